@@ -1,0 +1,31 @@
+# The server, in an image that runs as nobody in particular.
+#
+#   docker build -t headwater .
+#   docker run -p 127.0.0.1:4323:4323 -v headwater:/data headwater
+#
+# Whoever reaches the port can read and write until there is a user. Add one before the port is
+# open to others, on the volume, while no server runs on it:
+#
+#   docker run -it --rm -v headwater:/data headwater user add ann --data /data
+
+FROM python:3.12-slim AS build
+WORKDIR /source
+RUN python -m venv /opt/headwater
+COPY . .
+RUN /opt/headwater/bin/pip install --no-cache-dir ".[server]"
+
+FROM python:3.12-slim
+RUN useradd --system --uid 10323 --no-create-home headwater \
+ && install -d -o headwater -g headwater -m 0700 /data
+COPY --from=build /opt/headwater /opt/headwater
+ENV PATH=/opt/headwater/bin:$PATH \
+    PYTHONUNBUFFERED=1
+USER headwater
+VOLUME /data
+EXPOSE 4323
+# A ping needs no user: it proves that the server answers, and tells nobody anything.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+  CMD ["headwater", "ping", "headwater://127.0.0.1:4323"]
+# The server ends its work on SIGTERM, which is what `docker stop` sends.
+ENTRYPOINT ["headwater"]
+CMD ["serve", "--data", "/data", "--listen", "0.0.0.0:4323"]

@@ -1,0 +1,52 @@
+# Everything a checkout can do. Each target sets up what it needs: python3 (3.11 or newer) and
+# make are enough.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format torture-kill bench-restart wheel clean
+
+help:  ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+setup: $(READY)  ## Make .venv with everything in it
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; say PYTHON=… to name one" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+demo: $(READY)  ## Load a month of flights, kill the server in the middle, show that nothing is lost
+	$(BIN)/headwater demo
+
+test: $(READY)  ## Run the whole test suite
+	$(BIN)/pytest
+
+check: $(READY)  ## Lint, formatting, types, layers, tidiness
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_tidy.py
+
+format: $(READY)  ## Put the source into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+torture-kill: $(READY)  ## Kill the server HEADWATER_KILL_ROUNDS times under load (default 200)
+	HEADWATER_KILL_ROUNDS=$${HEADWATER_KILL_ROUNDS:-200} \
+	  $(BIN)/pytest -s --timeout 3600 tests/test_kill.py
+
+bench-restart: $(READY)  ## Measure restart time and memory (KEYS=1000000 by default)
+	$(BIN)/python -m bench.restart --keys $${KEYS:-1000000}
+
+wheel: $(READY)  ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## Remove what was built, and .venv
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
