@@ -1,0 +1,181 @@
+"""What a simulated disk holds: every file and directory twice, and what lies between.
+
+    live      = durable + all pending changes          what programs see
+    durable                                            what the last syncs made certain
+    crashed   = durable + some pending changes         what a power loss leaves
+
+Which changes survive is drawn from a random source: all, none, the first few, or any of them in
+any combination. A write that does not survive whole can still leave some of its sectors.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+SECTOR_SIZE: Final = 512
+"""What a disk writes whole or not at all."""
+
+
+class Change(NamedTuple):
+    """A pending change of a file: a write of *data* at *offset*, or (None) a cut to *offset*."""
+
+    offset: int
+    data: bytes | None
+
+
+def _apply(change: Change, content: bytearray) -> None:
+    offset, data = change
+    if data is None:
+        if offset <= len(content):
+            del content[offset:]
+        else:
+            content.extend(bytes(offset - len(content)))
+        return
+    if offset > len(content):
+        content.extend(bytes(offset - len(content)))
+    content[offset : offset + len(data)] = data
+
+
+def _sectors(change: Change) -> Iterator[Change]:
+    """The parts of a write that the disk writes one by one."""
+    assert change.data is not None
+    at = 0
+    while at < len(change.data):
+        room = SECTOR_SIZE - (change.offset + at) % SECTOR_SIZE
+        yield Change(change.offset + at, change.data[at : at + room])
+        at += room
+
+
+def _surviving(count: int, source: random.Random) -> list[bool]:
+    """Which of *count* changes reached the disk: all, none, the first few, or any."""
+    match source.randrange(4):
+        case 0:
+            return [True] * count
+        case 1:
+            return [False] * count
+        case 2:
+            kept = source.randint(0, count)
+            return [place < kept for place in range(count)]
+        case _:
+            return [source.random() < 0.5 for _ in range(count)]
+
+
+class FileNode:
+    """A file: its bytes as programs see them, as the disk has them, and what lies between."""
+
+    __slots__ = ("durable", "live", "pending")
+
+    def __init__(self, content: bytes | bytearray = b"") -> None:
+        self.live = bytearray(content)
+        self.durable = bytearray(content)
+        self.pending: list[Change] = []
+
+    def change(self, change: Change) -> None:
+        _apply(change, self.live)
+        self.pending.append(change)
+
+    def sync(self) -> None:
+        for change in self.pending:
+            _apply(change, self.durable)
+        self.pending.clear()
+
+    def lose_some(self, source: random.Random) -> None:
+        """Write some of the pending changes, forget the rest: what a failed sync leaves.
+
+        The operating system marks the pages clean, so a later sync does not write them either.
+        """
+        self.durable = self.after_power_loss(source)
+        self.pending.clear()
+
+    def after_power_loss(self, source: random.Random) -> bytearray:
+        content = bytearray(self.durable)
+        for change, kept in zip(self.pending, _surviving(len(self.pending), source), strict=True):
+            if kept:
+                _apply(change, content)
+            elif change.data is not None and source.random() < 0.5:
+                sectors = list(_sectors(change))
+                for sector, there in zip(sectors, _surviving(len(sectors), source), strict=True):
+                    if there:
+                        _apply(sector, content)
+        return content
+
+    def copy(self) -> "FileNode":
+        twin = FileNode()
+        twin.live = bytearray(self.live)
+        twin.durable = bytearray(self.durable)
+        twin.pending = list(self.pending)
+        return twin
+
+
+class Link(NamedTuple):
+    """A pending change of a directory: *node* loses the name *old*, gets the name *new*."""
+
+    node: "Node"
+    old: str | None
+    new: str | None
+
+
+class DirectoryNode:
+    """A directory: its names as programs see them, as the disk has them, and the changes."""
+
+    __slots__ = ("durable", "live", "pending")
+
+    def __init__(self) -> None:
+        self.live: dict[str, Node] = {}
+        self.durable: dict[str, Node] = {}
+        self.pending: list[Link] = []
+
+    def change(self, link: Link) -> None:
+        _link(link, self.live)
+        self.pending.append(link)
+
+    def sync(self) -> None:
+        for link in self.pending:
+            _link(link, self.durable)
+        self.pending.clear()
+
+    def after_power_loss(self, source: random.Random) -> "DirectoryNode":
+        names = dict(self.durable)
+        for link, kept in zip(self.pending, _surviving(len(self.pending), source), strict=True):
+            if kept:
+                _link(link, names)
+        found = DirectoryNode()
+        for name, node in names.items():
+            if isinstance(node, DirectoryNode):
+                found.live[name] = node.after_power_loss(source)
+            else:
+                found.live[name] = FileNode(node.after_power_loss(source))
+        found.durable = dict(found.live)
+        return found
+
+    def copy(self, twins: "dict[int, Node]") -> "DirectoryNode":
+        twin = DirectoryNode()
+        twin.live = {name: _twin(node, twins) for name, node in self.live.items()}
+        twin.durable = {name: _twin(node, twins) for name, node in self.durable.items()}
+        twin.pending = [link._replace(node=_twin(link.node, twins)) for link in self.pending]
+        return twin
+
+
+Node = FileNode | DirectoryNode
+
+
+def _link(link: Link, names: dict[str, Node]) -> None:
+    if link.old is not None and names.get(link.old) is link.node:
+        del names[link.old]
+    if link.new is not None:
+        names[link.new] = link.node
+
+
+def _twin(node: Node, twins: dict[int, Node]) -> Node:
+    """The copy of *node*, the same one each time: a file can be linked, live and durable."""
+    if id(node) not in twins:
+        twins[id(node)] = node.copy(twins) if isinstance(node, DirectoryNode) else node.copy()
+    return twins[id(node)]
+
+
+def total_size(directory: DirectoryNode) -> int:
+    """Bytes of all files in a directory and below it, as programs see them."""
+    return sum(
+        total_size(node) if isinstance(node, DirectoryNode) else len(node.live)
+        for node in directory.live.values()
+    )
