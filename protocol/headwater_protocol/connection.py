@@ -1,0 +1,519 @@
+"""A connection without I/O: bytes in, messages out, for both ends.
+
+Who owns a socket feeds what it received into `receive` and sends the bytes that the other
+methods return. Nothing here waits, reads a clock or calls back, so a server's loop, a task, a
+test or a simulation can drive the same code. The idea is h11's: both ends follow one table.
+
+    HELLO --hello--> GREETING --answer, no mechanisms--------------------------> READY
+      ^                 |  '--answer, mechanisms--> AUTHENTICATION                 ^
+      '------error------'                           |  ^  ^                        |
+                                                    |  |  '--error, or not done--. |
+                                                    '--+--authenticate--> AUTHENTICATING
+                                                       any state --violation--> CLOSED
+
+While hello or authenticate waits for its answer, the client sends nothing: what the next bytes
+may be depends on that answer. In READY it sends as many requests as it likes.
+
+Three ways to be wrong, kept apart:
+    the peer's words      an unknown operation, an argument out of bounds: `Refused`. That
+                          request fails, the connection goes on.
+    the peer's bytes      no msgpack, no request id, no hello, an id that is in use: `Violation`.
+                          It is told (server to client), and the connection ends.
+    ours                  an answer to what was not asked: an assertion.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from headwater_protocol import limits
+from headwater_protocol.errors import (
+    AuthenticationFailed,
+    HeadwaterError,
+    ProtocolError,
+    UnknownOperation,
+)
+from headwater_protocol.frames import FrameSplitter, encode_frame
+from headwater_protocol.messages import (
+    array_header,
+    decode,
+    depth,
+    encode,
+    request_id_of,
+)
+from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH
+
+
+class Role(Enum):
+    """Which end of the connection this is."""
+
+    CLIENT = auto()
+    SERVER = auto()
+
+
+class State(Enum):
+    """How far the conversation is. Both ends go through the same states."""
+
+    HELLO = auto()
+    GREETING = auto()
+    AUTHENTICATION = auto()
+    AUTHENTICATING = auto()
+    READY = auto()
+    CLOSED = auto()
+
+
+class Verdict(Enum):
+    """What an operation is in a state."""
+
+    ACCEPTED = auto()
+    REFUSED = auto()
+    VIOLATION = auto()
+
+
+_WORK: Final = frozenset(OPERATIONS) - {"hello", "authenticate"}
+
+ACCEPTED: Final[dict[State, frozenset[str]]] = {
+    State.HELLO: frozenset({"hello"}),
+    State.GREETING: frozenset(),
+    State.AUTHENTICATION: frozenset({"authenticate"}),
+    State.AUTHENTICATING: frozenset(),
+    State.READY: _WORK,
+    State.CLOSED: frozenset(),
+}
+"""The operations that may be requested in each state. ping is work too: it tells the newest
+commit, which is no business of a stranger."""
+
+_REQUESTED: Final = {"hello": State.GREETING, "authenticate": State.AUTHENTICATING}
+
+
+def verdict(state: State, operation: str) -> Verdict:
+    """What it means that a client requests *operation* in *state*."""
+    if operation in ACCEPTED[state]:
+        return Verdict.ACCEPTED
+    # A client that must authenticate and does not, or asks for a word we do not know, is told;
+    # one that says hello twice, or speaks while it should wait, has lost the thread.
+    if state in (State.AUTHENTICATION, State.READY) and operation not in _REQUESTED:
+        return Verdict.REFUSED
+    return Verdict.VIOLATION
+
+
+def after_answer(state: State, status: int, payload: Any) -> State:
+    """The state after the answer to hello (in GREETING) or authenticate (in AUTHENTICATING).
+
+    Raises:
+        ProtocolError: the payload is not of the form that the answer has.
+    """
+    assert state in (State.GREETING, State.AUTHENTICATING), f"no such answer in {state}"
+    if status == ERROR:
+        return State.HELLO if state is State.GREETING else State.AUTHENTICATION
+    match state, payload:
+        case State.GREETING, [int(), str(), list(), list(mechanisms), bytes()]:
+            return State.AUTHENTICATION if mechanisms else State.READY
+        case State.AUTHENTICATING, [bool(done), bytes()]:
+            return State.READY if done else State.AUTHENTICATION
+        case _:
+            raise ProtocolError(f"an answer in {state.name} that is not of its form")
+
+
+class Request(NamedTuple):
+    """A request to serve; *arguments* are checked and complete."""
+
+    request_id: int
+    name: str
+    arguments: list[Any]
+
+
+class Refused(NamedTuple):
+    """A request that is wrong. Answer it with its error; the connection goes on.
+
+    *transaction* is the id that its first argument gave, if that much was right. What follows
+    in that transaction may rest on what was refused, so the transaction must be rolled back.
+    """
+
+    request_id: int
+    name: str
+    transaction: bytes | None
+    error: HeadwaterError
+
+
+class Violation(NamedTuple):
+    """Bytes that the protocol does not allow. It is the last item; the state is CLOSED.
+
+    *request_id* is 0 unless it could be read. A server sends the error, then closes.
+    """
+
+    request_id: int
+    error: ProtocolError
+
+
+class Answer(NamedTuple):
+    """The answer to a request."""
+
+    request_id: int
+    payload: Any
+
+
+class Failure(NamedTuple):
+    """The error that a request ended in.
+
+    With the id 0 it is about the whole connection, which the server is closing.
+    """
+
+    request_id: int
+    error: HeadwaterError
+
+
+class Push(NamedTuple):
+    """What a subscription sends, under the id of its subscribe."""
+
+    request_id: int
+    payload: Any
+
+
+Received: TypeAlias = Request | Refused | Violation
+Responded: TypeAlias = Answer | Failure | Push | Violation
+
+_SPECIAL: Final = frozenset({"hello", "authenticate", "subscribe", "unsubscribe"})
+_SUBSCRIPTION: Final = "subscription"
+
+_CHECKS: Final[dict[State, dict[str, Callable[[list[Any], str], list[Any]]]]] = {
+    state: {name: OPERATIONS[name].arguments.complete for name in names}
+    for state, names in ACCEPTED.items()
+}
+
+# operations, by whether their first argument is the transaction.
+_IN_TRANSACTION: Final = frozenset(
+    name
+    for name, operation in OPERATIONS.items()
+    if operation.arguments.arguments and operation.arguments.arguments[0].name == "transaction"
+)
+
+
+class _Connection:
+    """What both ends have.
+
+    Attributes:
+        state: how far the conversation is.
+        in_flight: the requests without an answer, and the open subscriptions, by id: the name
+            of the operation, or "subscription".
+    """
+
+    __slots__ = ("_checks", "_ending", "_splitter", "in_flight", "state")
+
+    role: Role
+
+    def __init__(self) -> None:
+        self._splitter = FrameSplitter(limits.HELLO_BODY_SIZE_MAX)
+        self.in_flight: dict[int, str] = {}
+        # unsubscribe requests in flight, with the subscriptions that they end.
+        self._ending: dict[int, int] = {}
+        self._enter(State.HELLO)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._checks = _CHECKS[state]
+        if state is State.READY:
+            self._splitter.body_size_max = limits.BODY_SIZE_MAX
+
+    def close(self) -> None:
+        """Take nothing more from the peer. `in_flight` stays, to tell who waits in vain."""
+        self._enter(State.CLOSED)
+
+    @property
+    def _closed(self) -> bool:
+        return self.state is State.CLOSED
+
+    @property
+    def buffered_size(self) -> int:
+        """Bytes held of a frame that is not complete."""
+        return self._splitter.buffered_size
+
+    def _split(self, data: bytes) -> tuple[list[bytes], ProtocolError | None]:
+        try:
+            return self._splitter.feed(data), self._splitter.violation
+        except ProtocolError as error:
+            return [], error
+
+    def _violation(self, request_id: int, error: ProtocolError) -> Violation:
+        self._enter(State.CLOSED)
+        return Violation(request_id, error)
+
+    def _note_request(self, request_id: int, name: str, arguments: Sequence[Any]) -> None:
+        """An operation was requested that changes more than itself."""
+        if name in _REQUESTED:
+            self._enter(_REQUESTED[name])
+        elif name == "unsubscribe" and arguments:
+            self._ending[request_id] = arguments[0]
+
+    def _note_answer(self, request_id: int, name: str, status: int, payload: Any) -> None:
+        """An operation was answered that changes more than itself."""
+        if name in _REQUESTED:
+            # After a violation the answer may still go out, but nothing comes back to life.
+            if not self._closed:
+                self._enter(after_answer(self.state, status, payload))
+        elif name == "subscribe":
+            if status == OK:
+                self.in_flight[request_id] = _SUBSCRIPTION
+        elif name == "unsubscribe":
+            subscription = self._ending.pop(request_id, 0)
+            if status == OK and self.in_flight.get(subscription) == _SUBSCRIPTION:
+                del self.in_flight[subscription]
+
+
+class ServerConnection(_Connection):
+    """The server's end."""
+
+    __slots__ = ()
+
+    role = Role.SERVER
+
+    def receive(self, data: bytes) -> list[Received]:
+        """Add received bytes; return what they complete, in order.
+
+        Each Request and each Refused must be answered, once. After a Violation, which is the
+        last item, send its error and close; further bytes are ignored.
+        """
+        items: list[Received] = []
+        if self._closed:
+            return items
+        bodies, bad_size = self._split(data)
+        in_flight = self.in_flight
+        for body in bodies:
+            try:
+                message = decode(body, limits.REQUEST_UNSCANNED_SIZE_MAX)
+                request_id, name = _envelope(message)
+                if request_id in in_flight:
+                    raise ProtocolError(
+                        f"request id {request_id} is in use: {in_flight[request_id]}"
+                    )
+                check = self._checks.get(name)
+                if check is None:
+                    items.append(self._out_of_place(request_id, name, message))
+                    continue
+            except ProtocolError as error:
+                items.append(self._violation(request_id_of(body), error))
+                return items
+            arguments = message[2:]
+            in_flight[request_id] = name
+            if name in _SPECIAL:
+                self._note_request(request_id, name, arguments)
+            try:
+                items.append(Request(request_id, name, check(arguments, name)))
+            except HeadwaterError as error:
+                refused = self._refused(request_id, name, arguments, error)
+                items.append(refused)
+                if type(refused) is Violation:
+                    return items
+        if bad_size is not None:
+            items.append(self._violation(0, bad_size))
+        return items
+
+    def _out_of_place(self, request_id: int, name: str, message: list[Any]) -> Refused:
+        """The refusal of an operation that the state does not accept.
+
+        Raises:
+            ProtocolError: the state allows no refusal, but ends the connection.
+        """
+        _bound_depth(message)
+        match verdict(self.state, name):
+            case Verdict.REFUSED if self.state is State.AUTHENTICATION:
+                error: HeadwaterError = AuthenticationFailed(
+                    f"{name:.60}: authenticate first; the server needs a user"
+                )
+            case Verdict.REFUSED:
+                error = UnknownOperation(f"there is no operation {name!r:.60}")
+            case _:
+                raise ProtocolError(f"{name:.60} is not allowed in the state {self.state.name}")
+        self.in_flight[request_id] = name
+        return Refused(request_id, name, None, error)
+
+    def _refused(
+        self, request_id: int, name: str, arguments: list[Any], error: HeadwaterError
+    ) -> Refused | Violation:
+        # Checked here and not before: what fits the vocabulary is not deep.
+        try:
+            _bound_depth(arguments, 1)
+        except ProtocolError as deep:
+            return self._violation(request_id, deep)
+        transaction = arguments[0] if arguments and name in _IN_TRANSACTION else None
+        if type(transaction) is not bytes or len(transaction) != 16:
+            transaction = None
+        return Refused(request_id, name, transaction, error)
+
+    def answer(self, request_id: int, payload: Any) -> bytes:
+        """The frame of the answer to a request.
+
+        Raises:
+            TooLarge: it is above BODY_SIZE_MAX. The request still waits for its answer.
+        """
+        frame = encode_frame(encode((request_id, OK, payload)))
+        name = self.in_flight.pop(request_id)
+        if name in _SPECIAL:
+            self._note_answer(request_id, name, OK, payload)
+        return frame
+
+    def answer_encoded(self, request_id: int, *parts: bytes) -> bytes:
+        """As `answer`, with a payload that is msgpack already, in one part or several."""
+        frame = encode_frame(b"\x93", encode(request_id), b"\0", *parts)
+        name = self.in_flight.pop(request_id)
+        assert name not in _SPECIAL, f"{name} has an effect; answer it with answer()"
+        return frame
+
+    def answer_page(
+        self,
+        request_id: int,
+        before: Sequence[Any],
+        encoded: Sequence[bytes],
+        after: Sequence[Any],
+    ) -> bytes:
+        """The answer [*before, [*encoded], *after], where *encoded* are msgpack already.
+
+        A page of read_all is before=(commit, position), encoded=the stored events,
+        after=(more,). The events are copied once and not decoded.
+        """
+        return self.answer_encoded(
+            request_id,
+            array_header(len(before) + 1 + len(after)),
+            *map(encode, before),
+            array_header(len(encoded)),
+            *encoded,
+            *map(encode, after),
+        )
+
+    def error(self, request_id: int, error: HeadwaterError) -> bytes:
+        """The frame of the error that a request, or after a Violation the connection, ends in."""
+        frame = encode_frame(encode((request_id, ERROR, error.as_payload())))
+        name = self.in_flight.pop(request_id, None)
+        assert name is not None or self.state is State.CLOSED, f"no request {request_id} waits"
+        if name in _SPECIAL:
+            self._note_answer(request_id, name, ERROR, None)
+        return frame
+
+    def push(self, request_id: int, payload: Any) -> bytes:
+        """The frame of what a subscription sends. ["ended", …] is the last of it."""
+        assert self.in_flight.get(request_id) == _SUBSCRIPTION, f"no subscription {request_id}"
+        if payload[0] == "ended":
+            del self.in_flight[request_id]
+        return encode_frame(encode((request_id, PUSH, payload)))
+
+    def push_events(self, request_id: int, events: Sequence[bytes]) -> bytes:
+        """The push ["events", [*events]], where *events* are msgpack already."""
+        assert self.in_flight.get(request_id) == _SUBSCRIPTION, f"no subscription {request_id}"
+        return encode_frame(
+            b"\x93", encode(request_id), b"\x02\x92\xa6events", array_header(len(events)), *events
+        )
+
+
+def _envelope(message: Any) -> tuple[int, str]:
+    """The id and the name in a request."""
+    if type(message) is not list or len(message) < 2:
+        raise ProtocolError("a request is an array [request_id, operation, arguments…]")
+    request_id, name = message[0], message[1]
+    if type(request_id) is not int or not 0 < request_id <= limits.REQUEST_ID_MAX:
+        raise ProtocolError(
+            f"a request id is an int of 1 to {limits.REQUEST_ID_MAX},"
+            f" not {type(request_id).__name__}"
+        )
+    if type(name) is not str:
+        raise ProtocolError(f"an operation is a str, not {type(name).__name__}")
+    return request_id, name
+
+
+def _bound_depth(value: Any, outer: int = 0) -> None:
+    deep = depth(value)
+    if deep + outer > limits.DEPTH_MAX:
+        raise ProtocolError(f"nesting of {deep + outer}; allowed are {limits.DEPTH_MAX}")
+
+
+class ClientConnection(_Connection):
+    """The client's end."""
+
+    __slots__ = ("_last_id",)
+
+    role = Role.CLIENT
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_id = 0
+
+    def request(self, name: str, *arguments: Any) -> tuple[int, bytes]:
+        """A new request: its id, and its frame. Trailing defaults may be left out.
+
+        Raises:
+            UnknownOperation: there is none of that name.
+            InvalidArgument, TooLarge: an argument is wrong; nothing must be sent.
+        """
+        check = self._checks.get(name)
+        if check is None:
+            if name not in OPERATIONS:
+                raise UnknownOperation(f"there is no operation {name!r:.60}")
+            raise AssertionError(f"{name} in the state {self.state.name}")
+        values = list(arguments)
+        check(values, name)
+        in_flight = self.in_flight
+        request_id = self._last_id % limits.REQUEST_ID_MAX + 1
+        while request_id in in_flight:
+            request_id = request_id % limits.REQUEST_ID_MAX + 1
+        frame = encode_frame(encode([request_id, name, *values]))
+        self._last_id = request_id
+        in_flight[request_id] = name
+        if name in _SPECIAL:
+            self._note_request(request_id, name, values)
+        return request_id, frame
+
+    def receive(self, data: bytes) -> list[Responded]:
+        """Add received bytes; return what they complete, in order.
+
+        After a Violation, which is the last item, close; further bytes are ignored.
+        """
+        items: list[Responded] = []
+        if self._closed:
+            return items
+        bodies, bad_size = self._split(data)
+        for body in bodies:
+            try:
+                items.append(self._response(decode(body, limits.RESPONSE_UNSCANNED_SIZE_MAX)))
+            except ProtocolError as error:
+                items.append(self._violation(request_id_of(body), error))
+            if self._closed:
+                return items
+        if bad_size is not None:
+            items.append(self._violation(0, bad_size))
+        return items
+
+    def _response(self, message: Any) -> Responded:
+        if type(message) is not list or len(message) != 3:
+            raise ProtocolError("a response is an array [request_id, status, payload]")
+        request_id, status, payload = message
+        # bool is a subclass of int, and 1 == True: an id or status of that type is no match.
+        if type(request_id) is not int or type(status) is not int:
+            raise ProtocolError("a response's request id and status are ints")
+        name = self.in_flight.get(request_id)
+        if status == ERROR:
+            return self._failure(request_id, name, payload)
+        if name is None:
+            raise ProtocolError(f"a response to request {request_id}, which does not wait")
+        if status == OK and name != _SUBSCRIPTION:
+            del self.in_flight[request_id]
+            if name in _SPECIAL:
+                self._note_answer(request_id, name, OK, payload)
+            return Answer(request_id, payload)
+        if status == PUSH and name == _SUBSCRIPTION:
+            if type(payload) is not list or not payload or type(payload[0]) is not str:
+                raise ProtocolError("a push is an array that starts with a word")
+            if payload[0] == "ended":
+                del self.in_flight[request_id]
+            return Push(request_id, payload)
+        raise ProtocolError(f"a response to request {request_id} ({name}) with status {status}")
+
+    def _failure(self, request_id: int, name: str | None, payload: Any) -> Failure:
+        if request_id == 0:
+            self._enter(State.CLOSED)
+        elif name is None or name == _SUBSCRIPTION:
+            raise ProtocolError(f"an error of request {request_id}, which does not wait")
+        else:
+            del self.in_flight[request_id]
+            if name in _SPECIAL:
+                self._note_answer(request_id, name, ERROR, payload)
+        return Failure(request_id, HeadwaterError.from_payload(payload))
+

@@ -1,0 +1,360 @@
+"""The whole vocabulary: every operation, its arguments, its answer.
+
+A request is `[request_id, operation, arguments…]`. This table is the only place that says what
+an operation's arguments are: the server decodes by it, the client encodes by it, and
+docs/protocol.md is compared with it by a test. Arguments are positional; trailing ones that
+have a default may be left out.
+
+    read       reads, writes and conditions are also the parts of `execute`
+    write      ["put", key, value], ["append", stream, expect, [event…]], …
+    event in   [id | nil, type, data, metadata]
+    event out  [position, stream, version, commit, time, id, type, data, metadata]
+
+Values, event data and states are opaque bytes to the server (a client encodes them, by default
+as msgpack), except that add, min and max read and write them as msgpack numbers. Times are
+microseconds since 1970-01-01 UTC.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headwater_protocol import limits
+from headwater_protocol.fields import (
+    Argument,
+    Binary,
+    Boolean,
+    Choice,
+    Integer,
+    ListOf,
+    MapOf,
+    Nullable,
+    Number,
+    Record,
+    Tagged,
+    Text,
+)
+from headwater_protocol.numbers import STREAM_EXISTS
+
+SERIALIZABLE: Final = "serializable"
+SNAPSHOT: Final = "snapshot"
+
+TRANSACTION_ID: Final = Binary(16, 16)
+EVENT_ID: Final = Binary(16, 16)
+KEY: Final = Binary(1, limits.KEY_SIZE_MAX)
+VALUE: Final = Binary(0, limits.VALUE_SIZE_MAX)
+STREAM: Final = Text(1, limits.STREAM_NAME_SIZE_MAX)
+PREFIX: Final = Text(1, limits.STREAM_NAME_SIZE_MAX)
+NAME: Final = Text(1, limits.NAME_SIZE_MAX)
+ISOLATION: Final = Choice((SERIALIZABLE, SNAPSHOT))
+COMMIT: Final = Integer(0, limits.NUMBER_MAX)
+POSITION: Final = Integer(0, limits.NUMBER_MAX)
+VERSION: Final = Integer(0, limits.NUMBER_MAX)
+TIME: Final = Integer(0, limits.NUMBER_MAX)
+EXPECT: Final = Integer(STREAM_EXISTS, limits.NUMBER_MAX)
+LIMIT: Final = Integer(1, limits.PAGE_ITEMS_MAX)
+SCHEMA: Final = Integer(0, 2**32 - 1)
+REQUEST_ID: Final = Integer(0, limits.REQUEST_ID_MAX)
+CREDIT: Final = Integer(0, limits.CREDIT_MAX)
+
+FILTER: Final = MapOf(
+    {
+        "stream": STREAM,
+        "category": STREAM,
+        "prefix": PREFIX,
+        "types": ListOf(NAME, limits.TYPES_MAX, count_min=1),
+    }
+)
+"""Which events: all members that are given must fit. `types` fits if the type is one of them."""
+
+
+def _record(*arguments: Argument) -> Record:
+    return Record(arguments)
+
+
+def _required(name: str, field: Any, why: str = "") -> Argument:
+    return Argument(name, field, why=why)
+
+
+def _optional(name: str, field: Any, default: Any = None, why: str = "") -> Argument:
+    return Argument(name, field, required=False, default=default, why=why)
+
+
+EVENT: Final = _record(
+    _required("id", Nullable(EVENT_ID), "nil: derived from the transaction's id"),
+    _required("type", NAME),
+    _required("data", VALUE),
+    _required("metadata", VALUE, "empty if there is none"),
+)
+
+WRITE: Final = Tagged(
+    {
+        "put": _record(_required("key", KEY), _required("value", VALUE)),
+        "delete": _record(_required("key", KEY)),
+        "delete_range": _record(
+            _required("start", Binary(0, limits.KEY_SIZE_MAX)),
+            _required("end", Nullable(KEY), "exclusive; nil: to the last key"),
+        ),
+        "add": _record(_required("key", KEY), _required("number", Number())),
+        "min": _record(_required("key", KEY), _required("number", Number())),
+        "max": _record(_required("key", KEY), _required("number", Number())),
+        "append": _record(
+            _required("stream", STREAM),
+            _required("expect", EXPECT, "a version, 0 no stream, -1 any, -2 stream exists"),
+            _required("events", ListOf(EVENT, limits.EVENTS_MAX, count_min=1)),
+        ),
+        "save_snapshot": _record(
+            _required("stream", STREAM),
+            _required("name", Text(0, limits.NAME_SIZE_MAX)),
+            _required("schema", SCHEMA),
+            _required("version", VERSION, "of the stream, that the state stands for"),
+            _required("state", VALUE),
+        ),
+    }
+)
+WRITES: Final = ListOf(WRITE, limits.WRITES_MAX)
+
+CONDITION: Final = Tagged(
+    {
+        "value": _record(
+            _required("key", KEY), _required("value", Nullable(VALUE), "nil: the key is absent")
+        ),
+        "stream": _record(_required("stream", STREAM), _required("expect", EXPECT)),
+        "unchanged": _record(
+            _required("start", Binary(0, limits.KEY_SIZE_MAX)),
+            _required("end", Nullable(KEY), "exclusive; nil: to the last key"),
+            _required("commit", COMMIT, "no key in the range was written after it"),
+        ),
+    }
+)
+
+_GET = (_required("key", KEY),)
+_SCAN = (
+    _required("start", Binary(0, limits.KEY_SIZE_MAX), "inclusive; empty: from the first key"),
+    _required("end", Nullable(KEY), "exclusive; nil: to the last key"),
+    _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+    _optional("reverse", Boolean(), False),
+)
+_READ_STREAM = (
+    _required("stream", STREAM),
+    _optional("after", VERSION, 0, "exclusive; if reverse and not 0, events before it"),
+    _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+    _optional("reverse", Boolean(), False),
+)
+_READ_ALL = (
+    _optional("after", POSITION, 0, "exclusive; if reverse and not 0, events before it"),
+    _optional("filter", FILTER, {}),
+    _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+    _optional("reverse", Boolean(), False),
+)
+_LOAD = (
+    _required("stream", STREAM),
+    _optional("name", Text(0, limits.NAME_SIZE_MAX), ""),
+    _optional("schema", SCHEMA, 0),
+)
+
+
+def _all_required(arguments: Sequence[Argument]) -> Record:
+    return Record([Argument(a.name, a.field, why=a.why) for a in arguments])
+
+
+READ: Final = Tagged(
+    {
+        "get": _all_required(_GET),
+        "scan": _all_required(_SCAN),
+        "read_stream": _all_required(_READ_STREAM),
+        "read_all": _all_required(_READ_ALL),
+        "load": _all_required(_LOAD),
+    }
+)
+
+_IN = _required("transaction", Nullable(TRANSACTION_ID), "nil: outside a transaction")
+_AT = _optional("at_commit", Nullable(COMMIT), None, "outside a transaction; nil: the newest")
+_COMMITTED = "[commit, time, first_position | nil, last_position | nil, {stream: version}]"
+_EVENTS = "[commit, events, more]"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One word of the vocabulary."""
+
+    name: str
+    arguments: Record
+    answer: str
+    """The payload of the response, in words."""
+    what: str
+    """What it does, in a sentence."""
+
+
+_TABLE = (
+    # Session.
+    Operation(
+        "hello",
+        _record(
+            _required("version", Integer(1, 2**16 - 1)),
+            _optional("client", Text(0, limits.NAME_SIZE_MAX), "", "name and version, for logs"),
+            _optional("features", ListOf(NAME, 64), []),
+        ),
+        "[version, server, features, mechanisms, database]",
+        "Must be the first request. `mechanisms` is empty if no authentication is needed.",
+    ),
+    Operation(
+        "authenticate",
+        _record(
+            _required("mechanism", Choice(("SCRAM-SHA-256",))),
+            _required("message", Binary(0, 4096)),
+        ),
+        "[done, message]",
+        "One step of SASL SCRAM (RFC 5802, RFC 7677): client-first, then client-final.",
+    ),
+    Operation("ping", _record(), "[commit, time]", "The newest commit and the server's clock."),
+    # Transactions.
+    Operation(
+        "begin",
+        _record(
+            _required("transaction", TRANSACTION_ID, "chosen by the client, never used before"),
+            _optional("isolation", ISOLATION, SERIALIZABLE),
+            _optional("read_only", Boolean(), False),
+            _optional("at_commit", Nullable(COMMIT), None, "a past commit; read-only then"),
+        ),
+        "[commit]",
+        "Open a transaction; it reads as of `commit`.",
+    ),
+    Operation(
+        "write",
+        _record(_required("transaction", TRANSACTION_ID), _required("writes", WRITES)),
+        "nil",
+        "Add to the transaction's buffer, which its own later reads see.",
+    ),
+    Operation(
+        "commit",
+        _record(_required("transaction", TRANSACTION_ID), _optional("writes", WRITES, [])),
+        _COMMITTED,
+        "Add the writes and commit. The same transaction committed again answers as the first.",
+    ),
+    Operation(
+        "rollback",
+        _record(_required("transaction", TRANSACTION_ID)),
+        "nil",
+        "Forget the transaction. It is no error if it is not open.",
+    ),
+    Operation(
+        "execute",
+        _record(
+            _required("transaction", TRANSACTION_ID, "makes it idempotent"),
+            _optional("conditions", ListOf(CONDITION, limits.CONDITIONS_MAX), []),
+            _optional("reads", ListOf(READ, limits.READS_MAX), []),
+            _optional("writes", WRITES, []),
+        ),
+        f"[committed, results]; committed is {_COMMITTED}; results: the answer of each read",
+        "A whole transaction: if all conditions hold, read, then write and commit.",
+    ),
+    Operation(
+        "status",
+        _record(
+            _required("transaction", TRANSACTION_ID),
+            _optional("resolve", Boolean(), False, "abort it for good unless it committed"),
+        ),
+        '[state, committed | nil]; state is "committed", "aborted", "open" or "forgotten"',
+        "What became of a transaction. Without resolve, one never seen is open.",
+    ),
+    # Reads: in a transaction, or outside of one at the newest or a past commit.
+    Operation("get", _record(_IN, *_GET, _AT), "value | nil", "The value of a key."),
+    Operation(
+        "scan",
+        _record(_IN, *_SCAN, _AT),
+        "[commit, [key, value, key, value, …], more]",
+        "Keys of a range in order. If `more`, go on after the last key.",
+    ),
+    Operation(
+        "read_stream",
+        _record(_IN, *_READ_STREAM, _AT),
+        "[commit, version, events, more]; version: of the stream",
+        "Events of a stream in the order of versions.",
+    ),
+    Operation(
+        "read_all",
+        _record(_IN, *_READ_ALL, _AT),
+        "[commit, position, events, more]; position: the last that was looked at",
+        "Events of all streams in the order of positions. If `more`, go on after `position`.",
+    ),
+    Operation(
+        "load",
+        _record(_IN, *_LOAD, _AT),
+        "[commit, version, [version, state] | nil, events, more]",
+        "The newest snapshot of this name and schema, and the events after it.",
+    ),
+    Operation(
+        "commit_at",
+        _record(_required("time", TIME)),
+        "commit",
+        "The newest commit at a time, 0 before the first.",
+    ),
+    Operation(
+        "read_commits",
+        _record(_optional("after", COMMIT, 0), _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX)),
+        "[[commit, transaction, time, user | nil, first_position, events], …]; position 0: none",
+        "The commit log: who committed what, and when.",
+    ),
+    Operation(
+        "read_snapshots",
+        _record(
+            _optional("after", Nullable(Binary(0, 2 * limits.KEY_SIZE_MAX)), None, "a cursor"),
+            _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+        ),
+        "[[[stream, name, schema, version, state], …], cursor | nil]",
+        "Every stored snapshot, for a dump. Go on after the cursor until it is nil.",
+    ),
+    # Subscriptions. Pushes carry the request id of the subscribe.
+    Operation(
+        "subscribe",
+        _record(
+            _optional("after", POSITION, 0, "exclusive"),
+            _optional("filter", FILTER, {}),
+            _optional("credit", CREDIT, 0, "events that may be pushed before more is granted"),
+        ),
+        "nil, then pushes",
+        "Push the events after a position, from history into live.",
+    ),
+    Operation(
+        "credit",
+        _record(_required("subscription", REQUEST_ID), _required("events", CREDIT)),
+        "nil",
+        "Allow a subscription that many more events.",
+    ),
+    Operation(
+        "unsubscribe",
+        _record(_required("subscription", REQUEST_ID)),
+        "nil",
+        "End a subscription. Nothing of it is pushed after the answer.",
+    ),
+    # Administration.
+    Operation("stats", _record(), "a map", "Figures of the server, by name."),
+    Operation(
+        "user_set",
+        _record(
+            _required("name", NAME),
+            _required("salt", Binary(8, 64)),
+            _required("iterations", Integer(4096, 10_000_000)),
+            _required("stored_key", Binary(32, 32)),
+            _required("server_key", Binary(32, 32)),
+            _optional("create", Boolean(), True, "true: it must not exist; false: it must"),
+        ),
+        "nil",
+        "Add a user or change its password, given as a SCRAM-SHA-256 verifier.",
+    ),
+    Operation("user_remove", _record(_required("name", NAME)), "nil", "Remove a user."),
+    Operation("user_list", _record(), "[name, …]", "The users in order of name."),
+)
+
+OPERATIONS: Final[dict[str, Operation]] = {operation.name: operation for operation in _TABLE}
+
+OK: Final = 0
+"""Status of a response whose payload is the answer."""
+
+ERROR: Final = 1
+"""Status of a response whose payload is [code, message, retryable, details]."""
+
+PUSH: Final = 2
+"""Status of what a subscription sends: ["events", [event…]], ["caught_up", position],
+["fell_behind", position] or, as the last one, ["ended", error payload]."""
