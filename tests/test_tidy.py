@@ -1,0 +1,279 @@
+"""The rules of the house that no linter knows, as tests.
+
+Each rule is a function from a file to findings, and a finding is a line "where: what". The tests
+at the top run the rules over the checkout; those below feed each rule something untidy, so that
+a rule which finds nothing is known to be able to.
+
+What ruff, mypy and import-linter hold (line length, docstrings, layers, print, things left for
+later) is not repeated here.
+"""
+
+import ast
+import importlib.metadata
+import itertools
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parent.parent
+SOURCES: Final = ("protocol/headwater_protocol", "client/headwater", "server/headwater_server")
+PYTHON: Final = (*SOURCES, "bench", "tests")
+
+MODULE_LINES_MAX: Final = 500
+"""A reader holds one subject at a time. The aim is 100 to 450; this is where it ends."""
+
+FUNCTION_LINES_MAX: Final = 70
+"""A function that does not fit a screen has two subjects. The aim is 60."""
+
+VAGUE_NAMES: Final = frozenset({"common", "helper", "helpers", "manager", "misc", "util", "utils"})
+"""Names that say nothing of what is inside, so everything ends up there."""
+
+TEST_NAME_WORDS_MIN: Final = 3
+"""A test's name is a sentence, and fewer words make none."""
+
+BOUND_SUFFIXES: Final = ("_MAX", "_MIN", "_DEFAULT")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A Python file, read once for all rules."""
+
+    path: Path
+    text: str
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text)
+
+    def at(self, line: int, what: str) -> str:
+        return f"{self.path}:{line}: {what}"
+
+
+def python_files(*folders: str) -> Iterator[Source]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield Source(path.relative_to(ROOT), path.read_text())
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        yield path.relative_to(ROOT), path.read_text()
+
+
+Rule = Callable[[Source], Iterator[str]]
+
+
+def findings(rule: Rule, *folders: str) -> str:
+    """What *rule* has to say of all files of the folders, one finding a line."""
+    return "\n".join(line for source in python_files(*folders) for line in rule(source))
+
+
+# The rules.
+
+
+def long_module(source: Source) -> Iterator[str]:
+    lines = source.text.count("\n")
+    if lines > MODULE_LINES_MAX:
+        yield source.at(1, f"{lines} lines; a module has at most {MODULE_LINES_MAX}")
+
+
+def long_functions(source: Source) -> Iterator[str]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > FUNCTION_LINES_MAX:
+                what = f"{node.name}() has {lines} lines; allowed are {FUNCTION_LINES_MAX}"
+                yield source.at(node.lineno, what)
+
+
+def vague_name(source: Source) -> Iterator[str]:
+    for part in source.path.with_suffix("").parts:
+        for word in part.split("_"):
+            if word in VAGUE_NAMES:
+                yield source.at(1, f"{word!r} in a name says nothing of the subject")
+
+
+def bounds_without_reason(source: Source) -> Iterator[str]:
+    """A module-level bound has a docstring below it, which says its unit and its reason."""
+    body = source.tree.body
+    for node, following in itertools.zip_longest(body, body[1:]):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        name = node.target.id
+        if not name.isupper() or not name.endswith(BOUND_SUFFIXES):
+            continue
+        said = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        if not said:
+            yield source.at(node.lineno, f"{name} needs its unit and its reason in a docstring")
+
+
+def waits_and_mocks(source: Source) -> Iterator[str]:
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.Import(names=names):
+                if any(alias.name.startswith("unittest.mock") for alias in names):
+                    yield source.at(node.lineno, "a fake says more than a mock")
+            case ast.ImportFrom(module="unittest" | "unittest.mock" | "pytest_mock"):
+                yield source.at(node.lineno, "a fake says more than a mock")
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="time"), attr="sleep")):
+                yield source.at(node.lineno, "a test waits for what it wants, not for a time")
+            case _:
+                pass
+
+
+def names_that_are_no_sentence(source: Source) -> Iterator[str]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            words = node.name.split("_")
+            if words[0] == "test" and len(words) - 1 < TEST_NAME_WORDS_MIN:
+                yield source.at(node.lineno, f"{node.name}: the name of a test is a sentence")
+
+
+def checkless_tests(source: Source) -> Iterator[str]:
+    """A test asserts, expects an error, or calls something whose name says that it checks."""
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if not node.name.startswith("test_"):
+            continue
+        said = ast.unparse(node)
+        if not re.search(r"\bassert\b|\braises\(|(check|expect|verify|assert|refuse)\w*\(", said):
+            yield source.at(node.lineno, f"{node.name} checks nothing")
+
+
+def links_to_nowhere(path: Path, text: str) -> Iterator[str]:
+    """Relative links of a page lead to a file, and to a heading if they name one."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        found = (ROOT / path).parent / file if file else ROOT / path
+        if not found.exists():
+            yield f"{path}: link to {target}, which does not exist"
+        elif anchor and anchor not in anchors(found.read_text()):
+            yield f"{path}: link to {target}, which has no such heading"
+
+
+def anchors(text: str) -> set[str]:
+    """The names that headings of a page get when it is shown."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+# The rules over the checkout.
+
+
+def test_modules_and_functions_have_one_subject_each() -> None:
+    assert not findings(long_module, *SOURCES, "bench")
+    assert not findings(long_functions, *SOURCES, "bench")
+
+
+def test_names_say_what_is_inside() -> None:
+    assert not findings(vague_name, *PYTHON)
+
+
+def test_every_bound_says_its_unit_and_its_reason() -> None:
+    assert not findings(bounds_without_reason, *SOURCES)
+
+
+def test_tests_are_sentences_that_can_fail_and_never_sleep() -> None:
+    assert not findings(names_that_are_no_sentence, "tests")
+    assert not findings(checkless_tests, "tests")
+    assert not findings(waits_and_mocks, "tests")
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    assert not "\n".join(line for path, text in pages() for line in links_to_nowhere(path, text))
+
+
+def test_tests_mirror_the_source_tree() -> None:
+    """tests/net/test_session.py is of a net/session.py; a scenario is named as one, in full."""
+    packages = {
+        "protocol": ROOT / "protocol/headwater_protocol",
+        "client": ROOT / "client/headwater",
+        "storage": ROOT / "server/headwater_server/storage",
+        "engine": ROOT / "server/headwater_server/engine",
+        "net": ROOT / "server/headwater_server/net",
+    }
+    for name, package in packages.items():
+        assert list((ROOT / "tests" / name).glob("test_*.py")), f"tests/{name} has no tests"
+        assert list(package.glob("*.py")), f"{package} has no modules"
+
+
+def test_every_command_that_is_declared_can_be_loaded() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for group, points in project["entry-points"].items():
+        for name, value in points.items():
+            point = importlib.metadata.EntryPoint(name, value, group)
+            assert point.load(), f"{group}: {name} = {value}"
+
+
+def test_every_ignored_lint_rule_has_its_reason() -> None:
+    lint = (ROOT / "pyproject.toml").read_text().partition("[tool.ruff.lint]")[2]
+    ignored = lint.partition("[tool.ruff.lint.pydocstyle]")[0].partition("ignore = [")[2]
+    rows = [row for row in ignored.splitlines() if re.match(r'\s+"[A-Z]+\d*",?', row)]
+    assert rows
+    assert not [row for row in rows if "#" not in row]
+
+
+def test_every_dependency_has_a_lowest_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    assert not [line for line in wanted if ">=" not in line and not line.startswith("headwater[")]
+
+
+def test_the_changelog_speaks_of_this_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# The rules over something untidy.
+
+
+def source(text: str, path: str = "server/headwater_server/net/sample.py") -> Source:
+    return Source(Path(path), text)
+
+
+def test_a_rule_finds_what_is_too_long() -> None:
+    body = "    pass\n" * FUNCTION_LINES_MAX
+    assert list(long_functions(source(f"def f():\n{body}")))
+    assert not list(long_functions(source(f"def f():\n{body}".removesuffix("    pass\n"))))
+    assert list(long_module(source("\n" * (MODULE_LINES_MAX + 1))))
+    assert not list(long_module(source("\n" * MODULE_LINES_MAX)))
+
+
+def test_a_rule_finds_names_that_say_nothing() -> None:
+    assert list(vague_name(source("", "server/headwater_server/utils.py")))
+    assert list(vague_name(source("", "client/headwater/key_helpers.py")))
+    assert not list(vague_name(source("", "client/headwater/keys.py")))
+
+
+def test_a_rule_finds_bounds_without_a_reason() -> None:
+    assert list(bounds_without_reason(source("SIZE_MAX: Final = 3\nx = 1\n")))
+    assert list(bounds_without_reason(source("SIZE_MAX: Final = 3\n")))
+    assert not list(bounds_without_reason(source('SIZE_MAX: Final = 3\n"""Bytes."""\n')))
+
+
+def test_a_rule_finds_tests_that_sleep_or_mock() -> None:
+    assert list(waits_and_mocks(source("from unittest import mock\n")))
+    assert list(waits_and_mocks(source("import unittest.mock\n")))
+    assert list(waits_and_mocks(source("import time\ntime.sleep(1)\n")))
+    assert not list(waits_and_mocks(source("import time\ntime.time()\n")))
+
+
+def test_a_rule_finds_tests_that_cannot_fail() -> None:
+    assert list(checkless_tests(source("def test_of_nothing():\n    run()\n")))
+    assert not list(checkless_tests(source("def test_it():\n    assert run()\n")))
+    assert not list(checkless_tests(source("def test_it():\n    check_all(run())\n")))
+    assert list(names_that_are_no_sentence(source("def test_wal():\n    assert 1\n")))
+
+
+def test_a_rule_finds_links_to_nowhere() -> None:
+    page = Path("README.md")
+    assert list(links_to_nowhere(page, "[x](docs/missing.md)"))
+    assert list(links_to_nowhere(page, "[x](#no-such-heading)"))
+    assert not list(links_to_nowhere(page, "[x](LICENSE) [y](https://example.org/)"))
