@@ -26,14 +26,22 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from headwater_protocol import limits
 from headwater_protocol.errors import (
     AuthenticationFailed,
     HeadwaterError,
     ProtocolError,
     UnknownOperation,
+    shown,
 )
-from headwater_protocol.frames import FrameSplitter, encode_frame
+from headwater_protocol.frames import FrameSplitter, encode_frame, join_frame
+from headwater_protocol.limits import (
+    BODY_SIZE_MAX,
+    DEPTH_MAX,
+    HELLO_BODY_SIZE_MAX,
+    REQUEST_ID_MAX,
+    REQUEST_UNSCANNED_SIZE_MAX,
+    RESPONSE_UNSCANNED_SIZE_MAX,
+)
 from headwater_protocol.messages import (
     array_header,
     decode,
@@ -173,6 +181,8 @@ class Push(NamedTuple):
 Received: TypeAlias = Request | Refused | Violation
 Responded: TypeAlias = Answer | Failure | Push | Violation
 
+_new: Final = tuple.__new__
+
 _SPECIAL: Final = frozenset({"hello", "authenticate", "subscribe", "unsubscribe"})
 _SUBSCRIPTION: Final = "subscription"
 
@@ -194,16 +204,17 @@ class _Connection:
 
     Attributes:
         state: how far the conversation is.
+        closed: whether the state is CLOSED.
         in_flight: the requests without an answer, and the open subscriptions, by id: the name
             of the operation, or "subscription".
     """
 
-    __slots__ = ("_checks", "_ending", "_splitter", "in_flight", "state")
+    __slots__ = ("_checks", "_ending", "_splitter", "closed", "in_flight", "state")
 
     role: Role
 
     def __init__(self) -> None:
-        self._splitter = FrameSplitter(limits.HELLO_BODY_SIZE_MAX)
+        self._splitter = FrameSplitter(HELLO_BODY_SIZE_MAX)
         self.in_flight: dict[int, str] = {}
         # unsubscribe requests in flight, with the subscriptions that they end.
         self._ending: dict[int, int] = {}
@@ -211,28 +222,26 @@ class _Connection:
 
     def _enter(self, state: State) -> None:
         self.state = state
+        self.closed = state is State.CLOSED
         self._checks = _CHECKS[state]
         if state is State.READY:
-            self._splitter.body_size_max = limits.BODY_SIZE_MAX
+            self._splitter.body_size_max = BODY_SIZE_MAX
 
     def close(self) -> None:
         """Take nothing more from the peer. `in_flight` stays, to tell who waits in vain."""
         self._enter(State.CLOSED)
 
     @property
-    def _closed(self) -> bool:
-        return self.state is State.CLOSED
-
-    @property
     def buffered_size(self) -> int:
         """Bytes held of a frame that is not complete."""
         return self._splitter.buffered_size
 
-    def _split(self, data: bytes) -> tuple[list[bytes], ProtocolError | None]:
+    def _split(self, data: bytes) -> list[bytes]:
         try:
-            return self._splitter.feed(data), self._splitter.violation
-        except ProtocolError as error:
-            return [], error
+            return self._splitter.feed(data)
+        except ProtocolError:
+            # The splitter keeps it; it is told after what came before.
+            return []
 
     def _violation(self, request_id: int, error: ProtocolError) -> Violation:
         self._enter(State.CLOSED)
@@ -249,7 +258,7 @@ class _Connection:
         """An operation was answered that changes more than itself."""
         if name in _REQUESTED:
             # After a violation the answer may still go out, but nothing comes back to life.
-            if not self._closed:
+            if not self.closed:
                 self._enter(after_answer(self.state, status, payload))
         elif name == "subscribe":
             if status == OK:
@@ -274,14 +283,21 @@ class ServerConnection(_Connection):
         last item, send its error and close; further bytes are ignored.
         """
         items: list[Received] = []
-        if self._closed:
+        if self.closed:
             return items
-        bodies, bad_size = self._split(data)
+        bodies = self._split(data)
         in_flight = self.in_flight
         for body in bodies:
             try:
-                message = decode(body, limits.REQUEST_UNSCANNED_SIZE_MAX)
-                request_id, name = _envelope(message)
+                message = decode(body, REQUEST_UNSCANNED_SIZE_MAX)
+                if (
+                    type(message) is not list
+                    or len(message) < 2
+                    or type(request_id := message[0]) is not int
+                    or not 0 < request_id <= REQUEST_ID_MAX
+                    or type(name := message[1]) is not str
+                ):
+                    raise ProtocolError(_REQUEST_FORM)
                 if request_id in in_flight:
                     raise ProtocolError(
                         f"request id {request_id} is in use: {in_flight[request_id]}"
@@ -290,22 +306,22 @@ class ServerConnection(_Connection):
                 if check is None:
                     items.append(self._out_of_place(request_id, name, message))
                     continue
+                del message[:2]
+                in_flight[request_id] = name
+                if name in _SPECIAL:
+                    self._note_request(request_id, name, message)
+                try:
+                    arguments = check(message, name)
+                except HeadwaterError as error:
+                    items.append(_refused(request_id, name, message, error))
+                    continue
             except ProtocolError as error:
                 items.append(self._violation(request_id_of(body), error))
                 return items
-            arguments = message[2:]
-            in_flight[request_id] = name
-            if name in _SPECIAL:
-                self._note_request(request_id, name, arguments)
-            try:
-                items.append(Request(request_id, name, check(arguments, name)))
-            except HeadwaterError as error:
-                refused = self._refused(request_id, name, arguments, error)
-                items.append(refused)
-                if type(refused) is Violation:
-                    return items
-        if bad_size is not None:
-            items.append(self._violation(0, bad_size))
+            # As Request(…), in half its time.
+            items.append(_new(Request, (request_id, name, arguments)))
+        if self._splitter.violation is not None:
+            items.append(self._violation(0, self._splitter.violation))
         return items
 
     def _out_of_place(self, request_id: int, name: str, message: list[Any]) -> Refused:
@@ -318,27 +334,14 @@ class ServerConnection(_Connection):
         match verdict(self.state, name):
             case Verdict.REFUSED if self.state is State.AUTHENTICATION:
                 error: HeadwaterError = AuthenticationFailed(
-                    f"{name:.60}: authenticate first; the server needs a user"
+                    f"{shown(name)}: authenticate first; the server needs a user"
                 )
             case Verdict.REFUSED:
-                error = UnknownOperation(f"there is no operation {name!r:.60}")
+                error = UnknownOperation(f"there is no operation {shown(name)}")
             case _:
-                raise ProtocolError(f"{name:.60} is not allowed in the state {self.state.name}")
+                raise ProtocolError(f"{shown(name)} is not allowed in the state {self.state.name}")
         self.in_flight[request_id] = name
         return Refused(request_id, name, None, error)
-
-    def _refused(
-        self, request_id: int, name: str, arguments: list[Any], error: HeadwaterError
-    ) -> Refused | Violation:
-        # Checked here and not before: what fits the vocabulary is not deep.
-        try:
-            _bound_depth(arguments, 1)
-        except ProtocolError as deep:
-            return self._violation(request_id, deep)
-        transaction = arguments[0] if arguments and name in _IN_TRANSACTION else None
-        if type(transaction) is not bytes or len(transaction) != 16:
-            transaction = None
-        return Refused(request_id, name, transaction, error)
 
     def answer(self, request_id: int, payload: Any) -> bytes:
         """The frame of the answer to a request.
@@ -354,7 +357,7 @@ class ServerConnection(_Connection):
 
     def answer_encoded(self, request_id: int, *parts: bytes) -> bytes:
         """As `answer`, with a payload that is msgpack already, in one part or several."""
-        frame = encode_frame(b"\x93", encode(request_id), b"\0", *parts)
+        frame = join_frame(b"\x93", encode(request_id), b"\0", *parts)
         name = self.in_flight.pop(request_id)
         assert name not in _SPECIAL, f"{name} has an effect; answer it with answer()"
         return frame
@@ -399,30 +402,30 @@ class ServerConnection(_Connection):
     def push_events(self, request_id: int, events: Sequence[bytes]) -> bytes:
         """The push ["events", [*events]], where *events* are msgpack already."""
         assert self.in_flight.get(request_id) == _SUBSCRIPTION, f"no subscription {request_id}"
-        return encode_frame(
+        return join_frame(
             b"\x93", encode(request_id), b"\x02\x92\xa6events", array_header(len(events)), *events
         )
 
 
-def _envelope(message: Any) -> tuple[int, str]:
-    """The id and the name in a request."""
-    if type(message) is not list or len(message) < 2:
-        raise ProtocolError("a request is an array [request_id, operation, arguments…]")
-    request_id, name = message[0], message[1]
-    if type(request_id) is not int or not 0 < request_id <= limits.REQUEST_ID_MAX:
-        raise ProtocolError(
-            f"a request id is an int of 1 to {limits.REQUEST_ID_MAX},"
-            f" not {type(request_id).__name__}"
-        )
-    if type(name) is not str:
-        raise ProtocolError(f"an operation is a str, not {type(name).__name__}")
-    return request_id, name
+_REQUEST_FORM: Final = (
+    "a request is an array [request_id, operation, arguments…],"
+    f" of an int of 1 to {REQUEST_ID_MAX}, a str, and what the operation takes"
+)
+
+
+def _refused(request_id: int, name: str, arguments: list[Any], error: HeadwaterError) -> Refused:
+    # Checked here and not before: what fits the vocabulary is not deep.
+    _bound_depth(arguments, 1)
+    transaction = arguments[0] if arguments and name in _IN_TRANSACTION else None
+    if type(transaction) is not bytes or len(transaction) != 16:
+        transaction = None
+    return Refused(request_id, name, transaction, error)
 
 
 def _bound_depth(value: Any, outer: int = 0) -> None:
     deep = depth(value)
-    if deep + outer > limits.DEPTH_MAX:
-        raise ProtocolError(f"nesting of {deep + outer}; allowed are {limits.DEPTH_MAX}")
+    if deep + outer > DEPTH_MAX:
+        raise ProtocolError(f"nesting of {deep + outer}; allowed are {DEPTH_MAX}")
 
 
 class ClientConnection(_Connection):
@@ -446,14 +449,14 @@ class ClientConnection(_Connection):
         check = self._checks.get(name)
         if check is None:
             if name not in OPERATIONS:
-                raise UnknownOperation(f"there is no operation {name!r:.60}")
+                raise UnknownOperation(f"there is no operation {shown(name)}")
             raise AssertionError(f"{name} in the state {self.state.name}")
         values = list(arguments)
         check(values, name)
         in_flight = self.in_flight
-        request_id = self._last_id % limits.REQUEST_ID_MAX + 1
+        request_id = self._last_id % REQUEST_ID_MAX + 1
         while request_id in in_flight:
-            request_id = request_id % limits.REQUEST_ID_MAX + 1
+            request_id = request_id % REQUEST_ID_MAX + 1
         frame = encode_frame(encode([request_id, name, *values]))
         self._last_id = request_id
         in_flight[request_id] = name
@@ -467,18 +470,17 @@ class ClientConnection(_Connection):
         After a Violation, which is the last item, close; further bytes are ignored.
         """
         items: list[Responded] = []
-        if self._closed:
+        if self.closed:
             return items
-        bodies, bad_size = self._split(data)
-        for body in bodies:
+        for body in self._split(data):
             try:
-                items.append(self._response(decode(body, limits.RESPONSE_UNSCANNED_SIZE_MAX)))
+                items.append(self._response(decode(body, RESPONSE_UNSCANNED_SIZE_MAX)))
             except ProtocolError as error:
                 items.append(self._violation(request_id_of(body), error))
-            if self._closed:
+            if self.closed:
                 return items
-        if bad_size is not None:
-            items.append(self._violation(0, bad_size))
+        if self._splitter.violation is not None:
+            items.append(self._violation(0, self._splitter.violation))
         return items
 
     def _response(self, message: Any) -> Responded:
@@ -497,7 +499,7 @@ class ClientConnection(_Connection):
             del self.in_flight[request_id]
             if name in _SPECIAL:
                 self._note_answer(request_id, name, OK, payload)
-            return Answer(request_id, payload)
+            return _new(Answer, (request_id, payload))
         if status == PUSH and name == _SUBSCRIPTION:
             if type(payload) is not list or not payload or type(payload[0]) is not str:
                 raise ProtocolError("a push is an array that starts with a word")
@@ -516,4 +518,3 @@ class ClientConnection(_Connection):
             if name in _SPECIAL:
                 self._note_answer(request_id, name, ERROR, payload)
         return Failure(request_id, HeadwaterError.from_payload(payload))
-

@@ -12,6 +12,28 @@ What the user or the peer did wrong is a HeadwaterError. What we did wrong is an
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
+_SHOWN_MAX: Final = 60
+
+
+def shown(value: Any) -> str:
+    """The start of a value's repr, for a message.
+
+    Only so much of it is looked at: the repr of a value of 8 MiB would take 32 MiB, and that of
+    a list nested a thousand deep would exhaust the stack.
+    """
+    match value:
+        case str() | bytes() if len(value) > _SHOWN_MAX:
+            return f"{value[:_SHOWN_MAX]!a}… ({len(value)})"
+        case str() | bytes():
+            return f"{value!a}"
+        case int() if value.bit_length() > 256:
+            return f"of {value.bit_length()} bits"
+        case list() | tuple() | dict() | set() | frozenset() | bytearray() | memoryview():
+            return f"of {len(value)}"
+        case _:
+            return f"{value!r:.60}"
+
+
 _CLASSES: Final[dict[str, "type[HeadwaterError]"]] = {}
 
 

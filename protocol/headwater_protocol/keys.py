@@ -33,7 +33,7 @@ from struct import Struct
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from headwater_protocol.errors import InvalidArgument, TooLarge
+from headwater_protocol.errors import InvalidArgument, TooLarge, shown
 from headwater_protocol.limits import DEPTH_MAX, KEY_SIZE_MAX
 
 Key: TypeAlias = "bool | int | float | str | bytes | UUID | datetime | tuple[Key, ...] | None"
@@ -83,7 +83,7 @@ def _encode_str(value: str) -> bytes:
         data = value.encode()
     except UnicodeEncodeError as error:
         raise InvalidArgument(
-            f"key: {value!a:.60} holds a lone surrogate, which UTF-8 has no bytes for"
+            f"key: {shown(value)} holds a lone surrogate, which UTF-8 has no bytes for"
         ) from error
     if 0 in data:
         data = data.replace(b"\0", b"\0\xff")
@@ -137,7 +137,7 @@ def _encode_other(value: object, depth: int) -> bytes:
         if isinstance(value, known):
             return encode(value)
     raise InvalidArgument(
-        f"key: {type(value).__name__} {_shown(value)}; a key is made of None, bool, int, float,"
+        f"key: {type(value).__name__} {shown(value)}; a key is made of None, bool, int, float,"
         f" str, bytes, UUID, datetime and tuples of them"
     )
 
@@ -145,13 +145,6 @@ def _encode_other(value: object, depth: int) -> bytes:
 def _encode_member(value: object, depth: int) -> bytes:
     encode = _find_encoder(type(value))
     return encode(value) if encode is not None else _encode_other(value, depth)
-
-
-def _shown(value: object) -> str:
-    """The start of a value's repr; for a large collection, its size alone."""
-    if isinstance(value, bytearray | memoryview | list | dict | set | frozenset):
-        return f"of {len(value)}"
-    return f"{value!r:.60}"
 
 
 def _encode_tuple(key: object) -> bytes:

@@ -235,9 +235,7 @@ def _members(body: bytes, at: int, code: int) -> tuple[int, int]:
     else:
         raise ProtocolError(f"byte {at} of the body: 0x{code:02x} is no msgpack")
     if count > MEMBERS_MAX:
-        raise ProtocolError(
-            f"byte {at} of the body: {count} members; allowed are {MEMBERS_MAX}"
-        )
+        raise ProtocolError(f"byte {at} of the body: {count} members; allowed are {MEMBERS_MAX}")
     if 0x80 <= code <= 0x8F or code >= 0xDE:
         count *= 2
     # Each member takes a byte at least.
