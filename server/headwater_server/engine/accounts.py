@@ -1,0 +1,103 @@
+"""Accounts: the users of a database, kept in the database.
+
+    03 "n" name       ->  [number, salt, iterations, stored_key, server_key]
+    03 "i" number     ->  name, also of users that were removed: the commit log names the number
+
+A password is kept as a SCRAM-SHA-256 verifier (RFC 5802 section 3): from it the server can
+check a proof, and nobody can log in with it. A user's number is that of the commit that added
+it, so no number is given twice.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgpack
+
+from headwater_protocol.errors import InvalidArgument
+from headwater_server.engine import keyspaces
+from headwater_server.engine.state import State
+from headwater_server.engine.write_buffer import WriteBuffer
+
+_BY_NAME: Final = keyspaces.ACCOUNTS + b"n"
+_BY_NUMBER: Final = keyspaces.ACCOUNTS + b"i"
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """What a server must know to check a SCRAM-SHA-256 proof."""
+
+    salt: bytes
+    iterations: int
+    stored_key: bytes
+    server_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user: its number, which the commit log records, its name, and its verifier."""
+
+    number: int
+    name: str
+    verifier: Verifier
+
+
+def find_account(state: State, view: int, name: str) -> Account | None:
+    """The account of a user at a commit, or None."""
+    stored = state.get(_BY_NAME + name.encode(), view)
+    if stored is None:
+        return None
+    number, *verifier = msgpack.unpackb(stored)
+    return Account(number, name, Verifier(*verifier))
+
+
+def list_accounts(state: State, view: int) -> list[str]:
+    """The names of all users at a commit, in order of their UTF-8 bytes."""
+    first, last = _BY_NAME, keyspaces.ACCOUNTS + b"o"
+    return [key[len(_BY_NAME) :].decode() for key, _ in state.scan(first, last, view)]
+
+
+def any_account(state: State, view: int) -> bool:
+    """Whether there is a user, so that connections must authenticate."""
+    found = state.scan(_BY_NAME, keyspaces.ACCOUNTS + b"o", view)
+    return next(found, None) is not None
+
+
+def account_name(state: State, view: int, number: int) -> str | None:
+    """The name of the user with this number, also of one that was removed."""
+    stored = state.get(_BY_NUMBER + number.to_bytes(8, "big"), view)
+    return None if stored is None else stored.decode()
+
+
+def write_account(state: State, name: str, verifier: Verifier, *, create: bool) -> WriteBuffer:
+    """What adds a user, or gives an existing one another password.
+
+    Raises:
+        InvalidArgument: the user exists and is to be created, or the other way round.
+    """
+    newest = state.last_commit
+    known = find_account(state, newest, name)
+    if create and known is not None:
+        raise InvalidArgument(f"there is a user {name!r} already")
+    if not create and known is None:
+        raise InvalidArgument(f"there is no user {name!r}")
+    number = newest + 1 if known is None else known.number
+    buffer = WriteBuffer()
+    packed = msgpack.packb(
+        [number, verifier.salt, verifier.iterations, verifier.stored_key, verifier.server_key]
+    )
+    buffer.put(_BY_NAME + name.encode(), packed)
+    buffer.put(_BY_NUMBER + number.to_bytes(8, "big"), name.encode())
+    return buffer
+
+
+def remove_account(state: State, name: str) -> WriteBuffer:
+    """What removes a user.
+
+    Raises:
+        InvalidArgument: there is no such user.
+    """
+    if find_account(state, state.last_commit, name) is None:
+        raise InvalidArgument(f"there is no user {name!r}")
+    buffer = WriteBuffer()
+    buffer.put(_BY_NAME + name.encode(), None)
+    return buffer

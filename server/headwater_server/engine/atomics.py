@@ -1,0 +1,64 @@
+"""Atomic operations: add, min and max, evaluated when the transaction commits.
+
+They read nothing as far as isolation goes, so a thousand of them on one key do not conflict:
+each is applied to whatever the newest value is when its turn to be numbered has come. A key
+that does not exist starts from the operand. The stored form of a number is its msgpack.
+"""
+
+from typing import Final, NamedTuple
+
+import msgpack
+
+from headwater_protocol.errors import NotANumber
+
+INTEGER_MIN: Final = -(2**63)
+INTEGER_MAX: Final = 2**64 - 1
+"""The integers that msgpack can hold."""
+
+
+class Atomic(NamedTuple):
+    """One atomic operation: "add", "min" or "max", and its operand."""
+
+    operation: str
+    number: int | float
+
+
+def apply_atomic(atomic: Atomic, stored: bytes | None) -> bytes:
+    """The value of a key after an atomic operation on the value that is stored.
+
+    Raises:
+        NotANumber: the stored value is no msgpack number, or the sum leaves the range that
+            msgpack can hold.
+    """
+    if stored is None:
+        result = atomic.number
+    else:
+        current = _number(stored, atomic)
+        if atomic.operation == "add":
+            result = current + atomic.number
+        elif atomic.operation == "min":
+            result = min(current, atomic.number)
+        else:
+            assert atomic.operation == "max"
+            result = max(current, atomic.number)
+    if isinstance(result, int) and not INTEGER_MIN <= result <= INTEGER_MAX:
+        raise NotANumber(
+            f"{atomic.operation} {atomic.number} gives {result}; "
+            f"allowed are {INTEGER_MIN} to {INTEGER_MAX}"
+        )
+    packed: bytes = msgpack.packb(result)
+    return packed
+
+
+def _number(stored: bytes, atomic: Atomic) -> int | float:
+    try:
+        value = msgpack.unpackb(stored)
+    except (ValueError, msgpack.UnpackException):
+        value = None
+    if type(value) not in (int, float):
+        raise NotANumber(
+            f"{atomic.operation} {atomic.number} on a value that is no msgpack number: "
+            f"{stored[:40]!r}"
+        )
+    number: int | float = value
+    return number

@@ -1,0 +1,129 @@
+"""A checkpoint: the frozen memtable goes to the files, and the write-ahead log may be trimmed.
+
+    1  event log       append, sync      an interrupted attempt's part is cut at the next open
+    2  commit log      append, sync      likewise
+    3  state store     small batches: keys, streams, categories, types, transactions
+    4  state store     one batch: the new applied commit
+    5  state store     small batches: garbage
+    6  state store     flush             from here on it survives a crash
+    7  commit log      trim
+
+It runs in a thread of its own while the server reads. A batch holds the interpreter while the
+store takes it in, and a batch of the whole memtable would stop every reader for 100 ms and more;
+hence many small ones. The store keeps a prefix of batches over a crash, so one can end between
+any two of them, and each kind of entry must stand being written again:
+
+- A key's entries are in one batch. Its LATEST entry says up to which commit they are written;
+  versions at or below that are skipped, and the ones above are put on top.
+- A head says up to which position its postings are written, likewise.
+- All else is the same bytes under the same key, whichever attempt writes it.
+
+Until step 4 is durable, the applied commit is the old one: the write-ahead log brings the rest
+again, and readers (see checkpointed.py) never depend on what is beyond the applied commit. The
+same makes an attempt repeatable that ended with a full disk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headwater_server.engine.checkpointed import CheckpointedState
+from headwater_server.engine.garbage import (
+    Collected,
+    Forgotten,
+    collect_garbage,
+    forget_transactions,
+)
+from headwater_server.engine.index_keys import Applied
+from headwater_server.engine.memtable import MemTable
+from headwater_server.engine.state_writer import StateWriter
+
+_LOG_CHUNK: Final = 2048
+"""Events or commits that are handed to a log at once: its loop holds the interpreter."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointResult:
+    """What a checkpoint made durable."""
+
+    applied: Applied
+    """The new applied commit, position and time."""
+    keys: int
+    """Keys whose newest version was written."""
+    versions: int
+    """Older versions that were put into the history."""
+    events: int
+    commits: int
+    garbage: Collected
+    forgotten: Forgotten
+
+
+def write_checkpoint(
+    frozen: MemTable,
+    state: CheckpointedState,
+    *,
+    horizon: int,
+    views: Sequence[int],
+    garbage_entries_max: int,
+    forget_before: int,
+) -> CheckpointResult:
+    """Make a frozen memtable durable in the files. All of it must be durable in the log.
+
+    Args:
+        horizon: every commit from here on must stay readable. Nobody may begin to read below it
+            any more, but who reads at one of *views* goes on.
+        views: the read views that are active, sorted.
+        garbage_entries_max: superseded versions to look at; those that this checkpoint adds
+            come on top, so that garbage cannot grow faster than it is collected.
+        forget_before: a time in microseconds; transactions that ended before are forgotten.
+
+    Raises:
+        DiskFull: call it again when there is room; nothing is lost, readers saw nothing.
+    """
+    assert frozen.base_commit == state.applied.commit, "checkpoints follow each other"
+    assert frozen.base_position == state.applied.position
+    assert all(a <= b for a, b in zip(views, views[1:], strict=False)), "views are sorted"
+    horizon = max(state.horizon, min(horizon, frozen.last_commit))
+    # Before anything is dropped, so that a reader that asks the horizon is never told too low.
+    state.horizon = horizon
+    _append_logs(frozen, state)
+    writer = StateWriter(frozen, state.store, horizon, views)
+    applied = writer.write()
+    garbage = collect_garbage(
+        state.store,
+        upto=min(horizon, applied.commit),
+        horizon=horizon,
+        views=views,
+        entries_max=garbage_entries_max + writer.changes,
+    )
+    keep_from = min(horizon, views[0]) if views else horizon
+    forgotten = forget_transactions(
+        state.store, state.commit_log, before=forget_before, keep_from=keep_from
+    )
+    state.store.flush()
+    # Only now: records whose index entries a crash brought back would be missing.
+    if forgotten.commit > 0:
+        state.commit_log.trim(forgotten.trim_below)
+    return CheckpointResult(
+        applied=applied,
+        keys=writer.keys,
+        versions=writer.versions,
+        events=len(frozen.events),
+        commits=len(frozen.commits),
+        garbage=garbage,
+        forgotten=forgotten,
+    )
+
+
+def _append_logs(frozen: MemTable, state: CheckpointedState) -> None:
+    # An attempt before may have come some way; what the logs have of us already is the same.
+    done = state.event_log.last_position - frozen.base_position
+    assert 0 <= done <= len(frozen.events), "the event log was cut to the applied position"
+    for start in range(done, len(frozen.events), _LOG_CHUNK):
+        state.event_log.append(frozen.events[start : start + _LOG_CHUNK])
+    state.event_log.sync()
+    done = state.commit_log.last_commit - frozen.base_commit
+    assert 0 <= done <= len(frozen.commits), "the commit log was cut to the applied commit"
+    for start in range(done, len(frozen.commits), _LOG_CHUNK):
+        state.commit_log.append(frozen.commits[start : start + _LOG_CHUNK])
+    state.commit_log.sync()

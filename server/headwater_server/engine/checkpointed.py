@@ -1,0 +1,309 @@
+"""What the last checkpoint made durable, as reads: state store, event log and commit log.
+
+    LATEST    key -> its newest version, a deletion too while an older version is in HISTORY
+    HISTORY   the versions before it, as far as the history window or a read view needs them
+
+                 commit   1    2    3    4    5    6
+    key a                 x----------------x--------     LATEST 5, HISTORY 1
+    key b                      x---------o               LATEST 4 (deleted), HISTORY 2
+    read at commit 3      a: LATEST is of 5, so HISTORY: 1.   b: LATEST is of 4, so HISTORY: 2
+
+So a scan at any view walks LATEST alone, which has every key with any version, and looks into
+HISTORY for those keys only that were written after the view.
+
+Reading goes on while a checkpoint is written in another thread. That is safe without a lock:
+- `applied_commit` and `applied_position` say what readers may expect of this object. They change
+  in `advance` alone, which the thread that reads calls; what the files hold beyond them is also
+  in the frozen memtable, the same versions, which readers ask first.
+- The versions of a key go into the store in one batch, so that a reader finds the old LATEST, or
+  the new one with the old version in HISTORY.
+- Garbage collection spares what any commit from the horizon on and any active view can see, and
+  nobody begins to read below the horizon.
+The same holds after a crash in the midst of a checkpoint: what is beyond `applied_commit` is in
+the write-ahead log, and so in the memtable before anybody reads.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from headwater_protocol.numbers import CommitNumber, Position
+from headwater_server.engine import postings
+from headwater_server.engine.index_keys import (
+    CATEGORY,
+    META_APPLIED,
+    META_COLLECTED,
+    META_HORIZON,
+    STREAM,
+    TYPE,
+    Applied,
+    IndexHead,
+    Stored,
+    change_key,
+    event_id_key,
+    history_key,
+    latest_commit,
+    parse_applied,
+    parse_change_key,
+    parse_history_key,
+    parse_history_value,
+    parse_latest,
+    parse_number,
+)
+from headwater_server.storage.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.event_log import EventLog
+from headwater_server.storage.state_store import Family, StateStore
+
+if TYPE_CHECKING:
+    from headwater_server.engine.checkpoint import CheckpointResult
+
+_SIZE_ANY: Final = 2**62
+
+RACE_STEPS: Final = 64
+"""Entries that `changed_in_range` takes from one index before it turns to the other."""
+
+
+class StreamHead(NamedTuple):
+    """The end of a stream: its id, its version, and the position of its newest event."""
+
+    id: int
+    version: int
+    last_position: int
+
+
+def read_applied(store: StateStore) -> Applied:
+    """What the last checkpoint made durable; all zero for a store that is empty."""
+    return parse_applied(store.get(Family.INDEX, META_APPLIED))
+
+
+class CheckpointedState:
+    """Reads of the files. A `view` is a commit number; it sees that commit and all before.
+
+    Attributes:
+        applied: commit, position and time of the last checkpoint.
+        horizon: every commit from here on can be read; before it, only at active views.
+        store, event_log, commit_log: the files, for the checkpoint that writes them.
+    """
+
+    def __init__(self, store: StateStore, event_log: EventLog, commit_log: CommitLog) -> None:
+        self.store = store
+        self.event_log = event_log
+        self.commit_log = commit_log
+        self.applied = read_applied(store)
+        self.horizon = parse_number(store.get(Family.INDEX, META_HORIZON))
+
+    @property
+    def applied_commit(self) -> CommitNumber:
+        """The newest commit of the last checkpoint."""
+        return CommitNumber(self.applied.commit)
+
+    @property
+    def applied_position(self) -> Position:
+        """The newest position of the last checkpoint."""
+        return Position(self.applied.position)
+
+    def advance(self, result: "CheckpointResult") -> None:
+        """Let readers expect what a checkpoint wrote. Called by the thread that reads, in one
+        stretch with dropping the frozen memtable, so that no reader sees half of it.
+        """
+        assert result.applied.commit >= self.applied.commit
+        self.applied = result.applied
+
+    # Keys.
+
+    def version_at(self, key: bytes, view: int) -> Stored | None:
+        """The newest version of a key at or before *view*, or None if there is none."""
+        entry = self.store.get(Family.LATEST, key)
+        if entry is None:
+            return None
+        newest = parse_latest(entry)
+        return newest if newest.commit <= view else self._version_before(key, view)
+
+    def newest_commit(self, key: bytes) -> int:
+        """The commit that wrote the key last, or 0.
+
+        0 also for a key whose deletion is older than the horizon: it is as if never written.
+        """
+        entry = self.store.get(Family.LATEST, key)
+        return 0 if entry is None else latest_commit(entry)
+
+    def scan(
+        self, start: bytes, end: bytes | None, view: int, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, int, bytes | None]]:
+        """Key, commit and value of each key in [start, end) that has a version at *view*.
+
+        A deleted key comes with None as long as it is remembered.
+        """
+        for key, entry in self.store.scan(Family.LATEST, start, end, reverse=reverse):
+            found: Stored | None = parse_latest(entry)
+            assert found is not None
+            if found.commit > view:
+                found = self._version_before(key, view)
+                if found is None:
+                    continue
+            yield key, found.commit, found.value
+
+    def changed_in_range(
+        self, start: bytes, end: bytes | None, after: int
+    ) -> tuple[bytes, int] | None:
+        """A key in [start, end) that was written after the commit *after*, and by which, or None.
+
+        For an *after* before the horizon, a key that was both made and deleted before the horizon
+        may go unnoticed: who read that it was absent read the truth.
+        """
+        if after >= self.applied.commit:
+            return None
+        by_key = (
+            (key, latest_commit(entry)) for key, entry in self.store.scan(Family.LATEST, start, end)
+        )
+        if after < self.horizon:
+            # CHANGES has all commits from the horizon on only.
+            return next((item for item in by_key if item[1] > after), None)
+        by_commit = (
+            parse_change_key(entry_key)
+            for entry_key, _ in self.store.scan(Family.CHANGES, change_key(after + 1, b""), None)
+        )
+        # The range may hold few keys or all; there may be few commits since or many. Both
+        # indexes answer the question, so each is asked in turn until one is through: this
+        # costs at most twice the cheaper one, without guessing which that is.
+        while True:
+            count = 0
+            for count, (key, commit) in enumerate(islice(by_key, RACE_STEPS), 1):
+                if commit > after:
+                    return key, commit
+            if count < RACE_STEPS:
+                return None
+            count = 0
+            for count, (commit, key) in enumerate(islice(by_commit, RACE_STEPS), 1):
+                if key >= start and (end is None or key < end):
+                    return key, commit
+            if count < RACE_STEPS:
+                return None
+
+    def _version_before(self, key: bytes, view: int) -> Stored | None:
+        start, end = history_key(key, 0), history_key(key, view + 1)
+        for entry_key, entry in self.store.scan(Family.HISTORY, start, end, reverse=True):
+            return Stored(parse_history_key(entry_key)[1], parse_history_value(entry))
+        return None
+
+    # Streams, categories, types.
+
+    def stream(self, name: str) -> StreamHead | None:
+        """The end of a stream, or None if it has no events."""
+        head = self._stream_head(name)
+        return None if head is None else StreamHead(head.id, head.version, head.last_position)
+
+    def stream_positions(self, name: str, first: int, last: int) -> "array[int]":
+        """The positions of a stream's versions *first* to *last*, both included, which exist."""
+        head = self._stream_head(name)
+        if head is None or first > last:
+            assert first > last, f"versions {first} to {last} of a stream without events"
+            return array("Q")
+        return postings.positions_of_versions(self.store, head, first, last)
+
+    def stream_version_at(self, name: str, position: int) -> int:
+        """The stream's version when *position* was the newest of all."""
+        head = postings.read_head(self.store, STREAM, name)
+        if head is None or head.id > position:
+            return 0
+        position = min(position, self.applied.position)
+        return postings.version_at_position(self.store, head, position)
+
+    def category_positions(
+        self, name: str, after: int, upto: int, limit: int, *, reverse: bool = False
+    ) -> "array[int]":
+        """At most *limit* positions in (after, upto] of a category, in order or in reverse."""
+        return self._indexed_positions(CATEGORY, name, after, upto, limit, reverse)
+
+    def type_positions(
+        self, name: str, after: int, upto: int, limit: int, *, reverse: bool = False
+    ) -> "array[int]":
+        """At most *limit* positions in (after, upto] of an event type, in order or in reverse."""
+        return self._indexed_positions(TYPE, name, after, upto, limit, reverse)
+
+    def event_version(self, stream_id: int, event_id: bytes) -> int | None:
+        """The version of the stream's event to which a user gave this id, or None."""
+        entry = self.store.get(Family.INDEX, event_id_key(stream_id, event_id))
+        return None if entry is None else parse_number(entry)
+
+    def _stream_head(self, name: str) -> IndexHead | None:
+        head = postings.read_head(self.store, STREAM, name)
+        if head is None or head.last_position <= self.applied.position:
+            return head
+        # A checkpoint that is being written, or was cut off by a crash, is ahead of us.
+        position = self.applied.position
+        version = postings.version_at_position(self.store, head, position)
+        if version == 0:
+            return None
+        last = postings.positions_of_versions(self.store, head, version, version)[0]
+        tail = head.tail[: bisect_right(head.tail, position)]
+        return IndexHead(head.id, version, last, tail)
+
+    def _indexed_positions(
+        self, kind: bytes, name: str, after: int, upto: int, limit: int, reverse: bool
+    ) -> "array[int]":
+        head = postings.read_head(self.store, kind, name)
+        if head is None:
+            return array("Q")
+        upto = min(upto, self.applied.position)
+        return postings.positions_between(
+            self.store, kind, head, after, upto, limit, reverse=reverse
+        )
+
+    # Events.
+
+    def events(self, positions: Sequence[int]) -> list[bytes]:
+        """The stored events at *positions*, which exist, in that order."""
+        found: list[bytes] = []
+        start = 0
+        while start < len(positions):
+            # Events next to each other in the log are one read.
+            end = start + 1
+            while end < len(positions) and positions[end] == positions[end - 1] + 1:
+                end += 1
+            run: list[bytes] = []
+            while len(run) < end - start:
+                first = Position(positions[start] + len(run))
+                run += self.event_log.read(first, end - start - len(run), _SIZE_ANY)
+            found += run
+            start = end
+        return found
+
+    def events_from(self, first: int, count_max: int, size_max: int) -> list[bytes]:
+        """Stored events from position *first* on, at least one, until a count or size is full."""
+        count = min(count_max, self.applied.position - first + 1)
+        return self.event_log.read(Position(first), count, size_max) if count > 0 else []
+
+    # Commits.
+
+    @property
+    def oldest_commit(self) -> CommitNumber:
+        """The oldest commit in the commit log; those before are older than the retention."""
+        return self.commit_log.first_commit
+
+    def transaction(self, transaction: bytes) -> int | None:
+        """The commit number of a transaction, 0 if it was fenced, None if neither is known."""
+        entry = self.store.get(Family.TRANSACTIONS, transaction)
+        return None if entry is None else parse_number(entry)
+
+    def commit_record(self, commit: int) -> CommitRecord:
+        """The record of a commit that is not forgotten."""
+        return self.commit_log.read(CommitNumber(commit))
+
+    def commit_records(self, first: int, count: int) -> list[CommitRecord]:
+        """Records of commits from *first* on, as far as this state goes."""
+        count = min(count, self.applied.commit - first + 1)
+        return list(self.commit_log.read_range(CommitNumber(first), count)) if count > 0 else []
+
+    def commit_at(self, time: int) -> CommitNumber:
+        """The newest commit with a time (microseconds) at or before *time*, or 0."""
+        return CommitNumber(min(self.commit_log.at_time(time), self.applied.commit))
+
+    # For garbage collection and statistics.
+
+    @property
+    def collected_commit(self) -> int:
+        """Garbage that this commit and those before made was looked at."""
+        return parse_number(self.store.get(Family.INDEX, META_COLLECTED))

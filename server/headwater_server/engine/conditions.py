@@ -1,0 +1,66 @@
+"""Conditions of an execute: what must hold, at the newest state, for it to be done."""
+
+from typing import Any
+
+from headwater_protocol.errors import InvalidArgument
+from headwater_server.engine import keyspaces
+from headwater_server.engine.evaluation import describe_winner, expectation_failure
+from headwater_server.engine.reading import user_range
+from headwater_server.engine.state import State
+
+
+def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[str, Any]]:
+    """Which conditions do not hold, each described; all of them, not only the first.
+
+    Raises:
+        InvalidArgument: a condition asks about what was not committed yet, or is forgotten.
+    """
+    failures: list[dict[str, Any]] = []
+    for condition in conditions:
+        match condition:
+            case ["value", key, value]:
+                failure = _check_value(state, key, value)
+            case ["stream", stream, expect]:
+                failure = expectation_failure(stream, expect, state.head(stream).version)
+                if failure is not None:
+                    describe_winner(state, stream, failure)
+            case ["unchanged", start, end, commit]:
+                failure = _check_unchanged(state, start, end, commit)
+            case unknown:
+                raise AssertionError(f"a condition {unknown!r} that the vocabulary let through")
+        if failure is not None:
+            failures.append(failure)
+    return failures
+
+
+def _check_value(state: State, key: bytes, value: bytes | None) -> dict[str, Any] | None:
+    stored = state.get(keyspaces.USER + key, state.last_commit)
+    if stored == value:
+        return None
+    wanted = "no value" if value is None else "another value"
+    message = f"key {key!r} has {'no value' if stored is None else wanted}"
+    return {"kind": "condition", "key": key, "message": message}
+
+
+def _check_unchanged(
+    state: State, start: bytes, end: bytes | None, commit: int
+) -> dict[str, Any] | None:
+    if commit < state.files.horizon and commit < state.files.applied_commit:
+        raise InvalidArgument(
+            f"unchanged since commit {commit}: changes are known from commit "
+            f"{state.files.horizon} on"
+        )
+    first, last = user_range(start, end)
+    changed = state.changed_in_range(first, last, commit)
+    if changed is None:
+        return None
+    key, winner = changed
+    return {
+        "kind": "condition",
+        "start": start,
+        "end": end,
+        "key": key[1:],
+        "commit": winner,
+        "transaction": state.commit_record(winner).transaction,
+        "message": f"key {key[1:]!r} was written by commit {winner}",
+    }

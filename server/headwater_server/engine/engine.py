@@ -1,0 +1,540 @@
+"""The engine: a database without a network, a thread or a clock of its own.
+
+    begin, read, write, commit, execute      what a connection asks for
+    take_group, make_durable, publish        what the server's one committer drives
+    begin_checkpoint, run, finish_checkpoint what the server's one checkpointer drives
+
+Every method returns at once, except `make_durable`, `prepare_log` and `Checkpoint.run`, which
+wait for the disk and may run in a thread beside all others. The rest runs in one thread, and
+between two calls of it the engine is consistent.
+"""
+
+import random
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from headwater_protocol.errors import (
+    HistoryGone,
+    InvalidArgument,
+    NoSuchCommit,
+    ReadOnly,
+    TransactionForgotten,
+)
+from headwater_protocol.limits import PAGE_SIZE_MAX
+from headwater_protocol.operations import SERIALIZABLE
+from headwater_server.engine import keyspaces
+from headwater_server.engine.accounts import (
+    Account,
+    Verifier,
+    account_name,
+    any_account,
+    find_account,
+    list_accounts,
+    remove_account,
+    write_account,
+)
+from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
+from headwater_server.engine.conditions import failed_conditions
+from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.memtable import ABORTED, MemTable
+from headwater_server.engine.reading import EventsPage, Reader
+from headwater_server.engine.sequencer import Group, Sequencer, Ticket
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.state import State
+from headwater_server.engine.statistics import collect_statistics
+from headwater_server.engine.transaction import Transaction
+from headwater_server.engine.transaction_ids import made_before, new_transaction_id
+from headwater_server.engine.views import OpenTransactions
+from headwater_server.engine.write_buffer import WriteBuffer
+from headwater_server.storage.commit_log import CommitRecord
+from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.file_system import FileSystem
+from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a transaction: a word, and for a commit the ticket with its answer.
+
+    The answer to the client waits for `ticket.sequence` also when the transaction was aborted:
+    a fence that is not durable is none.
+    """
+
+    state: str
+    ticket: Ticket
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A checkpoint between `begin_checkpoint` and `finish_checkpoint`.
+
+    `run` may be called once everything up to `last_sequence` is durable: what is not in the
+    log for good must not get into the files. It may be called again after it raised DiskFull.
+    """
+
+    frozen: MemTable
+    last_sequence: int
+    state: State
+    horizon: int
+    views: list[int]
+    garbage_entries_max: int
+    forget_before: int
+    result: CheckpointResult | None = None
+
+    def run(self) -> None:
+        """Write the frozen memtable to the files; blocks, and may run in another thread."""
+        self.result = write_checkpoint(
+            self.frozen,
+            self.state.files,
+            horizon=self.horizon,
+            views=self.views,
+            garbage_entries_max=self.garbage_entries_max,
+            forget_before=self.forget_before,
+        )
+
+
+class Engine:
+    """A database in a directory. `recovery.open_engine` makes one."""
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        file_system: FileSystem,
+        database_id: bytes,
+        state: State,
+        log: WriteAheadLog,
+        sequencer: Sequencer,
+        settings: EngineSettings,
+        clock: Callable[[], int],
+        source: random.Random,
+    ) -> None:
+        self.settings = settings
+        self.database_id = database_id
+        self.read_only_reason: str | None = None
+        self._path = path
+        self._file_system = file_system
+        self._state = state
+        self._log = log
+        self._log_index = WalIndex(0)
+        self._sequencer = sequencer
+        self._clock = clock
+        self._source = source
+        self._files = ExitStack()
+        self._checkpoint: Checkpoint | None = None
+        self._checkpoints = 0
+        self._open = OpenTransactions(
+            count_max=settings.transactions_max,
+            idle_us_max=settings.transaction_idle_us_max,
+            age_us_max=settings.transaction_age_us_max,
+        )
+
+    # What is visible.
+
+    @property
+    def published(self) -> int:
+        """The newest commit that readers see."""
+        return self._sequencer.published
+
+    @property
+    def published_position(self) -> int:
+        """The newest event that readers see."""
+        return self._sequencer.published_position
+
+    @property
+    def durable_sequence(self) -> int:
+        """Tickets up to this sequence may be answered."""
+        return self._sequencer.durable_sequence
+
+    @property
+    def oldest_readable(self) -> int:
+        """The oldest commit at which a reader may begin."""
+        return self._state.files.horizon
+
+    def reader(self, at_commit: int | None = None) -> Reader:
+        """Reads outside of a transaction: of the newest commit, or a past one.
+
+        Raises:
+            NoSuchCommit, HistoryGone: it was not made yet, or cannot be read any more.
+        """
+        if at_commit is None:
+            view, position = self.published, self.published_position
+        else:
+            view, position = at_commit, self._position_at(at_commit)
+        return Reader(self._state, view, position, examined_max=self.settings.examined_events_max)
+
+    def commit_at(self, time: int) -> int:
+        """The newest commit at a time in microseconds, 0 before the first."""
+        return min(self._state.commit_at(time), self.published)
+
+    def read_commits(self, after: int, limit: int) -> list[list[Any]]:
+        """The commit log after a commit, as the protocol has it."""
+        first = max(after + 1, self._state.files.oldest_commit)
+        last = (
+            min(self.published, after + limit)
+            if first == after + 1
+            else min(self.published, first + limit - 1)
+        )
+        return [self._audited(self._state.commit_record(n)) for n in range(first, last + 1)]
+
+    def events_page(self, after: int, wanted: EventFilter, limit: int) -> EventsPage:
+        """Published events after a position, for a subscription."""
+        return self.reader().read_all(after, wanted, limit, reverse=False)
+
+    def read_snapshots(
+        self, cursor: bytes | None, limit: int
+    ) -> tuple[list[list[Any]], bytes | None]:
+        """Stored snapshots of all streams, and where to go on, None at the end."""
+        first = keyspaces.SNAPSHOTS if cursor is None else keyspaces.SNAPSHOTS + cursor + b"\0"
+        found: list[list[Any]] = []
+        size = 0
+        last: bytes | None = None
+        for key, stored in self._state.scan(first, keyspaces.SNAPSHOTS_END, self.published):
+            if len(found) == limit or size > PAGE_SIZE_MAX:
+                return found, last
+            found.append([*keyspaces.parse_snapshot_key(key), stored])
+            size += len(stored) + len(key)
+            last = key[1:]
+        return found, None
+
+    # Transactions.
+
+    def begin(
+        self,
+        transaction: bytes,
+        *,
+        owner: object,
+        user: int = 0,
+        isolation: str = SERIALIZABLE,
+        read_only: bool = False,
+        at_commit: int | None = None,
+    ) -> Transaction:
+        """Open a transaction that reads at the newest published commit, or at a past one.
+
+        Raises:
+            InvalidArgument: the id was used before.
+            TransactionForgotten: the id is older than the retention.
+            TooMany, NoSuchCommit, HistoryGone.
+        """
+        self._open.check_room()
+        if self._open.find(transaction) is not None or self._known(transaction) is not None:
+            raise InvalidArgument(f"transaction {transaction.hex()} was begun before")
+        if at_commit is None:
+            view, position = self.published, self.published_position
+        else:
+            view, position = at_commit, self._position_at(at_commit)
+            read_only = True
+        begun = Transaction(
+            self._state,
+            view,
+            position,
+            transaction=transaction,
+            owner=owner,
+            user=user,
+            isolation=isolation,
+            read_only=read_only,
+            now=self._clock(),
+            examined_max=self.settings.examined_events_max,
+            read_set_max=self.settings.read_set_size_max,
+        )
+        self._open.add(begun)
+        return begun
+
+    def transaction(self, transaction: bytes, owner: object) -> Transaction:
+        """The owner's open transaction, whose lease is renewed.
+
+        Raises:
+            TransactionGone: it is not open, or belongs to another connection.
+        """
+        return self._open.owned(transaction, owner, self._clock())
+
+    def commit(
+        self, transaction: bytes, owner: object, writes: list[list[Any]], *, user: int = 0
+    ) -> Ticket:
+        """Add writes to an open transaction and commit it; it is closed whatever comes of it.
+
+        One that has committed, on whatever connection, gets its first answer again.
+
+        Raises:
+            TransactionGone, ReadOnly, InvalidArgument, NotANumber, DuplicateEvent, TooLarge.
+        """
+        found = self._open.find(transaction)
+        if found is None or found.owner is not owner:
+            known = self._known(transaction)
+            if known is not None:
+                return self._sequencer.answer_again(transaction, known)
+        opened = self._open.owned(transaction, owner, self._clock())
+        self._open.remove(opened)
+        opened.write(writes)
+        if opened.buffer:
+            self._check_writable()
+        return self._sequencer.commit(opened)
+
+    def rollback(self, transaction: bytes, owner: object) -> None:
+        """Close the owner's transaction, if it is open."""
+        found = self._open.find(transaction)
+        if found is not None and found.owner is owner:
+            self._open.remove(found)
+
+    def execute(
+        self,
+        transaction: bytes,
+        *,
+        user: int,
+        conditions: list[list[Any]],
+        reads: Callable[[Reader], list[Any]] | None,
+        writes: list[list[Any]],
+    ) -> tuple[Ticket, list[Any]]:
+        """A whole transaction at once: if all conditions hold, read, then write and commit.
+
+        *reads* gets a reader and returns the results, which the ticket's answer goes with.
+        Sent again, it answers as the first time: the reads are done at the commit before.
+
+        Raises:
+            As begin and commit, and whatever *reads* raises.
+        """
+        known = self._known(transaction)
+        if known is not None:
+            ticket = self._sequencer.answer_again(transaction, known)
+            results = reads(self.reader(known - 1)) if reads is not None and known else []
+            return ticket, results
+        if self._open.find(transaction) is not None:
+            raise InvalidArgument(f"transaction {transaction.hex()} is open")
+        buffer = WriteBuffer()
+        buffer.add(writes)
+        if buffer:
+            self._check_writable()
+        # It reads the newest state, durable or not; the answer waits for what was read.
+        newest = Reader(
+            self._state,
+            self._state.last_commit,
+            self._state.last_position,
+            examined_max=self.settings.examined_events_max,
+        )
+        failures = failed_conditions(self._state, conditions) if conditions else []
+        results = reads(newest) if reads is not None and not failures else []
+        return self._sequencer.commit_at_once(transaction, user, buffer, failures), results
+
+    def status(self, transaction: bytes, *, resolve: bool, user: int = 0) -> Fate:
+        """What became of a transaction; with *resolve*, abort it for good unless it committed.
+
+        Raises:
+            ReadOnly: it would have to be aborted, and nothing can be written.
+        """
+        known = self._state.transaction(transaction)
+        if known is not None:
+            ticket = self._sequencer.answer_again(transaction, known)
+            return Fate("aborted" if known == ABORTED else "committed", ticket)
+        if made_before(transaction, self._forget_before()):
+            return Fate("forgotten", Ticket(0, transaction, []))
+        if not resolve:
+            return Fate("open", Ticket(0, transaction, []))
+        self._check_writable()
+        opened = self._open.find(transaction)
+        if opened is not None:
+            self._open.remove(opened)
+        return Fate("aborted", self._sequencer.abort(transaction, user))
+
+    def close_owner(self, owner: object) -> int:
+        """Roll back what a connection left open; return how many transactions that were."""
+        return self._open.close_owner(owner)
+
+    def open_count(self, owner: object) -> int:
+        """How many transactions a connection has open."""
+        return self._open.count_of(owner)
+
+    def expire(self) -> list[Transaction]:
+        """Roll back transactions that were idle or open for too long, and return them."""
+        return self._open.expire(self._clock())
+
+    # Accounts.
+
+    def account(self, name: str) -> Account | None:
+        """The account of a user, or None."""
+        return find_account(self._state, self.published, name)
+
+    def account_names(self) -> list[str]:
+        """The names of the users, in order."""
+        return list_accounts(self._state, self.published)
+
+    def has_accounts(self) -> bool:
+        """Whether there is a user, so that connections must authenticate."""
+        return any_account(self._state, self.published)
+
+    def set_account(self, name: str, verifier: Verifier, *, create: bool, user: int = 0) -> Ticket:
+        """Add a user, or change the password of one.
+
+        Raises:
+            InvalidArgument: it exists and is to be created, or the other way round.
+            ReadOnly: nothing can be written.
+        """
+        self._check_writable()
+        buffer = write_account(self._state, name, verifier, create=create)
+        return self._commit_own(buffer, user)
+
+    def remove_account(self, name: str, *, user: int = 0) -> Ticket:
+        """Remove a user.
+
+        Raises:
+            InvalidArgument: there is no such user.
+            ReadOnly: nothing can be written.
+        """
+        self._check_writable()
+        return self._commit_own(remove_account(self._state, name), user)
+
+    # Making durable.
+
+    def take_group(self) -> Group | None:
+        """What was numbered since the last group, or None."""
+        return self._sequencer.take_group()
+
+    def make_durable(self, group: Group) -> None:
+        """Write a group to the log and sync it; blocks, and may run in another thread.
+
+        Raises:
+            Exception: the log failed. It must not be tried again, and the process must end:
+                what is durable, only the restart can tell.
+        """
+        self._log_index = self._log.submit(group.records)
+
+    def publish(self, group: Group) -> None:
+        """Make a durable group visible to all that begins from now on."""
+        self._sequencer.publish(group, self._log_index)
+
+    def prepare_log(self) -> None:
+        """Make room in the log ahead of need; blocks, and may run in another thread.
+
+        A full disk makes the engine read-only, and room makes it writable again.
+        """
+        try:
+            self._log.prepare()
+        except DiskFull as error:
+            self.read_only_reason = f"the disk is full: {error}"
+            return
+        free = self._file_system.free_bytes(self._path)
+        if free < self.settings.disk_reserve_size:
+            self.read_only_reason = (
+                f"the disk is nearly full: {free} bytes are free, and "
+                f"{self.settings.disk_reserve_size} are kept for checkpoints"
+            )
+        else:
+            self.read_only_reason = None
+
+    # Checkpoints.
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the memtable has grown enough for a checkpoint."""
+        active = self._state.active
+        return self._checkpoint is None and (
+            active.size >= self.settings.memtable_size_max
+            or len(active.commits) >= self.settings.memtable_commits_max
+        )
+
+    def begin_checkpoint(self) -> Checkpoint | None:
+        """Freeze the memtable; None if nothing was committed, or one is under way."""
+        active = self._state.active
+        if self._checkpoint is not None or not (active.commits or active.aborted):
+            return None
+        now = self._clock()
+        window_start = self._state.commit_at(now - self.settings.history_window_us)
+        self._checkpoint = Checkpoint(
+            frozen=self._state.freeze(),
+            last_sequence=self._sequencer.sequence,
+            state=self._state,
+            horizon=min(window_start, self.published),
+            views=self._open.views(),
+            garbage_entries_max=self.settings.garbage_entries_max,
+            forget_before=self._forget_before(),
+        )
+        # From here on nobody begins to read what the checkpoint may collect.
+        self._state.files.horizon = max(self._state.files.horizon, self._checkpoint.horizon)
+        return self._checkpoint
+
+    def finish_checkpoint(self, checkpoint: Checkpoint) -> CheckpointResult:
+        """Let readers use the files, and the log go that is not needed any more."""
+        assert checkpoint is self._checkpoint and checkpoint.result is not None
+        self._state.files.advance(checkpoint.result)
+        self._state.thaw()
+        self._checkpoint = None
+        self._checkpoints += 1
+        below = self._sequencer.log_needed_from(checkpoint.last_sequence)
+        if below is not None:
+            self._log.trim(WalIndex(below))
+        return checkpoint.result
+
+    def seal_log(self) -> None:
+        """Vouch for the end of the log, at a quiet moment; blocks, as `make_durable` does.
+
+        Without it, damage to the newest group looks like the torn write of a crash.
+        """
+        self._log.seal()
+
+    def close(self) -> None:
+        """Give the files and the directory's lock back. What is not durable is lost."""
+        self._files.close()
+
+    def keep_open(self, files: ExitStack) -> None:
+        """Take over the open files of the directory, to close them with the engine."""
+        self._files = files
+
+    def stats(self) -> dict[str, Any]:
+        """Figures of the engine, by name."""
+        return collect_statistics(
+            self._state,
+            self._sequencer,
+            self._open,
+            now=self._clock(),
+            log_size=self._log.size,
+            checkpoints=self._checkpoints,
+            checkpoint_running=self._checkpoint is not None,
+            read_only_reason=self.read_only_reason,
+        )
+
+    # What the others need.
+
+    def _known(self, transaction: bytes) -> int | None:
+        """The commit number of a transaction, ABORTED, or None if it may still be committed."""
+        known = self._state.transaction(transaction)
+        if known is None and made_before(transaction, self._forget_before()):
+            raise TransactionForgotten(
+                f"transaction {transaction.hex()} is older than the retention of "
+                f"{self.settings.transaction_retention_us // 1_000_000} s: whether it was "
+                "committed is forgotten"
+            )
+        return known
+
+    def _forget_before(self) -> int:
+        return self._clock() - self.settings.transaction_retention_us
+
+    def _position_at(self, commit: int) -> int:
+        if commit > self.published:
+            raise NoSuchCommit(f"commit {commit} was not made yet; the newest is {self.published}")
+        if commit < self.oldest_readable:
+            raise HistoryGone(
+                f"commit {commit} is older than the history window; "
+                f"the oldest that can be read is {self.oldest_readable}",
+                details={"oldest": self.oldest_readable},
+            )
+        return self._state.position_at(commit)
+
+    def _check_writable(self) -> None:
+        if self.read_only_reason is not None:
+            raise ReadOnly(f"the server is read-only for now: {self.read_only_reason}")
+
+    def _commit_own(self, buffer: WriteBuffer, user: int) -> Ticket:
+        identity = new_transaction_id(self._clock(), self._source)
+        return self._sequencer.commit_at_once(identity, user, buffer, [])
+
+    def _audited(self, record: CommitRecord) -> list[Any]:
+        name = account_name(self._state, self.published, record.user) if record.user else None
+        return [
+            record.commit,
+            record.transaction,
+            record.time,
+            name,
+            record.first_position if record.event_count else 0,
+            record.event_count,
+        ]

@@ -1,0 +1,260 @@
+"""Evaluation: from what a transaction asked for to what its commit does.
+
+It happens after validation, in the stretch in which the commit gets its number, so it sees the
+newest state, with everything that is numbered: atomic operations are applied, range deletes
+become a delete of each key, events get versions, positions and ids, old snapshots are pruned.
+What comes out are results; the log holds nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headwater_protocol import limits
+from headwater_protocol.errors import DuplicateEvent, InvalidArgument, TooLarge
+from headwater_protocol.numbers import ANY, STREAM_EXISTS
+from headwater_server.engine import keyspaces
+from headwater_server.engine.events import (
+    StoredEvent,
+    decode_event,
+    derive_event_id,
+    encode_event,
+)
+from headwater_server.engine.state import Head, State
+from headwater_server.engine.validation import stream_changed
+from headwater_server.engine.write_buffer import Append, Entry, WriteBuffer, evaluate
+
+
+@dataclass(slots=True)
+class Evaluated:
+    """The results of a transaction.
+
+    Attributes:
+        writes: flat, key, value or None, ….
+        events: stored events in the order of positions.
+        placed: the stream and the type of each event.
+        event_ids: flat, place, id, …, of the ids that users gave.
+        versions: the version of each stream that the transaction appended to.
+        repeated: commits of appends that were there already, in order.
+    """
+
+    writes: list[bytes | None] = field(default_factory=list)
+    events: list[bytes] = field(default_factory=list)
+    placed: list[tuple[str, str]] = field(default_factory=list)
+    event_ids: list[Any] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+    repeated: list[int] = field(default_factory=list)
+
+
+def evaluate_buffer(
+    state: State, buffer: WriteBuffer, transaction: bytes, now: int, *, snapshots_kept: int
+) -> tuple[Evaluated, list[dict[str, Any]]]:
+    """The results of a buffer on the newest state, and the expectations that fail.
+
+    Raises:
+        NotANumber, DuplicateEvent, InvalidArgument, TooLarge: the transaction cannot be done.
+    """
+    evaluated = Evaluated()
+    failures: list[dict[str, Any]] = []
+    if buffer.appends:
+        appender = _Appender(state, transaction, now, evaluated)
+        for append in buffer.appends:
+            failure = appender.append(append)
+            if failure is not None:
+                failures.append(failure)
+    if failures:
+        return evaluated, failures
+    newest = state.last_commit
+    writes = evaluated.writes
+    for key, entry in buffer.entries.items():
+        writes.append(key)
+        writes.append(_evaluate_entry(state, key, entry, newest))
+    if buffer.ranges:
+        _evaluate_ranges(state, buffer, writes)
+    if buffer.snapshots:
+        _check_snapshots(state, buffer, evaluated)
+        _prune_snapshots(state, buffer, writes, snapshots_kept)
+    return evaluated, failures
+
+
+def expectation_failure(stream: str, expect: int, version: int) -> dict[str, Any] | None:
+    """What is wrong with a stream's version, or None if the expectation holds."""
+    if expect == ANY or expect == version or (expect == STREAM_EXISTS and version > 0):
+        return None
+    return {"kind": "expected version", "stream": stream, "expected": expect, "actual": version}
+
+
+def describe_winner(state: State, stream: str, failure: dict[str, Any]) -> None:
+    """Add to a failure which transaction made the stream's newest event."""
+    winner = stream_changed(state, stream, 0)
+    if winner:
+        failure["commit"] = winner
+        failure["transaction"] = state.commit_record(winner).transaction
+
+
+def _evaluate_entry(state: State, key: bytes, entry: Entry, newest: int) -> bytes | None:
+    if not isinstance(entry, list):
+        return entry
+    return evaluate(entry, state.get(key, newest))
+
+
+def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | None]) -> None:
+    deleted: set[bytes] = set()
+    for first, last in buffer.ranges:
+        for key, _ in state.scan(first, last, state.last_commit):
+            if key in buffer.entries or key in deleted:
+                continue
+            deleted.add(key)
+            if len(deleted) + len(buffer.entries) > limits.WRITES_MAX:
+                raise TooLarge(
+                    f"a range delete of more than {limits.WRITES_MAX} keys, which is the bound "
+                    "of a transaction; delete the range in parts"
+                )
+            writes.append(key)
+            writes.append(None)
+
+
+def _check_snapshots(state: State, buffer: WriteBuffer, evaluated: Evaluated) -> None:
+    for snapshot in buffer.snapshots:
+        version = evaluated.versions.get(snapshot.stream)
+        if version is None:
+            version = state.head(snapshot.stream).version
+        if snapshot.version > version:
+            raise InvalidArgument(
+                f"a snapshot of stream {snapshot.stream!r} at version {snapshot.version}; "
+                f"the stream is at version {version}"
+            )
+
+
+def _prune_snapshots(
+    state: State, buffer: WriteBuffer, writes: list[bytes | None], kept: int
+) -> None:
+    """Delete all but the newest *kept* snapshots of each code that saves one here."""
+    codes = {(s.stream, s.name, s.schema) for s in buffer.snapshots}
+    for stream, name, schema in sorted(codes):
+        first, last = keyspaces.snapshot_range(stream, name, schema, limits.NUMBER_MAX)
+        stored = (key for key, _ in state.scan(first, last, state.last_commit))
+        present = {key for key in stored if key not in buffer.entries}
+        for snapshot in buffer.snapshots:
+            if (snapshot.stream, snapshot.name, snapshot.schema) == (stream, name, schema):
+                present.add(snapshot.key)
+        for key in sorted(present, reverse=True)[kept:]:
+            if key in buffer.entries:
+                # Saved here and pruned here: it stays, the next one that is saved prunes it.
+                continue
+            writes.append(key)
+            writes.append(None)
+
+
+class _Appender:
+    """Places the events of one transaction, append after append."""
+
+    def __init__(self, state: State, transaction: bytes, now: int, into: Evaluated) -> None:
+        self._state = state
+        self._transaction = transaction
+        self._now = now
+        self._into = into
+        self._heads: dict[str, Head] = {}
+        self._versions: dict[str, int] = {}
+        self._ids: set[tuple[str, bytes]] = set()
+        self._place = 0
+
+    def append(self, append: Append) -> dict[str, Any] | None:
+        """Place the events of one append; return what is wrong with its expectation, if any."""
+        stream = append.stream
+        head = self._heads.get(stream)
+        if head is None:
+            head = self._heads[stream] = self._state.head(stream)
+        version = self._versions.get(stream, head.version)
+        if any(event[0] is not None for event in append.events):
+            repeated = self._find_repeated(append, head)
+            if repeated is not None:
+                # Done before, so it is done, whatever it expects.
+                self._into.repeated.append(repeated.commit)
+                self._into.versions.setdefault(stream, repeated.version)
+                self._place += len(append.events)
+                return None
+        failure = expectation_failure(stream, append.expect, version)
+        if failure is not None:
+            describe_winner(self._state, stream, failure)
+            return failure
+        self._place_events(append, version)
+        return None
+
+    def _place_events(self, append: Append, version: int) -> None:
+        into = self._into
+        stream = append.stream
+        commit = self._state.last_commit + 1
+        position = self._state.last_position + len(into.events)
+        for event_id, event_type, data, metadata in append.events:
+            position += 1
+            version += 1
+            if event_id is None:
+                event_id = derive_event_id(self._transaction, self._place)
+            else:
+                into.event_ids.append(len(into.events))
+                into.event_ids.append(event_id)
+            self._place += 1
+            into.events.append(
+                encode_event(
+                    position,
+                    stream,
+                    version,
+                    commit,
+                    self._now,
+                    event_id,
+                    event_type,
+                    data,
+                    metadata,
+                )
+            )
+            into.placed.append((stream, event_type))
+        into.versions[stream] = self._versions[stream] = version
+
+    def _find_repeated(self, append: Append, head: Head) -> StoredEvent | None:
+        """The last of exactly these events if they were appended before, else None.
+
+        Raises:
+            DuplicateEvent: some are there and some are not, or not in a row, or with other
+                content.
+        """
+        stream = append.stream
+        versions: list[int | None] = []
+        for event in append.events:
+            event_id = event[0]
+            if event_id is not None:
+                if (stream, event_id) in self._ids:
+                    raise DuplicateEvent(
+                        f"stream {stream!r}: event id {event_id.hex()} twice in one transaction"
+                    )
+                self._ids.add((stream, event_id))
+            known = event_id is not None and head.version > 0
+            versions.append(self._state.event_version(stream, head, event_id) if known else None)
+        if all(version is None for version in versions):
+            return None
+        self._check_whole(append, versions)
+        present = [version for version in versions if version is not None]
+        positions = self._state.stream_positions(stream, head, present[0], present[-1])
+        stored = [decode_event(data) for data in self._state.events(positions)]
+        for event, old in zip(append.events, stored, strict=True):
+            if (old.type, old.data, old.metadata) != (event[1], event[2], event[3]):
+                raise DuplicateEvent(
+                    f"stream {stream!r}: event id {old.id.hex()} is already there, at version "
+                    f"{old.version}, with other content"
+                )
+        return stored[-1]
+
+    @staticmethod
+    def _check_whole(append: Append, versions: Sequence[int | None]) -> None:
+        for place, version in enumerate(versions):
+            if version is None:
+                there = next(v for v in versions if v is not None)
+                raise DuplicateEvent(
+                    f"stream {append.stream!r}: event {place} of the append is not there, but "
+                    f"another of its ids is, at version {there}"
+                )
+            if version != (versions[0] or 0) + place:
+                raise DuplicateEvent(
+                    f"stream {append.stream!r}: event {place} of the append is already there at "
+                    f"version {version}, but not in a row with the others"
+                )

@@ -1,0 +1,298 @@
+"""Garbage: superseded versions that nobody can read any more, and transactions long past.
+
+A version lives from its own commit to that of the version that replaced it. Every view from the
+horizon on is protected, and so is each active view before it, whatever stands between:
+
+    commit          1    2    3    4    5    6    7    8
+    active views              v                   h = horizon
+    key a           x---------|----y----|----z----|----------
+    x  [1, 4)       the view at 3 reads it: kept
+    y  [4, 6)       no view, and replaced before the horizon: garbage
+    z  [6, ...)     the newest: it stays
+
+So one old reader costs one version a key, not everything since it began. (Keeping whatever is
+newer than the oldest reader, as many systems do, lets one forgotten session fill the disk.)
+
+CHANGES is the work list. It is read once, in commit order, up to the horizon; how far, is kept
+in "m" "collected". A version that only a view protects is filed under that view ("r" entries of
+INDEX), and looked at again when that view has gone: then it is garbage, or filed under another.
+So a run costs what was changed since the last run and what the views that went had kept, and
+never a walk over all that is there.
+
+A deletion is a version too. It stays in LATEST as long as there is an older version in HISTORY,
+because a scan finds keys by LATEST; after that the key is as if it had never been.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from headwater_protocol.numbers import CommitNumber
+from headwater_server.engine.index_keys import (
+    ABORTED,
+    META_COLLECTED,
+    META_FORGOTTEN,
+    NUMBER,
+    NUMBER_END,
+    aborted_key,
+    change_key,
+    history_key,
+    parse_aborted_key,
+    parse_change_key,
+    parse_change_value,
+    parse_latest,
+    parse_number,
+    parse_retained_key,
+    retained_key,
+)
+from headwater_server.storage.commit_log import CommitLog
+from headwater_server.storage.state_store import Family, StateStore, WriteBatch
+
+BATCH_ENTRIES_MAX: Final = 512
+"""Versions whose removal goes into one batch, which holds the interpreter while it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one run of garbage collection did."""
+
+    examined: int
+    """Versions looked at."""
+    versions: int
+    """Versions removed."""
+    deletions: int
+    """Deleted keys of which nothing is left."""
+    retained: int
+    """Versions that were filed under the view that keeps them."""
+    complete: bool
+    """Whether nothing is left to do before the next commit or the end of a view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """How far transactions are forgotten."""
+
+    commit: int
+    """The ids of the transactions of this commit and those before are no longer known."""
+    transactions: int
+    """How many were forgotten by this run, with those that were fenced."""
+    trim_below: CommitNumber
+    """Records of the commit log below this one are of no use to anybody."""
+
+
+def is_needed(commit: int, next_commit: int, horizon: int, views: Sequence[int]) -> bool:
+    """Whether a version that *next_commit* replaced can still be read by anybody."""
+    return next_commit > horizon or keeper(commit, next_commit, views) is not None
+
+
+def keeper(commit: int, next_commit: int, views: Sequence[int]) -> int | None:
+    """The oldest of the sorted *views* that reads a version that *next_commit* replaced."""
+    index = bisect_left(views, commit)
+    return views[index] if index < len(views) and views[index] < next_commit else None
+
+
+def collect_garbage(
+    store: StateStore, *, upto: int, views: Sequence[int], entries_max: int
+) -> Collected:
+    """Remove versions that were replaced at or before the commit *upto* and that no view reads.
+
+    Args:
+        upto: the horizon, or the newest applied commit if that is lower.
+        views: the active read views, sorted; a view may begin meanwhile, but not below *upto*.
+        entries_max: versions to look at, of the new ones and of those that views had kept each.
+    """
+    run = _Run(store, views)
+    released = run.release(entries_max)
+    swept = run.sweep(upto, entries_max)
+    return Collected(run.examined, run.versions, run.deletions, run.retained, released and swept)
+
+
+class _Run:
+    """One run: decides version by version, writes batch by batch.
+
+    A crash may undo the later batches of a run. Then the same versions are looked at again, and
+    removing what is gone already does no harm.
+    """
+
+    def __init__(self, store: StateStore, views: Sequence[int]) -> None:
+        self._store = store
+        self._views = views
+        self._batch = WriteBatch()
+        self._removed: set[bytes] = set()
+        self._perhaps_gone: dict[bytes, None] = {}
+        self._kept_by_views = next(_retained(store, 0, NUMBER_END), None) is not None
+        self.examined = self.versions = self.deletions = self.retained = 0
+
+    def release(self, entries_max: int) -> bool:
+        """Look again at versions kept for views that have gone; whether that was all of them."""
+        collected = parse_number(self._store.get(Family.INDEX, META_COLLECTED))
+        left = entries_max
+        view = 0
+        # From view to view: one seek for each that keeps anything, not a walk over the entries.
+        while (found := next(_retained(self._store, view, NUMBER_END), None)) is not None:
+            view = found[0]
+            index = bisect_left(self._views, view)
+            if index == len(self._views) or self._views[index] != view:
+                if left == 0:
+                    return False
+                left -= self._release_view(view, left, collected)
+                if left == 0:
+                    continue
+            view += 1
+        return True
+
+    def _release_view(self, view: int, entries_max: int, collected: int) -> int:
+        count = 0
+        for chunk in _chunks(islice(_retained(self._store, view, view + 1), entries_max)):
+            for _, next_commit, key, commit in chunk:
+                self._batch.delete(Family.INDEX, retained_key(view, next_commit, key))
+                if not self._keep_or_remove(key, commit, next_commit):
+                    self._perhaps_gone[key] = None
+            count += len(chunk)
+            self._write(collected)
+        return count
+
+    def sweep(self, upto: int, entries_max: int) -> bool:
+        """Look at what was replaced since the last run, up to a commit; whether that was all."""
+        start = self._store.get(Family.INDEX, META_COLLECTED) or b""
+        end = change_key(upto + 1, b"")
+        if start >= end:
+            return True
+        count = 0
+        last = b""
+        changes = self._store.scan(Family.CHANGES, start, end)
+        for chunk in _chunks(islice(changes, entries_max)):
+            commit = 0
+            for entry_key, entry in chunk:
+                commit, key = parse_change_key(entry_key)
+                older, exists = parse_change_value(entry)
+                if older:
+                    self._keep_or_remove(key, older, commit)
+                if not exists:
+                    self._perhaps_gone[key] = None
+            count += len(chunk)
+            last = chunk[-1][0]
+            self._write(commit)
+        complete = count < entries_max
+        reached = end if complete else last + b"\0"
+        # One range for the run, not one a batch: a store keeps each as a thing of its own.
+        self._batch.delete_range(Family.CHANGES, start, reached)
+        self._batch.put(Family.INDEX, META_COLLECTED, reached)
+        self._store.write(self._batch)
+        self._batch = WriteBatch()
+        return complete
+
+    def _keep_or_remove(self, key: bytes, commit: int, next_commit: int) -> bool:
+        self.examined += 1
+        view = keeper(commit, next_commit, self._views)
+        if view is not None:
+            entry = NUMBER.pack(commit)
+            self._batch.put(Family.INDEX, retained_key(view, next_commit, key), entry)
+            self._kept_by_views = True
+            self.retained += 1
+            return True
+        removed = history_key(key, commit)
+        self._batch.delete(Family.HISTORY, removed)
+        self._removed.add(removed)
+        self.versions += 1
+        return False
+
+    def _write(self, looked_at: int) -> None:
+        """End a batch. *looked_at*: deletions of later commits come to their turn by themselves."""
+        keys = sorted(self._perhaps_gone)
+        entries = self._store.get_many(Family.LATEST, keys) if keys else []
+        for key, entry in zip(keys, entries, strict=True):
+            if entry is None:
+                continue
+            commit, value = parse_latest(entry)
+            if value is None and commit <= looked_at and not self._has_history(key):
+                self._batch.delete(Family.LATEST, key)
+                self.deletions += 1
+        self._store.write(self._batch)
+        self._batch = WriteBatch()
+        self._removed.clear()
+        self._perhaps_gone.clear()
+
+    def _has_history(self, key: bytes) -> bool:
+        # All versions before a deletion were looked at before it, so what is left of them is
+        # kept by a view; mostly there is none, and the search can be spared.
+        if not self._kept_by_views:
+            return False
+        start, end = history_key(key, 0), history_key(key, NUMBER_END)
+        return any(
+            entry_key not in self._removed
+            for entry_key, _ in self._store.scan(Family.HISTORY, start, end)
+        )
+
+
+def forget_transactions(
+    store: StateStore,
+    commit_log: CommitLog,
+    *,
+    before: int,
+    keep_from: int,
+    records_max: int,
+) -> Forgotten:
+    """Forget the ids of transactions that ended before a time (microseconds).
+
+    Args:
+        before: the time; the clock of the server gave the records theirs.
+        keep_from: records of the commit log from here on are needed to read at a past commit.
+        records_max: how many to forget at most.
+    """
+    forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
+    start = max(forgotten + 1, commit_log.first_commit)
+    # The newest record stays: the next commit's time must not be before its time.
+    end = min(commit_log.last_commit, start + records_max)
+    count = 0
+    while start < end:
+        records = [
+            record
+            for record in commit_log.read_range(
+                CommitNumber(start), min(BATCH_ENTRIES_MAX, end - start)
+            )
+            if record.time < before
+        ]
+        if not records:
+            break
+        batch = WriteBatch()
+        for record in records:
+            batch.delete(Family.TRANSACTIONS, record.transaction)
+        forgotten = records[-1].commit
+        batch.put(Family.INDEX, META_FORGOTTEN, NUMBER.pack(forgotten))
+        store.write(batch)
+        count += len(records)
+        start = forgotten + 1
+    count += _forget_aborted(store, before, records_max)
+    return Forgotten(forgotten, count, CommitNumber(min(forgotten + 1, keep_from)))
+
+
+def _forget_aborted(store: StateStore, before: int, records_max: int) -> int:
+    count = 0
+    entries = store.scan(Family.INDEX, ABORTED, aborted_key(max(before, 0), b""))
+    for chunk in _chunks(islice(entries, records_max)):
+        batch = WriteBatch()
+        for entry_key, _ in chunk:
+            batch.delete(Family.INDEX, entry_key)
+            batch.delete(Family.TRANSACTIONS, parse_aborted_key(entry_key)[1])
+        store.write(batch)
+        count += len(chunk)
+    return count
+
+
+def _retained(
+    store: StateStore, first_view: int, end_view: int
+) -> Iterator[tuple[int, int, bytes, int]]:
+    """View, the commit that replaced it, key and commit of versions that views keep."""
+    start, end = retained_key(first_view, 0, b""), retained_key(end_view, 0, b"")
+    for entry_key, entry in store.scan(Family.INDEX, start, end):
+        view, next_commit, key = parse_retained_key(entry_key)
+        yield view, next_commit, key, parse_number(entry)
+
+
+def _chunks[T](items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, BATCH_ENTRIES_MAX)):
+        yield chunk

@@ -1,0 +1,277 @@
+"""How the state store's families are keyed: the one place that packs and unpacks them.
+
+    LATEST         key                                  ->  commit(8) exists(1) value
+    HISTORY        size(4) key commit(8)                ->  exists(1) value
+    CHANGES        commit(8) key                        ->  older(8) exists(1)
+    TRANSACTIONS   transaction(16)                      ->  commit(8), or 0(8) time(8): aborted
+    INDEX    "m"   name                                 ->  see below
+             "s"   stream, "c" category, "t" type       ->  head: id(8) count(8) last(8) tail(8n)
+             "S"   id(8) version(8)                     ->  positions(8n) of that version and on
+             "C" "T"  id(8) position(8)                 ->  positions(8n), that one the first
+             "e"   stream id(8) event id(16)            ->  version(8)
+             "r"   view(8) commit(8) key                ->  older(8): a version kept for one view
+             "a"   time(8) transaction(16)              ->  nothing: aborted, in order of time
+
+    "m" "applied"      commit(8) position(8) time(8): what the last checkpoint made durable
+    "m" "horizon"      commit(8): every commit from here on can be read
+    "m" "collected"    commit(8): the garbage that this commit and those before made is gone
+    "m" "forgotten"    commit(8): its transaction's id and those before are no longer known
+    "m" "unfinished"   commit(8): a checkpoint up to here was begun; gone once it is applied
+
+Numbers are big-endian, so that they sort, but for lists of positions: those are little-endian,
+so that they are an array on the machines that matter without being touched.
+
+`exists` is 1, or 0 for a deleted key. The id of a stream, a category or a type is the position
+of its first event: it needs no counter, and a repeated checkpoint gives the same.
+"""
+
+import struct
+import sys
+from array import array
+from typing import Final, NamedTuple
+
+NUMBER: Final = struct.Struct(">Q")
+NUMBER_END: Final = 2**64 - 1
+"""Above every commit number, position, version and time."""
+
+_TWO_NUMBERS: Final = struct.Struct(">QQ")
+_THREE_NUMBERS: Final = struct.Struct(">QQQ")
+_LENGTH: Final = struct.Struct(">I")
+_COMMIT_AND_EXISTS: Final = struct.Struct(">QB")
+_POSTING: Final = struct.Struct(">cQQ")
+
+EXISTS: Final = b"\x01"
+DELETED: Final = b"\x00"
+
+# Kinds of INDEX entries, by their first byte.
+META: Final = b"m"
+STREAM: Final = b"s"
+CATEGORY: Final = b"c"
+TYPE: Final = b"t"
+EVENT_ID: Final = b"e"
+RETAINED: Final = b"r"
+ABORTED: Final = b"a"
+POSTINGS: Final = {STREAM: b"S", CATEGORY: b"C", TYPE: b"T"}
+
+META_APPLIED: Final = META + b"applied"
+META_HORIZON: Final = META + b"horizon"
+META_COLLECTED: Final = META + b"collected"
+META_FORGOTTEN: Final = META + b"forgotten"
+META_UNFINISHED: Final = META + b"unfinished"
+
+POSTING_COUNT_MAX: Final = 8192
+"""Positions in one posting: 64 KiB, read and checked whole."""
+
+TAIL_COUNT_MAX: Final = 32
+"""Positions that a head holds itself, so that a short stream is one lookup, and a stream that
+gets one event a checkpoint makes one posting in 33 and not in each: the price is that a head is
+written with up to 256 bytes of them."""
+
+
+class Applied(NamedTuple):
+    """What the last checkpoint made durable: "m" "applied" -> commit(8) position(8) time(8)."""
+
+    commit: int
+    position: int
+    time: int
+    """Of that commit, in microseconds since 1970."""
+
+
+class Stored(NamedTuple):
+    """A version of a key: by which commit, and the value; None: the commit deleted the key."""
+
+    commit: int
+    value: bytes | None
+
+
+class IndexHead(NamedTuple):
+    """The end of a stream, a category or a type.
+
+    Attributes:
+        id: the position of its first event.
+        version: how many events it has.
+        last_position: of its newest event.
+        tail: the positions of its newest events, which are in no posting yet.
+    """
+
+    id: int
+    version: int
+    last_position: int
+    tail: "array[int]"
+
+
+# Keys' versions.
+
+
+def latest_value(commit: int, value: bytes | None) -> bytes:
+    """The value of a LATEST entry."""
+    if value is None:
+        return _COMMIT_AND_EXISTS.pack(commit, 0)
+    return _COMMIT_AND_EXISTS.pack(commit, 1) + value
+
+
+def parse_latest(entry: bytes) -> Stored:
+    """The newest version of a key, from its LATEST entry."""
+    commit, exists = _COMMIT_AND_EXISTS.unpack_from(entry)
+    return Stored(commit, entry[_COMMIT_AND_EXISTS.size :] if exists else None)
+
+
+def latest_commit(entry: bytes) -> int:
+    """The commit of a LATEST entry, without its value."""
+    commit: int = NUMBER.unpack_from(entry)[0]
+    return commit
+
+
+def latest_history_value(entry: bytes) -> bytes:
+    """The value of a HISTORY entry for the version that a LATEST entry holds."""
+    return entry[NUMBER.size :]
+
+
+def history_prefix(key: bytes) -> bytes:
+    """What the HISTORY keys of one key begin with. The length keeps keys apart that begin alike."""
+    return _LENGTH.pack(len(key)) + key
+
+
+def history_key(key: bytes, commit: int) -> bytes:
+    """The key of a HISTORY entry."""
+    return _LENGTH.pack(len(key)) + key + NUMBER.pack(commit)
+
+
+def parse_history_key(entry_key: bytes) -> tuple[bytes, int]:
+    """The key and the commit of a HISTORY entry."""
+    return entry_key[_LENGTH.size : -NUMBER.size], NUMBER.unpack(entry_key[-NUMBER.size :])[0]
+
+
+def history_value(value: bytes | None) -> bytes:
+    """The value of a HISTORY entry."""
+    return DELETED if value is None else EXISTS + value
+
+
+def parse_history_value(entry: bytes) -> bytes | None:
+    """The value of a superseded version, or None if it was a deletion."""
+    return entry[1:] if entry[:1] == EXISTS else None
+
+
+def change_key(commit: int, key: bytes) -> bytes:
+    """The key of a CHANGES entry."""
+    return NUMBER.pack(commit) + key
+
+
+def parse_change_key(entry_key: bytes) -> tuple[int, bytes]:
+    """The commit and the key of a CHANGES entry."""
+    return NUMBER.unpack_from(entry_key)[0], entry_key[NUMBER.size :]
+
+
+def change_value(older: int, *, exists: bool) -> bytes:
+    """The value of a CHANGES entry: the commit of the version in HISTORY that this one replaced,
+    or 0, and whether the key exists since.
+    """
+    return _COMMIT_AND_EXISTS.pack(older, exists)
+
+
+def parse_change_value(entry: bytes) -> tuple[int, bool]:
+    """The commit of the version that was replaced, or 0, and whether the key exists since."""
+    older, exists = _COMMIT_AND_EXISTS.unpack(entry)
+    return older, bool(exists)
+
+
+def retained_key(view: int, commit: int, key: bytes) -> bytes:
+    """The key of an entry for a version that only a read view keeps; *commit* replaced it."""
+    return RETAINED + _TWO_NUMBERS.pack(view, commit) + key
+
+
+def parse_retained_key(entry_key: bytes) -> tuple[int, int, bytes]:
+    """The view, the commit that replaced the version, and the key."""
+    view, commit = _TWO_NUMBERS.unpack_from(entry_key, 1)
+    return view, commit, entry_key[1 + _TWO_NUMBERS.size :]
+
+
+# Streams, categories, types.
+
+
+def head_key(kind: bytes, name: str) -> bytes:
+    """The key of the head of a stream, a category or a type."""
+    return kind + name.encode()
+
+
+def head_value(identity: int, version: int, last_position: int, tail: "array[int]") -> bytes:
+    """The value of a head."""
+    return _THREE_NUMBERS.pack(identity, version, last_position) + pack_positions(tail)
+
+
+def parse_head(entry: bytes) -> IndexHead:
+    """A head, from its entry."""
+    identity, version, last_position = _THREE_NUMBERS.unpack_from(entry)
+    tail = unpack_positions(entry[_THREE_NUMBERS.size :])
+    return IndexHead(identity, version, last_position, tail)
+
+
+def posting_key(kind: bytes, identity: int, first: int) -> bytes:
+    """The key of a posting; *first* is the version (streams) or position of its first event."""
+    return _POSTING.pack(POSTINGS[kind], identity, first)
+
+
+def parse_posting_key(entry_key: bytes) -> tuple[int, int]:
+    """The id and the first version or position of a posting."""
+    _, identity, first = _POSTING.unpack(entry_key)
+    return identity, first
+
+
+def event_id_key(stream_id: int, event_id: bytes) -> bytes:
+    """The key of an event id that a user gave."""
+    return EVENT_ID + NUMBER.pack(stream_id) + event_id
+
+
+def parse_event_id_key(entry_key: bytes) -> tuple[int, bytes]:
+    """The stream's id and the event's id."""
+    return NUMBER.unpack_from(entry_key, 1)[0], entry_key[1 + NUMBER.size :]
+
+
+def pack_positions(positions: "array[int]") -> bytes:
+    """Positions as they are stored."""
+    if sys.byteorder == "big":
+        positions = positions[:]
+        positions.byteswap()
+    return positions.tobytes()
+
+
+def unpack_positions(entry: bytes) -> "array[int]":
+    """Positions, from how they are stored."""
+    positions = array("Q")
+    positions.frombytes(entry)
+    if sys.byteorder == "big":
+        positions.byteswap()
+    return positions
+
+
+# Commits and transactions.
+
+
+def applied_value(applied: Applied) -> bytes:
+    """The value of "m" "applied"."""
+    return _THREE_NUMBERS.pack(*applied)
+
+
+def parse_applied(entry: bytes | None) -> Applied:
+    """What was applied; all zero for a store that is empty."""
+    return Applied(0, 0, 0) if entry is None else Applied(*_THREE_NUMBERS.unpack(entry))
+
+
+def parse_number(entry: bytes | None) -> int:
+    """One number, 0 if there is no entry."""
+    return 0 if entry is None else int(NUMBER.unpack_from(entry)[0])
+
+
+def aborted_value(time: int) -> bytes:
+    """The value of a TRANSACTIONS entry of one that was fenced."""
+    return _TWO_NUMBERS.pack(0, time)
+
+
+def aborted_key(time: int, transaction: bytes) -> bytes:
+    """The key of an aborted transaction in the order of time."""
+    return ABORTED + NUMBER.pack(time) + transaction
+
+
+def parse_aborted_key(entry_key: bytes) -> tuple[int, bytes]:
+    """The time at which a transaction was fenced, and its id."""
+    return NUMBER.unpack_from(entry_key, 1)[0], entry_key[1 + NUMBER.size :]

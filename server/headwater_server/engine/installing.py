@@ -1,0 +1,66 @@
+"""Installing a record: the one way in which anything gets into the memtable.
+
+A commit installs what it just evaluated; recovery, and later a replica, install what they read
+from the log. Both come through here, so a database that was replayed is the one that ran.
+"""
+
+from headwater_server.engine.events import decode_event
+from headwater_server.engine.memtable import StreamTail
+from headwater_server.engine.records import Record
+from headwater_server.engine.state import State
+from headwater_server.storage.commit_log import CommitRecord
+
+
+def install(state: State, record: Record, placed: list[tuple[str, str]] | None = None) -> None:
+    """Apply the next record to the state.
+
+    *placed* holds the stream and type of each event, if the caller knows them already.
+    """
+    active = state.active
+    if record.commit == 0:
+        active.add_abort(record.transaction, record.time)
+        return
+    assert record.commit == state.last_commit + 1, "records are installed in commit order"
+    assert record.first_position == state.last_position + 1, "and positions are dense"
+    writes = iter(record.writes)
+    for key, value in zip(writes, writes, strict=True):
+        assert key is not None
+        active.put(key, record.commit, value)
+    if record.events:
+        if placed is None:
+            taken_apart = [decode_event(stored) for stored in record.events]
+            placed = [(event.stream, event.type) for event in taken_apart]
+        _install_events(state, record, placed)
+    active.add_commit(
+        CommitRecord(
+            record.commit,
+            record.transaction,
+            record.time,
+            record.user,
+            record.first_position,
+            len(record.events),
+        )
+    )
+
+
+def _install_events(state: State, record: Record, placed: list[tuple[str, str]]) -> None:
+    active = state.active
+    tails: list[StreamTail] = []
+    for (stream, event_type), stored in zip(placed, record.events, strict=True):
+        tail = state.tail_for_append(stream)
+        if tail is None:
+            # A stream's id is the position of its first event.
+            tail = active.streams[stream] = StreamTail(state.last_position + 1, 0)
+        active.add_event(stream, tail, event_type, stored)
+        tails.append(tail)
+    if record.event_ids:
+        versions = {tail: tail.version for tail in tails}
+        # Versions are given in order, so counting back from the end gives that of each event.
+        numbered: list[int] = []
+        for tail in reversed(tails):
+            numbered.append(versions[tail])
+            versions[tail] -= 1
+        numbered.reverse()
+        members = iter(record.event_ids)
+        for place, event_id in zip(members, members, strict=True):
+            tails[place].event_ids[event_id] = numbered[place]

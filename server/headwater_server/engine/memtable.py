@@ -1,0 +1,174 @@
+"""The memtable: everything that was committed since the last checkpoint.
+
+A version chain hangs from each key, newest first, as nested tuples:
+
+    chains[key] -> (commit 9, b"new", (commit 4, b"old", None))
+
+A reader at commit 6 steps past the 9 and takes the 4. Commits that are numbered but not yet
+durable stand in the chains too: no read view reaches them, and validation must see them.
+
+Events and commits are dense, so they are lists: the event at position p is
+`events[p - base_position - 1]`. Streams, categories and types keep the positions of theirs.
+
+    base_commit, base_position          last_commit, last_position
+    ------------------------|===================================|
+       in the files                     in this memtable
+
+While a checkpoint runs there are two: a frozen one that is being written to the files, and the
+active one above it. A frozen memtable is never changed, so another thread may read it.
+"""
+
+from array import array
+from collections.abc import Iterator
+from typing import Final
+
+from sortedcontainers import SortedList
+
+from headwater_server.engine.events import category_of
+from headwater_server.storage.commit_log import CommitRecord
+
+Version = tuple[int, "bytes | None", "Version | None"]
+"""A commit number, the value that it wrote (None: it deleted the key), and the version before."""
+
+ABORTED: Final = 0
+"""Stands for a commit number: the transaction was fenced and can never commit."""
+
+# What an entry costs in memory beside its bytes: dict slot, tuple, int, bytes headers. Measured
+# with tracemalloc on CPython 3.11; only the order of magnitude matters, for when to checkpoint.
+_VERSION_OVERHEAD: Final = 200
+_EVENT_OVERHEAD: Final = 120
+_COMMIT_OVERHEAD: Final = 250
+
+
+class StreamTail:
+    """The events of one stream that are in a memtable.
+
+    Attributes:
+        id: the position of the stream's first event ever; it names the stream in the indexes.
+        base_version: the stream's version before the first event of this tail.
+        positions: of the events, in the order of versions.
+        event_ids: the ids that users gave, with the version of each.
+    """
+
+    __slots__ = ("base_version", "event_ids", "id", "positions")
+
+    def __init__(self, stream_id: int, base_version: int) -> None:
+        self.id = stream_id
+        self.base_version = base_version
+        self.positions: array[int] = array("Q")
+        self.event_ids: dict[bytes, int] = {}
+
+    @property
+    def version(self) -> int:
+        """The stream's version, with everything in this tail."""
+        return self.base_version + len(self.positions)
+
+
+class MemTable:
+    """What was committed since a checkpoint: keys, events, commits and their indexes."""
+
+    def __init__(self, base_commit: int, base_position: int) -> None:
+        self.base_commit = base_commit
+        self.base_position = base_position
+        self.chains: dict[bytes, Version] = {}
+        self.commits: list[CommitRecord] = []
+        self.events: list[bytes] = []
+        self.streams: dict[str, StreamTail] = {}
+        self.categories: dict[str, array[int]] = {}
+        self.types: dict[str, array[int]] = {}
+        self.transactions: dict[bytes, int] = {}
+        self.aborted: dict[bytes, int] = {}
+        self.size = 0
+        self._sorted: SortedList[bytes] = SortedList()
+        self._unsorted: list[bytes] = []
+
+    @property
+    def last_commit(self) -> int:
+        """The newest commit in here, or the one before its first."""
+        return self.base_commit + len(self.commits)
+
+    @property
+    def last_position(self) -> int:
+        """The position of the newest event in here, or the one before its first."""
+        return self.base_position + len(self.events)
+
+    # Writing. Each call belongs to the commit that is being installed.
+
+    def put(self, key: bytes, commit: int, value: bytes | None) -> None:
+        """Put a new version on the key's chain; None deletes the key."""
+        older = self.chains.get(key)
+        assert older is None or older[0] < commit, "a key is written once a commit"
+        if older is None:
+            self._unsorted.append(key)
+        self.chains[key] = (commit, value, older)
+        self.size += _VERSION_OVERHEAD + len(key) + (len(value) if value is not None else 0)
+
+    def add_event(self, stream: str, tail: StreamTail, event_type: str, stored: bytes) -> None:
+        """Append a stored event at the next position, to its stream and to the indexes."""
+        self.events.append(stored)
+        position = self.last_position
+        tail.positions.append(position)
+        category = category_of(stream)
+        positions = self.categories.get(category)
+        if positions is None:
+            positions = self.categories[category] = array("Q")
+        positions.append(position)
+        positions = self.types.get(event_type)
+        if positions is None:
+            positions = self.types[event_type] = array("Q")
+        positions.append(position)
+        self.size += _EVENT_OVERHEAD + len(stored)
+
+    def add_commit(self, record: CommitRecord) -> None:
+        """Close a commit: from here on `last_commit` counts it."""
+        assert record.commit == self.last_commit + 1, "commit numbers are dense"
+        self.commits.append(record)
+        self.transactions[record.transaction] = record.commit
+        self.size += _COMMIT_OVERHEAD
+
+    def add_abort(self, transaction: bytes, time: int) -> None:
+        """Remember that a transaction was fenced at *time* (microseconds)."""
+        self.transactions[transaction] = ABORTED
+        self.aborted[transaction] = time
+        self.size += _COMMIT_OVERHEAD
+
+    # Reading.
+
+    def version_at(self, key: bytes, view: int) -> Version | None:
+        """The newest version of the key at or before the commit *view*, if one is in here."""
+        version = self.chains.get(key)
+        while version is not None and version[0] > view:
+            version = version[2]
+        return version
+
+    def keys(self, start: bytes, end: bytes | None, *, reverse: bool = False) -> Iterator[bytes]:
+        """The keys of the range [start, end) that have any version in here, in order.
+
+        The memtable must not be written while the iterator is in use.
+        """
+        self._sort()
+        found: Iterator[bytes] = self._sorted.irange(
+            start, end, inclusive=(True, False), reverse=reverse
+        )
+        return found
+
+    def _sort(self) -> None:
+        # Sorting waits for the first scan, so that writes alone do not pay for it.
+        if not self._unsorted:
+            return
+        if len(self._unsorted) * 8 > len(self._sorted):
+            self._sorted.update(self._unsorted)
+        else:
+            for key in self._unsorted:
+                self._sorted.add(key)
+        self._unsorted = []
+
+    def event(self, position: int) -> bytes:
+        """The stored event at a position that is in here."""
+        assert self.base_position < position <= self.last_position
+        return self.events[position - self.base_position - 1]
+
+    def commit_record(self, commit: int) -> CommitRecord:
+        """The record of a commit that is in here."""
+        assert self.base_commit < commit <= self.last_commit
+        return self.commits[commit - self.base_commit - 1]

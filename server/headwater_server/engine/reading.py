@@ -1,0 +1,255 @@
+"""Reading at a read view: keys, ranges, streams, the log, and aggregates with their snapshots.
+
+A Reader is a state and a commit number. Everything that it returns is of that commit, and of
+every event up to `position`, the newest at that commit. Pages are bounded by items and bytes;
+`more` says that something may follow.
+
+Events come as they are stored. Only a filter that no index answers takes events apart.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from headwater_protocol import limits
+from headwater_server.engine import keyspaces
+from headwater_server.engine.events import decode_event
+from headwater_server.engine.filters import EVERYTHING, EventFilter
+from headwater_server.engine.state import State
+
+_BATCH: Final = 512
+"""Positions whose events are fetched at a time while a page is filled."""
+
+
+class ScanPage(NamedTuple):
+    """Keys and values in turn, and whether the range goes on after the last."""
+
+    items: list[bytes]
+    more: bool
+
+
+class StreamPage(NamedTuple):
+    """The stream's version, stored events, and whether the stream goes on after the last."""
+
+    version: int
+    events: list[bytes]
+    more: bool
+
+
+class EventsPage(NamedTuple):
+    """The last position that was looked at, the events that fit, and whether more may follow."""
+
+    position: int
+    events: list[bytes]
+    more: bool
+
+
+class Loaded(NamedTuple):
+    """A stream's version, its newest usable snapshot (version, state), and the events after."""
+
+    version: int
+    snapshot: tuple[int, bytes] | None
+    events: list[bytes]
+    more: bool
+
+
+class Reader:
+    """Reads at one commit."""
+
+    __slots__ = ("_examined_max", "_state", "position", "view")
+
+    def __init__(self, state: State, view: int, position: int, *, examined_max: int) -> None:
+        self._state = state
+        self.view = view
+        self.position = position
+        self._examined_max = examined_max
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a user's key, or None."""
+        return self._state.get(keyspaces.USER + key, self.view)
+
+    def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
+        """The keys of [start, end) in order; in reverse the last come first."""
+        first, last = user_range(start, end)
+        return take_page(self._scan_stored(first, last, reverse), limit)
+
+    def read_stream(self, stream: str, after: int, limit: int, reverse: bool) -> StreamPage:
+        """Events of a stream after a version, or in reverse before it (0: from the end)."""
+        head = self._state.head(stream)
+        version = self._state.version_at(stream, head, self.position)
+        if reverse:
+            last = version if after == 0 else min(version, after - 1)
+            first = max(1, last - limit + 1)
+        else:
+            first = after + 1
+            last = min(version, after + limit)
+        positions = self._state.stream_positions(stream, head, first, last)
+        events = self._events_within(reversed(positions) if reverse else positions)
+        if reverse:
+            more = last - len(events) > 0
+        else:
+            more = first + len(events) - 1 < version and first <= version
+        return StreamPage(version, events, more)
+
+    def load(self, stream: str, name: str, schema: int) -> Loaded:
+        """The newest snapshot of this name and schema, and the events after it."""
+        head = self._state.head(stream)
+        version = self._state.version_at(stream, head, self.position)
+        snapshot = self._newest_snapshot(stream, name, schema, version)
+        after = 0 if snapshot is None else snapshot[0]
+        page = self.read_stream(stream, after, limits.PAGE_ITEMS_MAX, reverse=False)
+        return Loaded(page.version, snapshot, page.events, page.more)
+
+    def read_all(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> EventsPage:
+        """Events of all streams after a position, or in reverse before it (0: from the end)."""
+        if reverse:
+            upto = self.position if after == 0 else min(self.position, after - 1)
+            after = 0
+        else:
+            upto = self.position
+        if after >= upto:
+            return EventsPage(after if not reverse else 0, [], more=False)
+        if wanted == EVERYTHING:
+            return self._read_log(after, upto, limit, reverse)
+        return self._read_filtered(after, upto, wanted, limit, reverse)
+
+    # What lies below.
+
+    def _scan_stored(
+        self, first: bytes, last: bytes, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return self._state.scan(first, last, self.view, reverse=reverse)
+
+    def _newest_snapshot(
+        self, stream: str, name: str, schema: int, version: int
+    ) -> tuple[int, bytes] | None:
+        first, last = keyspaces.snapshot_range(stream, name, schema, version)
+        for key, state in self._scan_stored(first, last, reverse=True):
+            return keyspaces.parse_snapshot_key(key).version, state
+        return None
+
+    def _read_log(self, after: int, upto: int, limit: int, reverse: bool) -> EventsPage:
+        if reverse:
+            first = max(after + 1, upto - limit + 1)
+            events = self._events_within(range(upto, first - 1, -1))
+            position = upto - len(events) + 1
+            return EventsPage(position, events, more=position > after + 1)
+        # A page may cross from the files into a memtable, each of which fills what it can.
+        events = self._state.events_from(after + 1, upto, limit, limits.PAGE_SIZE_MAX)
+        position = after + len(events)
+        return EventsPage(position, events, more=position < upto)
+
+    def _read_filtered(
+        self, after: int, upto: int, wanted: EventFilter, limit: int, reverse: bool
+    ) -> EventsPage:
+        """Walk the narrowest index in batches until the page is full or enough was looked at."""
+        events: list[bytes] = []
+        size = 0
+        examined = 0
+        position = upto + 1 if reverse else after
+        while True:
+            low, high = (after, position - 1) if reverse else (position, upto)
+            room = min(_BATCH, max(limit - len(events), 1))
+            positions, exact = self._candidates(low, high, wanted, room, reverse)
+            if not positions:
+                # Nothing is left: everything up to the end of the view was looked at.
+                return EventsPage(after + 1 if reverse else upto, events, more=False)
+            for candidate, stored in zip(positions, self._state.events(positions), strict=True):
+                if exact or wanted.fits(decode_event(stored)):
+                    if events and size + len(stored) > limits.PAGE_SIZE_MAX:
+                        return EventsPage(position, events, more=True)
+                    events.append(stored)
+                    size += len(stored)
+                position = candidate
+                if len(events) == limit:
+                    return EventsPage(
+                        position, events, more=self._goes_on(position, after, upto, reverse)
+                    )
+            examined += len(positions)
+            if examined >= self._examined_max:
+                return EventsPage(
+                    position, events, more=self._goes_on(position, after, upto, reverse)
+                )
+
+    @staticmethod
+    def _goes_on(position: int, after: int, upto: int, reverse: bool) -> bool:
+        return position > after + 1 if reverse else position < upto
+
+    def _candidates(
+        self, after: int, upto: int, wanted: EventFilter, limit: int, reverse: bool
+    ) -> tuple[Sequence[int], bool]:
+        """Positions in (after, upto] that may fit, and whether all of them surely do."""
+        if wanted.stream is not None:
+            return self._stream_candidates(after, upto, wanted, limit, reverse)
+        category = wanted.category
+        if category is None and wanted.prefix is not None and "-" in wanted.prefix:
+            # Every stream with such a prefix is of one category.
+            category = wanted.prefix.partition("-")[0]
+        if category is not None:
+            found = self._state.indexed_positions(
+                "category", category, after, upto, limit, reverse=reverse
+            )
+            return found, wanted == EventFilter(category=category)
+        if wanted.types:
+            merged: list[int] = []
+            for event_type in wanted.types:
+                merged.extend(
+                    self._state.indexed_positions(
+                        "type", event_type, after, upto, limit, reverse=reverse
+                    )
+                )
+            merged.sort(reverse=reverse)
+            return merged[:limit], wanted.prefix is None
+        if reverse:
+            return range(upto, max(after, upto - limit), -1), False
+        return range(after + 1, min(upto, after + limit) + 1), False
+
+    def _stream_candidates(
+        self, after: int, upto: int, wanted: EventFilter, limit: int, reverse: bool
+    ) -> tuple[Sequence[int], bool]:
+        assert wanted.stream is not None
+        head = self._state.head(wanted.stream)
+        low = self._state.version_at(wanted.stream, head, after)
+        high = self._state.version_at(wanted.stream, head, upto)
+        first, last = (
+            (max(low + 1, high - limit + 1), high) if reverse else (low + 1, min(high, low + limit))
+        )
+        positions = list(self._state.stream_positions(wanted.stream, head, first, last))
+        if reverse:
+            positions.reverse()
+        return positions, wanted == EventFilter(stream=wanted.stream)
+
+    def _events_within(self, positions: Sequence[int] | Iterator[int]) -> list[bytes]:
+        """The events at positions until a page's bytes are full; at least one, if there is."""
+        events: list[bytes] = []
+        size = 0
+        pending = list(positions)
+        for start in range(0, len(pending), _BATCH):
+            for stored in self._state.events(pending[start : start + _BATCH]):
+                if events and size + len(stored) > limits.PAGE_SIZE_MAX:
+                    return events
+                events.append(stored)
+                size += len(stored)
+        return events
+
+
+def user_range(start: bytes, end: bytes | None) -> tuple[bytes, bytes]:
+    """The stored range of a range of users' keys."""
+    return (
+        keyspaces.USER + start,
+        keyspaces.USER_END if end is None else keyspaces.USER + end,
+    )
+
+
+def take_page(found: Iterator[tuple[bytes, bytes]], limit: int) -> ScanPage:
+    """Fill a page from a scan of stored items, whose keys lose the byte of their space."""
+    items: list[bytes] = []
+    size = 0
+    for key, value in found:
+        if len(items) >= 2 * limit:
+            return ScanPage(items, more=True)
+        size += len(key) + len(value)
+        if items and size > limits.PAGE_SIZE_MAX:
+            return ScanPage(items, more=True)
+        items.append(key[1:])
+        items.append(value)
+    return ScanPage(items, more=False)

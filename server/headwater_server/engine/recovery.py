@@ -1,0 +1,140 @@
+"""Recovery: from the files of a directory to a running engine.
+
+    1  the directory is ours, and nobody else's            storage/directory.py
+    2  the state store says what the last checkpoint applied
+    3  event log and commit log are cut there: what lies beyond was never part of a checkpoint
+    4  the write-ahead log is verified, its torn tail cut
+    5  records after the applied commit are installed, in order
+    6  the right to write is claimed
+
+Time and memory are those of the log's tail, which checkpoints keep short, not of the data. If
+checkpoints could not keep up before the crash, the replay makes them on its way.
+"""
+
+import random
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Protocol
+
+from headwater_protocol.errors import DamagedFile
+from headwater_protocol.numbers import CommitNumber, Position
+from headwater_server.engine.checkpointed import CheckpointedState, read_applied
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.installing import install
+from headwater_server.engine.records import decode_record
+from headwater_server.engine.sequencer import Sequencer
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.state import State
+from headwater_server.storage.commit_log import CommitLog
+from headwater_server.storage.directory import DataDirectory
+from headwater_server.storage.event_log import EventLog
+from headwater_server.storage.file_system import FileSystem
+from headwater_server.storage.state_store import StateStore
+from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog, records
+
+PROGRESS_RECORDS = 10_000
+"""Records between two calls of the progress callback."""
+
+
+class OpenStore(Protocol):
+    """Opens the state store in a directory, or makes an empty one."""
+
+    def __call__(self, path: str) -> StateStore:
+        """The store at *path*."""
+        ...
+
+
+class OpenLog(Protocol):
+    """Opens the write-ahead log of a directory, or makes an empty one."""
+
+    def __call__(
+        self, file_system: FileSystem, path: str, database_id: bytes, source: random.Random
+    ) -> WriteAheadLog:
+        """The log at *path*, verified, with its torn tail cut."""
+        ...
+
+
+def open_engine(
+    file_system: FileSystem,
+    path: str,
+    *,
+    open_store: OpenStore,
+    open_log: OpenLog,
+    settings: EngineSettings,
+    clock: Callable[[], int],
+    source: random.Random,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> Engine:
+    """Open the database in a directory, or make one there, and bring it to its newest commit.
+
+    Args:
+        clock: the wall clock, in microseconds since 1970-01-01 UTC.
+        source: of ids that need only be unique.
+        on_progress: called with the count of records replayed so far.
+
+    Raises:
+        DirectoryInUse, FormatTooNew, DamagedFile, DiskFull: the message says what to do.
+    """
+    with ExitStack() as opened:
+        directory = DataDirectory.open(file_system, path, source=source, now=clock())
+        opened.callback(directory.close)
+        store = open_store(directory.state)
+        opened.callback(store.close)
+        applied = read_applied(store)
+        event_log = EventLog.open(file_system, directory.events, Position(applied.position))
+        opened.callback(event_log.close)
+        commit_log = CommitLog.open(file_system, directory.commits, CommitNumber(applied.commit))
+        opened.callback(commit_log.close)
+        log = open_log(file_system, directory.wal, directory.database_id, source)
+        opened.callback(log.close)
+        state = State(CheckpointedState(store, event_log, commit_log))
+        sequencer = Sequencer(state, settings, clock)
+        engine = Engine(
+            path=path,
+            file_system=file_system,
+            database_id=directory.database_id,
+            state=state,
+            log=log,
+            sequencer=sequencer,
+            settings=settings,
+            clock=clock,
+            source=source,
+        )
+        _replay(engine, state, sequencer, log, directory.wal, on_progress)
+        log.claim(log.last_index)
+        engine.keep_open(opened.pop_all())
+    return engine
+
+
+def _replay(
+    engine: Engine,
+    state: State,
+    sequencer: Sequencer,
+    log: WriteAheadLog,
+    path: str,
+    on_progress: Callable[[int], None],
+) -> None:
+    """Install what the log has and the files have not."""
+    count = 0
+    for index, encoded in records(log.read(WalIndex(log.first_index - 1))):
+        record = decode_record(encoded)
+        if record.commit > state.last_commit + 1:
+            raise DamagedFile(
+                f"{path}: commit {record.commit} follows commit {state.last_commit}; those "
+                "between are missing from the log and from the files",
+                details={"file": path, "index": int(index)},
+            )
+        # A fence has no number; to install it twice changes nothing.
+        if record.commit == 0 or record.commit > state.last_commit:
+            install(state, record)
+        sequencer.replayed(index)
+        count += 1
+        if count % PROGRESS_RECORDS == 0:
+            on_progress(count)
+        if engine.checkpoint_due:
+            checkpoint = engine.begin_checkpoint()
+            assert checkpoint is not None
+            checkpoint.run()
+            engine.finish_checkpoint(checkpoint)
+    if count:
+        on_progress(count)

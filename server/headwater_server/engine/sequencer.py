@@ -1,0 +1,292 @@
+"""The sequencer: one writer, one order, no lock.
+
+    validate -> evaluate -> number -> encode -> install (pending) -> group -> durable -> publish
+
+All up to "install" happens in one stretch, between two awaits of the server, so two commits
+never interleave, and none needs a lock. What was numbered waits in the group; the server writes
+a group and syncs it while the next one gathers, and then publishes it. Between numbering and
+publishing a commit is in the memtable, where validation sees it and no read view reaches it.
+
+Whatever an answer was decided on must be durable before the answer goes out: also a conflict,
+which tells of a commit that a crash could still undo. So every answer is a Ticket with the
+sequence number of the newest record at the time.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from headwater_protocol import limits
+from headwater_protocol.errors import (
+    ConditionFailed,
+    HeadwaterError,
+    TooLarge,
+    TransactionAborted,
+    WrongVersion,
+)
+from headwater_server.engine.evaluation import Evaluated, evaluate_buffer
+from headwater_server.engine.events import decode_event
+from headwater_server.engine.installing import install
+from headwater_server.engine.memtable import ABORTED
+from headwater_server.engine.records import Record, encode_abort, encode_commit
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.state import State
+from headwater_server.engine.transaction import Transaction
+from headwater_server.engine.validation import conflict_error, find_conflicts
+from headwater_server.engine.write_buffer import WriteBuffer
+
+
+@dataclass(slots=True)
+class Ticket:
+    """An answer that may go out once `sequence` is durable; 0 means at once.
+
+    `payload` is the answer to a commit as the protocol has it, unless `error` is set.
+    """
+
+    sequence: int
+    transaction: bytes
+    payload: list[Any]
+    error: HeadwaterError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Records that become durable together, and what is published then."""
+
+    records: list[bytes]
+    last_sequence: int
+    last_commit: int
+    last_position: int
+
+
+class Sequencer:
+    """Turns transactions into numbered records, and groups of records into published commits.
+
+    Attributes:
+        sequence: number of the newest record, which counts commits and fences.
+        durable_sequence: number of the newest record that is durable.
+        published, published_position: the newest commit and event that readers may see.
+    """
+
+    def __init__(self, state: State, settings: EngineSettings, clock: Callable[[], int]) -> None:
+        self._state = state
+        self._settings = settings
+        self._clock = clock
+        self._pending: list[bytes] = []
+        self._log_ends: deque[tuple[int, int]] = deque()
+        self._last_time = self._newest_time()
+        self.sequence = 0
+        self.durable_sequence = 0
+        self.published = state.last_commit
+        self.published_position = state.last_position
+
+    def _newest_time(self) -> int:
+        newest = self._state.last_commit
+        return self._state.commit_record(newest).time if newest else 0
+
+    def now(self) -> int:
+        """The time in microseconds; never before that of the newest commit."""
+        # A clock that is set back must not make "the commit at a time" ambiguous.
+        self._last_time = max(self._last_time, self._clock())
+        return self._last_time
+
+    # Commit.
+
+    def commit(self, transaction: Transaction) -> Ticket:
+        """Validate and number an open transaction; a conflict is the ticket's error.
+
+        Raises:
+            NotANumber, DuplicateEvent, InvalidArgument, TooLarge: as evaluation finds them.
+        """
+        buffer = transaction.buffer
+        if not buffer:
+            return self._read_only_ticket(transaction.id, transaction.view)
+        conflicts = find_conflicts(
+            self._state, transaction, examined_max=self._settings.examined_events_max
+        )
+        if conflicts:
+            conflicts += self._failed_expectations(buffer, transaction.id)
+            return self._failed(transaction.id, conflict_error(conflicts))
+        evaluated, failures = self._evaluate(buffer, transaction.id)
+        if failures:
+            # If an expectation held when the transaction began, it lost a race, and can win
+            # the next; one that was wrong from the start would be wrong again.
+            raced = all(self._held_at(transaction, failure) for failure in failures)
+            return self._failed(transaction.id, _expectation_error(failures, retryable=raced))
+        return self._number(transaction.id, transaction.user, evaluated)
+
+    def commit_at_once(
+        self,
+        transaction: bytes,
+        user: int,
+        buffer: WriteBuffer,
+        failed_conditions: list[dict[str, Any]],
+    ) -> Ticket:
+        """Number a transaction that read nothing before, unless a condition of it fails."""
+        evaluated, failures = self._evaluate(buffer, transaction)
+        if failed_conditions:
+            failures = failed_conditions + failures
+            error = ConditionFailed(
+                f"{len(failures)} of the conditions do not hold: {_describe(failures[0])}",
+                details={"conflicts": failures},
+            )
+            return self._failed(transaction, error)
+        if failures:
+            return self._failed(transaction, _expectation_error(failures, retryable=False))
+        if not buffer:
+            return self._read_only_ticket(transaction, self._state.last_commit)
+        return self._number(transaction, user, evaluated)
+
+    def answer_again(self, transaction: bytes, commit: int) -> Ticket:
+        """The answer that a transaction of known fate got, or would have got, the first time."""
+        if commit == ABORTED:
+            error = TransactionAborted(
+                f"transaction {transaction.hex()} was aborted by a status request with resolve"
+            )
+            return self._failed(transaction, error)
+        return Ticket(self.sequence, transaction, self._first_answer(commit))
+
+    def abort(self, transaction: bytes, user: int) -> Ticket:
+        """Fence a transaction id: it can never commit once the ticket's sequence is durable."""
+        now = self.now()
+        install(self._state, Record(0, transaction, now, user, [], 0, [], []))
+        self._pending.append(encode_abort(transaction, now, user))
+        self.sequence += 1
+        return Ticket(self.sequence, transaction, [])
+
+    def _evaluate(
+        self, buffer: WriteBuffer, transaction: bytes
+    ) -> tuple[Evaluated, list[dict[str, Any]]]:
+        return evaluate_buffer(
+            self._state,
+            buffer,
+            transaction,
+            self.now(),
+            snapshots_kept=self._settings.snapshots_kept,
+        )
+
+    def _failed_expectations(self, buffer: WriteBuffer, transaction: bytes) -> list[dict[str, Any]]:
+        try:
+            return self._evaluate(buffer, transaction)[1]
+        except HeadwaterError:
+            # It may be wrong only because of what the winner wrote; the conflict is the news.
+            return []
+
+    def _number(self, transaction: bytes, user: int, evaluated: Evaluated) -> Ticket:
+        if not evaluated.writes and not evaluated.events:
+            if evaluated.repeated:
+                payload = self._first_answer(evaluated.repeated[-1])
+                return Ticket(self.sequence, transaction, payload)
+            # A range delete that met no key.
+            return self._read_only_ticket(transaction, self._state.last_commit)
+        state = self._state
+        record = Record(
+            state.last_commit + 1,
+            transaction,
+            self._last_time,
+            user,
+            evaluated.writes,
+            state.last_position + 1,
+            evaluated.events,
+            evaluated.event_ids,
+        )
+        encoded = encode_commit(*record)
+        if len(encoded) > 2 * limits.TRANSACTION_SIZE_MAX:
+            raise TooLarge(
+                f"a commit record of {len(encoded)} bytes; "
+                f"allowed are {2 * limits.TRANSACTION_SIZE_MAX}"
+            )
+        install(state, record, evaluated.placed)
+        self._pending.append(encoded)
+        self.sequence += 1
+        count = len(record.events)
+        payload = [
+            record.commit,
+            record.time,
+            record.first_position if count else None,
+            state.last_position if count else None,
+            evaluated.versions,
+        ]
+        return Ticket(self.sequence, transaction, payload)
+
+    def _read_only_ticket(self, transaction: bytes, view: int) -> Ticket:
+        # What was read is durable if it was published; else the answer waits until it is.
+        sequence = 0 if view <= self.published else self.sequence
+        time = self._state.commit_record(view).time if view else 0
+        return Ticket(sequence, transaction, [view, time, None, None, {}])
+
+    def _failed(self, transaction: bytes, error: HeadwaterError) -> Ticket:
+        return Ticket(self.sequence, transaction, [], error)
+
+    def _held_at(self, transaction: Transaction, failure: dict[str, Any]) -> bool:
+        stream = failure["stream"]
+        head = self._state.head(stream)
+        then = self._state.version_at(stream, head, transaction.position)
+        now = failure["actual"]
+        # Its own earlier appends to the stream moved both in the same way.
+        return bool(then + (now - head.version) == failure["expected"])
+
+    def _first_answer(self, commit: int) -> list[Any]:
+        record = self._state.commit_record(commit)
+        if not record.event_count:
+            return [commit, record.time, None, None, {}]
+        last = record.first_position + record.event_count - 1
+        versions: dict[str, int] = {}
+        for position in range(record.first_position, last + 1):
+            event = decode_event(self._state.events([position])[0])
+            versions[event.stream] = event.version
+        return [commit, record.time, record.first_position, last, versions]
+
+    # Groups.
+
+    def take_group(self) -> Group | None:
+        """What was numbered since the last group, or None."""
+        if not self._pending:
+            return None
+        group = Group(
+            self._pending, self.sequence, self._state.last_commit, self._state.last_position
+        )
+        self._pending = []
+        return group
+
+    def publish(self, group: Group, log_index: int) -> None:
+        """Make a group visible that is durable up to an index of the log."""
+        assert group.last_sequence > self.durable_sequence, "groups are published in order"
+        self.durable_sequence = group.last_sequence
+        self.published = group.last_commit
+        self.published_position = group.last_position
+        self._log_ends.append((group.last_sequence, log_index))
+
+    def replayed(self, log_index: int) -> None:
+        """Count a record that recovery read from the log, and that is installed now."""
+        self.sequence += 1
+        self.durable_sequence = self.sequence
+        self.published = self._state.last_commit
+        self.published_position = self._state.last_position
+        if self._log_ends and self._log_ends[-1][1] == log_index:
+            self._log_ends[-1] = (self.sequence, log_index)
+        else:
+            self._log_ends.append((self.sequence, log_index))
+
+    def log_needed_from(self, sequence: int) -> int | None:
+        """The log index below which every record is at or before *sequence*; None: no news."""
+        below: int | None = None
+        while self._log_ends and self._log_ends[0][0] <= sequence:
+            below = self._log_ends.popleft()[1] + 1
+        return below
+
+
+def _expectation_error(failures: list[dict[str, Any]], *, retryable: bool) -> WrongVersion:
+    others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return WrongVersion(
+        _describe(failures[0]) + others, retryable=retryable, details={"conflicts": failures}
+    )
+
+
+def _describe(failure: dict[str, Any]) -> str:
+    if failure["kind"] == "expected version":
+        words = {0: "no stream", -1: "any", -2: "an existing stream"}
+        expected = words.get(failure["expected"], f"version {failure['expected']}")
+        return f"stream {failure['stream']!r} is at version {failure['actual']}, not {expected}"
+    return str(failure["message"])

@@ -1,0 +1,50 @@
+"""Figures of a running engine, for `stats`: what there is, what is pinned, and by whom."""
+
+from typing import Any, Final
+
+from headwater_server.engine.sequencer import Sequencer
+from headwater_server.engine.state import State
+from headwater_server.engine.views import OpenTransactions
+
+_PINNING_MAX: Final = 10
+"""Transactions with the oldest read views that are named."""
+
+
+def collect_statistics(
+    state: State,
+    sequencer: Sequencer,
+    opened: OpenTransactions,
+    *,
+    now: int,
+    log_size: int,
+    checkpoints: int,
+    checkpoint_running: bool,
+    read_only_reason: str | None,
+) -> dict[str, Any]:
+    """The figures, by name. Sizes are bytes, ages are seconds."""
+    active = state.active
+    oldest = sorted(opened, key=lambda transaction: transaction.view)[:_PINNING_MAX]
+    return {
+        "commit": sequencer.published,
+        "position": sequencer.published_position,
+        "oldest_readable_commit": state.files.horizon,
+        "checkpoint_commit": state.files.applied_commit,
+        "checkpoint_running": checkpoint_running,
+        "checkpoints": checkpoints,
+        "memtable_commits": len(active.commits),
+        "memtable_size": active.size,
+        "log_size": log_size,
+        "store_sizes": state.files.store.sizes(),
+        "read_only": read_only_reason,
+        "open_transactions": len(opened),
+        "oldest_views": [
+            {
+                "transaction": transaction.id,
+                "commit": transaction.view,
+                "owner": str(transaction.owner),
+                "age": (now - transaction.begun) / 1_000_000,
+                "idle": (now - transaction.used) / 1_000_000,
+            }
+            for transaction in oldest
+        ],
+    }

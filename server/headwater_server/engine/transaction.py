@@ -1,0 +1,238 @@
+"""An open transaction: a read view, what it read, and what it will write.
+
+Reads go to the state at the read view, with the transaction's own writes on top. A serializable
+transaction registers what it *asked*, not what came back: an absent key, an empty range, the
+range up to where a scan stopped, the head of a stream, a query that reached the end of the log.
+What it knows from its own writes it did not read.
+
+The transaction's id is chosen by its client, and is what makes its commit exactly once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from headwater_protocol.errors import InvalidArgument, TooLarge
+from headwater_protocol.operations import SERIALIZABLE
+from headwater_server.engine import keyspaces
+from headwater_server.engine.events import encode_event
+from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.reading import (
+    EventsPage,
+    Reader,
+    ScanPage,
+    StreamPage,
+    take_page,
+    user_range,
+)
+from headwater_server.engine.state import State
+from headwater_server.engine.write_buffer import WriteBuffer, evaluate, next_key
+
+_UNCOMMITTED_ID: Final = bytes(16)
+
+
+@dataclass(slots=True)
+class ReadSet:
+    """What a serializable transaction asked of the database."""
+
+    keys: set[bytes] = field(default_factory=set)
+    ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
+    streams: set[str] = field(default_factory=set)
+    queries: list[EventFilter] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.keys) + len(self.ranges) + len(self.streams) + len(self.queries)
+
+
+class Transaction(Reader):
+    """A transaction between begin and commit or rollback.
+
+    Attributes:
+        id: 16 bytes, chosen by the client.
+        owner: the connection that it dies with; the engine only compares it.
+        user: the number of the user who began it, 0 if there are no users.
+        isolation: "serializable" or "snapshot".
+        read_only: takes no writes, keeps no read set, and never conflicts.
+        begun, used: when it began and was last heard of, in microseconds.
+    """
+
+    __slots__ = (
+        "_read_set_max",
+        "begun",
+        "buffer",
+        "id",
+        "isolation",
+        "owner",
+        "read_only",
+        "read_set",
+        "used",
+        "user",
+    )
+
+    def __init__(
+        self,
+        state: State,
+        view: int,
+        position: int,
+        *,
+        transaction: bytes,
+        owner: object,
+        user: int,
+        isolation: str,
+        read_only: bool,
+        now: int,
+        examined_max: int,
+        read_set_max: int,
+    ) -> None:
+        super().__init__(state, view, position, examined_max=examined_max)
+        self.id = transaction
+        self.owner = owner
+        self.user = user
+        self.isolation = isolation
+        self.read_only = read_only
+        self.begun = now
+        self.used = now
+        self.buffer = WriteBuffer()
+        self.read_set: ReadSet | None = (
+            ReadSet() if isolation == SERIALIZABLE and not read_only else None
+        )
+        self._read_set_max = read_set_max
+
+    def write(self, writes: list[list[Any]]) -> None:
+        """Add writes, as they stand in a request, to the buffer.
+
+        Raises:
+            InvalidArgument: the transaction is read-only.
+            TooLarge: the transaction has become too large. It can only be rolled back.
+        """
+        if self.read_only and writes:
+            raise InvalidArgument("a write in a read-only transaction")
+        self.buffer.add(writes)
+
+    # Reads, with the transaction's own writes on top.
+
+    def get(self, key: bytes) -> bytes | None:
+        stored_key = keyspaces.USER + key
+        if stored_key in self.buffer.entries:
+            entry = self.buffer.entries[stored_key]
+            if not isinstance(entry, list):
+                return entry
+            self._register_key(stored_key)
+            return evaluate(entry, self._state.get(stored_key, self.view))
+        if self.buffer.ranges and self.buffer.covers(stored_key):
+            return None
+        self._register_key(stored_key)
+        return self._state.get(stored_key, self.view)
+
+    def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
+        first, last = user_range(start, end)
+        found = self._scan_own(first, last, reverse)
+        page = take_page(found, limit)
+        if page.more and page.items:
+            # What the scan did not come to, it did not read.
+            stopped = keyspaces.USER + page.items[-2]
+            if reverse:
+                first = stopped
+            else:
+                last = next_key(stopped)
+        self._register_range(first, last)
+        return page
+
+    def read_stream(self, stream: str, after: int, limit: int, reverse: bool) -> StreamPage:
+        self._register_stream(stream)
+        page = super().read_stream(stream, after, limit, reverse)
+        own = self.buffer.own_events(stream)
+        if not own:
+            return page
+        return self._with_own_events(stream, page, own, after, limit, reverse)
+
+    def read_all(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> EventsPage:
+        page = super().read_all(after, wanted, limit, reverse)
+        # What lies before the end of the view can never change; what comes after it can.
+        if (reverse and after == 0) or (not reverse and not page.more):
+            self._register_query(wanted)
+        return page
+
+    def _scan_own(self, first: bytes, last: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+        stored = self._state.scan(first, last, self.view, reverse=reverse)
+        if not self.buffer:
+            return stored
+        return self.buffer.overlay(stored, first, last, reverse=reverse)
+
+    def _newest_snapshot(
+        self, stream: str, name: str, schema: int, version: int
+    ) -> tuple[int, bytes] | None:
+        version += len(self.buffer.own_events(stream))
+        first, last = keyspaces.snapshot_range(stream, name, schema, version)
+        for key, state in self._scan_own(first, last, reverse=True):
+            self._register_range(key, last)
+            return keyspaces.parse_snapshot_key(key).version, state
+        self._register_range(first, last)
+        return None
+
+    def _with_own_events(
+        self,
+        stream: str,
+        page: StreamPage,
+        own: list[list[Any]],
+        after: int,
+        limit: int,
+        reverse: bool,
+    ) -> StreamPage:
+        """The page with events that this transaction appends, at position and commit 0."""
+        version = page.version + len(own)
+        own_stored = [
+            (
+                page.version + place,
+                encode_event(
+                    0,
+                    stream,
+                    page.version + place,
+                    0,
+                    self.used,
+                    event[0] or _UNCOMMITTED_ID,
+                    event[1],
+                    event[2],
+                    event[3],
+                ),
+            )
+            for place, event in enumerate(own, 1)
+        ]
+        if not reverse:
+            events = list(page.events)
+            if not page.more:
+                events += [stored for number, stored in own_stored if number > after]
+            return StreamPage(version, events[:limit], page.more or len(events) > limit)
+        upto = version if after == 0 else after - 1
+        events = [stored for number, stored in reversed(own_stored) if number <= upto]
+        more = page.more or len(events) + len(page.events) > limit
+        return StreamPage(version, (events + page.events)[:limit], more)
+
+    # What is registered. A transaction that read too much is refused, not silently widened.
+
+    def _register_key(self, stored_key: bytes) -> None:
+        if self.read_set is not None:
+            self.read_set.keys.add(stored_key)
+            self._check_read_set()
+
+    def _register_range(self, first: bytes, last: bytes) -> None:
+        if self.read_set is not None and first < last:
+            self.read_set.ranges.append((first, last))
+            self._check_read_set()
+
+    def _register_stream(self, stream: str) -> None:
+        if self.read_set is not None:
+            self.read_set.streams.add(stream)
+            self._check_read_set()
+
+    def _register_query(self, wanted: EventFilter) -> None:
+        if self.read_set is not None and wanted not in self.read_set.queries:
+            self.read_set.queries.append(wanted)
+            self._check_read_set()
+
+    def _check_read_set(self) -> None:
+        if self.read_set is not None and len(self.read_set) > self._read_set_max:
+            raise TooLarge(
+                f"a serializable transaction that read {len(self.read_set)} keys, ranges, "
+                f"streams and queries; allowed are {self._read_set_max}"
+            )

@@ -1,0 +1,26 @@
+"""Transaction ids: 16 bytes that a client chooses, by preference a UUID of version 7.
+
+A UUIDv7 (RFC 9562) starts with the millisecond in which it was made. From it the engine can
+tell a transaction that it never saw from one whose fate it has forgotten. Any other 16 bytes
+are allowed too; such an id, once it is older than the retention, looks like one never seen.
+"""
+
+import random
+from typing import Final
+
+_MS_US: Final = 1000
+
+
+def new_transaction_id(now: int, source: random.Random) -> bytes:
+    """A UUIDv7 of the time *now*, in microseconds."""
+    value = (now // _MS_US & (1 << 48) - 1) << 80 | source.getrandbits(80)
+    value &= ~(0xF << 76 | 0x3 << 62)
+    value |= 0x7 << 76 | 0x2 << 62
+    return value.to_bytes(16, "big")
+
+
+def made_before(transaction: bytes, time: int) -> bool:
+    """Whether the id says that it was made before a time, in microseconds."""
+    if transaction[6] >> 4 != 7 or transaction[8] >> 6 != 2:
+        return False
+    return int.from_bytes(transaction[:6], "big") * _MS_US < time

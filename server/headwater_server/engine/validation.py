@@ -1,0 +1,129 @@
+"""Validation: may a transaction commit after all that was committed since its read view?
+
+serializable    nothing that it read was written by a commit after its read view. The serial
+                order is then the order of commit numbers (backward validation, Härder 1984;
+                ranges and absent keys as in FoundationDB's resolver).
+snapshot        nothing that it writes was written by a commit after its read view: the first
+                committer wins (Berenson et al. 1995). Atomic operations and appends without an
+                expectation do not count as writes: they are evaluated after what came before.
+
+Commits that are numbered but not yet durable count. Every conflict is found, not only the
+first, up to a bound; each says what, which kind, and which transaction won.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from headwater_protocol.errors import Conflict
+from headwater_server.engine import keyspaces
+from headwater_server.engine.events import decode_event
+from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.reading import Reader
+from headwater_server.engine.state import State
+from headwater_server.engine.transaction import Transaction
+
+CONFLICTS_MAX: Final = 100
+"""Conflicts that one error tells of."""
+
+
+def find_conflicts(
+    state: State, transaction: Transaction, *, examined_max: int
+) -> list[dict[str, Any]]:
+    """What stands against the commit of a transaction; empty if nothing does."""
+    view = transaction.view
+    if state.last_commit == view:
+        return []
+    found: list[dict[str, Any]] = []
+    for conflict in _conflicts(state, transaction, examined_max):
+        found.append(conflict)
+        if len(found) >= CONFLICTS_MAX:
+            break
+    return found
+
+
+def conflict_error(conflicts: list[dict[str, Any]]) -> Conflict:
+    """The error of a transaction that came too late."""
+    first = conflicts[0]
+    others = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+    return Conflict(
+        f"{first['kind']} conflict on {_subject(first)}: written by commit {first['commit']}, "
+        f"transaction {first['transaction'].hex()}{others}",
+        details={"conflicts": conflicts},
+    )
+
+
+def _conflicts(
+    state: State, transaction: Transaction, examined_max: int
+) -> Iterator[dict[str, Any]]:
+    view = transaction.view
+    reads = transaction.read_set
+    if reads is not None:
+        for key in reads.keys:
+            winner = state.newest_commit(key, view)
+            if winner:
+                yield _described(state, "read-write", winner, key=key[1:])
+        for first, last in reads.ranges:
+            changed = state.changed_in_range(first, last, view)
+            if changed is not None:
+                yield _range_conflict(state, "read-write", first, last, changed)
+        for stream in reads.streams:
+            winner = stream_changed(state, stream, transaction.position)
+            if winner:
+                yield _described(state, "read-write", winner, stream=stream)
+        for query in reads.queries:
+            winner = _query_changed(state, query, transaction.position, examined_max)
+            if winner:
+                yield _described(state, "read-write", winner, query=query.as_wire())
+        return
+    for key, entry in transaction.buffer.entries.items():
+        if isinstance(entry, list):
+            continue
+        winner = state.newest_commit(key, view)
+        if winner:
+            yield _described(state, "write-write", winner, key=key[1:])
+    for first, last in transaction.buffer.ranges:
+        changed = state.changed_in_range(first, last, view)
+        if changed is not None:
+            yield _range_conflict(state, "write-write", first, last, changed)
+
+
+def stream_changed(state: State, stream: str, position: int) -> int:
+    """The commit of the stream's newest event if that is beyond a position, else 0."""
+    head = state.head(stream)
+    if head.last_position <= position:
+        return 0
+    return decode_event(state.events([head.last_position])[0]).commit
+
+
+def _query_changed(state: State, query: EventFilter, position: int, examined_max: int) -> int:
+    newest = Reader(state, state.last_commit, state.last_position, examined_max=examined_max)
+    after = position
+    while True:
+        page = newest.read_all(after, query, 1, False)
+        if page.events:
+            return decode_event(page.events[0]).commit
+        if not page.more:
+            return 0
+        after = page.position
+
+
+def _range_conflict(
+    state: State, kind: str, first: bytes, last: bytes, changed: tuple[bytes, int]
+) -> dict[str, Any]:
+    key, winner = changed
+    end = None if last == keyspaces.USER_END else last[1:]
+    return _described(state, kind, winner, start=first[1:], end=end, key=key[1:])
+
+
+def _described(state: State, kind: str, winner: int, **subject: Any) -> dict[str, Any]:
+    record = state.commit_record(winner)
+    return {"kind": kind, **subject, "commit": winner, "transaction": record.transaction}
+
+
+def _subject(conflict: dict[str, Any]) -> str:
+    if "start" in conflict:
+        return f"range {conflict['start']!r} to {conflict['end']!r}, key {conflict['key']!r}"
+    for name in ("key", "stream", "query"):
+        if name in conflict:
+            return f"{name} {conflict[name]!r}"
+    raise AssertionError(f"a conflict about nothing: {conflict!r}")

@@ -1,0 +1,93 @@
+"""Open transactions and their read views, which are leases.
+
+A read view keeps old versions alive, so it has an owner, an age and an idle time, and ends with
+the connection that opened it. What is pinned, and by whom, is told by `stats`.
+"""
+
+from collections.abc import Iterator
+
+from headwater_protocol.errors import InvalidArgument, TooMany, TransactionGone
+from headwater_server.engine.transaction import Transaction
+
+
+class OpenTransactions:
+    """The transactions that were begun and are neither committed nor rolled back."""
+
+    def __init__(self, *, count_max: int, idle_us_max: int, age_us_max: int) -> None:
+        self._count_max = count_max
+        self._idle_us_max = idle_us_max
+        self._age_us_max = age_us_max
+        self._by_id: dict[bytes, Transaction] = {}
+        self._by_owner: dict[object, dict[bytes, Transaction]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Transaction]:
+        return iter(self._by_id.values())
+
+    def check_room(self) -> None:
+        """Raise TooMany if no further transaction may be opened."""
+        if len(self._by_id) >= self._count_max:
+            raise TooMany(f"{len(self._by_id)} open transactions; allowed are {self._count_max}")
+
+    def add(self, transaction: Transaction) -> None:
+        """Take a lease."""
+        if transaction.id in self._by_id:
+            raise InvalidArgument(f"transaction {transaction.id.hex()} is open already")
+        self._by_id[transaction.id] = transaction
+        self._by_owner.setdefault(transaction.owner, {})[transaction.id] = transaction
+
+    def find(self, transaction: bytes) -> Transaction | None:
+        """The open transaction of this id, whoever owns it."""
+        return self._by_id.get(transaction)
+
+    def owned(self, transaction: bytes, owner: object, now: int) -> Transaction:
+        """The owner's open transaction, whose lease this renews.
+
+        Raises:
+            TransactionGone: it is not open, or belongs to another connection.
+        """
+        found = self._by_id.get(transaction)
+        if found is None or found.owner is not owner:
+            raise TransactionGone(
+                f"transaction {transaction.hex()} is not open on this connection: it was never "
+                "begun here, has ended, or was idle for too long"
+            )
+        found.used = now
+        return found
+
+    def remove(self, transaction: Transaction) -> None:
+        """End a lease."""
+        del self._by_id[transaction.id]
+        owned = self._by_owner[transaction.owner]
+        del owned[transaction.id]
+        if not owned:
+            del self._by_owner[transaction.owner]
+
+    def close_owner(self, owner: object) -> int:
+        """End every lease of a connection that has gone; return how many there were."""
+        owned = self._by_owner.pop(owner, {})
+        for identity in owned:
+            del self._by_id[identity]
+        return len(owned)
+
+    def count_of(self, owner: object) -> int:
+        """How many transactions the owner has open."""
+        return len(self._by_owner.get(owner, ()))
+
+    def expire(self, now: int) -> list[Transaction]:
+        """End the leases that were idle or open for too long, and return them."""
+        ended = [
+            transaction
+            for transaction in self._by_id.values()
+            if now - transaction.used > self._idle_us_max
+            or now - transaction.begun > self._age_us_max
+        ]
+        for transaction in ended:
+            self.remove(transaction)
+        return ended
+
+    def views(self) -> list[int]:
+        """The commits at which open transactions read, in order, each once."""
+        return sorted({transaction.view for transaction in self._by_id.values()})

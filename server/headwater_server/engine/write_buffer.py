@@ -1,0 +1,193 @@
+"""The write buffer of a transaction: what it will write, and what its own reads see of it.
+
+Writes are folded as they come, so the buffer holds one entry a key:
+
+    put, delete        replace whatever was there
+    add, min, max      on a buffered put or delete: evaluated at once; else kept, in order
+    delete_range       drops the entries in its range, then hides the stored keys of it
+
+An entry is therefore always newer than a range, and a look-up asks entries first. Nothing
+here reads the database; atomic operations that need the stored value get it handed in.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from headwater_protocol import limits
+from headwater_protocol.errors import InvalidArgument, TooLarge
+from headwater_server.engine import keyspaces
+from headwater_server.engine.atomics import Atomic, apply_atomic
+
+Entry = bytes | None | list[Atomic]
+"""What a key will hold: a value, nothing (deleted), or atomic operations on what is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Events for the end of a stream: each is [id | None, type, data, metadata]."""
+
+    stream: str
+    expect: int
+    events: list[list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotWrite:
+    """A snapshot that the transaction saves; its state is an entry of the buffer."""
+
+    stream: str
+    name: str
+    schema: int
+    version: int
+    key: bytes
+
+
+@dataclass(slots=True)
+class WriteBuffer:
+    """The folded writes of one transaction. Keys carry the byte of their key space."""
+
+    entries: dict[bytes, Entry] = field(default_factory=dict)
+    ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
+    appends: list[Append] = field(default_factory=list)
+    snapshots: list[SnapshotWrite] = field(default_factory=list)
+    size: int = 0
+    events: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.ranges or self.appends)
+
+    def add(self, writes: list[list[Any]]) -> None:
+        """Fold in writes as they stand in a request, already checked against the vocabulary.
+
+        Raises:
+            TooLarge: the transaction has more writes, events or bytes than is allowed.
+            NotANumber: an atomic operation on a buffered value that is no number.
+        """
+        for write in writes:
+            # After each: a hostile list must not be folded whole before it is refused.
+            self._check_bounds()
+            match write[0]:
+                case "put":
+                    self.put(keyspaces.USER + write[1], write[2])
+                case "delete":
+                    self.put(keyspaces.USER + write[1], None)
+                case "add" | "min" | "max":
+                    self._add_atomic(keyspaces.USER + write[1], Atomic(write[0], write[2]))
+                case "append":
+                    self._append(Append(write[1], write[2], write[3]))
+                case "save_snapshot":
+                    self._save_snapshot(*write[1:])
+                case "delete_range":
+                    self._delete_range(write[1], write[2])
+                case unknown:
+                    raise AssertionError(f"a write {unknown!r} that the vocabulary let through")
+        self._check_bounds()
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        """Write a key of any key space; None deletes it."""
+        self.entries[key] = value
+        self.size += len(key) + (0 if value is None else len(value))
+
+    def covers(self, key: bytes) -> bool:
+        """Whether a range delete of this transaction hides what is stored under the key."""
+        return any(start <= key < end for start, end in self.ranges)
+
+    def own_events(self, stream: str) -> list[list[Any]]:
+        """The events that this transaction appends to a stream, in order."""
+        return [
+            event for append in self.appends if append.stream == stream for event in append.events
+        ]
+
+    def overlay(
+        self, stored: Iterator[tuple[bytes, bytes]], start: bytes, end: bytes, *, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """A scan of stored items as this transaction sees it: its own writes on top."""
+        own = sorted((key for key in self.entries if start <= key < end), reverse=reverse)
+        ahead = next(stored, None)
+        for key in own:
+            while ahead is not None and (ahead[0] > key if reverse else ahead[0] < key):
+                if not self.covers(ahead[0]):
+                    yield ahead
+                ahead = next(stored, None)
+            beneath: bytes | None = None
+            if ahead is not None and ahead[0] == key:
+                # An entry is newer than any range delete, but what lies beneath it is not.
+                beneath = None if self.covers(key) else ahead[1]
+                ahead = next(stored, None)
+            value = evaluate(self.entries[key], beneath)
+            if value is not None:
+                yield key, value
+        while ahead is not None:
+            if not self.covers(ahead[0]):
+                yield ahead
+            ahead = next(stored, None)
+
+    def _add_atomic(self, key: bytes, atomic: Atomic) -> None:
+        self.size += len(key) + 9
+        if key not in self.entries:
+            if self.covers(key):
+                self.entries[key] = apply_atomic(atomic, None)
+            else:
+                self.entries[key] = [atomic]
+            return
+        entry = self.entries[key]
+        if isinstance(entry, list):
+            entry.append(atomic)
+        else:
+            self.entries[key] = apply_atomic(atomic, entry)
+
+    def _delete_range(self, start: bytes, end: bytes | None) -> None:
+        first = keyspaces.USER + start
+        last = keyspaces.USER_END if end is None else keyspaces.USER + end
+        if first >= last:
+            raise InvalidArgument(f"delete_range: start {start!r} is not below end {end!r}")
+        for key in [key for key in self.entries if first <= key < last]:
+            del self.entries[key]
+        self.ranges.append((first, last))
+        self.size += len(first) + len(last)
+
+    def _append(self, append: Append) -> None:
+        self.appends.append(append)
+        self.events += len(append.events)
+        self.size += sum(len(event[2]) + len(event[3]) + 64 for event in append.events)
+
+    def _save_snapshot(
+        self, stream: str, name: str, schema: int, version: int, state: bytes
+    ) -> None:
+        key = keyspaces.snapshot_key(stream, name, schema, version)
+        self.snapshots.append(SnapshotWrite(stream, name, schema, version, key))
+        self.put(key, state)
+
+    def _check_bounds(self) -> None:
+        if self.size > limits.TRANSACTION_SIZE_MAX:
+            raise TooLarge(
+                f"a transaction of {self.size} bytes; allowed are {limits.TRANSACTION_SIZE_MAX}"
+            )
+        count = len(self.entries) + len(self.ranges)
+        if count > limits.WRITES_MAX:
+            raise TooLarge(f"a transaction of {count} writes; allowed are {limits.WRITES_MAX}")
+        if len(self.ranges) > limits.RANGE_DELETES_MAX:
+            raise TooLarge(
+                f"a transaction of {len(self.ranges)} range deletes; "
+                f"allowed are {limits.RANGE_DELETES_MAX}"
+            )
+        if self.events > limits.EVENTS_MAX:
+            raise TooLarge(
+                f"a transaction of {self.events} events; allowed are {limits.EVENTS_MAX}"
+            )
+
+
+def evaluate(entry: Entry, stored: bytes | None) -> bytes | None:
+    """What a key holds once the entry is applied to the stored value."""
+    if not isinstance(entry, list):
+        return entry
+    value = stored
+    for atomic in entry:
+        value = apply_atomic(atomic, value)
+    return value
+
+
+def next_key(key: bytes) -> bytes:
+    """The smallest key above a key."""
+    return key + b"\0"
