@@ -23,6 +23,7 @@ again, and readers (see checkpointed.py) never depend on what is beyond the appl
 same makes an attempt repeatable that ended with a full disk.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -82,27 +83,30 @@ def write_checkpoint(
     """
     assert frozen.base_commit == state.applied.commit, "checkpoints follow each other"
     assert frozen.base_position == state.applied.position
-    assert all(a <= b for a, b in zip(views, views[1:], strict=False)), "views are sorted"
+    assert all(a <= b for a, b in itertools.pairwise(views)), "views are sorted"
     horizon = max(state.horizon, min(horizon, frozen.last_commit))
     # Before anything is dropped, so that a reader that asks the horizon is never told too low.
     state.horizon = horizon
     _append_logs(frozen, state)
-    writer = StateWriter(frozen, state.store, horizon, views)
+    writer = StateWriter(frozen, state.store, horizon=horizon, views=views)
     applied = writer.write()
     garbage = collect_garbage(
         state.store,
         upto=min(horizon, applied.commit),
-        horizon=horizon,
         views=views,
         entries_max=garbage_entries_max + writer.changes,
     )
     keep_from = min(horizon, views[0]) if views else horizon
     forgotten = forget_transactions(
-        state.store, state.commit_log, before=forget_before, keep_from=keep_from
+        state.store,
+        state.commit_log,
+        before=forget_before,
+        keep_from=keep_from,
+        records_max=garbage_entries_max + len(frozen.commits),
     )
     state.store.flush()
-    # Only now: records whose index entries a crash brought back would be missing.
-    if forgotten.commit > 0:
+    # Only now: a crash before the flush brings the index entries back, and they need the records.
+    if forgotten.trim_below > state.commit_log.first_commit:
         state.commit_log.trim(forgotten.trim_below)
     return CheckpointResult(
         applied=applied,

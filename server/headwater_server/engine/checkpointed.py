@@ -105,8 +105,10 @@ class CheckpointedState:
         return Position(self.applied.position)
 
     def advance(self, result: "CheckpointResult") -> None:
-        """Let readers expect what a checkpoint wrote. Called by the thread that reads, in one
-        stretch with dropping the frozen memtable, so that no reader sees half of it.
+        """Let readers expect what a checkpoint wrote.
+
+        The thread that reads calls it, in one stretch with dropping the frozen memtable, so that
+        no reader sees half of it.
         """
         assert result.applied.commit >= self.applied.commit
         self.applied = result.applied
@@ -169,17 +171,15 @@ class CheckpointedState:
         # indexes answer the question, so each is asked in turn until one is through: this
         # costs at most twice the cheaper one, without guessing which that is.
         while True:
-            count = 0
-            for count, (key, commit) in enumerate(islice(by_key, RACE_STEPS), 1):
+            keys = list(islice(by_key, RACE_STEPS))
+            for key, commit in keys:
                 if commit > after:
                     return key, commit
-            if count < RACE_STEPS:
-                return None
-            count = 0
-            for count, (commit, key) in enumerate(islice(by_commit, RACE_STEPS), 1):
+            changes = list(islice(by_commit, RACE_STEPS))
+            for commit, key in changes:
                 if key >= start and (end is None or key < end):
                     return key, commit
-            if count < RACE_STEPS:
+            if len(keys) < RACE_STEPS or len(changes) < RACE_STEPS:
                 return None
 
     def _version_before(self, key: bytes, view: int) -> Stored | None:

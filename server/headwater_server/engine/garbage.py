@@ -27,7 +27,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from headwater_protocol.numbers import CommitNumber
 from headwater_server.engine.index_keys import (
@@ -52,6 +52,8 @@ from headwater_server.storage.state_store import Family, StateStore, WriteBatch
 
 BATCH_ENTRIES_MAX: Final = 512
 """Versions whose removal goes into one batch, which holds the interpreter while it is written."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,28 +124,30 @@ class _Run:
         self._batch = WriteBatch()
         self._removed: set[bytes] = set()
         self._perhaps_gone: dict[bytes, None] = {}
+        self._cursor = store.get(Family.INDEX, META_COLLECTED) or b""
         self._kept_by_views = next(_retained(store, 0, NUMBER_END), None) is not None
         self.examined = self.versions = self.deletions = self.retained = 0
 
     def release(self, entries_max: int) -> bool:
         """Look again at versions kept for views that have gone; whether that was all of them."""
-        collected = parse_number(self._store.get(Family.INDEX, META_COLLECTED))
         left = entries_max
         view = 0
         # From view to view: one seek for each that keeps anything, not a walk over the entries.
         while (found := next(_retained(self._store, view, NUMBER_END), None)) is not None:
             view = found[0]
-            index = bisect_left(self._views, view)
-            if index == len(self._views) or self._views[index] != view:
+            if not self._is_active(view):
                 if left == 0:
                     return False
-                left -= self._release_view(view, left, collected)
-                if left == 0:
-                    continue
-            view += 1
+                left -= self._release_view(view, left)
+            if left or self._is_active(view):
+                view += 1
         return True
 
-    def _release_view(self, view: int, entries_max: int, collected: int) -> int:
+    def _is_active(self, view: int) -> bool:
+        index = bisect_left(self._views, view)
+        return index < len(self._views) and self._views[index] == view
+
+    def _release_view(self, view: int, entries_max: int) -> int:
         count = 0
         for chunk in _chunks(islice(_retained(self._store, view, view + 1), entries_max)):
             for _, next_commit, key, commit in chunk:
@@ -151,12 +155,12 @@ class _Run:
                 if not self._keep_or_remove(key, commit, next_commit):
                     self._perhaps_gone[key] = None
             count += len(chunk)
-            self._write(collected)
+            self._write(self._cursor)
         return count
 
     def sweep(self, upto: int, entries_max: int) -> bool:
         """Look at what was replaced since the last run, up to a commit; whether that was all."""
-        start = self._store.get(Family.INDEX, META_COLLECTED) or b""
+        start = self._cursor
         end = change_key(upto + 1, b"")
         if start >= end:
             return True
@@ -164,7 +168,6 @@ class _Run:
         last = b""
         changes = self._store.scan(Family.CHANGES, start, end)
         for chunk in _chunks(islice(changes, entries_max)):
-            commit = 0
             for entry_key, entry in chunk:
                 commit, key = parse_change_key(entry_key)
                 older, exists = parse_change_value(entry)
@@ -173,10 +176,10 @@ class _Run:
                 if not exists:
                     self._perhaps_gone[key] = None
             count += len(chunk)
-            last = chunk[-1][0]
-            self._write(commit)
+            last = chunk[-1][0] + b"\0"
+            self._write(last)
         complete = count < entries_max
-        reached = end if complete else last + b"\0"
+        reached = end if complete else last
         # One range for the run, not one a batch: a store keeps each as a thing of its own.
         self._batch.delete_range(Family.CHANGES, start, reached)
         self._batch.put(Family.INDEX, META_COLLECTED, reached)
@@ -199,15 +202,19 @@ class _Run:
         self.versions += 1
         return False
 
-    def _write(self, looked_at: int) -> None:
-        """End a batch. *looked_at*: deletions of later commits come to their turn by themselves."""
+    def _write(self, cursor: bytes) -> None:
+        """End a batch, with the keys of which only a deletion is left.
+
+        A deletion whose own change is at *cursor* or behind it will have its turn: what it
+        replaced was not looked at yet.
+        """
         keys = sorted(self._perhaps_gone)
         entries = self._store.get_many(Family.LATEST, keys) if keys else []
         for key, entry in zip(keys, entries, strict=True):
             if entry is None:
                 continue
             commit, value = parse_latest(entry)
-            if value is None and commit <= looked_at and not self._has_history(key):
+            if value is None and change_key(commit, key) < cursor and not self._has_history(key):
                 self._batch.delete(Family.LATEST, key)
                 self.deletions += 1
         self._store.write(self._batch)
@@ -292,7 +299,7 @@ def _retained(
         yield view, next_commit, key, parse_number(entry)
 
 
-def _chunks[T](items: Iterable[T]) -> Iterator[list[T]]:
+def _chunks(items: Iterable[_T]) -> Iterator[list[_T]]:
     rest = iter(items)
     while chunk := list(islice(rest, BATCH_ENTRIES_MAX)):
         yield chunk

@@ -163,8 +163,10 @@ def parse_change_key(entry_key: bytes) -> tuple[int, bytes]:
 
 
 def change_value(older: int, *, exists: bool) -> bytes:
-    """The value of a CHANGES entry: the commit of the version in HISTORY that this one replaced,
-    or 0, and whether the key exists since.
+    """The value of a CHANGES entry.
+
+    *older* is the commit of the version in HISTORY that this one replaced, or 0; *exists*,
+    whether the key exists since.
     """
     return _COMMIT_AND_EXISTS.pack(older, exists)
 

@@ -1,11 +1,11 @@
-"""Postings: which events belong to a stream, a category or a type.
+r"""Postings: which events belong to a stream, a category or a type.
 
     head     id, version, last position, and the newest positions themselves: the tail
     posting  up to 8192 positions, keyed by the version or the position of its first
 
                       postings                        head's tail
     stream     [1 ..... 8192][8193 .. 9000]        [9001 9002 9003]
-                \\________ versions before the tail ______/ \\__ version - len(tail) + 1 and on
+                \________ versions before the tail ______/ \__ version - len(tail) + 1 and on
 
 A head and the postings it points to are read one after the other, while a checkpoint in another
 thread may move the tail to a posting. So nothing here looks into postings at or behind the tail
@@ -39,7 +39,8 @@ def positions_of_versions(
     store: StateStore, head: IndexHead, first: int, last: int
 ) -> "array[int]":
     """The positions of a stream's versions *first* to *last*, both included."""
-    assert first >= 1 and last <= head.version, f"versions {first} to {last} of {head.version}"
+    assert first >= 1, "versions begin at 1"
+    assert last <= head.version, f"version {last} of a stream at {head.version}"
     tail_first = head.version - len(head.tail) + 1
     found = array("Q")
     if first < tail_first:

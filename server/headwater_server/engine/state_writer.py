@@ -13,11 +13,12 @@ more is not written at all.
 
 import heapq
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final, TypeVar
 
+from headwater_server.engine.garbage import is_needed
 from headwater_server.engine.index_keys import (
     CATEGORY,
     EXISTS,
@@ -66,14 +67,6 @@ _RUN_KEYS: Final = 4096
 """Keys that are sorted in one call, which holds the interpreter for about 2 ms."""
 
 _T = TypeVar("_T")
-
-
-def is_needed(commit: int, next_commit: int, horizon: int, views: Sequence[int]) -> bool:
-    """Whether a version that was replaced by *next_commit* can still be read by anybody."""
-    if next_commit > horizon:
-        return True
-    index = bisect_left(views, commit)
-    return index < len(views) and views[index] < next_commit
 
 
 class StateWriter:
@@ -194,6 +187,8 @@ class StateWriter:
             heads = dict(zip(known, self._read_heads(STREAM, known), strict=True))
             for name in names:
                 tail = self._frozen.streams[name]
+                if not tail.positions:
+                    continue
                 self._write_positions(STREAM, name, heads.get(name), tail.positions)
                 for event_id, version in tail.event_ids.items():
                     self._put(Family.INDEX, event_id_key(tail.id, event_id), NUMBER.pack(version))
@@ -249,8 +244,9 @@ class StateWriter:
 def _versions_before(
     version: Version | None, stored: int, entry: bytes | None
 ) -> Iterator[tuple[int, bytes]]:
-    """Commit and HISTORY value of the versions under a key's newest, the newest of them first:
-    those of the memtable above the stored one, then the stored one.
+    """Commit and HISTORY value of the versions under a key's newest, the newest of them first.
+
+    They are those of the memtable above the stored one, then the stored one.
     """
     while version is not None and version[0] > stored:
         yield version[0], history_value(version[1])
