@@ -215,9 +215,9 @@ class EntryScanner:
 
 
 def find_entries(
-    file: File, *, offset: int, index: int, entry_size_max: int
+    file: File, *, offset: int, index: int, index_max: int, entry_size_max: int
 ) -> Iterator[tuple[int, bytes]]:
-    """Every sound entry with an index above *index* that lies after *offset*, with its offset.
+    """Every sound entry after *offset* with an index above *index*, to *index_max*; its offset too.
 
     For the inquest on a damaged segment: the chain is broken, so each place where an entry can
     begin is tried. Costs memory for the rest of the segment.
@@ -226,8 +226,6 @@ def find_entries(
     words = array("Q", data[: len(data) & ~7])
     if sys.byteorder == "little":
         words.byteswap()
-    # Each entry takes at least its header, so indexes further away than that cannot be here.
-    index_max = index + len(data) // ENTRY_HEADER_SIZE
     for place, word in enumerate(words):
         if not index < word <= index_max or not place:
             continue

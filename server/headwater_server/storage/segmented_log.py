@@ -54,7 +54,8 @@ class LogLayout:
         suffix: end of each segment's file name, with the dot.
         database_id: 16 bytes in each header.
         segment_size: bytes at which a segment is full.
-        entry_size_max: bytes of the largest entry, its header included.
+        entry_size_max: bytes of the largest entry, its header included. A preallocated segment
+            must hold one; segments from before a change of the setting may be smaller.
         preallocate: segments are filled with zeros ahead, and keep their size.
         attachment_of: what a new segment's header keeps beside, made of its first entry.
     """
@@ -66,10 +67,6 @@ class LogLayout:
     entry_size_max: int
     preallocate: bool
     attachment_of: Callable[[bytes], bytes] = lambda _: b""
-
-    def __post_init__(self) -> None:
-        if self.preallocate:
-            assert SEGMENT_HEADER_SIZE + self.entry_size_max <= self.segment_size
 
 
 @dataclass(slots=True)
@@ -101,15 +98,17 @@ class Place(NamedTuple):
 class SegmentedLog:
     """The segments of one log in one directory.
 
-    `segments` is sorted by first index. After `open`, the owner finds out where the log ends
-    and says so with `resume`; only then can it be appended to. Not safe to use from several
-    threads, except that `prepare` and `remove_below` may run beside everything else.
+    `segments` is sorted by first index; `has_copies` says that parts were set aside before.
+    After `open`, the owner finds out where the log ends and says so with `resume`; only then
+    can it be appended to. Not safe to use from several threads, except that `prepare` and
+    `remove_below` may run beside everything else.
     """
 
     def __init__(self, file_system: FileSystem, directory: str, layout: LogLayout) -> None:
         self.directory = directory
         self.layout = layout
         self.segments: list[Segment] = []
+        self.has_copies = False
         self.next_index = 0
         self.end = 0
         self._file_system = file_system
@@ -136,6 +135,8 @@ class SegmentedLog:
                 log.segments.append(log._open_segment(join(directory, name), int(stem), writable))
             elif name.endswith(TEMPORARY) and writable:
                 file_system.remove(join(directory, name))
+            elif layout.suffix + TORN in name:
+                log.has_copies = True
         return log
 
     def _open_segment(self, path: str, first_index: int, writable: bool) -> Segment:
@@ -201,13 +202,12 @@ class SegmentedLog:
         self.end = end
 
     @property
-    def room(self) -> int:
-        """Bytes of entries that fit without asking the disk for more, the gaps not counted."""
-        assert self.layout.preallocate
-        capacity = self.layout.segment_size - SEGMENT_HEADER_SIZE
-        return max(0, self._limit() - self.end) + len(self._spares) * capacity
+    def spares(self) -> int:
+        """How many preallocated segments lie ready."""
+        return len(self._spares)
 
-    def _limit(self) -> int:
+    @property
+    def limit(self) -> int:
         """Where the last segment is full. A preallocated one keeps the size it was made with."""
         header = self.segments[-1].header
         return header.size if header is not None and header.size else self.layout.segment_size
@@ -285,7 +285,7 @@ class SegmentedLog:
 
     def _runs(self, entries: Sequence[bytes]) -> list[Sequence[bytes]]:
         """Which entries go to the last segment (maybe none), to the next, and so on."""
-        at, limit = self.end, self._limit()
+        at, limit = self.end, self.limit
         if at + sum(map(len, entries)) <= limit:
             return [entries]
         runs: list[Sequence[bytes]] = []
@@ -367,12 +367,7 @@ class SegmentedLog:
         """
         aside: list[str] = []
         while self.segments[-1].first_index > place.segment:
-            segment = self.segments.pop()
-            path = self._torn_path(segment)
-            self._file_system.rename(segment.path, path)
-            self._file_system.sync_directory(self.directory)
-            segment.file.close()
-            aside.append(path)
+            aside.append(self.set_last_aside())
         segment = self.segments[-1]
         assert segment.first_index == place.segment
         if self.layout.preallocate:
@@ -384,6 +379,15 @@ class SegmentedLog:
         segment.file.sync()
         self.resume(next_index, place.offset)
         return aside
+
+    def set_last_aside(self) -> str:
+        """Give the last segment the name of a copy, durably; returns its new path."""
+        segment = self.segments.pop()
+        path = self._torn_path(segment)
+        self._file_system.rename(segment.path, path)
+        self._file_system.sync_directory(self.directory)
+        segment.file.close()
+        return path
 
     def remove_below(self, index: int) -> int:
         """Remove the segments whose entries are all below *index*, but never the last one.

@@ -94,7 +94,7 @@ class WriteAheadLog(Protocol):
 
     @property
     def room(self) -> int:
-        """Bytes of records that `submit` surely takes without asking for more space."""
+        """Bytes of records, with LENGTH_SIZE more for each, that `submit` surely has space for."""
         ...
 
     def read(self, after: WalIndex) -> Iterator[WalEntry]:

@@ -1,0 +1,353 @@
+"""The write-ahead log in files: one segmented log, preallocated, one sync a group.
+
+What happens at open, in this order, before anything is trusted:
+
+1. Every entry is checked (write_ahead_log_check.py). Corruption refuses to open.
+2. A torn tail is copied to a file of its own, then erased; both are synced. So what a dead
+   writer left beyond the end can never be taken for something of a later one.
+3. The last group is written again where it is, and synced. After a process that died between
+   its write and its sync, we may see bytes that only the page cache has; and after a sync that
+   failed, the kernel takes them for written, so only a new write makes a new sync mean anything.
+4. The directory is synced: a segment that was renamed just before may have its name in the
+   cache only.
+
+A submit is one write and one fdatasync, or one of each a segment when it crosses into the next.
+"""
+
+import random as random_module
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from headwater_protocol.limits import MIB
+from headwater_server.storage.errors import DiskFull, LogFailed, LogGoesOn, NotClaimed
+from headwater_server.storage.file_system import FileSystem, make_durable_directory
+from headwater_server.storage.log_segment import SEGMENT_HEADER_SIZE, damaged
+from headwater_server.storage.segmented_log import LogLayout, Place, SegmentedLog
+from headwater_server.storage.write_ahead_log import (
+    BODY_SIZE_MAX,
+    ENTRY_SIZE_MAX,
+    FIRST_HASH,
+    Body,
+    Epoch,
+    WalEntry,
+    WalIndex,
+    cut_into_bodies,
+)
+from headwater_server.storage.write_ahead_log_check import (
+    Damage,
+    LogReport,
+    as_error,
+    check_log,
+)
+from headwater_server.storage.write_ahead_log_entry import (
+    ChainEnd,
+    attachment,
+    attachment_of,
+    chain_before,
+    hash_of,
+    pack,
+    unpack,
+)
+
+SEGMENT_SIZE_DEFAULT: Final = 16 * MIB
+"""Bytes of a segment. A crossing costs two syncs more, so not too small; writing a spare full of
+zeros takes a slice of the disk's bandwidth at once, so not too large."""
+
+SEGMENT_SIZE_MIN: Final = SEGMENT_HEADER_SIZE + 512
+"""Bytes of the smallest segment that is allowed: for tests that cross often."""
+
+_OVERHEAD: Final = ENTRY_SIZE_MAX - BODY_SIZE_MAX + 7
+"""Bytes of an entry beside its body: its header, its fields, and zeros up to a multiple of 8."""
+
+
+def _layout(database_id: bytes, segment_size: int) -> LogLayout:
+    assert segment_size >= SEGMENT_SIZE_MIN
+    return LogLayout(
+        kind=b"wal",
+        suffix=".wal",
+        database_id=database_id,
+        segment_size=segment_size,
+        entry_size_max=ENTRY_SIZE_MAX,
+        preallocate=True,
+        attachment_of=attachment_of,
+    )
+
+
+class FileWriteAheadLog:
+    """A WriteAheadLog on a FileSystem. The caller has locked the data directory.
+
+    Attributes:
+        torn: the torn tail that `open` found and set aside; None if there was none.
+    """
+
+    def __init__(self, log: SegmentedLog, report: LogReport, random: random_module.Random) -> None:
+        self.torn: Damage | None = None
+        self._log = log
+        self._random = random
+        self._last: ChainEnd = report.last
+        self._epoch: Epoch | None = None
+        self._failure: BaseException | None = None
+        # An entry must fit into a segment, of today's size or of the one that is still open.
+        smallest = min(log.layout.segment_size, log.limit) - SEGMENT_HEADER_SIZE
+        self._entry_size_max = min(ENTRY_SIZE_MAX, smallest & ~7)
+        self._body_size_max = self._entry_size_max - _OVERHEAD
+
+    @classmethod
+    def open(
+        cls,
+        file_system: FileSystem,
+        directory: str,
+        *,
+        database_id: bytes,
+        random: random_module.Random,
+        segment_size: int = SEGMENT_SIZE_DEFAULT,
+        vouched: WalIndex = WalIndex(0),  # noqa: B008
+    ) -> "FileWriteAheadLog":
+        """Open the log in *directory*, or begin one if there is none.
+
+        *vouched* is an index that is known to have been durable, from a checkpoint say: a log
+        that lost it, or any entry before it, is damaged. *random* gives entries their ids.
+
+        Raises:
+            DamagedFile: something durable is lost; the message says what a repair gives up.
+            FormatTooNew: a newer version wrote the log.
+            DiskFull: no room for a first segment, or for the copy of a torn tail.
+        """
+        make_durable_directory(file_system, directory)
+        log = SegmentedLog.open(file_system, directory, _layout(database_id, segment_size))
+        try:
+            if not log.segments:
+                if vouched or log.has_copies:
+                    raise damaged(directory, 0, f"no log; entries up to {vouched} were durable")
+                log.start(1, attachment(Epoch(0), FIRST_HASH))
+            report = check_log(log, vouched=vouched)
+            damage = report.damage
+            if damage is not None and cls._is_corruption(damage):
+                raise as_error(damage)
+            log.resume(report.last.index + 1, report.end)
+            if damage is not None:
+                segment = log.segments[-1]
+                if damage.end > damage.offset:
+                    log.keep_copy(segment, damage.offset, damage.end)
+                log.cut(Place(report.segment, report.end), report.last.index + 1)
+            _write_again(log, report)
+            file_system.sync_directory(directory)
+        except BaseException:
+            log.close()
+            raise
+        opened = cls(log, report, random)
+        opened.torn = damage
+        # All that was found is durable now, whatever it was when it was written.
+        opened._last = replace(report.last, durable=report.last.index)
+        return opened
+
+    @staticmethod
+    def _is_corruption(damage: Damage) -> bool:
+        """The judgement on damage, by itself so that a test can take it away and see the loss."""
+        return damage.is_corruption
+
+    @property
+    def first_index(self) -> WalIndex:
+        return WalIndex(self._log.segments[0].first_index)
+
+    @property
+    def last_index(self) -> WalIndex:
+        return self._last.index
+
+    @property
+    def size(self) -> int:
+        return self._log.size
+
+    @property
+    def room(self) -> int:
+        left = self._log.limit - self._log.end
+        spares = self._log.spares
+        whole = self._body_size_max if spares else min(self._body_size_max, left - _OVERHEAD)
+        # A group of more than one entry loses, in each segment, less than the entry that did
+        # not fit, and pays for up to three entries where one full body would do.
+        entry = self._entry_size_max
+        capacity = self._log.layout.segment_size - SEGMENT_HEADER_SIZE
+        bytes_left = max(0, left - entry) + spares * max(0, capacity - entry) - 3 * _OVERHEAD
+        many = bytes_left * self._body_size_max // (self._body_size_max + 3 * _OVERHEAD)
+        return max(0, whole, many)
+
+    def read(self, after: WalIndex) -> Iterator[WalEntry]:
+        last = self._last.index
+        if after >= last:
+            return
+        if after + 1 < self.first_index:
+            raise damaged(
+                self._log.directory,
+                0,
+                f"entry {after + 1} was trimmed; the log begins with entry {self.first_index}",
+            )
+        chain: ChainEnd | None = None
+        segments = list(self._log.segments)
+        first = self._log.segment_of(after + 1) or segments[0]
+        for segment in segments[segments.index(first) :]:
+            assert segment.header is not None
+            if chain is None:
+                chain = chain_before(segment.first_index, segment.header.attachment)
+            scanner = self._log.scan(segment)
+            for packed in scanner:
+                entry = unpack(packed)
+                misfit = "not an entry of this log" if entry is None else chain.misfit(entry)
+                if entry is None or misfit is not None:
+                    raise damaged(segment.path, scanner.offset, f"it changed since open: {misfit}")
+                if entry.index > after:
+                    yield entry
+                if entry.index == last:
+                    return
+                chain = chain.then(entry, packed)
+            if scanner.problem is not None:
+                raise damaged(
+                    segment.path, scanner.offset, f"it changed since open: {scanner.problem}"
+                )
+        raise damaged(self._log.directory, 0, f"entry {last} is gone since open")
+
+    def claim(self, after: WalIndex) -> Epoch:
+        if self._failure is not None:
+            raise LogFailed("the log failed before") from self._failure
+        if after < self._last.index:
+            raise LogGoesOn(f"claim after entry {after}; the log ends with {self._last.index}")
+        if after > self._last.index:
+            raise damaged(
+                self._log.directory,
+                0,
+                f"entry {after} was durable, but the log ends with entry {self._last.index}",
+            )
+        epoch = Epoch(self._last.epoch + 1)
+        self._append([Body(())], epoch)
+        self._epoch = epoch
+        return epoch
+
+    def submit(self, records: Sequence[bytes]) -> WalIndex:
+        assert records
+        if self._epoch is None:
+            raise NotClaimed("submit without a claim")
+        self._append(cut_into_bodies(records, self._body_size_max), self._epoch)
+        return self._last.index
+
+    def seal(self) -> None:
+        if self._epoch is None:
+            raise NotClaimed("seal without a claim")
+        if not self._last.is_empty:
+            self._append([Body(())], self._epoch)
+
+    def _append(self, bodies: Sequence[Body], epoch: Epoch) -> None:
+        """Write one group and sync it."""
+        if self._failure is not None:
+            raise LogFailed("the log failed before") from self._failure
+        # The group does not vouch for itself: each of its entries says what was durable before.
+        last = self._last
+        durable = last.index
+        entries: list[bytes] = []
+        for body in bodies:
+            packed = pack(body, last, epoch, self._random.randbytes(16))
+            entries.append(packed)
+            last = ChainEnd(
+                WalIndex(last.index + 1), epoch, hash_of(packed), durable, not body.parts
+            )
+        self._log.reserve(entries)
+        try:
+            self._log.append(entries)
+            self._log.sync()
+        except BaseException as error:
+            # Never again with this object: a second sync could report success for lost pages.
+            self._failure = error
+            if isinstance(error, DiskFull):
+                raise LogFailed("the disk took a preallocated write for new space") from error
+            raise
+        self._last = replace(last, durable=last.index)
+
+    def prepare(self) -> None:
+        self._log.prepare()
+
+    def trim(self, below: WalIndex) -> None:
+        self._log.remove_below(below)
+
+    def close(self) -> None:
+        self._log.close()
+
+
+def _write_again(log: SegmentedLog, report: LogReport) -> None:
+    """Make the last group durable, whatever became of it before. See the module."""
+    file = log.segments[-1].file
+    for at in range(report.unvouched, report.end, MIB):
+        file.write_at(at, file.read_at(at, min(MIB, report.end - at)))
+    file.sync()
+
+
+# For `headwater check` and `headwater repair`.
+
+
+def check_files(
+    file_system: FileSystem,
+    directory: str,
+    *,
+    database_id: bytes,
+    vouched: WalIndex = WalIndex(0),  # noqa: B008
+) -> LogReport | None:
+    """Read every byte of the log and change nothing; None if there is no log.
+
+    `damage.describe()` of the report says what is wrong, and what a repair would give up.
+    """
+    if not file_system.exists(directory):
+        return None
+    layout = _layout(database_id, SEGMENT_SIZE_DEFAULT)
+    log = SegmentedLog.open(file_system, directory, layout, writable=False)
+    try:
+        return check_log(log, vouched=vouched) if log.segments else None
+    finally:
+        log.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What a repair did.
+
+    Attributes:
+        last_index: the entry with which the log ends now.
+        copies: files with the bytes that were given up.
+    """
+
+    last_index: WalIndex
+    copies: tuple[str, ...]
+
+
+def repair_files(
+    file_system: FileSystem,
+    directory: str,
+    *,
+    database_id: bytes,
+    segment_size: int = SEGMENT_SIZE_DEFAULT,
+) -> Repair | None:
+    """Cut the log before its first damage and keep what is given up in files beside it.
+
+    None if the log is whole: nothing was changed. Entries before the damage stay; all after it
+    are given up, sound ones too, for nothing may be missing in between.
+    """
+    layout = _layout(database_id, segment_size)
+    log = SegmentedLog.open(file_system, directory, layout)
+    try:
+        report = check_log(log, vouched=WalIndex(0)) if log.segments else None
+        if report is None or report.damage is None:
+            return None
+        copies: list[str] = []
+        last = report.last
+        if log.segments[0].problem is not None:
+            while log.segments:
+                copies.append(log.set_last_aside())
+            log.start(last.index + 1, attachment(last.epoch, last.hash))
+        else:
+            segment = log.segment_of(report.segment)
+            assert segment is not None
+            end = max(report.end, report.damage.end)
+            if report.damage.path == segment.path and end > report.end:
+                copies.append(log.keep_copy(segment, report.end, end))
+            place = Place(report.segment, report.end)
+            copies += log.cut(place, last.index + 1)
+        return Repair(last.index, tuple(copies))
+    finally:
+        log.close()
