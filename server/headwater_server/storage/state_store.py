@@ -1,0 +1,140 @@
+"""The state store as the engine sees it: sorted keys in a few families, written in batches.
+
+    LATEST        the newest version of each key        rules of their keys and values: the engine
+    HISTORY       older versions
+    CHANGES       what each commit replaced
+    INDEX         streams, categories, types, event ids, and what was applied
+    TRANSACTIONS  transaction ids
+
+What it promises, and what a test can rely on:
+
+- `write` is whole over all families: after it, every reader sees all of a batch; before it, none.
+- After a crash, the store holds every batch up to some point at or after the last `flush`, and
+  nothing of those behind that point. Never a part of a batch, never one without those before it.
+- A scan shows the store as it was when `scan` was called, whatever is written meanwhile.
+- Bytes that the disk has changed are never given back: DamagedFile is raised instead, also in
+  the middle of a scan. The end of a scan is the end of the data.
+
+Reads may run in any thread, beside one writer. `reopen` and `close` need the store to themselves.
+"""
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Final, Protocol
+
+
+class Family(bytes, Enum):
+    """A space of keys of its own. The value is the byte that its keys begin with when stored."""
+
+    LATEST = b"\x01"
+    HISTORY = b"\x02"
+    CHANGES = b"\x03"
+    INDEX = b"\x04"
+    TRANSACTIONS = b"\x05"
+
+    # bytes and Enum both have one; a family is looked up by what it is stored as.
+    __hash__ = bytes.__hash__
+
+
+FAMILY_END: Final = {family: bytes([family[0] + 1]) for family in Family}
+"""A key above every key of a family, in its stored form."""
+
+PUT: Final = 0
+DELETE: Final = 1
+DELETE_RANGE: Final = 2
+
+
+class WriteBatch:
+    """Writes that happen together or not at all, in the order in which they were added.
+
+    Attributes:
+        operations: (PUT, stored key, value), (DELETE, stored key, b"") or
+            (DELETE_RANGE, stored start, stored end). A stored key begins with its family's byte.
+    """
+
+    __slots__ = ("operations",)
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[int, bytes, bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    def put(self, family: Family, key: bytes, value: bytes) -> None:
+        """Set *key* to *value*."""
+        self.operations.append((PUT, family + key, value))
+
+    def delete(self, family: Family, key: bytes) -> None:
+        """Remove *key*; nothing happens if it is not there."""
+        self.operations.append((DELETE, family + key, b""))
+
+    def delete_range(self, family: Family, start: bytes, end: bytes | None) -> None:
+        """Remove all keys from *start* up to *end*, which stays; None is the family's end."""
+        stored_end = FAMILY_END[family] if end is None else family + end
+        if family + start < stored_end:
+            self.operations.append((DELETE_RANGE, family + start, stored_end))
+
+
+class StateStore(Protocol):
+    """Sorted keys in families. See the module's docstring for what can be relied on.
+
+    Every method that touches the disk may raise DamagedFile, with `file` and `offset` in its
+    details as far as they are known, or OSError when the disk fails.
+    """
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        """The value of *key*, or None."""
+        ...
+
+    def get_many(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of many keys, in the order of the keys. Sorted keys are read faster."""
+        ...
+
+    def scan(
+        self, family: Family, start: bytes, end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values from *start* up to *end*, which is not part of it; None: to the end.
+
+        *reverse* gives the same items, the last first. The items are those of the moment of
+        the call. Drop the iterator when it is no longer needed: it holds on to old data.
+        """
+        ...
+
+    def write(self, batch: WriteBatch) -> None:
+        """Write all of *batch*, so that it is visible at once. Not durable before `flush`.
+
+        Raises:
+            DiskFull: nothing of the batch was written; see `reopen`.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Wait until every batch written before is on the disk.
+
+        Raises:
+            DiskFull: it is not, or not for certain; see `reopen`.
+        """
+        ...
+
+    def reopen(self) -> None:
+        """Begin again with what is on the disk: the one way on after DiskFull.
+
+        Until then reads go on and writes raise DiskFull. Batches behind the last flush may be
+        lost, as in a crash.
+
+        Raises:
+            DiskFull: there is still no room, and the store is closed; try again later.
+        """
+        ...
+
+    def sizes(self) -> dict[str, int]:
+        """Figures for operators: keys (an estimate), and bytes on the disk and in memory."""
+        ...
+
+    def verify(self) -> int:
+        """Read everything and check it. Returns how many keys there are."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything. What was not flushed may be lost. Open scans end."""
+        ...
