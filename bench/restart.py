@@ -1,0 +1,271 @@
+"""How long a restart takes after kill -9, and how much memory the server needs.
+
+    load n keys and n events -> kill -9 under load -> start: seconds to the first answer
+                             -> read and write all over the keys and streams: private memory
+
+Both should depend on what was written since the last checkpoint, not on what is stored: so run
+it with different n and compare.
+
+    python -m bench.restart --keys 1000000 --json restart.json
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import platform
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+import headwater
+from headwater.cli.server_process import ServerProcess
+
+MIB: Final = 1024 * 1024
+
+BATCH: Final = 1000
+"""Keys, and events, that one transaction of the load writes."""
+
+EVENTS_A_STREAM: Final = 100
+"""Events of a stream; a transaction of the load fills BATCH / EVENTS_A_STREAM of them."""
+
+VALUE_SIZE: Final = 100
+"""Bytes of a value and of an event's data."""
+
+TOUCHES: Final = 200_000
+"""Reads, and writes, that are spread over all keys and streams while memory is watched."""
+
+WORKERS: Final = 8
+"""Transactions under way at once."""
+
+WATCH_S: Final = 0.2
+"""Seconds between two looks at the server's memory."""
+
+COMMITS_BEFORE_KILL: Final = 16_000
+"""Commits under load before the first kill; twice as many before the second, and so on, so that
+the log to replay has several lengths. A checkpoint is due after 50,000."""
+
+PAYLOAD: Final = random.Random(1).randbytes(VALUE_SIZE)
+"""Bytes that do not compress, so that what is stored is as large as it looks."""
+
+
+Worker = Callable[[headwater.Database], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one run measured. Sizes are in MiB, times in seconds."""
+
+    keys: int
+    events: int
+    load_s: float
+    stored_mib: float
+    log_mib: float
+    restart_s: tuple[float, ...]
+    loading_peak_mib: float
+    restarted_mib: float
+    touching_peak_mib: float
+    python: str
+    cores: int
+
+
+class MemoryWatch:
+    """The most private memory that a process had between two looks, in MiB."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.peak_mib = 0.0
+
+    def __enter__(self) -> "MemoryWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(WATCH_S):
+            self.peak_mib = max(self.peak_mib, private_mib(self._process))
+
+
+def private_mib(process: psutil.Process) -> float:
+    """Memory that would be free if the process ended: what it shares with nobody."""
+    return float(process.memory_full_info().uss) / MIB
+
+
+def folder_mib(folder: Path) -> float:
+    """What the files of a folder take on the disk."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file()) / MIB
+
+
+# What the server is given to do.
+
+
+async def load(url: str, keys: int) -> None:
+    """Write the keys, and as many events, each transaction a batch of both."""
+    batches = iter(range(0, keys, BATCH))
+
+    async def worker(db: headwater.Database) -> None:
+        for first in batches:
+            async with db.transaction() as tx:
+                for number in range(first, min(first + BATCH, keys)):
+                    tx.put(("item", number), PAYLOAD)
+                for number in range(first, min(first + BATCH, keys), EVENTS_A_STREAM):
+                    events = [headwater.Event("Changed", PAYLOAD)] * EVENTS_A_STREAM
+                    tx.append(stream_of(number), events)
+
+    await _all_workers(url, worker)
+
+
+async def touch(url: str, keys: int, source: random.Random) -> None:
+    """Read and write keys and streams anywhere."""
+    turns = iter(range(TOUCHES))
+
+    async def worker(db: headwater.Database) -> None:
+        for _ in turns:
+            number = source.randrange(keys)
+            async with db.transaction() as tx:
+                await tx.get(("item", number))
+                tx.put(("item", source.randrange(keys)), PAYLOAD)
+                tx.append(stream_of(source.randrange(keys)), [headwater.Event("Changed", PAYLOAD)])
+                if number % 10 == 0:
+                    await tx.load(stream_of(number))
+
+    await _all_workers(url, worker)
+
+
+async def first_answer(url: str, keys: int) -> None:
+    """A ping, a key, and a stream: the database is open and has what it had."""
+    async with headwater.connect(url) as db:
+        await db.ping()
+        assert await db.get(("item", keys // 2)) == PAYLOAD
+        assert (await db.load(stream_of(keys // 2))).version >= EVENTS_A_STREAM
+
+
+def stream_of(number: int) -> str:
+    """The stream that the event of this number belongs to."""
+    return f"item-{number // EVENTS_A_STREAM}"
+
+
+async def _all_workers(url: str, worker: Worker) -> None:
+    async with headwater.connect(url) as db, asyncio.TaskGroup() as group:
+        for _ in range(WORKERS):
+            group.create_task(worker(db))
+
+
+# The measurement.
+
+
+async def kill_under_load(
+    server: ServerProcess, keys: int, source: random.Random, commits: int
+) -> None:
+    """SIGKILL while clients write, after so many commits."""
+    numbers = itertools.count(1)
+    reached = asyncio.Event()
+
+    async def worker(db: headwater.Database) -> None:
+        try:
+            while True:
+                await db.put(("item", source.randrange(keys)), PAYLOAD)
+                if next(numbers) == commits:
+                    reached.set()
+        except (headwater.CommitUnknown, headwater.ConnectionLost):
+            return
+
+    async with headwater.connect(server.url) as db, asyncio.TaskGroup() as group:
+        for _ in range(WORKERS):
+            group.create_task(worker(db))
+        await reached.wait()
+        server.kill()
+
+
+def restart(server: ServerProcess, keys: int) -> float:
+    """Seconds from the start of the process to the answers of `first_answer`."""
+    began = time.perf_counter()
+    server.start()
+    asyncio.run(first_answer(server.url, keys))
+    return time.perf_counter() - began
+
+
+def measure(directory: Path, keys: int, *, kills: int, seed: int) -> Figures:
+    """One run, with everything under *directory*."""
+    source = random.Random(seed)
+    server = ServerProcess(directory)
+    server.start()
+    try:
+        began = time.perf_counter()
+        with MemoryWatch(server.pid) as loading:
+            asyncio.run(load(server.url, keys))
+        load_s = time.perf_counter() - began
+        restarts = []
+        for kill in range(1, kills + 1):
+            commits = kill * COMMITS_BEFORE_KILL
+            asyncio.run(kill_under_load(server, keys, source, commits))
+            log_mib = folder_mib(server.data / "wal")
+            restarts.append(restart(server, keys))
+        restarted_mib = private_mib(psutil.Process(server.pid))
+        with MemoryWatch(server.pid) as touching:
+            asyncio.run(touch(server.url, keys, source))
+    finally:
+        server.stop()
+    return Figures(
+        keys=keys,
+        events=keys,
+        load_s=load_s,
+        stored_mib=folder_mib(server.data),
+        log_mib=log_mib,
+        restart_s=tuple(restarts),
+        loading_peak_mib=loading.peak_mib,
+        restarted_mib=restarted_mib,
+        touching_peak_mib=touching.peak_mib,
+        python=platform.python_version(),
+        cores=psutil.cpu_count() or 0,
+    )
+
+
+def table(figures: Figures) -> Iterator[str]:
+    """The figures as lines of a table."""
+    restarts = ", ".join(f"{seconds:.2f}" for seconds in figures.restart_s)
+    rows = {
+        "keys, and events": f"{figures.keys:,} each",
+        "loading": f"{figures.load_s:.1f} s",
+        "files": f"{figures.stored_mib:,.0f} MiB",
+        "write-ahead log at the kill": f"{figures.log_mib:,.0f} MiB",
+        "restart after kill -9, to the first answers": f"{restarts} s",
+        "private memory: most while loading": f"{figures.loading_peak_mib:,.0f} MiB",
+        "private memory: after the restart": f"{figures.restarted_mib:,.0f} MiB",
+        "private memory: most while reading and writing": f"{figures.touching_peak_mib:,.0f} MiB",
+    }
+    width = max(map(len, rows))
+    for what, figure in rows.items():
+        yield f"{what:<{width}}  {figure}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print what was found."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--keys", type=int, default=1_000_000, help="keys, and events, to store")
+    parser.add_argument("--kills", type=int, default=3, help="how often to kill and restart")
+    parser.add_argument("--seed", type=int, default=1, help="of what is read and written")
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    parser.add_argument("--directory", type=Path, help="where to put the data; default: temporary")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="headwater-bench-", dir=given.directory) as directory:
+        figures = measure(Path(directory), given.keys, kills=given.kills, seed=given.seed)
+    print("\n".join(table(figures)))
+    if given.json:
+        given.json.write_text(json.dumps(asdict(figures), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""A real server as a child process, to be killed and started again.
+
+The demo, the tests and the benchmarks share it. It kills nothing but the child it started.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+READY_S_MAX: Final = 60.0
+"""Seconds until a server that was started must listen: it may have a log to replay first."""
+
+STOP_S_MAX: Final = 60.0
+"""Seconds until a server must have ended after SIGTERM: it writes a last checkpoint."""
+
+_LOOK_S: Final = 0.002
+_LOG_LINES_SHOWN: Final = 20
+
+
+class ServerFailed(Exception):
+    """The server ended, or did not listen in time; the message has the end of its log."""
+
+
+class ServerProcess:
+    """A server at a loopback port of its own, with all its files in *directory*.
+
+    The port is chosen at the first start and kept, so clients find it again after a restart.
+
+    Attributes:
+        data: the data directory.
+        log: a file with what all its starts had to say.
+    """
+
+    def __init__(self, directory: Path, options: Sequence[str] = ()) -> None:
+        self.data = directory / "data"
+        self.log = directory / "server.log"
+        self.address = "127.0.0.1:0"
+        self._ready = directory / "ready"
+        self._options = tuple(options)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "ServerProcess":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """What to connect to."""
+        return f"headwater://{self.address}"
+
+    @property
+    def pid(self) -> int:
+        """The process that runs now."""
+        assert self._child is not None, "the server was not started"
+        return self._child.pid
+
+    def start(self) -> float:
+        """Start and wait until it listens; return the seconds that this took.
+
+        Raises:
+            ServerFailed: it ended instead, or took longer than READY_S_MAX.
+        """
+        assert self._child is None, "the server runs already"
+        self._ready.unlink(missing_ok=True)
+        began = time.perf_counter()
+        with self.log.open("ab") as log:
+            self._child = subprocess.Popen(  # noqa: S603 - our own program
+                [
+                    *(sys.executable, "-m", "headwater_server", "serve"),
+                    *("--data", str(self.data), "--listen", self.address),
+                    *("--ready-file", str(self._ready), *self._options),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A Ctrl-C is ours to handle: the server ends when we say so.
+                start_new_session=True,
+            )
+        while not self._ready.exists():
+            if self._child.poll() is not None:
+                self._child = None
+                raise ServerFailed(f"the server ended at its start\n{self._end_of_log()}")
+            if time.perf_counter() - began > READY_S_MAX:
+                self.kill()
+                raise ServerFailed(f"not ready after {READY_S_MAX} s\n{self._end_of_log()}")
+            time.sleep(_LOOK_S)
+        self.address = self._ready.read_text().split()[0]
+        return time.perf_counter() - began
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash of the process leaves, it leaves."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM, and wait for the orderly end. No error if it does not run."""
+        if self._child is not None:
+            self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        assert self._child is not None, "the server does not run"
+        child, self._child = self._child, None
+        child.send_signal(how)
+        try:
+            child.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            raise ServerFailed(f"did not end within {STOP_S_MAX} s\n{self._end_of_log()}") from None
+
+    def _end_of_log(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES_SHOWN:])
