@@ -13,6 +13,8 @@ What rocksdict 0.3.29 offers, and is not used here because a trial showed otherw
   `RdictIter` tells one from the other, by `status`.
 - `set_iterate_lower_bound`, which sets the upper one, and iterators of a `Snapshot`, which show
   what was written after it. An iterator of the database is a snapshot by itself.
+- An upper bound that nobody holds on to: iterators compare with the caller's bytes object, and
+  go wrong once it is freed. Each scan keeps its own.
 - Waiting in a write. `write` keeps the interpreter lock, so a write that RocksDB holds back
   would stop the whole server. We have it refused instead (`no_slowdown`) and wait in a flush,
   which gives the lock away.
@@ -23,7 +25,7 @@ For the same reason a batch should be small: a thousand puts hold the interprete
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakSet
@@ -199,34 +201,29 @@ class RocksStore:
                 iterator.seek(first)
         except Exception as error:
             raise self._told(error) from error
-        scan = self._backwards(iterator, first) if reverse else self._forwards(iterator)
+        scan = self._items(iterator, iterator.prev if reverse else iterator.next, first, stored_end)
         self._scans.add(scan)
         return scan
 
-    def _forwards(self, iterator: rocksdict.RdictIter) -> Iterator[tuple[bytes, bytes]]:
-        key, value, move = iterator.key, iterator.value, iterator.next
-        while (found := key()) is not None:
-            yield found[1:], value()
-            move()
-        self._check_end(iterator)
-
-    def _backwards(
-        self, iterator: rocksdict.RdictIter, first: bytes
+    def _items(
+        self,
+        iterator: rocksdict.RdictIter,
+        move: Callable[[], None],
+        first: bytes,
+        stored_end: bytes,
     ) -> Iterator[tuple[bytes, bytes]]:
-        key, value, move = iterator.key, iterator.value, iterator.prev
-        while (found := key()) is not None:
-            if found < first:
-                return
+        key, value = iterator.key, iterator.value
+        while (found := key()) is not None and found >= first:
             yield found[1:], value()
             move()
-        self._check_end(iterator)
-
-    def _check_end(self, iterator: rocksdict.RdictIter) -> None:
-        """An iterator has no more keys at the end, and when it could not read on."""
+        # An iterator has no more keys at the end, and when it could not read on.
         try:
             iterator.status()
         except Exception as error:
             raise self._told(error) from error
+        # RocksDB compares with these very bytes, and the iterator does not keep them alive: the
+        # generator's frame does.
+        del stored_end
 
     # Writing.
 
