@@ -16,7 +16,7 @@ A submit is one write and one fdatasync, or one of each a segment when it crosse
 
 import random as random_module
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from headwater_protocol.limits import MIB
@@ -139,7 +139,7 @@ class FileWriteAheadLog:
         opened = cls(log, report, random)
         opened.torn = damage
         # All that was found is durable now, whatever it was when it was written.
-        opened._last = replace(report.last, durable=report.last.index)
+        opened._last = report.last.all_durable()
         return opened
 
     @staticmethod
@@ -240,15 +240,14 @@ class FileWriteAheadLog:
         if self._failure is not None:
             raise LogFailed("the log failed before") from self._failure
         # The group does not vouch for itself: each of its entries says what was durable before.
-        last = self._last
-        durable = last.index
+        durable = self._last.index
+        last = ChainEnd(durable, epoch, self._last.hash, durable)
         entries: list[bytes] = []
         for body in bodies:
             packed = pack(body, last, epoch, self._random.randbytes(16))
             entries.append(packed)
-            last = ChainEnd(
-                WalIndex(last.index + 1), epoch, hash_of(packed), durable, not body.parts
-            )
+            index = WalIndex(last.index + 1)
+            last = ChainEnd(index, epoch, hash_of(packed), durable, not body.parts)
         self._log.reserve(entries)
         try:
             self._log.append(entries)
@@ -259,7 +258,7 @@ class FileWriteAheadLog:
             if isinstance(error, DiskFull):
                 raise LogFailed("the disk took a preallocated write for new space") from error
             raise
-        self._last = replace(last, durable=last.index)
+        self._last = last
 
     def prepare(self) -> None:
         self._log.prepare()

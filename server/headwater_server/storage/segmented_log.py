@@ -111,6 +111,7 @@ class SegmentedLog:
         self.has_copies = False
         self.next_index = 0
         self.end = 0
+        self.limit = 0
         self._file_system = file_system
         self._spares: deque[File] = deque()
         self._spare_numbers = itertools.count(1)
@@ -192,7 +193,6 @@ class SegmentedLog:
         if self.layout.preallocate and not self._spares:
             self.prepare()
         self._open_next(first_index, attachment, b"")
-        self.resume(first_index, SEGMENT_HEADER_SIZE)
 
     def resume(self, next_index: int, end: int) -> None:
         """Say where the log ends: the index that comes next, and its offset in the last file."""
@@ -200,17 +200,20 @@ class SegmentedLog:
         assert end >= SEGMENT_HEADER_SIZE
         self.next_index = next_index
         self.end = end
+        # A preallocated segment keeps the size that it was made with, whatever is set today.
+        header = self.segments[-1].header
+        made_with = header.size if header is not None else 0
+        self.limit = made_with or self.layout.segment_size
 
     @property
     def spares(self) -> int:
         """How many preallocated segments lie ready."""
         return len(self._spares)
 
-    @property
-    def limit(self) -> int:
-        """Where the last segment is full. A preallocated one keeps the size it was made with."""
-        header = self.segments[-1].header
-        return header.size if header is not None and header.size else self.layout.segment_size
+    def _fits(self, entries: Sequence[bytes]) -> bool:
+        """Whether all of them go into the last segment."""
+        size = len(entries[0]) if len(entries) == 1 else sum(map(len, entries))
+        return self.end + size <= self.limit
 
     def prepare(self, spares: int = 1) -> None:
         """See to it that as many preallocated segments lie ready. May run in any thread.
@@ -243,6 +246,8 @@ class SegmentedLog:
         Raises:
             DiskFull: there is no room; nothing was changed.
         """
+        if self._fits(entries):
+            return
         needed = len(self._runs(entries)) - 1
         if needed > len(self._spares) and self.layout.preallocate:
             self.prepare(needed)
@@ -259,25 +264,25 @@ class SegmentedLog:
         assert entries
         assert entry_index(entries[0]) == self.next_index
         places: list[Place] = []
-        for number, run in enumerate(self._runs(entries)):
-            data = run[0] if len(run) == 1 else b"".join(run)
-            if number:
-                self.segments[-1].file.sync()
-                first = run[0]
-                self._open_next(entry_index(first), self.layout.attachment_of(first), data)
-                at = SEGMENT_HEADER_SIZE
-            elif run:
-                self.segments[-1].file.write_at(self.end, data)
-                at = self.end
-            else:
-                continue
-            self.end = at + len(data)
-            segment = self.segments[-1].first_index
-            for entry in run:
-                places.append(Place(segment, at))
-                at += len(entry)
-        self.next_index += len(entries)
+        runs = self._runs(entries)
+        if runs[0]:
+            data = runs[0][0] if len(runs[0]) == 1 else b"".join(runs[0])
+            self.segments[-1].file.write_at(self.end, data)
+            self._placed(runs[0], places)
+        for run in runs[1:]:
+            self.segments[-1].file.sync()
+            first = run[0]
+            self._open_next(entry_index(first), self.layout.attachment_of(first), b"".join(run))
+            self._placed(run, places)
         return places
+
+    def _placed(self, run: Sequence[bytes], places: list[Place]) -> None:
+        """Note where the entries of a run lie that was just written to the last segment."""
+        segment = self.segments[-1].first_index
+        for entry in run:
+            places.append(Place(segment, self.end))
+            self.end += len(entry)
+        self.next_index += len(run)
 
     def sync(self) -> None:
         """Wait until everything appended is on the disk. Full segments are already."""
@@ -285,9 +290,9 @@ class SegmentedLog:
 
     def _runs(self, entries: Sequence[bytes]) -> list[Sequence[bytes]]:
         """Which entries go to the last segment (maybe none), to the next, and so on."""
-        at, limit = self.end, self.limit
-        if at + sum(map(len, entries)) <= limit:
+        if self._fits(entries):
             return [entries]
+        at, limit = self.end, self.limit
         runs: list[Sequence[bytes]] = []
         run: list[bytes] = []
         for entry in entries:
@@ -327,7 +332,7 @@ class SegmentedLog:
         self._file_system.rename(file.path, path)
         self._file_system.sync_directory(self.directory)
         self.segments.append(Segment(path, file, first_index, header))
-        self.end = SEGMENT_HEADER_SIZE
+        self.resume(first_index, SEGMENT_HEADER_SIZE)
 
     # Giving up a part.
 

@@ -12,7 +12,7 @@ hash answers for everything before it.
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from headwater_server.storage.log_segment import ENTRY_HEADER_SIZE, pack_entry
@@ -67,9 +67,9 @@ def unpack(entry: bytes) -> WalEntry | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChainEnd:
-    """The last entry that was accepted, as far as the next one must fit it.
+    """The last entry that was accepted, as far as the next one must fit it. Never changed.
 
     Attributes:
         index: its index; 0 before the first of all.
@@ -84,6 +84,10 @@ class ChainEnd:
     hash: bytes
     durable: WalIndex
     is_empty: bool = False
+
+    def all_durable(self) -> "ChainEnd":
+        """The same, once the log is known to be durable up to here."""
+        return replace(self, durable=self.index)
 
     def misfit(self, entry: WalEntry) -> str | None:
         """Why an entry cannot come next; None if it can."""
