@@ -1,0 +1,1 @@
+"""The engine: transactions, versions and events over storage. Synchronous, deterministic."""

@@ -30,6 +30,7 @@ from typing import Final
 
 from headwater_server.engine.checkpointed import CheckpointedState
 from headwater_server.engine.garbage import (
+    BATCH_VERSIONS_MAX,
     Collected,
     Forgotten,
     collect_garbage,
@@ -37,7 +38,7 @@ from headwater_server.engine.garbage import (
 )
 from headwater_server.engine.index_keys import Applied
 from headwater_server.engine.memtable import MemTable
-from headwater_server.engine.state_writer import StateWriter
+from headwater_server.engine.state_writer import BATCH_ENTRIES_MAX, StateWriter
 
 _LOG_CHUNK: Final = 2048
 """Events or commits that are handed to a log at once: its loop holds the interpreter."""
@@ -67,6 +68,8 @@ def write_checkpoint(
     views: Sequence[int],
     garbage_entries_max: int,
     forget_before: int,
+    log_index: int,
+    batch_entries_max: int = BATCH_ENTRIES_MAX,
 ) -> CheckpointResult:
     """Make a frozen memtable durable in the files. All of it must be durable in the log.
 
@@ -77,9 +80,12 @@ def write_checkpoint(
         garbage_entries_max: superseded versions to look at; those that this checkpoint adds
             come on top, so that garbage cannot grow faster than it is collected.
         forget_before: a time in microseconds; transactions that ended before are forgotten.
+        log_index: an entry of the write-ahead log that is durable.
+        batch_entries_max: after how many entries a batch is written.
 
     Raises:
-        DiskFull: call it again when there is room; nothing is lost, readers saw nothing.
+        DiskFull: nothing is lost, and readers saw nothing. Call `state.reopen` from the thread
+            that reads, then this again.
     """
     assert frozen.base_commit == state.applied.commit, "checkpoints follow each other"
     assert frozen.base_position == state.applied.position
@@ -88,13 +94,21 @@ def write_checkpoint(
     # Before anything is dropped, so that a reader that asks the horizon is never told too low.
     state.horizon = horizon
     _append_logs(frozen, state)
-    writer = StateWriter(frozen, state.store, horizon=horizon, views=views)
+    writer = StateWriter(
+        frozen,
+        state.store,
+        horizon=horizon,
+        views=views,
+        log_index=log_index,
+        batch_entries_max=batch_entries_max,
+    )
     applied = writer.write()
     garbage = collect_garbage(
         state.store,
         upto=min(horizon, applied.commit),
         views=views,
         entries_max=garbage_entries_max + writer.changes,
+        batch_versions_max=min(batch_entries_max, BATCH_VERSIONS_MAX),
     )
     keep_from = min(horizon, views[0]) if views else horizon
     forgotten = forget_transactions(

@@ -113,6 +113,18 @@ class CheckpointedState:
         assert result.applied.commit >= self.applied.commit
         self.applied = result.applied
 
+    def reopen(self) -> None:
+        """Get the store to write again after DiskFull; the checkpoint is then written again.
+
+        The thread that reads calls it, while no checkpoint runs. What the store lost of the
+        attempt is in the frozen memtable still.
+
+        Raises:
+            DiskFull: there is no room yet, and nothing can be read until it was called again.
+        """
+        self.store.reopen()
+        assert read_applied(self.store).commit >= self.applied.commit, "what was flushed stays"
+
     # Keys.
 
     def version_at(self, key: bytes, view: int) -> Stored | None:

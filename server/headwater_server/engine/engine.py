@@ -81,6 +81,7 @@ class Checkpoint:
     views: list[int]
     garbage_entries_max: int
     forget_before: int
+    log_index: int
     result: CheckpointResult | None = None
 
     def run(self) -> None:
@@ -92,7 +93,15 @@ class Checkpoint:
             views=self.views,
             garbage_entries_max=self.garbage_entries_max,
             forget_before=self.forget_before,
+            log_index=self.log_index,
         )
+
+    def start_over(self) -> None:
+        """Get the files ready for another `run` after one that met a full disk.
+
+        Called by the thread that reads, since the state store is opened anew.
+        """
+        self.state.files.store.reopen()
 
 
 class Engine:
@@ -127,6 +136,7 @@ class Engine:
         self._checkpoints = 0
         self._open = OpenTransactions(
             count_max=settings.transactions_max,
+            size_max=settings.transactions_size_max,
             idle_us_max=settings.transaction_idle_us_max,
             age_us_max=settings.transaction_age_us_max,
         )
@@ -250,9 +260,7 @@ class Engine:
         """
         return self._open.owned(transaction, owner, self._clock())
 
-    def commit(
-        self, transaction: bytes, owner: object, writes: list[list[Any]], *, user: int = 0
-    ) -> Ticket:
+    def commit(self, transaction: bytes, owner: object, writes: list[list[Any]]) -> Ticket:
         """Add writes to an open transaction and commit it; it is closed whatever comes of it.
 
         One that has committed, on whatever connection, gets its first answer again.
@@ -298,8 +306,7 @@ class Engine:
         known = self._known(transaction)
         if known is not None:
             ticket = self._sequencer.answer_again(transaction, known)
-            results = reads(self.reader(known - 1)) if reads is not None and known else []
-            return ticket, results
+            return ticket, [] if reads is None or not known else reads(self._before(known))
         if self._open.find(transaction) is not None:
             raise InvalidArgument(f"transaction {transaction.hex()} is open")
         buffer = WriteBuffer()
@@ -448,6 +455,7 @@ class Engine:
             views=self._open.views(),
             garbage_entries_max=self.settings.garbage_entries_max,
             forget_before=self._forget_before(),
+            log_index=int(self._log.last_index),
         )
         # From here on nobody begins to read what the checkpoint may collect.
         self._state.files.horizon = max(self._state.files.horizon, self._checkpoint.horizon)
@@ -455,7 +463,8 @@ class Engine:
 
     def finish_checkpoint(self, checkpoint: Checkpoint) -> CheckpointResult:
         """Let readers use the files, and the log go that is not needed any more."""
-        assert checkpoint is self._checkpoint and checkpoint.result is not None
+        assert checkpoint is self._checkpoint, "one checkpoint at a time"
+        assert checkpoint.result is not None, "it has run"
         self._state.files.advance(checkpoint.result)
         self._state.thaw()
         self._checkpoint = None
@@ -506,6 +515,18 @@ class Engine:
             )
         return known
 
+    def _before(self, commit: int) -> Reader:
+        """What a transaction that is now commit *commit* has read, or would have."""
+        view = commit - 1
+        if view < self.oldest_readable:
+            raise self._history_gone(view)
+        return Reader(
+            self._state,
+            view,
+            self._state.position_at(view),
+            examined_max=self.settings.examined_events_max,
+        )
+
     def _forget_before(self) -> int:
         return self._clock() - self.settings.transaction_retention_us
 
@@ -513,12 +534,15 @@ class Engine:
         if commit > self.published:
             raise NoSuchCommit(f"commit {commit} was not made yet; the newest is {self.published}")
         if commit < self.oldest_readable:
-            raise HistoryGone(
-                f"commit {commit} is older than the history window; "
-                f"the oldest that can be read is {self.oldest_readable}",
-                details={"oldest": self.oldest_readable},
-            )
+            raise self._history_gone(commit)
         return self._state.position_at(commit)
+
+    def _history_gone(self, commit: int) -> HistoryGone:
+        return HistoryGone(
+            f"commit {commit} is older than the history window; "
+            f"the oldest that can be read is {self.oldest_readable}",
+            details={"oldest": self.oldest_readable},
+        )
 
     def _check_writable(self) -> None:
         if self.read_only_reason is not None:

@@ -79,7 +79,7 @@ def evaluate_buffer(
 
 def expectation_failure(stream: str, expect: int, version: int) -> dict[str, Any] | None:
     """What is wrong with a stream's version, or None if the expectation holds."""
-    if expect == ANY or expect == version or (expect == STREAM_EXISTS and version > 0):
+    if expect in (ANY, version) or (expect == STREAM_EXISTS and version > 0):
         return None
     return {"kind": "expected version", "stream": stream, "expected": expect, "actual": version}
 

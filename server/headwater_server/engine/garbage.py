@@ -50,7 +50,7 @@ from headwater_server.engine.index_keys import (
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.state_store import Family, StateStore, WriteBatch
 
-BATCH_ENTRIES_MAX: Final = 512
+BATCH_VERSIONS_MAX: Final = 512
 """Versions whose removal goes into one batch, which holds the interpreter while it is written."""
 
 _T = TypeVar("_T")
@@ -96,7 +96,12 @@ def keeper(commit: int, next_commit: int, views: Sequence[int]) -> int | None:
 
 
 def collect_garbage(
-    store: StateStore, *, upto: int, views: Sequence[int], entries_max: int
+    store: StateStore,
+    *,
+    upto: int,
+    views: Sequence[int],
+    entries_max: int,
+    batch_versions_max: int = BATCH_VERSIONS_MAX,
 ) -> Collected:
     """Remove versions that were replaced at or before the commit *upto* and that no view reads.
 
@@ -104,8 +109,9 @@ def collect_garbage(
         upto: the horizon, or the newest applied commit if that is lower.
         views: the active read views, sorted; a view may begin meanwhile, but not below *upto*.
         entries_max: versions to look at, of the new ones and of those that views had kept each.
+        batch_versions_max: after how many of them a batch is written.
     """
-    run = _Run(store, views)
+    run = _Run(store, views, batch_versions_max)
     released = run.release(entries_max)
     swept = run.sweep(upto, entries_max)
     return Collected(run.examined, run.versions, run.deletions, run.retained, released and swept)
@@ -118,8 +124,9 @@ class _Run:
     removing what is gone already does no harm.
     """
 
-    def __init__(self, store: StateStore, views: Sequence[int]) -> None:
+    def __init__(self, store: StateStore, views: Sequence[int], batch_versions_max: int) -> None:
         self._store = store
+        self._batch_versions_max = batch_versions_max
         self._views = views
         self._batch = WriteBatch()
         self._removed: set[bytes] = set()
@@ -149,7 +156,8 @@ class _Run:
 
     def _release_view(self, view: int, entries_max: int) -> int:
         count = 0
-        for chunk in _chunks(islice(_retained(self._store, view, view + 1), entries_max)):
+        kept = islice(_retained(self._store, view, view + 1), entries_max)
+        for chunk in _chunks(kept, self._batch_versions_max):
             for _, next_commit, key, commit in chunk:
                 self._batch.delete(Family.INDEX, retained_key(view, next_commit, key))
                 if not self._keep_or_remove(key, commit, next_commit):
@@ -166,8 +174,8 @@ class _Run:
             return True
         count = 0
         last = b""
-        changes = self._store.scan(Family.CHANGES, start, end)
-        for chunk in _chunks(islice(changes, entries_max)):
+        changes = islice(self._store.scan(Family.CHANGES, start, end), entries_max)
+        for chunk in _chunks(changes, self._batch_versions_max):
             for entry_key, entry in chunk:
                 commit, key = parse_change_key(entry_key)
                 older, exists = parse_change_value(entry)
@@ -258,7 +266,7 @@ def forget_transactions(
         records = [
             record
             for record in commit_log.read_range(
-                CommitNumber(start), min(BATCH_ENTRIES_MAX, end - start)
+                CommitNumber(start), min(BATCH_VERSIONS_MAX, end - start)
             )
             if record.time < before
         ]
@@ -279,7 +287,7 @@ def forget_transactions(
 def _forget_aborted(store: StateStore, before: int, records_max: int) -> int:
     count = 0
     entries = store.scan(Family.INDEX, ABORTED, aborted_key(max(before, 0), b""))
-    for chunk in _chunks(islice(entries, records_max)):
+    for chunk in _chunks(islice(entries, records_max), BATCH_VERSIONS_MAX):
         batch = WriteBatch()
         for entry_key, _ in chunk:
             batch.delete(Family.INDEX, entry_key)
@@ -299,7 +307,7 @@ def _retained(
         yield view, next_commit, key, parse_number(entry)
 
 
-def _chunks(items: Iterable[_T]) -> Iterator[list[_T]]:
+def _chunks(items: Iterable[_T], count: int) -> Iterator[list[_T]]:
     rest = iter(items)
-    while chunk := list(islice(rest, BATCH_ENTRIES_MAX)):
+    while chunk := list(islice(rest, count)):
         yield chunk

@@ -36,6 +36,7 @@ NUMBER_END: Final = 2**64 - 1
 
 _TWO_NUMBERS: Final = struct.Struct(">QQ")
 _THREE_NUMBERS: Final = struct.Struct(">QQQ")
+_FOUR_NUMBERS: Final = struct.Struct(">QQQQ")
 _LENGTH: Final = struct.Struct(">I")
 _COMMIT_AND_EXISTS: Final = struct.Struct(">QB")
 _POSTING: Final = struct.Struct(">cQQ")
@@ -69,12 +70,17 @@ written with up to 256 bytes of them."""
 
 
 class Applied(NamedTuple):
-    """What the last checkpoint made durable: "m" "applied" -> commit(8) position(8) time(8)."""
+    """What the last checkpoint made durable.
+
+    "m" "applied" -> commit(8) position(8) time(8) log_index(8)
+    """
 
     commit: int
     position: int
     time: int
     """Of that commit, in microseconds since 1970."""
+    log_index: int
+    """An entry of the write-ahead log that was durable then: a log that lacks it is damaged."""
 
 
 class Stored(NamedTuple):
@@ -251,12 +257,12 @@ def unpack_positions(entry: bytes) -> "array[int]":
 
 def applied_value(applied: Applied) -> bytes:
     """The value of "m" "applied"."""
-    return _THREE_NUMBERS.pack(*applied)
+    return _FOUR_NUMBERS.pack(*applied)
 
 
 def parse_applied(entry: bytes | None) -> Applied:
     """What was applied; all zero for a store that is empty."""
-    return Applied(0, 0, 0) if entry is None else Applied(*_THREE_NUMBERS.unpack(entry))
+    return Applied(0, 0, 0, 0) if entry is None else Applied(*_FOUR_NUMBERS.unpack(entry))
 
 
 def parse_number(entry: bytes | None) -> int:

@@ -4,9 +4,9 @@
     abort record     [0, transaction, time, user]
 
 `writes` is flat: key, value, key, value, …; a value of nil deletes the key. Keys carry the byte
-of their key space. `first_position` is that of the first event, or of the next one to come; `events` are stored events,
-and `event_ids` is flat too: place among the events, id, …, for the ids that users gave, which
-alone are indexed.
+of their key space. `first_position` is that of the first event, or, if there are none, of the
+next one to come; `events` are stored events. `event_ids` is flat too: place among the events,
+id, …, for the ids that users gave, which alone are indexed.
 
 The record holds what came out of validation, atomic operations and range deletes, so applying
 it needs no state but what the records before it made: recovery, and later a replica, install
@@ -63,7 +63,7 @@ def decode_record(data: bytes) -> Record:
     mistake, and an assertion.
     """
     members = msgpack.unpackb(data, use_list=True)
-    assert isinstance(members, list) and len(members) >= 4, "a record is an array"
+    assert len(members) >= 4, "a record is an array of at least four"
     if members[0] == 0:
         return Record(0, members[1], members[2], members[3], [], 0, [], [])
     return Record(*members[:8])

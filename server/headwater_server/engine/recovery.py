@@ -48,7 +48,13 @@ class OpenLog(Protocol):
     """Opens the write-ahead log of a directory, or makes an empty one."""
 
     def __call__(
-        self, file_system: FileSystem, path: str, database_id: bytes, source: random.Random
+        self,
+        file_system: FileSystem,
+        path: str,
+        *,
+        database_id: bytes,
+        random: random.Random,
+        vouched: WalIndex,
     ) -> WriteAheadLog:
         """The log at *path*, verified, with its torn tail cut."""
         ...
@@ -63,7 +69,7 @@ def open_engine(
     settings: EngineSettings,
     clock: Callable[[], int],
     source: random.Random,
-    on_progress: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Engine:
     """Open the database in a directory, or make one there, and bring it to its newest commit.
 
@@ -85,7 +91,13 @@ def open_engine(
         opened.callback(event_log.close)
         commit_log = CommitLog.open(file_system, directory.commits, CommitNumber(applied.commit))
         opened.callback(commit_log.close)
-        log = open_log(file_system, directory.wal, directory.database_id, source)
+        log = open_log(
+            file_system,
+            directory.wal,
+            database_id=directory.database_id,
+            random=source,
+            vouched=WalIndex(applied.log_index),
+        )
         opened.callback(log.close)
         state = State(CheckpointedState(store, event_log, commit_log))
         sequencer = Sequencer(state, settings, clock)

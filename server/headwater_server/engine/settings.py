@@ -33,6 +33,9 @@ class EngineSettings:
     transactions_max: int = 10_000
     """Open transactions. Each holds a read view, which keeps old versions alive."""
 
+    transactions_size_max: int = 256 * MIB
+    """Bytes that all open transactions together may hold, as buffered writes and read sets."""
+
     transaction_idle_us_max: int = 60 * SECOND_US
     """How long a transaction may wait for its client's next word before it is rolled back."""
 

@@ -79,12 +79,21 @@ class StateWriter:
     """
 
     def __init__(
-        self, frozen: MemTable, store: StateStore, *, horizon: int, views: Sequence[int]
+        self,
+        frozen: MemTable,
+        store: StateStore,
+        *,
+        horizon: int,
+        views: Sequence[int],
+        log_index: int,
+        batch_entries_max: int = BATCH_ENTRIES_MAX,
     ) -> None:
         self._frozen = frozen
         self._store = store
         self._horizon = horizon
         self._views = views
+        self._log_index = log_index
+        self._batch_entries_max = batch_entries_max
         self._batch = WriteBatch()
         self._entries = 0
         self._size = 0
@@ -108,7 +117,7 @@ class StateWriter:
         self._write_transactions()
         self._write_batch()
         time = frozen.commits[-1].time if frozen.commits else before.time
-        applied = Applied(last, frozen.last_position, time)
+        applied = Applied(last, frozen.last_position, time, self._log_index)
         self._put(Family.INDEX, META_APPLIED, applied_value(applied))
         # An attempt before a crash may have gone further than we; then a later one ends it.
         if unfinished <= last:
@@ -125,7 +134,7 @@ class StateWriter:
 
     def _end_of_item(self) -> None:
         """What was put since the last call is whole: here, and here only, a batch may end."""
-        if self._entries >= BATCH_ENTRIES_MAX or self._size >= BATCH_SIZE_MAX:
+        if self._entries >= self._batch_entries_max or self._size >= BATCH_SIZE_MAX:
             self._write_batch()
 
     def _write_batch(self) -> None:

@@ -30,6 +30,9 @@ from headwater_server.engine.write_buffer import WriteBuffer, evaluate, next_key
 
 _UNCOMMITTED_ID: Final = bytes(16)
 
+_READ_SIZE: Final = 150
+"""Bytes that a key, range, stream or query in a read set costs, about."""
+
 
 @dataclass(slots=True)
 class ReadSet:
@@ -53,6 +56,7 @@ class Transaction(Reader):
         user: the number of the user who began it, 0 if there are no users.
         isolation: "serializable" or "snapshot".
         read_only: takes no writes, keeps no read set, and never conflicts.
+        charged_size: bytes that the engine counts for it; see `held_size`.
         begun, used: when it began and was last heard of, in microseconds.
     """
 
@@ -60,6 +64,7 @@ class Transaction(Reader):
         "_read_set_max",
         "begun",
         "buffer",
+        "charged_size",
         "id",
         "isolation",
         "owner",
@@ -93,10 +98,17 @@ class Transaction(Reader):
         self.begun = now
         self.used = now
         self.buffer = WriteBuffer()
+        self.charged_size = 0
         self.read_set: ReadSet | None = (
             ReadSet() if isolation == SERIALIZABLE and not read_only else None
         )
         self._read_set_max = read_set_max
+
+    @property
+    def held_size(self) -> int:
+        """Bytes that it holds as buffered writes and as its read set, about."""
+        reads = 0 if self.read_set is None else len(self.read_set)
+        return self.buffer.size + _READ_SIZE * reads
 
     def write(self, writes: list[list[Any]]) -> None:
         """Add writes, as they stand in a request, to the buffer.

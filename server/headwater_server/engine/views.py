@@ -13,8 +13,10 @@ from headwater_server.engine.transaction import Transaction
 class OpenTransactions:
     """The transactions that were begun and are neither committed nor rolled back."""
 
-    def __init__(self, *, count_max: int, idle_us_max: int, age_us_max: int) -> None:
+    def __init__(self, *, count_max: int, size_max: int, idle_us_max: int, age_us_max: int) -> None:
         self._count_max = count_max
+        self._size_max = size_max
+        self._size = 0
         self._idle_us_max = idle_us_max
         self._age_us_max = age_us_max
         self._by_id: dict[bytes, Transaction] = {}
@@ -47,6 +49,8 @@ class OpenTransactions:
 
         Raises:
             TransactionGone: it is not open, or belongs to another connection.
+            TooMany: all open transactions together hold more than is allowed; this one is
+                rolled back.
         """
         found = self._by_id.get(transaction)
         if found is None or found.owner is not owner:
@@ -55,11 +59,21 @@ class OpenTransactions:
                 "begun here, has ended, or was idle for too long"
             )
         found.used = now
+        # What its last request added is counted now: one request is bounded by itself.
+        self._size += found.held_size - found.charged_size
+        found.charged_size = found.held_size
+        if self._size > self._size_max:
+            size = self._size
+            self.remove(found)
+            raise TooMany(
+                f"{size} bytes are held by open transactions; allowed are {self._size_max}"
+            )
         return found
 
     def remove(self, transaction: Transaction) -> None:
         """End a lease."""
         del self._by_id[transaction.id]
+        self._size -= transaction.charged_size
         owned = self._by_owner[transaction.owner]
         del owned[transaction.id]
         if not owned:
@@ -67,9 +81,9 @@ class OpenTransactions:
 
     def close_owner(self, owner: object) -> int:
         """End every lease of a connection that has gone; return how many there were."""
-        owned = self._by_owner.pop(owner, {})
-        for identity in owned:
-            del self._by_id[identity]
+        owned = list(self._by_owner.get(owner, {}).values())
+        for transaction in owned:
+            self.remove(transaction)
         return len(owned)
 
     def count_of(self, owner: object) -> int:

@@ -1,0 +1,159 @@
+"""A database in memory for tests of the engine: files that can crash, a clock that is set by hand.
+
+    database = Database()
+    database.execute(["put", b"k", b"v"])          # commits, makes durable, publishes
+    database = database.crash()                    # power loss, then recovery
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from headwater_protocol.operations import WRITES
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.reading import Reader
+from headwater_server.engine.recovery import open_engine
+from headwater_server.engine.sequencer import Ticket
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.transaction import Transaction
+from headwater_server.storage.file_system import FileSystem
+from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.storage.memory_files import MemoryFileSystem
+from headwater_server.storage.memory_store import MemoryStore
+from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+
+OWNER = "the test"
+START_US = 1_700_000_000_000_000
+SEGMENT_SIZE = 64 * 1024
+SETTINGS = EngineSettings(disk_reserve_size=0)
+
+
+class Database:
+    """An engine over simulated files, driven one step at a time."""
+
+    def __init__(
+        self,
+        settings: EngineSettings = SETTINGS,
+        *,
+        seed: int = 1,
+        files: MemoryFileSystem | None = None,
+        store: MemoryStore | None = None,
+        now: int = START_US,
+    ) -> None:
+        self.settings = settings
+        self.random = random.Random(seed)
+        self.files = files or MemoryFileSystem(random.Random(seed))
+        self.store = store or MemoryStore()
+        self.now = now
+        self._transactions = 0
+        self.engine = self._open()
+
+    def _open(self) -> Engine:
+        return open_engine(
+            self.files,
+            "data",
+            open_store=lambda path: self.store,
+            open_log=open_test_log,
+            settings=self.settings,
+            clock=lambda: self.now,
+            source=self.random,
+        )
+
+    # Driving it as the server would.
+
+    def new_id(self) -> bytes:
+        """A transaction id that was not used before."""
+        self._transactions += 1
+        return self.random.randbytes(8) + self._transactions.to_bytes(8, "big")
+
+    def sync(self) -> None:
+        """Make durable and publish what was numbered."""
+        group = self.engine.take_group()
+        if group is not None:
+            self.engine.make_durable(group)
+            self.engine.publish(group)
+
+    def settle(self, ticket: Ticket) -> list[Any]:
+        """Sync, then the answer of the ticket, or its error raised."""
+        self.sync()
+        assert self.engine.durable_sequence >= ticket.sequence
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.payload
+
+    def begin(self, *, isolation: str = "serializable", **rest: Any) -> Transaction:
+        """An open transaction with an id of its own."""
+        return self.engine.begin(self.new_id(), owner=OWNER, isolation=isolation, **rest)
+
+    def commit(self, transaction: Transaction, *writes: list[Any]) -> list[Any]:
+        """Commit with these last writes; the answer, or the error raised."""
+        WRITES(list(writes), "test")
+        return self.settle(self.engine.commit(transaction.id, OWNER, list(writes)))
+
+    def execute(
+        self,
+        *writes: list[Any],
+        transaction: bytes | None = None,
+        conditions: list[list[Any]] | None = None,
+        reads: Callable[[Reader], list[Any]] | None = None,
+    ) -> list[Any]:
+        """A whole transaction; the answer to its commit, or the error raised."""
+        WRITES(list(writes), "test")
+        ticket, _ = self.engine.execute(
+            transaction or self.new_id(),
+            user=0,
+            conditions=conditions or [],
+            reads=reads,
+            writes=list(writes),
+        )
+        return self.settle(ticket)
+
+    def checkpoint(self) -> None:
+        """A whole checkpoint, if there is anything to put into one."""
+        self.sync()
+        checkpoint = self.engine.begin_checkpoint()
+        if checkpoint is not None:
+            checkpoint.run()
+            self.engine.finish_checkpoint(checkpoint)
+
+    # Ending it.
+
+    def reopen(self, settings: EngineSettings | None = None) -> "Database":
+        """Close it in order and open it again."""
+        self.engine.close()
+        return Database(
+            settings or self.settings,
+            seed=self.random.getrandbits(32),
+            files=self.files,
+            store=self.store.reopened(),
+            now=self.now,
+        )
+
+    def crash(self) -> "Database":
+        """Lose the power, then open what the disk holds."""
+        return Database(
+            self.settings,
+            seed=self.random.getrandbits(32),
+            files=self.files.crash(),
+            store=self.store.crash(self.random),
+            now=self.now,
+        )
+
+
+def open_test_log(
+    file_system: FileSystem,
+    path: str,
+    *,
+    database_id: bytes,
+    random: random.Random,
+    vouched: WalIndex,
+) -> WriteAheadLog:
+    """The log on files, in segments small enough that tests cross them."""
+    return FileWriteAheadLog.open(
+        file_system,
+        path,
+        database_id=database_id,
+        random=random,
+        segment_size=SEGMENT_SIZE,
+        vouched=vouched,
+    )

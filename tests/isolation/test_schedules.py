@@ -1,0 +1,38 @@
+"""Every anomaly, played over the wire at both isolation levels, against its golden script.
+
+A script is a comment, the schedule, and what came out of it at each level. To see what a change
+makes of them: HEADWATER_GOLDEN=write pytest tests/isolation, then read the difference.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from headwater.cli.server_process import ServerProcess
+from tests.isolation.schedule import Player
+
+SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
+LEVELS = ("snapshot", "serializable")
+
+
+def test_every_anomaly_has_its_script() -> None:
+    names = {path.stem.split("-")[0] for path in SCRIPTS}
+    assert names >= {"g0", "g1a", "g1b", "g1c", "otv", "pmp", "p4", "g_single", "g2_item", "g2"}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_the_schedule_comes_out_as_its_script_says(
+    path: Path, level: str, real_server: ServerProcess
+) -> None:
+    head, *sections = path.read_text().split("\n---- ")
+    steps = [line for line in head.splitlines() if line and not line.startswith("#")]
+    assert real_server.port is not None
+    played = Player("127.0.0.1", real_server.port, level).play(steps)
+    golden = {name: body.strip() for name, _, body in (s.partition("\n") for s in sections)}
+    if os.environ.get("HEADWATER_GOLDEN") == "write":
+        golden[level] = "\n".join(played)
+        parts = [head.rstrip() + "\n"] + [f"{k}\n{golden[k]}\n" for k in LEVELS if k in golden]
+        path.write_text("\n---- ".join(parts))
+    assert golden.get(level) == "\n".join(played)
