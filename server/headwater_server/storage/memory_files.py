@@ -36,6 +36,7 @@ from headwater_server.storage.memory_disk import (
 _ROOM_WITHOUT_CAPACITY: Final = 2**40
 _PID: Final = 1
 _LAST_CALLS_MAX: Final = 64
+"""Calls kept: enough to see in a failing test what led to the fault."""
 
 
 class Crash(Exception):

@@ -20,6 +20,7 @@ _FULL_SYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None)
 _FILE_MODE: Final = 0o600
 _DIRECTORY_MODE: Final = 0o700
 _PID_SIZE_MAX: Final = 20
+"""Bytes read of a lock file: the digits of any 64-bit number."""
 
 # A quota that is used up is a full disk for us: waiting may help, a restart does not.
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
