@@ -29,7 +29,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from headwater_protocol.errors import (
     AuthenticationFailed,
     HeadwaterError,
+    InvalidArgument,
     ProtocolError,
+    TooLarge,
     UnknownOperation,
     shown,
 )
@@ -37,9 +39,12 @@ from headwater_protocol.frames import FrameSplitter, encode_frame, join_frame
 from headwater_protocol.limits import (
     BODY_SIZE_MAX,
     DEPTH_MAX,
+    ERROR_MESSAGE_MAX,
     HELLO_BODY_SIZE_MAX,
     REQUEST_ID_MAX,
+    REQUEST_ITEMS_MAX,
     REQUEST_UNSCANNED_SIZE_MAX,
+    RESPONSE_ITEMS_MAX,
     RESPONSE_UNSCANNED_SIZE_MAX,
 )
 from headwater_protocol.messages import (
@@ -49,7 +54,7 @@ from headwater_protocol.messages import (
     encode,
     request_id_of,
 )
-from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH
+from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH, TRANSACTION_ID
 
 
 class Role(Enum):
@@ -251,7 +256,7 @@ class _Connection:
         """An operation was requested that changes more than itself."""
         if name in _REQUESTED:
             self._enter(_REQUESTED[name])
-        elif name == "unsubscribe" and arguments:
+        elif name == "unsubscribe":
             self._ending[request_id] = arguments[0]
 
     def _note_answer(self, request_id: int, name: str, status: int, payload: Any) -> None:
@@ -289,7 +294,7 @@ class ServerConnection(_Connection):
         in_flight = self.in_flight
         for body in bodies:
             try:
-                message = decode(body, REQUEST_UNSCANNED_SIZE_MAX)
+                message = decode(body, REQUEST_UNSCANNED_SIZE_MAX, REQUEST_ITEMS_MAX)
                 if (
                     type(message) is not list
                     or len(message) < 2
@@ -307,16 +312,18 @@ class ServerConnection(_Connection):
                     items.append(self._out_of_place(request_id, name, message))
                     continue
                 del message[:2]
-                in_flight[request_id] = name
-                if name in _SPECIAL:
-                    self._note_request(request_id, name, message)
                 try:
                     arguments = check(message, name)
                 except HeadwaterError as error:
-                    items.append(_refused(request_id, name, message, error))
+                    items.append(self._refused(request_id, name, message, error))
                     continue
+                in_flight[request_id] = name
+                if name in _SPECIAL:
+                    self._note_request(request_id, name, arguments)
             except ProtocolError as error:
-                items.append(self._violation(request_id_of(body), error))
+                request_id = request_id_of(body)
+                # Under the id of another request the error would be taken for its answer.
+                items.append(self._violation(0 if request_id in in_flight else request_id, error))
                 return items
             # As Request(…), in half its time.
             items.append(_new(Request, (request_id, name, arguments)))
@@ -343,6 +350,19 @@ class ServerConnection(_Connection):
         self.in_flight[request_id] = name
         return Refused(request_id, name, None, error)
 
+    def _refused(
+        self, request_id: int, name: str, arguments: list[Any], error: HeadwaterError
+    ) -> Refused:
+        # Checked here and not before: what fits the vocabulary is not deep.
+        _bound_depth(arguments)
+        self.in_flight[request_id] = name
+        if name in _REQUESTED:
+            self._enter(_REQUESTED[name])
+        transaction = arguments[0] if arguments and name in _IN_TRANSACTION else None
+        if type(transaction) is not bytes or len(transaction) != TRANSACTION_ID.size_max:
+            transaction = None
+        return Refused(request_id, name, transaction, error)
+
     def answer(self, request_id: int, payload: Any) -> bytes:
         """The frame of the answer to a request.
 
@@ -352,7 +372,10 @@ class ServerConnection(_Connection):
         frame = encode_frame(encode((request_id, OK, payload)))
         name = self.in_flight.pop(request_id)
         if name in _SPECIAL:
-            self._note_answer(request_id, name, OK, payload)
+            try:
+                self._note_answer(request_id, name, OK, payload)
+            except ProtocolError as error:
+                raise AssertionError(f"our answer to {name}: {error}") from error
         return frame
 
     def answer_encoded(self, request_id: int, *parts: bytes) -> bytes:
@@ -385,7 +408,13 @@ class ServerConnection(_Connection):
 
     def error(self, request_id: int, error: HeadwaterError) -> bytes:
         """The frame of the error that a request, or after a Violation the connection, ends in."""
-        frame = encode_frame(encode((request_id, ERROR, error.as_payload())))
+        code, message, retryable, details = error.as_payload()
+        payload = (code, message[:ERROR_MESSAGE_MAX], retryable, details)
+        try:
+            frame = encode_frame(encode((request_id, ERROR, payload)))
+        except TooLarge:
+            # All conflicts of a very large transaction, say. That it failed must be told.
+            frame = encode_frame(encode((request_id, ERROR, (*payload[:3], {}))))
         name = self.in_flight.pop(request_id, None)
         assert name is not None or self.state is State.CLOSED, f"no request {request_id} waits"
         if name in _SPECIAL:
@@ -411,15 +440,6 @@ _REQUEST_FORM: Final = (
     "a request is an array [request_id, operation, arguments…],"
     f" of an int of 1 to {REQUEST_ID_MAX}, a str, and what the operation takes"
 )
-
-
-def _refused(request_id: int, name: str, arguments: list[Any], error: HeadwaterError) -> Refused:
-    # Checked here and not before: what fits the vocabulary is not deep.
-    _bound_depth(arguments, 1)
-    transaction = arguments[0] if arguments and name in _IN_TRANSACTION else None
-    if type(transaction) is not bytes or len(transaction) != 16:
-        transaction = None
-    return Refused(request_id, name, transaction, error)
 
 
 def _bound_depth(value: Any, outer: int = 0) -> None:
@@ -457,7 +477,10 @@ class ClientConnection(_Connection):
         request_id = self._last_id % REQUEST_ID_MAX + 1
         while request_id in in_flight:
             request_id = request_id % REQUEST_ID_MAX + 1
-        frame = encode_frame(encode([request_id, name, *values]))
+        try:
+            frame = encode_frame(encode([request_id, name, *values]))
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"{name}: a str with a lone surrogate: {error}") from error
         self._last_id = request_id
         in_flight[request_id] = name
         if name in _SPECIAL:
@@ -474,7 +497,9 @@ class ClientConnection(_Connection):
             return items
         for body in self._split(data):
             try:
-                items.append(self._response(decode(body, RESPONSE_UNSCANNED_SIZE_MAX)))
+                items.append(
+                    self._response(decode(body, RESPONSE_UNSCANNED_SIZE_MAX, RESPONSE_ITEMS_MAX))
+                )
             except ProtocolError as error:
                 items.append(self._violation(request_id_of(body), error))
             if self.closed:
@@ -499,6 +524,8 @@ class ClientConnection(_Connection):
             del self.in_flight[request_id]
             if name in _SPECIAL:
                 self._note_answer(request_id, name, OK, payload)
+            elif name == "stats":
+                _bound_depth(payload, 1)  # the one answer of a free form
             return _new(Answer, (request_id, payload))
         if status == PUSH and name == _SUBSCRIPTION:
             if type(payload) is not list or not payload or type(payload[0]) is not str:
@@ -509,6 +536,7 @@ class ClientConnection(_Connection):
         raise ProtocolError(f"a response to request {request_id} ({name}) with status {status}")
 
     def _failure(self, request_id: int, name: str | None, payload: Any) -> Failure:
+        _bound_depth(payload, 1)
         if request_id == 0:
             self._enter(State.CLOSED)
         elif name is None or name == _SUBSCRIPTION:

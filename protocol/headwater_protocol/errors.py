@@ -88,7 +88,7 @@ class HeadwaterError(Exception):
                     )
                 return known(message, retryable=retryable, details=details)
             case _:
-                return ProtocolError(f"an error response with the payload {payload!r}")
+                return ProtocolError(f"an error response with the payload {shown(payload)}")
 
 
 # What is wrong with the bytes or the words.

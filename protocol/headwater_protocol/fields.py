@@ -82,7 +82,10 @@ class Text(_Scalar):
             raise _wrong(value, self.describe())
         # A character is one to four bytes: most names are settled without encoding them.
         if not (self.size_min <= len(value) and len(value) * 4 <= self.size_max):
-            size = len(value.encode())
+            try:
+                size = len(value.encode())
+            except UnicodeEncodeError as error:
+                raise InvalidArgument(f"{shown(value)} holds a lone surrogate") from error
             if not self.size_min <= size <= self.size_max:
                 raise TooLarge(f"{size} bytes; allowed are {self.size_min} to {self.size_max}")
         if "\0" in value:
@@ -114,7 +117,10 @@ class Number(_Scalar):
     """A msgpack int or float; never NaN, which has no order."""
 
     def check(self, value: Any) -> None:
-        if type(value) not in (int, float) or value != value:
+        if type(value) is int:
+            if not -(2**63) <= value < 2**64:
+                raise InvalidArgument(f"{shown(value)}; allowed are {-(2**63)} to {2**64 - 1}")
+        elif type(value) is not float or value != value:
             raise _wrong(value, self.describe())
 
     def describe(self) -> str:

@@ -85,14 +85,19 @@ class FrameSplitter:
             (size,) = _unpack_size_from(data)
             if size == len(data) - 4 and 0 < size <= size_max:
                 return [data[4:]]
-        elif buffer:
+        bodies: list[bytes] = []
+        if buffer:
             buffer += data
             # A large body comes in many pieces; it is looked at once, when the last is there.
             if len(buffer) < self._wanted:
-                return []
-            data = bytes(buffer)
+                return bodies
+            if self._wanted == 4:
+                data = bytes(buffer)
+            else:
+                with memoryview(buffer) as view:
+                    bodies.append(bytes(view[4 : self._wanted]))
+                    data = bytes(view[self._wanted :])
             buffer.clear()
-        bodies: list[bytes] = []
         start = 0
         available = len(data)
         while available - start >= 4:

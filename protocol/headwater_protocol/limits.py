@@ -30,12 +30,18 @@ DEPTH_MAX: Final = 16
 MEMBERS_MAX: Final = 100_000
 """Members of one array or map in a body. No list of the vocabulary may have more."""
 
-ITEMS_MAX: Final = 2_000_000
-"""Values in one body, over all its arrays and maps. Each costs its receiver about 64 bytes of
-memory, however few it took on the wire; a full transaction has about a million."""
+REQUEST_ITEMS_MAX: Final = 2_000_000
+"""Values in the body of a request, over all its arrays and maps. Each costs its receiver about
+64 bytes of memory, however few it took on the wire; a full transaction has about a million."""
+
+RESPONSE_ITEMS_MAX: Final = 8_000_000
+"""Values in the body of a response. Nothing but the smallest keys and values are 6.7 million."""
 
 STR_SIZE_MAX: Final = 64 * KIB
 """Bytes of any str in a body. Names are shorter by far; what is long is bin."""
+
+ERROR_MESSAGE_MAX: Final = 4096
+"""Characters of an error's message."""
 
 UNSCANNED_MEMBERS_MAX: Final = 4096
 """Members of one array or map in a body that is decoded without a scan of its headers first.

@@ -27,7 +27,6 @@ from msgpack import Packer, unpackb
 from headwater_protocol.errors import ProtocolError
 from headwater_protocol.limits import (
     DEPTH_MAX,
-    ITEMS_MAX,
     MEMBERS_MAX,
     STR_SIZE_MAX,
     UNSCANNED_MEMBERS_MAX,
@@ -71,8 +70,10 @@ def _only_str_keys(map_: dict[Any, Any]) -> dict[str, Any]:
     return map_
 
 
-def decode(body: bytes, unscanned_size_max: int) -> Any:
+def decode(body: bytes, unscanned_size_max: int, items_max: int) -> Any:
     """The value in *body*; if it is larger than *unscanned_size_max* bytes, it is scanned first.
+
+    A body that is scanned may hold *items_max* values, over all its arrays and maps.
 
     Raises:
         ProtocolError: it is no msgpack, or not within the bounds; the message says where.
@@ -91,7 +92,7 @@ def decode(body: bytes, unscanned_size_max: int) -> Any:
         except (ValueError, TypeError):
             # Wrong, or only with more members than are allowed unscanned: the scan knows.
             pass
-    scan(body)
+    scan(body, items_max)
     try:
         return unpackb(
             body,
@@ -110,20 +111,17 @@ def decode(body: bytes, unscanned_size_max: int) -> Any:
 
 
 def depth(value: Any) -> int:
-    """How deep arrays and maps are nested in *value*; 0 for a scalar. It does not recurse."""
+    """How deep arrays and maps are nested in *value*, empty ones not counted, without recursion."""
     level = [value]
     deep = 0
     while True:
         inner: list[Any] = []
-        found = False
         for item in level:
             if type(item) is list:
                 inner += item
-                found = True
             elif type(item) is dict:
                 inner += item.values()
-                found = True
-        if not found:
+        if not inner:
             return deep
         deep += 1
         level = inner
@@ -142,9 +140,10 @@ def request_id_of(body: bytes) -> int:
 
 
 def _widths() -> list[int]:
-    """By first byte: the bytes of a scalar whose size its first byte tells; else 0."""
+    """By first byte: the bytes of a value whose size its first byte tells; else 0."""
     widths = [0] * 256
-    for code in (*range(0x80), 0xC0, 0xC2, 0xC3, *range(0xE0, 0x100)):
+    # An empty array or map (80, 90) is among them: it nests nothing.
+    for code in (*range(0x81), 0x90, 0xC0, 0xC2, 0xC3, *range(0xE0, 0x100)):
         widths[code] = 1
     for code in range(0xA0, 0xC0):
         widths[code] = 1 + (code & 0x1F)
@@ -163,7 +162,7 @@ _EXTENSIONS: Final = frozenset((0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
 _STR_CODES: Final = frozenset((*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB))
 
 
-def scan(body: bytes) -> None:
+def scan(body: bytes, items_max: int) -> None:
     """Look at every header of *body*, building nothing, and refuse what is not allowed.
 
     Raises:
@@ -191,15 +190,15 @@ def scan(body: bytes) -> None:
             if code in _BIN_AND_STR:
                 at = _after_bin_or_str(body, at, code)
                 continue
-            count, at = _members(body, at, code)
             if len(outer) == DEPTH_MAX:
                 raise ProtocolError(
                     f"byte {at} of the body: nesting of {DEPTH_MAX + 1}; allowed are {DEPTH_MAX}"
                 )
+            count, at = _members(body, at, code)
             items += count
-            if items > ITEMS_MAX:
+            if items > items_max:
                 raise ProtocolError(
-                    f"byte {at} of the body: more than the {ITEMS_MAX} values allowed in a body"
+                    f"byte {at} of the body: more than the {items_max} values allowed in a body"
                 )
             outer.append((remaining, is_map))
             remaining, is_map = count, 0x80 <= code <= 0x8F or code >= 0xDE
@@ -230,6 +229,8 @@ def _members(body: bytes, at: int, code: int) -> tuple[int, int]:
     elif code in _ARRAYS_AND_MAPS:
         start = at + 1 + _ARRAYS_AND_MAPS[code]
         count = int.from_bytes(body[at + 1 : start], "big")
+        if start > len(body):
+            raise ProtocolError(f"the body ends at byte {len(body)}, inside its value")
     elif code in _EXTENSIONS:
         raise ProtocolError(f"byte {at} of the body: an extension type (0x{code:02x})")
     else:
@@ -242,6 +243,6 @@ def _members(body: bytes, at: int, code: int) -> tuple[int, int]:
     if count > len(body) - start:
         raise ProtocolError(
             f"byte {at} of the body: {count} values are announced,"
-            f" and {max(0, len(body) - start)} bytes are left"
+            f" and {len(body) - start} bytes are left"
         )
     return count, start

@@ -1,0 +1,645 @@
+import itertools
+import tracemalloc
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headwater_protocol.connection import (
+    ACCEPTED,
+    Answer,
+    ClientConnection,
+    Failure,
+    Push,
+    Refused,
+    Request,
+    Role,
+    ServerConnection,
+    State,
+    Verdict,
+    Violation,
+    after_answer,
+    verdict,
+)
+from headwater_protocol.errors import (
+    AuthenticationFailed,
+    Conflict,
+    HeadwaterError,
+    InvalidArgument,
+    ProtocolError,
+    TooLarge,
+    UnknownOperation,
+)
+from headwater_protocol.frames import encode_frame
+from headwater_protocol.limits import (
+    BODY_SIZE_MAX,
+    ERROR_MESSAGE_MAX,
+    HELLO_BODY_SIZE_MAX,
+    MIB,
+    REQUEST_ID_MAX,
+)
+from headwater_protocol.messages import encode, encode_array
+from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH
+
+TX = bytes(range(16))
+HELLO_ANSWER = [1, "headwater 1.0", [], [], bytes(16)]
+HELLO_ANSWER_SCRAM = [1, "headwater 1.0", [], ["SCRAM-SHA-256"], bytes(16)]
+
+
+def frame(*message: Any) -> bytes:
+    return encode_frame(encode(message))
+
+
+def ready_pair() -> tuple[ClientConnection, ServerConnection]:
+    client, server = ClientConnection(), ServerConnection()
+    request_id, data = client.request("hello", 1)
+    server.receive(data)
+    client.receive(server.answer(request_id, HELLO_ANSWER))
+    assert client.state is server.state is State.READY
+    return client, server
+
+
+def connection_in(state: State) -> ServerConnection:
+    """A server's connection that came to *state* by what is sent and answered."""
+    server = ServerConnection()
+    if state is State.HELLO:
+        return server
+    server.receive(frame(1, "hello", 1))
+    if state is State.GREETING:
+        return server
+    if state in (State.AUTHENTICATION, State.AUTHENTICATING):
+        server.answer(1, HELLO_ANSWER_SCRAM)
+    else:
+        server.answer(1, HELLO_ANSWER)
+    if state is State.AUTHENTICATING:
+        server.receive(frame(2, "authenticate", "SCRAM-SHA-256", b""))
+    if state is State.CLOSED:
+        server.close()
+    return server
+
+
+def receive_one(server: ServerConnection, data: bytes) -> Any:
+    (item,) = server.receive(data)
+    return item
+
+
+# The table of states.
+
+
+@pytest.mark.parametrize("state", State)
+def test_each_state_is_reached_as_the_table_says(state: State) -> None:
+    assert connection_in(state).state is state
+
+
+@pytest.mark.parametrize(
+    ("state", "operation"), [*itertools.product(State, [*OPERATIONS, "no_such_operation"])]
+)
+def test_each_operation_in_each_state_gets_the_verdict_of_the_table(
+    state: State, operation: str
+) -> None:
+    match state:
+        case State.HELLO:
+            wanted = Verdict.ACCEPTED if operation == "hello" else Verdict.VIOLATION
+        case State.GREETING | State.AUTHENTICATING | State.CLOSED:
+            wanted = Verdict.VIOLATION
+        case State.AUTHENTICATION:
+            wanted = {"authenticate": Verdict.ACCEPTED, "hello": Verdict.VIOLATION}.get(
+                operation, Verdict.REFUSED
+            )
+        case State.READY:
+            wanted = {
+                "authenticate": Verdict.VIOLATION,
+                "hello": Verdict.VIOLATION,
+                "no_such_operation": Verdict.REFUSED,
+            }.get(operation, Verdict.ACCEPTED)
+    assert verdict(state, operation) is wanted
+    assert (operation in ACCEPTED[state]) == (wanted is Verdict.ACCEPTED)
+
+    server = connection_in(state)
+    items = server.receive(frame(9, operation))
+    if state is State.CLOSED:
+        assert items == []
+        return
+    (item,) = items
+    match wanted:
+        case Verdict.ACCEPTED:
+            # Some operations refuse to be without arguments: they got that far.
+            assert isinstance(item, Request) or isinstance(item.error, InvalidArgument)
+        case Verdict.REFUSED:
+            assert isinstance(item, Refused)
+            known = state is State.AUTHENTICATION
+            assert type(item.error) is (AuthenticationFailed if known else UnknownOperation)
+            assert server.state is state
+        case Verdict.VIOLATION:
+            assert isinstance(item, Violation)
+            assert server.state is State.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "payload", "after"),
+    [
+        (State.GREETING, OK, HELLO_ANSWER, State.READY),
+        (State.GREETING, OK, HELLO_ANSWER_SCRAM, State.AUTHENTICATION),
+        (State.GREETING, ERROR, None, State.HELLO),
+        (State.AUTHENTICATING, OK, [False, b"r="], State.AUTHENTICATION),
+        (State.AUTHENTICATING, OK, [True, b"v="], State.READY),
+        (State.AUTHENTICATING, ERROR, None, State.AUTHENTICATION),
+    ],
+)
+def test_the_answer_to_hello_or_authenticate_decides_what_comes_next(
+    state: State, status: int, payload: Any, after: State
+) -> None:
+    assert after_answer(state, status, payload) is after
+
+
+@pytest.mark.parametrize(
+    ("state", "payload"),
+    [
+        (State.GREETING, None),
+        (State.GREETING, [1, "x", [], []]),
+        (State.GREETING, [1, "x", [], None, bytes(16)]),
+        (State.AUTHENTICATING, [1, b""]),
+        (State.AUTHENTICATING, [True]),
+    ],
+)
+def test_an_answer_of_another_form_is_the_peers_fault_at_the_client_and_ours_at_the_server(
+    state: State, payload: Any
+) -> None:
+    with pytest.raises(ProtocolError):
+        after_answer(state, OK, payload)
+    server = connection_in(state)
+    (request_id,) = server.in_flight
+    with pytest.raises(AssertionError, match="our answer to"):
+        server.answer(request_id, payload)
+
+
+def test_both_ends_go_through_the_same_states_with_scram() -> None:
+    client, server = ClientConnection(), ServerConnection()
+    assert (client.role, server.role) == (Role.CLIENT, Role.SERVER)
+    seen = []
+
+    def exchange(answer: Any, name: str, *arguments: Any) -> None:
+        request_id, data = client.request(name, *arguments)
+        server.receive(data)
+        seen.append((client.state, server.state))
+        client.receive(server.answer(request_id, answer))
+        seen.append((client.state, server.state))
+
+    exchange(HELLO_ANSWER_SCRAM, "hello", 1)
+    exchange([False, b"r="], "authenticate", "SCRAM-SHA-256", b"n,,")
+    exchange([True, b"v="], "authenticate", "SCRAM-SHA-256", b"c=")
+    states = [
+        State.GREETING,
+        State.AUTHENTICATION,
+        State.AUTHENTICATING,
+        State.AUTHENTICATION,
+        State.AUTHENTICATING,
+        State.READY,
+    ]
+    assert seen == [(state, state) for state in states]
+
+
+def test_a_refused_hello_or_authenticate_may_be_tried_again() -> None:
+    client, server = ClientConnection(), ServerConnection()
+    for name, arguments, answer in (
+        ("hello", (1,), HELLO_ANSWER_SCRAM),
+        ("authenticate", ("SCRAM-SHA-256", b""), [True, b""]),
+    ):
+        before = client.state
+        request_id, data = client.request(name, *arguments)
+        server.receive(data)
+        client.receive(server.error(request_id, InvalidArgument("try again")))
+        assert client.state is server.state is before
+        request_id, data = client.request(name, *arguments)
+        server.receive(data)
+        client.receive(server.answer(request_id, answer))
+    assert client.state is server.state is State.READY
+
+
+def test_a_hello_with_wrong_arguments_is_refused_and_may_be_tried_again() -> None:
+    server = ServerConnection()
+    item = receive_one(server, frame(1, "hello", "one"))
+    assert isinstance(item, Refused)
+    server.error(1, item.error)
+    assert server.state is State.HELLO
+    assert isinstance(receive_one(server, frame(1, "hello", 1)), Request)
+
+
+def test_nothing_may_follow_a_hello_before_its_answer() -> None:
+    server = ServerConnection()
+    hello, ping = server.receive(frame(1, "hello", 1) + frame(2, "ping"))
+    assert isinstance(hello, Request)
+    assert isinstance(ping, Violation)
+    assert "'ping' is not allowed in the state GREETING" in ping.error.message
+
+
+@pytest.mark.parametrize("state", [State.HELLO, State.AUTHENTICATION])
+def test_a_stranger_cannot_make_a_server_buffer_a_large_frame(state: State) -> None:
+    server = connection_in(state)
+    item = receive_one(server, (HELLO_BODY_SIZE_MAX + 1).to_bytes(4, "big") + bytes(100))
+    assert isinstance(item, Violation)
+    assert "frame of 16385 bytes; allowed are 1 to 16384" in item.error.message
+    assert server.buffered_size == 0
+
+
+# What the server is asked.
+
+
+def test_a_request_comes_with_its_defaults() -> None:
+    server = connection_in(State.READY)
+    assert server.receive(frame(7, "scan", None, b"a", b"b")) == [
+        Request(7, "scan", [None, b"a", b"b", 10_000, False, None])
+    ]
+
+
+def test_requests_are_pipelined_and_answered_in_any_order() -> None:
+    client, server = ready_pair()
+    ids, data = zip(*(client.request("get", None, b"k%d" % n) for n in range(100)), strict=True)
+    requests = server.receive(b"".join(data))
+    assert [item.request_id for item in requests] == [*ids]
+    assert all(isinstance(item, Request) for item in requests)
+    answers = b"".join(server.answer(request_id, request_id) for request_id in reversed(ids))
+    assert client.receive(answers) == [Answer(one, one) for one in reversed(ids)]
+    assert client.in_flight == server.in_flight == {}
+
+
+def test_a_wrong_argument_costs_one_request_and_not_the_connection() -> None:
+    client, server = ready_pair()
+    bad, good = server.receive(frame(7, "get", None, "no bin") + frame(8, "get", None, b"k"))
+    assert isinstance(bad, Refused)
+    assert bad.error.message == "get: key: bin of 1 to 8192 bytes is wanted, not str 'no bin'"
+    assert good == Request(8, "get", [None, b"k", None])
+    client.in_flight[7] = "get"
+    (failure,) = client.receive(server.error(7, bad.error))
+    assert isinstance(failure, Failure)
+    assert type(failure.error) is InvalidArgument
+
+
+def test_an_unknown_operation_costs_one_request_and_not_the_connection() -> None:
+    server = connection_in(State.READY)
+    bad, good = server.receive(frame(7, "incr", b"k") + frame(8, "ping"))
+    assert isinstance(bad, Refused)
+    assert bad.error.message == "there is no operation 'incr'"
+    assert good == Request(8, "ping", [])
+
+
+@pytest.mark.parametrize(
+    ("message", "transaction"),
+    [
+        ((7, "write", TX, [["put", b""]]), TX),
+        ((7, "get", TX, b""), TX),
+        ((7, "get", None, b""), None),
+        ((7, "write", b"short", []), None),
+        ((7, "write"), None),
+        ((7, "user_remove", ""), None),
+        ((7, "user_remove", TX), None),
+    ],
+)
+def test_a_refusal_names_the_transaction_that_can_no_longer_commit(
+    message: tuple[Any, ...], transaction: bytes | None
+) -> None:
+    item = receive_one(connection_in(State.READY), frame(*message))
+    assert isinstance(item, Refused)
+    assert item.transaction == transaction
+
+
+VIOLATIONS = [
+    (encode({"id": 1}), 0, "a request is an array"),
+    (encode([7]), 7, "a request is an array"),
+    (encode([0, "ping"]), 0, "an int of 1 to 4294967295"),
+    (encode([-1, "ping"]), 0, "an int of 1 to 4294967295"),
+    (encode([True, "ping"]), 0, "an int of 1 to 4294967295"),
+    (encode([REQUEST_ID_MAX + 1, "ping"]), 0, "an int of 1 to 4294967295"),
+    (encode(["7", "ping"]), 0, "an int of 1 to 4294967295"),
+    (encode([7, b"ping"]), 7, "a str, and what"),
+    (encode([7, ["ping"]]), 7, "a str, and what"),
+    (b"\x93\x07\xa4ping\xc1", 7, "byte 7 of the body: 0xc1 is no msgpack"),
+    (b"\x92\x07\xa4pi", 7, "the body ends at byte 5"),
+    (b"\xc1", 0, "byte 0 of the body: 0xc1 is no msgpack"),
+    (b"\x93\x07\xa3get" + b"\x91" * 30 + b"\xc0", 7, "nesting of 31; allowed are 16"),
+    (b"\x93\x07\xa4nope" + b"\x91" * 30 + b"\xc0", 7, "nesting of 31; allowed are 16"),
+]
+
+
+@pytest.mark.parametrize(("body", "request_id", "message"), VIOLATIONS)
+def test_bytes_that_are_no_request_end_the_connection_after_an_error(
+    body: bytes, request_id: int, message: str
+) -> None:
+    server = connection_in(State.READY)
+    before, item = server.receive(frame(1, "ping") + encode_frame(body) + frame(2, "ping"))
+    assert before == Request(1, "ping", [])
+    assert isinstance(item, Violation)
+    assert item.request_id == request_id
+    assert message in item.error.message
+    assert server.closed
+    assert server.receive(frame(3, "ping")) == []
+    # What came before is still answered, then comes the error.
+    client, _ = ready_pair()
+    client.in_flight.update({1: "ping", 7: "get"})
+    data = server.answer(1, [5, 6]) + server.error(item.request_id, item.error)
+    answer, failure = client.receive(data)
+    assert answer == Answer(1, [5, 6])
+    assert isinstance(failure, Failure)
+    assert failure.request_id == request_id
+    assert type(failure.error) is ProtocolError
+
+
+@pytest.mark.parametrize("operation", ["ping", "subscribe"])
+def test_an_id_in_use_ends_the_connection_and_is_not_taken_for_an_answer(operation: str) -> None:
+    server = connection_in(State.READY)
+    server.receive(frame(7, operation))
+    if operation == "subscribe":
+        server.answer(7, None)  # answered, and still in use
+    item = receive_one(server, frame(7, "ping"))
+    assert isinstance(item, Violation)
+    assert item.request_id == 0
+    assert "request id 7 is in use" in item.error.message
+
+
+def test_an_id_may_be_used_again_once_it_was_answered() -> None:
+    server = connection_in(State.READY)
+    for _ in range(3):
+        assert receive_one(server, frame(7, "ping")) == Request(7, "ping", [])
+        server.answer(7, [0, 0])
+
+
+# What the server answers.
+
+
+def test_a_page_of_stored_events_is_as_if_it_were_encoded_from_their_values() -> None:
+    events = [[n, "account-ann", n, 1, 2, TX, "T", b"data", b""] for n in range(1, 40)]
+    stored = [*map(encode, events)]
+    for count in (0, 1, 15, 16, 39):
+        server = connection_in(State.READY)
+        server.receive(frame(7, "read_all", None) + frame(8, "read_all", None))
+        server.receive(frame(9, "execute", TX))
+        page = [1, 39, events[:count], True]
+        spliced = server.answer_page(7, (1, 39), stored[:count], (True,))
+        assert spliced == frame(7, OK, page)
+        encoded = encode_array([encode(1), encode(39), encode_array(stored[:count]), encode(True)])
+        assert server.answer_encoded(8, encoded) == frame(8, OK, page)
+        assert server.answer_encoded(
+            9, encode_array([encode(None), encode_array([encoded])])
+        ) == frame(9, OK, [None, [page]])
+
+
+def test_an_answer_above_the_bound_is_refused_and_the_request_can_still_fail() -> None:
+    server = connection_in(State.READY)
+    server.receive(frame(7, "get", None, b"k"))
+    for answer in (server.answer, server.answer_encoded):
+        with pytest.raises(TooLarge, match="frame of 16777"):
+            answer(7, bytes(BODY_SIZE_MAX))
+    assert server.in_flight == {7: "get"}
+    server.error(7, TooLarge("the answer"))
+    assert server.in_flight == {}
+
+
+def test_an_error_that_is_too_large_goes_without_its_details() -> None:
+    client, server = ready_pair()
+    request_id, data = client.request("commit", TX)
+    server.receive(data)
+    conflicts = [{"kind": "read-write", "key": bytes(8000)}] * 3000
+    error = Conflict("lost " * 10_000, details={"conflicts": conflicts})
+    (failure,) = client.receive(server.error(request_id, error))
+    assert isinstance(failure, Failure)
+    assert type(failure.error) is Conflict
+    assert failure.error.conflicts == []
+    assert len(failure.error.message) == ERROR_MESSAGE_MAX
+
+
+def test_an_answer_that_nobody_waits_for_is_our_mistake() -> None:
+    server = connection_in(State.READY)
+    with pytest.raises(KeyError):
+        server.answer(7, None)
+    with pytest.raises(AssertionError, match="no request 7 waits"):
+        server.error(7, InvalidArgument("x"))
+    with pytest.raises(AssertionError, match="no subscription 7"):
+        server.push(7, ["caught_up", 0])
+    with pytest.raises(AssertionError, match="no subscription 7"):
+        server.push_events(7, [])
+
+
+# Subscriptions.
+
+
+def test_a_subscription_pushes_under_its_id_until_it_ends() -> None:
+    client, server = ready_pair()
+    request_id, data = client.request("subscribe", 0, {}, 10)
+    server.receive(data)
+    event = [1, "s", 1, 1, 2, TX, "T", b"", b""]
+    data = server.answer(request_id, None)
+    data += server.push_events(request_id, [encode(event)])
+    data += server.push(request_id, ["caught_up", 1])
+    data += server.push(request_id, ["ended", ["shutting_down", "going down", True, {}]])
+    assert client.receive(data) == [
+        Answer(request_id, None),
+        Push(request_id, ["events", [event]]),
+        Push(request_id, ["caught_up", 1]),
+        Push(request_id, ["ended", ["shutting_down", "going down", True, {}]]),
+    ]
+    assert client.in_flight == server.in_flight == {}
+
+
+def test_unsubscribe_ends_a_subscription_with_its_answer() -> None:
+    client, server = ready_pair()
+    subscription, data = client.request("subscribe")
+    server.receive(data)
+    client.receive(server.answer(subscription, None))
+    ending, data = client.request("unsubscribe", subscription)
+    server.receive(data)
+    # What was on its way is still taken.
+    late = server.push(subscription, ["caught_up", 0])
+    done = server.answer(ending, None)
+    assert client.receive(late + done) == [
+        Push(subscription, ["caught_up", 0]),
+        Answer(ending, None),
+    ]
+    assert client.in_flight == server.in_flight == {}
+    item = client.receive(late)[0]
+    assert isinstance(item, Violation)
+
+
+def test_a_refused_subscribe_opens_nothing() -> None:
+    client, server = ready_pair()
+    request_id, data = client.request("subscribe")
+    server.receive(data)
+    client.receive(server.error(request_id, InvalidArgument("no")))
+    assert client.in_flight == server.in_flight == {}
+
+
+def test_unsubscribe_of_what_is_not_open_leaves_all_as_it_is() -> None:
+    client, server = ready_pair()
+    request_id, data = client.request("unsubscribe", 99)
+    server.receive(data)
+    assert client.receive(server.answer(request_id, None)) == [Answer(request_id, None)]
+
+
+# The client.
+
+
+def test_a_wrong_argument_is_refused_before_it_is_sent() -> None:
+    client, _ = ready_pair()
+    with pytest.raises(InvalidArgument, match="get: key: bin of 1 to 8192 bytes"):
+        client.request("get", None, "k")
+    with pytest.raises(UnknownOperation, match="there is no operation 'incr'"):
+        client.request("incr", b"k")
+    with pytest.raises(InvalidArgument, match="lone surrogate"):
+        client.request("user_remove", "\ud800")
+    with pytest.raises(TooLarge, match="frame of"):
+        client.request("write", TX, [["put", b"k", bytes(8 * MIB)]] * 2)
+    with pytest.raises(AssertionError, match="hello in the state READY"):
+        client.request("hello", 1)
+    assert client.in_flight == {}
+    assert client.request("ping")[0] == 2
+
+
+def test_ids_are_not_used_twice_at_a_time_and_begin_again_after_the_last() -> None:
+    client, _ = ready_pair()
+    first, _ = client.request("subscribe")
+    client._last_id = REQUEST_ID_MAX - 1
+    assert client.request("ping")[0] == REQUEST_ID_MAX
+    assert client.request("ping")[0] == 1
+    assert client.request("ping")[0] == first + 1
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ([2, OK], "a response is an array"),
+        ({"id": 2}, "a response is an array"),
+        ([True, OK, None], "ints"),
+        ([2, True, None], "ints"),
+        (["2", OK, None], "ints"),
+        ([3, OK, None], "request 3, which does not wait"),
+        ([2, 3, None], r"request 2 \(ping\) with status 3"),
+        ([2, PUSH, ["caught_up", 1]], r"request 2 \(ping\) with status 2"),
+        ([3, ERROR, ["conflict", "x", True, {}]], "an error of request 3, which does not wait"),
+    ],
+)
+def test_a_response_that_fits_no_request_ends_the_connection(message: Any, words: str) -> None:
+    client, _ = ready_pair()
+    client.request("ping")
+    (item,) = client.receive(encode_frame(encode(message)))
+    assert isinstance(item, Violation)
+    with pytest.raises(ProtocolError, match=words):
+        raise item.error
+    assert client.closed
+    assert client.in_flight == {2: "ping"}  # who waits in vain
+
+
+def test_an_error_of_the_whole_connection_closes_it() -> None:
+    client, _ = ready_pair()
+    client.request("ping")
+    (item,) = client.receive(frame(0, ERROR, ["too_many", "connections", True, {}]))
+    assert isinstance(item, Failure)
+    assert item.request_id == 0
+    assert item.error.code == "too_many"
+    assert client.closed
+
+
+def test_a_push_that_is_none_ends_the_connection() -> None:
+    client, server = ready_pair()
+    request_id, data = client.request("subscribe")
+    server.receive(data)
+    client.receive(server.answer(request_id, None))
+    for payload in (None, [], [1]):
+        (item,) = client.receive(frame(request_id, PUSH, payload))
+        assert isinstance(item, Violation)
+        client.closed = False
+
+
+def test_deep_answers_of_a_free_form_are_refused() -> None:
+    deep: Any = {}
+    for _ in range(20):
+        deep = {"a": deep}
+    for name, response in (("stats", (OK, deep)), ("ping", (ERROR, ["error", "x", False, deep]))):
+        client, _ = ready_pair()
+        request_id, _ = client.request(name)
+        (item,) = client.receive(frame(request_id, *response))
+        assert isinstance(item, Violation)
+        assert "nesting of" in item.error.message
+
+
+# Garbage.
+
+GARBAGE = st.binary(max_size=200) | st.lists(
+    st.binary(min_size=1, max_size=40).map(encode_frame)
+    | st.tuples(
+        st.integers(0, 3),
+        st.sampled_from([*OPERATIONS, "nope", 0, 1, 2]),
+        st.none()
+        | st.binary(max_size=16)
+        | st.integers(-9, 2**64 - 1)
+        | st.lists(st.none(), max_size=2),
+    ).map(lambda message: encode_frame(encode(message)))
+    | st.sampled_from([b"\0", b"\xff\xff\xff\xff", b"\0\0\0\x05\xdd\xff\xff\xff\xff"]),
+    max_size=6,
+).map(b"".join)
+
+
+@given(data=GARBAGE, state=st.sampled_from(State))
+@settings(max_examples=300)
+def test_garbage_never_gives_anything_but_requests_refusals_and_protocol_errors(
+    data: bytes, state: State
+) -> None:
+    server = connection_in(state)
+    items = server.receive(data)
+    for index, item in enumerate(items):
+        match item:
+            case Request(_, name, arguments):
+                assert name in OPERATIONS
+                assert len(arguments) == len(OPERATIONS[name].arguments.arguments)
+            case Refused(_, _, _, error):
+                assert isinstance(error, HeadwaterError)
+                assert not isinstance(error, ProtocolError)
+            case Violation(_, error):
+                assert type(error) is ProtocolError
+                assert index == len(items) - 1
+                assert server.closed
+    # Every item but the violation waits for an answer, once.
+    waiting = [item.request_id for item in items if not isinstance(item, Violation)]
+    assert len(set(waiting)) == len(waiting)
+    assert set(waiting) <= server.in_flight.keys()
+
+
+@given(data=GARBAGE)
+@settings(max_examples=300)
+def test_garbage_from_a_server_never_gives_anything_but_answers_and_protocol_errors(
+    data: bytes,
+) -> None:
+    client, _ = ready_pair()
+    client.request("ping")
+    client.request("subscribe")
+    for item in client.receive(data):
+        match item:
+            case Answer() | Push():
+                pass
+            case Failure(_, error):
+                assert isinstance(error, HeadwaterError)
+            case Violation(_, error):
+                assert type(error) is ProtocolError
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x93\x07\xa3get" + b"\xdd\x00\x00\x10\x00" * 12_000,
+        b"\x93\x07\xa3get" + b"\x91" * 60_000,
+        b"\x93\x07\xa3get" + (b"\x9f" + b"\x90" * 14) * 1000 * 64,
+        b"\x93\x07\xa3get" + b"\xdd\x00\x01\x86\xa0" + b"\x90" * 100_000 + b"\xc0",
+        b"\xdd\xff\xff\xff\xff" * 200_000,
+        b"\xdf\xff\xff\xff\xff" * 200_000,
+        b"\x93\x07\xc6\xff\xff\xff\xff",
+        bytes(MIB),
+    ],
+)
+def test_hostile_bodies_cost_a_bounded_amount_of_memory(body: bytes) -> None:
+    server = connection_in(State.READY)
+    data = encode_frame(body)
+    tracemalloc.start()
+    (item,) = server.receive(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(item, Violation | Refused)
+    assert peak < 40 * MIB

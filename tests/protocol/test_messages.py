@@ -1,0 +1,211 @@
+import struct
+import tracemalloc
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from headwater_protocol.errors import ProtocolError
+from headwater_protocol.limits import (
+    BODY_SIZE_MAX,
+    DEPTH_MAX,
+    MEMBERS_MAX,
+    MIB,
+    REQUEST_ITEMS_MAX,
+    STR_SIZE_MAX,
+    UNSCANNED_MEMBERS_MAX,
+)
+from headwater_protocol.messages import (
+    array_header,
+    decode,
+    depth,
+    encode,
+    encode_array,
+    request_id_of,
+    scan,
+)
+
+
+def decode_both(body: bytes) -> list[Any]:
+    """Decode with the fast way tried first, and with the scan first."""
+    return [decode(body, size, REQUEST_ITEMS_MAX) for size in (BODY_SIZE_MAX, 0)]
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=40)
+    | st.binary(max_size=300),
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=30,
+)
+
+
+@given(VALUES)
+@example(["x" * STR_SIZE_MAX, bytes(70_000), "y" * 300, [1] * 70_000])
+@example({str(number): number for number in range(70_000)})
+@example([0] * MEMBERS_MAX)
+def test_a_value_comes_back_by_the_fast_way_and_by_the_scan(value: Any) -> None:
+    assert decode_both(encode(value)) == [value, value]
+
+
+REFUSED = [
+    ("", "the body ends at byte 0, inside its value"),
+    ("92 01", "byte 0 of the body: 2 values are announced, and 1 bytes are left"),
+    ("91 a3 61", "the body ends at byte 3, inside its value"),
+    ("91 c4", "the body ends at byte 2, inside its value"),
+    ("91 c6 ff ff ff ff", "the body ends at byte 6, inside its value"),
+    ("91 cf 00", "the body ends at byte 3, inside its value"),
+    ("91 01 02", "byte 2 of the body: 1 bytes after the value"),
+    ("91 c1", "byte 1 of the body: 0xc1 is no msgpack"),
+    ("91 d4 01 00", "byte 1 of the body: an extension type (0xd4)"),
+    ("91 c7 00 01", "byte 1 of the body: an extension type (0xc7)"),
+    ("91 d6 ff 00 00 00 00", "byte 1 of the body: an extension type (0xd6)"),
+    ("91 c7 00 ff", "byte 1 of the body: an extension type (0xc7)"),
+    ("dd ff ff ff ff", "byte 0 of the body: 4294967295 members; allowed are 100000"),
+    ("91 df ff ff ff ff", "byte 1 of the body: 4294967295 members; allowed are 100000"),
+    ("dc ff ff 01", "byte 0 of the body: 65535 values are announced, and 1 bytes are left"),
+    ("dd 00", "the body ends at byte 2, inside its value"),
+    ("91 db 00 01 00 01", "byte 1 of the body: str of 65537 bytes; allowed are 65536"),
+    ("91 81 01 02", "byte 2 of the body: a map key that is not str"),
+    ("91 81 c4 01 61 02", "byte 2 of the body: a map key that is not str"),
+    ("91 81 90 02", "byte 2 of the body: a map key that is not str"),
+    ("91 82 a1 61 90 c0 02", "byte 5 of the body: a map key that is not str"),
+    ("92 01 a2 61 ff", "byte 4 of the body: a str that is not UTF-8"),
+    ("91 a3 ed a0 80", "byte 2 of the body: a str that is not UTF-8"),
+    ("91 " * DEPTH_MAX + "91 c0", "byte 16 of the body: nesting of 17; allowed are 16"),
+    ("81 a1 61 " * DEPTH_MAX + "91 c0", "byte 48 of the body: nesting of 17; allowed are 16"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), REFUSED)
+def test_what_is_not_allowed_is_refused_with_its_place(body: str, message: str) -> None:
+    data = bytes.fromhex(body)
+    with pytest.raises(ProtocolError) as found:
+        decode(data, 0, REQUEST_ITEMS_MAX)
+    assert found.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [case for case in REFUSED if "nesting" not in case[1]]
+)
+def test_the_fast_way_refuses_the_same_with_the_same_words(body: str, message: str) -> None:
+    with pytest.raises(ProtocolError) as found:
+        decode(bytes.fromhex(body), BODY_SIZE_MAX, REQUEST_ITEMS_MAX)
+    assert found.value.message == message
+
+
+def test_nesting_to_the_bound_passes() -> None:
+    scan(b"\x91" * DEPTH_MAX + b"\x90", REQUEST_ITEMS_MAX)
+
+
+def test_more_values_than_a_body_may_have_are_refused_before_they_are_built() -> None:
+    # Lists of empty lists: 64 bytes of memory for each byte.
+    inner = array_header(MEMBERS_MAX) + b"\x90" * MEMBERS_MAX
+    body = encode_array([inner] * 21)
+    tracemalloc.start()
+    with pytest.raises(ProtocolError, match="more than the 2000000 values allowed in a body"):
+        decode(body, 65536, REQUEST_ITEMS_MAX)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < MIB
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xdd" + struct.pack(">I", UNSCANNED_MEMBERS_MAX),
+        b"\xdc" + struct.pack(">H", UNSCANNED_MEMBERS_MAX),
+        b"\xdd" + struct.pack(">I", MEMBERS_MAX),
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91",
+        b"\xde\x0f\xff\xa1a",
+    ],
+)
+def test_the_deepest_nesting_of_the_largest_claims_costs_a_bounded_amount(header: bytes) -> None:
+    body = (header * 65536)[:65536]
+    tracemalloc.start()
+    with pytest.raises(ProtocolError):
+        decode(body, 65536, REQUEST_ITEMS_MAX)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * MIB
+
+
+def test_a_long_array_in_a_small_body_is_scanned_and_accepted() -> None:
+    value = [0] * (UNSCANNED_MEMBERS_MAX + 1)
+    assert decode_both(encode(value)) == [value, value]
+
+
+@given(
+    st.binary(max_size=64)
+    | st.lists(
+        st.sampled_from([*b"\x00\x81\x82\x91\x92\xa1\xc0\xc1\xc4\xcc\xd9\xdc\xdd\xde\xdf\xd4\xca"]),
+        max_size=40,
+    ).map(bytes)
+)
+def test_the_scan_and_the_decoder_agree_on_every_byte_string(body: bytes) -> None:
+    """What the scan lets through the decoder can decode, and the other way round."""
+    outcomes = []
+    for unscanned in (BODY_SIZE_MAX, 0):
+        try:
+            outcomes.append(repr(decode(body, unscanned, REQUEST_ITEMS_MAX)))
+        except ProtocolError as error:
+            outcomes.append(error.message)
+    fast, scanned = outcomes
+    assert fast == scanned or "nesting" in scanned
+    try:
+        msgpack.unpackb(body)
+    except (ValueError, TypeError):
+        # Nothing that msgpack itself refuses gets through.
+        assert "byte" in scanned
+    else:
+        if "byte" in scanned:
+            assert any(word in scanned for word in ("map key", "extension", "nesting"))
+
+
+@given(st.lists(VALUES, max_size=40))
+def test_an_array_of_encoded_members_is_the_encoded_array(members: list[Any]) -> None:
+    assert encode_array([*map(encode, members)]) == encode(members)
+
+
+@pytest.mark.parametrize("count", [0, 15, 16, 65535, 65536, 100_000])
+def test_an_array_header_is_as_short_as_it_can_be(count: int) -> None:
+    assert array_header(count) == encode([None] * count)[: -count or None]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+def test_the_request_id_of_a_broken_body_is_found(request_id: int, members: int) -> None:
+    body = encode([request_id, *["x"] * members])
+    assert request_id_of(body) == request_id
+    assert request_id_of(body[:-1] + b"\xc1") == request_id
+    wide = b"\xdc\x00\x03" + encode(request_id) + b"\xc1"
+    assert request_id_of(wide) == request_id
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["c0", "91", "91 ce 00 00", "91 cf 00 00 00 00 00 00 00 01", "91 ff", "91 a1 61", "dc 00"],
+)
+def test_a_request_id_that_cannot_be_read_is_0(body: str) -> None:
+    assert request_id_of(bytes.fromhex(body)) == 0
+
+
+def test_depth_counts_arrays_and_maps_that_hold_something_however_deep() -> None:
+    values: list[Any] = [1, "x", [], {}, [[]], [1], {"a": [1]}, [1, {"a": {"b": 2}}]]
+    assert [depth(value) for value in values] == [0, 0, 0, 0, 1, 1, 2, 3]
+    deep: Any = [1]
+    for _ in range(5000):
+        deep = [deep]
+    assert depth(deep) == 5001
+
+
+def test_a_value_that_cannot_be_encoded_leaves_nothing_behind() -> None:
+    for value in (["x", 2**64], ["x", object()], ["x", "\ud800"]):
+        with pytest.raises((OverflowError, TypeError, UnicodeEncodeError)):
+            encode(value)
+        assert encode([1]) == b"\x91\x01"

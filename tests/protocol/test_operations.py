@@ -1,0 +1,193 @@
+from typing import Any
+
+import pytest
+
+from headwater_protocol import limits
+from headwater_protocol.errors import InvalidArgument, TooLarge
+from headwater_protocol.fields import Field, ListOf, MapOf, Nullable, Record, Tagged
+from headwater_protocol.limits import DEPTH_MAX, MEMBERS_MAX
+from headwater_protocol.operations import CONDITION, FILTER, OPERATIONS, READ, WRITE, WRITES
+
+TX = bytes(16)
+
+# A request of each operation with nothing left out, and one with all that may be.
+EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
+    "hello": ([1, "test 1.0", ["x"]], [1]),
+    "authenticate": (["SCRAM-SHA-256", b"n,,n=ann,r=x"], ["SCRAM-SHA-256", b""]),
+    "ping": ([], []),
+    "begin": ([TX, "snapshot", True, 7], [TX]),
+    "write": ([TX, [["put", b"k", b"v"]]], [TX, []]),
+    "commit": ([TX, [["delete", b"k"]]], [TX]),
+    "rollback": ([TX], [TX]),
+    "execute": (
+        [TX, [["value", b"k", None]], [["get", b"k"]], [["add", b"k", 1]]],
+        [TX],
+    ),
+    "status": ([TX, True], [TX]),
+    "get": ([None, b"k", 7], [TX, b"k"]),
+    "scan": ([None, b"", None, 10, True, 7], [TX, b"a", b"b"]),
+    "read_stream": ([None, "account-ann", 3, 10, True, 7], [TX, "account-ann"]),
+    "read_all": ([None, 3, {"category": "account"}, 10, True, 7], [TX]),
+    "load": ([None, "account-ann", "balance", 1, 7], [TX, "account-ann"]),
+    "commit_at": ([1_700_000_000_000_000], [0]),
+    "read_commits": ([3, 10], []),
+    "read_snapshots": ([b"cursor", 10], []),
+    "subscribe": ([3, {"types": ["Withdrawn"]}, 100], []),
+    "credit": ([3, 100], [3, 0]),
+    "unsubscribe": ([3], [3]),
+    "stats": ([], []),
+    "user_set": (
+        ["ann", bytes(16), 4096, bytes(32), bytes(32), False],
+        ["ann", bytes(16), 4096, bytes(32), bytes(32)],
+    ),
+    "user_remove": (["ann"], ["ann"]),
+    "user_list": ([], []),
+}
+
+
+def test_there_is_an_example_of_every_operation() -> None:
+    assert EXAMPLES.keys() == OPERATIONS.keys()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_takes_all_its_arguments_or_completes_them(name: str) -> None:
+    arguments = OPERATIONS[name].arguments
+    full, short = EXAMPLES[name]
+    assert arguments.complete(full, name) == full
+    completed = arguments.complete(short, name)
+    assert len(completed) == len(arguments.arguments)
+    assert completed[: len(short)] == short
+    # What the defaults gave would be accepted if it were sent.
+    assert arguments.complete(completed, name) == completed
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_refuses_one_argument_too_many_or_too_few(name: str) -> None:
+    arguments = OPERATIONS[name].arguments
+    full, short = EXAMPLES[name]
+    with pytest.raises(InvalidArgument, match=f"^{name}: {len(full) + 1} arguments; wanted are"):
+        arguments.complete([*full, None], name)
+    if any(argument.required for argument in arguments.arguments):
+        required = sum(argument.required for argument in arguments.arguments)
+        with pytest.raises(InvalidArgument, match=f"^{name}: {required - 1} arguments"):
+            arguments.complete(short[: required - 1], name)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_argument_is_checked_and_named_when_it_is_wrong(name: str) -> None:
+    arguments = OPERATIONS[name].arguments
+    full, _ = EXAMPLES[name]
+    for index, argument in enumerate(arguments.arguments):
+        wrong = [*full]
+        wrong[index] = object()
+        with pytest.raises(InvalidArgument, match=f"^{name}: {argument.name}: "):
+            arguments.complete(wrong, name)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        ["put", b"k", b""],
+        ["delete", b"k"],
+        ["delete_range", b"", None],
+        ["add", b"k", -1.5],
+        ["min", b"k", 0],
+        ["max", b"k", 0],
+        ["append", "account-ann", -2, [[None, "Opened", b"{}", b""], [TX, "Closed", b"", b""]]],
+        ["save_snapshot", "account-ann", "", 1, 42, b"state"],
+    ],
+)
+def test_every_kind_of_write_is_accepted(write: list[Any]) -> None:
+    WRITES.check([write])
+    assert write[0] in WRITE.variants
+    assert len(write) == 1 + len(WRITE.variants[write[0]].arguments)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (["put", b"", b""], r"writes\[0\]: put: key: 0 bytes"),
+        (["append", "s", -3, [[None, "T", b"", b""]]], r"append: expect: -3; allowed are -2 to"),
+        (["append", "s", 0, []], "append: events: 0 items; allowed are 1 to"),
+        (["append", "s", 0, [[b"x", "T", b"", b""]]], r"events\[0\]: id: 1 bytes; allowed are 16"),
+        (["append", "s", 0, [[None, "T", b""]]], r"events\[0\]: 3 members; wanted are \[id, type"),
+        (["add", b"k", "1"], "add: number: int or float"),
+    ],
+)
+def test_a_wrong_write_is_refused_with_its_place(write: list[Any], message: str) -> None:
+    with pytest.raises((InvalidArgument, TooLarge), match=message):
+        OPERATIONS["write"].arguments.complete([TX, [write]], "write")
+
+
+def test_every_kind_of_condition_and_read_has_its_form() -> None:
+    for condition in (
+        ["value", b"k", None],
+        ["stream", "account-ann", 0],
+        ["unchanged", b"", None, 7],
+    ):
+        CONDITION.check(condition)
+    for read in (
+        ["get", b"k"],
+        ["scan", b"", None, 10, False],
+        ["read_stream", "account-ann", 0, 10, False],
+        ["read_all", 0, {}, 10, False],
+        ["load", "account-ann", "", 0],
+    ):
+        READ.check(read)
+    assert CONDITION.variants.keys() == {"value", "stream", "unchanged"}
+    assert READ.variants.keys() == {"get", "scan", "read_stream", "read_all", "load"}
+
+
+def test_a_filter_has_known_members_only() -> None:
+    FILTER.check({"stream": "a", "category": "b", "prefix": "c", "types": ["T"]})
+    with pytest.raises(InvalidArgument, match="filter: 'tag' is none of category, prefix, stream"):
+        OPERATIONS["read_all"].arguments.complete([None, 0, {"tag": "x"}], "read_all")
+
+
+def inner_fields(field: Any) -> list[Field]:
+    match field:
+        case Nullable():
+            return [field.inner]
+        case ListOf():
+            return [field.item]
+        case Record():
+            return [argument.field for argument in field.arguments]
+        case Tagged():
+            return [*field.variants.values()]
+        case MapOf():
+            return [*field.members.values()]
+        case _:
+            return []
+
+
+def deepest(field: Any) -> int:
+    below = max(map(deepest, inner_fields(field)), default=0)
+    # A variant of Tagged is the array itself, not one in it.
+    array = isinstance(field, ListOf | Record | MapOf)
+    return below + array
+
+
+def every_field(field: Any) -> list[Any]:
+    return [field, *(deeper for inner in inner_fields(field) for deeper in every_field(inner))]
+
+
+def test_the_deepest_request_is_far_within_the_bound_of_nesting() -> None:
+    deep = max(deepest(operation.arguments) for operation in OPERATIONS.values())
+    # The execute, its writes, an append, its events, an event. The answer to an execute has six.
+    assert deep == 5
+    assert deep < DEPTH_MAX
+
+
+def test_no_list_of_the_vocabulary_may_be_longer_than_any_array() -> None:
+    for operation in OPERATIONS.values():
+        for field in every_field(operation.arguments):
+            if isinstance(field, ListOf):
+                assert field.count_max <= MEMBERS_MAX
+    # A page of a scan lists keys and values in one array.
+    assert 2 * limits.PAGE_ITEMS_MAX <= MEMBERS_MAX
+
+
+def test_every_field_describes_itself() -> None:
+    for operation in OPERATIONS.values():
+        for field in every_field(operation.arguments):
+            assert field.describe()
