@@ -8,6 +8,7 @@
     keys            encode_key, decode_key, prefix_range: tuples as bytes that sort
     frames          FrameSplitter, encode_frame: how a stream is cut into bodies
     messages        encode, decode, encode_array: msgpack within bounds
+    states          State: how far a conversation is, and what may be said then
     connection      ServerConnection, ClientConnection: the conversation, for both ends
 
 All of these modules are public, and nothing else is. docs/protocol.md says the same for those who

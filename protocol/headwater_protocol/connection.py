@@ -2,17 +2,8 @@
 
 Who owns a socket feeds what it received into `receive` and sends the bytes that the other
 methods return. Nothing here waits, reads a clock or calls back, so a server's loop, a task, a
-test or a simulation can drive the same code. The idea is h11's: both ends follow one table.
-
-    HELLO --hello--> GREETING --answer, no mechanisms--------------------------> READY
-      ^                 |  '--answer, mechanisms--> AUTHENTICATION                 ^
-      '------error------'                           |  ^  ^                        |
-                                                    |  |  '--error, or not done--. |
-                                                    '--+--authenticate--> AUTHENTICATING
-                                                       any state --violation--> CLOSED
-
-While hello or authenticate waits for its answer, the client sends nothing: what the next bytes
-may be depends on that answer. In READY it sends as many requests as it likes.
+test or a simulation can drive the same code. The idea is h11's: both ends follow one table
+(headwater_protocol.states).
 
 Three ways to be wrong, kept apart:
     the peer's words      an unknown operation, an argument out of bounds: `Refused`. That
@@ -23,7 +14,6 @@ Three ways to be wrong, kept apart:
 """
 
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from headwater_protocol.errors import (
@@ -55,77 +45,15 @@ from headwater_protocol.messages import (
     request_id_of,
 )
 from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH, TRANSACTION_ID
-
-
-class Role(Enum):
-    """Which end of the connection this is."""
-
-    CLIENT = auto()
-    SERVER = auto()
-
-
-class State(Enum):
-    """How far the conversation is. Both ends go through the same states."""
-
-    HELLO = auto()
-    GREETING = auto()
-    AUTHENTICATION = auto()
-    AUTHENTICATING = auto()
-    READY = auto()
-    CLOSED = auto()
-
-
-class Verdict(Enum):
-    """What an operation is in a state."""
-
-    ACCEPTED = auto()
-    REFUSED = auto()
-    VIOLATION = auto()
-
-
-_WORK: Final = frozenset(OPERATIONS) - {"hello", "authenticate"}
-
-ACCEPTED: Final[dict[State, frozenset[str]]] = {
-    State.HELLO: frozenset({"hello"}),
-    State.GREETING: frozenset(),
-    State.AUTHENTICATION: frozenset({"authenticate"}),
-    State.AUTHENTICATING: frozenset(),
-    State.READY: _WORK,
-    State.CLOSED: frozenset(),
-}
-"""The operations that may be requested in each state. ping is work too: it tells the newest
-commit, which is no business of a stranger."""
-
-_REQUESTED: Final = {"hello": State.GREETING, "authenticate": State.AUTHENTICATING}
-
-
-def verdict(state: State, operation: str) -> Verdict:
-    """What it means that a client requests *operation* in *state*."""
-    if operation in ACCEPTED[state]:
-        return Verdict.ACCEPTED
-    # A client that must authenticate and does not, or asks for a word we do not know, is told;
-    # one that says hello twice, or speaks while it should wait, has lost the thread.
-    if state in (State.AUTHENTICATION, State.READY) and operation not in _REQUESTED:
-        return Verdict.REFUSED
-    return Verdict.VIOLATION
-
-
-def after_answer(state: State, status: int, payload: Any) -> State:
-    """The state after the answer to hello (in GREETING) or authenticate (in AUTHENTICATING).
-
-    Raises:
-        ProtocolError: the payload is not of the form that the answer has.
-    """
-    assert state in (State.GREETING, State.AUTHENTICATING), f"no such answer in {state}"
-    if status == ERROR:
-        return State.HELLO if state is State.GREETING else State.AUTHENTICATION
-    match state, payload:
-        case State.GREETING, [int(), str(), list(), list(mechanisms), bytes()]:
-            return State.AUTHENTICATION if mechanisms else State.READY
-        case State.AUTHENTICATING, [bool(done), bytes()]:
-            return State.READY if done else State.AUTHENTICATION
-        case _:
-            raise ProtocolError(f"an answer in {state.name} that is not of its form")
+from headwater_protocol.states import (
+    ACCEPTED,
+    REQUESTED,
+    Role,
+    State,
+    Verdict,
+    after_answer,
+    verdict,
+)
 
 
 class Request(NamedTuple):
@@ -254,14 +182,14 @@ class _Connection:
 
     def _note_request(self, request_id: int, name: str, arguments: Sequence[Any]) -> None:
         """An operation was requested that changes more than itself."""
-        if name in _REQUESTED:
-            self._enter(_REQUESTED[name])
+        if name in REQUESTED:
+            self._enter(REQUESTED[name])
         elif name == "unsubscribe":
             self._ending[request_id] = arguments[0]
 
     def _note_answer(self, request_id: int, name: str, status: int, payload: Any) -> None:
         """An operation was answered that changes more than itself."""
-        if name in _REQUESTED:
+        if name in REQUESTED:
             # After a violation the answer may still go out, but nothing comes back to life.
             if not self.closed:
                 self._enter(after_answer(self.state, status, payload))
@@ -356,8 +284,8 @@ class ServerConnection(_Connection):
         # Checked here and not before: what fits the vocabulary is not deep.
         _bound_depth(arguments)
         self.in_flight[request_id] = name
-        if name in _REQUESTED:
-            self._enter(_REQUESTED[name])
+        if name in REQUESTED:
+            self._enter(REQUESTED[name])
         transaction = arguments[0] if arguments and name in _IN_TRANSACTION else None
         if type(transaction) is not bytes or len(transaction) != TRANSACTION_ID.size_max:
             transaction = None

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 _SHOWN_MAX: Final = 60
+"""Characters or bytes of a value in a message: enough to know it again."""
 
 
 def shown(value: Any) -> str:

@@ -36,7 +36,7 @@ from uuid import UUID
 from headwater_protocol.errors import InvalidArgument, TooLarge, shown
 from headwater_protocol.limits import DEPTH_MAX, KEY_SIZE_MAX
 
-Key: TypeAlias = "bool | int | float | str | bytes | UUID | datetime | tuple[Key, ...] | None"
+Key: TypeAlias = bool | int | float | str | bytes | UUID | datetime | tuple["Key", ...] | None
 KeyTuple: TypeAlias = tuple[Key, ...]
 
 INT_SIZE_MAX: Final = 255

@@ -24,7 +24,6 @@ from headwater_protocol.messages import (
     encode,
     encode_array,
     request_id_of,
-    scan,
 )
 
 
@@ -100,7 +99,8 @@ def test_the_fast_way_refuses_the_same_with_the_same_words(body: str, message: s
 
 
 def test_nesting_to_the_bound_passes() -> None:
-    scan(b"\x91" * DEPTH_MAX + b"\x90", REQUEST_ITEMS_MAX)
+    value = decode(b"\x91" * DEPTH_MAX + b"\x90", 0, REQUEST_ITEMS_MAX)
+    assert depth(value) == DEPTH_MAX
 
 
 def test_more_values_than_a_body_may_have_are_refused_before_they_are_built() -> None:
