@@ -1,0 +1,206 @@
+"""The data directory: whose it is, what it is, and what lies where in it.
+
+    data/
+      LOCK       locked by the process that owns the directory; holds its pid
+      FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "format": 1}
+      wal/  commits/  events/  state/
+
+A directory is made in this order, so that FORMAT says that all of it is there:
+
+    1. LOCK              from here on nobody else is at it
+    2. the directories, and a sync of the directory above them
+    3. FORMAT, under a temporary name; synced; renamed; and a sync of the directory
+
+A crash in between leaves no FORMAT and nothing in the directories: the next open begins again.
+Without FORMAT, but with anything else in it, a directory is not ours to write to.
+"""
+
+import json
+import random
+import uuid
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from headwater_protocol.errors import DamagedFile, FormatTooNew, InvalidArgument
+from headwater_server.storage.file_system import (
+    FileSystem,
+    Lock,
+    join,
+    make_durable_directory,
+)
+
+FORMAT: Final = 1
+"""What this version writes, and the newest that it reads."""
+
+LOCK_NAME: Final = "LOCK"
+FORMAT_NAME: Final = "FORMAT"
+_TEMPORARY: Final = ".tmp"
+_PARTS: Final = ("wal", "commits", "events", "state")
+# A file system of its own has this from the start, and a data directory may be one.
+_NOT_OF_ANYBODY: Final = "lost+found"
+_FORMAT_SIZE_MAX: Final = 4096
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class DataDirectory:
+    """A data directory that this process owns, until `close`.
+
+    Attributes:
+        path: where it is.
+        database_id: 16 bytes, given at random when it was made.
+        created: when that was, in microseconds since 1970-01-01 UTC.
+        format: the number of the format of its files.
+    """
+
+    path: str
+    database_id: bytes
+    created: int
+    format: int
+    _lock: Lock
+
+    @staticmethod
+    def open(
+        file_system: FileSystem,
+        path: str,
+        *,
+        source: random.Random,
+        now: int,
+        create: bool = True,
+    ) -> "DataDirectory":
+        """Take possession of the directory at *path*; make it if it is missing or empty.
+
+        Args:
+            source: of the database id.
+            now: microseconds since 1970-01-01 UTC.
+            create: whether it may be made.
+
+        Raises:
+            DirectoryInUse: another process owns it; details["pid"] says which.
+            FormatTooNew: a newer version made it.
+            InvalidArgument: it is not one, and not empty either; or it is missing, and
+                may not be made.
+            DamagedFile: FORMAT is missing or broken, or a part is missing.
+            DiskFull: there is no room to make it.
+        """
+        if not file_system.exists(join(path, FORMAT_NAME)):
+            _refuse_others(file_system, path, create=create)
+            make_durable_directory(file_system, path)
+        lock = file_system.lock(join(path, LOCK_NAME))
+        try:
+            # Asked again: until we had the lock, another process may have been making it.
+            if not file_system.exists(join(path, FORMAT_NAME)):
+                _make(file_system, path, uuid.UUID(int=source.getrandbits(128), version=4), now)
+            return _read(file_system, path, lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    @property
+    def wal(self) -> str:
+        """The directory of the write-ahead log."""
+        return join(self.path, "wal")
+
+    @property
+    def commits(self) -> str:
+        """The directory of the commit log."""
+        return join(self.path, "commits")
+
+    @property
+    def events(self) -> str:
+        """The directory of the event log."""
+        return join(self.path, "events")
+
+    @property
+    def state(self) -> str:
+        """The directory of the state store."""
+        return join(self.path, "state")
+
+    def close(self) -> None:
+        """Let the next one have it. Twice is allowed."""
+        self._lock.close()
+
+
+def _refuse_others(file_system: FileSystem, path: str, *, create: bool) -> None:
+    """Raise unless *path* may become a data directory."""
+    names = file_system.list(path) if file_system.exists(path) else []
+    ours = {LOCK_NAME, FORMAT_NAME + _TEMPORARY, *_PARTS, _NOT_OF_ANYBODY}
+    foreign = [name for name in names if name not in ours]
+    if foreign:
+        raise InvalidArgument(
+            f"{path} is not a data directory and not empty: it holds {foreign[0]!r}"
+            + (f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""),
+            details={"path": path},
+        )
+    for part in _PARTS:
+        if part in names and file_system.list(join(path, part)):
+            file = join(path, FORMAT_NAME)
+            if file_system.exists(file):
+                # Another process has made it and begun to work since we looked.
+                return
+            raise DamagedFile(
+                f"{file} is missing, but there is data in {part}/",
+                details={"file": file, "offset": 0},
+            )
+    if not create:
+        raise InvalidArgument(f"there is no data directory at {path}", details={"path": path})
+
+
+def _make(file_system: FileSystem, path: str, identity: uuid.UUID, now: int) -> None:
+    """Make what is missing of an empty data directory."""
+    for part in _PARTS:
+        file_system.make_directory(join(path, part))
+    file_system.sync_directory(path)
+    temporary = join(path, FORMAT_NAME + _TEMPORARY)
+    if file_system.exists(temporary):
+        file_system.remove(temporary)
+    file = file_system.create(temporary)
+    try:
+        created = (_EPOCH + timedelta(microseconds=now)).isoformat()
+        fields = {"created": created, "database_id": str(identity), "format": FORMAT}
+        file.write_at(0, _encoded(fields))
+        file.sync()
+    finally:
+        file.close()
+    file_system.rename(temporary, join(path, FORMAT_NAME))
+    file_system.sync_directory(path)
+
+
+def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
+    """The directory as FORMAT describes it."""
+    name = join(path, FORMAT_NAME)
+    file = file_system.open(name, writable=False)
+    try:
+        data = file.read_at(0, _FORMAT_SIZE_MAX)
+    finally:
+        file.close()
+    try:
+        fields: dict[str, Any] = json.loads(data)
+        found = int(fields["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _broken(name, f"it is not what was written: {error}") from error
+    # Before the checksum: a newer version may have another one.
+    if found > FORMAT:
+        raise FormatTooNew(
+            f"{path} has format {found}; this version reads up to {FORMAT}",
+            details={"path": path, "found": found, "known": FORMAT},
+        )
+    if data != _encoded({key: fields[key] for key in fields if key != "crc32"}):
+        raise _broken(name, "it fails its checksum")
+    for part in _PARTS:
+        if not file_system.exists(join(path, part)):
+            raise _broken(join(path, part), "it is missing")
+    created = (datetime.fromisoformat(fields["created"]) - _EPOCH) // timedelta(microseconds=1)
+    return DataDirectory(path, uuid.UUID(fields["database_id"]).bytes, created, found, lock)
+
+
+def _encoded(fields: dict[str, Any]) -> bytes:
+    """FORMAT's text: a map with sorted names, and the CRC-32 of the same map without that."""
+    crc = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+    return json.dumps({**fields, "crc32": crc}, sort_keys=True).encode() + b"\n"
+
+
+def _broken(path: str, what: str) -> DamagedFile:
+    return DamagedFile(f"{path}: {what}", details={"file": path, "offset": 0})
