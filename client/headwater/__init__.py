@@ -1,0 +1,147 @@
+"""Headwater: keys, event streams and snapshots in one transaction.
+
+    async with headwater.connect("headwater://localhost:4323") as db:     # trio or asyncio
+        async with db.transaction() as tx:
+            balance = await tx.get(("balance", "ann"), default=0)
+            tx.put(("balance", "ann"), balance - 10)
+            tx.append("account-ann", [headwater.Event("Withdrawn", {"amount": 10})])
+
+    with headwater.connect_blocking("headwater://localhost:4323") as db:  # no await
+        ...
+
+All that an application needs is in this module.
+"""
+
+from headwater.address import Address
+from headwater.batch import Batch, Executed
+from headwater.blocking import (
+    BlockingDatabase,
+    BlockingPast,
+    BlockingSubscription,
+    BlockingTransaction,
+)
+from headwater.codec import Codec, MsgpackCodec, RawCodec
+from headwater.connecting import connect, connect_blocking
+from headwater.database import Database
+from headwater.errors import (
+    AuthenticationFailed,
+    CommitUnknown,
+    ConditionFailed,
+    Conflict,
+    ConnectionLost,
+    DamagedFile,
+    DirectoryInUse,
+    DuplicateEvent,
+    FormatTooNew,
+    HeadwaterError,
+    HistoryGone,
+    InternalError,
+    InvalidArgument,
+    NoSuchCommit,
+    NotANumber,
+    PermissionDenied,
+    ProtocolError,
+    ReadOnly,
+    ShuttingDown,
+    TimedOut,
+    TooLarge,
+    TooMany,
+    TransactionAborted,
+    TransactionForgotten,
+    TransactionGone,
+    Undecodable,
+    UnknownOperation,
+    WrongVersion,
+)
+from headwater.past import Past
+from headwater.records import (
+    CaughtUp,
+    CommitRecord,
+    Committed,
+    Event,
+    EventBatch,
+    FellBehind,
+    Loaded,
+    Pong,
+    RecordedEvent,
+    Snapshot,
+    StoredSnapshot,
+    TransactionStatus,
+)
+from headwater.subscription import Subscription
+from headwater.transaction import Transaction
+from headwater_protocol.keys import Key
+from headwater_protocol.numbers import (
+    ANY,
+    NO_STREAM,
+    STREAM_EXISTS,
+    CommitNumber,
+    Position,
+    StreamVersion,
+)
+
+__all__ = [
+    "ANY",
+    "NO_STREAM",
+    "STREAM_EXISTS",
+    "Address",
+    "AuthenticationFailed",
+    "Batch",
+    "BlockingDatabase",
+    "BlockingPast",
+    "BlockingSubscription",
+    "BlockingTransaction",
+    "CaughtUp",
+    "Codec",
+    "CommitNumber",
+    "CommitRecord",
+    "CommitUnknown",
+    "Committed",
+    "ConditionFailed",
+    "Conflict",
+    "ConnectionLost",
+    "DamagedFile",
+    "Database",
+    "DirectoryInUse",
+    "DuplicateEvent",
+    "Event",
+    "EventBatch",
+    "Executed",
+    "FellBehind",
+    "FormatTooNew",
+    "HeadwaterError",
+    "HistoryGone",
+    "InternalError",
+    "InvalidArgument",
+    "Key",
+    "Loaded",
+    "MsgpackCodec",
+    "NoSuchCommit",
+    "NotANumber",
+    "Past",
+    "PermissionDenied",
+    "Pong",
+    "Position",
+    "ProtocolError",
+    "RawCodec",
+    "ReadOnly",
+    "RecordedEvent",
+    "ShuttingDown",
+    "Snapshot",
+    "StoredSnapshot",
+    "StreamVersion",
+    "Subscription",
+    "TimedOut",
+    "TooLarge",
+    "TooMany",
+    "Transaction",
+    "TransactionAborted",
+    "TransactionForgotten",
+    "TransactionGone",
+    "TransactionStatus",
+    "Undecodable",
+    "UnknownOperation",
+    "WrongVersion",
+    "connect",
+    "connect_blocking",
+]

@@ -1,0 +1,120 @@
+"""Addresses: where a server is, as a URL.
+
+    headwater://user:password@host:port            plain TCP, port 4323 unless given
+    headwater://host?tls=1&ca_file=/etc/ca.pem     the same, under TLS
+    headwaters://host                              likewise, shorter
+    headwater+unix:///run/headwater.sock           a Unix socket
+
+A user or password with characters that mean something in a URL is percent-encoded.
+"""
+
+import ssl
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from headwater.errors import InvalidArgument
+from headwater_protocol.limits import PORT_DEFAULT
+
+_SCHEMES: Final = ("headwater", "headwaters", "headwater+unix")
+_YES: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server's place, and who asks to enter.
+
+    Attributes:
+        path: of the Unix socket; empty for TCP.
+        tls: the context to connect with; None: plain.
+    """
+
+    host: str
+    port: int
+    path: str = ""
+    user: str | None = None
+    password: str | None = None
+    tls: ssl.SSLContext | None = None
+
+    def __str__(self) -> str:
+        """The address as error messages give it: without the password."""
+        if self.path:
+            return self.path
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"<Address {self}>"
+
+
+def parse_address(
+    url: str,
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    tls: bool | ssl.SSLContext | None = None,
+    ca_file: str | None = None,
+) -> Address:
+    """The address that *url* means; what is given by name wins over what the URL says.
+
+    Raises:
+        InvalidArgument: the URL is none of the forms above, or the CA file cannot be read.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        raise InvalidArgument(
+            f"url: the scheme {parts.scheme!r} is none of {', '.join(_SCHEMES)} "
+            "(headwater://host:port)"
+        )
+    wants_tls = parts.scheme == "headwaters"
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name == "tls" and value.lower() in _YES:
+            wants_tls = _YES[value.lower()]
+        elif name == "ca_file":
+            ca_file = ca_file or value
+        else:
+            raise InvalidArgument(f"url: {name}={value} is not understood; known: tls=1, ca_file=")
+    context = _tls_context(wants_tls if tls is None else tls, ca_file)
+    address = _place(url)
+    if address.path and context is not None:
+        raise InvalidArgument("url: a Unix socket takes no TLS")
+    return replace(
+        address,
+        user=user if user is not None else unquote(parts.username) if parts.username else None,
+        password=(
+            password
+            if password is not None
+            else unquote(parts.password)
+            if parts.password
+            else None
+        ),
+        tls=context,
+    )
+
+
+def _place(url: str) -> Address:
+    parts = urlsplit(url)
+    if parts.scheme == "headwater+unix":
+        if not parts.path or parts.hostname:
+            raise InvalidArgument("url: a Unix socket is headwater+unix:///path/of/the.sock")
+        return Address("", 0, unquote(parts.path))
+    if parts.path not in ("", "/"):
+        raise InvalidArgument(f"url: {parts.path!r} after the host means nothing here")
+    try:
+        port = PORT_DEFAULT if parts.port is None else parts.port
+    except ValueError as error:
+        raise InvalidArgument(f"url: {error}") from error
+    return Address(parts.hostname or "localhost", port)
+
+
+def _tls_context(tls: bool | ssl.SSLContext, ca_file: str | None) -> ssl.SSLContext | None:
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    if not tls:
+        if ca_file is not None:
+            raise InvalidArgument("ca_file: given, but TLS is not asked for")
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidArgument(f"ca_file: {ca_file}: {error}") from error

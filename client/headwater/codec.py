@@ -1,0 +1,95 @@
+"""Codecs: how values, event data and states become the bytes that the server stores.
+
+The server never looks inside them, except that add, min and max read and write msgpack numbers.
+So a codec is a choice of the application, and all who share a database must make the same one.
+
+MsgpackCodec reserves the extension types 0 to 31 for types of its own (a UUID, a Decimal) to
+come; an application that brings its own `default` should use 32 to 127.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgpack
+
+from headwater.errors import InvalidArgument, Undecodable
+
+EXTENSIONS_RESERVED: Final = 32
+"""Extension types below this one belong to MsgpackCodec."""
+
+
+class Codec(Protocol):
+    """Turns values into bytes and back."""
+
+    def encode(self, value: Any) -> bytes:
+        """The bytes of *value*; TypeError, ValueError or OverflowError if there are none."""
+
+    def decode(self, data: bytes) -> Any:
+        """The value that `encode` made *data* of; ValueError if it made it of none."""
+
+
+class RawCodec:
+    """Bytes are stored as they are."""
+
+    def encode(self, value: Any) -> bytes:
+        """Raises TypeError unless *value* is bytes-like."""
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, (bytearray, memoryview)):
+            return bytes(value)
+        raise TypeError(f"the raw codec stores bytes, not {type(value).__name__}")
+
+    def decode(self, data: bytes) -> bytes:
+        """*data* itself."""
+        return data
+
+
+class MsgpackCodec:
+    """Everything that msgpack has.
+
+    None, bool, int of 64 bits, float, str, bytes, list, dict with any of these as keys, aware
+    datetimes (which come back in UTC), ExtType. A tuple comes back as a list.
+
+    Args:
+        default: called for a value of another type; returns one of the types above.
+        ext_hook: called with the type and bytes of an extension; returns its value.
+    """
+
+    def __init__(
+        self,
+        *,
+        default: Callable[[Any], Any] | None = None,
+        ext_hook: Callable[[int, bytes], Any] = msgpack.ExtType,
+    ) -> None:
+        self._ext_hook = ext_hook
+        self._default = default
+        # One packer for all calls: building one costs more than packing a small value.
+        self._pack: Callable[[Any], bytes] = msgpack.Packer(
+            default=default, use_bin_type=True, datetime=True
+        ).pack
+
+    def encode(self, value: Any) -> bytes:
+        """Raises TypeError, ValueError or OverflowError if msgpack cannot hold *value*."""
+        return self._pack(value)
+
+    def decode(self, data: bytes) -> Any:
+        """Raises ValueError if *data* is no msgpack value."""
+        return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=self._ext_hook)
+
+
+def encode_with(codec: Codec, value: Any, place: str) -> bytes:
+    """Encode *value*, or raise InvalidArgument that says *place*."""
+    try:
+        return codec.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidArgument(f"{place} cannot be encoded: {error}") from error
+
+
+def decode_with(codec: Codec, data: bytes, place: str) -> Any:
+    """Decode *data*, or raise Undecodable that says *place*."""
+    try:
+        return codec.decode(data)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise Undecodable(
+            f"{place} cannot be decoded, its {len(data)} bytes may be of another codec: {error}"
+        ) from error

@@ -1,0 +1,104 @@
+"""connect and connect_blocking: from a URL to a database."""
+
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from headwater.address import Address, parse_address
+from headwater.blocking import BlockingDatabase
+from headwater.codec import Codec, MsgpackCodec
+from headwater.database import Database
+from headwater.errors import InvalidArgument
+from headwater.handshake import default_client_name
+from headwater.runtime import Options
+
+
+def connect(
+    url: str = "headwater://localhost:4323",
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    tls: bool | ssl.SSLContext | None = None,
+    ca_file: str | None = None,
+    codec: Codec | None = None,
+    connect_timeout: float = 10.0,
+    request_timeout: float = 30.0,
+    retry_timeout: float = 30.0,
+    client_name: str | None = None,
+    open_stream: Callable[[], Awaitable[Any]] | None = None,
+) -> Database:
+    """A database, for trio or asyncio: `async with headwater.connect(url) as db`.
+
+    Args:
+        url: headwater://user:password@host:port, headwaters:// for TLS, or
+            headwater+unix:///path/of/the.sock.
+        user, password: in place of those in the URL.
+        tls: True: trust what the system trusts, and ca_file; or a context of your own.
+        ca_file: certificates to trust, in PEM.
+        codec: of values, event data and states; MsgpackCodec unless given.
+        connect_timeout: seconds to connect and authenticate.
+        request_timeout: seconds to wait for an answer.
+        retry_timeout: seconds to go on trying where that is safe: writes outside of a
+            transaction, `run`, a subscription that reconnects.
+        client_name: for the server's log.
+        open_stream: trio only: opens the stream of a connection, in place of the address.
+
+    Raises:
+        InvalidArgument: the URL or an option is wrong.
+        ConnectionLost, AuthenticationFailed: on entering the block.
+    """
+    address = parse_address(url, user=user, password=password, tls=tls, ca_file=ca_file)
+    return Database(
+        address,
+        _options(codec, connect_timeout, request_timeout, retry_timeout, client_name, open_stream),
+    )
+
+
+def connect_blocking(
+    url: str = "headwater://localhost:4323",
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    tls: bool | ssl.SSLContext | None = None,
+    ca_file: str | None = None,
+    codec: Codec | None = None,
+    connect_timeout: float = 10.0,
+    request_timeout: float = 30.0,
+    retry_timeout: float = 30.0,
+    client_name: str | None = None,
+) -> BlockingDatabase:
+    """The same without an event loop: `with headwater.connect_blocking(url) as db`.
+
+    Arguments and errors are those of `connect`.
+    """
+    address: Address = parse_address(url, user=user, password=password, tls=tls, ca_file=ca_file)
+    return BlockingDatabase(
+        address,
+        _options(codec, connect_timeout, request_timeout, retry_timeout, client_name, None),
+    )
+
+
+def _options(
+    codec: Codec | None,
+    connect_timeout: float,
+    request_timeout: float,
+    retry_timeout: float,
+    client_name: str | None,
+    open_stream: Callable[[], Awaitable[Any]] | None,
+) -> Options:
+    for name, seconds in (
+        ("connect_timeout", connect_timeout),
+        ("request_timeout", request_timeout),
+    ):
+        if not 0 < seconds < 1e9:
+            raise InvalidArgument(f"{name}: {seconds}; a number of seconds above 0 is wanted")
+    if not retry_timeout >= 0:
+        raise InvalidArgument(f"retry_timeout: {retry_timeout}; it cannot be negative")
+    return Options(
+        codec=MsgpackCodec() if codec is None else codec,
+        connect_timeout=connect_timeout,
+        request_timeout=request_timeout,
+        retry_timeout=retry_timeout,
+        client_name=default_client_name() if client_name is None else client_name,
+        open_stream=open_stream,
+    )

@@ -1,0 +1,297 @@
+"""The database, as applications on trio and asyncio use it."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, TypeVar
+from uuid import UUID
+
+from headwater import running
+from headwater.address import Address
+from headwater.batch import Batch, Executed
+from headwater.channel import Channel
+from headwater.codec import Codec
+from headwater.errors import InvalidArgument
+from headwater.handshake import verifier
+from headwater.identifiers import new_transaction_id, transaction_bytes
+from headwater.pages import CommitPages, Pages, SnapshotPages
+from headwater.past import Past
+from headwater.reads import Reads, event_filter
+from headwater.records import (
+    CommitRecord,
+    Committed,
+    Event,
+    Pong,
+    StoredSnapshot,
+    TransactionStatus,
+    committed_from,
+    time_of,
+)
+from headwater.runtime import Options, Runtime, running_runtime
+from headwater.subscription import WINDOW_DEFAULT, Subscription
+from headwater.transaction import Transaction
+from headwater_protocol.keys import Key
+from headwater_protocol.numbers import ANY
+from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE
+
+T = TypeVar("T")
+
+
+class Database(Reads):
+    """A database on a server. Any number of tasks may use it at once, over one connection.
+
+    Use it with `async with`. A connection that is lost is opened again when it is next used.
+
+    Reads outside of a transaction see the newest commit; one that comes in pages stays at the
+    commit of its first page. Writes outside of a transaction are each one of their own, and
+    are done exactly once, even when the connection is lost meanwhile.
+    """
+
+    def __init__(self, address: Address, options: Options, runtime: Runtime | None = None) -> None:
+        self.address = address
+        self.options = options
+        self._codec: Codec = options.codec
+        self._runtime = runtime
+        self._way: Channel | None = None
+
+    async def __aenter__(self) -> "Database":
+        if self._way is not None:
+            raise InvalidArgument("this database was opened before; connect() gives another")
+        if self._runtime is None:
+            self._runtime = running_runtime()
+        await self._runtime.__aenter__()
+        self._way = Channel(self._runtime, self.address, self.options)
+        try:
+            await self._way.link()
+        except BaseException as error:
+            await self._runtime.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        assert self._runtime is not None
+        assert self._way is not None
+        self._way.close()
+        return await self._runtime.__aexit__(kind, error, trace)
+
+    async def close(self) -> None:
+        """Close the connection now; leaving `async with` does it too."""
+        if self._way is not None:
+            self._way.close()
+
+    @property
+    def _channel(self) -> Channel:
+        if self._way is None:
+            raise InvalidArgument("a database is used inside of `async with connect(…) as db`")
+        return self._way
+
+    async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:
+        way = self._way or self._channel
+        if at_commit is None:
+            return await way.read(name, None, *arguments)
+        return await way.read(name, None, *arguments, at_commit)
+
+    # Transactions.
+
+    def transaction(self, *, isolation: str = SERIALIZABLE, read_only: bool = False) -> Transaction:
+        """A transaction: `async with` commits it at the end of the block, or rolls it back.
+
+        Args:
+            isolation: "serializable": as if transactions ran one after the other. "snapshot":
+                only two that write the same key conflict.
+            read_only: all reads are of one commit; it takes no writes and never conflicts.
+        """
+        return Transaction(self._channel, self._codec, isolation=isolation, read_only=read_only)
+
+    async def run(
+        self,
+        function: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        isolation: str = SERIALIZABLE,
+        attempts: int | None = None,
+        deadline: float | None = None,
+    ) -> T:
+        """Call function(tx, *arguments) and commit; its result, once that has happened.
+
+        It is called again, with a new transaction, after a conflict or a lost connection, and
+        takes effect exactly once. So whatever else it does must bear to be repeated.
+
+        Args:
+            attempts: how often it is called at most; None: as often as the deadline allows.
+            deadline: seconds after which no new attempt is begun; None: retry_timeout.
+        """
+        return await running.run(
+            self._channel,
+            lambda: self.transaction(isolation=isolation),
+            function,
+            arguments,
+            attempts=attempts,
+            deadline=deadline,
+        )
+
+    def batch(self) -> Batch:
+        """Conditions, reads and writes to be executed together in one round trip."""
+        self._channel  # noqa: B018 - raises if there is none
+        return Batch(self._codec)
+
+    async def execute(self, batch: Batch) -> Executed:
+        """Execute a batch as one transaction, exactly once.
+
+        Raises:
+            ConditionFailed: one of its conditions does not hold; nothing was done.
+        """
+        transaction = new_transaction_id().bytes
+        committed, results = await self._channel.persist(
+            transaction, "execute", transaction, *batch.request()
+        )
+        return Executed(committed_from(committed), batch.results(results))
+
+    async def status(
+        self, transaction: UUID | bytes | str, *, resolve: bool = False
+    ) -> TransactionStatus:
+        """What became of a transaction.
+
+        Args:
+            transaction: its id.
+            resolve: abort it for good unless it has committed, so that the answer is final.
+        """
+        try:
+            identity = transaction_bytes(transaction)
+        except ValueError as error:
+            raise InvalidArgument(f"status: {error}") from error
+        state, committed = await self._channel.read("status", identity, resolve)
+        return TransactionStatus(state, None if committed is None else committed_from(committed))
+
+    # Writes in one round trip.
+
+    async def put(self, key: Key, value: Any) -> Committed:
+        """Set the value of a key."""
+        batch = self.batch()
+        batch.put(key, value)
+        return (await self.execute(batch)).committed
+
+    async def delete(self, key: Key) -> Committed:
+        """Remove a key; it is no error if it is not there."""
+        batch = self.batch()
+        batch.delete(key)
+        return (await self.execute(batch)).committed
+
+    async def delete_range(
+        self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
+    ) -> Committed:
+        """Remove the keys that begin with *prefix*, or those from *start* to before *end*."""
+        batch = self.batch()
+        batch.delete_range(prefix, start=start, end=end)
+        return (await self.execute(batch)).committed
+
+    async def add(self, key: Key, number: float) -> Committed:
+        """Add to the number that a key holds, which is 0 if it is absent."""
+        batch = self.batch()
+        batch.add(key, number)
+        return (await self.execute(batch)).committed
+
+    async def min(self, key: Key, number: float) -> Committed:
+        """Set a key to *number* unless it holds a smaller one."""
+        batch = self.batch()
+        batch.min(key, number)
+        return (await self.execute(batch)).committed
+
+    async def max(self, key: Key, number: float) -> Committed:
+        """Set a key to *number* unless it holds a larger one."""
+        batch = self.batch()
+        batch.max(key, number)
+        return (await self.execute(batch)).committed
+
+    async def append(
+        self, stream: str, events: Event | Iterable[Event], *, expect: int = ANY
+    ) -> Committed:
+        """Append events to a stream; see Transaction.append."""
+        batch = self.batch()
+        batch.append(stream, events, expect=expect)
+        return (await self.execute(batch)).committed
+
+    async def save_snapshot(
+        self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
+    ) -> Committed:
+        """Keep the state that a stream has at a version, for `load`."""
+        batch = self.batch()
+        batch.save_snapshot(stream, version=version, state=state, schema=schema, name=name)
+        return (await self.execute(batch)).committed
+
+    # What was, what comes.
+
+    def at(self, *, commit: int | None = None, time: datetime | None = None) -> Past:
+        """The database as it was at a commit, or at the newest commit of a time."""
+        return Past(self._channel, self._codec, commit=commit, time=time)
+
+    def subscribe(
+        self,
+        *,
+        after: int = 0,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        window: int = WINDOW_DEFAULT,
+    ) -> Subscription:
+        """Events after a position, from history into what is still to come.
+
+        Args:
+            after: a position, exclusive; 0: from the first event.
+            stream, category, prefix, types: which events, as for read_all.
+            window: events that the server may send ahead of the consumer.
+        """
+        POSITION(after, "subscribe: after")
+        wanted = event_filter("subscribe", stream, category, prefix, types)
+        return Subscription(self._channel, self._codec, after=after, wanted=wanted, window=window)
+
+    def commits(self, *, after: int = 0, limit: int | None = None) -> Pages[CommitRecord]:
+        """Iterate over the commit log: who committed what, and when."""
+        COMMIT(after, "commits: after")
+        return CommitPages(self._channel.read, after, limit=limit)
+
+    def snapshots(self) -> Pages[StoredSnapshot]:
+        """Iterate over every stored snapshot, in no order that means something."""
+        return SnapshotPages(self._channel.read, self._codec)
+
+    # The server.
+
+    async def ping(self) -> Pong:
+        """Ask for the newest commit and the server's clock."""
+        commit, time = await self._channel.read("ping")
+        return Pong(commit, time_of(time))
+
+    async def stats(self) -> dict[str, Any]:
+        """Figures of the server, by name."""
+        figures: dict[str, Any] = await self._channel.read("stats")
+        return figures
+
+    async def users(self) -> list[str]:
+        """The names of the users. Without any, the server asks nobody for a password."""
+        names: list[str] = await self._channel.read("user_list")
+        return names
+
+    async def add_user(self, name: str, password: str) -> None:
+        """Add a user. Only what proves the password travels, not the password."""
+        await self._set_user("add_user", name, password, create=True)
+
+    async def set_password(self, name: str, password: str) -> None:
+        """Change a user's password."""
+        await self._set_user("set_password", name, password, create=False)
+
+    async def remove_user(self, name: str) -> None:
+        """Remove a user. Connections that it has stay open."""
+        link = await self._channel.link()
+        await link.ask("user_remove", name)
+
+    async def _set_user(self, place: str, name: str, password: str, *, create: bool) -> None:
+        NAME(name, f"{place}: name")
+        if not password:
+            raise InvalidArgument(f"{place}: the password is empty")
+        link = await self._channel.link()
+        await link.ask("user_set", name, *verifier(password), create)

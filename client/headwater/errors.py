@@ -1,0 +1,74 @@
+"""Errors of the client: those of the protocol, and two that only a client can meet."""
+
+from headwater_protocol.errors import (
+    AuthenticationFailed,
+    CommitUnknown,
+    ConditionFailed,
+    Conflict,
+    ConnectionLost,
+    DamagedFile,
+    DirectoryInUse,
+    DuplicateEvent,
+    FormatTooNew,
+    HeadwaterError,
+    HistoryGone,
+    InternalError,
+    InvalidArgument,
+    NoSuchCommit,
+    NotANumber,
+    PermissionDenied,
+    ProtocolError,
+    ReadOnly,
+    ShuttingDown,
+    TooLarge,
+    TooMany,
+    TransactionAborted,
+    TransactionForgotten,
+    TransactionGone,
+    UnknownOperation,
+    WrongVersion,
+)
+
+
+class TimedOut(ConnectionLost, code="timed_out"):
+    """No answer came within the timeout. What was asked may still have been done, or be.
+
+    It is a kind of ConnectionLost, since the caller is left in the same position; a commit
+    that timed out raises CommitUnknown instead.
+    """
+
+
+class Undecodable(HeadwaterError, code="undecodable"):
+    """The codec cannot read what is stored: it was written with another one."""
+
+
+__all__ = [
+    "AuthenticationFailed",
+    "CommitUnknown",
+    "ConditionFailed",
+    "Conflict",
+    "ConnectionLost",
+    "DamagedFile",
+    "DirectoryInUse",
+    "DuplicateEvent",
+    "FormatTooNew",
+    "HeadwaterError",
+    "HistoryGone",
+    "InternalError",
+    "InvalidArgument",
+    "NoSuchCommit",
+    "NotANumber",
+    "PermissionDenied",
+    "ProtocolError",
+    "ReadOnly",
+    "ShuttingDown",
+    "TimedOut",
+    "TooLarge",
+    "TooMany",
+    "TransactionAborted",
+    "TransactionForgotten",
+    "TransactionGone",
+    "Undecodable",
+    "UnknownOperation",
+    "WrongVersion",
+]

@@ -1,0 +1,224 @@
+"""What the database takes and gives: events, commits, snapshots, pages of a feed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, overload
+from uuid import UUID
+
+from headwater.codec import Codec, decode_with
+from headwater.errors import InvalidArgument
+from headwater_protocol.numbers import CommitNumber, Position, StreamVersion
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def time_of(microseconds: int) -> datetime:
+    """The aware time, in UTC, of microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def microseconds_of(time: datetime, place: str) -> int:
+    """Microseconds since 1970 of an aware time.
+
+    Raises:
+        InvalidArgument: *time* has no time zone, so it names no moment.
+    """
+    try:
+        return (time - _EPOCH) // _MICROSECOND
+    except TypeError as error:
+        raise InvalidArgument(f"{place}: an aware datetime is wanted, not {time!r:.60}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, to be appended to a stream.
+
+    Attributes:
+        type: its name, 1 to 256 bytes.
+        data: what the codec can encode.
+        metadata: likewise, about the event rather than of it; None: nothing.
+        id: unique in its stream. None: one is derived from the transaction's id, which costs
+            no index. Give one to make an append idempotent across transactions.
+    """
+
+    type: str
+    data: Any = None
+    metadata: Any = None
+    id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """An event as it stands in a stream."""
+
+    position: Position
+    stream: str
+    version: StreamVersion
+    commit: CommitNumber
+    time: datetime
+    id: UUID
+    type: str
+    data: Any
+    metadata: Any
+
+
+class EventBatch(Sequence[RecordedEvent]):
+    """Events that a subscription delivered together, in order; never empty."""
+
+    __slots__ = ("_events",)
+
+    def __init__(self, events: Sequence[RecordedEvent]) -> None:
+        assert events, "an empty batch"
+        self._events = tuple(events)
+
+    @property
+    def position(self) -> Position:
+        """The position of the last event: where to go on once the batch is dealt with."""
+        return self._events[-1].position
+
+    @overload
+    def __getitem__(self, index: int) -> RecordedEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RecordedEvent]: ...
+    def __getitem__(self, index: int | slice) -> RecordedEvent | Sequence[RecordedEvent]:
+        return self._events[index]
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[RecordedEvent]:
+        return iter(self._events)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EventBatch) and self._events == other._events
+
+    def __hash__(self) -> int:
+        return hash(tuple(event.position for event in self._events))
+
+    def __repr__(self) -> str:
+        return f"EventBatch({len(self)} events to position {self.position})"
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """A subscription delivered all that there was; what follows is live."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class FellBehind:
+    """A subscription could not follow and reads history again. Nothing is left out."""
+
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a transaction became.
+
+    Attributes:
+        commit: its number.
+        first_position, last_position: of its events; None if it appended none.
+        time: when it was numbered.
+        versions: of each stream that it appended to, after it.
+    """
+
+    commit: CommitNumber
+    first_position: Position | None
+    last_position: Position | None
+    time: datetime
+    versions: Mapping[str, StreamVersion] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionStatus:
+    """What became of a transaction; `committed` is given if the state is that."""
+
+    state: Literal["committed", "aborted", "open", "forgotten"]
+    committed: Committed | None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """One line of the commit log."""
+
+    commit: CommitNumber
+    transaction: UUID
+    time: datetime
+    user: str | None
+    first_position: Position | None
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a stream at a version of it."""
+
+    version: StreamVersion
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A stream as `load` gives it: the newest usable snapshot, and the events after it.
+
+    Attributes:
+        version: of the stream; 0 if there is none.
+        snapshot: None if none of this name and schema is stored.
+        events: those after the snapshot, or all.
+    """
+
+    version: StreamVersion
+    snapshot: Snapshot | None
+    events: list[RecordedEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A snapshot with all that names it."""
+
+    stream: str
+    name: str
+    schema: int
+    version: StreamVersion
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The newest commit, and the server's clock."""
+
+    commit: CommitNumber
+    time: datetime
+
+
+def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
+    """An event out of its place on the wire: its nine members, data and metadata as bytes."""
+    position, stream, version, commit, time, identity, kind, data, metadata = fields
+    try:
+        return RecordedEvent(
+            position,
+            stream,
+            version,
+            commit,
+            _EPOCH + timedelta(microseconds=time),
+            UUID(bytes=identity),
+            kind,
+            codec.decode(data),
+            codec.decode(metadata) if metadata else None,
+        )
+    except Exception:
+        # Once more, slowly, to say which event and which part of it.
+        decode_with(codec, data, f"event {version} of {stream}: data")
+        if metadata:
+            decode_with(codec, metadata, f"event {version} of {stream}: metadata")
+        raise
+
+
+def committed_from(payload: Sequence[Any]) -> Committed:
+    """What a commit's answer tells."""
+    commit, time, first, last, versions = payload
+    return Committed(commit, first, last, time_of(time), versions)
