@@ -87,9 +87,19 @@ def open_engine(
         store = open_store(directory.state)
         opened.callback(store.close)
         applied = read_applied(store)
-        event_log = EventLog.open(file_system, directory.events, Position(applied.position))
+        event_log = EventLog.open(
+            file_system,
+            directory.events,
+            Position(applied.position),
+            database_id=directory.database_id,
+        )
         opened.callback(event_log.close)
-        commit_log = CommitLog.open(file_system, directory.commits, CommitNumber(applied.commit))
+        commit_log = CommitLog.open(
+            file_system,
+            directory.commits,
+            CommitNumber(applied.commit),
+            database_id=directory.database_id,
+        )
         opened.callback(commit_log.close)
         log = open_log(
             file_system,
