@@ -59,8 +59,6 @@ from headwater_server.storage.state_store import Family, StateStore
 if TYPE_CHECKING:
     from headwater_server.engine.checkpoint import CheckpointResult
 
-_SIZE_ANY: Final = 2**62
-
 RACE_STEPS: Final = 64
 """Entries that `changed_in_range` takes from one index before it turns to the other."""
 
@@ -268,20 +266,7 @@ class CheckpointedState:
 
     def events(self, positions: Sequence[int]) -> list[bytes]:
         """The stored events at *positions*, which exist, in that order."""
-        found: list[bytes] = []
-        start = 0
-        while start < len(positions):
-            # Events next to each other in the log are one read.
-            end = start + 1
-            while end < len(positions) and positions[end] == positions[end - 1] + 1:
-                end += 1
-            run: list[bytes] = []
-            while len(run) < end - start:
-                first = Position(positions[start] + len(run))
-                run += self.event_log.read(first, end - start - len(run), _SIZE_ANY)
-            found += run
-            start = end
-        return found
+        return self.event_log.read_many(positions)
 
     def events_from(self, first: int, count_max: int, size_max: int) -> list[bytes]:
         """Stored events from position *first* on, at least one, until a count or size is full."""

@@ -173,7 +173,7 @@ class _Run:
         if start >= end:
             return True
         count = 0
-        last = b""
+        last = start
         changes = islice(self._store.scan(Family.CHANGES, start, end), entries_max)
         for chunk in _chunks(changes, self._batch_versions_max):
             for entry_key, entry in chunk:

@@ -1,0 +1,214 @@
+"""Checkpoints: what they write, and that they can end anywhere."""
+
+import random
+
+import pytest
+
+from headwater_server.engine.index_keys import META_UNFINISHED
+from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.state_store import Family
+from tests.engine.written import START_US, PowerLoss, Written
+
+
+def some_commits(written: Written, count: int) -> None:
+    """Commits of every kind: keys that come, change and go; streams that begin and grow."""
+    source = written.random
+    keys = [b"\x01" + bytes([letter]) * length for letter in b"abcde" for length in (1, 2)]
+    for _ in range(count):
+        writes: dict[bytes, bytes | None] = {}
+        for key in source.sample(keys, source.randint(0, 4)):
+            writes[key] = None if source.random() < 0.3 else source.randbytes(4)
+        appended = [
+            (
+                source.choice(["account-a", "account-b", "order-1", "plain"]),
+                source.choice(["Opened", "Closed"]),
+                source.randbytes(16) if source.random() < 0.3 else None,
+            )
+            for _ in range(source.randint(0, 3))
+        ]
+        written.commit(writes, appended)
+
+
+def test_everything_is_read_from_the_files_as_it_was_from_memory() -> None:
+    written = Written(random.Random(1))
+    for _ in range(6):
+        some_commits(written, 8)
+        written.check()
+        written.checkpoint()
+        written.check()
+    assert written.checkpointed.applied_commit == 48
+
+
+def test_readers_see_the_same_between_any_two_batches_of_a_checkpoint() -> None:
+    written = Written(random.Random(2), batch_entries_max=1)
+    some_commits(written, 10)
+    written.checkpoint(horizon=5)
+    some_commits(written, 10)
+    written.views = [6, 9]
+    written.begin_checkpoint()
+    some_commits(written, 3)
+    writes = 0
+
+    def look() -> None:
+        nonlocal writes
+        writes += 1
+        if writes % 5 == 0:
+            written.check(with_streams=writes % 3 == 0)
+
+    written.store.before_write = look
+    result = written.run_checkpoint(horizon=12)
+    written.check()
+    written.finish_checkpoint(result)
+    written.check()
+    assert writes > 40
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_crash_between_any_two_batches_loses_nothing(seed: int) -> None:
+    base = Written(random.Random(seed), batch_entries_max=1)
+    some_commits(base, 8)
+    base.checkpoint(horizon=3)
+    ends = 0
+    finished = False
+    while not finished:
+        written = base.crash()
+        some_commits(written, 3)
+        ends += 1
+        left = ends * 3
+
+        def count_down() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise PowerLoss
+
+        written.store.before_write = count_down
+        written.begin_checkpoint()
+        some_commits(written, 1)
+        try:
+            written.run_checkpoint(horizon=written.last_commit - 4)
+            finished = True
+        except PowerLoss:
+            pass
+        written = written.crash()
+        written.check()
+        # And the same commits, cut into other checkpoints than before.
+        written.checkpoint(horizon=written.last_commit - 3)
+        written.check()
+        base = written
+    assert ends > 5
+    base.checkpoint(horizon=base.last_commit)
+    base.checkpoint()
+    assert base.store.get(Family.INDEX, META_UNFINISHED) is None
+
+
+def test_a_checkpoint_goes_on_after_a_full_disk() -> None:
+    written = Written(random.Random(3))
+    some_commits(written, 10)
+    written.checkpoint(horizon=4)
+    some_commits(written, 10)
+    written.begin_checkpoint()
+    some_commits(written, 2)
+    written.store.beneath.full = True
+    for _ in range(3):
+        with pytest.raises(DiskFull):
+            written.run_checkpoint(horizon=8)
+        written.check()
+        written.checkpointed.reopen()
+        written.check()
+    written.store.beneath.full = False
+    written.finish_checkpoint(written.run_checkpoint(horizon=8))
+    written.check()
+    written.checkpoint()
+    written.crash().check()
+
+
+def test_a_checkpoint_goes_on_after_the_logs_met_a_full_disk() -> None:
+    written = Written(random.Random(4))
+    some_commits(written, 10)
+    written.checkpoint()
+    for _ in range(30):
+        written.commit({}, [("long", "Event", None)] * 30)
+    written.begin_checkpoint()
+    written.files.faults.capacity = written.files.used + 30_000
+    with pytest.raises(DiskFull):
+        written.run_checkpoint()
+    written.check(with_streams=False)
+    written.files.faults.capacity = None
+    written.finish_checkpoint(written.run_checkpoint())
+    assert written.state.events(range(1, 900)) == written.truth.events[:899]
+    assert written.crash().state.events(range(1, 900)) == written.truth.events[:899]
+
+
+def test_a_version_that_nobody_can_read_is_not_written_at_all() -> None:
+    written = Written(random.Random(5))
+    for number in range(1, 10):
+        written.commit({b"\x01k": b"%d" % number})
+    written.views = [3]
+    result = written.checkpoint(horizon=7)
+    # 3 for the view; 7 and 8 for the window; 9 is the newest.
+    assert result.versions == 3
+    written.check()
+
+
+def test_a_key_made_and_deleted_before_the_horizon_leaves_nothing() -> None:
+    written = Written(random.Random(6))
+    written.commit({b"\x01k": b"x"})
+    written.commit({b"\x01k": None})
+    written.checkpoint(horizon=2)
+    assert written.entries(Family.LATEST) == []
+    assert written.entries(Family.HISTORY) == []
+    assert written.entries(Family.CHANGES) == []
+
+
+def test_streams_grow_over_many_checkpoints_by_one_event_each() -> None:
+    written = Written(random.Random(7))
+    for number in range(1, 121):
+        written.commit({}, [("slow", "Ticked", None)])
+        if number % 7 == 0:
+            written.commit({}, [("other", "Ticked", None)])
+        written.checkpoint()
+    written.check_streams(written.last_commit)
+    written.check_streams(50)
+    postings = [key for key, _ in written.entries(Family.INDEX) if key[:1] == b"S"]
+    assert len(postings) == 3, "the head keeps the newest, and a posting is made of 33"
+
+
+def test_a_long_stream_is_cut_into_postings() -> None:
+    written = Written(random.Random(8), batch_entries_max=1000)
+    for _ in range(20):
+        written.commit({}, [("long", "Ticked", None)] * 1000)
+    written.checkpoint()
+    head = written.state.head("long")
+    assert head.version == 20_000
+    for first, last in (
+        (1, 20_000),
+        (8192, 8193),
+        (8193, 8193),
+        (16_384, 16_386),
+        (20_000, 20_000),
+    ):
+        found = written.checkpointed.stream_positions("long", first, last)
+        assert list(found) == list(range(first, last + 1))
+    for position in (1, 8191, 8192, 8193, 19_999, 20_000):
+        assert written.checkpointed.stream_version_at("long", position) == position
+    backwards = written.checkpointed.type_positions("Ticked", 8000, 17_000, 1001, reverse=True)
+    assert list(backwards) == list(range(17_000, 15_999, -1))
+
+
+def test_transactions_are_forgotten_when_their_retention_is_over() -> None:
+    written = Written(random.Random(9))
+    for _ in range(10):
+        written.commit({b"\x01k": b"v"})
+    written.state.active.add_abort(b"a" * 16, START_US)
+    written.state.active.add_abort(b"b" * 16, START_US + 9_000_000)
+    written.checkpoint(horizon=8)
+    record = written.checkpointed.commit_record(6)
+    written.commit({b"\x01k": b"w"})
+    result = written.checkpoint(horizon=8, forget_before=record.time)
+    assert (result.forgotten.commit, result.forgotten.transactions) == (5, 6)
+    known = [written.checkpointed.transaction(each.to_bytes(16, "big")) for each in range(1, 12)]
+    assert known == [None] * 5 + [6, 7, 8, 9, 10, 11]
+    assert written.checkpointed.transaction(b"a" * 16) is None
+    assert written.checkpointed.transaction(b"b" * 16) == 0
+    written.check()
