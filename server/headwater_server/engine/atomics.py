@@ -41,7 +41,8 @@ def apply_atomic(atomic: Atomic, stored: bytes | None) -> bytes:
         else:
             assert atomic.operation == "max"
             result = max(current, atomic.number)
-    if isinstance(result, int) and not INTEGER_MIN <= result <= INTEGER_MAX:
+    # NaN has no order, so min and max of it would depend on who came first.
+    if result != result or (isinstance(result, int) and not INTEGER_MIN <= result <= INTEGER_MAX):
         raise NotANumber(
             f"{atomic.operation} {atomic.number} gives {result}; "
             f"allowed are {INTEGER_MIN} to {INTEGER_MAX}"
@@ -55,7 +56,7 @@ def _number(stored: bytes, atomic: Atomic) -> int | float:
         value = msgpack.unpackb(stored)
     except (ValueError, msgpack.UnpackException):
         value = None
-    if type(value) not in (int, float):
+    if type(value) not in (int, float) or value != value:
         raise NotANumber(
             f"{atomic.operation} {atomic.number} on a value that is no msgpack number: "
             f"{stored[:40]!r}"
