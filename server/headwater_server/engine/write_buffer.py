@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headwater_protocol import limits
-from headwater_protocol.errors import InvalidArgument, TooLarge
+from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge
 from headwater_server.engine import keyspaces
 from headwater_server.engine.atomics import Atomic, apply_atomic
 
@@ -53,6 +53,7 @@ class WriteBuffer:
     snapshots: list[SnapshotWrite] = field(default_factory=list)
     size: int = 0
     events: int = 0
+    failure: HeadwaterError | None = None
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.ranges or self.appends)
@@ -60,10 +61,23 @@ class WriteBuffer:
     def add(self, writes: list[list[Any]]) -> None:
         """Fold in writes as they stand in a request, already checked against the vocabulary.
 
+        After an error the buffer holds a part of the writes, so every later call raises too: a
+        commit that was sent behind them must not make that part durable.
+
         Raises:
             TooLarge: the transaction has more writes, events or bytes than is allowed.
             NotANumber: an atomic operation on a buffered value that is no number.
+            InvalidArgument: a range that ends before it begins.
         """
+        if self.failure is not None:
+            raise type(self.failure)(f"an earlier write failed: {self.failure.message}")
+        try:
+            self._fold(writes)
+        except HeadwaterError as error:
+            self.failure = error
+            raise
+
+    def _fold(self, writes: list[list[Any]]) -> None:
         for write in writes:
             # After each: a hostile list must not be folded whole before it is refused.
             self._check_bounds()
