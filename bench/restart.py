@@ -18,10 +18,10 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -56,7 +56,7 @@ PAYLOAD: Final = random.Random(1).randbytes(VALUE_SIZE)
 """Bytes that do not compress, so that what is stored is as large as it looks."""
 
 
-Worker = Callable[[headwater.Database], Awaitable[None]]
+Worker = Callable[[headwater.Database], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,8 @@ async def kill_under_load(
         except (headwater.CommitUnknown, headwater.ConnectionLost):
             return
 
-    async with headwater.connect(server.url) as db, asyncio.TaskGroup() as group:
+    connection = headwater.connect(server.url, retry_timeout=0)
+    async with connection as db, asyncio.TaskGroup() as group:
         for _ in range(WORKERS):
             group.create_task(worker(db))
         await reached.wait()

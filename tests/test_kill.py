@@ -18,6 +18,7 @@ import os
 import random
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -83,6 +84,7 @@ async def work(
             async with transaction as tx:
                 ledger.ids[plan.number] = tx.id
                 await write(tx, plan)
+            assert tx.committed is not None
             ledger.acknowledged[plan.number] = tx.committed.commit
             if len(ledger.acknowledged) >= count:
                 acknowledged.set()
@@ -109,18 +111,19 @@ async def load_and_kill(server: ServerProcess, ledger: Ledger) -> None:
     """Several clients at work; the kill comes while they are."""
     acknowledged = trio.Event()
     count = len(ledger.acknowledged) + ledger.random.randint(1, COMMITS_A_ROUND_MAX)
-    connections = [headwater.connect(server.url) for _ in range(CLIENTS)]
-    async with trio.open_nursery() as nursery:
-        for connection in connections:
-            db = await connection.__aenter__()
-            for _ in range(WORKERS_A_CLIENT):
+    async with AsyncExitStack() as stack:
+        connections = [
+            # Nobody tries again: what became unknown is to stay so until the restart.
+            await stack.enter_async_context(headwater.connect(server.url, retry_timeout=0))
+            for _ in range(CLIENTS)
+        ]
+        async with trio.open_nursery() as nursery:
+            for db in connections * WORKERS_A_CLIENT:
                 nursery.start_soon(work, db, ledger, acknowledged, count)
-        await acknowledged.wait()
-        # The moment of the kill is to be any, not that of an answer.
-        await trio.sleep(ledger.random.uniform(0, DELAY_S_MAX))
-        server.kill()
-    for connection in connections:
-        await connection.__aexit__(None, None, None)
+            await acknowledged.wait()
+            # The moment of the kill is to be any, not that of an answer.
+            await trio.sleep(ledger.random.uniform(0, DELAY_S_MAX))
+            server.kill()
 
 
 # After the restart.
