@@ -93,9 +93,11 @@ class FileNode:
             if kept:
                 _apply(change, content)
             elif change.data is not None and source.random() < 0.5:
+                # Torn: the first few sectors arrived, or any of them.
                 sectors = list(_sectors(change))
-                for sector, there in zip(sectors, _surviving(len(sectors), source), strict=True):
-                    if there:
+                first = source.randint(0, len(sectors)) if source.random() < 0.5 else 0
+                for place, sector in enumerate(sectors):
+                    if place < first or (not first and source.random() < 0.5):
                         _apply(sector, content)
         return content
 

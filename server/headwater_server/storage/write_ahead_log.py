@@ -216,11 +216,13 @@ def records(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, bytes]]:
     nobody was told that it is durable. So is the rest of one that began before the first entry.
     """
     parts: list[bytes] = []
+    epoch = Epoch(0)
     for entry in entries:
-        # A fresh start after an unfinished record: its writer died, and this is another epoch.
-        if not entry.resumed:
+        # A fresh start after an unfinished record: its writer died, and this is a later one.
+        if not entry.resumed or entry.epoch != epoch:
             parts.clear()
-        elif not parts:
+            epoch = entry.epoch
+        if entry.resumed and not parts:
             continue
         body = entry.body
         if entry.continued or entry.resumed:
