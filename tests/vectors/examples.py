@@ -1,0 +1,297 @@
+"""What the vectors are made of: keys, requests, answers, errors, and frames that are wrong."""
+
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from headwater_protocol.keys import Key, encode_key
+from headwater_protocol.operations import ERROR, OK, PUSH
+
+TX: Final = UUID("0190163d-8694-739b-aea5-966c26f8ad91").bytes
+EVENT_ID: Final = UUID("0190163d-8694-7f00-8000-0123456789ab").bytes
+DATABASE: Final = UUID("3d4f0e9c-52a7-4b7e-9d0e-6a1a5c1f2b3d").bytes
+TIME: Final = 1_718_000_000_123_456
+BALANCE: Final = encode_key(("balance", "ann"))
+ANN: Final = "account-ann"
+
+KEYS: Final[list[tuple[Key, ...]]] = [
+    (None,),
+    (False,),
+    (True,),
+    *((number,) for number in (0, 1, -1, 255, 256, -255, -256, 65535, 65536)),
+    *(
+        (sign * 2**bits + more,)
+        for bits in (31, 53, 63, 64)
+        for sign in (1, -1)
+        for more in (-1, 0)
+    ),
+    (2**100,),
+    (-(2**100),),
+    (256**255 - 1,),
+    (1 - 256**255,),
+    *((number,) for number in (0.0, 1.5, -1.5, 1e300, -1e300, 5e-324)),
+    (float("inf"),),
+    (float("-inf"),),
+    ("",),
+    ("ann",),
+    ("a\0b",),
+    ("Zoë 💧",),
+    (b"",),
+    (b"\x00\xff\x00",),
+    (UUID("0190163d-8694-739b-aea5-966c26f8ad91"),),
+    (datetime(1970, 1, 1, tzinfo=UTC),),
+    (datetime(1969, 7, 20, 20, 17, 40, tzinfo=UTC),),
+    (datetime(2024, 6, 10, 6, 13, 20, 123456, tzinfo=UTC),),
+    ((),),
+    ((None, "a", (1, b"\0")),),
+    ("balance", "ann"),
+    ("balance", "ann", 7),
+    ("order", 2024, datetime(2024, 6, 10, tzinfo=UTC), None, True),
+]
+
+KEYS_IN_ORDER: Final[list[tuple[Key, ...]]] = [
+    (None,),
+    (None, 1),
+    (b"",),
+    (b"\0",),
+    (b"\0\xff",),
+    (b"\x01",),
+    ("",),
+    ("a",),
+    ("a", None),
+    ("a", 1),
+    ("a\0",),
+    ("aa",),
+    ("z",),
+    ("é",),
+    ("💧",),
+    ((),),
+    ((), 1),
+    ((None,),),
+    (("a",),),
+    (-(2**70),),
+    (-(2**64),),
+    (-256,),
+    (-255,),
+    (-1,),
+    (0,),
+    (1,),
+    (255,),
+    (256,),
+    (2**64 - 1,),
+    (2**64,),
+    (2**70,),
+    (float("-inf"),),
+    (-1.5,),
+    (0.0,),
+    (5e-324,),
+    (1.5,),
+    (float("inf"),),
+    (False,),
+    (True,),
+    (UUID(int=1),),
+    (UUID(int=2**127),),
+    (datetime(1969, 12, 31, tzinfo=UTC),),
+    (datetime(1970, 1, 1, tzinfo=UTC),),
+    (datetime(2024, 6, 10, tzinfo=UTC),),
+]
+
+PREFIXES: Final[list[tuple[Key, ...]]] = [(), ("balance",), ("balance", "ann"), (7,), (None,)]
+
+KEYS_REFUSED: Final = {
+    "": "no bytes",
+    "0261": "a str without an end",
+    "02ff00": "a str that is not UTF-8",
+    "0514": "a tuple without an end",
+    "1601": "an int with fewer bytes than its code says",
+    "160001": "an int of more bytes than it needs",
+    "21ffffffffffffffff": "NaN",
+    "217fffffffffffffff": "-0.0, which is 0.0",
+    "2000000000": "a type that Headwater does not have (float of 32 bits)",
+    "ff": "the code of no type",
+}
+
+# The example of RFC 7677: user "user", password "pencil".
+SCRAM_NONCE: Final = b"rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+SCRAM: Final = [
+    b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
+    b"r=" + SCRAM_NONCE + b",s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
+    b"c=biws,r=" + SCRAM_NONCE + b",p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+    b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
+]
+
+EVENT_IN: Final = [None, "Withdrawn", b"\x81\xa6amount\x0a", b""]
+EVENT_OUT: Final = [9, ANN, 3, 42, TIME, EVENT_ID, "Withdrawn", b"\x81\xa6amount\x0a", b""]
+COMMITTED: Final = [42, TIME, 9, 9, {ANN: 3}]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request, and an answer that it may get."""
+
+    name: str
+    arguments: list[Any]
+    answer: Any
+
+
+EXAMPLES: Final = [
+    Example("hello", [1, "example 1.0"], [1, "headwater 1.0", [], [], DATABASE]),
+    Example("hello", [1, "example 1.0", []], [1, "headwater 1.0", [], ["SCRAM-SHA-256"], DATABASE]),
+    Example("authenticate", ["SCRAM-SHA-256", SCRAM[0]], [False, SCRAM[1]]),
+    Example("authenticate", ["SCRAM-SHA-256", SCRAM[2]], [True, SCRAM[3]]),
+    Example("ping", [], [42, TIME]),
+    Example("begin", [TX], [41]),
+    Example("begin", [TX, "snapshot", True, 7], [7]),
+    Example("write", [TX, [["put", BALANCE, b"\x5a"]]], None),
+    Example(
+        "commit",
+        [TX, [["put", BALANCE, b"\x5a"], ["append", ANN, 2, [EVENT_IN]]]],
+        COMMITTED,
+    ),
+    Example("commit", [TX], [41, TIME, None, None, {}]),
+    Example("rollback", [TX], None),
+    Example(
+        "execute",
+        [
+            TX,
+            [["value", BALANCE, b"\x64"], ["stream", ANN, 2], ["unchanged", b"\x02", None, 40]],
+            [["get", BALANCE], ["read_stream", ANN, 1, 10, False]],
+            [
+                ["delete", encode_key(("lock", "ann"))],
+                ["delete_range", b"\x02tmp\0", b"\x02tmp\0\xff"],
+                ["add", encode_key(("hits",)), 1],
+                ["min", encode_key(("lowest",)), -1.5],
+                ["max", encode_key(("highest",)), 2**63],
+                ["append", ANN, -1, [EVENT_IN, [EVENT_ID, "Noted", b"", b"\x80"]]],
+                ["save_snapshot", ANN, "balance", 1, 3, b"\x5a"],
+            ],
+        ],
+        [COMMITTED, [b"\x64", [41, 2, [], False]]],
+    ),
+    Example("status", [TX], ["committed", COMMITTED]),
+    Example("status", [TX, True], ["aborted", None]),
+    Example("get", [None, BALANCE], b"\x5a"),
+    Example("get", [TX, BALANCE], None),
+    Example(
+        "scan",
+        [None, encode_key(("balance",)), encode_key(("balance",)) + b"\xff", 2],
+        [42, [BALANCE, b"\x5a", encode_key(("balance", "bob")), b"\x07"], True],
+    ),
+    Example("scan", [None, b"", None, 10, True, 7], [7, [], False]),
+    Example("read_stream", [None, ANN, 2], [42, 3, [EVENT_OUT], False]),
+    Example("read_stream", [None, "account-zoe"], [42, 0, [], False]),
+    Example("read_all", [None, 8, {"category": "account"}], [42, 9, [EVENT_OUT], False]),
+    Example(
+        "read_all",
+        [None, 0, {"prefix": "account-a", "types": ["Withdrawn", "Noted"]}, 1, True, 42],
+        [42, 9, [EVENT_OUT], True],
+    ),
+    Example("load", [None, ANN, "balance", 1], [42, 3, [2, b"\x64"], [EVENT_OUT], False]),
+    Example("load", [TX, ANN], [41, 0, None, [], False]),
+    Example("commit_at", [TIME], 42),
+    Example("read_commits", [41, 1], [[42, TX, TIME, None, 9, 1]]),
+    Example("read_snapshots", [], [[[ANN, "balance", 1, 2, b"\x64"]], None]),
+    Example("subscribe", [8, {"category": "account"}, 100], None),
+    Example("subscribe", [], None),
+    Example("credit", [7, 100], None),
+    Example("unsubscribe", [7], None),
+    Example("stats", [], {"commits": 42, "connections": 1}),
+    Example("user_set", ["ann", bytes(16), 4096, bytes(32), bytes(range(32))], None),
+    Example("user_remove", ["ann"], None),
+    Example("user_list", [], ["ann", "bob"]),
+]
+
+RESPONSES: Final[list[tuple[str, list[Any]]]] = [
+    ("a push of events", [7, PUSH, ["events", [EVENT_OUT]]]),
+    ("a push: the newest event was pushed", [7, PUSH, ["caught_up", 9]]),
+    ("a push: reading the log again", [7, PUSH, ["fell_behind", 9]]),
+    (
+        "the last push",
+        [7, PUSH, ["ended", ["shutting_down", "the server is going down", True, {}]]],
+    ),
+    (
+        "a conflict, with its details",
+        [
+            7,
+            ERROR,
+            [
+                "conflict",
+                "1 conflict",
+                True,
+                {
+                    "conflicts": [
+                        {"kind": "read-write", "key": BALANCE, "commit": 42, "transaction": TX}
+                    ]
+                },
+            ],
+        ],
+    ),
+    (
+        "an error of the whole connection",
+        [0, ERROR, ["protocol_error", "frame of 0 bytes; allowed are 1 to 16777216", False, {}]],
+    ),
+    ("the largest request id", [2**32 - 1, OK, None]),
+]
+
+
+def _framed(body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + body
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Bytes that a server in READY must refuse: under which id, with which code."""
+
+    why: str
+    sent: bytes
+    request_id: int
+    code: str
+    closes: bool
+
+
+WRONG: Final = [
+    Wrong("a size of 0", bytes(4), 0, "protocol_error", True),
+    Wrong("a size above the bound", b"\x01\x00\x00\x01", 0, "protocol_error", True),
+    *(
+        Wrong(why, _framed(bytes.fromhex(body)), request_id, "protocol_error", True)
+        for why, body, request_id in (
+            ("a body that is no array", "07", 0),
+            ("an array without an operation", "9107", 7),
+            ("an operation that is no str", "9207c40470696e67", 7),
+            ("the request id 0", "9200a470696e67", 0),
+            ("a request id that is no int", "92a137a470696e67", 0),
+            ("a request id above u32", "92cf0000000100000000a470696e67", 0),
+            ("a body that ends too early", "9207a4", 7),
+            ("bytes after the array", "9207a470696e6700", 7),
+            ("a byte that is no msgpack", "9307a470696e67c1", 7),
+            ("an array that claims 2^32 - 1 members", "ddffffffff", 0),
+            ("a map that claims 2^32 - 1 members", "9307a470696e67dfffffffff", 7),
+            ("a bin that claims 2^32 - 1 bytes", "9307a470696e67c6ffffffff", 7),
+            ("nesting of 17", "9307a470696e67" + "91" * 16 + "c0", 7),
+            ("an extension type", "9307a470696e67d40100", 7),
+            ("a timestamp", "9307a470696e67d6ff00000000", 7),
+            ("a map key that is an int", "9507a8726561645f616c6cc0008101c0", 7),
+            ("a str that is not UTF-8", "9307a470696e67a1ff", 7),
+            ("hello a second time", "9307a568656c6c6f01", 7),
+        )
+    ),
+    *(
+        Wrong(why, _framed(bytes.fromhex(body)), 7, code, False)
+        for why, body, code in (
+            ("an unknown operation", "9307a4696e6372c4016b", "unknown_operation"),
+            ("an argument too many", "9307a470696e6700", "invalid_argument"),
+            ("an argument too few", "9307a3676574c0", "invalid_argument"),
+            ("a key that is str", "9407a3676574c0a16b", "invalid_argument"),
+            ("a key of no bytes", "9407a3676574c0c400", "too_large"),
+            ("a transaction id of 1 byte", "9307a5626567696ec40100", "too_large"),
+            ("a bool where an int is wanted", "9307a9636f6d6d69745f6174c3", "invalid_argument"),
+            (
+                "a filter with an unknown member",
+                "9507a8726561645f616c6cc00081a374616701",
+                "invalid_argument",
+            ),
+        )
+    ),
+]
