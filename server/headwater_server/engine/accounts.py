@@ -8,6 +8,8 @@ check a proof, and nobody can log in with it. A user's number is that of the com
 it, so no number is given twice.
 """
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +17,9 @@ import msgpack
 
 from headwater_protocol.errors import InvalidArgument
 from headwater_server.engine import keyspaces
+from headwater_server.engine.sequencer import Sequencer, Ticket
 from headwater_server.engine.state import State
+from headwater_server.engine.transaction_ids import new_transaction_id
 from headwater_server.engine.write_buffer import WriteBuffer
 
 _BY_NAME: Final = keyspaces.ACCOUNTS + b"n"
@@ -101,3 +105,57 @@ def remove_account(state: State, name: str) -> WriteBuffer:
     buffer = WriteBuffer()
     buffer.put(_BY_NAME + name.encode(), None)
     return buffer
+
+
+class Accounts:
+    """The users of an open database; changes are commits like any other."""
+
+    def __init__(
+        self,
+        state: State,
+        sequencer: Sequencer,
+        clock: Callable[[], int],
+        source: random.Random,
+        check_writable: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._sequencer = sequencer
+        self._clock = clock
+        self._source = source
+        self._check_writable = check_writable
+
+    def find(self, name: str) -> Account | None:
+        """The account of a user, or None."""
+        return find_account(self._state, self._sequencer.published, name)
+
+    def names(self) -> list[str]:
+        """The names of the users, in order."""
+        return list_accounts(self._state, self._sequencer.published)
+
+    def any(self) -> bool:
+        """Whether there is a user, so that connections must authenticate."""
+        return any_account(self._state, self._sequencer.published)
+
+    def set(self, name: str, verifier: Verifier, *, create: bool, user: int = 0) -> Ticket:
+        """Add a user, or change the password of one.
+
+        Raises:
+            InvalidArgument: it exists and is to be created, or the other way round.
+            ReadOnly: nothing can be written.
+        """
+        self._check_writable()
+        return self._commit(write_account(self._state, name, verifier, create=create), user)
+
+    def remove(self, name: str, *, user: int = 0) -> Ticket:
+        """Remove a user.
+
+        Raises:
+            InvalidArgument: there is no such user.
+            ReadOnly: nothing can be written.
+        """
+        self._check_writable()
+        return self._commit(remove_account(self._state, name), user)
+
+    def _commit(self, buffer: WriteBuffer, user: int) -> Ticket:
+        identity = new_transaction_id(self._clock(), self._source)
+        return self._sequencer.commit_at_once(identity, user, buffer, [])

@@ -16,39 +16,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwater_protocol.errors import (
+    HeadwaterError,
     HistoryGone,
     InvalidArgument,
     NoSuchCommit,
     ReadOnly,
     TransactionForgotten,
 )
-from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_protocol.operations import SERIALIZABLE
-from headwater_server.engine import keyspaces
-from headwater_server.engine.accounts import (
-    Account,
-    Verifier,
-    account_name,
-    any_account,
-    find_account,
-    list_accounts,
-    remove_account,
-    write_account,
-)
-from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
+from headwater_server.engine.accounts import Accounts
+from headwater_server.engine.audit import read_commits, read_snapshots
+from headwater_server.engine.checkpoint import CheckpointResult
+from headwater_server.engine.checkpointing import Checkpoint, Checkpointing
 from headwater_server.engine.conditions import failed_conditions
 from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.memtable import ABORTED, MemTable
+from headwater_server.engine.memtable import ABORTED
 from headwater_server.engine.reading import EventsPage, Reader
 from headwater_server.engine.sequencer import Group, Sequencer, Ticket
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.engine.statistics import collect_statistics
 from headwater_server.engine.transaction import Transaction
-from headwater_server.engine.transaction_ids import made_before, new_transaction_id
+from headwater_server.engine.transaction_ids import made_before
 from headwater_server.engine.views import OpenTransactions
 from headwater_server.engine.write_buffer import WriteBuffer
-from headwater_server.storage.commit_log import CommitRecord
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
@@ -64,44 +55,6 @@ class Fate:
 
     state: str
     ticket: Ticket
-
-
-@dataclass(slots=True)
-class Checkpoint:
-    """A checkpoint between `begin_checkpoint` and `finish_checkpoint`.
-
-    `run` may be called once everything up to `last_sequence` is durable: what is not in the
-    log for good must not get into the files. It may be called again after it raised DiskFull.
-    """
-
-    frozen: MemTable
-    last_sequence: int
-    state: State
-    horizon: int
-    views: list[int]
-    garbage_entries_max: int
-    forget_before: int
-    log_index: int
-    result: CheckpointResult | None = None
-
-    def run(self) -> None:
-        """Write the frozen memtable to the files; blocks, and may run in another thread."""
-        self.result = write_checkpoint(
-            self.frozen,
-            self.state.files,
-            horizon=self.horizon,
-            views=self.views,
-            garbage_entries_max=self.garbage_entries_max,
-            forget_before=self.forget_before,
-            log_index=self.log_index,
-        )
-
-    def start_over(self) -> None:
-        """Get the files ready for another `run` after one that met a full disk.
-
-        Called by the thread that reads, since the state store is opened anew.
-        """
-        self.state.files.store.reopen()
 
 
 class Engine:
@@ -130,10 +83,9 @@ class Engine:
         self._log_index = WalIndex(0)
         self._sequencer = sequencer
         self._clock = clock
-        self._source = source
         self._files = ExitStack()
-        self._checkpoint: Checkpoint | None = None
-        self._checkpoints = 0
+        self._checkpoints = Checkpointing(state, sequencer, log, settings, clock)
+        self.accounts = Accounts(state, sequencer, clock, source, self._check_writable)
         self._open = OpenTransactions(
             count_max=settings.transactions_max,
             size_max=settings.transactions_size_max,
@@ -181,33 +133,17 @@ class Engine:
 
     def read_commits(self, after: int, limit: int) -> list[list[Any]]:
         """The commit log after a commit, as the protocol has it."""
-        first = max(after + 1, self._state.files.oldest_commit)
-        last = (
-            min(self.published, after + limit)
-            if first == after + 1
-            else min(self.published, first + limit - 1)
-        )
-        return [self._audited(self._state.commit_record(n)) for n in range(first, last + 1)]
-
-    def events_page(self, after: int, wanted: EventFilter, limit: int) -> EventsPage:
-        """Published events after a position, for a subscription."""
-        return self.reader().read_all(after, wanted, limit, reverse=False)
+        return read_commits(self._state, self.published, after, limit)
 
     def read_snapshots(
         self, cursor: bytes | None, limit: int
     ) -> tuple[list[list[Any]], bytes | None]:
         """Stored snapshots of all streams, and where to go on, None at the end."""
-        first = keyspaces.SNAPSHOTS if cursor is None else keyspaces.SNAPSHOTS + cursor + b"\0"
-        found: list[list[Any]] = []
-        size = 0
-        last: bytes | None = None
-        for key, stored in self._state.scan(first, keyspaces.SNAPSHOTS_END, self.published):
-            if len(found) == limit or size > PAGE_SIZE_MAX:
-                return found, last
-            found.append([*keyspaces.parse_snapshot_key(key), stored])
-            size += len(stored) + len(key)
-            last = key[1:]
-        return found, None
+        return read_snapshots(self._state, self.published, cursor, limit)
+
+    def events_page(self, after: int, wanted: EventFilter, limit: int) -> EventsPage:
+        """Published events after a position, for a subscription."""
+        return self.reader().read_all(after, wanted, limit, reverse=False)
 
     # Transactions.
 
@@ -259,6 +195,21 @@ class Engine:
             TransactionGone: it is not open, or belongs to another connection.
         """
         return self._open.owned(transaction, owner, self._clock())
+
+    def write(self, transaction: bytes, owner: object, writes: list[list[Any]]) -> None:
+        """Add writes to the owner's open transaction.
+
+        Raises:
+            TransactionGone: it is not open, or belongs to another connection.
+            InvalidArgument, NotANumber, TooLarge: it is rolled back, since what its client
+                sends next may rest on what failed.
+        """
+        opened = self._open.owned(transaction, owner, self._clock())
+        try:
+            opened.write(writes)
+        except HeadwaterError:
+            self._open.remove(opened)
+            raise
 
     def commit(self, transaction: bytes, owner: object, writes: list[list[Any]]) -> Ticket:
         """Add writes to an open transaction and commit it; it is closed whatever comes of it.
@@ -356,41 +307,6 @@ class Engine:
         """Roll back transactions that were idle or open for too long, and return them."""
         return self._open.expire(self._clock())
 
-    # Accounts.
-
-    def account(self, name: str) -> Account | None:
-        """The account of a user, or None."""
-        return find_account(self._state, self.published, name)
-
-    def account_names(self) -> list[str]:
-        """The names of the users, in order."""
-        return list_accounts(self._state, self.published)
-
-    def has_accounts(self) -> bool:
-        """Whether there is a user, so that connections must authenticate."""
-        return any_account(self._state, self.published)
-
-    def set_account(self, name: str, verifier: Verifier, *, create: bool, user: int = 0) -> Ticket:
-        """Add a user, or change the password of one.
-
-        Raises:
-            InvalidArgument: it exists and is to be created, or the other way round.
-            ReadOnly: nothing can be written.
-        """
-        self._check_writable()
-        buffer = write_account(self._state, name, verifier, create=create)
-        return self._commit_own(buffer, user)
-
-    def remove_account(self, name: str, *, user: int = 0) -> Ticket:
-        """Remove a user.
-
-        Raises:
-            InvalidArgument: there is no such user.
-            ReadOnly: nothing can be written.
-        """
-        self._check_writable()
-        return self._commit_own(remove_account(self._state, name), user)
-
     # Making durable.
 
     def take_group(self) -> Group | None:
@@ -434,45 +350,19 @@ class Engine:
     @property
     def checkpoint_due(self) -> bool:
         """Whether the memtable has grown enough for a checkpoint."""
-        active = self._state.active
-        return self._checkpoint is None and (
-            active.size >= self.settings.memtable_size_max
-            or len(active.commits) >= self.settings.memtable_commits_max
-        )
+        return self._checkpoints.due
 
     def begin_checkpoint(self) -> Checkpoint | None:
         """Freeze the memtable; None if nothing was committed, or one is under way."""
-        active = self._state.active
-        if self._checkpoint is not None or not (active.commits or active.aborted):
-            return None
-        now = self._clock()
-        window_start = self._state.commit_at(now - self.settings.history_window_us)
-        self._checkpoint = Checkpoint(
-            frozen=self._state.freeze(),
-            last_sequence=self._sequencer.sequence,
-            state=self._state,
-            horizon=min(window_start, self.published),
+        return self._checkpoints.begin(
+            published=self.published,
             views=self._open.views(),
-            garbage_entries_max=self.settings.garbage_entries_max,
             forget_before=self._forget_before(),
-            log_index=int(self._log.last_index),
         )
-        # From here on nobody begins to read what the checkpoint may collect.
-        self._state.files.horizon = max(self._state.files.horizon, self._checkpoint.horizon)
-        return self._checkpoint
 
     def finish_checkpoint(self, checkpoint: Checkpoint) -> CheckpointResult:
         """Let readers use the files, and the log go that is not needed any more."""
-        assert checkpoint is self._checkpoint, "one checkpoint at a time"
-        assert checkpoint.result is not None, "it has run"
-        self._state.files.advance(checkpoint.result)
-        self._state.thaw()
-        self._checkpoint = None
-        self._checkpoints += 1
-        below = self._sequencer.log_needed_from(checkpoint.last_sequence)
-        if below is not None:
-            self._log.trim(WalIndex(below))
-        return checkpoint.result
+        return self._checkpoints.finish(checkpoint)
 
     def seal_log(self) -> None:
         """Vouch for the end of the log, at a quiet moment; blocks, as `make_durable` does.
@@ -497,8 +387,8 @@ class Engine:
             self._open,
             now=self._clock(),
             log_size=self._log.size,
-            checkpoints=self._checkpoints,
-            checkpoint_running=self._checkpoint is not None,
+            checkpoints=self._checkpoints.count,
+            checkpoint_running=self._checkpoints.running,
             read_only_reason=self.read_only_reason,
         )
 
@@ -547,18 +437,3 @@ class Engine:
     def _check_writable(self) -> None:
         if self.read_only_reason is not None:
             raise ReadOnly(f"the server is read-only for now: {self.read_only_reason}")
-
-    def _commit_own(self, buffer: WriteBuffer, user: int) -> Ticket:
-        identity = new_transaction_id(self._clock(), self._source)
-        return self._sequencer.commit_at_once(identity, user, buffer, [])
-
-    def _audited(self, record: CommitRecord) -> list[Any]:
-        name = account_name(self._state, self.published, record.user) if record.user else None
-        return [
-            record.commit,
-            record.transaction,
-            record.time,
-            name,
-            record.first_position if record.event_count else 0,
-            record.event_count,
-        ]

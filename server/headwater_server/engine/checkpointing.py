@@ -1,0 +1,130 @@
+"""Checkpointing: when a checkpoint is due, and the two ends of one.
+
+begin     freeze the memtable, fix the horizon       on the thread that reads
+run       write it to the files                      anywhere; see checkpoint.py
+finish    readers turn to the files, the log goes    on the thread that reads
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
+from headwater_server.engine.memtable import MemTable
+from headwater_server.engine.sequencer import Sequencer
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.state import State
+from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A checkpoint between its begin and its finish.
+
+    `run` may be called once everything up to `last_sequence` is durable: what is not in the
+    log for good must not get into the files. It may be called again after it raised DiskFull.
+    """
+
+    frozen: MemTable
+    last_sequence: int
+    state: State
+    horizon: int
+    views: list[int]
+    garbage_entries_max: int
+    forget_before: int
+    log_index: int
+    result: CheckpointResult | None = None
+
+    @property
+    def last_commit(self) -> int:
+        """The newest commit that it writes."""
+        return self.frozen.last_commit
+
+    def run(self) -> None:
+        """Write the frozen memtable to the files; blocks, and may run in another thread."""
+        self.result = write_checkpoint(
+            self.frozen,
+            self.state.files,
+            horizon=self.horizon,
+            views=self.views,
+            garbage_entries_max=self.garbage_entries_max,
+            forget_before=self.forget_before,
+            log_index=self.log_index,
+        )
+
+    def start_over(self) -> None:
+        """Get the files ready for another `run` after one that met a full disk.
+
+        Called by the thread that reads, since the state store is opened anew.
+        """
+        self.state.files.store.reopen()
+
+
+class Checkpointing:
+    """Begins and finishes checkpoints, one at a time.
+
+    Attributes:
+        count: how many were finished.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        sequencer: Sequencer,
+        log: WriteAheadLog,
+        settings: EngineSettings,
+        clock: Callable[[], int],
+    ) -> None:
+        self._state = state
+        self._sequencer = sequencer
+        self._log = log
+        self._settings = settings
+        self._clock = clock
+        self._current: Checkpoint | None = None
+        self.count = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether one was begun and is not finished."""
+        return self._current is not None
+
+    @property
+    def due(self) -> bool:
+        """Whether the memtable has grown enough for a checkpoint, and none is running."""
+        active = self._state.active
+        return self._current is None and (
+            active.size >= self._settings.memtable_size_max
+            or len(active.commits) >= self._settings.memtable_commits_max
+        )
+
+    def begin(self, *, published: int, views: list[int], forget_before: int) -> Checkpoint | None:
+        """Freeze the memtable; None if there is nothing in it, or one is under way."""
+        active = self._state.active
+        if self._current is not None or not (active.commits or active.aborted):
+            return None
+        window_start = self._state.commit_at(self._clock() - self._settings.history_window_us)
+        self._current = Checkpoint(
+            frozen=self._state.freeze(),
+            last_sequence=self._sequencer.sequence,
+            state=self._state,
+            horizon=min(window_start, published),
+            views=views,
+            garbage_entries_max=self._settings.garbage_entries_max,
+            forget_before=forget_before,
+            log_index=int(self._log.last_index),
+        )
+        # From here on nobody begins to read what the checkpoint may collect.
+        self._state.files.horizon = max(self._state.files.horizon, self._current.horizon)
+        return self._current
+
+    def finish(self, checkpoint: Checkpoint) -> CheckpointResult:
+        """Let readers use the files, and the log go that is not needed any more."""
+        assert checkpoint is self._current, "one checkpoint at a time"
+        assert checkpoint.result is not None, "it has run"
+        self._state.files.advance(checkpoint.result)
+        self._state.thaw()
+        self._current = None
+        self.count += 1
+        below = self._sequencer.log_needed_from(checkpoint.last_sequence)
+        if below is not None:
+            self._log.trim(WalIndex(below))
+        return checkpoint.result
