@@ -41,6 +41,7 @@ _PARTS: Final = ("wal", "commits", "events", "state")
 # A file system of its own has this from the start, and a data directory may be one.
 _NOT_OF_ANYBODY: Final = "lost+found"
 _FORMAT_SIZE_MAX: Final = 4096
+"""Bytes of FORMAT that are read: more than any version writes."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
