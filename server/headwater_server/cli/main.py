@@ -1,0 +1,17 @@
+"""The server's own group of commands."""
+
+import click
+
+from headwater_server.cli.check import check
+from headwater_server.cli.repair import repair
+from headwater_server.cli.serve import serve
+
+
+@click.group()
+def main() -> None:
+    """Headwater, the server's side: run it, check its files, repair them."""
+
+
+main.add_command(serve)
+main.add_command(check)
+main.add_command(repair)

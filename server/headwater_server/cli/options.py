@@ -1,0 +1,211 @@
+"""Where the settings of `serve` come from: flags, then HEADWATER_*, then a TOML file.
+
+Every setting has one name in three spellings: `--history-window`, `HEADWATER_HISTORY_WINDOW`,
+and `history-window` in the file. click asks them in that order, and shows the default.
+"""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from headwater_protocol.limits import MIB, PORT_DEFAULT
+from headwater_server.engine.settings import SECOND_US, EngineSettings
+from headwater_server.net import logs
+from headwater_server.net.settings import SECOND_MS, Address, ServerSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SERVER = ServerSettings(data="")
+_ENGINE = EngineSettings()
+_PORT_MAX = 65535
+
+
+class AddressType(click.ParamType):
+    """HOST:PORT, HOST, :PORT, [IPV6]:PORT."""
+
+    name = "host:port"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address:
+        """Take the address apart."""
+        if isinstance(value, Address):
+            return value
+        text = str(value)
+        host, separator, digits = text.rpartition(":")
+        if not separator or (text.endswith("]") and text.startswith("[")):
+            host, digits = text, str(PORT_DEFAULT)
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            self.fail(f"{text!r}: an IPv6 address stands in brackets, as in [::1]:{PORT_DEFAULT}")
+        if not (digits.isascii() and digits.isdigit() and int(digits) <= _PORT_MAX):
+            self.fail(f"{text!r}: the port is a number from 0 to {_PORT_MAX}", param, ctx)
+        # No host, or "*", is every address of this machine, of both kinds.
+        return Address("" if host == "*" else host, int(digits))
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Make the file's settings the defaults of this command."""
+    if path is None:
+        return
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}", ctx, param) from error
+    except tomllib.TOMLDecodeError as error:
+        raise click.BadParameter(f"{path}: no TOML: {error}", ctx, param) from error
+    known = {
+        option.opts[0].removeprefix("--"): option
+        for option in ctx.command.params
+        if option.name not in ("config", "help")
+    }
+    defaults: dict[str, Any] = {}
+    for name, value in settings.items():
+        option = known.get(name)
+        if option is None or option.name is None:
+            raise click.BadParameter(
+                f"{path}: there is no setting {name!r}; there are {', '.join(sorted(known))}",
+                ctx,
+                param,
+            )
+        defaults[option.name] = value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _option(name: str, what: str, **rest: Any) -> Callable[[F], F]:
+    variable = "HEADWATER_" + name.upper().replace("-", "_")
+    rest.setdefault("show_default", rest.get("default") is not None)
+    return click.option(f"--{name}", envvar=variable, show_envvar=True, help=what, **rest)
+
+
+def _seconds(name: str, default: float, what: str) -> Callable[[F], F]:
+    return _option(
+        name,
+        what,
+        type=click.FloatRange(min=0, min_open=True),
+        default=default,
+        metavar="SECONDS",
+    )
+
+
+def _count(name: str, default: int, what: str, metavar: str = "NUMBER") -> Callable[[F], F]:
+    return _option(name, what, type=click.IntRange(min=1), default=default, metavar=metavar)
+
+
+_OPTIONS: tuple[Callable[[F], F], ...] = (
+    click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        envvar="HEADWATER_CONFIG",
+        show_envvar=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="TOML file with settings, named as the options are.",
+    ),
+    _option("data", "Data directory; made if it does not exist.", required=True, metavar="DIR"),
+    _option(
+        "listen",
+        "Address to listen on; may be repeated. Port 0: one that is free.",
+        type=AddressType(),
+        multiple=True,
+        default=[str(address) for address in _SERVER.listen],
+        metavar="HOST:PORT",
+    ),
+    _option("unix", "Unix socket to listen on as well.", metavar="PATH"),
+    _option("tls-cert", "Certificate and its chain, PEM. All --listen speak TLS.", metavar="FILE"),
+    _option("tls-key", "Private key, PEM, if it is not in the same file.", metavar="FILE"),
+    _option("ready-file", "Written once listening: an address a line.", metavar="FILE"),
+    _option(
+        "log-format",
+        "For people or for machines.",
+        type=click.Choice(logs.FORMATS),
+        default=_SERVER.log_format,
+    ),
+    _option(
+        "log-level",
+        "The least that is logged.",
+        type=click.Choice(logs.LEVELS),
+        default=_SERVER.log_level,
+    ),
+    _count("connections-max", _SERVER.connections_max, "Open connections."),
+    _count("transactions-max", _ENGINE.transactions_max, "Open transactions, over all."),
+    _seconds(
+        "transaction-idle",
+        _ENGINE.transaction_idle_us_max / SECOND_US,
+        "How long a transaction may wait for its client.",
+    ),
+    _seconds(
+        "transaction-age",
+        _ENGINE.transaction_age_us_max / SECOND_US,
+        "How long a transaction may stay open.",
+    ),
+    _seconds(
+        "history-window",
+        _ENGINE.history_window_us / SECOND_US,
+        "How far back every commit can be read.",
+    ),
+    _seconds(
+        "transaction-retention",
+        _ENGINE.transaction_retention_us / SECOND_US,
+        "How long the fate of a transaction is known.",
+    ),
+    _count("snapshots-kept", _ENGINE.snapshots_kept, "Snapshots kept of each aggregate."),
+    _count(
+        "checkpoint-size",
+        _ENGINE.memtable_size_max // MIB,
+        "Committed data in memory at which the files are written.",
+        "MIB",
+    ),
+    _count(
+        "checkpoint-commits",
+        _ENGINE.memtable_commits_max,
+        "Commits at which the files are written; a crash replays as many.",
+    ),
+    _seconds(
+        "shutdown-grace",
+        _SERVER.shutdown_ms_max / SECOND_MS,
+        "How long transactions may take to end after SIGTERM.",
+    ),
+)
+
+
+def server_options(command: F) -> F:
+    """Add every option of `serve` to a function that takes them as keywords."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def settings_from(values: dict[str, Any]) -> ServerSettings:
+    """The settings that the options' values stand for."""
+    if values["tls_key"] is not None and values["tls_cert"] is None:
+        raise click.UsageError("--tls-key without --tls-cert")
+    if not values["listen"] and values["unix"] is None:
+        raise click.UsageError("nothing to listen on: give --listen or --unix")
+    return ServerSettings(
+        data=values["data"],
+        listen=tuple(values["listen"]),
+        unix=values["unix"],
+        tls_certificate=values["tls_cert"],
+        tls_key=values["tls_key"],
+        ready_file=values["ready_file"],
+        connections_max=values["connections_max"],
+        shutdown_ms_max=round(values["shutdown_grace"] * SECOND_MS),
+        log_format=values["log_format"],
+        log_level=values["log_level"],
+        engine=EngineSettings(
+            history_window_us=round(values["history_window"] * SECOND_US),
+            transaction_retention_us=round(values["transaction_retention"] * SECOND_US),
+            snapshots_kept=values["snapshots_kept"],
+            memtable_size_max=values["checkpoint_size"] * MIB,
+            memtable_commits_max=values["checkpoint_commits"],
+            transactions_max=values["transactions_max"],
+            transaction_idle_us_max=round(values["transaction_idle"] * SECOND_US),
+            transaction_age_us_max=round(values["transaction_age"] * SECOND_US),
+        ),
+    )

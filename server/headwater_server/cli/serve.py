@@ -1,0 +1,37 @@
+"""`headwater serve`: run a server."""
+
+import sys
+from typing import Any, Final
+
+import click
+import trio
+
+from headwater_server.cli.failures import one_line
+from headwater_server.cli.options import server_options, settings_from
+from headwater_server.net import logs
+from headwater_server.net.checkpointer import CheckpointFailed
+from headwater_server.net.group_commit import CommitFailed
+from headwater_server.net.server import serve as run_server
+
+DISK_FAILED: Final = 74
+"""Exit status after a disk that failed: EX_IOERR of sysexits.h. Start again; the log decides."""
+
+
+@click.command()
+@server_options
+def serve(**values: Any) -> None:
+    """Run a server on the data directory DIR until SIGTERM or Ctrl-C.
+
+    While the database has no users, only loopback addresses and Unix sockets can be listened on.
+
+    Each setting is taken from its option, else from its environment variable, else from the file
+    given by --config.
+    """
+    settings = settings_from(values)
+    logs.configure(settings.log_format, settings.log_level)
+    with one_line():
+        try:
+            trio.run(run_server, settings)
+        except (CommitFailed, CheckpointFailed) as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(DISK_FAILED)

@@ -1,0 +1,123 @@
+"""Authentication: SCRAM-SHA-256 (RFC 5802, RFC 7677) against the verifiers in the database.
+
+    client-first   n,,n=ann,r=<nonce>                ->
+    server-first                                     <-   r=<nonce+ours>,s=<salt>,i=<iterations>
+    client-final   c=biws,r=<nonces>,p=<proof>       ->
+    server-final                                     <-   v=<our proof that we know the verifier>
+
+The password never travels, and what is stored is not enough to log in. A name that does not
+exist is answered like one that does: with a salt that stays the same for that name, and a
+verifier that no password fits; so an answer, and the time that it takes, tell nothing.
+"""
+
+import hashlib
+import hmac
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from scramp import ScramException, ScramMechanism
+
+from headwater_protocol.errors import AuthenticationFailed
+from headwater_server.engine.accounts import Account, Verifier
+from headwater_server.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from headwater_server.net.session import Session
+
+_log = structlog.get_logger(__name__)
+
+MECHANISM: Final = "SCRAM-SHA-256"
+
+_ITERATIONS_DEFAULT: Final = 4096
+_SALT_SIZE_DEFAULT: Final = 16
+
+
+class Exchange:
+    """One conversation: which account it is about, and the library's state of it."""
+
+    def __init__(self, authentication: "Authentication") -> None:
+        self._authentication = authentication
+        self.name = ""
+        self.account: Account | None = None
+        self._scram = ScramMechanism(MECHANISM).make_server(self._verifier_of)
+
+    def begin(self, message: str) -> str:
+        """Take client-first, return server-first."""
+        self._scram.set_client_first(message)
+        first: str = self._scram.get_server_first()
+        return first
+
+    def finish(self, message: str) -> str:
+        """Take client-final, return server-final.
+
+        Raises:
+            ScramException: the proof is wrong.
+        """
+        self._scram.set_client_final(message)
+        final: str = self._scram.get_server_final()
+        return final
+
+    def _verifier_of(self, name: str) -> tuple[bytes, bytes, bytes, int]:
+        self.name = name
+        self.account, verifier = self._authentication.look_up(name)
+        return verifier.salt, verifier.stored_key, verifier.server_key, verifier.iterations
+
+
+class Authentication:
+    """Proves who is at the other end of a session."""
+
+    def __init__(self, engine: Engine, *, failed_max: int) -> None:
+        self._engine = engine
+        self._failed_max = failed_max
+        self._decoy_key = secrets.token_bytes(32)
+
+    def step(self, session: "Session", message: bytes) -> tuple[bool, bytes]:
+        """Take one message of the client; return whether that was the last, and the reply.
+
+        Raises:
+            AuthenticationFailed: name or password are wrong, or the message is none.
+        """
+        exchange, session.exchange = session.exchange, None
+        try:
+            text = message.decode()
+            if exchange is None:
+                exchange = Exchange(self)
+                reply = exchange.begin(text)
+                session.exchange = exchange
+                return False, reply.encode()
+            reply = exchange.finish(text)
+            # A decoy has no account; its proof cannot be right, but that is not left to chance.
+            if exchange.account is None:
+                raise ScramException("no such user")
+        except (ScramException, ValueError) as error:
+            raise self._failure(session, exchange) from error
+        session.account = exchange.account
+        return True, reply.encode()
+
+    def _failure(self, session: "Session", exchange: Exchange | None) -> AuthenticationFailed:
+        session.authentications_failed += 1
+        failed = session.authentications_failed
+        name = "" if exchange is None else exchange.name
+        _log.warning("authentication failed", peer=session.peer, name=name, failed=failed)
+        if failed >= self._failed_max:
+            session.end_after_answer()
+        return AuthenticationFailed("the name or the password is wrong")
+
+    def look_up(self, name: str) -> tuple[Account | None, Verifier]:
+        """The account of this name with its verifier; if there is none, a decoy of a verifier."""
+        account = self._engine.accounts.find(name)
+        # Made for everyone, so that it takes as long for a name that exists.
+        decoy = self._decoy(name)
+        return account, decoy if account is None else account.verifier
+
+    def _decoy(self, name: str) -> Verifier:
+        # As the first user's: salt and iterations must look like everybody's. Its secret keeps
+        # the salts the same over a restart, which a stranger could otherwise wait for.
+        names = self._engine.accounts.names()
+        first = self._engine.accounts.find(names[0]) if names else None
+        key = self._decoy_key if first is None else first.verifier.server_key
+        iterations = _ITERATIONS_DEFAULT if first is None else first.verifier.iterations
+        size = _SALT_SIZE_DEFAULT if first is None else len(first.verifier.salt)
+        salt = hmac.digest(key, b"decoy " + name.encode(), hashlib.sha512)[:size]
+        return Verifier(salt, iterations, secrets.token_bytes(32), secrets.token_bytes(32))

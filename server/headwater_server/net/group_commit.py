@@ -1,0 +1,257 @@
+"""Group commit: what was numbered while the last sync ran goes out in one write and one sync.
+
+    sessions          commit 7   commit 8  9  10          commit 11
+                          |          |  |  |                  |
+    committer       [ take: 7 | sync ][ take: 8 9 10 | sync ][ take: 11 | sync ] …
+                               publish, answer 7       publish, answer 8 9 10
+
+One task, so groups are made durable and published in order. The sync runs in a thread, and
+reads go on meanwhile; they see what is published, never what is only numbered. The order is
+fixed: sync, then publish, then answer and wake subscribers. Nothing is acknowledged before its
+sync, and whoever reads after an answer sees what was answered.
+
+A sync that fails is fatal. What the disk holds then is unknown, so every client that waits is
+told "unknown" with its transaction's id, and the process ends; the restart reads the log and
+decides. It is never tried again: after a failed fsync the kernel may have dropped the pages
+and report success the next time.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from headwater_server.engine.sequencer import Group
+from headwater_server.net.worker_thread import RunBlocking
+from headwater_server.storage.errors import DiskFull
+
+_log = structlog.get_logger(__name__)
+
+
+LAST_WORDS_S: Final = 0.1
+"""Seconds that the drivers get to tell clients that the fate of their commits is unknown."""
+
+
+class CommitFailed(Exception):
+    """The write-ahead log could not be made durable. The process must end."""
+
+
+class CommitEngine(Protocol):
+    """The part of the engine that this module drives."""
+
+    @property
+    def published(self) -> int:
+        """The newest commit that readers see."""
+        ...
+
+    @property
+    def durable_sequence(self) -> int:
+        """Answers up to this sequence may go out."""
+        ...
+
+    def take_group(self) -> Group | None:
+        """What was numbered since the last group, or None."""
+        ...
+
+    def make_durable(self, group: Group) -> None:
+        """Write and sync; blocks."""
+        ...
+
+    def publish(self, group: Group) -> None:
+        """Show the group to every reader that begins from now on."""
+        ...
+
+    def seal_log(self) -> None:
+        """Vouch for the end of the log; blocks."""
+        ...
+
+
+class Waiter(Protocol):
+    """An answer that waits for a sync."""
+
+    @property
+    def sequence(self) -> int:
+        """What must be durable before it may go out."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """About how many bytes are kept in memory for it."""
+        ...
+
+    def release(self) -> None:
+        """It is durable: send the answer."""
+        ...
+
+    def fail(self) -> None:
+        """Its fate is unknown: say so."""
+        ...
+
+
+class GroupCommit:
+    """Owns the order of syncs, and the answers that wait for them.
+
+    Attributes:
+        groups: how many were made durable.
+        written_size: bytes of records in all of them.
+    """
+
+    def __init__(
+        self,
+        engine: CommitEngine,
+        run_blocking: RunBlocking,
+        *,
+        after_publish: Callable[[], None],
+        waiting_size_max: int,
+        disk_retry_ms: int,
+    ) -> None:
+        self._engine = engine
+        self._run_blocking = run_blocking
+        self._after_publish = after_publish
+        self._waiting_size_max = waiting_size_max
+        self._waiting_size = 0
+        self._disk_retry_s = disk_retry_ms / 1000
+        self._gathering: list[Waiter] = []
+        self._syncing: list[Waiter] = []
+        self._taken_sequence = 0
+        self._sleeping = trio.lowlevel.ParkingLot()
+        self._published = trio.lowlevel.ParkingLot()
+        self._busy = False
+        self._failed = False
+        self._held: Callable[[], bool] = lambda: False
+        self._seal_wanted = False
+        self._sealed_groups = 0
+        self.groups = 0
+        self.written_size = 0
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether so much waits for the disk that who has commits waiting must send no more."""
+        return self._waiting_size > self._waiting_size_max
+
+    def wait_for(self, waiter: Waiter) -> None:
+        """Hold the answer until its sequence is durable, then release it.
+
+        The committer is woken, and runs when the present wake-up of the loop is over, so all
+        that this wake-up commits goes into one group.
+        """
+        if self._failed:
+            waiter.fail()
+            return
+        self._waiting_size += waiter.size
+        if waiter.sequence <= self._taken_sequence:
+            # A repeated commit whose first answer is on its way to the disk already.
+            self._syncing.append(waiter)
+        else:
+            self._gathering.append(waiter)
+            self.wake()
+
+    def hold_while(self, held: Callable[[], bool]) -> None:
+        """Begin no group while *held* says so; call `wake` once it does not any more."""
+        self._held = held
+
+    def seal(self) -> None:
+        """Vouch for the end of the log, if it is quiet and was not done since the last group."""
+        if not self._busy and self.groups != self._sealed_groups:
+            self._seal_wanted = True
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the committer look for work, if it sleeps."""
+        self._sleeping.unpark()
+
+    async def run(self) -> None:
+        """Make groups durable until cancelled.
+
+        Raises:
+            CommitFailed: a write or sync of the log failed.
+        """
+        while True:
+            group = None if self._held() else self._engine.take_group()
+            if group is None:
+                await self._pause()
+                continue
+            self._busy = True
+            self._taken_sequence = group.last_sequence
+            self._take_waiters(group.last_sequence)
+            await self._make_durable(group)
+            self._engine.publish(group)
+            self.groups += 1
+            self.written_size += sum(map(len, group.records))
+            self._release(group.last_sequence)
+            self._after_publish()
+            self._published.unpark_all()
+
+    async def wait_durable(self, sequence: int) -> None:
+        """Return once everything up to *sequence* is durable and published."""
+        while self._engine.durable_sequence < sequence:
+            self.wake()
+            await self._published.park()
+
+    async def drain(self) -> None:
+        """Return once nothing waits for a sync."""
+        self.wake()
+        while self._busy or self._gathering or self._syncing:
+            await self._published.park()
+
+    async def _pause(self) -> None:
+        """There is nothing to write; put the log in order if that is wanted, or sleep."""
+        self._busy = False
+        self._published.unpark_all()
+        if not self._seal_wanted:
+            await self._sleeping.park()
+            return
+        self._seal_wanted = False
+        self._sealed_groups = self.groups
+        try:
+            await self._run_blocking(self._engine.seal_log)
+        except DiskFull:
+            # Nothing was written, and nobody waits for it.
+            return
+        except Exception as error:
+            raise await self._fail(error) from error
+
+    def _take_waiters(self, last_sequence: int) -> None:
+        assert not self._syncing, "the last group released its waiters"
+        gathered, self._gathering = self._gathering, []
+        for waiter in gathered:
+            later = waiter.sequence > last_sequence
+            (self._gathering if later else self._syncing).append(waiter)
+
+    async def _make_durable(self, group: Group) -> None:
+        while True:
+            try:
+                await self._run_blocking(lambda: self._engine.make_durable(group))
+            except DiskFull as error:
+                # Met before a byte was written, at preallocation: the group is whole, and may
+                # be written later. The engine refuses new writes meanwhile.
+                _log.error("no room for the write-ahead log", reason=str(error))
+                await trio.sleep(self._disk_retry_s)
+            except Exception as error:
+                raise await self._fail(error) from error
+            else:
+                return
+
+    def _release(self, durable_sequence: int) -> None:
+        waiters, self._syncing = self._syncing, []
+        for waiter in waiters:
+            assert waiter.sequence <= durable_sequence, "nothing is answered before its sync"
+            self._waiting_size -= waiter.size
+            waiter.release()
+
+    async def _fail(self, error: Exception) -> CommitFailed:
+        self._failed = True
+        waiters = [*self._syncing, *self._gathering]
+        self._syncing, self._gathering = [], []
+        _log.critical(
+            "the write-ahead log failed; the process ends, the restart decides",
+            error=repr(error),
+            unknown_commits=len(waiters),
+        )
+        for waiter in waiters:
+            waiter.fail()
+        # A moment for the drivers to send that, since nobody will ever be able to again.
+        with trio.CancelScope(shield=True):
+            await trio.sleep(LAST_WORDS_S)
+        return CommitFailed(f"the write-ahead log failed: {error}")

@@ -1,0 +1,175 @@
+"""Listening: which addresses, whether they may be had without a user, and their sockets.
+
+While a database has no user, nobody is asked who they are; so only this machine may connect:
+loopback addresses and Unix sockets. Any other address is refused at start, before it is open.
+"""
+
+import errno
+import ipaddress
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Sequence
+
+from headwater_protocol.errors import HeadwaterError
+from headwater_server.net.settings import Address, ServerSettings
+
+
+class CannotListen(HeadwaterError, code="cannot_listen"):
+    """An address cannot be listened on; the message says which, why, and what to do."""
+
+
+class Listeners:
+    """Bound sockets, which do not listen yet.
+
+    Attributes:
+        tcp, unix: the sockets.
+        local_only: none of them can be reached from another machine.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.tcp: list[socket.socket] = []
+        self.unix: list[socket.socket] = []
+        self._unix_path = settings.unix
+        try:
+            for address in settings.listen:
+                self.tcp += _bind_tcp(address)
+            if settings.unix is not None:
+                self.unix.append(_bind_unix(settings.unix))
+        except BaseException:
+            self.close()
+            raise
+        self.local_only = all(
+            ipaddress.ip_address(listener.getsockname()[0]).is_loopback for listener in self.tcp
+        )
+
+    def check_allowed(self, *, has_users: bool, data: str) -> None:
+        """Refuse addresses that others can reach while there is no user.
+
+        Raises:
+            CannotListen: see the message.
+        """
+        if has_users or self.local_only:
+            return
+        exposed = [
+            name
+            for listener in self.tcp
+            if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+            for name in [name_of(listener)]
+        ]
+        raise CannotListen(
+            f"{', '.join(exposed)} can be reached from other machines, and this database has no "
+            f"users, so anybody could use it. Add one first: headwater user add NAME --data {data}"
+        )
+
+    def listen(self, backlog: int) -> list[str]:
+        """Begin to listen; return the addresses, with the ports that were really given."""
+        for listener in (*self.tcp, *self.unix):
+            listener.listen(backlog)
+        return [name_of(listener) for listener in (*self.tcp, *self.unix)]
+
+    def close(self) -> None:
+        """Give the sockets back, and the Unix socket's name."""
+        for listener in (*self.tcp, *self.unix):
+            listener.close()
+        if self.unix and self._unix_path is not None:
+            try:
+                os.unlink(self._unix_path)
+            except FileNotFoundError:
+                pass
+
+
+def name_of(listener: socket.socket) -> str:
+    """The address of a bound socket, as a client is told it."""
+    address = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{address}"
+    return str(Address(address[0], address[1]))
+
+
+def _bind_tcp(address: Address) -> list[socket.socket]:
+    """A socket for each address that the host's name stands for."""
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        raise CannotListen(f"{address}: there is no such host: {error}") from error
+    bound: list[socket.socket] = []
+    failed: OSError | None = None
+    for family, kind, protocol, _, where in dict.fromkeys(found):
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # An address is asked for, so an address is what it listens on, not two.
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(where)
+        except OSError as error:
+            listener.close()
+            failed = error
+            # "localhost" also stands for ::1, which a machine without IPv6 does not have.
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                continue
+            break
+        bound.append(listener)
+    else:
+        if bound:
+            return bound
+    for listener in bound:
+        listener.close()
+    assert failed is not None, "a name stands for one address at least"
+    raise CannotListen(f"{address}: {_why(failed)}") from failed
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use, perhaps by another server; --listen HOST:PORT takes another"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 need more rights; --listen HOST:PORT takes another"
+    return error.strerror or str(error)
+
+
+def _bind_unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        listener.bind(path)
+    except OSError as error:
+        listener.close()
+        # A path above some 100 bytes has no errno, only a text.
+        raise CannotListen(f"{path}: {error.strerror or error}") from error
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket that a server left behind which did not end well."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise CannotListen(f"{path}: there is a file of this name that is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise CannotListen(f"{path}: another server listens on it")
+
+
+def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
+    """The TLS settings: version 1.2 or newer, with this certificate.
+
+    Raises:
+        CannotListen: the files cannot be read, or do not belong together.
+    """
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        files: Sequence[str] = [certificate] if key is None else [certificate, key]
+        reason = error.strerror or str(error)
+        raise CannotListen(f"TLS certificate and key from {', '.join(files)}: {reason}") from error
+    return context

@@ -1,0 +1,88 @@
+"""Maintenance: what has to be looked at once a second, whether or not anybody asks.
+
+- Leases: transactions that were idle or open for too long are rolled back.
+- Strangers: connections that do not say who they are are closed.
+- The log: space is prepared ahead of need. A full disk makes the engine read-only, and room
+  makes it writable again.
+- Quiet: the end of the log is sealed when nothing was written for a while.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+
+from headwater_protocol.limits import MIB
+from headwater_server.engine.engine import Engine
+from headwater_server.net.group_commit import GroupCommit
+from headwater_server.net.service import Service
+from headwater_server.net.worker_thread import RunBlocking
+
+_log = structlog.get_logger(__name__)
+
+PREPARE_SIZE: Final = 4 * MIB
+"""Bytes written to the log after which space is prepared without waiting for the second."""
+
+
+class Maintenance:
+    """The periodic work beside requests."""
+
+    def __init__(
+        self,
+        service: Service,
+        run_blocking: RunBlocking,
+        *,
+        interval_ms: int,
+        on_tick: Callable[[], None],
+    ) -> None:
+        self._service = service
+        self._engine: Engine = service.engine
+        self._group_commit: GroupCommit = service.group_commit
+        self._run_blocking = run_blocking
+        self._interval_s = interval_ms / 1000
+        self._on_tick = on_tick
+        self._prepared_at = 0
+        self._wanted = trio.lowlevel.ParkingLot()
+
+    def published(self) -> None:
+        """Look whether the log needs space, after each publish."""
+        if self._group_commit.written_size - self._prepared_at >= PREPARE_SIZE:
+            self._wanted.unpark()
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._prepare_log)
+            groups = -1
+            while True:
+                await trio.sleep(self._interval_s)
+                self._tick()
+                if groups == self._group_commit.groups:
+                    self._group_commit.seal()
+                groups = self._group_commit.groups
+
+    def _tick(self) -> None:
+        for transaction in self._engine.expire():
+            _log.info(
+                "rolled back: idle or open for too long",
+                transaction=transaction.id.hex(),
+                owner=str(transaction.owner),
+                commit=transaction.view,
+            )
+        self._service.end_slow_sessions()
+        self._on_tick()
+        self._wanted.unpark()
+
+    async def _prepare_log(self) -> None:
+        reason: str | None = None
+        while True:
+            self._prepared_at = self._group_commit.written_size
+            await self._run_blocking(self._engine.prepare_log)
+            if self._engine.read_only_reason != reason:
+                if reason is None:
+                    _log.error("read-only", reason=self._engine.read_only_reason)
+                elif self._engine.read_only_reason is None:
+                    _log.info("writable again")
+                reason = self._engine.read_only_reason
+            await self._wanted.park()

@@ -1,0 +1,305 @@
+"""Plain sockets: one task that serves all connections which are ready at each wake-up.
+
+A task a connection costs a task switch and a wait for every request. Here all sockets are in
+one selector, and trio waits for the selector's own descriptor (epoll on Linux, kqueue on macOS):
+
+    trio --wake-up--> select(0) --> for each that is readable: recv, session.receive
+                                --> for each session with output: send
+                                --> back to trio, where the committer starts its sync
+
+So a wake-up serves everyone who is ready, all their commits go into one group, and each
+connection is written to once. Fairness: a connection is read from once a wake-up, and what it
+sent is served in bounded turns; what is left over is served by the second task, in between.
+That one also sends what came out of a sync or of a subscription, outside of a wake-up.
+
+No protocol is known here. A socket that is not read from any more, because its session does not
+want input, fills up, and TCP slows the client down.
+"""
+
+import errno
+import selectors
+import socket
+from typing import Final
+
+import structlog
+import trio
+
+from headwater_protocol.errors import HeadwaterError
+from headwater_server.net.service import Service
+from headwater_server.net.session import Session
+
+_log = structlog.get_logger(__name__)
+
+FLUSHES_PER_TURN_MAX: Final = 128
+"""Connections that are sent to before others get their turn: about a millisecond."""
+
+_READ: Final = selectors.EVENT_READ
+_WRITE: Final = selectors.EVENT_WRITE
+
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class _Connection:
+    """A socket and its session."""
+
+    __slots__ = ("interest", "output_full", "session", "socket")
+
+    def __init__(self, client: socket.socket) -> None:
+        self.socket = client
+        self.session: Session
+        self.interest = _READ
+        self.output_full = False
+
+
+class _Listener:
+    """A socket on which connections come in."""
+
+    __slots__ = ("name", "socket")
+
+    def __init__(self, listener: socket.socket, name: str) -> None:
+        self.socket = listener
+        self.name = name
+
+
+class PlainSockets:
+    """Drives all TCP and Unix connections that speak no TLS."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+        self._receive_size = service.settings.session.receive_size
+        self._selector = selectors.DefaultSelector()
+        self._listeners: list[_Listener] = []
+        self._accepting = True
+        self._connections: set[_Connection] = set()
+        self._to_flush: list[_Connection] = []
+        self._to_run: list[_Connection] = []
+        self._in_turn = False
+        self._idle = trio.lowlevel.ParkingLot()
+
+    def listen(self, listener: socket.socket, name: str) -> None:
+        """Accept connections from a listening socket. *name* is its address, for logs."""
+        listener.setblocking(False)
+        self._listeners.append(_Listener(listener, name))
+        self._selector.register(listener, _READ, self._listeners[-1])
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._serve_ready)
+            nursery.start_soon(self._serve_others)
+
+    async def _serve_ready(self) -> None:
+        # Both selectors that there are on our systems have a descriptor to wait for.
+        descriptor: int = self._selector.fileno()
+        while True:
+            await trio.lowlevel.wait_readable(descriptor)
+            self._turn()
+
+    async def _serve_others(self) -> None:
+        while True:
+            if not self._to_flush and not self._to_run:
+                await self._idle.park()
+            self._in_turn = True
+            runnable, self._to_run = self._to_run, []
+            for connection in runnable:
+                if not connection.session.closed:
+                    connection.session.run()
+                    self._after_serving(connection)
+            self._in_turn = False
+            self.flush(FLUSHES_PER_TURN_MAX)
+            await trio.lowlevel.checkpoint()
+
+    def _turn(self) -> None:
+        """Serve everything that is ready now."""
+        self._in_turn = True
+        size = self._receive_size
+        for key, events in self._selector.select(0):
+            connection = key.data
+            if type(connection) is _Listener:
+                self._accept(connection)
+                continue
+            if events & _WRITE:
+                connection.output_full = False
+                self._to_flush.append(connection)
+            if events & _READ:
+                try:
+                    data = connection.socket.recv(size)
+                except (BlockingIOError, InterruptedError):
+                    continue
+                except OSError:
+                    data = b""
+                if not data:
+                    self._close(connection)
+                    continue
+                connection.session.receive(data)
+                if not connection.session.wants_input:
+                    self._after_serving(connection)
+        self._in_turn = False
+        self.flush(FLUSHES_PER_TURN_MAX)
+
+    def _after_serving(self, connection: _Connection) -> None:
+        """Whether more of it is to be served, and whether more is to be read."""
+        if connection.session.runnable:
+            self._to_run.append(connection)
+            self._idle.unpark()
+        self._watch(connection)
+
+    # Output.
+
+    def _notify(self, connection: _Connection) -> None:
+        self._to_flush.append(connection)
+        if not self._in_turn:
+            self._idle.unpark()
+
+    def flush(self, count_max: int | None = None) -> None:
+        """Send to the connections that have output; those above the count stay for later."""
+        connections = self._to_flush
+        if count_max is not None and len(connections) > count_max:
+            self._to_flush = connections[count_max:]
+            del connections[count_max:]
+            self._idle.unpark()
+        else:
+            self._to_flush = []
+        for connection in connections:
+            self._send(connection)
+
+    def _send(self, connection: _Connection) -> None:
+        session = connection.session
+        if session.closed:
+            return
+        while (output := session.output()) and not connection.output_full:
+            try:
+                size = connection.socket.send(output)
+            except (BlockingIOError, InterruptedError):
+                size = 0
+            except OSError:
+                self._close(connection)
+                return
+            # A socket that took only a part is full: asking again would cost a call to hear so.
+            connection.output_full = size < len(output)
+            session.sent(size)
+        if session.closing and not session.output_size:
+            self._close(connection)
+        elif session.runnable or connection.output_full or connection.interest != _READ:
+            self._after_serving(connection)
+
+    def _watch(self, connection: _Connection) -> None:
+        """Tell the selector what to wait for."""
+        interest = _READ if connection.session.wants_input else 0
+        if connection.output_full:
+            interest |= _WRITE
+        if interest == connection.interest:
+            return
+        if not interest:
+            self._selector.unregister(connection.socket)
+        elif not connection.interest:
+            self._selector.register(connection.socket, interest, connection)
+        else:
+            self._selector.modify(connection.socket, interest, connection)
+        connection.interest = interest
+
+    # Connections come and go.
+
+    def _accept(self, listener: _Listener) -> None:
+        for _ in range(self._settings.accepts_per_turn_max):
+            try:
+                client, address = listener.socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    # It stays readable; waiting for it would spin until a connection closes.
+                    self._pause_accepting(error)
+                    return
+                # The client went away before we got to it: ECONNABORTED and its kin.
+                continue
+            self._open(client, _peer_name(address, listener.name))
+
+    def _open(self, client: socket.socket, peer: str) -> None:
+        client.setblocking(False)
+        connection = _Connection(client)
+        try:
+            session = self._service.open_session(peer, lambda _: self._notify(connection))
+        except HeadwaterError as error:
+            _log.warning("connection refused", peer=peer, error=error.message)
+            refuse(client, self._service.refusal(error))
+            return
+        set_socket_options(client)
+        connection.session = session
+        self._connections.add(connection)
+        self._selector.register(client, _READ, connection)
+
+    def _close(self, connection: _Connection) -> None:
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        if connection.interest:
+            self._selector.unregister(connection.socket)
+        connection.socket.close()
+        connection.session.close()
+        self.resume_accepting()
+
+    def _pause_accepting(self, error: OSError) -> None:
+        _log.error("no connections are accepted for now", reason=str(error))
+        if self._accepting:
+            self._accepting = False
+            for listener in self._listeners:
+                self._selector.unregister(listener.socket)
+
+    def resume_accepting(self) -> None:
+        """Try again after descriptors ran out: when a connection was closed, and once a while."""
+        if not self._accepting:
+            self._accepting = True
+            for listener in self._listeners:
+                self._selector.register(listener.socket, _READ, listener)
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets."""
+        if self._accepting:
+            for listener in self._listeners:
+                self._selector.unregister(listener.socket)
+        for listener in self._listeners:
+            listener.socket.close()
+        self._listeners = []
+
+    def close(self) -> None:
+        """Close every socket, after a last try to send what is there."""
+        self.stop_accepting()
+        self.flush()
+        for connection in list(self._connections):
+            self._close(connection)
+        self._selector.close()
+
+
+def set_socket_options(client: socket.socket) -> None:
+    """What a connection of ours needs: no delay for small answers, and an end for dead peers."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if client.family != socket.AF_UNIX:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Linux waits for two hours by default, macOS does not have the name; a peer that lost
+        # its power holds read views and memory meanwhile.
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def refuse(client: socket.socket, refusal: bytes) -> None:
+    """Tell why there is no session, as far as the socket takes it, and close."""
+    with client:
+        try:
+            client.send(refusal)
+            # With unread input a close resets the connection, and the refusal may be lost.
+            client.shutdown(socket.SHUT_WR)
+            client.recv(16 * 1024)
+        except OSError:
+            pass
+
+
+def _peer_name(address: object, listener_name: str) -> str:
+    match address:
+        case (str(host), int(port), *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case _:
+            return listener_name

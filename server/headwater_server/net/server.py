@@ -1,0 +1,335 @@
+"""The server: an engine with everything around it, from start to an orderly end.
+
+    Server   the tasks around an engine; simulation runs it too, on streams in memory
+    serve    the real thing: directory, sockets, signals
+
+    committer        groups become durable, are published, and are answered
+    checkpointer     what was committed gets into the files, the log is trimmed
+    maintenance      leases, log space, slow strangers
+    subscriptions    history for those who are behind
+    plain sockets    all connections without TLS
+    TLS listener     a task for each connection with it
+
+SIGTERM or SIGINT: no new connections and transactions; what runs may end, for a while; what was
+committed is answered; a last checkpoint, so that the next start has nothing to replay. A second
+signal ends the waiting.
+"""
+
+import os
+import random
+import signal
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from headwater_protocol.errors import ShuttingDown
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.recovery import open_engine
+from headwater_server.net import streams
+from headwater_server.net.checkpointer import Checkpointer, CheckpointFailed
+from headwater_server.net.group_commit import CommitFailed, GroupCommit
+from headwater_server.net.listening import Listeners, tls_context
+from headwater_server.net.maintenance import Maintenance
+from headwater_server.net.plain_sockets import PlainSockets
+from headwater_server.net.service import Service
+from headwater_server.net.settings import ServerSettings
+from headwater_server.net.subscriptions import Subscriptions
+from headwater_server.net.worker_thread import RunBlocking, WorkerThread
+from headwater_server.storage.file_system import FileSystem
+from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.storage.real_files import RealFileSystem
+from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.write_ahead_log import WalIndex
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_S = 0.01
+LAST_WORDS_S_MAX = 1.0
+"""Seconds that clients get, at the end, to take what was sent to them."""
+
+
+class Server:
+    """Everything around an engine. `run` it, and `stop` it from another task.
+
+    Attributes:
+        service: what the sessions share; a stream is served by `streams.serve_stream`.
+        plain_sockets: where sockets that listen are handed in.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ServerSettings,
+        *,
+        clock: Callable[[], int],
+        worker: Callable[[str], RunBlocking],
+        local_only: bool = True,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._stopped = trio.Event()
+        self._group_commit = GroupCommit(
+            engine,
+            worker("commit"),
+            after_publish=self._after_publish,
+            waiting_size_max=settings.commits_waiting_size_max,
+            disk_retry_ms=settings.disk_retry_ms,
+        )
+        self._subscriptions = Subscriptions(
+            engine, per_session_max=settings.session.subscriptions_max
+        )
+        self._checkpointer = Checkpointer(
+            engine, self._group_commit, worker("checkpoint"), disk_retry_ms=settings.disk_retry_ms
+        )
+        self.service = Service(
+            engine,
+            settings,
+            clock=clock,
+            monotonic=trio.current_time,
+            group_commit=self._group_commit,
+            subscriptions=self._subscriptions,
+            local_only=local_only,
+        )
+        self.plain_sockets = PlainSockets(self.service)
+        self._maintenance = Maintenance(
+            self.service,
+            worker("log-space"),
+            interval_ms=settings.maintenance_ms,
+            on_tick=self.plain_sockets.resume_accepting,
+        )
+
+    def _after_publish(self) -> None:
+        self._subscriptions.published()
+        self._checkpointer.published()
+        self._maintenance.published()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `stop` is through.
+
+        Raises:
+            CommitFailed, CheckpointFailed: in an exception group; the process must end.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._group_commit.run)
+                nursery.start_soon(self._checkpointer.run)
+                nursery.start_soon(self._maintenance.run)
+                nursery.start_soon(self._subscriptions.run)
+                nursery.start_soon(self.plain_sockets.run)
+                task_status.started()
+                await self._stopped.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self.plain_sockets.close()
+
+    async def stop(self, *, hurry: trio.Event | None = None) -> None:
+        """Come to an orderly end; *hurry* cuts the waiting for clients short."""
+        self.service.stopping = True
+        self.plain_sockets.stop_accepting()
+        sessions = self.service.sessions
+        _log.info("stopping", connections=len(sessions))
+        async with trio.open_nursery() as nursery:
+            if hurry is not None:
+                nursery.start_soon(_cancel_on, hurry, nursery.cancel_scope)
+            with trio.move_on_after(self._settings.shutdown_ms_max / 1000) as grace:
+                # An event for this would be kept up to date for years, and used once.
+                while any(map(self._engine.open_count, sessions)):  # noqa: ASYNC110
+                    await trio.sleep(_LOOK_S)
+                await self._group_commit.drain()
+            if grace.cancelled_caught:
+                _log.warning("stopping: transactions are still open", connections=len(sessions))
+            await self._send_last_words()
+            nursery.cancel_scope.cancel()
+        await self._checkpointer.checkpoint(wait_for_room=False)
+        self._stopped.set()
+
+    async def _send_last_words(self) -> None:
+        error = ShuttingDown("the server is going down; connect again later")
+        for session in self.service.sessions:
+            for subscription in list(session.subscriptions.values()):
+                self._subscriptions.end(subscription, error)
+            session.end(error)
+        with trio.move_on_after(LAST_WORDS_S_MAX):
+            while any(s.output_size for s in self.service.sessions):  # noqa: ASYNC110
+                await trio.sleep(_LOOK_S)
+
+
+async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def wall_clock() -> int:
+    """Microseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1000
+
+
+def open_directory(settings: ServerSettings) -> Engine:
+    """Open the data directory of a real server, replaying its log.
+
+    Raises:
+        DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be.
+    """
+
+    def on_progress(count: int) -> None:
+        _log.info("replaying the log", records=count)
+
+    return open_engine(
+        RealFileSystem(),
+        settings.data,
+        open_store=RocksStore.open,
+        open_log=_open_log,
+        settings=settings.engine,
+        clock=wall_clock,
+        source=random.Random(),
+        on_progress=on_progress,
+    )
+
+
+def _open_log(
+    file_system: FileSystem,
+    path: str,
+    *,
+    database_id: bytes,
+    random: random.Random,
+    vouched: WalIndex,
+) -> FileWriteAheadLog:
+    log = FileWriteAheadLog.open(
+        file_system, path, database_id=database_id, random=random, vouched=vouched
+    )
+    if log.torn is not None:
+        _log.warning("the log ended in a torn write, which was set aside", where=str(log.torn))
+    return log
+
+
+async def serve(
+    settings: ServerSettings,
+    *,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a data directory until SIGTERM or SIGINT. Started with the addresses.
+
+    Raises:
+        CannotListen, DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot begin.
+        CommitFailed, CheckpointFailed: the disk failed; the restart decides what is durable.
+    """
+    context = None
+    if settings.tls_certificate is not None:
+        context = tls_context(settings.tls_certificate, settings.tls_key)
+    # Bound before the log is replayed, so that a port that is taken is told at once.
+    listeners = Listeners(settings)
+    try:
+        engine = await trio.to_thread.run_sync(open_directory, settings)
+        try:
+            listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
+            await _serve_engine(engine, settings, listeners, context, task_status)
+        except BaseExceptionGroup as group:
+            # A failed disk ends everything else too; what the caller must know is that.
+            failed, _ = group.split((CommitFailed, CheckpointFailed))
+            raise group if failed is None else _first(failed)
+        finally:
+            engine.close()
+    finally:
+        listeners.close()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+async def _serve_engine(
+    engine: Engine,
+    settings: ServerSettings,
+    listeners: Listeners,
+    context: ssl.SSLContext | None,
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    workers: list[WorkerThread] = []
+
+    def worker(name: str) -> RunBlocking:
+        workers.append(WorkerThread(name))
+        return workers[-1].run
+
+    server = Server(
+        engine, settings, clock=wall_clock, worker=worker, local_only=listeners.local_only
+    )
+    try:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.run)
+                addresses = listeners.listen(settings.listen_backlog)
+                accepting = trio.CancelScope()
+                if context is None:
+                    for listener in listeners.tcp:
+                        server.plain_sockets.listen(listener, "tcp")
+                elif listeners.tcp:
+                    nursery.start_soon(
+                        _serve_tls, server, listeners, context, settings, nursery, accepting
+                    )
+                for listener in listeners.unix:
+                    server.plain_sockets.listen(listener, f"unix:{settings.unix}")
+                _tell(settings, addresses, engine, tls=context is not None)
+                task_status.started(addresses)
+                hurry = trio.Event()
+                async for number in signals:
+                    if server.service.stopping:
+                        hurry.set()
+                        continue
+                    _log.info("signal", name=signal.Signals(number).name)
+                    accepting.cancel()
+                    nursery.start_soon(_stop, server, hurry, nursery.cancel_scope)
+    finally:
+        for thread in workers:
+            thread.close()
+    _log.info("stopped", commit=engine.published)
+
+
+async def _stop(server: Server, hurry: trio.Event, scope: trio.CancelScope) -> None:
+    await server.stop(hurry=hurry)
+    scope.cancel()
+
+
+async def _serve_tls(
+    server: Server,
+    listeners: Listeners,
+    context: ssl.SSLContext,
+    settings: ServerSettings,
+    nursery: trio.Nursery,
+    accepting: trio.CancelScope,
+) -> None:
+    handler = partial(
+        streams.serve_tls,
+        service=server.service,
+        context=context,
+        handshake_ms_max=settings.session.hello_ms_max,
+    )
+    sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in listeners.tcp]
+    with accepting:
+        # Running out of descriptors is waited out in there, without spinning.
+        await trio.serve_listeners(handler, sockets, handler_nursery=nursery)
+
+
+def _tell(settings: ServerSettings, addresses: list[str], engine: Engine, *, tls: bool) -> None:
+    _log.info(
+        "listening",
+        addresses=addresses,
+        tls=tls,
+        data=settings.data,
+        commit=engine.published,
+        users=engine.accounts.any(),
+        pid=os.getpid(),
+    )
+    if settings.ready_file is not None:
+        # Renamed into place, so that who waits for it never reads half of it.
+        path = Path(settings.ready_file)
+        unfinished = path.with_name(path.name + ".new")
+        unfinished.write_text("".join(f"{address}\n" for address in addresses))
+        unfinished.rename(path)

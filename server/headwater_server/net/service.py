@@ -1,0 +1,212 @@
+"""The service: what all sessions of a server share, and what holds for all of them.
+
+It knows the engine, the settings, the group commit and the subscriptions; which sessions there
+are; whether a user is needed; and whether the server is going down. The rights of a user are
+asked for in one place, `authorize`.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import structlog
+
+from headwater_protocol.connection import ServerConnection
+from headwater_protocol.errors import (
+    AuthenticationFailed,
+    HeadwaterError,
+    InvalidArgument,
+    ShuttingDown,
+    TooMany,
+)
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.sequencer import Ticket
+from headwater_server.net.authentication import Authentication
+from headwater_server.net.group_commit import GroupCommit
+from headwater_server.net.handlers import HANDLERS, Handler
+from headwater_server.net.session import Session
+from headwater_server.net.settings import ServerSettings
+from headwater_server.net.subscriptions import Subscriptions
+
+_log = structlog.get_logger(__name__)
+
+
+def _server_name() -> str:
+    try:
+        return f"headwater {version('headwater')}"
+    except PackageNotFoundError:
+        return "headwater"
+
+
+class _AccountChange:
+    """Waits, like an answer, until a change of the users is durable."""
+
+    size = 0
+
+    def __init__(self, sequence: int, applied: Callable[[], None]) -> None:
+        self.sequence = sequence
+        self._applied = applied
+
+    def release(self) -> None:
+        self._applied()
+
+    def fail(self) -> None:
+        """The process ends; the restart decides."""
+
+
+class Service:
+    """Shared by all sessions.
+
+    Attributes:
+        handlers: what serves each operation.
+        local_only: nobody but this machine can connect, so a user may be done without.
+        authentication_needed: every new connection must prove who it is.
+        stopping: no new connections, transactions and subscriptions are taken.
+        sessions: all that are open.
+        strangers: those that did not finish hello and authentication, with the time (seconds,
+            of the event loop's clock) at which they came.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: ServerSettings,
+        *,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float],
+        group_commit: GroupCommit,
+        subscriptions: Subscriptions,
+        local_only: bool = True,
+    ) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.clock = clock
+        self.group_commit = group_commit
+        self.subscriptions = subscriptions
+        self.handlers: Mapping[str, Handler] = HANDLERS
+        self.server_name: Final = _server_name()
+        self.local_only = local_only
+        self.authentication_needed = engine.accounts.any() or not local_only
+        self.authentication = Authentication(
+            engine, failed_max=settings.session.authentications_failed_max
+        )
+        self.stopping = False
+        self.sessions: set[Session] = set()
+        self.strangers: dict[Session, float] = {}
+        self._departing: dict[Session, float] = {}
+        self._monotonic = monotonic
+        self._connections_total = 0
+
+    # Sessions.
+
+    def open_session(self, peer: str, notify: Callable[[Session], None]) -> Session:
+        """A session for a new connection.
+
+        Raises:
+            TooMany, ShuttingDown: no more connections are taken; `refusal` makes the bytes.
+        """
+        self.check_running()
+        if len(self.sessions) >= self.settings.connections_max:
+            raise TooMany(
+                f"{len(self.sessions)} connections; allowed are {self.settings.connections_max}"
+            )
+        session = Session(self, peer=peer, notify=notify)
+        self.sessions.add(session)
+        self.strangers[session] = self._monotonic()
+        self._connections_total += 1
+        return session
+
+    @staticmethod
+    def refusal(error: HeadwaterError) -> bytes:
+        """What to send to a connection that gets no session."""
+        connection = ServerConnection()
+        connection.close()
+        return connection.error(0, error)
+
+    def welcome(self, session: Session) -> None:
+        """The session has said hello and proved who it is."""
+        self.strangers.pop(session, None)
+
+    def close_session(self, session: Session) -> None:
+        """Give back what a session held. Its waiting commits go on, unanswered."""
+        self.sessions.discard(session)
+        self.strangers.pop(session, None)
+        self._departing.pop(session, None)
+        self.subscriptions.close_session(session)
+        rolled_back = self.engine.close_owner(session)
+        if rolled_back:
+            _log.debug("rolled back with the connection", session=str(session), count=rolled_back)
+
+    def depart(self, session: Session) -> None:
+        """The session only waits until its last word has been sent."""
+        self.strangers.pop(session, None)
+        self._departing[session] = self._monotonic()
+
+    def end_slow_sessions(self) -> None:
+        """End who took too long to say who they are, and drop who does not take its last word."""
+        bound_ms = self.settings.session.hello_ms_max
+        since = self._monotonic() - bound_ms / 1000
+        for session in [session for session, left in self._departing.items() if left < since]:
+            session.abort()
+        for session in [session for session, came in self.strangers.items() if came < since]:
+            session.end(AuthenticationFailed(f"no hello and authentication within {bound_ms} ms"))
+
+    # Rights.
+
+    def authorize(self, operation: str, session: Session) -> None:
+        """Whether the session's user may do this. Today, every user may do everything.
+
+        Raises:
+            AuthenticationFailed: a user is needed, and the session has none.
+        """
+        if (
+            self.authentication_needed
+            and session.account is None
+            # hello and authenticate are what a session without a user is there for.
+            and session not in self.strangers
+        ):
+            raise AuthenticationFailed(
+                f"{operation}: users were added since this connection was opened; "
+                "connect again, as one of them"
+            )
+
+    def check_running(self) -> None:
+        """Raise ShuttingDown if nothing new may begin."""
+        if self.stopping:
+            raise ShuttingDown("the server is going down; connect again later")
+
+    def check_user_removal(self, name: str) -> None:
+        """Refuse to remove the last user of a server that others than this machine can reach."""
+        if not self.local_only and self.engine.accounts.names() == [name]:
+            raise InvalidArgument(
+                f"{name!r} is the last user, and this server listens on more than loopback "
+                "addresses: nobody could connect any more"
+            )
+
+    def account_changes(self, by: Session, ticket: Ticket, name: str, *, removed: bool) -> None:
+        """Put a change of the users in force once it is durable."""
+
+        def applied() -> None:
+            _log.info("user removed" if removed else "user set", name=name, by=str(by))
+            self.authentication_needed = self.engine.accounts.any() or not self.local_only
+            for session in [s for s in self.sessions if removed and s.user == name]:
+                # Who removed itself gets the answer to that first: it waits for the same sync.
+                session.end(AuthenticationFailed(f"the user {name!r} was removed"))
+
+        if ticket.error is None:
+            self.group_commit.wait_for(_AccountChange(ticket.sequence, applied))
+
+    # Figures.
+
+    def stats(self) -> dict[str, Any]:
+        """Figures of the server and its engine, by name."""
+        return {
+            **self.engine.stats(),
+            "server": self.server_name,
+            "time": self.clock(),
+            "connections": len(self.sessions),
+            "connections_total": self._connections_total,
+            "subscriptions": self.subscriptions.count,
+            "groups": self.group_commit.groups,
+            "users": len(self.engine.accounts.names()),
+        }

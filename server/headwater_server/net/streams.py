@@ -1,0 +1,135 @@
+"""Streams: a task for each connection, over any trio stream.
+
+For TLS, whose records trio's SSLStream takes apart, and for memory streams in simulation and
+tests. The session is the same as on plain sockets; here two tasks carry its bytes.
+"""
+
+import ssl
+from collections.abc import Awaitable, Callable
+
+import structlog
+import trio
+
+from headwater_protocol.errors import HeadwaterError
+from headwater_server.net.service import Service
+from headwater_server.net.session import Session
+
+_log = structlog.get_logger(__name__)
+
+
+class _StreamConnection:
+    """A stream and its session."""
+
+    def __init__(self, stream: trio.abc.Stream, service: Service, peer: str) -> None:
+        self._stream = stream
+        self._receive_size = service.settings.session.receive_size
+        self._output = trio.lowlevel.ParkingLot()
+        self._input = trio.lowlevel.ParkingLot()
+        self.session: Session = service.open_session(peer, lambda _: self._wake())
+
+    def _wake(self) -> None:
+        self._output.unpark()
+        self._input.unpark()
+
+    async def read(self) -> None:
+        """Feed the session what comes, while it wants input; return when it is over at once."""
+        session = self.session
+        while not session.ended:
+            if session.runnable:
+                session.run()
+                await trio.lowlevel.checkpoint()
+            elif session.wants_input:
+                data = await self._stream.receive_some(self._receive_size)
+                if not data:
+                    session.close()
+                    break
+                session.receive(bytes(data))
+            else:
+                # Whatever makes it want input again goes with output.
+                await self._input.park()
+        while not (session.aborted or session.closed):
+            await self._input.park()
+
+    async def write(self) -> None:
+        """Send what the session has to say; return when it is closing and all is sent."""
+        session = self.session
+        while True:
+            output = session.output()
+            if output:
+                await self._stream.send_all(output)
+                session.sent(len(output))
+                self._input.unpark()
+            elif session.closing:
+                return
+            else:
+                self._input.unpark()
+                await self._output.park()
+
+
+async def serve_stream(stream: trio.abc.Stream, service: Service, *, peer: str) -> None:
+    """Serve one connection until either end closes it."""
+    try:
+        connection = _StreamConnection(stream, service, peer)
+    except HeadwaterError as error:
+        _log.warning("connection refused", peer=peer, error=error.message)
+        await _refuse(stream, service.refusal(error))
+        return
+    try:
+        async with trio.open_nursery() as nursery:
+            for carry in (connection.read, connection.write):
+                nursery.start_soon(_cancel_after, carry, nursery.cancel_scope)
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        # The client went away in the middle.
+        pass
+    finally:
+        connection.session.close()
+        await _close(stream)
+
+
+async def _cancel_after(carry: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+    await carry()
+    scope.cancel()
+
+
+async def _refuse(stream: trio.abc.Stream, refusal: bytes) -> None:
+    with trio.move_on_after(1):
+        try:
+            await stream.send_all(refusal)
+        except trio.BrokenResourceError:
+            pass
+    await _close(stream)
+
+
+async def _close(stream: trio.abc.Stream) -> None:
+    # A goodbye in good form needs the client; it gets a moment for it.
+    with trio.move_on_after(1, shield=True):
+        try:
+            await stream.aclose()
+        except trio.BrokenResourceError:
+            pass
+
+
+async def serve_tls(
+    stream: trio.SocketStream,
+    *,
+    service: Service,
+    context: ssl.SSLContext,
+    handshake_ms_max: int,
+) -> None:
+    """Serve a TCP connection of a TLS listener."""
+    try:
+        host, port, *_ = stream.socket.getpeername()
+    except OSError:
+        # It was gone before we came to it.
+        await trio.aclose_forcefully(stream)
+        return
+    peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    encrypted = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+    try:
+        with trio.fail_after(handshake_ms_max / 1000):
+            await encrypted.do_handshake()
+    except (trio.BrokenResourceError, trio.TooSlowError) as error:
+        _log.info("no TLS handshake", peer=peer, error=repr(error.__cause__ or error))
+        await trio.aclose_forcefully(stream)
+        return
+    await serve_stream(encrypted, service, peer=peer)
