@@ -161,7 +161,7 @@ class BlockingTransaction(BlockingReads):
         return self._transaction.view
 
     @property
-    def committed(self) -> Committed | None:
+    def committed(self) -> Committed:
         return self._transaction.committed
 
     def begin(self) -> None:

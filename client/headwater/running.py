@@ -101,7 +101,7 @@ async def _settle(
             await runtime.sleep(pause)
             continue
         if state == "committed":
-            transaction.committed = committed_from(committed)
+            transaction.settle(committed_from(committed))
             return True
         if state == "aborted":
             return False

@@ -36,7 +36,6 @@ class Transaction(Writes, Reads):
         isolation: "serializable" or "snapshot".
         read_only: it takes no writes, and never conflicts.
         view: the commit that it reads at; None before the first read.
-        committed: what it became; None if it did not commit, or wrote nothing.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Transaction(Writes, Reads):
         self.isolation = isolation
         self.read_only = read_only
         self.view: CommitNumber | None = None
-        self.committed: Committed | None = None
+        self._committed: Committed | None = None
         self._bytes = self.id.bytes
         self._channel = channel
         self._link: Link | None = None
@@ -95,12 +94,12 @@ class Transaction(Writes, Reads):
             if self._written_count == 0:
                 await self.rollback()
             elif self._link is None and self._written_size <= REQUEST_SIZE_MAX:
-                self.committed = await self._commit_at_once()
+                self._committed = await self._commit_at_once()
             else:
-                self.committed = await self._commit_begun()
+                self._committed = await self._commit_begun()
         finally:
-            self._over = "committed" if self.committed is not None else "ended"
-        return self.committed
+            self._over = self._over or "over"
+        return self._committed
 
     async def rollback(self) -> None:
         """Forget it. The server is told, and not waited for."""
@@ -108,6 +107,21 @@ class Transaction(Writes, Reads):
         self._over = "rolled back"
         if self._link is not None and not self._link.closed:
             self._link.post([("rollback", self._bytes)])
+
+    @property
+    def committed(self) -> Committed:
+        """What it became.
+
+        Raises:
+            InvalidArgument: it did not commit, or wrote nothing.
+        """
+        if self._committed is None:
+            raise InvalidArgument(f"transaction {self.id} has not committed, or wrote nothing")
+        return self._committed
+
+    def settle(self, committed: Committed) -> None:
+        """It has committed after all, as `status` says."""
+        self._committed = committed
 
     async def _commit_at_once(self) -> Committed:
         """All of it in one request, sent again until it is answered."""
@@ -171,4 +185,4 @@ class Transaction(Writes, Reads):
 
     def _check_open(self) -> None:
         if self._over:
-            raise InvalidArgument(f"transaction {self.id} is {self._over}; begin another")
+            raise InvalidArgument(f"transaction {self.id} is {self._over}; begin another one")

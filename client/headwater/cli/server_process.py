@@ -3,6 +3,7 @@
 The demo, the tests and the benchmarks share it. It kills nothing but the child it started.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -83,6 +84,7 @@ class ServerProcess:
                     *("--data", str(self.data), "--listen", self.address),
                     *("--ready-file", str(self._ready), *self._options),
                 ],
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -123,3 +125,8 @@ class ServerProcess:
     def _end_of_log(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LOG_LINES_SHOWN:])
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would be settings of the server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}

@@ -1,0 +1,125 @@
+"""The command line: `headwater COMMAND`.
+
+A setting is taken from its flag, else from the environment (HEADWATER_URL and so on), else from
+the TOML file that --config or HEADWATER_CONFIG names, else it has its default:
+
+    url = "headwaters://db.example.org"         for every command
+    ca_file = "/etc/ssl/example.pem"
+
+    [dump]                                      for one command
+    output = "/backup/today.jsonl"
+
+Commands are found by the entry point group "headwater.commands", so those of the server are
+there when it is installed, and this package does not import it. What goes wrong ends with one
+line and exit code 1; what was called wrongly, with 2.
+"""
+
+import importlib.metadata
+import os
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from headwater.errors import HeadwaterError
+
+GROUP: Final = "headwater.commands"
+
+SHARED: Final = ("url", "user", "password", "ca_file", "timeout", "data")
+"""Settings that may stand at the top of the file, for every command that has them."""
+
+
+class Commands(click.Group):
+    """The commands of all installed packages, loaded when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(_entry_points())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        point = _entry_points().get(cmd_name)
+        if point is None:
+            return None
+        try:
+            command = point.load()
+        except ModuleNotFoundError as error:
+            return _not_installed(cmd_name, str(error.name))
+        assert isinstance(command, click.Command), f"{point.value} is no command"
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HeadwaterError as error:
+            raise click.ClickException(f"{error}") from error
+        except BrokenPipeError:
+            # Whoever read our output has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
+        except OSError as error:
+            raise click.ClickException(f"{error}") from error
+
+
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+
+
+def _not_installed(name: str, module: str) -> click.Command:
+    @click.command(name, short_help=f'Needs {module}: pip install "headwater[server]".')
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:  # noqa: ARG001
+        raise click.ClickException(
+            f"headwater {name} needs {module}, which is not installed: "
+            'pip install "headwater[server]"'
+        )
+
+    command.context_settings = {"ignore_unknown_options": True, "help_option_names": []}
+    return command
+
+
+def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{path}: {error}", ctx) from error
+    shared = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    for name in shared:
+        if name not in SHARED:
+            raise click.BadParameter(
+                f"{path}: {name!r} is none of {', '.join(SHARED)}; what one command alone has "
+                "stands in a table of its name",
+                ctx,
+            )
+    ctx.default_map = {
+        command: shared | settings.get(command, {}) for command in {*_entry_points(), *settings}
+    }
+
+
+@click.command(
+    cls=Commands,
+    context_settings={
+        "auto_envvar_prefix": "HEADWATER",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+        "max_content_width": 100,
+    },
+)
+@click.version_option(package_name="headwater", message="headwater %(version)s")
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="HEADWATER_CONFIG",
+    show_envvar=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    help="A TOML file with settings; flags and the environment win over it.",
+)
+def main() -> None:
+    """Headwater, a database for event-sourced applications."""
+
+
+__all__ = ["main"]

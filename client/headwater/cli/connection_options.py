@@ -1,0 +1,95 @@
+"""Options of the commands that talk with a server."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from headwater.blocking import BlockingDatabase
+from headwater.codec import Codec
+from headwater.connecting import connect_blocking
+from headwater.errors import InvalidArgument
+from headwater_protocol.limits import PORT_DEFAULT
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Connector:
+    """Where to connect, and as whom: the options, put together."""
+
+    def __init__(
+        self,
+        url: str,
+        user: str | None,
+        password: str | None,
+        ca_file: str | None,
+        timeout: float,
+    ) -> None:
+        self.url = url
+        self._options: dict[str, Any] = {
+            "user": user,
+            "password": password,
+            "ca_file": ca_file,
+            "connect_timeout": timeout,
+            "request_timeout": timeout,
+            "retry_timeout": timeout,
+        }
+
+    def connect(self, *, codec: Codec | None = None) -> BlockingDatabase:
+        """The database; it is connected to on entering it."""
+        try:
+            return connect_blocking(self.url, codec=codec, **self._options)
+        except InvalidArgument as error:
+            raise click.UsageError(str(error)) from error
+
+
+def connection_options(command: F) -> F:
+    """Give *command* the options of a connection, and pass them on as `connector`."""
+
+    @functools.wraps(command)
+    def called(*args: Any, **options: Any) -> Any:
+        names = ("url", "user", "password", "ca_file", "timeout")
+        connector = Connector(*(options.pop(name) for name in names))
+        return command(*args, connector=connector, **options)
+
+    for option in reversed(
+        (
+            click.option(
+                "--url",
+                default=f"headwater://localhost:{PORT_DEFAULT}",
+                envvar="HEADWATER_URL",
+                show_envvar=True,
+                help="The server: headwater://, headwaters:// or headwater+unix://",
+            ),
+            click.option(
+                "--user",
+                envvar="HEADWATER_USER",
+                show_envvar=True,
+                help="Log in as this user, if the URL does not name one.",
+            ),
+            click.option(
+                "--password",
+                envvar="HEADWATER_PASSWORD",
+                show_envvar=True,
+                help="Its password. Other users of this machine can see flags; use the variable.",
+            ),
+            click.option(
+                "--ca-file",
+                type=click.Path(exists=True, dir_okay=False),
+                envvar="HEADWATER_CA_FILE",
+                show_envvar=True,
+                help="Certificates to trust, in PEM, beside those that the system trusts.",
+            ),
+            click.option(
+                "--timeout",
+                type=click.FloatRange(min=0, min_open=True),
+                default=10.0,
+                envvar="HEADWATER_TIMEOUT",
+                show_envvar=True,
+                help="Seconds to wait for the server.",
+            ),
+        )
+    ):
+        called = option(called)
+    return called  # type: ignore[return-value]

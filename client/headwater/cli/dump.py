@@ -1,0 +1,140 @@
+"""`headwater dump`: everything in a database, as JSON lines, as of one commit.
+
+    {"headwater": 1, "commit": 1234, "time": "…", "events": 500}
+    {"key": ["balance", "ann"], "value": 90}
+    {"stream": "account-ann", "version": 1, "type": "Opened", "id": "…", "data": …, …}
+    {"snapshot": "account-ann", "name": "", "schema": 1, "version": 1, "state": …}
+    {"end": {"keys": 1, "events": 500, "snapshots": 1}}
+
+The first line is the header; the last one says that the dump is complete. What JSON does not
+have is tagged (headwater.cli.tagged_json). The history of keys, and users, are left out.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from headwater.blocking import BlockingDatabase
+from headwater.cli.connection_options import Connector, connection_options
+from headwater.cli.tagged_json import to_json, value_to_json
+from headwater.codec import RawCodec
+
+FORMAT: Final = 1
+"""Version of the format; a reader refuses a newer one."""
+
+Write = Callable[[dict[str, Any]], None]
+
+
+@click.command()
+@connection_options
+@click.option(
+    "-o",
+    "--output",
+    default="-",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="File to write; - is standard output.",
+)
+@click.option("--commit", type=click.IntRange(min=0), help="As of this commit.  [default: newest]")
+def dump(connector: Connector, output: str, commit: int | None) -> None:
+    """Write everything, as of one commit, as JSON lines."""
+    with connector.connect(codec=RawCodec()) as db, _writer(output) as write:
+        counts = write_dump(db, write, commit)
+    click.echo(
+        f"{counts['keys']:,} keys, {counts['events']:,} events, {counts['snapshots']:,} snapshots",
+        err=True,
+    )
+
+
+def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[str, int]:
+    """Write the lines of a dump; how many of each kind there are."""
+    newest = db.ping()
+    commit = newest.commit if commit is None else commit
+    past = db.at(commit=commit)
+    last = next(past.read_all(reverse=True, limit=1), None)
+    total = 0 if last is None else last.position
+    write(
+        {
+            "headwater": FORMAT,
+            "commit": commit,
+            "time": newest.time.isoformat(),
+            "events": total,
+        }
+    )
+    counts = {"keys": 0, "events": 0, "snapshots": 0}
+    versions: dict[str, int] = {}
+    with progress_bars() as progress:
+        bar = progress.add_task("keys", total=None)
+        for key, value in past.scan():
+            write({"key": [to_json(member) for member in key], "value": value_to_json(value)})
+            counts["keys"] += 1
+            progress.advance(bar)
+        progress.update(bar, total=counts["keys"])
+        bar = progress.add_task("events", total=total)
+        for event in past.read_all():
+            line: dict[str, Any] = {
+                "stream": event.stream,
+                "version": event.version,
+                "type": event.type,
+                "id": str(event.id),
+                "time": event.time.isoformat(),
+                "data": value_to_json(event.data),
+            }
+            if event.metadata is not None:
+                line["metadata"] = value_to_json(event.metadata)
+            write(line)
+            versions[event.stream] = event.version
+            counts["events"] += 1
+            progress.advance(bar)
+        bar = progress.add_task("snapshots", total=None)
+        for snapshot in db.snapshots():
+            # They are read as they are now; one of a later commit has a version of its own.
+            if snapshot.version > versions.get(snapshot.stream, 0):
+                continue
+            write(
+                {
+                    "snapshot": snapshot.stream,
+                    "name": snapshot.name,
+                    "schema": snapshot.schema,
+                    "version": snapshot.version,
+                    "state": value_to_json(snapshot.state),
+                }
+            )
+            counts["snapshots"] += 1
+            progress.advance(bar)
+        progress.update(bar, total=counts["snapshots"])
+    write({"end": counts})
+    return counts
+
+
+@contextmanager
+def _writer(output: str) -> Iterator[Write]:
+    """Write lines to a file, which appears under its name when it is complete, or to stdout."""
+    if output == "-":
+        yield lambda line: click.echo(json.dumps(line, ensure_ascii=False))
+        return
+    partial = Path(output + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield lambda line: print(json.dumps(line, ensure_ascii=False), file=file)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def progress_bars() -> Progress:
+    """Bars on standard error, if it is a terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description:>9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,77 @@
+"""`headwater stats`: the figures of a server."""
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from headwater.cli.connection_options import Connector, connection_options
+
+
+@click.command()
+@connection_options
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+def stats(connector: Connector, as_json: bool) -> None:
+    """Show the figures of a server."""
+    with connector.connect() as db:
+        figures = db.stats()
+    if as_json:
+        click.echo(json.dumps(figures, indent=2, default=_plain))
+        return
+    console = Console()
+    single = {name: value for name, value in figures.items() if not _is_table(value)}
+    if single:
+        console.print(_figures("server", single))
+    for name, value in figures.items():
+        if _is_table(value):
+            console.print(_rows(name, value) if isinstance(value, list) else _figures(name, value))
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    )
+
+
+def _figures(title: str, figures: dict[str, Any]) -> Table:
+    table = Table(title=_words(title), title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in figures.items():
+        table.add_row(_words(name), _shown(value))
+    return table
+
+
+def _rows(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=_words(title), title_justify="left")
+    for name, value in rows[0].items():
+        table.add_column(_words(name), justify="right" if isinstance(value, int) else "left")
+    for row in rows:
+        table.add_row(*(_shown(row.get(name)) for name in rows[0]))
+    return table
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case bool() | None:
+            return {True: "yes", False: "no", None: ""}[value]
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.3f}"
+        case bytes():
+            return value.hex()
+        case dict():
+            return ", ".join(f"{_words(name)} {_shown(inner)}" for name, inner in value.items())
+        case _:
+            return str(value)
+
+
+def _plain(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,110 @@
+"""Values as JSON, with a tag for each type that JSON does not have.
+
+    bytes        {"$bytes": "base64"}           float nan    {"$float": "nan"}
+    datetime     {"$datetime": "2013-01-01T…"}  tuple        {"$tuple": [...]}
+    UUID         {"$uuid": "…"}                 ExtType      {"$ext": [code, "base64"]}
+    dict with keys that are no str, or start with "$"        {"$map": [[key, value], …]}
+    stored bytes that are no msgpack, or not as this library writes it    {"$raw": "base64"}
+
+`value_to_json` and `value_from_json` give back the stored bytes, byte for byte.
+"""
+
+import base64
+import math
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from msgpack import ExtType
+
+from headwater.codec import MsgpackCodec
+from headwater.errors import HeadwaterError, InvalidArgument
+
+_codec: Final = MsgpackCodec()
+
+
+def value_to_json(stored: bytes) -> Any:
+    """What json can write, for the stored bytes of a value."""
+    try:
+        value = _codec.decode(stored)
+        if _codec.encode(value) == stored:
+            return to_json(value)
+    except (HeadwaterError, ValueError, TypeError, OverflowError):
+        pass
+    return {"$raw": _base64(stored)}
+
+
+def value_from_json(tagged: Any) -> bytes:
+    """The stored bytes of a value, from what value_to_json made."""
+    if isinstance(tagged, dict) and tagged.keys() == {"$raw"}:
+        return base64.b64decode(tagged["$raw"], validate=True)
+    return _codec.encode(from_json(tagged))
+
+
+def to_json(value: Any) -> Any:
+    """What json can write, for a value of msgpack or a member of a key."""
+    match value:
+        case None | bool() | str():
+            return value
+        case float() if not math.isfinite(value):
+            return {"$float": repr(value)}
+        # ExtType is a tuple too.
+        case ExtType():
+            return {"$ext": [value.code, _base64(value.data)]}
+        case int() | float():
+            return value
+        case bytes():
+            return {"$bytes": _base64(value)}
+        case datetime():
+            return {"$datetime": value.isoformat()}
+        case UUID():
+            return {"$uuid": str(value)}
+        case tuple():
+            return {"$tuple": [to_json(member) for member in value]}
+        case list():
+            return [to_json(member) for member in value]
+        case dict() if all(isinstance(key, str) and key[:1] != "$" for key in value):
+            return {key: to_json(member) for key, member in value.items()}
+        case dict():
+            return {"$map": [[to_json(key), to_json(inner)] for key, inner in value.items()]}
+        case _:
+            raise InvalidArgument(f"a value of type {type(value).__name__} has no form in JSON")
+
+
+def from_json(tagged: Any) -> Any:
+    """The value that to_json made *tagged* of.
+
+    Raises:
+        InvalidArgument: a tag that to_json does not make.
+    """
+    match tagged:
+        case list():
+            return [from_json(member) for member in tagged]
+        case dict() if not any(key[:1] == "$" for key in tagged):
+            return {key: from_json(member) for key, member in tagged.items()}
+        case {"$bytes": str(text), **rest} if not rest:
+            return base64.b64decode(text, validate=True)
+        case {"$float": str(text), **rest} if not rest:
+            return float(text)
+        case {"$datetime": str(text), **rest} if not rest:
+            return datetime.fromisoformat(text)
+        case {"$uuid": str(text), **rest} if not rest:
+            return UUID(text)
+        case {"$tuple": list(members), **rest} if not rest:
+            return tuple(from_json(member) for member in members)
+        case {"$ext": [int(code), str(text)], **rest} if not rest:
+            return ExtType(code, base64.b64decode(text, validate=True))
+        case {"$map": list(pairs), **rest} if not rest:
+            return {_hashable(from_json(key)): from_json(inner) for key, inner in pairs}
+        case dict():
+            raise InvalidArgument(f"{tagged!r:.80} is tagged with what is no tag")
+        case _:
+            return tagged
+
+
+def _hashable(key: Any) -> Any:
+    return tuple(key) if isinstance(key, list) else key
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,111 @@
+"""`headwater user`: who may connect.
+
+With --data it works on the data directory of a server that does not run, through what the
+server's package offers at the entry point "users" of the group "headwater.offline": a module
+with add(data, name, password), set(data, name, password), remove(data, name) and list(data).
+"""
+
+import importlib.metadata
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+from headwater.cli.connection_options import Connector, connection_options
+
+OFFLINE: Final = "headwater.offline"
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    data = click.option(
+        "--data",
+        type=click.Path(exists=True, file_okay=False),
+        help="The data directory of a server that does not run, in place of --url.",
+    )
+    return data(connection_options(command))
+
+
+def _new_password(from_stdin: bool) -> str:
+    password: str
+    if from_stdin:
+        password = click.get_text_stream("stdin").readline().rstrip("\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    if not password:
+        raise click.UsageError("the password is empty")
+    return password
+
+
+_password_stdin = click.option(
+    "--password-stdin", is_flag=True, help="Read the new password from standard input."
+)
+
+
+def _offline() -> Any:
+    for point in importlib.metadata.entry_points(group=OFFLINE, name="users"):
+        return point.load()
+    raise click.ClickException('--data needs the server: pip install "headwater[server]"')
+
+
+@click.group()
+def user() -> None:
+    """Add, change, list and remove users.
+
+    As long as there are none, the server asks nobody for a password.
+    """
+
+
+@user.command()
+@_options
+@_password_stdin
+@click.argument("name")
+def add(connector: Connector, data: str | None, password_stdin: bool, name: str) -> None:
+    """Add a user; its password is asked for."""
+    password = _new_password(password_stdin)
+    if data is not None:
+        _offline().add(data, name, password)
+    else:
+        with connector.connect() as db:
+            db.add_user(name, password)
+    click.echo(f"user {name} added")
+
+
+@user.command()
+@_options
+@_password_stdin
+@click.argument("name")
+def passwd(connector: Connector, data: str | None, password_stdin: bool, name: str) -> None:
+    """Change a user's password."""
+    password = _new_password(password_stdin)
+    if data is not None:
+        _offline().set(data, name, password)
+    else:
+        with connector.connect() as db:
+            db.set_password(name, password)
+    click.echo(f"password of {name} changed")
+
+
+@user.command("list")
+@_options
+def list_(connector: Connector, data: str | None) -> None:
+    """List the users."""
+    if data is not None:
+        names = _offline().list(data)
+    else:
+        with connector.connect() as db:
+            names = db.users()
+    for name in names:
+        click.echo(name)
+
+
+@user.command()
+@_options
+@click.argument("name")
+def remove(connector: Connector, data: str | None, name: str) -> None:
+    """Remove a user."""
+    if data is not None:
+        _offline().remove(data, name)
+    else:
+        with connector.connect() as db:
+            db.remove_user(name)
+    click.echo(f"user {name} removed")
