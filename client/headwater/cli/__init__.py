@@ -1,14 +1,5 @@
 """The command line: `headwater COMMAND`.
 
-A setting is taken from its flag, else from the environment (HEADWATER_URL and so on), else from
-the TOML file that --config or HEADWATER_CONFIG names, else it has its default:
-
-    url = "headwaters://db.example.org"         for every command
-    ca_file = "/etc/ssl/example.pem"
-
-    [dump]                                      for one command
-    output = "/backup/today.jsonl"
-
 Commands are found by the entry point group "headwater.commands", so those of the server are
 there when it is installed, and this package does not import it. What goes wrong ends with one
 line and exit code 1; what was called wrongly, with 2.
@@ -17,8 +8,6 @@ line and exit code 1; what was called wrongly, with 2.
 import importlib.metadata
 import os
 import sys
-import tomllib
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -26,9 +15,6 @@ import click
 from headwater.errors import HeadwaterError
 
 GROUP: Final = "headwater.commands"
-
-SHARED: Final = ("url", "user", "password", "ca_file", "timeout", "data")
-"""Settings that may stand at the top of the file, for every command that has them."""
 
 
 class Commands(click.Group):
@@ -78,26 +64,6 @@ def _not_installed(name: str, module: str) -> click.Command:
     return command
 
 
-def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    if path is None:
-        return
-    try:
-        settings = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{path}: {error}", ctx) from error
-    shared = {name: value for name, value in settings.items() if not isinstance(value, dict)}
-    for name in shared:
-        if name not in SHARED:
-            raise click.BadParameter(
-                f"{path}: {name!r} is none of {', '.join(SHARED)}; what one command alone has "
-                "stands in a table of its name",
-                ctx,
-            )
-    ctx.default_map = {
-        command: shared | settings.get(command, {}) for command in {*_entry_points(), *settings}
-    }
-
-
 @click.command(
     cls=Commands,
     context_settings={
@@ -108,16 +74,6 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> N
     },
 )
 @click.version_option(package_name="headwater", message="headwater %(version)s")
-@click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="HEADWATER_CONFIG",
-    show_envvar=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_read_config,
-    help="A TOML file with settings; flags and the environment win over it.",
-)
 def main() -> None:
     """Headwater, a database for event-sourced applications."""
 

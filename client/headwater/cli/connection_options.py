@@ -1,7 +1,22 @@
-"""Options of the commands that talk with a server."""
+"""Options of the commands that talk with a server.
+
+A setting is taken from its flag, else from the environment (HEADWATER_URL and so on), else from
+the TOML file that --config or HEADWATER_CONFIG names, else it has its default:
+
+    url = "headwaters://db.example.org"         for every command
+    ca-file = "/etc/ssl/example.pem"
+
+    [dump]                                      for one command
+    output = "/backup/today.jsonl"
+
+What stands at the top and is no setting of the command is left alone, since a server's settings
+may stand in the same file.
+"""
 
 import functools
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -44,6 +59,34 @@ class Connector:
             raise click.UsageError(str(error)) from error
 
 
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Make the file's settings the defaults of the command."""
+    if path is None:
+        return
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{path}: {error}", ctx, param) from error
+    known = {option.opts[-1].removeprefix("--"): option.name for option in ctx.command.params}
+    own = settings.get(ctx.command.name or "", {})
+    if not isinstance(own, dict):
+        raise click.BadParameter(f"{path}: {ctx.command.name} is no table", ctx, param)
+    for name in own:
+        if name not in known:
+            raise click.BadParameter(
+                f"{path}: [{ctx.command.name}] has no setting {name!r}; there are "
+                f"{', '.join(sorted(known))}",
+                ctx,
+                param,
+            )
+    defaults = {
+        known[name]: value
+        for name, value in {**settings, **own}.items()
+        if name in known and not isinstance(value, dict)
+    }
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
 def connection_options(command: F) -> F:
     """Give *command* the options of a connection, and pass them on as `connector`."""
 
@@ -55,6 +98,16 @@ def connection_options(command: F) -> F:
 
     for option in reversed(
         (
+            click.option(
+                "--config",
+                type=click.Path(dir_okay=False, path_type=Path),
+                envvar="HEADWATER_CONFIG",
+                show_envvar=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_read_config,
+                help="TOML file with settings, named as the options are.",
+            ),
             click.option(
                 "--url",
                 default=f"headwater://localhost:{PORT_DEFAULT}",

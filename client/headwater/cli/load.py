@@ -41,7 +41,8 @@ SIZE_A_COMMIT_MAX: Final = 4 * 1024 * 1024
 def load(connector: Connector, file: IO[bytes]) -> None:
     """Read a dump back into a database.
 
-    FILE is what `headwater dump` wrote; - is standard input. Run it again if it was interrupted: what is there already is not written twice.
+    FILE is what `headwater dump` wrote; - is standard input. Run it again if it was interrupted:
+    what is there already is not written twice.
     """
     with connector.connect(codec=RawCodec()) as db, progress_bars() as progress:
         counts = read_dump(db, file, progress)

@@ -6,6 +6,7 @@ with add(data, name, password), set(data, name, password), remove(data, name) an
 """
 
 import importlib.metadata
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,18 +18,18 @@ OFFLINE: Final = "headwater.offline"
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
-    data = click.option(
+    with_data: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
         "--data",
         type=click.Path(exists=True, file_okay=False),
         help="The data directory of a server that does not run, in place of --url.",
     )
-    return data(connection_options(command))
+    return with_data(connection_options(command))
 
 
 def _new_password(from_stdin: bool) -> str:
     password: str
     if from_stdin:
-        password = click.get_text_stream("stdin").readline().rstrip("\n")
+        password = sys.stdin.readline().rstrip("\n")
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     if not password:
