@@ -35,6 +35,7 @@ CLIENTS: Final = 4
 WORKERS_A_CLIENT: Final = 4
 STREAMS: Final = tuple(f"account-{number}" for number in range(8))
 COMMITS_A_ROUND_MAX: Final = 250
+CHECKPOINT_COMMITS: Final = 60
 DELAY_S_MAX: Final = 0.01
 
 
@@ -190,7 +191,8 @@ def test_kill_9_under_load_loses_no_commit_and_keeps_no_half_of_one(tmp_path: Pa
     seed = int(os.environ.get("HEADWATER_KILL_SEED", time.time_ns() % 2**32))
     print(f"\nHEADWATER_KILL_SEED={seed} HEADWATER_KILL_ROUNDS={ROUNDS}")
     ledger = Ledger(random.Random(seed))
-    server = ServerProcess(tmp_path)
+    # Checkpoints are frequent, so that kills hit them as well.
+    server = ServerProcess(tmp_path, ["--checkpoint-commits", str(CHECKPOINT_COMMITS)])
     server.start()
     for number in range(1, ROUNDS + 1):
         trio.run(load_and_kill, server, ledger)

@@ -20,7 +20,7 @@ def test_the_demo_ends_well_and_shows_what_was_compared() -> None:
     assert result.exit_code == 0, result.output
     assert "kill -9" in result.output
     assert "DIFFERENT" not in result.output
-    assert "flights, each in its place" in result.output
+    assert "events, in their order" in result.output
 
 
 def test_the_file_is_the_month_and_every_row_has_a_stream() -> None:
