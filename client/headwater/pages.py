@@ -13,7 +13,7 @@ from uuid import UUID
 from headwater.codec import Codec, decode_with
 from headwater.errors import InvalidArgument
 from headwater.records import CommitRecord, RecordedEvent, StoredSnapshot, recorded_event, time_of
-from headwater_protocol.keys import KeyTuple, decode_key
+from headwater_protocol.keys import KeyTuple, decode_key, key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 
 PAGE_ITEMS_FIRST: Final = 128
@@ -91,7 +91,7 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
         )
         if items:
             # What follows the last key; or, in reverse, what comes before it.
-            self._range = (first, items[-2]) if self._reverse else (items[-2] + b"\0", last)
+            self._range = (first, items[-2]) if self._reverse else (key_after(items[-2]), last)
         return len(items) // 2, self._decoded(items), more
 
     def _decoded(self, items: list[bytes]) -> Iterator[tuple[KeyTuple, Any]]:

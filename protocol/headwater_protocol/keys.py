@@ -185,9 +185,17 @@ def prefix_range(prefix: Key) -> tuple[bytes, bytes]:
     if len(start) < KEY_SIZE_MAX:
         # No type has the code ff, and an escaped 00 is what ff follows inside of a member.
         return start, start + b"\xff"
-    # The end must be a key too. No longer key exists, so the next one of this length will do.
-    trimmed = start.rstrip(b"\xff")
-    return start, trimmed[:-1] + bytes((trimmed[-1] + 1,))
+    return start, key_after(start)
+
+
+def key_after(key: bytes) -> bytes:
+    """The least bytes that are a key and sort after *key*, for a scan that goes on after it."""
+    if len(key) < KEY_SIZE_MAX:
+        return key + b"\0"
+    # No longer key exists, so nothing lies between this one and the next of its length.
+    trimmed = key.rstrip(b"\xff")
+    assert trimmed, "no tuple is encoded as nothing but ff"
+    return trimmed[:-1] + bytes((trimmed[-1] + 1,))
 
 
 # Decoding. Each decoder takes the bytes and where the value begins, after its code, and gives

@@ -9,7 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headwater_protocol.errors import InvalidArgument, TooLarge
-from headwater_protocol.keys import INT_SIZE_MAX, Key, decode_key, encode_key, prefix_range
+from headwater_protocol.keys import (
+    INT_SIZE_MAX,
+    Key,
+    decode_key,
+    encode_key,
+    key_after,
+    prefix_range,
+)
 from headwater_protocol.limits import DEPTH_MAX, KEY_SIZE_MAX
 
 INT_MAX = 2 ** (8 * INT_SIZE_MAX) - 1
@@ -157,6 +164,21 @@ def test_the_range_of_a_prefix_as_long_as_a_key_may_be_has_an_end_that_is_a_key(
     assert start == encode_key(prefix) < end
     _, end = prefix_range((b"x" * (KEY_SIZE_MAX - 4), 255))
     assert end.endswith(b"x\x00\x16")
+
+
+@given(KEYS, KEYS)
+def test_a_scan_that_goes_on_after_a_key_leaves_out_nothing_but_it(
+    one: tuple[Any, ...], other: tuple[Any, ...]
+) -> None:
+    key, another = encode_key(one), encode_key(other)
+    assert (key_after(key) <= another) == (key < another)
+
+
+def test_what_comes_after_a_key_as_long_as_it_may_be_is_a_key() -> None:
+    key = encode_key(b"x" * (KEY_SIZE_MAX - 2))
+    assert len(key) == KEY_SIZE_MAX == len(key_after(key))
+    assert key < key_after(key)
+    assert key_after(key[:-1] + b"\xff") == key[:-2] + b"y"
 
 
 def test_minus_zero_is_zero() -> None:

@@ -98,6 +98,23 @@ KEYS_IN_ORDER: Final[list[tuple[Key, ...]]] = [
     (datetime(2024, 6, 10, tzinfo=UTC),),
 ]
 
+KEYS_DOCUMENTED: Final[dict[str, tuple[Key, ...]]] = {
+    '"balance", "ann", 7': ("balance", "ann", 7),
+    "nil, false, true": (None, False, True),
+    "0, 1, 255, 256": (0, 1, 255, 256),
+    "-1, -255, -256": (-1, -255, -256),
+    "2^64 - 1": (2**64 - 1,),
+    "2^64": (2**64,),
+    "-(2^64)": (-(2**64),),
+    "1.5, -1.5": (1.5, -1.5),
+    r'"a\0b"': ("a\0b",),
+    "h'00ff'": (b"\x00\xff",),
+    '(nil, "a")': ((None, "a"),),
+    "UUID 0190163d-8694-739b-aea5-966c26f8ad91": (UUID(bytes=TX),),
+    "2024-06-10T06:13:20.123456Z": (datetime(2024, 6, 10, 6, 13, 20, 123456, tzinfo=UTC),),
+}
+"""Keys as docs/protocol.md shows them."""
+
 PREFIXES: Final[list[tuple[Key, ...]]] = [(), ("balance",), ("balance", "ann"), (7,), (None,)]
 
 KEYS_REFUSED: Final = {
