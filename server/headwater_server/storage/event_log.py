@@ -30,6 +30,8 @@ from headwater_server.storage.segmented_log import LogLayout, SegmentedLog
 SEGMENT_SIZE_DEFAULT: Final = 64 * MIB
 """Bytes of a segment: what a rewrite or a scan of one takes is well below a second."""
 
+FIRST_POSITION: Final = Position(1)
+
 _DIGITS: Final = 20
 _RUN_GAP_MAX: Final = 64
 """Positions between two wanted ones below which their offsets are read in one call."""
@@ -53,6 +55,7 @@ class EventLog:
         directory: str,
         end: Position,
         *,
+        first: Position = FIRST_POSITION,
         database_id: bytes = bytes(16),
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         writable: bool = True,
@@ -60,6 +63,7 @@ class EventLog:
         """Open the log in *directory*, which must exist, as one that ends with position *end*.
 
         Args:
+            first: the oldest event that must be there.
             database_id: 16 bytes, so that a file of another database is noticed.
             segment_size: bytes of each segment that is begun from now on.
             writable: unless it is, nothing is changed, and append is not allowed.
@@ -80,17 +84,17 @@ class EventLog:
         segments = SegmentedLog.open(file_system, directory, layout, writable=writable)
         log = EventLog(file_system, segments, end)
         try:
-            log._open_segments(writable=writable)
+            log._open_segments(first, writable=writable)
         except BaseException:
             log.close()
             raise
         return log
 
-    def _open_segments(self, *, writable: bool) -> None:
+    def _open_segments(self, first: int, *, writable: bool) -> None:
         """Open the segments that count, and see that each goes as far as the next begins."""
         found = [each for each in self._log.segments if each.first_index <= self._last]
-        if self._last and not found:
-            raise self._missing(1)
+        if self._last and (not found or found[0].first_index > first):
+            raise self._missing(first)
         for segment, following in itertools.zip_longest(found, found[1:]):
             if segment.problem is not None:
                 raise segment.problem

@@ -109,18 +109,30 @@ class EventSegment:
         """
         count = last + 1 - self.first
         assert count >= 0
-        end = self._end_of(last) if count else SEGMENT_HEADER_SIZE
+        end = self._end_of(last, is_sealed=is_sealed) if count else SEGMENT_HEADER_SIZE
         if end is None or (is_sealed and end != self.file.size()):
             end = self._rebuild(last, writable=writable)
         if is_sealed and end != self.file.size():
             raise damaged(self.path, end, f"there are bytes behind position {last}")
         self._tail = (last, end)
 
-    def _end_of(self, last: int) -> int | None:
-        """The offset behind the entry of *last*, if the .idx file leads to a sound one."""
+    def _end_of(self, last: int, *, is_sealed: bool) -> int | None:
+        """The offset behind the entry of *last*, if the .idx file leads to one."""
         (offset,) = self._offsets_in_file(last, last)
-        payload = self._entry(last, offset)
-        return None if payload is None else offset + _size_of(len(payload))
+        if offset < SEGMENT_HEADER_SIZE:
+            return None
+        if not is_sealed:
+            # Nothing is appended behind an entry that is not known to be sound.
+            payload = self._entry(last, offset)
+            return None if payload is None else offset + _size_of(len(payload))
+        # Here, whether it is sound is left to who reads it: one damaged event is no reason to
+        # keep all others from being read.
+        header = self.file.read_at(offset, ENTRY_HEADER_SIZE)
+        if len(header) < ENTRY_HEADER_SIZE:
+            return None
+        length, _, position = _ENTRY.unpack(header)
+        end: int = offset + _size_of(length)
+        return end if position == last and end <= self.file.size() else None
 
     def _entry(self, position: int, offset: int) -> bytes | None:
         """The payload of the entry at *offset*, if it is a sound one of *position*."""
@@ -195,10 +207,12 @@ class EventSegment:
     # Reading.
 
     def read(self, first: int, last: int, size_max: int) -> list[bytes]:
-        """Payloads from *first* to *last*; fewer if they take more than *size_max* bytes.
+        """Payloads from *first* on, at least one.
+
+        Fewer than up to *last*, if they take more than *size_max* bytes or a damaged one follows.
 
         Raises:
-            DamagedFile: an entry is not what was written.
+            DamagedFile: the entry of *first* is not what was written.
         """
         offsets = self._offsets(first, last)
         start = offsets[0]
@@ -207,10 +221,10 @@ class EventSegment:
         count = max(1, min(count, last - first + 1))
         data = self.file.read_at(start, max(0, offsets[count] - start))
         payloads = _payloads(data, first, count)
-        if len(payloads) == count:
+        if payloads:
             return payloads
-        self._settle(first + len(payloads))
-        return payloads or self.read(first, last, size_max)
+        self._settle(first)
+        return self.read(first, last, size_max)
 
     def read_many(self, positions: Sequence[int]) -> list[bytes]:
         """Payloads of *positions*, which are sorted and lie within the segment.
