@@ -19,7 +19,7 @@ from headwater_server.storage.file_write_ahead_log import (
     check_files,
     repair_files,
 )
-from headwater_server.storage.log_segment import SEGMENT_HEADER_SIZE
+from headwater_server.storage.log_segment import SEGMENT_HEADER_SIZE, SegmentHeader
 from headwater_server.storage.memory_files import Call, Crash, MemoryFileSystem
 from headwater_server.storage.write_ahead_log import WalIndex, records
 from headwater_server.storage.write_ahead_log_check import Damage
@@ -267,6 +267,8 @@ def test_a_torn_tail_is_cut_and_kept_as_a_copy() -> None:
     start = log.torn.offset
     assert disk.content(copy) == before[start:].rstrip(b"\0")
     assert disk.content(segment) == before[:start] + bytes(len(before) - start)
+    for _ in range(20):
+        assert disk.crash().content(copy) == disk.content(copy)
 
 
 def test_what_lay_beyond_a_torn_tail_cannot_come_back() -> None:
@@ -420,6 +422,21 @@ def test_a_missing_segment_is_corruption() -> None:
     with pytest.raises(DamagedFile, match="but the segment before it ends with entry") as refusal:
         open_log(disk)
     assert refusal.value.details["file"] == segments[3]
+
+
+def test_an_empty_segment_of_another_log_is_corruption() -> None:
+    disk, _ = sealed_log()
+    path = segments_of(disk)[-1]
+    header = SegmentHeader(
+        b"wal",
+        int(path.removeprefix(f"{DIRECTORY}/").removesuffix(".wal")),
+        SEGMENT_SIZE,
+        DATABASE_ID,
+        b"\0" * 8 + b"some other chain",
+    )
+    disk.put(path, header.pack().ljust(SEGMENT_SIZE, b"\0"))
+    with pytest.raises(DamagedFile, match="does not carry on the chain"):
+        open_log(disk)
 
 
 def test_entries_that_a_checkpoint_saw_are_missed_at_open() -> None:
