@@ -58,7 +58,7 @@ BATCH_ENTRIES_MAX: Final = 1024
 """Entries after which a batch is written. The store holds the interpreter meanwhile: 2 ms."""
 
 BATCH_SIZE_MAX: Final = 2 * 1024 * 1024
-"""Bytes after which a batch is written, whatever it holds: values may be large."""
+"""Bytes, not counting keys, after which a batch is written: values may be large."""
 
 _LOOKUPS: Final = 512
 """Keys that are looked up in one call."""
@@ -95,7 +95,7 @@ class StateWriter:
         self._log_index = log_index
         self._batch_entries_max = batch_entries_max
         self._batch = WriteBatch()
-        self._entries = 0
+        self._put = self._batch.put
         self._size = 0
         self.keys = 0
         self.versions = 0
@@ -127,21 +127,16 @@ class StateWriter:
 
     # Batches.
 
-    def _put(self, family: Family, key: bytes, value: bytes) -> None:
-        self._batch.put(family, key, value)
-        self._entries += 1
-        self._size += len(key) + len(value)
-
-    def _end_of_item(self) -> None:
+    def _end_of_item(self, size: int) -> None:
         """What was put since the last call is whole: here, and here only, a batch may end."""
-        if self._entries >= self._batch_entries_max or self._size >= BATCH_SIZE_MAX:
+        self._size += size
+        if len(self._batch.operations) >= self._batch_entries_max or self._size >= BATCH_SIZE_MAX:
             self._write_batch()
 
     def _write_batch(self) -> None:
-        if self._entries:
-            self._store.write(self._batch)
-            self._batch = WriteBatch()
-            self._entries = self._size = 0
+        self._store.write(self._batch)
+        self._batch.operations.clear()
+        self._size = 0
 
     # Keys.
 
@@ -149,15 +144,16 @@ class StateWriter:
         for keys in _chunks(_in_order(self._frozen.chains), _LOOKUPS):
             stored = self._store.get_many(Family.LATEST, keys)
             for key, entry in zip(keys, stored, strict=True):
-                self._write_key(key, entry)
-                self._end_of_item()
+                self._end_of_item(self._write_key(key, entry))
 
-    def _write_key(self, key: bytes, entry: bytes | None) -> None:
+    def _write_key(self, key: bytes, entry: bytes | None) -> int:
+        """Put all entries of a key; returns their size in bytes, about."""
         commit, value, older = self._frozen.chains[key]
         stored = 0 if entry is None else latest_commit(entry)
         if commit <= stored:
             # An attempt before this one has written it.
-            return
+            return 0
+        size = 0
         kept = looked_at = False
         newer, newer_exists = commit, value is not None
         for replaced, content in _versions_before(older, stored, entry):
@@ -165,6 +161,7 @@ class StateWriter:
                 self._put(Family.HISTORY, history_key(key, replaced), content)
                 self._put_change(newer, key, replaced, newer_exists)
                 self.versions += 1
+                size += len(content)
                 kept = True
                 looked_at |= newer == commit
             newer, newer_exists = replaced, content[:1] == EXISTS
@@ -173,12 +170,14 @@ class StateWriter:
         if value is None and commit <= self._horizon:
             if entry is None and not kept:
                 # Made and deleted, and nobody can see that it ever was.
-                return
+                return 0
             if not looked_at:
                 # Garbage collection must see the deletion, or it would stay for good.
                 self._put_change(commit, key, 0, False)
-        self._put(Family.LATEST, key, latest_value(commit, value))
+        latest = latest_value(commit, value)
+        self._put(Family.LATEST, key, latest)
         self.keys += 1
+        return size + len(latest)
 
     def _put_change(self, commit: int, key: bytes, older: int, exists: bool) -> None:
         self._put(Family.CHANGES, change_key(commit, key), change_value(older, exists=exists))
@@ -202,15 +201,15 @@ class StateWriter:
                 for event_id, version in tail.event_ids.items():
                     self._put(Family.INDEX, event_id_key(tail.id, event_id), NUMBER.pack(version))
                     # Each is the same whenever it is written, so a batch may end between them.
-                    self._end_of_item()
-                self._end_of_item()
+                    self._end_of_item(0)
+                self._end_of_item(8 * len(tail.positions))
 
     def _write_names(self, kind: bytes, names: Mapping[str, "array[int]"]) -> None:
         for chunk in _chunks(names, _LOOKUPS):
             heads = self._read_heads(kind, chunk)
             for name, head in zip(chunk, heads, strict=True):
                 self._write_positions(kind, name, head, names[name])
-                self._end_of_item()
+                self._end_of_item(8 * len(names[name]))
 
     def _read_heads(self, kind: bytes, names: Sequence[str]) -> list[IndexHead | None]:
         entries = self._store.get_many(Family.INDEX, [head_key(kind, name) for name in names])
@@ -243,11 +242,11 @@ class StateWriter:
     def _write_transactions(self) -> None:
         for record in self._frozen.commits:
             self._put(Family.TRANSACTIONS, record.transaction, NUMBER.pack(record.commit))
-            self._end_of_item()
+            self._end_of_item(0)
         for transaction, time in self._frozen.aborted.items():
             self._put(Family.TRANSACTIONS, transaction, aborted_value(time))
             self._put(Family.INDEX, aborted_key(time, transaction), b"")
-            self._end_of_item()
+            self._end_of_item(0)
 
 
 def _versions_before(
