@@ -39,8 +39,8 @@ EVENTS_A_STREAM: Final = 100
 VALUE_SIZE: Final = 100
 """Bytes of a value and of an event's data."""
 
-TOUCHES: Final = 200_000
-"""Reads, and writes, that are spread over all keys and streams while memory is watched."""
+TOUCHES: Final = 50_000
+"""Transactions that read and write anywhere among keys and streams while memory is watched."""
 
 WORKERS: Final = 8
 """Transactions under way at once."""
@@ -133,13 +133,15 @@ async def touch(url: str, keys: int, source: random.Random) -> None:
 
     async def worker(db: headwater.Database) -> None:
         for _ in turns:
-            number = source.randrange(keys)
-            async with db.transaction() as tx:
-                await tx.get(("item", number))
-                tx.put(("item", source.randrange(keys)), PAYLOAD)
-                tx.append(stream_of(source.randrange(keys)), [headwater.Event("Changed", PAYLOAD)])
-                if number % 10 == 0:
-                    await tx.load(stream_of(number))
+            await db.run(change, [source.randrange(keys) for _ in range(3)])
+
+    async def change(tx: headwater.Transaction, numbers: Sequence[int]) -> None:
+        read, put, append = numbers
+        await tx.get(("item", read))
+        if read % 10 == 0:
+            await tx.load(stream_of(read))
+        tx.put(("item", put), PAYLOAD)
+        tx.append(stream_of(append), [headwater.Event("Changed", PAYLOAD)])
 
     await _all_workers(url, worker)
 
