@@ -220,7 +220,11 @@ def _decode_str(data: bytes, at: int) -> tuple[str, int]:
     try:
         return raw.decode(), end
     except UnicodeDecodeError as error:
-        raise _wrong(data, at, "a str that is not UTF-8") from error
+        raise _not_utf8(data, at) from error
+
+
+def _not_utf8(data: bytes, at: int) -> InvalidArgument:
+    return _wrong(data, at, "a str that is not UTF-8")
 
 
 def _fixed(data: bytes, at: int, size: int) -> bytes:
@@ -319,6 +323,24 @@ def decode_key(data: bytes) -> KeyTuple:
     members: list[Key] = []
     at, size = 0, len(data)
     while at < size:
+        code = data[at]
+        # Scans decode many keys, and most members are short strs and positive ints. What is not
+        # plain here, or wrong, goes the long way.
+        if code == _STR:
+            end = data.find(b"\0", at)
+            if end > 0 and (end + 1 == size or data[end + 1] != 0xFF):
+                try:
+                    members.append(data[at + 1 : end].decode())
+                except UnicodeDecodeError as error:
+                    raise _not_utf8(data, at + 1) from error
+                at = end + 1
+                continue
+        elif _ZERO < code < _POSITIVE:
+            end = at + 1 + code - _ZERO
+            if end <= size and data[at + 1]:
+                members.append(int.from_bytes(data[at + 1 : end], "big"))
+                at = end
+                continue
         member, at = _decode_member(data, at, 1)
         members.append(member)
     return tuple(members)
