@@ -18,9 +18,11 @@ _TIMEOUT_S = 30.0
 class Wire:
     """A blocking connection that has said hello."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), timeout=_TIMEOUT_S)
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)), timeout=_TIMEOUT_S)
         self._connection = ClientConnection()
+        self._queued: list[tuple[int, bytes]] = []
         self._arrived: deque[Answer | Failure | Push | Violation] = deque()
         self.ask("hello", PROTOCOL_VERSION, "tests")
 
@@ -44,6 +46,17 @@ class Wire:
         request_id, frame = self._connection.request(operation, *arguments)
         self._socket.sendall(frame)
         return request_id
+
+    def queue(self, operation: str, *arguments: Any) -> None:
+        """Make a request that `flush` sends together with others."""
+        request_id, frame = self._connection.request(operation, *arguments)
+        self._queued.append((request_id, frame))
+
+    def flush(self) -> list[int]:
+        """Send what was queued in one packet; the ids, in order."""
+        queued, self._queued = self._queued, []
+        self._socket.sendall(b"".join(frame for _, frame in queued))
+        return [request_id for request_id, _ in queued]
 
     def receive(self) -> Answer | Failure | Push | Violation:
         """The next thing that the server sends."""

@@ -30,8 +30,8 @@ _ALL = (b"", None)
 class Player:
     """Plays one schedule at one isolation level, on keys and streams of its own."""
 
-    def __init__(self, host: str, port: int, isolation: str) -> None:
-        self._address = (host, port)
+    def __init__(self, address: str, isolation: str) -> None:
+        self._address = address
         self._isolation = isolation
         # Tests share a server: the schedule's names get a prefix that nobody else has.
         self._prefix = secrets.token_hex(6)
@@ -49,7 +49,7 @@ class Player:
                 wire.close()
 
     def _set_up(self) -> None:
-        wire = self._wires["set-up"] = Wire(*self._address)
+        wire = self._wires["set-up"] = Wire(self._address)
         writes = [["put", self._key("k1"), _pack(10)], ["put", self._key("k2"), _pack(20)]]
         wire.ask("execute", secrets.token_bytes(16), [], [], writes)
 
@@ -71,7 +71,7 @@ class Player:
 
     def _begin(self, name: str) -> None:
         identity = secrets.token_bytes(16)
-        self._wires[name] = Wire(*self._address)
+        self._wires[name] = Wire(self._address)
         self._ids[name] = identity
         self._names[identity] = name
         self._wires[name].ask("begin", identity, self._isolation)
@@ -115,8 +115,9 @@ class Player:
     def _ask(self, name: str, operation: str, *arguments: Any) -> Any:
         return self._wires[name].ask(operation, self._ids[name], *arguments)
 
-    def _write(self, name: str, write: list[Any]) -> None:
+    def _write(self, name: str, write: list[Any]) -> str | None:
         self._ask(name, "write", [write])
+        return None
 
     def _get(self, name: str, key: str) -> str:
         value = self._ask(name, "get", self._key(key))
@@ -166,7 +167,7 @@ class Player:
         elif "key" in conflict:
             subject = conflict["key"].decode().rpartition("/")[2]
         else:
-            subject = conflict.get("stream", "the query").removesuffix("-" + self._prefix)
+            subject = conflict.get("stream", "the query").replace(self._prefix, "")
         winner = self._names.get(conflict["transaction"], "somebody else")
         return f"{conflict['kind']} conflict on {subject} with {winner}"
 

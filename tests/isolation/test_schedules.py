@@ -28,8 +28,7 @@ def test_the_schedule_comes_out_as_its_script_says(
 ) -> None:
     head, *sections = path.read_text().split("\n---- ")
     steps = [line for line in head.splitlines() if line and not line.startswith("#")]
-    assert real_server.port is not None
-    played = Player("127.0.0.1", real_server.port, level).play(steps)
+    played = Player(real_server.address, level).play(steps)
     golden = {name: body.strip() for name, _, body in (s.partition("\n") for s in sections)}
     if os.environ.get("HEADWATER_GOLDEN") == "write":
         golden[level] = "\n".join(played)

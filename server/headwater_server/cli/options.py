@@ -82,11 +82,11 @@ def _option(name: str, what: str, **rest: Any) -> Callable[[F], F]:
     return click.option(f"--{name}", envvar=variable, show_envvar=True, help=what, **rest)
 
 
-def _seconds(name: str, default: float, what: str) -> Callable[[F], F]:
+def _seconds(name: str, default: float, what: str, *, zero: bool = False) -> Callable[[F], F]:
     return _option(
         name,
         what,
-        type=click.FloatRange(min=0, min_open=True),
+        type=click.FloatRange(min=0, min_open=not zero),
         default=default,
         metavar="SECONDS",
     )
@@ -148,6 +148,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         "history-window",
         _ENGINE.history_window_us / SECOND_US,
         "How far back every commit can be read.",
+        zero=True,
     ),
     _seconds(
         "transaction-retention",

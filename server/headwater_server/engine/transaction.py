@@ -36,12 +36,15 @@ _READ_SIZE: Final = 150
 
 @dataclass(slots=True)
 class ReadSet:
-    """What a serializable transaction asked of the database."""
+    """What a serializable transaction asked of the database.
 
-    keys: set[bytes] = field(default_factory=set)
-    ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
-    streams: set[str] = field(default_factory=set)
-    queries: list[EventFilter] = field(default_factory=list)
+    Dicts for sets: conflicts are told in the order in which things were read, every time.
+    """
+
+    keys: dict[bytes, None] = field(default_factory=dict)
+    ranges: dict[tuple[bytes, bytes], None] = field(default_factory=dict)
+    streams: dict[str, None] = field(default_factory=dict)
+    queries: dict[EventFilter, None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys) + len(self.ranges) + len(self.streams) + len(self.queries)
@@ -224,22 +227,22 @@ class Transaction(Reader):
 
     def _register_key(self, stored_key: bytes) -> None:
         if self.read_set is not None:
-            self.read_set.keys.add(stored_key)
+            self.read_set.keys[stored_key] = None
             self._check_read_set()
 
     def _register_range(self, first: bytes, last: bytes) -> None:
         if self.read_set is not None and first < last:
-            self.read_set.ranges.append((first, last))
+            self.read_set.ranges[first, last] = None
             self._check_read_set()
 
     def _register_stream(self, stream: str) -> None:
         if self.read_set is not None:
-            self.read_set.streams.add(stream)
+            self.read_set.streams[stream] = None
             self._check_read_set()
 
     def _register_query(self, wanted: EventFilter) -> None:
-        if self.read_set is not None and wanted not in self.read_set.queries:
-            self.read_set.queries.append(wanted)
+        if self.read_set is not None:
+            self.read_set.queries[wanted] = None
             self._check_read_set()
 
     def _check_read_set(self) -> None:
