@@ -269,6 +269,20 @@ def try_to_read(log: EventLog, position: int) -> bytes | None:
         return None
 
 
+def test_a_damaged_event_is_told_without_reading_all_of_its_segment() -> None:
+    disk = written(50)
+    path = f"{firsts(disk)[2]}.events"
+    disk.flip_bit(path, SEGMENT_HEADER_SIZE + 200)
+    log = open_log(disk, 50)
+    sizes: list[int] = []
+    disk.faults.before = lambda call: sizes.append(call.size)
+    lost = [p for p in range(1, 51) if sizes.clear() or try_to_read(log, p) is None]
+    assert len(lost) == 1
+    sizes.clear()
+    assert try_to_read(log, lost[0]) is None
+    assert sum(sizes) < 4 * (16 + 56)
+
+
 def test_a_missing_or_short_file_is_told_when_the_log_is_opened() -> None:
     sound = written(50)
     for path in firsts(sound):
