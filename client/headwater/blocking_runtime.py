@@ -26,10 +26,10 @@ from headwater.runtime import Greeting, Options, not_connected
 class BlockingLink(Link):
     """A link on a socket that blocks."""
 
-    def __init__(self, name: str, sock: socket.socket, request_timeout: float) -> None:
+    def __init__(self, name: str, sock: socket.socket, timeout: float) -> None:
         super().__init__(name, time.monotonic)
         self._socket = sock
-        self._request_timeout = request_timeout
+        self._timeout = timeout
         # Reentrant: an answer may close the link, which ends a subscription, which asks.
         self._lock = threading.RLock()
 
@@ -54,9 +54,7 @@ class BlockingLink(Link):
             try:
                 data = self._socket.recv(RECEIVE_SIZE_MAX)
             except (BlockingIOError, TimeoutError):
-                self.close(
-                    TimedOut(f"no answer from {self.name} within {self._request_timeout:g} s")
-                )
+                self.close(TimedOut(f"no answer from {self.name} within {self._timeout:g} s"))
             except OSError as error:
                 self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
             else:
@@ -78,6 +76,11 @@ class BlockingLink(Link):
             self.close()
             raise
 
+    def set_timeout(self, seconds: float) -> None:
+        """Wait so long at most, from now on."""
+        self._timeout = seconds
+        _set_timeout(self._socket, seconds)
+
     def wait_for_ever(self) -> None:
         _set_timeout(self._socket, None)
 
@@ -98,9 +101,9 @@ class BlockingRuntime:
         link: BlockingLink | None = None
         try:
             sock = _connect(address, options.connect_timeout)
-            link = BlockingLink(str(address), sock, options.request_timeout)
+            link = BlockingLink(str(address), sock, options.connect_timeout)
             await greet(link)
-            _set_timeout(sock, options.request_timeout)
+            link.set_timeout(options.request_timeout)
         except OSError as error:
             if link is not None:
                 link.close()

@@ -7,6 +7,9 @@
 Only the one that is in use is imported, so an asyncio application needs no trio.
 """
 
+import os
+import re
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -126,5 +129,20 @@ def not_connected(address: Address, error: BaseException, timeout: float) -> Con
             f"{address}: no TLS connection: {error.reason or error}", retryable=False
         )
     if isinstance(error, OSError):
-        return ConnectionLost(f"cannot connect to {address}: {error.strerror or error}")
+        return ConnectionLost(f"cannot connect to {address}: {_reason(error)}")
     return ConnectionLost(f"cannot connect to {address}: {error}")
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of connecting comes down to, however the runtime wrapped it."""
+    while isinstance(error.__cause__, OSError | ExceptionGroup):
+        error = error.__cause__
+    if isinstance(error, ExceptionGroup):
+        # One error for each address of the host: the first is as good as any.
+        return _reason(error.exceptions[0])
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    number = re.search(r"\[Errno (\d+)\]", str(error))
+    return os.strerror(int(number[1])) if number else str(error)

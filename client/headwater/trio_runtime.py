@@ -111,12 +111,15 @@ class TrioSocketLink(TrioLink):
 
     async def _read(self) -> None:
         sock = self._socket
-        while True:
-            await trio.lowlevel.wait_readable(sock)
+        # What is received may close the link.
+        while not self.closed:
             try:
+                await trio.lowlevel.wait_readable(sock)
                 data = sock.recv(RECEIVE_SIZE_MAX)
             except BlockingIOError:
                 continue
+            except trio.ClosedResourceError:
+                return  # By us, in another task.
             except OSError as error:
                 self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
                 return
@@ -133,6 +136,8 @@ class TrioSocketLink(TrioLink):
                     data = data[self._socket.send(data) :]
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._socket)
+                except trio.ClosedResourceError:
+                    return
                 except OSError as error:
                     self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
                     return
@@ -157,7 +162,7 @@ class TrioStreamLink(TrioLink):
 
     async def _read(self) -> None:
         try:
-            while data := await self._stream.receive_some():
+            while not self.closed and (data := await self._stream.receive_some()):
                 self.receive(bytes(data))
         except _BROKEN as error:
             self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
@@ -203,7 +208,6 @@ class TrioRuntime:
             if link is not None:
                 link.close()
             cause = TimeoutError() if isinstance(error, trio.TooSlowError) else error
-            cause = cause.__cause__ if isinstance(cause.__cause__, OSError) else cause
             raise not_connected(address, cause, options.connect_timeout) from error
         except BaseException:
             if link is not None:

@@ -1,0 +1,237 @@
+"""What a transaction sends, and when."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+import headwater
+from tests.client.faces import FACES, run_on
+from tests.client.fake_server import FakeServer
+
+ONE = b"\x01"
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        server.on("get", ONE)
+        yield server
+
+
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def names(server: FakeServer) -> list[str]:
+    return [came.name for came in server.requests if came.name != "hello"]
+
+
+def test_begin_get_put_and_commit_are_two_round_trips(face: str, server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction() as tx:
+            assert await tx.get("a") == 1
+            tx.put("b", 2)
+        assert tx.committed.commit == 8
+        assert tx.view == 7
+
+    run_on(face, server.url, scenario)
+    assert names(server) == ["begin", "get", "commit"]
+    # hello, begin with get, commit: three times something was received.
+    assert server.peers[0].receives == 3
+
+
+def test_writes_go_ahead_of_the_read_that_must_see_them(face: str, server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction() as tx:
+            tx.put("a", 1)
+            tx.delete("b")
+            await tx.get("a")
+            await tx.get("a")
+            tx.put("c", 1)
+
+    run_on(face, server.url, scenario)
+    assert names(server) == ["begin", "write", "get", "get", "commit"]
+    (write,) = server.named("write")
+    assert [write[0] for write in write.arguments[1]] == ["put", "delete"]
+    (commit,) = server.named("commit")
+    assert [write[0] for write in commit.arguments[1]] == ["put"]
+    assert server.peers[0].receives == 4
+
+
+def test_a_transaction_that_only_writes_is_one_request(face: str, server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction() as tx:
+            tx.put("a", 1)
+        assert server.named("execute")[0].arguments[0] == tx.id.bytes
+
+    run_on(face, server.url, scenario)
+    assert names(server) == ["execute"]
+
+
+def test_a_transaction_without_writes_needs_no_answer_at_its_end(
+    face: str, server: FakeServer
+) -> None:
+    server.on("rollback", server.HANG)
+
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction(read_only=True) as tx:
+            await tx.get("a")
+        with pytest.raises(headwater.InvalidArgument, match="wrote nothing"):
+            print(tx.committed)
+        async with db.transaction():
+            pass
+
+    run_on(face, server.url, scenario)
+    server.wait_for("rollback")
+    assert names(server) == ["begin", "get", "rollback"]
+    assert server.named("begin")[0].arguments[2] is True
+
+
+def test_an_exception_sends_a_rollback_and_nothing_of_the_writes(
+    face: str, server: FakeServer
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with db.transaction() as tx:
+                await tx.get("a")
+                tx.put("b", 1 // 0)
+
+    run_on(face, server.url, scenario)
+    server.wait_for("rollback")
+    assert names(server) == ["begin", "get", "rollback"]
+
+
+def test_begin_takes_the_read_view_at_once(face: str, server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        tx = db.transaction(isolation="snapshot")
+        await tx.begin()
+        assert tx.view == 7
+        await tx.begin()
+        await tx.rollback()
+
+    run_on(face, server.url, scenario)
+    assert server.named("begin")[0].arguments[1] == "snapshot"
+    assert names(server).count("begin") == 1
+
+
+def test_the_error_of_begin_is_raised_by_the_read_that_needed_it(
+    face: str, server: FakeServer
+) -> None:
+    server.on("begin", headwater.TooMany("10 transactions are open"))
+    server.on("get", headwater.TransactionGone("not open"), ONE)
+
+    async def scenario(db: headwater.Database) -> None:
+        with pytest.raises(headwater.TooMany):
+            async with db.transaction() as tx:
+                await tx.get("a")
+        assert await db.get("a") == 1
+
+    run_on(face, server.url, scenario)
+
+
+def test_a_connection_that_ends_during_commit_leaves_it_unknown(
+    face: str, server: FakeServer
+) -> None:
+    server.on("commit", server.DROP)
+
+    async def scenario(db: headwater.Database) -> None:
+        tx = db.transaction()
+        with pytest.raises(headwater.CommitUnknown) as caught:
+            async with tx:
+                await tx.get("a")
+                tx.put("a", 2)
+        assert caught.value.details["transaction"] == tx.id.bytes
+        assert not caught.value.retryable
+
+    run_on(face, server.url, scenario)
+
+
+def test_a_connection_that_ended_before_commit_leaves_nothing_unknown(
+    face: str, server: FakeServer
+) -> None:
+    server.on("get", ONE, server.DROP)
+
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction() as tx:
+            await tx.get("a")
+            tx.put("a", 2)
+            with pytest.raises(headwater.ConnectionLost):
+                await tx.get("b")
+            with pytest.raises(headwater.ConnectionLost):
+                await tx.commit()
+
+    run_on(face, server.url, scenario)
+    assert "commit" not in names(server)
+
+
+def test_a_transaction_that_is_over_refuses_everything(server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction() as tx:
+            tx.put("a", 1)
+        with pytest.raises(headwater.InvalidArgument, match="over"):
+            tx.put("b", 1)
+        with pytest.raises(headwater.InvalidArgument, match="over"):
+            tx.append("s", headwater.Event("A"))
+        for wait in (tx.get("a"), tx.commit(), tx.rollback(), tx.begin()):
+            with pytest.raises(headwater.InvalidArgument, match="over"):
+                await wait
+
+    run_on("blocking", server.url, scenario)
+
+
+def test_a_read_only_transaction_refuses_writes_at_the_call(server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        with pytest.raises(headwater.InvalidArgument, match="read-only"):
+            db.transaction(read_only=True).put("a", 1)
+        with pytest.raises(headwater.InvalidArgument, match="isolation"):
+            db.transaction(isolation="chaos")
+
+    run_on("blocking", server.url, scenario)
+
+
+def test_ids_are_uuids_of_version_seven_that_sort_by_time(server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        ids = [db.transaction().id for _ in range(100)]
+        assert len(set(ids)) == 100
+        assert {(identity.version, identity.variant) for identity in ids} == {(7, uuid.RFC_4122)}
+        milliseconds = [identity.int >> 80 for identity in ids]
+        assert milliseconds == sorted(milliseconds)
+
+    run_on("blocking", server.url, scenario)
+
+
+def test_writes_above_the_size_of_a_frame_are_sent_in_several(
+    face: str, server: FakeServer
+) -> None:
+    blob = bytes(7 * 1024 * 1024)
+
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction() as tx:
+            for number in range(4):
+                tx.put(number, blob)
+            with pytest.raises(headwater.TooLarge, match="transaction would be"):
+                tx.put(5, blob)
+
+    run_on(face, server.url, scenario)
+    assert names(server) == ["begin", "write", "commit"]
+    sent = [*server.named("write")[0].arguments[1], *server.named("commit")[0].arguments[1]]
+    assert [write[0] for write in sent] == ["put"] * 4
+
+
+def test_all_pages_in_a_transaction_are_read_in_it(face: str, server: FakeServer) -> None:
+    key = headwater.MsgpackCodec().encode(1)
+    pages = [[7, [b"\x15\x01", key], True], [7, [b"\x15\x02", key], False]]
+    server.on("scan", *pages)
+
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction() as tx:
+            assert [item async for item in tx.scan()] == [((1,), 1), ((2,), 1)]
+
+    run_on(face, server.url, scenario)
+    first, second = server.named("scan")
+    assert first.arguments[0] == second.arguments[0] != None  # noqa: E711 - an id, twice
+    assert (first.arguments[3], second.arguments[3]) == (128, 512)
+    assert second.arguments[1] == b"\x15\x01\0"
+    assert second.arguments[-1] is None
