@@ -12,8 +12,10 @@ import msgpack
 from headwater_protocol.errors import NotANumber
 
 INTEGER_MIN: Final = -(2**63)
+"""The smallest integer that msgpack can hold."""
+
 INTEGER_MAX: Final = 2**64 - 1
-"""The integers that msgpack can hold."""
+"""The largest integer that msgpack can hold."""
 
 
 class Atomic(NamedTuple):

@@ -56,7 +56,7 @@ class Checkpoint:
 
         Called by the thread that reads, since the state store is opened anew.
         """
-        self.state.files.store.reopen()
+        self.state.files.reopen()
 
 
 class Checkpointing:
