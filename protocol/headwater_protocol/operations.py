@@ -334,7 +334,7 @@ _TABLE = (
         "user_set",
         _record(
             _required("name", NAME),
-            _required("salt", Binary(8, 64)),
+            _required("salt", Binary(12, 64)),
             _required("iterations", Integer(4096, 10_000_000)),
             _required("stored_key", Binary(32, 32)),
             _required("server_key", Binary(32, 32)),
