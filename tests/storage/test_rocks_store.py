@@ -197,6 +197,16 @@ def test_what_rocksdict_keeps_for_itself_is_not_needed(written: Path) -> None:
     store.close()
 
 
+def test_the_cache_it_was_given_is_used_after_reopening_too(written: Path) -> None:
+    """rocksdict took its own of 8 MB, unless the column family was named."""
+    store = RocksStore.open(str(written), RocksSettings(cache_size=1024 * 1024))
+    for _ in range(2):
+        assert check_numbers(store) == 3000
+        assert 100_000 < store.sizes()["cache_bytes"] < 1_500_000
+        store.reopen()
+    store.close()
+
+
 def test_a_creation_that_was_cut_off_is_begun_again(tmp_path: Path) -> None:
     path = tmp_path / "state"
     RocksStore.open(str(path)).close()

@@ -65,7 +65,7 @@ class RocksSettings:
         file_size: bytes of a file in the second level; the aim, not a bound.
     """
 
-    cache_size: int = 64 * _MIB
+    cache_size: int = 96 * _MIB
     write_buffer_size: int = 16 * _MIB
     write_buffers_max: int = 4
     open_files_max: int = 256
@@ -118,10 +118,12 @@ class RocksStore:
             if self._read_only
             else rocksdict.AccessType.read_write()
         )
+        options = self._options(create=not exists)
         try:
-            database = rocksdict.Rdict(
-                self._path, self._options(create=not exists), access_type=access
-            )
+            # Named, or rocksdict would take what the OPTIONS file says of it, and a small cache
+            # of its own.
+            families = {"default": options}
+            database = rocksdict.Rdict(self._path, options, families, access)
         except Exception as error:
             raise self._told(error) from error
         self._get = database.get
