@@ -120,8 +120,7 @@ def collect_garbage(
 class _Run:
     """One run: decides version by version, writes batch by batch.
 
-    A crash may undo the later batches of a run. Then the same versions are looked at again, and
-    removing what is gone already does no harm.
+    Each batch moves the cursor, so a crash that undoes the later ones leaves those before whole.
     """
 
     def __init__(self, store: StateStore, views: Sequence[int], batch_versions_max: int) -> None:
@@ -185,11 +184,13 @@ class _Run:
                     self._perhaps_gone[key] = None
             count += len(chunk)
             last = chunk[-1][0] + b"\0"
+            self._batch.put(Family.INDEX, META_COLLECTED, last)
             self._write(last)
         complete = count < entries_max
         reached = end if complete else last
-        # One range for the run, not one a batch: a store keeps each as a thing of its own.
-        self._batch.delete_range(Family.CHANGES, start, reached)
+        # One range for the run, not one a batch: a store keeps each as a thing of its own. What a
+        # crash left behind the cursor goes with it.
+        self._batch.delete_range(Family.CHANGES, b"", reached)
         self._batch.put(Family.INDEX, META_COLLECTED, reached)
         self._store.write(self._batch)
         self._batch = WriteBatch()

@@ -16,6 +16,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
+from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.index_keys import (
     NUMBER_END,
     STREAM,
@@ -50,7 +51,8 @@ def positions_of_versions(
             found.extend(unpack_positions(entry[low * 8 : (end - posting_first) * 8]))
     if last >= tail_first:
         found.extend(head.tail[max(first - tail_first, 0) : last - tail_first + 1])
-    assert len(found) == max(last - first + 1, 0), "postings are without gaps"
+    if len(found) != max(last - first + 1, 0):
+        raise _missing(head, first)
     return found
 
 
@@ -64,7 +66,10 @@ def version_at_position(store: StateStore, head: IndexHead, position: int) -> in
         return high + count
     # Halving by postings, not by versions: each that is read settles all of its versions.
     while low < high:
-        first, entry = next(_backwards(store, STREAM, head.id, (low + high + 1) // 2 + 1))
+        found = next(_backwards(store, STREAM, head.id, (low + high + 1) // 2 + 1), None)
+        if found is None or not found[1]:
+            raise _missing(head, 1)
+        first, entry = found
         positions = unpack_positions(entry)
         if positions[0] > position:
             high = first - 1
@@ -114,6 +119,14 @@ def positions_between(
             return found
     found.extend(in_tail[: limit - len(found)])
     return found
+
+
+def _missing(head: IndexHead, version: int) -> DamagedFile:
+    return DamagedFile(
+        f"state: positions from version {version} on of the stream that begins at position "
+        f"{head.id} are missing from the index",
+        details={"file": "state"},
+    )
 
 
 def all_postings(
