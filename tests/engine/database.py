@@ -1,8 +1,8 @@
 """A database in memory for tests of the engine: files that can crash, a clock that is set by hand.
 
-    database = Database()
-    database.execute(["put", b"k", b"v"])          # commits, makes durable, publishes
-    database = database.crash()                    # power loss, then recovery
+database = Database()
+database.execute(["put", b"k", b"v"])          # commits, makes durable, publishes
+database = database.crash()                    # power loss, then recovery
 """
 
 import random
@@ -125,7 +125,7 @@ class Database:
             settings or self.settings,
             seed=self.random.getrandbits(32),
             files=self.files,
-            store=self.store.reopened(),
+            store=self.store.crash(self.random),
             now=self.now,
         )
 

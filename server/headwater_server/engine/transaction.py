@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from headwater_protocol import limits
 from headwater_protocol.errors import InvalidArgument, TooLarge
 from headwater_protocol.operations import SERIALIZABLE
 from headwater_server.engine import keyspaces
@@ -164,7 +165,8 @@ class Transaction(Reader):
     def read_all(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> EventsPage:
         page = super().read_all(after, wanted, limit, reverse)
         # What lies before the end of the view can never change; what comes after it can.
-        if (reverse and after == 0) or (not reverse and not page.more):
+        open_ended = after == 0 or after > self.position + 1 if reverse else not page.more
+        if open_ended:
             self._register_query(wanted)
         return page
 
@@ -213,15 +215,21 @@ class Transaction(Reader):
             )
             for place, event in enumerate(own, 1)
         ]
-        if not reverse:
+        more = page.more
+        if reverse:
+            upto = version if after == 0 else after - 1
+            events = [stored for number, stored in reversed(own_stored) if number <= upto]
+            events += page.events
+        else:
             events = list(page.events)
-            if not page.more:
+            if not more:
                 events += [stored for number, stored in own_stored if number > after]
-            return StreamPage(version, events[:limit], page.more or len(events) > limit)
-        upto = version if after == 0 else after - 1
-        events = [stored for number, stored in reversed(own_stored) if number <= upto]
-        more = page.more or len(events) + len(page.events) > limit
-        return StreamPage(version, (events + page.events)[:limit], more)
+        size = 0
+        for count, stored in enumerate(events):
+            size += len(stored)
+            if count == limit or (count and size > limits.PAGE_SIZE_MAX):
+                return StreamPage(version, events[:count], more=True)
+        return StreamPage(version, events, more)
 
     # What is registered. A transaction that read too much is refused, not silently widened.
 
