@@ -23,29 +23,20 @@ _ENGINE = EngineSettings()
 _PORT_MAX = 65535
 
 
-class AddressType(click.ParamType):
-    """HOST:PORT, HOST, :PORT, [IPV6]:PORT."""
-
-    name = "host:port"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Address:
-        """Take the address apart."""
-        if isinstance(value, Address):
-            return value
-        text = str(value)
-        host, separator, digits = text.rpartition(":")
-        if not separator or (text.endswith("]") and text.startswith("[")):
-            host, digits = text, str(PORT_DEFAULT)
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            self.fail(f"{text!r}: an IPv6 address stands in brackets, as in [::1]:{PORT_DEFAULT}")
-        if not (digits.isascii() and digits.isdigit() and int(digits) <= _PORT_MAX):
-            self.fail(f"{text!r}: the port is a number from 0 to {_PORT_MAX}", param, ctx)
-        # No host, or "*", is every address of this machine, of both kinds.
-        return Address("" if host == "*" else host, int(digits))
+def parse_address(text: str) -> Address:
+    """HOST:PORT, HOST, :PORT, [IPV6]:PORT. No host, or "*", is every address of this machine."""
+    host, separator, digits = text.rpartition(":")
+    if not separator or text.endswith("]"):
+        host, digits = text, str(PORT_DEFAULT)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise click.BadParameter(
+            f"{text!r}: an IPv6 address stands in brackets, as in [::1]:{PORT_DEFAULT}"
+        )
+    if not (digits.isascii() and digits.isdigit() and int(digits) <= _PORT_MAX):
+        raise click.BadParameter(f"{text!r}: the port is a number from 0 to {_PORT_MAX}")
+    return Address("" if host == "*" else host, int(digits))
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -111,7 +102,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _option(
         "listen",
         "Address to listen on; may be repeated. Port 0: one that is free.",
-        type=AddressType(),
+        type=parse_address,
         multiple=True,
         default=[str(address) for address in _SERVER.listen],
         metavar="HOST:PORT",

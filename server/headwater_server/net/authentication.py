@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 MECHANISM: Final = "SCRAM-SHA-256"
 
-_ITERATIONS_DEFAULT: Final = 4096
+_ITERATIONS_DEFAULT: Final = 15_000
 _SALT_SIZE_DEFAULT: Final = 16
 
 

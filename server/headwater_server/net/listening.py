@@ -132,9 +132,9 @@ def _why(error: OSError) -> str:
 
 
 def _bind_unix(path: str) -> socket.socket:
+    _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
         listener.bind(path)
     except OSError as error:
         listener.close()

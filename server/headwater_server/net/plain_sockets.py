@@ -19,6 +19,7 @@ want input, fills up, and TCP slows the client down.
 import errno
 import selectors
 import socket
+from functools import partial
 from typing import Final
 
 import structlog
@@ -168,7 +169,9 @@ class PlainSockets:
         session = connection.session
         if session.closed:
             return
-        while (output := session.output()) and not connection.output_full:
+        session.notified = False
+        while session.output_size and not connection.output_full:
+            output = session.output()
             try:
                 size = connection.socket.send(output)
             except (BlockingIOError, InterruptedError):
@@ -220,7 +223,7 @@ class PlainSockets:
         client.setblocking(False)
         connection = _Connection(client)
         try:
-            session = self._service.open_session(peer, lambda _: self._notify(connection))
+            session = self._service.open_session(peer, partial(self._notify, connection))
         except HeadwaterError as error:
             _log.warning("connection refused", peer=peer, error=error.message)
             refuse(client, self._service.refusal(error))

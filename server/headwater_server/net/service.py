@@ -99,7 +99,7 @@ class Service:
 
     # Sessions.
 
-    def open_session(self, peer: str, notify: Callable[[Session], None]) -> Session:
+    def open_session(self, peer: str, notify: Callable[[], None]) -> Session:
         """A session for a new connection.
 
         Raises:
@@ -156,12 +156,13 @@ class Service:
     def authorize(self, operation: str, session: Session) -> None:
         """Whether the session's user may do this. Today, every user may do everything.
 
+        It is asked for every request, while there are users.
+
         Raises:
-            AuthenticationFailed: a user is needed, and the session has none.
+            AuthenticationFailed: the session has no user.
         """
         if (
-            self.authentication_needed
-            and session.account is None
+            session.account is None
             # hello and authenticate are what a session without a user is there for.
             and session not in self.strangers
         ):

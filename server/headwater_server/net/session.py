@@ -92,14 +92,15 @@ class Session:
         subscriptions: the open ones, by the id of the request that opened them.
         output_size: bytes that were not sent yet.
         output_blocked: too much of it; nothing more is served or pushed until it has shrunk.
+        notified: the driver knows of output; it says False before it takes it.
+        wants_input: the driver may read more from the client.
+        runnable: requests are left of the last turn, and `run` would serve some of them.
         ended: nothing more is read or served.
         closing: nothing more is sent; the driver closes once the output is taken.
         aborted: the driver closes at once, even in the middle of a send.
     """
 
-    def __init__(
-        self, service: "Service", *, peer: str, notify: Callable[["Session"], None]
-    ) -> None:
+    def __init__(self, service: "Service", *, peer: str, notify: Callable[[], None]) -> None:
         self.service = service
         self.peer = peer
         self.client = ""
@@ -110,13 +111,15 @@ class Session:
         self.subscriptions: dict[int, Subscription] = {}
         self.output_size = 0
         self.output_blocked = False
+        self.wants_input = True
+        self.runnable = False
         self.ended = False
         self.closing = False
         self.aborted = False
         self.closed = False
         self._settings = service.settings.session
+        self.notified = False
         self._notify = notify
-        self._notified = False
         self._output: list[bytes | memoryview] = []
         self._backlog: deque[Received] = deque()
         self._waiting: dict[bytes, WaitingAnswers] = {}
@@ -139,26 +142,23 @@ class Session:
 
     # Input.
 
-    @property
-    def wants_input(self) -> bool:
-        """Whether the driver may read more from the client."""
-        return not (self._backlog or self.ended or self._held)
-
-    @property
-    def runnable(self) -> bool:
-        """Whether requests are left of the last turn that `run` would serve."""
-        return bool(self._backlog) and not (self.ended or self._held)
-
-    @property
-    def _held(self) -> bool:
+    def _look(self) -> None:
+        """Say anew whether input is wanted; called whenever something of it has changed."""
         waiting = self._waiting_count
-        return self.output_blocked or (
-            waiting > 0
-            and (
-                waiting >= self._settings.requests_waiting_max
-                or self.service.group_commit.overloaded
+        held = (
+            self.ended
+            or self.output_blocked
+            or (
+                waiting > 0
+                and (
+                    waiting >= self._settings.requests_waiting_max
+                    or self.service.group_commit.overloaded
+                )
             )
         )
+        left = bool(self._backlog)
+        self.wants_input = not held and not left
+        self.runnable = not held and left
 
     def receive(self, data: bytes) -> None:
         """Take received bytes, and serve what they complete, as far as one turn goes."""
@@ -166,44 +166,51 @@ class Session:
             return
         self._received_size += len(data)
         items = self.connection.receive(data)
-        if len(items) == 1 and not self._backlog and not self._held:
+        if len(items) == 1 and self.wants_input:
             self._take(items[0])
         elif items:
             self._backlog.extend(items)
+            self._look()
             self.run()
 
     def run(self) -> None:
         """Serve requests that were received, as far as one turn goes."""
         backlog = self._backlog
         for _ in range(self._settings.requests_per_turn_max):
-            if not backlog or self.ended or self._held:
+            if not self.runnable:
                 return
-            self._take(backlog.popleft())
+            item = backlog.popleft()
+            if not backlog:
+                self._look()
+            self._take(item)
 
     def _take(self, item: Received) -> None:
         if type(item) is Request:
-            self._serve(item)
+            self._serve(*item)
         elif type(item) is Refused:
             self._refuse(item)
         elif type(item) is Violation:
             _log.info("protocol violation", session=str(self), error=item.error.message)
             self.end(item.error, request_id=item.request_id)
 
-    def _serve(self, request: Request) -> None:
-        request_id, name, arguments = request
+    def _serve(self, request_id: int, name: str, arguments: list[Any]) -> None:
+        service = self.service
         try:
-            self.service.authorize(name, self)
-            answer = self.service.handlers[name](self, request_id, arguments)
+            if service.authentication_needed:
+                service.authorize(name, self)
+            answer = service.handlers[name](self, request_id, arguments)
         except HeadwaterError as error:
             answer = self.connection.error(request_id, error)
         except Exception:
             answer = self._internal_error(request_id, name)
-        if answer is not None:
-            if self._waiting and name in _IN_TRANSACTION and self._put_behind(arguments[0], answer):
-                return
-            self.send(answer)
-            if self.ended and self._last_word is None:
-                self.closing = True
+        if answer is None:
+            return
+        self._received_size = 0
+        if self._waiting and name in _IN_TRANSACTION and self._put_behind(arguments[0], answer):
+            return
+        self.send(answer)
+        if self.ended and self._last_word is None:
+            self.closing = True
 
     def _internal_error(self, request_id: int, name: str) -> bytes:
         # Our mistake, at this one request: it is told apart from the peer's, the log has all
@@ -237,6 +244,7 @@ class Session:
         if first is None and ticket.sequence <= self.service.engine.durable_sequence:
             return self._encode(request_id, answer)
         self._waiting_count += 1
+        self._look()
         if first is not None and ticket.sequence <= first.sequence:
             first.answers.append((request_id, answer))
             return None
@@ -279,6 +287,7 @@ class Session:
         if self._waiting.get(waiting.transaction) is waiting:
             del self._waiting[waiting.transaction]
         self._waiting_count -= sum(1 for answer in waiting.answers if type(answer) is tuple)
+        self._look()
         return [] if self.closed else waiting.answers
 
     # Output.
@@ -291,9 +300,9 @@ class Session:
         self.output_size += len(frame)
         if self.output_size > self._settings.output_pause_size:
             self._bound_output()
-        if not self._notified:
-            self._notified = True
-            self._notify(self)
+        if not self.notified:
+            self.notified = True
+            self._notify()
 
     def send_shared(self, head: bytes, shared: bytes) -> None:
         """Put a frame into the output whose body is *head* and *shared*, which is not copied."""
@@ -302,6 +311,7 @@ class Session:
 
     def _bound_output(self) -> None:
         self.output_blocked = True
+        self._look()
         if self.output_size > self._settings.output_size_max and not self.closing:
             _log.warning(
                 "closed: the client does not read its answers",
@@ -318,7 +328,6 @@ class Session:
 
     def output(self) -> bytes | memoryview:
         """What to send next; empty if there is nothing. `sent` tells how much of it went out."""
-        self._notified = False
         chunks = self._output
         if len(chunks) == 1:
             return chunks[0]
@@ -348,6 +357,7 @@ class Session:
         self.output_size -= size
         if self.output_blocked and self.output_size <= self._settings.output_resume_size:
             self.output_blocked = False
+            self._look()
             self.service.subscriptions.resume(self)
 
     # The end.
@@ -358,6 +368,7 @@ class Session:
             return
         self.ended = True
         self._backlog.clear()
+        self._look()
         self._last_word = (request_id, error)
         self.service.depart(self)
         self._say_last_word()
@@ -373,6 +384,7 @@ class Session:
     def end_after_answer(self) -> None:
         """Close once the answer that is being made has been sent."""
         self.ended = True
+        self._look()
         self.service.depart(self)
 
     def abort(self) -> None:
@@ -380,13 +392,15 @@ class Session:
         self._output.clear()
         self.output_size = 0
         self.aborted = self.ended = self.closing = True
-        self._notify(self)
+        self._look()
+        self._notify()
 
     def close(self) -> None:
         """The connection is gone: what the session holds goes with it."""
         if self.closed:
             return
         self.closed = self.closing = self.ended = True
+        self._look()
         self._backlog.clear()
         self._output.clear()
         self.output_size = 0

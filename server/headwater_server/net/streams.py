@@ -25,7 +25,7 @@ class _StreamConnection:
         self._receive_size = service.settings.session.receive_size
         self._output = trio.lowlevel.ParkingLot()
         self._input = trio.lowlevel.ParkingLot()
-        self.session: Session = service.open_session(peer, lambda _: self._wake())
+        self.session: Session = service.open_session(peer, self._wake)
 
     def _wake(self) -> None:
         self._output.unpark()
@@ -54,6 +54,7 @@ class _StreamConnection:
         """Send what the session has to say; return when it is closing and all is sent."""
         session = self.session
         while True:
+            session.notified = False
             output = session.output()
             if output:
                 await self._stream.send_all(output)

@@ -1,0 +1,75 @@
+"""Users of a data directory whose server does not run: what `headwater user --data DIR` does.
+
+It opens the directory as a server would, so it is refused while a server has it, and each
+change is a durable commit before the call returns.
+"""
+
+import builtins
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import click
+from scramp import ScramMechanism
+
+from headwater_server.cli.failures import one_line
+from headwater_server.engine.accounts import Verifier
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.sequencer import Ticket
+from headwater_server.net.authentication import MECHANISM
+from headwater_server.net.server import open_directory
+from headwater_server.net.settings import ServerSettings
+
+ITERATIONS: Final = 15_000
+"""Rounds of the password's hash: about 5 ms of the client's time at each login, and as much of
+a thief's for each guess."""
+
+
+def add(data: str, name: str, password: str) -> None:
+    """Add a user."""
+    with _opened(data) as engine:
+        _settle(engine, engine.accounts.set(name, _verifier(password), create=True))
+
+
+def set(data: str, name: str, password: str) -> None:  # noqa: A001 - the name is agreed upon
+    """Change a user's password."""
+    with _opened(data) as engine:
+        _settle(engine, engine.accounts.set(name, _verifier(password), create=False))
+
+
+def remove(data: str, name: str) -> None:
+    """Remove a user."""
+    with _opened(data) as engine:
+        _settle(engine, engine.accounts.remove(name))
+
+
+def list(data: str) -> builtins.list[str]:  # noqa: A001 - as above
+    """The names of the users, in order."""
+    with _opened(data) as engine:
+        return engine.accounts.names()
+
+
+@contextmanager
+def _opened(data: str) -> Iterator[Engine]:
+    with one_line():
+        engine = open_directory(ServerSettings(data=data))
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def _settle(engine: Engine, ticket: Ticket) -> None:
+    group = engine.take_group()
+    if group is not None:
+        engine.make_durable(group)
+        engine.publish(group)
+    if ticket.error is not None:
+        raise click.ClickException(ticket.error.message)
+
+
+def _verifier(password: str) -> Verifier:
+    salt, stored_key, server_key, iterations = ScramMechanism(MECHANISM).make_auth_info(
+        password, iteration_count=ITERATIONS
+    )
+    return Verifier(salt, iterations, stored_key, server_key)

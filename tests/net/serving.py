@@ -1,0 +1,184 @@
+"""A server in memory for tests: simulated files, streams in memory, syncs that wait for a word.
+
+    async with serving() as server:
+        client = await server.connect()
+        await client.ask("ping")
+
+It runs what a real server runs, except for sockets, signals and threads.
+"""
+
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import trio
+from trio.testing import memory_stream_pair
+
+from headwater_protocol.connection import Answer, ClientConnection, Failure, Push, Responded
+from headwater_protocol.limits import PROTOCOL_VERSION
+from headwater_server.net.server import Server
+from headwater_server.net.settings import ServerSettings, SessionSettings
+from headwater_server.net.streams import serve_stream
+from headwater_server.net.worker_thread import RunBlocking
+from tests.engine.database import Database
+
+T = TypeVar("T")
+
+
+@dataclass
+class Disk:
+    """What the tests can do to the disk: hold up a sync, or let it fail."""
+
+    syncs: int = 0
+    error: Exception | None = None
+    _free: trio.Event = field(default_factory=trio.Event)
+
+    def __post_init__(self) -> None:
+        self._free.set()
+
+    def hold(self) -> None:
+        """Let no sync end until `release`."""
+        self._free = trio.Event()
+
+    def release(self) -> None:
+        """Let the syncs go on."""
+        self._free.set()
+
+    async def run_blocking(self, call: Callable[[], T], /) -> T:
+        """Run a call of the committer as the disk allows."""
+        self.syncs += 1
+        await self._free.wait()
+        await trio.lowlevel.checkpoint()
+        if self.error is not None:
+            raise self.error
+        return call()
+
+
+class Client:
+    """The client's end of a connection in memory."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.connection = ClientConnection()
+        self._arrived: deque[Responded] = deque()
+
+    async def send(self, operation: str, *arguments: Any) -> int:
+        """Send a request without waiting for its answer."""
+        request_id, frame = self.connection.request(operation, *arguments)
+        await self.stream.send_all(frame)
+        return request_id
+
+    async def receive(self) -> Responded:
+        """What comes next."""
+        while not self._arrived:
+            data = await self.stream.receive_some(65536)
+            if not data:
+                raise trio.EndOfChannel
+            self._arrived.extend(self.connection.receive(bytes(data)))
+        return self._arrived.popleft()
+
+    async def result(self, request_id: int) -> Any:
+        """The payload of the answer that comes next, or its error raised."""
+        item = await self.receive()
+        if isinstance(item, Failure):
+            assert item.request_id == request_id, item
+            raise item.error
+        assert isinstance(item, Answer), item
+        assert item.request_id == request_id, item
+        return item.payload
+
+    async def ask(self, operation: str, *arguments: Any) -> Any:
+        """A request and its answer."""
+        return await self.result(await self.send(operation, *arguments))
+
+    async def pushed(self) -> Any:
+        """The payload of the push that comes next."""
+        item = await self.receive()
+        assert isinstance(item, Push), item
+        return item.payload
+
+    async def hello(self) -> Any:
+        """Say hello."""
+        return await self.ask("hello", PROTOCOL_VERSION, "test")
+
+    async def close(self) -> None:
+        """Hang up without a word."""
+        await self.stream.aclose()
+
+
+class MemoryServer:
+    """A server whose clients come through `connect`."""
+
+    def __init__(self, settings: ServerSettings, *, local_only: bool = True) -> None:
+        self.database = Database(settings.engine)
+        self.disk = Disk()
+        self.server = Server(
+            self.database.engine,
+            settings,
+            clock=lambda: self.database.now,
+            worker=self._worker,
+            local_only=local_only,
+        )
+        self.nursery: trio.Nursery
+
+    @property
+    def engine(self) -> Any:
+        return self.database.engine
+
+    def _worker(self, name: str) -> RunBlocking:
+        return self.disk.run_blocking if name == "commit" else _inline
+
+    async def connect(self, *, hello: bool = True) -> Client:
+        """A new connection, which has said hello unless told otherwise."""
+        ours, theirs = memory_stream_pair()
+        client = Client(ours)
+        self.nursery.start_soon(_serve, theirs, self.server, self.database)
+        if hello:
+            await client.hello()
+        return client
+
+    def new_id(self) -> bytes:
+        """A transaction id that was not used before."""
+        return self.database.new_id()
+
+    async def put(self, client: Client, key: bytes, value: bytes) -> Any:
+        """Put a key in a transaction of its own."""
+        return await client.ask("execute", self.new_id(), [], [], [["put", key, value]])
+
+    async def append(
+        self, client: Client, stream: str, *data: bytes, kind: str = "Happened"
+    ) -> Any:
+        """Append events in a transaction of its own."""
+        events = [[None, kind, one, b""] for one in data]
+        return await client.ask("execute", self.new_id(), [], [], [["append", stream, -1, events]])
+
+
+async def _inline(call: Callable[[], T], /) -> T:
+    await trio.lowlevel.checkpoint()
+    return call()
+
+
+async def _serve(stream: trio.abc.Stream, server: Server, database: Database) -> None:
+    await serve_stream(stream, server.service, peer="memory")
+
+
+def settings(**session: Any) -> ServerSettings:
+    """Settings with some bounds of the session changed."""
+    return ServerSettings(data="data", session=replace(SessionSettings(), **session))
+
+
+@asynccontextmanager
+async def serving(
+    given: ServerSettings | None = None, *, local_only: bool = True
+) -> AsyncIterator[MemoryServer]:
+    """A running server in memory."""
+    random.seed(1)
+    server = MemoryServer(given or settings(), local_only=local_only)
+    async with trio.open_nursery() as nursery:
+        server.nursery = nursery
+        await nursery.start(server.server.run)
+        yield server
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,213 @@
+"""SCRAM over a session: who gets in, who does not, and that nobody learns which users exist."""
+
+import base64
+
+import pytest
+import trio
+from scramp import ScramClient, ScramException, ScramMechanism
+
+from headwater_protocol.connection import Failure
+from headwater_protocol.errors import AuthenticationFailed, HeadwaterError, InvalidArgument
+from headwater_protocol.limits import HELLO_BODY_SIZE_MAX, PROTOCOL_VERSION
+from tests.net.serving import Client, MemoryServer, serving, settings
+
+MECHANISM = "SCRAM-SHA-256"
+
+
+def verifier(password: str) -> tuple[bytes, int, bytes, bytes]:
+    salt, stored_key, server_key, iterations = ScramMechanism(MECHANISM).make_auth_info(
+        password, iteration_count=4096
+    )
+    return salt, iterations, stored_key, server_key
+
+
+async def add_user(client: Client, name: str, password: str, *, create: bool = True) -> None:
+    await client.ask("user_set", name, *verifier(password), create)
+
+
+async def login(client: Client, name: str, password: str) -> None:
+    scram = ScramClient([MECHANISM], name, password)
+    done, reply = await client.ask("authenticate", MECHANISM, scram.get_client_first().encode())
+    assert not done
+    scram.set_server_first(reply.decode())
+    done, reply = await client.ask("authenticate", MECHANISM, scram.get_client_final().encode())
+    assert done
+    scram.set_server_final(reply.decode())
+
+
+async def server_first(server: MemoryServer, name: str) -> dict[str, str]:
+    client = await server.connect()
+    scram = ScramClient([MECHANISM], name, "wrong")
+    _, reply = await client.ask("authenticate", MECHANISM, scram.get_client_first().encode())
+    await client.close()
+    return dict(part.split("=", 1) for part in reply.decode().split(","))
+
+
+async def test_with_the_password_one_gets_in_and_commits_carry_ones_name() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        client = await server.connect(hello=False)
+        _, _, _, mechanisms, _ = await client.hello()
+        assert mechanisms == [MECHANISM]
+        await login(client, "ann", "secret")
+        await server.put(client, b"k", b"v")
+        commits = await client.ask("read_commits")
+        assert [user for _, _, _, user, *_ in commits] == [None, "ann"]
+
+
+async def test_a_wrong_password_is_told_and_the_third_closes_the_connection() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        client = await server.connect()
+        for _ in range(3):
+            with pytest.raises(AuthenticationFailed):
+                await login(client, "ann", "wrong")
+        with pytest.raises(trio.EndOfChannel):
+            await client.receive()
+
+
+async def test_a_wrong_password_can_be_followed_by_the_right_one() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        client = await server.connect()
+        with pytest.raises(AuthenticationFailed):
+            await login(client, "ann", "wrong")
+        await login(client, "ann", "secret")
+        await client.ask("ping")
+
+
+async def test_without_authentication_nothing_is_served() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        client = await server.connect()
+        client.connection._enter(type(client.connection.state).READY)
+        with pytest.raises(AuthenticationFailed):
+            await client.ask("get", None, b"k")
+
+
+async def test_a_name_that_does_not_exist_is_answered_like_one_that_does() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        known = await server_first(server, "ann")
+        unknown = await server_first(server, "bob")
+        assert known["i"] == unknown["i"]
+        assert len(base64.b64decode(known["s"])) == len(base64.b64decode(unknown["s"]))
+        assert unknown["s"] == (await server_first(server, "bob"))["s"], "the same at each try"
+        assert unknown["s"] != (await server_first(server, "eve"))["s"]
+        client = await server.connect()
+        with pytest.raises(AuthenticationFailed) as of_unknown:
+            await login(client, "bob", "secret")
+        with pytest.raises(AuthenticationFailed) as of_known:
+            await login(client, "ann", "wrong")
+        assert str(of_unknown.value) == str(of_known.value)
+
+
+@pytest.mark.parametrize("message", [b"", b"nonsense", b"\xff\xfe", b"n,,n=ann", b"p=x,,n=a,r=b"])
+async def test_nonsense_is_a_failed_attempt(message: bytes) -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        client = await server.connect()
+        with pytest.raises(AuthenticationFailed):
+            await client.ask("authenticate", MECHANISM, message)
+        await login(client, "ann", "secret")
+
+
+async def test_a_stranger_cannot_make_us_hold_large_frames() -> None:
+    async with serving() as server:
+        client = await server.connect(hello=False)
+        await client.stream.send_all((HELLO_BODY_SIZE_MAX + 1).to_bytes(4, "big"))
+        item = await client.receive()
+        assert isinstance(item, Failure)
+        with pytest.raises(trio.EndOfChannel):
+            await client.receive()
+
+
+async def test_the_first_user_locks_out_connections_without_one() -> None:
+    async with serving() as server:
+        before, client = await server.connect(), await server.connect()
+        await add_user(client, "ann", "secret")
+        for one in (before, client):
+            with pytest.raises(AuthenticationFailed):
+                await one.ask("get", None, b"k")
+
+
+async def test_a_user_is_in_force_only_once_it_is_durable() -> None:
+    async with serving() as server:
+        client = await server.connect()
+        server.disk.hold()
+        request = await client.send("user_set", "ann", *verifier("secret"))
+        await client.ask("ping")
+        server.disk.release()
+        await client.result(request)
+        with pytest.raises(AuthenticationFailed):
+            await client.ask("ping")
+
+
+async def test_a_removed_user_is_cut_off() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        ann = await server.connect()
+        await login(ann, "ann", "secret")
+        await add_user(ann, "bob", "hidden")
+        bob = await server.connect()
+        await login(bob, "bob", "hidden")
+        await ann.ask("user_remove", "bob")
+        item = await bob.receive()
+        assert isinstance(item, Failure)
+        assert isinstance(item.error, AuthenticationFailed)
+        with pytest.raises(trio.EndOfChannel):
+            await bob.receive()
+        assert await ann.ask("user_list") == ["ann"]
+
+
+async def test_who_removes_oneself_gets_the_answer_first() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        ann = await server.connect()
+        await login(ann, "ann", "secret")
+        await ann.ask("user_remove", "ann")
+        item = await ann.receive()
+        assert isinstance(item, Failure)
+        again = await server.connect(hello=False)
+        assert (await again.hello())[3] == [], "without users, nobody is asked"
+
+
+async def test_the_last_user_of_a_server_that_others_can_reach_stays() -> None:
+    async with serving(local_only=False) as server:
+        server.server.service.authentication_needed = False
+        await add_user(await server.connect(), "ann", "secret")
+        ann = await server.connect()
+        await login(ann, "ann", "secret")
+        with pytest.raises(InvalidArgument):
+            await ann.ask("user_remove", "ann")
+
+
+async def test_a_password_can_be_changed() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        ann = await server.connect()
+        await login(ann, "ann", "secret")
+        with pytest.raises(HeadwaterError):
+            await add_user(ann, "ann", "other")
+        await add_user(ann, "ann", "other", create=False)
+        again = await server.connect()
+        with pytest.raises((AuthenticationFailed, ScramException)):
+            await login(again, "ann", "secret")
+        await login(again, "ann", "other")
+
+
+async def test_hello_of_a_later_version_gets_the_one_that_we_speak() -> None:
+    async with serving() as server:
+        client = await server.connect(hello=False)
+        answer = await client.ask("hello", PROTOCOL_VERSION + 41)
+        assert answer[0] == PROTOCOL_VERSION
+
+
+async def test_three_attempts_are_a_setting() -> None:
+    async with serving(settings(authentications_failed_max=1)) as server:
+        await add_user(await server.connect(), "ann", "secret")
+        client = await server.connect()
+        with pytest.raises(AuthenticationFailed):
+            await login(client, "ann", "wrong")
+        with pytest.raises(trio.EndOfChannel):
+            await client.receive()

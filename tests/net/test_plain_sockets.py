@@ -1,0 +1,211 @@
+"""The driver of plain sockets, over real sockets on loopback."""
+
+import errno
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from headwater_protocol.connection import Failure
+from headwater_protocol.errors import TooMany
+from headwater_server.net.listening import CannotListen, Listeners
+from headwater_server.net.settings import Address, ServerSettings
+from tests.net.serving import Client, MemoryServer, serving, settings
+
+LOOPBACK = (Address("127.0.0.1", 0),)
+
+
+@asynccontextmanager
+async def listening(
+    given: ServerSettings | None = None, **session: Any
+) -> AsyncIterator[tuple[MemoryServer, Listeners]]:
+    given = replace(given or settings(**session), listen=LOOPBACK)
+    async with serving(given) as server:
+        listeners = Listeners(given)
+        listeners.listen(16)
+        for listener in (*listeners.tcp, *listeners.unix):
+            server.server.plain_sockets.listen(listener, "test")
+        yield server, listeners
+    for client in dialed:
+        await client.close()
+    dialed.clear()
+
+
+dialed: list[Client] = []
+
+
+async def dial(listeners: Listeners, *, hello: bool = True) -> Client:
+    client = Client(await trio.open_tcp_stream(*listeners.tcp[0].getsockname()))
+    dialed.append(client)
+    if hello:
+        await client.hello()
+    return client
+
+
+async def test_many_connections_each_get_their_own_answers() -> None:
+    async with listening() as (server, listeners):
+        clients = [await dial(listeners) for _ in range(20)]
+        for n, client in enumerate(clients):
+            await server.put(client, b"%d" % n, b"value %d" % n)
+        requests = [await client.send("get", None, b"%d" % n) for n, client in enumerate(clients)]
+        for n, (client, request) in enumerate(zip(clients, requests, strict=True)):
+            assert await client.result(request) == b"value %d" % n
+
+
+async def test_a_pipeline_longer_than_a_turn_is_answered_whole_and_in_order() -> None:
+    async with listening(requests_per_turn_max=10) as (_server, listeners):
+        client, other = await dial(listeners), await dial(listeners)
+        requests = [client.connection.request("ping") for _ in range(1000)]
+        await client.stream.send_all(b"".join(frame for _, frame in requests))
+        await other.ask("ping")
+        for request_id, _ in requests:
+            await client.result(request_id)
+
+
+async def test_a_large_value_goes_in_and_out_in_many_pieces() -> None:
+    async with listening() as (server, listeners):
+        client = await dial(listeners)
+        value = bytes(range(256)) * 30_000
+        await server.put(client, b"k", value)
+        assert await client.ask("get", None, b"k") == value
+
+
+async def test_a_client_that_reads_nothing_is_not_read_from_and_harms_nobody() -> None:
+    async with listening(output_pause_size=100_000, output_resume_size=10_000) as (
+        server,
+        listeners,
+    ):
+        greedy, other = await dial(listeners), await dial(listeners)
+        await server.put(other, b"k", b"v" * 100_000)
+        requests = [greedy.connection.request("get", None, b"k") for _ in range(300)]
+        await greedy.stream.send_all(b"".join(frame for _, frame in requests))
+        for _ in range(20):
+            await other.ask("ping")
+        held = max(session.output_size for session in server.server.service.sessions)
+        assert 0 < held < 300_000
+        for request_id, _ in requests:
+            assert len(await greedy.result(request_id)) == 100_000
+
+
+async def test_one_connection_too_many_is_told_so() -> None:
+    given = replace(settings(), connections_max=2)
+    async with listening(given) as (_server, listeners):
+        first, _second = await dial(listeners), await dial(listeners)
+        third = await dial(listeners, hello=False)
+        item = await third.receive()
+        assert isinstance(item, Failure)
+        assert isinstance(item.error, TooMany)
+        await first.ask("ping")
+
+
+async def test_a_connection_that_is_reset_gives_back_what_it_held() -> None:
+    async with listening() as (server, listeners):
+        client, other = await dial(listeners), await dial(listeners)
+        await client.ask("begin", server.new_id())
+        # With this, close sends a reset instead of a goodbye.
+        linger = (1).to_bytes(4, "little") + bytes(4)
+        client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)  # type: ignore[attr-defined]
+        await client.close()
+        while (await other.ask("stats"))["connections"] > 1:
+            pass
+        assert (await other.ask("stats"))["open_transactions"] == 0
+
+
+async def test_running_out_of_descriptors_does_not_spin_and_passes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Exhausted:
+        """A listener whose accept fails for want of a descriptor."""
+
+        def __init__(self, listener: socket.socket) -> None:
+            self.listener = listener
+            self.calls = 0
+            self.exhausted = True
+
+        def accept(self) -> Any:
+            self.calls += 1
+            if self.exhausted:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self.listener.accept()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.listener, name)
+
+    async with serving() as server:
+        listener = socket.create_server(("127.0.0.1", 0))
+        poor = Exhausted(listener)
+        server.server.plain_sockets.listen(poor, "test")  # type: ignore[arg-type]
+        with socket.create_connection(listener.getsockname()) as waiting:
+            await trio.sleep(3.5)
+            assert 1 <= poor.calls <= 5, "it tries again about once a second"
+            poor.exhausted = False
+            await trio.sleep(3)
+            waiting.setblocking(False)
+            assert len(server.server.service.sessions) == 1
+
+
+async def test_a_unix_socket_is_listened_on_and_its_name_goes_with_the_server(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "headwater.sock"
+    given = replace(settings(), listen=(), unix=str(path))
+    async with serving(given) as server:
+        listeners = Listeners(given)
+        assert listeners.local_only
+        listeners.listen(16)
+        server.server.plain_sockets.listen(listeners.unix[0], "unix")
+        client = Client(await trio.open_unix_socket(path))
+        await client.hello()
+        await client.ask("ping")
+        with pytest.raises(CannotListen, match="another server"):
+            Listeners(given)
+        await client.close()
+        listeners.close()
+        assert not path.exists()
+
+
+def test_a_unix_socket_that_was_left_behind_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "headwater.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    listeners = Listeners(replace(settings(), listen=(), unix=str(path)))
+    listeners.listen(1)
+    listeners.close()
+
+
+def test_a_file_that_is_no_socket_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(CannotListen):
+        Listeners(replace(settings(), listen=(), unix=str(path)))
+    assert path.read_text() == "data"
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address(*taken.getsockname())
+        with pytest.raises(CannotListen, match=f"{address}.*in use"):
+            Listeners(replace(settings(), listen=(address,)))
+
+
+def test_without_users_only_this_machine_may_connect() -> None:
+    exposed = Listeners(replace(settings(), listen=(Address("0.0.0.0", 0), *LOOPBACK)))
+    try:
+        assert not exposed.local_only
+        with pytest.raises(CannotListen, match=r"0\.0\.0\.0.*headwater user add NAME --data D"):
+            exposed.check_allowed(has_users=False, data="D")
+        exposed.check_allowed(has_users=True, data="D")
+    finally:
+        exposed.close()
+
+
+def test_a_host_that_is_none_is_named() -> None:
+    with pytest.raises(CannotListen, match="no such host"):
+        Listeners(replace(settings(), listen=(Address("no.such.host.invalid", 1),)))
