@@ -1,8 +1,21 @@
 """`headwater check`: read every byte of a data directory and say what is wrong, and where."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
+
 import click
 
 from headwater_server.cli.failures import one_line
+from headwater_server.engine.check import check as check_directory
+from headwater_server.engine.findings import Progress, Report
+from headwater_server.storage.real_files import RealFileSystem
+from headwater_server.storage.rocks_store import RocksStore
+
+DAMAGED: Final = 1
+"""Exit status if something is wrong."""
 
 
 @click.command()
@@ -10,5 +23,51 @@ from headwater_server.cli.failures import one_line
 def check(directory: str) -> None:
     """Read every byte of the data directory DIR, and change nothing.
 
-    No server may be running on it. Exit status 0: it is whole. 1: something is wrong.
+    No server may be running on it. Exit status 0: it is whole. 1: something is wrong, or it
+    could not be read.
     """
+    with one_line(), progress("checking") as on_progress:
+        report = check_directory(
+            RealFileSystem(),
+            directory,
+            open_store=partial(RocksStore.open, read_only=True),
+            on_progress=on_progress,
+        )
+    show(report)
+    if not report.is_clean:
+        click.echo(f"To make it usable again, and what that gives up: headwater repair {directory}")
+        sys.exit(DAMAGED)
+
+
+def show(report: Report) -> None:
+    """Print what a check found."""
+    for finding in report.findings:
+        click.echo(f"{finding}")
+        click.echo(f"    repair: {finding.remedy}")
+    if report.more:
+        click.echo(f"and {report.more} more")
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    count = len(report.findings) + report.more
+    click.echo(
+        f"{report.commits} commits, {report.events} events, {report.keys} keys: "
+        + ("all is well" if report.is_clean else f"{count} damaged")
+    )
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Progress]:
+    """A bar on standard error while something long is done, if somebody watches."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    with click.progressbar(length=1000, label=what, file=sys.stderr) as bar:
+        shown = 0
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal shown
+            now = done * 1000 // max(total, 1)
+            bar.update(now - shown)
+            shown = now
+
+        yield on_progress

@@ -16,6 +16,7 @@ from headwater_server.cli.failures import one_line
 from headwater_server.engine.accounts import Verifier
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.sequencer import Ticket
+from headwater_server.net import logs
 from headwater_server.net.authentication import MECHANISM
 from headwater_server.net.server import open_directory
 from headwater_server.net.settings import ServerSettings
@@ -51,6 +52,8 @@ def list(data: str) -> builtins.list[str]:  # noqa: A001 - as above
 
 @contextmanager
 def _opened(data: str) -> Iterator[Engine]:
+    # The replay of a log is no news here; what is wrong with it is.
+    logs.configure("console", "warning")
     with one_line():
         engine = open_directory(ServerSettings(data=data))
         try:
@@ -64,6 +67,7 @@ def _settle(engine: Engine, ticket: Ticket) -> None:
     if group is not None:
         engine.make_durable(group)
         engine.publish(group)
+        engine.seal_log()
     if ticket.error is not None:
         raise click.ClickException(ticket.error.message)
 

@@ -190,9 +190,9 @@ class GroupCommit:
             await self._published.park()
 
     async def drain(self) -> None:
-        """Return once nothing waits for a sync."""
+        """Return once nothing waits for a sync, nor for the seal."""
         self.wake()
-        while self._busy or self._gathering or self._syncing:
+        while self._busy or self._gathering or self._syncing or self._seal_wanted:
             await self._published.park()
 
     async def _pause(self) -> None:
@@ -202,6 +202,7 @@ class GroupCommit:
         if not self._seal_wanted:
             await self._sleeping.park()
             return
+        self._busy = True
         self._seal_wanted = False
         self._sealed_groups = self.groups
         try:

@@ -146,6 +146,9 @@ class Server:
             await self._send_last_words()
             nursery.cancel_scope.cancel()
         await self._checkpointer.checkpoint(wait_for_room=False)
+        # After it, damage to the newest group cannot be taken for the torn write of a crash.
+        self._group_commit.seal()
+        await self._group_commit.drain()
         self._stopped.set()
 
     async def _send_last_words(self) -> None:
