@@ -22,7 +22,7 @@ from typing import Final
 from headwater_protocol.limits import MIB
 from headwater_server.storage.errors import DiskFull, LogFailed, LogGoesOn, NotClaimed
 from headwater_server.storage.file_system import FileSystem, make_durable_directory
-from headwater_server.storage.log_segment import SEGMENT_HEADER_SIZE, damaged
+from headwater_server.storage.log_segment import SEGMENT_HEADER_SIZE, damaged, end_of_data
 from headwater_server.storage.segmented_log import LogLayout, Place, SegmentedLog
 from headwater_server.storage.write_ahead_log import (
     BODY_SIZE_MAX,
@@ -302,6 +302,26 @@ def check_files(
         log.close()
 
 
+def read_files(
+    file_system: FileSystem, directory: str, *, database_id: bytes
+) -> Iterator[WalEntry]:
+    """The entries of a log up to its first damage, and change nothing."""
+    layout = _layout(database_id, SEGMENT_SIZE_DEFAULT)
+    log = SegmentedLog.open(file_system, directory, layout, writable=False)
+    try:
+        if not log.segments:
+            return
+        last = check_log(log, vouched=WalIndex(0)).last.index
+        for segment in log.segments:
+            for packed in log.scan(segment):
+                entry = unpack(packed)
+                if entry is None or entry.index > last:
+                    return
+                yield entry
+    finally:
+        log.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Repair:
     """What a repair did.
@@ -348,5 +368,40 @@ def repair_files(
             place = Place(report.segment, report.end)
             copies += log.cut(place, last.index + 1)
         return Repair(last.index, tuple(copies))
+    finally:
+        log.close()
+
+
+def cut_files(
+    file_system: FileSystem,
+    directory: str,
+    *,
+    database_id: bytes,
+    before: WalIndex,
+    segment_size: int = SEGMENT_SIZE_DEFAULT,
+) -> Repair:
+    """Cut a log that is sound before one of its entries, as `repair_files` does at damage."""
+    layout = _layout(database_id, segment_size)
+    log = SegmentedLog.open(file_system, directory, layout)
+    try:
+        copies: list[str] = []
+        last = check_log(log, vouched=WalIndex(0)).last
+        while log.segments and log.segments[-1].first_index >= before:
+            copies.append(log.set_last_aside())
+        if not log.segments:
+            log.start(last.index + 1, attachment(last.epoch, last.hash))
+            return Repair(last.index, tuple(copies))
+        segment = log.segments[-1]
+        scanner = log.scan(segment)
+        for _ in scanner:
+            if scanner.index == before:
+                break
+        # The scanner stands at the entry that it gave last.
+        place = Place(segment.first_index, scanner.offset)
+        behind = end_of_data(segment.file, place.offset)
+        if behind > place.offset:
+            copies.append(log.keep_copy(segment, place.offset, behind))
+        log.cut(place, before)
+        return Repair(WalIndex(before - 1), tuple(copies))
     finally:
         log.close()
