@@ -45,6 +45,11 @@ def _check_value(state: State, key: bytes, value: bytes | None) -> dict[str, Any
 def _check_unchanged(
     state: State, start: bytes, end: bytes | None, commit: int
 ) -> dict[str, Any] | None:
+    if commit > state.last_commit:
+        raise InvalidArgument(
+            f"unchanged since commit {commit}: commit {commit} was not made yet; "
+            f"the newest is {state.last_commit}"
+        )
     if commit < state.files.horizon and commit < state.files.applied_commit:
         raise InvalidArgument(
             f"unchanged since commit {commit}: changes are known from commit "

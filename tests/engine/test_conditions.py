@@ -1,0 +1,128 @@
+"""Conditions of an execute."""
+
+from typing import Any
+
+import pytest
+
+from headwater_protocol.errors import ConditionFailed, InvalidArgument
+from headwater_protocol.numbers import ANY, NO_STREAM, STREAM_EXISTS
+from tests.engine.database import SETTINGS, Database
+
+
+def append(stream: str, name: str = "T") -> list[Any]:
+    return ["append", stream, ANY, [[None, name, b"", b""]]]
+
+
+def holds(database: Database, condition: list[Any]) -> bool:
+    before = database.engine.published
+    try:
+        database.execute(["put", b"result", b""], conditions=[condition])
+    except ConditionFailed as error:
+        assert not error.retryable
+        assert database.engine.published == before
+        return False
+    assert database.engine.published == before + 1
+    return True
+
+
+def test_a_value_must_be_equal_and_absence_is_a_value() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"], ["put", b"empty", b""])
+    assert holds(database, ["value", b"k", b"v"])
+    assert not holds(database, ["value", b"k", b"w"])
+    assert not holds(database, ["value", b"k", None])
+    assert not holds(database, ["value", b"empty", None])
+    assert holds(database, ["value", b"absent", None])
+    assert not holds(database, ["value", b"absent", b""])
+
+
+def test_a_stream_is_at_a_version_or_exists_or_does_not() -> None:
+    database = Database()
+    database.execute(append("a"), append("a"))
+    assert holds(database, ["stream", "a", 2])
+    assert not holds(database, ["stream", "a", 1])
+    assert holds(database, ["stream", "a", STREAM_EXISTS])
+    assert not holds(database, ["stream", "a", NO_STREAM])
+    assert holds(database, ["stream", "b", NO_STREAM])
+
+
+def test_a_range_is_unchanged_since_a_commit_or_tells_who_changed_it() -> None:
+    database = Database()
+    database.execute(["put", b"b", b"1"])
+    winner = database.new_id()
+    database.execute(["delete", b"b"], transaction=winner)
+    database.execute(["put", b"c", b"1"])
+    assert holds(database, ["unchanged", b"a", b"c", 2])
+    assert not holds(database, ["unchanged", b"a", b"c", 1])
+    assert not holds(database, ["unchanged", b"a", None, 2])
+    with pytest.raises(ConditionFailed) as failure:
+        database.execute(conditions=[["unchanged", b"a", b"c", 1]])
+    (conflict,) = failure.value.conflicts
+    assert (conflict["start"], conflict["end"], conflict["key"]) == (b"a", b"c", b"b")
+    assert (conflict["commit"], conflict["transaction"]) == (2, winner)
+
+
+def test_unchanged_since_a_commit_that_was_not_made_yet_is_refused() -> None:
+    # It held, whatever happened: a client that mixed up its numbers would never have known.
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    with pytest.raises(InvalidArgument, match="commit 2 was not made yet; the newest is 1"):
+        database.execute(conditions=[["unchanged", b"", None, 2]])
+
+
+def test_unchanged_since_a_commit_below_the_history_window_is_refused() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    database.execute(["put", b"k", b"w"])
+    database.now += SETTINGS.history_window_us + 1
+    database.checkpoint()
+    assert holds(database, ["unchanged", b"", None, 2])
+    with pytest.raises(InvalidArgument, match="known from commit 2 on"):
+        database.execute(conditions=[["unchanged", b"", None, 1]])
+
+
+def test_all_conditions_that_fail_are_told_with_the_expectations_of_the_writes() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"], append("a"))
+    with pytest.raises(ConditionFailed, match="4 of the conditions do not hold: key b'k'") as f:
+        database.execute(
+            ["append", "a", NO_STREAM, [[None, "T", b"", b""]]],
+            conditions=[
+                ["value", b"k", None],
+                ["value", b"absent", None],
+                ["stream", "a", 5],
+                ["unchanged", b"", None, 0],
+            ],
+        )
+    assert [conflict["kind"] for conflict in f.value.conflicts] == [
+        "condition",
+        "expected version",
+        "condition",
+        "expected version",
+    ]
+
+
+def test_a_condition_that_fails_is_the_news_even_if_the_writes_are_wrong_too() -> None:
+    # "Only if it is absent, else add" met a text: the add's error hid that of the condition.
+    database = Database()
+    database.execute(["put", b"k", b"text"])
+    with pytest.raises(ConditionFailed):
+        database.execute(["add", b"k", 1], conditions=[["value", b"k", None]])
+
+
+def test_conditions_see_what_is_numbered_and_not_durable() -> None:
+    database = Database()
+    database.engine.execute(
+        database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"k", b"v"]]
+    )
+    ticket, results = database.engine.execute(
+        database.new_id(),
+        user=0,
+        conditions=[["value", b"k", None]],
+        reads=lambda reader: [reader.get(b"k")],
+        writes=[],
+    )
+    assert isinstance(ticket.error, ConditionFailed)
+    assert results == []
+    # A crash could undo what it was decided on, so it goes out after that is durable.
+    assert ticket.sequence == 1 > database.engine.durable_sequence
