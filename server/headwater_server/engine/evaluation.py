@@ -35,7 +35,7 @@ class Evaluated:
         placed: the stream and the type of each event.
         event_ids: flat, place, id, …, of the ids that users gave.
         versions: the version of each stream that the transaction appended to.
-        repeated: commits of appends that were there already, in order.
+        repeated: the first and the last event of each append that was there already.
     """
 
     writes: list[bytes | None] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Evaluated:
     placed: list[tuple[str, str]] = field(default_factory=list)
     event_ids: list[Any] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
-    repeated: list[int] = field(default_factory=list)
+    repeated: list[tuple[StoredEvent, StoredEvent]] = field(default_factory=list)
 
 
 def evaluate_buffer(
@@ -85,11 +85,12 @@ def expectation_failure(stream: str, expect: int, version: int) -> dict[str, Any
 
 
 def describe_winner(state: State, stream: str, failure: dict[str, Any]) -> None:
-    """Add to a failure which transaction made the stream's newest event."""
+    """Add to a failure which transaction made the stream's newest event, if it is remembered."""
     winner = stream_changed(state, stream, 0)
     if winner:
         failure["commit"] = winner
-        failure["transaction"] = state.commit_record(winner).transaction
+        if winner >= state.files.oldest_commit:
+            failure["transaction"] = state.commit_record(winner).transaction
 
 
 def _evaluate_entry(state: State, key: bytes, entry: Entry, newest: int) -> bytes | None:
@@ -169,14 +170,16 @@ class _Appender:
         if any(event[0] is not None for event in append.events):
             repeated = self._find_repeated(append, head)
             if repeated is not None:
-                # Done before, so it is done, whatever it expects.
-                self._into.repeated.append(repeated.commit)
-                self._into.versions.setdefault(stream, repeated.version)
+                # Done before, so it is done, whatever it expects. It is no part of the answer,
+                # which must be the same when it is made again from the log.
+                self._into.repeated.append(repeated)
                 self._place += len(append.events)
                 return None
         failure = expectation_failure(stream, append.expect, version)
         if failure is not None:
             describe_winner(self._state, stream, failure)
+            # The next append to the stream expects that this one was done.
+            self._versions[stream] = version + len(append.events)
             return failure
         self._place_events(append, version)
         return None
@@ -211,8 +214,8 @@ class _Appender:
             into.placed.append((stream, event_type))
         into.versions[stream] = self._versions[stream] = version
 
-    def _find_repeated(self, append: Append, head: Head) -> StoredEvent | None:
-        """The last of exactly these events if they were appended before, else None.
+    def _find_repeated(self, append: Append, head: Head) -> tuple[StoredEvent, StoredEvent] | None:
+        """The first and the last of exactly these events if they are there already, else None.
 
         Raises:
             DuplicateEvent: some are there and some are not, or not in a row, or with other
@@ -242,7 +245,7 @@ class _Appender:
                     f"stream {stream!r}: event id {old.id.hex()} is already there, at version "
                     f"{old.version}, with other content"
                 )
-        return stored[-1]
+        return stored[0], stored[-1]
 
     @staticmethod
     def _check_whole(append: Append, versions: Sequence[int | None]) -> None:

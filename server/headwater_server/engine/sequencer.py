@@ -26,7 +26,7 @@ from headwater_protocol.errors import (
     WrongVersion,
 )
 from headwater_server.engine.evaluation import Evaluated, evaluate_buffer
-from headwater_server.engine.events import decode_event
+from headwater_server.engine.events import StoredEvent, decode_event
 from headwater_server.engine.installing import install
 from headwater_server.engine.memtable import ABORTED
 from headwater_server.engine.records import Record, encode_abort, encode_commit
@@ -94,11 +94,7 @@ class Sequencer:
     # Commit.
 
     def commit(self, transaction: Transaction) -> Ticket:
-        """Validate and number an open transaction; a conflict is the ticket's error.
-
-        Raises:
-            NotANumber, DuplicateEvent, InvalidArgument, TooLarge: as evaluation finds them.
-        """
+        """Validate and number an open transaction; what stands against it is the ticket's error."""
         buffer = transaction.buffer
         if not buffer:
             return self._read_only_ticket(transaction.id, transaction.view)
@@ -108,7 +104,10 @@ class Sequencer:
         if conflicts:
             conflicts += self._failed_expectations(buffer, transaction.id)
             return self._failed(transaction.id, conflict_error(conflicts))
-        evaluated, failures = self._evaluate(buffer, transaction.id)
+        try:
+            evaluated, failures = self._evaluate(buffer, transaction.id)
+        except HeadwaterError as error:
+            return self._failed(transaction.id, error)
         if failures:
             # If an expectation held when the transaction began, it lost a race, and can win
             # the next; one that was wrong from the start would be wrong again.
@@ -124,14 +123,17 @@ class Sequencer:
         failed_conditions: list[dict[str, Any]],
     ) -> Ticket:
         """Number a transaction that read nothing before, unless a condition of it fails."""
-        evaluated, failures = self._evaluate(buffer, transaction)
         if failed_conditions:
-            failures = failed_conditions + failures
+            failures = failed_conditions + self._failed_expectations(buffer, transaction)
             error = ConditionFailed(
                 f"{len(failures)} of the conditions do not hold: {_describe(failures[0])}",
                 details={"conflicts": failures},
             )
             return self._failed(transaction, error)
+        try:
+            evaluated, failures = self._evaluate(buffer, transaction)
+        except HeadwaterError as wrong:
+            return self._failed(transaction, wrong)
         if failures:
             return self._failed(transaction, _expectation_error(failures, retryable=False))
         if not buffer:
@@ -170,14 +172,13 @@ class Sequencer:
         try:
             return self._evaluate(buffer, transaction)[1]
         except HeadwaterError:
-            # It may be wrong only because of what the winner wrote; the conflict is the news.
+            # It may be wrong only because of what others wrote; the conflict is the news.
             return []
 
     def _number(self, transaction: bytes, user: int, evaluated: Evaluated) -> Ticket:
         if not evaluated.writes and not evaluated.events:
             if evaluated.repeated:
-                payload = self._first_answer(evaluated.repeated[-1])
-                return Ticket(self.sequence, transaction, payload)
+                return Ticket(self.sequence, transaction, self._answer_of(*evaluated.repeated[-1]))
             # A range delete that met no key.
             return self._read_only_ticket(transaction, self._state.last_commit)
         state = self._state
@@ -227,14 +228,21 @@ class Sequencer:
         # Its own earlier appends to the stream moved both in the same way.
         return bool(then + (now - head.version) == failure["expected"])
 
+    def _answer_of(self, first: StoredEvent, last: StoredEvent) -> list[Any]:
+        """The answer to the commit that appended these events."""
+        if last.commit >= self._state.files.oldest_commit:
+            return self._first_answer(last.commit)
+        # Ids of events are remembered for good, and commits are not.
+        return [last.commit, last.time, first.position, last.position, {last.stream: last.version}]
+
     def _first_answer(self, commit: int) -> list[Any]:
         record = self._state.commit_record(commit)
         if not record.event_count:
             return [commit, record.time, None, None, {}]
         last = record.first_position + record.event_count - 1
         versions: dict[str, int] = {}
-        for position in range(record.first_position, last + 1):
-            event = decode_event(self._state.events([position])[0])
+        for stored in self._state.events(range(record.first_position, last + 1)):
+            event = decode_event(stored)
             versions[event.stream] = event.version
         return [commit, record.time, record.first_position, last, versions]
 
@@ -260,6 +268,7 @@ class Sequencer:
 
     def replayed(self, log_index: int) -> None:
         """Count a record that recovery read from the log, and that is installed now."""
+        self._last_time = max(self._last_time, self._newest_time())
         self.sequence += 1
         self.durable_sequence = self.sequence
         self.published = self._state.last_commit
