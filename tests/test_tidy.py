@@ -192,17 +192,23 @@ def test_links_of_the_pages_lead_somewhere() -> None:
 
 
 def test_tests_mirror_the_source_tree() -> None:
-    """tests/net/test_session.py is of a net/session.py; a scenario is named as one, in full."""
+    """tests/net/test_session.py is of net/session.py; any other file says what it is about."""
     packages = {
-        "protocol": ROOT / "protocol/headwater_protocol",
-        "client": ROOT / "client/headwater",
-        "storage": ROOT / "server/headwater_server/storage",
-        "engine": ROOT / "server/headwater_server/engine",
-        "net": ROOT / "server/headwater_server/net",
+        "protocol": ["protocol/headwater_protocol"],
+        "client": ["client/headwater"],
+        "storage": ["server/headwater_server/storage"],
+        "engine": ["server/headwater_server/engine"],
+        "net": ["server/headwater_server/net"],
+        "cli": ["client/headwater/cli", "server/headwater_server/cli"],
     }
-    for name, package in packages.items():
-        assert list((ROOT / "tests" / name).glob("test_*.py")), f"tests/{name} has no tests"
-        assert list(package.glob("*.py")), f"{package} has no modules"
+    for area, folders in packages.items():
+        modules = {path.stem for folder in folders for path in (ROOT / folder).glob("*.py")}
+        files = sorted((ROOT / "tests" / area).glob("test_*.py"))
+        assert files, f"tests/{area} has no tests"
+        for file in files:
+            named = file.stem.removeprefix("test_") in modules
+            told = ast.get_docstring(ast.parse(file.read_text()))
+            assert named or told, f"{file.relative_to(ROOT)} is of no module, and has no docstring"
 
 
 def test_every_command_that_is_declared_can_be_loaded() -> None:
