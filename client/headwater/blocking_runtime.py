@@ -34,8 +34,14 @@ class BlockingLink(Link):
         self._lock = threading.RLock()
 
     async def ask(self, name: str, *arguments: Any) -> Any:
+        # As Link.ask, without the coroutine that would park.
         with self._lock:
-            return await super().ask(name, *arguments)
+            reply = self._post_one(name, arguments)
+            if not reply.done:
+                self._read_until(reply)
+        if reply.error is not None:
+            raise reply.error
+        return reply.payload
 
     async def exchange(self, requests: Sequence[Sequence[Any]]) -> list[Any]:
         with self._lock:
@@ -50,6 +56,9 @@ class BlockingLink(Link):
             return await super().subscribe(feed, *arguments)
 
     async def _park(self, reply: Reply) -> None:
+        self._read_until(reply)
+
+    def _read_until(self, reply: Reply) -> None:
         while not reply.done:
             try:
                 data = self._socket.recv(RECEIVE_SIZE_MAX)

@@ -1,6 +1,6 @@
 """The database, as applications on trio and asyncio use it."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
@@ -90,11 +90,13 @@ class Database(Reads):
             raise InvalidArgument("a database is used inside of `async with connect(…) as db`")
         return self._way
 
-    async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:
+    def _fetch(
+        self, name: str, *arguments: Any, at_commit: int | None = None
+    ) -> Coroutine[Any, Any, Any]:
         way = self._way or self._channel
         if at_commit is None:
-            return await way.read(name, None, *arguments)
-        return await way.read(name, None, *arguments, at_commit)
+            return way.read(name, None, *arguments)
+        return way.read(name, None, *arguments, at_commit)
 
     # Transactions.
 

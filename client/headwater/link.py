@@ -81,6 +81,14 @@ class Link(ABC):
             HeadwaterError: the server's, by its code; of a wrong argument before it is sent.
             ConnectionLost: the link ended, or was ended, before the answer.
         """
+        reply = self._post_one(name, arguments)
+        if not reply.done:
+            await self._park(reply)
+        if reply.error is not None:
+            raise reply.error
+        return reply.payload
+
+    def _post_one(self, name: str, arguments: Sequence[Any]) -> Reply:
         if self.closed:
             raise self.lost()
         request_id, frame = self._connection.request(name, *arguments)
@@ -88,11 +96,7 @@ class Link(ABC):
         alone = not pending
         reply = pending[request_id] = Reply(self._clock())
         self._send(frame, alone)
-        if not reply.done:
-            await self._park(reply)
-        if reply.error is not None:
-            raise reply.error
-        return reply.payload
+        return reply
 
     async def exchange(self, requests: Sequence[Sequence[Any]]) -> list[Any]:
         """Send several requests together; their payloads, in order.

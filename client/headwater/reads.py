@@ -1,7 +1,7 @@
 """Reads, the same wherever they are asked: in a transaction, outside of one, in the past."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from headwater.codec import Codec, decode_with
@@ -23,7 +23,9 @@ class Reads(ABC):
     _codec: Codec
 
     @abstractmethod
-    async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:
+    def _fetch(
+        self, name: str, *arguments: Any, at_commit: int | None = None
+    ) -> Coroutine[Any, Any, Any]:
         """Ask; the payload of the answer."""
 
     async def get(self, key: Key, default: Any = None) -> Any:

@@ -119,18 +119,22 @@ def not_connected(address: Address, error: BaseException, timeout: float) -> Con
     """The error for one that was met while connecting."""
     if isinstance(error, TimeoutError):
         return ConnectionLost(f"cannot connect to {address} within {timeout:g} s")
+    if isinstance(error.__cause__, ssl.SSLError):
+        error = error.__cause__
     if isinstance(error, ssl.SSLCertVerificationError):
         # Trying again will not make the certificate good.
         return ConnectionLost(
             f"{address}: the certificate is not trusted: {error.verify_message}", retryable=False
         )
     if isinstance(error, ssl.SSLError):
+        reason = f"{error.reason or error}".lower().replace("_", " ")
         return ConnectionLost(
-            f"{address}: no TLS connection: {error.reason or error}", retryable=False
+            f"{address}: no TLS ({reason}); does the server speak it?", retryable=False
         )
-    if isinstance(error, OSError):
-        return ConnectionLost(f"cannot connect to {address}: {_reason(error)}")
-    return ConnectionLost(f"cannot connect to {address}: {error}")
+    reason = _reason(error)
+    if address.tls is not None and not reason:
+        reason = "it ended the connection during the TLS handshake; does it speak TLS?"
+    return ConnectionLost(f"cannot connect to {address}: {reason or type(error).__name__}")
 
 
 def _reason(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from headwater_protocol.connection import Refused, Request, ServerConnection
+from headwater_protocol.connection import Refused, Request, ServerConnection, Violation
 from headwater_protocol.errors import HeadwaterError
 
 
@@ -142,7 +142,10 @@ class FakeServer:
             if isinstance(item, Refused):
                 yield peer.protocol.error(item.request_id, item.error)
                 continue
-            assert isinstance(item, Request), item
+            if isinstance(item, Violation):
+                # What no client of ours says, but one that wants TLS.
+                peer.close()
+                return
             with self._came:
                 self.requests.append(Came(peer.number, item.name, item.arguments))
                 self._came.notify_all()

@@ -4,10 +4,11 @@ Lines become transactions of up to a thousand of them, in the order of the file,
 connection: so the events of the new database are in the order of the old one, and in an empty
 database they get the positions that they had. Commit numbers and times are new.
 
-A load that was interrupted can be run again, and each event is there once: it keeps its id, an
-append of ids that are there counts as done, and the same file makes the same transactions. A
-stream that has other events is met with WrongVersion or DuplicateEvent, and nothing of that
-transaction is written. Keys and snapshots are set, whatever they were.
+A load that was interrupted can be run again, and each event is there once: it keeps its id, and
+an append of ids that are there counts as done. If the file is another one, cut at other places,
+a transaction may be there in part; then the events that are there are compared, and left out.
+Where a stream has other events, nothing of that transaction is written, and the load ends. Keys
+and snapshots are set, whatever they were.
 """
 
 import json
@@ -25,7 +26,7 @@ from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.dump import FORMAT, progress_bars
 from headwater.cli.tagged_json import from_json, value_from_json
 from headwater.codec import RawCodec
-from headwater.errors import HeadwaterError
+from headwater.errors import DuplicateEvent, HeadwaterError, WrongVersion
 from headwater.records import Event
 
 LINES_A_COMMIT_MAX: Final = 1000
@@ -58,8 +59,9 @@ def read_dump(db: BlockingDatabase, file: IO[bytes], progress: Progress) -> dict
     header = _parse(*next(lines, (1, b"")))
     if header.get("headwater") != FORMAT:
         raise click.ClickException(
-            f"{file.name}: not a dump of format {FORMAT}; its first line is {header!s:.80}"
+            f"not a dump of format {FORMAT}; its first line is {header!s:.80}"
         )
+    name = getattr(file, "name", "-")
     counts = {"keys": 0, "events": 0, "snapshots": 0}
     bars = {
         "keys": progress.add_task("keys", total=None),
@@ -77,40 +79,68 @@ def read_dump(db: BlockingDatabase, file: IO[bytes], progress: Progress) -> dict
             counts[kind] += count
             progress.advance(bars[kind], count)
     if end is None:
-        raise click.ClickException(f"{file.name} ends early: its dump was cut off")
+        raise click.ClickException(f"{name} ends early: its dump was cut off")
     if end != counts:
-        raise click.ClickException(f"{file.name}: it says {end}, and has {counts}")
+        raise click.ClickException(f"{name}: it says {end}, and has {counts}")
     return counts
 
 
 def _load_part(db: BlockingDatabase, part: list[tuple[int, dict[str, Any]]]) -> None:
     first, last = part[0][0], part[-1][0]
+    lines = [line for _, line in part]
     try:
-        batch = db.batch()
-        for stream, members in groupby(part, lambda line: line[1].get("stream")):
-            if stream is not None:
-                _append(batch, stream, [line for _, line in members])
-                continue
-            for _, line in members:
-                _set(batch, line)
-        db.execute(batch)
+        try:
+            db.execute(_batch(db, lines))
+        except (DuplicateEvent, WrongVersion):
+            missing = _missing(db, lines)
+            if len(missing) == len(lines):
+                raise
+            if missing:
+                db.execute(_batch(db, missing))
     except HeadwaterError as error:
         raise click.ClickException(f"lines {first} to {last}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise click.ClickException(f"lines {first} to {last}: not of a dump: {error!r}") from error
 
 
-def _append(batch: Batch, stream: str, lines: list[dict[str, Any]]) -> None:
-    events = [
-        Event(
-            line["type"],
-            value_from_json(line["data"]),
-            value_from_json(line["metadata"]) if "metadata" in line else None,
-            UUID(line["id"]),
-        )
+def _batch(db: BlockingDatabase, lines: list[dict[str, Any]]) -> Batch:
+    batch = db.batch()
+    for stream, members in groupby(lines, lambda line: line.get("stream")):
+        if stream is None:
+            for line in members:
+                _set(batch, line)
+            continue
+        first, *rest = members
+        events = [_event(line) for line in (first, *rest)]
+        batch.append(stream, events, expect=first["version"] - 1)
+    return batch
+
+
+def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines without the events that are there already, at the same version."""
+    there: dict[tuple[str, int], Event] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for line in lines:
+        if "stream" in line:
+            first, _ = spans.get(line["stream"], (line["version"], 0))
+            spans[line["stream"]] = first, line["version"]
+    for stream, (first, last) in spans.items():
+        for event in db.read(stream, after=first - 1, limit=last - first + 1):
+            there[stream, event.version] = Event(event.type, event.data, event.metadata, event.id)
+    return [
+        line
         for line in lines
+        if "stream" not in line or there.get((line["stream"], line["version"])) != _event(line)
     ]
-    batch.append(stream, events, expect=lines[0]["version"] - 1)
+
+
+def _event(line: dict[str, Any]) -> Event:
+    return Event(
+        line["type"],
+        value_from_json(line["data"]),
+        value_from_json(line["metadata"]) if "metadata" in line else None,
+        UUID(line["id"]),
+    )
 
 
 def _set(batch: Batch, line: dict[str, Any]) -> None:

@@ -1,0 +1,213 @@
+"""The command line against a real server."""
+
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import headwater
+from headwater.cli import main
+from headwater.cli.server_process import ServerProcess
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server whose whole content is known, so it is not the one that all tests share."""
+    with ServerProcess(Path(tmp_path_factory.mktemp("source"))) as server:
+        fill(server.url)
+        yield server
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path) as server:
+        yield server
+
+
+def fill(url: str) -> None:
+    with headwater.connect_blocking(url) as db:
+        with db.transaction() as tx:
+            for number in range(2500):
+                tx.put(("number", number), {"square": number * number})
+            tx.put(("odd", b"\0", uuid.UUID(int=1), (None, 1.5)), b"\xff")
+        for number in range(30):
+            events = [headwater.Event("Counted", [number, n], {"by": "fill"}) for n in range(70)]
+            db.append(f"counter-{number % 7}", events)
+            if number > 20:
+                db.save_snapshot(f"counter-{number % 7}", version=70, state={"n": 70}, schema=2)
+        db.append("with-id", headwater.Event("Named", None, id=uuid.UUID(int=5)))
+
+
+def call(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(main, [*arguments], **options)
+
+
+def content(url: str) -> dict[str, Any]:
+    with headwater.connect_blocking(url) as db:
+        return {
+            "keys": [*db.scan()],
+            "events": [
+                (e.position, e.stream, e.version, e.id, e.type, e.data, e.metadata)
+                for e in db.read_all()
+            ],
+            "snapshots": [*db.snapshots()],
+        }
+
+
+def test_ping_says_where_and_how_long(server: ServerProcess) -> None:
+    result = call("ping", "--url", server.url, "-n", "3", "--interval", "0")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("commit") == 3
+    assert "mean" in result.output
+
+
+def test_stats_are_a_table_or_json(server: ServerProcess) -> None:
+    figures = json.loads(call("stats", "--url", server.url, "--json").output)
+    assert figures
+    table = call("stats", "--url", server.url)
+    assert table.exit_code == 0
+    assert next(iter(figures)).replace("_", " ") in table.output
+
+
+def test_a_dump_loads_into_an_empty_database_as_it_was(
+    server: ServerProcess, empty: ServerProcess, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "dump.jsonl")
+    result = call("dump", "--url", server.url, "-o", file)
+    assert result.exit_code == 0, result.output
+    assert "2,501 keys, 2,101 events" in result.stderr
+    result = call("load", "--url", empty.url, file)
+    assert result.exit_code == 0, result.output
+    assert "2,501 keys, 2,101 events" in result.stderr
+    source = content(server.url)
+    assert content(empty.url) == source
+    # Once more: everything is there already.
+    result = call("load", "--url", empty.url, file)
+    assert result.exit_code == 0, result.output
+    assert content(empty.url) == source
+
+
+def test_a_load_that_was_interrupted_can_be_run_again(
+    server: ServerProcess, empty: ServerProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "dump.jsonl"
+    call("dump", "--url", server.url, "-o", str(file))
+    half = tmp_path / "half.jsonl"
+    half.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:3900]))
+    result = call("load", "--url", empty.url, str(half))
+    assert result.exit_code == 1
+    assert "ends early" in result.output
+    assert call("load", "--url", empty.url, str(file)).exit_code == 0
+    assert content(empty.url) == content(server.url)
+
+
+def test_a_dump_is_of_one_commit(server: ServerProcess) -> None:
+    result = call("dump", "--url", server.url, "--commit", "2")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert lines[0]["commit"] == 2
+    assert lines[-1] == {"end": {"keys": 2501, "events": 70, "snapshots": 1}}
+
+
+def test_a_stream_that_has_other_events_is_not_written_over(
+    server: ServerProcess, empty: ServerProcess, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "dump.jsonl")
+    call("dump", "--url", server.url, "-o", file)
+    with headwater.connect_blocking(empty.url) as db:
+        db.append("counter-0", headwater.Event("Other"))
+    result = call("load", "--url", empty.url, file)
+    assert result.exit_code == 1
+    assert "lines 2" in result.output
+    with headwater.connect_blocking(empty.url) as db:
+        assert [event.type for event in db.read("counter-0")] == ["Other"]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "no JSON"),
+        ("[]\n", "no line of a dump"),
+        ('{"headwater": 9}\n', "not a dump of format 1"),
+        ('{"headwater": 1}\n{"key": ["a"]}\n{"end": {}}\n', "lines 2 to 2: not of a dump"),
+        ('{"headwater": 1}\n{"end": {"keys": 1}}\n', "it says"),
+    ],
+)
+def test_what_is_no_dump_is_refused(empty: ServerProcess, text: str, what: str) -> None:
+    result = call("load", "--url", empty.url, "-", input=text)
+    assert result.exit_code == 1
+    assert what in result.output
+
+
+def test_users_are_added_changed_listed_and_removed(empty: ServerProcess) -> None:
+    url = empty.url
+
+    def as_ann(*arguments: str, password: str = "pencil", **options: Any) -> Result:
+        environment = {"HEADWATER_URL": url, "HEADWATER_USER": "ann"}
+        environment["HEADWATER_PASSWORD"] = password
+        return call(*arguments, env=environment, **options)
+
+    typed = "pencil\npencil\n"
+    added = call("user", "add", "ann", "--url", url, input=typed)
+    assert added.exit_code == 0, added.output
+    assert "pencil" not in added.output
+    assert as_ann("user", "add", "bob", "--password-stdin", input="x\n").exit_code == 0
+    assert as_ann("user", "list").stdout == "ann\nbob\n"
+    twice = as_ann("user", "add", "bob", "--password-stdin", input="x\n")
+    assert twice.exit_code == 1
+    changed = as_ann("user", "passwd", "ann", "--password-stdin", input="crayon\n")
+    assert changed.exit_code == 0
+    assert as_ann("ping").exit_code == 1
+    assert as_ann("user", "remove", "bob", password="crayon").exit_code == 0
+    assert as_ann("user", "list", password="crayon").stdout == "ann\n"
+    refused = call("ping", "--url", url)
+    assert refused.exit_code == 1
+    assert "asks for a user and password" in refused.output
+
+
+def test_settings_come_from_flags_then_the_environment_then_a_file(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "headwater.toml"
+    file.write_text(f'url = "{server.url}"\nlisten = "of a server"\n[ping]\ncount = 2\n')
+    assert call("ping", "--config", str(file)).output.count(" commit ") == 2
+    assert call("ping", env={"HEADWATER_CONFIG": str(file)}).exit_code == 0
+    nowhere = "headwater://127.0.0.1:1"
+    environment = {"HEADWATER_CONFIG": str(file), "HEADWATER_URL": nowhere}
+    assert call("ping", env=environment).exit_code == 1
+    assert call("ping", "--url", server.url, env=environment).exit_code == 0
+    file.write_text("[ping]\ncont = 2\n")
+    wrong = call("ping", "--config", str(file))
+    assert wrong.exit_code == 2
+    assert "no setting 'cont'" in wrong.output
+
+
+def test_errors_are_one_line_and_their_exit_codes_tell_them_apart() -> None:
+    lost = call("ping", "--url", "headwater://127.0.0.1:1")
+    assert (lost.exit_code, lost.stdout) == (1, "")
+    assert lost.stderr == "Error: cannot connect to 127.0.0.1:1: Connection refused\n"
+    assert call("ping", "--url", "http://x").exit_code == 2
+    assert call("ping", "--no-such-option").exit_code == 2
+    assert call("dance").exit_code == 2
+
+
+def test_help_says_each_command_and_each_default() -> None:
+    assert {"ping", "stats", "dump", "load", "user"} <= set(main.list_commands(click.Context(main)))
+    for name in ("ping", "stats", "dump", "load"):
+        helped = call(name, "--help")
+        assert "headwater://localhost:4323" in helped.output
+        assert "HEADWATER_URL" in helped.output
+    assert "headwater 0." in call("--version").output
+
+
+def test_python_m_headwater_is_headwater() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "headwater", "--version"], capture_output=True, check=True
+    )
+    assert done.stdout.startswith(b"headwater ")

@@ -1,0 +1,188 @@
+"""Many tasks on one link: order, cancellation, and answers that come too late."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+
+import pytest
+import trio
+
+import headwater
+from headwater.stepping import step
+from tests.client.fake_server import FakeServer
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+def by_key(server: FakeServer) -> None:
+    """Answer a get of the key (n,) with n, except that the key (0,) waits for ever."""
+
+    def answer(request: object) -> object:
+        key: bytes = request.arguments[1]  # type: ignore[attr-defined]
+        return server.HANG if key == b"\x14" else key[-1:]
+
+    server.on("get", answer)
+
+
+async def test_a_cancelled_trio_task_does_not_disturb_the_others(server: FakeServer) -> None:
+    by_key(server)
+    async with headwater.connect(server.url) as db:
+        seen = []
+
+        async def get(number: int) -> None:
+            seen.append(await db.get(number))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get, 0)
+            nursery.start_soon(get, 5)
+            await trio.to_thread.run_sync(server.wait_for, "get", 2)
+            while not seen:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert seen == [5]
+        # Its answer comes after all, and nobody looks.
+        (peer,) = server.peers
+        (late,) = [number for number, name in peer.protocol.in_flight.items() if name == "get"]
+        peer.send(peer.protocol.answer(late, b"\x63"))
+        assert [await db.get(number) for number in range(1, 20)] == [*range(1, 20)]
+
+
+def test_a_cancelled_asyncio_task_does_not_disturb_the_others(server: FakeServer) -> None:
+    by_key(server)
+
+    async def main() -> None:
+        async with headwater.connect(server.url) as db:
+            stuck = asyncio.create_task(db.get(0))
+            assert await db.get(5) == 5
+            stuck.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await stuck
+            (peer,) = server.peers
+            (late,) = [number for number, name in peer.protocol.in_flight.items() if name == "get"]
+            peer.send(peer.protocol.answer(late, b"\x63"))
+            numbers = await asyncio.gather(*(db.get(number) for number in range(1, 20)))
+            assert numbers == [*range(1, 20)]
+
+    asyncio.run(main())
+
+
+async def test_requests_of_many_tasks_go_out_together(server: FakeServer) -> None:
+    by_key(server)
+    async with headwater.connect(server.url) as db:
+        (peer,) = server.peers
+        before = peer.receives
+
+        async def get(number: int) -> None:
+            assert await db.get(number) == number
+
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 100):
+                nursery.start_soon(get, number)
+        # The first goes at once, for the shortest wait; the others in a few sends.
+        assert peer.receives - before < 20
+
+
+async def test_all_who_wait_are_told_when_the_link_is_lost(server: FakeServer) -> None:
+    server.on("begin", server.HANG)
+    async with headwater.connect(server.url) as db:
+        lost = 0
+
+        async def begin() -> None:
+            nonlocal lost
+            with pytest.raises(headwater.ConnectionLost):
+                await db.transaction().begin()
+            lost += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(begin)
+            await trio.to_thread.run_sync(server.wait_for, "begin", 5)
+            server.drop_all()
+        assert lost == 5
+        await db.ping()
+
+
+async def test_a_cancelled_block_still_can_clean_up_under_a_shield(server: FakeServer) -> None:
+    server.on("get", b"\x01")
+    cleaned = False
+    with trio.CancelScope() as scope:
+        async with headwater.connect(server.url) as db:
+            try:
+                scope.cancel()
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    cleaned = await db.get("a") == 1
+    assert cleaned
+    assert scope.cancelled_caught
+
+
+async def test_an_exception_leaves_the_trio_block_as_itself(server: FakeServer) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with headwater.connect(server.url):
+            raise ZeroDivisionError
+
+
+def test_only_the_request_that_waits_too_long_times_out(server: FakeServer) -> None:
+    by_key(server)
+
+    async def main() -> None:
+        async with headwater.connect(server.url, request_timeout=0.4) as db:
+            stuck = asyncio.create_task(db.get(0))
+            while not stuck.done():
+                assert await db.get(1) == 1
+            with pytest.raises(headwater.TimedOut, match="no answer within"):
+                await stuck
+        assert len(server.peers) == 1
+
+    asyncio.run(main())
+
+
+def test_a_request_that_is_wrong_sends_nothing_and_leaves_nothing(server: FakeServer) -> None:
+    async def main() -> None:
+        async with headwater.connect(server.url) as db:
+            link = await db._channel.link()
+            with pytest.raises(headwater.InvalidArgument):
+                link.post([("ping",), ("get", None, 5)])
+            with pytest.raises(headwater.UnknownOperation):
+                await link.ask("dance")
+            assert not link._connection.in_flight
+            await db.ping()
+
+    asyncio.run(main())
+    assert [came.name for came in server.requests] == ["hello", "ping"]
+
+
+def test_a_coroutine_that_waits_for_something_else_cannot_be_stepped() -> None:
+    class Elsewhere:
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    async def waits() -> None:
+        await Elsewhere()
+
+    with pytest.raises(AssertionError, match="suspended"):
+        step(waits())
+
+
+def test_connect_needs_an_event_loop_that_it_knows(server: FakeServer) -> None:
+    with pytest.raises(headwater.InvalidArgument, match="connect_blocking"):
+        step(headwater.connect(server.url).__aenter__())
+
+
+def test_asyncio_needs_no_trio(server: FakeServer) -> None:
+    code = (
+        "import asyncio, sys, headwater\n"
+        "async def main():\n"
+        f"    async with headwater.connect({server.url!r}) as db: await db.ping()\n"
+        "asyncio.run(main())\n"
+        f"with headwater.connect_blocking({server.url!r}) as db: db.ping()\n"
+        "assert 'trio' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert len(server.named("ping")) == 2

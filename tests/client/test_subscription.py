@@ -1,0 +1,181 @@
+"""Subscriptions: credit, reconnecting, and the end."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import headwater
+from tests.client.faces import FACES, run_on
+from tests.client.fake_server import FakeServer
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def event(position: int) -> list[Any]:
+    return [position, "s", position, 1, 0, b"0" * 16, "A", b"\x01", b""]
+
+
+def push(server: FakeServer, *payloads: Any) -> None:
+    """Push on the newest connection that has a subscription."""
+    for peer in reversed(server.peers):
+        for request_id, name in list(peer.protocol.in_flight.items()):
+            if name == "subscription":
+                for payload in payloads:
+                    peer.push(request_id, payload)
+                return
+    raise AssertionError("nobody subscribes")
+
+
+def test_items_are_batches_and_what_is_said_between_them(face: str, server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe(after=3, stream="s", types=["A"], window=10) as feed:
+            push(server, ["events", [event(4), event(5)]], ["caught_up", 5], ["fell_behind", 5])
+            batch = await anext(feed)
+            assert isinstance(batch, headwater.EventBatch)
+            assert [one.position for one in batch] == [4, 5]
+            assert (batch[0].version, batch.position, len(batch)) == (4, 5, 2)
+            assert await anext(feed) == headwater.CaughtUp(headwater.Position(5))
+            assert await anext(feed) == headwater.FellBehind(headwater.Position(5))
+            assert feed.position == 5
+
+    run_on(face, server.url, scenario)
+    assert server.named("subscribe")[0].arguments == [3, {"stream": "s", "types": ["A"]}, 10]
+
+
+def test_credit_is_granted_when_a_batch_was_dealt_with(face: str, server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe(window=4) as feed:
+            push(server, ["events", [event(1)]], ["events", [event(2)]], ["events", [event(3)]])
+            await anext(feed)
+            assert not server.named("credit")
+            await anext(feed)
+            assert not server.named("credit")
+            await anext(feed)
+            server.wait_for("credit")
+            push(server, ["caught_up", 3])
+            await anext(feed)
+
+    run_on(face, server.url, scenario)
+    assert [came.arguments[1] for came in server.named("credit")] == [2]
+
+
+def test_it_goes_on_after_the_last_event_when_the_connection_is_lost(
+    face: str, server: FakeServer
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe(window=8) as feed:
+            push(server, ["events", [event(1), event(2)]])
+            assert len(await anext(feed)) == 2  # type: ignore[arg-type]
+            push(server, ["events", [event(3)]])
+            server.drop_all()
+            assert (await anext(feed)).position == 3
+            feed_events = feed.events()
+            pusher = subscribe_then_push(server, 2, ["events", [event(4)]])
+            assert (await anext(feed_events)).position == 4
+            pusher.join()
+
+    run_on(face, server.url, scenario)
+    assert [came.arguments[0] for came in server.named("subscribe")] == [0, 3]
+
+
+def subscribe_then_push(server: FakeServer, count: int, *payloads: Any) -> threading.Thread:
+    def wait_and_push() -> None:
+        server.wait_for("subscribe", count)
+        while True:
+            try:
+                push(server, *payloads)
+                return
+            except AssertionError:
+                continue
+
+    thread = threading.Thread(target=wait_and_push)
+    thread.start()
+    return thread
+
+
+def test_an_error_that_ends_it_is_raised_where_items_are_awaited(
+    face: str, server: FakeServer
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe() as feed:
+            push(server, ["events", [event(1)]])
+            push(server, ["ended", headwater.PermissionDenied("not you").as_payload()])
+            await anext(feed)
+            with pytest.raises(headwater.PermissionDenied):
+                await anext(feed)
+
+    run_on(face, server.url, scenario)
+
+
+def test_a_server_that_goes_down_ends_it_only_if_none_comes_back(
+    face: str, server: FakeServer
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe() as feed:
+            push(server, ["ended", headwater.ShuttingDown("bye").as_payload()])
+            pusher = subscribe_then_push(server, 2, ["caught_up", 9])
+            assert (await anext(feed)).position == 9
+            pusher.join()
+            server.stop()
+            with pytest.raises(headwater.ConnectionLost):
+                await anext(feed)
+
+    run_on(face, server.url, scenario, retry_timeout=0.3)
+    assert len(server.named("subscribe")) == 2
+
+
+def test_leaving_the_block_ends_the_subscription(face: str, server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe():
+            pass
+        await db.ping()
+
+    run_on(face, server.url, scenario)
+    if face == "blocking":
+        # It had a connection of its own, and that one is closed.
+        assert server.named("subscribe")[0].connection == 1
+    else:
+        assert len(server.named("unsubscribe")) == 1
+
+
+def test_an_error_of_subscribe_is_raised_on_entering(face: str, server: FakeServer) -> None:
+    server.on("subscribe", headwater.TooMany("subscriptions"))
+
+    async def scenario(db: headwater.Database) -> None:
+        with pytest.raises(headwater.TooMany):
+            async with db.subscribe():
+                raise AssertionError
+        await db.ping()
+
+    run_on(face, server.url, scenario)
+
+
+def test_wrong_arguments_are_refused_at_the_call(server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        for wrong in ({"window": 0}, {"after": -1}, {"types": "A"}, {"category": ""}):
+            with pytest.raises((headwater.InvalidArgument, headwater.TooLarge)):
+                db.subscribe(**wrong)
+        with pytest.raises(headwater.InvalidArgument, match="async with"):
+            await anext(db.subscribe())
+
+    run_on("blocking", server.url, scenario)
+
+
+def test_what_a_newer_server_says_is_passed_over(face: str, server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe() as feed:
+            push(server, ["news", 1, 2], ["caught_up", 4])
+            assert await anext(feed) == headwater.CaughtUp(headwater.Position(4))
+
+    run_on(face, server.url, scenario)
