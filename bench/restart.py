@@ -9,7 +9,6 @@ it with different n and compare.
     python -m bench.restart --keys 1000000 --json restart.json
 """
 
-import argparse
 import asyncio
 import itertools
 import json
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import psutil
 
 import headwater
@@ -39,18 +39,11 @@ EVENTS_A_STREAM: Final = 100
 VALUE_SIZE: Final = 100
 """Bytes of a value and of an event's data."""
 
-TOUCHES: Final = 50_000
-"""Transactions that read and write anywhere among keys and streams while memory is watched."""
-
 WORKERS: Final = 8
 """Transactions under way at once."""
 
 WATCH_S: Final = 0.2
 """Seconds between two looks at the server's memory."""
-
-COMMITS_BEFORE_KILL: Final = 16_000
-"""Commits under load before the first kill; twice as many before the second, and so on, so that
-the log to replay has several lengths. A checkpoint is due after 50,000."""
 
 PAYLOAD: Final = random.Random(1).randbytes(VALUE_SIZE)
 """Bytes that do not compress, so that what is stored is as large as it looks."""
@@ -127,9 +120,9 @@ async def load(url: str, keys: int) -> None:
     await _all_workers(url, worker)
 
 
-async def touch(url: str, keys: int, source: random.Random) -> None:
+async def touch(url: str, keys: int, source: random.Random, transactions: int) -> None:
     """Read and write keys and streams anywhere."""
-    turns = iter(range(TOUCHES))
+    turns = iter(range(transactions))
 
     async def worker(db: headwater.Database) -> None:
         for _ in turns:
@@ -200,8 +193,14 @@ def restart(server: ServerProcess, keys: int) -> float:
     return time.perf_counter() - began
 
 
-def measure(directory: Path, keys: int, *, kills: int, seed: int) -> Figures:
-    """One run, with everything under *directory*."""
+def measure(
+    directory: Path, keys: int, *, kills: int, commits: int, touches: int, seed: int
+) -> Figures:
+    """One run, with everything under *directory*.
+
+    The first kill comes after *commits* under load, the second after twice as many, and so on,
+    so that the log that is replayed has several lengths.
+    """
     source = random.Random(seed)
     server = ServerProcess(directory)
     server.start()
@@ -212,13 +211,12 @@ def measure(directory: Path, keys: int, *, kills: int, seed: int) -> Figures:
         load_s = time.perf_counter() - began
         restarts = []
         for kill in range(1, kills + 1):
-            commits = kill * COMMITS_BEFORE_KILL
-            asyncio.run(kill_under_load(server, keys, source, commits))
+            asyncio.run(kill_under_load(server, keys, source, kill * commits))
             log_mib = folder_mib(server.data / "wal")
             restarts.append(restart(server, keys))
         restarted_mib = private_mib(psutil.Process(server.pid))
         with MemoryWatch(server.pid) as touching:
-            asyncio.run(touch(server.url, keys, source))
+            asyncio.run(touch(server.url, keys, source, touches))
     finally:
         server.stop()
     return Figures(
@@ -254,20 +252,31 @@ def table(figures: Figures) -> Iterator[str]:
         yield f"{what:<{width}}  {figure}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print what was found."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--keys", type=int, default=1_000_000, help="keys, and events, to store")
-    parser.add_argument("--kills", type=int, default=3, help="how often to kill and restart")
-    parser.add_argument("--seed", type=int, default=1, help="of what is read and written")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    parser.add_argument("--directory", type=Path, help="where to put the data; default: temporary")
-    given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="headwater-bench-", dir=given.directory) as directory:
-        figures = measure(Path(directory), given.keys, kills=given.kills, seed=given.seed)
-    print("\n".join(table(figures)))
-    if given.json:
-        given.json.write_text(json.dumps(asdict(figures), indent=2) + "\n")
+@click.command(context_settings={"show_default": True})
+@click.option("--keys", default=1_000_000, help="Keys, and events, to store.")
+@click.option("--kills", default=3, help="How often to kill and restart.")
+@click.option("--commits", default=16_000, help="Commits before the first kill.")
+@click.option("--touches", default=50_000, help="Transactions all over the data at the end.")
+@click.option("--seed", default=1, help="Of what is read and written.")
+@click.option("--json", "result", type=click.Path(path_type=Path), help="A file for the figures.")
+@click.option("--directory", type=click.Path(exists=True), help="Where to put the data.")
+def main(
+    keys: int,
+    kills: int,
+    commits: int,
+    touches: int,
+    seed: int,
+    result: Path | None,
+    directory: str | None,
+) -> None:
+    """How long a restart takes after kill -9, and how much memory the server needs."""
+    with tempfile.TemporaryDirectory(prefix="headwater-bench-", dir=directory) as place:
+        figures = measure(
+            Path(place), keys, kills=kills, commits=commits, touches=touches, seed=seed
+        )
+    click.echo("\n".join(table(figures)))
+    if result is not None:
+        result.write_text(json.dumps(asdict(figures), indent=2) + "\n")
 
 
 if __name__ == "__main__":
