@@ -138,7 +138,16 @@ def _replay(
 ) -> None:
     """Install what the log has and the files have not."""
     count = 0
+    replayed = WalIndex(0)
     for index, encoded in records(log.read(WalIndex(log.first_index - 1))):
+        # Between two entries only: a checkpoint lets those go that it has come to, and within
+        # one that would take commits along that it has not.
+        if index != replayed and engine.checkpoint_due:
+            checkpoint = engine.begin_checkpoint()
+            assert checkpoint is not None
+            checkpoint.run()
+            engine.finish_checkpoint(checkpoint)
+        replayed = index
         record = decode_record(encoded)
         if record.commit > state.last_commit + 1:
             raise DamagedFile(
@@ -153,10 +162,5 @@ def _replay(
         count += 1
         if count % PROGRESS_RECORDS == 0:
             on_progress(count)
-        if engine.checkpoint_due:
-            checkpoint = engine.begin_checkpoint()
-            assert checkpoint is not None
-            checkpoint.run()
-            engine.finish_checkpoint(checkpoint)
     if count:
         on_progress(count)

@@ -1,0 +1,221 @@
+"""Recovery: what is found again, in which order, and what stops it."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from headwater_protocol.errors import DamagedFile, DirectoryInUse
+from headwater_server.engine.events import decode_event
+from headwater_server.engine.filters import EVERYTHING
+from headwater_server.engine.recovery import PROGRESS_RECORDS, open_engine
+from headwater_server.storage.memory_files import MemoryFileSystem
+from headwater_server.storage.memory_store import MemoryStore
+from tests.engine.database import SEGMENT_SIZE, SETTINGS, START_US, Database, open_test_log
+
+
+def opened(database: Database, **rest: Any) -> Database:
+    """The directory of a database whose power is lost, opened in another way."""
+    return Database(files=database.files.crash(), store=database.store.crash(), **rest)
+
+
+def append(stream: str, *events: tuple[str, bytes | None]) -> list[Any]:
+    return ["append", stream, -1, [[identity, name, b"d", b"m"] for name, identity in events]]
+
+
+def everything(database: Database) -> tuple[Any, ...]:
+    """All that can be read, of every commit."""
+    engine = database.engine
+    views = range(engine.oldest_readable, engine.published + 1)
+    return (
+        [engine.reader(view).scan(b"", None, 10_000, False) for view in views],
+        [engine.reader(view).read_all(0, EVERYTHING, 10_000, False).events for view in views],
+        [engine.reader(view).load("account-a", "", 0) for view in views],
+        engine.read_commits(0, 10_000),
+        engine.read_snapshots(None, 100),
+    )
+
+
+def filled(database: Database, *, checkpoints: bool) -> Database:
+    """A database with something of every kind, in the log and in the files."""
+    for place in range(30):
+        database.now += 1000
+        database.execute(
+            ["put", b"k%d" % (place % 7), b"v%d" % place],
+            ["delete", b"k%d" % (place % 5)],
+            append("account-a", ("Changed", b"%016d" % place), ("Other", None)),
+            append(f"account-{place}", ("Opened", None)),
+            ["save_snapshot", "account-a", "", 0, 2 * place + 2, b"state"],
+        )
+        database.execute(["add", b"n", 1], ["delete_range", b"k5", b"k7"])
+        if checkpoints and place % 9 == 4:
+            database.checkpoint()
+    database.engine.status(bytes(16), resolve=True)
+    database.sync()
+    return database
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_everything_is_as_it_was_after_a_crash_and_after_a_stop(checkpoints: bool) -> None:
+    database = filled(Database(), checkpoints=checkpoints)
+    before = everything(database)
+    for again in (database.crash(), database.crash().crash(), database.reopen()):
+        assert everything(again) == before
+        assert again.engine.status(bytes(16), resolve=False).state == "aborted"
+        event = decode_event(again.engine.reader().read_stream("account-a", 4, 1, False).events[0])
+        with pytest.raises(Exception, match="other content"):
+            again.execute(["append", "account-a", -1, [[event.id, "New", b"", b""]]])
+        # It goes on where it ended.
+        assert again.execute(["put", b"k", b"v"])[0] == 61
+
+
+def test_an_empty_directory_becomes_a_database_that_keeps_its_identity() -> None:
+    database = Database()
+    identity = database.engine.database_id
+    assert len(identity) == 16
+    assert database.engine.published == 0
+    assert database.crash().engine.database_id == identity
+    assert Database(seed=2).engine.database_id != identity
+
+
+def test_a_directory_is_opened_once_at_a_time() -> None:
+    database = Database()
+    with pytest.raises(DirectoryInUse):
+        Database(files=database.files, store=database.store)
+    database.engine.close()
+    Database(files=database.files, store=database.store)
+
+
+def test_an_open_that_fails_gives_the_directory_back() -> None:
+    database = filled(Database(), checkpoints=True)
+    files, store = database.files.crash(), database.store.crash()
+    (segment,) = [name for name in files.list("data/commits") if name.endswith(".commits")]
+    files.flip_bit(f"data/commits/{segment}", 5)
+    for _ in range(2):
+        with pytest.raises(DamagedFile):
+            Database(files=files, store=store)
+
+
+def test_a_log_that_lost_what_was_durable_is_not_replayed_over_the_gap() -> None:
+    database = Database()
+    for place in range(20):
+        database.execute(["put", b"k%d" % place, bytes(SEGMENT_SIZE // 10)])
+    database.checkpoint()
+    database.execute(["put", b"k", b"v"])
+    files = database.files.crash()
+    # The store is gone, and the log begins where the checkpoint ended.
+    for _ in range(2):
+        with pytest.raises(DamagedFile, match="missing"):
+            Database(files=files, store=MemoryStore())
+    assert Database(files=files, store=database.store.crash()).engine.published == 21
+
+
+def test_the_log_is_replayed_with_checkpoints_on_the_way_and_progress_is_told() -> None:
+    database = filled(Database(), checkpoints=False)
+    before = everything(database)
+    settings = replace(SETTINGS, memtable_commits_max=7)
+    again = opened(database, settings=settings)
+    assert again.engine.stats()["checkpoints"] == 60 // 7
+    assert again.engine.stats()["memtable_commits"] == 60 % 7
+    assert everything(again)[0][-1] == before[0][-1]
+    assert everything(again)[3] == before[3]
+    told: list[int] = []
+    engine = open_engine(
+        again.files.crash(),
+        "data",
+        open_store=lambda path: again.store.crash(),
+        open_log=open_test_log,
+        settings=settings,
+        clock=lambda: START_US,
+        source=random.Random(0),
+        on_progress=told.append,
+    )
+    assert engine.published == 60
+    assert len(told) == 1
+    assert 0 < told[0] <= 61 < PROGRESS_RECORDS
+
+
+def test_a_checkpoint_during_replay_keeps_the_rest_of_the_group_it_stands_in() -> None:
+    # Four commits went out as one entry. The replay made a checkpoint after the third and let
+    # the log go up to and with that entry: the fourth, which was acknowledged, was in memory
+    # alone, and the next crash took it.
+    database = Database()
+    value = bytes(SEGMENT_SIZE // 5)
+    for place in range(4):
+        database.engine.execute(
+            database.new_id(),
+            user=0,
+            conditions=[],
+            reads=None,
+            writes=[["put", b"k%d" % place, value]],
+        )
+    database.sync()
+    # A group that begins the next segment, so that the first can go.
+    database.execute(["put", b"other", value])
+    database = opened(database, settings=replace(SETTINGS, memtable_commits_max=3))
+    assert database.engine.stats()["checkpoints"] > 0
+    for _ in range(2):
+        assert database.engine.published == 5
+        keys = database.engine.reader().scan(b"", None, 10, False).items[::2]
+        assert keys == [b"k0", b"k1", b"k2", b"k3", b"other"]
+        database = database.crash()
+
+
+def test_a_transaction_larger_than_an_entry_counts_once_all_of_it_is_there() -> None:
+    database = Database()
+    database.execute(["put", b"before", b""])
+    running = database.begin()
+    running.write([["put", b"k%d" % place, bytes(SEGMENT_SIZE // 2)] for place in range(8)])
+    database.engine.commit(running.id, running.owner, [])
+    group = database.engine.take_group()
+    assert group is not None
+    start = database.files.calls
+    database.engine.make_durable(group)
+    calls = database.files.calls - start
+    assert database.crash().engine.published == 2
+    assert calls > 8
+    outcomes = set()
+    for call in range(1, calls + 1):
+        database = Database(seed=call)
+        database.execute(["put", b"before", b""])
+        running = database.begin()
+        running.write([["put", b"k%d" % place, bytes(SEGMENT_SIZE // 2)] for place in range(8)])
+        database.engine.commit(running.id, running.owner, [])
+        database.files.faults.crash_at = database.files.calls + call
+        with pytest.raises(Exception, match="power failed"):
+            database.sync()
+        database = database.crash()
+        published = database.engine.published
+        outcomes.add(published)
+        keys = database.engine.reader().scan(b"", None, 100, False).items[::2]
+        assert len(keys) == {1: 1, 2: 9}[published]
+        assert database.execute(["put", b"after", b""])[0] == published + 1
+    assert outcomes == {1, 2}
+
+
+def test_files_and_store_of_two_databases_do_not_fit() -> None:
+    one = filled(Database(), checkpoints=True)
+    other = filled(Database(seed=2), checkpoints=True)
+    files = one.files.crash()
+    for part in ("commits", "events", "wal"):
+        foreign = other.files.crash()
+        mixed = files.copy()
+        for name in foreign.list(f"data/{part}"):
+            mixed.put(f"data/{part}/{name}", foreign.content(f"data/{part}/{name}"))
+        with pytest.raises(DamagedFile):
+            Database(files=mixed, store=one.store.crash())
+
+
+def test_a_restart_costs_the_tail_of_the_log_and_not_the_data() -> None:
+    def calls(commits: int) -> int:
+        database = Database(replace(SETTINGS, memtable_commits_max=20))
+        for place in range(commits):
+            database.execute(["put", b"k%d" % place, b"v"], append("a", ("T", None)))
+            if database.engine.checkpoint_due:
+                database.checkpoint()
+        found: MemoryFileSystem = database.files.crash()
+        Database(files=found, store=database.store.crash())
+        return found.calls
+
+    assert calls(400) <= calls(40) + 10
