@@ -15,14 +15,18 @@ def append(stream: str, name: str = "T") -> list[Any]:
 
 def holds(database: Database, condition: list[Any]) -> bool:
     before = database.engine.published
-    try:
-        database.execute(["put", b"result", b""], conditions=[condition])
-    except ConditionFailed as error:
-        assert not error.retryable
-        assert database.engine.published == before
-        return False
-    assert database.engine.published == before + 1
-    return True
+    ticket, _ = database.engine.execute(
+        database.new_id(),
+        user=0,
+        conditions=[condition],
+        reads=None,
+        writes=[["put", b"result", b""]],
+    )
+    database.sync()
+    assert database.engine.published == before + (ticket.error is None)
+    assert ticket.error is None or type(ticket.error) is ConditionFailed
+    assert ticket.error is None or not ticket.error.retryable
+    return ticket.error is None
 
 
 def test_a_value_must_be_equal_and_absence_is_a_value() -> None:

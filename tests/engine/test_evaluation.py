@@ -78,7 +78,7 @@ def test_all_failed_expectations_are_told_at_once_with_who_made_them_fail() -> N
     database = Database()
     winner = database.new_id()
     database.execute(append("a", ANY, "One"), append("b", ANY, "One"), transaction=winner)
-    with pytest.raises(WrongVersion, match="'a' is at version 1, not no stream .and 1 more") as f:
+    with pytest.raises(WrongVersion, match=r"'a' is at version 1, not no stream \(and 1 more") as f:
         database.execute(append("a", 0, "X"), append("c", 0, "X"), append("b", 5, "X"))
     assert f.value.conflicts == [
         {

@@ -1,0 +1,263 @@
+"""The model: what a database should answer, in plain dicts and lists, one copy for each commit.
+
+    model = Model()
+    running = ModelTransaction(model.states[view])
+    running.write(["put", b"k", b"v"])             # as in a request
+    running.read("get", b"k")                      # b"v"
+    model.commit(running)                          # states[-1] is what it left
+
+It is slow and obvious on purpose. A transaction keeps what it did in `steps`, so that it can be
+executed again on another state: a serializable one must then read the same once more.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgpack
+
+from headwater_protocol.numbers import ANY, STREAM_EXISTS
+from headwater_server.engine.filters import EventFilter
+
+SNAPSHOTS_KEPT = 2
+
+
+class ModelEvent(NamedTuple):
+    """An event, as far as it is the same before and after its commit."""
+
+    stream: str
+    version: int
+    type: str
+    data: bytes
+
+
+Code = tuple[str, str, int]
+"""Stream, name and schema of a snapshot."""
+
+
+@dataclass(slots=True)
+class PlainState:
+    """All there is at one commit."""
+
+    keys: dict[bytes, bytes] = field(default_factory=dict)
+    events: list[ModelEvent] = field(default_factory=list)
+    snapshots: dict[Code, dict[int, bytes]] = field(default_factory=dict)
+
+    def copy(self) -> "PlainState":
+        snapshots = {code: dict(versions) for code, versions in self.snapshots.items()}
+        return PlainState(dict(self.keys), list(self.events), snapshots)
+
+    def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> list[bytes]:
+        found = [key for key in sorted(self.keys) if key >= start and (end is None or key < end)]
+        if reverse:
+            found.reverse()
+        return [part for key in found[:limit] for part in (key, self.keys[key])]
+
+    def version(self, stream: str) -> int:
+        return sum(event.stream == stream for event in self.events)
+
+    def stream(self, stream: str, after: int, limit: int, reverse: bool) -> list[ModelEvent]:
+        events = [event for event in self.events if event.stream == stream]
+        return _page(events, after, limit, reverse)
+
+    def matching(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> list[int]:
+        """Positions of events that fit a filter."""
+        found = [
+            position
+            for position, event in enumerate(self.events, 1)
+            if (wanted.stream is None or event.stream == wanted.stream)
+            and (wanted.category is None or event.stream.split("-")[0] == wanted.category)
+            and (wanted.prefix is None or event.stream.startswith(wanted.prefix))
+            and (not wanted.types or event.type in wanted.types)
+            and ((position < after or after == 0) if reverse else position > after)
+        ]
+        return (found[::-1] if reverse else found)[:limit]
+
+    def snapshot(self, stream: str, name: str, schema: int) -> tuple[int, bytes] | None:
+        usable = {
+            version: state
+            for version, state in self.snapshots.get((stream, name, schema), {}).items()
+            if version <= self.version(stream)
+        }
+        return max(usable.items(), default=None)
+
+
+def _page(events: list[Any], after: int, limit: int, reverse: bool) -> list[Any]:
+    if not reverse:
+        return events[after : after + limit]
+    return (events if after == 0 else events[: after - 1])[::-1][:limit]
+
+
+class ModelTransaction:
+    """A transaction over one state; `now` is that state with its own writes on top."""
+
+    def __init__(self, base: PlainState) -> None:
+        self.base = base
+        self.now = base.copy()
+        self.steps: list[tuple[str, Any, Any]] = []
+        self.touched: dict[bytes, None] = {}
+        self.puts: set[bytes] = set()
+        self.ranges: list[tuple[bytes, bytes | None]] = []
+        self.saved: list[tuple[Code, int]] = []
+        self.appends = 0
+        self.failed: set[int] = set()
+
+    # Reads.
+
+    def read(self, name: str, *arguments: Any) -> Any:
+        """What a read gives, as far as its answer must be the same at the commit."""
+        match name, *arguments:
+            case "get", key:
+                return self.now.keys.get(key)
+            case "scan", start, end, limit, reverse:
+                return self.now.scan(start, end, limit, reverse)
+            case "read_stream", stream, after, limit, reverse:
+                events = self.now.stream(stream, after, limit, reverse)
+                return self.now.version(stream), events
+            case "read_all", after, wanted, limit, reverse:
+                # Events get their positions when they are committed: its own are not there.
+                return self.base.matching(after, wanted, limit, reverse)
+            case "load", stream, snapshot_name, schema:
+                snapshot = self.now.snapshot(stream, snapshot_name, schema)
+                after = 0 if snapshot is None else snapshot[0]
+                return (
+                    self.now.version(stream),
+                    snapshot,
+                    self.now.stream(stream, after, 10**6, False),
+                )
+        raise AssertionError(name)
+
+    def note_read(self, name: str, arguments: tuple[Any, ...], result: Any) -> None:
+        self.steps.append((name, arguments, result))
+
+    # Writes.
+
+    def write(self, write: list[Any]) -> None:
+        self.steps.append(("write", write, None))
+        keys = self.now.keys
+        match write:
+            case ["put", key, value]:
+                keys[key] = value
+                self._touch(key, blind=False)
+            case ["delete", key]:
+                keys.pop(key, None)
+                self._touch(key, blind=False)
+            case ["add" | "min" | "max" as operation, key, number]:
+                stored = keys.get(key)
+                result = _applied(
+                    operation, None if stored is None else msgpack.unpackb(stored), number
+                )
+                keys[key] = msgpack.packb(result)
+                # On a value of its own it is a put.
+                self._touch(key, blind=key not in self.puts and not self._covers(key))
+            case ["delete_range", start, end]:
+                covered = [k for k in keys if k >= start and (end is None or k < end)]
+                for key in covered:
+                    del keys[key]
+                for key in list(self.touched):
+                    if key >= start and (end is None or key < end):
+                        del self.touched[key]
+                        self.puts.discard(key)
+                self.ranges.append((start, end))
+            case ["append", stream, expect, events]:
+                self._append(stream, expect, events)
+            case ["save_snapshot", stream, name, schema, version, state]:
+                code = (stream, name, schema)
+                self.now.snapshots.setdefault(code, {})[version] = state
+                self.saved.append((code, version))
+            case unknown:
+                raise AssertionError(unknown)
+
+    def _touch(self, key: bytes, *, blind: bool) -> None:
+        self.touched[key] = None
+        if not blind:
+            self.puts.add(key)
+
+    def _covers(self, key: bytes) -> bool:
+        return any(key >= start and (end is None or key < end) for start, end in self.ranges)
+
+    def _append(self, stream: str, expect: int, events: list[list[Any]]) -> None:
+        version = self.now.version(stream)
+        if not (expect in (ANY, version) or (expect == STREAM_EXISTS and version)):
+            self.failed.add(self.appends)
+        for _, event_type, data, _ in events:
+            version += 1
+            self.now.events.append(ModelEvent(stream, version, event_type, data))
+        self.appends += 1
+
+    # Ending.
+
+    def keys_written(self) -> set[bytes]:
+        return {key for key in self.base.keys if self._covers(key)} | self.touched.keys()
+
+    def streams_written(self) -> set[str]:
+        return {event.stream for event in self.now.events[len(self.base.events) :]}
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether its commit gets a number: a range delete may meet no key."""
+        return bool(self.keys_written() or self.appends or self.saved)
+
+    def pruned(self) -> PlainState:
+        """The state that it leaves: `now` without snapshots that are superseded."""
+        for code in {code for code, _ in self.saved}:
+            versions = self.now.snapshots[code]
+            for version in sorted(versions, reverse=True)[SNAPSHOTS_KEPT:]:
+                if (code, version) not in self.saved:
+                    del versions[version]
+        return self.now
+
+    def again_on(self, state: PlainState, *, check_reads: bool) -> "ModelTransaction":
+        """Execute it once more on another state; its reads must give the same, if checked."""
+        again = ModelTransaction(state)
+        for name, arguments, result in self.steps:
+            if name == "write":
+                again.write(arguments)
+            elif check_reads:
+                found = again.read(name, *arguments)
+                assert found == result, f"{name}{arguments} gave {result}; in its place {found}"
+        return again
+
+
+def _applied(operation: str, stored: int | None, number: int) -> int:
+    if stored is None:
+        return number
+    match operation:
+        case "add":
+            return stored + number
+        case "min":
+            return min(stored, number)
+        case _:
+            return max(stored, number)
+
+
+class Model:
+    """A state for each commit. `states[0]` is empty."""
+
+    def __init__(self) -> None:
+        self.states = [PlainState()]
+        self.transactions: list[bytes] = [b""]
+        self.written: list[tuple[set[bytes], set[str]]] = [(set(), set())]
+
+    @property
+    def last_commit(self) -> int:
+        return len(self.states) - 1
+
+    def commit(
+        self, identity: bytes, running: ModelTransaction, *, serializable: bool
+    ) -> ModelTransaction:
+        """Execute a transaction as the next commit, if it has any effect."""
+        again = running.again_on(self.states[-1], check_reads=serializable)
+        assert not again.failed, (
+            f"committed although the expectations of appends {again.failed} fail"
+        )
+        if again.has_effect:
+            self.states.append(again.pruned().copy())
+            self.transactions.append(identity)
+            self.written.append((again.keys_written(), again.streams_written()))
+        return again
+
+    def forget_after(self, commit: int) -> None:
+        """A crash took the commits behind this one."""
+        del self.states[commit + 1 :]
+        del self.transactions[commit + 1 :]
+        del self.written[commit + 1 :]

@@ -1,0 +1,473 @@
+"""The engine beside a model, in random histories: transactions at both levels, delayed syncs,
+checkpoints that others overtake, garbage collection, power losses, reads of the past.
+
+A failure prints the steps that lead to it, shortened, as a program that can be run again.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from headwater_protocol.errors import (
+    Conflict,
+    HistoryGone,
+    TransactionAborted,
+    TransactionGone,
+    WrongVersion,
+)
+from headwater_protocol.numbers import ANY, NO_STREAM, STREAM_EXISTS
+from headwater_protocol.operations import SERIALIZABLE, SNAPSHOT
+from headwater_server.engine.checkpointing import Checkpoint
+from headwater_server.engine.events import decode_event
+from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.reading import Reader
+from headwater_server.engine.sequencer import Ticket
+from headwater_server.engine.settings import SECOND_US
+from headwater_server.engine.transaction import Transaction
+from headwater_server.storage.memory_files import Crash
+from tests.engine.database import OWNER, SETTINGS, Database
+from tests.engine.model import Model, ModelEvent, ModelTransaction, PlainState
+
+KEYS = [b"a", b"b", b"b\0", b"c", b"d", b"e"]
+STREAMS = ["account-a", "account-b", "order-1", "plain"]
+TYPES = ["Opened", "Changed", "Closed"]
+CATEGORIES = ["account", "order", "plain"]
+PREFIXES = ["acc", "account-", "order-1", "p"]
+SEEDS = st.integers(0, 2**32)
+TRANSACTIONS_MAX = 4
+SMALL = replace(
+    SETTINGS,
+    history_window_us=2 * SECOND_US,
+    garbage_entries_max=4,
+    examined_events_max=3,
+)
+
+
+@dataclass
+class Running:
+    """An open transaction of the engine, and what the model knows of it."""
+
+    handle: Transaction
+    model: ModelTransaction
+
+
+def as_model(stored: list[bytes]) -> list[ModelEvent]:
+    events = [decode_event(each) for each in stored]
+    return [ModelEvent(event.stream, event.version, event.type, event.data) for event in events]
+
+
+def asked(reader: Reader, name: str, *arguments: Any) -> Any:
+    """A read of the engine in the form that the model gives."""
+    match name, *arguments:
+        case "get", key:
+            return reader.get(key)
+        case "scan", start, end, limit, reverse:
+            return reader.scan(start, end, limit, reverse).items
+        case "read_stream", stream, after, limit, reverse:
+            page = reader.read_stream(stream, after, limit, reverse)
+            return page.version, as_model(page.events)
+        case "read_all", after, wanted, limit, reverse:
+            return [
+                decode_event(each).position
+                for each in all_pages(reader, after, wanted, limit, reverse)
+            ]
+        case "load", stream, snapshot_name, schema:
+            loaded = reader.load(stream, snapshot_name, schema)
+            return loaded.version, loaded.snapshot, as_model(loaded.events)
+    raise AssertionError(name)
+
+
+def all_pages(
+    reader: Reader, after: int, wanted: EventFilter, limit: int, reverse: bool
+) -> list[bytes]:
+    """Up to *limit* events: a page may end early, when it has looked at enough."""
+    found: list[bytes] = []
+    while True:
+        page = reader.read_all(after, wanted, limit - len(found), reverse)
+        found += page.events
+        if not page.more or len(found) == limit:
+            return found
+        assert page.position < after or not after if reverse else page.position > after
+        after = page.position
+
+
+def some_range(source: random.Random) -> tuple[bytes, bytes | None]:
+    start, end = sorted(source.sample(KEYS, 2))
+    return start, source.choice([end, end, None])
+
+
+def some_filter(source: random.Random) -> EventFilter:
+    """One that combines few members: with all of them hardly any event fits."""
+    wanted = EventFilter()
+    for _ in range(source.choice([0, 1, 1, 2, 4])):
+        match source.randrange(4):
+            case 0:
+                wanted = replace(wanted, stream=source.choice(STREAMS))
+            case 1:
+                wanted = replace(wanted, category=source.choice(CATEGORIES))
+            case 2:
+                wanted = replace(wanted, prefix=source.choice(PREFIXES))
+            case _:
+                wanted = replace(wanted, types=tuple(source.sample(TYPES, 2)))
+    return wanted
+
+
+def some_read(source: random.Random, now: PlainState) -> tuple[Any, ...]:
+    limit = source.randint(1, 4)
+    reverse = source.random() < 0.5
+    match source.randrange(5):
+        case 0:
+            return "get", source.choice(KEYS)
+        case 1:
+            return "scan", *some_range(source), limit, reverse
+        case 2:
+            return "read_stream", source.choice(STREAMS), source.randrange(7), limit, reverse
+        case 3:
+            after = source.choice([0, source.randint(0, len(now.events) + 3)])
+            return "read_all", after, some_filter(source), limit, reverse
+        case _:
+            return "load", source.choice(STREAMS), "totals", source.randrange(2)
+
+
+def some_write(source: random.Random, now: PlainState) -> list[Any]:
+    """A write that makes sense, and now and then one that expects what is not so."""
+    stream = source.choice(STREAMS)
+    version = now.version(stream)
+    match source.randrange(8):
+        case 0 | 1:
+            return ["put", source.choice(KEYS), msgpack.packb(source.randint(-3, 3))]
+        case 2:
+            return ["delete", source.choice(KEYS)]
+        case 3:
+            return ["delete_range", *some_range(source)]
+        case 4:
+            operation = source.choice(["add", "min", "max"])
+            return [operation, source.choice(KEYS), source.randint(-3, 3)]
+        case 5 | 6:
+            expect = version
+            if source.random() < 0.3:
+                expect = source.choice([ANY, ANY, NO_STREAM, STREAM_EXISTS, 3])
+            events = [
+                [None, source.choice(TYPES), source.randbytes(2), b""]
+                for _ in range(source.randint(1, 3))
+            ]
+            return ["append", stream, expect, events]
+        case _:
+            at = source.randint(0, version)
+            return ["save_snapshot", stream, "totals", source.randrange(2), at, source.randbytes(2)]
+
+
+class EngineBesideModel(RuleBasedStateMachine):
+    """Random histories. `self.model` holds every commit that was numbered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.running: list[Running] = []
+        self.waiting: list[tuple[Ticket, int]] = []
+        self.acknowledged = 0
+        self.answers: dict[bytes, list[Any]] = {}
+        self.fenced: set[bytes] = set()
+        self.checkpoint: Checkpoint | None = None
+        self.opened_at = 0
+
+    @initialize(seed=st.integers(0, 2**32))
+    def open(self, seed: int) -> None:
+        self.database = Database(SMALL, seed=seed)
+
+    @property
+    def engine(self) -> Any:
+        return self.database.engine
+
+    # Transactions.
+
+    def begin(self, isolation: str, at_commit: int | None = None) -> Running:
+        handle = self.database.begin(isolation=isolation, at_commit=at_commit)
+        assert handle.view == (self.engine.published if at_commit is None else at_commit)
+        running = Running(handle, ModelTransaction(self.model.states[handle.view]))
+        self.running.append(running)
+        return running
+
+    @rule(seed=SEEDS, steps=st.integers(1, 20))
+    def transactions(self, seed: int, steps: int) -> None:
+        """Several transactions, step by step in turn."""
+        source = random.Random(seed)
+        for _ in range(steps):
+            match source.randrange(20):
+                case 0 if self.running:
+                    self.give_up(source.randrange(len(self.running)), fenced=source.random() < 0.5)
+                case 1 if len(self.running) < TRANSACTIONS_MAX:
+                    oldest, newest = self.engine.oldest_readable, self.engine.published
+                    self.begin(SERIALIZABLE, source.randint(oldest, newest))
+                case 2 | 3:
+                    self.execute(source)
+                case 4 | 5 if self.waiting:
+                    self.sync()
+                case 6 | 7 | 8 | 9 if self.running:
+                    self.commit(source.randrange(len(self.running)))
+                case _:
+                    self.go_on(source)
+
+    def go_on(self, source: random.Random) -> None:
+        """A step of a transaction: one that is open, or a new one."""
+        place = source.randrange(TRANSACTIONS_MAX)
+        if place < len(self.running):
+            running = self.running[place]
+        else:
+            running = self.begin(source.choice([SERIALIZABLE, SERIALIZABLE, SNAPSHOT]))
+        if running.handle.read_only or source.random() < 0.5:
+            name, *arguments = some_read(source, running.model.base)
+            found = asked(running.handle, name, *arguments)
+            assert found == running.model.read(name, *arguments), (name, arguments)
+            running.model.note_read(name, tuple(arguments), found)
+        else:
+            write = some_write(source, running.model.now)
+            running.handle.write([write])
+            running.model.write(write)
+
+    def commit(self, place: int) -> None:
+        running = self.running.pop(place)
+        handle = running.handle
+        ticket = self.engine.commit(handle.id, OWNER, [])
+        if ticket.error is not None:
+            assert isinstance(ticket.error, Conflict)
+            self.check_conflict(running, ticket.error)
+            self.waiting.append((ticket, 0))
+            return
+        before = self.model.last_commit
+        self.note_commit(handle.id, running.model, ticket, handle.isolation == SERIALIZABLE)
+        if handle.isolation == SNAPSHOT and self.model.last_commit > before:
+            self.check_first_committer(running)
+
+    def execute(self, source: random.Random) -> None:
+        newest = self.model.states[-1]
+        running = ModelTransaction(newest)
+        for _ in range(source.randrange(4)):
+            running.write(some_write(source, running.now))
+        reads = [some_read(source, newest) for _ in range(source.randrange(3))]
+        identity = self.database.new_id()
+        ticket, results = self.engine.execute(
+            identity,
+            user=0,
+            conditions=[],
+            reads=lambda reader: [asked(reader, *read) for read in reads],
+            writes=[arguments for name, arguments, _ in running.steps],
+        )
+        before = ModelTransaction(newest)
+        assert results == [before.read(*read) for read in reads]
+        if running.failed:
+            assert isinstance(ticket.error, WrongVersion)
+            return
+        self.note_commit(identity, running, ticket, True)
+
+    def note_commit(
+        self, identity: bytes, running: ModelTransaction, ticket: Ticket, serializable: bool
+    ) -> None:
+        before = self.model.last_commit
+        read_only = not any(name == "write" for name, _, _ in running.steps)
+        if read_only:
+            # It stands where its view is, and its reads were checked there.
+            assert ticket.payload[0] <= before
+            return
+        again = self.model.commit(identity, running, serializable=serializable)
+        number, _, first, last, versions = ticket.payload
+        assert ticket.error is None
+        assert number == self.model.last_commit
+        if not again.has_effect:
+            return
+        appended = again.now.events[len(again.base.events) :]
+        if appended:
+            assert (first, last) == (len(again.base.events) + 1, len(again.now.events))
+        else:
+            assert (first, last) == (None, None)
+        assert versions == {event.stream: event.version for event in appended}
+        self.answers[identity] = ticket.payload
+        self.waiting.append((ticket, number))
+
+    def check_conflict(self, running: Running, error: Conflict) -> None:
+        """Every conflict names a commit after the view that wrote what it is about."""
+        assert error.conflicts
+        for conflict in error.conflicts:
+            if conflict["kind"] == "expected version":
+                assert conflict["expected"] != conflict["actual"]
+                continue
+            commit = conflict["commit"]
+            assert running.handle.view < commit <= self.model.last_commit
+            assert conflict["transaction"] == self.model.transactions[commit]
+            keys, streams = self.model.written[commit]
+            if "stream" in conflict:
+                assert conflict["stream"] in streams
+            elif "query" in conflict:
+                assert streams
+            elif conflict["key"] in (b"a", b"b", b"b\0", b"c", b"d", b"e"):
+                assert conflict["key"] in keys
+        if isinstance(error, WrongVersion):
+            again = running.model.again_on(self.model.states[-1], check_reads=False)
+            assert again.failed
+            assert error.retryable == again.failed.isdisjoint(running.model.failed)
+
+    def check_first_committer(self, running: Running) -> None:
+        again = running.model.again_on(self.model.states[-2], check_reads=False)
+        for commit in range(running.handle.view + 1, self.model.last_commit):
+            assert not again.puts & self.model.written[commit][0]
+
+    def give_up(self, place: int, *, fenced: bool) -> None:
+        running = self.running.pop(place)
+        if not fenced:
+            self.engine.rollback(running.handle.id, OWNER)
+            return
+        fate = self.engine.status(running.handle.id, resolve=True)
+        assert fate.state == "aborted"
+        with contextlib.suppress(TransactionGone):
+            assert isinstance(
+                self.engine.commit(running.handle.id, OWNER, []).error, TransactionAborted
+            )
+        self.waiting.append((fate.ticket, 0))
+        self.fenced.add(running.handle.id)
+
+    @precondition(lambda self: self.model.last_commit)
+    @rule(commit=st.integers(1, 1000))
+    def send_again(self, commit: int) -> None:
+        identity = self.model.transactions[(commit - 1) % self.model.last_commit + 1]
+        ticket = self.engine.commit(identity, "another connection", [])
+        assert ticket.payload == self.answers[identity]
+        assert ticket.sequence >= self.model.transactions.index(identity)
+        assert self.engine.status(identity, resolve=True).ticket.payload == ticket.payload
+
+    # What the server does beside them.
+
+    def sync(self) -> None:
+        self.database.sync()
+        for ticket, number in self.waiting:
+            assert ticket.sequence <= self.engine.durable_sequence
+            self.acknowledged = max(self.acknowledged, number)
+        self.waiting.clear()
+        assert self.engine.published == self.model.last_commit
+
+    @precondition(lambda self: self.checkpoint is None and self.has_news)
+    @rule(seconds=st.integers(-1, 3))
+    def begin_checkpoint(self, seconds: int) -> None:
+        self.database.now += seconds * SECOND_US
+        self.checkpoint = self.engine.begin_checkpoint()
+
+    @precondition(lambda self: self.checkpoint is not None)
+    @rule()
+    def carry_on_with_checkpoint(self) -> None:
+        """First run it, and let others go on before it is finished."""
+        assert self.checkpoint is not None
+        if self.checkpoint.result is not None:
+            self.engine.finish_checkpoint(self.checkpoint)
+            self.checkpoint = None
+            return
+        if self.checkpoint.last_sequence > self.engine.durable_sequence:
+            self.sync()
+        self.checkpoint.run()
+
+    # Ends and new beginnings.
+
+    @property
+    def has_news(self) -> bool:
+        """Whether enough happened since the last opening to make an end of it worthwhile."""
+        return self.model.last_commit > self.opened_at + 1
+
+    @precondition(lambda self: self.has_news)
+    @rule(
+        moment=st.sampled_from(["now", "in a sync", "in a checkpoint", "in order"]),
+        calls=st.integers(1, 12),
+    )
+    def end(self, moment: str, calls: int) -> None:
+        files = self.database.files
+        match moment:
+            case "in a sync":
+                files.faults.crash_at = files.calls + 1 + calls % 3
+                with contextlib.suppress(Crash):
+                    self.sync()
+            case "in a checkpoint":
+                self.sync()
+                if self.checkpoint is None:
+                    self.checkpoint = self.engine.begin_checkpoint()
+                files.faults.crash_at = files.calls + calls
+                with contextlib.suppress(Crash):
+                    while self.checkpoint is not None:
+                        self.carry_on_with_checkpoint()
+            case "in order":
+                self.sync()
+                self.come_back(self.database.reopen())
+                return
+        self.come_back(self.database.crash())
+
+    def come_back(self, database: Database) -> None:
+        """What was acknowledged is there, and what is there is a prefix of what was numbered."""
+        self.database = database
+        recovered = self.engine.published
+        assert self.acknowledged <= recovered <= self.model.last_commit
+        lost = self.model.transactions[recovered + 1 :]
+        self.model.forget_after(recovered)
+        self.acknowledged = self.opened_at = recovered
+        self.checkpoint = None
+        self.running.clear()
+        self.waiting.clear()
+        for identity in lost:
+            assert self.engine.status(identity, resolve=False).state == "open"
+        for identity in self.model.transactions[1:]:
+            fate = self.engine.status(identity, resolve=False)
+            assert (fate.state, fate.ticket.payload) == ("committed", self.answers[identity])
+
+    # What always holds.
+
+    @rule(seed=SEEDS)
+    def read_the_past(self, seed: int) -> None:
+        source = random.Random(seed)
+        for commit in range(self.engine.published + 1):
+            if commit < self.engine.oldest_readable:
+                with pytest.raises(HistoryGone):
+                    self.engine.reader(commit)
+                continue
+            state = self.model.states[commit]
+            read = some_read(source, state)
+            found = asked(self.engine.reader(commit), *read)
+            assert found == ModelTransaction(state).read(*read), (commit, read)
+
+    @invariant()
+    def the_newest_state_is_that_of_the_model(self) -> None:
+        if hasattr(self, "database"):
+            check_state(self.engine.reader(), self.model.states[self.engine.published])
+
+    def teardown(self) -> None:
+        if not hasattr(self, "database"):
+            return
+        for running in self.running:
+            view = running.handle.view
+            if not running.model.steps:
+                check_state(running.handle, self.model.states[view])
+        for commit in range(self.engine.oldest_readable, self.engine.published + 1):
+            check_state(self.engine.reader(commit), self.model.states[commit])
+
+
+def check_state(reader: Reader, wanted: PlainState) -> None:
+    """Everything that can be read at a view."""
+    items = reader.scan(b"", None, 1000, False).items
+    assert dict(zip(items[::2], items[1::2], strict=True)) == wanted.keys
+    assert as_model(list(everything(reader))) == wanted.events
+
+
+def everything(reader: Reader) -> Iterator[bytes]:
+    yield from all_pages(reader, 0, EventFilter(), 1000, False)
+
+
+EngineBesideModel.TestCase.settings = settings(
+    max_examples=200,
+    stateful_step_count=30,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+TestTheEngineBesideAModel = EngineBesideModel.TestCase
