@@ -25,7 +25,7 @@ VOLUME /data
 EXPOSE 4323
 # A ping needs no user: it proves that the server answers, and tells nobody anything.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
-  CMD ["headwater", "ping", "headwater://127.0.0.1:4323"]
+  CMD ["headwater", "ping", "--url", "headwater://127.0.0.1:4323"]
 # The server ends its work on SIGTERM, which is what `docker stop` sends.
 ENTRYPOINT ["headwater"]
 CMD ["serve", "--data", "/data", "--listen", "0.0.0.0:4323"]

@@ -166,7 +166,7 @@ def test_users_are_added_changed_listed_and_removed(empty: ServerProcess) -> Non
     assert as_ann("ping").exit_code == 1
     assert as_ann("user", "remove", "bob", password="crayon").exit_code == 0
     assert as_ann("user", "list", password="crayon").stdout == "ann\n"
-    refused = call("ping", "--url", url)
+    refused = call("stats", "--url", url)
     assert refused.exit_code == 1
     assert "asks for a user and password" in refused.output
 

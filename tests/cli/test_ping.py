@@ -1,0 +1,20 @@
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from headwater.cli import main
+from headwater.cli.server_process import ServerProcess
+
+
+def test_a_server_that_asks_for_a_user_is_there_all_the_same(tmp_path: Path) -> None:
+    def run(*arguments: str, entered: str = "") -> tuple[int, str]:
+        result = CliRunner().invoke(main, [*arguments, "--url", server.url], input=entered)
+        return result.exit_code, result.output
+
+    with ServerProcess(tmp_path) as server:
+        assert run("user", "add", "ann", "--password-stdin", entered="secret\n")[0] == 0
+        assert run("ping") == (0, f"{server.address}: there, and asks for a user\n")
+        assert run("ping", "--user", "ann", "--password", "secret")[0] == 0
+        assert run("ping", "--user", "ann", "--password", "wrong")[0] == 1
+        assert run("stats")[0] == 1
+    assert run("ping", "--timeout", "0.5")[0] == 1
