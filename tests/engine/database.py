@@ -9,8 +9,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from headwater_protocol.limits import PAGE_ITEMS_MAX
 from headwater_protocol.operations import WRITES
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.sequencer import Ticket
@@ -138,6 +140,21 @@ class Database:
             store=self.store.crash(self.random),
             now=self.now,
         )
+
+
+def all_events(
+    reader: Reader, after: int, wanted: EventFilter, limit: int = 10**6, *, reverse: bool = False
+) -> list[bytes]:
+    """Up to *limit* events, over as many pages as it takes: each may end early."""
+    found: list[bytes] = []
+    while True:
+        page = reader.read_all(after, wanted, min(limit - len(found), PAGE_ITEMS_MAX), reverse)
+        found += page.events
+        if not page.more or len(found) == limit:
+            return found
+        onward = after - page.position if reverse else page.position - after
+        assert onward > 0 or (reverse and after == 0), "a page comes nearer to the end"
+        after = page.position
 
 
 def open_test_log(

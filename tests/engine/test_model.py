@@ -6,7 +6,6 @@ A failure prints the steps that lead to it, shortened, as a program that can be 
 
 import contextlib
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,13 +26,13 @@ from headwater_protocol.numbers import ANY, NO_STREAM, STREAM_EXISTS
 from headwater_protocol.operations import SERIALIZABLE, SNAPSHOT
 from headwater_server.engine.checkpointing import Checkpoint
 from headwater_server.engine.events import decode_event
-from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.filters import EVERYTHING, EventFilter
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.sequencer import Ticket
 from headwater_server.engine.settings import SECOND_US
 from headwater_server.engine.transaction import Transaction
 from headwater_server.storage.memory_files import Crash
-from tests.engine.database import OWNER, SETTINGS, Database
+from tests.engine.database import OWNER, SETTINGS, Database, all_events
 from tests.engine.model import Model, ModelEvent, ModelTransaction, PlainState
 
 KEYS = [b"a", b"b", b"b\0", b"c", b"d", b"e"]
@@ -75,28 +74,12 @@ def asked(reader: Reader, name: str, *arguments: Any) -> Any:
             page = reader.read_stream(stream, after, limit, reverse)
             return page.version, as_model(page.events)
         case "read_all", after, wanted, limit, reverse:
-            return [
-                decode_event(each).position
-                for each in all_pages(reader, after, wanted, limit, reverse)
-            ]
+            stored = all_events(reader, after, wanted, limit, reverse=reverse)
+            return [decode_event(each).position for each in stored]
         case "load", stream, snapshot_name, schema:
             loaded = reader.load(stream, snapshot_name, schema)
             return loaded.version, loaded.snapshot, as_model(loaded.events)
     raise AssertionError(name)
-
-
-def all_pages(
-    reader: Reader, after: int, wanted: EventFilter, limit: int, reverse: bool
-) -> list[bytes]:
-    """Up to *limit* events: a page may end early, when it has looked at enough."""
-    found: list[bytes] = []
-    while True:
-        page = reader.read_all(after, wanted, limit - len(found), reverse)
-        found += page.events
-        if not page.more or len(found) == limit:
-            return found
-        assert page.position < after or not after if reverse else page.position > after
-        after = page.position
 
 
 def some_range(source: random.Random) -> tuple[bytes, bytes | None]:
@@ -456,11 +439,7 @@ def check_state(reader: Reader, wanted: PlainState) -> None:
     """Everything that can be read at a view."""
     items = reader.scan(b"", None, 1000, False).items
     assert dict(zip(items[::2], items[1::2], strict=True)) == wanted.keys
-    assert as_model(list(everything(reader))) == wanted.events
-
-
-def everything(reader: Reader) -> Iterator[bytes]:
-    yield from all_pages(reader, 0, EventFilter(), 1000, False)
+    assert as_model(all_events(reader, 0, EVERYTHING)) == wanted.events
 
 
 EngineBesideModel.TestCase.settings = settings(
