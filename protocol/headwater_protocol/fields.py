@@ -36,6 +36,12 @@ def _wrong(value: Any, wanted: str) -> InvalidArgument:
     return InvalidArgument(f"{wanted} is wanted, not {type(value).__name__} {shown(value)}")
 
 
+def _out_of_bounds(count: int, unit: str, minimum: int, maximum: int) -> HeadwaterError:
+    # Only what is above its bound is too large: a key of no bytes is not.
+    wrong = TooLarge if count > maximum else InvalidArgument
+    return wrong(f"{count} {unit}; allowed are {minimum} to {maximum}")
+
+
 class _Scalar:
     """A field without members: its place is the one that it is given."""
 
@@ -62,7 +68,7 @@ class Binary(_Scalar):
         if type(value) is not bytes:
             raise _wrong(value, self.describe())
         if not self.size_min <= len(value) <= self.size_max:
-            raise TooLarge(f"{len(value)} bytes; allowed are {self.size_min} to {self.size_max}")
+            raise _out_of_bounds(len(value), "bytes", self.size_min, self.size_max)
 
     def describe(self) -> str:
         if self.size_min == self.size_max:
@@ -87,7 +93,7 @@ class Text(_Scalar):
             except UnicodeEncodeError as error:
                 raise InvalidArgument(f"{shown(value)} holds a lone surrogate") from error
             if not self.size_min <= size <= self.size_max:
-                raise TooLarge(f"{size} bytes; allowed are {self.size_min} to {self.size_max}")
+                raise _out_of_bounds(size, "bytes", self.size_min, self.size_max)
         if "\0" in value:
             raise InvalidArgument(f"{shown(value)} holds U+0000")
 
@@ -189,7 +195,7 @@ class ListOf:
         if type(value) is not list:
             raise _wrong(value, self.describe())
         if not self.count_min <= len(value) <= self.count_max:
-            raise TooLarge(f"{len(value)} items; allowed are {self.count_min} to {self.count_max}")
+            raise _out_of_bounds(len(value), "items", self.count_min, self.count_max)
 
     def __call__(self, value: Any, place: str) -> None:
         try:

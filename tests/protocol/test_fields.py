@@ -51,7 +51,7 @@ ACCEPTED: list[tuple[Field, Any]] = [
 
 REFUSED: list[tuple[Field, Any, type[HeadwaterError], str]] = [
     (Binary(1, 3), "abc", InvalidArgument, "at: bin of 1 to 3 bytes is wanted, not str 'abc'"),
-    (Binary(1, 3), b"", TooLarge, "at: 0 bytes; allowed are 1 to 3"),
+    (Binary(1, 3), b"", InvalidArgument, "at: 0 bytes; allowed are 1 to 3"),
     (Binary(1, 3), b"abcd", TooLarge, "at: 4 bytes; allowed are 1 to 3"),
     (
         Text(1, 8),
@@ -59,7 +59,7 @@ REFUSED: list[tuple[Field, Any, type[HeadwaterError], str]] = [
         InvalidArgument,
         "at: str of 1 to 8 UTF-8 bytes is wanted, not bytes b'abc'",
     ),
-    (Text(1, 8), "", TooLarge, "at: 0 bytes; allowed are 1 to 8"),
+    (Text(1, 8), "", InvalidArgument, "at: 0 bytes; allowed are 1 to 8"),
     (Text(1, 8), "\u00e4" * 5, TooLarge, "at: 10 bytes; allowed are 1 to 8"),
     (Text(1, 8), "a\0b", InvalidArgument, r"at: 'a\x00b' holds U+0000"),
     (Text(1, 8), "abcdef\ud800", InvalidArgument, r"at: 'abcdef\ud800' holds a lone surrogate"),
@@ -84,6 +84,7 @@ REFUSED: list[tuple[Field, Any, type[HeadwaterError], str]] = [
         "at: array of 0 to 2: bool is wanted, not bool True",
     ),
     (ListOf(Boolean(), 2), [True] * 3, TooLarge, "at: 3 items; allowed are 0 to 2"),
+    (ListOf(Boolean(), 2, 1), [], InvalidArgument, "at: 0 items; allowed are 1 to 2"),
     (ListOf(Boolean(), 2), [True, 0], InvalidArgument, "at[1]: bool is wanted, not int 0"),
     (PAIR, ["ann"], InvalidArgument, "at: 1 members; wanted are [name, count]"),
     (PAIR, {"name": 1}, InvalidArgument, "at: an array [name, count] is wanted, not dict of 1"),

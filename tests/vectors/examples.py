@@ -301,8 +301,8 @@ WRONG: Final = [
             ("an argument too many", "9307a470696e6700", "invalid_argument"),
             ("an argument too few", "9307a3676574c0", "invalid_argument"),
             ("a key that is str", "9407a3676574c0a16b", "invalid_argument"),
-            ("a key of no bytes", "9407a3676574c0c400", "too_large"),
-            ("a transaction id of 1 byte", "9307a5626567696ec40100", "too_large"),
+            ("a key of no bytes", "9407a3676574c0c400", "invalid_argument"),
+            ("a transaction id of 1 byte", "9307a5626567696ec40100", "invalid_argument"),
             ("a bool where an int is wanted", "9307a9636f6d6d69745f6174c3", "invalid_argument"),
             (
                 "a filter with an unknown member",
