@@ -276,7 +276,9 @@ class ServerConnection(_Connection):
             case _:
                 raise ProtocolError(f"{shown(name)} is not allowed in the state {self.state.name}")
         self.in_flight[request_id] = name
-        return Refused(request_id, name, None, error)
+        # What it would have done is unknown, so what looks like a transaction's id is taken for
+        # one: a commit behind it must not commit without it.
+        return Refused(request_id, name, _transaction_of(message[2:]), error)
 
     def _refused(
         self, request_id: int, name: str, arguments: list[Any], error: HeadwaterError
@@ -286,9 +288,7 @@ class ServerConnection(_Connection):
         self.in_flight[request_id] = name
         if name in REQUESTED:
             self._enter(REQUESTED[name])
-        transaction = arguments[0] if arguments and name in _IN_TRANSACTION else None
-        if type(transaction) is not bytes or len(transaction) != TRANSACTION_ID.size_max:
-            transaction = None
+        transaction = _transaction_of(arguments) if name in _IN_TRANSACTION else None
         return Refused(request_id, name, transaction, error)
 
     def answer(self, request_id: int, payload: Any) -> bytes:
@@ -368,6 +368,15 @@ _REQUEST_FORM: Final = (
     "a request is an array [request_id, operation, arguments…],"
     f" of an int of 1 to {REQUEST_ID_MAX}, a str, and what the operation takes"
 )
+
+
+def _transaction_of(arguments: list[Any]) -> bytes | None:
+    """The first argument, if it can be the id of a transaction."""
+    match arguments:
+        case [bytes(transaction), *_] if len(transaction) == TRANSACTION_ID.size_max:
+            return transaction
+        case _:
+            return None
 
 
 def _bound_depth(value: Any, outer: int = 0) -> None:

@@ -95,6 +95,9 @@ def test_an_unknown_operation_costs_one_request_and_not_the_connection() -> None
         ((7, "write"), None),
         ((7, "user_remove", ""), None),
         ((7, "user_remove", TX), None),
+        # A newer client's word for a write, say, with its commit on the way.
+        ((7, "write_more", TX, []), TX),
+        ((7, "write_more", b"short"), None),
     ],
 )
 def test_a_refusal_names_the_transaction_that_can_no_longer_commit(
