@@ -125,6 +125,22 @@ class TestRequests:
             client.answer(behind)
         assert client.call("get", None, key) is None
 
+    def test_a_read_that_only_the_engine_refuses_rolls_its_transaction_back_too(
+        self, client: BareClient, name: str
+    ) -> None:
+        transaction = new_transaction_id()
+        client.call("begin", transaction)
+        _refused(client, "invalid_argument", "get", transaction, encode_key(name), 1)
+        _refused(client, "transaction_gone", "commit", transaction)
+
+    def test_an_unknown_operation_rolls_back_the_transaction_that_it_named(
+        self, client: BareClient
+    ) -> None:
+        transaction = new_transaction_id()
+        client.call("begin", transaction)
+        _refused(client, "unknown_operation", "guess", transaction)
+        _refused(client, "transaction_gone", "commit", transaction)
+
     def test_a_request_id_may_be_used_again_once_it_was_answered(self, client: BareClient) -> None:
         for _ in range(2):
             client.send_body(msgpack.packb([4294967295, "ping"]))

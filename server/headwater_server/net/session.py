@@ -25,7 +25,13 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from headwater_protocol.connection import Received, Refused, Request, ServerConnection, Violation
-from headwater_protocol.errors import CommitUnknown, HeadwaterError, InternalError
+from headwater_protocol.errors import (
+    CommitUnknown,
+    HeadwaterError,
+    InternalError,
+    InvalidArgument,
+    TooLarge,
+)
 from headwater_protocol.operations import OPERATIONS
 from headwater_server.engine.sequencer import Ticket
 
@@ -201,6 +207,9 @@ class Session:
             answer = service.handlers[name](self, request_id, arguments)
         except HeadwaterError as error:
             answer = self.connection.error(request_id, error)
+            if name in _IN_TRANSACTION and isinstance(error, InvalidArgument | TooLarge):
+                # As `_refuse` does: the client cannot tell who of us found the argument wrong.
+                service.engine.rollback(arguments[0], self)
         except Exception:
             answer = self._internal_error(request_id, name)
         if answer is None:
