@@ -13,6 +13,9 @@ from tests.engine.database import Database
 SETTINGS = EngineSettings(disk_reserve_size=0, history_window_us=30_000_000)
 """A window that is shorter than all of the commits take, so that there is garbage."""
 
+PADDING = b"." * 800
+"""Makes events large enough that the write-ahead log is trimmed up to the last of them."""
+
 CHECKPOINTS = 6
 COMMITS_EACH = 20
 
@@ -42,7 +45,7 @@ def _writes(database: Database, source: random.Random, number: int) -> list[list
             [
                 source.randbytes(16) if source.random() < 0.3 else None,
                 source.choice(["Opened", "Deposited"]),
-                b"data %d" % number,
+                b"data %d" % number + PADDING,
                 b"",
             ]
             for _ in range(source.randint(1, 4))
@@ -61,6 +64,7 @@ class Closed:
         database.engine.close()
         self.files = database.files
         self.store = database.store
+        self.now = database.now
 
     def check(self) -> Report:
         before = contents(self.files)

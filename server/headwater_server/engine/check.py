@@ -25,10 +25,11 @@ from headwater_server.engine.check_logs import (
     check_commit_log,
     check_offsets,
     check_write_ahead_log,
+    first_logged_commit,
 )
 from headwater_server.engine.check_versions import TransactionCheck, VersionCheck
 from headwater_server.engine.checkpointed import CheckpointedState, read_applied
-from headwater_server.engine.findings import NOTHING, Counter, Kind, Progress, Report
+from headwater_server.engine.findings import NOTHING, Counter, Finding, Kind, Progress, Report
 from headwater_server.engine.index_keys import META_UNFINISHED, Applied, parse_number
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.directory import DataDirectory
@@ -43,6 +44,7 @@ REPAIR_STORE = (
     "the state store is put together again from its sound blocks; keys that were in the others "
     "are lost, unless the write-ahead log has them; indexes are made again from the logs"
 )
+HISTORY = "older versions of keys are given up"
 CUT_EVENTS = "events that cannot be found are replaced, those of a missing file with them"
 CUT_COMMITS = "the records are made again from the events and the transaction index"
 
@@ -93,6 +95,8 @@ def check_parts(
             with report.told(Kind.STORE, directory.state, REPAIR_STORE):
                 applied = read_applied(store)
                 unfinished = parse_number(store.get(Family.INDEX, META_UNFINISHED))
+                if applied == NOTHING:
+                    _check_is_new(file_system, directory, report)
         report.applied = applied
         with report.told(Kind.LOG, directory.wal, "the log is cut there"):
             check_write_ahead_log(
@@ -109,7 +113,7 @@ def check_parts(
         event_log = _open_event_log(file_system, directory, applied, report)
         if event_log is not None:
             opened.callback(event_log.close)
-        if store is None or commit_log is None or event_log is None:
+        if report.has(Kind.APPLIED) or store is None or commit_log is None or event_log is None:
             report.notes.append("what depends on files that cannot be opened was not looked at")
             return
         state = CheckpointedState(store, event_log, commit_log)
@@ -120,6 +124,15 @@ def check_parts(
             counter.add(store.verify())
         _check_content(state, max(applied.commit, unfinished), report, counter)
         counter.end()
+
+
+def _check_is_new(file_system: FileSystem, directory: DataDirectory, report: Report) -> None:
+    """A store that knows of no checkpoint is right only if the log has everything."""
+    first = first_logged_commit(file_system, directory.wal, directory.database_id)
+    if first > 1 or (first == 0 and file_system.list(directory.commits)):
+        what = "it does not know what the last checkpoint applied, and the log does not begin there"
+        remedy = "what the write-ahead log does not have is taken from the commit log; " + HISTORY
+        report.add(Finding(Kind.APPLIED, directory.state, None, what, remedy))
 
 
 def _open_store(

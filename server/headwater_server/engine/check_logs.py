@@ -76,6 +76,8 @@ def check_write_ahead_log(
         )
     elif damage is not None:
         report.notes.append(f"{damage.describe()}; the next start keeps a copy and cuts it")
+    if report.has(Kind.APPLIED):
+        return
     last = applied.commit
     position = applied.position
     for index, encoded in records(read_files(file_system, directory, database_id=database_id)):
@@ -97,6 +99,15 @@ def check_write_ahead_log(
         what = f"the state store holds commits up to {unfinished}, the log only up to {last}"
         remedy = "what the state store has of later commits is taken back"
         report.add(Finding(Kind.LOG_GAP, directory, None, what, remedy))
+
+
+def first_logged_commit(file_system: FileSystem, directory: str, database_id: bytes) -> int:
+    """The oldest commit in the write-ahead log, 0 if there is none."""
+    for _, encoded in records(read_files(file_system, directory, database_id=database_id)):
+        commit = decode_record(encoded).commit
+        if commit:
+            return commit
+    return 0
 
 
 # The commit log.

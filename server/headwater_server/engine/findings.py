@@ -30,6 +30,7 @@ class Kind(Enum):
     COMMIT = "commit record"
     COMMIT_FILE = "file of the commit log"
     STORE = "state store"
+    APPLIED = "what was applied"
     INDEX = "index of events"
     EVENT_IDS = "event ids"
     VERSIONS = "versions of keys"

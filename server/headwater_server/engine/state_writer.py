@@ -111,9 +111,7 @@ class StateWriter:
         self._put(Family.INDEX, META_HORIZON, NUMBER.pack(self._horizon))
         self._put(Family.INDEX, META_UNFINISHED, NUMBER.pack(max(unfinished, last)))
         self._write_keys()
-        self._write_streams(interrupted=unfinished > 0)
-        self._write_names(CATEGORY, frozen.categories)
-        self._write_names(TYPE, frozen.types)
+        self.write_index(interrupted=unfinished > 0)
         self._write_transactions()
         self._write_batch()
         time = frozen.commits[-1].time if frozen.commits else before.time
@@ -184,6 +182,13 @@ class StateWriter:
         self.changes += 1
 
     # Streams, categories, types.
+
+    def write_index(self, *, interrupted: bool) -> None:
+        """Write what the events add to the index; *interrupted* if some of it may be there."""
+        self._write_streams(interrupted=interrupted)
+        self._write_names(CATEGORY, self._frozen.categories)
+        self._write_names(TYPE, self._frozen.types)
+        self._write_batch()
 
     def _write_streams(self, *, interrupted: bool) -> None:
         for names in _chunks(self._frozen.streams, _LOOKUPS):

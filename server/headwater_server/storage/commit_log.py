@@ -45,9 +45,9 @@ _RECORD: Final = struct.Struct(">16sQQQQI8xI")
 _FIELDS: Final = struct.Struct(">16sQQQQI8x")
 _CRC: Final = struct.Struct(">I")
 _CRC_AT: Final = RECORD_SIZE - _CRC.size
-_SUFFIX: Final = ".commits"
+SUFFIX: Final = ".commits"
 _TEMPORARY: Final = ".tmp"
-_DIGITS: Final = 20
+DIGITS: Final = 20
 _READ_RECORDS: Final = 16384
 """Records read in one call: 1 MiB."""
 
@@ -147,8 +147,8 @@ class CommitLog:
         log = CommitLog(file_system, directory, last, database_id=database_id, records=records)
         try:
             for name in file_system.list(directory):
-                stem = name.removesuffix(_SUFFIX)
-                if stem != name and stem.isdigit() and len(stem) == _DIGITS:
+                stem = name.removesuffix(SUFFIX)
+                if stem != name and stem.isdigit() and len(stem) == DIGITS:
                     log._segments.append(log._open_segment(name, int(stem), writable))
                 elif name.endswith(_TEMPORARY) and writable:
                     file_system.remove(join(directory, name))
@@ -204,7 +204,7 @@ class CommitLog:
             raise self._missing(segments[-1].last + 1)
 
     def _missing(self, commit: int) -> DamagedFile:
-        path = join(self._directory, f"{commit:0{_DIGITS}d}{_SUFFIX}")
+        path = join(self._directory, f"{commit:0{DIGITS}d}{SUFFIX}")
         return _damaged(path, 0, f"the file with commit {commit} is missing")
 
     # Where it begins and ends.
@@ -258,9 +258,8 @@ class CommitLog:
         # Whoever finds the next segment after a power loss can count on all of this one.
         self.sync()
         first = self._last + 1
-        path = join(self._directory, f"{first:0{_DIGITS}d}{_SUFFIX}")
-        fields = _HEADER.pack(_MAGIC, _FORMAT, self._records, first, self._database_id, b"", 0)
-        header = fields[:_CRC_AT] + _CRC.pack(zlib.crc32(fields[:_CRC_AT]))
+        path = join(self._directory, f"{first:0{DIGITS}d}{SUFFIX}")
+        header = pack_header(first, self._records, self._database_id)
         if self._file_system.exists(path + _TEMPORARY):
             self._file_system.remove(path + _TEMPORARY)
         file = self._file_system.create(path + _TEMPORARY)
@@ -399,6 +398,31 @@ class CommitLog:
         for segment in self._removed:
             segment.file.close()
         self._removed.clear()
+
+
+def pack_header(first: int, records: int, database_id: bytes) -> bytes:
+    """The header block of a segment."""
+    fields = _HEADER.pack(_MAGIC, _FORMAT, records, first, database_id, b"", 0)
+    return fields[:_CRC_AT] + _CRC.pack(zlib.crc32(fields[:_CRC_AT]))
+
+
+def unpack_header(block: bytes) -> int:
+    """How many records a segment was made for, by its header block; 0 if that is damaged."""
+    if (
+        len(block) < RECORD_SIZE
+        or zlib.crc32(block[:_CRC_AT]) != _CRC.unpack_from(block, _CRC_AT)[0]
+    ):
+        return 0
+    records: int = _HEADER.unpack_from(block)[2]
+    return records
+
+
+def unpack_record(data: bytes, offset: int) -> CommitRecord | None:
+    """The record at *offset*; None if it fails its checksum."""
+    transaction, commit, time, user, first, count, crc = _RECORD.unpack_from(data, offset)
+    if zlib.crc32(data[offset : offset + _CRC_AT]) != crc:
+        return None
+    return CommitRecord(commit, transaction, time, user, first, count)
 
 
 def _read_records(segment: _Segment, first: int, last: int) -> list[CommitRecord]:
