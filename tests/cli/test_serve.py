@@ -230,10 +230,17 @@ def test_without_options_the_settings_are_the_defaults() -> None:
     assert parsed(["--data", "d"]) == ServerSettings(data="d")
 
 
-def test_a_setting_that_does_not_exist_is_named(tmp_path: Path) -> None:
+def test_a_file_may_be_shared_with_clients(tmp_path: Path) -> None:
     config = tmp_path / "headwater.toml"
-    config.write_text("history_windov = 5\n")
-    with pytest.raises(Exception, match="history_windov"):
+    config.write_text('url = "headwater://db"\n[command]\ndata = "d"\n[dump]\noutput = "x"\n')
+    assert parsed(["--config", str(config)]).data == "d"
+
+
+@pytest.mark.parametrize("content", ["history_windov = 5", "[command]\nurl = 'x'", "command = 1"])
+def test_a_setting_that_does_not_exist_is_named(tmp_path: Path, content: str) -> None:
+    config = tmp_path / "headwater.toml"
+    config.write_text(content)
+    with pytest.raises(click.BadParameter, match=r"history_windov|url|command"):
         parsed(["--config", str(config), "--data", "d"])
 
 

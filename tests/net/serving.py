@@ -115,6 +115,7 @@ class MemoryServer:
     def __init__(self, settings: ServerSettings, *, local_only: bool = True) -> None:
         self.database = Database(settings.engine)
         self.disk = Disk()
+        self.checkpoint_disk = Disk()
         self.server = Server(
             self.database.engine,
             settings,
@@ -129,7 +130,8 @@ class MemoryServer:
         return self.database.engine
 
     def _worker(self, name: str) -> RunBlocking:
-        return self.disk.run_blocking if name == "commit" else _inline
+        disks = {"commit": self.disk, "checkpoint": self.checkpoint_disk}
+        return disks[name].run_blocking if name in disks else _inline
 
     async def connect(self, *, hello: bool = True) -> Client:
         """A new connection, which has said hello unless told otherwise."""

@@ -86,24 +86,6 @@ async def test_a_full_disk_makes_the_server_read_only_and_room_makes_it_writable
         await server.put(client, b"k", b"again")
 
 
-async def test_a_checkpoint_runs_beside_readers_and_writers(
-    autojump_clock: trio.abc.Clock,
-) -> None:
-    async with serving() as server:
-        client = await server.connect()
-        for n in range(20):
-            await server.append(client, "a-1", b"%d" % n)
-        checkpoint = server.server._checkpointer.checkpoint
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(checkpoint)
-            for n in range(20, 40):
-                await server.append(client, "a-1", b"%d" % n)
-                _, version, events, _ = await client.ask("read_stream", None, "a-1")
-                assert version == len(events) == n + 1
-        await checkpoint()
-        assert server.engine.stats()["checkpoint_commit"] == 40
-
-
 async def test_the_end_of_the_log_is_sealed_when_it_is_quiet(
     autojump_clock: trio.abc.Clock,
 ) -> None:

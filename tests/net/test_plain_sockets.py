@@ -64,8 +64,8 @@ async def test_a_pipeline_longer_than_a_turn_is_answered_whole_and_in_order() ->
         requests = [client.connection.request("ping") for _ in range(1000)]
         await client.stream.send_all(b"".join(frame for _, frame in requests))
         await other.ask("ping")
-        for request_id, _ in requests:
-            await client.result(request_id)
+        answers = [await client.receive() for _ in requests]
+        assert [answer.request_id for answer in answers] == [number for number, _ in requests]
 
 
 async def test_a_large_value_goes_in_and_out_in_many_pieces() -> None:
@@ -176,7 +176,7 @@ def test_a_unix_socket_that_was_left_behind_is_taken_over(tmp_path: Path) -> Non
     left.bind(str(path))
     left.close()
     listeners = Listeners(replace(settings(), listen=(), unix=str(path)))
-    listeners.listen(1)
+    assert listeners.listen(1) == [f"unix:{path}"]
     listeners.close()
 
 
@@ -202,6 +202,7 @@ def test_without_users_only_this_machine_may_connect() -> None:
         with pytest.raises(CannotListen, match=r"0\.0\.0\.0.*headwater user add NAME --data D"):
             exposed.check_allowed(has_users=False, data="D")
         exposed.check_allowed(has_users=True, data="D")
+        assert len(exposed.tcp) == 2
     finally:
         exposed.close()
 

@@ -1,7 +1,8 @@
 """Where the settings of `serve` come from: flags, then HEADWATER_*, then a TOML file.
 
 Every setting has one name in three spellings: `--history-window`, `HEADWATER_HISTORY_WINDOW`,
-and `history-window` in the file. click asks them in that order, and shows the default.
+and `history-window` in the file. click asks them in that order, and shows the default. In the
+file it stands at the top, or in a table [serve]; tables of other commands are left alone.
 """
 
 import tomllib
@@ -21,6 +22,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SERVER = ServerSettings(data="")
 _ENGINE = EngineSettings()
 _PORT_MAX = 65535
+
+_OF_CLIENTS = frozenset({"url", "user", "password", "ca-file", "timeout"})
+"""What clients look for at the top of the same file."""
 
 
 def parse_address(text: str) -> Address:
@@ -54,16 +58,21 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
         for option in ctx.command.params
         if option.name not in ("config", "help")
     }
+    own = settings.pop(ctx.command.name or "", {})
+    if not isinstance(own, dict):
+        raise click.BadParameter(f"{path}: {ctx.command.name!r} is no table", ctx, param)
     defaults: dict[str, Any] = {}
-    for name, value in settings.items():
+    for name, value in [*settings.items(), *own.items()]:
         option = known.get(name)
-        if option is None or option.name is None:
+        if option is not None and option.name is not None:
+            defaults[option.name] = value
+        elif name in own or not (isinstance(value, dict) or name in _OF_CLIENTS):
+            # A mistyped name must not leave a server with another setting than was meant.
             raise click.BadParameter(
                 f"{path}: there is no setting {name!r}; there are {', '.join(sorted(known))}",
                 ctx,
                 param,
             )
-        defaults[option.name] = value
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 

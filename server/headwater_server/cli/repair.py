@@ -1,11 +1,62 @@
 """`headwater repair`: make a damaged data directory usable again, keeping what is given up."""
 
+import sys
+from functools import partial
+
 import click
 
+from headwater_server.cli.check import DAMAGED, progress, show
 from headwater_server.cli.failures import one_line
+from headwater_server.engine.repair import Plan, perform, plan
+from headwater_server.storage.real_files import RealFileSystem
+from headwater_server.storage.rocks_store import RocksStore
 
 
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False))
-def repair(directory: str) -> None:
-    """Cut the data directory DIR back to what is sound, and keep a copy of the rest."""
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
+    """Make the damaged data directory DIR usable again.
+
+    It says first what it would do and what that gives up, and asks. What it replaces or cuts off
+    stays beside the new files. Better still: work on a copy. No server may be running on it.
+
+    Exit status 0: it is whole now. 1: it is not.
+    """
+    open_to_check = partial(RocksStore.open, read_only=True)
+    with one_line(), progress("checking") as on_progress:
+        planned = plan(
+            RealFileSystem(), directory, open_store=open_to_check, on_progress=on_progress
+        )
+    show(planned.report)
+    if planned.report.is_clean:
+        return
+    _show_plan(planned)
+    if dry_run or not planned.actions:
+        sys.exit(DAMAGED)
+    if not yes:
+        click.confirm("Do it?", abort=True)
+    with one_line(), progress("repairing") as on_progress:
+        outcome = perform(
+            RealFileSystem(),
+            directory,
+            open_store=RocksStore.open,
+            open_store_to_check=open_to_check,
+            repair_store=None,
+            on_progress=on_progress,
+        )
+    for done in outcome.done:
+        click.echo(f"done: {done}")
+    for copy in outcome.copies:
+        click.echo(f"kept: {copy}")
+    show(outcome.report)
+    if not outcome.report.is_clean:
+        sys.exit(DAMAGED)
+
+
+def _show_plan(planned: Plan) -> None:
+    for hopeless in planned.hopeless:
+        click.echo(f"cannot be repaired: {hopeless}")
+    for number, action in enumerate(planned.actions, start=1):
+        click.echo(f"{number}. {action}")

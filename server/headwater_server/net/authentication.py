@@ -29,8 +29,8 @@ _log = structlog.get_logger(__name__)
 
 MECHANISM: Final = "SCRAM-SHA-256"
 
-_ITERATIONS_DEFAULT: Final = 15_000
-_SALT_SIZE_DEFAULT: Final = 16
+_DECOY: Final = Verifier(salt=bytes(16), iterations=15_000, stored_key=b"", server_key=b"")
+"""What a decoy looks like while there is no user to look like."""
 
 
 class Exchange:
@@ -116,8 +116,7 @@ class Authentication:
         # the salts the same over a restart, which a stranger could otherwise wait for.
         names = self._engine.accounts.names()
         first = self._engine.accounts.find(names[0]) if names else None
-        key = self._decoy_key if first is None else first.verifier.server_key
-        iterations = _ITERATIONS_DEFAULT if first is None else first.verifier.iterations
-        size = _SALT_SIZE_DEFAULT if first is None else len(first.verifier.salt)
-        salt = hmac.digest(key, b"decoy " + name.encode(), hashlib.sha512)[:size]
-        return Verifier(salt, iterations, secrets.token_bytes(32), secrets.token_bytes(32))
+        like = _DECOY if first is None else first.verifier
+        key = like.server_key or self._decoy_key
+        salt = hmac.digest(key, b"decoy " + name.encode(), hashlib.sha512)[: len(like.salt)]
+        return Verifier(salt, like.iterations, secrets.token_bytes(32), secrets.token_bytes(32))

@@ -117,6 +117,7 @@ class GroupCommit:
         self._taken_sequence = 0
         self._sleeping = trio.lowlevel.ParkingLot()
         self._published = trio.lowlevel.ParkingLot()
+        self._asleep = False
         self._busy = False
         self._failed = False
         self._held: Callable[[], bool] = lambda: False
@@ -159,7 +160,10 @@ class GroupCommit:
 
     def wake(self) -> None:
         """Let the committer look for work, if it sleeps."""
-        self._sleeping.unpark()
+        # Asked for every commit, and of two thousand in a row only the first finds it asleep.
+        if self._asleep:
+            self._asleep = False
+            self._sleeping.unpark()
 
     async def run(self) -> None:
         """Make groups durable until cancelled.
@@ -200,6 +204,7 @@ class GroupCommit:
         self._busy = False
         self._published.unpark_all()
         if not self._seal_wanted:
+            self._asleep = True
             await self._sleeping.park()
             return
         self._busy = True

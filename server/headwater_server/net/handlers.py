@@ -197,8 +197,8 @@ def _reader(session: "Session", transaction: bytes | None, at_commit: int | None
 def get(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     """The value of a key."""
     transaction, key, at_commit = arguments
-    value = _reader(session, transaction, at_commit).get(key)
-    return session.connection.answer(request_id, value)
+    reader = _reader(session, transaction, at_commit)
+    return session.connection.answer(request_id, reader.get(key))
 
 
 def _read(name: str, session: "Session", request_id: int, arguments: list[Any]) -> bytes:

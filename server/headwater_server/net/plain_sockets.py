@@ -4,13 +4,13 @@ A task a connection costs a task switch and a wait for every request. Here all s
 one selector, and trio waits for the selector's own descriptor (epoll on Linux, kqueue on macOS):
 
     trio --wake-up--> select(0) --> for each that is readable: recv, session.receive
-                                --> for each session with output: send
+                                --> for each that was served: send its output
                                 --> back to trio, where the committer starts its sync
 
 So a wake-up serves everyone who is ready, all their commits go into one group, and each
-connection is written to once. Fairness: a connection is read from once a wake-up, and what it
-sent is served in bounded turns; what is left over is served by the second task, in between.
-That one also sends what came out of a sync or of a subscription, outside of a wake-up.
+connection is read from and written to once. Fairness: what a connection sent is served in
+bounded turns; what is left over is served by the second task, in between. That one also sends
+what came out of a sync or of a subscription, outside of a wake-up.
 
 No protocol is known here. A socket that is not read from any more, because its session does not
 want input, fills up, and TCP slows the client down.
@@ -75,7 +75,6 @@ class PlainSockets:
         self._connections: set[_Connection] = set()
         self._to_flush: list[_Connection] = []
         self._to_run: list[_Connection] = []
-        self._in_turn = False
         self._idle = trio.lowlevel.ParkingLot()
 
     def listen(self, listener: socket.socket, name: str) -> None:
@@ -101,29 +100,29 @@ class PlainSockets:
         while True:
             if not self._to_flush and not self._to_run:
                 await self._idle.park()
-            self._in_turn = True
             runnable, self._to_run = self._to_run, []
             for connection in runnable:
                 if not connection.session.closed:
+                    connection.session.notified = True
                     connection.session.run()
-                    self._after_serving(connection)
-            self._in_turn = False
+                    self._send(connection)
             self.flush(FLUSHES_PER_TURN_MAX)
             await trio.lowlevel.checkpoint()
 
     def _turn(self) -> None:
         """Serve everything that is ready now."""
-        self._in_turn = True
         size = self._receive_size
+        served: list[_Connection] = []
         for key, events in self._selector.select(0):
             connection = key.data
             if type(connection) is _Listener:
                 self._accept(connection)
                 continue
+            session = connection.session
             if events & _WRITE:
                 connection.output_full = False
-                self._to_flush.append(connection)
-            if events & _READ:
+                self._send(connection)
+            if events & _READ and not session.closed:
                 try:
                     data = connection.socket.recv(size)
                 except (BlockingIOError, InterruptedError):
@@ -133,25 +132,21 @@ class PlainSockets:
                 if not data:
                     self._close(connection)
                     continue
-                connection.session.receive(data)
-                if not connection.session.wants_input:
-                    self._after_serving(connection)
-        self._in_turn = False
-        self.flush(FLUSHES_PER_TURN_MAX)
-
-    def _after_serving(self, connection: _Connection) -> None:
-        """Whether more of it is to be served, and whether more is to be read."""
-        if connection.session.runnable:
-            self._to_run.append(connection)
-            self._idle.unpark()
-        self._watch(connection)
+                # It need not tell of output that is looked for right here.
+                session.notified = True
+                session.receive(data)
+                served.append(connection)
+        # After all were served: a client that shares our processor would else be woken, and run,
+        # in between.
+        for connection in served:
+            self._send(connection)
 
     # Output.
 
     def _notify(self, connection: _Connection) -> None:
-        self._to_flush.append(connection)
-        if not self._in_turn:
+        if not self._to_flush:
             self._idle.unpark()
+        self._to_flush.append(connection)
 
     def flush(self, count_max: int | None = None) -> None:
         """Send to the connections that have output; those above the count stay for later."""
@@ -166,6 +161,7 @@ class PlainSockets:
             self._send(connection)
 
     def _send(self, connection: _Connection) -> None:
+        """Send what the socket takes, and see what is to be done next for the connection."""
         session = connection.session
         if session.closed:
             return
@@ -184,8 +180,11 @@ class PlainSockets:
             session.sent(size)
         if session.closing and not session.output_size:
             self._close(connection)
-        elif session.runnable or connection.output_full or connection.interest != _READ:
-            self._after_serving(connection)
+        elif not session.wants_input or connection.interest != _READ or connection.output_full:
+            if session.runnable:
+                self._to_run.append(connection)
+                self._idle.unpark()
+            self._watch(connection)
 
     def _watch(self, connection: _Connection) -> None:
         """Tell the selector what to wait for."""

@@ -15,6 +15,7 @@ committed is answered; a last checkpoint, so that the next start has nothing to 
 signal ends the waiting.
 """
 
+import gc
 import os
 import random
 import signal
@@ -49,6 +50,11 @@ from headwater_server.storage.write_ahead_log import WalIndex
 _log = structlog.get_logger(__name__)
 
 _LOOK_S = 0.01
+_GC_THRESHOLDS = (10_000, 20, 50)
+"""Allocations between collections of the youngest, and how many of those go before an older
+generation's. A memtable is a million objects without a cycle; with Python's own thresholds they
+were looked at again and again, which cost a tenth of the time and pauses of 86 ms."""
+
 LAST_WORDS_S_MAX = 1.0
 """Seconds that clients get, at the end, to take what was sent to them."""
 
@@ -230,6 +236,8 @@ async def serve(
         engine = await trio.to_thread.run_sync(open_directory, settings)
         try:
             listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
+            gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
             await _serve_engine(engine, settings, listeners, context, task_status)
         except BaseExceptionGroup as group:
             # A failed disk ends everything else too; what the caller must know is that.

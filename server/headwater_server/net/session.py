@@ -173,6 +173,7 @@ class Session:
         self._received_size += len(data)
         items = self.connection.receive(data)
         if len(items) == 1 and self.wants_input:
+            # Nearly always. It need not go through the backlog.
             self._take(items[0])
         elif items:
             self._backlog.extend(items)
@@ -413,4 +414,11 @@ class Session:
         self._backlog.clear()
         self._output.clear()
         self.output_size = 0
+        # The driver's end holds the session, and the session it: nobody else should have to
+        # find out that neither is needed.
+        self._notify = _nobody
         self.service.close_session(self)
+
+
+def _nobody() -> None:
+    """Stands for a driver that has gone."""

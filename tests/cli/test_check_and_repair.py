@@ -1,0 +1,91 @@
+"""`headwater check` and `headwater repair` on a directory that a real server left."""
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from headwater.cli.server_process import ServerProcess
+from headwater_server.cli.main import main
+from tests.wire import Wire
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Path:
+    """The data directory of a server that was killed: its log is full, its files are empty."""
+    with ServerProcess(tmp_path) as server:
+        with Wire(server.address) as client:
+            for n in range(20):
+                writes = [["put", b"%d" % n, b"v" * 100]]
+                client.ask("execute", b"\xff" * 6 + os.urandom(10), [], [], writes)
+        server.kill()
+    return server.data
+
+
+def run(*arguments: str, answer: str = "") -> tuple[int, str]:
+    ended = CliRunner().invoke(main, arguments, input=answer)
+    return ended.exit_code, ended.output
+
+
+def flip_a_byte_of_the_log(data: Path) -> Path:
+    segment = sorted((data / "wal").iterdir())[0]
+    content = bytearray(segment.read_bytes())
+    content[content.index(b"v" * 50)] ^= 1
+    segment.write_bytes(content)
+    return segment
+
+
+def test_a_whole_directory_is_well(left: Path) -> None:
+    status, said = run("check", str(left))
+    assert status == 0
+    assert "all is well" in said
+
+
+def test_damage_is_told_with_file_and_offset_and_changes_nothing(left: Path) -> None:
+    segment = flip_a_byte_of_the_log(left)
+    before = segment.read_bytes()
+    status, said = run("check", str(left))
+    assert status == 1
+    assert f"{segment} at offset " in said
+    assert "headwater repair" in said
+    assert segment.read_bytes() == before
+
+
+def test_a_server_refuses_damage_and_starts_after_the_repair(left: Path) -> None:
+    flip_a_byte_of_the_log(left)
+    status, said = run("serve", "--data", str(left), "--listen", "127.0.0.1:0")
+    assert status == 1
+    assert "offset" in said
+    status, said = run("repair", str(left), "--dry-run")
+    assert status == 1
+    status, said = run("repair", str(left), answer="n\n")
+    assert status == 1
+    status, said = run("repair", str(left), "--yes")
+    assert status == 0, said
+    assert "all is well" in said
+    with ServerProcess(left.parent) as server, Wire(server.address) as client:
+        assert client.ask("ping")[0] < 20
+
+
+def test_repairing_what_is_whole_does_nothing(left: Path) -> None:
+    status, said = run("repair", str(left))
+    assert status == 0
+    assert "all is well" in said
+
+
+def test_a_directory_that_a_server_runs_on_is_refused(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        for command in ("check", "repair"):
+            status, said = run(command, str(server.data))
+            assert status == 1
+            assert len(said.splitlines()) == 1
+
+
+def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("hello")
+    status, said = run("check", str(tmp_path))
+    assert status == 1
+    assert "is not a data directory" in said
+    status, said = run("check", str(tmp_path / "missing"))
+    assert status == 2

@@ -1,0 +1,89 @@
+"""The checkpointer: beside readers and writers, waiting for room, holding back who is too fast."""
+
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from headwater_server.net.checkpointer import CheckpointFailed
+from headwater_server.net.settings import ServerSettings
+from headwater_server.storage.errors import DiskFull
+from tests.engine.database import SETTINGS
+from tests.net.serving import serving, settings
+
+
+def every(commits: int) -> ServerSettings:
+    """Settings that make a checkpoint due after so many commits."""
+    return replace(settings(), engine=replace(SETTINGS, memtable_commits_max=commits))
+
+
+async def test_a_checkpoint_runs_beside_readers_and_writers(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with serving() as server:
+        client = await server.connect()
+        for n in range(20):
+            await server.append(client, "a-1", b"%d" % n)
+        checkpoint = server.server._checkpointer.checkpoint
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(checkpoint)
+            for n in range(20, 40):
+                await server.append(client, "a-1", b"%d" % n)
+                _, version, events, _ = await client.ask("read_stream", None, "a-1")
+                assert version == len(events) == n + 1
+        await checkpoint()
+        assert server.engine.stats()["checkpoint_commit"] == 40
+
+
+async def test_a_checkpoint_is_made_when_it_is_due() -> None:
+    async with serving(every(5)) as server:
+        client = await server.connect()
+        for n in range(12):
+            await server.put(client, b"%d" % n, b"")
+            await wait_all_tasks_blocked()
+        assert server.engine.stats()["checkpoints"] == 2
+        assert server.engine.stats()["checkpoint_commit"] == 10
+
+
+async def test_who_writes_faster_than_the_files_can_be_written_is_held_back() -> None:
+    async with serving(every(5)) as server:
+        client, reader = await server.connect(), await server.connect()
+        server.checkpoint_disk.hold()
+        requests = []
+        for n in range(40):
+            writes = [["put", b"%d" % n, b""]]
+            requests.append(await client.send("execute", server.new_id(), [], [], writes))
+            await wait_all_tasks_blocked()
+        assert 10 < server.engine.published < 20
+        assert await reader.ask("get", None, b"1") == b"", "reads go on"
+        server.checkpoint_disk.release()
+        for request in requests:
+            await client.result(request)
+        assert server.engine.published == 40
+
+
+async def test_a_checkpoint_that_finds_no_room_is_made_once_there_is(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with serving(every(5)) as server:
+        client = await server.connect()
+        server.checkpoint_disk.error = DiskFull("events", 4096)
+        for n in range(8):
+            await server.put(client, b"%d" % n, b"v")
+        await trio.sleep(5)
+        assert server.engine.stats()["checkpoints"] == 0
+        assert await client.ask("get", None, b"1") == b"v"
+        server.checkpoint_disk.error = None
+        await trio.sleep(5)
+        assert server.engine.stats()["checkpoint_commit"] == 5
+
+
+async def test_a_disk_that_fails_under_a_checkpoint_ends_the_server() -> None:
+    with pytest.raises(ExceptionGroup) as ended:
+        async with serving(every(1)) as server:
+            client = await server.connect()
+            server.checkpoint_disk.error = OSError(5, "Input/output error")
+            await server.put(client, b"k", b"v")
+            await trio.sleep_forever()
+    assert ended.group_contains(CheckpointFailed)
