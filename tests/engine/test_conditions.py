@@ -40,6 +40,21 @@ def test_a_value_must_be_equal_and_absence_is_a_value() -> None:
     assert not holds(database, ["value", b"absent", b""])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [(b"k", b"w", "another value"), (b"k", None, "a value"), (b"absent", b"", "no value")],
+)
+def test_the_message_says_what_was_found(key: bytes, value: bytes | None, found: str) -> None:
+    # Of a key that should have been absent, it said that the key has no value.
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    ticket, _ = database.engine.execute(
+        database.new_id(), user=0, conditions=[["value", key, value]], reads=None, writes=[]
+    )
+    assert isinstance(ticket.error, ConditionFailed)
+    assert ticket.error.message.endswith(f"key {key!r} has {found}")
+
+
 def test_a_stream_is_at_a_version_or_exists_or_does_not() -> None:
     database = Database()
     database.execute(append("a"), append("a"))

@@ -37,9 +37,11 @@ def _check_value(state: State, key: bytes, value: bytes | None) -> dict[str, Any
     stored = state.get(keyspaces.USER + key, state.last_commit)
     if stored == value:
         return None
-    wanted = "no value" if value is None else "another value"
-    message = f"key {key!r} has {'no value' if stored is None else wanted}"
-    return {"kind": "condition", "key": key, "message": message}
+    if stored is None:
+        found = "no value"
+    else:
+        found = "a value" if value is None else "another value"
+    return {"kind": "condition", "key": key, "message": f"key {key!r} has {found}"}
 
 
 def _check_unchanged(
