@@ -203,6 +203,7 @@ class Engine:
             TransactionGone: it is not open, or belongs to another connection.
             InvalidArgument, NotANumber, TooLarge: it is rolled back, since what its client
                 sends next may rest on what failed.
+            TooMany: all open transactions together hold too much; this one is rolled back.
         """
         opened = self._open.owned(transaction, owner, self._clock())
         try:
@@ -210,6 +211,7 @@ class Engine:
         except HeadwaterError:
             self._open.remove(opened)
             raise
+        self._open.charge(opened)
 
     def commit(self, transaction: bytes, owner: object, writes: list[list[Any]]) -> Ticket:
         """Add writes to an open transaction and commit it; it is closed whatever comes of it.

@@ -59,16 +59,25 @@ class OpenTransactions:
                 "begun here, has ended, or was idle for too long"
             )
         found.used = now
-        # What its last request added is counted now: one request is bounded by itself.
-        self._size += found.held_size - found.charged_size
-        found.charged_size = found.held_size
+        # What its last read added is counted now: one read is bounded by itself.
+        self.charge(found)
+        return found
+
+    def charge(self, transaction: Transaction) -> None:
+        """Count what a transaction holds by now.
+
+        Raises:
+            TooMany: all open transactions together hold more than is allowed; this one is
+                rolled back.
+        """
+        self._size += transaction.held_size - transaction.charged_size
+        transaction.charged_size = transaction.held_size
         if self._size > self._size_max:
             size = self._size
-            self.remove(found)
+            self.remove(transaction)
             raise TooMany(
                 f"{size} bytes are held by open transactions; allowed are {self._size_max}"
             )
-        return found
 
     def remove(self, transaction: Transaction) -> None:
         """End a lease."""

@@ -1,0 +1,638 @@
+"""The engine as its callers see it: transactions and their fate, leases, the past, a full disk."""
+
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from headwater_protocol.errors import (
+    HeadwaterError,
+    HistoryGone,
+    InvalidArgument,
+    NoSuchCommit,
+    NotANumber,
+    ReadOnly,
+    TooMany,
+    TransactionAborted,
+    TransactionForgotten,
+    TransactionGone,
+)
+from headwater_protocol.limits import PAGE_SIZE_MAX
+from headwater_server.engine.events import decode_event
+from headwater_server.engine.filters import EVERYTHING
+from headwater_server.engine.settings import SECOND_US
+from headwater_server.engine.transaction_ids import new_transaction_id
+from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.memory_files import MemoryFileSystem
+from tests.engine.database import OWNER, SETTINGS, START_US, Database
+
+OTHER = "another connection"
+
+
+def append(stream: str, *names: str) -> list[Any]:
+    return ["append", stream, -1, [[None, name, b"", b""] for name in names]]
+
+
+def state_of(database: Database, transaction: bytes, *, resolve: bool = False) -> str:
+    return database.engine.status(transaction, resolve=resolve).state
+
+
+# The life of a transaction.
+
+
+def test_a_transaction_belongs_to_the_connection_that_began_it() -> None:
+    database = Database()
+    running = database.begin()
+    assert database.engine.transaction(running.id, OWNER) is running
+    with pytest.raises(TransactionGone, match="not open on this connection"):
+        database.engine.transaction(running.id, OTHER)
+    with pytest.raises(TransactionGone):
+        database.engine.write(running.id, OTHER, [["put", b"k", b"v"]])
+    with pytest.raises(TransactionGone):
+        database.engine.commit(running.id, OTHER, [])
+    database.engine.rollback(running.id, OTHER)
+    database.commit(running, ["put", b"k", b"v"])
+    assert database.engine.reader().get(b"k") == b"v"
+
+
+def test_an_id_is_begun_once_whatever_became_of_it() -> None:
+    database = Database()
+    running = database.begin()
+
+    def refused() -> None:
+        with pytest.raises(InvalidArgument, match="begun before"):
+            database.engine.begin(running.id, owner=OTHER)
+
+    refused()
+    database.commit(running, ["put", b"k", b"v"])
+    refused()
+    running = database.begin()
+    database.engine.status(running.id, resolve=True)
+    refused()
+    # One that was rolled back left no trace, and may be begun again.
+    running = database.begin()
+    database.engine.rollback(running.id, OWNER)
+    database.engine.begin(running.id, owner=OWNER)
+
+
+def test_an_open_transaction_cannot_be_executed_as_well() -> None:
+    database = Database()
+    running = database.begin()
+    with pytest.raises(InvalidArgument, match="is open"):
+        database.execute(["put", b"k", b"v"], transaction=running.id)
+
+
+def test_a_commit_closes_the_transaction_whatever_comes_of_it() -> None:
+    database = Database()
+    database.execute(["put", b"text", b"not a number"])
+    for writes, error in (
+        ([["put", b"k", b"v"]], None),
+        ([], None),
+        ([["delete_range", b"b", b"a"]], InvalidArgument),
+        ([["add", b"text", 1]], NotANumber),
+    ):
+        running = database.begin()
+        try:
+            database.settle(database.engine.commit(running.id, OWNER, writes))
+            assert error is None
+        except HeadwaterError as raised:
+            assert type(raised) is error  # noqa: PT017
+        assert database.engine.open_count(OWNER) == 0
+        with pytest.raises(TransactionGone):
+            database.engine.transaction(running.id, OWNER)
+
+
+def test_a_write_that_fails_rolls_its_transaction_back() -> None:
+    database = Database()
+    running = database.begin()
+    with pytest.raises(InvalidArgument):
+        database.engine.write(
+            running.id, OWNER, [["put", b"k", b"half"], ["delete_range", b"b", b"a"]]
+        )
+    with pytest.raises(TransactionGone):
+        database.engine.commit(running.id, OWNER, [])
+    database.sync()
+    assert database.engine.reader().get(b"k") is None
+
+
+def test_a_read_only_commit_answers_with_its_view() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    running = database.begin(read_only=True)
+    database.now += 5
+    database.execute(["put", b"k", b"w"])
+    assert running.get(b"k") == b"v"
+    assert database.commit(running) == [1, START_US, None, None, {}]
+
+
+def test_a_transaction_with_nothing_to_write_never_conflicts() -> None:
+    database = Database()
+    running = database.begin()
+    running.get(b"k")
+    database.execute(["put", b"k", b"v"])
+    assert database.commit(running) == [0, 0, None, None, {}]
+
+
+# Fates.
+
+
+def test_the_fate_of_a_transaction_at_each_of_its_stages() -> None:
+    database = Database()
+    running = database.begin()
+    assert state_of(database, database.new_id()) == "open"
+    assert state_of(database, running.id) == "open"
+    ticket = database.engine.commit(running.id, OWNER, [["put", b"k", b"v"]])
+    # Numbered: it will be committed, and the answer waits until that is certain.
+    fate = database.engine.status(running.id, resolve=True)
+    assert (fate.state, fate.ticket.payload) == ("committed", ticket.payload)
+    assert fate.ticket.sequence >= ticket.sequence > database.engine.durable_sequence
+    database.sync()
+    for again in (database, database.reopen(), database.crash()):
+        assert state_of(again, running.id, resolve=True) == "committed"
+
+
+def test_a_commit_that_a_crash_took_can_be_made_again() -> None:
+    database = Database()
+    transaction = database.new_id()
+    database.engine.execute(
+        transaction, user=0, conditions=[], reads=None, writes=[["put", b"k", b"v"]]
+    )
+    database = database.crash()
+    assert state_of(database, transaction) == "open"
+    assert database.execute(["put", b"k", b"v"], transaction=transaction)[0] == 1
+
+
+def test_a_fence_ends_an_open_transaction_of_any_connection() -> None:
+    database = Database()
+    running = database.begin()
+    running.write([["put", b"k", b"v"]])
+    assert state_of(database, running.id, resolve=True) == "aborted"
+    assert database.engine.open_count(OWNER) == 0
+    ticket = database.engine.commit(running.id, OWNER, [])
+    assert isinstance(ticket.error, TransactionAborted)
+    assert state_of(database, running.id) == "aborted"
+    assert database.engine.reader().get(b"k") is None
+
+
+def test_a_fence_holds_before_and_after_checkpoints_and_crashes() -> None:
+    database = Database()
+    seen, unseen = database.begin().id, database.new_id()
+    for transaction in (seen, unseen):
+        assert state_of(database, transaction, resolve=True) == "aborted"
+    database.sync()
+
+    def check(database: Database) -> None:
+        for transaction in (seen, unseen):
+            assert state_of(database, transaction) == "aborted"
+            with pytest.raises(TransactionAborted):
+                database.execute(["put", b"k", b"v"], transaction=transaction)
+            # Asking again changes nothing and writes nothing.
+            assert state_of(database, transaction, resolve=True) == "aborted"
+            assert database.engine.take_group() is None
+
+    check(database)
+    check(database.crash())
+    database.checkpoint()
+    check(database)
+    check(database.crash())
+    check(database.reopen())
+
+
+def test_a_fence_that_was_not_durable_may_be_gone_after_a_crash() -> None:
+    database = Database()
+    transaction = database.new_id()
+    assert state_of(database, transaction, resolve=True) == "aborted"
+    assert state_of(database.crash(), transaction) == "open"
+
+
+RETENTION = replace(SETTINGS, transaction_retention_us=10 * SECOND_US, history_window_us=0)
+
+
+def test_an_old_id_that_is_not_remembered_is_forgotten_and_can_do_nothing() -> None:
+    database = Database(RETENTION)
+    old = new_transaction_id(database.now, database.random)
+    fenced = new_transaction_id(database.now, database.random)
+    assert uuid.UUID(bytes=old).version == 7
+    database.execute(["put", b"k", b"v"], transaction=old)
+    assert state_of(database, fenced, resolve=True) == "aborted"
+    never = new_transaction_id(database.now, database.random)
+    database.now += RETENTION.transaction_retention_us + SECOND_US
+    # It is remembered for longer than it must be, until a checkpoint forgets it.
+    assert state_of(database, old) == "committed"
+    database.execute(["put", b"k", b"w"])
+    database.checkpoint()
+    database.execute(["put", b"k", b"x"])
+    # After a crash the fence is in the log still: it, too, may be remembered for longer.
+    for again, forgotten in ((database, (old, fenced, never)), (database.crash(), (old, never))):
+        for transaction in forgotten:
+            for resolve in (False, True):
+                fate = again.engine.status(transaction, resolve=resolve)
+                assert (fate.state, fate.ticket.sequence) == ("forgotten", 0)
+            with pytest.raises(TransactionForgotten, match="retention of 10 s"):
+                again.execute(["put", b"k", b"again"], transaction=transaction)
+            with pytest.raises(TransactionForgotten):
+                again.engine.begin(transaction, owner=OWNER)
+            with pytest.raises(TransactionForgotten):
+                again.engine.commit(transaction, OWNER, [])
+        assert again.engine.reader().get(b"k") == b"x"
+
+
+def test_an_id_that_tells_no_time_looks_like_one_never_seen_when_it_is_forgotten() -> None:
+    database = Database(RETENTION)
+    transaction = database.new_id()
+    database.execute(["put", b"k", b"v"], transaction=transaction)
+    database.now += RETENTION.transaction_retention_us + SECOND_US
+    database.execute(["put", b"k", b"w"])
+    database.checkpoint()
+    assert state_of(database, transaction) == "open"
+
+
+# Leases.
+
+
+def test_a_transaction_that_was_idle_or_open_for_too_long_ends() -> None:
+    settings = replace(SETTINGS, transaction_idle_us_max=10, transaction_age_us_max=25)
+    database = Database(settings)
+    idle, busy = database.begin(), database.begin()
+    for _ in range(5):
+        database.now += 5
+        database.engine.transaction(busy.id, OWNER)
+    # Exactly so long is allowed.
+    database.now = START_US + 10
+    assert database.engine.expire() == []
+    database.now = START_US + 11
+    assert database.engine.expire() == [idle]
+    database.now = START_US + 25
+    assert database.engine.expire() == []
+    database.now = START_US + 26
+    assert database.engine.expire() == [busy]
+    for ended in (idle, busy):
+        with pytest.raises(TransactionGone, match="idle for too long"):
+            database.engine.commit(ended.id, OWNER, [])
+
+
+def test_a_clock_that_is_set_back_ends_no_lease() -> None:
+    database = Database()
+    database.begin()
+    database.now -= 3600 * SECOND_US
+    assert database.engine.expire() == []
+
+
+def test_a_connection_that_goes_takes_its_transactions_along() -> None:
+    database = Database()
+    mine = [database.begin() for _ in range(3)]
+    other = database.engine.begin(database.new_id(), owner=OTHER)
+    assert database.engine.open_count(OWNER) == 3
+    assert database.engine.close_owner(OWNER) == 3
+    assert database.engine.close_owner(OWNER) == 0
+    for running in mine:
+        with pytest.raises(TransactionGone):
+            database.engine.transaction(running.id, OWNER)
+    assert database.engine.transaction(other.id, OTHER) is other
+
+
+def test_so_many_transactions_may_be_open_and_no_more() -> None:
+    database = Database(replace(SETTINGS, transactions_max=2))
+    first = database.begin()
+    database.begin()
+    with pytest.raises(TooMany, match="allowed are 2"):
+        database.begin()
+    database.engine.rollback(first.id, OWNER)
+    database.begin()
+
+
+def test_open_transactions_hold_so_many_bytes_and_no_more() -> None:
+    database = Database(replace(SETTINGS, transactions_size_max=100_000))
+    engine = database.engine
+    first, second = database.begin(), database.begin()
+    engine.write(first.id, OWNER, [["put", b"k", bytes(60_000)]])
+    # Each wrote but once: what a transaction holds was counted at its next request only, so
+    # ten thousand of them could hold a frame each.
+    with pytest.raises(TooMany, match="held by open transactions; allowed are 100000"):
+        engine.write(second.id, OWNER, [["put", b"k", bytes(60_000)]])
+    # The one that went too far is gone, and with it what it held.
+    with pytest.raises(TransactionGone):
+        engine.transaction(second.id, OWNER)
+    engine.write(first.id, OWNER, [["put", b"l", bytes(20_000)]])
+    database.commit(first)
+    third = database.begin()
+    engine.write(third.id, OWNER, [["put", b"k", bytes(60_000)]])
+    database.commit(third)
+
+
+def test_statistics_name_who_pins_which_view() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"], append("a", "One"))
+    old = database.engine.begin(database.new_id(), owner=OTHER)
+    database.execute(["put", b"k", b"w"])
+    database.now += 3 * SECOND_US
+    database.begin()
+    database.now += SECOND_US
+    stats = database.engine.stats()
+    assert stats["open_transactions"] == 2
+    assert stats["oldest_views"][0] == {
+        "transaction": old.id,
+        "commit": 1,
+        "owner": OTHER,
+        "age": 4.0,
+        "idle": 4.0,
+    }
+    assert [view["commit"] for view in stats["oldest_views"]] == [1, 2]
+    assert (stats["commit"], stats["position"]) == (2, 1)
+    assert (stats["memtable_commits"], stats["checkpoint_commit"]) == (2, 0)
+    assert stats["memtable_size"] > 0 < stats["log_size"]
+    database.checkpoint()
+    after = database.engine.stats()
+    assert (after["memtable_commits"], after["checkpoint_commit"]) == (0, 2)
+    assert (after["checkpoints"], after["memtable_size"]) == (1, 0)
+    for _ in range(20):
+        database.begin()
+    assert len(database.engine.stats()["oldest_views"]) == 10
+
+
+# The past.
+
+
+def test_a_commit_of_the_past_is_read_and_a_transaction_there_takes_no_writes() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"1"])
+    database.execute(["put", b"k", b"2"])
+    past = database.begin(at_commit=1)
+    assert (past.view, past.read_only, past.get(b"k")) == (1, True, b"1")
+    with pytest.raises(InvalidArgument, match="read-only"):
+        past.write([["put", b"k", b"3"]])
+    assert database.begin(at_commit=0).get(b"k") is None
+    assert database.engine.reader(1).get(b"k") == b"1"
+
+
+def test_what_was_not_made_yet_cannot_be_read_even_if_it_is_numbered() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"1"])
+    database.engine.execute(
+        database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"k", b"2"]]
+    )
+    for read in (database.engine.reader, lambda commit: database.begin(at_commit=commit)):
+        with pytest.raises(NoSuchCommit, match="commit 2 was not made yet; the newest is 1"):
+            read(2)
+
+
+def test_commits_older_than_the_window_cannot_be_read_and_the_error_says_which_can() -> None:
+    database = Database(replace(SETTINGS, history_window_us=10 * SECOND_US))
+    for value in range(4):
+        database.execute(["put", b"k", b"%d" % value])
+        database.now += 6 * SECOND_US
+    # Until a checkpoint moves the horizon, more can be read than must be.
+    assert database.engine.reader(1).get(b"k") == b"0"
+    database.checkpoint()
+    # Ten seconds ago, 6 s after the third commit minus 10 s: commit 3 was not there yet.
+    assert database.engine.oldest_readable == 3
+    with pytest.raises(HistoryGone, match="the oldest that can be read is 3") as failure:
+        database.engine.reader(2)
+    assert failure.value.details == {"oldest": 3}
+    with pytest.raises(HistoryGone):
+        database.begin(at_commit=2)
+    for again in (database, database.crash()):
+        assert [again.engine.reader(commit).get(b"k") for commit in (3, 4)] == [b"2", b"3"]
+
+
+def test_a_view_that_is_open_stays_whole_while_its_history_is_collected() -> None:
+    database = Database(replace(SETTINGS, history_window_us=0))
+    database.execute(["put", b"k", b"1"], ["put", b"gone", b"1"], append("a", "One"))
+    old = database.begin()
+    for value in range(2, 6):
+        database.now += SECOND_US
+        database.execute(["put", b"k", b"%d" % value], ["delete", b"gone"], append("a", "More"))
+        database.checkpoint()
+        assert old.scan(b"", None, 10, False).items == [b"gone", b"1", b"k", b"1"]
+        assert old.read_stream("a", 0, 10, False).version == 1
+        assert len(old.read_all(0, EVERYTHING, 10, False).events) == 1
+    with pytest.raises(HistoryGone):
+        database.engine.reader(1)
+    database.engine.rollback(old.id, OWNER)
+
+
+def test_the_commit_at_a_time_is_found_in_every_layer() -> None:
+    database = Database()
+    assert database.engine.commit_at(START_US) == 0
+    for place in range(9):
+        database.now = START_US + 10 * place
+        database.execute(["put", b"k", b"%d" % place])
+        if place == 2:
+            database.checkpoint()
+        if place == 5:
+            assert database.engine.begin_checkpoint() is not None
+    for late in range(-1, 110):
+        assert database.engine.commit_at(START_US + late) == min(late // 10 + 1, 9)
+    # What is numbered and not durable was not there at any time yet.
+    database.engine.execute(
+        database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"k", b""]]
+    )
+    assert database.engine.commit_at(database.now + 1) == 9
+
+
+def test_the_commit_log_is_read_in_pages_over_all_layers() -> None:
+    database = Database()
+    transactions = []
+    for place in range(7):
+        transactions.append(database.new_id())
+        database.now += 1
+        writes = [append("a", "One", "Two")] if place % 2 else [["put", b"k", b"%d" % place]]
+        database.execute(*writes, transaction=transactions[-1])
+        if place == 3:
+            database.checkpoint()
+    wanted = [
+        [place, transactions[place - 1], START_US + place, None, 0 if place % 2 else place - 1, n]
+        for place, n in ((place, 0 if place % 2 else 2) for place in range(1, 8))
+    ]
+    assert database.engine.read_commits(0, 100) == wanted
+    assert database.engine.read_commits(2, 3) == wanted[2:5]
+    assert database.engine.read_commits(7, 3) == []
+    assert database.engine.read_commits(99, 3) == []
+
+
+def test_stored_snapshots_are_listed_in_pages() -> None:
+    database = Database()
+    for stream in ("b", "a", "a-1"):
+        database.execute(append(stream, "One", "Two"))
+        for schema in (2, 1):
+            database.execute(["save_snapshot", stream, "totals", schema, 2, stream.encode()])
+    wanted = [
+        [stream, "totals", schema, 2, stream.encode()]
+        for stream in ("a", "a-1", "b")
+        for schema in (1, 2)
+    ]
+    for limit in (1, 2, 4, 6, 7):
+        found: list[list[Any]] = []
+        cursor: bytes | None = None
+        while True:
+            page, cursor = database.engine.read_snapshots(cursor, limit)
+            found += page
+            if cursor is None:
+                break
+            assert len(page) == limit
+        assert found == wanted, limit
+
+
+def test_a_page_of_snapshots_ends_at_its_bytes() -> None:
+    database = Database()
+    for stream in ("a", "b", "c"):
+        database.execute(
+            append(stream, "One"), ["save_snapshot", stream, "", 0, 1, bytes(PAGE_SIZE_MAX)]
+        )
+    page, cursor = database.engine.read_snapshots(None, 100)
+    assert [snapshot[0] for snapshot in page] == ["a"]
+    page, cursor = database.engine.read_snapshots(cursor, 100)
+    assert [snapshot[0] for snapshot in page] == ["b"]
+
+
+# A disk that is full.
+
+
+def test_a_disk_that_is_nearly_full_makes_it_read_only_and_room_makes_it_writable() -> None:
+    files = MemoryFileSystem(1)
+    database = Database(replace(SETTINGS, disk_reserve_size=1000), files=files)
+    database.execute(["put", b"k", b"v"])
+    running = database.begin()
+    database.engine.prepare_log()
+    assert database.engine.read_only_reason is None
+    files.faults.capacity = files.used + 999
+    database.engine.prepare_log()
+    assert "999 bytes are free, and 1000 are kept" in str(database.engine.read_only_reason)
+    assert database.engine.stats()["read_only"] == database.engine.read_only_reason
+    with pytest.raises(ReadOnly, match="nearly full"):
+        database.execute(["put", b"k", b"w"])
+    with pytest.raises(ReadOnly):
+        database.engine.commit(running.id, OWNER, [["put", b"k", b"w"]])
+    with pytest.raises(ReadOnly):
+        database.engine.status(database.new_id(), resolve=True)
+    # Reading goes on, in transactions and outside of them.
+    assert database.engine.reader().get(b"k") == b"v"
+    assert database.commit(database.begin())[0] == 1
+    assert state_of(database, database.new_id()) == "open"
+    assert database.execute(reads=lambda reader: [reader.get(b"k")])[0] == 1
+    files.faults.capacity = files.used + 1000
+    database.engine.prepare_log()
+    assert database.engine.read_only_reason is None
+    database.execute(["put", b"k", b"w"])
+
+
+def test_a_log_that_finds_no_room_makes_it_read_only() -> None:
+    files = MemoryFileSystem(1)
+    database = Database(files=files)
+    database.engine.prepare_log()
+    # The spare segment is used up, and there is no room for another one.
+    for _ in range(8):
+        database.execute(["put", b"k", bytes(10_000)])
+    files.faults.capacity = files.used
+    database.engine.prepare_log()
+    assert "the disk is full" in str(database.engine.read_only_reason)
+    with pytest.raises(ReadOnly):
+        database.execute(["put", b"k", b""])
+    files.faults.capacity = None
+    database.engine.prepare_log()
+    database.execute(["put", b"k", b"w"])
+    assert database.crash().engine.reader().get(b"k") == b"w"
+
+
+def test_a_group_that_found_no_room_is_whole_and_may_be_written_later() -> None:
+    files = MemoryFileSystem(1)
+    database = Database(files=files)
+    database.execute(["put", b"before", b""])
+    for key in (b"a", b"b"):
+        database.engine.execute(
+            database.new_id(),
+            user=0,
+            conditions=[],
+            reads=None,
+            writes=[["put", key, bytes(60_000)]],
+        )
+    files.faults.capacity = files.used
+    group = database.engine.take_group()
+    assert group is not None
+    with pytest.raises(DiskFull):
+        database.engine.make_durable(group)
+    assert database.engine.published == 1
+    files.faults.capacity = None
+    database.engine.make_durable(group)
+    database.engine.publish(group)
+    assert database.engine.published == 3
+    assert database.crash().engine.reader().scan(b"", None, 9, False).items[::2] == [
+        b"a",
+        b"b",
+        b"before",
+    ]
+
+
+# Checkpoints, as far as they can be seen from here.
+
+
+def test_a_checkpoint_is_due_by_commits_or_by_bytes() -> None:
+    database = Database(replace(SETTINGS, memtable_commits_max=3))
+    for place in range(3):
+        assert not database.engine.checkpoint_due
+        database.execute(["put", b"k", b"%d" % place])
+    assert database.engine.checkpoint_due
+    checkpoint = database.engine.begin_checkpoint()
+    assert checkpoint is not None
+    assert not database.engine.checkpoint_due
+    assert database.engine.begin_checkpoint() is None
+    checkpoint.run()
+    database.engine.finish_checkpoint(checkpoint)
+    assert not database.engine.checkpoint_due
+    assert database.engine.begin_checkpoint() is None
+    database = Database(replace(SETTINGS, memtable_size_max=10_000))
+    database.execute(["put", b"k", bytes(9_000)])
+    assert not database.engine.checkpoint_due
+    database.execute(append("a", *["T" * 100] * 10))
+    assert database.engine.checkpoint_due
+
+
+def test_others_commit_and_read_while_a_checkpoint_is_between_its_ends() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"1"], ["put", b"old", b"1"], append("a", "One"))
+    checkpoint = database.engine.begin_checkpoint()
+    assert checkpoint is not None
+
+    def check(value: bytes, version: int) -> None:
+        reader = database.engine.reader()
+        assert reader.scan(b"", None, 9, True).items == [b"old", b"1", b"k", value]
+        events = [decode_event(e) for e in reader.read_stream("a", 0, 9, False).events]
+        assert [event.version for event in events] == list(range(1, version + 1))
+        assert database.engine.reader(1).get(b"k") == b"1"
+
+    check(b"1", 1)
+    database.execute(["put", b"k", b"2"], append("a", "Two"))
+    check(b"2", 2)
+    checkpoint.run()
+    check(b"2", 2)
+    database.execute(["put", b"k", b"3"], append("a", "Three"))
+    check(b"3", 3)
+    database.engine.finish_checkpoint(checkpoint)
+    check(b"3", 3)
+    database = database.crash()
+    check(b"3", 3)
+    assert database.engine.stats()["memtable_commits"] == 2
+
+
+def test_the_log_keeps_what_the_checkpoint_did_not_come_to() -> None:
+    database = Database()
+    for place in range(6):
+        database.execute(["put", b"k%d" % place, bytes(30_000)])
+    size = database.engine.stats()["log_size"]
+    checkpoint = database.engine.begin_checkpoint()
+    assert checkpoint is not None
+    for place in range(6, 9):
+        database.execute(["put", b"k%d" % place, bytes(30_000)])
+    checkpoint.run()
+    database.engine.finish_checkpoint(checkpoint)
+    assert database.engine.stats()["log_size"] < size
+    assert database.crash().engine.published == 9
+
+
+def test_a_fence_alone_is_worth_a_checkpoint() -> None:
+    database = Database()
+    assert database.engine.begin_checkpoint() is None
+    database.engine.status(database.new_id(), resolve=True)
+    database.checkpoint()
+    assert database.engine.stats()["checkpoints"] == 1
