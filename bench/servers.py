@@ -1,0 +1,297 @@
+"""The servers that are compared, each durable, in directories on the same disk.
+
+A rival that is not installed is skipped, and the report names it.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import psutil
+
+from headwater.cli.server_process import ServerProcess
+
+START_S_MAX: Final = 30.0
+"""Seconds that a rival gets until it takes connections."""
+
+
+class Server(Protocol):
+    """A server under measurement."""
+
+    name: str
+    settings: str
+    port: int
+
+    @property
+    def pid(self) -> int:
+        """Its main process."""
+        ...
+
+    def start(self) -> None:
+        """Start it on an empty directory, and wait until it takes connections."""
+        ...
+
+    def stop(self) -> None:
+        """End it."""
+        ...
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Headwater:
+    """Ourselves."""
+
+    name = "headwater"
+    settings = "defaults: every commit is synced before it is answered"
+
+    def __init__(
+        self,
+        directory: Path,
+        options: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        directory.mkdir(parents=True)
+        self.process = ServerProcess(directory, options)
+        self._environment = environment or {}
+        self.port = 0
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def start(self) -> None:
+        before = {name: os.environ.get(name) for name in self._environment}
+        os.environ.update(self._environment)
+        try:
+            self.process.start()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+        self.port = int(self.process.address.rpartition(":")[2])
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+class _Rival:
+    """A program that listens on a port of its own."""
+
+    name = ""
+    settings = ""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    def _run(self, command: Sequence[str], user: str | None = None) -> None:
+        with (self.directory / "server.log").open("ab") as log:
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=user
+            )
+        until = time.monotonic() + START_S_MAX
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            except OSError:
+                if self._child.poll() is not None or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.terminate()
+            self._child.wait()
+
+
+class Redis(_Rival):
+    """Redis with its append-only file synced before it answers."""
+
+    name = "redis"
+    settings = "appendonly yes, appendfsync always, save ''"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True)
+        self._run(
+            [
+                *("redis-server", "--port", str(self.port), "--bind", "127.0.0.1"),
+                *("--dir", str(self.directory), "--save", "", "--appendonly", "yes"),
+                *("--appendfsync", "always", "--daemonize", "no"),
+            ]
+        )
+
+
+def postgres_programs() -> Path | None:
+    """Where initdb and postgres are: Debian keeps them out of the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    where = shutil.which("initdb")
+    return found[-1].parent if found else Path(where).parent if where else None
+
+
+class Postgres(_Rival):
+    """PostgreSQL as installed, durable, with room for its cache."""
+
+    name = "postgresql"
+    settings = "fsync on, synchronous_commit on, shared_buffers 256MB, max_wal_size 4GB; prepared"
+
+    def start(self) -> None:
+        programs = postgres_programs()
+        assert programs is not None
+        self.directory.mkdir(parents=True)
+        # It refuses to run as root, so there it runs as the user that its package made.
+        user = "postgres" if os.geteuid() == 0 else None
+        data = self.directory / "data"
+        data.mkdir()
+        if user is not None:
+            shutil.chown(self.directory, user)
+            shutil.chown(data, user)
+            # A temporary directory is closed to all others.
+            self.directory.parent.chmod(0o755)
+        subprocess.run(
+            [str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres"],
+            user=user,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self.directory,
+        )
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(data),
+            "fsync": "on",
+            "synchronous_commit": "on",
+            "shared_buffers": "256MB",
+            "max_wal_size": "4GB",
+            "max_connections": "200",
+        }
+        self._run(
+            [
+                *(str(programs / "postgres"), "-D", str(data)),
+                *(word for item in options.items() for word in ("-c", "=".join(item))),
+            ],
+            user=user,
+        )
+
+    def run_sql(self, text: str) -> None:
+        """Run statements by psql."""
+        programs = postgres_programs()
+        assert programs is not None
+        until = time.monotonic() + START_S_MAX
+        command = [
+            *(str(programs / "psql"), "-h", "127.0.0.1", "-p", str(self.port)),
+            *("-U", "postgres", "-q", "-v", "ON_ERROR_STOP=1"),
+        ]
+        while True:
+            ran = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+            if not ran.returncode:
+                return
+            # It takes connections a moment before it takes users.
+            if "starting up" not in ran.stderr or time.monotonic() > until:
+                raise RuntimeError(ran.stderr)
+            time.sleep(0.1)
+
+
+class Etcd(_Rival):
+    """One node of etcd, asked through the JSON gateway that it serves."""
+
+    name = "etcd"
+    settings = "one node, defaults: every proposal is synced; asked through its JSON gateway"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True)
+        url, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{free_port()}"
+        self._run(
+            [
+                *("etcd", "--data-dir", str(self.directory / "data")),
+                *("--listen-client-urls", url, "--advertise-client-urls", url),
+                *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+                *("--initial-cluster", f"default={peer}"),
+            ]
+        )
+        time.sleep(2)  # it elects itself
+
+
+class UmaDB(_Rival):
+    """UmaDB, from the package that brings both its server and its client."""
+
+    name = "umadb"
+    settings = "defaults: every append is synced"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True)
+        self._run(["umadb", "--listen", f"127.0.0.1:{self.port}", "--db-path", str(self.directory)])
+
+
+def missing() -> dict[str, str]:
+    """The rivals that are not installed, with what would bring them."""
+    absent: dict[str, str] = {}
+    if shutil.which("redis-server") is None:
+        absent["redis"] = "Debian package redis-server"
+    if postgres_programs() is None:
+        absent["postgresql"] = "Debian package postgresql"
+    if shutil.which("etcd") is None:
+        absent["etcd"] = "Debian package etcd-server"
+    if shutil.which("umadb") is None:
+        absent["umadb"] = "pip install umadb, with its program in the path"
+    return absent
+
+
+_VERSION: Final = re.compile(r"\d+\.\d+(?:\.\d+)?")
+
+
+def version_of(name: str) -> str:
+    """What a rival says of itself."""
+    programs = postgres_programs()
+    commands = {
+        "redis": ["redis-server", "--version"],
+        "postgresql": [str(programs / "postgres") if programs else "postgres", "--version"],
+        "etcd": ["etcd", "--version"],
+        "umadb": ["umadb", "--version"],
+    }
+    said = subprocess.run(commands[name], capture_output=True, text=True, check=False)
+    found = _VERSION.search(said.stdout + said.stderr)
+    return found[0] if found else "unknown"
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a server, its living and its ended children included."""
+    main = psutil.Process(pid)
+    total = 0.0
+    for process in (main, *main.children(recursive=True)):
+        try:
+            total += sum(process.cpu_times()[:4] if process is main else process.cpu_times()[:2])
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def private_mib(pid: int) -> float:
+    """Memory that a server shares with nobody, over all its processes."""
+    main = psutil.Process(pid)
+    size = 0
+    for process in (main, *main.children(recursive=True)):
+        try:
+            size += process.memory_full_info().uss
+        except psutil.NoSuchProcess:
+            continue
+    return size / (1024 * 1024)
