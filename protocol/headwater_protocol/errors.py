@@ -123,7 +123,8 @@ class Conflict(HeadwaterError, code="conflict"):
 
     details["conflicts"] lists all of them, each a map with `kind` ("read-write",
     "write-write", "expected version", "condition"), what it was about (`key`, or `start` and
-    `end`, or `stream`), and `commit` and `transaction` of the winner where there is one.
+    `end`, or `stream`, or `query`, or `snapshot`: its stream, name and schema), and `commit` and
+    `transaction` of the winner where there is one and it is remembered.
     """
 
     retryable = True

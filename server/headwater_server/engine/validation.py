@@ -61,7 +61,7 @@ def _conflicts(
         for key in reads.keys:
             winner = state.newest_commit(key, view)
             if winner:
-                yield _described(state, "read-write", winner, key=key[1:])
+                yield _key_conflict(state, "read-write", key, winner)
         for first, last in reads.ranges:
             changed = state.changed_in_range(first, last, view)
             if changed is not None:
@@ -80,7 +80,7 @@ def _conflicts(
             continue
         winner = state.newest_commit(key, view)
         if winner:
-            yield _described(state, "write-write", winner, key=key[1:])
+            yield _key_conflict(state, "write-write", key, winner)
     for first, last in transaction.buffer.ranges:
         changed = state.changed_in_range(first, last, view)
         if changed is not None:
@@ -107,10 +107,19 @@ def _query_changed(state: State, query: EventFilter, position: int, examined_max
         after = page.position
 
 
+def _key_conflict(state: State, kind: str, key: bytes, winner: int) -> dict[str, Any]:
+    if key.startswith(keyspaces.SNAPSHOTS):
+        stream, name, schema, _ = keyspaces.parse_snapshot_key(key)
+        return _described(state, kind, winner, snapshot=[stream, name, schema])
+    return _described(state, kind, winner, key=key[1:])
+
+
 def _range_conflict(
     state: State, kind: str, first: bytes, last: bytes, changed: tuple[bytes, int]
 ) -> dict[str, Any]:
     key, winner = changed
+    if key.startswith(keyspaces.SNAPSHOTS):
+        return _key_conflict(state, kind, key, winner)
     end = None if last == keyspaces.USER_END else last[1:]
     return _described(state, kind, winner, start=first[1:], end=end, key=key[1:])
 
@@ -123,7 +132,7 @@ def _described(state: State, kind: str, winner: int, **subject: Any) -> dict[str
 def _subject(conflict: dict[str, Any]) -> str:
     if "start" in conflict:
         return f"range {conflict['start']!r} to {conflict['end']!r}, key {conflict['key']!r}"
-    for name in ("key", "stream", "query"):
+    for name in ("key", "stream", "query", "snapshot"):
         if name in conflict:
             return f"{name} {conflict[name]!r}"
     raise AssertionError(f"a conflict about nothing: {conflict!r}")
