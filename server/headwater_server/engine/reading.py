@@ -146,9 +146,11 @@ class Reader:
         size = 0
         examined = 0
         position = upto + 1 if reverse else after
+        exact = True
         while True:
             low, high = (after, position - 1) if reverse else (position, upto)
-            room = min(_BATCH, max(limit - len(events), 1))
+            # Of candidates that may not fit, more are fetched than the page still takes.
+            room = min(_BATCH, limit - len(events)) if exact else _BATCH
             positions, exact = self._candidates(low, high, wanted, room, reverse)
             if not positions:
                 # Nothing is left: everything up to the end of the view was looked at.

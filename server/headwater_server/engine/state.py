@@ -257,6 +257,8 @@ class State:
             else:
                 below.append(position)
         if below:
+            # Neighbours in the log are one read, if they come in its order.
+            below.sort()
             found.update(zip(below, self.files.events(below), strict=True))
         return [found[position] for position in positions]
 
