@@ -3,11 +3,17 @@
 import asyncio
 import socket
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from headwater.address import Address
+from headwater.errors import ConnectionLost
 from headwater.link import Link, Reply
 from headwater.runtime import CHECKS_PER_TIMEOUT, Greeting, Options, not_connected
+
+
+LAST_WORDS_S_MAX: Final = 1.0
+"""Seconds to wait for a transport to close: what is written must go out, and TLS says farewell,
+but a peer that does not read must not keep the application from ending."""
 
 
 class AsyncioLink(Link, asyncio.Protocol):
@@ -28,8 +34,11 @@ class AsyncioLink(Link, asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        self.close()
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -75,9 +84,15 @@ class AsyncioLink(Link, asyncio.Protocol):
             self._transport.close()
 
     async def ended(self) -> None:
-        """Return when the transport is closed too."""
+        """Return when the transport is closed too, as long as that takes no time."""
         if self._transport is not None:
-            await asyncio.wait([self._ended], timeout=1.0)
+            await asyncio.wait([self._ended], timeout=LAST_WORDS_S_MAX)
+            self._transport.abort()
+
+    def abort(self) -> None:
+        """Close without last words. TLS has some, and the loop may not run long enough."""
+        self.close()
+        if self._transport is not None:
             self._transport.abort()
 
 
@@ -104,10 +119,10 @@ class AsyncioRuntime:
                     _set_options(transport.get_extra_info("socket"))
                 await greet(link)
         except (OSError, EOFError) as error:
-            link.close()
+            link.abort()
             raise not_connected(address, error, options.connect_timeout) from error
         except BaseException:
-            link.close()
+            link.abort()
             raise
         self._links = {link for link in self._links if not link.closed} | {link}
         return link

@@ -59,7 +59,7 @@ class BlockingLink(Link):
         self._read_until(reply)
 
     def _read_until(self, reply: Reply) -> None:
-        while not reply.done:
+        while not reply.done and not self.closed:
             try:
                 data = self._socket.recv(RECEIVE_SIZE_MAX)
             except (BlockingIOError, TimeoutError):
@@ -67,10 +67,15 @@ class BlockingLink(Link):
             except OSError as error:
                 self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
             else:
-                if data:
-                    self.receive(data)
-                else:
+                if not data:
                     self.close()
+                    continue
+                try:
+                    self.receive(data)
+                except BaseException:
+                    # Interrupted, with a part of it dealt with: the rest would be misread.
+                    self.close()
+                    raise
 
     def _wake(self, _sleeper: Any) -> None:
         raise AssertionError("nobody sleeps on a blocking link")
@@ -94,6 +99,11 @@ class BlockingLink(Link):
         _set_timeout(self._socket, None)
 
     def _shut(self) -> None:
+        try:
+            # Another thread that waits in recv would wait on.
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # The peer was first.
         self._socket.close()
 
 

@@ -16,7 +16,7 @@ import random
 from typing import Any, Final
 
 from headwater.address import Address
-from headwater.errors import CommitUnknown, ConnectionLost, ShuttingDown
+from headwater.errors import CommitUnknown, ConnectionLost, ShuttingDown, TimedOut
 from headwater.handshake import greet
 from headwater.link import Link
 from headwater.runtime import Options, Runtime
@@ -114,9 +114,10 @@ class Channel:
             link = await self.link()
         try:
             return await link.ask(name, *arguments)
-        except ConnectionLost:
-            # An idle connection is found dead only when it is used.
-            if not link.closed:
+        except ConnectionLost as error:
+            # An idle connection is found dead only when it is used. A server that is silent
+            # would be silent again.
+            if not link.closed or isinstance(error, TimedOut):
                 raise
         return await (await self.link()).ask(name, *arguments)
 

@@ -279,7 +279,10 @@ class Database(Reads):
         return names
 
     async def add_user(self, name: str, password: str) -> None:
-        """Add a user. Only what proves the password travels, not the password."""
+        """Add a user. Only what proves the password travels, not the password.
+
+        The first user locks the door: connections without one are asked to connect again.
+        """
         await self._set_user("add_user", name, password, create=True)
 
     async def set_password(self, name: str, password: str) -> None:

@@ -38,10 +38,9 @@ class Past(Reads):
             self._commit = commit
         return self._commit
 
-    async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:
+    async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:  # noqa: ARG002
         commit = self._commit
         if commit is None:
             commit = await self.commit()
-        assert at_commit in (None, commit), "all reads are at one commit"
         # It is the last argument, so Reads leaves none out before it.
         return await self._channel.read(name, None, *arguments, commit)

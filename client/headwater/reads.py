@@ -65,6 +65,8 @@ class Reads(ABC):
     ) -> Pages[RecordedEvent]:
         """Iterate over the events of a stream in the order of versions.
 
+        Those that the transaction itself appends come with position and commit 0.
+
         Args:
             after: a version; events after it, or if reverse before it, 0 being the end.
             reverse: the last events first.

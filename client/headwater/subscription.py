@@ -78,6 +78,8 @@ class Subscription(AsyncIterator[Item]):
         return self
 
     async def __anext__(self) -> Item:
+        if self._arrival is not None:
+            raise InvalidArgument("a subscription is for one task; another waits on this one")
         self._grant()
         while not self._queue:
             if self._ended is not None and not self._ended.retryable:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from headwater.channel import Channel, commit_unknown
 from headwater.codec import Codec
-from headwater.errors import ConnectionLost, InvalidArgument
+from headwater.errors import ConnectionLost, InvalidArgument, TooLarge
 from headwater.identifiers import new_transaction_id
 from headwater.link import Link
 from headwater.reads import Reads
@@ -97,6 +97,10 @@ class Transaction(Writes, Reads):
                 self._committed = await self._commit_at_once()
             else:
                 self._committed = await self._commit_begun()
+        except (InvalidArgument, TooLarge):
+            # It may have been refused before it was sent.
+            self._forget()
+            raise
         finally:
             self._over = self._over or "over"
         return self._committed
@@ -105,6 +109,10 @@ class Transaction(Writes, Reads):
         """Forget it. The server is told, and not waited for."""
         self._check_open()
         self._over = "rolled back"
+        self._forget()
+
+    def _forget(self) -> None:
+        """Tell the server to roll back, and do not wait."""
         if self._link is not None and not self._link.closed:
             self._link.post([("rollback", self._bytes)])
 
@@ -153,8 +161,8 @@ class Transaction(Writes, Reads):
             raise InvalidArgument(f"{write[0]}: the transaction is read-only")
         super()._keep(write, size)
 
-    async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:
-        assert at_commit is None or at_commit == self.view, "all reads are at the view"
+    async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:  # noqa: ARG002
+        # All of its reads are of one commit, whichever is asked for.
         if self._link is None or self._writes:
             return await self._exchange([(name, self._bytes, *arguments)])
         self._check_open()

@@ -94,9 +94,11 @@ class TrioSocketLink(TrioLink):
         super().__init__(name)
         sock.setblocking(False)
         self._socket = sock
+        # The writer has a part of a frame: nothing may go ahead of the rest.
+        self._halfway = False
 
     def _send(self, data: bytes, alone: bool) -> None:
-        if not alone or self._outgoing:
+        if not alone or self._outgoing or self._halfway:
             self._queue(data)
             return
         try:
@@ -131,6 +133,7 @@ class TrioSocketLink(TrioLink):
     async def _write(self) -> None:
         while True:
             data = memoryview(await self._something_to_send())
+            self._halfway = True
             while data:
                 try:
                     data = data[self._socket.send(data) :]
@@ -141,10 +144,11 @@ class TrioSocketLink(TrioLink):
                 except OSError as error:
                     self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
                     return
+            self._halfway = False
 
     def _shut(self) -> None:
         self.scope.cancel()
-        if self._outgoing:
+        if self._outgoing and not self._halfway:
             try:
                 self._socket.send(b"".join(self._outgoing))
             except OSError:

@@ -171,6 +171,19 @@ def test_users_are_added_changed_listed_and_removed(empty: ServerProcess) -> Non
     assert "asks for a user and password" in refused.output
 
 
+def test_users_of_a_server_that_does_not_run_are_kept_in_its_directory(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        data = str(server.data)
+        busy = call("user", "list", "--data", data)
+        assert busy.exit_code == 1
+        assert len(busy.stderr.splitlines()) == 1
+    added = call("user", "add", "ann", "--data", data, "--password-stdin", input="pencil\n")
+    assert added.exit_code == 0, added.output
+    assert call("user", "list", "--data", data).stdout.splitlines()[-1] == "ann"
+    with server, headwater.connect_blocking(server.url, user="ann", password="pencil") as db:
+        assert db.users() == ["ann"]
+
+
 def test_settings_come_from_flags_then_the_environment_then_a_file(
     server: ServerProcess, tmp_path: Path
 ) -> None:

@@ -1,15 +1,19 @@
 """Many tasks on one link: order, cancellation, and answers that come too late."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
 
 import pytest
 import trio
+import trio.testing
 
 import headwater
 from headwater.stepping import step
+from headwater.trio_runtime import TrioSocketLink
+from headwater_protocol.connection import Request, ServerConnection
 from tests.client.fake_server import FakeServer
 
 
@@ -141,6 +145,35 @@ def test_only_the_request_that_waits_too_long_times_out(server: FakeServer) -> N
         assert len(server.peers) == 1
 
     asyncio.run(main())
+
+
+async def test_nothing_goes_ahead_of_the_rest_of_a_frame() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    link = TrioSocketLink("test", ours)
+    protocol = ServerConnection()
+    request_id, hello = link._connection.request("hello", 1)
+    protocol.receive(hello)
+    link._connection.receive(protocol.answer(request_id, [1, "", [], [], b"0" * 16]))
+    received: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.serve, 30.0)
+        large = ("write", b"0" * 16, [["put", b"k", bytes(5_000_000)]])
+        (waits,) = link.post([large])
+        await trio.testing.wait_all_tasks_blocked()
+        # Nobody waits for the large one any more, but it is not out yet.
+        link._pending.clear()
+        assert not waits.done
+        link.post([("ping",)])
+        theirs.setblocking(False)
+        while len(received) < 2:
+            await trio.lowlevel.wait_readable(theirs)
+            for item in protocol.receive(theirs.recv(1 << 20)):
+                assert isinstance(item, Request)
+                received.append(item.name)
+        link.close()
+    theirs.close()
+    assert received == ["write", "ping"]
 
 
 def test_a_request_that_is_wrong_sends_nothing_and_leaves_nothing(server: FakeServer) -> None:

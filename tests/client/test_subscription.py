@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 import headwater
 from tests.client.faces import FACES, run_on
@@ -170,6 +172,19 @@ def test_wrong_arguments_are_refused_at_the_call(server: FakeServer) -> None:
             await anext(db.subscribe())
 
     run_on("blocking", server.url, scenario)
+
+
+async def test_a_subscription_is_for_one_task(server: FakeServer) -> None:
+    async with (
+        headwater.connect(server.url) as db,
+        db.subscribe() as feed,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(anext, feed)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(headwater.InvalidArgument, match="one task"):
+            await anext(feed)
+        nursery.cancel_scope.cancel()
 
 
 def test_what_a_newer_server_says_is_passed_over(face: str, server: FakeServer) -> None:

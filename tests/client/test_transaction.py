@@ -166,6 +166,20 @@ def test_a_connection_that_ended_before_commit_leaves_nothing_unknown(
     assert "commit" not in names(server)
 
 
+def test_what_is_refused_before_it_is_sent_is_rolled_back(face: str, server: FakeServer) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        tx = db.transaction()
+        await tx.get("a")
+        tx.put("b", 1)
+        tx._writes[0][0] = "pot"
+        with pytest.raises(headwater.InvalidArgument, match="pot"):
+            await tx.commit()
+        await db.ping()
+
+    run_on(face, server.url, scenario)
+    assert names(server) == ["begin", "get", "rollback", "ping"]
+
+
 def test_a_transaction_that_is_over_refuses_everything(server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.transaction() as tx:
