@@ -9,6 +9,7 @@ from headwater_server.cli.check import DAMAGED, progress, show
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.repair import Plan, perform, plan
 from headwater_server.storage.real_files import RealFileSystem
+from headwater_server.storage.rocks_repair import repair_rocks
 from headwater_server.storage.rocks_store import RocksStore
 
 
@@ -43,7 +44,7 @@ def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
             directory,
             open_store=RocksStore.open,
             open_store_to_check=open_to_check,
-            repair_store=None,
+            repair_store=repair_rocks,
             on_progress=on_progress,
         )
     for done in outcome.done:

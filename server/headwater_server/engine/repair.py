@@ -147,7 +147,8 @@ def _store_action(report: Report) -> Action | None:
         return None
     return Action(
         (Kind.STORE,),
-        "Let RocksDB mend its files, then make all indexes again from the logs",
+        "Copy what can be read of the state store into a new one, keep the old one, and make all "
+        "indexes again from the logs",
         "keys whose newest value is in a damaged block and not in the write-ahead log, and all "
         f"older versions: commits before {report.applied.commit} can no longer be read",
     )
