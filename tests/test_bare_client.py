@@ -264,6 +264,24 @@ class TestTransactions:
         assert other.call("status", transaction, True) == ["aborted", None]
         _refused(client, "transaction_aborted", "commit", transaction, [["delete", b"k"]])
 
+    def test_one_that_wrote_nothing_leaves_no_trace(self, client: BareClient) -> None:
+        transaction = new_transaction_id()
+        (seen,) = client.call("begin", transaction)
+        assert client.call("commit", transaction)[0] == seen
+        assert client.call("status", transaction) == ["open", None]
+        _refused(client, "transaction_gone", "commit", transaction)
+
+    def test_its_own_events_have_no_place_until_it_commits(
+        self, client: BareClient, name: str
+    ) -> None:
+        transaction = new_transaction_id()
+        (seen,) = client.call("begin", transaction)
+        client.call("write", transaction, [["append", name, 0, [[None, "Opened", b"", b""]]]])
+        read_at, version, (event,), _ = client.call("read_stream", transaction, name)
+        assert (read_at, version) == (seen, 1)
+        assert event[:4] == [0, name, 1, 0]
+        assert event[5] == bytes(16)
+
     def test_belongs_to_its_connection(self, client: BareClient, other: BareClient) -> None:
         transaction = new_transaction_id()
         client.call("begin", transaction)
