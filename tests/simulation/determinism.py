@@ -1,0 +1,113 @@
+"""One seed, one trace: where chance and time come from while a world runs.
+
+What must be taken in hand, and how:
+
+- trio shuffles the tasks that are ready, from a random source of its own, and lets their order
+  in a set decide before that. Both are settled by two private names of its scheduler, the
+  same two that trio's Hypothesis plugin sets; there is no public way.
+- The client makes transaction ids from the clock and os.urandom, and uneven pauses from the
+  global random source. Its module of ids gets both from the seed, and the global source is
+  seeded.
+- Time is a mock clock which jumps when all tasks wait.
+- A lock between two of the server's threads must not block the only thread that there is: the
+  log gets one that waits as a simulated call does (see blocking.py).
+- The server's log is kept in memory: its words are part of the trace.
+
+What the worlds draw, they draw from sources named after their purpose, `source(seed, name)`,
+so a draw more in one place does not change all others.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, Final, TypeVar
+
+import structlog
+import trio
+from trio.testing import MockClock
+
+from headwater import identifiers
+from headwater_server.storage import segmented_log
+from tests.simulation.blocking import CooperativeLock
+
+START_US: Final = 1_700_000_000_000_000
+"""The wall clock when a world begins, in microseconds since 1970."""
+
+T = TypeVar("T")
+
+
+def source(seed: int, purpose: str) -> random.Random:
+    """A random source of its own for a purpose; of a string, so that no hash seed matters."""
+    return random.Random(f"{seed} {purpose}")
+
+
+def wall_clock() -> int:
+    """Microseconds since 1970, by the mock clock of the world that runs."""
+    return START_US + round(trio.current_time() * 1_000_000)
+
+
+LogKeeper = Callable[[dict[str, Any]], None]
+
+
+def run_deterministically(
+    seed: int, function: Callable[[], Awaitable[T]], keep_log: LogKeeper
+) -> T:
+    """Run an async function on trio, so that the same seed gives the same steps."""
+    with _scheduler(seed), _client_chance(seed), _cooperative_locks(), _log_into(keep_log):
+        return trio.run(function, clock=MockClock(autojump_threshold=0))
+
+
+@contextmanager
+def _scheduler(seed: int) -> Iterator[None]:
+    scheduler: Any = trio._core._run
+    with (
+        _replaced(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
+        _replaced(scheduler, "_r", source(seed, "scheduler")),
+    ):
+        yield
+
+
+@contextmanager
+def _client_chance(seed: int) -> Iterator[None]:
+    noise = source(seed, "transaction ids")
+    state = random.getstate()
+    random.seed(f"{seed} pauses")
+    with (
+        _replaced(identifiers, "os", SimpleNamespace(urandom=noise.randbytes)),
+        _replaced(identifiers, "time", SimpleNamespace(time_ns=lambda: wall_clock() * 1000)),
+    ):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+@contextmanager
+def _cooperative_locks() -> Iterator[None]:
+    with _replaced(segmented_log, "threading", SimpleNamespace(Lock=CooperativeLock)):
+        yield
+
+
+@contextmanager
+def _log_into(keep: LogKeeper) -> Iterator[None]:
+    def processor(_logger: object, level: str, entry: Any) -> Any:
+        keep({"level": level, **entry})
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[structlog.processors.format_exc_info, processor])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

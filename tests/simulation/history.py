@@ -1,0 +1,251 @@
+"""A history: what clients asked, what they saw, and what they were told, in real-time order.
+
+An attempt is one transaction as its client knows it. How it ended, as far as the client was
+told:
+
+    committed    with its commit number
+    aborted      never asked to commit, refused, or fenced: it must not have happened
+    unknown      no answer, and nobody could be asked: it may have happened
+
+The words are those of Jepsen's histories (ok, fail, info). Values are plain Python ones; a list
+under a key and a stream are both lists of elements, and every element is written once.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
+
+Key: TypeAlias = tuple[Any, ...]
+
+
+class Outcome(Enum):
+    """How an attempt ended, as far as its client knows."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    UNKNOWN = "unknown"
+
+
+# What was read, with what came back.
+
+
+class Get(NamedTuple):
+    """The value of a key."""
+
+    key: Key
+    value: Any
+
+
+class Scan(NamedTuple):
+    """All keys with a prefix, or the first so many."""
+
+    prefix: Key
+    limit: int | None
+    reverse: bool
+    items: list[tuple[Key, Any]]
+
+
+class Read(NamedTuple):
+    """The elements of a stream after a version."""
+
+    stream: str
+    after: int
+    elements: list[str]
+
+
+class Query(NamedTuple):
+    """Elements of all streams, of a category or type, after a position."""
+
+    after: int
+    category: str | None
+    kind: str | None
+    elements: list[str]
+
+
+class Load(NamedTuple):
+    """A stream by way of its snapshot: the state that it comes to, and its version."""
+
+    stream: str
+    schema: int
+    version: int
+    state: Any
+
+
+# What was written.
+
+
+class Put(NamedTuple):
+    """A value, None being a deletion."""
+
+    key: Key
+    value: Any
+
+
+class DeleteRange(NamedTuple):
+    """All keys with a prefix."""
+
+    prefix: Key
+
+
+class Add(NamedTuple):
+    """A number to be added."""
+
+    key: Key
+    number: int
+
+
+class Append(NamedTuple):
+    """Elements to a stream, in order, each with the type of its event."""
+
+    stream: str
+    elements: list[tuple[str, str]]
+
+
+Operation: TypeAlias = Get | Scan | Read | Query | Load | Put | DeleteRange | Add | Append
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One transaction, or one read outside of any.
+
+    Attributes:
+        number: of the attempt in the world.
+        client: who made it.
+        name: of its workload.
+        isolation: "serializable" or "snapshot".
+        identity: of the transaction; None if its client was never told.
+        begun, ended: its place among all beginnings and ends of attempts.
+        floor: the newest commit that anybody had been told of when it began.
+        view: the commit that it read at, if the client was told.
+        commit: its number, if it committed.
+        operations: in order.
+    """
+
+    number: int
+    client: str
+    name: str
+    begun: int
+    floor: int
+    isolation: str = "serializable"
+    identity: bytes | None = None
+    ended: int | None = None
+    view: int | None = None
+    commit: int | None = None
+    outcome: Outcome = Outcome.UNKNOWN
+    operations: list[Operation] = field(default_factory=list)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it asked for anything to be changed."""
+        return any(isinstance(each, Put | DeleteRange | Add | Append) for each in self.operations)
+
+    def __str__(self) -> str:
+        return (
+            f"attempt {self.number} ({self.client}, {self.name}, {self.isolation}, "
+            f"view {self.view}, commit {self.commit}, {self.outcome.value}, "
+            f"floor {self.floor}, {self.begun} to {self.ended})"
+        )
+
+
+class Seen(NamedTuple):
+    """An event as it was delivered or read."""
+
+    position: int
+    stream: str
+    version: int
+    commit: int
+    kind: str
+    element: str
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """A subscription, over all connections that it took: what it was for and what came."""
+
+    client: str
+    after: int
+    category: str | None = None
+    stream: str | None = None
+    prefix: str | None = None
+    kinds: tuple[str, ...] = ()
+    events: list[Seen] = field(default_factory=list)
+    caught_up: int = 0
+
+    def wants(self, event: Seen) -> bool:
+        """Whether an event fits its filter."""
+        return (
+            (self.category is None or event.stream.partition("-")[0] == self.category)
+            and (self.stream is None or event.stream == self.stream)
+            and (self.prefix is None or event.stream.startswith(self.prefix))
+            and (not self.kinds or event.kind in self.kinds)
+        )
+
+
+class Logged(NamedTuple):
+    """A line of the commit log."""
+
+    commit: int
+    transaction: bytes
+    time: int
+    first_position: int | None
+    events: int
+
+
+class Fate(NamedTuple):
+    """What a client was told of a transaction that it asked about."""
+
+    transaction: bytes
+    state: str
+    commit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """All that a database holds, read at its end."""
+
+    commits: list[Logged]
+    events: list[Seen]
+    keys: list[tuple[Key, Any]]
+    streams: dict[str, list[Seen]]
+
+
+@dataclass(slots=True)
+class History:
+    """All of a world.
+
+    Attributes:
+        acknowledged: the newest commit that any client was told of.
+    """
+
+    attempts: list[Attempt] = field(default_factory=list)
+    feeds: list[Feed] = field(default_factory=list)
+    fates: list[Fate] = field(default_factory=list)
+    acknowledged: int = 0
+    ticks: int = 0
+
+    def begin(self, client: str, name: str, *, isolation: str = "serializable") -> Attempt:
+        """An attempt begins now."""
+        self.ticks += 1
+        attempt = Attempt(
+            len(self.attempts),
+            client,
+            name,
+            begun=self.ticks,
+            floor=self.acknowledged,
+            isolation=isolation,
+        )
+        self.attempts.append(attempt)
+        return attempt
+
+    def end(self, attempt: Attempt, outcome: Outcome, commit: int | None = None) -> None:
+        """Its client is told now how it ended."""
+        self.ticks += 1
+        attempt.ended = self.ticks
+        attempt.outcome = outcome
+        if commit is not None:
+            if attempt.writes:
+                attempt.commit = commit
+            self.acknowledged = max(self.acknowledged, commit)
+        if attempt.view is not None:
+            # Whoever saw a commit knows of it as well.
+            self.acknowledged = max(self.acknowledged, attempt.view)

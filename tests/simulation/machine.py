@@ -1,0 +1,286 @@
+"""The machine: one server after another on the same disk.
+
+    boot --> serve --> trouble --> dead --> (what the disk kept) --> boot --> ...
+
+A life ends by power loss, by a kill, in order, or by the server's own decision when its disk
+has failed. The last life of a plan meets no trouble, and lasts until the world's end.
+"""
+
+import random
+from functools import partial
+from typing import Final, Literal
+
+import trio
+
+from headwater_protocol.errors import DamagedFile
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.recovery import open_engine
+from headwater_server.net.checkpointer import CheckpointFailed
+from headwater_server.net.group_commit import CommitFailed
+from headwater_server.net.server import Server
+from headwater_server.net.streams import serve_stream
+from headwater_server.storage.file_system import FileSystem
+from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.storage.memory_files import Crash
+from headwater_server.storage.write_ahead_log import WalIndex
+from tests.simulation.blocking import run_blocking
+from tests.simulation.determinism import source, wall_clock
+from tests.simulation.disk import SimulatedDisk, SimulatedStore, sealed_files
+from tests.simulation.network import Network, SimulatedStream
+from tests.simulation.plan import Plan, Trouble
+from tests.simulation.trace import Trace
+
+Death = Literal["power", "kill", "exit", "stop"]
+
+_EXPECTED: Final = (CommitFailed, CheckpointFailed, Crash, OSError)
+"""What a server ends with when its disk has failed."""
+
+_BOOTS_MAX: Final = 50
+"""Boots that may fail in a row, while a disk is full or cannot be read."""
+
+
+class Machine:
+    """A disk, and the server that runs on it now.
+
+    Attributes:
+        refused: the server refuses to open its files; in a world that rots, it may.
+        engine: of the server that runs.
+        lives: how many servers there were.
+    """
+
+    def __init__(self, plan: Plan, network: Network, trace: Trace) -> None:
+        self._plan = plan
+        self._network = network
+        self._trace = trace
+        self._random = source(plan.seed, "machine")
+        self._disk = SimulatedDisk(
+            source(plan.seed, "disk"), plan.latency, trace.add, self._power_lost
+        )
+        self._store = SimulatedStore(self._disk, source(plan.seed, "store"))
+        self._death: Death | None = None
+        self._scope = trio.CancelScope()
+        self._calm = False
+        self._end = trio.Event()
+        self._server: Server | None = None
+        self._changed = trio.lowlevel.ParkingLot()
+        self.refused: DamagedFile | None = None
+        self.engine: Engine | None = None
+        self.lives = 0
+
+    @property
+    def disk(self) -> SimulatedDisk:
+        """The disk as it is now."""
+        return self._disk
+
+    @property
+    def is_excused(self) -> bool:
+        """Whether the server may fail at what it is asked: its disk is broken, or it is dead."""
+        return self._plan.is_broken or self._death is not None or self._disk.failures > 0
+
+    async def run(self) -> None:
+        """Live one life after the other, until the world ends or the files are refused."""
+        troubles = iter(self._plan.troubles)
+        while not self._end.is_set() and self.refused is None:
+            await self._live(None if self._calm else next(troubles, None))
+
+    def calm(self) -> None:
+        """No more trouble from the next life on; the disk works, and has room."""
+        self._calm = True
+        self._heal()
+
+    def end(self) -> None:
+        """The world ends."""
+        self._end.set()
+        self._die("kill")
+
+    async def restart(self, death: Death) -> None:
+        """End the present life, and wait until another server serves."""
+        lives = self.lives
+        if death == "stop":
+            await self._stop()
+        else:
+            self._die(death)
+        await self.wait_serving(lives + 1)
+
+    async def wait_serving(self, lives: int = 0) -> None:
+        """Return once a server serves, and as many lives were begun; or none ever will."""
+        while self._network.serve is None or self.lives < lives:
+            if self.refused is not None:
+                return
+            await self._changed.park()
+
+    # One life.
+
+    async def _live(self, trouble: Trouble | None) -> None:
+        self.lives += 1
+        self._trace.add("boot", self.lives, repr(trouble))
+        self._death = None
+        with trio.CancelScope() as self._scope:
+            async with trio.open_nursery() as nursery:
+                if trouble is not None:
+                    nursery.start_soon(self._trouble, trouble)
+                if self._plan.flips and self.lives > 1:
+                    self._rot()
+                await self._boot_and_serve()
+                nursery.cancel_scope.cancel()
+        self._network.die()
+        self._changed.unpark_all()
+        await self._find_disk(0.0 if trouble is None else trouble.down_s)
+
+    async def _boot_and_serve(self) -> None:
+        try:
+            engine = await self._boot()
+        except Crash:
+            return
+        if engine is None:
+            self._death = self._death or "exit"
+            return
+        self.engine = engine
+        try:
+            await self._serve(engine)
+        except BaseExceptionGroup as group:
+            if not (self._disk.crashed or self._disk.failures):
+                raise
+            self._death = self._death or "exit"
+            # A cancellation, for one, goes on to who asked for it.
+            rest = group.split(_EXPECTED)[1]
+            if rest is not None:
+                raise rest from None
+        finally:
+            self.engine = None
+            if not self._disk.crashed:
+                engine.close()
+
+    async def _boot(self) -> Engine | None:
+        for _ in range(_BOOTS_MAX):
+            try:
+                return await run_blocking(self._open)
+            except DamagedFile as error:
+                if not self._plan.is_broken:
+                    raise
+                self.refused = error
+                return None
+            except OSError:
+                # A full disk, or one that fails now and then: it is tried again.
+                if not self._disk.failures:
+                    raise
+                self._disk.locked.clear()
+                self._store = self._store.found(self._disk)
+                await trio.sleep(0.1)
+        raise AssertionError("the server cannot be started, though its disk works again")
+
+    def _open(self) -> Engine:
+        return open_engine(
+            self._disk,
+            "data",
+            open_store=lambda _: self._store,
+            open_log=partial(_open_log, segment_size=self._plan.segment_size),
+            settings=self._plan.settings.engine,
+            clock=wall_clock,
+            source=self._random,
+        )
+
+    async def _serve(self, engine: Engine) -> None:
+        server = Server(
+            engine, self._plan.settings, clock=wall_clock, worker=lambda _: run_blocking
+        )
+        async with trio.open_nursery() as nursery:
+
+            def accept(stream: SimulatedStream, peer: str) -> None:
+                nursery.start_soon(partial(serve_stream, stream, server.service, peer=peer))
+
+            self._server = server
+            self._disk.read_errors = self._plan.read_errors
+            self._network.serve = accept
+            self._trace.add("serving", self.lives, engine.published)
+            self._changed.unpark_all()
+            try:
+                await server.run()
+            finally:
+                self._server = None
+                self._network.serve = None
+            nursery.cancel_scope.cancel()
+        self._death = self._death or "stop"
+
+    # Trouble, and the end of a life.
+
+    async def _trouble(self, trouble: Trouble) -> None:
+        disk = self._disk
+        if trouble.kind == "power at call":
+            disk.faults.crash_at = disk.calls + trouble.calls
+            return
+        await trio.sleep(trouble.after_s)
+        self._trace.add("trouble", trouble.kind)
+        match trouble.kind:
+            case "power" | "kill":
+                self._die(trouble.kind)
+            case "stop":
+                await self._stop()
+            case "sync error":
+                disk.sync_fate = trouble.fate
+                disk.faults.sync_error_in = trouble.path
+            case _:
+                disk.faults.capacity = disk.used + trouble.room
+                await trio.sleep(trouble.lasting_s)
+                self._heal()
+                await trio.sleep(trouble.after_s)
+                self._die("kill")
+
+    async def _stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop()
+
+    def _heal(self) -> None:
+        disk = self._disk
+        disk.faults.capacity = None
+        disk.faults.sync_error_in = None
+        disk.faults.crash_at = None
+        disk.read_errors = 0.0
+
+    def _rot(self) -> None:
+        for _ in range(self._plan.flips):
+            files = sealed_files(self._disk)
+            if files:
+                path, size = self._random.choice(files)
+                offset = self._random.randrange(size)
+                self._trace.add("flip", path, offset)
+                self._disk.flip_bit(path, offset, self._random.randrange(8))
+
+    def _power_lost(self) -> None:
+        self._die("power")
+
+    def _die(self, death: Death) -> None:
+        """End this life now: nothing that the server still does reaches disk or network."""
+        if self._death is None:
+            self._trace.add("death", death)
+            self._death = death
+            self._disk.crashed = death in ("power", "kill")
+            self._network.die()
+            self._scope.cancel()
+
+    async def _find_disk(self, down_s: float) -> None:
+        death, disk = self._death, self._disk
+        self._disk = disk.after_power_loss() if death == "power" else disk.after_exit()
+        self._store = self._store.found(self._disk)
+        self._trace.add("found", death, self._disk.used)
+        if not self._end.is_set():
+            await trio.sleep(down_s)
+
+
+def _open_log(
+    file_system: FileSystem,
+    path: str,
+    *,
+    database_id: bytes,
+    random: random.Random,
+    vouched: WalIndex,
+    segment_size: int,
+) -> FileWriteAheadLog:
+    return FileWriteAheadLog.open(
+        file_system,
+        path,
+        database_id=database_id,
+        random=random,
+        vouched=vouched,
+        segment_size=segment_size,
+    )

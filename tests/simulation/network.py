@@ -1,0 +1,246 @@
+"""The network: connections in memory that are slow, cut at any byte, or fall silent.
+
+    client end  --pipe--> server end        each pipe delivers bytes in order, each chunk at a
+                <--pipe--                   time that was drawn when it was sent
+
+A connection's fate is drawn when it is opened: after a number of bytes, counted in both
+directions, it is cut (both ends are told), or silent (what is sent goes nowhere, and nobody is
+told: a half-open connection), or it stalls for a while. A machine that dies takes its
+connections with it, and a client is told at once or has to find out.
+"""
+
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import trio
+
+Fate = Literal["cut", "silent", "stall"]
+
+_IN_FLIGHT_SIZE_MAX: Final = 256 * 1024
+"""Bytes under way in one direction, as of a socket's buffers: then the sender has to wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFaults:
+    """How bad the network is.
+
+    Attributes:
+        latency_s: of a chunk of bytes, at least; up to five times as much now and then.
+        faulty: the share of connections that meet a fate.
+        bytes_before: until then, about.
+        stall_s: how long a stall lasts at most.
+        silent_death: the share of connections of a dead machine whose clients are not told.
+    """
+
+    latency_s: float = 0.0005
+    faulty: float = 0.0
+    bytes_before: int = 4000
+    stall_s: float = 5.0
+    silent_death: float = 0.0
+
+
+class _Pipe:
+    """One direction of a connection."""
+
+    def __init__(self) -> None:
+        self.chunks: deque[tuple[float, bytes]] = deque()
+        self.size = 0
+        self.ended = False
+        self.broken = False
+        self.changed = trio.lowlevel.ParkingLot()
+        self.arrival = 0.0
+
+    def end(self, *, broken: bool) -> None:
+        self.ended = True
+        if broken:
+            self.broken = True
+            self.chunks.clear()
+            self.size = 0
+        self.changed.unpark_all()
+
+
+class Connection:
+    """Two ends and what lies between them."""
+
+    def __init__(self, network: "Network", number: int) -> None:
+        self.number = number
+        self.network = network
+        self.silent = False
+        self._random = network.random
+        self._to_server = _Pipe()
+        self._to_client = _Pipe()
+        self._bytes = 0
+        self._fate: Fate | None = None
+        self._fate_at = 0
+        self._stalled_until = 0.0
+        faults = network.faults
+        if self._random.random() < faults.faulty:
+            self._fate = self._random.choice(("cut", "cut", "silent", "stall"))
+            self._fate_at = int(self._random.expovariate(1 / faults.bytes_before))
+        self.client = SimulatedStream(self, "client", self._to_server, self._to_client)
+        self.server = SimulatedStream(self, "server", self._to_client, self._to_server)
+
+    def carry(self, pipe: _Pipe, sender: str, data: bytes) -> None:
+        """Take bytes from a sender, as far as the connection's fate lets them pass."""
+        self.network.trace("send", self.number, sender, data)
+        passing = data
+        if self._fate is not None and self._bytes + len(data) > self._fate_at:
+            passing = data[: max(0, self._fate_at - self._bytes)]
+        self._bytes += len(data)
+        if not self.silent and passing:
+            self._deliver(pipe, passing)
+        if len(passing) < len(data):
+            self._meet(pipe, data[len(passing) :])
+
+    def _deliver(self, pipe: _Pipe, data: bytes) -> None:
+        delay = self.network.faults.latency_s
+        if self._random.random() < 0.1:
+            delay *= self._random.uniform(1, 5)
+        pipe.arrival = max(pipe.arrival, trio.current_time() + delay, self._stalled_until)
+        pipe.chunks.append((pipe.arrival, data))
+        pipe.size += len(data)
+        pipe.changed.unpark_all()
+
+    def _meet(self, pipe: _Pipe, rest: bytes) -> None:
+        fate, self._fate = self._fate, None
+        self.network.trace("fate", self.number, fate)
+        match fate:
+            case "cut":
+                self.cut()
+            case "silent":
+                self.silent = True
+            case _:
+                stall = self._random.uniform(0, self.network.faults.stall_s)
+                self._stalled_until = trio.current_time() + stall
+                self._deliver(pipe, rest)
+
+    def cut(self) -> None:
+        """Both ends learn that it is over; what was under way is lost."""
+        self._to_server.end(broken=True)
+        self._to_client.end(broken=True)
+
+    def die(self) -> None:
+        """The server's machine is gone."""
+        if self._random.random() < self.network.faults.silent_death:
+            self.silent = True
+            self._to_server.end(broken=True)
+        else:
+            self.cut()
+
+    def close(self, pipe: _Pipe) -> None:
+        """An end says that it sends no more."""
+        if not self.silent:
+            pipe.end(broken=False)
+
+
+class SimulatedStream(trio.abc.Stream):
+    """One end of a connection."""
+
+    def __init__(
+        self, connection: Connection, name: str, outgoing: _Pipe, incoming: _Pipe
+    ) -> None:
+        self._connection = connection
+        self._name = name
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._closed = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        self._connection.carry(self._outgoing, self._name, bytes(data))
+        while self._outgoing.size > _IN_FLIGHT_SIZE_MAX:
+            await self._outgoing.changed.park()
+            self._check_open()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        pipe = self._incoming
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError("closed here")
+            if pipe.broken:
+                raise trio.BrokenResourceError("the connection was cut")
+            if pipe.chunks:
+                wait = pipe.chunks[0][0] - trio.current_time()
+                if wait <= 0:
+                    return self._take(pipe, max_bytes or 65536)
+                with trio.move_on_after(wait):
+                    await pipe.changed.park()
+            elif pipe.ended:
+                return b""
+            else:
+                await pipe.changed.park()
+
+    def _take(self, pipe: _Pipe, size_max: int) -> bytes:
+        arrival, data = pipe.chunks.popleft()
+        size = min(size_max, len(data))
+        if self._connection.network.random.random() < 0.1:
+            # Frames may come in any pieces.
+            size = self._connection.network.random.randint(1, size)
+        if size < len(data):
+            pipe.chunks.appendleft((arrival, data[size:]))
+        pipe.size -= size
+        pipe.changed.unpark_all()
+        return data[:size]
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._connection.close(self._outgoing)
+            self._incoming.changed.unpark_all()
+        await trio.lowlevel.checkpoint()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("closed here")
+        if self._outgoing.broken:
+            raise trio.BrokenResourceError("the connection was cut")
+
+
+class Network:
+    """Everything between clients and the machine.
+
+    Attributes:
+        serve: takes the server's end of a new connection; None while nobody listens.
+        faults: change them at any time; connections that are open keep their fate.
+    """
+
+    def __init__(
+        self, source: random.Random, faults: NetworkFaults, trace: Callable[..., None]
+    ) -> None:
+        self.random = source
+        self.faults = faults
+        self.trace = trace
+        self.serve: Callable[[SimulatedStream, str], None] | None = None
+        self._connections: list[Connection] = []
+        self._count = 0
+
+    def opener(self, client: str) -> Callable[[], Awaitable[trio.abc.Stream]]:
+        """What a client opens its connections with."""
+
+        async def open_stream() -> trio.abc.Stream:
+            await trio.sleep(self.faults.latency_s)
+            if self.serve is None:
+                raise ConnectionRefusedError("nobody listens")
+            self._count += 1
+            connection = Connection(self, self._count)
+            self._connections.append(connection)
+            self.trace("connect", connection.number, client)
+            self.serve(connection.server, f"{client}/{connection.number}")
+            return connection.client
+
+        return open_stream
+
+    def die(self) -> None:
+        """The machine is gone, with all its connections."""
+        self.serve = None
+        for connection in self._connections:
+            connection.die()
+        self._connections.clear()

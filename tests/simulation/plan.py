@@ -1,0 +1,233 @@
+"""What a world will be like, drawn from its seed before it begins."""
+
+import random
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from headwater_server.engine.settings import SECOND_US, EngineSettings
+from headwater_server.net.settings import ServerSettings, SessionSettings
+from tests.simulation.determinism import source
+from tests.simulation.disk import Latency, SyncFate
+from tests.simulation.network import NetworkFaults
+
+Kind = Literal["calm", "crashes", "network", "both", "sync errors", "full disk", "rot", "reads"]
+
+KINDS: Final[tuple[Kind, ...]] = (
+    "calm",
+    "crashes",
+    "crashes",
+    "crashes",
+    "network",
+    "both",
+    "both",
+    "both",
+    "sync errors",
+    "sync errors",
+    "full disk",
+    "rot",
+    "reads",
+)
+"""Each as often as it stands here. In a world that rots, or whose disk cannot be read, no more
+is asked than that nothing wrong is ever told."""
+
+TroubleKind = Literal["power at call", "power", "kill", "stop", "sync error", "full disk"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What ends one life of the server, or makes it hard.
+
+    Attributes:
+        calls: to the disk, after which the power fails.
+        after_s: seconds of a life until it happens.
+        lasting_s: seconds that a full disk stays full.
+        room: bytes that it still takes.
+        path: text in the paths whose syncs fail.
+        down_s: seconds until the machine is back.
+    """
+
+    kind: TroubleKind
+    calls: int = 0
+    after_s: float = 0.0
+    lasting_s: float = 0.0
+    room: int = 0
+    path: str = ""
+    fate: SyncFate = "dirty"
+    down_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A world.
+
+    Attributes:
+        segment_size: of the write-ahead log, in bytes.
+        flips: how many bits rot.
+        read_errors: the share of reads of the disk that fail.
+        actions: of each client.
+        think_s: between two of them, on average.
+        mix: how often each workload is chosen.
+    """
+
+    seed: int
+    kind: Kind
+    settings: ServerSettings
+    segment_size: int
+    latency: Latency
+    network: NetworkFaults
+    troubles: tuple[Trouble, ...]
+    flips: int
+    read_errors: float
+    clients: int
+    watchers: int
+    actions: int
+    think_s: float
+    mix: dict[str, int]
+
+    @property
+    def is_broken(self) -> bool:
+        """The disk may become unreadable: the database may refuse, but not tell lies."""
+        return self.kind in ("rot", "reads")
+
+
+WORKLOADS: Final = (
+    "bank",
+    "lists",
+    "counters",
+    "skew",
+    "predicates",
+    "streams",
+    "aggregates",
+    "past",
+    "long reads",
+    "batches",
+    "fates",
+)
+"""Their functions stand in workloads.py."""
+
+
+def draw(seed: int, kind: Kind | None = None) -> Plan:
+    """The plan of a seed; *kind*, if given, in place of the one drawn."""
+    dice = source(seed, "plan")
+    drawn = dice.choice(KINDS)
+    kind = kind or drawn
+    crashing = kind in ("crashes", "both")
+    return Plan(
+        seed=seed,
+        kind=kind,
+        settings=_settings(dice),
+        segment_size=dice.choice((8 * 1024, 16 * 1024, 64 * 1024)),
+        latency=Latency(
+            sync_s=dice.choice((0.0005, 0.002, 0.01, 0.1)),
+            call_s=dice.choice((0.0002, 0.002)),
+            slow_share=dice.choice((0.02, 0.1, 0.3)),
+        ),
+        network=_network(dice, faulty=kind in ("network", "both")),
+        troubles=tuple(_troubles(dice, kind)),
+        flips=dice.choice((1, 1, 3)) if kind == "rot" else 0,
+        read_errors=dice.choice((0.01, 0.05)) if kind == "reads" else 0.0,
+        clients=dice.randint(2, 5),
+        watchers=dice.randint(1, 3),
+        actions=dice.randint(12, 25) if crashing else dice.randint(10, 20),
+        think_s=dice.choice((0.005, 0.02, 0.1)),
+        mix=_mix(dice),
+    )
+
+
+def _settings(dice: random.Random) -> ServerSettings:
+    return ServerSettings(
+        data="data",
+        maintenance_ms=dice.choice((50, 200, 1000)),
+        disk_retry_ms=dice.choice((50, 500)),
+        shutdown_ms_max=500,
+        session=SessionSettings(
+            output_pause_size=dice.choice((4 * 1024, 1024 * 1024)),
+            output_resume_size=1024,
+            requests_per_turn_max=dice.choice((1, 256)),
+            receive_size=dice.choice((64, 64 * 1024)),
+            hello_ms_max=5000,
+        ),
+        engine=EngineSettings(
+            history_window_us=int(dice.choice((0, 0.1, 2, 3600)) * SECOND_US),
+            snapshots_kept=dice.choice((1, 2)),
+            memtable_size_max=dice.choice((2_000, 10_000, 10_000_000)),
+            memtable_commits_max=dice.choice((3, 10, 40, 50_000)),
+            transaction_idle_us_max=int(dice.choice((0.3, 5, 60)) * SECOND_US),
+            transaction_age_us_max=int(dice.choice((1, 3600)) * SECOND_US),
+            examined_events_max=dice.choice((3, 50, 20_000)),
+            garbage_entries_max=dice.choice((1, 10, 200_000)),
+            disk_reserve_size=dice.choice((0, 4096)),
+        ),
+    )
+
+
+def _network(dice: random.Random, *, faulty: bool) -> NetworkFaults:
+    return NetworkFaults(
+        latency_s=dice.choice((0.0001, 0.001, 0.02)),
+        faulty=dice.choice((0.3, 0.6, 0.9)) if faulty else 0.0,
+        bytes_before=dice.choice((300, 1500, 6000)),
+        stall_s=dice.choice((0.1, 4.0)),
+        silent_death=dice.choice((0.0, 0.5)),
+    )
+
+
+def _troubles(dice: random.Random, kind: Kind) -> list[Trouble]:
+    match kind:
+        case "calm" | "network":
+            return [_stop(dice)] if dice.random() < 0.3 else []
+        case "crashes" | "both":
+            return [_crash(dice) for _ in range(dice.randint(2, 6))]
+        case "sync errors":
+            troubles = []
+            for _ in range(dice.randint(1, 3)):
+                troubles += [_sync_error(dice), _crash(dice)]
+            return troubles
+        case "full disk":
+            return [_full(dice) if dice.random() < 0.7 else _crash(dice) for _ in range(3)]
+        case "rot" | "reads":
+            return [_crash(dice) for _ in range(3)]
+
+
+def _crash(dice: random.Random) -> Trouble:
+    kind: TroubleKind = dice.choice(("power at call", "power at call", "power", "kill", "stop"))
+    if kind == "stop":
+        return _stop(dice)
+    return Trouble(
+        kind=kind,
+        calls=1 + int(dice.expovariate(1 / dice.choice((20, 150, 400)))),
+        after_s=dice.expovariate(1 / dice.choice((0.05, 0.5))),
+        down_s=dice.choice((0.0, 0.1, 1.0)),
+    )
+
+
+def _stop(dice: random.Random) -> Trouble:
+    return Trouble(kind="stop", after_s=dice.expovariate(1 / 0.3), down_s=0.05)
+
+
+def _sync_error(dice: random.Random) -> Trouble:
+    fates: tuple[SyncFate, ...] = ("dirty", "lost", "evicted")
+    return Trouble(
+        kind="sync error",
+        after_s=dice.expovariate(1 / 0.2),
+        path=dice.choice(("data/wal", "data/wal", "data/events", "data/commits", "data")),
+        fate=dice.choice(fates),
+        down_s=dice.choice((0.0, 0.1)),
+    )
+
+
+def _full(dice: random.Random) -> Trouble:
+    return Trouble(
+        kind="full disk",
+        after_s=dice.expovariate(1 / 0.1),
+        room=int(dice.expovariate(1 / 8000)),
+        lasting_s=dice.choice((0.2, 2.0)),
+        down_s=0.05,
+    )
+
+
+def _mix(dice: random.Random) -> dict[str, int]:
+    """Swarm testing (Groce et al. 2012): leaving kinds out makes the others meet more often."""
+    mix = {name: dice.choice((0, 1, 1, 3)) for name in WORKLOADS}
+    if not any(mix.values()):
+        mix["lists"] = 1
+    return mix

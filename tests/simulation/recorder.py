@@ -1,0 +1,328 @@
+"""The recorder: the client library's faces, with a history kept of what goes through them.
+
+What is recorded is what the application gave and got, so the client library is under test as
+the server is.
+"""
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import trio
+
+import headwater
+from headwater.database import Database
+from headwater.reads import Reads
+from headwater.transaction import Transaction
+from headwater.writes import Writes
+from tests.simulation.history import (
+    Add,
+    Append,
+    Attempt,
+    DeleteRange,
+    Fate,
+    Get,
+    History,
+    Key,
+    Load,
+    Operation,
+    Outcome,
+    Put,
+    Query,
+    Read,
+    Scan,
+)
+from tests.simulation.replay import fold
+from tests.simulation.trace import Trace
+
+UNKNOWN: Final = (
+    headwater.CommitUnknown,
+    headwater.TransactionForgotten,
+    headwater.InternalError,
+    headwater.DamagedFile,
+)
+"""Errors after which a transaction may have been committed."""
+
+SURPRISING: Final = (
+    headwater.InternalError,
+    headwater.DamagedFile,
+    headwater.InvalidArgument,
+    headwater.ProtocolError,
+    headwater.Undecodable,
+    headwater.UnknownOperation,
+    headwater.TransactionForgotten,
+    headwater.NotANumber,
+    headwater.TooLarge,
+    headwater.TooMany,
+)
+"""Errors that say that somebody made a mistake, or that the disk is broken."""
+
+_LEFT_UNKNOWN: Final = 0.2
+"""The share of unknown commits whose client does not ask: one may still be on its way."""
+
+_ASKED_MAX: Final = 20
+"""How often a client asks before it gives up."""
+
+
+class Recording:
+    """An attempt, and the face of the client through which it goes."""
+
+    def __init__(self, attempt: Attempt, face: Any) -> None:
+        self.attempt = attempt
+        self._reads: Reads = face
+        self._writes: Writes = face
+
+    # Reads.
+
+    async def get(self, key: Key) -> Any:
+        value = await self._reads.get(key)
+        self.attempt.operations.append(Get(key, value))
+        return value
+
+    async def scan(
+        self, prefix: Key, *, limit: int | None = None, reverse: bool = False
+    ) -> list[tuple[Key, Any]]:
+        items = [
+            item async for item in self._reads.scan(prefix, limit=limit, reverse=reverse)
+        ]
+        self.attempt.operations.append(Scan(prefix, limit, reverse, items))
+        return items
+
+    async def read(self, stream: str, *, after: int = 0) -> list[str]:
+        events = [event async for event in self._reads.read(stream, after=after)]
+        elements = [event.data for event in events]
+        self.attempt.operations.append(Read(stream, after, elements))
+        return elements
+
+    async def query(
+        self, *, after: int = 0, category: str | None = None, kind: str | None = None
+    ) -> list[str]:
+        pages = self._reads.read_all(
+            after=after, category=category, types=None if kind is None else [kind]
+        )
+        elements = [event.data async for event in pages]
+        self.attempt.operations.append(Query(after, category, kind, elements))
+        return elements
+
+    async def load(self, stream: str, schema: int) -> tuple[int, Any]:
+        loaded = await self._reads.load(stream, schema=schema)
+        elements = [event.data for event in loaded.events]
+        state = fold(schema, elements, loaded.snapshot.state if loaded.snapshot else None)
+        self.attempt.operations.append(Load(stream, schema, loaded.version, state))
+        return loaded.version, state
+
+    # Writes.
+
+    def put(self, key: Key, value: Any) -> None:
+        self._writes.put(key, value)
+        self.attempt.operations.append(Put(key, value))
+
+    def delete(self, key: Key) -> None:
+        self._writes.delete(key)
+        self.attempt.operations.append(Put(key, None))
+
+    def delete_range(self, prefix: Key) -> None:
+        self._writes.delete_range(prefix)
+        self.attempt.operations.append(DeleteRange(prefix))
+
+    def add(self, key: Key, number: int) -> None:
+        self._writes.add(key, number)
+        self.attempt.operations.append(Add(key, number))
+
+    def append(
+        self, stream: str, elements: list[tuple[str, str]], *, expect: int = headwater.ANY
+    ) -> None:
+        events = [headwater.Event(kind, element) for element, kind in elements]
+        self._writes.append(stream, events, expect=expect)
+        self.attempt.operations.append(Append(stream, elements))
+
+    def save(self, stream: str, version: int, schema: int, state: Any) -> None:
+        self._writes.save_snapshot(stream, version=version, state=state, schema=schema)
+
+
+class Recorder:
+    """One client's way to the database, recorded.
+
+    Attributes:
+        database: the client library's own face.
+        dice: the client's random source.
+        surprises: errors that no client should get from a server whose disk works.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        client: str,
+        database: Database,
+        dice: random.Random,
+        trace: Trace,
+        surprises: list[str],
+    ) -> None:
+        self.history = history
+        self.client = client
+        self.database = database
+        self.dice = dice
+        self.surprises = surprises
+        self._trace = trace
+
+    @asynccontextmanager
+    async def transaction(
+        self, name: str, *, isolation: str = "serializable", read_only: bool = False
+    ) -> AsyncIterator[Recording]:
+        """A transaction whose errors end its block, and are recorded."""
+        transaction = self.database.transaction(isolation=isolation, read_only=read_only)
+        attempt = self._begin(name, transaction, isolation)
+        try:
+            async with transaction:
+                yield Recording(attempt, transaction)
+        except headwater.HeadwaterError as error:
+            attempt.view = transaction.view
+            await self._failed(attempt, error)
+        else:
+            attempt.view = transaction.view
+            self._committed(attempt, transaction)
+
+    async def run(
+        self,
+        name: str,
+        function: Callable[[Recording], Awaitable[None]],
+        *,
+        isolation: str = "serializable",
+    ) -> None:
+        """db.run: each call of the function is an attempt, and all but the last were aborted."""
+        made: list[tuple[Attempt, Transaction]] = []
+
+        async def body(transaction: Transaction) -> None:
+            if made:
+                self._end(made[-1][0], Outcome.ABORTED)
+            attempt = self._begin(name, transaction, isolation)
+            made.append((attempt, transaction))
+            try:
+                await function(Recording(attempt, transaction))
+            finally:
+                attempt.view = transaction.view
+
+        try:
+            await self.database.run(body, isolation=isolation)
+        except headwater.HeadwaterError as error:
+            if made:
+                await self._failed(made[-1][0], error)
+        else:
+            self._committed(*made[-1])
+
+    async def write(
+        self, name: str, operation: Operation, call: Callable[[], Awaitable[headwater.Committed]]
+    ) -> None:
+        """A write in one round trip."""
+        attempt = self.history.begin(self.client, name)
+        attempt.operations.append(operation)
+        try:
+            committed = await call()
+        except headwater.HeadwaterError as error:
+            attempt.identity = error.details.get("transaction")
+            await self._failed(attempt, error)
+        else:
+            self._end(attempt, Outcome.COMMITTED, committed.commit)
+
+    @asynccontextmanager
+    async def reading(
+        self, name: str, *, at_commit: int | None = None
+    ) -> AsyncIterator[Recording]:
+        """A read outside of a transaction, of now or of the past."""
+        attempt = self.history.begin(self.client, name)
+        face = self.database if at_commit is None else self.database.at(commit=at_commit)
+        try:
+            yield Recording(attempt, face)
+        except headwater.HeadwaterError as error:
+            self.note(error)
+            self._end(attempt, Outcome.ABORTED)
+        else:
+            attempt.view = at_commit
+            self._end(attempt, Outcome.COMMITTED)
+
+    async def execute(self, name: str, fill: Callable[[headwater.Batch], list[Operation]]) -> None:
+        """A batch. *fill* says what it does; of reads, that they come back as they were asked."""
+        attempt = self.history.begin(self.client, name)
+        batch = self.database.batch()
+        attempt.operations = fill(batch)
+        try:
+            done = await self.database.execute(batch)
+        except headwater.ConditionFailed as error:
+            # What it would have read did not hold, and it wrote nothing.
+            attempt.operations.clear()
+            await self._failed(attempt, error)
+        except headwater.HeadwaterError as error:
+            attempt.identity = error.details.get("transaction")
+            # What it read, nobody was told.
+            attempt.operations = [each for each in attempt.operations if ... not in each]
+            await self._failed(attempt, error)
+        else:
+            results = iter(done.results)
+            attempt.operations = [
+                each._replace(value=next(results)) if each == Get(each[0], ...) else each
+                for each in attempt.operations
+            ]
+            # It was validated against all that was numbered before, and read that.
+            commit = done.committed.commit
+            attempt.view = commit - 1 if attempt.writes else commit
+            self._end(attempt, Outcome.COMMITTED, commit)
+
+    async def ask_fate(self, identity: bytes, *, resolve: bool) -> None:
+        """Ask what became of a transaction, of whomever it is."""
+        try:
+            status = await self.database.status(identity, resolve=resolve)
+        except headwater.HeadwaterError as error:
+            self.note(error)
+            return
+        commit = None if status.committed is None else status.committed.commit
+        self.history.fates.append(Fate(identity, status.state, commit))
+        self._trace.add("fate of", identity, status.state, commit)
+
+    def note(self, error: headwater.HeadwaterError) -> None:
+        """Keep an error in mind that a client should not get."""
+        self._trace.add("error", self.client, error.code)
+        if isinstance(error, SURPRISING):
+            self.surprises.append(f"{self.client}: {error.code}: {error.message}")
+
+    # How it ended.
+
+    def _begin(self, name: str, transaction: Transaction, isolation: str) -> Attempt:
+        attempt = self.history.begin(self.client, name, isolation=isolation)
+        attempt.identity = transaction.id.bytes
+        return attempt
+
+    def _end(self, attempt: Attempt, outcome: Outcome, commit: int | None = None) -> None:
+        self.history.end(attempt, outcome, commit)
+        self._trace.add("end", str(attempt))
+
+    def _committed(self, attempt: Attempt, transaction: Transaction) -> None:
+        commit = transaction.committed.commit if attempt.writes else None
+        self._end(attempt, Outcome.COMMITTED, commit)
+
+    async def _failed(self, attempt: Attempt, error: headwater.HeadwaterError) -> None:
+        self.note(error)
+        if not isinstance(error, UNKNOWN):
+            self._end(attempt, Outcome.ABORTED)
+        elif attempt.identity is None or self.dice.random() < _LEFT_UNKNOWN:
+            self._end(attempt, Outcome.UNKNOWN)
+        else:
+            await self._settle(attempt, attempt.identity)
+
+    async def _settle(self, attempt: Attempt, identity: bytes) -> None:
+        """Find out what became of a transaction; fence it if it was not committed."""
+        for _ in range(_ASKED_MAX):
+            try:
+                status = await self.database.status(identity, resolve=True)
+            except headwater.HeadwaterError as error:
+                self.note(error)
+                await trio.sleep(self.dice.uniform(0.05, 0.5))
+                continue
+            if status.committed is not None:
+                self._end(attempt, Outcome.COMMITTED, status.committed.commit)
+            elif status.state == "aborted":
+                self._end(attempt, Outcome.ABORTED)
+            else:
+                self._end(attempt, Outcome.UNKNOWN)
+            return
+        self._end(attempt, Outcome.UNKNOWN)

@@ -1,0 +1,80 @@
+"""Watchers: clients that subscribe, and keep what comes over every connection that it takes."""
+
+import random
+
+import trio
+
+import headwater
+from headwater.database import Database
+from tests.simulation.history import Feed, Seen
+
+_WINDOWS = (1, 3, 50, 4096)
+
+
+def draw_feed(client: str, dice: random.Random) -> Feed:
+    """A subscription to something."""
+    match dice.choice(("all", "all", "category", "stream", "prefix", "types")):
+        case "category":
+            return Feed(client, 0, category=dice.choice(("list", "order", "aggregate")))
+        case "stream":
+            return Feed(client, 0, stream=dice.choice(("list-0", "note", "aggregate-1")))
+        case "prefix":
+            return Feed(client, 0, prefix=dice.choice(("order-", "l", "aggregate-2")))
+        case "types":
+            return Feed(client, 0, kinds=dice.choice((("Paid",), ("Listed", "Sent"))))
+        case _:
+            return Feed(client, 0)
+
+
+async def watch(database: Database, feed: Feed, dice: random.Random, goal: "Goal") -> None:
+    """Take what comes, until the goal is reached or the subscription is given up.
+
+    Raises:
+        headwater.HeadwaterError: the connection is lost for good, or never came.
+    """
+    position = feed.events[-1].position if feed.events else feed.after
+    patience = dice.choice((5, 50, 1000))
+    lazy = dice.random() < 0.3
+    async with database.subscribe(
+        after=position,
+        category=feed.category,
+        stream=feed.stream,
+        prefix=feed.prefix,
+        types=feed.kinds or None,
+        window=dice.choice(_WINDOWS),
+    ) as subscription:
+        goal.waiting.add(feed.client)
+        async for item in subscription:
+            if isinstance(item, headwater.EventBatch):
+                feed.events += [seen(event) for event in item]
+                if lazy:
+                    await trio.sleep(dice.expovariate(1 / 0.05))
+            elif isinstance(item, headwater.CaughtUp):
+                feed.caught_up = max(feed.caught_up, item.position)
+            patience -= 1
+            if goal.is_reached(feed) or (patience <= 0 and goal.position is None):
+                return
+
+
+class Goal:
+    """How far the watchers must come: known at the end of the world.
+
+    Attributes:
+        position: of the newest event; None while there may be more.
+        waiting: who subscribed at least once.
+    """
+
+    def __init__(self) -> None:
+        self.position: int | None = None
+        self.waiting: set[str] = set()
+
+    def is_reached(self, feed: Feed) -> bool:
+        """Whether all that is for the subscriber has come."""
+        return self.position is not None and feed.caught_up >= self.position
+
+
+def seen(event: headwater.RecordedEvent) -> Seen:
+    """An event as a history has it."""
+    return Seen(
+        event.position, event.stream, event.version, event.commit, event.type, event.data
+    )

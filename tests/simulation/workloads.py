@@ -1,0 +1,293 @@
+"""What clients do. Each function is one action of one client; the plan says how often which.
+
+    bank          transfers; the total never changes
+    lists         Elle's: append to lists under keys and to streams, and read them
+    counters      add without reading
+    skew          write skew: of each pair, one must stay set
+    predicates    inserts and deletes by what a scan found
+    streams       appends that expect a version, to several streams at once
+    aggregates    load, decide, append, now and then a snapshot of the state
+    past          reads at commits that were, which are what was current then
+    long reads    a read view that stays open while all goes on
+    batches       a whole transaction in one round trip, on conditions
+    fates         asking what became of a transaction, and fencing it
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import trio
+
+import headwater
+from tests.simulation.history import Add, Append, Get, Operation, Put
+from tests.simulation.recorder import Recorder, Recording
+from tests.simulation.replay import fold
+
+ACCOUNTS: Final = 6
+BALANCE: Final = 100
+LISTS: Final = 4
+PAIRS: Final = 3
+AGGREGATES: Final = 3
+SNAPSHOT_EVERY: Final = 3
+
+
+async def prepare(recorder: Recorder) -> None:
+    """What must be there before the others begin."""
+
+    async def body(transaction: Recording) -> None:
+        for account in range(ACCOUNTS):
+            transaction.put(("bank", account), BALANCE)
+        for pair in range(PAIRS):
+            for side in range(2):
+                transaction.put(("skew", pair, side), 1)
+
+    await recorder.run("prepare", body)
+
+
+def element(recorder: Recorder) -> str:
+    """One that was never written before."""
+    recorder.history.ticks += 1
+    return f"{recorder.client}.{recorder.history.ticks}"
+
+
+def _isolation(recorder: Recorder) -> str:
+    return recorder.dice.choice(("serializable", "serializable", "snapshot"))
+
+
+async def bank(recorder: Recorder) -> None:
+    dice = recorder.dice
+    if dice.random() < 0.3:
+        async with recorder.transaction("bank audit", read_only=dice.random() < 0.7) as audit:
+            await audit.scan(("bank",))
+        return
+    source, target = dice.sample(range(ACCOUNTS), 2)
+    amount = dice.randint(1, 20)
+
+    async def transfer(transaction: Recording) -> None:
+        balance = await transaction.get(("bank", source)) or 0
+        if balance >= amount:
+            transaction.put(("bank", source), balance - amount)
+            if dice.random() < 0.5:
+                transaction.add(("bank", target), amount)
+            else:
+                other = await transaction.get(("bank", target)) or 0
+                transaction.put(("bank", target), other + amount)
+
+    if dice.random() < 0.5:
+        await recorder.run("bank", transfer, isolation=_isolation(recorder))
+    else:
+        async with recorder.transaction("bank", isolation=_isolation(recorder)) as transaction:
+            await transfer(transaction)
+
+
+async def lists(recorder: Recorder) -> None:
+    dice = recorder.dice
+    isolation = _isolation(recorder)
+    async with recorder.transaction("lists", isolation=isolation) as transaction:
+        for _ in range(dice.randint(1, 4)):
+            number = dice.randrange(LISTS)
+            stream = f"list-{number}"
+            match dice.choice(("get", "put", "read", "append")):
+                case "get":
+                    await transaction.get(("list", number))
+                case "put":
+                    found = await transaction.get(("list", number)) or []
+                    transaction.put(("list", number), [*found, element(recorder)])
+                case "read":
+                    await transaction.read(stream)
+                case _:
+                    expect = headwater.ANY
+                    if isolation == "snapshot":
+                        # Without an expectation, it would come after what it did not see.
+                        expect = len(await transaction.read(stream))
+                    transaction.append(stream, [(element(recorder), "Listed")], expect=expect)
+
+
+async def counters(recorder: Recorder) -> None:
+    dice = recorder.dice
+    key = ("counter", dice.randrange(2))
+    number = dice.randint(1, 9)
+    match dice.choice(("once", "in transaction", "read", "then read")):
+        case "once":
+            database = recorder.database
+            await recorder.write("counters", Add(key, number), lambda: database.add(key, number))
+        case "in transaction":
+            isolation = _isolation(recorder)
+            async with recorder.transaction("counters", isolation=isolation) as transaction:
+                transaction.add(key, number)
+                transaction.add(("counter", 2), 1)
+        case "read":
+            async with recorder.reading("counters") as reading:
+                await reading.get(key)
+        case _:
+            async with recorder.transaction("counters") as transaction:
+                transaction.add(key, number)
+                await transaction.get(key)
+
+
+async def skew(recorder: Recorder) -> None:
+    dice = recorder.dice
+    pair = dice.randrange(PAIRS)
+    side = dice.randrange(2)
+    async with recorder.transaction("skew") as transaction:
+        if dice.random() < 0.5:
+            mine = await transaction.get(("skew", pair, side))
+            other = await transaction.get(("skew", pair, 1 - side))
+        else:
+            found = dict(await transaction.scan(("skew", pair)))
+            mine, other = found.get(("skew", pair, side)), found.get(("skew", pair, 1 - side))
+        if mine and other:
+            transaction.put(("skew", pair, side), 0)
+        elif not mine:
+            transaction.put(("skew", pair, side), 1)
+
+
+async def predicates(recorder: Recorder) -> None:
+    dice = recorder.dice
+    prefix = ("set", dice.randrange(2))
+    async with recorder.transaction("predicates", isolation=_isolation(recorder)) as transaction:
+        limit = dice.choice((None, 1, 3))
+        found = await transaction.scan(prefix, limit=limit, reverse=dice.random() < 0.3)
+        number = dice.randrange(8)
+        match dice.choice(("insert", "insert", "delete", "clear", "look")):
+            case "insert":
+                transaction.put((*prefix, number), element(recorder))
+            case "delete" if found:
+                transaction.delete(dice.choice(found)[0])
+            case "clear":
+                transaction.delete_range(prefix)
+                transaction.put((*prefix, number), len(found))
+            case _:
+                await transaction.get((*prefix, number))
+
+
+async def streams(recorder: Recorder) -> None:
+    dice = recorder.dice
+    names = dice.sample(["order-1", "order-2", "invoice-1", "note"], dice.randint(1, 2))
+    if dice.random() < 0.25:
+        async with recorder.transaction("streams") as transaction:
+            # A query is read, and what is written rests on nothing having come meanwhile.
+            found = await transaction.query(
+                category=dice.choice((None, "order")), kind=dice.choice((None, "Paid"))
+            )
+            if len(found) % 2 == 0:
+                transaction.append("note", [(element(recorder), "Paid")])
+        return
+    isolation = _isolation(recorder)
+    async with recorder.transaction("streams", isolation=isolation) as transaction:
+        for name in names:
+            version = len(await transaction.read(name))
+            count = dice.choice((1, 1, 2, 5))
+            new = [(element(recorder), dice.choice(("Paid", "Sent"))) for _ in range(count)]
+            transaction.append(name, new, expect=version)
+        if dice.random() < 0.3:
+            await transaction.read(names[0])
+
+
+async def aggregates(recorder: Recorder) -> None:
+    dice = recorder.dice
+    stream = f"aggregate-{dice.randrange(AGGREGATES)}"
+    schema = dice.choice((1, 1, 1, 2))
+    if dice.random() < 0.3:
+        async with recorder.reading("aggregates") as reading:
+            await reading.load(stream, schema)
+        return
+
+    async def change(transaction: Recording) -> None:
+        version, state = await transaction.load(stream, schema)
+        new = element(recorder)
+        transaction.append(stream, [(new, "Changed")], expect=version)
+        if (version + 1) % SNAPSHOT_EVERY == 0:
+            transaction.save(stream, version + 1, schema, fold(schema, [new], state))
+
+    await recorder.run("aggregates", change, isolation=_isolation(recorder))
+
+
+async def past(recorder: Recorder) -> None:
+    dice = recorder.dice
+    commit = dice.randint(0, recorder.history.acknowledged)
+    if dice.random() < 0.5:
+        # Old ones are mostly gone.
+        commit = max(0, recorder.history.acknowledged - dice.randint(0, 3))
+    async with recorder.reading("past", at_commit=commit) as reading:
+        match dice.choice(("get", "scan", "read", "query", "load")):
+            case "get":
+                await reading.get(("bank", dice.randrange(ACCOUNTS)))
+            case "scan":
+                await reading.scan((), reverse=dice.random() < 0.3)
+            case "read":
+                await reading.read(f"list-{dice.randrange(LISTS)}")
+            case "query":
+                await reading.query(category=dice.choice((None, "list", "order")))
+            case _:
+                await reading.load(f"aggregate-{dice.randrange(AGGREGATES)}", 1)
+
+
+async def long_reads(recorder: Recorder) -> None:
+    dice = recorder.dice
+    read_only = dice.random() < 0.6
+    isolation = _isolation(recorder)
+    async with recorder.transaction(
+        "long reads", isolation=isolation, read_only=read_only
+    ) as transaction:
+        for _ in range(dice.randint(2, 5)):
+            await transaction.scan(("bank",))
+            await transaction.get(("list", dice.randrange(LISTS)))
+            await transaction.load(f"aggregate-{dice.randrange(AGGREGATES)}", 1)
+            await trio.sleep(dice.expovariate(1 / 0.2))
+        if not read_only and dice.random() < 0.5:
+            transaction.put(("long", dice.randrange(3)), element(recorder))
+
+
+async def batches(recorder: Recorder) -> None:
+    dice = recorder.dice
+    key = ("batch", dice.randrange(2))
+    known: object = None
+    async with recorder.reading("batches") as reading:
+        known = await reading.get(key)
+    new = element(recorder)
+
+    def fill(batch: headwater.Batch) -> list[Operation]:
+        operations: list[Operation] = []
+        if dice.random() < 0.6:
+            # The condition is a read that came back as expected.
+            if known is None:
+                batch.require_absent(key)
+            else:
+                batch.require(key, known)
+            operations.append(Get(key, known))
+        batch.get(("bank", 0))
+        operations.append(Get(("bank", 0), ...))
+        if dice.random() < 0.8:
+            batch.put(key, new)
+            operations.append(Put(key, new))
+            batch.append("note", headwater.Event("Sent", new))
+            operations.append(Append("note", [(new, "Sent")]))
+        return operations
+
+    await recorder.execute("batches", fill)
+
+
+async def fates(recorder: Recorder) -> None:
+    dice = recorder.dice
+    attempts = [each for each in recorder.history.attempts[-20:] if each.identity is not None]
+    if attempts:
+        identity = dice.choice(attempts).identity
+        assert identity is not None
+        await recorder.ask_fate(identity, resolve=dice.random() < 0.3)
+
+
+ACTIONS: Final[Mapping[str, Callable[[Recorder], Awaitable[None]]]] = {
+    "bank": bank,
+    "lists": lists,
+    "counters": counters,
+    "skew": skew,
+    "predicates": predicates,
+    "streams": streams,
+    "aggregates": aggregates,
+    "past": past,
+    "long reads": long_reads,
+    "batches": batches,
+    "fates": fates,
+}
+"""The plan's workloads."""

@@ -1,0 +1,257 @@
+"""A world: a machine, a network and clients, from nothing to the judgement.
+
+    begin      the machine boots; one client prepares the data
+    middle     clients and watchers work; the plan's troubles come and go
+    calm       faults end; the machine is restarted, once more in some way
+    end        all that is there is read; power is lost; it is read again and must be the same;
+               every watcher must reach the last event
+    judgement  the history is checked
+"""
+
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+
+import headwater
+from headwater.database import Database
+from tests.simulation.determinism import run_deterministically, source
+from tests.simulation.history import Dump, Feed, History, Logged
+from tests.simulation.judge import judge
+from tests.simulation.machine import Death, Machine
+from tests.simulation.network import Network, NetworkFaults
+from tests.simulation.plan import Plan
+from tests.simulation.recorder import Recorder
+from tests.simulation.trace import Trace
+from tests.simulation.watching import Goal, draw_feed, seen, watch
+from tests.simulation.workloads import ACTIONS, prepare
+
+WORLD_S_MAX: Final = 300
+"""Seconds, of the world's own time, after which somebody must be waiting for ever."""
+
+_FRAMES_MAX: Final = 6
+"""Frames of an error's traceback that are told; all of it comes with the replay."""
+
+_CALM: Final = NetworkFaults()
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What came of a world.
+
+    Attributes:
+        problems: empty if all is well.
+        digest: of its trace.
+        counts: how much happened.
+    """
+
+    plan: Plan
+    problems: list[str]
+    digest: str
+    counts: dict[str, int] = field(default_factory=dict)
+    log: str = ""
+
+
+def run_world(plan: Plan, *, full_trace: bool = False) -> Verdict:
+    """Run a world to its end, and judge it."""
+    world = World(plan, Trace(full=full_trace))
+    problems: list[str] = []
+    try:
+        run_deterministically(plan.seed, world.run, world.keep_log)
+        problems += world.surprises
+        problems += judge(world.history, world.dump)
+    except Exception as error:
+        problems += _described(error)
+    return Verdict(plan, problems, world.trace.digest, world.counts(), world.trace.text())
+
+
+def _described(error: BaseException) -> list[str]:
+    """The errors inside of groups, each with where it came from."""
+    if isinstance(error, BaseExceptionGroup):
+        return [each for inner in error.exceptions for each in _described(inner)]
+    return ["".join(traceback.format_exception(error, limit=-_FRAMES_MAX, chain=False))]
+
+
+class World:
+    """Everything, while it runs.
+
+    Attributes:
+        dump: what the database held at the end, if it could be read.
+        surprises: what should not have happened on the way.
+    """
+
+    def __init__(self, plan: Plan, trace: Trace) -> None:
+        self.plan = plan
+        self.trace = trace
+        self.history = History()
+        self.dump: Dump | None = None
+        self.surprises: list[str] = []
+        self._goal = Goal()
+        self._network = Network(source(plan.seed, "network"), plan.network, trace.add)
+        self._machine = Machine(plan, self._network, trace)
+
+    def counts(self) -> dict[str, int]:
+        """How much happened."""
+        return {
+            "lives": self._machine.lives,
+            "attempts": len(self.history.attempts),
+            "commits": self.history.acknowledged,
+            "disk calls": self._machine.disk.calls,
+            "traced": self.trace.count,
+        }
+
+    def keep_log(self, entry: dict[str, Any]) -> None:
+        """Take a line of the server's log; some must not occur."""
+        self.trace.add("log", entry["level"], entry["event"], entry.get("error"))
+        if "exception" in entry and not self._machine.is_excused:
+            self.surprises.append(f"the server's log: {entry['event']}\n{entry['exception']}")
+
+    async def run(self) -> None:
+        """From nothing to the end."""
+        with trio.fail_after(WORLD_S_MAX):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._machine.run)
+                async with trio.open_nursery() as watchers:
+                    await self._work(watchers)
+                    await self._calm_down()
+                    if self.dump is None:
+                        watchers.cancel_scope.cancel()
+                self._machine.end()
+
+    async def _work(self, watchers: trio.Nursery) -> None:
+        await self._as_client("prepare", lambda recorder: prepare(recorder))
+        async with trio.open_nursery() as clients:
+            for number in range(self.plan.watchers):
+                watchers.start_soon(self._watch, f"watcher {number}")
+            for number in range(self.plan.clients):
+                clients.start_soon(self._client, f"client {number}")
+
+    # Clients.
+
+    def _connect(self, name: str) -> Database:
+        dice = source(self.plan.seed, f"{name} timeouts")
+        return headwater.connect(
+            "headwater://simulation",
+            connect_timeout=dice.choice((0.5, 2.0)),
+            request_timeout=dice.choice((0.5, 3.0)),
+            retry_timeout=dice.choice((0.5, 5.0)),
+            client_name=name,
+            open_stream=self._network.opener(name),
+        )
+
+    async def _as_client(
+        self, name: str, function: Callable[[Recorder], Awaitable[None]]
+    ) -> None:
+        """Call *function* with a connected client; again if no connection was to be had."""
+        dice = source(self.plan.seed, name)
+        while self._machine.refused is None:
+            try:
+                async with self._connect(name) as database:
+                    await function(
+                        Recorder(
+                            self.history, name, database, dice, self.trace, self._errors
+                        )
+                    )
+                    return
+            except headwater.ConnectionLost:
+                await trio.sleep(0.1)
+
+    @property
+    def _errors(self) -> list[str]:
+        # Whoever's disk is broken may say so.
+        return [] if self.plan.is_broken else self.surprises
+
+    async def _client(self, name: str) -> None:
+        left = self.plan.actions
+        names = list(self.plan.mix)
+        weights = list(self.plan.mix.values())
+
+        async def act(recorder: Recorder) -> None:
+            nonlocal left
+            while left > 0 and self._machine.refused is None:
+                left -= 1
+                await trio.sleep(recorder.dice.expovariate(1 / self.plan.think_s))
+                workload = recorder.dice.choices(names, weights)[0]
+                await ACTIONS[workload](recorder)
+                if recorder.dice.random() < 0.03:
+                    return
+
+        while left > 0 and self._machine.refused is None:
+            await self._as_client(name, act)
+
+    async def _watch(self, name: str) -> None:
+        dice = source(self.plan.seed, name)
+        feed = draw_feed(name, dice)
+        self.history.feeds.append(feed)
+        while not self._goal.is_reached(feed):
+            try:
+                async with self._connect(name) as database:
+                    await watch(database, feed, dice, self._goal)
+            except headwater.HeadwaterError as error:
+                if not error.retryable and not self.plan.is_broken:
+                    self.surprises.append(f"{name}: {error.code}: {error.message}")
+                await trio.sleep(0.1)
+
+    # The end.
+
+    async def _calm_down(self) -> None:
+        dice = source(self.plan.seed, "calm")
+        deaths: tuple[Death, ...] = ("power", "kill", "stop")
+        self._network.faults = _CALM
+        self._machine.calm()
+        await self._machine.restart(dice.choice(deaths))
+        first = await self._read_all()
+        await self._machine.restart("power")
+        self.dump = await self._read_all()
+        if first is not None and self.dump is not None and first != self.dump:
+            self.surprises.append(f"a power loss changed what is there: {_difference(first, self.dump)}")
+        if self.dump is not None:
+            self._goal.position = len(self.dump.events)
+            # A subscriber that is level hears nothing more; a new connection tells it so.
+            await self._machine.restart("kill")
+
+    async def _read_all(self) -> Dump | None:
+        found: Dump | None = None
+
+        async def read(recorder: Recorder) -> None:
+            nonlocal found
+            try:
+                found = await read_dump(recorder.database)
+            except headwater.HeadwaterError as error:
+                if not self.plan.is_broken:
+                    raise
+                self.trace.add("unreadable", error.code)
+
+        await self._as_client("reader", read)
+        return found
+
+
+async def read_dump(database: Database) -> Dump:
+    """All that a database holds."""
+    commits = [
+        Logged(
+            line.commit,
+            line.transaction.bytes,
+            round(line.time.timestamp() * 1_000_000),
+            line.first_position,
+            line.events,
+        )
+        async for line in database.commits()
+    ]
+    events = [seen(event) async for event in database.read_all()]
+    keys = [item async for item in database.scan(())]
+    streams = {
+        name: [seen(event) async for event in database.read(name)]
+        for name in sorted({event.stream for event in events})
+    }
+    return Dump(commits, events, keys, streams)
+
+
+def _difference(first: Dump, second: Dump) -> str:
+    for name in ("commits", "events", "keys", "streams"):
+        before, after = getattr(first, name), getattr(second, name)
+        if before != after:
+            return f"{name}: {before!r:.300} became {after!r:.300}"
+    return "nothing"
