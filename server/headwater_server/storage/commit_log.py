@@ -61,7 +61,7 @@ class CommitRecord:
         transaction: its transaction's id, 16 bytes.
         time: microseconds since 1970-01-01 UTC; never less than that of the commit before.
         user: who; 0 if nobody was named.
-        first_position: position of its first event; 0 if it has none.
+        first_position: position of its first event; if it has none, of the next one to come.
         event_count: how many events it appended.
     """
 
