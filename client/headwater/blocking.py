@@ -42,13 +42,19 @@ class BlockingPages(Iterator[T], Generic[T]):
     """An iterator over items that come in pages."""
 
     def __init__(self, pages: Pages[T]) -> None:
-        self._pages = pages
+        # A coroutine a page, not an item.
+        self._items = _items(pages)
+
+    def __iter__(self) -> Iterator[T]:
+        return self._items
 
     def __next__(self) -> T:
-        try:
-            return step(self._pages.__anext__())
-        except StopAsyncIteration:
-            raise StopIteration from None
+        return next(self._items)
+
+
+def _items(pages: Pages[T]) -> Iterator[T]:
+    while step(pages.turn()):
+        yield from pages.items
 
 
 class BlockingReads:

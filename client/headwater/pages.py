@@ -29,12 +29,16 @@ Fetch = Callable[..., Awaitable[Any]]
 
 
 class Pages(ABC, AsyncIterator[T], Generic[T]):
-    """An async iterator over items that come in pages."""
+    """An async iterator over items that come in pages.
+
+    Attributes:
+        items: what is left of the page that is there.
+    """
 
     def __init__(self, limit: int | None) -> None:
         if limit is not None and limit < 0:
             raise InvalidArgument(f"limit: {limit}; it cannot be negative")
-        self._items: Iterator[T] = iter(())
+        self.items: Iterator[T] = iter(())
         self._left = limit
         self._more = limit != 0
         self._size = PAGE_ITEMS_FIRST
@@ -44,20 +48,22 @@ class Pages(ABC, AsyncIterator[T], Generic[T]):
 
     async def __anext__(self) -> T:
         while True:
-            for item in self._items:
+            for item in self.items:
                 return item
-            if not self._more:
+            if not await self.turn():
                 raise StopAsyncIteration
-            await self._turn()
 
-    async def _turn(self) -> None:
-        """Fetch the next page."""
+    async def turn(self) -> bool:
+        """Fetch the next page into `items`; False if there is none."""
+        if not self._more:
+            return False
         size = self._size if self._left is None else min(self._size, self._left)
-        count, self._items, self._more = await self._page(size)
+        count, self.items, self._more = await self._page(size)
         self._size = min(self._size * PAGE_GROWTH, PAGE_ITEMS_MAX)
         if self._left is not None:
             self._left -= count
             self._more = self._more and self._left > 0
+        return True
 
     @abstractmethod
     async def _page(self, size: int) -> tuple[int, Iterator[T], bool]:
