@@ -208,6 +208,9 @@ class Link(ABC):
     def check_overdue(self, timeout: float) -> None:
         """Fail what has waited longer than *timeout* seconds; close if nothing came at all."""
         latest = self._clock() - timeout
+        if self._feeds and not self._pending and self._received < latest:
+            # No news, or no connection any more? Who only listens finds out by asking.
+            self.post([("ping",)])
         overdue = []
         # They stand in the order in which they were asked.
         for request_id, reply in self._pending.items():

@@ -219,3 +219,42 @@ def test_asyncio_needs_no_trio(server: FakeServer) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert len(server.named("ping")) == 2
+
+
+async def test_a_link_that_only_listens_notices_that_nobody_is_there_any_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    # Found by simulation: the server's machine died without a word, and a subscriber, who has
+    # no request under way, waited for news for ever.
+    asked: list[str] = []
+    streams: list[trio.abc.Stream] = []
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        connection = ServerConnection()
+        while data := await stream.receive_some():
+            for item in connection.receive(bytes(data)):
+                assert isinstance(item, Request)
+                asked.append(item.name)
+                answers: dict[str, object] = {"hello": [1, "fake", [], [], b"0" * 16]}
+                if item.name != "ping":
+                    await stream.send_all(
+                        connection.answer(item.request_id, answers.get(item.name))
+                    )
+
+    async with trio.open_nursery() as nursery:
+
+        async def open_stream() -> trio.abc.Stream:
+            ours, theirs = trio.testing.memory_stream_pair()
+            streams.append(ours)
+            nursery.start_soon(serve, theirs)
+            return ours
+
+        database = headwater.connect(
+            open_stream=open_stream, request_timeout=4.0, retry_timeout=0.0
+        )
+        async with database as db, db.subscribe() as feed:
+            with trio.move_on_after(20):
+                await feed.__anext__()
+        nursery.cancel_scope.cancel()
+    assert len(streams) > 1, "it connected again"
+    assert asked[:3] == ["hello", "subscribe", "ping"]
