@@ -146,6 +146,8 @@ class Database(Reads):
 
         Raises:
             ConditionFailed: one of its conditions does not hold; nothing was done.
+            HistoryGone: it was committed, as error.details["commit"], but the answer was lost,
+                and when it was asked for again, what it read was beyond the history window.
         """
         transaction = new_transaction_id().bytes
         committed, results = await self._channel.persist(

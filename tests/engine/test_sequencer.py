@@ -8,6 +8,7 @@ import pytest
 from headwater_protocol.errors import (
     Conflict,
     DuplicateEvent,
+    HistoryGone,
     NotANumber,
     TransactionAborted,
     WrongVersion,
@@ -202,6 +203,30 @@ def test_an_execute_that_is_sent_again_answers_with_what_it_read_the_first_time(
     ticket, results = send(transaction)
     assert (ticket.payload, results) == (first[0].payload, first[1])
     assert database.engine.reader().get(b"n") == b"\x63"
+
+
+def test_an_execute_sent_again_says_that_it_was_committed_even_if_what_it_read_is_gone() -> None:
+    # Found by simulation (seed 33 of the first hundred): the answer was lost, the client sent it
+    # again, got a bare HistoryGone, and took a commit that had happened for a refusal.
+    database = Database(replace(SETTINGS, history_window_us=0))
+
+    def send(transaction: bytes) -> tuple[Ticket, list[Any]]:
+        return database.engine.execute(
+            transaction,
+            user=0,
+            conditions=[],
+            reads=lambda reader: [reader.get(b"n")],
+            writes=[["put", b"n", b"1"]],
+        )
+
+    transaction = database.new_id()
+    first, _ = send(transaction)
+    database.sync()
+    database.execute(["put", b"n", b"2"])
+    database.checkpoint()
+    with pytest.raises(HistoryGone, match="it was committed, as commit 1") as caught:
+        send(transaction)
+    assert caught.value.details["commit"] == first.payload[0]
 
 
 def test_a_fence_is_a_record_and_its_answer_waits() -> None:

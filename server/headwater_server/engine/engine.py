@@ -255,6 +255,8 @@ class Engine:
 
         Raises:
             As begin and commit, and whatever *reads* raises.
+            HistoryGone: sent again, it was committed as details["commit"], and its reads are
+                not possible any more.
         """
         known = self._known(transaction)
         if known is not None:
@@ -411,7 +413,12 @@ class Engine:
         """What a transaction that is now commit *commit* has read, or would have."""
         view = commit - 1
         if view < self.oldest_readable:
-            raise self._history_gone(view)
+            # Its client must not take this for a refusal: it asks again because no answer came.
+            raise HistoryGone(
+                f"it was committed, as commit {commit}, but what it read is older than the history "
+                f"window; the oldest commit that can be read is {self.oldest_readable}",
+                details={"oldest": self.oldest_readable, "commit": commit},
+            )
         return Reader(
             self._state,
             view,
