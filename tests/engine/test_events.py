@@ -1,0 +1,43 @@
+"""Stored events: their form, their categories, and ids that nobody gave."""
+
+import pytest
+
+from headwater_server.engine.events import (
+    StoredEvent,
+    category_of,
+    decode_event,
+    derive_event_id,
+    encode_event,
+)
+
+
+def test_a_stored_event_comes_out_as_it_went_in() -> None:
+    event = StoredEvent(
+        2**62, "account-ann", 7, 9, 1_700_000_000_000_000, bytes(16), "Opened", b"\xc1", b""
+    )
+    assert decode_event(encode_event(*event)) == event
+
+
+def test_a_stored_event_is_one_array_of_nine_as_the_wire_has_it() -> None:
+    stored = encode_event(1, "a", 1, 1, 0, bytes(16), "T", b"d", b"m")
+    assert stored == b"\x99\x01\xa1a\x01\x01\x00\xc4\x10" + bytes(16) + b"\xa1T\xc4\x01d\xc4\x01m"
+
+
+@pytest.mark.parametrize(
+    ("stream", "category"),
+    [("account-ann", "account"), ("a-b-c", "a"), ("plain", "plain"), ("-x", ""), ("ü-1", "ü")],
+)
+def test_the_category_is_the_name_up_to_the_first_dash(stream: str, category: str) -> None:
+    assert category_of(stream) == category
+
+
+def test_derived_ids_differ_by_place_and_wrap_within_their_last_four_bytes() -> None:
+    transaction = b"\x55" * 12 + b"\xff\xff\xff\xfe"
+    found = [derive_event_id(transaction, place) for place in range(4)]
+    assert [identity[12:] for identity in found] == [
+        b"\xff\xff\xff\xfe",
+        b"\xff\xff\xff\xff",
+        bytes(4),
+        b"\0\0\0\x01",
+    ]
+    assert {identity[:12] for identity in found} == {b"\x55" * 12}
