@@ -31,6 +31,10 @@ from headwater_server.net.session import Session
 
 _log = structlog.get_logger(__name__)
 
+CONNECTIONS_PER_TURN_MAX: Final = 256
+"""Connections that are served before the committer and the others get their turn: a few
+milliseconds. Their commits still make large groups."""
+
 FLUSHES_PER_TURN_MAX: Final = 128
 """Connections that are sent to before others get their turn: about a millisecond."""
 
@@ -94,7 +98,11 @@ class PlainSockets:
         descriptor: int = self._selector.fileno()
         while True:
             await trio.lowlevel.wait_readable(descriptor)
-            self._turn()
+            ready = self._selector.select(0)
+            for start in range(0, len(ready), CONNECTIONS_PER_TURN_MAX):
+                if start:
+                    await trio.lowlevel.checkpoint()
+                self._turn(ready[start : start + CONNECTIONS_PER_TURN_MAX])
 
     async def _serve_others(self) -> None:
         while True:
@@ -106,14 +114,15 @@ class PlainSockets:
                     connection.session.notified = True
                     connection.session.run()
                     self._send(connection)
+                    await trio.lowlevel.checkpoint()
             self.flush(FLUSHES_PER_TURN_MAX)
             await trio.lowlevel.checkpoint()
 
-    def _turn(self) -> None:
-        """Serve everything that is ready now."""
+    def _turn(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+        """Serve everything that is ready."""
         size = self._receive_size
         served: list[_Connection] = []
-        for key, events in self._selector.select(0):
+        for key, events in ready:
             connection = key.data
             if type(connection) is _Listener:
                 self._accept(connection)

@@ -46,8 +46,9 @@ class SessionSettings:
     transactions_max: int = 1024
     """Open transactions of one connection. Each pins the versions at its read view."""
 
-    requests_per_turn_max: int = 256
-    """Requests of a connection that are served before the others get their turn."""
+    requests_per_turn_max: int = 64
+    """Requests of a connection that are served before the others get their turn: about half a
+    millisecond of reads."""
 
     receive_size: int = 64 * KIB
     """Bytes that are taken from a socket at once."""
