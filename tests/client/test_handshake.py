@@ -67,6 +67,7 @@ def test_a_password_may_have_any_characters(face: str, server: FakeServer) -> No
     run_on(face, server.url.replace("//", "//ann:p%3A%40%2F%20%C3%A9@"), nothing)
     server.on("authenticate", Guard("p:@/ é"))
     run_on(face, server.url, nothing, user="ann", password="p:@/ é")
+    assert len(server.named("ping")) == 2
 
 
 def test_a_wrong_password_does_not(face: str, server: FakeServer) -> None:
@@ -139,6 +140,7 @@ def test_tls_works_with_a_context_of_ones_own(
     context = ssl.create_default_context()
     authority.configure_trust(context)
     run_on(face, secure.url, nothing, tls=context)
+    assert len(secure.named("ping")) == 1
 
 
 def test_a_certificate_that_is_not_trusted_is_said_and_not_retried(
