@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from headwater_server.engine.checkpointed import read_applied
 from headwater_server.engine.index_keys import META_UNFINISHED
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.state_store import Family
@@ -138,6 +139,28 @@ def test_a_checkpoint_goes_on_after_the_logs_met_a_full_disk() -> None:
     written.finish_checkpoint(written.run_checkpoint())
     assert written.state.events(range(1, 900)) == written.truth.events[:899]
     assert written.crash().state.events(range(1, 900)) == written.truth.events[:899]
+
+
+def test_a_checkpoint_that_was_begun_vouches_for_the_log_it_was_made_of() -> None:
+    written = Written(random.Random(10), batch_entries_max=1)
+    some_commits(written, 4)
+    written.log_index = 4
+    written.checkpoint()
+    some_commits(written, 4)
+    written.log_index = 9
+    written.begin_checkpoint()
+    left = 10
+
+    def count_down() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise PowerLoss
+
+    written.store.before_write = count_down
+    with pytest.raises(PowerLoss):
+        written.run_checkpoint()
+    assert read_applied(written.store) == written.checkpointed.applied._replace(log_index=9)
 
 
 def test_a_version_that_nobody_can_read_is_not_written_at_all() -> None:

@@ -121,6 +121,7 @@ class Written:
         self.truth = truth or Truth()
         self.batch_entries_max = batch_entries_max
         self.views: list[int] = []
+        self.log_index = 0
         make_durable_directory(self.files, "data/events")
         make_durable_directory(self.files, "data/commits")
         applied = read_applied(self.store)
@@ -194,7 +195,7 @@ class Written:
             views=sorted(self.views),
             garbage_entries_max=garbage_entries_max,
             forget_before=forget_before,
-            log_index=0,
+            log_index=self.log_index,
             batch_entries_max=self.batch_entries_max,
         )
 

@@ -42,7 +42,9 @@ REBUILD: Final = "the index of transaction ids is made again from the commit log
 DROP_SNAPSHOT: Final = "the snapshot is removed; the events are the truth"
 
 _CHUNK: Final = 1024
+
 _LATEST_SIZE_MIN: Final = 9
+"""Bytes of a LATEST entry without a value: its commit and whether the key exists."""
 
 _T = TypeVar("_T")
 

@@ -110,18 +110,16 @@ def write_checkpoint(
         entries_max=garbage_entries_max + writer.changes,
         batch_versions_max=min(batch_entries_max, BATCH_VERSIONS_MAX),
     )
-    keep_from = min(horizon, views[0]) if views else horizon
     forgotten = forget_transactions(
         state.store,
         state.commit_log,
         before=forget_before,
-        keep_from=keep_from,
+        keep_from=min([horizon, *views]),
         records_max=garbage_entries_max + len(frozen.commits),
     )
     state.store.flush()
     # Only now: a crash before the flush brings the index entries back, and they need the records.
-    if forgotten.trim_below > state.commit_log.first_commit:
-        state.commit_log.trim(forgotten.trim_below)
+    state.commit_log.trim(forgotten.trim_below)
     return CheckpointResult(
         applied=applied,
         keys=writer.keys,

@@ -36,6 +36,7 @@ from headwater_server.engine.index_keys import (
     META_APPLIED,
     META_COLLECTED,
     META_HORIZON,
+    META_UNFINISHED,
     STREAM,
     TYPE,
     Applied,
@@ -51,6 +52,7 @@ from headwater_server.engine.index_keys import (
     parse_history_value,
     parse_latest,
     parse_number,
+    parse_unfinished,
 )
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.event_log import EventLog
@@ -72,8 +74,14 @@ class StreamHead(NamedTuple):
 
 
 def read_applied(store: StateStore) -> Applied:
-    """What the last checkpoint made durable; all zero for a store that is empty."""
-    return parse_applied(store.get(Family.INDEX, META_APPLIED))
+    """What the last checkpoint made durable; all zero for a store that is empty.
+
+    If another one was begun after it, its commits were durable in the write-ahead log too, and
+    `log_index` says so: a log that has lost them must not be taken for whole.
+    """
+    applied = parse_applied(store.get(Family.INDEX, META_APPLIED))
+    _, log_index = parse_unfinished(store.get(Family.INDEX, META_UNFINISHED))
+    return applied._replace(log_index=max(applied.log_index, log_index))
 
 
 class CheckpointedState:

@@ -16,7 +16,7 @@
     "m" "horizon"      commit(8): every commit from here on can be read
     "m" "collected"    commit(8): the garbage that this commit and those before made is gone
     "m" "forgotten"    commit(8): its transaction's id and those before are no longer known
-    "m" "unfinished"   commit(8): a checkpoint up to here was begun; gone once it is applied
+    "m" "unfinished"   commit(8) log_index(8): a checkpoint up to here was begun; gone once applied
 
 Numbers are big-endian, so that they sort, but for lists of positions: those are little-endian,
 so that they are an array on the machines that matter without being touched.
@@ -263,6 +263,16 @@ def applied_value(applied: Applied) -> bytes:
 def parse_applied(entry: bytes | None) -> Applied:
     """What was applied; all zero for a store that is empty."""
     return Applied(0, 0, 0, 0) if entry is None else Applied(*_FOUR_NUMBERS.unpack(entry))
+
+
+def unfinished_value(commit: int, log_index: int) -> bytes:
+    """The value of "m" "unfinished": up to which commit, and an entry of the log durable then."""
+    return _TWO_NUMBERS.pack(commit, log_index)
+
+
+def parse_unfinished(entry: bytes | None) -> tuple[int, int]:
+    """Commit and log index of an unfinished checkpoint; zero if there is none."""
+    return (0, 0) if entry is None else _TWO_NUMBERS.unpack(entry)
 
 
 def parse_number(entry: bytes | None) -> int:

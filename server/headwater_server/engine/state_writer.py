@@ -48,8 +48,9 @@ from headwater_server.engine.index_keys import (
     pack_positions,
     parse_applied,
     parse_head,
-    parse_number,
+    parse_unfinished,
     posting_key,
+    unfinished_value,
 )
 from headwater_server.engine.memtable import MemTable, Version
 from headwater_server.storage.state_store import Family, StateStore, WriteBatch
@@ -104,12 +105,13 @@ class StateWriter:
     def write(self) -> Applied:
         """Write all of the memtable, and the new applied commit last."""
         frozen = self._frozen
-        unfinished = parse_number(self._store.get(Family.INDEX, META_UNFINISHED))
+        unfinished, log_index = parse_unfinished(self._store.get(Family.INDEX, META_UNFINISHED))
         before = parse_applied(self._store.get(Family.INDEX, META_APPLIED))
         last = frozen.last_commit
         # The horizon goes ahead of what is no longer written because of it.
         self._put(Family.INDEX, META_HORIZON, NUMBER.pack(self._horizon))
-        self._put(Family.INDEX, META_UNFINISHED, NUMBER.pack(max(unfinished, last)))
+        mark = unfinished_value(max(unfinished, last), max(log_index, self._log_index))
+        self._put(Family.INDEX, META_UNFINISHED, mark)
         self._write_keys()
         self.write_index(interrupted=unfinished > 0)
         self._write_transactions()
