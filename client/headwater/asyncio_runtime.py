@@ -103,7 +103,7 @@ class AsyncioRuntime:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._links: set[AsyncioLink] = set()
+        self._links: list[AsyncioLink] = []
 
     async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
         """As Runtime.open."""
@@ -124,7 +124,7 @@ class AsyncioRuntime:
         except BaseException:
             link.abort()
             raise
-        self._links = {link for link in self._links if not link.closed} | {link}
+        self._links = [*(other for other in self._links if not other.closed), link]
         return link
 
     async def sleep(self, seconds: float) -> None:

@@ -113,7 +113,7 @@ class BlockingRuntime:
     shares_links = False
 
     def __init__(self) -> None:
-        self._links: set[BlockingLink] = set()
+        self._links: list[BlockingLink] = []
 
     async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
         """As Runtime.open."""
@@ -131,7 +131,7 @@ class BlockingRuntime:
             if link is not None:
                 link.close()
             raise
-        self._links = {other for other in self._links if not other.closed} | {link}
+        self._links = [*(other for other in self._links if not other.closed), link]
         return link
 
     async def sleep(self, seconds: float) -> None:

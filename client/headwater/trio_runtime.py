@@ -197,7 +197,7 @@ class TrioRuntime:
     def __init__(self) -> None:
         self._nurseries = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
-        self._links: set[TrioLink] = set()
+        self._links: list[TrioLink] = []
 
     async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
         """As Runtime.open."""
@@ -217,7 +217,7 @@ class TrioRuntime:
             if link is not None:
                 link.close()
             raise
-        self._links = {other for other in self._links if not other.closed} | {link}
+        self._links = [*(other for other in self._links if not other.closed), link]
         return link
 
     async def sleep(self, seconds: float) -> None:
