@@ -113,7 +113,8 @@ def check_parts(
         event_log = _open_event_log(file_system, directory, applied, report)
         if event_log is not None:
             opened.callback(event_log.close)
-        if report.has(Kind.APPLIED) or store is None or commit_log is None or event_log is None:
+        unreadable = report.has(Kind.APPLIED, Kind.STORE)
+        if unreadable or store is None or commit_log is None or event_log is None:
             report.notes.append("what depends on files that cannot be opened was not looked at")
             return
         state = CheckpointedState(store, event_log, commit_log)
