@@ -89,3 +89,21 @@ def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "is not a data directory" in said
     status, said = run("check", str(tmp_path / "missing"))
     assert status == 2
+
+
+def test_a_damaged_state_store_is_put_together_again(left: Path) -> None:
+    with ServerProcess(left.parent):
+        # Started and stopped, its commits are in the files.
+        pass
+    largest = max((left / "state").glob("*.sst"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    # Data blocks come first in such a file.
+    content[64] ^= 1
+    largest.write_bytes(content)
+    status, said = run("check", str(left))
+    assert status == 1
+    assert "state" in said
+    status, said = run("repair", str(left), "--yes")
+    assert status == 0, said
+    with ServerProcess(left.parent) as server, Wire(server.address) as client:
+        assert client.ask("ping")[0] == 20
