@@ -10,7 +10,6 @@ from headwater.errors import ConnectionLost
 from headwater.link import Link, Reply
 from headwater.runtime import CHECKS_PER_TIMEOUT, Greeting, Options, not_connected
 
-
 LAST_WORDS_S_MAX: Final = 1.0
 """Seconds to wait for a transport to close: what is written must go out, and TLS says farewell,
 but a peer that does not read must not keep the application from ending."""
