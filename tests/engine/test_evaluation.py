@@ -351,6 +351,22 @@ def test_a_range_delete_counts_each_key_towards_the_writes_of_a_transaction() ->
     assert database.engine.reader().scan(b"", None, 10, False).items == [b"r" + bytes(4), b"kept"]
 
 
+def test_a_range_delete_counts_the_bytes_of_each_key_too() -> None:
+    # A hundred thousand keys of the largest size are 800 MiB, which were gathered and encoded
+    # before they were refused.
+    database = Database()
+    keys = limits.TRANSACTION_SIZE_MAX // limits.KEY_SIZE_MAX
+    for part in range(2):
+        numbers = range(part * keys // 2, (part + 1) * keys // 2)
+        database.execute(
+            *[["put", b"%08d" % n + bytes(limits.KEY_SIZE_MAX - 8), b""] for n in numbers]
+        )
+    with pytest.raises(TooLarge, match=r"bytes of keys.* delete the range in parts"):
+        database.execute(["delete_range", b"", None])
+    assert database.execute(["delete_range", b"", b"%08d" % (keys - 2)])[0] == 3
+    assert len(database.engine.reader().scan(b"", None, 10, False).items) == 4
+
+
 # Snapshots.
 
 

@@ -101,6 +101,7 @@ def _evaluate_entry(state: State, key: bytes, entry: Entry, newest: int) -> byte
 
 def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | None]) -> None:
     deleted: set[bytes] = set()
+    size = buffer.size
     for first, last in buffer.ranges:
         for key, _ in state.scan(first, last, state.last_commit):
             if key in buffer.entries or key in deleted:
@@ -110,6 +111,12 @@ def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | Non
                 raise TooLarge(
                     f"a range delete of more than {limits.WRITES_MAX} keys, which is the bound "
                     "of a transaction; delete the range in parts"
+                )
+            size += len(key)
+            if size > limits.TRANSACTION_SIZE_MAX:
+                raise TooLarge(
+                    f"a range delete of more than {limits.TRANSACTION_SIZE_MAX} bytes of keys, "
+                    "which is the bound of a transaction; delete the range in parts"
                 )
             writes.append(key)
             writes.append(None)
