@@ -76,6 +76,24 @@ def test_once_opened_it_survives_any_crash() -> None:
         assert found.database_id == made.database_id
 
 
+def test_what_a_killed_maker_left_in_the_cache_is_made_durable_by_the_next() -> None:
+    # Found by simulation (seeds 218 and 253 of the first 300): a process was killed between
+    # making a directory, or renaming FORMAT, and the sync. The next one found them there, was
+    # used for a while, and a power loss took all of it.
+    whole = MemoryFileSystem(0)
+    open_directory(whole).close()
+    for call in range(1, whole.calls + 1):
+        for seed in range(8):
+            disk = MemoryFileSystem(1000 * call + seed)
+            disk.faults.error_at = call
+            with contextlib.suppress(OSError):
+                open_directory(disk, seed=seed)
+            survivor = disk.copy()
+            made = open_directory(survivor, seed=seed + 100)
+            found = open_directory(survivor.crash(), seed=seed + 200, create=False)
+            assert found.database_id == made.database_id, f"killed at call {call}, seed {seed}"
+
+
 def test_a_second_owner_is_refused_with_the_pid_of_the_first() -> None:
     disk = MemoryFileSystem(1)
     owner = open_directory(disk)

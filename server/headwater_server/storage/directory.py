@@ -12,6 +12,8 @@ A directory is made in this order, so that FORMAT says that all of it is there:
     3. FORMAT, under a temporary name; synced; renamed; and a sync of the directory
 
 A crash in between leaves no FORMAT and nothing in the directories: the next open begins again.
+If only the process died, what it did is there, and may yet be lost with the power: so the last
+sync is done at each open, and those of the levels above at each that finds no FORMAT.
 Without FORMAT, but with anything else in it, a directory is not ours to write to.
 """
 
@@ -28,7 +30,7 @@ from headwater_server.storage.file_system import (
     FileSystem,
     Lock,
     join,
-    make_durable_directory,
+    parent,
 )
 
 FORMAT: Final = 1
@@ -88,13 +90,17 @@ class DataDirectory:
         """
         if not file_system.exists(join(path, FORMAT_NAME)):
             _refuse_others(file_system, path, create=create)
-            make_durable_directory(file_system, path)
+            file_system.make_directory(path)
+            _sync_above(file_system, path)
         lock = file_system.lock(join(path, LOCK_NAME))
         try:
             # Asked again: until we had the lock, another process may have been making it.
             if not file_system.exists(join(path, FORMAT_NAME)):
                 _make(file_system, path, uuid.UUID(int=source.getrandbits(128), version=4), now)
-            return _read(file_system, path, lock)
+            opened = _read(file_system, path, lock)
+            # FORMAT may have its name in the cache only, if its maker died before this sync.
+            file_system.sync_directory(path)
+            return opened
         except BaseException:
             lock.close()
             raise
@@ -166,7 +172,25 @@ def _make(file_system: FileSystem, path: str, identity: uuid.UUID, now: int) -> 
     finally:
         file.close()
     file_system.rename(temporary, join(path, FORMAT_NAME))
-    file_system.sync_directory(path)
+
+
+def _sync_above(file_system: FileSystem, path: str) -> None:
+    """Make it certain that *path* is found after a power loss, whoever made it, and when.
+
+    That it is there says nothing: a process that died may have made it, or a directory above
+    it, and not come to the sync. So every level is synced into the one above it.
+    """
+    at = path.rstrip("/") or "/"
+    levels = [at]
+    while parent(at) not in (".", "/", at):
+        at = parent(at)
+        levels.append(at)
+    for level in reversed(levels):
+        try:
+            file_system.sync_directory(parent(level))
+        except PermissionError:
+            # Not ours to make, so not ours to make durable.
+            pass
 
 
 def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
