@@ -87,3 +87,26 @@ async def test_a_disk_that_fails_under_a_checkpoint_ends_the_server() -> None:
             await server.put(client, b"k", b"v")
             await trio.sleep_forever()
     assert ended.group_contains(CheckpointFailed)
+
+
+async def test_a_store_that_finds_no_room_to_open_again_is_asked_until_it_does(
+    autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The retry used to open the store once; a disk that was still full then ended the server.
+    async with serving(every(5)) as server:
+        client = await server.connect()
+        attempts = []
+
+        def reopen() -> None:
+            attempts.append(trio.current_time())
+            if len(attempts) < 4:
+                raise DiskFull("state", 4096)
+            server.checkpoint_disk.error = None
+
+        monkeypatch.setattr(server.database.store, "reopen", reopen)
+        server.checkpoint_disk.error = DiskFull("state", 4096)
+        for n in range(5):
+            await server.put(client, b"%d" % n, b"v")
+        await trio.sleep(60)
+        assert len(attempts) == 4
+        assert server.engine.stats()["checkpoint_commit"] == 5

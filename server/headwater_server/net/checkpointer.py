@@ -109,12 +109,21 @@ class Checkpointer:
                 _log.error("no room for a checkpoint", reason=str(error))
                 if not wait_for_room:
                     return False
-                await trio.sleep(self._disk_retry_s)
-                checkpoint.start_over()
+                await self._start_over(checkpoint)
             except Exception as error:
                 raise CheckpointFailed(f"a checkpoint failed: {error}") from error
             else:
                 return True
+
+    async def _start_over(self, checkpoint: Checkpoint) -> None:
+        while True:
+            await trio.sleep(self._disk_retry_s)
+            try:
+                checkpoint.start_over()
+            except DiskFull as error:
+                _log.error("no room to open the state store again", reason=str(error))
+            else:
+                return
 
     def _written(self) -> tuple[int, int]:
         return self._engine.published, self._group_commit.written_size
