@@ -3,7 +3,6 @@
 import contextlib
 import random
 import zlib
-from dataclasses import replace
 
 import pytest
 
@@ -217,7 +216,7 @@ def test_a_record_in_the_place_of_another_is_damage() -> None:
 def test_times_that_go_back_are_found() -> None:
     disk = MemoryFileSystem(1)
     log = open_log(disk, 0)
-    log.append([*records(1, 6), replace(record(7), time=1), record(8)])
+    log.append([*records(1, 6), record(7)._replace(time=1), record(8)])
     (error,) = log.find_damage()
     assert error.details["offset"] == RECORD_SIZE * 7
 

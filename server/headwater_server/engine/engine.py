@@ -24,6 +24,7 @@ from headwater_protocol.errors import (
     TransactionForgotten,
 )
 from headwater_protocol.operations import SERIALIZABLE
+from headwater_server.engine import keyspaces
 from headwater_server.engine.accounts import Accounts
 from headwater_server.engine.audit import read_commits, read_snapshots
 from headwater_server.engine.checkpoint import CheckpointResult
@@ -126,6 +127,10 @@ class Engine:
         else:
             view, position = at_commit, self._position_at(at_commit)
         return Reader(self._state, view, position, examined_max=self.settings.examined_events_max)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The newest published value of a user's key, or None: `reader().get(key)`, made short."""
+        return self._state.get(keyspaces.USER + key, self._sequencer.published)
 
     def commit_at(self, time: int) -> int:
         """The newest commit at a time in microseconds, 0 before the first."""
@@ -268,15 +273,17 @@ class Engine:
         buffer.add(writes)
         if buffer:
             self._check_writable()
-        # It reads the newest state, durable or not; the answer waits for what was read.
-        newest = Reader(
-            self._state,
-            self._state.last_commit,
-            self._state.last_position,
-            examined_max=self.settings.examined_events_max,
-        )
         failures = failed_conditions(self._state, conditions) if conditions else []
-        results = reads(newest) if reads is not None and not failures else []
+        results: list[Any] = []
+        if reads is not None and not failures:
+            # It reads the newest state, durable or not; the answer waits for what was read.
+            newest = Reader(
+                self._state,
+                self._state.last_commit,
+                self._state.last_position,
+                examined_max=self.settings.examined_events_max,
+            )
+            results = reads(newest)
         return self._sequencer.commit_at_once(transaction, user, buffer, failures), results
 
     def status(self, transaction: bytes, *, resolve: bool, user: int = 0) -> Fate:

@@ -7,7 +7,6 @@ What comes out are results; the log holds nothing else.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from headwater_protocol import limits
@@ -22,10 +21,9 @@ from headwater_server.engine.events import (
 )
 from headwater_server.engine.state import Head, State
 from headwater_server.engine.validation import stream_changed
-from headwater_server.engine.write_buffer import Append, Entry, WriteBuffer, evaluate
+from headwater_server.engine.write_buffer import Append, WriteBuffer, evaluate
 
 
-@dataclass(slots=True)
 class Evaluated:
     """The results of a transaction.
 
@@ -38,12 +36,15 @@ class Evaluated:
         repeated: the first and the last event of each append that was there already.
     """
 
-    writes: list[bytes | None] = field(default_factory=list)
-    events: list[bytes] = field(default_factory=list)
-    placed: list[tuple[str, str]] = field(default_factory=list)
-    event_ids: list[Any] = field(default_factory=list)
-    versions: dict[str, int] = field(default_factory=dict)
-    repeated: list[tuple[StoredEvent, StoredEvent]] = field(default_factory=list)
+    __slots__ = ("event_ids", "events", "placed", "repeated", "versions", "writes")
+
+    def __init__(self) -> None:
+        self.writes: list[bytes | None] = []
+        self.events: list[bytes] = []
+        self.placed: list[tuple[str, str]] = []
+        self.event_ids: list[Any] = []
+        self.versions: dict[str, int] = {}
+        self.repeated: list[tuple[StoredEvent, StoredEvent]] = []
 
 
 def evaluate_buffer(
@@ -68,7 +69,9 @@ def evaluate_buffer(
     writes = evaluated.writes
     for key, entry in buffer.entries.items():
         writes.append(key)
-        writes.append(_evaluate_entry(state, key, entry, newest))
+        if type(entry) is list:
+            entry = evaluate(entry, state.get(key, newest))
+        writes.append(entry)  # type: ignore[arg-type]
     if buffer.ranges:
         _evaluate_ranges(state, buffer, writes)
     if buffer.snapshots:
@@ -91,12 +94,6 @@ def describe_winner(state: State, stream: str, failure: dict[str, Any]) -> None:
         failure["commit"] = winner
         if winner >= state.files.oldest_commit:
             failure["transaction"] = state.commit_record(winner).transaction
-
-
-def _evaluate_entry(state: State, key: bytes, entry: Entry, newest: int) -> bytes | None:
-    if not isinstance(entry, list):
-        return entry
-    return evaluate(entry, state.get(key, newest))
 
 
 def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | None]) -> None:

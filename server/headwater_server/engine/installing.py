@@ -20,12 +20,10 @@ def install(state: State, record: Record, placed: list[tuple[str, str]] | None =
     if record.commit == 0:
         active.add_abort(record.transaction, record.time)
         return
-    assert record.commit == state.last_commit + 1, "records are installed in commit order"
-    assert record.first_position == state.last_position + 1, "and positions are dense"
-    writes = iter(record.writes)
-    for key, value in zip(writes, writes, strict=True):
-        assert key is not None
-        active.put(key, record.commit, value)
+    assert record.commit == active.last_commit + 1, "records are installed in commit order"
+    assert record.first_position == active.last_position + 1, "and positions are dense"
+    if record.writes:
+        active.put(record.commit, record.writes)
     if record.events:
         if placed is None:
             taken_apart = [decode_event(stored) for stored in record.events]
@@ -50,7 +48,7 @@ def _install_events(state: State, record: Record, placed: list[tuple[str, str]])
         tail = state.tail_for_append(stream)
         if tail is None:
             # A stream's id is the position of its first event.
-            tail = active.streams[stream] = StreamTail(state.last_position + 1, 0)
+            tail = active.streams[stream] = StreamTail(active.last_position + 1, 0)
         active.add_event(stream, tail, event_type, stored)
         tails.append(tail)
     if record.event_ids:

@@ -19,7 +19,7 @@ active one above it. A frozen memtable is never changed, so another thread may r
 """
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sortedcontainers import SortedList
@@ -65,11 +65,18 @@ class StreamTail:
 
 
 class MemTable:
-    """What was committed since a checkpoint: keys, events, commits and their indexes."""
+    """What was committed since a checkpoint: keys, events, commits and their indexes.
+
+    Attributes:
+        last_commit: the newest commit in here, or the one before its first.
+        last_position: the position of the newest event in here, or the one before its first.
+    """
 
     def __init__(self, base_commit: int, base_position: int) -> None:
         self.base_commit = base_commit
         self.base_position = base_position
+        self.last_commit = base_commit
+        self.last_position = base_position
         self.chains: dict[bytes, Version] = {}
         self.commits: list[CommitRecord] = []
         self.events: list[bytes] = []
@@ -82,31 +89,28 @@ class MemTable:
         self._sorted: SortedList[bytes] = SortedList()
         self._unsorted: list[bytes] = []
 
-    @property
-    def last_commit(self) -> int:
-        """The newest commit in here, or the one before its first."""
-        return self.base_commit + len(self.commits)
-
-    @property
-    def last_position(self) -> int:
-        """The position of the newest event in here, or the one before its first."""
-        return self.base_position + len(self.events)
-
     # Writing. Each call belongs to the commit that is being installed.
 
-    def put(self, key: bytes, commit: int, value: bytes | None) -> None:
-        """Put a new version on the key's chain; None deletes the key."""
-        older = self.chains.get(key)
-        assert older is None or older[0] < commit, "a key is written once a commit"
-        if older is None:
-            self._unsorted.append(key)
-        self.chains[key] = (commit, value, older)
-        self.size += _VERSION_OVERHEAD + len(key) + (len(value) if value is not None else 0)
+    def put(self, commit: int, writes: Sequence[bytes | None]) -> None:
+        """Put new versions on the chains of keys: key, value, …, where None deletes the key."""
+        chains = self.chains
+        size = 0
+        members = iter(writes)
+        for key, value in zip(members, members, strict=False):
+            assert key is not None
+            older = chains.get(key)
+            if older is None:
+                self._unsorted.append(key)
+            else:
+                assert older[0] < commit, "a key is written once a commit"
+            chains[key] = (commit, value, older)
+            size += _VERSION_OVERHEAD + len(key) + (0 if value is None else len(value))
+        self.size += size
 
     def add_event(self, stream: str, tail: StreamTail, event_type: str, stored: bytes) -> None:
         """Append a stored event at the next position, to its stream and to the indexes."""
         self.events.append(stored)
-        position = self.last_position
+        position = self.last_position = self.last_position + 1
         tail.positions.append(position)
         category = category_of(stream)
         positions = self.categories.get(category)
@@ -123,6 +127,7 @@ class MemTable:
         """Close a commit: from here on `last_commit` counts it."""
         assert record.commit == self.last_commit + 1, "commit numbers are dense"
         self.commits.append(record)
+        self.last_commit = record.commit
         self.transactions[record.transaction] = record.commit
         self.size += _COMMIT_OVERHEAD
 

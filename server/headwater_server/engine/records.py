@@ -33,20 +33,9 @@ class Record(NamedTuple):
     event_ids: list[Any]
 
 
-def encode_commit(
-    commit: int,
-    transaction: bytes,
-    time: int,
-    user: int,
-    writes: list[bytes | None],
-    first_position: int,
-    events: list[bytes],
-    event_ids: list[Any],
-) -> bytes:
+def encode_commit(record: Record) -> bytes:
     """The bytes of a commit record."""
-    packed: bytes = _pack(
-        (commit, transaction, time, user, writes, first_position, events, event_ids)
-    )
+    packed: bytes = _pack(record)
     return packed
 
 

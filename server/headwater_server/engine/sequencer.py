@@ -88,7 +88,9 @@ class Sequencer:
     def now(self) -> int:
         """The time in microseconds; never before that of the newest commit."""
         # A clock that is set back must not make "the commit at a time" ambiguous.
-        self._last_time = max(self._last_time, self._clock())
+        now = self._clock()
+        if now > self._last_time:
+            self._last_time = now
         return self._last_time
 
     # Commit.
@@ -182,17 +184,18 @@ class Sequencer:
             # A range delete that met no key.
             return self._read_only_ticket(transaction, self._state.last_commit)
         state = self._state
+        newest = state.active
         record = Record(
-            state.last_commit + 1,
+            newest.last_commit + 1,
             transaction,
             self._last_time,
             user,
             evaluated.writes,
-            state.last_position + 1,
+            newest.last_position + 1,
             evaluated.events,
             evaluated.event_ids,
         )
-        encoded = encode_commit(*record)
+        encoded = encode_commit(record)
         if len(encoded) > 2 * limits.TRANSACTION_SIZE_MAX:
             raise TooLarge(
                 f"a commit record of {len(encoded)} bytes; "
@@ -206,7 +209,7 @@ class Sequencer:
             record.commit,
             record.time,
             record.first_position if count else None,
-            state.last_position if count else None,
+            newest.last_position if count else None,
             evaluated.versions,
         ]
         return Ticket(self.sequence, transaction, payload)

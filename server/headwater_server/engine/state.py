@@ -71,7 +71,9 @@ class State:
 
     def get(self, key: bytes, view: int) -> bytes | None:
         """The value of a key at a commit, or None."""
-        version = self.active.version_at(key, view)
+        version = self.active.chains.get(key)
+        while version is not None and version[0] > view:
+            version = version[2]
         if version is None and self.frozen is not None:
             version = self.frozen.version_at(key, view)
         if version is not None:
@@ -297,11 +299,10 @@ class State:
 
     def transaction(self, transaction: bytes) -> int | None:
         """The commit number of a transaction, 0 if it was fenced, None if neither is known."""
-        for table in self.memtables():
-            known = table.transactions.get(transaction)
-            if known is not None:
-                return known
-        return self.files.transaction(transaction)
+        known = self.active.transactions.get(transaction)
+        if known is None and self.frozen is not None:
+            known = self.frozen.transactions.get(transaction)
+        return self.files.transaction(transaction) if known is None else known
 
     def commit_at(self, time: int) -> int:
         """The newest commit with a time (microseconds) at or before *time*, or 0."""

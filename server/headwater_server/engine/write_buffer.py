@@ -11,7 +11,7 @@ here reads the database; atomic operations that need the stored value get it han
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from headwater_protocol import limits
@@ -43,17 +43,19 @@ class SnapshotWrite:
     key: bytes
 
 
-@dataclass(slots=True)
 class WriteBuffer:
     """The folded writes of one transaction. Keys carry the byte of their key space."""
 
-    entries: dict[bytes, Entry] = field(default_factory=dict)
-    ranges: list[tuple[bytes, bytes]] = field(default_factory=list)
-    appends: list[Append] = field(default_factory=list)
-    snapshots: list[SnapshotWrite] = field(default_factory=list)
-    size: int = 0
-    events: int = 0
-    failure: HeadwaterError | None = None
+    __slots__ = ("appends", "entries", "events", "failure", "ranges", "size", "snapshots")
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.ranges: list[tuple[bytes, bytes]] = []
+        self.appends: list[Append] = []
+        self.snapshots: list[SnapshotWrite] = []
+        self.size = 0
+        self.events = 0
+        self.failure: HeadwaterError | None = None
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.ranges or self.appends)
@@ -79,8 +81,6 @@ class WriteBuffer:
 
     def _fold(self, writes: list[list[Any]]) -> None:
         for write in writes:
-            # After each: a hostile list must not be folded whole before it is refused.
-            self._check_bounds()
             match write[0]:
                 case "put":
                     self.put(keyspaces.USER + write[1], write[2])
@@ -96,7 +96,8 @@ class WriteBuffer:
                     self._delete_range(write[1], write[2])
                 case unknown:
                     raise AssertionError(f"a write {unknown!r} that the vocabulary let through")
-        self._check_bounds()
+            # After each: a hostile list must not be folded whole before it is refused.
+            self._check_bounds()
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Write a key of any key space; None deletes it."""

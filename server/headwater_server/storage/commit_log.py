@@ -27,7 +27,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from headwater_protocol.errors import DamagedFile, FormatTooNew, HistoryGone, NoSuchCommit
 from headwater_protocol.numbers import CommitNumber
@@ -52,8 +52,7 @@ _READ_RECORDS: Final = 16384
 """Records read in one call: 1 MiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitRecord:
+class CommitRecord(NamedTuple):
     """What is remembered of a commit.
 
     Attributes:
