@@ -218,7 +218,11 @@ class ServerConnection(_Connection):
         items: list[Received] = []
         if self.closed:
             return items
-        bodies = self._split(data)
+        try:
+            bodies = self._splitter.feed(data)
+        except ProtocolError:
+            # The splitter keeps it; it is told after what came before.
+            bodies = []
         in_flight = self.in_flight
         for body in bodies:
             try:
