@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge, shown
-from headwater_protocol.fitting import Names, all_fit, each_fits, tagged_fits
+from headwater_protocol.fitting import Names, all_fit, each_fits, tail_fits
 
 
 class Field(Protocol):
@@ -236,10 +236,10 @@ class ListOf:
             self.item(member, f"{place}[{index}]")
 
     def fits(self, value: str, names: Names) -> str:
-        return (
-            f"type({value}) is list and {self.count_min} <= len({value}) <= {self.count_max}"
-            f" and {names.add(each_fits(self.item))}({value})"
-        )
+        count = f"{self.count_min} <= len({value}) <= {self.count_max}"
+        each = names.add(each_fits(self.item))
+        empty = "" if self.count_min else f"not {value} or "
+        return f"type({value}) is list and ({empty}{count} and {each}({value}))"
 
     def describe(self) -> str:
         return f"array of {self.count_min} to {self.count_max}: {self.item.describe()}"
@@ -342,7 +342,7 @@ class Record:
 
     def fits(self, value: str, names: Names) -> str:
         test = names.add(self._tests[self._count])
-        return f"type({value}) is list and len({value}) == {self._count} and {test}({value})"
+        return f"type({value}) is list and {test}({value})"
 
     def describe(self) -> str:
         return "[" + ", ".join(argument.name for argument in self.arguments) + "]"
@@ -386,11 +386,16 @@ class Tagged:
         variant(value[1:], f"{place}: {value[0]}")
 
     def fits(self, value: str, names: Names) -> str:
-        variants = {
-            word: [argument.field for argument in variant.arguments]
-            for word, variant in self.variants.items()
-        }
-        return f"{names.add(tagged_fits(variants))}({value})"
+        tests = names.add(
+            {
+                word: tail_fits([argument.field for argument in variant.arguments])
+                for word, variant in self.variants.items()
+            }
+        )
+        return (
+            f"type({value}) is list and {value} and type({value}[0]) is str"
+            f" and {value}[0] in {tests} and {tests}[{value}[0]]({value})"
+        )
 
     def describe(self) -> str:
         return f"array that starts with one of {self.words}"

@@ -7,6 +7,8 @@ is defined, as dataclasses write their `__init__`:
     get(transaction, key, at_commit)
 
     def fits(values):
+        if len(values) != 3:
+            return False
         v0, v1, v2 = values
         return (
             (v0 is None or (type(v0) is bytes and len(v0) == 16))
@@ -18,7 +20,7 @@ It only accepts. What it does not accept, the field's own check refuses, with wo
 accepts after a closer look. Nothing of a request is ever in the text of such a function.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 Test = Callable[[Any], bool]
@@ -45,23 +47,13 @@ class Names:
 
 
 def all_fit(fields: Sequence[Fitting]) -> Test:
-    """Whether the members of a list, of which there must be as many as *fields*, all fit."""
+    """Whether a list has as many members as *fields*, and all of them fit."""
     return _compile(fields, first=0)
 
 
-def tagged_fits(variants: Mapping[str, Sequence[Fitting]]) -> Test:
-    """Whether a value is a list of one of the words and what belongs to it."""
-    tests = {
-        word: (len(fields) + 1, _compile(fields, first=1)) for word, fields in variants.items()
-    }
-
-    def fits(value: Any) -> bool:
-        if type(value) is not list or not value or type(value[0]) is not str:
-            return False
-        count, test = tests.get(value[0], (0, None))
-        return test is not None and len(value) == count and test(value)
-
-    return fits
+def tail_fits(fields: Sequence[Fitting]) -> Test:
+    """Whether a list has one member, whatever it is, and then those that fit *fields*."""
+    return _compile(fields, first=1)
 
 
 def each_fits(field: Fitting) -> Test:
@@ -78,15 +70,22 @@ def each_fits(field: Fitting) -> Test:
 
 def _compile(fields: Sequence[Fitting], *, first: int) -> Test:
     if not fields:
-        return lambda _: True
+        return lambda values: len(values) == first
     names = Names()
-    variables = [f"v{place}" for place in range(len(fields))]
+    variables = [f"v{place}" for place in range(first, first + len(fields))]
     tests = [
         f"({field.fits(variable, names)})"
         for field, variable in zip(fields, variables, strict=True)
     ]
     targets = ", ".join(["_"] * first + variables)
-    return _define(f"    {targets}, = values\n    return {' and '.join(tests)}\n", names)
+    count = first + len(fields)
+    return _define(
+        f"    if len(values) != {count}:\n"
+        "        return False\n"
+        f"    {targets}, = values\n"
+        f"    return {' and '.join(tests)}\n",
+        names,
+    )
 
 
 def _define(body: str, names: Names) -> Test:

@@ -54,6 +54,7 @@ from headwater_server.engine.index_keys import (
     parse_number,
     parse_unfinished,
 )
+from headwater_server.engine.memtable import IDS_END
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.state_store import Family, StateStore
@@ -90,6 +91,7 @@ class CheckpointedState:
     Attributes:
         applied: commit, position and time of the last checkpoint.
         horizon: every commit from here on can be read; before it, only at active views.
+        newest_id: no transaction id in the files is between this and IDS_END.
         store, event_log, commit_log: the files, for the checkpoint that writes them.
     """
 
@@ -99,6 +101,8 @@ class CheckpointedState:
         self.commit_log = commit_log
         self.applied = read_applied(store)
         self.horizon = parse_number(store.get(Family.INDEX, META_HORIZON))
+        ids = store.scan(Family.TRANSACTIONS, b"", IDS_END, reverse=True)
+        self.newest_id = next(ids, (b"", b""))[0]
 
     @property
     def applied_commit(self) -> CommitNumber:

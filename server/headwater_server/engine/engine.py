@@ -40,7 +40,7 @@ from headwater_server.engine.statistics import collect_statistics
 from headwater_server.engine.transaction import Transaction
 from headwater_server.engine.transaction_ids import made_before
 from headwater_server.engine.views import OpenTransactions
-from headwater_server.engine.write_buffer import WriteBuffer
+from headwater_server.engine.write_buffer import WriteBuffer, blind_writes
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
@@ -269,6 +269,11 @@ class Engine:
             return ticket, [] if reads is None or not known else reads(self._before(known))
         if self._open.find(transaction) is not None:
             raise InvalidArgument(f"transaction {transaction.hex()} is open")
+        if reads is None and not conditions and writes:
+            blind = blind_writes(writes)
+            if blind is not None:
+                self._check_writable()
+                return self._sequencer.commit_blind(transaction, user, blind), []
         buffer = WriteBuffer()
         buffer.add(writes)
         if buffer:

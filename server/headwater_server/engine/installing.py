@@ -29,16 +29,8 @@ def install(state: State, record: Record, placed: list[tuple[str, str]] | None =
             taken_apart = [decode_event(stored) for stored in record.events]
             placed = [(event.stream, event.type) for event in taken_apart]
         _install_events(state, record, placed)
-    active.add_commit(
-        CommitRecord(
-            record.commit,
-            record.transaction,
-            record.time,
-            record.user,
-            record.first_position,
-            len(record.events),
-        )
-    )
+    commit, transaction, time, user, _, position, events, _ = record
+    active.add_commit(CommitRecord(commit, transaction, time, user, position, len(events)))
 
 
 def _install_events(state: State, record: Record, placed: list[tuple[str, str]]) -> None:

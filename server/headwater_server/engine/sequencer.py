@@ -115,7 +115,7 @@ class Sequencer:
             # the next; one that was wrong from the start would be wrong again.
             raced = all(self._held_at(transaction, failure) for failure in failures)
             return self._failed(transaction.id, _expectation_error(failures, retryable=raced))
-        return self._number(transaction.id, transaction.user, evaluated)
+        return self._number_evaluated(transaction.id, transaction.user, evaluated)
 
     def commit_at_once(
         self,
@@ -140,7 +140,13 @@ class Sequencer:
             return self._failed(transaction, _expectation_error(failures, retryable=False))
         if not buffer:
             return self._read_only_ticket(transaction, self._state.last_commit)
-        return self._number(transaction, user, evaluated)
+        return self._number_evaluated(transaction, user, evaluated)
+
+    def commit_blind(self, transaction: bytes, user: int, writes: list[bytes | None]) -> Ticket:
+        """Number a transaction of writes that need nothing evaluated: key, value, …."""
+        assert writes
+        self.now()
+        return self._number(transaction, user, writes, [], [], [], {})
 
     def answer_again(self, transaction: bytes, commit: int) -> Ticket:
         """The answer that a transaction of known fate got, or would have got, the first time."""
@@ -177,42 +183,47 @@ class Sequencer:
             # It may be wrong only because of what others wrote; the conflict is the news.
             return []
 
-    def _number(self, transaction: bytes, user: int, evaluated: Evaluated) -> Ticket:
+    def _number_evaluated(self, transaction: bytes, user: int, evaluated: Evaluated) -> Ticket:
         if not evaluated.writes and not evaluated.events:
             if evaluated.repeated:
                 return Ticket(self.sequence, transaction, self._answer_of(*evaluated.repeated[-1]))
             # A range delete that met no key.
             return self._read_only_ticket(transaction, self._state.last_commit)
-        state = self._state
-        newest = state.active
-        record = Record(
-            newest.last_commit + 1,
+        return self._number(
             transaction,
-            self._last_time,
             user,
             evaluated.writes,
-            newest.last_position + 1,
             evaluated.events,
+            evaluated.placed,
             evaluated.event_ids,
+            evaluated.versions,
         )
+
+    def _number(
+        self,
+        transaction: bytes,
+        user: int,
+        writes: list[bytes | None],
+        events: list[bytes],
+        placed: list[tuple[str, str]],
+        event_ids: list[Any],
+        versions: dict[str, int],
+    ) -> Ticket:
+        """Give a commit its number, and install it: here it has happened, if it gets durable."""
+        newest = self._state.active
+        commit, position, now = newest.last_commit + 1, newest.last_position + 1, self._last_time
+        record = Record(commit, transaction, now, user, writes, position, events, event_ids)
         encoded = encode_commit(record)
         if len(encoded) > 2 * limits.TRANSACTION_SIZE_MAX:
             raise TooLarge(
                 f"a commit record of {len(encoded)} bytes; "
                 f"allowed are {2 * limits.TRANSACTION_SIZE_MAX}"
             )
-        install(state, record, evaluated.placed)
+        install(self._state, record, placed)
         self._pending.append(encoded)
         self.sequence += 1
-        count = len(record.events)
-        payload = [
-            record.commit,
-            record.time,
-            record.first_position if count else None,
-            newest.last_position if count else None,
-            evaluated.versions,
-        ]
-        return Ticket(self.sequence, transaction, payload)
+        first, last = (position, newest.last_position) if events else (None, None)
+        return Ticket(self.sequence, transaction, [commit, now, first, last, versions])
 
     def _read_only_ticket(self, transaction: bytes, view: int) -> Ticket:
         # What was read is durable if it was published; else the answer waits until it is.

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from headwater_server.engine.checkpointed import CheckpointedState
-from headwater_server.engine.memtable import MemTable, StreamTail
+from headwater_server.engine.memtable import IDS_END, MemTable, StreamTail
 from headwater_server.storage.commit_log import CommitRecord
 
 
@@ -65,6 +65,7 @@ class State:
         """Drop the frozen memtable, whose content is in the files now."""
         assert self.frozen is not None
         assert self.files.applied_commit == self.frozen.last_commit
+        self.files.newest_id = max(self.files.newest_id, self.frozen.newest_id)
         self.frozen = None
 
     # Keys.
@@ -302,7 +303,9 @@ class State:
         known = self.active.transactions.get(transaction)
         if known is None and self.frozen is not None:
             known = self.frozen.transactions.get(transaction)
-        return self.files.transaction(transaction) if known is None else known
+        if known is None and not self.files.newest_id < transaction < IDS_END:
+            known = self.files.transaction(transaction)
+        return known
 
     def commit_at(self, time: int) -> int:
         """The newest commit with a time (microseconds) at or before *time*, or 0."""
