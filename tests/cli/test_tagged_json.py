@@ -1,12 +1,13 @@
 """Values as JSON and back, byte for byte."""
 
 import json
+import struct
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgpack import ExtType, packb
 
@@ -29,6 +30,8 @@ values = st.recursive(
 
 
 @given(values)
+@example(struct.unpack(">d", bytes.fromhex("7ff7ffffffffffff"))[0])
+@example([struct.unpack(">d", bytes.fromhex("fff8000000000000"))[0]])
 def test_what_was_stored_comes_back_byte_for_byte(value: Any) -> None:
     stored = packb(value)
     assert value_from_json(json.loads(json.dumps(value_to_json(stored)))) == stored

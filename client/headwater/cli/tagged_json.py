@@ -26,9 +26,10 @@ _codec: Final = MsgpackCodec()
 def value_to_json(stored: bytes) -> Any:
     """What json can write, for the stored bytes of a value."""
     try:
-        value = _codec.decode(stored)
-        if _codec.encode(value) == stored:
-            return to_json(value)
+        tagged = to_json(_codec.decode(stored))
+        # The way back is tried, not assumed: there are many NaNs, and "nan" names one.
+        if value_from_json(tagged) == stored:
+            return tagged
     except (HeadwaterError, ValueError, TypeError, OverflowError):
         pass
     return {"$raw": _base64(stored)}
