@@ -95,6 +95,7 @@ class GroupCommit:
     Attributes:
         groups: how many were made durable.
         written_size: bytes of records in all of them.
+        overloaded: so much waits for the disk that who has commits waiting must send no more.
     """
 
     def __init__(
@@ -125,11 +126,7 @@ class GroupCommit:
         self._sealed_groups = 0
         self.groups = 0
         self.written_size = 0
-
-    @property
-    def overloaded(self) -> bool:
-        """Whether so much waits for the disk that who has commits waiting must send no more."""
-        return self._waiting_size > self._waiting_size_max
+        self.overloaded = False
 
     def wait_for(self, waiter: Waiter) -> None:
         """Hold the answer until its sequence is durable, then release it.
@@ -141,6 +138,7 @@ class GroupCommit:
             waiter.fail()
             return
         self._waiting_size += waiter.size
+        self.overloaded = self._waiting_size > self._waiting_size_max
         if waiter.sequence <= self._taken_sequence:
             # A repeated commit whose first answer is on its way to the disk already.
             self._syncing.append(waiter)
@@ -241,9 +239,10 @@ class GroupCommit:
 
     def _release(self, durable_sequence: int) -> None:
         waiters, self._syncing = self._syncing, []
+        self._waiting_size -= sum(waiter.size for waiter in waiters)
+        self.overloaded = self._waiting_size > self._waiting_size_max
         for waiter in waiters:
             assert waiter.sequence <= durable_sequence, "nothing is answered before its sync"
-            self._waiting_size -= waiter.size
             waiter.release()
 
     async def _fail(self, error: Exception) -> CommitFailed:

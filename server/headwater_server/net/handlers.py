@@ -162,14 +162,18 @@ def _answer_executed(
 ) -> bytes:
     if ticket.error is not None:
         return connection.error(request_id, ticket.error)
-    results = results or [array_header(0)]
     try:
-        return connection.answer_encoded(
-            request_id, array_header(2), encode(ticket.payload), *results
-        )
+        return _encode_executed(request_id, ticket.payload, results, connection)
     except TooLarge:
-        committed = encode([*ticket.payload[:4], {}])
-        return connection.answer_encoded(request_id, array_header(2), committed, *results)
+        return _encode_executed(request_id, [*ticket.payload[:4], {}], results, connection)
+
+
+def _encode_executed(
+    request_id: int, committed: list[Any], results: list[bytes], connection: ServerConnection
+) -> bytes:
+    if not results:
+        return connection.answer(request_id, (committed, ()))
+    return connection.answer_encoded(request_id, array_header(2), encode(committed), *results)
 
 
 def status(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
@@ -197,8 +201,11 @@ def _reader(session: "Session", transaction: bytes | None, at_commit: int | None
 def get(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     """The value of a key."""
     transaction, key, at_commit = arguments
-    reader = _reader(session, transaction, at_commit)
-    return session.connection.answer(request_id, reader.get(key))
+    if transaction is None and at_commit is None:
+        value = session.service.engine.get(key)
+    else:
+        value = _reader(session, transaction, at_commit).get(key)
+    return session.connection.answer(request_id, value)
 
 
 def _read(name: str, session: "Session", request_id: int, arguments: list[Any]) -> bytes:

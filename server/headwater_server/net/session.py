@@ -254,7 +254,11 @@ class Session:
         if first is None and ticket.sequence <= self.service.engine.durable_sequence:
             return self._encode(request_id, answer)
         self._waiting_count += 1
-        self._look()
+        if (
+            self._waiting_count >= self._settings.requests_waiting_max
+            or self.service.group_commit.overloaded
+        ):
+            self._look()
         if first is not None and ticket.sequence <= first.sequence:
             first.answers.append((request_id, answer))
             return None
@@ -271,7 +275,8 @@ class Session:
                 self.send(request)
             else:
                 self.send(self._encode(*request))
-        self._say_last_word()
+        if self._last_word is not None:
+            self._say_last_word()
 
     def fail(self, waiting: WaitingAnswers) -> None:
         """Say of commits that their fate is unknown."""
@@ -294,11 +299,16 @@ class Session:
             return self._internal_error(request_id, "the answer to a commit")
 
     def _end_wait(self, waiting: WaitingAnswers) -> list[bytes | tuple[int, Encode]]:
+        answers = waiting.answers
         if self._waiting.get(waiting.transaction) is waiting:
             del self._waiting[waiting.transaction]
-        self._waiting_count -= sum(1 for answer in waiting.answers if type(answer) is tuple)
-        self._look()
-        return [] if self.closed else waiting.answers
+        for answer in answers:
+            if type(answer) is tuple:
+                self._waiting_count -= 1
+        # One commit less that waits can let requests in again, and never keeps them out.
+        if not self.wants_input and not self.runnable:
+            self._look()
+        return [] if self.closed else answers
 
     # Output.
 
