@@ -10,6 +10,10 @@ reads go on meanwhile; they see what is published, never what is only numbered. 
 fixed: sync, then publish, then answer and wake subscribers. Nothing is acknowledged before its
 sync, and whoever reads after an answer sees what was answered.
 
+While the disk is trusted to be quick (worker_thread.Trust), a driver that serves many
+connections in a turn has the turn's commits synced at its end, in place, and nothing is waited
+for: no task, no thread. The task then finds nothing to do, and goes on as soon as the trust ends.
+
 A sync that fails is fatal. What the disk holds then is unknown, so every client that waits is
 told "unknown" with its transaction's id, and the process ends; the restart reads the log and
 decides. It is never tried again: after a failed fsync the kernel may have dropped the pages
@@ -23,7 +27,7 @@ import structlog
 import trio
 
 from headwater_server.engine.sequencer import Group
-from headwater_server.net.worker_thread import RunBlocking
+from headwater_server.net.worker_thread import RunBlocking, Trust
 from headwater_server.storage.errors import DiskFull
 
 _log = structlog.get_logger(__name__)
@@ -106,8 +110,10 @@ class GroupCommit:
         after_publish: Callable[[], None],
         waiting_size_max: int,
         disk_retry_ms: int,
+        trust: Trust | None = None,
     ) -> None:
         self._engine = engine
+        self._trust = trust
         self._run_blocking = run_blocking
         self._after_publish = after_publish
         self._waiting_size_max = waiting_size_max
@@ -120,6 +126,8 @@ class GroupCommit:
         self._published = trio.lowlevel.ParkingLot()
         self._asleep = False
         self._busy = False
+        self._in_turn = False
+        self._handed_over: tuple[Group, Exception] | None = None
         self._failed = False
         self._held: Callable[[], bool] = lambda: False
         self._seal_wanted = False
@@ -144,7 +152,34 @@ class GroupCommit:
             self._syncing.append(waiter)
         else:
             self._gathering.append(waiter)
+            if not self._in_turn:
+                self.wake()
+
+    def begin_turn(self) -> None:
+        """Requests of several connections are going to be served, up to `end_turn`."""
+        self._in_turn = True
+
+    def end_turn(self) -> None:
+        """Make durable what the turn committed: here and now, or in the task."""
+        self._in_turn = False
+        if not self._gathering:
+            return
+        if not self._trust or self._busy or self._failed or self._held():
             self.wake()
+            return
+        group = self._engine.take_group()
+        if group is None:
+            return
+        self._begin(group)
+        try:
+            self._trust.watch(lambda: self._engine.make_durable(group))
+        except Exception as error:
+            # To wait until there is room, or for the end, is the task's part.
+            self._handed_over = group, error
+            self.wake()
+            return
+        self._finish(group)
+        self._busy = False
 
     def hold_while(self, held: Callable[[], bool]) -> None:
         """Begin no group while *held* says so; call `wake` once it does not any more."""
@@ -170,20 +205,32 @@ class GroupCommit:
             CommitFailed: a write or sync of the log failed.
         """
         while True:
-            group = None if self._held() else self._engine.take_group()
-            if group is None:
-                await self._pause()
-                continue
-            self._busy = True
-            self._taken_sequence = group.last_sequence
-            self._take_waiters(group.last_sequence)
+            if self._handed_over is not None:
+                (group, error), self._handed_over = self._handed_over, None
+                await self._meet(error)
+            else:
+                taken = None if self._held() else self._engine.take_group()
+                if taken is None:
+                    await self._pause()
+                    continue
+                group = taken
+                self._begin(group)
             await self._make_durable(group)
-            self._engine.publish(group)
-            self.groups += 1
-            self.written_size += sum(map(len, group.records))
-            self._release(group.last_sequence)
-            self._after_publish()
-            self._published.unpark_all()
+            self._finish(group)
+
+    def _begin(self, group: Group) -> None:
+        self._busy = True
+        self._taken_sequence = group.last_sequence
+        self._take_waiters(group.last_sequence)
+
+    def _finish(self, group: Group) -> None:
+        """The group is durable: publish it, and answer."""
+        self._engine.publish(group)
+        self.groups += 1
+        self.written_size += sum(map(len, group.records))
+        self._release(group.last_sequence)
+        self._after_publish()
+        self._published.unpark_all()
 
     async def wait_durable(self, sequence: int) -> None:
         """Return once everything up to *sequence* is durable and published."""
@@ -224,18 +271,28 @@ class GroupCommit:
             (self._gathering if later else self._syncing).append(waiter)
 
     async def _make_durable(self, group: Group) -> None:
+        def write() -> None:
+            if self._trust is None:
+                self._engine.make_durable(group)
+            else:
+                self._trust.watch(lambda: self._engine.make_durable(group))
+
         while True:
             try:
-                await self._run_blocking(lambda: self._engine.make_durable(group))
-            except DiskFull as error:
-                # Met before a byte was written, at preallocation: the group is whole, and may
-                # be written later. The engine refuses new writes meanwhile.
-                _log.error("no room for the write-ahead log", reason=str(error))
-                await trio.sleep(self._disk_retry_s)
+                await self._run_blocking(write)
             except Exception as error:
-                raise await self._fail(error) from error
+                await self._meet(error)
             else:
                 return
+
+    async def _meet(self, error: Exception) -> None:
+        """Wait until a group can be written again, or raise that it never can."""
+        if not isinstance(error, DiskFull):
+            raise await self._fail(error) from error
+        # Met before a byte was written, at preallocation: the group is whole, and may be
+        # written later. The engine refuses new writes meanwhile.
+        _log.error("no room for the write-ahead log", reason=str(error))
+        await trio.sleep(self._disk_retry_s)
 
     def _release(self, durable_sequence: int) -> None:
         waiters, self._syncing = self._syncing, []

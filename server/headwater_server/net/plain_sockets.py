@@ -122,6 +122,8 @@ class PlainSockets:
         """Serve everything that is ready."""
         size = self._receive_size
         served: list[_Connection] = []
+        group_commit = self._service.group_commit
+        group_commit.begin_turn()
         for key, events in ready:
             connection = key.data
             if type(connection) is _Listener:
@@ -145,6 +147,7 @@ class PlainSockets:
                 session.notified = True
                 session.receive(data)
                 served.append(connection)
+        group_commit.end_turn()
         # After all were served: a client that shares our processor would else be woken, and run,
         # in between.
         for connection in served:

@@ -40,7 +40,7 @@ from headwater_server.net.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSocket
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.subscriptions import Subscriptions
-from headwater_server.net.worker_thread import QuickCalls, RunBlocking, WorkerThread
+from headwater_server.net.worker_thread import RunBlocking, Trust, WorkerThread
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.real_files import RealFileSystem
@@ -74,6 +74,7 @@ class Server:
         *,
         clock: Callable[[], int],
         worker: Callable[[str], RunBlocking],
+        trust: Trust | None = None,
         local_only: bool = True,
     ) -> None:
         self._engine = engine
@@ -82,6 +83,7 @@ class Server:
         self._group_commit = GroupCommit(
             engine,
             worker("commit"),
+            trust=trust,
             after_publish=self._after_publish,
             waiting_size_max=settings.commits_waiting_size_max,
             disk_retry_ms=settings.disk_retry_ms,
@@ -269,12 +271,15 @@ async def _serve_engine(
 
     def worker(name: str) -> RunBlocking:
         workers.append(WorkerThread(name))
-        run = workers[-1].run
-        # A sync of a fast disk is over sooner than a thread has been asked for it.
-        return QuickCalls(run, time.perf_counter).run if name == "commit" else run
+        return workers[-1].run
 
     server = Server(
-        engine, settings, clock=wall_clock, worker=worker, local_only=listeners.local_only
+        engine,
+        settings,
+        clock=wall_clock,
+        worker=worker,
+        trust=Trust(time.perf_counter),
+        local_only=listeners.local_only,
     )
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

@@ -19,12 +19,13 @@ import trio
 T = TypeVar("T")
 
 QUICK_CALL_S_MAX: Final = 0.001
-"""Seconds of a call for which all others may have to wait. Serving the requests of one wake-up
-takes as long."""
+"""Seconds of a call, on average, for which all others may have to wait. Serving the requests of
+one wake-up takes as long."""
 
-QUICK_CALLS_TRUSTED: Final = 64
-"""Calls that must have been quick, one after another, before the next is made in the loop. With
-a disk that is slow now and then, it makes one request in some hundred wait for it."""
+CALLS_AVERAGED: Final = 32
+"""Calls over which the average goes: each new one counts for one part in so many."""
+
+_FIRST_GUESS_S: Final = 0.1
 
 
 class RunBlocking(Protocol):
@@ -77,34 +78,29 @@ class WorkerThread:
             del work, call, task, result
 
 
-class QuickCalls:
-    """Runs calls in the event loop itself while they are quick, and in a thread while not.
+class Trust:
+    """Whether calls that block are so quick that they may be made in the event loop itself.
 
     The way to a thread and back takes longer than the sync of a fast disk, and everybody waits
-    for the interpreter twice meanwhile: measured, it takes a quarter of all commits. On a slow
-    disk nobody else must wait. So what was quick many times in a row is trusted to be quick once
-    more; the one call that betrays the trust is as long as others have to wait, and sends the
-    next many to the thread.
+    for the interpreter twice meanwhile. On a slow disk nobody else must wait. So calls are trusted
+    to be quick while they were quick on average; a call of 32 ms or more ends the trust at once,
+    so that others wait for one slow call, and the next many go to the thread.
     """
 
-    def __init__(self, thread: RunBlocking, monotonic: Callable[[], float]) -> None:
-        self._thread = thread
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._quick_in_a_row = 0
+        self._average_s = _FIRST_GUESS_S
 
-    async def run(self, call: Callable[[], T], /) -> T:
-        """Await *call*; a cancellation has to wait until it is done."""
-        if self._quick_in_a_row >= QUICK_CALLS_TRUSTED:
-            return self._timed(call)
-        return await self._thread(lambda: self._timed(call))
+    def __bool__(self) -> bool:
+        return self._average_s <= QUICK_CALL_S_MAX
 
-    def _timed(self, call: Callable[[], T]) -> T:
+    def watch(self, call: Callable[[], T]) -> T:
+        """Make the call, wherever this is, and see how long it takes."""
         began = self._monotonic()
         try:
             return call()
         finally:
-            quick = self._monotonic() - began <= QUICK_CALL_S_MAX
-            self._quick_in_a_row = self._quick_in_a_row + 1 if quick else 0
+            self._average_s += (self._monotonic() - began - self._average_s) / CALLS_AVERAGED
 
 
 def _cannot_abort(_: object) -> trio.lowlevel.Abort:

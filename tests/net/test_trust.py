@@ -1,0 +1,77 @@
+"""Where a sync is made: in the loop while the disk is fast, in a thread while it is not."""
+
+import pytest
+
+from headwater_server.net.worker_thread import QUICK_CALL_S_MAX, Trust
+
+
+class Disk:
+    """A disk whose syncs take as long as it is told, used as the committer uses it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.sync_s = 0.0
+        self.trust = Trust(lambda: self.now)
+
+    def _sync(self) -> str:
+        self.now += self.sync_s
+        return "synced"
+
+    def sync(self, times: int) -> int:
+        """Sync so many times; return how many of them were left to the thread."""
+        in_thread = 0
+        for _ in range(times):
+            in_thread += not self.trust
+            assert self.trust.watch(self._sync) == "synced"
+        return in_thread
+
+
+def test_a_disk_is_synced_in_a_thread_until_it_has_shown_that_it_is_fast() -> None:
+    disk = Disk()
+    assert 0 < disk.sync(1000) < 200
+    assert disk.sync(1000) == 0
+
+
+def test_a_slow_disk_makes_others_wait_for_one_sync_at_most() -> None:
+    disk = Disk()
+    disk.sync(1000)
+    disk.sync_s = 0.05
+    assert disk.sync(1000) == 999
+
+
+def test_a_disk_that_is_often_slow_is_not_trusted() -> None:
+    disk = Disk()
+    disk.sync(1000)
+    for _ in range(10):
+        disk.sync_s = 0.05
+        disk.sync(1)
+        disk.sync_s = 0.0
+        assert disk.sync(10) == 10
+
+
+def test_a_disk_that_is_hardly_slow_for_once_is_trusted_on() -> None:
+    disk = Disk()
+    disk.sync(1000)
+    disk.sync_s = 5 * QUICK_CALL_S_MAX
+    assert disk.sync(1) == 0
+    disk.sync_s = 0.0
+    assert disk.sync(100) == 0
+
+
+def test_a_disk_that_has_become_fast_is_trusted_again() -> None:
+    disk = Disk()
+    disk.sync_s = 0.05
+    disk.sync(1000)
+    disk.sync_s = 0.0
+    disk.sync(200)
+    assert disk.sync(1000) == 0
+
+
+def test_a_sync_that_fails_raises() -> None:
+    disk = Disk()
+
+    def fail() -> None:
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="gone"):
+        disk.trust.watch(fail)
