@@ -44,7 +44,7 @@ SEEDS = st.integers(0, 2**32)
 TRANSACTIONS_MAX = 4
 SMALL = replace(
     SETTINGS,
-    history_window_us=2 * SECOND_US,
+    history_window_us=SECOND_US,
     garbage_entries_max=4,
     examined_events_max=3,
 )
@@ -336,10 +336,12 @@ class EngineBesideModel(RuleBasedStateMachine):
         assert self.engine.published == self.model.last_commit
 
     @precondition(lambda self: self.checkpoint is None and self.has_news)
-    @rule(seconds=st.integers(-1, 3))
-    def begin_checkpoint(self, seconds: int) -> None:
+    @rule(seconds=st.integers(-1, 5), at_once=st.booleans())
+    def begin_checkpoint(self, seconds: int, at_once: bool) -> None:
         self.database.now += seconds * SECOND_US
         self.checkpoint = self.engine.begin_checkpoint()
+        while at_once and self.checkpoint is not None:
+            self.carry_on_with_checkpoint()
 
     @precondition(lambda self: self.checkpoint is not None)
     @rule()
@@ -428,9 +430,11 @@ class EngineBesideModel(RuleBasedStateMachine):
         if not hasattr(self, "database"):
             return
         for running in self.running:
-            view = running.handle.view
-            if not running.model.steps:
-                check_state(running.handle, self.model.states[view])
+            # Its own view, whatever was collected since, without its writes.
+            view = Reader(
+                self.engine._state, running.handle.view, running.handle.position, examined_max=100
+            )
+            check_state(view, self.model.states[view.view])
         for commit in range(self.engine.oldest_readable, self.engine.published + 1):
             check_state(self.engine.reader(commit), self.model.states[commit])
 
