@@ -132,6 +132,10 @@ class Subscription(AsyncIterator[Item]):
 
     async def _open(self) -> None:
         link = await self._channel.own_link()
+        # Before it is asked for: the first pushes may come with the answer, and be delivered
+        # before we go on here. An end among them must not be forgotten.
+        self._ended = None
+        self._owed = self._last_size = 0
         try:
             self._identity = await link.subscribe(self, self._received, self._filter, self._window)
         except BaseException:
@@ -140,8 +144,6 @@ class Subscription(AsyncIterator[Item]):
             raise
         link.wait_for_ever()
         self._link = link
-        self._ended = None
-        self._owed = self._last_size = 0
 
     async def _reopen(self) -> None:
         runtime = self._channel.runtime
