@@ -62,8 +62,8 @@ def run_deterministically(
 def _scheduler(seed: int) -> Iterator[None]:
     scheduler: Any = trio._core._run
     with (
-        _replaced(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
-        _replaced(scheduler, "_r", source(seed, "scheduler")),
+        replaced(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
+        replaced(scheduler, "_r", source(seed, "scheduler")),
     ):
         yield
 
@@ -74,8 +74,8 @@ def _client_chance(seed: int) -> Iterator[None]:
     state = random.getstate()
     random.seed(f"{seed} pauses")
     with (
-        _replaced(identifiers, "os", SimpleNamespace(urandom=noise.randbytes)),
-        _replaced(identifiers, "time", SimpleNamespace(time_ns=lambda: wall_clock() * 1000)),
+        replaced(identifiers, "os", SimpleNamespace(urandom=noise.randbytes)),
+        replaced(identifiers, "time", SimpleNamespace(time_ns=lambda: wall_clock() * 1000)),
     ):
         try:
             yield
@@ -85,7 +85,7 @@ def _client_chance(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _cooperative_locks() -> Iterator[None]:
-    with _replaced(segmented_log, "threading", SimpleNamespace(Lock=CooperativeLock)):
+    with replaced(segmented_log, "threading", SimpleNamespace(Lock=CooperativeLock)):
         yield
 
 
@@ -104,7 +104,7 @@ def _log_into(keep: LogKeeper) -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:

@@ -382,8 +382,5 @@ def _path(
 
 
 def _tell(name: str, cycle: list[tuple[int, str]], happened: dict[int, Attempt]) -> Anomaly:
-    steps = [
-        f"{happened[node] if node in happened else 'a moment'} -> [{reason}]"
-        for node, reason in cycle
-    ]
+    steps = [f"{happened.get(node, 'a moment')} -> [{reason}]" for node, reason in cycle]
     return Anomaly(name, " ".join([*steps, "the first"]))

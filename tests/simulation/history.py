@@ -214,12 +214,14 @@ class History:
     """All of a world.
 
     Attributes:
+        fenced: transactions that somebody asked to be aborted.
         acknowledged: the newest commit that any client was told of.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
     feeds: list[Feed] = field(default_factory=list)
     fates: list[Fate] = field(default_factory=list)
+    fenced: set[bytes] = field(default_factory=set)
     acknowledged: int = 0
     ticks: int = 0
 

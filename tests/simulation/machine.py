@@ -19,6 +19,7 @@ from headwater_server.net.checkpointer import CheckpointFailed
 from headwater_server.net.group_commit import CommitFailed
 from headwater_server.net.server import Server
 from headwater_server.net.streams import serve_stream
+from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.memory_files import Crash
@@ -32,11 +33,11 @@ from tests.simulation.trace import Trace
 
 Death = Literal["power", "kill", "exit", "stop"]
 
-_EXPECTED: Final = (CommitFailed, CheckpointFailed, Crash, OSError)
+_EXPECTED: Final = (CommitFailed, CheckpointFailed, Crash, DamagedFile, OSError)
 """What a server ends with when its disk has failed."""
 
 _BOOTS_MAX: Final = 50
-"""Boots that may fail in a row, while a disk is full or cannot be read."""
+"""Boots that may fail in a row, while a disk is full."""
 
 
 class Machine:
@@ -95,6 +96,7 @@ class Machine:
 
     async def restart(self, death: Death) -> None:
         """End the present life, and wait until another server serves."""
+        await self.wait_serving()
         lives = self.lives
         if death == "stop":
             await self._stop()
@@ -139,7 +141,7 @@ class Machine:
         try:
             await self._serve(engine)
         except BaseExceptionGroup as group:
-            if not (self._disk.crashed or self._disk.failures):
+            if not self.is_excused:
                 raise
             self._death = self._death or "exit"
             # A cancellation, for one, goes on to who asked for it.
@@ -160,14 +162,16 @@ class Machine:
                     raise
                 self.refused = error
                 return None
-            except OSError:
-                # A full disk, or one that fails now and then: it is tried again.
-                if not self._disk.failures:
-                    raise
+            except DiskFull:
+                # There will be room.
                 self._disk.locked.clear()
                 self._store = self._store.found(self._disk)
                 await trio.sleep(0.1)
-        raise AssertionError("the server cannot be started, though its disk works again")
+            except OSError:
+                if not self.is_excused:
+                    raise
+                return None
+        raise AssertionError("the server cannot be started, though its disk has room again")
 
     def _open(self) -> Engine:
         return open_engine(
@@ -228,7 +232,12 @@ class Machine:
 
     async def _stop(self) -> None:
         if self._server is not None:
-            await self._server.stop()
+            try:
+                await self._server.stop()
+            except _EXPECTED:
+                if not self.is_excused:
+                    raise
+                self._die("exit")
 
     def _heal(self) -> None:
         disk = self._disk

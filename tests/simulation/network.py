@@ -126,7 +126,6 @@ class Connection:
         """The server's machine is gone."""
         if self._random.random() < self.network.faults.silent_death:
             self.silent = True
-            self._to_server.end(broken=True)
         else:
             self.cut()
 
@@ -139,9 +138,7 @@ class Connection:
 class SimulatedStream(trio.abc.Stream):
     """One end of a connection."""
 
-    def __init__(
-        self, connection: Connection, name: str, outgoing: _Pipe, incoming: _Pipe
-    ) -> None:
+    def __init__(self, connection: Connection, name: str, outgoing: _Pipe, incoming: _Pipe) -> None:
         self._connection = connection
         self._name = name
         self._outgoing = outgoing

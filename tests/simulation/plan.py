@@ -111,7 +111,6 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
     dice = source(seed, "plan")
     drawn = dice.choice(KINDS)
     kind = kind or drawn
-    crashing = kind in ("crashes", "both")
     return Plan(
         seed=seed,
         kind=kind,
@@ -126,10 +125,10 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
         troubles=tuple(_troubles(dice, kind)),
         flips=dice.choice((1, 1, 3)) if kind == "rot" else 0,
         read_errors=dice.choice((0.01, 0.05)) if kind == "reads" else 0.0,
-        clients=dice.randint(2, 5),
+        clients=dice.randint(2, 6),
         watchers=dice.randint(1, 3),
-        actions=dice.randint(12, 25) if crashing else dice.randint(10, 20),
-        think_s=dice.choice((0.005, 0.02, 0.1)),
+        actions=dice.randint(15, 30),
+        think_s=dice.choice((0.001, 0.01, 0.05)),
         mix=_mix(dice),
     )
 

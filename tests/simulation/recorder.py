@@ -83,9 +83,7 @@ class Recording:
     async def scan(
         self, prefix: Key, *, limit: int | None = None, reverse: bool = False
     ) -> list[tuple[Key, Any]]:
-        items = [
-            item async for item in self._reads.scan(prefix, limit=limit, reverse=reverse)
-        ]
+        items = [item async for item in self._reads.scan(prefix, limit=limit, reverse=reverse)]
         self.attempt.operations.append(Scan(prefix, limit, reverse, items))
         return items
 
@@ -164,6 +162,7 @@ class Recorder:
         self.database = database
         self.dice = dice
         self.surprises = surprises
+        self._fenced = history.fenced
         self._trace = trace
 
     @asynccontextmanager
@@ -226,9 +225,7 @@ class Recorder:
             self._end(attempt, Outcome.COMMITTED, committed.commit)
 
     @asynccontextmanager
-    async def reading(
-        self, name: str, *, at_commit: int | None = None
-    ) -> AsyncIterator[Recording]:
+    async def reading(self, name: str, *, at_commit: int | None = None) -> AsyncIterator[Recording]:
         """A read outside of a transaction, of now or of the past."""
         attempt = self.history.begin(self.client, name)
         face = self.database if at_commit is None else self.database.at(commit=at_commit)
@@ -254,13 +251,19 @@ class Recorder:
             await self._failed(attempt, error)
         except headwater.HeadwaterError as error:
             attempt.identity = error.details.get("transaction")
-            # What it read, nobody was told.
-            attempt.operations = [each for each in attempt.operations if ... not in each]
-            await self._failed(attempt, error)
+            # What it read, and whether its conditions held, nobody was told.
+            attempt.operations = [e for e in attempt.operations if not isinstance(e, Get)]
+            if isinstance(error, headwater.HistoryGone):
+                # Sent again after its answer was lost.
+                self._end(attempt, Outcome.COMMITTED, error.details.get("commit"))
+            else:
+                await self._failed(attempt, error)
         else:
             results = iter(done.results)
             attempt.operations = [
-                each._replace(value=next(results)) if each == Get(each[0], ...) else each
+                each._replace(value=next(results))
+                if isinstance(each, Get) and each.value is ...
+                else each
                 for each in attempt.operations
             ]
             # It was validated against all that was numbered before, and read that.
@@ -270,6 +273,8 @@ class Recorder:
 
     async def ask_fate(self, identity: bytes, *, resolve: bool) -> None:
         """Ask what became of a transaction, of whomever it is."""
+        if resolve:
+            self._fenced.add(identity)
         try:
             status = await self.database.status(identity, resolve=resolve)
         except headwater.HeadwaterError as error:
@@ -279,10 +284,11 @@ class Recorder:
         self.history.fates.append(Fate(identity, status.state, commit))
         self._trace.add("fate of", identity, status.state, commit)
 
-    def note(self, error: headwater.HeadwaterError) -> None:
+    def note(self, error: headwater.HeadwaterError, identity: bytes | None = None) -> None:
         """Keep an error in mind that a client should not get."""
         self._trace.add("error", self.client, error.code)
-        if isinstance(error, SURPRISING):
+        # Who is fenced before it began gets the same answer as one that uses an id twice.
+        if isinstance(error, SURPRISING) and identity not in self._fenced:
             self.surprises.append(f"{self.client}: {error.code}: {error.message}")
 
     # How it ended.
@@ -301,7 +307,7 @@ class Recorder:
         self._end(attempt, Outcome.COMMITTED, commit)
 
     async def _failed(self, attempt: Attempt, error: headwater.HeadwaterError) -> None:
-        self.note(error)
+        self.note(error, attempt.identity)
         if not isinstance(error, UNKNOWN):
             self._end(attempt, Outcome.ABORTED)
         elif attempt.identity is None or self.dice.random() < _LEFT_UNKNOWN:

@@ -71,9 +71,7 @@ class Model:
             self._keys[key].append((self.last, value))
         for stream, kind, element in view.order:
             events = self._streams[stream]
-            event = Seen(
-                len(self.events) + 1, stream, len(events) + 1, self.last, kind, element
-            )
+            event = Seen(len(self.events) + 1, stream, len(events) + 1, self.last, kind, element)
             events.append(event)
             self.events.append(event)
 
@@ -146,7 +144,7 @@ class View:
         return self._model.value(key, self._commit)
 
     def _items(self, prefix: Key) -> list[tuple[Key, Any]]:
-        keys = {key for key in {**dict.fromkeys(self._model.keys()), **self.changed}}
+        keys = {*self._model.keys(), *self.changed}
         chosen = sorted(key for key in keys if key[: len(prefix)] == prefix)
         items = [(key, self._value(key)) for key in chosen]
         return [(key, value) for key, value in items if value is not None]

@@ -75,6 +75,4 @@ class Goal:
 
 def seen(event: headwater.RecordedEvent) -> Seen:
     """An event as a history has it."""
-    return Seen(
-        event.position, event.stream, event.version, event.commit, event.type, event.data
-    )
+    return Seen(event.position, event.stream, event.version, event.commit, event.type, event.data)

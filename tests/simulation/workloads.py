@@ -1,16 +1,16 @@
 """What clients do. Each function is one action of one client; the plan says how often which.
 
-    bank          transfers; the total never changes
-    lists         Elle's: append to lists under keys and to streams, and read them
-    counters      add without reading
-    skew          write skew: of each pair, one must stay set
-    predicates    inserts and deletes by what a scan found
-    streams       appends that expect a version, to several streams at once
-    aggregates    load, decide, append, now and then a snapshot of the state
-    past          reads at commits that were, which are what was current then
-    long reads    a read view that stays open while all goes on
-    batches       a whole transaction in one round trip, on conditions
-    fates         asking what became of a transaction, and fencing it
+bank          transfers; the total never changes
+lists         Elle's: append to lists under keys and to streams, and read them
+counters      add without reading
+skew          write skew: of each pair, one must stay set
+predicates    inserts and deletes by what a scan found
+streams       appends that expect a version, to several streams at once
+aggregates    load, decide, append, now and then a snapshot of the state
+past          reads at commits that were, which are what was current then
+long reads    a read view that stays open while all goes on
+batches       a whole transaction in one round trip, on conditions
+fates         asking what became of a transaction, and fencing it
 """
 
 from collections.abc import Awaitable, Callable, Mapping

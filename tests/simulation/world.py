@@ -1,11 +1,11 @@
 """A world: a machine, a network and clients, from nothing to the judgement.
 
-    begin      the machine boots; one client prepares the data
-    middle     clients and watchers work; the plan's troubles come and go
-    calm       faults end; the machine is restarted, once more in some way
-    end        all that is there is read; power is lost; it is read again and must be the same;
-               every watcher must reach the last event
-    judgement  the history is checked
+begin      the machine boots; one client prepares the data
+middle     clients and watchers work; the plan's troubles come and go
+calm       faults end; the machine is restarted, once more in some way
+end        all that is there is read; power is lost; it is read again and must be the same;
+           every watcher must reach the last event
+judgement  the history is checked
 """
 
 import traceback
@@ -18,7 +18,7 @@ import trio
 import headwater
 from headwater.database import Database
 from tests.simulation.determinism import run_deterministically, source
-from tests.simulation.history import Dump, Feed, History, Logged
+from tests.simulation.history import Dump, History, Logged
 from tests.simulation.judge import judge
 from tests.simulation.machine import Death, Machine
 from tests.simulation.network import Network, NetworkFaults
@@ -116,12 +116,12 @@ class World:
                 async with trio.open_nursery() as watchers:
                     await self._work(watchers)
                     await self._calm_down()
-                    if self.dump is None:
+                    if self.dump is None or self.plan.is_broken:
                         watchers.cancel_scope.cancel()
                 self._machine.end()
 
     async def _work(self, watchers: trio.Nursery) -> None:
-        await self._as_client("prepare", lambda recorder: prepare(recorder))
+        await self._as_client("prepare", prepare)
         async with trio.open_nursery() as clients:
             for number in range(self.plan.watchers):
                 watchers.start_soon(self._watch, f"watcher {number}")
@@ -141,21 +141,19 @@ class World:
             open_stream=self._network.opener(name),
         )
 
-    async def _as_client(
-        self, name: str, function: Callable[[Recorder], Awaitable[None]]
-    ) -> None:
+    async def _as_client(self, name: str, function: Callable[[Recorder], Awaitable[None]]) -> None:
         """Call *function* with a connected client; again if no connection was to be had."""
         dice = source(self.plan.seed, name)
         while self._machine.refused is None:
             try:
                 async with self._connect(name) as database:
                     await function(
-                        Recorder(
-                            self.history, name, database, dice, self.trace, self._errors
-                        )
+                        Recorder(self.history, name, database, dice, self.trace, self._errors)
                     )
                     return
-            except headwater.ConnectionLost:
+            except headwater.HeadwaterError as error:
+                if not error.retryable:
+                    raise
                 await trio.sleep(0.1)
 
     @property
@@ -206,7 +204,9 @@ class World:
         await self._machine.restart("power")
         self.dump = await self._read_all()
         if first is not None and self.dump is not None and first != self.dump:
-            self.surprises.append(f"a power loss changed what is there: {_difference(first, self.dump)}")
+            self.surprises.append(
+                f"a power loss changed what is there: {_difference(first, self.dump)}"
+            )
         if self.dump is not None:
             self._goal.position = len(self.dump.events)
             # A subscriber that is level hears nothing more; a new connection tells it so.

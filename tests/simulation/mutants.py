@@ -1,0 +1,530 @@
+"""Planted defects: does the simulation see what it is there to see?
+
+Each mutant is a mistake that a database like this could have, put in place by a patch that
+exists here alone. It names the check that must catch it, by the words of the problem, and the
+kind of world in which it must. Those that no check catches would be a hole in the simulation:
+
+    python -m tests.simulation.mutants            all of them (make mutants)
+    python -m tests.simulation.mutants "a name"   one
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, Final
+
+from headwater import subscription as client_subscription
+from headwater.channel import Channel
+from headwater.errors import ConnectionLost
+from headwater.identifiers import new_transaction_id
+from headwater_server.engine import checkpoint, engine, sequencer, state_writer, validation
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.reading import Reader
+from headwater_server.engine.sequencer import Sequencer, Ticket
+from headwater_server.engine.state import State
+from headwater_server.engine.transaction import Transaction
+from headwater_server.net import session, subscriptions
+from headwater_server.storage import directory, file_write_ahead_log
+from headwater_server.storage.commit_log import CommitLog
+from headwater_server.storage.event_log import EventLog
+from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.storage.segmented_log import SegmentedLog
+from tests.simulation.determinism import replaced
+from tests.simulation.disk import SimulatedDisk, SimulatedStore
+from tests.simulation.plan import Kind, draw
+from tests.simulation.world import run_world
+
+WORLDS_MAX: Final = 150
+"""Worlds in which a mutant must be caught at the latest."""
+
+ISOLATION: Final = "not serializable|G-single|G2|no prefix|in all accounts|of a pair|is not what"
+LOSS: Final = (
+    "lost|DamagedFile|changed what is there|that never was|is not what commit|at no commit|G1a|"
+    "no prefix|garbage|was told|is in the commit log|twice"
+)
+WRONG_READ: Final = "is not what commit|at no commit|in all accounts"
+FEED: Final = "subscribed after|caught up"
+"""Words of problems, by what went wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A planted defect.
+
+    Attributes:
+        name: what is wrong.
+        owner, attribute: what is replaced.
+        wrong: makes what takes its place, of what was there.
+        says: a regular expression; some problem must fit it.
+        kind: of the worlds.
+    """
+
+    name: str
+    owner: Any
+    attribute: str
+    wrong: Callable[[Any], Any]
+    says: str
+    kind: Kind
+
+
+def nothing(_: Any) -> Any:
+    """In place of a function: one that does nothing."""
+    return lambda *_arguments, **_named: None
+
+
+def constant(value: Any) -> Callable[[Any], Any]:
+    """In place of a function: one that always returns the same."""
+    return lambda _: lambda *_arguments, **_named: value
+
+
+# Isolation.
+
+
+def without_what_is_pending(right: Any) -> Any:
+    def commit(self: Sequencer, transaction: Transaction) -> Ticket:
+        def find(*arguments: Any, **named: Any) -> list[dict[str, Any]]:
+            found = validation.find_conflicts(*arguments, **named)
+            return [each for each in found if each["commit"] <= self.published]
+
+        with replaced(sequencer, "find_conflicts", find):
+            ticket: Ticket = right(self, transaction)
+            return ticket
+
+    return commit
+
+
+def only_reads_conflict(right: Any) -> Any:
+    def find(state: Any, transaction: Any, **named: Any) -> Any:
+        return [] if transaction.read_set is None else right(state, transaction, **named)
+
+    return find
+
+
+def returned_keys_only(right: Any) -> Any:
+    def scan(self: Transaction, start: bytes, end: Any, limit: int, reverse: bool) -> Any:
+        with replaced(Transaction, "_register_range", nothing(None)):
+            page = right(self, start, end, limit, reverse)
+        for key in page.items[::2]:
+            self._register_key(b"\x01" + key)
+        return page
+
+    return scan
+
+
+def of_what_is_not_durable(right: Any) -> Any:
+    def begin(self: Engine, transaction: bytes, **named: Any) -> Any:
+        begun = right(self, transaction, **named)
+        if named.get("at_commit") is None:
+            begun.view, begun.position = self._state.last_commit, self._state.last_position
+        return begun
+
+    return begin
+
+
+def one_commit_later(right: Any) -> Any:
+    def position_at(self: State, commit: int) -> int:
+        position: int = right(self, min(commit + 1, self.last_commit))
+        return position
+
+    return position_at
+
+
+# Durability.
+
+
+def at_once(_: Any) -> Any:
+    def answer(self: Any, request_id: int, _ticket: Any, encode: Any) -> Any:
+        return self._encode(request_id, encode)
+
+    return answer
+
+
+def before_it_is_durable(right: Any) -> Any:
+    def take(self: Engine) -> Any:
+        group = right(self)
+        if group is not None:
+            self._sequencer.published = group.last_commit
+            self._sequencer.published_position = group.last_position
+        return group
+
+    return take
+
+
+def with_sequence_zero(right: Any) -> Any:
+    def again(self: Sequencer, transaction: bytes, commit: int) -> Ticket:
+        ticket: Ticket = right(self, transaction, commit)
+        ticket.sequence = 0
+        return ticket
+
+    return again
+
+
+def trimmed_too_far(right: Any) -> Any:
+    def needed(self: Sequencer, sequence: int) -> Any:
+        del sequence
+        return right(self, self.durable_sequence)
+
+    return needed
+
+
+# Exactly once.
+
+
+def forgotten(right: Any) -> Any:
+    def transaction(self: State, identity: bytes) -> Any:
+        known = right(self, identity)
+        return known if known == 0 else None
+
+    return transaction
+
+
+def without_a_record(_: Any) -> Any:
+    def abort(_self: Sequencer, transaction: bytes, _user: int) -> Ticket:
+        return Ticket(0, transaction, [])
+
+    return abort
+
+
+def under_a_new_id(right: Any) -> Any:
+    async def persist(self: Any, transaction: bytes, name: str, *arguments: Any) -> Any:
+        async def ask(link: Any) -> Any:
+            fresh = new_transaction_id().bytes
+            return await link.ask(name, fresh, *arguments[1:])
+
+        for _ in range(20):
+            try:
+                return await ask(await self.link())
+            except ConnectionLost:
+                await self.runtime.sleep(0.1)
+        return await right(self, transaction, name, *arguments)
+
+    return persist
+
+
+# Subscriptions.
+
+
+def one_too_far(right: Any) -> Any:
+    def open_at(self: Any, session: Any, request_id: int, after: int, *rest: Any) -> Any:
+        newest = self._engine.published_position
+        return right(self, session, request_id, min(after + 1, newest), *rest)
+
+    return open_at
+
+
+def behind_the_batch(right: Any) -> Any:
+    def fall_behind(self: Any, subscription: Any) -> None:
+        right(self, subscription)
+        subscription.position = self._engine.published_position
+
+    return fall_behind
+
+
+def from_what_was_handed_out(right: Any) -> Any:
+    async def reopen(self: Any) -> None:
+        self._received = self.position
+        await right(self)
+
+    return reopen
+
+
+def without_views(right: Any) -> Any:
+    def collect(*arguments: Any, **named: Any) -> Any:
+        return right(*arguments, **{**named, "views": []})
+
+    return collect
+
+
+def with_a_later_snapshot(right: Any) -> Any:
+    def newest(self: Reader, stream: str, name: str, schema: int, version: int) -> Any:
+        found = right(self, stream, name, schema, version)
+        return None if found is None else (found[0] + 1, found[1])
+
+    return newest
+
+
+def of_any_schema(right: Any) -> Any:
+    def newest(self: Reader, stream: str, name: str, schema: int, version: int) -> Any:
+        return right(self, stream, name, 3 - schema, version)
+
+    return newest
+
+
+MUTANTS: Final[Sequence[Mutant]] = (
+    Mutant(
+        "ranges are not validated",
+        Transaction,
+        "_register_range",
+        nothing,
+        ISOLATION,
+        "calm",
+    ),
+    Mutant(
+        "only the keys that a scan returned are validated",
+        Transaction,
+        "scan",
+        returned_keys_only,
+        ISOLATION,
+        "calm",
+    ),
+    Mutant("keys are not validated", Transaction, "_register_key", nothing, ISOLATION, "calm"),
+    Mutant(
+        "reads of streams are not validated",
+        Transaction,
+        "_register_stream",
+        nothing,
+        ISOLATION,
+        "calm",
+    ),
+    Mutant(
+        "queries are not validated",
+        Transaction,
+        "_register_query",
+        nothing,
+        ISOLATION,
+        "calm",
+    ),
+    Mutant(
+        "validation forgets commits that are pending",
+        Sequencer,
+        "commit",
+        without_what_is_pending,
+        ISOLATION,
+        "calm",
+    ),
+    Mutant(
+        "at snapshot, nobody is the first committer",
+        sequencer,
+        "find_conflicts",
+        only_reads_conflict,
+        ISOLATION,
+        "calm",
+    ),
+    Mutant(
+        "transactions read what is not durable",
+        Engine,
+        "begin",
+        of_what_is_not_durable,
+        LOSS,
+        "crashes",
+    ),
+    Mutant(
+        "the past is read one commit late",
+        State,
+        "position_at",
+        one_commit_later,
+        WRONG_READ,
+        "calm",
+    ),
+    Mutant("the log is not synced", SegmentedLog, "sync", nothing, LOSS, "crashes"),
+    Mutant(
+        "commits are acknowledged before the sync",
+        session.Session,
+        "answer_durable",
+        at_once,
+        LOSS,
+        "crashes",
+    ),
+    Mutant(
+        "commits are published before the sync",
+        Engine,
+        "take_group",
+        before_it_is_durable,
+        LOSS,
+        "crashes",
+    ),
+    Mutant(
+        "a repeated commit is answered before it is durable",
+        Sequencer,
+        "answer_again",
+        with_sequence_zero,
+        LOSS,
+        "both",
+    ),
+    Mutant(
+        "directories are not synced",
+        SimulatedDisk,
+        "sync_directory",
+        nothing,
+        LOSS,
+        "crashes",
+    ),
+    Mutant(
+        "what is found of a directory is taken for durable",
+        directory,
+        "_sync_above",
+        nothing,
+        LOSS,
+        "crashes",
+    ),
+    Mutant(
+        "the last group is not written again at open",
+        file_write_ahead_log,
+        "_write_again",
+        nothing,
+        LOSS,
+        "sync errors",
+    ),
+    Mutant(
+        "damage is never corruption",
+        FileWriteAheadLog,
+        "_is_corruption",
+        constant(False),
+        LOSS + "|AssertionError",
+        "rot",
+    ),
+    Mutant(
+        "checkpoints are not flushed",
+        SimulatedStore,
+        "flush",
+        nothing,
+        LOSS,
+        "crashes",
+    ),
+    Mutant("the event log is not synced", EventLog, "sync", nothing, LOSS, "crashes"),
+    Mutant("the commit log is not synced", CommitLog, "sync", nothing, LOSS, "crashes"),
+    Mutant(
+        "the log is trimmed too far",
+        Sequencer,
+        "log_needed_from",
+        trimmed_too_far,
+        LOSS,
+        "crashes",
+    ),
+    Mutant(
+        "garbage collection ignores read views",
+        checkpoint,
+        "collect_garbage",
+        without_views,
+        WRONG_READ,
+        "calm",
+    ),
+    Mutant(
+        "versions that a checkpoint supersedes are dropped in spite of read views",
+        state_writer,
+        "is_needed",
+        constant(False),
+        WRONG_READ,
+        "calm",
+    ),
+    Mutant(
+        "committed transactions are forgotten",
+        State,
+        "transaction",
+        forgotten,
+        LOSS,
+        "both",
+    ),
+    Mutant(
+        "a fence is not kept",
+        Sequencer,
+        "abort",
+        without_a_record,
+        LOSS,
+        "network",
+    ),
+    Mutant(
+        "the client sends a lost write again under a new id",
+        Channel,
+        "persist",
+        under_a_new_id,
+        LOSS + "|is of nobody",
+        "both",
+    ),
+    Mutant(
+        "a subscription begins one position too far",
+        subscriptions.Subscriptions,
+        "open",
+        one_too_far,
+        FEED,
+        "calm",
+    ),
+    Mutant(
+        "who falls behind misses the batch at hand",
+        subscriptions.Subscriptions,
+        "_fall_behind",
+        behind_the_batch,
+        FEED,
+        "calm",
+    ),
+    Mutant(
+        "the client subscribes again after what it handed out",
+        client_subscription.Subscription,
+        "_reopen",
+        from_what_was_handed_out,
+        FEED,
+        "both",
+    ),
+    Mutant(
+        "a snapshot passes for that of one event more",
+        Reader,
+        "_newest_snapshot",
+        with_a_later_snapshot,
+        WRONG_READ,
+        "calm",
+    ),
+    Mutant(
+        "a snapshot is given to code of another version",
+        Reader,
+        "_newest_snapshot",
+        of_any_schema,
+        WRONG_READ,
+        "calm",
+    ),
+    Mutant(
+        "the horizon of the history is not kept",
+        engine.Engine,
+        "_history_gone",
+        lambda _: lambda _self, _commit: AssertionError("below the horizon"),
+        "InternalError|internal_error|below the horizon",
+        "calm",
+    ),
+)
+
+
+def hunt(mutant: Mutant, worlds: int = WORLDS_MAX, *, first: int = 1) -> tuple[int, str] | None:
+    """The first seed that catches a mutant, and by which problem; None if none does."""
+    with ExitStack() as patched:
+        wrong = mutant.wrong(getattr(mutant.owner, mutant.attribute))
+        patched.enter_context(replaced(mutant.owner, mutant.attribute, wrong))
+        for seed in range(first, first + worlds):
+            for problem in run_world(draw(seed, mutant.kind)).problems:
+                if re.search(mutant.says, problem):
+                    return seed, problem
+    return None
+
+
+def _hunt_number(number: int) -> tuple[int, tuple[int, str] | None]:
+    return number, hunt(MUTANTS[number])
+
+
+def main() -> int:
+    """Hunt all mutants, or those that are named; 1 if any gets away."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="which; all without")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    numbers = [
+        number
+        for number, mutant in enumerate(MUTANTS)
+        if not options.names or mutant.name in options.names
+    ]
+    missed = 0
+    with get_context("fork").Pool(options.processes, maxtasksperchild=1) as pool:
+        for number, found in pool.imap_unordered(_hunt_number, numbers):
+            name = MUTANTS[number].name
+            if found is None:
+                missed += 1
+                print(f"NOT CAUGHT  {name}", flush=True)
+            else:
+                print(f"seed {found[0]:4}  {name}\n           {found[1]:.160}", flush=True)
+    print(f"{len(numbers) - missed} of {len(numbers)} mutants were caught")
+    return min(1, missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""The replay finds whatever a history and the commit log do not agree on."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.simulation.history import (
+    Add,
+    Append,
+    Attempt,
+    Dump,
+    Fate,
+    Feed,
+    Get,
+    History,
+    Load,
+    Logged,
+    Operation,
+    Outcome,
+    Put,
+    Query,
+    Read,
+    Scan,
+    Seen,
+)
+from tests.simulation.judge import invariants
+from tests.simulation.replay import check_history, feed_problems, fold
+
+A, B = ("k", "a"), ("k", "b")
+
+
+def identity(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+class Sound:
+    """A small history in which all is right; the tests break it in one place each."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.commit(1, Put(A, 1), Append("s-1", [("e1", "T"), ("e2", "T")]))
+        self.commit(2, Get(A, 1), Put(B, 2), Append("t", [("e3", "U")]), view=1)
+        self.commit(3, Add(A, 5))
+        events = [
+            Seen(1, "s-1", 1, 1, "T", "e1"),
+            Seen(2, "s-1", 2, 1, "T", "e2"),
+            Seen(3, "t", 1, 2, "U", "e3"),
+        ]
+        self.dump = Dump(
+            [
+                Logged(1, identity(1), 10, 1, 2),
+                Logged(2, identity(2), 20, 3, 1),
+                Logged(3, identity(3), 20, None, 0),
+            ],
+            events,
+            [(A, 6), (B, 2)],
+            {"s-1": events[:2], "t": events[2:]},
+        )
+
+    def commit(
+        self, number: int, *operations: Operation, view: int | None = None, **more: Any
+    ) -> Attempt:
+        attempt = self.history.begin("hand", "test", **more)
+        attempt.identity = identity(number)
+        attempt.operations += operations
+        attempt.view = view
+        self.history.end(attempt, Outcome.COMMITTED, number)
+        return attempt
+
+    def read(self, *operations: Operation, view: int | None = None, **more: Any) -> Attempt:
+        attempt = self.history.begin("hand", "test", **more)
+        attempt.operations += operations
+        attempt.view = view
+        self.history.end(attempt, Outcome.COMMITTED)
+        return attempt
+
+    def problems(self, **changes: Any) -> str:
+        return "\n".join(check_history(self.history, replace(self.dump, **changes)))
+
+
+def test_a_sound_history_has_no_problem() -> None:
+    sound = Sound()
+    sound.read(
+        Get(A, 6),
+        Scan(("k",), 1, True, [(B, 2)]),
+        Read("s-1", 1, ["e2"]),
+        Query(0, "s", None, ["e1", "e2"]),
+        Query(1, None, "U", ["e3"]),
+        Load("t", 1, 1, fold(1, ["e3"])),
+        view=3,
+    )
+    assert sound.problems() == ""
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        Get(A, 1),
+        Scan(("k",), None, False, [(A, 6)]),
+        Read("s-1", 0, ["e1"]),
+        Query(0, None, None, ["e1", "e3"]),
+        Load("t", 1, 1, fold(1, ["e1"])),
+        Load("t", 1, 2, fold(1, ["e3"])),
+    ],
+)
+def test_a_read_that_is_not_of_its_commit_is_told(read: Operation) -> None:
+    sound = Sound()
+    sound.read(read, view=3)
+    assert "is not what commit 3 has" in sound.problems()
+
+
+def test_reads_see_the_writes_before_them() -> None:
+    sound = Sound()
+    sound.read(Add(A, 1), Get(A, 7), Put(B, None), Scan(("k",), None, False, [(A, 7)]), view=3)
+    sound.history.attempts[-1].outcome = Outcome.ABORTED
+    assert sound.problems() == ""
+    sound.history.attempts[-1].operations.append(Get(B, 2))
+    assert "is not what commit 3 has" in sound.problems()
+
+
+def test_a_read_outside_of_a_transaction_must_be_of_some_commit_that_is_new_enough() -> None:
+    sound = Sound()
+    sound.read(Get(A, 6))
+    assert sound.problems() == ""
+    sound.read(Get(A, 1))
+    assert "at no commit from 3 on" in sound.problems()
+
+
+def test_a_serializable_transaction_that_was_overtaken_is_told() -> None:
+    for isolation, said in (("serializable", "not serializable"), ("snapshot", "")):
+        sound = Sound()
+        attempt = sound.history.attempts[1]
+        attempt.isolation = isolation
+        attempt.operations[0] = Get(A, None)
+        attempt.view = 0
+        attempt.floor = 0
+        assert said in sound.problems()
+        assert bool(sound.problems()) == bool(said)
+
+
+def test_an_acknowledged_commit_that_is_gone_is_told() -> None:
+    sound = Sound()
+    found = sound.problems(commits=sound.dump.commits[:2], keys=[(A, 1), (B, 2)])
+    assert "lost: attempt 2" in found
+
+
+def test_an_acknowledged_commit_whose_number_another_has_is_told() -> None:
+    sound = Sound()
+    sound.history.attempts[2].identity = identity(9)
+    sound.history.attempts.append(
+        replace(sound.history.attempts[2], identity=identity(3), commit=None, number=3)
+    )
+    assert "lost: attempt 2" in sound.problems()
+
+
+def test_an_aborted_transaction_in_the_commit_log_is_told() -> None:
+    sound = Sound()
+    sound.history.attempts[2].outcome = Outcome.ABORTED
+    assert "is in the commit log as 3" in sound.problems()
+
+
+def test_an_unknown_one_may_be_there_or_not() -> None:
+    sound = Sound()
+    sound.history.attempts[2].outcome = Outcome.UNKNOWN
+    sound.history.attempts[2].commit = None
+    sound.history.acknowledged = 2
+    assert sound.problems() == ""
+    assert sound.problems(commits=sound.dump.commits[:2], keys=[(A, 1), (B, 2)]) == ""
+
+
+def test_a_commit_of_nobody_is_told() -> None:
+    sound = Sound()
+    commits = [*sound.dump.commits, Logged(4, identity(4), 30, None, 0)]
+    assert "commit 4 is of nobody" in sound.problems(commits=commits)
+
+
+def test_a_transaction_that_is_there_twice_is_told() -> None:
+    sound = Sound()
+    commits = [*sound.dump.commits, Logged(4, identity(3), 30, None, 0)]
+    assert "twice in the commit log" in sound.problems(commits=commits)
+
+
+def test_commit_numbers_positions_versions_and_times_must_be_dense_and_in_order() -> None:
+    sound = Sound()
+    commits, events = sound.dump.commits, sound.dump.events
+    assert "in the place of commit 2" in sound.problems(commits=[commits[0], commits[2]])
+    late = [commits[0], commits[1]._replace(time=5), commits[2]]
+    assert "of a time before" in sound.problems(commits=late)
+    gap = [events[0], events[1], events[2]._replace(position=4)]
+    assert "in the place of position 3" in sound.problems(events=gap)
+    again = [events[0], events[1]._replace(version=1), events[2]]
+    assert "has not version 2" in sound.problems(events=again)
+
+
+def test_what_is_there_at_the_end_must_be_what_was_written() -> None:
+    sound = Sound()
+    assert "should not be there" in sound.problems(keys=[(A, 6), (B, 3)])
+    events = [*sound.dump.events[:2], sound.dump.events[2]._replace(element="x")]
+    assert "events at the end" in sound.problems(events=events)
+    assert "s-1 at the end" in sound.problems(streams={"s-1": []})
+
+
+def test_who_began_after_an_acknowledgement_reads_at_it_or_later() -> None:
+    sound = Sound()
+    sound.read(Get(A, 1), view=2)
+    assert "though 3 was acknowledged" in sound.problems()
+
+
+def test_who_began_after_an_acknowledgement_commits_later() -> None:
+    sound = Sound()
+    sound.history.attempts[1].floor = 2
+    assert "but began later" in sound.problems()
+
+
+def test_a_read_at_a_commit_that_never_was_is_told() -> None:
+    sound = Sound()
+    sound.read(Get(A, 6), view=4)
+    assert "read at a commit that never was" in sound.problems()
+
+
+def test_a_fate_that_does_not_hold_is_told() -> None:
+    for fate in (Fate(identity(3), "aborted", None), Fate(identity(3), "committed", 2)):
+        sound = Sound()
+        sound.history.fates.append(fate)
+        assert "was told" in sound.problems()
+    sound = Sound()
+    sound.history.fates += [Fate(identity(3), "committed", 3), Fate(identity(8), "aborted", None)]
+    assert sound.problems() == ""
+
+
+def test_a_subscription_with_a_gap_a_double_or_a_stranger_is_told() -> None:
+    events = Sound().dump.events
+
+    def problems(*found: Seen, caught_up: int = 0, **rest: Any) -> list[str]:
+        feed = Feed("hand", 0, **rest)
+        feed.events += found
+        feed.caught_up = caught_up
+        return list(feed_problems(feed, events))
+
+    assert problems(*events, caught_up=3) == []
+    assert problems(events[0]) == []
+    assert problems(events[2], category="t", caught_up=3) == []
+    assert problems(events[1])
+    assert problems(events[0], events[0])
+    assert problems(events[0], events[2])
+    assert problems(events[0], category="t")
+    assert problems(events[0], caught_up=2)
+    assert problems(events[0], events[1]._replace(element="x"))
+
+
+def test_invariants_of_the_applications_are_looked_at() -> None:
+    history = History()
+    attempt = history.begin("hand", "bank audit")
+    attempt.operations.append(Scan(("bank",), None, False, [(("bank", 0), 599)]))
+    attempt.operations += [Get(("skew", 1, 0), 0), Get(("skew", 1, 1), 0)]
+    attempt.operations.append(
+        Scan(("skew", 2), None, False, [(("skew", 2, 0), 0), (("skew", 2, 1), 0)])
+    )
+    assert len(list(invariants(history))) == 3

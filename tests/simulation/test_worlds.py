@@ -1,0 +1,64 @@
+"""Worlds from seeds. HEADWATER_SIMULATION_SEEDS and _FROM say which; 200 from 1 otherwise."""
+
+import os
+import subprocess
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.plan import draw
+from tests.simulation.run import run_seed, story
+from tests.simulation.world import run_world
+
+_ROOT = Path(__file__).parents[2]
+_SEEDS = int(os.environ.get("HEADWATER_SIMULATION_SEEDS", "200"))
+_FROM = int(os.environ.get("HEADWATER_SIMULATION_FROM", "1"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_no_world_has_a_problem() -> None:
+    seeds = range(_FROM, _FROM + _SEEDS)
+    print(f"seeds {seeds}")
+    with get_context("fork").Pool(2) as pool:
+        failed = [verdict for verdict in pool.imap_unordered(run_seed, seeds) if verdict.problems]
+    assert not failed, "\n\n".join(map(story, failed))
+
+
+def test_the_same_seed_gives_the_same_world() -> None:
+    for seed in (2, 3, 5):
+        first, second = run_world(draw(seed)), run_world(draw(seed))
+        assert first.digest == second.digest, f"seed {seed} does not replay"
+        assert first.counts == second.counts
+    assert run_world(draw(7)).digest != run_world(draw(8)).digest
+
+
+def test_a_world_does_not_depend_on_the_process_in_which_it_runs() -> None:
+    seeds = (2, 4, 6)
+    expected = "\n".join(run_world(draw(seed)).digest for seed in seeds)
+    program = (
+        "from tests.simulation.plan import draw\n"
+        "from tests.simulation.world import run_world\n"
+        f"for seed in {seeds}: print(run_world(draw(seed)).digest)\n"
+    )
+    for hash_seed in ("1", "42"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            check=True,
+            cwd=_ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            text=True,
+        )
+        assert done.stdout.strip() == expected, f"PYTHONHASHSEED={hash_seed}"
+
+
+def test_a_failure_tells_its_seed_and_how_to_have_it_again() -> None:
+    verdict = run_world(draw(1))
+    verdict.problems.append("something is wrong")
+    told = story(verdict)
+    assert "seed 1 " in told
+    assert "something is wrong" in told
+    assert "python -m tests.simulation.run --seed 1" in told
