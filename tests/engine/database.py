@@ -18,6 +18,7 @@ from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.sequencer import Ticket
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.transaction import Transaction
+from headwater_server.engine.transaction_ids import new_transaction_id
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.memory_files import MemoryFileSystem
@@ -64,8 +65,10 @@ class Database:
     # Driving it as the server would.
 
     def new_id(self) -> bytes:
-        """A transaction id that was not used before."""
+        """A transaction id that was not used before, in turn made of the time and not."""
         self._transactions += 1
+        if self._transactions % 2:
+            return new_transaction_id(self.now, self.random)
         return self.random.randbytes(8) + self._transactions.to_bytes(8, "big")
 
     def sync(self) -> None:

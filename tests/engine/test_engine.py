@@ -206,6 +206,39 @@ def test_a_fence_that_was_not_durable_may_be_gone_after_a_crash() -> None:
     assert state_of(database.crash(), transaction) == "open"
 
 
+def test_every_id_is_found_again_in_whatever_order_they_were_made() -> None:
+    # An id above all that are stored is taken for new without a look at the files.
+    database = Database()
+    made = [new_transaction_id(START_US + late, database.random) for late in range(0, 40_000, 1000)]
+    made += [b"\x01\xff" + bytes([place]) * 14 for place in range(5)]
+    made += [b"\x02" + bytes([place]) * 15 for place in range(5)]
+    made += [bytes(16), b"\xff" * 16]
+    for place in range(5):
+        database.random.shuffle(made)
+        fresh, made = made[:9], made[9:]
+        for transaction in fresh:
+            assert state_of(database, transaction) == "open"
+            if database.random.random() < 0.3:
+                assert state_of(database, transaction, resolve=True) == "aborted"
+            else:
+                database.execute(["put", b"k", b"v"], transaction=transaction)
+        states = {transaction: state_of(database, transaction) for transaction in fresh}
+        assert "open" not in states.values()
+        if place == 1:
+            checkpoint = database.engine.begin_checkpoint()
+            assert checkpoint is not None
+            database.sync()
+            checkpoint.run()
+            assert {known: state_of(database, known) for known in fresh} == states
+            database.engine.finish_checkpoint(checkpoint)
+        elif place != 3:
+            database.checkpoint()
+        database.sync()
+        for again in (database, database.crash()):
+            assert {known: state_of(again, known) for known in fresh} == states
+            assert {state_of(again, unknown) for unknown in made} <= {"open"}
+
+
 RETENTION = replace(SETTINGS, transaction_retention_us=10 * SECOND_US, history_window_us=0)
 
 
@@ -240,7 +273,7 @@ def test_an_old_id_that_is_not_remembered_is_forgotten_and_can_do_nothing() -> N
 
 def test_an_id_that_tells_no_time_looks_like_one_never_seen_when_it_is_forgotten() -> None:
     database = Database(RETENTION)
-    transaction = database.new_id()
+    transaction = b"no time in here!"
     database.execute(["put", b"k", b"v"], transaction=transaction)
     database.now += RETENTION.transaction_retention_us + SECOND_US
     database.execute(["put", b"k", b"w"])

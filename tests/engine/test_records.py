@@ -23,7 +23,7 @@ def test_a_commit_record_comes_out_as_it_went_in() -> None:
         [b"one", b"two"],
         [1, bytes(16)],
     )
-    assert decode_record(encode_commit(*record)) == record
+    assert decode_record(encode_commit(record)) == record
 
 
 def test_an_abort_record_has_no_more_than_who_and_when() -> None:

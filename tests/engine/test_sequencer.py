@@ -264,14 +264,14 @@ def test_what_is_forgotten_of_a_commit_does_not_stop_others() -> None:
     # The ids of events are remembered for good, the record of the commit is not. An append that
     # was sent again after a week, and an expectation that failed on a stream that had been quiet
     # for as long, were answered with "history_gone".
-    database = Database(replace(SETTINGS, history_window_us=0, transaction_retention_us=10))
+    database = Database(replace(SETTINGS, history_window_us=0, transaction_retention_us=10_000))
     database.engine._state.files.commit_log._records = 2
     event = append("a", "One", "Two", identity=None)
     event[3][0][0] = b"1" * 16
     event[3][1][0] = b"2" * 16
     answer = database.execute(event, append("b", "Other"))
     for value in range(6):
-        database.now += 20
+        database.now += 20_000
         database.execute(["put", b"k", bytes([value])])
         database.checkpoint()
     assert database.engine._state.files.oldest_commit > 1
