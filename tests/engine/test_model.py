@@ -241,7 +241,7 @@ class EngineBesideModel(RuleBasedStateMachine):
             identity,
             user=0,
             conditions=[],
-            reads=lambda reader: [asked(reader, *read) for read in reads],
+            reads=(lambda reader: [asked(reader, *read) for read in reads]) if reads else None,
             writes=[arguments for name, arguments, _ in running.steps],
         )
         before = ModelTransaction(newest)

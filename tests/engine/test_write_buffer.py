@@ -10,7 +10,7 @@ import pytest
 from headwater_protocol import limits
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, NotANumber, TooLarge
 from headwater_server.engine.atomics import Atomic
-from headwater_server.engine.write_buffer import WriteBuffer, evaluate, next_key
+from headwater_server.engine.write_buffer import WriteBuffer, blind_writes, evaluate, next_key
 
 USER = b"\x01"
 
@@ -144,6 +144,23 @@ def test_overlay_agrees_with_a_dict_in_both_directions() -> None:
             ]
             found = scanned(buffer, stored, USER + start, USER + end, reverse=reverse)
             assert found == wanted, f"seed {seed}"
+
+
+def test_writes_that_need_no_buffer_are_those_that_it_would_hold() -> None:
+    puts = [["put", b"a", b"1"], ["delete", b"b"], ["put", b"c", b""]]
+    flat = blind_writes(puts)
+    assert flat is not None
+    assert dict(zip(flat[::2], flat[1::2], strict=True)) == folded(*puts).entries
+    for other in (
+        ["put", b"a", b"2"],
+        ["delete", b"a"],
+        ["add", b"n", 1],
+        ["delete_range", b"a", b"b"],
+        ["append", "a", -1, [[None, "T", b"", b""]]],
+        ["save_snapshot", "a", "", 0, 0, b""],
+    ):
+        assert blind_writes([*puts, other]) is None
+        assert blind_writes([other, *puts]) is None
 
 
 def test_own_events_are_those_of_the_stream_in_order() -> None:
