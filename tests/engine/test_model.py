@@ -447,7 +447,7 @@ def check_state(reader: Reader, wanted: PlainState) -> None:
 
 
 EngineBesideModel.TestCase.settings = settings(
-    max_examples=200,
+    max_examples=150,
     stateful_step_count=30,
     deadline=None,
     print_blob=True,
