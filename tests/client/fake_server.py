@@ -37,7 +37,7 @@ class Peer:
     number: int
     socket: socket.socket
     protocol: ServerConnection = field(default_factory=ServerConnection)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    in_order: Any = field(default_factory=threading.RLock)
     receives: int = 0
 
     def send(self, data: bytes) -> None:
@@ -135,7 +135,8 @@ class FakeServer:
                 peer.socket = self._tls.wrap_socket(peer.socket, server_side=True)
             while data := peer.socket.recv(1 << 20):
                 peer.receives += 1
-                peer.send(b"".join(self._answers(peer, data)))
+                with peer.in_order:
+                    peer.send(b"".join(self._answers(peer, data)))
         except OSError:
             pass
         finally:

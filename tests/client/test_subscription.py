@@ -39,8 +39,10 @@ def push(server: FakeServer, *payloads: Any, known: int = 1) -> None:
     if len(opened) < known:
         raise AssertionError(f"{len(opened)} subscriptions, not {known}")
     peer, request_id = opened[-1]
-    for payload in payloads:
-        peer.push(request_id, payload)
+    # Behind the answer to its subscribe, which may be made and not sent yet.
+    with peer.in_order:
+        for payload in payloads:
+            peer.push(request_id, payload)
 
 
 def test_items_are_batches_and_what_is_said_between_them(face: str, server: FakeServer) -> None:
