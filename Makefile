@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format torture-kill bench-restart wheel clean
+.PHONY: help setup demo test check format torture-kill bench bench-quick bench-restart wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -41,6 +41,13 @@ format: $(READY)  ## Put the source into its format
 torture-kill: $(READY)  ## Kill the server HEADWATER_KILL_ROUNDS times under load (default 200)
 	HEADWATER_KILL_ROUNDS=$${HEADWATER_KILL_ROUNDS:-200} \
 	  $(BIN)/pytest -s --timeout 3600 tests/test_kill.py
+
+bench: $(READY)  ## Compare with Redis, PostgreSQL, etcd and UmaDB, as far as they are installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,rivals]"
+	$(BIN)/python -m bench.compare --page docs/benchmarks.md --json bench/results.json
+
+bench-quick: $(READY)  ## The same in about two minutes, without writing it down
+	$(BIN)/python -m bench.compare --quick
 
 bench-restart: $(READY)  ## Measure restart time and memory (KEYS=1000000 by default)
 	$(BIN)/python -m bench.restart --keys $${KEYS:-1000000}

@@ -7,7 +7,8 @@
  *     connection   setup, then cycles, one after the other, over and over
  *     cycle        one or more steps; the next is sent when all answers of the last are there
  *     step         bytes, the number of answers that they get, and patches: places where
- *                  base + (number of the cycle on this connection) is written, u64 big-endian
+ *                  base + (number of the cycle on this connection) is written, u64 big-endian;
+ *                  with the greatest base it is the start of a UUIDv7 of now instead
  *
  * So transaction ids and versions differ in each request without the file being long. Cycles of
  * one step may be sent several deep. When an answer is an error, a cycle that has a `recover`
@@ -45,6 +46,7 @@ typedef struct {
     Step setup;
     Cycle *cycles;
     uint32_t cycle_count;
+    uint64_t uuid_start;        /* of the transaction's id: made when its cycle began */
     uint64_t number;            /* cycles begun; what patches add to their base */
     Cycle *current;             /* of a cycle of several steps */
     uint32_t step;              /* its step in flight; count: the recover step */
@@ -174,11 +176,19 @@ static uint8_t *room_in(Buffer *buffer, size_t size) {
     return buffer->data + buffer->end;
 }
 
+/* 48 bits of milliseconds, then the version: as a client makes ids, at the time of the request. */
+static uint64_t uuid_start(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (t.tv_sec * 1000ull + t.tv_nsec / 1000000) << 16 | 0x7000;
+}
+
 static void put_step(Connection *c, const Step *step, uint64_t number) {
     uint8_t *to = room_in(&c->out, step->size);
     memcpy(to, step->data, step->size);
     for (uint32_t i = 0; i < step->patch_count; i++) {
-        uint64_t value = __builtin_bswap64(step->patches[i].base + number);
+        uint64_t base = step->patches[i].base;
+        uint64_t value = __builtin_bswap64(base == UINT64_MAX ? c->uuid_start : base + number);
         memcpy(to + step->patches[i].offset, &value, 8);
     }
     c->out.end += step->size;
@@ -199,6 +209,7 @@ static void begin_cycle(Connection *c, double at, uint32_t depth) {
     c->current = cycle;
     c->step = 0;
     c->began[(c->oldest + c->in_flight++) % depth] = at;
+    c->uuid_start = uuid_start();
     put_step(c, &cycle->steps[0], c->number++);
     if (c->in_flight == 1) c->owed = cycle->steps[0].answers;
 }
@@ -222,6 +233,7 @@ static void answered(Connection *c, double at, uint32_t depth) {
         /* Again, under a new number and so a new transaction id; the time goes on. */
         c->step = 0;
         c->owed = cycle->steps[0].answers;
+        c->uuid_start = uuid_start();
         put_step(c, &cycle->steps[0], c->number++);
         return;
     }

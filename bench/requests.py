@@ -10,7 +10,6 @@ import base64
 import json
 import os
 import struct
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,6 +21,12 @@ _U32: Final = struct.Struct(">I")
 
 MARK: Final = b"\xfa\xce\xfa\xce\xfa\xce\xfa\xce"
 """Stands for the last half of a transaction's id."""
+
+TIME_MARK: Final = b"\xfb\xce\xfb\xce\xfb\xce\x7b\xce"
+"""Stands for the first half: the time, and the version of the UUID."""
+
+NOW: Final = 2**64 - 1
+"""What load.c takes for the start of a UUIDv7 of the time of the request."""
 
 COUNT: Final = 0xFBCD_FBCD_FBCD_FBCD
 """Stands for a number that counts up, from 0 on: msgpack gives it nine bytes."""
@@ -35,16 +40,17 @@ class Transactions:
     """The transaction ids of one connection: no other connection and no other run has them."""
 
     def __init__(self) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        self.id: Final = (
-            now_ms.to_bytes(6, "big") + (0x7000 | os.urandom(1)[0]).to_bytes(2, "big") + MARK
-        )
+        self.id: Final = TIME_MARK + MARK
         self.base: Final = 1 << 63 | int.from_bytes(os.urandom(4), "big") << 30
 
     @property
     def marks(self) -> Mapping[bytes, int]:
-        """For a step: ids and versions that count up."""
-        return {MARK: self.base}
+        """For a step: an id starts with the time, as a client's does, and counts up."""
+        return {TIME_MARK: NOW, MARK: self.base}
+
+    def first(self, request: bytes) -> bytes:
+        """The request with the first id, for who sends it without the generator."""
+        return request.replace(TIME_MARK, bytes(8)).replace(MARK, self.base.to_bytes(8, "big"))
 
 
 def frame(*members: Any) -> bytes:

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -239,7 +240,15 @@ class UmaDB(_Rival):
 
     def start(self) -> None:
         self.directory.mkdir(parents=True)
-        self._run(["umadb", "--listen", f"127.0.0.1:{self.port}", "--db-path", str(self.directory)])
+        program = umadb_program()
+        assert program is not None
+        self._run([program, "--listen", f"127.0.0.1:{self.port}", "--db-path", str(self.directory)])
+
+
+def umadb_program() -> str | None:
+    """The server that the package brings, which lies beside our interpreter."""
+    beside = Path(sys.executable).with_name("umadb")
+    return str(beside) if beside.exists() else shutil.which("umadb")
 
 
 def missing() -> dict[str, str]:
@@ -251,8 +260,8 @@ def missing() -> dict[str, str]:
         absent["postgresql"] = "Debian package postgresql"
     if shutil.which("etcd") is None:
         absent["etcd"] = "Debian package etcd-server"
-    if shutil.which("umadb") is None:
-        absent["umadb"] = "pip install umadb, with its program in the path"
+    if umadb_program() is None:
+        absent["umadb"] = "pip install umadb"
     return absent
 
 
@@ -266,7 +275,7 @@ def version_of(name: str) -> str:
         "redis": ["redis-server", "--version"],
         "postgresql": [str(programs / "postgres") if programs else "postgres", "--version"],
         "etcd": ["etcd", "--version"],
-        "umadb": ["umadb", "--version"],
+        "umadb": [umadb_program() or "umadb", "--version"],
     }
     said = subprocess.run(commands[name], capture_output=True, text=True, check=False)
     found = _VERSION.search(said.stdout + said.stderr)

@@ -12,7 +12,7 @@ from typing import Final
 
 from bench import requests
 from bench.load import Cycle, Script, Step
-from bench.requests import COUNT, COUNT_MARK, HELLO, MARK, SYNC, Transactions, int8
+from bench.requests import COUNT, COUNT_MARK, HELLO, SYNC, Transactions
 from bench.servers import Postgres, Server
 
 KEYS: Final = 10_000
@@ -416,12 +416,12 @@ def _fill_headwater(port: int) -> None:
     for first in range(0, KEYS, 1000):
         writes = [["put", key(number), VALUE] for number in range(first, first + 1000)]
         ids = Transactions()
-        frames.append(_execute(ids, *writes, number=2).replace(MARK, int8(ids.base)))
+        frames.append(ids.first(_execute(ids, *writes, number=2)))
     event = [None, "Happened", DATA, b""]
     for number in range(HISTORY_EVENTS // 1000):
         ids = Transactions()
         append = ["append", f"history-{number}", 0, [event] * 1000]
-        frames.append(_execute(ids, append, number=2).replace(MARK, int8(ids.base)))
+        frames.append(ids.first(_execute(ids, append, number=2)))
     with socket.create_connection(("127.0.0.1", port)) as connection:
         answers = connection.makefile("rb")
         for each in frames:

@@ -1,0 +1,164 @@
+"""What a request costs, in counts that do not vary with the machine or its mood.
+
+Every call of a Python function is counted, from the received bytes to the bytes to send, for a
+fixed number of requests; the disk is in memory. The bounds are a tenth above what was measured:
+who makes the hot path longer sees it here, and either finds another way or says why and raises
+the bound. Seconds are measured by bench/.
+"""
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import pytest
+
+from headwater_protocol.frames import encode_frame
+from headwater_protocol.messages import encode
+from headwater_server.net.server import Server
+from headwater_server.net.session import Session
+from tests.engine.database import Database
+from tests.net.serving import settings
+
+REQUESTS = 64
+VALUE = bytes(100)
+
+# Calls of a request; of a scan, for each item.
+GET_CALLS_MAX = 17
+PUT_CALLS_MAX = 125
+GROUPED_PUT_CALLS_MAX = 56
+APPEND_CALLS_MAX = 163
+TRANSACTION_CALLS_MAX = 207
+SCAN_CALLS_MAX = 3.8
+
+
+class Costs:
+    """A session without a socket, and a group commit that is driven by hand."""
+
+    def __init__(self) -> None:
+        given = settings()
+        self.database = Database(given.engine)
+
+        async def nobody(call: Callable[[], object], /) -> object:
+            raise AssertionError("no task runs here")
+
+        self.server = Server(
+            self.database.engine,
+            given,
+            clock=lambda: self.database.now,
+            worker=lambda name: nobody,  # type: ignore[arg-type, return-value]
+        )
+        self.session: Session = self.server.service.open_session("test", lambda: None)
+        self.request("hello", 1, "test")
+
+    def request(self, operation: str, *arguments: object) -> bytes:
+        """Send one request, sync what it committed, and take the answer."""
+        self.session.receive(encode_frame(encode([7, operation, *arguments])))
+        self.commit()
+        return self.take()
+
+    def commit(self) -> None:
+        """What the committer does with a group, without its task."""
+        engine, commits = self.server.service.engine, self.server.service.group_commit
+        group = engine.take_group()
+        if group is not None:
+            commits._begin(group)
+            engine.make_durable(group)
+            commits._finish(group)
+
+    def take(self) -> bytes:
+        """What a driver sends."""
+        sent = b""
+        while self.session.output_size:
+            output = bytes(self.session.output())
+            self.session.sent(len(output))
+            sent += output
+        self.session.notified = False
+        return sent
+
+    def calls(self, *frames: bytes) -> int:
+        """Calls of Python functions while frames are served, one after another, and answered."""
+        count = 0
+
+        def see(frame: FrameType, event: str, argument: object) -> None:
+            nonlocal count
+            count += event == "call"
+
+        sys.setprofile(see)
+        try:
+            for frame in frames:
+                self.session.receive(frame)
+        finally:
+            sys.setprofile(None)
+        waiting = not self.session.output_size
+        if waiting:
+            sys.setprofile(see)
+            try:
+                self.commit()
+            finally:
+                sys.setprofile(None)
+        answers = self.take()
+        assert answers, "every request is answered"
+        assert b"\x01\x94" not in answers[:8], f"an error: {answers!r}"
+        return count
+
+
+def frame(*members: object) -> bytes:
+    return encode_frame(encode(list(members)))
+
+
+@pytest.fixture
+async def costs() -> Costs:
+    return Costs()
+
+
+async def test_a_get_takes_few_calls(costs: Costs) -> None:
+    costs.request("execute", costs.database.new_id(), [], [], [["put", b"k", VALUE]])
+    gets = [frame(number, "get", None, b"k") for number in range(1, REQUESTS + 1)]
+    assert sum(costs.calls(get) for get in gets) <= GET_CALLS_MAX * REQUESTS
+
+
+async def test_a_put_takes_few_calls(costs: Costs) -> None:
+    puts = [
+        frame(7, "execute", costs.database.new_id(), [], [], [["put", b"k%d" % number, VALUE]])
+        for number in range(REQUESTS)
+    ]
+    assert sum(map(costs.calls, puts)) <= PUT_CALLS_MAX * REQUESTS
+
+
+async def test_puts_that_are_committed_together_take_fewer_calls(costs: Costs) -> None:
+    puts = [
+        frame(number, "execute", costs.database.new_id(), [], [], [["put", b"k%d" % number, VALUE]])
+        for number in range(1, REQUESTS + 1)
+    ]
+    assert costs.calls(*puts) <= GROUPED_PUT_CALLS_MAX * REQUESTS
+
+
+async def test_an_append_takes_few_calls(costs: Costs) -> None:
+    appends = [
+        frame(
+            7,
+            "execute",
+            costs.database.new_id(),
+            [],
+            [],
+            [["append", "stream-1", number, [[None, "Happened", VALUE, b""]]]],
+        )
+        for number in range(REQUESTS)
+    ]
+    assert sum(map(costs.calls, appends)) <= APPEND_CALLS_MAX * REQUESTS
+
+
+async def test_a_transaction_in_two_round_trips_takes_few_calls(costs: Costs) -> None:
+    count = 0
+    for number in range(REQUESTS):
+        transaction, key = costs.database.new_id(), b"k%d" % number
+        count += costs.calls(frame(1, "begin", transaction), frame(2, "get", transaction, key))
+        count += costs.calls(frame(3, "commit", transaction, [["put", key, VALUE]]))
+    assert count <= TRANSACTION_CALLS_MAX * REQUESTS
+
+
+async def test_a_scan_takes_few_calls_an_item(costs: Costs) -> None:
+    writes = [["put", b"k%03d" % number, VALUE] for number in range(100)]
+    costs.request("execute", costs.database.new_id(), [], [], writes)
+    costs.request("scan", None, b"", None, 100)
+    assert costs.calls(frame(7, "scan", None, b"", None, 100)) <= SCAN_CALLS_MAX * 100
