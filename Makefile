@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format torture-kill bench bench-quick bench-restart wheel clean
+.PHONY: help setup demo test check format simulate mutants torture-kill bench bench-quick bench-restart wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -37,6 +37,12 @@ check: $(READY)  ## Lint, formatting, types, layers, tidiness
 format: $(READY)  ## Put the source into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+simulate: $(READY)  ## Run SEEDS worlds from seed FROM (1,000 from 1 by default)
+	$(BIN)/python -m tests.simulation.run --seeds $${SEEDS:-1000} --first $${FROM:-1}
+
+mutants: $(READY)  ## Plant defects, one after the other; the simulation must see each
+	$(BIN)/python -m tests.simulation.mutants
 
 torture-kill: $(READY)  ## Kill the server HEADWATER_KILL_ROUNDS times under load (default 200)
 	HEADWATER_KILL_ROUNDS=$${HEADWATER_KILL_ROUNDS:-200} \

@@ -98,11 +98,14 @@ class Machine:
         """End the present life, and wait until another server serves."""
         await self.wait_serving()
         lives = self.lives
-        if death == "stop":
-            await self._stop()
-        else:
-            self._die(death)
-        await self.wait_serving(lives + 1)
+        async with trio.open_nursery() as nursery:
+            if death == "stop":
+                # Something else may end the server before it has stopped in order.
+                nursery.start_soon(self._stop)
+            else:
+                self._die(death)
+            await self.wait_serving(lives + 1)
+            nursery.cancel_scope.cancel()
 
     async def wait_serving(self, lives: int = 0) -> None:
         """Return once a server serves, and as many lives were begun; or none ever will."""

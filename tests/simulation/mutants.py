@@ -11,7 +11,7 @@ kind of world in which it must. Those that no check catches would be a hole in t
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -488,10 +488,18 @@ MUTANTS: Final[Sequence[Mutant]] = (
 
 def hunt(mutant: Mutant, worlds: int = WORLDS_MAX, *, first: int = 1) -> tuple[int, str] | None:
     """The first seed that catches a mutant, and by which problem; None if none does."""
+    found = _hunt(mutant, range(first, first + worlds))
+    if found is not None:
+        problems = run_world(draw(found[0], mutant.kind)).problems
+        assert not problems, f"seed {found[0]} has problems without the mutant too: {problems}"
+    return found
+
+
+def _hunt(mutant: Mutant, seeds: Iterable[int]) -> tuple[int, str] | None:
     with ExitStack() as patched:
         wrong = mutant.wrong(getattr(mutant.owner, mutant.attribute))
         patched.enter_context(replaced(mutant.owner, mutant.attribute, wrong))
-        for seed in range(first, first + worlds):
+        for seed in seeds:
             for problem in run_world(draw(seed, mutant.kind)).problems:
                 if re.search(mutant.says, problem):
                     return seed, problem
