@@ -17,7 +17,7 @@ from headwater_server.engine.events import (
     StoredEvent,
     decode_event,
     derive_event_id,
-    encode_event,
+    pack_event,
 )
 from headwater_server.engine.state import Head, State
 from headwater_server.engine.validation import stream_changed
@@ -193,29 +193,23 @@ class _Appender:
         stream = append.stream
         commit = self._state.last_commit + 1
         position = self._state.last_position + len(into.events)
+        now, place, events, placed = self._now, self._place, into.events, into.placed
+        transaction = self._transaction
         for event_id, event_type, data, metadata in append.events:
             position += 1
             version += 1
             if event_id is None:
-                event_id = derive_event_id(self._transaction, self._place)
+                event_id = derive_event_id(transaction, place)
             else:
-                into.event_ids.append(len(into.events))
-                into.event_ids.append(event_id)
-            self._place += 1
-            into.events.append(
-                encode_event(
-                    position,
-                    stream,
-                    version,
-                    commit,
-                    self._now,
-                    event_id,
-                    event_type,
-                    data,
-                    metadata,
+                into.event_ids += (len(events), event_id)
+            place += 1
+            events.append(
+                pack_event(
+                    (position, stream, version, commit, now, event_id, event_type, data, metadata)
                 )
             )
-            into.placed.append((stream, event_type))
+            placed.append((stream, event_type))
+        self._place = place
         into.versions[stream] = self._versions[stream] = version
 
     def _find_repeated(self, append: Append, head: Head) -> tuple[StoredEvent, StoredEvent] | None:

@@ -4,6 +4,8 @@ A commit installs what it just evaluated; recovery, and later a replica, install
 from the log. Both come through here, so a database that was replayed is the one that ran.
 """
 
+from itertools import groupby
+
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.memtable import StreamTail
 from headwater_server.engine.records import Record
@@ -36,13 +38,18 @@ def install(state: State, record: Record, placed: list[tuple[str, str]] | None =
 def _install_events(state: State, record: Record, placed: list[tuple[str, str]]) -> None:
     active = state.active
     tails: list[StreamTail] = []
-    for (stream, event_type), stored in zip(placed, record.events, strict=True):
+    place = 0
+    # In runs: most commits append to one stream, events of one type.
+    for (stream, event_type), run in groupby(placed):
+        count = len(list(run))
         tail = state.tail_for_append(stream)
         if tail is None:
             # A stream's id is the position of its first event.
             tail = active.streams[stream] = StreamTail(active.last_position + 1, 0)
-        active.add_event(stream, tail, event_type, stored)
-        tails.append(tail)
+        active.add_events(stream, tail, event_type, record.events[place : place + count])
+        place += count
+        if record.event_ids:
+            tails += [tail] * count
     if record.event_ids:
         versions = {tail: tail.version for tail in tails}
         # Versions are given in order, so counting back from the end gives that of each event.

@@ -114,21 +114,22 @@ class MemTable:
             size += _VERSION_OVERHEAD + len(key) + (0 if value is None else len(value))
         self.size += size
 
-    def add_event(self, stream: str, tail: StreamTail, event_type: str, stored: bytes) -> None:
-        """Append a stored event at the next position, to its stream and to the indexes."""
-        self.events.append(stored)
-        position = self.last_position = self.last_position + 1
-        tail.positions.append(position)
+    def add_events(
+        self, stream: str, tail: StreamTail, event_type: str, stored: list[bytes]
+    ) -> None:
+        """Append stored events of one type at the next positions, to stream and indexes."""
+        first = self.last_position + 1
+        self.last_position += len(stored)
+        positions = range(first, self.last_position + 1)
+        self.events += stored
+        tail.positions.extend(positions)
         category = category_of(stream)
-        positions = self.categories.get(category)
-        if positions is None:
-            positions = self.categories[category] = array("Q")
-        positions.append(position)
-        positions = self.types.get(event_type)
-        if positions is None:
-            positions = self.types[event_type] = array("Q")
-        positions.append(position)
-        self.size += _EVENT_OVERHEAD + len(stored)
+        for index, name in ((self.categories, category), (self.types, event_type)):
+            found = index.get(name)
+            if found is None:
+                found = index[name] = array("Q")
+            found.extend(positions)
+        self.size += _EVENT_OVERHEAD * len(stored) + sum(map(len, stored))
 
     def add_commit(self, record: CommitRecord) -> None:
         """Close a commit: from here on `last_commit` counts it."""

@@ -94,7 +94,7 @@ class StateRepair:
                 tail = table.streams[event.stream] = StreamTail(
                     head.id if head else event.position, head.version if head else 0
                 )
-            table.add_event(event.stream, tail, event.type, b"")
+            table.add_events(event.stream, tail, event.type, [b""])
             record = records.get(event.commit)
             # If one cannot tell, it is indexed: that does no harm.
             if record is None or is_given(event, record):

@@ -165,7 +165,10 @@ class WriteBuffer:
     def _append(self, append: Append) -> None:
         self.appends.append(append)
         self.events += len(append.events)
-        self.size += sum(len(event[2]) + len(event[3]) + 64 for event in append.events)
+        size = 64 * len(append.events)
+        for event in append.events:
+            size += len(event[2]) + len(event[3])
+        self.size += size
 
     def _save_snapshot(
         self, stream: str, name: str, schema: int, version: int, state: bytes
