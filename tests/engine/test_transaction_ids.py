@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from headwater_server.engine.transaction_ids import made_before, new_transaction_id
+from headwater_server.engine.transaction_ids import made_between, new_transaction_id
 
 NOW_US = 1_700_000_000_123_456
 
@@ -21,12 +21,13 @@ def test_new_ids_of_one_millisecond_differ() -> None:
     assert len({new_transaction_id(NOW_US, source) for _ in range(1000)}) == 1000
 
 
-def test_an_id_is_older_than_a_time_if_its_millisecond_began_before() -> None:
+def test_an_id_was_made_when_its_millisecond_began() -> None:
     identity = new_transaction_id(NOW_US, random.Random(1))
     began = NOW_US // 1000 * 1000
-    assert not made_before(identity, began)
-    assert made_before(identity, began + 1)
-    assert not made_before(identity, 0)
+    assert not made_between(identity, 0, began)
+    assert made_between(identity, 0, began + 1)
+    assert made_between(identity, began, began + 1)
+    assert not made_between(identity, began + 1, 2**62)
 
 
 @pytest.mark.parametrize(
@@ -40,4 +41,4 @@ def test_an_id_is_older_than_a_time_if_its_millisecond_began_before() -> None:
     ],
 )
 def test_an_id_of_any_other_form_tells_no_time(identity: bytes) -> None:
-    assert not made_before(identity, 2**62)
+    assert not made_between(identity, 0, 2**62)

@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from headwater_protocol.errors import (
     HeadwaterError,
@@ -38,12 +38,14 @@ from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.engine.statistics import collect_statistics
 from headwater_server.engine.transaction import Transaction
-from headwater_server.engine.transaction_ids import made_before
+from headwater_server.engine.transaction_ids import UUID7_BEGAN_US, made_between
 from headwater_server.engine.views import OpenTransactions
 from headwater_server.engine.write_buffer import WriteBuffer, blind_writes
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+
+_DAY_US: Final = 24 * 3600 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Engine:
         path: str,
         file_system: FileSystem,
         database_id: bytes,
+        created: int,
         state: State,
         log: WriteAheadLog,
         sequencer: Sequencer,
@@ -78,6 +81,7 @@ class Engine:
         self.database_id = database_id
         self.read_only_reason: str | None = None
         self._path = path
+        self._created = created
         self._file_system = file_system
         self._state = state
         self._log = log
@@ -301,7 +305,7 @@ class Engine:
         if known is not None:
             ticket = self._sequencer.answer_again(transaction, known)
             return Fate("aborted" if known == ABORTED else "committed", ticket)
-        if made_before(transaction, self._forget_before()):
+        if made_between(transaction, UUID7_BEGAN_US, self._forget_before()):
             return Fate("forgotten", Ticket(0, transaction, []))
         if not resolve:
             return Fate("open", Ticket(0, transaction, []))
@@ -413,7 +417,10 @@ class Engine:
     def _known(self, transaction: bytes) -> int | None:
         """The commit number of a transaction, ABORTED, or None if it may still be committed."""
         known = self._state.transaction(transaction)
-        if known is None and made_before(transaction, self._forget_before()):
+        # An id made before the database was cannot have been committed here and be forgotten.
+        # A day is for clocks that differ.
+        seen_from = self._created - _DAY_US
+        if known is None and made_between(transaction, seen_from, self._forget_before()):
             raise TransactionForgotten(
                 f"transaction {transaction.hex()} is older than the retention of "
                 f"{self.settings.transaction_retention_us // 1_000_000} s: whether it was "

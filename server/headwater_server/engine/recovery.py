@@ -115,6 +115,7 @@ def open_engine(
             path=path,
             file_system=file_system,
             database_id=directory.database_id,
+            created=directory.created,
             state=state,
             log=log,
             sequencer=sequencer,

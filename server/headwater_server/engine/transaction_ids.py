@@ -10,6 +10,9 @@ from typing import Final
 
 _MS_US: Final = 1000
 
+UUID7_BEGAN_US: Final = 1_577_836_800_000_000
+"""The start of 2020, in microseconds: nobody made ids of version 7 before."""
+
 
 def new_transaction_id(now: int, source: random.Random) -> bytes:
     """A UUIDv7 of the time *now*, in microseconds."""
@@ -19,8 +22,12 @@ def new_transaction_id(now: int, source: random.Random) -> bytes:
     return value.to_bytes(16, "big")
 
 
-def made_before(transaction: bytes, time: int) -> bool:
-    """Whether the id says that it was made before a time, in microseconds."""
+def made_between(transaction: bytes, start: int, end: int) -> bool:
+    """Whether the id says that it was made from *start* on and before *end*, in microseconds.
+
+    One id in 64 of those that are random bytes has the form of a UUIDv7, and tells any time of
+    9,000 years. The narrower the question, the fewer of them are taken at their word.
+    """
     if transaction[6] >> 4 != 7 or transaction[8] >> 6 != 2:
         return False
-    return int.from_bytes(transaction[:6], "big") * _MS_US < time
+    return start <= int.from_bytes(transaction[:6], "big") * _MS_US < end
