@@ -23,7 +23,8 @@ import click
 
 from headwater.blocking import BlockingDatabase
 from headwater.codec import Codec
-from headwater.connecting import connect_blocking
+from headwater.connecting import connect, connect_blocking
+from headwater.database import Database
 from headwater.errors import InvalidArgument
 from headwater_protocol.limits import PORT_DEFAULT
 
@@ -55,6 +56,13 @@ class Connector:
         """The database; it is connected to on entering it."""
         try:
             return connect_blocking(self.url, codec=codec, **self._options)
+        except InvalidArgument as error:
+            raise click.UsageError(str(error)) from error
+
+    def connect_async(self, *, codec: Codec | None = None) -> Database:
+        """The same for an event loop."""
+        try:
+            return connect(self.url, codec=codec, **self._options)
         except InvalidArgument as error:
             raise click.UsageError(str(error)) from error
 
