@@ -155,6 +155,11 @@ class GroupCommit:
             if not self._in_turn:
                 self.wake()
 
+    @property
+    def busy(self) -> bool:
+        """Whether the committer has work, or waits for the disk."""
+        return self._busy or bool(self._gathering)
+
     def begin_turn(self) -> None:
         """Requests of several connections are going to be served, up to `end_turn`."""
         self._in_turn = True

@@ -38,6 +38,12 @@ milliseconds. Their commits still make large groups."""
 FLUSHES_PER_TURN_MAX: Final = 128
 """Connections that are sent to before others get their turn: about a millisecond."""
 
+LOOKS_MAX: Final = 4
+"""How often we look for more before other tasks get their turn: about a millisecond."""
+
+READY_MIN: Final = 2
+"""Connections that were ready at once, below which there will hardly be more right away."""
+
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE
 
@@ -98,11 +104,16 @@ class PlainSockets:
         descriptor: int = self._selector.fileno()
         while True:
             await trio.lowlevel.wait_readable(descriptor)
-            ready = self._selector.select(0)
-            for start in range(0, len(ready), CONNECTIONS_PER_TURN_MAX):
-                if start:
-                    await trio.lowlevel.checkpoint()
-                self._turn(ready[start : start + CONNECTIONS_PER_TURN_MAX])
+            for _ in range(LOOKS_MAX):
+                ready = self._selector.select(0)
+                for start in range(0, len(ready), CONNECTIONS_PER_TURN_MAX):
+                    if start:
+                        await trio.lowlevel.checkpoint()
+                    self._turn(ready[start : start + CONNECTIONS_PER_TURN_MAX])
+                # The way through the event loop costs as much as a few requests. Under load
+                # there is more already; but a sync that is under way must not wait for us.
+                if len(ready) < READY_MIN or self._service.group_commit.busy:
+                    break
 
     async def _serve_others(self) -> None:
         while True:
