@@ -9,7 +9,6 @@ The transaction's id is chosen by its client, and is what makes its commit exact
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from headwater_protocol import limits
@@ -35,17 +34,19 @@ _READ_SIZE: Final = 150
 """Bytes that a key, range, stream or query in a read set costs, about."""
 
 
-@dataclass(slots=True)
 class ReadSet:
     """What a serializable transaction asked of the database.
 
     Dicts for sets: conflicts are told in the order in which things were read, every time.
     """
 
-    keys: dict[bytes, None] = field(default_factory=dict)
-    ranges: dict[tuple[bytes, bytes], None] = field(default_factory=dict)
-    streams: dict[str, None] = field(default_factory=dict)
-    queries: dict[EventFilter, None] = field(default_factory=dict)
+    __slots__ = ("keys", "queries", "ranges", "streams")
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, None] = {}
+        self.ranges: dict[tuple[bytes, bytes], None] = {}
+        self.streams: dict[str, None] = {}
+        self.queries: dict[EventFilter, None] = {}
 
     def __len__(self) -> int:
         return len(self.keys) + len(self.ranges) + len(self.streams) + len(self.queries)

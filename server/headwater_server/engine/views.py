@@ -70,8 +70,11 @@ class OpenTransactions:
             TooMany: all open transactions together hold more than is allowed; this one is
                 rolled back.
         """
-        self._size += transaction.held_size - transaction.charged_size
-        transaction.charged_size = transaction.held_size
+        held = transaction.held_size
+        if held == transaction.charged_size:
+            return
+        self._size += held - transaction.charged_size
+        transaction.charged_size = held
         if self._size > self._size_max:
             size = self._size
             self.remove(transaction)
