@@ -120,6 +120,7 @@ class Database:
         if checkpoint is not None:
             checkpoint.run()
             self.engine.finish_checkpoint(checkpoint)
+            self.engine.trim_log()
 
     # Ending it.
 

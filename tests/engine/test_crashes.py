@@ -100,6 +100,7 @@ def workload(database: Database, progress: Progress) -> None:
             assert progress.checkpoint is not None
             progress.checkpoint.run()
             engine.finish_checkpoint(progress.checkpoint)
+            engine.trim_log()
     engine.seal_log()
 
 
@@ -293,5 +294,6 @@ def test_a_full_disk_stops_commits_and_checkpoints_and_loses_nothing(
     checkpoint.start_over()
     checkpoint.run()
     database.engine.finish_checkpoint(checkpoint)
+    database.engine.trim_log()
     assert picture(database.engine) == pictures[4]
     check(database.crash(), pictures, progress)

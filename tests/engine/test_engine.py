@@ -231,6 +231,7 @@ def test_every_id_is_found_again_in_whatever_order_they_were_made() -> None:
             checkpoint.run()
             assert {known: state_of(database, known) for known in fresh} == states
             database.engine.finish_checkpoint(checkpoint)
+            database.engine.trim_log()
         elif place != 3:
             database.checkpoint()
         database.sync()
@@ -612,6 +613,7 @@ def test_a_checkpoint_is_due_by_commits_or_by_bytes() -> None:
     assert database.engine.begin_checkpoint() is None
     checkpoint.run()
     database.engine.finish_checkpoint(checkpoint)
+    database.engine.trim_log()
     assert not database.engine.checkpoint_due
     assert database.engine.begin_checkpoint() is None
     database = Database(replace(SETTINGS, memtable_size_max=10_000))
@@ -642,6 +644,7 @@ def test_others_commit_and_read_while_a_checkpoint_is_between_its_ends() -> None
     database.execute(["put", b"k", b"3"], append("a", "Three"))
     check(b"3", 3)
     database.engine.finish_checkpoint(checkpoint)
+    database.engine.trim_log()
     check(b"3", 3)
     database = database.crash()
     check(b"3", 3)
@@ -660,6 +663,7 @@ def test_the_log_keeps_exactly_what_the_checkpoint_did_not_come_to() -> None:
         database.execute(["put", b"k%d" % place, bytes(40_000)])
     checkpoint.run()
     database.engine.finish_checkpoint(checkpoint)
+    database.engine.trim_log()
     assert database.engine.stats()["log_size"] <= size + 1000
     database = database.crash()
     assert database.engine.published == 6

@@ -350,6 +350,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         assert self.checkpoint is not None
         if self.checkpoint.result is not None:
             self.engine.finish_checkpoint(self.checkpoint)
+            self.engine.trim_log()
             self.checkpoint = None
             return
         if self.checkpoint.last_sequence > self.engine.durable_sequence:

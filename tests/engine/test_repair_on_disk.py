@@ -55,6 +55,7 @@ def filled(path: Path) -> None:
             assert checkpoint is not None
             checkpoint.run()
             engine.finish_checkpoint(checkpoint)
+            engine.trim_log()
     engine.close()
 
 

@@ -55,7 +55,8 @@ async def test_who_writes_faster_than_the_files_can_be_written_is_held_back() ->
             writes = [["put", b"%d" % n, b""]]
             requests.append(await client.send("execute", server.new_id(), [], [], writes))
             await wait_all_tasks_blocked()
-        assert 10 < server.engine.published < 20
+        # The frozen memtable, and the active one until it was full as well.
+        assert 5 < server.engine.published <= 11
         assert await reader.ask("get", None, b"1") == b"", "reads go on"
         server.checkpoint_disk.release()
         for request in requests:

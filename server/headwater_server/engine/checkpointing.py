@@ -1,8 +1,11 @@
-"""Checkpointing: when a checkpoint is due, and the two ends of one.
+"""Checkpointing: when a checkpoint is due, and the steps of one.
 
-begin     freeze the memtable, fix the horizon       on the thread that reads
-run       write it to the files                      anywhere; see checkpoint.py
-finish    readers turn to the files, the log goes    on the thread that reads
+    begin     freeze the memtable, fix the horizon       on the thread that reads
+    run       write it to the files                      anywhere; see checkpoint.py
+    finish    readers turn to the files                  on the thread that reads
+    trim      the log goes that is not needed any more   anywhere
+
+One runs at a time. What is committed meanwhile gathers in the next memtable.
 """
 
 from collections.abc import Callable
@@ -80,6 +83,7 @@ class Checkpointing:
         self._settings = settings
         self._clock = clock
         self._current: Checkpoint | None = None
+        self._trim_below = 0
         self.count = 0
 
     @property
@@ -90,8 +94,20 @@ class Checkpointing:
     @property
     def due(self) -> bool:
         """Whether the memtable has grown enough for a checkpoint, and none is running."""
+        return self._current is None and self._full
+
+    @property
+    def behind(self) -> bool:
+        """Whether one is running, and as much was committed since as would make another due.
+
+        Writers must wait then: two memtables are what the memory and a restart are bounded for.
+        """
+        return self._current is not None and self._full
+
+    @property
+    def _full(self) -> bool:
         active = self._state.active
-        return self._current is None and (
+        return (
             active.size >= self._settings.memtable_size_max
             or len(active.commits) >= self._settings.memtable_commits_max
         )
@@ -117,7 +133,7 @@ class Checkpointing:
         return self._current
 
     def finish(self, checkpoint: Checkpoint) -> CheckpointResult:
-        """Let readers use the files, and the log go that is not needed any more."""
+        """Let readers use the files; `trim` then lets the log go that is not needed any more."""
         assert checkpoint is self._current, "one checkpoint at a time"
         assert checkpoint.result is not None, "it has run"
         self._state.files.advance(checkpoint.result)
@@ -126,5 +142,9 @@ class Checkpointing:
         self.count += 1
         below = self._sequencer.log_needed_from(checkpoint.last_sequence)
         if below is not None:
-            self._log.trim(WalIndex(below))
+            self._trim_below = below
         return checkpoint.result
+
+    def trim(self) -> None:
+        """Remove what the finished checkpoints made needless of the log; blocks."""
+        self._log.trim(WalIndex(self._trim_below))

@@ -372,6 +372,11 @@ class Engine:
         """Whether the memtable has grown enough for a checkpoint."""
         return self._checkpoints.due
 
+    @property
+    def checkpoint_behind(self) -> bool:
+        """Whether writers must wait for the checkpoint that is running."""
+        return self._checkpoints.behind
+
     def begin_checkpoint(self) -> Checkpoint | None:
         """Freeze the memtable; None if nothing was committed, or one is under way."""
         return self._checkpoints.begin(
@@ -381,8 +386,12 @@ class Engine:
         )
 
     def finish_checkpoint(self, checkpoint: Checkpoint) -> CheckpointResult:
-        """Let readers use the files, and the log go that is not needed any more."""
+        """Let readers use the files; the log may be trimmed now."""
         return self._checkpoints.finish(checkpoint)
+
+    def trim_log(self) -> None:
+        """Remove of the log what the files have; blocks, and may run in another thread."""
+        self._checkpoints.trim()
 
     def seal_log(self) -> None:
         """Vouch for the end of the log, at a quiet moment; blocks, as `make_durable` does.

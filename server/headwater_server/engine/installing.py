@@ -45,7 +45,7 @@ def _install_events(state: State, record: Record, placed: list[tuple[str, str]])
         tail = state.tail_for_append(stream)
         if tail is None:
             # A stream's id is the position of its first event.
-            tail = active.streams[stream] = StreamTail(active.last_position + 1, 0)
+            tail = active.add_stream(stream, active.last_position + 1, 0)
         active.add_events(stream, tail, event_type, record.events[place : place + count])
         place += count
         if record.event_ids:

@@ -43,6 +43,7 @@ only one that is repeated, late, or not made of the time does."""
 _VERSION_OVERHEAD: Final = 200
 _EVENT_OVERHEAD: Final = 120
 _COMMIT_OVERHEAD: Final = 250
+_STREAM_OVERHEAD: Final = 300
 
 
 class StreamTail:
@@ -130,6 +131,12 @@ class MemTable:
                 found = index[name] = array("Q")
             found.extend(positions)
         self.size += _EVENT_OVERHEAD * len(stored) + sum(map(len, stored))
+
+    def add_stream(self, stream: str, stream_id: int, base_version: int) -> StreamTail:
+        """The tail of a stream that has had no event in here until now."""
+        tail = self.streams[stream] = StreamTail(stream_id, base_version)
+        self.size += _STREAM_OVERHEAD
+        return tail
 
     def add_commit(self, record: CommitRecord) -> None:
         """Close a commit: from here on `last_commit` counts it."""

@@ -148,6 +148,7 @@ def _replay(
             assert checkpoint is not None
             checkpoint.run()
             engine.finish_checkpoint(checkpoint)
+            engine.trim_log()
         replayed = index
         record = decode_record(encoded)
         if record.commit > state.last_commit + 1:

@@ -166,7 +166,7 @@ class State:
         if tail is None:
             head = self.head(stream)
             if head.version:
-                tail = self.active.streams[stream] = StreamTail(head.id, head.version)
+                tail = self.active.add_stream(stream, head.id, head.version)
         return tail
 
     def version_at(self, stream: str, head: Head, position: int) -> int:

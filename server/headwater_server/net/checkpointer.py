@@ -3,15 +3,13 @@
     due --> freeze --> wait until all that is frozen is durable --> write the files --> trim
                                                                    (in a thread)
 
-Readers and writers go on beside it. Only if they write so fast that the next memtable grows to
-several times its size before this one is written, the group commit is held back until it is:
-memory is bounded, and so is the replay after a crash.
+Readers and writers go on beside it. Only if they write so fast that the next memtable is full
+before this one is written, the group commit is held back until it is: memory is bounded, and so
+is the replay after a crash.
 
 A full disk is waited out; the data is safe in the log meanwhile. Any other failure ends the
 process, as a failed sync does: the restart starts from what is known to be on the disk.
 """
-
-from typing import Final
 
 import structlog
 import trio
@@ -23,9 +21,6 @@ from headwater_server.net.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
 
 _log = structlog.get_logger(__name__)
-
-BEHIND_FACTOR: Final = 2
-"""Memtables' worth of commits during one checkpoint, above which commits are held back."""
 
 
 class CheckpointFailed(Exception):
@@ -49,8 +44,7 @@ class Checkpointer:
         self._disk_retry_s = disk_retry_ms / 1000
         self._due = trio.lowlevel.ParkingLot()
         self._one_at_a_time = trio.Lock()
-        # What had been written when the checkpoint that runs was begun; None: none runs.
-        self._began: tuple[int, int] | None = None
+        self._writing = False
         group_commit.hold_while(self._is_behind)
 
     def published(self) -> None:
@@ -84,15 +78,17 @@ class Checkpointer:
                 return
             began = trio.current_time()
             await self._group_commit.wait_durable(checkpoint.last_sequence)
-            self._began = self._written()
+            self._writing = True
             try:
                 done = await self._write(checkpoint, wait_for_room=wait_for_room)
             finally:
-                self._began = None
+                self._writing = False
                 self._group_commit.wake()
             if not done:
                 return
             result = self._engine.finish_checkpoint(checkpoint)
+            # Files are removed and a directory synced, for which no reader should wait.
+            await self._run_blocking(self._engine.trim_log)
             _log.info(
                 "checkpoint",
                 commit=result.applied.commit,
@@ -125,15 +121,6 @@ class Checkpointer:
             else:
                 return
 
-    def _written(self) -> tuple[int, int]:
-        return self._engine.published, self._group_commit.written_size
-
     def _is_behind(self) -> bool:
-        if self._began is None:
-            return False
-        commit, size = self._written()
-        settings = self._engine.settings
-        return (
-            commit - self._began[0] > BEHIND_FACTOR * settings.memtable_commits_max
-            or size - self._began[1] > BEHIND_FACTOR * settings.memtable_size_max
-        )
+        # Not while it waits for its own commits to be durable: they are in the groups held back.
+        return self._writing and self._engine.checkpoint_behind
