@@ -10,6 +10,8 @@ See load.c for the load, and workloads.py for what is asked.
 
 import argparse
 import random
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -155,6 +157,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="a Markdown page to put the report into")
     parser.add_argument("--directory", type=Path, help="where the data goes; default: temporary")
     given = parser.parse_args()
+    # So that whoever ends us ends the servers, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if given.quick:
         given.rounds, given.seconds, given.warm_up = 2, 0.5, 0.3
     only = set(given.only.split(",")) if given.only else None

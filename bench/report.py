@@ -68,6 +68,7 @@ class Verdict:
     values: tuple[float, ...]
     target: float
     at_most: bool = False
+    cpu_ratio: float | None = None
 
     @property
     def median(self) -> float:
@@ -83,7 +84,8 @@ class Verdict:
         spread = f"{_figure(min(self.values))} to {_figure(max(self.values))}"
         return (
             f"| {self.title} | {self.against} | {_figure(self.median)} | {spread} "
-            f"| {sign} {_figure(self.target)} | {'yes' if self.holds else 'no'} |"
+            f"| {sign} {_figure(self.target)} | {'yes' if self.holds else 'no'} "
+            f"| {'' if self.cpu_ratio is None else _figure(self.cpu_ratio)} |"
         )
 
 
@@ -96,8 +98,10 @@ def verdicts_of(row: Row) -> Iterator[Verdict]:
     for rival, target in row.targets.items():
         values = row.ratios(rival)
         if values:
-            against = "a second" if rival == "rate" else f"times {rival}"
-            yield Verdict(row.title, against, tuple(values), target)
+            absolute = rival == "rate"
+            against = "a second" if absolute else f"times {rival}"
+            cpu_ratio = None if absolute else row.cpu_ratio(rival)
+            yield Verdict(row.title, against, tuple(values), target, cpu_ratio=cpu_ratio)
 
 
 def text(
@@ -108,8 +112,8 @@ def text(
 ) -> str:
     """The report in Markdown."""
     lines = [
-        "| what | against | median | spread | target | holds |",
-        "|---|---|---|---|---|---|",
+        "| what | against | median | spread | target | holds | per CPU second |",
+        "|---|---|---|---|---|---|---|",
         *(verdict.line() for verdict in verdicts),
         "",
         "| workload | server | a second | p50 µs | p99 µs | p99.9 µs | CPU s per 1,000 | MiB |",

@@ -107,7 +107,13 @@ class _Rival:
     def _run(self, command: Sequence[str], user: str | None = None) -> None:
         with (self.directory / "server.log").open("ab") as log:
             self._child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=user
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=user,
+                # As Headwater: a session of its own, which the kernel gives a share of its own.
+                start_new_session=True,
             )
         until = time.monotonic() + START_S_MAX
         while True:
