@@ -6,6 +6,8 @@ Each measurement gives the same workload twice, with and without what is in ques
 import random
 import subprocess
 import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +15,19 @@ from typing import Final
 
 from bench.load import Load, Measured
 from bench.servers import Headwater
-from bench.workloads import WORKLOADS, Workload, fill
+from bench.workloads import KEYS, VALUE, WORKLOADS, Workload, fill, key
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.net.server import open_directory
+from headwater_server.net.settings import ServerSettings
 
 SLOW_SYNC_US: Final = 50_000
 NO_CHECKPOINT: Final = ("--checkpoint-commits", "100000000", "--checkpoint-size", "4000")
 OFTEN: Final = ("--checkpoint-commits", "5000")
+REPLAYED: Final = 50_000
+"""Commits of the log that is replayed: as many as there are before a checkpoint."""
+
+_GROUP: Final = 250
+
 WRITERS: Final = 4
 """Connections that put while the reads are measured: a quiet disk would slow nobody."""
 
@@ -90,19 +100,29 @@ def _reads_beside_puts(load: Load, server: Headwater, seconds: float) -> Measure
 
 
 def recovery(load: Load, directory: Path, rounds: int, seconds: float) -> list[float]:
-    """Commits of the log that a start after kill -9 replays in a second."""
+    """Commits of the log that a start replays in a second; the log was left as by kill -9."""
     rates: list[float] = []
     for number in range(rounds):
-        server = Headwater(directory / f"killed-{number}", NO_CHECKPOINT)
-        server.start()
-        make = _workload("put-16-deep").scripts["headwater"]
-        scripts = [make(random.Random(each), each) for each in range(32)]
-        run = load.run("headwater", server.port, scripts, depth=16, warm_up_s=0, measure_s=seconds)
-        server.process.kill()
-        replayed = server.process.start()
-        server.process.stop()
-        # Stopped in order, it has nothing to replay: what is left is the start itself.
-        started = server.process.start()
-        server.process.stop()
-        rates.append(run.requests / max(replayed - started, 1e-6))
+        path = directory / f"log-{number}"
+        path.mkdir(parents=True)
+        settings = ServerSettings(
+            data=str(path / "data"),
+            engine=EngineSettings(memtable_commits_max=2 * REPLAYED, memtable_size_max=1 << 32),
+        )
+        engine = open_directory(settings)
+        for first in range(0, REPLAYED, _GROUP):
+            for place in range(first, first + _GROUP):
+                put = ["put", key(place % KEYS), VALUE]
+                ids = uuid.uuid4().bytes
+                engine.execute(ids, user=0, conditions=[], reads=None, writes=[put])
+            group = engine.take_group()
+            assert group is not None
+            engine.make_durable(group)
+            engine.publish(group)
+        engine.close()
+        began = time.perf_counter()
+        engine = open_directory(settings)
+        rates.append(REPLAYED / (time.perf_counter() - began))
+        assert engine.published == REPLAYED
+        engine.close()
     return rates
