@@ -5,7 +5,8 @@ What is lost with a link depends on what was asked:
     a read outside a transaction     asked once more, on a new link
     a write in one round trip        sent again with the same transaction id until it is
                                      answered or `retry_timeout` is over: the server knows an id
-                                     that it has committed, and answers as the first time
+                                     that it has committed, and answers as the first time; a
+                                     refusal counts once the lost copy is fenced off
     all else                         ConnectionLost, or CommitUnknown while committing
 
 A server that does not answer is tried again with growing pauses, however often it is used: an
@@ -16,7 +17,15 @@ import random
 from typing import Any, Final
 
 from headwater.address import Address
-from headwater.errors import CommitUnknown, ConnectionLost, ShuttingDown, TimedOut
+from headwater.errors import (
+    CommitUnknown,
+    ConnectionLost,
+    HeadwaterError,
+    HistoryGone,
+    ShuttingDown,
+    TimedOut,
+    TransactionAborted,
+)
 from headwater.handshake import greet
 from headwater.link import Link
 from headwater.runtime import Options, Runtime
@@ -129,7 +138,7 @@ class Channel:
             ConnectionLost: `retry_timeout` is over, and it was never sent.
         """
         deadline = self.runtime.now() + self.options.retry_timeout
-        sent = False
+        sent = unanswered = False
         pauses = Pauses(PAUSE_FIRST, PAUSE_MAX)
         while True:
             try:
@@ -141,11 +150,28 @@ class Channel:
             except (ConnectionLost, CommitUnknown, ShuttingDown) as error:
                 if not error.retryable and not isinstance(error, CommitUnknown):
                     raise
-                pause = pauses.next()
-                if self.runtime.now() + pause >= deadline:
-                    if not sent:
+                cause: HeadwaterError = error
+                unanswered = sent
+            except HeadwaterError as refusal:
+                # A copy that was not answered may still be on its way, and the server may take
+                # it later, when it is writable again say. Behind a fence it cannot.
+                if not unanswered or isinstance(refusal, TransactionAborted | HistoryGone):
+                    raise
+                try:
+                    link = await self.link()
+                    state, _ = await link.ask("status", transaction, True)
+                except HeadwaterError as error:
+                    cause = error
+                else:
+                    if state == "aborted":
                         raise
-                    raise commit_unknown(transaction, error) from error
+                    # Committed meanwhile: asked again, it gets its answer.
+                    cause = refusal
+            pause = pauses.next()
+            if self.runtime.now() + pause >= deadline:
+                if not sent:
+                    raise cause
+                raise commit_unknown(transaction, cause) from cause
             await self.runtime.sleep(pause)
 
     def close(self) -> None:

@@ -97,6 +97,47 @@ def test_a_write_is_sent_again_with_the_same_id_until_it_is_answered(
     assert len({came.arguments[0] for came in sent}) == 1
 
 
+def test_a_refusal_counts_only_once_the_copy_that_was_lost_is_fenced_off(
+    face: str, server: FakeServer
+) -> None:
+    # The lost copy can still be on its way, and be taken when the server is writable again.
+    server.on("execute", server.DROP, headwater.ReadOnly("full"))
+    server.on("status", ["aborted", None])
+
+    async def scenario(db: headwater.Database) -> None:
+        with pytest.raises(headwater.ReadOnly):
+            await db.put("a", 1)
+
+    run_on(face, server.url, scenario)
+    (sent, _) = server.named("execute")
+    (asked,) = server.named("status")
+    assert asked.arguments == [sent.arguments[0], True]
+
+
+def test_a_refusal_after_a_lost_copy_that_committed_is_none(face: str, server: FakeServer) -> None:
+    committed: list[Any] = [8, 1_000_000, None, None, {}]
+    server.on("execute", server.DROP, headwater.ReadOnly("full"), [committed, []])
+    server.on("status", ["committed", committed])
+
+    async def scenario(db: headwater.Database) -> None:
+        assert (await db.put("a", 1)).commit == 8
+
+    run_on(face, server.url, scenario)
+
+
+def test_a_refusal_that_cannot_be_fenced_leaves_the_write_unknown(
+    face: str, server: FakeServer
+) -> None:
+    server.on("execute", server.DROP, headwater.ReadOnly("full"))
+    server.on("status", headwater.ReadOnly("full"))
+
+    async def scenario(db: headwater.Database) -> None:
+        with pytest.raises(headwater.CommitUnknown):
+            await db.put("a", 1)
+
+    run_on(face, server.url, scenario, retry_timeout=0.3)
+
+
 def test_a_write_that_is_never_answered_is_unknown(face: str, server: FakeServer) -> None:
     server.on("execute", server.DROP)
 
