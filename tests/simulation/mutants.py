@@ -224,9 +224,9 @@ def behind_the_batch(right: Any) -> Any:
     return fall_behind
 
 
-def from_what_was_handed_out(right: Any) -> Any:
+def one_event_early(right: Any) -> Any:
     async def reopen(self: Any) -> None:
-        self._received = self.position
+        self._received = max(0, self._received - 1)
         await right(self)
 
     return reopen
@@ -452,10 +452,10 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     Mutant(
-        "the client subscribes again after what it handed out",
+        "a client that lost its connection subscribes again one event early",
         client_subscription.Subscription,
         "_reopen",
-        from_what_was_handed_out,
+        one_event_early,
         FEED,
         "both",
     ),

@@ -117,11 +117,11 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
         settings=_settings(dice),
         segment_size=dice.choice((8 * 1024, 16 * 1024, 64 * 1024)),
         latency=Latency(
-            sync_s=dice.choice((0.0005, 0.002, 0.01, 0.1)),
+            sync_s=dice.choice((0.0005, 0.002, 0.01, 0.1, 0.5)),
             call_s=dice.choice((0.0002, 0.002)),
             slow_share=dice.choice((0.02, 0.1, 0.3)),
         ),
-        network=_network(dice, faulty=kind in ("network", "both")),
+        network=_network(dice, faulty=kind in ("network", "both") or dice.random() < 0.2),
         troubles=tuple(_troubles(dice, kind)),
         flips=dice.choice((1, 1, 3)) if kind == "rot" else 0,
         read_errors=dice.choice((0.01, 0.05)) if kind == "reads" else 0.0,

@@ -1,7 +1,7 @@
 """The trace: a hash of all that happens in a world, and its last lines for who must debug it."""
 
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from typing import Any, Final
 
 import trio
@@ -14,12 +14,13 @@ class Trace:
     """Everything that happens, in order. Two worlds of one seed have the same digest.
 
     Attributes:
+        counts: how often what happened.
         lines: the last ones; all of them if *full*.
     """
 
     def __init__(self, *, full: bool = False) -> None:
         self._hash = hashlib.blake2b(digest_size=16)
-        self.count = 0
+        self.counts: Counter[str] = Counter()
         self.lines: deque[tuple[float, tuple[Any, ...]]] = deque(
             maxlen=None if full else _LINES_MAX
         )
@@ -27,7 +28,7 @@ class Trace:
     def add(self, *what: Any) -> None:
         """Something happened."""
         now = trio.current_time()
-        self.count += 1
+        self.counts[what[0]] += 1
         self._hash.update(repr((now, what)).encode())
         self.lines.append((now, what))
 

@@ -98,8 +98,9 @@ class World:
             "lives": self._machine.lives,
             "attempts": len(self.history.attempts),
             "commits": self.history.acknowledged,
-            "disk calls": self._machine.disk.calls,
-            "traced": self.trace.count,
+            "disk calls": self.trace.counts["disk"],
+            "deaths": self.trace.counts["death"],
+            "network faults": self.trace.counts["fate"],
         }
 
     def keep_log(self, entry: dict[str, Any]) -> None:
