@@ -246,12 +246,10 @@ def take_page(found: Iterator[tuple[bytes, bytes]], limit: int) -> ScanPage:
     """Fill a page from a scan of stored items, whose keys lose the byte of their space."""
     items: list[bytes] = []
     size = 0
-    for key, value in found:
-        if len(items) >= 2 * limit:
-            return ScanPage(items, more=True)
+    size_max = limits.PAGE_SIZE_MAX
+    for count, (key, value) in enumerate(found):
         size += len(key) + len(value)
-        if items and size > limits.PAGE_SIZE_MAX:
+        if count >= limit or (size > size_max and count):
             return ScanPage(items, more=True)
-        items.append(key[1:])
-        items.append(value)
+        items += (key[1:], value)
     return ScanPage(items, more=False)

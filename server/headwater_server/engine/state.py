@@ -129,10 +129,12 @@ class State:
                 ahead = next(stored, None)
             if value is not None:
                 yield key, value
-        while ahead is not None:
-            if ahead[2] is not None:
-                yield ahead[0], ahead[2]
-            ahead = next(stored, None)
+        if ahead is not None and ahead[2] is not None:
+            yield ahead[0], ahead[2]
+        # Beyond the last key of the memtables, which is all of it for most of history.
+        for key, _, value in stored:
+            if value is not None:
+                yield key, value
 
     def changed_in_range(
         self, start: bytes, end: bytes | None, after: int
