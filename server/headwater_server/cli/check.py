@@ -49,8 +49,11 @@ def show(report: Report) -> None:
     for note in report.notes:
         click.echo(f"note: {note}")
     count = len(report.findings) + report.more
+    logged = ""
+    if report.logged_commits:
+        logged = f", and {report.logged_commits} commits more in the write-ahead log"
     click.echo(
-        f"{report.commits} commits, {report.events} events, {report.keys} keys: "
+        f"{report.commits} commits, {report.events} events, {report.keys} keys{logged}: "
         + ("all is well" if report.is_clean else f"{count} damaged")
     )
 

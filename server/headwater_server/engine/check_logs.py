@@ -95,6 +95,8 @@ def check_write_ahead_log(
             return
         last = record.commit
         position += len(record.events)
+        report.logged_commits += 1
+        report.logged_events += len(record.events)
     if unfinished > last:
         what = f"the state store holds commits up to {unfinished}, the log only up to {last}"
         remedy = "what the state store has of later commits is taken back"

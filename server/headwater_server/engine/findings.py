@@ -72,7 +72,8 @@ class Report:
         more: how many more there are than were kept.
         notes: what is worth a word and is not wrong.
         applied: what the last checkpoint had made durable.
-        keys, events, commits: how many were looked at.
+        keys, events, commits: how many were looked at in the files.
+        logged_commits, logged_events: those that only the write-ahead log has yet.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -82,6 +83,8 @@ class Report:
     keys: int = 0
     events: int = 0
     commits: int = 0
+    logged_commits: int = 0
+    logged_events: int = 0
 
     @property
     def is_clean(self) -> bool:
