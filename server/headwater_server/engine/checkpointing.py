@@ -105,11 +105,22 @@ class Checkpointing:
         return self._current is not None and self._full
 
     @property
+    def overdue(self) -> bool:
+        """Whether a replay must stop for one: the memtable holds more than two may.
+
+        Before that it is sooner done with the log, and the checkpoint runs beside the readers.
+        """
+        return self._current is None and self._filled(2)
+
+    @property
     def _full(self) -> bool:
+        return self._filled(1)
+
+    def _filled(self, memtables: int) -> bool:
         active = self._state.active
         return (
-            active.size >= self._settings.memtable_size_max
-            or len(active.commits) >= self._settings.memtable_commits_max
+            active.size >= memtables * self._settings.memtable_size_max
+            or len(active.commits) >= memtables * self._settings.memtable_commits_max
         )
 
     def begin(self, *, published: int, views: list[int], forget_before: int) -> Checkpoint | None:

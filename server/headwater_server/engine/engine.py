@@ -373,6 +373,11 @@ class Engine:
         return self._checkpoints.due
 
     @property
+    def checkpoint_overdue(self) -> bool:
+        """Whether a replay must make a checkpoint before it goes on."""
+        return self._checkpoints.overdue
+
+    @property
     def checkpoint_behind(self) -> bool:
         """Whether writers must wait for the checkpoint that is running."""
         return self._checkpoints.behind

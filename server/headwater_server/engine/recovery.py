@@ -143,7 +143,7 @@ def _replay(
     for index, encoded in records(log.read(WalIndex(log.first_index - 1))):
         # Between two entries only: a checkpoint lets those go that it has come to, and within
         # one that would take commits along that it has not.
-        if index != replayed and engine.checkpoint_due:
+        if index != replayed and engine.checkpoint_overdue:
             checkpoint = engine.begin_checkpoint()
             assert checkpoint is not None
             checkpoint.run()

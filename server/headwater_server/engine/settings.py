@@ -27,7 +27,7 @@ class EngineSettings:
     """Estimated bytes of the memtable at which a checkpoint is due. Two of them, the frozen and
     the active one, and the checkpoint's batch may stand in memory at once."""
 
-    memtable_commits_max: int = 32_000
+    memtable_commits_max: int = 24_000
     """Commits in the memtable at which a checkpoint is due. It bounds the replay after a crash,
     of the frozen and the active memtable, to what takes well below two seconds."""
 
