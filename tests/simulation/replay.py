@@ -43,8 +43,11 @@ from tests.simulation.history import (
 
 
 def fold(schema: int, elements: Iterable[str], state: Any = None) -> dict[str, Any]:
-    """The aggregate of the aggregates' workload: it forgets nothing, not even the order."""
-    count, digest = (0, 0) if state is None else (state["count"], state["digest"])
+    """The aggregate of the aggregates' workload.
+
+    It forgets nothing, not even the order, and code of another schema comes to another state.
+    """
+    count, digest = (0, schema) if state is None else (state["count"], state["digest"])
     for element in elements:
         count += 1
         for letter in element:
