@@ -10,6 +10,7 @@ else (TLS, memory) is a trio Stream, and only the writer sends on it.
 """
 
 import socket
+from abc import abstractmethod
 from types import TracebackType
 from typing import Final
 
@@ -80,11 +81,13 @@ class TrioLink(Link):
                     await trio.sleep(request_timeout / CHECKS_PER_TIMEOUT)
                     self.check_overdue(request_timeout)
 
+    @abstractmethod
     async def _read(self) -> None:
-        raise NotImplementedError
+        """Take what comes, until the peer ends or the link is closed."""
 
+    @abstractmethod
     async def _write(self) -> None:
-        raise NotImplementedError
+        """Send what is queued, until the link is closed."""
 
 
 class TrioSocketLink(TrioLink):

@@ -184,6 +184,16 @@ def test_users_of_a_server_that_does_not_run_are_kept_in_its_directory(tmp_path:
         assert db.users() == ["ann"]
 
 
+def test_the_first_user_can_be_there_before_the_first_start(tmp_path: Path) -> None:
+    data = str(tmp_path / "not there yet")
+    listed = call("user", "list", "--data", data)
+    assert listed.exit_code == 2
+    assert "does not exist" in listed.stderr
+    added = call("user", "add", "ann", "--data", data, "--password-stdin", input="pencil\n")
+    assert added.exit_code == 0, added.output
+    assert call("user", "list", "--data", data).stdout.splitlines()[-1] == "ann"
+
+
 def test_settings_come_from_flags_then_the_environment_then_a_file(
     server: ServerProcess, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headwater_protocol.errors import ConditionFailed, InvalidArgument
+from headwater_protocol.errors import ConditionFailed, HistoryGone, InvalidArgument
 from headwater_protocol.numbers import ANY, NO_STREAM, STREAM_EXISTS
 from tests.engine.database import SETTINGS, Database
 
@@ -96,8 +96,9 @@ def test_unchanged_since_a_commit_below_the_history_window_is_refused() -> None:
     database.now += SETTINGS.history_window_us + 1
     database.checkpoint()
     assert holds(database, ["unchanged", b"", None, 2])
-    with pytest.raises(InvalidArgument, match="known from commit 2 on"):
+    with pytest.raises(HistoryGone, match="known from commit 2 on") as raised:
         database.execute(conditions=[["unchanged", b"", None, 1]])
+    assert raised.value.details == {"oldest": 2}
 
 
 def test_all_conditions_that_fail_are_told_with_the_expectations_of_the_writes() -> None:

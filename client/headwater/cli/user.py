@@ -17,13 +17,19 @@ from headwater.cli.connection_options import Connector, connection_options
 OFFLINE: Final = "headwater.offline"
 
 
-def _options(command: Callable[..., None]) -> Callable[..., None]:
+def _options(command: Callable[..., None], *, exists: bool = True) -> Callable[..., None]:
     with_data: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
         "--data",
-        type=click.Path(exists=True, file_okay=False),
-        help="The data directory of a server that does not run, in place of --url.",
+        type=click.Path(exists=exists, file_okay=False),
+        help="The data directory of a server that does not run, in place of --url."
+        + ("" if exists else " It is made if it is not there."),
     )
     return with_data(connection_options(command))
+
+
+def _options_before_the_first_start(command: Callable[..., None]) -> Callable[..., None]:
+    # A server that others can reach does not start without a user, so one can come first.
+    return _options(command, exists=False)
 
 
 def _new_password(from_stdin: bool) -> str:
@@ -57,7 +63,7 @@ def user() -> None:
 
 
 @user.command()
-@_options
+@_options_before_the_first_start
 @_password_stdin
 @click.argument("name")
 def add(connector: Connector, data: str | None, password_stdin: bool, name: str) -> None:

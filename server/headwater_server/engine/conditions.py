@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from headwater_protocol.errors import InvalidArgument
+from headwater_protocol.errors import HistoryGone, InvalidArgument
 from headwater_server.engine import keyspaces
 from headwater_server.engine.evaluation import describe_winner, expectation_failure
 from headwater_server.engine.reading import user_range
@@ -13,7 +13,8 @@ def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[st
     """Which conditions do not hold, each described; all of them, not only the first.
 
     Raises:
-        InvalidArgument: a condition asks about what was not committed yet, or is forgotten.
+        InvalidArgument: a condition asks about what was not committed yet.
+        HistoryGone: a condition asks about what is not known any more.
     """
     failures: list[dict[str, Any]] = []
     for condition in conditions:
@@ -53,9 +54,10 @@ def _check_unchanged(
             f"the newest is {state.last_commit}"
         )
     if commit < state.files.horizon and commit < state.files.applied_commit:
-        raise InvalidArgument(
+        raise HistoryGone(
             f"unchanged since commit {commit}: changes are known from commit "
-            f"{state.files.horizon} on"
+            f"{state.files.horizon} on",
+            details={"oldest": state.files.horizon},
         )
     first, last = user_range(start, end)
     changed = state.changed_in_range(first, last, commit)
