@@ -18,8 +18,9 @@ so a draw more in one place does not change all others.
 """
 
 import random
+import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 
@@ -91,16 +92,31 @@ def _cooperative_locks() -> Iterator[None]:
 
 @contextmanager
 def _log_into(keep: LogKeeper) -> Iterator[None]:
+    """Hand every line of the server's log to *keep*, however this process logged before.
+
+    A logger may have been told to remember, at its first line, how it was configured then. Such
+    a memory would outlive the world; or, if it is older, keep the world's lines from the trace.
+    So each module gets a new logger, and for as long as the world lasts none remembers anything.
+    """
+
     def processor(_logger: object, level: str, entry: Any) -> Any:
         keep({"level": level, **entry})
         raise structlog.DropEvent
 
     before = structlog.get_config()
-    structlog.configure(processors=[structlog.processors.format_exc_info, processor])
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
+    structlog.reset_defaults()
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, processor],
+        cache_logger_on_first_use=False,
+    )
+    with ExitStack() as modules:
+        for name, module in sorted(sys.modules.items()):
+            if name.startswith("headwater_server.") and hasattr(module, "_log"):
+                modules.enter_context(replaced(module, "_log", structlog.get_logger()))
+        try:
+            yield
+        finally:
+            structlog.configure(**before)
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+import structlog
 
+from headwater_server.net import logs, service
 from tests.simulation.plan import draw
 from tests.simulation.run import run_seed, story
 from tests.simulation.world import run_world
@@ -55,6 +57,23 @@ def test_a_world_does_not_depend_on_the_process_in_which_it_runs() -> None:
         digests.add(done.stdout)
     assert len(digests) == 1
     assert len(set(digests.pop().split())) == len(seeds)
+
+
+def test_a_world_does_not_depend_on_how_the_process_logged_before() -> None:
+    # A server that a test started in this process had its loggers remember its own settings at
+    # their first line. The first world after it taught them its own, and had them for itself:
+    # the second one of the same seed had no log in its trace.
+    expected = run_world(draw(2)).digest
+    before = structlog.get_config()
+    logs.configure("console", "error")
+    try:
+        service._log.info("a line that teaches the logger")
+        assert run_world(draw(2)).digest == expected
+        assert run_world(draw(2)).digest == expected
+        assert structlog.get_config()["cache_logger_on_first_use"]
+    finally:
+        structlog.configure(**before)
+        vars(service._log).pop("bind", None)
 
 
 def test_a_failure_tells_its_seed_and_how_to_have_it_again() -> None:
