@@ -14,6 +14,12 @@ from headwater_protocol import limits
 from headwater_server.engine import keyspaces
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EVERYTHING, EventFilter
+from headwater_server.engine.listing import (
+    CategoriesPage,
+    StreamsPage,
+    list_categories,
+    list_streams,
+)
 from headwater_server.engine.state import State
 
 _BATCH: Final = 512
@@ -111,6 +117,18 @@ class Reader:
         if wanted == EVERYTHING:
             return self._read_log(after, upto, limit, reverse)
         return self._read_filtered(after, upto, wanted, limit, reverse)
+
+    def list_streams(self, prefix: str, after: str | None, limit: int) -> StreamsPage:
+        """Streams whose names begin with *prefix*, after a name, with their versions."""
+        return list_streams(
+            self._state, self.position, prefix, after, limit, examined_max=self._examined_max
+        )
+
+    def list_categories(self, after: str | None, limit: int) -> CategoriesPage:
+        """Categories after a name, with their counts of events."""
+        return list_categories(
+            self._state, self.position, after, limit, examined_max=self._examined_max
+        )
 
     # What lies below.
 
