@@ -419,7 +419,7 @@ def test_a_missing_segment_is_corruption() -> None:
     segments = segments_of(disk)
     assert len(segments) > 3
     disk.remove(segments[2])
-    with pytest.raises(DamagedFile, match="but the segment before it ends with entry") as refusal:
+    with pytest.raises(DamagedFile, match="but the one before it ends with entry") as refusal:
         open_log(disk)
     assert refusal.value.details["file"] == segments[3]
 

@@ -12,13 +12,14 @@ from headwater_protocol.errors import DamagedFile
 from headwater_protocol.limits import EVENTS_MAX
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.events import StoredEvent, decode_event
-from headwater_server.engine.findings import Counter, Finding, Kind, Report, reason_of
+from headwater_server.engine.findings import Counter, Finding, Kind, Report
 from headwater_server.engine.index_keys import Applied
 from headwater_server.engine.records import decode_record
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.file_write_ahead_log import check_files, read_files
+from headwater_server.storage.log_segment import reason_of
 from headwater_server.storage.write_ahead_log import WalIndex, records
 
 LOST_TRANSACTION: Final = bytes(16)
@@ -75,7 +76,10 @@ def check_write_ahead_log(
             Finding(Kind.LOG, damage.path, damage.offset, damage.describe(), CUT_LOG, damage.index)
         )
     elif damage is not None:
-        report.notes.append(f"{damage.describe()}; the next start keeps a copy and cuts it")
+        report.notes.append(
+            f"{damage.path} at offset {damage.offset}: {damage.describe()}; "
+            "the next start keeps a copy and cuts it"
+        )
     if report.has(Kind.APPLIED):
         return
     last = applied.commit

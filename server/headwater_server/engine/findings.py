@@ -8,6 +8,7 @@ from typing import Final
 
 from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.index_keys import Applied
+from headwater_server.storage.log_segment import reason_of
 
 FINDINGS_MAX: Final = 1000
 """Findings that are kept. More are counted: what went wrong is clear by then."""
@@ -115,15 +116,6 @@ class Report:
             yield
         except DamagedFile as error:
             self.add_error(kind, file, error, remedy)
-
-
-def reason_of(error: DamagedFile) -> str:
-    """The message of a DamagedFile without the place, which stands beside it."""
-    file = str(error.details.get("file", ""))
-    message = error.message
-    for prefix in (f"{file} at offset {error.details.get('offset')}: ", f"{file}: "):
-        message = message.removeprefix(prefix)
-    return message
 
 
 class Counter:

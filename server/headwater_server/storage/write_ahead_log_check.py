@@ -29,6 +29,7 @@ from headwater_server.storage.log_segment import (
     damaged,
     end_of_data,
     find_entries,
+    reason_of,
 )
 from headwater_server.storage.segmented_log import Segment, SegmentedLog
 from headwater_server.storage.write_ahead_log import WalIndex
@@ -129,10 +130,7 @@ def check_log(log: SegmentedLog, *, vouched: WalIndex) -> LogReport:
             return _report(log, place, walk, damage)
     if walk.chain.index >= vouched:
         return _report(log, last, walk, None)
-    reason = (
-        f"{log.segments[last].path} at offset {walk.end}: the log ends with entry "
-        f"{walk.chain.index}, but entry {vouched} was durable"
-    )
+    reason = f"the log ends with entry {walk.chain.index}, but entry {vouched} was durable"
     damage = _inquest(log, last, walk.end, walk.chain, reason, sure=True, vouched=vouched)
     return _report(log, last, walk, damage)
 
@@ -145,17 +143,17 @@ def _begin(segment: Segment, chain: ChainEnd | None) -> tuple[ChainEnd, str | No
     header = segment.header
     if header is None or segment.problem is not None:
         before = chain or replace(CHAIN_START, index=WalIndex(segment.first_index - 1))
-        return before, segment.problem.message if segment.problem else "no header"
+        return before, reason_of(segment.problem) if segment.problem else "no header"
     before = chain_before(segment.first_index, header.attachment)
     if chain is None:
         return before, None
     if before.index != chain.index:
         return chain, (
-            f"{segment.path} begins with entry {segment.first_index}, "
-            f"but the segment before it ends with entry {chain.index}"
+            f"the segment begins with entry {segment.first_index}, "
+            f"but the one before it ends with entry {chain.index}"
         )
     if before.hash != chain.hash or before.epoch < chain.epoch:
-        return chain, f"{segment.path} does not carry on the chain of the segment before it"
+        return chain, "it does not carry on the chain of the segment before it"
     return replace(chain, epoch=before.epoch), None
 
 
@@ -196,8 +194,6 @@ def _walk(log: SegmentedLog, segment: Segment, chain: ChainEnd, entries: int) ->
         if reason is None and segment.file.size() < size_made:
             reason = f"the file ends after {segment.file.size()} bytes of {size_made}"
             is_misfit = True
-    if reason is not None:
-        reason = f"{segment.path} at offset {scanner.offset}: {reason}"
     return _Walk(chain, scanner.offset, group, entries, reason, is_misfit)
 
 
