@@ -41,17 +41,31 @@ class Event:
         metadata: likewise, about the event rather than of it; None: nothing.
         id: unique in its stream. None: one is derived from the transaction's id, which costs
             no index. Give one to make an append idempotent across transactions.
+        tags: what the event concerns, "course:c1" for example, for queries; up to 64, each of 1
+            to 256 bytes, none twice.
     """
 
     type: str
     data: Any = None
     metadata: Any = None
     id: UUID | None = None
+    tags: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if type(self.tags) is not tuple:
+            if isinstance(self.tags, str):
+                raise InvalidArgument(f"tags: a list of tags is wanted, not {self.tags!r:.60}")
+            object.__setattr__(self, "tags", tuple(self.tags))
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedEvent:
-    """An event as it stands in a stream."""
+    """An event as it stands in a stream.
+
+    Attributes:
+        tags: in the order in which they were given.
+        erased: its data and metadata were erased for good, and are None.
+    """
 
     position: Position
     stream: str
@@ -62,6 +76,8 @@ class RecordedEvent:
     type: str
     data: Any
     metadata: Any
+    tags: tuple[str, ...] = ()
+    erased: bool = False
 
 
 class EventBatch(Sequence[RecordedEvent]):
@@ -196,8 +212,11 @@ class Pong:
 
 
 def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
-    """An event out of its place on the wire: its nine members, data and metadata as bytes."""
-    position, stream, version, commit, time, identity, kind, data, metadata = fields
+    """An event out of its place on the wire, with data and metadata as bytes.
+
+    One that an older server kept has nine members: no tags.
+    """
+    position, stream, version, commit, time, identity, kind, data, metadata, *rest = fields
     try:
         return RecordedEvent(
             position,
@@ -207,12 +226,15 @@ def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
             _EPOCH + timedelta(microseconds=time),
             UUID(bytes=identity),
             kind,
-            codec.decode(data),
+            None if data is None else codec.decode(data),
             codec.decode(metadata) if metadata else None,
+            tuple(rest[0]) if rest else (),
+            data is None,
         )
     except Exception:
         # Once more, slowly, to say which event and which part of it.
-        decode_with(codec, data, f"event {version} of {stream}: data")
+        if data is not None:
+            decode_with(codec, data, f"event {version} of {stream}: data")
         if metadata:
             decode_with(codec, metadata, f"event {version} of {stream}: metadata")
         raise

@@ -18,6 +18,7 @@ from headwater_protocol.operations import (
     NAME,
     SCHEMA,
     STREAM,
+    TAGS,
     VERSION,
     WRITE,
 )
@@ -147,7 +148,15 @@ class Writes:
             identity = None if event.id is None else event.id.bytes
         except AttributeError:
             raise InvalidArgument(f"{place}: id: a UUID is wanted, not {event.id!r:.60}") from None
-        return [identity, event.type, data, metadata], len(data) + len(metadata) + len(event.type)
+        size = len(data) + len(metadata) + len(event.type)
+        if not event.tags:
+            return [identity, event.type, data, metadata], size
+        tags = list(event.tags)
+        TAGS(tags, f"{place}: tags")
+        # A character is four bytes at most. The rest is what keeps a request of nothing but
+        # short tags below REQUEST_ITEMS_MAX.
+        size += 4 * sum(map(len, tags)) + 8 * len(tags)
+        return [identity, event.type, data, metadata, tags], size
 
     def _keep(self, write: list[Any], size: int) -> None:
         size += WRITE_OVERHEAD_SIZE

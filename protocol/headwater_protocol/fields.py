@@ -209,17 +209,24 @@ class Nullable:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """An array of a bounded count, every item of one field."""
+    """An array of a bounded count, every item of one field; no two alike if they are *unique*."""
 
     item: Field
     count_max: int
     count_min: int = 0
+    unique: bool = False
 
     def check(self, value: Any) -> None:
         self._check_count(value)
         check = self.item.check
         for member in value:
             check(member)
+        self._check_unique(value)
+
+    def _check_unique(self, value: list[Any]) -> None:
+        if self.unique and len(set(value)) < len(value):
+            twice = next(member for member in value if value.count(member) > 1)
+            raise InvalidArgument(f"{shown(twice)} stands in it more than once")
 
     def _check_count(self, value: Any) -> None:
         if type(value) is not list:
@@ -234,15 +241,22 @@ class ListOf:
             raise type(error)(f"{place}: {error.message}") from None
         for index, member in enumerate(value):
             self.item(member, f"{place}[{index}]")
+        try:
+            self._check_unique(value)
+        except HeadwaterError as error:
+            raise type(error)(f"{place}: {error.message}") from None
 
     def fits(self, value: str, names: Names) -> str:
         count = f"{self.count_min} <= len({value}) <= {self.count_max}"
         each = names.add(each_fits(self.item))
         empty = "" if self.count_min else f"not {value} or "
-        return f"type({value}) is list and ({empty}{count} and {each}({value}))"
+        if self.unique:
+            count = f"len(set({value})) == len({value}) and {count}"
+        return f"type({value}) is list and ({empty}{each}({value}) and {count})"
 
     def describe(self) -> str:
-        return f"array of {self.count_min} to {self.count_max}: {self.item.describe()}"
+        unique = ", no two alike" if self.unique else ""
+        return f"array of {self.count_min} to {self.count_max}{unique}: {self.item.describe()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,15 +282,29 @@ def _fresh(default: Any) -> Any:
 
 
 class Record:
-    """An array with a named place for each member; trailing ones may have defaults."""
+    """An array with a named place for each member; trailing ones may have defaults.
 
-    __slots__ = ("_checks", "_count", "_count_min", "_lasting", "_tails", "_tests", "arguments")
+    Inside a message members are looked up by place, so there none may be left out, unless the
+    record *may_be_short*: then whoever uses it sees to those that have a default.
+    """
 
-    def __init__(self, arguments: Sequence[Argument]) -> None:
+    __slots__ = (
+        "_checks",
+        "_count",
+        "_count_min",
+        "_inside_min",
+        "_lasting",
+        "_tails",
+        "_tests",
+        "arguments",
+    )
+
+    def __init__(self, arguments: Sequence[Argument], *, may_be_short: bool = False) -> None:
         self.arguments = tuple(arguments)
         self._checks = tuple(argument.field.check for argument in arguments)
         self._count = len(self.arguments)
         self._count_min = sum(1 for argument in arguments if argument.required)
+        self._inside_min = self._count_min if may_be_short else self._count
         # By how many were given: whether they fit, and the defaults of the rest.
         self._tests = tuple(
             all_fit([argument.field for argument in self.arguments[:given]])
@@ -329,8 +357,7 @@ class Record:
     def _check_count(self, value: Any) -> None:
         if type(value) is not list:
             raise _wrong(value, "an array " + self.describe())
-        if len(value) != self._count:
-            # Members inside a message are looked up by place, so none may be left out.
+        if not self._inside_min <= len(value) <= self._count:
             raise InvalidArgument(f"{len(value)} members; wanted are {self.describe()}")
 
     def __call__(self, value: Any, place: str) -> None:
@@ -341,8 +368,10 @@ class Record:
         self._explain(value, place)
 
     def fits(self, value: str, names: Names) -> str:
-        test = names.add(self._tests[self._count])
-        return f"type({value}) is list and {test}({value})"
+        # What is mostly left out is tried without it first.
+        tests = [names.add(test) for test in self._tests[self._inside_min :]]
+        fits = " or ".join(f"{test}({value})" for test in tests)
+        return f"type({value}) is list and ({fits})"
 
     def describe(self) -> str:
         return "[" + ", ".join(argument.name for argument in self.arguments) + "]"

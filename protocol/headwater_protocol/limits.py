@@ -25,7 +25,7 @@ HELLO_BODY_SIZE_MAX: Final = 16 * KIB
 """Bytes of a frame before authentication: a stranger may not make us buffer 16 MiB."""
 
 DEPTH_MAX: Final = 16
-"""Nesting of arrays and maps in one body. The deepest message of the vocabulary has six."""
+"""Nesting of arrays and maps in one body. The deepest message of the vocabulary has seven."""
 
 MEMBERS_MAX: Final = 100_000
 """Members of one array or map in a body. No list of the vocabulary may have more."""
@@ -66,6 +66,10 @@ KEY_SIZE_MAX: Final = 8 * KIB
 VALUE_SIZE_MAX: Final = 8 * MIB
 """Bytes of a value, of an event's data and metadata each, and of a snapshot's state."""
 
+EVENT_SIZE_MAX: Final = 15 * MIB
+"""Bytes of an event's data, metadata and tags together: it must fit a frame with what stands
+around it, or it could be written and never read."""
+
 STREAM_NAME_SIZE_MAX: Final = 512
 """UTF-8 bytes of a stream's name, and of a category, which is a prefix of one."""
 
@@ -77,6 +81,12 @@ WRITES_MAX: Final = 100_000
 
 RANGE_DELETES_MAX: Final = 1_000
 """Range deletes in one transaction: each is looked through for every item that it reads."""
+
+TAGS_MAX: Final = 64
+"""Tags of one event, and tags in one criterion. Each tag of an event is an entry of an index."""
+
+TAG_SIZE_MAX: Final = 256
+"""UTF-8 bytes of a tag."""
 
 EVENTS_MAX: Final = 100_000
 """Events in one transaction."""

@@ -7,8 +7,8 @@ have a default may be left out.
 
     read       reads, writes and conditions are also the parts of `execute`
     write      ["put", key, value], ["append", stream, expect, [event…]], …
-    event in   [id | nil, type, data, metadata]
-    event out  [position, stream, version, commit, time, id, type, data, metadata]
+    event in   [id | nil, type, data, metadata, tags]      tags may be left out
+    event out  [position, stream, version, commit, time, id, type, data, metadata, tags]
 
 Values, event data and states are opaque bytes to the server (a client encodes them, by default
 as msgpack), except that add, min and max read and write them as msgpack numbers. Times are
@@ -54,6 +54,8 @@ TIME: Final = Integer(0, limits.NUMBER_MAX)
 EXPECT: Final = Integer(STREAM_EXISTS, limits.NUMBER_MAX)
 LIMIT: Final = Integer(1, limits.PAGE_ITEMS_MAX)
 SCHEMA: Final = Integer(0, 2**32 - 1)
+TAG: Final = Text(1, limits.TAG_SIZE_MAX)
+TAGS: Final = ListOf(TAG, limits.TAGS_MAX, unique=True)
 REQUEST_ID: Final = Integer(0, limits.REQUEST_ID_MAX)
 CREDIT: Final = Integer(0, limits.CREDIT_MAX)
 
@@ -80,12 +82,17 @@ def _optional(name: str, field: Any, default: Any = None, why: str = "") -> Argu
     return Argument(name, field, required=False, default=default, why=why)
 
 
-EVENT: Final = _record(
-    _required("id", Nullable(EVENT_ID), "nil: derived from the transaction's id"),
-    _required("type", NAME),
-    _required("data", VALUE),
-    _required("metadata", VALUE, "empty if there is none"),
+EVENT: Final = Record(
+    (
+        _required("id", Nullable(EVENT_ID), "nil: derived from the transaction's id"),
+        _required("type", NAME),
+        _required("data", VALUE),
+        _required("metadata", VALUE, "empty if there is none"),
+        _optional("tags", TAGS, []),
+    ),
+    may_be_short=True,
 )
+"""An event to append. Its tags may be left out, and mostly are."""
 
 WRITE: Final = Tagged(
     {

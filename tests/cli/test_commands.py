@@ -42,7 +42,7 @@ def fill(url: str) -> None:
             db.append(f"counter-{number % 7}", events)
             if number > 20:
                 db.save_snapshot(f"counter-{number % 7}", version=70, state={"n": 70}, schema=2)
-        db.append("with-id", headwater.Event("Named", None, id=uuid.UUID(int=5)))
+        db.append("with-id", headwater.Event("Named", None, id=uuid.UUID(int=5), tags=["x", "y:1"]))
 
 
 def call(*arguments: str, **options: Any) -> Result:
@@ -54,7 +54,7 @@ def content(url: str) -> dict[str, Any]:
         return {
             "keys": [*db.scan()],
             "events": [
-                (e.position, e.stream, e.version, e.id, e.type, e.data, e.metadata)
+                (e.position, e.stream, e.version, e.id, e.type, e.data, e.metadata, e.tags)
                 for e in db.read_all()
             ],
             "snapshots": [*db.snapshots()],

@@ -24,6 +24,21 @@ def test_a_recorded_event_has_all_that_the_server_knows_of_it() -> None:
     assert not hasattr(event, "__dict__")
 
 
+def test_an_event_has_its_tags_and_one_from_before_there_were_tags_has_none() -> None:
+    tagged = recorded_event([*ROW, ["x", "y"]], MsgpackCodec())
+    assert (tagged.tags, tagged.erased) == (("x", "y"), False)
+    assert recorded_event([*ROW, []], MsgpackCodec()) == recorded_event(ROW, MsgpackCodec())
+    assert recorded_event(ROW, MsgpackCodec()).tags == ()
+
+
+def test_an_event_whose_data_was_erased_says_so_and_one_of_nothing_does_not() -> None:
+    row = [*ROW[:7], None, None, ["x"]]
+    erased = recorded_event(row, MsgpackCodec())
+    assert (erased.data, erased.metadata, erased.tags, erased.erased) == (None, None, ("x",), True)
+    nothing = recorded_event([*ROW[:7], b"\xc0", b"", []], MsgpackCodec())
+    assert (nothing.data, nothing.erased) == (None, False)
+
+
 def test_an_event_that_cannot_be_decoded_is_named() -> None:
     for place, name in ((7, "data"), (8, "metadata")):
         row = [*ROW[:place], b"\xc1", *ROW[place + 1 :]]

@@ -40,6 +40,12 @@ WRONG: dict[str, Callable[[Writes], None]] = {
     "event 0 of 's': data cannot": lambda w: w.append("s", Event("A", object())),
     "event 0 of 's': metadata cannot": lambda w: w.append("s", Event("A", 1, {"m": object()})),
     "event 0 of 's': id: a UUID": lambda w: w.append("s", Event("A", id="x")),  # type: ignore[arg-type]
+    "tags: a list of tags is wanted, not 'x'": lambda w: w.append("s", Event("A", tags="x")),
+    r"event 0 of 's': tags\[1\]: 0 bytes": lambda w: w.append("s", Event("A", tags=["x", ""])),
+    "event 0 of 's': tags: 'x' stands": lambda w: w.append("s", Event("A", tags=["x", "x"])),
+    "event 0 of 's': tags: 65 items": lambda w: w.append(
+        "s", Event("A", tags=[str(n) for n in range(65)])
+    ),
     "event 0 of 's': an Event is wanted": lambda w: w.append("s", ["A"]),  # type: ignore[list-item]
     "save_snapshot: version": lambda w: w.save_snapshot("s", version=-1, state=1),
     "save_snapshot: schema": lambda w: w.save_snapshot("s", version=1, state=1, schema=-1),

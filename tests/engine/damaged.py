@@ -47,8 +47,9 @@ def _writes(database: Database, source: random.Random, number: int) -> list[list
                 source.choice(["Opened", "Deposited"]),
                 b"data %d" % number + PADDING,
                 b"",
+                ["branch:2", "branch:1", "teller:a"][: (number + place) % 4],
             ]
-            for _ in range(source.randint(1, 4))
+            for place in range(source.randint(1, 4))
         ]
         writes.append(["append", stream, -1, events])
         head = database.engine.reader(None).read_stream(stream, 0, 1, reverse=False)

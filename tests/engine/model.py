@@ -27,7 +27,8 @@ class ModelEvent(NamedTuple):
     stream: str
     version: int
     type: str
-    data: bytes
+    data: bytes | None
+    tags: tuple[str, ...] = ()
 
 
 Code = tuple[str, str, int]

@@ -137,7 +137,7 @@ def test_an_event_log_without_its_index_file_is_whole_and_says_so() -> None:
     assert closed.kinds() <= {Kind.OFFSETS}
 
 
-@pytest.mark.parametrize("prefix", [b"s", b"c", b"t", b"S", b"C", b"T"])
+@pytest.mark.parametrize("prefix", [b"s", b"c", b"t", b"g", b"S", b"C", b"T", b"G"])
 def test_an_index_entry_that_is_gone_is_found(prefix: bytes) -> None:
     closed = Closed(some_database())
     entries = closed.entries(Family.INDEX, prefix)
@@ -149,7 +149,7 @@ def test_an_index_entry_that_is_gone_is_found(prefix: bytes) -> None:
     assert closed.check().is_clean
 
 
-@pytest.mark.parametrize("prefix", [b"s", b"c", b"t", b"S", b"C", b"T"])
+@pytest.mark.parametrize("prefix", [b"s", b"c", b"t", b"g", b"S", b"C", b"T", b"G"])
 def test_an_index_entry_with_a_wrong_position_is_found(prefix: bytes) -> None:
     closed = Closed(some_database())
     for key, value in closed.entries(Family.INDEX, prefix)[:3]:

@@ -215,7 +215,9 @@ def test_a_long_stream_is_cut_into_postings() -> None:
         assert list(found) == list(range(first, last + 1))
     for position in (1, 8191, 8192, 8193, 19_999, 20_000):
         assert written.checkpointed.stream_version_at("long", position) == position
-    backwards = written.checkpointed.type_positions("Ticked", 8000, 17_000, 1001, reverse=True)
+    backwards = written.checkpointed.indexed_positions(
+        "type", "Ticked", 8000, 17_000, 1001, reverse=True
+    )
     assert list(backwards) == list(range(17_000, 15_999, -1))
 
 

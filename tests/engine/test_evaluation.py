@@ -246,6 +246,7 @@ def test_events_that_are_all_there_in_a_row_count_as_done(layer: str) -> None:
         ([event("Other", identity(1))], "other content"),
         ([event("One", identity(1), b"other")], "other content"),
         ([[identity(1), "One", b"", b"other"]], "other content"),
+        ([[identity(1), "One", b"", b"", ["x"]]], "other content"),
         ([event("One", identity(1)), event("Two")], "event 1 .* is not there"),
         ([event("New", identity(9)), event("New", identity(9))], "twice in one transaction"),
         ([event("One", identity(1)), event("One", identity(1))], "twice in one transaction"),
@@ -261,6 +262,39 @@ def test_events_that_are_there_in_part_or_otherwise_are_refused(
     with pytest.raises(DuplicateEvent, match=reason):
         database.execute(["append", "a", ANY, appended])
     assert len(events(database, "a")) == 3
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_tags_of_an_append_that_is_sent_again_are_compared(layer: str) -> None:
+    database = Database()
+    write = ["append", "a", 0, [[identity(1), "One", b"", b"", ["x", "y"]]]]
+    answer = database.execute(write)
+    database = moved_to(database, layer)
+    assert database.execute(write) == answer
+    for other in (["x"], ["y", "x"], []):
+        changed = ["append", "a", 0, [[identity(1), "One", b"", b"", other]]]
+        with pytest.raises(DuplicateEvent, match="other content"):
+            database.execute(changed)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_events_keep_their_tags_in_order_and_those_without_have_none(layer: str) -> None:
+    database = Database()
+    tagged = [None, "T", b"", b"", ["b", "a"]]
+    database.execute(["append", "a", 0, [event("T"), tagged, [None, "T", b"", b"", []]]])
+    running = database.begin()
+    running.write([["append", "a", 3, [tagged]]])
+    own = running.read_stream("a", 3, 1, False).events
+    assert decode_event(own[0]).tags == ("b", "a")
+    database = moved_to(database, layer)
+    assert [each.tags for each in events(database, "a")] == [(), ("b", "a"), ()]
+
+
+def test_an_event_too_large_for_a_frame_is_refused() -> None:
+    database = Database()
+    half = bytes(limits.VALUE_SIZE_MAX)
+    with pytest.raises(TooLarge, match="of data, metadata and tags"):
+        database.execute(["append", "a", 0, [[None, "T", half, half]]])
 
 
 def test_an_id_twice_over_two_appends_of_a_transaction_is_refused() -> None:

@@ -18,9 +18,26 @@ def test_a_stored_event_comes_out_as_it_went_in() -> None:
     assert decode_event(encode_event(*event)) == event
 
 
-def test_a_stored_event_is_one_array_of_nine_as_the_wire_has_it() -> None:
+def test_a_stored_event_is_one_array_of_ten_as_the_wire_has_it() -> None:
+    stored = encode_event(1, "a", 1, 1, 0, bytes(16), "T", b"d", b"m", ["x"])
+    nine = b"\x01\xa1a\x01\x01\x00\xc4\x10" + bytes(16) + b"\xa1T\xc4\x01d\xc4\x01m"
+    assert stored == b"\x9a" + nine + b"\x91\xa1x"
+
+
+def test_an_event_from_before_there_were_tags_has_none() -> None:
     stored = encode_event(1, "a", 1, 1, 0, bytes(16), "T", b"d", b"m")
-    assert stored == b"\x99\x01\xa1a\x01\x01\x00\xc4\x10" + bytes(16) + b"\xa1T\xc4\x01d\xc4\x01m"
+    assert stored[-1:] == b"\x90"
+    old = b"\x99" + stored[1:-1]
+    assert (
+        decode_event(old)
+        == decode_event(stored)
+        == (StoredEvent(1, "a", 1, 1, 0, bytes(16), "T", b"d", b"m", ()))
+    )
+
+
+def test_an_event_whose_data_was_erased_says_so() -> None:
+    event = decode_event(encode_event(1, "a", 1, 1, 0, bytes(16), "T", None, None, ["x", "y"]))
+    assert (event.data, event.metadata, event.tags) == (None, None, ("x", "y"))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import make_durable_directory
 from headwater_server.storage.memory_files import MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Family, WriteBatch
+from headwater_server.storage.state_store import Family, Page, WriteBatch
 
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
@@ -53,6 +53,20 @@ class WatchedStore:
     ) -> Iterator[tuple[bytes, bytes]]:
         return self.beneath.scan(family, start, end, reverse=reverse)
 
+    def page(
+        self,
+        family: Family,
+        start: bytes,
+        end: bytes | None,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> Page:
+        return self.beneath.page(
+            family, start, end, count_max=count_max, size_max=size_max, reverse=reverse
+        )
+
     def write(self, batch: WriteBatch) -> None:
         self.before_write()
         self.beneath.write(batch)
@@ -73,6 +87,13 @@ class WatchedStore:
         self.beneath.close()
 
 
+def tags_at(position: int) -> list[str]:
+    """The tags of the event at a position: none to four, two of which begin with one event."""
+    return [tag for bit, tag in enumerate(("x", "y", "z")) if position >> bit & 1] + (
+        ["rare:1", "rare:2"] if position % 5 == 0 else []
+    )
+
+
 class Truth:
     """Everything that was ever committed, in dicts."""
 
@@ -81,6 +102,7 @@ class Truth:
         self.streams: dict[str, list[int]] = {}
         self.categories: dict[str, list[int]] = {}
         self.types: dict[str, list[int]] = {}
+        self.tags: dict[str, list[int]] = {}
         self.event_ids: dict[tuple[str, bytes], int] = {}
         self.events: list[bytes] = []
         self.records: list[Record] = []
@@ -157,6 +179,9 @@ class Written:
             positions.append(position)
             truth.categories.setdefault(category_of(stream), []).append(position)
             truth.types.setdefault(event_type, []).append(position)
+            tags = tags_at(position)
+            for tag in tags:
+                truth.tags.setdefault(tag, []).append(position)
             if event_id is not None:
                 truth.event_ids[stream, event_id] = len(positions)
                 event_ids += [place, event_id]
@@ -170,6 +195,7 @@ class Written:
                 event_type,
                 b"data",
                 b"",
+                tags,
             )
             events.append(stored)
             truth.events.append(stored)
@@ -256,7 +282,20 @@ class Written:
             assert list(state.scan(start, end, view)) == expected, view
             backwards = list(state.scan(start, end, view, reverse=True))
             assert backwards == expected[::-1], view
+            self.check_pages(start, end, view)
             self.check_changes(start, end, view)
+
+    def check_pages(self, start: bytes, end: bytes | None, view: int) -> None:
+        expected = self.truth.scan(start, end, view)
+        behind = b"\xff" if end is None else end
+        for reverse in (False, True):
+            for limit in (1, 2, 1000):
+                keys, values, more = self.state.page(
+                    start, behind, view, limit=limit, size_max=10**6, reverse=reverse
+                )
+                found = list(zip(keys, values, strict=True))
+                assert found == (expected[::-1] if reverse else expected)[:limit], view
+                assert more == (len(expected) > limit)
 
     def check_changes(self, start: bytes, end: bytes | None, view: int) -> None:
         truth, state = self.truth, self.state
@@ -290,7 +329,11 @@ class Written:
             for first in range(1, version + 1):
                 found = list(state.stream_positions(stream, head, first, version))
                 assert found == positions[first - 1 :]
-        for index, names in (("category", truth.categories), ("type", truth.types)):
+        for index, names in (
+            ("category", truth.categories),
+            ("type", truth.types),
+            ("tag", truth.tags),
+        ):
             for name, all_positions in names.items():
                 for after in range(0, last + 1, 3):
                     within = [each for each in all_positions if after < each <= last]

@@ -23,6 +23,10 @@ from headwater_protocol.fields import (
 from headwater_protocol.operations import OPERATIONS
 
 PAIR = Record([Argument("name", Text(1, 8)), Argument("count", Integer(0, 9))])
+SHORT = Record(
+    [Argument("name", Text(1, 8)), Argument("count", Integer(0, 9), required=False, default=0)],
+    may_be_short=True,
+)
 TAGGED = Tagged({"put": PAIR, "nothing": Record([])})
 MAP = MapOf({"name": Text(1, 8), "counts": ListOf(Integer(0, 9), 3, count_min=1)})
 
@@ -42,7 +46,12 @@ ACCEPTED: list[tuple[Field, Any]] = [
     (Nullable(Binary(1, 3)), None),
     (ListOf(Integer(0, 9), 2), []),
     (ListOf(Integer(0, 9), 2), [1, 2]),
+    (ListOf(Text(1, 8), 2, unique=True), []),
+    (ListOf(Text(1, 8), 2, unique=True), ["a", "b"]),
     (PAIR, ["ann", 3]),
+    (SHORT, ["ann"]),
+    (SHORT, ["ann", 3]),
+    (ListOf(SHORT, 2), [["ann"], ["bob", 3]]),
     (TAGGED, ["put", "ann", 3]),
     (TAGGED, ["nothing"]),
     (MAP, {}),
@@ -86,6 +95,15 @@ REFUSED: list[tuple[Field, Any, type[HeadwaterError], str]] = [
     (ListOf(Boolean(), 2), [True] * 3, TooLarge, "at: 3 items; allowed are 0 to 2"),
     (ListOf(Boolean(), 2, 1), [], InvalidArgument, "at: 0 items; allowed are 1 to 2"),
     (ListOf(Boolean(), 2), [True, 0], InvalidArgument, "at[1]: bool is wanted, not int 0"),
+    (
+        ListOf(Text(1, 8), 3, unique=True),
+        ["a", "b", "a"],
+        InvalidArgument,
+        "at: 'a' stands in it more than once",
+    ),
+    (SHORT, [], InvalidArgument, "at: 0 members; wanted are [name, count]"),
+    (SHORT, ["ann", 11], InvalidArgument, "at: count: 11; allowed are 0 to 9"),
+    (SHORT, ["ann", 1, 1], InvalidArgument, "at: 3 members; wanted are [name, count]"),
     (PAIR, ["ann"], InvalidArgument, "at: 1 members; wanted are [name, count]"),
     (PAIR, {"name": 1}, InvalidArgument, "at: an array [name, count] is wanted, not dict of 1"),
     (PAIR, ["ann", -1], InvalidArgument, "at: count: -1; allowed are 0 to 9"),

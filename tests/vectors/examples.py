@@ -140,7 +140,10 @@ SCRAM: Final = [
 ]
 
 EVENT_IN: Final = [None, "Withdrawn", b"\x81\xa6amount\x0a", b""]
-EVENT_OUT: Final = [9, ANN, 3, 42, TIME, EVENT_ID, "Withdrawn", b"\x81\xa6amount\x0a", b""]
+EVENT_OUT: Final = [9, ANN, 3, 42, TIME, EVENT_ID, "Withdrawn", b"\x81\xa6amount\x0a", b"", []]
+NOTED_IN: Final = [EVENT_ID, "Noted", b"", b"\x80", ["branch:7", "teller:bob"]]
+NOTED_OUT: Final = [9, ANN, 3, 42, TIME, EVENT_ID, "Noted", b"", b"\x80", NOTED_IN[4]]
+ERASED_OUT: Final = [9, ANN, 3, 42, TIME, EVENT_ID, "Noted", None, None, []]
 COMMITTED: Final = [42, TIME, 9, 9, {ANN: 3}]
 
 
@@ -181,7 +184,7 @@ EXAMPLES: Final = [
                 ["add", encode_key(("hits",)), 1],
                 ["min", encode_key(("lowest",)), -1.5],
                 ["max", encode_key(("highest",)), 2**63],
-                ["append", ANN, -1, [EVENT_IN, [EVENT_ID, "Noted", b"", b"\x80"]]],
+                ["append", ANN, -1, [EVENT_IN, NOTED_IN]],
                 ["save_snapshot", ANN, "balance", 1, 3, b"\x5a"],
             ],
         ],
@@ -218,6 +221,8 @@ EXAMPLES: Final = [
     Example("user_set", ["ann", bytes(16), 4096, bytes(32), bytes(range(32))], None),
     Example("user_remove", ["ann"], None),
     Example("user_list", [], ["ann", "bob"]),
+    Example("read_stream", [None, ANN, 2], [42, 3, [NOTED_OUT], False]),
+    Example("read_stream", [None, ANN, 2], [42, 3, [ERASED_OUT], False]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -87,6 +87,8 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
             }
             if event.metadata is not None:
                 line["metadata"] = value_to_json(event.metadata)
+            if event.tags:
+                line["tags"] = event.tags
             write(line)
             versions[event.stream] = event.version
             counts["events"] += 1

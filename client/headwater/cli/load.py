@@ -126,7 +126,9 @@ def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str
             spans[line["stream"]] = first, line["version"]
     for stream, (first, last) in spans.items():
         for event in db.read(stream, after=first - 1, limit=last - first + 1):
-            there[stream, event.version] = Event(event.type, event.data, event.metadata, event.id)
+            there[stream, event.version] = Event(
+                event.type, event.data, event.metadata, event.id, event.tags
+            )
     return [
         line
         for line in lines
@@ -140,6 +142,7 @@ def _event(line: dict[str, Any]) -> Event:
         value_from_json(line["data"]),
         value_from_json(line["metadata"]) if "metadata" in line else None,
         UUID(line["id"]),
+        tuple(line.get("tags", ())),
     )
 
 

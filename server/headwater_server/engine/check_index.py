@@ -3,6 +3,7 @@
     stream   account-ann   versions 1, 2, 3 -> positions 4, 9, 12       sums: check_sums.py
     category account       positions 4, 5, 9, 12
     type     Opened        positions 4, 5
+    tag      branch:7      positions 4, 12
 
 Heads and postings are read name by name, events by position; both go into sums. Only where those
 differ are the names looked at one by one.
@@ -19,23 +20,25 @@ from headwater_server.engine import postings
 from headwater_server.engine.check_logs import CheckedEvent, EventReader, is_given
 from headwater_server.engine.check_sums import SUSPECTS_MAX, Sums
 from headwater_server.engine.checkpointed import CheckpointedState
-from headwater_server.engine.events import category_of, decode_event
+from headwater_server.engine.events import StoredEvent, category_of, decode_event
 from headwater_server.engine.findings import Counter, Finding, Kind, Report
 from headwater_server.engine.index_keys import (
     CATEGORY,
     EVENT_ID,
     POSTINGS,
     STREAM,
+    TAG,
     TYPE,
     IndexHead,
     event_id_key,
+    first_position,
     parse_event_id_key,
     parse_head,
     parse_number,
 )
 from headwater_server.storage.state_store import Family
 
-KINDS: Final = {STREAM: "stream", CATEGORY: "category", TYPE: "type"}
+KINDS: Final = {STREAM: "stream", CATEGORY: "category", TYPE: "type", TAG: "tag"}
 REBUILD: Final = "the index is made again from the events; nothing is given up"
 
 _EVENT_IDS_CHUNK: Final = 1024
@@ -63,6 +66,8 @@ class IndexCheck:
         sums[STREAM].add_left(stream, (stream, event.version, position))
         sums[CATEGORY].add_left(category, (category, position))
         sums[TYPE].add_left(event.type, (event.type, position))
+        for tag in event.tags:
+            sums[TAG].add_left(tag, (tag, position))
         if checked.is_given:
             self._ids.add_left(event.id, (event.id, position))
 
@@ -114,8 +119,11 @@ class IndexCheck:
                     sums.add_right(name, (name, count, position))
                 else:
                     sums.add_right(name, (name, position))
-                if count == 1 and position != head.id:
-                    self._wrong(f"{KINDS[kind]} {name!r}: its id is {head.id}, not {position}")
+                if count == 1 and position != first_position(kind, head.id):
+                    self._wrong(
+                        f"{KINDS[kind]} {name!r}: its id is {head.id}, and its first event is at "
+                        f"position {position}"
+                    )
         if (count, last) != (head.version, head.last_position):
             self._wrong(
                 f"{KINDS[kind]} {name!r}: {head.version} events up to position "
@@ -156,13 +164,13 @@ class IndexCheck:
                 f"{sums.left} events, {sums.right} in the index, {len(suspects)} groups differ"
             )
             return
-        name_of = _NAMES[kind]
+        names_of = _NAMES[kind]
         found: dict[str, list[tuple[int, int]]] = {}
         for checked in self._reader.read(counter, quiet=True):
             event = checked.event
-            name = name_of(event.stream, event.type)
-            if Sums.bucket(name) in suspects:
-                found.setdefault(name, []).append((event.position, event.version))
+            for name in names_of(event):
+                if Sums.bucket(name) in suspects:
+                    found.setdefault(name, []).append((event.position, event.version))
         for name, head in self._heads(kind):
             if Sums.bucket(name) in suspects:
                 self._compare_name(kind, name, head, found.pop(name, []))
@@ -269,10 +277,11 @@ class IndexCheck:
         self._report.add(Finding(Kind.EVENT_IDS, "state/", None, what, REBUILD))
 
 
-_NAMES: Final[dict[bytes, Callable[[str, str], str]]] = {
-    STREAM: lambda stream, _: stream,
-    CATEGORY: lambda stream, _: category_of(stream),
-    TYPE: lambda _, event_type: event_type,
+_NAMES: Final[dict[bytes, Callable[[StoredEvent], tuple[str, ...]]]] = {
+    STREAM: lambda event: (event.stream,),
+    CATEGORY: lambda event: (category_of(event.stream),),
+    TYPE: lambda event: (event.type,),
+    TAG: lambda event: event.tags,
 }
 
 

@@ -39,6 +39,7 @@ from headwater_server.engine.index_keys import (
     META_UNFINISHED,
     STREAM,
     TYPE,
+    TAG,
     Applied,
     IndexHead,
     Stored,
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
 
 RACE_STEPS: Final = 64
 """Entries that `changed_in_range` takes from one index before it turns to the other."""
+_INDEXES: Final = {"category": CATEGORY, "type": TYPE, "tag": TAG}
+
 
 
 class StreamHead(NamedTuple):
@@ -210,7 +213,7 @@ class CheckpointedState:
             return Stored(parse_history_key(entry_key)[1], parse_history_value(entry))
         return None
 
-    # Streams, categories, types.
+    # Streams, categories, types, tags.
 
     def stream(self, name: str) -> StreamHead | None:
         """The end of a stream, or None if it has no events."""
@@ -233,17 +236,21 @@ class CheckpointedState:
         position = min(position, self.applied.position)
         return postings.version_at_position(self.store, head, position)
 
-    def category_positions(
-        self, name: str, after: int, upto: int, limit: int, *, reverse: bool = False
+    def indexed_positions(
+        self, index: str, name: str, after: int, upto: int, limit: int, *, reverse: bool = False
     ) -> "array[int]":
-        """At most *limit* positions in (after, upto] of a category, in order or in reverse."""
-        return self._indexed_positions(CATEGORY, name, after, upto, limit, reverse)
+        """At most *limit* positions in (after, upto], in order or in reverse.
 
-    def type_positions(
-        self, name: str, after: int, upto: int, limit: int, *, reverse: bool = False
-    ) -> "array[int]":
-        """At most *limit* positions in (after, upto] of an event type, in order or in reverse."""
-        return self._indexed_positions(TYPE, name, after, upto, limit, reverse)
+        *index* is "category", "type" or "tag", and *name* one of that kind.
+        """
+        kind = _INDEXES[index]
+        head = postings.read_head(self.store, kind, name)
+        if head is None:
+            return array("Q")
+        upto = min(upto, self.applied.position)
+        return postings.positions_between(
+            self.store, kind, head, after, upto, limit, reverse=reverse
+        )
 
     def event_version(self, stream_id: int, event_id: bytes) -> int | None:
         """The version of the stream's event to which a user gave this id, or None."""
@@ -262,17 +269,6 @@ class CheckpointedState:
         last = postings.positions_of_versions(self.store, head, version, version)[0]
         tail = head.tail[: bisect_right(head.tail, position)]
         return IndexHead(head.id, version, last, tail)
-
-    def _indexed_positions(
-        self, kind: bytes, name: str, after: int, upto: int, limit: int, reverse: bool
-    ) -> "array[int]":
-        head = postings.read_head(self.store, kind, name)
-        if head is None:
-            return array("Q")
-        upto = min(upto, self.applied.position)
-        return postings.positions_between(
-            self.store, kind, head, after, upto, limit, reverse=reverse
-        )
 
     # Events.
 

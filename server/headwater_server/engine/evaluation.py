@@ -31,17 +31,19 @@ class Evaluated:
         writes: flat, key, value or None, ….
         events: stored events in the order of positions.
         placed: the stream and the type of each event.
+        tags: the tags of those events that have any, by the event's place.
         event_ids: flat, place, id, …, of the ids that users gave.
         versions: the version of each stream that the transaction appended to.
         repeated: the first and the last event of each append that was there already.
     """
 
-    __slots__ = ("event_ids", "events", "placed", "repeated", "versions", "writes")
+    __slots__ = ("event_ids", "events", "placed", "repeated", "tags", "versions", "writes")
 
     def __init__(self) -> None:
         self.writes: list[bytes | None] = []
         self.events: list[bytes] = []
         self.placed: list[tuple[str, str]] = []
+        self.tags: dict[int, Sequence[str]] = {}
         self.event_ids: list[Any] = []
         self.versions: dict[str, int] = {}
         self.repeated: list[tuple[StoredEvent, StoredEvent]] = []
@@ -151,6 +153,16 @@ def _prune_snapshots(
             writes.append(None)
 
 
+def _is_same(event: list[Any], old: StoredEvent) -> bool:
+    """Whether an event to append has the content of one that is stored."""
+    if old.data is None:
+        # Erased: that it was there is all that can be told.
+        return bool(old.type == event[1])
+    _, event_type, data, metadata, *rest = event
+    tags = rest[0] if rest else []
+    return (old.type, old.data, old.metadata, [*old.tags]) == (event_type, data, metadata, tags)
+
+
 class _Appender:
     """Places the events of one transaction, append after append."""
 
@@ -195,9 +207,12 @@ class _Appender:
         position = self._state.last_position + len(into.events)
         now, place, events, placed = self._now, self._place, into.events, into.placed
         transaction = self._transaction
-        for event_id, event_type, data, metadata in append.events:
+        for event_id, event_type, data, metadata, *rest in append.events:
             position += 1
             version += 1
+            tags: Sequence[str] = ()
+            if rest and rest[0]:
+                tags = into.tags[len(events)] = rest[0]
             if event_id is None:
                 event_id = derive_event_id(transaction, place)
             else:
@@ -205,7 +220,18 @@ class _Appender:
             place += 1
             events.append(
                 pack_event(
-                    (position, stream, version, commit, now, event_id, event_type, data, metadata)
+                    (
+                        position,
+                        stream,
+                        version,
+                        commit,
+                        now,
+                        event_id,
+                        event_type,
+                        data,
+                        metadata,
+                        tags,
+                    )
                 )
             )
             placed.append((stream, event_type))
@@ -238,7 +264,7 @@ class _Appender:
         positions = self._state.stream_positions(stream, head, present[0], present[-1])
         stored = [decode_event(data) for data in self._state.events(positions)]
         for event, old in zip(append.events, stored, strict=True):
-            if (old.type, old.data, old.metadata) != (event[1], event[2], event[3]):
+            if not _is_same(event, old):
                 raise DuplicateEvent(
                     f"stream {stream!r}: event id {old.id.hex()} is already there, at version "
                     f"{old.version}, with other content"

@@ -1,15 +1,18 @@
 """Stored events: the form in which an event lies in the log and goes out to readers.
 
-    [position, stream, version, commit, time, id, type, data, metadata]     one msgpack array
+    [position, stream, version, commit, time, id, type, data, metadata, tags]    one msgpack array
 
 It is made once, when the event is committed, and from then on only copied: into the WAL, the
-event log, and every answer. Data and metadata are the client's bytes, never looked at.
+event log, and every answer. Data and metadata are the client's bytes, never looked at; nil in
+the place of data says that they were erased. Tags stand in the order in which they were given.
+An event that was written before there were tags has nine members, and no tags.
 
 An event that came without an id gets one that is derived from its transaction's id and its
 place among the transaction's events, so a repeated commit gives the same ids without an index.
 """
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import msgpack
 
@@ -30,8 +33,9 @@ class StoredEvent(NamedTuple):
     time: int
     id: bytes
     type: str
-    data: bytes
-    metadata: bytes
+    data: bytes | None
+    metadata: bytes | None
+    tags: tuple[str, ...] = ()
 
 
 def encode_event(
@@ -42,20 +46,20 @@ def encode_event(
     time: int,
     event_id: bytes,
     event_type: str,
-    data: bytes,
-    metadata: bytes,
+    data: bytes | None,
+    metadata: bytes | None,
+    tags: Sequence[str] = (),
 ) -> bytes:
     """The stored form of an event."""
     packed: bytes = _pack(
-        (position, stream, version, commit, time, event_id, event_type, data, metadata)
+        (position, stream, version, commit, time, event_id, event_type, data, metadata, tags)
     )
     return packed
 
 
 def decode_event(stored: bytes) -> StoredEvent:
     """Take a stored event apart."""
-    members: list[Any] = msgpack.unpackb(stored, use_list=True)
-    return StoredEvent(*members[:9])
+    return StoredEvent(*msgpack.unpackb(stored, use_list=False)[:10])
 
 
 def category_of(stream: str) -> str:

@@ -5,9 +5,10 @@
     CHANGES        commit(8) key                        ->  older(8) exists(1)
     TRANSACTIONS   transaction(16)                      ->  commit(8), or 0(8) time(8): aborted
     INDEX    "m"   name                                 ->  see below
-             "s"   stream, "c" category, "t" type       ->  head: id(8) count(8) last(8) tail(8n)
+             "s" "c" "t" "g"                            ->  head: id(8) count(8) last(8) tail(8n)
+                   stream, category, type, tag
              "S"   id(8) version(8)                     ->  positions(8n) of that version and on
-             "C" "T"  id(8) position(8)                 ->  positions(8n), that one the first
+             "C" "T" "G"  id(8) position(8)             ->  positions(8n), that one the first
              "e"   stream id(8) event id(16)            ->  version(8)
              "r"   view(8) commit(8) key                ->  older(8): a version kept for one view
              "a"   time(8) transaction(16)              ->  nothing: aborted, in order of time
@@ -22,7 +23,8 @@ Numbers are big-endian, so that they sort, but for lists of positions: those are
 so that they are an array on the machines that matter without being touched.
 
 `exists` is 1, or 0 for a deleted key. The id of a stream, a category or a type is the position
-of its first event: it needs no counter, and a repeated checkpoint gives the same.
+of its first event: it needs no counter, and a repeated checkpoint gives the same. That of a tag
+is 256 times the position of its first event, plus the tag's place among those of that event.
 """
 
 import struct
@@ -41,6 +43,9 @@ _LENGTH: Final = struct.Struct(">I")
 _COMMIT_AND_EXISTS: Final = struct.Struct(">QB")
 _POSTING: Final = struct.Struct(">cQQ")
 
+_TAG_PLACES: Final = 256
+"""More than the tags that an event may ever have: several may have their first event in one."""
+
 EXISTS: Final = b"\x01"
 DELETED: Final = b"\x00"
 
@@ -49,10 +54,11 @@ META: Final = b"m"
 STREAM: Final = b"s"
 CATEGORY: Final = b"c"
 TYPE: Final = b"t"
+TAG: Final = b"g"
 EVENT_ID: Final = b"e"
 RETAINED: Final = b"r"
 ABORTED: Final = b"a"
-POSTINGS: Final = {STREAM: b"S", CATEGORY: b"C", TYPE: b"T"}
+POSTINGS: Final = {STREAM: b"S", CATEGORY: b"C", TYPE: b"T", TAG: b"G"}
 
 META_APPLIED: Final = META + b"applied"
 META_HORIZON: Final = META + b"horizon"
@@ -91,10 +97,10 @@ class Stored(NamedTuple):
 
 
 class IndexHead(NamedTuple):
-    """The end of a stream, a category or a type.
+    """The end of a stream, a category, a type or a tag.
 
     Attributes:
-        id: the position of its first event.
+        id: the position of its first event, or for a tag `tag_id`.
         version: how many events it has.
         last_position: of its newest event.
         tail: the positions of its newest events, which are in no posting yet.
@@ -194,11 +200,22 @@ def parse_retained_key(entry_key: bytes) -> tuple[int, int, bytes]:
     return view, commit, entry_key[1 + _TWO_NUMBERS.size :]
 
 
-# Streams, categories, types.
+# Streams, categories, types, tags.
+
+
+def tag_id(position: int, place: int) -> int:
+    """The id of a tag whose first event is at *position*, where it was the tag at *place*."""
+    assert place < _TAG_PLACES
+    return position * _TAG_PLACES + place
+
+
+def first_position(kind: bytes, identity: int) -> int:
+    """The position of the first event of what has this id."""
+    return identity // _TAG_PLACES if kind == TAG else identity
 
 
 def head_key(kind: bytes, name: str) -> bytes:
-    """The key of the head of a stream, a category or a type."""
+    """The key of the head of a stream, a category, a type or a tag."""
     return kind + name.encode()
 
 

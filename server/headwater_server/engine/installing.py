@@ -4,6 +4,7 @@ A commit installs what it just evaluated; recovery, and later a replica, install
 from the log. Both come through here, so a database that was replayed is the one that ran.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from headwater_server.engine.events import decode_event
@@ -13,10 +14,16 @@ from headwater_server.engine.state import State
 from headwater_server.storage.commit_log import CommitRecord
 
 
-def install(state: State, record: Record, placed: list[tuple[str, str]] | None = None) -> None:
+def install(
+    state: State,
+    record: Record,
+    placed: list[tuple[str, str]] | None = None,
+    tags: Mapping[int, Sequence[str]] | None = None,
+) -> None:
     """Apply the next record to the state.
 
-    *placed* holds the stream and type of each event, if the caller knows them already.
+    *placed* holds the stream and type of each event, and *tags* the tags of those that have any
+    by their place, if the caller knows them already.
     """
     active = state.active
     if record.commit == 0:
@@ -30,7 +37,11 @@ def install(state: State, record: Record, placed: list[tuple[str, str]] | None =
         if placed is None:
             taken_apart = [decode_event(stored) for stored in record.events]
             placed = [(event.stream, event.type) for event in taken_apart]
+            tags = {place: event.tags for place, event in enumerate(taken_apart) if event.tags}
         _install_events(state, record, placed)
+        if tags:
+            for place, names in tags.items():
+                active.add_tags(record.first_position + place, names)
     commit, transaction, time, user, _, position, events, _ = record
     active.add_commit(CommitRecord(commit, transaction, time, user, position, len(events)))
 

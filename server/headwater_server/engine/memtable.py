@@ -8,7 +8,7 @@ A reader at commit 6 steps past the 9 and takes the 4. Commits that are numbered
 durable stand in the chains too: no read view reaches them, and validation must see them.
 
 Events and commits are dense, so they are lists: the event at position p is
-`events[p - base_position - 1]`. Streams, categories and types keep the positions of theirs.
+`events[p - base_position - 1]`. Streams, categories, types and tags keep the positions of theirs.
 
     base_commit, base_position          last_commit, last_position
     ------------------------|===================================|
@@ -25,6 +25,7 @@ from typing import Final
 from sortedcontainers import SortedList
 
 from headwater_server.engine.events import category_of
+from headwater_server.engine.index_keys import tag_id
 from headwater_server.storage.commit_log import CommitRecord
 
 Version = tuple[int, "bytes | None", "Version | None"]
@@ -44,6 +45,7 @@ _VERSION_OVERHEAD: Final = 200
 _EVENT_OVERHEAD: Final = 120
 _COMMIT_OVERHEAD: Final = 250
 _STREAM_OVERHEAD: Final = 300
+_TAG_OVERHEAD: Final = 300
 
 
 class StreamTail:
@@ -90,6 +92,8 @@ class MemTable:
         self.streams: dict[str, StreamTail] = {}
         self.categories: dict[str, array[int]] = {}
         self.types: dict[str, array[int]] = {}
+        self.tags: dict[str, array[int]] = {}
+        self.tag_ids: dict[str, int] = {}
         self.transactions: dict[bytes, int] = {}
         self.aborted: dict[bytes, int] = {}
         self.newest_id = b""
@@ -132,6 +136,18 @@ class MemTable:
             found.extend(positions)
         self.size += _EVENT_OVERHEAD * len(stored) + sum(map(len, stored))
 
+    def add_tags(self, position: int, tags: Sequence[str]) -> None:
+        """Note the tags of an event that was just added."""
+        index = self.tags
+        for place, tag in enumerate(tags):
+            found = index.get(tag)
+            if found is None:
+                found = index[tag] = array("Q")
+                self.tag_ids[tag] = tag_id(position, place)
+                self.size += _TAG_OVERHEAD
+            found.append(position)
+        self.size += 8 * len(tags)
+
     def add_stream(self, stream: str, stream_id: int, base_version: int) -> StreamTail:
         """The tail of a stream that has had no event in here until now."""
         tail = self.streams[stream] = StreamTail(stream_id, base_version)
@@ -158,6 +174,12 @@ class MemTable:
         self.size += _COMMIT_OVERHEAD
 
     # Reading.
+
+    def index(self, index: str) -> "dict[str, array[int]]":
+        """The positions by name of the index "category", "type" or "tag"."""
+        if index == "tag":
+            return self.tags
+        return self.types if index == "type" else self.categories
 
     def version_at(self, key: bytes, view: int) -> Version | None:
         """The newest version of the key at or before the commit *view*, if one is in here."""

@@ -1,4 +1,4 @@
-r"""Postings: which events belong to a stream, a category or a type.
+r"""Postings: which events belong to a stream, a category or a type, or have a tag.
 
     head     id, version, last position, and the newest positions themselves: the tail
     posting  up to 8192 positions, keyed by the version or the position of its first
@@ -31,7 +31,7 @@ from headwater_server.storage.state_store import Family, StateStore
 
 
 def read_head(store: StateStore, kind: bytes, name: str) -> IndexHead | None:
-    """The head of a stream, a category or a type, or None if it has no event."""
+    """The head of a stream, a category, a type or a tag, or None if it has no event."""
     entry = store.get(Family.INDEX, head_key(kind, name))
     return None if entry is None else parse_head(entry)
 
@@ -90,7 +90,7 @@ def positions_between(
     *,
     reverse: bool,
 ) -> "array[int]":
-    """At most *limit* positions in (after, upto] of a category or a type, in order."""
+    """At most *limit* positions in (after, upto] of a category, a type or a tag, in order."""
     found = array("Q")
     upto = min(upto, head.last_position)
     if after >= upto or limit <= 0:
@@ -132,7 +132,7 @@ def _missing(head: IndexHead, version: int) -> DamagedFile:
 def all_postings(
     store: StateStore, kind: bytes, identity: int
 ) -> Iterator[tuple[int, "array[int]"]]:
-    """Every posting of one stream, category or type, with its first version or position."""
+    """Every posting of one stream, category, type or tag, with its first version or position."""
     start, end = posting_key(kind, identity, 0), posting_key(kind, identity, NUMBER_END)
     for entry_key, entry in store.scan(Family.INDEX, start, end):
         yield parse_posting_key(entry_key)[1], unpack_positions(entry)

@@ -32,6 +32,7 @@ from headwater_server.engine.index_keys import (
     POSTINGS,
     RETAINED,
     STREAM,
+    TAG,
     TYPE,
     Applied,
     aborted_key,
@@ -66,7 +67,7 @@ class StateRepair:
     def rebuild_index(self) -> int:
         """Make heads, postings and event ids again from the events; returns how many events."""
         batch = WriteBatch()
-        for kind in (STREAM, CATEGORY, TYPE, EVENT_ID, *POSTINGS.values()):
+        for kind in (STREAM, CATEGORY, TYPE, TAG, EVENT_ID, *POSTINGS.values()):
             batch.delete_range(Family.INDEX, kind, _end_of(kind))
         self._store.write(batch)
         self._store.flush()
@@ -95,6 +96,7 @@ class StateRepair:
                     head.id if head else event.position, head.version if head else 0
                 )
             table.add_events(event.stream, tail, event.type, [b""])
+            table.add_tags(event.position, event.tags)
             record = records.get(event.commit)
             # If one cannot tell, it is indexed: that does no harm.
             if record is None or is_given(event, record):

@@ -13,7 +13,7 @@ sequence number of the newest record at the time.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,7 +146,7 @@ class Sequencer:
         """Number a transaction of writes that need nothing evaluated: key, value, …."""
         assert writes
         self.now()
-        return self._number(transaction, user, writes, [], [], [], {})
+        return self._number(transaction, user, writes, [], [], {}, [], {})
 
     def answer_again(self, transaction: bytes, commit: int) -> Ticket:
         """The answer that a transaction of known fate got, or would have got, the first time."""
@@ -195,6 +195,7 @@ class Sequencer:
             evaluated.writes,
             evaluated.events,
             evaluated.placed,
+            evaluated.tags,
             evaluated.event_ids,
             evaluated.versions,
         )
@@ -206,6 +207,7 @@ class Sequencer:
         writes: list[bytes | None],
         events: list[bytes],
         placed: list[tuple[str, str]],
+        tags: dict[int, Sequence[str]],
         event_ids: list[Any],
         versions: dict[str, int],
     ) -> Ticket:
@@ -219,7 +221,7 @@ class Sequencer:
                 f"a commit record of {len(encoded)} bytes; "
                 f"allowed are {2 * limits.TRANSACTION_SIZE_MAX}"
             )
-        install(self._state, record, placed)
+        install(self._state, record, placed, tags)
         self._pending.append(encoded)
         self.sequence += 1
         first, last = (position, newest.last_position) if events else (None, None)

@@ -215,16 +215,13 @@ class State:
     def indexed_positions(
         self, index: str, name: str, after: int, upto: int, limit: int, *, reverse: bool = False
     ) -> Sequence[int]:
-        """Positions of a category's or a type's events in (after, upto], at most *limit*.
+        """Positions of a category's, a type's or a tag's events in (after, upto], at most *limit*.
 
-        *index* is "category" or "type"; in reverse, the greatest come first.
+        *index* is "category", "type" or "tag"; in reverse, the greatest come first.
         """
-        in_files = (
-            self.files.category_positions if index == "category" else self.files.type_positions
-        )
         runs: list[Sequence[int]] = []
         for table in self.memtables():
-            positions = (table.categories if index == "category" else table.types).get(name)
+            positions = table.index(index).get(name)
             if positions is not None:
                 low = bisect_right(positions, after)
                 high = bisect_right(positions, upto)
@@ -239,9 +236,12 @@ class State:
             for run in runs:
                 found.extend(reversed(run))
             if len(found) < limit:
-                found.extend(in_files(name, after, upto, limit - len(found), reverse=True))
+                rest = limit - len(found)
+                found.extend(
+                    self.files.indexed_positions(index, name, after, upto, rest, reverse=True)
+                )
         else:
-            found.extend(in_files(name, after, upto, limit, reverse=False))
+            found.extend(self.files.indexed_positions(index, name, after, upto, limit))
             for run in reversed(runs):
                 found.extend(run)
         return found[:limit]

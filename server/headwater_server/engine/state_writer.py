@@ -28,6 +28,7 @@ from headwater_server.engine.index_keys import (
     NUMBER,
     POSTING_COUNT_MAX,
     STREAM,
+    TAG,
     TAIL_COUNT_MAX,
     TYPE,
     Applied,
@@ -183,13 +184,14 @@ class StateWriter:
         self._put(Family.CHANGES, change_key(commit, key), change_value(older, exists=exists))
         self.changes += 1
 
-    # Streams, categories, types.
+    # Streams, categories, types, tags.
 
     def write_index(self, *, interrupted: bool) -> None:
         """Write what the events add to the index; *interrupted* if some of it may be there."""
         self._write_streams(interrupted=interrupted)
         self._write_names(CATEGORY, self._frozen.categories)
         self._write_names(TYPE, self._frozen.types)
+        self._write_names(TAG, self._frozen.tags)
         self._write_batch()
 
     def _write_streams(self, *, interrupted: bool) -> None:
@@ -226,7 +228,8 @@ class StateWriter:
         self, kind: bytes, name: str, head: IndexHead | None, positions: "array[int]"
     ) -> None:
         if head is None:
-            head = IndexHead(positions[0], 0, 0, array("Q"))
+            identity = self._frozen.tag_ids[name] if kind == TAG else positions[0]
+            head = IndexHead(identity, 0, 0, array("Q"))
         elif head.last_position >= positions[0]:
             # An attempt before this one came as far as here.
             positions = positions[bisect_right(positions, head.last_position) :]

@@ -214,6 +214,7 @@ class Transaction(Reader):
                     event[3],
                 ),
             )
+                    event[4] if len(event) > 4 else (),
             for place, event in enumerate(own, 1)
         ]
         more = page.more

@@ -25,7 +25,10 @@ Entry = bytes | None | list[Atomic]
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Events for the end of a stream: each is [id | None, type, data, metadata]."""
+    """Events for the end of a stream: each is [id | None, type, data, metadata, tags].
+
+    The tags may have been left out, and mostly were.
+    """
 
     stream: str
     expect: int
@@ -167,7 +170,15 @@ class WriteBuffer:
         self.events += len(append.events)
         size = 64 * len(append.events)
         for event in append.events:
-            size += len(event[2]) + len(event[3])
+            event_size = len(event[2]) + len(event[3])
+            if len(event) > 4:
+                event_size += sum(map(len, event[4]))
+            if event_size > limits.EVENT_SIZE_MAX:
+                raise TooLarge(
+                    f"an event for stream {append.stream!r} of {event_size} bytes of data, "
+                    f"metadata and tags; allowed are {limits.EVENT_SIZE_MAX}"
+                )
+            size += event_size
         self.size += size
 
     def _save_snapshot(
