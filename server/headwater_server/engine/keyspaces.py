@@ -3,9 +3,10 @@
     01  keys of users
     02  snapshots of aggregates     stream 00 name 00 schema(u32) version(u64)  ->  state
     03  accounts                    name  ->  msgpack of the account
+    04  consumer groups             see group_records.py
 
-Everything in the state store is a versioned key, so snapshots and accounts are transactional,
-have a history, and are collected as garbage, without code of their own.
+Everything in the state store is a versioned key, so snapshots, accounts and groups are
+transactional, have a history, and are collected as garbage, without code of their own.
 """
 
 import struct
@@ -14,12 +15,20 @@ from typing import Final, NamedTuple
 USER: Final = b"\x01"
 SNAPSHOTS: Final = b"\x02"
 ACCOUNTS: Final = b"\x03"
+GROUPS: Final = b"\x04"
+
+RETENTION: Final = b"\xf0"
+ERASURES: Final = b"\xf1"
 
 USER_END: Final = b"\x02"
 SNAPSHOTS_END: Final = b"\x03"
 ACCOUNTS_END: Final = b"\x04"
+RETENTION_END: Final = b"\xf1"
+ERASURES_END: Final = b"\xf2"
+GROUPS_END: Final = b"\x05"
 
 _SCHEMA_AND_VERSION: Final = struct.Struct(">IQ")
+_POSITION: Final = struct.Struct(">Q")
 
 
 class SnapshotKey(NamedTuple):
@@ -55,3 +64,25 @@ def parse_snapshot_key(key: bytes) -> SnapshotKey:
     stream, name, _ = key[1:].split(b"\0", 2)
     schema, version = _SCHEMA_AND_VERSION.unpack(key[-_SCHEMA_AND_VERSION.size :])
     return SnapshotKey(stream.decode(), name.decode(), schema, version)
+
+
+def snapshots_of(stream: str) -> tuple[bytes, bytes]:
+    """The range of keys of all snapshots of a stream."""
+    prefix = SNAPSHOTS + stream.encode()
+    return prefix + b"\0", prefix + b"\x01"
+
+
+def retention_key(stream: str) -> bytes:
+    """The key of a stream's rule of retention."""
+    return RETENTION + stream.encode()
+
+
+def erasure_key(position: int) -> bytes:
+    """The key that says that the event at a position is erased."""
+    return ERASURES + _POSITION.pack(position)
+
+
+def erased_position(key: bytes) -> int:
+    """The position of an erasure's key."""
+    position: int = _POSITION.unpack(key[1:])[0]
+    return position
