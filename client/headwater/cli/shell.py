@@ -1,0 +1,104 @@
+"""`headwater shell`: a Python prompt with a connected database.
+
+    >>> db.put(("balance", "ann"), 10)
+    >>> list(db.scan(("balance",)))
+
+It is Python and not a language of its own: what was tried at the prompt can be copied into a
+program. What an expression gives is shown; of what gives items one by one, the first few.
+"""
+
+import code
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+import click
+
+import headwater
+from headwater.cli.connection_options import Connector, connection_options
+
+SHOWN_MAX: Final = 20
+"""Items that are shown of an iterator."""
+
+
+@click.command()
+@connection_options
+@click.option("-c", "--command", help="Run this, as if it were typed, and end.")
+def shell(connector: Connector, command: str | None) -> None:
+    """Work with a server at a Python prompt.
+
+    `db` is the database, as headwater.connect_blocking gives it, and every name of headwater is
+    there: db.get(key), db.put(key, value), db.append(stream, [Event(type, data)]). What comes
+    from standard input is run line by line if that is no terminal.
+    """
+    with connector.connect() as db:
+        names: dict[str, Any] = {name: getattr(headwater, name) for name in headwater.__all__}
+        console = _Console({**names, "headwater": headwater, "db": db})
+        shown = sys.displayhook
+        sys.displayhook = _display
+        try:
+            if command is not None:
+                if console.push(command) and console.push(""):
+                    raise click.UsageError(f"not a whole statement: {command!r}")
+            elif sys.stdin.isatty():
+                _complete_names(console.locals)
+                pong = db.ping()
+                console.interact(
+                    f"Headwater at {db.address}, commit {pong.commit}; the database is `db`. "
+                    "Ctrl-D ends.",
+                    exitmsg="",
+                )
+            else:
+                for line in itertools.chain(sys.stdin, [""]):
+                    console.push(line.rstrip("\n"))
+        finally:
+            sys.displayhook = shown
+        if console.failed and (command is not None or not sys.stdin.isatty()):
+            raise SystemExit(1)
+
+
+class _Console(code.InteractiveConsole):
+    """Runs statements, and remembers whether one failed, for the exit status.
+
+    Attributes:
+        failed: a statement raised, or was no Python.
+    """
+
+    failed = False
+
+    def showsyntaxerror(self, *arguments: Any, **options: Any) -> None:
+        self.failed = True
+        super().showsyntaxerror(*arguments, **options)
+
+    def showtraceback(self) -> None:
+        self.failed = True
+        error = sys.exc_info()[1]
+        if isinstance(error, headwater.HeadwaterError):
+            # The server's word, in one line: where in the client it was raised helps nobody.
+            self.write(f"{type(error).__name__}: {error}\n")
+        else:
+            super().showtraceback()
+
+
+def _display(value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Iterator):
+        click.echo(repr(value))
+        return
+    for item in itertools.islice(value, SHOWN_MAX):
+        click.echo(repr(item))
+    if next(value, None) is not None:
+        click.echo(f"… and more; only the first {SHOWN_MAX} are shown")
+
+
+def _complete_names(names: Any) -> None:
+    try:
+        import readline
+        import rlcompleter
+    except ImportError:
+        # Not every Python has them, and typing goes on without.
+        return
+    readline.set_completer(rlcompleter.Completer(names).complete)
+    readline.parse_and_bind("tab: complete")
