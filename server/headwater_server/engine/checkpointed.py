@@ -38,8 +38,8 @@ from headwater_server.engine.index_keys import (
     META_HORIZON,
     META_UNFINISHED,
     STREAM,
-    TYPE,
     TAG,
+    TYPE,
     Applied,
     IndexHead,
     Stored,
@@ -63,10 +63,10 @@ from headwater_server.storage.state_store import Family, StateStore
 if TYPE_CHECKING:
     from headwater_server.engine.checkpoint import CheckpointResult
 
-RACE_STEPS: Final = 64
-"""Entries that `changed_in_range` takes from one index before it turns to the other."""
 _INDEXES: Final = {"category": CATEGORY, "type": TYPE, "tag": TAG}
 
+RACE_STEPS: Final = 64
+"""Entries that `changed_in_range` takes from one index before it turns to the other."""
 
 
 class StreamHead(NamedTuple):

@@ -212,9 +212,9 @@ class Transaction(Reader):
                     event[1],
                     event[2],
                     event[3],
+                    event[4] if len(event) > 4 else (),
                 ),
             )
-                    event[4] if len(event) > 4 else (),
             for place, event in enumerate(own, 1)
         ]
         more = page.more
