@@ -4,9 +4,12 @@
     02  snapshots of aggregates     stream 00 name 00 schema(u32) version(u64)  ->  state
     03  accounts                    name  ->  msgpack of the account
     04  consumer groups             see group_records.py
+    f0  retention of streams        stream  ->  msgpack of the rule, see retention.py
+    f1  erasures                    position(u64)  ->  nothing: the event there is erased
 
 Everything in the state store is a versioned key, so snapshots, accounts and groups are
-transactional, have a history, and are collected as garbage, without code of their own.
+transactional, have a history, and are collected as garbage, without code of their own. What
+retention writes stands last in a record of the log, so one look at its last key tells of it.
 """
 
 import struct

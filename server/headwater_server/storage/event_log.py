@@ -15,13 +15,14 @@ before, so that opening alone destroys nothing.
 
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from headwater_protocol.errors import DamagedFile
 from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import Position
 from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.event_rewrite import rewrite_segment
 from headwater_server.storage.event_segment import ENTRY_SIZE_MAX, EVENTS_SUFFIX, EventSegment
 from headwater_server.storage.file_system import FileSystem, join
 from headwater_server.storage.log_segment import damaged, pack_entry
@@ -217,6 +218,40 @@ class EventLog:
             self._file_system.remove(offsets_path)
         self._file_system.remove(path)
         self._file_system.sync_directory(self._log.directory)
+
+    # Writing anew.
+
+    def rewrite(self, segment: EventSegment, changed: Callable[[int, bytes], bytes]) -> int:
+        """Write one of the `segments` anew, each event as *changed* gives it for its position.
+
+        Nothing but an event without its data, or b"" for one that is removed, may come of it.
+        Durable at the end; readers in other threads see the old event or the new one. The old
+        file's room is free after `close_replaced`. Not beside `append`.
+
+        Returns:
+            bytes that the segment is smaller by.
+
+        Raises:
+            DiskFull: there is no room, and nothing was changed.
+            DamagedFile: an event is not what was written; nothing was changed.
+        """
+        place = self._segments.index(segment)
+        log_segment = self._log.segment_of(segment.first)
+        assert log_segment is not None
+        assert log_segment.first_index == segment.first
+        replaced = rewrite_segment(self._file_system, segment, changed)
+        log_segment.file = replaced.file
+        self._removed.append(segment)
+        if segment in self._unsynced:
+            self._unsynced.remove(segment)
+        self._segments = [*self._segments[:place], replaced, *self._segments[place + 1 :]]
+        if place == len(self._segments) - 1 and self._is_cut:
+            self._log.resume(self._last + 1, replaced.end)
+        return segment.size - replaced.size
+
+    def close_replaced(self) -> None:
+        """Let go of files that `rewrite` has replaced; called by the thread that reads."""
+        self._close_removed()
 
     # Reading.
 

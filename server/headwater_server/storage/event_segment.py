@@ -8,10 +8,13 @@ the .events file. The .idx file has no checksum and needs none: what is found at
 its own position and is checked. If it is not what was asked for, the segment finds out which of
 the two files is wrong; the .idx file can be made again from the other one.
 
-Once the log has gone on to the next segment, neither file changes any more.
+Once the log has gone on to the next segment, neither file changes any more. Retention and erasure
+have them written anew beside the old ones, which are then replaced: see event_rewrite.py. Of an
+event that was removed an entry stays that is empty, so that positions are found as before.
 """
 
 import bisect
+import itertools
 import struct
 import sys
 import zlib
@@ -306,6 +309,14 @@ class EventSegment:
         if sys.byteorder == "little":
             offsets.byteswap()
         return offsets
+
+    def sizes(self) -> "array[int]":
+        """Bytes of each entry, in order, as the .idx file has it: true or not."""
+        last, _ = self._tail
+        if last < self.first:
+            return array("I")
+        offsets = self._offsets(self.first, last)
+        return array("I", [max(0, b - a) for a, b in itertools.pairwise(offsets)])
 
     def find_damage(self) -> Iterator[DamagedFile]:
         """Read every entry; gives each that is not what was written, and wrong offsets."""
