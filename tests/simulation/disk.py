@@ -160,6 +160,13 @@ class SimulatedStore(MemoryStore):
         found._live = found._durable.copy()
         return found
 
+    def twin(self) -> MemoryStore:
+        """Another one with the same content."""
+        twin = MemoryStore()
+        twin._live = self._live.copy()
+        twin._durable = twin._live.copy()
+        return twin
+
 
 def sealed_files(disk: SimulatedDisk) -> list[tuple[str, int]]:
     """Files of which nothing may change unnoticed, and their sizes.

@@ -7,6 +7,7 @@ has failed. The last life of a plan meets no trouble, and lasts until the world'
 """
 
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal
 
@@ -22,11 +23,13 @@ from headwater_server.net.streams import serve_stream
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.storage.memory_disk import PAGE_SIZE, SECTOR_SIZE
 from headwater_server.storage.memory_files import Crash
 from headwater_server.storage.write_ahead_log import WalIndex
 from tests.simulation.blocking import run_blocking
 from tests.simulation.determinism import source, wall_clock
 from tests.simulation.disk import SimulatedDisk, SimulatedStore, sealed_files
+from tests.simulation.inspection import inspect
 from tests.simulation.network import Network, SimulatedStream
 from tests.simulation.plan import Plan, Trouble
 from tests.simulation.trace import Trace
@@ -49,8 +52,11 @@ class Machine:
         lives: how many servers there were.
     """
 
-    def __init__(self, plan: Plan, network: Network, trace: Trace) -> None:
+    def __init__(
+        self, plan: Plan, network: Network, trace: Trace, surprise: Callable[[str], None]
+    ) -> None:
         self._plan = plan
+        self._surprise = surprise
         self._network = network
         self._trace = trace
         self._random = source(plan.seed, "machine")
@@ -62,6 +68,7 @@ class Machine:
         self._scope = trio.CancelScope()
         self._calm = False
         self._end = trio.Event()
+        self._is_sound = True
         self._server: Server | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self.refused: DamagedFile | None = None
@@ -124,8 +131,9 @@ class Machine:
             async with trio.open_nursery() as nursery:
                 if trouble is not None:
                     nursery.start_soon(self._trouble, trouble)
-                if self._plan.flips and self.lives > 1:
+                if self.lives > 1:
                     self._rot()
+                    self._inspect("before its start")
                 await self._boot_and_serve()
                 nursery.cancel_scope.cancel()
         self._network.die()
@@ -141,6 +149,7 @@ class Machine:
             self._death = self._death or "exit"
             return
         self.engine = engine
+        self._inspect("after its start")
         try:
             await self._serve(engine)
         except BaseExceptionGroup as group:
@@ -163,6 +172,8 @@ class Machine:
             except DamagedFile as error:
                 if not self._plan.is_broken:
                     raise
+                if self._is_sound and not self._plan.read_errors:
+                    self._surprise(f"check found nothing, and the server refuses: {error.message}")
                 self.refused = error
                 return None
             except DiskFull:
@@ -175,6 +186,15 @@ class Machine:
                     raise
                 return None
         raise AssertionError("the server cannot be started, though its disk has room again")
+
+    def _inspect(self, when: str) -> None:
+        """Strictly: whatever the machine went through, no file may contradict another."""
+        found = inspect(self._disk, self._store)
+        self._is_sound = not found
+        self._trace.add("inspection", when, len(found))
+        if not self._plan.is_broken:
+            for finding in found:
+                self._surprise(f"life {self.lives}, {when}: {finding}")
 
     def _open(self) -> Engine:
         return open_engine(
@@ -250,13 +270,29 @@ class Machine:
         disk.read_errors = 0.0
 
     def _rot(self) -> None:
-        for _ in range(self._plan.flips):
-            files = sealed_files(self._disk)
-            if files:
-                path, size = self._random.choice(files)
-                offset = self._random.randrange(size)
-                self._trace.add("flip", path, offset)
-                self._disk.flip_bit(path, offset, self._random.randrange(8))
+        plan, dice = self._plan, self._random
+        files = sealed_files(self._disk) if plan.flips or plan.misdirected else []
+        if not files:
+            return
+        for _ in range(plan.flips):
+            path, size = dice.choice(files)
+            offset = dice.randrange(size)
+            self._trace.add("flip", path, offset)
+            self._disk.flip_bit(path, offset, dice.randrange(8))
+        for _ in range(plan.misdirected):
+            self._misdirect(dice.choice(files), dice.choice(files))
+
+    def _misdirect(self, meant: tuple[str, int], hit: tuple[str, int]) -> None:
+        """A block that was written to one place is found in another, and perhaps there only."""
+        disk, dice = self._disk, self._random
+        block = dice.choice((SECTOR_SIZE, PAGE_SIZE))
+        source = dice.randrange(meant[1]) // block * block
+        target = dice.randrange(hit[1]) // block * block
+        content = disk.content(meant[0])[source : source + block]
+        self._trace.add("misdirected", meant[0], source, hit[0], target, len(content))
+        if dice.random() < 0.5:
+            disk.overwrite(meant[0], source, bytes(len(content)))
+        disk.overwrite(hit[0], target, content)
 
     def _power_lost(self) -> None:
         self._die("power")

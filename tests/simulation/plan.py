@@ -62,7 +62,8 @@ class Plan:
 
     Attributes:
         segment_size: of the write-ahead log, in bytes.
-        flips: how many bits rot.
+        flips: how many bits rot at each start.
+        misdirected: how many writes turn out to have gone to a wrong place.
         read_errors: the share of reads of the disk that fail.
         actions: of each client.
         think_s: between two of them, on average.
@@ -77,6 +78,7 @@ class Plan:
     network: NetworkFaults
     troubles: tuple[Trouble, ...]
     flips: int
+    misdirected: int
     read_errors: float
     clients: int
     watchers: int
@@ -123,7 +125,8 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
         ),
         network=_network(dice, faulty=kind in ("network", "both") or dice.random() < 0.2),
         troubles=tuple(_troubles(dice, kind)),
-        flips=dice.choice((1, 1, 3)) if kind == "rot" else 0,
+        flips=dice.choice((0, 1, 1, 3)) if kind == "rot" else 0,
+        misdirected=dice.choice((0, 0, 1, 2)) if kind == "rot" else 0,
         read_errors=dice.choice((0.01, 0.05)) if kind == "reads" else 0.0,
         clients=dice.randint(2, 6),
         watchers=dice.randint(1, 3),

@@ -90,7 +90,7 @@ class World:
         self.surprises: list[str] = []
         self._goal = Goal()
         self._network = Network(source(plan.seed, "network"), plan.network, trace.add)
-        self._machine = Machine(plan, self._network, trace)
+        self._machine = Machine(plan, self._network, trace, self.surprises.append)
 
     def counts(self) -> dict[str, int]:
         """How much happened."""

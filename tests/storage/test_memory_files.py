@@ -5,7 +5,7 @@ import random
 import pytest
 
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.memory_disk import SECTOR_SIZE
+from headwater_server.storage.memory_disk import PAGE_SIZE, SECTOR_SIZE
 from headwater_server.storage.memory_files import Call, Crash, MemoryFileSystem
 
 CRASHES = 200
@@ -40,6 +40,30 @@ def test_an_unsynced_write_is_kept_dropped_or_torn_by_sector() -> None:
             sector = content[start : start + SECTOR_SIZE]
             whole = ((b"old" * 1000)[start:], (b"new" * 1000)[start:])
             assert sector in [text[:SECTOR_SIZE] for text in whole]
+
+
+def test_an_unsynced_write_can_be_torn_by_page_as_well() -> None:
+    disk = MemoryFileSystem(1)
+    disk.create("a").write_at(0, b"old" * (2 * PAGE_SIZE))
+    disk.open("a").sync()
+    disk.sync_directory("")
+    disk.open("a").write_at(0, b"new" * (2 * PAGE_SIZE))
+    torn_in_a_page = set()
+    for _ in range(CRASHES):
+        content = disk.crash().content("a")
+        pages = [content[at : at + PAGE_SIZE] for at in range(0, len(content), PAGE_SIZE)]
+        mixed = [b"old" in page and b"new" in page for page in pages]
+        if b"old" in content and b"new" in content:
+            torn_in_a_page.add(any(mixed))
+    assert torn_in_a_page == {True, False}
+
+
+def test_bytes_can_be_overwritten_by_force_and_the_size_stays() -> None:
+    disk = disk_with_file()
+    disk.overwrite("d/a", 2998, b"newer")
+    assert disk.content("d/a")[-4:] == b"done"
+    assert disk.crash().content("d/a") == disk.content("d/a")
+    assert len(disk.content("d/a")) == 3000
 
 
 def test_a_later_unsynced_write_can_survive_an_earlier_one() -> None:

@@ -5,7 +5,8 @@
     crashed   = durable + some pending changes         what a power loss leaves
 
 Which changes survive is drawn from a random source: all, none, the first few, or any of them in
-any combination. A write that does not survive whole can still leave some of its sectors.
+any combination. A write that does not survive whole can still leave some of its sectors: single
+ones, as a disk writes them, or whole pages, as the operating system hands them to it.
 """
 
 import random
@@ -14,6 +15,9 @@ from typing import Final, NamedTuple
 
 SECTOR_SIZE: Final = 512
 """What a disk writes whole or not at all."""
+
+PAGE_SIZE: Final = 4096
+"""What the operating system writes back; in no certain order, unless there is a sync."""
 
 
 class Change(NamedTuple):
@@ -36,12 +40,12 @@ def _apply(change: Change, content: bytearray) -> None:
     content[offset : offset + len(data)] = data
 
 
-def _sectors(change: Change) -> Iterator[Change]:
-    """The parts of a write that the disk writes one by one."""
+def _blocks(change: Change, size: int) -> Iterator[Change]:
+    """The parts of a write that come to the disk one by one, if it takes blocks of *size*."""
     assert change.data is not None
     at = 0
     while at < len(change.data):
-        room = SECTOR_SIZE - (change.offset + at) % SECTOR_SIZE
+        room = size - (change.offset + at) % size
         yield Change(change.offset + at, change.data[at : at + room])
         at += room
 
@@ -93,12 +97,12 @@ class FileNode:
             if kept:
                 _apply(change, content)
             elif change.data is not None and source.random() < 0.5:
-                # Torn: the first few sectors arrived, or any of them.
-                sectors = list(_sectors(change))
-                first = source.randint(0, len(sectors)) if source.random() < 0.5 else 0
-                for place, sector in enumerate(sectors):
+                # Torn: the first few blocks arrived, or any of them.
+                blocks = list(_blocks(change, source.choice((SECTOR_SIZE, PAGE_SIZE))))
+                first = source.randint(0, len(blocks)) if source.random() < 0.5 else 0
+                for place, block in enumerate(blocks):
                     if place < first or (not first and source.random() < 0.5):
-                        _apply(sector, content)
+                        _apply(block, content)
         return content
 
     def copy(self) -> "FileNode":

@@ -199,6 +199,13 @@ class MemoryFileSystem:
             if offset < len(content):
                 content[offset] ^= 1 << bit
 
+    def overwrite(self, path: str, offset: int, data: bytes) -> None:
+        """Other bytes in place of those there, which a misdirected write leaves, say."""
+        node = self._file(path)
+        for content in (node.live, node.durable):
+            size = min(len(data), max(0, len(content) - offset))
+            content[offset : offset + size] = data[:size]
+
     def content(self, path: str) -> bytes:
         """All bytes of a file as programs see it, without counting as a call."""
         return bytes(self._file(path).live)
