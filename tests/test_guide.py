@@ -1,0 +1,115 @@
+"""The code of the guide runs, and prints what the guide says.
+
+docs/guide/README.md tells how a page is written. Each page has an empty server of its own, and a
+module of its own, in which its blocks run one after the other, on trio, with `db` connected.
+"""
+
+import ast
+import contextlib
+import inspect
+import io
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import pytest
+import trio
+
+import headwater
+from headwater.cli.server_process import ServerProcess
+
+GUIDE: Final = Path(__file__).parent.parent / "docs/guide"
+PAGES: Final = sorted(path.name for path in GUIDE.glob("*.md"))
+PAGE_S_MAX: Final = 50.0
+
+BLOCK: Final = re.compile(
+    r"^```python(?P<words>[^\n]*)\n(?P<code>.*?)^```\n(?:\n^```text\n(?P<output>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Code of a page, the words behind `python`, and what it prints, if the page says so."""
+
+    code: str
+    words: tuple[str, ...]
+    output: str | None
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text()
+    found = []
+    for match in BLOCK.finditer(text):
+        # Errors name the line of the page.
+        above = "\n" * text.count("\n", 0, match.start("code"))
+        found.append(Block(above + match["code"], tuple(match["words"].split()), match["output"]))
+    return found
+
+
+@contextlib.contextmanager
+def module_named(name: str) -> Iterator[ModuleType]:
+    """A module that can be imported as long as this lasts."""
+    module = ModuleType(name)
+    sys.modules[name] = module
+    try:
+        yield module
+    finally:
+        del sys.modules[name]
+
+
+async def run_block(block: Block, page: Path, module: ModuleType) -> str:
+    """Run a block, which may await at its top level; what it printed."""
+    code = compile(block.code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        outcome = eval(code, module.__dict__)
+        if inspect.iscoroutine(outcome):
+            await outcome
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_code_of_a_page_does_what_the_page_says(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = GUIDE / name
+    blocks = blocks_of(page)
+    assert blocks, f"{name} has no code"
+
+    async def run(module: ModuleType) -> None:
+        with trio.fail_after(PAGE_S_MAX):
+            async with headwater.connect(module.__dict__["url"]) as db:
+                module.__dict__["db"] = db
+                for block in blocks:
+                    if "blocking" not in block.words:
+                        printed = await run_block(block, page, module)
+                    else:
+                        with headwater.connect_blocking(module.__dict__["url"]) as blocking:
+                            module.__dict__["db"] = blocking
+                            printed = await run_block(block, page, module)
+                            module.__dict__["db"] = db
+                    if block.output is not None:
+                        assert printed == block.output
+
+    monkeypatch.chdir(tmp_path)
+    directory = tmp_path / "server"
+    directory.mkdir()
+    with ServerProcess(directory) as server, module_named(f"guide_{page.stem}") as module:
+        module.__dict__.update(headwater=headwater, trio=trio, url=server.url)
+        trio.run(run, module)
+
+
+def test_each_page_is_in_the_list_of_the_guide() -> None:
+    listed = re.findall(r"^- \[[^\]]+\]\((\w+\.md)\)", (GUIDE / "README.md").read_text(), re.M)
+    assert sorted([*listed, "README.md"]) == PAGES
+
+
+def test_the_words_behind_python_are_known_ones() -> None:
+    for name in PAGES:
+        for block in blocks_of(GUIDE / name):
+            assert set(block.words) <= {"blocking"}, name
