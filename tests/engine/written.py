@@ -23,7 +23,7 @@ from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import make_durable_directory
 from headwater_server.storage.memory_files import MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Family, WriteBatch
+from headwater_server.storage.state_store import Family, Page, WriteBatch
 
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
@@ -52,6 +52,20 @@ class WatchedStore:
         self, family: Family, start: bytes, end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         return self.beneath.scan(family, start, end, reverse=reverse)
+
+    def page(
+        self,
+        family: Family,
+        start: bytes,
+        end: bytes | None,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> Page:
+        return self.beneath.page(
+            family, start, end, count_max=count_max, size_max=size_max, reverse=reverse
+        )
 
     def write(self, batch: WriteBatch) -> None:
         self.before_write()

@@ -121,9 +121,16 @@ def test_a_damaged_block_is_told_with_its_place_and_never_taken_for_the_end(writ
         store.get_many(Family.LATEST, [b"%08d" % 1, b"%08d" % min(lost)])
     with pytest.raises(DamagedFile):
         list(store.scan(Family.LATEST, b"%08d" % min(lost)))
+    for start in (b"", found[0], b"%08d" % min(lost)):
+        for reverse in (False, True):
+            with pytest.raises(DamagedFile):
+                store.page(Family.LATEST, start, None, count_max=9**9, size_max=9**9,
+                           reverse=reverse)  # fmt: skip
     with pytest.raises(DamagedFile):
         store.verify()
     # What lies elsewhere can still be had.
+    page = store.page(Family.LATEST, b"", None, count_max=len(found), size_max=9**9)
+    assert page.keys == found
     assert store.get(Family.LATEST, b"%08d" % 1) is not None
     store.close()
 
@@ -144,6 +151,8 @@ def test_no_flipped_bit_of_a_table_gives_wrong_data(written: Path) -> None:
                 keys = [key for key, _ in content]
                 assert store.get_many(Family.LATEST, keys) == [value for _, value in content]
                 assert list(store.scan(Family.LATEST, b"")) == content
+                page = store.page(Family.LATEST, b"", None, count_max=9**9, size_max=9**9)
+                assert list(zip(page.keys, page.values, strict=True)) == content
                 store.verify()
             finally:
                 store.close()

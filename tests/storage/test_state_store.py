@@ -86,6 +86,47 @@ def test_a_scan_has_its_start_and_not_its_end(
     assert got == (found[::-1] if reverse else found)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("start", "end", "count_max", "size_max", "found", "more"),
+    [
+        (b"", None, 4, 99, "bdf", False),
+        (b"", None, 3, 99, "bdf", True),
+        (b"", None, 2, 99, "bd", True),
+        (b"", None, 9, 3, "bd", True),
+        (b"", None, 9, 1, "b", True),
+        (b"", b"b", 9, 99, "", False),
+        (b"c", b"e", 9, 99, "d", False),
+        (b"c", b"e", 1, 99, "d", True),
+        (b"f", b"b", 9, 99, "", False),
+        (b"g", None, 9, 99, "", False),
+    ],
+)
+def test_a_page_ends_when_it_is_full_and_says_whether_it_is(
+    store: StateStore,
+    start: bytes,
+    end: bytes | None,
+    count_max: int,
+    size_max: int,
+    found: str,
+    more: bool,
+    reverse: bool,
+) -> None:
+    put(store, Family.HISTORY, b="11", d="22", f="33")
+    put(store, Family.LATEST, a="", y="")
+    put(store, Family.CHANGES, a="", c="", e="")
+    page = store.page(
+        Family.HISTORY, start, end, count_max=count_max, size_max=size_max, reverse=reverse
+    )
+    if reverse and more:
+        found = {b"": "fdb", b"c": "d"}[start][: len(found)]
+    elif reverse:
+        found = found[::-1]
+    assert b"".join(page.keys).decode() == found
+    assert page.values == [{"b": b"11", "d": b"22", "f": b"33"}[key] for key in found]
+    assert page.more == more
+
+
 def test_a_scan_shows_the_store_as_it_was_when_it_was_asked(store: StateStore) -> None:
     put(store, Family.LATEST, a="1", b="1", c="1", d="1")
     not_begun = store.scan(Family.LATEST, b"")
@@ -230,5 +271,11 @@ def test_any_run_of_writes_and_reads_equals_a_dict(store: StateStore, seed: int)
             reverse=reverse,
         )
         assert list(store.scan(family, start, end_or_none, reverse=reverse)) == expected
+        count = source.randrange(1, 6)
+        page = store.page(
+            family, start, end_or_none, count_max=count, size_max=1000, reverse=reverse
+        )
+        assert list(zip(page.keys, page.values, strict=True)) == expected[:count]
+        assert page.more == (len(expected) >= count)
         assert store.get(family, start) == model.get((family, start))
     assert store.verify() == len(model)

@@ -24,13 +24,14 @@ the write-ahead log, and so in the memtable before anybody reads.
 """
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine import postings
+from headwater_server.engine.clean_pages import KEYS_MIN, CleanPage, CleanPages
 from headwater_server.engine.index_keys import (
     CATEGORY,
     META_APPLIED,
@@ -52,6 +53,7 @@ from headwater_server.engine.index_keys import (
     parse_history_key,
     parse_history_value,
     parse_latest,
+    parse_latest_value,
     parse_number,
     parse_unfinished,
 )
@@ -75,6 +77,18 @@ class StreamHead(NamedTuple):
     id: int
     version: int
     last_position: int
+
+
+class KeyPage(NamedTuple):
+    """Neighbouring keys at a view, with their values, None for one that is deleted.
+
+    *rest* is where the range goes on: the start of what is left of it, in reverse the end, and
+    None if nothing is.
+    """
+
+    keys: list[bytes]
+    values: list[bytes | None]
+    rest: bytes | None
 
 
 def read_applied(store: StateStore) -> Applied:
@@ -106,6 +120,7 @@ class CheckpointedState:
         self.horizon = parse_number(store.get(Family.INDEX, META_HORIZON))
         ids = store.scan(Family.TRANSACTIONS, b"", IDS_END, reverse=True)
         self.newest_id = next(ids, (b"", b""))[0]
+        self._clean_pages = CleanPages()
 
     @property
     def applied_commit(self) -> CommitNumber:
@@ -125,6 +140,7 @@ class CheckpointedState:
         """
         assert result.applied.commit >= self.applied.commit
         self.applied = result.applied
+        self._clean_pages.forget_all()
 
     def reopen(self) -> None:
         """Get the store to write again after DiskFull; the checkpoint is then written again.
@@ -135,6 +151,7 @@ class CheckpointedState:
         Raises:
             DiskFull: there is no room yet, and nothing can be read until it was called again.
         """
+        self._clean_pages.forget_all()
         self.store.reopen()
         assert read_applied(self.store).commit >= self.applied.commit, "what was flushed stays"
 
@@ -171,6 +188,94 @@ class CheckpointedState:
                 if found is None:
                     continue
             yield key, found.commit, found.value
+
+    def page(
+        self,
+        start: bytes,
+        end: bytes,
+        view: int,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> KeyPage:
+        """The first of what `scan` gives, until there are *count_max* keys or *size_max* bytes."""
+        if reverse:
+            return self._page_at(start, end, view, count_max, size_max, reverse=True)
+        keys: list[bytes] = []
+        values: list[bytes | None] = []
+        size = 0
+        while start < end:
+            room = count_max - len(keys)
+            if room <= 0 or size >= size_max:
+                return KeyPage(keys, values, start)
+            page = self._clean_pages.find(start)
+            if page is None:
+                page = self._clean_page(start, end, room, size_max - size)
+            if page.newest > view:
+                # Somebody reads the past of these keys.
+                older = self._page_at(start, min(end, page.end), view, room, size_max - size)
+                keys += older.keys
+                values += older.values
+                size = size_max if older.rest is not None else size
+                start = page.end if older.rest is None else older.rest
+                continue
+            low = bisect_left(page.keys, start)
+            high = len(page.keys) if page.end <= end else bisect_left(page.keys, end)
+            if high - low > room:
+                high = low + room
+                start = page.keys[high]
+            else:
+                start = page.end
+            keys += page.keys[low:high]
+            values += page.values[low:high]
+            size += page.size
+        return KeyPage(keys, values, None)
+
+    def _clean_page(self, start: bytes, end: bytes, count: int, size_max: int) -> CleanPage:
+        """The clean page that begins with *start*, read from the files."""
+        end = self._clean_pages.next_start(start, end)
+        found = self.store.page(
+            Family.LATEST, start, end, count_max=max(count, KEYS_MIN), size_max=size_max
+        )
+        entries = found.values
+        values = [parse_latest_value(entry) for entry in entries]
+        # The commit stands first in an entry, so the greatest entry has the newest.
+        newest = latest_commit(max(entries)) if entries else 0
+        if found.more:
+            end = found.keys[-1] + b"\0"
+        page = CleanPage(start, end, found.keys, values, newest)
+        self._clean_pages.add(page)
+        return page
+
+    def _page_at(
+        self,
+        start: bytes,
+        end: bytes,
+        view: int,
+        count_max: int,
+        size_max: int,
+        *,
+        reverse: bool = False,
+    ) -> KeyPage:
+        """A page at any view, or in reverse, from the files."""
+        found = self.store.page(
+            Family.LATEST, start, end, count_max=count_max, size_max=size_max, reverse=reverse
+        )
+        keys: list[bytes] = []
+        values: list[bytes | None] = []
+        for key, entry in zip(found.keys, found.values, strict=True):
+            version: Stored | None = parse_latest(entry)
+            assert version is not None
+            if version.commit > view:
+                version = self._version_before(key, view)
+            if version is not None:
+                keys.append(key)
+                values.append(version.value)
+        rest = None
+        if found.more:
+            rest = found.keys[-1] if reverse else found.keys[-1] + b"\0"
+        return KeyPage(keys, values, rest)
 
     def changed_in_range(
         self, start: bytes, end: bytes | None, after: int

@@ -128,6 +128,11 @@ def parse_latest(entry: bytes) -> Stored:
     return Stored(commit, entry[_COMMIT_AND_EXISTS.size :] if exists else None)
 
 
+def parse_latest_value(entry: bytes) -> bytes | None:
+    """The value of a LATEST entry, without its commit; None for a deletion."""
+    return entry[9:] if entry[8] else None
+
+
 def latest_commit(entry: bytes) -> int:
     """The commit of a LATEST entry, without its value."""
     commit: int = NUMBER.unpack_from(entry)[0]

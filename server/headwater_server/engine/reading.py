@@ -76,7 +76,7 @@ class Reader:
     def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
         """The keys of [start, end) in order; in reverse the last come first."""
         first, last = user_range(start, end)
-        return take_page(self._scan_stored(first, last, reverse), limit)
+        return self._page(first, last, limit, reverse)
 
     def read_stream(self, stream: str, after: int, limit: int, reverse: bool) -> StreamPage:
         """Events of a stream after a version, or in reverse before it (0: from the end)."""
@@ -131,6 +131,16 @@ class Reader:
         )
 
     # What lies below.
+
+    def _page(self, first: bytes, last: bytes, limit: int, reverse: bool) -> ScanPage:
+        """A page of stored keys; they lose the byte of their space."""
+        keys, values, more = self._state.page(
+            first, last, self.view, limit=limit, size_max=limits.PAGE_SIZE_MAX, reverse=reverse
+        )
+        items = [b""] * (2 * len(keys))
+        items[::2] = [key[1:] for key in keys]
+        items[1::2] = values
+        return ScanPage(items, more)
 
     def _scan_stored(
         self, first: bytes, last: bytes, reverse: bool

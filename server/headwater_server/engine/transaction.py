@@ -143,8 +143,10 @@ class Transaction(Reader):
 
     def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
         first, last = user_range(start, end)
-        found = self._scan_own(first, last, reverse)
-        page = take_page(found, limit)
+        if self.buffer:
+            page = take_page(self._scan_own(first, last, reverse), limit)
+        else:
+            page = self._page(first, last, limit, reverse)
         if page.more and page.items:
             # What the scan did not come to, it did not read.
             stopped = keyspaces.USER + page.items[-2]

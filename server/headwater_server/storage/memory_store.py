@@ -20,6 +20,7 @@ from headwater_server.storage.state_store import (
     FAMILY_END,
     PUT,
     Family,
+    Page,
     WriteBatch,
 )
 
@@ -99,6 +100,28 @@ class MemoryStore:
         scan = _Scan(self._live, family + start, max(stored_end, family + start), reverse=reverse)
         self._scans.add(scan)
         return scan
+
+    def page(
+        self,
+        family: Family,
+        start: bytes,
+        end: bytes | None,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> Page:
+        stored_end = FAMILY_END[family] if end is None else family + end
+        content = self._live
+        page = Page([], [], more=False)
+        size = 0
+        for key in content.irange(family + start, stored_end, (True, False), reverse):
+            page.keys.append(key[1:])
+            page.values.append(content[key])
+            size += len(content[key])
+            if len(page.keys) >= count_max or size >= size_max:
+                return page._replace(more=True)
+        return page
 
     def write(self, batch: WriteBatch) -> None:
         if self._failed:

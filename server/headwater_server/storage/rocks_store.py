@@ -9,8 +9,9 @@ What rocksdict 0.3.29 offers, and is not used here because a trial showed otherw
 
 - Column families. `flush` flushes the one it is called on, atomic flush or not: a batch over two
   of them, one flushed, then SIGKILL, came back as half a batch.
-- `items()`, `keys()`, `values()`. They end at a damaged block as they end at the end.
-  `RdictIter` tells one from the other, by `status`.
+- The end of `items()`, `keys()`, `values()`: it is the same at a damaged block. `RdictIter`
+  tells one from the other, by `status`. A page is read with `items`, which is twice as fast,
+  and only where that ends before the page is full, an `RdictIter` has to say why.
 - `set_iterate_lower_bound`, which sets the upper one, and iterators of a `Snapshot`, which show
   what was written after it. An iterator of the database is a snapshot by itself.
 - An upper bound that nobody holds on to: iterators compare with the caller's bytes object, and
@@ -40,6 +41,7 @@ from headwater_server.storage.state_store import (
     FAMILY_END,
     PUT,
     Family,
+    Page,
     WriteBatch,
 )
 
@@ -226,6 +228,79 @@ class RocksStore:
         # RocksDB compares with these very bytes, and the iterator does not keep them alive: the
         # generator's frame does.
         del stored_end
+
+    def page(
+        self,
+        family: Family,
+        start: bytes,
+        end: bytes | None,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> Page:
+        first = family + start
+        stored_end = FAMILY_END[family] if end is None else family + end
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        if first >= stored_end:
+            return Page(keys, values, more=False)
+        options = rocksdict.ReadOptions()
+        options.set_iterate_upper_bound(stored_end)
+        try:
+            # Of any types after its type hints; of bytes in raw mode.
+            items: Iterator[Any] = self._database.items(
+                reverse, None if reverse else first, options
+            )
+        except Exception as error:
+            raise self._told(error) from error
+        size = 0
+        for key, value in items:
+            if reverse and key < first:
+                return Page(keys, values, more=False)
+            keys.append(key[1:])
+            values.append(value)
+            size += len(value)
+            if len(keys) >= count_max or size >= size_max:
+                return Page(keys, values, more=True)
+        last = family + keys[-1] if keys else None
+        if self._ends_after(last, first, stored_end, reverse=reverse):
+            return Page(keys, values, more=False)
+        # It could not read on, and now it can; or something was written behind the last key.
+        keys, values, size = [], [], 0
+        for key, value in self.scan(family, start, end, reverse=reverse):
+            keys.append(key)
+            values.append(value)
+            size += len(value)
+            if len(keys) >= count_max or size >= size_max:
+                return Page(keys, values, more=True)
+        return Page(keys, values, more=False)
+
+    def _ends_after(
+        self, last: bytes | None, first: bytes, stored_end: bytes, *, reverse: bool
+    ) -> bool:
+        """Whether a range has no key behind *last*, which is the last one that was found in it.
+
+        Raises:
+            DamagedFile: that cannot be told.
+        """
+        options = rocksdict.ReadOptions()
+        options.set_iterate_upper_bound(stored_end)
+        try:
+            iterator = self._database.iter(options)
+            if reverse:
+                iterator.seek_to_last() if last is None else iterator.seek_for_prev(last)
+            else:
+                iterator.seek(first if last is None else last)
+            found = iterator.key()
+            if found is not None and found == last:
+                iterator.prev() if reverse else iterator.next()
+                found = iterator.key()
+            if found is None:
+                iterator.status()
+        except Exception as error:
+            raise self._told(error) from error
+        return found is None or found < first
 
     # Writing.
 

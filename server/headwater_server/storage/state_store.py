@@ -20,7 +20,7 @@ Reads may run in any thread, beside one writer. `reopen` and `close` need the st
 
 from collections.abc import Iterator, Sequence
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class Family(bytes, Enum):
@@ -75,6 +75,14 @@ class WriteBatch:
             self.operations.append((DELETE_RANGE, family + start, stored_end))
 
 
+class Page(NamedTuple):
+    """Neighbouring keys of a family with their values, and whether the range may go on."""
+
+    keys: list[bytes]
+    values: list[bytes]
+    more: bool
+
+
 class StateStore(Protocol):
     """Sorted keys in families. See the module's docstring for what can be relied on.
 
@@ -97,6 +105,22 @@ class StateStore(Protocol):
 
         *reverse* gives the same items, the last first. The items are those of the moment of
         the call. Drop the iterator when it is no longer needed: it holds on to old data.
+        """
+        ...
+
+    def page(
+        self,
+        family: Family,
+        start: bytes,
+        end: bytes | None,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> Page:
+        """The first items of what `scan` would give, as lists: faster, and nothing stays open.
+
+        It ends with the item by which it has *count_max* items, or *size_max* bytes of values.
         """
         ...
 
