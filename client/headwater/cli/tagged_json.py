@@ -3,6 +3,7 @@
     bytes        {"$bytes": "base64"}           float nan    {"$float": "nan"}
     datetime     {"$datetime": "2013-01-01T…"}  tuple        {"$tuple": [...]}
     UUID         {"$uuid": "…"}                 ExtType      {"$ext": [code, "base64"]}
+    Decimal      {"$decimal": "1.10"}           date         {"$date": "2013-01-31"}
     dict with keys that are no str, or start with "$"        {"$map": [[key, value], …]}
     stored bytes that are no msgpack, or not as this library writes it    {"$raw": "base64"}
 
@@ -11,7 +12,8 @@
 
 import base64
 import math
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
@@ -58,8 +60,12 @@ def to_json(value: Any) -> Any:
             return {"$bytes": _base64(value)}
         case datetime():
             return {"$datetime": value.isoformat()}
+        case date():
+            return {"$date": value.isoformat()}
         case UUID():
             return {"$uuid": str(value)}
+        case Decimal():
+            return {"$decimal": str(value)}
         case tuple():
             return {"$tuple": [to_json(member) for member in value]}
         case list():
@@ -89,8 +95,12 @@ def from_json(tagged: Any) -> Any:
             return float(text)
         case {"$datetime": str(text), **rest} if not rest:
             return datetime.fromisoformat(text)
+        case {"$date": str(text), **rest} if not rest:
+            return date.fromisoformat(text)
         case {"$uuid": str(text), **rest} if not rest:
             return UUID(text)
+        case {"$decimal": str(text), **rest} if not rest:
+            return Decimal(text)
         case {"$tuple": list(members), **rest} if not rest:
             return tuple(from_json(member) for member in members)
         case {"$ext": [int(code), str(text)], **rest} if not rest:
