@@ -53,6 +53,7 @@ from headwater.errors import (
     UnknownOperation,
     WrongVersion,
 )
+from headwater.event_types import EventTypes, TypedCodec
 from headwater.past import Past
 from headwater.records import (
     CaughtUp,
@@ -106,6 +107,7 @@ __all__ = [
     "DuplicateEvent",
     "Event",
     "EventBatch",
+    "EventTypes",
     "Executed",
     "FellBehind",
     "FormatTooNew",
@@ -139,6 +141,7 @@ __all__ = [
     "TransactionForgotten",
     "TransactionGone",
     "TransactionStatus",
+    "TypedCodec",
     "Undecodable",
     "UnknownOperation",
     "WrongVersion",

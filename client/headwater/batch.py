@@ -17,7 +17,7 @@ from typing import Any
 
 from headwater.codec import Codec, decode_with, encode_with
 from headwater.errors import ProtocolError, TooLarge
-from headwater.records import Committed, RecordedEvent, recorded_event
+from headwater.records import Committed, from_stored, recorded_event
 from headwater.writes import REQUEST_SIZE_MAX, Writes, key_range
 from headwater_protocol.keys import Key, KeyTuple, decode_key, encode_key
 from headwater_protocol.limits import PAGE_ITEMS_MAX
@@ -128,8 +128,8 @@ class Batch(Writes):
             return decode_with(self._codec, answer, f"value of {decode_key(read[1])!r:.80}")
         if read[0] == "scan":
             return self._items(answer[1])
-        events: list[RecordedEvent] = [recorded_event(row, self._codec) for row in answer[2]]
-        return events
+        codec = self._codec
+        return [*from_stored([recorded_event(row, codec) for row in answer[2]], codec)]
 
     def _items(self, flat: list[bytes]) -> list[tuple[KeyTuple, Any]]:
         keys = [decode_key(key) for key in flat[::2]]

@@ -17,7 +17,12 @@ from headwater.extensions import EXTENSIONS_RESERVED, from_extension, to_extensi
 
 
 class Codec(Protocol):
-    """Turns values into bytes and back."""
+    """Turns values into bytes and back.
+
+    It may also have `to_stored(event)` and `from_stored(event)`, which are given each Event
+    before it is encoded and each RecordedEvent after it was decoded, and return what is to be in
+    its place; TypedCodec has both.
+    """
 
     def encode(self, value: Any) -> bytes:
         """The bytes of *value*; TypeError, ValueError or OverflowError if there are none."""

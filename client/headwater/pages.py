@@ -158,7 +158,9 @@ class EventPages(Pages[RecordedEvent]):
         # Before the first there is nothing, and 0 would mean "from the end".
         more = more and not (self._reverse and self._after <= 1)
         codec = self._codec
-        return len(events), (recorded_event(event, codec) for event in events), more
+        items: Iterator[RecordedEvent] = (recorded_event(event, codec) for event in events)
+        revive = getattr(codec, "from_stored", None)
+        return len(events), items if revive is None else map(revive, items), more
 
 
 class CommitPages(Pages[CommitRecord]):

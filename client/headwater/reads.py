@@ -7,7 +7,7 @@ from typing import Any
 from headwater.codec import Codec, decode_with
 from headwater.errors import InvalidArgument, Undecodable
 from headwater.pages import EventPages, KeyPages, Pages
-from headwater.records import Loaded, RecordedEvent, Snapshot, recorded_event
+from headwater.records import Loaded, RecordedEvent, Snapshot, from_stored, recorded_event
 from headwater.writes import key_range
 from headwater_protocol.keys import Key, KeyTuple, encode_key
 from headwater_protocol.operations import FILTER, NAME, POSITION, SCHEMA, STREAM, VERSION
@@ -120,7 +120,8 @@ class Reads(ABC):
                 snapshot = Snapshot(stored[0], state)
             except Undecodable:
                 rows, more = [], version > 0
-        events = [recorded_event(row, self._codec) for row in rows]
+        codec = self._codec
+        events = [*from_stored([recorded_event(row, codec) for row in rows], codec)]
         if more:
             after = events[-1].version if events else 0
             rest = EventPages(

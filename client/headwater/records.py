@@ -240,6 +240,12 @@ def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
         raise
 
 
+def from_stored(events: Sequence[RecordedEvent], codec: Codec) -> Sequence[RecordedEvent]:
+    """Decoded events as the codec has them, if it looks at more than bytes."""
+    revive = getattr(codec, "from_stored", None)
+    return events if revive is None else [revive(event) for event in events]
+
+
 def committed_from(payload: Sequence[Any]) -> Committed:
     """What a commit's answer tells."""
     commit, time, first, last, versions = payload

@@ -17,7 +17,14 @@ from headwater.channel import PAUSE_FIRST, PAUSE_MAX, Channel, Pauses
 from headwater.codec import Codec
 from headwater.errors import ConnectionLost, HeadwaterError, InvalidArgument
 from headwater.link import Link, Reply
-from headwater.records import CaughtUp, EventBatch, FellBehind, RecordedEvent, recorded_event
+from headwater.records import (
+    CaughtUp,
+    EventBatch,
+    FellBehind,
+    RecordedEvent,
+    from_stored,
+    recorded_event,
+)
 from headwater_protocol.limits import CREDIT_MAX
 from headwater_protocol.numbers import Position
 
@@ -165,7 +172,8 @@ class Subscription(AsyncIterator[Item]):
         if payload[0] == "events":
             codec = self._codec
             self._last_size = len(payload[1])
-            return EventBatch([recorded_event(row, codec) for row in payload[1]])
+            events = [recorded_event(row, codec) for row in payload[1]]
+            return EventBatch(from_stored(events, codec))
         kind = CaughtUp if payload[0] == "caught_up" else FellBehind
         return kind(Position(payload[1]))
 

@@ -4,7 +4,7 @@ Everything is encoded and checked where it is called, so what is wrong is told t
 writes that are kept are whole. Later writes win over earlier ones, on the server.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from headwater.codec import Codec, encode_with
@@ -92,8 +92,11 @@ class Writes:
         EXPECT(expect, "append: expect")
         encoded = []
         size = len(stream)
+        to_stored = getattr(self._codec, "to_stored", None)
         for place, event in enumerate([events] if isinstance(events, Event) else events):
-            members, event_size = self._encode_event(event, f"event {place} of {stream!r:.80}")
+            members, event_size = self._encode_event(
+                event, f"event {place} of {stream!r:.80}", to_stored
+            )
             encoded.append(members)
             size += event_size + WRITE_OVERHEAD_SIZE
         if not encoded:
@@ -133,9 +136,13 @@ class Writes:
             raise InvalidArgument(f"{word}: {number} is outside of 64 bits")
         self._keep(write, len(encoded))
 
-    def _encode_event(self, event: Event, place: str) -> tuple[list[Any], int]:
+    def _encode_event(
+        self, event: Event, place: str, to_stored: Callable[[Event], Event] | None
+    ) -> tuple[list[Any], int]:
         if not isinstance(event, Event):
             raise InvalidArgument(f"{place}: an Event is wanted, not {type(event).__name__}")
+        if to_stored is not None:
+            event = to_stored(event)
         NAME(event.type, f"{place}: type")
         data = _bounded(encode_with(self._codec, event.data, f"{place}: data"), f"{place}: data")
         metadata = b""
