@@ -436,9 +436,10 @@ def _accept(value: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """A map with known names, each of which may be left out."""
+    """A map with known names, each of which may be left out, but for *count_min* of them."""
 
     members: Mapping[str, Field]
+    count_min: int = 0
 
     def check(self, value: Any) -> None:
         self(value, "")
@@ -447,6 +448,8 @@ class MapOf:
         if type(value) is not dict:
             error = _wrong(value, self.describe())
             raise InvalidArgument(f"{place}: {error.message}")
+        if len(value) < self.count_min:
+            raise InvalidArgument(f"{place}: {len(value)} members; wanted is a {self.describe()}")
         for name, member in value.items():
             check = self.members.get(name) if type(name) is str else None
             if check is None:
@@ -456,7 +459,8 @@ class MapOf:
             check(member, f"{place}: {name}")
 
     def fits(self, value: str, names: Names) -> str:
-        return f"type({value}) is dict and not {value}"
+        return "False" if self.count_min else f"type({value}) is dict and not {value}"
 
     def describe(self) -> str:
-        return "map with any of " + ", ".join(sorted(self.members))
+        least = f"at least {self.count_min}" if self.count_min else "any"
+        return f"map with {least} of " + ", ".join(sorted(self.members))

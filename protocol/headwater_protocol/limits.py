@@ -110,6 +110,12 @@ PAGE_SIZE_MAX: Final = 1 * MIB
 TYPES_MAX: Final = 1_000
 """Event types in one filter."""
 
+CRITERIA_MAX: Final = 100
+"""Criteria in one query."""
+
+QUERY_NAMES_MAX: Final = 1_000
+"""Types and tags in one query, over all its criteria. Each is looked up in an index."""
+
 CREDIT_MAX: Final = 1_000_000
 """Events that a subscriber may allow ahead, over all that it granted and did not get yet."""
 

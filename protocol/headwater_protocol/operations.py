@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headwater_protocol import limits
+from headwater_protocol.errors import TooLarge
 from headwater_protocol.fields import (
     Argument,
     Binary,
@@ -34,6 +35,7 @@ from headwater_protocol.fields import (
     Tagged,
     Text,
 )
+from headwater_protocol.fitting import Names
 from headwater_protocol.numbers import STREAM_EXISTS
 
 SERIALIZABLE: Final = "serializable"
@@ -59,12 +61,49 @@ TAGS: Final = ListOf(TAG, limits.TAGS_MAX, unique=True)
 REQUEST_ID: Final = Integer(0, limits.REQUEST_ID_MAX)
 CREDIT: Final = Integer(0, limits.CREDIT_MAX)
 
+CRITERION: Final = MapOf(
+    {
+        "types": ListOf(NAME, limits.QUERY_NAMES_MAX, count_min=1),
+        "tags": ListOf(TAG, limits.TAGS_MAX, count_min=1),
+    },
+    count_min=1,
+)
+"""Which events: the type is one of `types`, if given, and all of `tags` are there, if given."""
+
+
+@dataclass(frozen=True)
+class Criteria(ListOf):
+    """The criteria of a query: an array of them, with a bounded count of names in all."""
+
+    def check(self, value: Any) -> None:
+        ListOf.check(self, value)
+        self._check_names(value, "")
+
+    def __call__(self, value: Any, place: str) -> None:
+        ListOf.__call__(self, value, place)
+        self._check_names(value, f"{place}: ")
+
+    def _check_names(self, value: list[Any], place: str) -> None:
+        count = sum(len(names) for criterion in value for names in criterion.values())
+        if count > limits.QUERY_NAMES_MAX:
+            raise TooLarge(
+                f"{place}{count} types and tags; allowed in a query are {limits.QUERY_NAMES_MAX}"
+            )
+
+    def fits(self, value: str, names: Names) -> str:  # noqa: ARG002
+        return "False"
+
+
+QUERY: Final = Criteria(CRITERION, limits.CRITERIA_MAX, count_min=1)
+"""Which events: those that fit one of the criteria."""
+
 FILTER: Final = MapOf(
     {
         "stream": STREAM,
         "category": STREAM,
         "prefix": PREFIX,
         "types": ListOf(NAME, limits.TYPES_MAX, count_min=1),
+        "query": QUERY,
     }
 )
 """Which events: all members that are given must fit. `types` fits if the type is one of them."""

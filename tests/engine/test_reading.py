@@ -8,7 +8,7 @@ import pytest
 
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_server.engine.events import StoredEvent, decode_event
-from headwater_server.engine.filters import EVERYTHING, EventFilter
+from headwater_server.engine.filters import EVERYTHING, Criterion, EventFilter
 from headwater_server.engine.reading import Reader
 from tests.engine.database import SETTINGS, Database, all_events
 
@@ -30,11 +30,33 @@ FILTERS = [
     EventFilter(stream="account-a", category="order"),
     EventFilter(stream="account-a", prefix="account-b"),
     EventFilter("account-a", "account", "acc", ("Opened", "Closed")),
+    *(
+        EventFilter(query=query)
+        for query in (
+            (Criterion(types=("Opened",)),),
+            (Criterion(tags=("x",)),),
+            (Criterion(tags=("none",)),),
+            (Criterion(tags=("x", "y")),),
+            (Criterion(tags=("x", "none")),),
+            (Criterion(("Opened", "Closed"), ("y", "z")),),
+            (Criterion(("Opened",), ("x",)), Criterion(("Closed",), ("y",)), Criterion((), ("w",))),
+            (Criterion(("Opened",), ("x",)), Criterion(("Opened", "Closed"), ("x",))),
+        )
+    ),
+    EventFilter(stream="account-a", query=(Criterion(("Opened",), ("x",)), Criterion((), ("y",)))),
+    EventFilter(category="account", types=("Closed",), query=(Criterion((), ("x", "y")),)),
+    EventFilter(prefix="account-", query=(Criterion((), ("x",)),)),
+    EventFilter(prefix="acc", query=(Criterion((), ("x",)),)),
 ]
 
 
-def append(stream: str, *names: str, data: bytes = b"") -> list[Any]:
-    return ["append", stream, -1, [[None, name, data, b""] for name in names]]
+def append(
+    stream: str, *names: str, data: bytes = b"", source: random.Random | None = None
+) -> list[Any]:
+    """An append of an event of each type; with a *source*, they have tags."""
+    tags = [source.sample("wxyz", source.randrange(4)) if source else [] for _ in names]
+    events = [[None, name, data, b"", own] for name, own in zip(names, tags, strict=True)]
+    return ["append", stream, -1, events]
 
 
 def layered(seed: int, *, examined_max: int = 20_000) -> tuple[Database, list[StoredEvent]]:
@@ -43,7 +65,11 @@ def layered(seed: int, *, examined_max: int = 20_000) -> tuple[Database, list[St
     database = Database(replace(SETTINGS, examined_events_max=examined_max))
     for commit in range(1, 31):
         appended = [
-            append(source.choice(STREAMS), *source.choices(TYPES, k=source.randint(1, 3)))
+            append(
+                source.choice(STREAMS),
+                *source.choices(TYPES, k=source.randint(1, 3)),
+                source=source,
+            )
             for _ in range(source.randint(0, 3))
         ]
         key = b"k%d" % source.randrange(9)

@@ -9,7 +9,7 @@ written = written.crash()        # power loss; what the log would bring is broug
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
@@ -162,7 +162,13 @@ class Written:
     def horizon(self) -> int:
         return self.checkpointed.horizon
 
-    def commit(self, writes: dict[bytes, bytes | None], appended: Sequence[Appended] = ()) -> int:
+    def commit(
+        self,
+        writes: dict[bytes, bytes | None],
+        appended: Sequence[Appended] = (),
+        *,
+        tags_of: Mapping[int, Sequence[str]] | None = None,
+    ) -> int:
         """Commit, one second after the commit before; return its number."""
         truth = self.truth
         commit = self.last_commit + 1
@@ -179,7 +185,7 @@ class Written:
             positions.append(position)
             truth.categories.setdefault(category_of(stream), []).append(position)
             truth.types.setdefault(event_type, []).append(position)
-            tags = tags_at(position)
+            tags = tags_at(position) if tags_of is None else tags_of.get(position, ())
             for tag in tags:
                 truth.tags.setdefault(tag, []).append(position)
             if event_id is not None:

@@ -140,8 +140,29 @@ def test_every_kind_of_condition_and_read_has_its_form() -> None:
 
 def test_a_filter_has_known_members_only() -> None:
     FILTER.check({"stream": "a", "category": "b", "prefix": "c", "types": ["T"]})
-    with pytest.raises(InvalidArgument, match="filter: 'tag' is none of category, prefix, stream"):
+    FILTER.check({"query": [{"types": ["A"]}, {"types": ["A", "B"], "tags": ["x"]}]})
+    with pytest.raises(InvalidArgument, match="filter: 'tag' is none of category, prefix, query"):
         OPERATIONS["read_all"].arguments.complete([None, 0, {"tag": "x"}], "read_all")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ([], r"query: 0 items; allowed are 1 to 100$"),
+        ([{"tags": ["x"]}, {}], r"query\[1\]: 0 members; wanted is a map with at least 1 of tags"),
+        ([{"tags": []}], r"query\[0\]: tags: 0 items; allowed are 1 to 64"),
+        ([{"types": ["A", ""]}], r"query\[0\]: types\[1\]: 0 bytes"),
+        ([{"stream": "s"}], r"query\[0\]: 'stream' is none of tags, types"),
+        ({"tags": ["x"]}, r"query: array of 1 to 100"),
+        ([{"types": ["A"] * 20}] * 51, r"query: 1020 types and tags; allowed in a query are 1000"),
+        ([{"tags": ["x"]}] * 101, r"query: 101 items; allowed are 1 to 100"),
+    ],
+)
+def test_a_query_that_can_mean_nothing_is_refused_with_its_place(query: Any, message: str) -> None:
+    with pytest.raises((InvalidArgument, TooLarge), match=f"^read_all: filter: {message}"):
+        OPERATIONS["read_all"].arguments.complete([None, 0, {"query": query}], "read_all")
+    with pytest.raises((InvalidArgument, TooLarge)):
+        FILTER.check({"query": query})
 
 
 def inner_fields(field: Any) -> list[Field]:
@@ -173,9 +194,8 @@ def every_field(field: Any) -> list[Any]:
 
 def test_the_deepest_request_is_far_within_the_bound_of_nesting() -> None:
     deep = max(deepest(operation.arguments) for operation in OPERATIONS.values())
-    # The execute, its writes, an append, its events, an event, its tags. The answer to one has
-    # seven.
-    assert deep == 6
+    # The execute, its reads, a read_all, its filter, the query, a criterion, its tags.
+    assert deep == 7
     assert deep < DEPTH_MAX
 
 

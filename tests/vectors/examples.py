@@ -222,6 +222,11 @@ EXAMPLES: Final = [
     Example("user_remove", ["ann"], None),
     Example("user_list", [], ["ann", "bob"]),
     Example("read_stream", [None, ANN, 2], [42, 3, [NOTED_OUT], False]),
+    Example(
+        "read_all",
+        [None, 0, {"query": [{"types": ["Noted"], "tags": ["branch:7"]}, {"tags": ["x", "y"]}]}],
+        [42, 9, [NOTED_OUT], False],
+    ),
     Example("read_stream", [None, ANN, 2], [42, 3, [ERASED_OUT], False]),
 ]
 

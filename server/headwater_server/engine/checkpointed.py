@@ -341,6 +341,11 @@ class CheckpointedState:
         position = min(position, self.applied.position)
         return postings.version_at_position(self.store, head, position)
 
+    def indexed_count(self, index: str, name: str) -> int:
+        """How many events a category, a type or a tag has in the files."""
+        head = postings.read_head(self.store, _INDEXES[index], name)
+        return 0 if head is None else head.version
+
     def indexed_positions(
         self, index: str, name: str, after: int, upto: int, limit: int, *, reverse: bool = False
     ) -> "array[int]":
@@ -349,10 +354,10 @@ class CheckpointedState:
         *index* is "category", "type" or "tag", and *name* one of that kind.
         """
         kind = _INDEXES[index]
-        head = postings.read_head(self.store, kind, name)
+        upto = min(upto, self.applied.position)
+        head = postings.read_head(self.store, kind, name) if after < upto else None
         if head is None:
             return array("Q")
-        upto = min(upto, self.applied.position)
         return postings.positions_between(
             self.store, kind, head, after, upto, limit, reverse=reverse
         )

@@ -1,9 +1,39 @@
-"""Filters of events: by stream, category, prefix of the stream's name, and types."""
+"""Filters of events: by stream, category, prefix of the stream's name, types, and a query.
+
+    query      criterion or criterion or …
+    criterion  one of these types, and all of these tags        either part may be left out
+
+A filter is one value that can be hashed, so that a read set and the live subscriptions hold each
+once.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 from headwater_server.engine.events import StoredEvent, category_of
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """An event fits if its type is one of *types*, if any, and it has all of *tags*."""
+
+    types: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    def fits(self, event: StoredEvent) -> bool:
+        """Whether the event is one of those that are wanted."""
+        return (not self.types or event.type in self.types) and all(
+            tag in event.tags for tag in self.tags
+        )
+
+    def as_wire(self) -> dict[str, Any]:
+        """The criterion as it stands in a request."""
+        members: dict[str, Any] = {}
+        if self.types:
+            members["types"] = list(self.types)
+        if self.tags:
+            members["tags"] = list(self.tags)
+        return members
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +44,7 @@ class EventFilter:
     category: str | None = None
     prefix: str | None = None
     types: tuple[str, ...] = ()
+    query: tuple[Criterion, ...] = ()
 
     @classmethod
     def from_wire(cls, members: dict[str, Any]) -> "EventFilter":
@@ -25,6 +56,15 @@ class EventFilter:
             category=members.get("category"),
             prefix=members.get("prefix"),
             types=tuple(dict.fromkeys(members.get("types", ()))),
+            query=tuple(
+                dict.fromkeys(
+                    Criterion(
+                        tuple(dict.fromkeys(criterion.get("types", ()))),
+                        tuple(dict.fromkeys(criterion.get("tags", ()))),
+                    )
+                    for criterion in members.get("query", ())
+                )
+            ),
         )
 
     def fits(self, event: StoredEvent) -> bool:
@@ -34,6 +74,7 @@ class EventFilter:
             and (self.category is None or category_of(event.stream) == self.category)
             and (self.prefix is None or event.stream.startswith(self.prefix))
             and (not self.types or event.type in self.types)
+            and (not self.query or any(criterion.fits(event) for criterion in self.query))
         )
 
     def as_wire(self) -> dict[str, Any]:
@@ -47,6 +88,8 @@ class EventFilter:
             members["prefix"] = self.prefix
         if self.types:
             members["types"] = list(self.types)
+        if self.query:
+            members["query"] = [criterion.as_wire() for criterion in self.query]
         return members
 
 

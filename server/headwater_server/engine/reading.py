@@ -20,6 +20,7 @@ from headwater_server.engine.listing import (
     list_categories,
     list_streams,
 )
+from headwater_server.engine.searching import Search
 from headwater_server.engine.state import State
 
 _BATCH: Final = 512
@@ -169,33 +170,33 @@ class Reader:
     def _read_filtered(
         self, after: int, upto: int, wanted: EventFilter, limit: int, reverse: bool
     ) -> EventsPage:
-        """Walk the narrowest index in batches until the page is full or enough was looked at."""
+        """What the indexes find, in batches, until the page is full or enough was looked at."""
         events: list[bytes] = []
-        size = 0
-        examined = 0
+        size = examined = 0
         position = upto + 1 if reverse else after
-        exact = True
+        search = Search(
+            self._state, wanted, after, upto, reverse=reverse, budget=self._examined_max
+        )
         while True:
-            low, high = (after, position - 1) if reverse else (position, upto)
-            # Of candidates that may not fit, more are fetched than the page still takes.
-            room = min(_BATCH, limit - len(events)) if exact else _BATCH
-            positions, exact = self._candidates(low, high, wanted, room, reverse)
-            if not positions:
-                # Nothing is left: everything up to the end of the view was looked at.
-                return EventsPage(after + 1 if reverse else upto, events, more=False)
+            # Of what may not fit, more is fetched than the page still takes.
+            room = limit - len(events) if search.exact else self._examined_max - examined
+            positions = search.take(min(_BATCH, room))
             for candidate, stored in zip(positions, self._state.events(positions), strict=True):
-                if exact or wanted.fits(decode_event(stored)):
+                if search.exact or wanted.fits(decode_event(stored)):
                     if events and size + len(stored) > limits.PAGE_SIZE_MAX:
                         return EventsPage(position, events, more=True)
                     events.append(stored)
                     size += len(stored)
                 position = candidate
                 if len(events) == limit:
-                    return EventsPage(
-                        position, events, more=self._goes_on(position, after, upto, reverse)
-                    )
+                    more = self._goes_on(position, after, upto, reverse)
+                    return EventsPage(position, events, more)
+            if search.over:
+                # Everything up to the end of the view was looked at.
+                return EventsPage(after + 1 if reverse else upto, events, more=False)
+            position = search.looked_at
             examined += len(positions)
-            if examined >= self._examined_max:
+            if search.spent or examined >= self._examined_max:
                 return EventsPage(
                     position, events, more=self._goes_on(position, after, upto, reverse)
                 )
@@ -203,50 +204,6 @@ class Reader:
     @staticmethod
     def _goes_on(position: int, after: int, upto: int, reverse: bool) -> bool:
         return position > after + 1 if reverse else position < upto
-
-    def _candidates(
-        self, after: int, upto: int, wanted: EventFilter, limit: int, reverse: bool
-    ) -> tuple[Sequence[int], bool]:
-        """Positions in (after, upto] that may fit, and whether all of them surely do."""
-        if wanted.stream is not None:
-            return self._stream_candidates(after, upto, wanted, limit, reverse)
-        category = wanted.category
-        if category is None and wanted.prefix is not None and "-" in wanted.prefix:
-            # Every stream with such a prefix is of one category.
-            category = wanted.prefix.partition("-")[0]
-        if category is not None:
-            found = self._state.indexed_positions(
-                "category", category, after, upto, limit, reverse=reverse
-            )
-            return found, wanted == EventFilter(category=category)
-        if wanted.types:
-            merged: list[int] = []
-            for event_type in wanted.types:
-                merged.extend(
-                    self._state.indexed_positions(
-                        "type", event_type, after, upto, limit, reverse=reverse
-                    )
-                )
-            merged.sort(reverse=reverse)
-            return merged[:limit], wanted.prefix is None
-        if reverse:
-            return range(upto, max(after, upto - limit), -1), False
-        return range(after + 1, min(upto, after + limit) + 1), False
-
-    def _stream_candidates(
-        self, after: int, upto: int, wanted: EventFilter, limit: int, reverse: bool
-    ) -> tuple[Sequence[int], bool]:
-        assert wanted.stream is not None
-        head = self._state.head(wanted.stream)
-        low = self._state.version_at(wanted.stream, head, after)
-        high = self._state.version_at(wanted.stream, head, upto)
-        first, last = (
-            (max(low + 1, high - limit + 1), high) if reverse else (low + 1, min(high, low + limit))
-        )
-        positions = list(self._state.stream_positions(wanted.stream, head, first, last))
-        if reverse:
-            positions.reverse()
-        return positions, wanted == EventFilter(stream=wanted.stream)
 
     def _events_within(self, positions: Sequence[int] | Iterator[int]) -> list[bytes]:
         """The events at positions until a page's bytes are full; at least one, if there is."""

@@ -281,6 +281,11 @@ class State:
                 return version
         return self.files.event_version(head.id, event_id)
 
+    def indexed_count(self, index: str, name: str) -> int:
+        """How many events a category, a type or a tag has, about: a checkpoint may count twice."""
+        found = (table.index(index).get(name, ()) for table in self.memtables())
+        return sum(map(len, found)) + self.files.indexed_count(index, name)
+
     def indexed_positions(
         self, index: str, name: str, after: int, upto: int, limit: int, *, reverse: bool = False
     ) -> Sequence[int]:
