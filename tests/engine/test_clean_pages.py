@@ -4,8 +4,10 @@ import random
 
 import pytest
 
-from headwater_server.engine import checkpointed, clean_pages, state
+from headwater_protocol.messages import encode
+from headwater_server.engine import checkpointed, clean_pages, scanning
 from headwater_server.engine.clean_pages import CleanPage, CleanPages
+from headwater_server.engine.scanning import scan_page
 from tests.engine.written import Written
 
 
@@ -68,7 +70,7 @@ def test_pages_of_any_size_make_a_scan_that_equals_the_truth(
 ) -> None:
     """Layers are cut at different keys, pages are pieces, and checkpoints run in between."""
     print("seed", seed)
-    monkeypatch.setattr(state, "_PAGE_KEYS", 4)
+    monkeypatch.setattr(scanning, "_RUN_KEYS", 4)
     monkeypatch.setattr(checkpointed, "KEYS_MIN", 2)
     source = random.Random(seed)
     written = Written(source)
@@ -90,13 +92,11 @@ def check_some(written: Written, source: random.Random) -> None:
     written.check_pages(b"", None, view)
     written.check_pages(start, max(start, end), view)
     expected = written.truth.scan(start, None, view)
-    keys, values, more = written.state.page(
-        start, b"\xff", view, limit=1000, size_max=40, reverse=False
-    )
-    assert list(zip(keys, values, strict=True)) == expected[: len(keys)]
-    assert more == (len(keys) < len(expected))
-    size = sum(map(len, keys)) + sum(map(len, values))
-    assert size <= 40 or len(keys) == 1
-    if more:
-        key, value = expected[len(keys)]
-        assert size + len(key) + len(value) > 40
+    found = scan_page(written.state, start, b"\xff", view, limit=1000, size_max=40, reverse=False)
+    assert found.items[::2] == [key[1:] for key, _ in expected[: found.key_count]]
+    assert found.items[1::2] == [value for _, value in expected[: found.key_count]]
+    assert found.more == (found.key_count < len(expected))
+    assert len(found.packed) <= 40 or found.key_count == 1
+    if found.more:
+        key, value = expected[found.key_count]
+        assert len(found.packed) + len(encode([key[1:], value])) - 1 > 40

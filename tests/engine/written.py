@@ -17,6 +17,7 @@ from headwater_server.engine.checkpointed import CheckpointedState, read_applied
 from headwater_server.engine.events import category_of, encode_event
 from headwater_server.engine.installing import install
 from headwater_server.engine.records import Record
+from headwater_server.engine.scanning import scan_page
 from headwater_server.engine.state import State
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.event_log import EventLog
@@ -296,12 +297,14 @@ class Written:
         behind = b"\xff" if end is None else end
         for reverse in (False, True):
             for limit in (1, 2, 1000):
-                keys, values, more = self.state.page(
-                    start, behind, view, limit=limit, size_max=10**6, reverse=reverse
+                page = scan_page(
+                    self.state, start, behind, view, limit=limit, size_max=10**6, reverse=reverse
                 )
-                found = list(zip(keys, values, strict=True))
-                assert found == (expected[::-1] if reverse else expected)[:limit], view
-                assert more == (len(expected) > limit)
+                wanted = (expected[::-1] if reverse else expected)[:limit]
+                assert page.items == [each for key, value in wanted for each in (key[1:], value)]
+                assert page.key_count == len(wanted)
+                assert page.last == (wanted[-1][0] if wanted else b"")
+                assert page.more == (len(expected) > limit)
 
     def check_changes(self, start: bytes, end: bytes | None, view: int) -> None:
         truth, state = self.truth, self.state

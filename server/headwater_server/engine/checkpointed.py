@@ -24,14 +24,21 @@ the write-ahead log, and so in the memtable before anybody reads.
 """
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine import postings
-from headwater_server.engine.clean_pages import KEYS_MIN, CleanPage, CleanPages
+from headwater_server.engine.clean_pages import (
+    KEYS_MIN,
+    CleanPage,
+    CleanPages,
+    KeyRun,
+    bytes_packed,
+    key_packed,
+)
 from headwater_server.engine.index_keys import (
     CATEGORY,
     META_APPLIED,
@@ -77,18 +84,6 @@ class StreamHead(NamedTuple):
     id: int
     version: int
     last_position: int
-
-
-class KeyPage(NamedTuple):
-    """Neighbouring keys at a view, with their values, None for one that is deleted.
-
-    *rest* is where the range goes on: the start of what is left of it, in reverse the end, and
-    None if nothing is.
-    """
-
-    keys: list[bytes]
-    values: list[bytes | None]
-    rest: bytes | None
 
 
 def read_applied(store: StateStore) -> Applied:
@@ -198,39 +193,31 @@ class CheckpointedState:
         count_max: int,
         size_max: int,
         reverse: bool = False,
-    ) -> KeyPage:
-        """The first of what `scan` gives, until there are *count_max* keys or *size_max* bytes."""
+    ) -> KeyRun:
+        """The first of what `scan` gives: *count_max* keys, or *size_max* bytes and a little."""
         if reverse:
-            return self._page_at(start, end, view, count_max, size_max, reverse=True)
-        keys: list[bytes] = []
-        values: list[bytes | None] = []
+            return self._run_at(start, end, view, count_max, size_max, reverse=True)
+        run = KeyRun([], [], [], None)
         size = 0
         while start < end:
-            room = count_max - len(keys)
+            room = count_max - len(run.keys)
             if room <= 0 or size >= size_max:
-                return KeyPage(keys, values, start)
+                return run._replace(rest=start)
             page = self._clean_pages.find(start)
             if page is None:
                 page = self._clean_page(start, end, room, size_max - size)
-            if page.newest > view:
-                # Somebody reads the past of these keys.
-                older = self._page_at(start, min(end, page.end), view, room, size_max - size)
-                keys += older.keys
-                values += older.values
-                size = size_max if older.rest is not None else size
-                start = page.end if older.rest is None else older.rest
-                continue
-            low = bisect_left(page.keys, start)
-            high = len(page.keys) if page.end <= end else bisect_left(page.keys, end)
-            if high - low > room:
-                high = low + room
-                start = page.keys[high]
-            else:
-                start = page.end
-            keys += page.keys[low:high]
-            values += page.values[low:high]
             size += page.size
-        return KeyPage(keys, values, None)
+            if page.newest <= view:
+                start = page.add_to(run, start, end, room)
+                continue
+            # Somebody reads the past of these keys.
+            upto = min(end, page.end)
+            older = self._run_at(start, upto, view, room, size_max, reverse=False)
+            run.keys.extend(older.keys)
+            run.heads.extend(older.heads)
+            run.items.extend(older.items)
+            start = upto if older.rest is None else older.rest
+        return run
 
     def _clean_page(self, start: bytes, end: bytes, count: int, size_max: int) -> CleanPage:
         """The clean page that begins with *start*, read from the files."""
@@ -238,44 +225,34 @@ class CheckpointedState:
         found = self.store.page(
             Family.LATEST, start, end, count_max=max(count, KEYS_MIN), size_max=size_max
         )
-        entries = found.values
-        values = [parse_latest_value(entry) for entry in entries]
         # The commit stands first in an entry, so the greatest entry has the newest.
-        newest = latest_commit(max(entries)) if entries else 0
+        newest = latest_commit(max(found.values)) if found.values else 0
+        values = [parse_latest_value(entry) for entry in found.values]
         if found.more:
             end = found.keys[-1] + b"\0"
         page = CleanPage(start, end, found.keys, values, newest)
         self._clean_pages.add(page)
         return page
 
-    def _page_at(
-        self,
-        start: bytes,
-        end: bytes,
-        view: int,
-        count_max: int,
-        size_max: int,
-        *,
-        reverse: bool = False,
-    ) -> KeyPage:
-        """A page at any view, or in reverse, from the files."""
+    def _run_at(
+        self, start: bytes, end: bytes, view: int, count_max: int, size_max: int, *, reverse: bool
+    ) -> KeyRun:
+        """The same at any view, or in reverse, from the files."""
         found = self.store.page(
             Family.LATEST, start, end, count_max=count_max, size_max=size_max, reverse=reverse
         )
-        keys: list[bytes] = []
-        values: list[bytes | None] = []
+        run = KeyRun(found.keys, [], [], None)
         for key, entry in zip(found.keys, found.values, strict=True):
             version: Stored | None = parse_latest(entry)
-            assert version is not None
-            if version.commit > view:
+            if version is not None and version.commit > view:
                 version = self._version_before(key, view)
-            if version is not None:
-                keys.append(key)
-                values.append(version.value)
-        rest = None
-        if found.more:
-            rest = found.keys[-1] if reverse else found.keys[-1] + b"\0"
-        return KeyPage(keys, values, rest)
+            value = None if version is None else version.value
+            head = key_packed(key)
+            run.heads.append(head)
+            run.items.append(b"" if value is None else head + bytes_packed(value))
+        if not found.more:
+            return run
+        return run._replace(rest=found.keys[-1] if reverse else found.keys[-1] + b"\0")
 
     def changed_in_range(
         self, start: bytes, end: bytes | None, after: int

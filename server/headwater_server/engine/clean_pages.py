@@ -12,10 +12,14 @@ The files change under the pages while a checkpoint is written, and that is no h
 is in the frozen memtable, too, which is asked first. Once that is dropped, the pages would be
 wrong: `forget_all` makes them of no use at that moment. They go one by one, when they are met or
 in the way, for to free all of them at once would hold up whoever waits.
+
+What a page holds is packed as it goes out, so that a scan joins bytes and does no more.
 """
 
-from bisect import bisect_right
-from typing import Final
+from bisect import bisect_left, bisect_right
+from typing import Final, NamedTuple
+
+from headwater_protocol.messages import encode
 
 SIZE_MAX: Final = 16 * 1024 * 1024
 """Bytes of all pages together, about."""
@@ -27,10 +31,43 @@ KEYS_MIN: Final = 32
 """Keys that are read for a page at least, if there are as many: opening a scan costs the same as
 twelve of them."""
 
-_PAGE_OVERHEAD: Final = 500
-_KEY_OVERHEAD: Final = 90
+_PAGE_OVERHEAD: Final = 600
+_KEY_OVERHEAD: Final = 130
 """Bytes that a page, and a key in it, cost beside keys and values: headers of objects, places in
 lists. Measured with tracemalloc on CPython 3.11."""
+
+
+BIN_HEADERS: Final = tuple(b"\xc4" + bytes([size]) for size in range(256))
+"""What stands before bytes in msgpack, by their number."""
+
+
+def bytes_packed(value: bytes) -> bytes:
+    """The msgpack of bytes."""
+    size = len(value)
+    # Short ones are most, and a concatenation costs a third of a call of the packer.
+    return BIN_HEADERS[size] + value if size < 256 else encode(value)
+
+
+def key_packed(key: bytes) -> bytes:
+    """The msgpack of a stored key, without the byte of its space."""
+    return bytes_packed(key[1:])
+
+
+class KeyRun(NamedTuple):
+    """Neighbouring keys at a view, with what goes out of them.
+
+    Attributes:
+        keys: as they are stored.
+        heads: of each, the msgpack of the key.
+        items: of each, that of the key and of its value; empty if it does not exist.
+        rest: where the range goes on: the start of what is left of it, in reverse the end. None
+            if nothing is.
+    """
+
+    keys: list[bytes]
+    heads: list[bytes]
+    items: list[bytes]
+    rest: bytes | None
 
 
 class CleanPage:
@@ -38,29 +75,51 @@ class CleanPage:
 
     Attributes:
         start, end: the range; *end* is not part of it.
-        keys: in order.
-        values: of the keys; None for one whose newest version is a deletion.
+        keys, heads, items: as in KeyRun, at the newest version of each key.
         newest: the newest commit that wrote any of them. A view before it must ask the files.
         size: bytes of memory, about.
         generation: see `CleanPages`.
     """
 
-    __slots__ = ("end", "generation", "keys", "newest", "size", "start", "values")
+    __slots__ = ("end", "generation", "heads", "items", "keys", "newest", "size", "start")
 
     def __init__(
-        self, start: bytes, end: bytes, keys: list[bytes], values: list[bytes | None], newest: int
+        self,
+        start: bytes,
+        end: bytes,
+        keys: list[bytes],
+        values: list[bytes | None],
+        newest: int,
     ) -> None:
         self.start = start
         self.end = end
         self.keys = keys
-        self.values = values
+        self.heads = [key_packed(key) for key in keys]
+        self.items = [
+            b"" if value is None else head + bytes_packed(value)
+            for head, value in zip(self.heads, values, strict=True)
+        ]
         self.newest = newest
         self.generation = 0
-        size = _PAGE_OVERHEAD + _KEY_OVERHEAD * len(keys) + sum(map(len, keys))
-        for value in values:
-            if value is not None:
-                size += len(value)
-        self.size = size
+        self.size = (
+            _PAGE_OVERHEAD
+            + _KEY_OVERHEAD * len(keys)
+            + 2 * sum(map(len, keys))
+            + sum(map(len, self.items))
+        )
+
+    def add_to(self, run: KeyRun, start: bytes, end: bytes, count_max: int) -> bytes:
+        """Put keys of [start, end) at the end of a run; returns where the range goes on."""
+        low = bisect_left(self.keys, start)
+        high = len(self.keys) if self.end <= end else bisect_left(self.keys, end)
+        rest = min(self.end, end)
+        if high - low > count_max:
+            high = low + count_max
+            rest = self.keys[high]
+        run.keys.extend(self.keys[low:high])
+        run.heads.extend(self.heads[low:high])
+        run.items.extend(self.items[low:high])
+        return rest
 
 
 class CleanPages:

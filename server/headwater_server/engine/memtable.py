@@ -199,6 +199,12 @@ class MemTable:
         )
         return found
 
+    def count_within(self, start: bytes, end: bytes) -> int:
+        """How many keys of the range [start, end) have any version in here."""
+        self._sort()
+        count: int = self._sorted.bisect_left(end) - self._sorted.bisect_left(start)
+        return count
+
     def _sort(self) -> None:
         # Sorting waits for the first scan, so that writes alone do not pay for it.
         if not self._unsorted:

@@ -20,18 +20,12 @@ from headwater_server.engine.listing import (
     list_categories,
     list_streams,
 )
+from headwater_server.engine.scanning import ScanPage, scan_page
 from headwater_server.engine.searching import Search
 from headwater_server.engine.state import State
 
 _BATCH: Final = 512
 """Positions whose events are fetched at a time while a page is filled."""
-
-
-class ScanPage(NamedTuple):
-    """Keys and values in turn, and whether the range goes on after the last."""
-
-    items: list[bytes]
-    more: bool
 
 
 class StreamPage(NamedTuple):
@@ -134,14 +128,15 @@ class Reader:
     # What lies below.
 
     def _page(self, first: bytes, last: bytes, limit: int, reverse: bool) -> ScanPage:
-        """A page of stored keys; they lose the byte of their space."""
-        keys, values, more = self._state.page(
-            first, last, self.view, limit=limit, size_max=limits.PAGE_SIZE_MAX, reverse=reverse
+        return scan_page(
+            self._state,
+            first,
+            last,
+            self.view,
+            limit=limit,
+            size_max=limits.PAGE_SIZE_MAX,
+            reverse=reverse,
         )
-        items = [b""] * (2 * len(keys))
-        items[::2] = [key[1:] for key in keys]
-        items[1::2] = values
-        return ScanPage(items, more)
 
     def _scan_stored(
         self, first: bytes, last: bytes, reverse: bool
@@ -225,16 +220,3 @@ def user_range(start: bytes, end: bytes | None) -> tuple[bytes, bytes]:
         keyspaces.USER + start,
         keyspaces.USER_END if end is None else keyspaces.USER + end,
     )
-
-
-def take_page(found: Iterator[tuple[bytes, bytes]], limit: int) -> ScanPage:
-    """Fill a page from a scan of stored items, whose keys lose the byte of their space."""
-    items: list[bytes] = []
-    size = 0
-    size_max = limits.PAGE_SIZE_MAX
-    for count, (key, value) in enumerate(found):
-        size += len(key) + len(value)
-        if count >= limit or (size > size_max and count):
-            return ScanPage(items, more=True)
-        items += (key[1:], value)
-    return ScanPage(items, more=False)

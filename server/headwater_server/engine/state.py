@@ -14,15 +14,11 @@ import heapq
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from headwater_server.engine.checkpointed import CheckpointedState
 from headwater_server.engine.memtable import IDS_END, MemTable, StreamTail
 from headwater_server.storage.commit_log import CommitRecord
-
-_PAGE_KEYS: Final = 256
-"""Keys that are taken from each layer at a time. A scan that wants more goes on from there."""
 
 
 class Head(NamedTuple):
@@ -139,71 +135,6 @@ class State:
         for key, _, value in stored:
             if value is not None:
                 yield key, value
-
-    def page(
-        self, start: bytes, end: bytes, view: int, *, limit: int, size_max: int, reverse: bool
-    ) -> tuple[list[bytes], list[bytes], bool]:
-        """The first of what `scan` gives, as keys, values, and whether there is more.
-
-        At most *limit* keys, and no more than *size_max* bytes if that is more than one.
-        """
-        keys: list[bytes] = []
-        values: list[bytes] = []
-        size = 0
-        while True:
-            # One more than wanted, which is how we know that there is more.
-            count = min(limit + 1 - len(keys), _PAGE_KEYS)
-            some, theirs, rest = self._layered(start, end, view, count, size_max, reverse)
-            keys += some
-            values += theirs
-            size += sum(map(len, some)) + sum(map(len, theirs))
-            if rest is None or len(keys) > limit or (size > size_max and len(keys) > 1):
-                break
-            if reverse:
-                end = rest
-            else:
-                start = rest
-        if size <= size_max:
-            return keys[:limit], values[:limit], len(keys) > limit
-        size = 0
-        for place, key in enumerate(keys):
-            size += len(key) + len(values[place])
-            if place >= limit or (size > size_max and place):
-                return keys[:place], values[:place], True
-        return keys, values, False
-
-    def _layered(
-        self, start: bytes, end: bytes, view: int, count: int, size_max: int, reverse: bool
-    ) -> tuple[list[bytes], list[bytes], bytes | None]:
-        """Some keys of the range with their values, and where it goes on; None: nowhere.
-
-        Keys are taken from each layer; the least of what they came to is what all came to.
-        """
-        page = self.files.page(
-            start, end, view, count_max=count, size_max=size_max, reverse=reverse
-        )
-        keys, values, rest = page
-        recent: list[bytes] = []
-        tables = [table for table in self.memtables() if table.chains]
-        for table in tables:
-            if rest is None:
-                within = table.keys(start, end, reverse=reverse)
-            elif reverse:
-                within = table.keys(rest, end, reverse=True)
-            else:
-                within = table.keys(start, rest)
-            found = list(islice(within, count))
-            if len(found) == count:
-                rest = found[-1] if reverse else found[-1] + b"\0"
-            recent += found
-        if recent:
-            keys, values = _with_recent(keys, values, recent, rest, reverse)
-            for table in reversed(tables):
-                _lay_over(table, keys, values, view)
-        if None not in values:
-            return keys, values, rest  # type: ignore[return-value]
-        there = [place for place, value in enumerate(values) if value is not None]
-        return [keys[place] for place in there], [values[place] for place in there], rest  # type: ignore[misc]
 
     def changed_in_range(
         self, start: bytes, end: bytes | None, after: int
@@ -391,43 +322,6 @@ class State:
                     table.commits, time, key=lambda record: record.time
                 )
         return self.files.commit_at(time)
-
-
-def _with_recent(
-    keys: list[bytes],
-    values: list[bytes | None],
-    recent: list[bytes],
-    rest: bytes | None,
-    reverse: bool,
-) -> tuple[list[bytes], list[bytes | None]]:
-    """Keys of the files up to *rest*, and those that memtables have beside them, without values."""
-    if rest is not None:
-        # A memtable did not come as far as the files; what lies behind is left for later.
-        while keys and (keys[-1] < rest if reverse else keys[-1] >= rest):
-            keys.pop()
-            values.pop()
-    new = set(recent).difference(keys)
-    if not new:
-        return keys, values
-    value_of = dict(zip(keys, values, strict=True))
-    # Two sorted runs, if most of them are new: that is what sorting is quick at.
-    merged = keys + [key for key in recent if key in new]
-    merged = sorted(dict.fromkeys(merged), reverse=reverse)
-    if rest is not None:
-        while merged and (merged[-1] < rest if reverse else merged[-1] >= rest):
-            merged.pop()
-    return merged, list(map(value_of.get, merged))
-
-
-def _lay_over(table: MemTable, keys: list[bytes], values: list[bytes | None], view: int) -> None:
-    """Put the versions that a memtable has at *view* in place of older values."""
-    chains = table.chains
-    for place, key in enumerate(keys):
-        version = chains.get(key)
-        while version is not None and version[0] > view:
-            version = version[2]
-        if version is not None:
-            values[place] = version[1]
 
 
 def _within(events: list[bytes], size_max: int) -> list[bytes]:

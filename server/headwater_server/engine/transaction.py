@@ -20,11 +20,10 @@ from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import (
     EventsPage,
     Reader,
-    ScanPage,
     StreamPage,
-    take_page,
     user_range,
 )
+from headwater_server.engine.scanning import ScanPage, pack_page
 from headwater_server.engine.state import State
 from headwater_server.engine.write_buffer import WriteBuffer, evaluate, next_key
 
@@ -144,16 +143,16 @@ class Transaction(Reader):
     def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
         first, last = user_range(start, end)
         if self.buffer:
-            page = take_page(self._scan_own(first, last, reverse), limit)
+            found = self._scan_own(first, last, reverse)
+            page = pack_page(found, limit, limits.PAGE_SIZE_MAX)
         else:
             page = self._page(first, last, limit, reverse)
-        if page.more and page.items:
+        if page.more and page.key_count:
             # What the scan did not come to, it did not read.
-            stopped = keyspaces.USER + page.items[-2]
             if reverse:
-                first = stopped
+                first = page.last
             else:
-                last = next_key(stopped)
+                last = next_key(page.last)
         self._register_range(first, last)
         return page
 

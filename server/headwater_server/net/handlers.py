@@ -221,7 +221,13 @@ def _get_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
 def _scan_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     start, end, limit, reverse = arguments
     page = reader.scan(start, end, limit, reverse)
-    return [encode([reader.view, page.items, page.more])]
+    return [
+        array_header(3),
+        encode(reader.view),
+        array_header(2 * page.key_count),
+        page.packed,
+        encode(page.more),
+    ]
 
 
 def _read_stream_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
