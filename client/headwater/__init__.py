@@ -69,6 +69,7 @@ from headwater.records import (
     StoredSnapshot,
     TransactionStatus,
 )
+from headwater.repository import Aggregate, Aggregates, BlockingAggregates, Decided, Repository
 from headwater.subscription import Subscription
 from headwater.transaction import Transaction
 from headwater_protocol.keys import Key
@@ -86,8 +87,11 @@ __all__ = [
     "NO_STREAM",
     "STREAM_EXISTS",
     "Address",
+    "Aggregate",
+    "Aggregates",
     "AuthenticationFailed",
     "Batch",
+    "BlockingAggregates",
     "BlockingDatabase",
     "BlockingPast",
     "BlockingSubscription",
@@ -103,6 +107,7 @@ __all__ = [
     "ConnectionLost",
     "DamagedFile",
     "Database",
+    "Decided",
     "DirectoryInUse",
     "DuplicateEvent",
     "Event",
@@ -128,6 +133,7 @@ __all__ = [
     "RawCodec",
     "ReadOnly",
     "RecordedEvent",
+    "Repository",
     "ShuttingDown",
     "Snapshot",
     "StoredSnapshot",

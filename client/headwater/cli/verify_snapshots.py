@@ -1,0 +1,97 @@
+"""`headwater verify-snapshots`: hold an aggregate's snapshots against its events."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from headwater.cli.connection_options import Connector, connection_options
+from headwater.repository import Repository
+from headwater.snapshot_check import Checked, check_snapshots
+from headwater.stepping import step
+
+
+def _named(place: str) -> Any:
+    """What stands at "module:attribute"."""
+    module_name, _, attribute = place.partition(":")
+    if not module_name or not attribute:
+        raise click.BadParameter(f"{place!r}; module:attribute is wanted, as in accounts:account")
+    # As `python -m` does: the application is where one stands.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
+            raise click.BadParameter(f"{place}: {module_name} needs {error.name}") from error
+        raise click.BadParameter(f"{place}: there is no module {error.name}") from error
+    except Exception as error:
+        raise click.BadParameter(
+            f"{place}: importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise click.BadParameter(f"{place}: {module_name} has no {attribute}")
+        found = getattr(found, name)
+    return found
+
+
+@click.command("verify-snapshots")
+@click.argument("aggregate")
+@click.option("--codec", "codec_place", help="module:codec of the application, if it has its own.")
+@click.option("--prefix", default="", help="Only of streams whose names begin so.")
+@connection_options
+def verify_snapshots(
+    connector: Connector, aggregate: str, codec_place: str | None, prefix: str
+) -> None:
+    """Replay every stream that has snapshots of AGGREGATE, and compare.
+
+    AGGREGATE is module:attribute, where a headwater.Repository stands. Snapshots of its name and
+    its schema are looked at. Each that is not what the events come to is told, and the exit code
+    is 1 then.
+    """
+    repository = _named(aggregate)
+    if not isinstance(repository, Repository):
+        raise click.BadParameter(
+            f"{aggregate} is no headwater.Repository, but a {type(repository).__name__}"
+        )
+    codec = None if codec_place is None else _named(codec_place)
+    counts = {"equal": 0, "differs": 0, "unreadable": 0, "gone": 0}
+
+    async def check_all() -> None:
+        # The core of the blocking face: the same code, stepped.
+        async for checked in check_snapshots(db._database, repository, prefix=prefix):  # noqa: SLF001
+            counts[checked.verdict] += 1
+            _tell(checked)
+
+    with connector.connect(codec=codec) as db:
+        step(check_all())
+    click.echo(
+        f"{sum(counts.values())} snapshots: {counts['equal']} equal, {counts['differs']} differ, "
+        f"{counts['unreadable']} unreadable, {counts['gone']} of events that are gone"
+    )
+    if counts["differs"] or counts["unreadable"]:
+        raise SystemExit(1)
+
+
+def _tell(checked: Checked) -> None:
+    place = f"{checked.stream} at version {checked.version}"
+    match checked.verdict:
+        case "equal":
+            pass
+        case "differs":
+            click.echo(
+                f"{place}: the snapshot has {_shown(checked.kept)}, the events come to "
+                f"{_shown(checked.replayed)}"
+            )
+        case "unreadable":
+            click.echo(f"{place}: the snapshot cannot be read; loading passes over it")
+        case "gone":
+            click.echo(f"{place}: not verified, for its first events are gone")
+
+
+def _shown(state: Any) -> str:
+    text = repr(state)
+    return text if len(text) <= 200 else f"{text[:200]}…"

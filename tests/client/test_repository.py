@@ -1,0 +1,436 @@
+"""Repositories, against a real server, and against one that loses connections."""
+
+import random
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import trio
+
+import headwater
+from headwater import Event, Repository
+from headwater.cli.server_process import ServerProcess
+from headwater.codec import MsgpackCodec, RawCodec
+from headwater.pages import SnapshotPages
+from headwater.records import RecordedEvent
+from headwater.snapshot_check import check_snapshots
+from tests.client.faces import FACES, run_on
+from tests.client.fake_server import FakeServer
+
+
+@dataclass(frozen=True)
+class Account:
+    balance: Decimal = Decimal(0)
+    entries: tuple[str, ...] = ()
+
+
+class Poor(Exception):
+    """The balance does not allow it."""
+
+
+def evolve(account: Account, event: RecordedEvent) -> Account:
+    sign = 1 if event.type == "Deposited" else -1
+    return Account(account.balance + sign * event.data["amount"], (event.type,))
+
+
+def deposit(account: Account, amount: int) -> Event:
+    return Event("Deposited", {"amount": amount})
+
+
+def withdraw(account: Account, amount: int) -> list[Event]:
+    if account.balance < amount:
+        raise Poor(account.balance)
+    return [Event("Withdrawn", {"amount": amount})]
+
+
+ACCOUNTS = Repository(Account, evolve, snapshot_every=10, name="account")
+EMPTY = Account()
+
+
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def fresh(what: str, face: str) -> str:
+    return f"{what.replace('-', '')}{face}-{random.randrange(1 << 40)}"
+
+
+async def snapshots_of(db: headwater.Database, stream: str) -> dict[int, Any]:
+    # Raw: those of other tests may be damaged.
+    return {
+        snapshot.version: MsgpackCodec().decode(snapshot.state)
+        async for snapshot in SnapshotPages(db._channel.read, RawCodec())
+        if snapshot.stream == stream
+    }
+
+
+def test_a_command_is_decided_on_the_state_and_appended(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        accounts = ACCOUNTS.on(db)
+        stream = fresh("decide", face)
+        assert await accounts.load(stream) == (EMPTY, 0)
+        decided = await accounts.decide(stream, deposit, 10)
+        assert decided.version == 1
+        assert decided.committed is not None
+        assert decided.committed.versions == {stream: 1}
+        with pytest.raises(Poor):
+            await accounts.decide(stream, withdraw, 11)
+        await accounts.decide(stream, withdraw, 4)
+        state, version = await accounts.load(stream)
+        assert (state, version) == (Account(Decimal(6), ("Withdrawn",)), 2)
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_what_decides_nothing_writes_nothing(face: str, real_server: ServerProcess) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("nothing", face)
+        before = (await db.ping()).commit
+        nothings: list[Any] = [None, []]
+        for nothing in nothings:
+            decided = await ACCOUNTS.on(db).decide(stream, lambda state, events: events, nothing)
+            assert decided == headwater.Decided(headwater.StreamVersion(0), (), None)
+        assert (await db.ping()).commit == before
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_commands_that_are_data_go_to_the_decider(face: str, real_server: ServerProcess) -> None:
+    def decide(account: Account, command: dict[str, int]) -> Event:
+        (name, amount) = next(iter(command.items()))
+        return deposit(account, amount) if name == "deposit" else withdraw(account, amount)[0]
+
+    async def scenario(db: headwater.Database) -> None:
+        accounts = Repository(Account, evolve, decide=decide).on(db)
+        stream = fresh("data", face)
+        await accounts.decide(stream, {"deposit": 5})
+        await accounts.decide(stream, {"withdraw": 2})
+        assert (await accounts.load(stream)).state.balance == 3
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_a_load_reads_the_events_after_the_snapshot_and_no_others(
+    real_server: ServerProcess,
+) -> None:
+    seen: list[int] = []
+
+    def counting(account: Account, event: RecordedEvent) -> Account:
+        seen.append(event.version)
+        return evolve(account, event)
+
+    async def scenario(db: headwater.Database) -> None:
+        accounts = Repository(Account, counting, snapshot_every=10).on(db)
+        stream = fresh("counted", "")
+        for _ in range(45):
+            await accounts.decide(stream, deposit, 1)
+        # With the tenth event read for it, a state is kept, in the append of the eleventh.
+        assert max(await snapshots_of(db, stream)) == 40
+        seen.clear()
+        assert (await accounts.load(stream)).state.balance == 45
+        assert seen == [41, 42, 43, 44, 45]
+
+    run_on("trio", real_server.url, scenario)
+
+
+def test_the_snapshot_and_the_append_are_of_one_commit(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        accounts = ACCOUNTS.on(db)
+        stream = fresh("onecommit", face)
+        await accounts.save(stream, [deposit(EMPTY, 1) for _ in range(10)], 0)
+        before = (await db.ping()).commit
+        decided = await accounts.decide(stream, deposit, 1)
+        assert decided.committed is not None
+        assert decided.committed.commit == before + 1
+        assert [*await snapshots_of(db, stream)] == [10]
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_save_expects_the_version_and_snapshots_now_and_then(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        accounts = ACCOUNTS.on(db)
+        stream = fresh("save", face)
+        for version in range(0, 60, 3):
+            await accounts.save(stream, [deposit(EMPTY, 1) for _ in range(3)], version)
+        with pytest.raises(headwater.WrongVersion):
+            await accounts.save(stream, deposit(EMPTY, 1), 59)
+        kept = await snapshots_of(db, stream)
+        assert kept
+        assert all(state["balance"] == version for version, state in kept.items())
+        assert 60 - max(kept) < 20
+        assert (await accounts.load(stream)).state.balance == 60
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_two_who_decide_at_once_both_get_their_way(real_server: ServerProcess) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        accounts = ACCOUNTS.on(db)
+        stream = fresh("contended", "")
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(accounts.decide, stream, deposit, 1)
+        assert await accounts.load(stream) == (Account(Decimal(8), ("Deposited",)), 8)
+
+    run_on("trio", real_server.url, scenario)
+
+
+def test_a_transaction_decides_on_several_streams_or_on_none(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        ann, bob = fresh("transferann", face), fresh("transferbob", face)
+        await ACCOUNTS.on(db).decide(ann, deposit, 10)
+
+        async def transfer(tx: headwater.Transaction, amount: int) -> None:
+            accounts = ACCOUNTS.on(tx)
+            await accounts.decide(bob, deposit, amount)
+            assert (await accounts.load(bob)).state.balance >= amount
+            await accounts.decide(ann, withdraw, amount)
+            await accounts.save(bob, deposit(EMPTY, 0), (await accounts.load(bob)).version)
+
+        await db.run(transfer, 4)
+        with pytest.raises(Poor):
+            await db.run(transfer, 7)
+        assert (await ACCOUNTS.on(db).load(ann)).state.balance == 6
+        assert (await ACCOUNTS.on(db).load(bob)).state.balance == 4
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_no_snapshot_is_made_of_events_that_are_not_committed(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("uncommitted", face)
+        async with db.transaction() as tx:
+            for _ in range(25):
+                await ACCOUNTS.on(tx).decide(stream, deposit, 1)
+        assert await snapshots_of(db, stream) == {}
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_schemas_live_side_by_side_and_none_reads_the_others_snapshots(
+    face: str, real_server: ServerProcess
+) -> None:
+    def tripled(account: Account, event: RecordedEvent) -> Account:
+        return evolve(account, replace(event, data={"amount": event.data["amount"] * 3}))
+
+    newer = Repository(Account, tripled, schema=2, snapshot_every=10, name="account")
+
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("schemas", face)
+        for _ in range(15):
+            await ACCOUNTS.on(db).decide(stream, deposit, 1)
+            await newer.on(db).decide(stream, deposit, 1)
+        assert (await ACCOUNTS.on(db).load(stream)).state.balance == 30
+        assert (await newer.on(db).load(stream)).state.balance == 90
+        schemas = {
+            (kept.schema, kept.name) async for kept in db.snapshots() if kept.stream == stream
+        }
+        assert schemas == {(1, "account"), (2, "account")}
+
+    run_on(face, real_server.url, scenario)
+
+
+@pytest.mark.parametrize("damaged", [b"\xc1", "no account", {"balance": {}, "entries": 1}])
+def test_a_snapshot_that_cannot_be_read_is_passed_over(
+    face: str, damaged: Any, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        accounts = ACCOUNTS.on(db)
+        stream = fresh("damaged", face)
+        await accounts.save(stream, [deposit(EMPTY, 1) for _ in range(5)], 0)
+        tx = db.transaction()
+        async with tx:
+            tx.save_snapshot(stream, version=5, state=damaged, schema=1, name="account")
+            if damaged == b"\xc1":
+                # As a flipped bit leaves it.
+                tx._writes[-1][-1] = damaged
+        assert (await accounts.load(stream)).state.balance == 5
+        await accounts.decide(stream, deposit, 1)
+        assert (await accounts.load(stream)).state.balance == 6
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_a_state_that_would_come_back_as_another_is_not_kept(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("tuples", face)
+        repository: Repository[Any] = Repository(
+            {"types": ()},
+            lambda state, event: {"types": (*state["types"], event.type)},
+            snapshot_every=2,
+        )
+        tuples = repository.on(db)
+        await tuples.save(stream, [Event("A"), Event("B")], 0)
+        with pytest.warns(RuntimeWarning, match="would come back as another"):
+            await tuples.decide(stream, lambda state: Event("C"))
+        assert await snapshots_of(db, stream) == {}
+        assert (await tuples.load(stream)).state == {"types": ("A", "B", "C")}
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_a_state_that_is_changed_in_place_is_shared_with_nobody(
+    face: str, real_server: ServerProcess
+) -> None:
+    @dataclass
+    class Basket:
+        items: list[str] = field(default_factory=list)
+
+    def add(basket: Basket, event: RecordedEvent) -> Basket:
+        basket.items.append(event.type)
+        return basket
+
+    def careless(basket: Basket) -> Event:
+        basket.items.clear()
+        return Event("Cleared")
+
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("inplace", face)
+        baskets = Repository(Basket(), add, snapshot_every=2).on(db)
+        await baskets.save(stream, [Event("A"), Event("B")], 0)
+        await baskets.decide(stream, careless)
+        assert await snapshots_of(db, stream) == {2: {"items": ["A", "B"]}}
+        for _ in range(2):
+            assert (await baskets.load(stream)).state.items == ["A", "B", "Cleared"]
+        assert (await baskets.load(stream + "none")).state.items == []
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_whatever_the_snapshots_the_states_are_those_of_the_events(
+    real_server: ServerProcess,
+) -> None:
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    source = random.Random(seed)
+
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("random", "")
+        model = Decimal(0)
+        for _ in range(60):
+            every = source.choice([1, 2, 7, None])
+            accounts = Repository(Account, evolve, snapshot_every=every).on(db)
+            amount = source.randrange(100)
+            if source.random() < 0.3:
+                _, version = await accounts.load(stream)
+                await accounts.save(stream, [deposit(EMPTY, amount)] * 3, version)
+                model += 3 * amount
+            else:
+                await accounts.decide(stream, deposit, amount)
+                model += amount
+            assert (await accounts.load(stream)).state.balance == model
+        everything = Repository(Account, evolve)
+        verdicts = [
+            checked.verdict async for checked in check_snapshots(db, everything, prefix=stream)
+        ]
+        assert verdicts
+        assert set(verdicts) == {"equal"}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_on("trio", real_server.url, scenario)
+
+
+# A lost connection.
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        server.on("load", [7, 0, None, [], False])
+        yield server
+
+
+def test_a_decision_whose_answer_was_lost_is_made_once(face: str, server: FakeServer) -> None:
+    server.on("commit", server.DROP)
+    server.on("status", ["committed", [8, 1_000_000, 1, 1, {"a": 1}]])
+
+    async def scenario(db: headwater.Database) -> None:
+        decided = await ACCOUNTS.on(db).decide("a", deposit, 1)
+        assert decided.committed is not None
+        assert decided.committed.commit == 8
+
+    run_on(face, server.url, scenario)
+    assert len(server.named("commit")) == 1
+
+
+def test_a_decision_is_made_anew_after_a_conflict_and_not_for_ever(
+    face: str, server: FakeServer
+) -> None:
+    server.on("commit", headwater.Conflict("a"))
+
+    async def scenario(db: headwater.Database) -> None:
+        with pytest.raises(headwater.Conflict):
+            await ACCOUNTS.on(db).decide("a", deposit, 1, attempts=3)
+
+    run_on(face, server.url, scenario)
+    assert len(server.named("load")) == 3
+
+
+# The blocking face.
+
+
+def test_the_blocking_face_does_the_same_without_await(real_server: ServerProcess) -> None:
+    stream = fresh("blocking", "")
+    with headwater.connect_blocking(real_server.url) as db:
+        accounts = ACCOUNTS.on(db)
+        assert accounts.decide(stream, deposit, 7).version == 1
+        accounts.save(stream, deposit(EMPTY, 1), 1)
+        with db.transaction() as tx:
+            ACCOUNTS.on(tx).decide(stream, withdraw, 3)
+        state, version = accounts.load(stream)
+        assert state.balance == 5
+        assert version == 3
+        assert isinstance(accounts, headwater.BlockingAggregates)
+
+
+# Bad use.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"schema": -1}, "schema"),
+        ({"snapshot_every": 0}, "snapshot_every: 0"),
+        ({"dump": str}, "both, or neither"),
+        ({"name": "\0"}, "name"),
+    ],
+)
+def test_a_repository_that_means_nothing_is_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(headwater.InvalidArgument, match=message):
+        Repository(Account, evolve, **arguments)
+
+
+def test_coroutines_are_refused_where_pure_functions_are_meant(real_server: ServerProcess) -> None:
+    async def evolves(state: Account, event: RecordedEvent) -> Account:
+        return state
+
+    async def decides(state: Account) -> Event:
+        return Event("x")
+
+    with pytest.raises(headwater.InvalidArgument, match="pure function"):
+        Repository(Account, evolves)  # type: ignore[misc]
+    with headwater.connect_blocking(real_server.url) as db:
+        with pytest.raises(headwater.InvalidArgument, match="pure function"):
+            ACCOUNTS.on(db).decide("a", decides)
+        with pytest.raises(headwater.InvalidArgument, match="is no function"):
+            ACCOUNTS.on(db).decide("a", {"deposit": 1})
+        with pytest.raises(headwater.InvalidArgument, match="a database or a transaction"):
+            ACCOUNTS.on("db")  # type: ignore[call-overload]
