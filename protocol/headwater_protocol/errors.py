@@ -147,7 +147,10 @@ class WrongVersion(Conflict, code="wrong_version"):
 
 
 class ConditionFailed(Conflict, code="condition_failed"):
-    """A condition of an execute does not hold. It was not a race: nothing was retried."""
+    """A condition of an execute, or of an append, does not hold.
+
+    In a transaction that was begun, it is retryable if the condition held at its beginning.
+    """
 
     retryable = False
 

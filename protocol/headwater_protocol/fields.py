@@ -286,17 +286,20 @@ class Record:
 
     Inside a message members are looked up by place, so there none may be left out, unless the
     record *may_be_short*: then whoever uses it sees to those that have a default.
+
+    Attributes:
+        inside_min: members that it has at least inside a message.
     """
 
     __slots__ = (
         "_checks",
         "_count",
         "_count_min",
-        "_inside_min",
         "_lasting",
         "_tails",
         "_tests",
         "arguments",
+        "inside_min",
     )
 
     def __init__(self, arguments: Sequence[Argument], *, may_be_short: bool = False) -> None:
@@ -304,7 +307,7 @@ class Record:
         self._checks = tuple(argument.field.check for argument in arguments)
         self._count = len(self.arguments)
         self._count_min = sum(1 for argument in arguments if argument.required)
-        self._inside_min = self._count_min if may_be_short else self._count
+        self.inside_min = self._count_min if may_be_short else self._count
         # By how many were given: whether they fit, and the defaults of the rest.
         self._tests = tuple(
             all_fit([argument.field for argument in self.arguments[:given]])
@@ -357,7 +360,7 @@ class Record:
     def _check_count(self, value: Any) -> None:
         if type(value) is not list:
             raise _wrong(value, "an array " + self.describe())
-        if not self._inside_min <= len(value) <= self._count:
+        if not self.inside_min <= len(value) <= self._count:
             raise InvalidArgument(f"{len(value)} members; wanted are {self.describe()}")
 
     def __call__(self, value: Any, place: str) -> None:
@@ -369,7 +372,7 @@ class Record:
 
     def fits(self, value: str, names: Names) -> str:
         # What is mostly left out is tried without it first.
-        tests = [names.add(test) for test in self._tests[self._inside_min :]]
+        tests = [names.add(test) for test in self._tests[self.inside_min :]]
         fits = " or ".join(f"{test}({value})" for test in tests)
         return f"type({value}) is list and ({fits})"
 
@@ -384,6 +387,7 @@ class Tagged:
     variants: Mapping[str, Record]
     words: str = field(init=False)
     _checks: Mapping[str, tuple[Callable[[Any], None], ...]] = field(init=False, repr=False)
+    _least: Mapping[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", ", ".join(sorted(self.variants)))
@@ -395,12 +399,15 @@ class Tagged:
                 for word, variant in self.variants.items()
             },
         )
+        object.__setattr__(
+            self, "_least", {word: 1 + each.inside_min for word, each in self.variants.items()}
+        )
 
     def check(self, value: Any) -> None:
         # The word stands in the array with its members, which are not cut out to be checked.
         if type(value) is list and value and type(value[0]) is str:
             checks = self._checks.get(value[0])
-            if checks is not None and len(checks) == len(value):
+            if checks is not None and self._least[value[0]] <= len(value) <= len(checks):
                 _check_each(value, checks)
                 return
         self(value, "")
@@ -415,9 +422,10 @@ class Tagged:
         variant(value[1:], f"{place}: {value[0]}")
 
     def fits(self, value: str, names: Names) -> str:
+        # Of those that may be short, the short ones; the others take the longer way.
         tests = names.add(
             {
-                word: tail_fits([argument.field for argument in variant.arguments])
+                word: tail_fits([each.field for each in variant.arguments[: variant.inside_min]])
                 for word, variant in self.variants.items()
             }
         )

@@ -144,10 +144,15 @@ WRITE: Final = Tagged(
         "add": _record(_required("key", KEY), _required("number", Number())),
         "min": _record(_required("key", KEY), _required("number", Number())),
         "max": _record(_required("key", KEY), _required("number", Number())),
-        "append": _record(
-            _required("stream", STREAM),
-            _required("expect", EXPECT, "a version, 0 no stream, -1 any, -2 stream exists"),
-            _required("events", ListOf(EVENT, limits.EVENTS_MAX, count_min=1)),
+        "append": Record(
+            (
+                _required("stream", STREAM),
+                _required("expect", EXPECT, "a version, 0 no stream, -1 any, -2 stream exists"),
+                _required("events", ListOf(EVENT, limits.EVENTS_MAX, count_min=1)),
+                _optional("unless", Nullable(FILTER), None, "no event that fits may be there"),
+                _optional("after", POSITION, 0, "beyond this position"),
+            ),
+            may_be_short=True,
         ),
         "save_snapshot": _record(
             _required("stream", STREAM),
@@ -170,6 +175,9 @@ CONDITION: Final = Tagged(
             _required("start", Binary(0, limits.KEY_SIZE_MAX)),
             _required("end", Nullable(KEY), "exclusive; nil: to the last key"),
             _required("commit", COMMIT, "no key in the range was written after it"),
+        ),
+        "no_events": _record(
+            _required("filter", FILTER), _required("after", POSITION, "none that fits beyond it")
         ),
     }
 )

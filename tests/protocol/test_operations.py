@@ -100,7 +100,7 @@ def test_every_argument_is_checked_and_named_when_it_is_wrong(name: str) -> None
 def test_every_kind_of_write_is_accepted(write: list[Any]) -> None:
     WRITES.check([write])
     assert write[0] in WRITE.variants
-    assert len(write) == 1 + len(WRITE.variants[write[0]].arguments)
+    assert len(write) == 1 + WRITE.variants[write[0]].inside_min
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,27 @@ def test_a_wrong_write_is_refused_with_its_place(write: list[Any], message: str)
         OPERATIONS["write"].arguments.complete([TX, [write]], "write")
 
 
+def test_an_append_may_come_with_a_condition_and_its_position_or_without() -> None:
+    append = ["append", "s", -1, [[None, "A", b"", b""]]]
+    tails: list[list[Any]] = [[], [None], [{"query": [{"tags": ["x"]}]}], [{"types": ["A"]}, 7]]
+    for tail in tails:
+        OPERATIONS["write"].arguments.complete([TX, [[*append, *tail]]], "write")
+    refused: list[tuple[list[Any], str]] = [
+        ([{"query": []}], "write: writes.0.: append: unless: query: 0 items"),
+        ([None, -1], "write: writes.0.: append: after: -1"),
+        ([None, 0, 0], "write: writes.0.: append: 6 members"),
+    ]
+    for tail, message in refused:
+        with pytest.raises(InvalidArgument, match=message):
+            OPERATIONS["write"].arguments.complete([TX, [[*append, *tail]]], "write")
+
+
 def test_every_kind_of_condition_and_read_has_its_form() -> None:
     for condition in (
         ["value", b"k", None],
         ["stream", "account-ann", 0],
         ["unchanged", b"", None, 7],
+        ["no_events", {"query": [{"tags": ["x"]}]}, 7],
     ):
         CONDITION.check(condition)
     for read in (
@@ -134,7 +150,7 @@ def test_every_kind_of_condition_and_read_has_its_form() -> None:
         ["load", "account-ann", "", 0],
     ):
         READ.check(read)
-    assert CONDITION.variants.keys() == {"value", "stream", "unchanged"}
+    assert CONDITION.variants.keys() == {"value", "stream", "unchanged", "no_events"}
     assert READ.variants.keys() == {"get", "scan", "read_stream", "read_all", "load"}
 
 

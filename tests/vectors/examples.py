@@ -223,6 +223,16 @@ EXAMPLES: Final = [
     Example("user_list", [], ["ann", "bob"]),
     Example("read_stream", [None, ANN, 2], [42, 3, [NOTED_OUT], False]),
     Example(
+        "execute",
+        [
+            TX,
+            [["no_events", {"query": [{"types": ["Noted"], "tags": ["branch:7"]}]}, 8]],
+            [],
+            [["append", ANN, -1, [NOTED_IN], {"query": [{"tags": ["branch:7"]}]}, 8]],
+        ],
+        [COMMITTED, []],
+    ),
+    Example(
         "read_all",
         [None, 0, {"query": [{"types": ["Noted"], "tags": ["branch:7"]}, {"tags": ["x", "y"]}]}],
         [42, 9, [NOTED_OUT], False],

@@ -5,8 +5,10 @@ from typing import Any
 from headwater_protocol.errors import HistoryGone, InvalidArgument
 from headwater_server.engine import keyspaces
 from headwater_server.engine.evaluation import describe_winner, expectation_failure
+from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import user_range
 from headwater_server.engine.state import State
+from headwater_server.engine.validation import standing_event
 
 
 def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[str, Any]]:
@@ -15,6 +17,7 @@ def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[st
     Raises:
         InvalidArgument: a condition asks about what was not committed yet.
         HistoryGone: a condition asks about what is not known any more.
+        TooLarge: a condition would have to look at too many events.
     """
     failures: list[dict[str, Any]] = []
     for condition in conditions:
@@ -27,6 +30,8 @@ def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[st
                     describe_winner(state, stream, failure)
             case ["unchanged", start, end, commit]:
                 failure = _check_unchanged(state, start, end, commit)
+            case ["no_events", members, after]:
+                failure = standing_event(state, EventFilter.from_wire(members), after)
             case unknown:
                 raise AssertionError(f"a condition {unknown!r} that the vocabulary let through")
         if failure is not None:

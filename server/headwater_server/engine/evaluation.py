@@ -20,7 +20,7 @@ from headwater_server.engine.events import (
     pack_event,
 )
 from headwater_server.engine.state import Head, State
-from headwater_server.engine.validation import stream_changed
+from headwater_server.engine.validation import standing_event, stream_changed
 from headwater_server.engine.write_buffer import Append, WriteBuffer, evaluate
 
 
@@ -35,9 +35,10 @@ class Evaluated:
         event_ids: flat, place, id, …, of the ids that users gave.
         versions: the version of each stream that the transaction appended to.
         repeated: the first and the last event of each append that was there already.
+        unmet: the conditions of appends that do not hold.
     """
 
-    __slots__ = ("event_ids", "events", "placed", "repeated", "tags", "versions", "writes")
+    __slots__ = ("event_ids", "events", "placed", "repeated", "tags", "unmet", "versions", "writes")
 
     def __init__(self) -> None:
         self.writes: list[bytes | None] = []
@@ -47,12 +48,13 @@ class Evaluated:
         self.event_ids: list[Any] = []
         self.versions: dict[str, int] = {}
         self.repeated: list[tuple[StoredEvent, StoredEvent]] = []
+        self.unmet: list[dict[str, Any]] = []
 
 
 def evaluate_buffer(
     state: State, buffer: WriteBuffer, transaction: bytes, now: int, *, snapshots_kept: int
 ) -> tuple[Evaluated, list[dict[str, Any]]]:
-    """The results of a buffer on the newest state, and the expectations that fail.
+    """The results of a buffer on the newest state, and the expectations and conditions that fail.
 
     Raises:
         NotANumber, DuplicateEvent, InvalidArgument, TooLarge: the transaction cannot be done.
@@ -65,8 +67,8 @@ def evaluate_buffer(
             failure = appender.append(append)
             if failure is not None:
                 failures.append(failure)
-    if failures:
-        return evaluated, failures
+    if failures or evaluated.unmet:
+        return evaluated, failures + evaluated.unmet
     newest = state.last_commit
     writes = evaluated.writes
     for key, entry in buffer.entries.items():
@@ -191,6 +193,10 @@ class _Appender:
                 self._into.repeated.append(repeated)
                 self._place += len(append.events)
                 return None
+        if append.unless is not None:
+            unmet = standing_event(self._state, append.unless, append.after)
+            if unmet is not None:
+                self._into.unmet.append(unmet)
         failure = expectation_failure(stream, append.expect, version)
         if failure is not None:
             describe_winner(self._state, stream, failure)

@@ -67,6 +67,12 @@ class EventFilter:
             ),
         )
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in memory, about."""
+        names = len(self.types) + sum(len(each.types) + len(each.tags) for each in self.query)
+        return 400 + 100 * names
+
     def fits(self, event: StoredEvent) -> bool:
         """Whether the event is one of those that are wanted."""
         return (

@@ -38,6 +38,7 @@ END: Final = 2**64
 
 _FIRST_CHUNK: Final = 16
 _CHUNK_MAX: Final = 4096
+"""Positions that are fetched of an index at a time, where all of them are used: 32 KiB."""
 
 _FETCH_COST: Final = 16
 """What it costs to look into an index, in seeks within what was fetched: measured, 15 to 40."""

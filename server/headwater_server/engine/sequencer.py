@@ -20,6 +20,7 @@ from typing import Any
 from headwater_protocol import limits
 from headwater_protocol.errors import (
     ConditionFailed,
+    Conflict,
     HeadwaterError,
     TooLarge,
     TransactionAborted,
@@ -114,7 +115,7 @@ class Sequencer:
             # If an expectation held when the transaction began, it lost a race, and can win
             # the next; one that was wrong from the start would be wrong again.
             raced = all(self._held_at(transaction, failure) for failure in failures)
-            return self._failed(transaction.id, _expectation_error(failures, retryable=raced))
+            return self._failed(transaction.id, _failure_error(failures, retryable=raced))
         return self._number_evaluated(transaction.id, transaction.user, evaluated)
 
     def commit_at_once(
@@ -127,17 +128,13 @@ class Sequencer:
         """Number a transaction that read nothing before, unless a condition of it fails."""
         if failed_conditions:
             failures = failed_conditions + self._failed_expectations(buffer, transaction)
-            error = ConditionFailed(
-                f"{len(failures)} of the conditions do not hold: {_describe(failures[0])}",
-                details={"conflicts": failures},
-            )
-            return self._failed(transaction, error)
+            return self._failed(transaction, _condition_error(failures, retryable=False))
         try:
             evaluated, failures = self._evaluate(buffer, transaction)
         except HeadwaterError as wrong:
             return self._failed(transaction, wrong)
         if failures:
-            return self._failed(transaction, _expectation_error(failures, retryable=False))
+            return self._failed(transaction, _failure_error(failures, retryable=False))
         if not buffer:
             return self._read_only_ticket(transaction, self._state.last_commit)
         return self._number_evaluated(transaction, user, evaluated)
@@ -237,6 +234,8 @@ class Sequencer:
         return Ticket(self.sequence, transaction, [], error)
 
     def _held_at(self, transaction: Transaction, failure: dict[str, Any]) -> bool:
+        if failure["kind"] == "condition":
+            return bool(failure["position"] > transaction.position)
         stream = failure["stream"]
         head = self._state.head(stream)
         then = self._state.version_at(stream, head, transaction.position)
@@ -302,7 +301,17 @@ class Sequencer:
         return below
 
 
-def _expectation_error(failures: list[dict[str, Any]], *, retryable: bool) -> WrongVersion:
+def _condition_error(failures: list[dict[str, Any]], *, retryable: bool) -> ConditionFailed:
+    return ConditionFailed(
+        f"{len(failures)} of the conditions do not hold: {_describe(failures[0])}",
+        retryable=retryable,
+        details={"conflicts": failures},
+    )
+
+
+def _failure_error(failures: list[dict[str, Any]], *, retryable: bool) -> Conflict:
+    if any(failure["kind"] == "condition" for failure in failures):
+        return _condition_error(failures, retryable=retryable)
     others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     return WrongVersion(
         _describe(failures[0]) + others, retryable=retryable, details={"conflicts": failures}

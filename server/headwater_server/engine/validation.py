@@ -11,12 +11,13 @@ Commits that are numbered but not yet durable count. Every conflict is found, no
 first, up to a bound; each says what, which kind, and which transaction won.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
-from headwater_protocol.errors import Conflict
+from headwater_protocol.errors import Conflict, InvalidArgument, TooLarge
 from headwater_server.engine import keyspaces
-from headwater_server.engine.events import decode_event
+from headwater_server.engine.events import StoredEvent, decode_event
 from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.state import State
@@ -24,6 +25,11 @@ from headwater_server.engine.transaction import Transaction
 
 CONFLICTS_MAX: Final = 100
 """Conflicts that one error tells of."""
+
+_PAGE_EXAMINED: Final = 20_000
+_CONDITION_PAGES_MAX: Final = 20
+"""Pages of that many events that a condition may look at: a commit holds up all others. An index
+answers within the first, if the position is that of a recent read."""
 
 
 def find_conflicts(
@@ -71,9 +77,11 @@ def _conflicts(
             if winner:
                 yield _described(state, "read-write", winner, stream=stream)
         for query in reads.queries:
-            winner = _query_changed(state, query, transaction.position, examined_max)
-            if winner:
-                yield _described(state, "read-write", winner, query=query.as_wire())
+            event = _first_event(
+                state, query, transaction.position, examined_max, pages_max=sys.maxsize
+            )
+            if event is not None:
+                yield _described(state, "read-write", event.commit, query=query.as_wire())
         return
     for key, entry in transaction.buffer.entries.items():
         if isinstance(entry, list):
@@ -95,16 +103,54 @@ def stream_changed(state: State, stream: str, position: int) -> int:
     return decode_event(state.events([head.last_position])[0]).commit
 
 
-def _query_changed(state: State, query: EventFilter, position: int, examined_max: int) -> int:
+def standing_event(state: State, wanted: EventFilter, after: int) -> dict[str, Any] | None:
+    """What stands against the condition that no event that fits is beyond a position.
+
+    Events that are numbered and not yet durable count.
+
+    Raises:
+        InvalidArgument: the position was not reached yet, so nobody can have read up to it.
+        TooLarge: no index answers it, and there are too many events to look at.
+    """
+    if after > state.last_position:
+        raise InvalidArgument(
+            f"no event after position {after}: the newest is {state.last_position}"
+        )
+    event = _first_event(state, wanted, after, _PAGE_EXAMINED, pages_max=_CONDITION_PAGES_MAX)
+    if event is None:
+        return None
+    failure: dict[str, Any] = {
+        "kind": "condition",
+        "query": wanted.as_wire(),
+        "after": after,
+        "position": event.position,
+        "commit": event.commit,
+        "message": f"the event at position {event.position}, of commit {event.commit}, fits what "
+        f"must not be there after position {after}",
+    }
+    if event.commit >= state.files.oldest_commit:
+        failure["transaction"] = state.commit_record(event.commit).transaction
+    return failure
+
+
+def _first_event(
+    state: State, wanted: EventFilter, after: int, examined_max: int, *, pages_max: int
+) -> StoredEvent | None:
+    """The first event beyond a position that fits, of all that are numbered."""
     newest = Reader(state, state.last_commit, state.last_position, examined_max=examined_max)
-    after = position
-    while True:
-        page = newest.read_all(after, query, 1, False)
+    position = after
+    for _ in range(pages_max):
+        page = newest.read_all(position, wanted, 1, False)
         if page.events:
-            return decode_event(page.events[0]).commit
+            return decode_event(page.events[0])
         if not page.more:
-            return 0
-        after = page.position
+            return None
+        position = page.position
+    raise TooLarge(
+        f"no event after position {after} that fits {wanted.as_wire()!r:.200}: looked at events up "
+        f"to position {position}, which are more than a condition may take; give a later position, "
+        "or types and tags"
+    )
 
 
 def _key_conflict(state: State, kind: str, key: bytes, winner: int) -> dict[str, Any]:

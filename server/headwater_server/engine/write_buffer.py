@@ -18,6 +18,7 @@ from headwater_protocol import limits
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge
 from headwater_server.engine import keyspaces
 from headwater_server.engine.atomics import Atomic, apply_atomic
+from headwater_server.engine.filters import EventFilter
 
 Entry = bytes | None | list[Atomic]
 """What a key will hold: a value, nothing (deleted), or atomic operations on what is stored."""
@@ -27,12 +28,15 @@ Entry = bytes | None | list[Atomic]
 class Append:
     """Events for the end of a stream: each is [id | None, type, data, metadata, tags].
 
-    The tags may have been left out, and mostly were.
+    The tags may have been left out, and mostly were. If *unless* is given, no event that fits it
+    may be there beyond the position *after*.
     """
 
     stream: str
     expect: int
     events: list[list[Any]]
+    unless: EventFilter | None = None
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class WriteBuffer:
                 case "add" | "min" | "max":
                     self._add_atomic(keyspaces.USER + write[1], Atomic(write[0], write[2]))
                 case "append":
-                    self._append(Append(write[1], write[2], write[3]))
+                    self._append(_append_of(*write[1:]))
                 case "save_snapshot":
                     self._save_snapshot(*write[1:])
                 case "delete_range":
@@ -169,6 +173,8 @@ class WriteBuffer:
         self.appends.append(append)
         self.events += len(append.events)
         size = 64 * len(append.events)
+        if append.unless is not None:
+            size += append.unless.size
         for event in append.events:
             event_size = len(event[2]) + len(event[3])
             if len(event) > 4:
@@ -205,6 +211,19 @@ class WriteBuffer:
             raise TooLarge(
                 f"a transaction of {self.events} events; allowed are {limits.EVENTS_MAX}"
             )
+
+
+def _append_of(
+    stream: str,
+    expect: int,
+    events: list[list[Any]],
+    unless: dict[str, Any] | None = None,
+    after: int = 0,
+) -> Append:
+    """An append, from its members in a request."""
+    if unless is None:
+        return Append(stream, expect, events)
+    return Append(stream, expect, events, EventFilter.from_wire(unless), after)
 
 
 def blind_writes(writes: list[list[Any]]) -> list[bytes | None] | None:
