@@ -116,7 +116,9 @@ Responded: TypeAlias = Answer | Failure | Push | Violation
 
 _new: Final = tuple.__new__
 
-_SPECIAL: Final = frozenset({"hello", "authenticate", "subscribe", "unsubscribe"})
+_OPENING: Final = frozenset({"subscribe", "group_join"})
+_ENDING: Final = frozenset({"unsubscribe", "group_leave"})
+_SPECIAL: Final = frozenset({"hello", "authenticate"}) | _OPENING | _ENDING
 _SUBSCRIPTION: Final = "subscription"
 
 _CHECKS: Final[dict[State, dict[str, Callable[[list[Any], str], list[Any]]]]] = {
@@ -149,7 +151,7 @@ class _Connection:
     def __init__(self) -> None:
         self._splitter = FrameSplitter(HELLO_BODY_SIZE_MAX)
         self.in_flight: dict[int, str] = {}
-        # unsubscribe requests in flight, with the subscriptions that they end.
+        # requests to end a subscription or a membership in flight, with those that they end.
         self._ending: dict[int, int] = {}
         self._enter(State.HELLO)
 
@@ -184,7 +186,7 @@ class _Connection:
         """An operation was requested that changes more than itself."""
         if name in REQUESTED:
             self._enter(REQUESTED[name])
-        elif name == "unsubscribe":
+        elif name in _ENDING:
             self._ending[request_id] = arguments[0]
 
     def _note_answer(self, request_id: int, name: str, status: int, payload: Any) -> None:
@@ -193,10 +195,10 @@ class _Connection:
             # After a violation the answer may still go out, but nothing comes back to life.
             if not self.closed:
                 self._enter(after_answer(self.state, status, payload))
-        elif name == "subscribe":
+        elif name in _OPENING:
             if status == OK:
                 self.in_flight[request_id] = _SUBSCRIPTION
-        elif name == "unsubscribe":
+        elif name in _ENDING:
             subscription = self._ending.pop(request_id, 0)
             if status == OK and self.in_flight.get(subscription) == _SUBSCRIPTION:
                 del self.in_flight[subscription]

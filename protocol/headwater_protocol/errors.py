@@ -188,6 +188,25 @@ class DuplicateEvent(HeadwaterError, code="duplicate_event"):
     """An event id is already in the stream, with other content or without its neighbours."""
 
 
+# Consumer groups.
+
+
+class NoSuchGroup(HeadwaterError, code="no_such_group"):
+    """There is no consumer group of this name; it may have been deleted."""
+
+
+class GroupExists(HeadwaterError, code="group_exists"):
+    """There is a consumer group of this name already."""
+
+
+class DeliveryLost(HeadwaterError, code="delivery_lost"):
+    """A delivery is not the consumer's any more, so it can be settled no more.
+
+    It was settled before, its lease ran out, its connection was lost, or the group was changed.
+    A transaction with its acknowledgement does nothing.
+    """
+
+
 # What the server cannot do, now or ever.
 
 

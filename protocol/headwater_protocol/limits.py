@@ -119,5 +119,30 @@ QUERY_NAMES_MAX: Final = 1_000
 CREDIT_MAX: Final = 1_000_000
 """Events that a subscriber may allow ahead, over all that it granted and did not get yet."""
 
+GROUPS_MAX: Final = 1_000
+"""Consumer groups of a database. Each that has members keeps some thousand positions in memory."""
+
+GROUP_MEMBERS_MAX: Final = 1_000
+"""Members of one consumer group. Whom a delivery goes to is looked for among all of them."""
+
+DELIVERIES_MAX: Final = 10_000
+"""Deliveries in one acknowledgement, nack, replay or discard, and those that a member may hold:
+each is kept in memory until it is settled."""
+
+LEASE_MS_MIN: Final = 100
+"""Milliseconds of the shortest lease: a shorter one would run out on the way."""
+
+LEASE_MS_MAX: Final = 24 * 3600 * 1000
+"""Milliseconds of the longest lease: a consumer that is silent for a day is gone."""
+
+ATTEMPTS_MAX: Final = 1_000
+"""The largest number of attempts after which a group can be told to park an event."""
+
+RETRY_MS_MAX: Final = 7 * 24 * 3600 * 1000
+"""Milliseconds that an event may be told to wait for its next attempt."""
+
+REASON_SIZE_MAX: Final = 1 * KIB
+"""UTF-8 bytes of the reason why an event is given back or parked."""
+
 NUMBER_MAX: Final = 2**63 - 1
 """Largest commit number, position, version or time in microseconds on the wire."""

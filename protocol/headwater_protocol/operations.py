@@ -36,6 +36,7 @@ from headwater_protocol.fields import (
     Text,
 )
 from headwater_protocol.fitting import Names
+from headwater_protocol.group_operations import ACK, group_operations
 from headwater_protocol.numbers import STREAM_EXISTS
 
 SERIALIZABLE: Final = "serializable"
@@ -161,6 +162,7 @@ WRITE: Final = Tagged(
             _required("version", VERSION, "of the stream, that the state stands for"),
             _required("state", VALUE),
         ),
+        "ack": ACK,
     }
 )
 WRITES: Final = ListOf(WRITE, limits.WRITES_MAX)
@@ -382,6 +384,8 @@ _TABLE = (
         "nil",
         "End a subscription. Nothing of it is pushed after the answer.",
     ),
+    # Consumer groups. Pushes carry the request id of the group_join.
+    *(Operation(*operation) for operation in group_operations(FILTER)),
     # Administration.
     Operation("stats", _record(), "a map", "Figures of the server, by name."),
     Operation(
@@ -411,4 +415,6 @@ ERROR: Final = 1
 
 PUSH: Final = 2
 """Status of what a subscription sends: ["events", [event…]], ["caught_up", position],
-["fell_behind", position] or, as the last one, ["ended", error payload]."""
+["fell_behind", position] or, as the last one, ["ended", error payload]; a membership in a
+consumer group: ["deliveries", [[token, attempt, event]…]], ["lost", [token…]], ["caught_up",
+position], ["ended", error payload]."""

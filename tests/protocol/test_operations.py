@@ -42,6 +42,23 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "user_remove": (["ann"], ["ann"]),
     "user_list": ([], []),
+    "group_create": (
+        ["mailer", {"category": "account"}, None, {"lease_ms": 100, "parked_stream": "hold"}],
+        ["mailer"],
+    ),
+    "group_update": (
+        ["mailer", {"stream": "s"}, 7, {"attempts_max": 0, "retry_ms": 5}],
+        ["mailer"],
+    ),
+    "group_delete": (["mailer"], ["mailer"]),
+    "group_list": ([], []),
+    "group_info": (["mailer"], ["mailer"]),
+    "group_join": (["mailer", 16], ["mailer"]),
+    "group_leave": ([7], [7]),
+    "nack": (["mailer", [[9, 4711]], 1000, "broken", True], ["mailer", [[9, 4711]]]),
+    "group_parked": (["mailer", 9, 10], ["mailer"]),
+    "group_replay": (["mailer", [9]], ["mailer"]),
+    "group_discard": (["mailer", [9]], ["mailer"]),
 }
 
 

@@ -31,6 +31,7 @@ from headwater_server.engine.checkpoint import CheckpointResult
 from headwater_server.engine.checkpointing import Checkpoint, Checkpointing
 from headwater_server.engine.conditions import failed_conditions
 from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.groups import Groups
 from headwater_server.engine.memtable import ABORTED
 from headwater_server.engine.reading import EventsPage, Reader
 from headwater_server.engine.sequencer import Group, Sequencer, Ticket
@@ -91,6 +92,7 @@ class Engine:
         self._files = ExitStack()
         self._checkpoints = Checkpointing(state, sequencer, log, settings, clock)
         self.accounts = Accounts(state, sequencer, clock, source, self._check_writable)
+        self.groups = Groups(state, sequencer, self.reader, clock, source, self._check_writable)
         self._open = OpenTransactions(
             count_max=settings.transactions_max,
             size_max=settings.transactions_size_max,

@@ -36,9 +36,20 @@ class Evaluated:
         versions: the version of each stream that the transaction appended to.
         repeated: the first and the last event of each append that was there already.
         unmet: the conditions of appends that do not hold.
+        settled: what is to be told of the acknowledgements, once they have a number.
     """
 
-    __slots__ = ("event_ids", "events", "placed", "repeated", "tags", "unmet", "versions", "writes")
+    __slots__ = (
+        "event_ids",
+        "events",
+        "placed",
+        "repeated",
+        "settled",
+        "tags",
+        "unmet",
+        "versions",
+        "writes",
+    )
 
     def __init__(self) -> None:
         self.writes: list[bytes | None] = []
@@ -49,6 +60,7 @@ class Evaluated:
         self.versions: dict[str, int] = {}
         self.repeated: list[tuple[StoredEvent, StoredEvent]] = []
         self.unmet: list[dict[str, Any]] = []
+        self.settled: Any = None
 
 
 def evaluate_buffer(

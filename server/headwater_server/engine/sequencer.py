@@ -15,7 +15,7 @@ sequence number of the newest record at the time.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from headwater_protocol import limits
 from headwater_protocol.errors import (
@@ -36,6 +36,18 @@ from headwater_server.engine.state import State
 from headwater_server.engine.transaction import Transaction
 from headwater_server.engine.validation import conflict_error, find_conflicts
 from headwater_server.engine.write_buffer import WriteBuffer
+
+
+class Acknowledging(Protocol):
+    """Who knows the deliveries of consumer groups, which a transaction can acknowledge."""
+
+    def evaluate(self, acks: Sequence[tuple[str, int, int]]) -> tuple[list[bytes | None], Any]:
+        """What acknowledgements write, and what `settle` wants; DeliveryLost: they are too late."""
+        ...
+
+    def settle(self, settled: Any, sequence: int) -> None:
+        """They have been numbered, and are durable with a sequence number."""
+        ...
 
 
 @dataclass(slots=True)
@@ -68,6 +80,7 @@ class Sequencer:
         sequence: number of the newest record, which counts commits and fences.
         durable_sequence: number of the newest record that is durable.
         published, published_position: the newest commit and event that readers may see.
+        acknowledging: who evaluates acknowledgements.
     """
 
     def __init__(self, state: State, settings: EngineSettings, clock: Callable[[], int]) -> None:
@@ -77,6 +90,7 @@ class Sequencer:
         self._pending: list[bytes] = []
         self._log_ends: deque[tuple[int, int]] = deque()
         self._last_time = self._newest_time()
+        self.acknowledging: Acknowledging | None = None
         self.sequence = 0
         self.durable_sequence = 0
         self.published = state.last_commit
@@ -165,13 +179,18 @@ class Sequencer:
     def _evaluate(
         self, buffer: WriteBuffer, transaction: bytes
     ) -> tuple[Evaluated, list[dict[str, Any]]]:
-        return evaluate_buffer(
+        evaluated, failures = evaluate_buffer(
             self._state,
             buffer,
             transaction,
             self.now(),
             snapshots_kept=self._settings.snapshots_kept,
         )
+        if buffer.acks:
+            assert self.acknowledging is not None, "the engine is open"
+            writes, evaluated.settled = self.acknowledging.evaluate(buffer.acks)
+            evaluated.writes[:0] = writes
+        return evaluated, failures
 
     def _failed_expectations(self, buffer: WriteBuffer, transaction: bytes) -> list[dict[str, Any]]:
         try:
@@ -186,7 +205,7 @@ class Sequencer:
                 return Ticket(self.sequence, transaction, self._answer_of(*evaluated.repeated[-1]))
             # A range delete that met no key.
             return self._read_only_ticket(transaction, self._state.last_commit)
-        return self._number(
+        ticket = self._number(
             transaction,
             user,
             evaluated.writes,
@@ -196,6 +215,10 @@ class Sequencer:
             evaluated.event_ids,
             evaluated.versions,
         )
+        if evaluated.settled is not None:
+            assert self.acknowledging is not None, "it evaluated them"
+            self.acknowledging.settle(evaluated.settled, self.sequence)
+        return ticket
 
     def _number(
         self,

@@ -53,19 +53,20 @@ class SnapshotWrite:
 class WriteBuffer:
     """The folded writes of one transaction. Keys carry the byte of their key space."""
 
-    __slots__ = ("appends", "entries", "events", "failure", "ranges", "size", "snapshots")
+    __slots__ = ("acks", "appends", "entries", "events", "failure", "ranges", "size", "snapshots")
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.ranges: list[tuple[bytes, bytes]] = []
         self.appends: list[Append] = []
         self.snapshots: list[SnapshotWrite] = []
+        self.acks: list[tuple[str, int, int]] = []
         self.size = 0
         self.events = 0
         self.failure: HeadwaterError | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.entries or self.ranges or self.appends)
+        return bool(self.entries or self.ranges or self.appends or self.acks)
 
     def add(self, writes: list[list[Any]]) -> None:
         """Fold in writes as they stand in a request, already checked against the vocabulary.
@@ -101,6 +102,8 @@ class WriteBuffer:
                     self._save_snapshot(*write[1:])
                 case "delete_range":
                     self._delete_range(write[1], write[2])
+                case "ack":
+                    self._add_acks(write[1], write[2])
                 case unknown:
                     raise AssertionError(f"a write {unknown!r} that the vocabulary let through")
             # After each: a hostile list must not be folded whole before it is refused.
@@ -194,12 +197,16 @@ class WriteBuffer:
         self.snapshots.append(SnapshotWrite(stream, name, schema, version, key))
         self.put(key, state)
 
+    def _add_acks(self, group: str, deliveries: list[list[int]]) -> None:
+        self.acks += [(group, position, token) for position, token in deliveries]
+        self.size += 64 * len(deliveries)
+
     def _check_bounds(self) -> None:
         if self.size > limits.TRANSACTION_SIZE_MAX:
             raise TooLarge(
                 f"a transaction of {self.size} bytes; allowed are {limits.TRANSACTION_SIZE_MAX}"
             )
-        count = len(self.entries) + len(self.ranges)
+        count = len(self.entries) + len(self.ranges) + len(self.acks)
         if count > limits.WRITES_MAX:
             raise TooLarge(f"a transaction of {count} writes; allowed are {limits.WRITES_MAX}")
         if len(self.ranges) > limits.RANGE_DELETES_MAX:

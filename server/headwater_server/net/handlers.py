@@ -19,6 +19,7 @@ from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.sequencer import Ticket
 from headwater_server.net.authentication import MECHANISM
+from headwater_server.net.group_handlers import GROUP_HANDLERS
 
 if TYPE_CHECKING:
     from headwater_server.net.session import Session
@@ -313,9 +314,12 @@ def subscribe(session: "Session", request_id: int, arguments: list[Any]) -> byte
 
 
 def grant_credit(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
-    """Allow a subscription more events."""
+    """Allow a subscription, or a member of a consumer group, more events."""
     identity, events = arguments
     subscription = session.subscriptions.get(identity)
+    if identity in session.memberships:
+        session.service.group_deliveries.grant(session.memberships[identity], events)
+        return session.connection.answer(request_id, None)
     if subscription is None:
         raise InvalidArgument(f"credit: there is no subscription {identity}")
     if subscription.credit + events > CREDIT_MAX:
@@ -405,6 +409,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "subscribe": subscribe,
     "credit": grant_credit,
     "unsubscribe": unsubscribe,
+    **GROUP_HANDLERS,
     "stats": stats,
     "user_set": user_set,
     "user_remove": user_remove,

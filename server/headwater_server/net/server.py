@@ -7,6 +7,7 @@
     checkpointer     what was committed gets into the files, the log is trimmed
     maintenance      leases, log space, slow strangers
     subscriptions    history for those who are behind
+    group deliveries events for the members of consumer groups, when it is their time
     plain sockets    all connections without TLS
     TLS listener     a task for each connection with it
 
@@ -34,6 +35,7 @@ from headwater_server.engine.recovery import open_engine
 from headwater_server.net import streams
 from headwater_server.net.checkpointer import Checkpointer, CheckpointFailed
 from headwater_server.net.group_commit import CommitFailed, GroupCommit
+from headwater_server.net.group_deliveries import GroupDeliveries
 from headwater_server.net.listening import Listeners, tls_context
 from headwater_server.net.maintenance import Maintenance
 from headwater_server.net.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
@@ -91,6 +93,9 @@ class Server:
         self._subscriptions = Subscriptions(
             engine, per_session_max=settings.session.subscriptions_max
         )
+        self._group_deliveries = GroupDeliveries(
+            engine, self._group_commit, per_session_max=settings.session.memberships_max
+        )
         self._checkpointer = Checkpointer(
             engine, self._group_commit, worker("checkpoint"), disk_retry_ms=settings.disk_retry_ms
         )
@@ -101,6 +106,7 @@ class Server:
             monotonic=trio.current_time,
             group_commit=self._group_commit,
             subscriptions=self._subscriptions,
+            group_deliveries=self._group_deliveries,
             local_only=local_only,
         )
         self.plain_sockets = PlainSockets(self.service)
@@ -113,6 +119,7 @@ class Server:
 
     def _after_publish(self) -> None:
         self._subscriptions.published()
+        self._group_deliveries.published()
         self._checkpointer.published()
         self._maintenance.published()
         # The answers of the group, here and not after a task switch.
@@ -130,6 +137,7 @@ class Server:
                 nursery.start_soon(self._checkpointer.run)
                 nursery.start_soon(self._maintenance.run)
                 nursery.start_soon(self._subscriptions.run)
+                nursery.start_soon(self._group_deliveries.run)
                 nursery.start_soon(self.plain_sockets.run)
                 task_status.started()
                 await self._stopped.wait()
@@ -166,6 +174,8 @@ class Server:
         for session in self.service.sessions:
             for subscription in list(session.subscriptions.values()):
                 self._subscriptions.end(subscription, error)
+            for membership in list(session.memberships.values()):
+                self._group_deliveries.end(membership, error)
             session.end(error)
         with trio.move_on_after(LAST_WORDS_S_MAX):
             while any(s.output_size for s in self.service.sessions):  # noqa: ASYNC110

@@ -23,6 +23,7 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.sequencer import Ticket
 from headwater_server.net.authentication import Authentication
 from headwater_server.net.group_commit import GroupCommit
+from headwater_server.net.group_deliveries import GroupDeliveries
 from headwater_server.net.handlers import HANDLERS, Handler
 from headwater_server.net.session import Session
 from headwater_server.net.settings import ServerSettings
@@ -76,6 +77,7 @@ class Service:
         monotonic: Callable[[], float],
         group_commit: GroupCommit,
         subscriptions: Subscriptions,
+        group_deliveries: GroupDeliveries,
         local_only: bool = True,
     ) -> None:
         self.engine = engine
@@ -83,6 +85,7 @@ class Service:
         self.clock = clock
         self.group_commit = group_commit
         self.subscriptions = subscriptions
+        self.group_deliveries = group_deliveries
         self.handlers: Mapping[str, Handler] = HANDLERS
         self.server_name: Final = _server_name()
         self.local_only = local_only
@@ -133,6 +136,8 @@ class Service:
         self.strangers.pop(session, None)
         self._departing.pop(session, None)
         self.subscriptions.close_session(session)
+        if session.memberships:
+            self.group_deliveries.close_session(session)
         rolled_back = self.engine.close_owner(session)
         if rolled_back:
             _log.debug("rolled back with the connection", session=str(session), count=rolled_back)
@@ -208,6 +213,7 @@ class Service:
             "connections": len(self.sessions),
             "connections_total": self._connections_total,
             "subscriptions": self.subscriptions.count,
+            "group_members": self.group_deliveries.count,
             "groups": self.group_commit.groups,
             "users": len(self.engine.accounts.names()),
         }

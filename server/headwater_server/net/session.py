@@ -38,6 +38,7 @@ from headwater_server.engine.sequencer import Ticket
 if TYPE_CHECKING:
     from headwater_server.engine.accounts import Account
     from headwater_server.net.authentication import Exchange
+    from headwater_server.net.group_deliveries import Membership
     from headwater_server.net.service import Service
     from headwater_server.net.subscriptions import Subscription
 
@@ -96,6 +97,7 @@ class Session:
         account: the user, once one has proved to be it.
         connection: the protocol's state of this connection.
         subscriptions: the open ones, by the id of the request that opened them.
+        memberships: in consumer groups, by the id of the request that joined.
         output_size: bytes that were not sent yet.
         output_blocked: too much of it; nothing more is served or pushed until it has shrunk.
         notified: the driver knows of output; it says False before it takes it.
@@ -115,6 +117,7 @@ class Session:
         self.authentications_failed = 0
         self.connection = ServerConnection()
         self.subscriptions: dict[int, Subscription] = {}
+        self.memberships: dict[int, Membership] = {}
         self.output_size = 0
         self.output_blocked = False
         self.wants_input = True
@@ -379,6 +382,8 @@ class Session:
             self.output_blocked = False
             self._look()
             self.service.subscriptions.resume(self)
+            if self.memberships:
+                self.service.group_deliveries.wake()
 
     # The end.
 

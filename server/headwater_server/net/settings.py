@@ -56,6 +56,9 @@ class SessionSettings:
     subscriptions_max: int = 1024
     """Subscriptions of one connection."""
 
+    memberships_max: int = 1024
+    """Memberships of one connection in consumer groups."""
+
     authentications_failed_max: int = 3
     """Wrong passwords after which the connection is closed."""
 

@@ -1,0 +1,115 @@
+"""Where each stream of a consumer group is, while no member has an event of it.
+
+    settling --its record is durable--> ready, or suspects --a member takes it--> leased
+        ^                                 ^
+        '-- written <-- changed           '--its pause is over-- retrying
+
+A stream is in one of these places at most (`waits`), or with a member (`lease`), or idle, or held.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from headwater_server.engine.group_streams import StreamProgress
+from headwater_server.engine.settings import SECOND_US
+
+RETRY_US_MAX: Final = 60 * SECOND_US
+"""The longest pause between attempts that nobody chose."""
+
+
+class GroupSchedule:
+    """The streams that wait for something.
+
+    Attributes:
+        ready: those whose next event can be handed out.
+        suspects: likewise, but the next event was with a member that died or fell silent.
+    """
+
+    def __init__(self, wall_clock: Callable[[], int], *, hold: bool) -> None:
+        self.ready: deque[StreamProgress] = deque()
+        self.suspects: deque[StreamProgress] = deque()
+        self._wall_clock = wall_clock
+        self._hold = hold
+        self._retries: list[tuple[int, int, StreamProgress]] = []
+        self._retries_total = 0
+        self._settling: deque[tuple[int, StreamProgress]] = deque()
+        self._changed: list[StreamProgress] = []
+
+    def place(self, stream: StreamProgress, now: int | None = None) -> None:
+        """Find a stream its place, if it has something to be delivered and is in none.
+
+        Without *now* its pause is looked at when it is handed out.
+        """
+        if stream.waits or stream.lease is not None or not stream.has_more:
+            return
+        if stream.is_held(hold=self._hold):
+            return
+        head = stream.head()
+        if head is not None and head[1].retry_at and now is not None:
+            wall = self._wall_clock()
+            if head[1].retry_at > wall:
+                stream.waits = True
+                self._retries_total += 1
+                # A pause may be longer than that: then it comes here again.
+                due = now + min(head[1].retry_at - wall, RETRY_US_MAX)
+                heapq.heappush(self._retries, (due, self._retries_total, stream))
+                return
+        self.make_ready(stream)
+
+    def make_ready(self, stream: StreamProgress, *, first: bool = False) -> None:
+        """Its next event can be handed out."""
+        stream.waits = True
+        queue = self.suspects if stream.suspect else self.ready
+        if first:
+            queue.appendleft(stream)
+        else:
+            queue.append(stream)
+
+    def release(self, durable_sequence: int, now: int) -> None:
+        """Let go on what waited for a sync or for its time."""
+        while self._settling and self._settling[0][0] <= durable_sequence:
+            _, stream = self._settling.popleft()
+            stream.waits = False
+            self.place(stream, now)
+        while self._retries and self._retries[0][0] <= now:
+            _, _, stream = heapq.heappop(self._retries)
+            stream.waits = False
+            self.place(stream, now)
+
+    def await_sync(self, stream: StreamProgress, sequence: int) -> None:
+        """It goes on once a sequence number is durable."""
+        stream.waits = True
+        self._settling.append((sequence, stream))
+
+    def await_write(self, stream: StreamProgress) -> None:
+        """It goes on once what changed of it is written, and durable."""
+        stream.waits = True
+        self._changed.append(stream)
+
+    def written(self, sequence: int) -> None:
+        """What changed is in a record, which is durable with a sequence number."""
+        for stream in self._changed:
+            self._settling.append((sequence, stream))
+        self._changed.clear()
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether streams wait until they are written."""
+        return bool(self._changed)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any stream is in any of these places."""
+        return bool(self.ready or self.suspects or self._retries or self._settling or self._changed)
+
+    @property
+    def retrying(self) -> int:
+        """Streams whose next event has a pause."""
+        return len(self._retries)
+
+    @property
+    def next_retry(self) -> int | None:
+        """When the first pause is over."""
+        return self._retries[0][0] if self._retries else None

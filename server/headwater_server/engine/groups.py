@@ -1,0 +1,417 @@
+"""Consumer groups: several consumers share the events of a filter, each event is with one of them.
+
+    create, update, delete, overview, info   commits like any other
+    join, leave, nack, turn                what a group that has members does (engine/group.py)
+    acknowledge                            a write of a transaction: evaluated with its others
+
+An acknowledgement is evaluated in the stretch in which its transaction gets its number. It holds
+if the lease does, and then the transaction's record has the stream's new entry in it. So what a
+consumer writes and the event's being done are one commit, or neither is: if the lease was lost
+meanwhile, the transaction is refused as a whole. That is what makes consumption exactly once.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from headwater_protocol.errors import (
+    DeliveryLost,
+    GroupExists,
+    InvalidArgument,
+    NoSuchGroup,
+    TooMany,
+)
+from headwater_protocol.limits import GROUP_MEMBERS_MAX, GROUPS_MAX
+from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.group import ConsumerGroup, Turn
+from headwater_server.engine.group_progress import PARKED_MAX
+from headwater_server.engine.group_records import (
+    Definition,
+    GroupSettings,
+    ParkedEntry,
+    ReplayEntry,
+    definition_key,
+    encode_definition,
+    encode_entry,
+    encode_floor,
+    find_definition,
+    floor_key,
+    list_definitions,
+    parked_key,
+    read_floor,
+    read_parked,
+    replay_key,
+    state_keys,
+    stream_keys,
+)
+from headwater_server.engine.group_streams import Lease, Member
+from headwater_server.engine.reading import Reader
+from headwater_server.engine.sequencer import Sequencer, Ticket
+from headwater_server.engine.state import State
+from headwater_server.engine.transaction_ids import new_transaction_id
+
+_MS_US: Final = 1000
+_TOKEN_BITS: Final = 62
+
+Delivery = Sequence[int]
+"""The position of an event and the token of its delivery, as they travel."""
+
+
+class Groups:
+    """The consumer groups of an open database.
+
+    Attributes:
+        active: those with members, by name.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        sequencer: Sequencer,
+        reader: Callable[[], Reader],
+        clock: Callable[[], int],
+        source: random.Random,
+        check_writable: Callable[[], None],
+    ) -> None:
+        self.active: dict[str, ConsumerGroup] = {}
+        self.reader = reader
+        self.wall_clock = clock
+        self._state = state
+        self._sequencer = sequencer
+        self._source = source
+        self._check_writable = check_writable
+        sequencer.acknowledging = self
+
+    # What a group at work needs (group.Host).
+
+    @property
+    def sequence(self) -> int:
+        """The newest sequence number."""
+        return self._sequencer.sequence
+
+    @property
+    def durable_sequence(self) -> int:
+        """The newest sequence number that is published."""
+        return self._sequencer.durable_sequence
+
+    def write(self, writes: list[bytes | None]) -> int:
+        """Commit key, value, …; the sequence number at which it is durable."""
+        return self._commit(writes).sequence
+
+    def event(self, position: int) -> bytes | None:
+        """A stored event."""
+        return self._state.events([position])[0]
+
+    def new_token(self) -> int:
+        """A token that does not come up twice, also after a restart."""
+        return self._source.getrandbits(_TOKEN_BITS)
+
+    def _commit(self, writes: list[bytes | None], user: int = 0) -> Ticket:
+        self._check_writable()
+        transaction = new_transaction_id(self.wall_clock(), self._source)
+        return self._sequencer.commit_blind(transaction, user, writes)
+
+    # Administration.
+
+    def create(
+        self,
+        name: str,
+        wanted: EventFilter,
+        after: int | None,
+        settings: GroupSettings,
+        *,
+        user: int = 0,
+    ) -> Ticket:
+        """Make a group that begins after a position; None: with what comes from now on.
+
+        Raises:
+            GroupExists, TooMany, ReadOnly.
+            InvalidArgument: the position was not reached yet.
+        """
+        newest = self._state.last_commit
+        if find_definition(self._state, newest, name) is not None:
+            raise GroupExists(f"there is a group {name!r} already")
+        count = len(list_definitions(self._state, newest))
+        if count >= GROUPS_MAX:
+            raise TooMany(f"{count} groups; allowed are {GROUPS_MAX}")
+        floor = self._check_position(after)
+        definition = Definition(name, newest + 1, wanted, settings)
+        writes = [
+            definition_key(name),
+            encode_definition(definition),
+            floor_key(definition.number),
+            encode_floor(floor),
+        ]
+        return self._with_payload(self._commit([*writes], user), [floor])
+
+    def update(
+        self,
+        name: str,
+        wanted: EventFilter | None,
+        after: int | None,
+        settings: dict[str, Any],
+        *,
+        user: int = 0,
+    ) -> Ticket:
+        """Change what is given of a group. What its members have is taken back from them.
+
+        With a position it begins anew after that one; what is parked stays parked.
+
+        Raises:
+            NoSuchGroup, InvalidArgument, ReadOnly.
+        """
+        old = self._definition(name)
+        definition = replace(
+            old,
+            wanted=old.wanted if wanted is None else wanted,
+            settings=replace(old.settings, **settings),
+        )
+        floor = None if after is None else self._check_position(after)
+        self._check_writable()
+        group = self.active.get(name)
+        if group is not None:
+            for member in group.members:
+                group.return_leases(member)
+            group.close()
+        writes: list[bytes | None] = [definition_key(name), encode_definition(definition)]
+        if floor is not None:
+            writes += (floor_key(old.number), encode_floor(floor))
+            for key in stream_keys(self._state, self._state.last_commit, old.number):
+                writes += (key, None)
+        ticket = self._commit(writes, user)
+        if group is not None:
+            self.active[name] = ConsumerGroup(self, self._state, definition)
+            self.active[name].take_over(group)
+        return self._with_payload(ticket, [])
+
+    def delete(self, name: str, *, user: int = 0) -> tuple[Ticket, list[Member]]:
+        """Remove a group with all its state, and its members, who are returned.
+
+        Raises:
+            NoSuchGroup, ReadOnly.
+        """
+        definition = self._definition(name)
+        writes: list[bytes | None] = [definition_key(name), None]
+        for key in state_keys(self._state, self._state.last_commit, definition.number):
+            writes += (key, None)
+        ticket = self._commit(writes, user)
+        group = self.active.pop(name, None)
+        return self._with_payload(ticket, []), [] if group is None else list(group.members)
+
+    def overview(self) -> list[list[Any]]:
+        """Name, position and count of members of every group, in order of names."""
+        view = self._sequencer.published
+        rows: list[list[Any]] = []
+        for definition in list_definitions(self._state, view):
+            group = self.active.get(definition.name)
+            position = (
+                read_floor(self._state, view, definition.number)
+                if group is None
+                else group.progress.position
+            )
+            rows.append([definition.name, position, 0 if group is None else len(group.members)])
+        return rows
+
+    def info(self, name: str) -> dict[str, Any]:
+        """All about a group, by name.
+
+        Raises:
+            NoSuchGroup.
+        """
+        definition = self._definition(name)
+        group = self.active.get(name)
+        if group is None:
+            view = self._state.last_commit
+            parked = read_parked(self._state, view, definition.number, 0, PARKED_MAX)
+            figures: dict[str, Any] = {
+                "position": read_floor(self._state, view, definition.number),
+                "members": 0,
+                "in_flight": 0,
+                "retrying": 0,
+                "parked": len(parked),
+            }
+        else:
+            figures = group.figures()
+        return {
+            "name": name,
+            "filter": definition.wanted.as_wire(),
+            **definition.settings.as_wire(),
+            **figures,
+            "newest": self._sequencer.published_position,
+        }
+
+    def _definition(self, name: str) -> Definition:
+        definition = find_definition(self._state, self._state.last_commit, name)
+        if definition is None:
+            raise NoSuchGroup(f"there is no group {name!r}")
+        return definition
+
+    def _check_position(self, after: int | None) -> int:
+        newest = self._state.last_position
+        if after is None:
+            return newest
+        if after > newest:
+            # It would miss what comes until then, and believe to have seen it.
+            raise InvalidArgument(f"after: {after}; the newest position is {newest}")
+        return after
+
+    @staticmethod
+    def _with_payload(ticket: Ticket, payload: list[Any]) -> Ticket:
+        return Ticket(ticket.sequence, ticket.transaction, payload, ticket.error)
+
+    # What is parked.
+
+    def parked(self, name: str, after: int, limit: int) -> list[tuple[int, ParkedEntry]]:
+        """Parked events after a position, in order.
+
+        Raises:
+            NoSuchGroup.
+        """
+        definition = self._definition(name)
+        return read_parked(self._state, self._sequencer.published, definition.number, after, limit)
+
+    def replay(self, name: str, positions: Sequence[int] | None, *, user: int = 0) -> Ticket:
+        """Give parked events to the members again, in order; None: all of them.
+
+        Raises:
+            NoSuchGroup, ReadOnly.
+            InvalidArgument: one of the events is not parked; nothing was done.
+        """
+        return self._unpark(name, positions, user, again=True)
+
+    def discard(self, name: str, positions: Sequence[int] | None, *, user: int = 0) -> Ticket:
+        """Forget parked events: they count as done. None: all of them.
+
+        Raises:
+            As replay.
+        """
+        return self._unpark(name, positions, user, again=False)
+
+    def _unpark(
+        self, name: str, positions: Sequence[int] | None, user: int, *, again: bool
+    ) -> Ticket:
+        definition = self._definition(name)
+        number = definition.number
+        group = self.active.get(name)
+        if group is not None and group.progress.unwritten:
+            group.progress.flush(self.write)
+        parked = dict(read_parked(self._state, self._state.last_commit, number, 0, PARKED_MAX))
+        chosen = sorted(parked if positions is None else set(positions))
+        for position in chosen:
+            if position not in parked:
+                raise InvalidArgument(f"group {name!r}: event {position} is not parked")
+        self._check_writable()
+        if not chosen:
+            return Ticket(0, new_transaction_id(self.wall_clock(), self._source), [0])
+        writes: list[bytes | None] = []
+        for position in chosen:
+            writes += (parked_key(number, position), None)
+            if again:
+                entry = encode_entry(ReplayEntry(parked[position].stream))
+                writes += (replay_key(number, position), entry)
+        ticket = self._commit(writes, user)
+        if group is not None:
+            pairs = [(position, parked[position].stream) for position in chosen]
+            if again:
+                group.replay(pairs)
+            else:
+                group.discard(pairs)
+        return self._with_payload(ticket, [len(chosen)])
+
+    # Members.
+
+    def join(
+        self, name: str, owner: object, credit: int, takes: Callable[[], bool]
+    ) -> tuple[ConsumerGroup, Member]:
+        """Add a member to a group.
+
+        Raises:
+            NoSuchGroup, TooMany.
+        """
+        group = self.active.get(name)
+        if group is None:
+            group = ConsumerGroup(self, self._state, self._definition(name))
+            self.active[name] = group
+        if len(group.members) >= GROUP_MEMBERS_MAX:
+            raise TooMany(
+                f"group {name!r}: {len(group.members)} members; allowed are {GROUP_MEMBERS_MAX}"
+            )
+        return group, group.join(owner, credit, takes)
+
+    def leave(self, name: str, member: Member, *, died: bool) -> None:
+        """Remove a member; with the last one, the group comes to rest."""
+        group = self.active.get(name)
+        if group is None or member not in group.members:
+            return
+        group.leave(member, died=died)
+        if not group.members:
+            group.close()
+            del self.active[name]
+
+    def turn(self, name: str, now: int) -> Turn:
+        """Let a group that is at work do what there is to do."""
+        return self.active[name].turn(now)
+
+    def next_time(self, now: int) -> int | None:
+        """When a group will have something to do, if nobody says anything until then."""
+        times = [group.next_time(now) for group in self.active.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    def nack(
+        self,
+        name: str,
+        deliveries: Sequence[Delivery],
+        *,
+        delay_ms: int | None,
+        reason: str,
+        park: bool,
+    ) -> Ticket:
+        """Give events back: to be tried again after a pause, or to be parked.
+
+        Raises:
+            NoSuchGroup, ReadOnly.
+            DeliveryLost: one of them is not with the consumer any more; nothing was done.
+        """
+        leases = self._leases([(name, position, token) for position, token in deliveries])
+        self._check_writable()
+        assert leases, "the vocabulary lets no empty list through"
+        delay_us = None if delay_ms is None else delay_ms * _MS_US
+        sequence = self.active[name].nack(leases, delay_us=delay_us, reason=reason, park=park)
+        return Ticket(sequence, new_transaction_id(self.wall_clock(), self._source), [])
+
+    # Acknowledging, in a transaction (sequencer.Acknowledging).
+
+    def evaluate(self, acks: Sequence[tuple[str, int, int]]) -> tuple[list[bytes | None], Any]:
+        """What acknowledgements write, and what `settle` wants to know once that has a number.
+
+        Raises:
+            NoSuchGroup: a group is not there any more.
+            DeliveryLost: a delivery is not with the consumer any more.
+        """
+        leases = self._leases(acks)
+        writes: list[bytes | None] = []
+        for (name, position, _), lease in zip(acks, leases, strict=True):
+            writes += self.active[name].progress.done_writes(lease.stream, position)
+        return writes, [(name, lease) for (name, _, _), lease in zip(acks, leases, strict=True)]
+
+    def settle(self, settled: Any, sequence: int) -> None:
+        """The acknowledgements are numbered, and durable with a sequence number."""
+        for name, lease in settled:
+            self.active[name].acknowledged(lease, sequence)
+
+    def _leases(self, deliveries: Sequence[tuple[str, int, int]]) -> list[Lease]:
+        leases: dict[Lease, None] = {}
+        for name, position, token in deliveries:
+            group = self.active.get(name)
+            if group is None:
+                self._definition(name)
+                raise DeliveryLost(
+                    f"group {name!r}: nobody is joined; the delivery of event {position} was "
+                    "taken back when its consumer left"
+                )
+            lease = group.find(position, token)
+            if lease in leases:
+                raise DeliveryLost(f"group {name!r}: event {position} is settled twice at once")
+            leases[lease] = None
+        return list(leases)

@@ -1,0 +1,169 @@
+"""The operations of consumer groups: from the arguments of a request to the frame of its answer.
+
+As in handlers.py. What changes a group is answered once it is durable.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from headwater_protocol.connection import ServerConnection
+from headwater_protocol.errors import InvalidArgument, NoSuchGroup
+from headwater_protocol.limits import PAGE_SIZE_MAX
+from headwater_protocol.messages import array_header, encode
+from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.group_records import GroupSettings
+from headwater_server.engine.sequencer import Ticket
+
+if TYPE_CHECKING:
+    from headwater_server.net.session import Session
+
+
+def _answer(
+    session: "Session", request_id: int, ticket: Ticket, payload: Any = None
+) -> bytes | None:
+    def answer(connection: ServerConnection) -> bytes:
+        if ticket.error is not None:
+            return connection.error(request_id, ticket.error)
+        return connection.answer(request_id, payload)
+
+    return session.answer_durable(request_id, ticket, answer)
+
+
+def create(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+    """Make a group."""
+    name, members, after, settings = arguments
+    service = session.service
+    service.check_running()
+    ticket = service.engine.groups.create(
+        name,
+        EventFilter.from_wire(members),
+        after,
+        GroupSettings(**settings),
+        user=session.user_number,
+    )
+    return _answer(session, request_id, ticket, ticket.payload)
+
+
+def update(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+    """Change a group."""
+    name, members, after, settings = arguments
+    service = session.service
+    service.check_running()
+    wanted = None if members is None else EventFilter.from_wire(members)
+    ticket = service.engine.groups.update(name, wanted, after, settings, user=session.user_number)
+    service.group_deliveries.wake()
+    return _answer(session, request_id, ticket)
+
+
+def delete(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+    """Remove a group; its members are told."""
+    name = arguments[0]
+    service = session.service
+    service.check_running()
+    ticket, members = service.engine.groups.delete(name, user=session.user_number)
+    service.group_deliveries.end_members(members, NoSuchGroup(f"the group {name!r} was deleted"))
+    return _answer(session, request_id, ticket)
+
+
+def list_groups(session: "Session", request_id: int, _arguments: list[Any]) -> bytes:
+    """The groups."""
+    return session.connection.answer(request_id, session.service.engine.groups.overview())
+
+
+def info(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+    """All about a group."""
+    return session.connection.answer(request_id, session.service.engine.groups.info(arguments[0]))
+
+
+def join(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+    """Become a member; the first push comes after this answer."""
+    name, credit = arguments
+    session.service.check_running()
+    session.service.group_deliveries.join(session, request_id, name, credit)
+    return session.connection.answer(request_id, None)
+
+
+def leave(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+    """End a membership."""
+    membership = session.memberships.get(arguments[0])
+    if membership is None:
+        raise InvalidArgument(f"group_leave: there is no membership {arguments[0]}")
+    session.service.group_deliveries.leave(membership)
+    return session.connection.answer(request_id, None)
+
+
+def nack(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+    """Give events back."""
+    name, deliveries, delay_ms, reason, park = arguments
+    service = session.service
+    ticket = service.engine.groups.nack(
+        name,
+        deliveries,
+        delay_ms=delay_ms,
+        reason=reason,
+        park=park,
+    )
+    service.group_deliveries.wake()
+    return _answer(session, request_id, ticket)
+
+
+def parked(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+    """A page of parked events, each as it is stored."""
+    name, after, limit = arguments
+    groups = session.service.engine.groups
+    found = groups.parked(name, after, limit + 1)
+    parts: list[bytes] = []
+    count = size = 0
+    for position, entry in found[:limit]:
+        stored = groups.event(position)
+        if count and stored is not None and size + len(stored) > PAGE_SIZE_MAX:
+            break
+        size += 0 if stored is None else len(stored)
+        count += 1
+        parts += (
+            array_header(5),
+            encode(position),
+            encode(entry.attempts),
+            encode(entry.reason),
+            encode(entry.time),
+            encode(None) if stored is None else stored,
+        )
+    return session.connection.answer_encoded(
+        request_id, array_header(2), array_header(count), *parts, encode(count < len(found))
+    )
+
+
+def replay(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+    """Deliver parked events again."""
+    name, positions = arguments
+    service = session.service
+    service.check_running()
+    ticket = service.engine.groups.replay(name, positions, user=session.user_number)
+    service.group_deliveries.wake()
+    return _answer(session, request_id, ticket, ticket.payload)
+
+
+def discard(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+    """Forget parked events."""
+    name, positions = arguments
+    service = session.service
+    service.check_running()
+    ticket = service.engine.groups.discard(name, positions, user=session.user_number)
+    service.group_deliveries.wake()
+    return _answer(session, request_id, ticket, ticket.payload)
+
+
+GROUP_HANDLERS: Final[Mapping[str, Callable[["Session", int, list[Any]], bytes | None]]] = {
+    "group_create": create,
+    "group_update": update,
+    "group_delete": delete,
+    "group_list": list_groups,
+    "group_info": info,
+    "group_join": join,
+    "group_leave": leave,
+    "nack": nack,
+    "group_parked": parked,
+    "group_replay": replay,
+    "group_discard": discard,
+}
+"""What serves each operation of consumer groups."""
