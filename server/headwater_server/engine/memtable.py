@@ -165,6 +165,33 @@ class MemTable:
             self.newest_id = transaction
         self.size += _COMMIT_OVERHEAD
 
+    def add_puts(self, records: Sequence[CommitRecord], writes: Sequence[bytes | None]) -> None:
+        """What `put` and `add_commit` do for commits that each wrote one key: key, value, …."""
+        first = self.last_commit + 1
+        last = self.last_commit + len(records)
+        assert records[0].commit == first, "commit numbers are dense"
+        assert records[-1].commit == last
+        chains = self.chains
+        new_key = self._unsorted.append
+        commit = self.last_commit
+        size = (_VERSION_OVERHEAD + _COMMIT_OVERHEAD) * len(records)
+        members = iter(writes)
+        for key, value in zip(members, members):  # noqa: B905 - as in `put`
+            assert key is not None
+            commit += 1
+            older = chains.get(key)
+            if older is None:
+                new_key(key)
+            chains[key] = (commit, value, older)
+            size += len(key) if value is None else len(key) + len(value)
+        assert commit == last, "one key each"
+        ids = [record.transaction for record in records]
+        self.transactions.update(zip(ids, range(first, last + 1), strict=True))
+        self.newest_id = max([self.newest_id, *[each for each in ids if each < IDS_END]])
+        self.commits += records
+        self.last_commit = last
+        self.size += size
+
     def add_abort(self, transaction: bytes, time: int) -> None:
         """Remember that a transaction was fenced at *time* (microseconds)."""
         self.transactions[transaction] = ABORTED

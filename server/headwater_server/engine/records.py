@@ -15,9 +15,9 @@ records through the same code as the commit that wrote them.
 
 from typing import Any, Final, NamedTuple
 
-import msgpack
+from msgpack import Packer, unpackb
 
-_pack: Final = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_pack: Final = Packer(use_bin_type=True, autoreset=True).pack
 
 
 class Record(NamedTuple):
@@ -51,7 +51,17 @@ def decode_record(data: bytes) -> Record:
     The log's checksum has vouched for the bytes, so a record that does not decode is our own
     mistake, and an assertion.
     """
-    members = msgpack.unpackb(data, use_list=True)
+    return record_of(unpack_record(data))
+
+
+def unpack_record(data: bytes) -> list[Any]:
+    """The members of a record, as they stand in it."""
+    members: list[Any] = unpackb(data, use_list=True)
+    return members
+
+
+def record_of(members: list[Any]) -> Record:
+    """The record that has these members."""
     assert len(members) >= 4, "a record is an array of at least four"
     if members[0] == 0:
         return Record(0, members[1], members[2], members[3], [], 0, [], [])

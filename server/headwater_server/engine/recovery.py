@@ -16,12 +16,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Protocol
 
-from headwater_protocol.errors import DamagedFile
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.checkpointed import CheckpointedState, read_applied
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.installing import install
-from headwater_server.engine.records import decode_record
+from headwater_server.engine.replaying import replay
 from headwater_server.engine.sequencer import Sequencer
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
@@ -30,10 +28,10 @@ from headwater_server.storage.directory import DataDirectory
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.state_store import StateStore
-from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog, records
+from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog, records_by_entry
 
 PROGRESS_RECORDS = 10_000
-"""Records between two calls of the progress callback."""
+"""Records between two calls of the progress callback, about: it is called between entries."""
 
 
 class OpenStore(Protocol):
@@ -139,30 +137,20 @@ def _replay(
 ) -> None:
     """Install what the log has and the files have not."""
     count = 0
-    replayed = WalIndex(0)
-    for index, encoded in records(log.read(WalIndex(log.first_index - 1))):
+    for index, encoded in records_by_entry(log.read(WalIndex(log.first_index - 1))):
         # Between two entries only: a checkpoint lets those go that it has come to, and within
         # one that would take commits along that it has not.
-        if index != replayed and engine.checkpoint_overdue:
+        if engine.checkpoint_overdue:
             checkpoint = engine.begin_checkpoint()
             assert checkpoint is not None
             checkpoint.run()
             engine.finish_checkpoint(checkpoint)
             engine.trim_log()
-        replayed = index
-        record = decode_record(encoded)
-        if record.commit > state.last_commit + 1:
-            raise DamagedFile(
-                f"{path}: commit {record.commit} follows commit {state.last_commit}; those "
-                "between are missing from the log and from the files",
-                details={"file": path, "index": int(index)},
-            )
-        # A fence has no number; to install it twice changes nothing.
-        if record.commit == 0 or record.commit > state.last_commit:
-            install(state, record)
-        sequencer.replayed(index)
-        count += 1
-        if count % PROGRESS_RECORDS == 0:
+        replay(state, encoded, path=path, index=index)
+        sequencer.replayed(index, len(encoded))
+        told = count // PROGRESS_RECORDS
+        count += len(encoded)
+        if count // PROGRESS_RECORDS > told:
             on_progress(count)
     if count:
         on_progress(count)

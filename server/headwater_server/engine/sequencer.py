@@ -304,17 +304,14 @@ class Sequencer:
         self.published_position = group.last_position
         self._log_ends.append((group.last_sequence, log_index))
 
-    def replayed(self, log_index: int) -> None:
-        """Count a record that recovery read from the log, and that is installed now."""
+    def replayed(self, log_index: int, count: int) -> None:
+        """Count records that recovery read from one entry of the log, and that are installed."""
         self._last_time = max(self._last_time, self._newest_time())
-        self.sequence += 1
+        self.sequence += count
         self.durable_sequence = self.sequence
         self.published = self._state.last_commit
         self.published_position = self._state.last_position
-        if self._log_ends and self._log_ends[-1][1] == log_index:
-            self._log_ends[-1] = (self.sequence, log_index)
-        else:
-            self._log_ends.append((self.sequence, log_index))
+        self._log_ends.append((self.sequence, log_index))
 
     def log_needed_from(self, sequence: int) -> int | None:
         """The log index below which every record is at or before *sequence*; None: no news."""

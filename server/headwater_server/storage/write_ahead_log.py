@@ -210,7 +210,14 @@ def _parts_of(record: bytes, size_max: int) -> Iterator[Body]:
 
 
 def records(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, bytes]]:
-    """The records of consecutive entries, each with the index of the entry that completes it.
+    """The records of consecutive entries, each with the index of the entry that completes it."""
+    for index, completed in records_by_entry(entries):
+        for record in completed:
+            yield index, record
+
+
+def records_by_entry(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, list[bytes]]]:
+    """The records that each of consecutive entries completes, for those that complete any.
 
     A record whose last part is missing is dropped: the power failed while it was written, so
     nobody was told that it is durable. So is the rest of one that began before the first entry.
@@ -228,15 +235,22 @@ def records(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, bytes]]:
         if entry.continued or entry.resumed:
             parts.append(body[LENGTH_SIZE:])
             if not entry.continued:
-                yield entry.index, b"".join(parts)
+                yield entry.index, [b"".join(parts)]
                 parts.clear()
-            continue
-        start = 0
-        end = len(body)
-        while start < end:
-            (length,) = _LENGTH.unpack_from(body, start)
-            start += LENGTH_SIZE
-            stop = start + length
-            assert stop <= end, "a body's checksum is right, so its lengths are"
-            yield entry.index, body[start:stop]
-            start = stop
+        elif body:
+            yield entry.index, _cut(body)
+
+
+def _cut(body: bytes) -> list[bytes]:
+    """The records of a body that has whole ones alone."""
+    found: list[bytes] = []
+    start = 0
+    end = len(body)
+    while start < end:
+        (length,) = _LENGTH.unpack_from(body, start)
+        start += LENGTH_SIZE
+        stop = start + length
+        assert stop <= end, "a body's checksum is right, so its lengths are"
+        found.append(body[start:stop])
+        start = stop
+    return found
