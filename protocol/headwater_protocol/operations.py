@@ -347,6 +347,12 @@ _TABLE = (
         "The newest commit at a time, 0 before the first.",
     ),
     Operation(
+        "position_before",
+        _record(_required("time", TIME)),
+        "position",
+        "The last position before a time, 0 before the first.",
+    ),
+    Operation(
         "read_commits",
         _record(_optional("after", COMMIT, 0), _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX)),
         "[[commit, transaction, time, user | nil, first_position, events], …]; position 0: none",

@@ -30,6 +30,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "read_all": ([None, 3, {"category": "account"}, 10, True, 7], [TX]),
     "load": ([None, "account-ann", "balance", 1, 7], [TX, "account-ann"]),
     "commit_at": ([1_700_000_000_000_000], [0]),
+    "position_before": ([1_700_000_000_000_000], [0]),
     "read_commits": ([3, 10], []),
     "read_snapshots": ([b"cursor", 10], []),
     "subscribe": ([3, {"types": ["Withdrawn"]}, 100], []),

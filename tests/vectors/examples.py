@@ -211,6 +211,7 @@ EXAMPLES: Final = [
     Example("load", [None, ANN, "balance", 1], [42, 3, [2, b"\x64"], [EVENT_OUT], False]),
     Example("load", [TX, ANN], [41, 0, None, [], False]),
     Example("commit_at", [TIME], 42),
+    Example("position_before", [TIME], 8),
     Example("read_commits", [41, 1], [[42, TX, TIME, None, 9, 1]]),
     Example("read_snapshots", [], [[[ANN, "balance", 1, 2, b"\x64"]], None]),
     Example("subscribe", [8, {"category": "account"}, 100], None),

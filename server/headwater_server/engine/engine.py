@@ -33,6 +33,7 @@ from headwater_server.engine.conditions import failed_conditions
 from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.groups import Groups
 from headwater_server.engine.memtable import ABORTED
+from headwater_server.engine.moments import position_before
 from headwater_server.engine.reading import EventsPage, Reader
 from headwater_server.engine.sequencer import Group, Sequencer, Ticket
 from headwater_server.engine.settings import EngineSettings
@@ -141,6 +142,10 @@ class Engine:
     def commit_at(self, time: int) -> int:
         """The newest commit at a time in microseconds, 0 before the first."""
         return min(self._state.commit_at(time), self.published)
+
+    def position_before(self, time: int) -> int:
+        """The last published position before a time in microseconds, 0 before the first."""
+        return position_before(self._state, time, self.published)
 
     def read_commits(self, after: int, limit: int) -> list[list[Any]]:
         """The commit log after a commit, as the protocol has it."""

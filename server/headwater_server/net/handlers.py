@@ -286,6 +286,12 @@ def commit_at(session: "Session", request_id: int, arguments: list[Any]) -> byte
     return session.connection.answer(request_id, session.service.engine.commit_at(arguments[0]))
 
 
+def position_before(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+    """The last position before a time."""
+    position = session.service.engine.position_before(arguments[0])
+    return session.connection.answer(request_id, position)
+
+
 def read_commits(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     """A page of the commit log."""
     after, limit = arguments
@@ -404,6 +410,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "read_all": partial(_read, "read_all"),
     "load": partial(_read, "load"),
     "commit_at": commit_at,
+    "position_before": position_before,
     "read_commits": read_commits,
     "read_snapshots": read_snapshots,
     "subscribe": subscribe,
