@@ -1,0 +1,100 @@
+"""Malformed frames, a few of them: `make fuzz` sends a million."""
+
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headwater_protocol import connection, messages
+from headwater_protocol.errors import ProtocolError
+from headwater_protocol.frames import encode_frame
+from headwater_protocol.operations import OPERATIONS
+from tests.fuzz.live import Target
+from tests.fuzz.messages import Bare, Fuzzer, answers, fate_of, strict_log
+from tests.simulation.determinism import replaced
+
+BATCHES = 4
+
+
+def test_malformed_frames_get_what_the_protocol_says_and_cost_little() -> None:
+    fuzzer = Fuzzer(measured=0.02)
+    with strict_log():
+        for seed in range(BATCHES):
+            print(f"python -m tests.fuzz.messages --seed {seed} --count 1")
+            fuzzer.run_batch(seed)
+    assert fuzzer.fates["violation"] > 1000
+    assert fuzzer.fates["refused"] > 500
+    assert fuzzer.fates["served"] > 100
+    assert fuzzer.peak_size > 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.floats()
+        | st.binary(max_size=40)
+        | st.text(max_size=10)
+        | st.sampled_from(sorted(OPERATIONS)),
+        lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner),
+        max_leaves=12,
+    ),
+    st.integers(0, 2**32),
+    st.sampled_from(sorted(OPERATIONS)),
+)
+def test_any_message_gets_what_the_protocol_says(
+    arguments: Any, request_id: int, name: str
+) -> None:
+    if not isinstance(arguments, list):
+        arguments = [arguments]
+    fuzzer = Fuzzer()
+    bare = Bare(1)
+    session = bare.connect()
+    body = messages.encode([request_id, name, *arguments])
+    expected = fate_of(body, session.connection)
+    with strict_log():
+        bare.feed(session, encode_frame(body))
+        fuzzer._judge(session, expected, answers(session))
+
+
+def accepts_everything(_values: Any) -> bool:
+    return True
+
+
+def test_the_oracle_sees_arguments_that_are_not_checked() -> None:
+    record = OPERATIONS["get"].arguments
+    tests = tuple(accepts_everything for _ in record._tests)
+    with (
+        replaced(record, "_tests", tests),
+        strict_log(),
+        pytest.raises(AssertionError, match="seed 1, frame"),
+    ):
+        Fuzzer().run_batch(1)
+
+
+def test_the_oracle_sees_bodies_that_are_decoded_without_bounds() -> None:
+    def decode(body: bytes, *_: Any) -> Any:
+        try:
+            return msgpack.unpackb(body, strict_map_key=False)
+        except ValueError as error:
+            raise ProtocolError("no msgpack") from error
+
+    with (
+        replaced(connection, "decode", decode),
+        strict_log(),
+        pytest.raises(AssertionError, match="seed 1, frame"),
+    ):
+        Fuzzer().run_batch(1)
+
+
+@pytest.mark.slow
+def test_a_server_process_outlives_malformed_frames_and_serves_others(tmp_path: Path) -> None:
+    target = Target(tmp_path)
+    print("python -m tests.fuzz.live --seed 1 --count 1")
+    assert target.run(1, connections=200) > 300
+    target.stop()
