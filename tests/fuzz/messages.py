@@ -37,11 +37,9 @@ from headwater_protocol.messages import depth, scan
 from headwater_protocol.messages import encode as pack
 from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH
 from headwater_protocol.states import Verdict, verdict
-from headwater_server.net.group_commit import GroupCommit
-from headwater_server.net.service import Service
+from headwater_server.net.server import Server
 from headwater_server.net.session import Session
 from headwater_server.net.settings import ServerSettings
-from headwater_server.net.subscriptions import Subscriptions
 from headwater_server.net.worker_thread import Trust, run_inline
 from tests.engine.database import Database
 from tests.fuzz import mutations
@@ -69,24 +67,18 @@ class Bare:
     def __init__(self, seed: int) -> None:
         settings = ServerSettings(data="data")
         self.database = Database(settings.engine, seed=seed)
-        engine = self.database.engine
-        self.subscriptions = Subscriptions(engine, per_session_max=100)
-        self.group_commit = GroupCommit(
-            engine,
-            run_inline,
-            trust=_always_trusted(),
-            after_publish=self.subscriptions.published,
-            waiting_size_max=settings.commits_waiting_size_max,
-            disk_retry_ms=settings.disk_retry_ms,
-        )
-        self.service = Service(
-            engine,
+        server = Server(
+            self.database.engine,
             settings,
             clock=lambda: self.database.now,
-            monotonic=lambda: 0.0,
-            group_commit=self.group_commit,
-            subscriptions=self.subscriptions,
+            worker=lambda _: run_inline,
+            trust=_always_trusted(),
         )
+        self.service = server.service
+        # There is no event loop that a session could come to in between.
+        self.service._monotonic = lambda: 0.0
+        self.group_commit = self.service.group_commit
+        self.subscriptions = self.service.subscriptions
 
     def connect(self, *, hello: bool = True) -> Session:
         """A new session."""
