@@ -188,6 +188,10 @@ class DuplicateEvent(HeadwaterError, code="duplicate_event"):
     """An event id is already in the stream, with other content or without its neighbours."""
 
 
+class NoSuchEvent(HeadwaterError, code="no_such_event"):
+    """There is no event where one is to be erased: no such version, position or id."""
+
+
 # Consumer groups.
 
 

@@ -91,6 +91,9 @@ TAG_SIZE_MAX: Final = 256
 EVENTS_MAX: Final = 100_000
 """Events in one transaction."""
 
+ERASED_MAX: Final = 10_000
+"""Events that one transaction may erase: each is looked up while everybody else waits."""
+
 TRANSACTION_SIZE_MAX: Final = 32 * MIB
 """Bytes that one transaction may write: keys, values and events. It stands in memory several
 times while it is committed."""

@@ -134,6 +134,9 @@ EVENT: Final = Record(
 )
 """An event to append. Its tags may be left out, and mostly are."""
 
+ERASED_NUMBERS: Final = ListOf(Integer(1, limits.NUMBER_MAX), limits.ERASED_MAX, count_min=1)
+"""Versions or positions of events to be erased."""
+
 WRITE: Final = Tagged(
     {
         "put": _record(_required("key", KEY), _required("value", VALUE)),
@@ -163,6 +166,22 @@ WRITE: Final = Tagged(
             _required("state", VALUE),
         ),
         "ack": ACK,
+        "truncate": _record(
+            _required("stream", STREAM),
+            _required("before", VERSION, "events below this version are hidden"),
+        ),
+        "delete_stream": _record(_required("stream", STREAM)),
+        "set_retention": _record(
+            _required("stream", STREAM),
+            _required("max_count", Nullable(Integer(1, limits.NUMBER_MAX)), "nil: any"),
+            _required("max_age", Nullable(Integer(1, limits.NUMBER_MAX)), "microseconds; nil: any"),
+        ),
+        "erase": _record(_required("stream", STREAM), _required("versions", ERASED_NUMBERS)),
+        "erase_positions": _record(_required("positions", ERASED_NUMBERS)),
+        "erase_ids": _record(
+            _required("stream", STREAM),
+            _required("ids", ListOf(EVENT_ID, limits.ERASED_MAX, count_min=1), "given by users"),
+        ),
     }
 )
 WRITES: Final = ListOf(WRITE, limits.WRITES_MAX)
@@ -363,9 +382,31 @@ _TABLE = (
         _record(
             _optional("after", Nullable(Binary(0, 2 * limits.KEY_SIZE_MAX)), None, "a cursor"),
             _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+            _AT,
         ),
         "[[[stream, name, schema, version, state], …], cursor | nil]",
         "Every stored snapshot, for a dump. Go on after the cursor until it is nil.",
+    ),
+    Operation(
+        "list_streams",
+        _record(
+            _optional("prefix", Text(0, limits.STREAM_NAME_SIZE_MAX), "", "of the names"),
+            _optional("after", Nullable(STREAM), None, "a cursor"),
+            _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+            _AT,
+        ),
+        "[commit, [[stream, version, first], …], cursor | nil]",
+        "Streams in the order of names. Go on after the cursor until it is nil.",
+    ),
+    Operation(
+        "list_categories",
+        _record(
+            _optional("after", Nullable(STREAM), None, "a cursor"),
+            _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+            _AT,
+        ),
+        "[commit, [[category, events], …], cursor | nil]",
+        "Categories in the order of names. Go on after the cursor until it is nil.",
     ),
     # Subscriptions. Pushes carry the request id of the subscribe.
     Operation(

@@ -274,6 +274,28 @@ EXAMPLES: Final = [
     Example("group_replay", ["mailer", [9]], [1]),
     Example("group_discard", ["mailer"], [3]),
     Example("execute", [TX, [], [], [["ack", "mailer", [[9, 4711]]]]], [COMMITTED, []]),
+    Example(
+        "execute",
+        [
+            TX,
+            [],
+            [],
+            [
+                ["truncate", ANN, 40],
+                ["delete_stream", "cart-7"],
+                ["set_retention", "clicks", 1000, 86_400_000_000],
+                ["set_retention", "clicks", None, None],
+                ["erase", ANN, [1, 2]],
+                ["erase_positions", [9]],
+                ["erase_ids", ANN, [EVENT_ID]],
+            ],
+        ],
+        [[43, TIME, None, None, {}], []],
+    ),
+    Example("list_streams", ["account-", None, 2, 42], [42, [[ANN, 41, 40]], ANN]),
+    Example("list_streams", [], [42, [], None]),
+    Example("list_categories", [None, 100], [42, [["account", 50], ["clicks", 9]], None]),
+    Example("read_snapshots", [b"account-ann\0", 10, 42], [[], None]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

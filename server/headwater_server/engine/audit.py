@@ -5,6 +5,7 @@ from typing import Any
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_server.engine import keyspaces
 from headwater_server.engine.accounts import account_name
+from headwater_server.engine.retention import is_usable
 from headwater_server.engine.state import State
 
 
@@ -31,6 +32,8 @@ def read_snapshots(
     size = 0
     last: bytes | None = None
     for key, stored in state.scan(first, keyspaces.SNAPSHOTS_END, view):
+        if state.retention.in_use and not is_usable(state, keyspaces.parse_snapshot_key(key), view):
+            continue
         if len(found) == limit or size > PAGE_SIZE_MAX:
             return found, last
         found.append([*keyspaces.parse_snapshot_key(key), stored])

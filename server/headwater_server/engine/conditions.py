@@ -25,7 +25,7 @@ def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[st
             case ["value", key, value]:
                 failure = _check_value(state, key, value)
             case ["stream", stream, expect]:
-                failure = expectation_failure(stream, expect, state.head(stream).version)
+                failure = expectation_failure(state, stream, expect, state.head(stream).version)
                 if failure is not None:
                     describe_winner(state, stream, failure)
             case ["unchanged", start, end, commit]:

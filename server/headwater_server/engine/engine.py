@@ -152,10 +152,10 @@ class Engine:
         return read_commits(self._state, self.published, after, limit)
 
     def read_snapshots(
-        self, cursor: bytes | None, limit: int
+        self, cursor: bytes | None, limit: int, at_commit: int | None = None
     ) -> tuple[list[list[Any]], bytes | None]:
         """Stored snapshots of all streams, and where to go on, None at the end."""
-        return read_snapshots(self._state, self.published, cursor, limit)
+        return read_snapshots(self._state, self.reader(at_commit).view, cursor, limit)
 
     def events_page(self, after: int, wanted: EventFilter, limit: int) -> EventsPage:
         """Published events after a position, for a subscription."""
@@ -352,6 +352,8 @@ class Engine:
     def publish(self, group: Group) -> None:
         """Make a durable group visible to all that begins from now on."""
         self._sequencer.publish(group, self._log_index)
+        if self._state.retention.pending:
+            self._state.retention.publish(self.published)
 
     def prepare_log(self) -> None:
         """Make room in the log ahead of need; blocks, and may run in another thread.

@@ -6,12 +6,13 @@ become a delete of each key, events get versions, positions and ids, old snapsho
 What comes out are results; the log holds nothing else.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from headwater_protocol import limits
 from headwater_protocol.errors import DuplicateEvent, InvalidArgument, TooLarge
-from headwater_protocol.numbers import ANY, STREAM_EXISTS
+from headwater_protocol.numbers import ANY, NO_STREAM, STREAM_EXISTS
 from headwater_server.engine import keyspaces
 from headwater_server.engine.events import (
     StoredEvent,
@@ -19,6 +20,8 @@ from headwater_server.engine.events import (
     derive_event_id,
     pack_event,
 )
+from headwater_server.engine.retention import is_deleted, newest_first_version
+from headwater_server.engine.retention_writes import RetentionEvaluator, RetentionWrite
 from headwater_server.engine.state import Head, State
 from headwater_server.engine.validation import standing_event, stream_changed
 from headwater_server.engine.write_buffer import Append, WriteBuffer, evaluate
@@ -73,12 +76,18 @@ def evaluate_buffer(
     """
     evaluated = Evaluated()
     failures: list[dict[str, Any]] = []
-    if buffer.appends:
-        appender = _Appender(state, transaction, now, evaluated)
-        for append in buffer.appends:
+    retention = RetentionEvaluator(state, now) if buffer.retention else None
+    if buffer.appends or retention is not None:
+        appender = _Appender(state, transaction, now, evaluated, retention)
+        retaining = deque(buffer.retention)
+        for place, append in enumerate(buffer.appends):
+            while retaining and retaining[0].place <= place:
+                appender.retain(retaining.popleft())
             failure = appender.append(append)
             if failure is not None:
                 failures.append(failure)
+        for write in retaining:
+            appender.retain(write)
     if failures or evaluated.unmet:
         return evaluated, failures + evaluated.unmet
     newest = state.last_commit
@@ -93,13 +102,27 @@ def evaluate_buffer(
     if buffer.snapshots:
         _check_snapshots(state, buffer, evaluated)
         _prune_snapshots(state, buffer, writes, snapshots_kept)
+    if retention is not None:
+        # Last of all: whoever installs the record looks at its last key.
+        for key, value in retention.writes(set(writes[::2])):  # type: ignore[arg-type]
+            writes += (key, value)
     return evaluated, failures
 
 
-def expectation_failure(stream: str, expect: int, version: int) -> dict[str, Any] | None:
-    """What is wrong with a stream's version, or None if the expectation holds."""
-    if expect in (ANY, version) or (expect == STREAM_EXISTS and version > 0):
+def expectation_failure(
+    state: State, stream: str, expect: int, version: int, *, deleted: int | None = None
+) -> dict[str, Any] | None:
+    """What is wrong with a stream's version, or None if the expectation holds.
+
+    A stream that was deleted is no stream until it is appended to again, but it keeps its
+    version. *deleted* is the version at which the transaction itself deletes it.
+    """
+    if expect in (ANY, version):
         return None
+    if expect in (NO_STREAM, STREAM_EXISTS):
+        exists = version > 0 and deleted != version and not is_deleted(state, stream, version)
+        if exists == (expect == STREAM_EXISTS):
+            return None
     return {"kind": "expected version", "stream": stream, "expected": expect, "actual": version}
 
 
@@ -180,8 +203,16 @@ def _is_same(event: list[Any], old: StoredEvent) -> bool:
 class _Appender:
     """Places the events of one transaction, append after append."""
 
-    def __init__(self, state: State, transaction: bytes, now: int, into: Evaluated) -> None:
+    def __init__(
+        self,
+        state: State,
+        transaction: bytes,
+        now: int,
+        into: Evaluated,
+        retention: RetentionEvaluator | None = None,
+    ) -> None:
         self._state = state
+        self._retention = retention
         self._transaction = transaction
         self._now = now
         self._into = into
@@ -189,6 +220,17 @@ class _Appender:
         self._versions: dict[str, int] = {}
         self._ids: set[tuple[str, bytes]] = set()
         self._place = 0
+
+    def retain(self, write: RetentionWrite) -> None:
+        """Do a write of retention, between two appends."""
+        assert self._retention is not None
+        stream = write.stream
+        version = 0
+        if stream is not None:
+            version = self._versions.get(stream, -1)
+            if version < 0:
+                version = self._state.head(stream).version
+        self._retention.apply(write, version)
 
     def append(self, append: Append) -> dict[str, Any] | None:
         """Place the events of one append; return what is wrong with its expectation, if any."""
@@ -209,7 +251,8 @@ class _Appender:
             unmet = standing_event(self._state, append.unless, append.after)
             if unmet is not None:
                 self._into.unmet.append(unmet)
-        failure = expectation_failure(stream, append.expect, version)
+        deleted = None if self._retention is None else self._retention.deleted.get(stream)
+        failure = expectation_failure(self._state, stream, append.expect, version, deleted=deleted)
         if failure is not None:
             describe_winner(self._state, stream, failure)
             # The next append to the stream expects that this one was done.
@@ -264,6 +307,7 @@ class _Appender:
                 content.
         """
         stream = append.stream
+        lowest = newest_first_version(self._state, stream)
         versions: list[int | None] = []
         for event in append.events:
             event_id = event[0]
@@ -273,8 +317,11 @@ class _Appender:
                         f"stream {stream!r}: event id {event_id.hex()} twice in one transaction"
                     )
                 self._ids.add((stream, event_id))
-            known = event_id is not None and head.version > 0
-            versions.append(self._state.event_version(stream, head, event_id) if known else None)
+            version = None
+            if event_id is not None and head.version > 0:
+                version = self._state.event_version(stream, head, event_id)
+            # The id of an event that was truncated is free again.
+            versions.append(version if version is not None and version >= lowest else None)
         if all(version is None for version in versions):
             return None
         self._check_whole(append, versions)

@@ -62,6 +62,14 @@ def decode_event(stored: bytes) -> StoredEvent:
     return StoredEvent(*msgpack.unpackb(stored, use_list=False)[:10])
 
 
+def erase_event(stored: bytes) -> bytes:
+    """The stored form of an event without its data and metadata."""
+    members = msgpack.unpackb(stored, use_list=True)
+    members[7] = members[8] = None
+    packed: bytes = _pack(members)
+    return packed
+
+
 def category_of(stream: str) -> str:
     """The category of a stream: its name up to the first "-", or all of it."""
     return stream.partition("-")[0]

@@ -7,6 +7,7 @@ from the log. Both come through here, so a database that was replayed is the one
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from headwater_server.engine import keyspaces
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.memtable import StreamTail
 from headwater_server.engine.records import Record
@@ -31,8 +32,13 @@ def install(
         return
     assert record.commit == active.last_commit + 1, "records are installed in commit order"
     assert record.first_position == active.last_position + 1, "and positions are dense"
-    if record.writes:
-        active.put(record.commit, record.writes)
+    writes = record.writes
+    if writes:
+        active.put(record.commit, writes)
+        last_key = writes[-2]
+        assert last_key is not None
+        if last_key >= keyspaces.RETENTION:
+            state.retention.note(record.commit, writes)
     if record.events:
         if placed is None:
             taken_apart = [decode_event(stored) for stored in record.events]

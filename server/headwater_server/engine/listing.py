@@ -15,8 +15,12 @@ from typing import Final, NamedTuple
 
 from headwater_server.engine import postings
 from headwater_server.engine.index_keys import CATEGORY, STREAM, IndexHead, parse_head
+from headwater_server.engine.retention import visibility_at
 from headwater_server.engine.state import Head, State
 from headwater_server.storage.state_store import Family
+
+_LOOKED_AT: Final = 1000
+"""Deleted streams that are looked at in one go."""
 
 _ALL: Final = 2**62
 """More positions than there are."""
@@ -53,6 +57,7 @@ class CategoriesPage(NamedTuple):
 
 def list_streams(
     state: State,
+    view: int,
     position: int,
     prefix: str,
     after: str | None,
@@ -66,32 +71,55 @@ def list_streams(
     """
     found: list[StreamEntry] = []
     previous = after
+    visibility = visibility_at(state, view, position) if state.retention.in_use else None
     for examined, (name, known) in enumerate(_streams(state, prefix, after, examined_max)):
         if len(found) == limit or examined == examined_max:
             return StreamsPage(found, previous)
         previous = name
         head = known or state.head(name)
         version = state.version_at(name, head, position)
-        if version:
+        if not version:
+            continue
+        if visibility is None:
             found.append(StreamEntry(name, version, 1))
+        elif visibility.rule(name).deleted != version:
+            found.append(StreamEntry(name, version, visibility.first(name)))
     return StreamsPage(found, None)
 
 
 def list_categories(
-    state: State, position: int, after: str | None, limit: int, *, examined_max: int
+    state: State, view: int, position: int, after: str | None, limit: int, *, examined_max: int
 ) -> CategoriesPage:
-    """Categories after a name, as they were at a position, with their counts of events."""
+    """Categories after a name, as they were at a position, with their counts of events.
+
+    What was truncated counts; a category all of whose streams are deleted is left out.
+    """
     found: list[CategoryEntry] = []
     previous = after
+    thinned = state.retention.in_use
     names = _names(state, CATEGORY, "", after, examined_max)
     for examined, (name, entry) in enumerate(names):
         if len(found) == limit or examined == examined_max:
             return CategoriesPage(found, previous)
         previous = name
         events = _count(state, name, None if entry is None else parse_head(entry), position)
-        if events:
+        if events and (not thinned or _has_stream(state, view, position, name)):
             found.append(CategoryEntry(name, events))
     return CategoriesPage(found, None)
+
+
+def _has_stream(state: State, view: int, position: int, category: str) -> bool:
+    """Whether any stream of a category is not deleted."""
+    for prefix in (category + "-", category):
+        after: str | None = None
+        while True:
+            page = list_streams(state, view, position, prefix, after, 1, examined_max=_LOOKED_AT)
+            if page.streams and (prefix != category or page.streams[0].stream == category):
+                return True
+            after = page.cursor
+            if after is None or (prefix == category):
+                break
+    return False
 
 
 def _streams(

@@ -20,6 +20,7 @@ from headwater_server.engine.listing import (
     list_categories,
     list_streams,
 )
+from headwater_server.engine.retention import Rule, Visibility, as_of, stored_rule
 from headwater_server.engine.scanning import ScanPage, scan_page
 from headwater_server.engine.searching import Search
 from headwater_server.engine.state import State
@@ -77,16 +78,18 @@ class Reader:
         """Events of a stream after a version, or in reverse before it (0: from the end)."""
         head = self._state.head(stream)
         version = self._state.version_at(stream, head, self.position)
+        lowest = self._visibility().first(stream) if self._is_thinned() else 1
         if reverse:
             last = version if after == 0 else min(version, after - 1)
-            first = max(1, last - limit + 1)
+            first = max(lowest, last - limit + 1)
         else:
+            after = max(after, lowest - 1)
             first = after + 1
             last = min(version, after + limit)
         positions = self._state.stream_positions(stream, head, first, last)
         events = self._events_within(reversed(positions) if reverse else positions)
         if reverse:
-            more = last - len(events) > 0
+            more = last - len(events) >= lowest
         else:
             more = first + len(events) - 1 < version and first <= version
         return StreamPage(version, events, more)
@@ -95,7 +98,10 @@ class Reader:
         """The newest snapshot of this name and schema, and the events after it."""
         head = self._state.head(stream)
         version = self._state.version_at(stream, head, self.position)
-        snapshot = self._newest_snapshot(stream, name, schema, version)
+        if self._is_thinned():
+            snapshot = self._usable_snapshot(stream, name, schema, version)
+        else:
+            snapshot = self._newest_snapshot(stream, name, schema, version)
         after = 0 if snapshot is None else snapshot[0]
         page = self.read_stream(stream, after, limits.PAGE_ITEMS_MAX, reverse=False)
         return Loaded(page.version, snapshot, page.events, page.more)
@@ -109,21 +115,53 @@ class Reader:
             upto = self.position
         if after >= upto:
             return EventsPage(after if not reverse else 0, [], more=False)
-        if wanted == EVERYTHING:
+        if wanted == EVERYTHING and not self._is_thinned():
             return self._read_log(after, upto, limit, reverse)
         return self._read_filtered(after, upto, wanted, limit, reverse)
 
     def list_streams(self, prefix: str, after: str | None, limit: int) -> StreamsPage:
         """Streams whose names begin with *prefix*, after a name, with their versions."""
         return list_streams(
-            self._state, self.position, prefix, after, limit, examined_max=self._examined_max
+            self._state,
+            self.view,
+            self.position,
+            prefix,
+            after,
+            limit,
+            examined_max=self._examined_max,
         )
 
     def list_categories(self, after: str | None, limit: int) -> CategoriesPage:
         """Categories after a name, with their counts of events."""
         return list_categories(
-            self._state, self.position, after, limit, examined_max=self._examined_max
+            self._state, self.view, self.position, after, limit, examined_max=self._examined_max
         )
+
+    # What is hidden of it; see retention.py.
+
+    def _is_thinned(self) -> bool:
+        """Whether any event may be hidden from this reader."""
+        return self._state.retention.in_use
+
+    def _rule_of(self, stream: str) -> Rule:
+        return stored_rule(self._state, stream, self.view)
+
+    def _visibility(self) -> Visibility:
+        now = as_of(self._state, self.view)
+        return Visibility(self._state, self.position, rule_of=self._rule_of, now=now)
+
+    def _usable_snapshot(
+        self, stream: str, name: str, schema: int, version: int
+    ) -> tuple[int, bytes] | None:
+        """The newest snapshot that does not hold what was erased, and misses no event after it."""
+        # An erasure counts at past commits too.
+        newest = stored_rule(self._state, stream, self._state.last_commit)
+        if newest.erased_commit > self.view:
+            version = min(version, newest.erased_from - 1)
+        snapshot = self._newest_snapshot(stream, name, schema, version)
+        if snapshot is None or not self._visibility().reaches(stream, snapshot[0]):
+            return None
+        return snapshot
 
     # What lies below.
 
@@ -169,6 +207,7 @@ class Reader:
         events: list[bytes] = []
         size = examined = 0
         position = upto + 1 if reverse else after
+        shows = self._visibility().shows if self._is_thinned() else None
         search = Search(
             self._state, wanted, after, upto, reverse=reverse, budget=self._examined_max
         )
@@ -177,7 +216,8 @@ class Reader:
             room = limit - len(events) if search.exact else self._examined_max - examined
             positions = search.take(min(_BATCH, room))
             for candidate, stored in zip(positions, self._state.events(positions), strict=True):
-                if search.exact or wanted.fits(decode_event(stored)):
+                shown = shows is None or shows(stored)
+                if shown and (search.exact or wanted.fits(decode_event(stored))):
                     if events and size + len(stored) > limits.PAGE_SIZE_MAX:
                         return EventsPage(position, events, more=True)
                     events.append(stored)

@@ -108,6 +108,7 @@ def open_engine(
         )
         opened.callback(log.close)
         state = State(CheckpointedState(store, event_log, commit_log))
+        state.load_retention(clock)
         sequencer = Sequencer(state, settings, clock)
         engine = Engine(
             path=path,
@@ -152,5 +153,6 @@ def _replay(
         count += len(encoded)
         if count // PROGRESS_RECORDS > told:
             on_progress(count)
+    state.retention.publish(state.last_commit)
     if count:
         on_progress(count)

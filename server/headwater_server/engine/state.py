@@ -13,11 +13,14 @@ meets them in one or the other, and both are the same.
 import heapq
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from headwater_server.engine import keyspaces
 from headwater_server.engine.checkpointed import CheckpointedState
+from headwater_server.engine.index_keys import NUMBER_END
 from headwater_server.engine.memtable import IDS_END, MemTable, StreamTail
+from headwater_server.engine.retention import Retention
 from headwater_server.storage.commit_log import CommitRecord
 
 
@@ -37,8 +40,23 @@ class State:
 
     def __init__(self, files: CheckpointedState) -> None:
         self.files = files
+        self.retention = Retention()
         self.frozen: MemTable | None = None
         self.active = MemTable(files.applied_commit, files.applied_position)
+
+    def load_retention(self, clock: Callable[[], int]) -> None:
+        """Find out what is hidden and masked by what the files hold; what comes adds to it."""
+        start, end = keyspaces.RETENTION, keyspaces.ERASURES_END
+        found = self.files.scan(start, keyspaces.RETENTION_END, NUMBER_END)
+        self.retention.load(
+            next(found, None) is not None,
+            (
+                (keyspaces.erased_position(key), commit)
+                for key, commit, value in self.files.scan(keyspaces.ERASURES, end, NUMBER_END)
+                if value is not None
+            ),
+        )
+        self.retention.clock = clock
 
     @property
     def last_commit(self) -> int:
@@ -252,7 +270,13 @@ class State:
         return found[:limit]
 
     def events(self, positions: Sequence[int]) -> list[bytes]:
-        """The stored events at positions, which must exist."""
+        """The stored events at positions, which must exist; b"" for one that was removed."""
+        found = self._events(positions)
+        if self.retention.masked:
+            return self.retention.mask(positions, found)
+        return found
+
+    def _events(self, positions: Sequence[int]) -> list[bytes]:
         boundary = self.active.base_position
         if positions and min(positions) > boundary:
             event = self.active.event
@@ -273,7 +297,16 @@ class State:
         return [found[position] for position in positions]
 
     def events_from(self, first: int, last: int, count_max: int, size_max: int) -> list[bytes]:
-        """Stored events from position *first* to *last*, until a page is full; at least one."""
+        """Stored events from position *first* to *last*, until a page is full; at least one.
+
+        In the place of one that was removed is b"".
+        """
+        found = self._events_from(first, last, count_max, size_max)
+        if self.retention.masked:
+            return self.retention.mask(range(first, first + len(found)), found)
+        return found
+
+    def _events_from(self, first: int, last: int, count_max: int, size_max: int) -> list[bytes]:
         if first > last:
             return []
         for table in self.memtables():

@@ -23,6 +23,8 @@ from headwater_server.engine.reading import (
     StreamPage,
     user_range,
 )
+from headwater_server.engine.retention import Rule
+from headwater_server.engine.retention_writes import changed_rule
 from headwater_server.engine.scanning import ScanPage, pack_page
 from headwater_server.engine.state import State
 from headwater_server.engine.write_buffer import WriteBuffer, evaluate, next_key
@@ -39,16 +41,19 @@ class ReadSet:
     Dicts for sets: conflicts are told in the order in which things were read, every time.
     """
 
-    __slots__ = ("keys", "queries", "ranges", "streams")
+    __slots__ = ("keys", "pages", "queries", "ranges", "streams")
 
     def __init__(self) -> None:
         self.keys: dict[bytes, None] = {}
         self.ranges: dict[tuple[bytes, bytes], None] = {}
         self.streams: dict[str, None] = {}
         self.queries: dict[EventFilter, None] = {}
+        # Queries that did not come to the end: only retention can change what they found.
+        self.pages: dict[EventFilter, None] = {}
 
     def __len__(self) -> int:
-        return len(self.keys) + len(self.ranges) + len(self.streams) + len(self.queries)
+        events = len(self.streams) + len(self.queries) + len(self.pages)
+        return len(self.keys) + len(self.ranges) + events
 
 
 class Transaction(Reader):
@@ -170,7 +175,27 @@ class Transaction(Reader):
         open_ended = after == 0 or after > self.position + 1 if reverse else not page.more
         if open_ended:
             self._register_query(wanted)
+        elif self.read_set is not None:
+            self.read_set.pages[wanted] = None
+            self._check_read_set()
         return page
+
+    def _is_thinned(self) -> bool:
+        return super()._is_thinned() or bool(self.buffer.retention)
+
+    def _rule_of(self, stream: str) -> Rule:
+        rule = super()._rule_of(stream)
+        if not self.buffer.retention:
+            return rule
+        head = self._state.head(stream)
+        version = self._state.version_at(stream, head, self.position)
+        for write in self.buffer.retention:
+            if write.stream == stream and not write.erased_count:
+                # With what was appended to it before.
+                before = self.buffer.appends[: write.place]
+                own = sum(len(append.events) for append in before if append.stream == stream)
+                rule = changed_rule(self._state, write, stream, rule, version + own, self.used)
+        return rule
 
     def _scan_own(self, first: bytes, last: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
         stored = self._state.scan(first, last, self.view, reverse=reverse)
@@ -218,6 +243,9 @@ class Transaction(Reader):
             )
             for place, event in enumerate(own, 1)
         ]
+        if self._is_thinned():
+            lowest = self._visibility().first(stream)
+            own_stored = [each for each in own_stored if each[0] >= lowest]
         more = page.more
         if reverse:
             upto = version if after == 0 else after - 1

@@ -74,14 +74,24 @@ def _conflicts(
                 yield _range_conflict(state, "read-write", first, last, changed)
         for stream in reads.streams:
             winner = stream_changed(state, stream, transaction.position)
+            if not winner and state.retention.in_use:
+                winner = state.newest_commit(keyspaces.retention_key(stream), view)
             if winner:
                 yield _described(state, "read-write", winner, stream=stream)
         for query in reads.queries:
             event = _first_event(
                 state, query, transaction.position, examined_max, pages_max=sys.maxsize
             )
-            if event is not None:
-                yield _described(state, "read-write", event.commit, query=query.as_wire())
+            winner = 0 if event is None else event.commit
+            if not winner and state.retention.in_use:
+                winner = _retention_changed(state, query, view)
+            if winner:
+                yield _described(state, "read-write", winner, query=query.as_wire())
+        if state.retention.in_use:
+            for query in reads.pages:
+                winner = _retention_changed(state, query, view)
+                if winner:
+                    yield _described(state, "read-write", winner, query=query.as_wire())
         return
     for key, entry in transaction.buffer.entries.items():
         if isinstance(entry, list):
@@ -100,7 +110,9 @@ def stream_changed(state: State, stream: str, position: int) -> int:
     head = state.head(stream)
     if head.last_position <= position:
         return 0
-    return decode_event(state.events([head.last_position])[0]).commit
+    stored = state.events([head.last_position])[0]
+    # Of an event that was removed it is not known any more; a reader's view would have kept it.
+    return decode_event(stored).commit if stored else 0
 
 
 def standing_event(state: State, wanted: EventFilter, after: int) -> dict[str, Any] | None:
@@ -151,6 +163,28 @@ def _first_event(
         f"to position {position}, which are more than a condition may take; give a later position, "
         "or types and tags"
     )
+
+
+def _retention_changed(state: State, query: EventFilter, view: int) -> int:
+    """A commit after the view that hid events of a stream that the query is about, or 0."""
+    ranges: list[tuple[bytes, bytes]]
+    if query.stream is not None:
+        key = keyspaces.retention_key(query.stream)
+        ranges = [(key, key + b"\0")]
+    elif query.category is not None:
+        key = keyspaces.retention_key(query.category)
+        # The stream of the category's own name, and those that go on with "-".
+        ranges = [(key, key + b"\0"), (key + b"-", key + b".")]
+    elif query.prefix is not None:
+        key = keyspaces.retention_key(query.prefix)
+        ranges = [(key, key + b"\xff")]
+    else:
+        ranges = [(keyspaces.RETENTION, keyspaces.RETENTION_END)]
+    for first, last in ranges:
+        changed = state.changed_in_range(first, last, view)
+        if changed is not None:
+            return changed[1]
+    return 0
 
 
 def _key_conflict(state: State, kind: str, key: bytes, winner: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge
 from headwater_server.engine import keyspaces
 from headwater_server.engine.atomics import Atomic, apply_atomic
 from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.retention_writes import WORDS, RetentionWrite
 
 Entry = bytes | None | list[Atomic]
 """What a key will hold: a value, nothing (deleted), or atomic operations on what is stored."""
@@ -53,7 +54,18 @@ class SnapshotWrite:
 class WriteBuffer:
     """The folded writes of one transaction. Keys carry the byte of their key space."""
 
-    __slots__ = ("acks", "appends", "entries", "events", "failure", "ranges", "size", "snapshots")
+    __slots__ = (
+        "acks",
+        "appends",
+        "entries",
+        "erased",
+        "events",
+        "failure",
+        "ranges",
+        "retention",
+        "size",
+        "snapshots",
+    )
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
@@ -61,12 +73,14 @@ class WriteBuffer:
         self.appends: list[Append] = []
         self.snapshots: list[SnapshotWrite] = []
         self.acks: list[tuple[str, int, int]] = []
+        self.retention: list[RetentionWrite] = []
         self.size = 0
         self.events = 0
+        self.erased = 0
         self.failure: HeadwaterError | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.entries or self.ranges or self.appends or self.acks)
+        return bool(self.entries or self.ranges or self.appends or self.acks or self.retention)
 
     def add(self, writes: list[list[Any]]) -> None:
         """Fold in writes as they stand in a request, already checked against the vocabulary.
@@ -104,6 +118,8 @@ class WriteBuffer:
                     self._delete_range(write[1], write[2])
                 case "ack":
                     self._add_acks(write[1], write[2])
+                case word if word in WORDS:
+                    self._add_retention(RetentionWrite(word, write[1:], len(self.appends)))
                 case unknown:
                     raise AssertionError(f"a write {unknown!r} that the vocabulary let through")
             # After each: a hostile list must not be folded whole before it is refused.
@@ -201,18 +217,27 @@ class WriteBuffer:
         self.acks += [(group, position, token) for position, token in deliveries]
         self.size += 64 * len(deliveries)
 
+    def _add_retention(self, write: RetentionWrite) -> None:
+        self.retention.append(write)
+        self.erased += write.erased_count
+        self.size += 64 + 9 * write.erased_count
+
     def _check_bounds(self) -> None:
         if self.size > limits.TRANSACTION_SIZE_MAX:
             raise TooLarge(
                 f"a transaction of {self.size} bytes; allowed are {limits.TRANSACTION_SIZE_MAX}"
             )
-        count = len(self.entries) + len(self.ranges) + len(self.acks)
+        count = len(self.entries) + len(self.ranges) + len(self.acks) + len(self.retention)
         if count > limits.WRITES_MAX:
             raise TooLarge(f"a transaction of {count} writes; allowed are {limits.WRITES_MAX}")
         if len(self.ranges) > limits.RANGE_DELETES_MAX:
             raise TooLarge(
                 f"a transaction of {len(self.ranges)} range deletes; "
                 f"allowed are {limits.RANGE_DELETES_MAX}"
+            )
+        if self.erased > limits.ERASED_MAX:
+            raise TooLarge(
+                f"a transaction that erases {self.erased} events; allowed are {limits.ERASED_MAX}"
             )
         if self.events > limits.EVENTS_MAX:
             raise TooLarge(

@@ -301,9 +301,25 @@ def read_commits(session: "Session", request_id: int, arguments: list[Any]) -> b
 
 def read_snapshots(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     """A page of all stored snapshots."""
-    after, limit = arguments
-    snapshots, cursor = session.service.engine.read_snapshots(after, limit)
+    after, limit, at_commit = arguments
+    snapshots, cursor = session.service.engine.read_snapshots(after, limit, at_commit)
     return session.connection.answer(request_id, [snapshots, cursor])
+
+
+def list_streams(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+    """A page of streams, in order of name."""
+    prefix, after, limit, at_commit = arguments
+    reader = session.service.engine.reader(at_commit)
+    page = reader.list_streams(prefix, after, limit)
+    return session.connection.answer(request_id, [reader.view, *page])
+
+
+def list_categories(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+    """A page of categories, in order of name."""
+    after, limit, at_commit = arguments
+    reader = session.service.engine.reader(at_commit)
+    page = reader.list_categories(after, limit)
+    return session.connection.answer(request_id, [reader.view, *page])
 
 
 # Subscriptions.
@@ -413,6 +429,8 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "position_before": position_before,
     "read_commits": read_commits,
     "read_snapshots": read_snapshots,
+    "list_streams": list_streams,
+    "list_categories": list_categories,
     "subscribe": subscribe,
     "credit": grant_credit,
     "unsubscribe": unsubscribe,

@@ -1,0 +1,259 @@
+"""Retention: which events of a stream can still be read, and which are erased.
+
+    stream account-ann, at version 9, with the rule: before 4, at most 5 events
+
+    version     1    2    3    4    5    6    7    8    9
+                '-- truncated --'    '-- the newest five --'
+                '------ hidden ------'     first = 5
+
+A rule is a versioned key, so a read at any commit follows the rule of that commit, and whoever
+read the stream conflicts with who changed it. The first version that can be read never goes
+back: each change of a rule begins with what was hidden before it.
+
+An erasure is no rule: from its commit on the event's data and metadata are nil in every read, at
+past commits too. Positions of erased events are held in memory, as masks, until the event log was
+rewritten without their data; see rewriting.py.
+
+Where no rule was ever set and nothing is masked, reads look at one flag each, and that is all.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgpack
+
+from headwater_server.engine import keyspaces
+from headwater_server.engine.events import decode_event, erase_event
+
+if TYPE_CHECKING:
+    from headwater_server.engine.state import Head, State
+
+
+class Rule(NamedTuple):
+    """What is kept of a stream.
+
+    Attributes:
+        before: events below this version are hidden.
+        deleted: the version at which the stream was deleted, 0 if it never was. As long as it
+            is the stream's version, there is no such stream.
+        count_max: events that are kept, the newest; 0: all.
+        age_us_max: microseconds for which an event is kept; 0: for ever.
+        erased_from: the lowest version that was erased, 0 if none was. Snapshots from it on that
+            were made before `erased_commit` hold what was erased.
+        erased_commit: the newest commit that erased an event.
+    """
+
+    before: int = 1
+    deleted: int = 0
+    count_max: int = 0
+    age_us_max: int = 0
+    erased_from: int = 0
+    erased_commit: int = 0
+
+
+NO_RULE: Final = Rule()
+
+
+def encode_rule(rule: Rule) -> bytes:
+    """A rule as it is stored."""
+    packed: bytes = msgpack.packb(rule)
+    return packed
+
+
+def decode_rule(stored: bytes | None) -> Rule:
+    """A rule, from how it is stored. A newer version may have added to it."""
+    return NO_RULE if stored is None else Rule(*msgpack.unpackb(stored)[: len(NO_RULE)])
+
+
+def no_clock() -> int:
+    """Stands for a clock where nothing grows old."""
+    return 0
+
+
+class Retention:
+    """The part of the state that hides and masks.
+
+    Attributes:
+        in_use: whether any stream ever had a rule.
+        masked: positions of erased events whose data may still be in the log, with the commit.
+        pending: erasures that are numbered and not published: commit and position.
+        clock: the wall clock, in microseconds; what is kept for a time is measured by it.
+    """
+
+    __slots__ = ("clock", "in_use", "masked", "pending")
+
+    def __init__(self) -> None:
+        self.in_use = False
+        self.masked: dict[int, int] = {}
+        self.pending: deque[tuple[int, int]] = deque()
+        self.clock: Callable[[], int] = no_clock
+
+    def load(self, rules: bool, erasures: Iterable[tuple[int, int]]) -> None:
+        """Begin with what the files hold: whether there are rules; erased positions, commits."""
+        self.in_use = rules
+        self.masked.update(erasures)
+
+    def note(self, commit: int, writes: Sequence[bytes | None]) -> None:
+        """Take in a commit that is installed, whose last key is one of ours."""
+        for place in range(len(writes) - 2, -1, -2):
+            key, value = writes[place], writes[place + 1]
+            assert key is not None
+            if key < keyspaces.RETENTION:
+                return
+            if key < keyspaces.RETENTION_END:
+                self.in_use = True
+            elif value is not None:
+                self.pending.append((commit, keyspaces.erased_position(key)))
+
+    def publish(self, commit: int) -> None:
+        """Mask what commits up to this one have erased."""
+        while self.pending and self.pending[0][0] <= commit:
+            number, position = self.pending.popleft()
+            self.masked[position] = number
+
+    def mask(self, positions: Iterable[int], stored: list[bytes]) -> list[bytes]:
+        """The stored events at positions, those that are erased without their data."""
+        masked = self.masked
+        return [
+            erase_event(event) if position in masked and event else event
+            for position, event in zip(positions, stored, strict=True)
+        ]
+
+
+# Which events can be read.
+
+
+def as_of(state: "State", view: int) -> int:
+    """The time until which a commit was the newest; now, if it still is."""
+    if view >= state.last_commit:
+        return state.retention.clock()
+    return state.commit_record(view + 1).time
+
+
+def first_version(
+    state: "State", stream: str, head: "Head", version: int, rule: Rule, now: int
+) -> int:
+    """The first version of a stream that can be read while it is at *version*."""
+    first = max(rule.before, 1)
+    if rule.count_max:
+        first = max(first, version - rule.count_max + 1)
+    if rule.age_us_max and first <= version:
+        first = _first_since(state, stream, head, first, version, now - rule.age_us_max)
+    return first
+
+
+def _first_since(
+    state: "State", stream: str, head: "Head", first: int, last: int, time: int
+) -> int:
+    """The first version from *first* on that is not from before a time; *last* + 1 if all are."""
+    if _time_of(state, stream, head, first) >= time:
+        return first
+    low, high = first, last + 1
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if _time_of(state, stream, head, middle) >= time:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _time_of(state: "State", stream: str, head: "Head", version: int) -> int:
+    stored = state.events(state.stream_positions(stream, head, version, version))[0]
+    # What was removed is older than all that can be read.
+    return decode_event(stored).time if stored else 0
+
+
+class Visibility:
+    """Which events can be read at one commit; asked for many events, it looks each stream up once.
+
+    *rule_of* gives the rule of a stream, where it is not the one that is stored.
+    """
+
+    __slots__ = ("_first", "_now", "_position", "_rule_of", "_state")
+
+    def __init__(
+        self,
+        state: "State",
+        position: int,
+        *,
+        rule_of: Callable[[str], Rule],
+        now: int,
+    ) -> None:
+        self._state = state
+        self._position = position
+        self._rule_of = rule_of
+        self._now = now
+        self._first: dict[str, int] = {}
+
+    def first(self, stream: str) -> int:
+        """The first version of a stream that can be read."""
+        first = self._first.get(stream)
+        if first is None:
+            rule = self._rule_of(stream)
+            if rule is NO_RULE:
+                first = 1
+            else:
+                head = self._state.head(stream)
+                version = self._state.version_at(stream, head, self._position)
+                first = first_version(self._state, stream, head, version, rule, self._now)
+            self._first[stream] = first
+        return first
+
+    def rule(self, stream: str) -> Rule:
+        """The rule of a stream."""
+        return self._rule_of(stream)
+
+    def reaches(self, stream: str, version: int) -> bool:
+        """Whether a snapshot is of the stream's present life, and all events after it are there."""
+        return version > self._rule_of(stream).deleted and version >= self.first(stream) - 1
+
+    def shows(self, stored: bytes) -> bool:
+        """Whether a stored event can be read. Nothing is left of one that was removed."""
+        if not stored:
+            return False
+        event = decode_event(stored)
+        return event.version >= self.first(event.stream)
+
+
+def visibility_at(state: "State", view: int, position: int) -> Visibility:
+    """What can be read at a commit, whose newest event is at *position*."""
+    return Visibility(
+        state,
+        position,
+        rule_of=lambda stream: stored_rule(state, stream, view),
+        now=as_of(state, view),
+    )
+
+
+def stored_rule(state: "State", stream: str, view: int) -> Rule:
+    """The rule of a stream at a commit."""
+    return decode_rule(state.get(keyspaces.retention_key(stream), view))
+
+
+def is_usable(state: "State", snapshot: keyspaces.SnapshotKey, view: int) -> bool:
+    """Whether a snapshot that is there at a commit may be read.
+
+    It must not hold what was erased since, and the events after it must be there.
+    """
+    # An erasure counts at past commits too.
+    newest = stored_rule(state, snapshot.stream, state.last_commit)
+    if newest.erased_commit > view and snapshot.version >= newest.erased_from:
+        return False
+    position = state.position_at(view)
+    return visibility_at(state, view, position).reaches(snapshot.stream, snapshot.version)
+
+
+def is_deleted(state: "State", stream: str, version: int) -> bool:
+    """Whether a stream that is at *version* now is deleted."""
+    if not state.retention.in_use or not version:
+        return False
+    return stored_rule(state, stream, state.last_commit).deleted == version
+
+
+def newest_first_version(state: "State", stream: str) -> int:
+    """The first version of a stream that can be read now, with all that is numbered."""
+    if not state.retention.in_use:
+        return 1
+    return visibility_at(state, state.last_commit, state.last_position).first(stream)
