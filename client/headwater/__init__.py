@@ -55,6 +55,7 @@ from headwater.errors import (
 )
 from headwater.event_types import EventTypes, TypedCodec
 from headwater.past import Past
+from headwater.query import Criterion, Query
 from headwater.records import (
     CaughtUp,
     CommitRecord,
@@ -106,6 +107,7 @@ __all__ = [
     "Conflict",
     "ConnectionLost",
     "DamagedFile",
+    "Criterion",
     "Database",
     "Decided",
     "DirectoryInUse",
@@ -130,6 +132,7 @@ __all__ = [
     "Pong",
     "Position",
     "ProtocolError",
+    "Query",
     "RawCodec",
     "ReadOnly",
     "RecordedEvent",

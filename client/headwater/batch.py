@@ -17,6 +17,7 @@ from typing import Any
 
 from headwater.codec import Codec, decode_with, encode_with
 from headwater.errors import ProtocolError, TooLarge
+from headwater.query import Query, event_filter
 from headwater.records import Committed, from_stored, recorded_event
 from headwater.writes import REQUEST_SIZE_MAX, Writes, key_range
 from headwater_protocol.keys import Key, KeyTuple, decode_key, encode_key
@@ -65,6 +66,11 @@ class Batch(Writes):
         """No key of the range may have been written after *commit*."""
         first, last = key_range(prefix, start, end)
         self._require(["unchanged", first, last, commit])
+
+    def require_no_events(self, query: Query, *, after: int = 0) -> None:
+        """No event that fits the query may be there beyond a position."""
+        wanted = event_filter("require_no_events", query=query)
+        self._require(["no_events", wanted, after])
 
     def get(self, key: Key, default: Any = None) -> int:
         """Read a key's value; its place in the results."""

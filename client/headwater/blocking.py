@@ -16,6 +16,7 @@ from headwater.blocking_runtime import BlockingRuntime
 from headwater.database import Database
 from headwater.pages import Pages
 from headwater.past import Past
+from headwater.query import Query
 from headwater.reads import Reads
 from headwater.records import (
     CommitRecord,
@@ -80,28 +81,45 @@ class BlockingReads:
         )
 
     def read(
-        self, stream: str, *, after: int = 0, reverse: bool = False, limit: int | None = None
+        self,
+        stream: str,
+        *,
+        after: int = 0,
+        since: datetime | None = None,
+        types: Sequence[str] | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
     ) -> BlockingPages[RecordedEvent]:
-        return BlockingPages(self._reads.read(stream, after=after, reverse=reverse, limit=limit))
+        return BlockingPages(
+            self._reads.read(
+                stream, after=after, since=since, types=types, reverse=reverse, limit=limit
+            )
+        )
 
     def read_all(
         self,
         *,
         after: int = 0,
+        since: datetime | None = None,
         stream: str | None = None,
         category: str | None = None,
         prefix: str | None = None,
         types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
         reverse: bool = False,
         limit: int | None = None,
     ) -> BlockingPages[RecordedEvent]:
         return BlockingPages(
             self._reads.read_all(
                 after=after,
+                since=since,
                 stream=stream,
                 category=category,
                 prefix=prefix,
                 types=types,
+                tags=tags,
+                query=query,
                 reverse=reverse,
                 limit=limit,
             )
@@ -305,9 +323,17 @@ class BlockingDatabase(BlockingReads):
         return step(self._database.max(key, number))
 
     def append(
-        self, stream: str, events: Event | Iterable[Event], *, expect: int = ANY
+        self,
+        stream: str,
+        events: Event | Iterable[Event],
+        *,
+        expect: int = ANY,
+        unless: Query | None = None,
+        after: int = 0,
     ) -> Committed:
-        return step(self._database.append(stream, events, expect=expect))
+        return step(
+            self._database.append(stream, events, expect=expect, unless=unless, after=after)
+        )
 
     def save_snapshot(
         self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
@@ -325,19 +351,25 @@ class BlockingDatabase(BlockingReads):
         self,
         *,
         after: int = 0,
+        since: datetime | None = None,
         stream: str | None = None,
         category: str | None = None,
         prefix: str | None = None,
         types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
         window: int = WINDOW_DEFAULT,
     ) -> BlockingSubscription:
         return BlockingSubscription(
             self._database.subscribe(
                 after=after,
+                since=since,
                 stream=stream,
                 category=category,
                 prefix=prefix,
                 types=types,
+                tags=tags,
+                query=query,
                 window=window,
             )
         )

@@ -16,7 +16,8 @@ from headwater.handshake import verifier
 from headwater.identifiers import new_transaction_id, transaction_bytes
 from headwater.pages import CommitPages, Pages, SnapshotPages
 from headwater.past import Past
-from headwater.reads import Reads, event_filter
+from headwater.query import Query, event_filter
+from headwater.reads import Reads
 from headwater.records import (
     CommitRecord,
     Committed,
@@ -97,6 +98,9 @@ class Database(Reads):
         if at_commit is None:
             return way.read(name, None, *arguments)
         return way.read(name, None, *arguments, at_commit)
+
+    def _ask(self, name: str, *arguments: Any) -> Coroutine[Any, Any, Any]:
+        return self._channel.read(name, *arguments)
 
     # Transactions.
 
@@ -212,11 +216,17 @@ class Database(Reads):
         return (await self.execute(batch)).committed
 
     async def append(
-        self, stream: str, events: Event | Iterable[Event], *, expect: int = ANY
+        self,
+        stream: str,
+        events: Event | Iterable[Event],
+        *,
+        expect: int = ANY,
+        unless: Query | None = None,
+        after: int = 0,
     ) -> Committed:
         """Append events to a stream; see Transaction.append."""
         batch = self.batch()
-        batch.append(stream, events, expect=expect)
+        batch.append(stream, events, expect=expect, unless=unless, after=after)
         return (await self.execute(batch)).committed
 
     async def save_snapshot(
@@ -237,22 +247,36 @@ class Database(Reads):
         self,
         *,
         after: int = 0,
+        since: datetime | None = None,
         stream: str | None = None,
         category: str | None = None,
         prefix: str | None = None,
         types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
         window: int = WINDOW_DEFAULT,
     ) -> Subscription:
         """Events after a position, from history into what is still to come.
 
         Args:
             after: a position, exclusive; 0: from the first event.
-            stream, category, prefix, types: which events, as for read_all.
+            since: only events of this time and later.
+            stream, category, prefix, types, tags, query: which events, as for read_all.
             window: events that the server may send ahead of the consumer.
         """
         POSITION(after, "subscribe: after")
-        wanted = event_filter("subscribe", stream, category, prefix, types)
-        return Subscription(self._channel, self._codec, after=after, wanted=wanted, window=window)
+        wanted = event_filter(
+            "subscribe",
+            stream=stream,
+            category=category,
+            prefix=prefix,
+            types=types,
+            tags=tags,
+            query=query,
+        )
+        return Subscription(
+            self._channel, self._codec, after=after, wanted=wanted, window=window, since=since
+        )
 
     def commits(self, *, after: int = 0, limit: int | None = None) -> Pages[CommitRecord]:
         """Iterate over the commit log: who committed what, and when."""

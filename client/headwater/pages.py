@@ -6,8 +6,8 @@ a million items takes few round trips.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from headwater.codec import Codec, decode_with
@@ -111,11 +111,21 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
                 raise
 
 
+class Span(NamedTuple):
+    """Where events begin, exclusive, and the position that a reverse read stops behind."""
+
+    after: int
+    floor: int = 0
+
+
 class EventPages(Pages[RecordedEvent]):
     """Events of a stream, or of all, as they stood when the first page was read.
 
     What was appended since is left out by its commit number, so the pages need no read view
     that the server would have to keep.
+
+    *locate* says where to begin once it is asked for the first page, if that is not known
+    before; None is nowhere. *keep* leaves out what is not wanted of what the server sends.
     """
 
     def __init__(
@@ -128,17 +138,28 @@ class EventPages(Pages[RecordedEvent]):
         *,
         reverse: bool,
         limit: int | None,
+        locate: Callable[[], Awaitable[Span | None]] | None = None,
+        keep: Callable[[Sequence[Any]], bool] | None = None,
     ) -> None:
         super().__init__(limit)
         self._fetch = fetch
         self._codec = codec
         self._stream = stream
         self._after = after
+        self._floor = 0
+        self._locate = locate
+        self._keep = keep
         self._filter = wanted
         self._reverse = reverse
         self._commit: int | None = None
 
     async def _page(self, size: int) -> tuple[int, Iterator[RecordedEvent], bool]:
+        if self._locate is not None:
+            span = await self._locate()
+            self._locate = None
+            if span is None:
+                return 0, iter(()), False
+            self._after, self._floor = span
         if self._stream is None:
             commit, position, events, more = await self._fetch(
                 "read_all", self._after, self._filter, size, self._reverse
@@ -156,7 +177,11 @@ class EventPages(Pages[RecordedEvent]):
             events = [event for event in events if event[3] <= self._commit]
             more = False
         # Before the first there is nothing, and 0 would mean "from the end".
-        more = more and not (self._reverse and self._after <= 1)
+        more = more and not (self._reverse and self._after <= max(1, self._floor))
+        if self._floor:
+            events = [event for event in events if event[0] > self._floor]
+        if self._keep is not None:
+            events = [event for event in events if self._keep(event)]
         codec = self._codec
         items: Iterator[RecordedEvent] = (recorded_event(event, codec) for event in events)
         revive = getattr(codec, "from_stored", None)

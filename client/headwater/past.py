@@ -38,6 +38,9 @@ class Past(Reads):
             self._commit = commit
         return self._commit
 
+    async def _ask(self, name: str, *arguments: Any) -> Any:
+        return await self._channel.read(name, *arguments)
+
     async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:  # noqa: ARG002
         commit = self._commit
         if commit is None:

@@ -10,6 +10,7 @@ subscription goes on after the last event that it received: nothing is missed, n
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +24,7 @@ from headwater.records import (
     FellBehind,
     RecordedEvent,
     from_stored,
+    microseconds_of,
     recorded_event,
 )
 from headwater_protocol.limits import CREDIT_MAX
@@ -45,11 +47,19 @@ class Subscription(AsyncIterator[Item]):
     """
 
     def __init__(
-        self, channel: Channel, codec: Codec, *, after: int, wanted: dict[str, Any], window: int
+        self,
+        channel: Channel,
+        codec: Codec,
+        *,
+        after: int,
+        wanted: dict[str, Any],
+        window: int,
+        since: datetime | None = None,
     ) -> None:
         if not 1 <= window <= CREDIT_MAX:
             raise InvalidArgument(f"subscribe: window: {window}; allowed are 1 to {CREDIT_MAX}")
         self.position = Position(after)
+        self._since = None if since is None else microseconds_of(since, "subscribe: since")
         self._channel = channel
         self._codec = codec
         self._filter = wanted
@@ -64,6 +74,9 @@ class Subscription(AsyncIterator[Item]):
         self._last_size = 0
 
     async def __aenter__(self) -> "Subscription":
+        if self._since is not None:
+            before = await self._channel.read("position_before", max(0, self._since))
+            self.position = self._received = Position(max(before, self._received))
         await self._open()
         return self
 

@@ -57,6 +57,7 @@ class Transaction(Writes, Reads):
         self._channel = channel
         self._link: Link | None = None
         self._begun = False
+        self._appended: set[str] = set()
         self._over = ""
 
     async def __aenter__(self) -> "Transaction":
@@ -160,6 +161,8 @@ class Transaction(Writes, Reads):
         if self.read_only:
             raise InvalidArgument(f"{write[0]}: the transaction is read-only")
         super()._keep(write, size)
+        if write[0] == "append":
+            self._appended.add(write[1])
 
     async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:  # noqa: ARG002
         # All of its reads are of one commit, whichever is asked for.
@@ -167,6 +170,13 @@ class Transaction(Writes, Reads):
             return await self._exchange([(name, self._bytes, *arguments)])
         self._check_open()
         return await self._link.ask(name, self._bytes, *arguments)
+
+    async def _ask(self, name: str, *arguments: Any) -> Any:
+        self._check_open()
+        return await self._channel.read(name, *arguments)
+
+    def _has_own(self, stream: str) -> bool:
+        return stream in self._appended
 
     async def _exchange(self, reads: list[tuple[Any, ...]]) -> Any:
         """What was not sent yet, and then *reads*, together; the answer to the last."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from headwater.codec import Codec, encode_with
 from headwater.errors import InvalidArgument, TooLarge
+from headwater.query import Query, event_filter
 from headwater.records import Event
 from headwater_protocol import limits
 from headwater_protocol.keys import Key, encode_key, prefix_range
@@ -16,6 +17,7 @@ from headwater_protocol.numbers import ANY
 from headwater_protocol.operations import (
     EXPECT,
     NAME,
+    POSITION,
     SCHEMA,
     STREAM,
     TAGS,
@@ -79,7 +81,15 @@ class Writes:
         """Set a key to *number* unless it holds a larger one."""
         self._keep_number("max", key, number)
 
-    def append(self, stream: str, events: Event | Iterable[Event], *, expect: int = ANY) -> None:
+    def append(
+        self,
+        stream: str,
+        events: Event | Iterable[Event],
+        *,
+        expect: int = ANY,
+        unless: Query | None = None,
+        after: int = 0,
+    ) -> None:
         """Append events to a stream.
 
         Args:
@@ -87,9 +97,13 @@ class Writes:
             events: one, or several in order.
             expect: the version that the stream must be at: a number, NO_STREAM, STREAM_EXISTS
                 or ANY.
+            unless, after: an event that fits this query beyond this position must not be there,
+                of any stream; else the transaction fails with ConditionFailed. *after* is the
+                position up to which the query was read. The transaction's own do not count.
         """
         STREAM(stream, "append: stream")
         EXPECT(expect, "append: expect")
+        condition = _condition(unless, after)
         encoded = []
         size = len(stream)
         to_stored = getattr(self._codec, "to_stored", None)
@@ -106,7 +120,7 @@ class Writes:
                 f"append: {size} bytes of events for {stream!r:.80}; allowed in one append are "
                 f"{REQUEST_SIZE_MAX}"
             )
-        self._keep(["append", stream, expect, encoded], size)
+        self._keep(["append", stream, expect, encoded, *condition], size + _size_of(condition))
 
     def save_snapshot(
         self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
@@ -207,6 +221,23 @@ def key_range(prefix: Key | None, start: Key | None, end: Key | None) -> tuple[b
     if prefix == ():
         return b"", None
     return prefix_range(prefix)
+
+
+def _condition(unless: Query | None, after: int) -> list[Any]:
+    """The members of an append that say on which condition."""
+    POSITION(after, "append: after")
+    if unless is None:
+        if after:
+            raise InvalidArgument(f"append: after={after} without unless=")
+        return []
+    return [event_filter("append: unless", query=unless), after]
+
+
+def _size_of(condition: list[Any]) -> int:
+    """Bytes that a condition has on the wire, at most."""
+    criteria = condition[0]["query"] if condition else []
+    names = [name for criterion in criteria for listed in criterion.values() for name in listed]
+    return 4 * sum(map(len, names)) + 16 * (len(names) + len(criteria))
 
 
 def _bounded(data: bytes, place: str, key: Key = ()) -> bytes:
