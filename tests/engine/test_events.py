@@ -7,6 +7,7 @@ from headwater_server.engine.events import (
     category_of,
     decode_event,
     derive_event_id,
+    derive_event_ids,
     encode_event,
 )
 
@@ -58,3 +59,5 @@ def test_derived_ids_differ_by_place_and_wrap_within_their_last_four_bytes() -> 
         b"\0\0\0\x01",
     ]
     assert {identity[:12] for identity in found} == {b"\x55" * 12}
+    assert derive_event_ids(transaction, 0, 4) == found
+    assert derive_event_ids(transaction, 1, 2) == found[1:3]

@@ -16,11 +16,12 @@ from headwater_server.storage.log_segment import (
     entry_payload,
     entry_size,
     find_entries,
+    pack_entries,
     pack_entry,
     unpack_entry,
 )
 from headwater_server.storage.memory_files import Crash, MemoryFileSystem
-from headwater_server.storage.segmented_log import LogLayout, Place, SegmentedLog
+from headwater_server.storage.segmented_log import LogLayout, Place, Placed, SegmentedLog
 
 DATABASE_ID: Final = b"database-of-test"
 ROOM: Final = 200
@@ -49,10 +50,23 @@ def entries(first: int, *sizes: int) -> list[bytes]:
     return [pack_entry(first + place, b"x" * size) for place, size in enumerate(sizes)]
 
 
+def places_of(placed: list[Placed]) -> list[Place]:
+    """Where each entry begins."""
+    return [Place(run.segment, offset) for run in placed for offset in run.offsets]
+
+
 def payload_at(log: SegmentedLog, place: Place, index: int) -> bytes | None:
     segment = log.segment_of(place.segment)
     assert segment is not None
     return unpack_entry(segment.file.read_at(place.offset, 1000), 0, index)
+
+
+def test_entries_packed_in_bulk_are_those_packed_one_by_one() -> None:
+    payloads = [b"p" * size for size in (0, 1, 7, 8, 9, 300, 70_000)]
+    for first in (1, 2**40):
+        one_by_one = [pack_entry(first + place, each) for place, each in enumerate(payloads)]
+        assert pack_entries(first, payloads) == one_by_one
+    assert pack_entries(1, []) == []
 
 
 @pytest.mark.parametrize("preallocate", [False, True])
@@ -60,7 +74,7 @@ def test_each_entry_is_where_append_said(preallocate: bool) -> None:
     log = new_log(MemoryFileSystem(1), preallocate=preallocate)
     group = entries(1, 10, 60, 0, 100, 33, 180, 1)
     log.reserve(group)
-    places = log.append(group)
+    places = places_of(log.append(group))
     assert len({place.segment for place in places}) > 2
     for index, (place, entry) in enumerate(zip(places, group, strict=True), 1):
         assert payload_at(log, place, index) == entry_payload(entry)
@@ -73,7 +87,7 @@ def test_each_entry_is_where_append_said(preallocate: bool) -> None:
 
 def test_an_entry_larger_than_a_segment_has_one_of_its_own_if_it_may_grow() -> None:
     log = new_log(MemoryFileSystem(1))
-    places = log.append(entries(1, 10, 500, 10))
+    places = places_of(log.append(entries(1, 10, 500, 10)))
     assert [place.segment for place in places] == [1, 2, 3]
 
 
@@ -100,14 +114,14 @@ def test_a_new_segment_gets_its_name_after_both_syncs() -> None:
 def test_a_log_is_cut_at_a_known_end_and_goes_on_there() -> None:
     disk = MemoryFileSystem(1)
     log = new_log(disk)
-    places = log.append(entries(1, 50, 50, 50, 50, 50, 50))
+    places = places_of(log.append(entries(1, 50, 50, 50, 50, 50, 50)))
     log.sync()
     log.close()
     log = SegmentedLog.open(disk, "events", layout())
     aside = log.cut(places[2], 3)
     assert len(aside) == 1
     assert disk.exists(aside[0])
-    (place,) = log.append([pack_entry(3, b"new")])
+    (place,) = places_of(log.append([pack_entry(3, b"new")]))
     assert place == places[2]
     log.sync()
     log = SegmentedLog.open(disk.crash(), "events", layout())
@@ -117,7 +131,7 @@ def test_a_log_is_cut_at_a_known_end_and_goes_on_there() -> None:
 
 def test_a_scan_can_start_in_the_middle() -> None:
     log = new_log(MemoryFileSystem(1))
-    places = log.append(entries(1, 10, 20, 30))
+    places = places_of(log.append(entries(1, 10, 20, 30)))
     scanner = log.scan(log.segments[0], offset=places[1].offset, index=2)
     assert [entry_index(entry) for entry in scanner] == [2, 3]
     assert (scanner.offset, scanner.index, scanner.problem) == (log.end, 4, None)
@@ -169,7 +183,7 @@ def test_power_loss_at_every_call_leaves_no_gap_between_segments() -> None:
 def test_a_full_disk_at_a_new_segment_leaves_a_log_that_can_be_cut_back() -> None:
     disk = MemoryFileSystem(1)
     log = new_log(disk)
-    (place,) = log.append(entries(1, 100))
+    (place,) = places_of(log.append(entries(1, 100)))
     log.sync()
     end, next_index = log.end, log.next_index
     disk.faults.capacity = disk.used + 50

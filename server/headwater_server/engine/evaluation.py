@@ -17,7 +17,7 @@ from headwater_server.engine import keyspaces
 from headwater_server.engine.events import (
     StoredEvent,
     decode_event,
-    derive_event_id,
+    derive_event_ids,
     pack_event,
 )
 from headwater_server.engine.retention import is_deleted, newest_first_version
@@ -266,37 +266,38 @@ class _Appender:
         stream = append.stream
         commit = self._state.last_commit + 1
         position = self._state.last_position + len(into.events)
-        now, place, events, placed = self._now, self._place, into.events, into.placed
-        transaction = self._transaction
-        for event_id, event_type, data, metadata, *rest in append.events:
+        now, events, placed = self._now, into.events, into.placed
+        ids = derive_event_ids(self._transaction, self._place, len(append.events))
+        # One pair for a run of events of one type, which is most appends.
+        pair = (stream, "")
+        for event_id, (given_id, event_type, data, metadata, *rest) in zip(
+            ids, append.events, strict=True
+        ):
             position += 1
             version += 1
             tags: Sequence[str] = ()
             if rest and rest[0]:
                 tags = into.tags[len(events)] = rest[0]
-            if event_id is None:
-                event_id = derive_event_id(transaction, place)
-            else:
+            if given_id is not None:
+                event_id = given_id
                 into.event_ids += (len(events), event_id)
-            place += 1
-            events.append(
-                pack_event(
-                    (
-                        position,
-                        stream,
-                        version,
-                        commit,
-                        now,
-                        event_id,
-                        event_type,
-                        data,
-                        metadata,
-                        tags,
-                    )
-                )
+            members = (
+                position,
+                stream,
+                version,
+                commit,
+                now,
+                event_id,
+                event_type,
+                data,
+                metadata,
+                tags,
             )
-            placed.append((stream, event_type))
-        self._place = place
+            events.append(pack_event(members))
+            if event_type != pair[1]:
+                pair = (stream, event_type)
+            placed.append(pair)
+        self._place += len(append.events)
         into.versions[stream] = self._versions[stream] = version
 
     def _find_repeated(self, append: Append, head: Head) -> tuple[StoredEvent, StoredEvent] | None:

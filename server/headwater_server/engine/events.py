@@ -76,10 +76,17 @@ def category_of(stream: str) -> str:
 
 
 def derive_event_id(transaction: bytes, place: int) -> bytes:
-    """The id of the event at *place* (0, 1, 2 …) of a transaction, where none was given.
+    """The id of the event at *place* of a transaction, where none was given."""
+    return derive_event_ids(transaction, place, 1)[0]
 
-    The place is added to the last 32 bits of the transaction's id. Ids of two transactions
-    that agree in the other 96 bits do not occur: those hold the time and 42 random bits.
+
+def derive_event_ids(transaction: bytes, first: int, count: int) -> list[bytes]:
+    """The ids of *count* events of a transaction from place *first* on, where none are given.
+
+    An event's place (0, 1, 2 …) among those of its transaction is added to the last 32 bits of
+    the transaction's id. Ids of two transactions that agree in the other 96 bits do not occur:
+    those hold the time and 42 random bits.
     """
-    low = (int.from_bytes(transaction[12:], "big") + place) % _LOW
-    return transaction[:12] + low.to_bytes(4, "big")
+    prefix = transaction[:12]
+    low = int.from_bytes(transaction[12:], "big") + first
+    return [prefix + (number % _LOW).to_bytes(4, "big") for number in range(low, low + count)]

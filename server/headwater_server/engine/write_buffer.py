@@ -194,17 +194,16 @@ class WriteBuffer:
         size = 64 * len(append.events)
         if append.unless is not None:
             size += append.unless.size
-        for event in append.events:
-            event_size = len(event[2]) + len(event[3])
-            if len(event) > 4:
-                event_size += sum(map(len, event[4]))
-            if event_size > limits.EVENT_SIZE_MAX:
-                raise TooLarge(
-                    f"an event for stream {append.stream!r} of {event_size} bytes of data, "
-                    f"metadata and tags; allowed are {limits.EVENT_SIZE_MAX}"
-                )
-            size += event_size
-        self.size += size
+        sizes = [len(event[2]) + len(event[3]) for event in append.events]
+        for place, event in enumerate(append.events):
+            if len(event) > 4 and event[4]:
+                sizes[place] += sum(map(len, event[4]))
+        if sizes and max(sizes) > limits.EVENT_SIZE_MAX:
+            raise TooLarge(
+                f"an event for stream {append.stream!r} of {max(sizes)} bytes of data, "
+                f"metadata and tags; allowed are {limits.EVENT_SIZE_MAX}"
+            )
+        self.size += size + sum(sizes)
 
     def _save_snapshot(
         self, stream: str, name: str, schema: int, version: int, state: bytes

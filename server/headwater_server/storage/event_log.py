@@ -25,7 +25,7 @@ from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.event_rewrite import rewrite_segment
 from headwater_server.storage.event_segment import ENTRY_SIZE_MAX, EVENTS_SUFFIX, EventSegment
 from headwater_server.storage.file_system import FileSystem, join
-from headwater_server.storage.log_segment import damaged, pack_entry
+from headwater_server.storage.log_segment import damaged, pack_entries
 from headwater_server.storage.segmented_log import LogLayout, SegmentedLog
 
 SEGMENT_SIZE_DEFAULT: Final = 64 * MIB
@@ -150,15 +150,11 @@ class EventLog:
         if not self._is_cut:
             self._cut()
         first = self._last + 1
-        entries = [pack_entry(first + place, data) for place, data in enumerate(payloads)]
+        entries = pack_entries(first, payloads)
         try:
-            places = self._log.append(entries)
-            at = 0
-            for begun, run in itertools.groupby(places, key=lambda place: place.segment):
-                segment = self._segment_to_append(begun)
-                offsets = [place.offset for place in run]
-                at += len(offsets)
-                segment.appended(offsets, offsets[-1] + len(entries[at - 1]))
+            for placed in self._log.append(entries):
+                segment = self._segment_to_append(placed.segment)
+                segment.appended(placed.offsets, placed.end)
         except DiskFull:
             # A part may be there. The next append removes it first.
             self._is_cut = False

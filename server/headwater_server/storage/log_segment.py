@@ -18,7 +18,7 @@ import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -127,6 +127,23 @@ def pack_entry(index: int, *parts: bytes) -> bytes:
     size = sum(map(len, parts))
     content = b"".join((_INDEX.pack(index), *parts, _PADDING[size & 7]))
     return _LENGTH_CRC.pack(size, zlib.crc32(content, size)) + content
+
+
+def pack_entries(first_index: int, payloads: Sequence[bytes]) -> list[bytes]:
+    """Entries with these payloads and indexes from *first_index* on: as `pack_entry`, in bulk."""
+    pack_header = _LENGTH_CRC.pack
+    crc32 = zlib.crc32
+    padding = _PADDING
+    # All indexes at once; each is eight bytes of it.
+    indexes = struct.pack(f">{len(payloads)}Q", *range(first_index, first_index + len(payloads)))
+    entries: list[bytes] = []
+    at = 0
+    for payload in payloads:
+        size = len(payload)
+        content = indexes[at : at + 8] + payload + padding[size & 7]
+        entries.append(pack_header(size, crc32(content, size)) + content)
+        at += 8
+    return entries
 
 
 def entry_size(payload_size: int) -> int:

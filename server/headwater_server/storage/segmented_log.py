@@ -95,6 +95,14 @@ class Place(NamedTuple):
     offset: int
 
 
+class Placed(NamedTuple):
+    """The segment (its first index) of entries appended together, where each begins, the end."""
+
+    segment: int
+    offsets: list[int]
+    end: int
+
+
 class SegmentedLog:
     """The segments of one log in one directory.
 
@@ -252,37 +260,36 @@ class SegmentedLog:
         if needed > len(self._spares) and self.layout.preallocate:
             self.prepare(needed)
 
-    def append(self, entries: Sequence[bytes]) -> list[Place]:
+    def append(self, entries: Sequence[bytes]) -> list[Placed]:
         """Write packed entries, whose indexes go on from `next_index`; one write a segment.
 
         Nothing is durable before `sync`, and after an error the log must not be used again:
         what the disk holds then is for the next start to find out.
 
         Returns:
-            where each entry begins.
+            where the entries lie, in each segment.
         """
         assert entries
         assert entry_index(entries[0]) == self.next_index
-        places: list[Place] = []
         runs = self._runs(entries)
+        placed: list[Placed] = []
         if runs[0]:
             data = runs[0][0] if len(runs[0]) == 1 else b"".join(runs[0])
             self.segments[-1].file.write_at(self.end, data)
-            self._placed(runs[0], places)
+            placed.append(self._placed(runs[0]))
         for run in runs[1:]:
             self.segments[-1].file.sync()
             first = run[0]
             self._open_next(entry_index(first), self.layout.attachment_of(first), b"".join(run))
-            self._placed(run, places)
-        return places
+            placed.append(self._placed(run))
+        return placed
 
-    def _placed(self, run: Sequence[bytes], places: list[Place]) -> None:
-        """Note where the entries of a run lie that was just written to the last segment."""
-        segment = self.segments[-1].first_index
-        for entry in run:
-            places.append(Place(segment, self.end))
-            self.end += len(entry)
+    def _placed(self, run: Sequence[bytes]) -> Placed:
+        """Note that a run of entries was just written to the last segment."""
+        offsets = list(itertools.accumulate(map(len, run), initial=self.end))
+        self.end = offsets.pop()
         self.next_index += len(run)
+        return Placed(self.segments[-1].first_index, offsets, self.end)
 
     def sync(self) -> None:
         """Wait until everything appended is on the disk. Full segments are already."""
