@@ -6,7 +6,9 @@
     T1 scan                T1 scan =30        T1 scan %3           S, or what in it has a value
     T1 bump 10             adds 10 to every value that it scans, by put
     T1 delete =20          deletes what it finds by a scan, where the value is 20
-    T1 append s [expect]   T1 read s          T1 query type
+    T1 append s [expect]   T1 read s          T1 query category
+    T1 append s +t1 +t2 -t3                   an event with tags t1, t2, unless one with t3 is there
+    T1 query +t1 +t2                          the events with both tags
     T1 commit              T1 rollback
     final                  what a new transaction sees
 
@@ -88,6 +90,8 @@ class Player:
                 return self._write(name, ["add", self._key(key), int(number)])
             case ["delete_range"]:
                 return self._write(name, ["delete_range", *self._range()])
+            case ["append", stream, *words] if any(word[0] in "+-" for word in words):
+                return self._append_tagged(name, stream, words)
             case ["append", stream, *expect]:
                 event = [None, "Happened", b"", b""]
                 version = int(expect[0]) if expect else -1
@@ -101,6 +105,10 @@ class Player:
             case ["read", stream]:
                 page = self._ask(name, "read_stream", self._stream(stream))
                 return f"version {page[1]}"
+            case ["query", *words] if words[0][0] == "+":
+                wanted = {"query": [{"tags": self._tags(words, "+")}]}
+                page = self._ask(name, "read_all", 0, wanted)
+                return f"{len(page[2])} events"
             case ["query", category]:
                 page = self._ask(name, "read_all", 0, {"category": self._stream(category)})
                 return f"{len(page[2])} events"
@@ -111,6 +119,16 @@ class Player:
                 return None
             case _:
                 raise AssertionError(f"no such step: {step}")
+
+    def _append_tagged(self, name: str, stream: str, words: list[str]) -> str | None:
+        event = [None, "Happened", b"", b"", self._tags(words, "+")]
+        write = ["append", self._stream(stream), -1, [event]]
+        if unwanted := self._tags(words, "-"):
+            write.append({"query": [{"tags": unwanted}]})
+        return self._write(name, write)
+
+    def _tags(self, words: list[str], sign: str) -> list[str]:
+        return [self._prefix + word[1:] for word in words if word[0] == sign]
 
     def _ask(self, name: str, operation: str, *arguments: Any) -> Any:
         return self._wires[name].ask(operation, self._ids[name], *arguments)

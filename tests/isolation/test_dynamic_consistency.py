@@ -1,0 +1,158 @@
+"""Rules over several streams, kept by queries, with many clients at once.
+
+Each rule is tried with a condition on the append alone, with a serializable transaction that read
+the query, and with a condition in a transaction whose reads are not checked.
+"""
+
+import random
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import headwater
+from headwater import BlockingDatabase, BlockingTransaction, Event, Query
+from headwater.cli.server_process import ServerProcess
+
+CLIENTS = 6
+WAYS = ["one append", "serializable", "snapshot"]
+
+Decide = Callable[[list[headwater.RecordedEvent]], tuple[str, Event] | None]
+"""From the events that a query found to what is to be appended, and to which stream."""
+
+
+def decide_once(db: BlockingDatabase, way: str, query: Query, decide: Decide) -> bool:
+    """Read the query, decide, append, again and again until it is done or not wanted any more."""
+    if way == "one append":
+        while True:
+            found = list(db.read_all(query=query))
+            decided = decide(found)
+            if decided is None:
+                return False
+            after = found[-1].position if found else 0
+            try:
+                db.append(*decided, unless=query, after=after)
+            except headwater.ConditionFailed:
+                continue
+            return True
+
+    def attempt(tx: BlockingTransaction) -> bool:
+        found = list(tx.read_all(query=query))
+        decided = decide(found)
+        if decided is None:
+            return False
+        if way == "snapshot":
+            after = found[-1].position if found else 0
+            tx.append(*decided, unless=query, after=after)
+        else:
+            tx.append(*decided)
+        return True
+
+    isolation = "snapshot" if way == "snapshot" else "serializable"
+    return db.run(attempt, isolation=isolation, deadline=50)
+
+
+def in_clients(url: str, work: Callable[[BlockingDatabase, int], Any]) -> list[Any]:
+    """Do the work in as many clients at once, each with a connection of its own."""
+    outcomes: list[Any] = [None] * CLIENTS
+    failures: list[BaseException] = []
+    ready = threading.Barrier(CLIENTS)
+
+    def run(place: int) -> None:
+        try:
+            with headwater.connect_blocking(url) as db:
+                ready.wait()
+                outcomes[place] = work(db, place)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+    return outcomes
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_of_many_who_take_a_name_one_does(way: str, real_server: ServerProcess) -> None:
+    tag = f"name:{secrets.token_hex(6)}"
+    taken = Query(types=["NameTaken"], tags=[tag])
+
+    def register(db: BlockingDatabase, place: int) -> bool:
+        def decide(found: list[headwater.RecordedEvent]) -> tuple[str, Event] | None:
+            return None if found else (f"{tag}-{place}", Event("NameTaken", place, tags=[tag]))
+
+        return decide_once(db, way, taken, decide)
+
+    outcomes = in_clients(real_server.url, register)
+    assert outcomes.count(True) == 1
+    with headwater.connect_blocking(real_server.url) as db:
+        assert [event.data for event in db.read_all(query=taken)] == [outcomes.index(True)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_invoices_are_numbered_without_a_gap_or_a_number_twice(
+    way: str, real_server: ServerProcess
+) -> None:
+    tag = f"invoices:{secrets.token_hex(6)}"
+    issued = Query(types=["Issued"], tags=[tag])
+
+    def issue(db: BlockingDatabase, place: int) -> None:
+        def decide(found: list[headwater.RecordedEvent]) -> tuple[str, Event]:
+            number = found[-1].data + 1 if found else 1
+            return f"invoice-{tag}-{place}", Event("Issued", number, tags=[tag])
+
+        for _ in range(4):
+            assert decide_once(db, way, issued, decide)
+
+    in_clients(real_server.url, issue)
+    with headwater.connect_blocking(real_server.url) as db:
+        numbers = [event.data for event in db.read_all(query=issued)]
+    assert numbers == list(range(1, 4 * CLIENTS + 1))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_course_has_too_many_students_and_no_student_too_many_courses(
+    way: str, real_server: ServerProcess
+) -> None:
+    name = secrets.token_hex(6)
+    seats, courses_each = 3, 2
+    source = random.Random(name)
+    print("seed", name)
+    wishes = [
+        [(source.randrange(3), source.randrange(5)) for _ in range(6)] for _ in range(CLIENTS)
+    ]
+
+    def enrol(db: BlockingDatabase, place: int) -> None:
+        for course, student in wishes[place]:
+            of_course, of_student = f"course:{name}:{course}", f"student:{name}:{student}"
+            rule = Query(types=["Enrolled"], tags=[of_course]) | Query(tags=[of_student])
+
+            def decide(
+                found: list[headwater.RecordedEvent],
+                of_course: str = of_course,
+                of_student: str = of_student,
+            ) -> tuple[str, Event] | None:
+                full = sum(of_course in event.tags for event in found) >= seats
+                busy = sum(of_student in event.tags for event in found) >= courses_each
+                twice = any({of_course, of_student} <= {*event.tags} for event in found)
+                if full or busy or twice:
+                    return None
+                return of_course, Event("Enrolled", tags=[of_course, of_student])
+
+            decide_once(db, way, rule, decide)
+
+    in_clients(real_server.url, enrol)
+    with headwater.connect_blocking(real_server.url) as db:
+        enrolled: list[headwater.RecordedEvent] = []
+        for course in range(3):
+            enrolled += db.read_all(types=["Enrolled"], tags=[f"course:{name}:{course}"])
+    pairs = [tuple(event.tags) for event in enrolled]
+    assert len(set(pairs)) == len(pairs) > 0
+    assert max(Counter(course for course, _ in pairs).values()) <= seats
+    assert max(Counter(student for _, student in pairs).values()) <= courses_each
