@@ -10,6 +10,8 @@
 
 FROM python:3.12-slim AS build
 WORKDIR /source
+# With a compiler, the hot modules are compiled; without one, the same image is slower.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 RUN python -m venv /opt/headwater
 COPY . .
 RUN /opt/headwater/bin/pip install --no-cache-dir ".[server]"

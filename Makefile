@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILED := $(VENV)/.compiled
+HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format simulate mutants torture-kill bench bench-quick bench-restart wheel clean
+.PHONY: help setup demo test check format compile test-compiled simulate mutants torture-kill bench bench-quick bench-restart wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -19,13 +21,24 @@ $(READY): pyproject.toml
 	  || { echo "Python 3.11 or newer is needed; say PYTHON=… to name one" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@ $(COMPILED)
+
+# An edited source is taken in place of what was compiled of it, with a warning. This compiles anew.
+$(COMPILED): $(READY) hatch_build.py $(HOT)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
+
+compile: $(COMPILED)  ## Compile the hot modules anew, where their source has changed
 
 demo: $(READY)  ## Load a month of flights, kill the server in the middle, show that nothing is lost
 	$(BIN)/headwater demo
 
 test: $(READY)  ## Run the whole test suite
 	$(BIN)/pytest
+
+test-compiled: $(COMPILED)  ## Run the tests that look from outside on the compiled modules
+	HEADWATER_PURE=0 $(BIN)/pytest -q tests/net tests/isolation tests/protocol \
+	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py
 
 check: $(READY)  ## Lint, formatting, types, layers, tidiness
 	$(BIN)/ruff check .
@@ -48,18 +61,20 @@ torture-kill: $(READY)  ## Kill the server HEADWATER_KILL_ROUNDS times under loa
 	HEADWATER_KILL_ROUNDS=$${HEADWATER_KILL_ROUNDS:-200} \
 	  $(BIN)/pytest -s --timeout 3600 tests/test_kill.py
 
-bench: $(READY)  ## Compare with Redis, PostgreSQL, etcd and UmaDB, as far as they are installed
+bench: $(COMPILED)  ## Compare with Redis, PostgreSQL, etcd and UmaDB, as far as they are installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,rivals]"
 	$(BIN)/python -m bench.compare --page docs/benchmarks.md --json bench/results.json
 
-bench-quick: $(READY)  ## The same in about two minutes, without writing it down
+bench-quick: $(COMPILED)  ## The same in about two minutes, without writing it down
 	$(BIN)/python -m bench.compare --quick
 
-bench-restart: $(READY)  ## Measure restart time and memory (KEYS=1000000 by default)
+bench-restart: $(COMPILED)  ## Measure restart time and memory (KEYS=1000000 by default)
 	$(BIN)/python -m bench.restart --keys $${KEYS:-1000000}
 
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## Remove what was built, and .venv
+	find protocol client server -name '*.so' -delete
+	rm -f protocol/headwater__mypyc.json
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

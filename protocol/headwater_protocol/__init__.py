@@ -10,7 +10,12 @@
     messages        encode, decode, encode_array: msgpack within bounds
     states          State: how far a conversation is, and what may be said then
     connection      ServerConnection, ClientConnection: the conversation, for both ends
+    compiled        whether the compiled modules run, where there are any
 
 All of these modules are public, and nothing else is. docs/protocol.md says the same for those who
 write a client in another language; tests/vectors/ has the bytes.
 """
+
+from headwater_protocol import compiled
+
+compiled.choose()

@@ -232,6 +232,7 @@ async def test_credit_and_subscriptions_have_bounds() -> None:
             await client.ask("subscribe")
 
 
+@pytest.mark.source
 async def test_a_subscription_that_cannot_be_read_ends_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

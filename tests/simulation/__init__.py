@@ -19,3 +19,9 @@ of minutes takes a second, and one that fails can be had again:
 The checkers are apart from the worlds, and know nothing of the product's code: they judge a
 history. docs/reliability.md says what is covered, what was found, and what is not covered.
 """
+
+import os
+
+# Defects are planted into the source, and the world is replaced under it: see
+# headwater_protocol/compiled.py.
+os.environ["HEADWATER_PURE"] = "1"

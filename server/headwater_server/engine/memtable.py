@@ -20,7 +20,7 @@ active one above it. A frozen memtable is never changed, so another thread may r
 
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from sortedcontainers import SortedList
 
@@ -28,8 +28,9 @@ from headwater_server.engine.events import category_of
 from headwater_server.engine.index_keys import tag_id
 from headwater_server.storage.commit_log import CommitRecord
 
-Version = tuple[int, "bytes | None", "Version | None"]
-"""A commit number, the value that it wrote (None: it deleted the key), and the version before."""
+Version = tuple[int, "bytes | None", Any]
+"""A commit number, the value that it wrote (None: it deleted the key), and the version before, a
+Version or None. It is Any for mypyc, which lays tuples out flat and cannot do so without end."""
 
 ABORTED: Final = 0
 """Stands for a commit number: the transaction was fenced and can never commit."""

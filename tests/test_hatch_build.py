@@ -1,0 +1,80 @@
+"""The build hook, on a small module, as a build calls it: compiled, or with a word why not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hatch_build import CompileHook, remove_compiled
+
+MODULE = "protocol/sample/doubled.py"
+
+
+class Application:
+    """What Hatchling lets a hook say things with."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def display_warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def build(root: Path, version: str, modules: list[str]) -> tuple[dict[str, Any], list[str]]:
+    application = Application()
+    hook = CompileHook(str(root), {"modules": modules}, None, None, str(root), "wheel", application)  # type: ignore[arg-type]
+    data: dict[str, Any] = {"force_include": {}}
+    hook.initialize(version, data)
+    hook.finalize(version, data, "")
+    return data, application.warnings
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HEADWATER_PURE", "0")
+    (tmp_path / "protocol" / "sample").mkdir(parents=True)
+    (tmp_path / "protocol" / "sample" / "__init__.py").write_text("")
+    (tmp_path / MODULE).write_text("def doubled(number: int) -> int:\n    return 2 * number\n")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_an_editable_build_compiles_into_the_checkout_and_records_its_sources(
+    project: Path,
+) -> None:
+    data, warnings = build(project, "editable", [MODULE])
+    assert not warnings
+    assert not data["force_include"]
+    assert list(json.loads((project / "protocol" / "headwater__mypyc.json").read_text())) == [
+        MODULE
+    ]
+    say = "from sample import doubled; print(doubled.doubled(21), doubled.__file__)"
+    told = subprocess.run(
+        [sys.executable, "-c", say],
+        env={**os.environ, "PYTHONPATH": str(project / "protocol")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert told.startswith("42 ")
+    assert told.endswith(".so\n")
+    remove_compiled(project)
+    assert not list(project.rglob("*.so"))
+
+
+def test_a_build_that_cannot_compile_goes_on_and_says_so(project: Path) -> None:
+    (project / MODULE).write_text("def doubled(number: int) -> int:\n    return 'two'\n")
+    data, warnings = build(project, "standard", [MODULE])
+    assert data == {"force_include": {}}
+    assert "without compiled modules" in warnings[0]
+
+
+def test_nothing_is_compiled_if_the_source_is_asked_for(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADWATER_PURE", "1")
+    assert build(project, "editable", [MODULE]) == ({"force_include": {}}, [])
