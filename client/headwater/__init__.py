@@ -20,9 +20,11 @@ from headwater.blocking import (
     BlockingSubscription,
     BlockingTransaction,
 )
+from headwater.blocking_groups import BlockingDelivery, BlockingGroups, BlockingMembership
 from headwater.codec import Codec, MsgpackCodec, RawCodec
 from headwater.connecting import connect, connect_blocking
 from headwater.database import Database
+from headwater.delivery import Delivery
 from headwater.errors import (
     AuthenticationFailed,
     CommitUnknown,
@@ -30,14 +32,17 @@ from headwater.errors import (
     Conflict,
     ConnectionLost,
     DamagedFile,
+    DeliveryLost,
     DirectoryInUse,
     DuplicateEvent,
     FormatTooNew,
+    GroupExists,
     HeadwaterError,
     HistoryGone,
     InternalError,
     InvalidArgument,
     NoSuchCommit,
+    NoSuchGroup,
     NotANumber,
     PermissionDenied,
     ProtocolError,
@@ -54,6 +59,8 @@ from headwater.errors import (
     WrongVersion,
 )
 from headwater.event_types import EventTypes, TypedCodec
+from headwater.groups import GroupInfo, Groups, GroupSummary, ParkedEvent
+from headwater.membership import Membership
 from headwater.past import Past
 from headwater.query import Criterion, Query
 from headwater.records import (
@@ -94,6 +101,9 @@ __all__ = [
     "Batch",
     "BlockingAggregates",
     "BlockingDatabase",
+    "BlockingDelivery",
+    "BlockingGroups",
+    "BlockingMembership",
     "BlockingPast",
     "BlockingSubscription",
     "BlockingTransaction",
@@ -107,6 +117,8 @@ __all__ = [
     "Conflict",
     "ConnectionLost",
     "DamagedFile",
+    "Delivery",
+    "DeliveryLost",
     "Criterion",
     "Database",
     "Decided",
@@ -118,15 +130,22 @@ __all__ = [
     "Executed",
     "FellBehind",
     "FormatTooNew",
+    "GroupExists",
+    "GroupInfo",
+    "GroupSummary",
+    "Groups",
     "HeadwaterError",
     "HistoryGone",
     "InternalError",
     "InvalidArgument",
     "Key",
     "Loaded",
+    "Membership",
     "MsgpackCodec",
     "NoSuchCommit",
+    "NoSuchGroup",
     "NotANumber",
+    "ParkedEvent",
     "Past",
     "PermissionDenied",
     "Pong",

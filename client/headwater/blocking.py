@@ -7,14 +7,16 @@ exists once. tests/client/test_faces.py compares the names and signatures of bot
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from headwater.address import Address
 from headwater.batch import Batch, Executed
+from headwater.blocking_groups import BlockingGroups, BlockingMembership
+from headwater.blocking_pages import BlockingPages
 from headwater.blocking_runtime import BlockingRuntime
 from headwater.database import Database
-from headwater.pages import Pages
+from headwater.membership import GROUP_CREDIT_DEFAULT
 from headwater.past import Past
 from headwater.query import Query
 from headwater.reads import Reads
@@ -37,25 +39,6 @@ from headwater_protocol.numbers import ANY, CommitNumber
 from headwater_protocol.operations import SERIALIZABLE
 
 T = TypeVar("T")
-
-
-class BlockingPages(Iterator[T], Generic[T]):
-    """An iterator over items that come in pages."""
-
-    def __init__(self, pages: Pages[T]) -> None:
-        # A coroutine a page, not an item.
-        self._items = _items(pages)
-
-    def __iter__(self) -> Iterator[T]:
-        return self._items
-
-    def __next__(self) -> T:
-        return next(self._items)
-
-
-def _items(pages: Pages[T]) -> Iterator[T]:
-    while step(pages.turn()):
-        yield from pages.items
 
 
 class BlockingReads:
@@ -155,6 +138,7 @@ class BlockingTransaction(BlockingReads):
         self.max = transaction.max
         self.append = transaction.append
         self.save_snapshot = transaction.save_snapshot
+        self.ack = transaction.ack
 
     def __enter__(self) -> "BlockingTransaction":
         step(self._transaction.__aenter__())
@@ -372,6 +356,17 @@ class BlockingDatabase(BlockingReads):
                 query=query,
                 window=window,
             )
+        )
+
+    @property
+    def groups(self) -> BlockingGroups:
+        return BlockingGroups(self._database.groups)
+
+    def join(
+        self, group: str, *, credit: int = GROUP_CREDIT_DEFAULT, until_caught_up: bool = False
+    ) -> BlockingMembership:
+        return BlockingMembership(
+            self._database.join(group, credit=credit, until_caught_up=until_caught_up)
         )
 
     def commits(self, *, after: int = 0, limit: int | None = None) -> BlockingPages[CommitRecord]:

@@ -51,9 +51,9 @@ class BlockingLink(Link):
         with self._lock:
             return super().post(requests)
 
-    async def subscribe(self, feed: Feed, *arguments: Any) -> int:
+    async def subscribe(self, feed: Feed, *arguments: Any, operation: str = "subscribe") -> int:
         with self._lock:
-            return await super().subscribe(feed, *arguments)
+            return await super().subscribe(feed, *arguments, operation=operation)
 
     async def _park(self, reply: Reply) -> None:
         self._read_until(reply)

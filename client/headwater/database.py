@@ -12,8 +12,10 @@ from headwater.batch import Batch, Executed
 from headwater.channel import Channel
 from headwater.codec import Codec
 from headwater.errors import InvalidArgument
+from headwater.groups import Groups
 from headwater.handshake import verifier
 from headwater.identifiers import new_transaction_id, transaction_bytes
+from headwater.membership import GROUP_CREDIT_DEFAULT, Membership
 from headwater.pages import CommitPages, Pages, SnapshotPages
 from headwater.past import Past
 from headwater.query import Query, event_filter
@@ -157,6 +159,7 @@ class Database(Reads):
         committed, results = await self._channel.persist(
             transaction, "execute", transaction, *batch.request()
         )
+        batch.settle_deliveries()
         return Executed(committed_from(committed), batch.results(results))
 
     async def status(
@@ -276,6 +279,26 @@ class Database(Reads):
         )
         return Subscription(
             self._channel, self._codec, after=after, wanted=wanted, window=window, since=since
+        )
+
+    @property
+    def groups(self) -> Groups:
+        """The consumer groups: to create, change, list and delete them, and what is parked."""
+        return Groups(lambda: self._channel, self._codec)
+
+    def join(
+        self, group: str, *, credit: int = GROUP_CREDIT_DEFAULT, until_caught_up: bool = False
+    ) -> Membership:
+        """Become a consumer of a group: `async with db.join(…) as group`, and `async for`.
+
+        Args:
+            group: its name.
+            credit: deliveries that may be here at once, settled ones not counted.
+            until_caught_up: end once every event is done, instead of waiting for new ones.
+        """
+        NAME(group, "join: group")
+        return Membership(
+            self._channel, self._codec, group, credit=credit, until_caught_up=until_caught_up
         )
 
     def commits(self, *, after: int = 0, limit: int | None = None) -> Pages[CommitRecord]:

@@ -24,6 +24,10 @@ RECEIVE_SIZE_MAX: Final = 256 * 1024
 slowed by a larger number, since the buffer is only touched where it is filled."""
 
 
+_ENDS: Final = {"subscribe": "unsubscribe", "group_join": "group_leave"}
+"""What ends that which each of these begins."""
+
+
 class Reply:
     """The answer to one request, or the place where it will be.
 
@@ -136,11 +140,11 @@ class Link(ABC):
         self._send(b"".join(frames) if len(frames) > 1 else frames[0], alone)
         return replies
 
-    async def subscribe(self, feed: Feed, *arguments: Any) -> int:
-        """Ask for a subscription whose pushes go to *feed*; its id."""
+    async def subscribe(self, feed: Feed, *arguments: Any, operation: str = "subscribe") -> int:
+        """Ask for a subscription, or a membership, whose pushes go to *feed*; its id."""
         if self.closed:
             raise self.lost()
-        request_id, frame = self._connection.request("subscribe", *arguments)
+        request_id, frame = self._connection.request(operation, *arguments)
         # Pushes may be right behind the answer, in the same segment.
         self._feeds[request_id] = feed
         alone = not self._pending
@@ -152,15 +156,19 @@ class Link(ABC):
             if reply.error is not None:
                 raise reply.error
         except BaseException:
-            self.unsubscribe(request_id)
+            self.unsubscribe(request_id, operation=_ENDS[operation])
             raise
         return request_id
 
-    def unsubscribe(self, subscription: int) -> None:
+    def unsubscribe(self, subscription: int, *, operation: str = "unsubscribe") -> None:
         """End a subscription; do not wait."""
-        self._feeds.pop(subscription, None)
+        self.forget(subscription)
         if not self.closed and self._connection.in_flight.get(subscription):
-            self.post([("unsubscribe", subscription)])
+            self.post([(operation, subscription)])
+
+    def forget(self, subscription: int) -> None:
+        """Deliver nothing more of a subscription that is going to be ended."""
+        self._feeds.pop(subscription, None)
 
     async def wait(self, reply: Reply) -> None:
         """Return when *reply* is done, or was woken."""

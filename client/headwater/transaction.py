@@ -104,6 +104,7 @@ class Transaction(Writes, Reads):
             raise
         finally:
             self._over = self._over or "over"
+        self.settle_deliveries()
         return self._committed
 
     async def rollback(self) -> None:
@@ -131,6 +132,7 @@ class Transaction(Writes, Reads):
     def settle(self, committed: Committed) -> None:
         """It has committed after all, as `status` says."""
         self._committed = committed
+        self.settle_deliveries()
 
     async def _commit_at_once(self) -> Committed:
         """All of it in one request, sent again until it is answered."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from headwater.codec import Codec, encode_with
+from headwater.delivery import Acknowledgeable, Delivery, ack_writes
 from headwater.errors import InvalidArgument, TooLarge
 from headwater.query import Query, event_filter
 from headwater.records import Event
@@ -45,6 +46,7 @@ class Writes:
         self._sizes: list[int] = []
         self._written_size = 0
         self._written_count = 0
+        self._acknowledged: list[Delivery] = []
 
     def put(self, key: Key, value: Any) -> None:
         """Set the value of a key."""
@@ -141,6 +143,24 @@ class Writes:
         place = f"state of {stream!r:.80}"
         data = _bounded(encode_with(self._codec, state, place), place)
         self._keep(["save_snapshot", stream, name, schema, version, data], len(data) + 512)
+
+    def ack(self, *deliveries: Acknowledgeable) -> None:
+        """Acknowledge deliveries of a consumer group, if and only if all this commits.
+
+        If one is not this consumer's any more when it comes to that, nothing is done, and the
+        commit raises DeliveryLost.
+        """
+        claimed = [delivery.claimed() for delivery in deliveries]
+        for delivery in claimed:
+            delivery.check_mine()
+        for write in ack_writes(claimed):
+            self._keep(write, 16 * len(write[2]))
+        self._acknowledged += claimed
+
+    def settle_deliveries(self) -> None:
+        """It has committed: what was acknowledged is settled."""
+        for delivery in self._acknowledged:
+            delivery.settle()
 
     def _keep_number(self, word: str, key: Key, number: float) -> None:
         encoded = encode_key(key)

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
-from headwater import blocking
+from headwater import blocking, blocking_groups
 from headwater.connecting import connect, connect_blocking
 from headwater.database import Database
+from headwater.delivery import Delivery
+from headwater.groups import Groups
+from headwater.membership import Membership
 from headwater.past import Past
 from headwater.subscription import Events, Subscription
 from headwater.transaction import Transaction
@@ -17,12 +20,15 @@ PAIRS = [
     (Transaction, blocking.BlockingTransaction),
     (Past, blocking.BlockingPast),
     (Subscription, blocking.BlockingSubscription),
+    (Groups, blocking_groups.BlockingGroups),
+    (Membership, blocking_groups.BlockingMembership),
+    (Delivery, blocking_groups.BlockingDelivery),
     (Events, blocking.BlockingEvents),
 ]
 
 # What the async face does for itself alone: the core's side of an unknown commit, and what a
 # link tells a subscription.
-INTERNAL = {"settle", "deliver", "lose"}
+INTERNAL = {"settle", "settle_deliveries", "check_mine", "claim", "deliver", "lose"}
 
 
 def public(face: type) -> dict[str, Any]:

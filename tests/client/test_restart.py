@@ -41,6 +41,35 @@ def test_what_is_run_takes_effect_once_across_a_kill(face: str, server: ServerPr
 
 
 @pytest.mark.parametrize("face", FACES)
+def test_a_consumer_joins_again_by_itself_and_no_event_is_counted_twice(
+    face: str, server: ServerProcess
+) -> None:
+    async def count(tx: headwater.Transaction, delivery: headwater.Delivery) -> None:
+        seen: int = await tx.get((face, "consumed"), 0)
+        assert delivery.event.version == seen + 1
+        tx.put((face, "consumed"), seen + 1)
+        tx.ack(delivery)
+
+    async def scenario(db: headwater.Database) -> None:
+        await db.groups.create(f"group-{face}", category=f"consumed{face}")
+        await db.append(f"consumed{face}-1", [headwater.Event("Counted", n) for n in range(40)])
+        done = 0
+        async with db.join(f"group-{face}", until_caught_up=True) as group:
+            async for delivery in group:
+                if done == 20:
+                    server.kill()
+                    server.start()
+                try:
+                    await db.run(count, delivery)
+                except headwater.DeliveryLost:
+                    assert done == 20
+                done += 1
+        assert await db.get((face, "consumed")) == 40
+
+    run_on(face, server.url, scenario)
+
+
+@pytest.mark.parametrize("face", FACES)
 def test_an_idle_client_does_not_notice_a_restart(face: str, server: ServerProcess) -> None:
     async def scenario(db: headwater.Database) -> None:
         await db.put((face, "idle"), 1)

@@ -1,0 +1,154 @@
+"""`headwater group`: consumer groups from the command line."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from headwater.cli.connection_options import Connector, connection_options
+from headwater.groups import ParkedEvent
+
+
+@click.group()
+def group() -> None:
+    """Make, look at and remove consumer groups, and what is parked in them."""
+
+
+@group.command("list")
+@connection_options
+def list_(connector: Connector) -> None:
+    """List the groups: name, position, consumers."""
+    with connector.connect() as db:
+        for summary in db.groups.list():
+            click.echo(f"{summary.name}\t{summary.position}\t{summary.members}")
+
+
+@group.command()
+@connection_options
+@click.argument("name")
+def info(connector: Connector, name: str) -> None:
+    """Show all about a group."""
+    with connector.connect() as db:
+        found = db.groups.info(name)
+    rows = {
+        "filter": json.dumps(found.filter, ensure_ascii=False),
+        "position": found.position,
+        "newest": found.newest,
+        "lag": found.lag,
+        "members": found.members,
+        "in flight": found.in_flight,
+        "retrying": found.retrying,
+        "parked": found.parked,
+        "parked stream": found.parked_stream,
+        "attempts": found.attempts or "any number",
+        "lease": f"{found.lease:g} s",
+        "retry delay": f"{found.retry_delay:g} s",
+    }
+    for label, value in rows.items():
+        click.echo(f"{label:<14} {value}")
+
+
+def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--stream", help="Only the events of this stream."),
+        click.option("--category", help="Only of streams of this category."),
+        click.option("--prefix", help="Only of streams whose names begin so."),
+        click.option("--type", "types", multiple=True, help="Only of this type; may be repeated."),
+        click.option("--tag", "tags", multiple=True, help="Only with this tag; may be repeated."),
+    ):
+        command = option(command)
+    return command
+
+
+@group.command()
+@connection_options
+@_filter_options
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Begin after this position.")
+@click.option("--now", is_flag=True, help="Begin with what comes from now on.")
+@click.option("--lease", type=float, help="Seconds that a consumer may take.  [default: 30]")
+@click.option("--attempts", type=int, help="Attempts until it is parked; 0: any.  [default: 10]")
+@click.option("--retry-delay", type=float, help="Seconds until the next attempt.  [default: 1]")
+@click.option(
+    "--parked-stream",
+    type=click.Choice(["hold", "continue"]),
+    help="Whether a stream waits for its parked event.  [default: hold]",
+)
+@click.argument("name")
+def create(
+    connector: Connector,
+    name: str,
+    *,
+    after: int,
+    now: bool,
+    types: tuple[str, ...],
+    tags: tuple[str, ...],
+    **rest: Any,
+) -> None:
+    """Make a group."""
+    with connector.connect() as db:
+        position = db.groups.create(
+            name, after=None if now else after, types=types or None, tags=tags or None, **rest
+        )
+    click.echo(f"group {name} created; it begins after position {position}")
+
+
+@group.command()
+@connection_options
+@click.argument("name")
+def delete(connector: Connector, name: str) -> None:
+    """Remove a group, with what is parked in it."""
+    with connector.connect() as db:
+        db.groups.delete(name)
+    click.echo(f"group {name} deleted")
+
+
+@group.command()
+@connection_options
+@click.option("--limit", type=click.IntRange(min=1), help="So many at most.")
+@click.argument("name")
+def parked(connector: Connector, name: str, limit: int | None) -> None:
+    """List what is parked: position, attempts, when, event, reason."""
+    with connector.connect() as db:
+        for one in db.groups.parked(name, limit=limit):
+            click.echo(_parked_line(one))
+
+
+def _parked_line(one: ParkedEvent) -> str:
+    what = (
+        "gone" if one.event is None else f"{one.event.stream}@{one.event.version} {one.event.type}"
+    )
+    reason = " ".join(one.reason.split())
+    return f"{one.position}\t{one.attempts}\t{one.time:%Y-%m-%dT%H:%M:%SZ}\t{what}\t{reason}"
+
+
+def _positions(all_: bool, positions: tuple[int, ...]) -> list[int] | None:
+    if all_ == bool(positions):
+        raise click.UsageError("which? Positions, or --all")
+    return None if all_ else list(positions)
+
+
+@group.command()
+@connection_options
+@click.option("--all", "all_", is_flag=True, help="All that are parked.")
+@click.argument("name")
+@click.argument("positions", type=click.IntRange(min=1), nargs=-1)
+def replay(connector: Connector, all_: bool, name: str, positions: tuple[int, ...]) -> None:
+    """Deliver parked events again, in order."""
+    chosen = _positions(all_, positions)
+    with connector.connect() as db:
+        count = db.groups.replay(name, chosen)
+    click.echo(f"{count} replayed")
+
+
+@group.command()
+@connection_options
+@click.option("--all", "all_", is_flag=True, help="All that are parked.")
+@click.argument("name")
+@click.argument("positions", type=click.IntRange(min=1), nargs=-1)
+def discard(connector: Connector, all_: bool, name: str, positions: tuple[int, ...]) -> None:
+    """Forget parked events: they count as done."""
+    chosen = _positions(all_, positions)
+    with connector.connect() as db:
+        count = db.groups.discard(name, chosen)
+    click.echo(f"{count} discarded")
