@@ -21,6 +21,13 @@ from headwater.blocking import (
     BlockingTransaction,
 )
 from headwater.blocking_groups import BlockingDelivery, BlockingGroups, BlockingMembership
+from headwater.blocking_projections import (
+    BlockingModel,
+    BlockingProjections,
+    BlockingProjectionTransaction,
+    BlockingReadModel,
+    RunningProjections,
+)
 from headwater.codec import Codec, MsgpackCodec, RawCodec
 from headwater.connecting import connect, connect_blocking
 from headwater.database import Database
@@ -45,8 +52,10 @@ from headwater.errors import (
     NoSuchGroup,
     NotANumber,
     PermissionDenied,
+    ProjectionBehind,
     ProtocolError,
     ReadOnly,
+    RebuildRefused,
     ShuttingDown,
     TimedOut,
     TooLarge,
@@ -61,7 +70,10 @@ from headwater.errors import (
 from headwater.event_types import EventTypes, TypedCodec
 from headwater.groups import GroupInfo, Groups, GroupSummary, ParkedEvent
 from headwater.membership import Membership
+from headwater.models import Model, ReadModel
 from headwater.past import Past
+from headwater.projection_state import ParkedStream, ProjectionTransaction
+from headwater.projections import Projections, ProjectionStatus
 from headwater.query import Criterion, Query
 from headwater.records import (
     CaughtUp,
@@ -101,10 +113,14 @@ __all__ = [
     "Batch",
     "BlockingAggregates",
     "BlockingDatabase",
+    "BlockingModel",
     "BlockingDelivery",
     "BlockingGroups",
     "BlockingMembership",
     "BlockingPast",
+    "BlockingProjectionTransaction",
+    "BlockingProjections",
+    "BlockingReadModel",
     "BlockingSubscription",
     "BlockingTransaction",
     "CaughtUp",
@@ -140,22 +156,31 @@ __all__ = [
     "InvalidArgument",
     "Key",
     "Loaded",
+    "Model",
     "Membership",
     "MsgpackCodec",
     "NoSuchCommit",
     "NoSuchGroup",
     "NotANumber",
     "ParkedEvent",
+    "ParkedStream",
     "Past",
     "PermissionDenied",
+    "ProjectionBehind",
     "Pong",
     "Position",
+    "ProjectionStatus",
+    "ProjectionTransaction",
+    "Projections",
     "ProtocolError",
     "Query",
     "RawCodec",
+    "ReadModel",
     "ReadOnly",
+    "RebuildRefused",
     "RecordedEvent",
     "Repository",
+    "RunningProjections",
     "ShuttingDown",
     "Snapshot",
     "StoredSnapshot",

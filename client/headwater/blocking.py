@@ -7,7 +7,7 @@ exists once. tests/client/test_faces.py compares the names and signatures of bot
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from headwater.address import Address
@@ -18,6 +18,13 @@ from headwater.blocking_runtime import BlockingRuntime
 from headwater.database import Database
 from headwater.membership import GROUP_CREDIT_DEFAULT
 from headwater.past import Past
+from headwater.projections import (
+    ATTEMPTS_DEFAULT,
+    BATCH_SECONDS_DEFAULT,
+    BATCH_SIZE_DEFAULT,
+    ProjectionStatus,
+    check_handler,
+)
 from headwater.query import Query
 from headwater.reads import Reads
 from headwater.records import (
@@ -38,7 +45,15 @@ from headwater_protocol.keys import Key, KeyTuple
 from headwater_protocol.numbers import ANY, CommitNumber
 from headwater_protocol.operations import SERIALIZABLE
 
+if TYPE_CHECKING:
+    from headwater.blocking_projections import (
+        BlockingProjections,
+        BlockingReadModel,
+        RunningProjections,
+    )
+
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class BlockingReads:
@@ -374,6 +389,69 @@ class BlockingDatabase(BlockingReads):
 
     def snapshots(self) -> BlockingPages[StoredSnapshot]:
         return BlockingPages(self._database.snapshots())
+
+    # Their module builds on this one.
+
+    @property
+    def projections(self) -> "BlockingProjections":
+        from headwater.blocking_projections import BlockingProjections
+
+        return BlockingProjections(self._database.projections)
+
+    def projection(
+        self,
+        name: str,
+        *,
+        version: int = 1,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
+        batched: bool = False,
+        batch_size: int = BATCH_SIZE_DEFAULT,
+        batch_seconds: float = BATCH_SECONDS_DEFAULT,
+        attempts: int = ATTEMPTS_DEFAULT,
+    ) -> Callable[[F], F]:
+        from headwater.blocking_projections import stepped_handler
+
+        def define(handler: F) -> F:
+            check_handler(name, handler, waits=False)
+            self._database.projections.define(
+                name,
+                stepped_handler(handler),
+                version=version,
+                stream=stream,
+                category=category,
+                prefix=prefix,
+                types=types,
+                tags=tags,
+                query=query,
+                batched=batched,
+                batch_size=batch_size,
+                batch_seconds=batch_seconds,
+                attempts=attempts,
+            )
+            return handler
+
+        return define
+
+    def run_projections(self, *names: str) -> "RunningProjections":
+        from headwater.blocking_projections import RunningProjections
+
+        return RunningProjections(self._database, self._database.projections, names)
+
+    def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:
+        step(self._database.wait_for(name, position, timeout=timeout))
+
+    def projection_status(self, name: str) -> ProjectionStatus:
+        return step(self._database.projection_status(name))
+
+    def model(self, name: str) -> "BlockingReadModel":
+        from headwater.blocking_projections import BlockingReadModel
+
+        return BlockingReadModel(self._database.model(name))
 
     def ping(self) -> Pong:
         return step(self._database.ping())

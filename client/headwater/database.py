@@ -1,6 +1,7 @@
 """The database, as applications on trio and asyncio use it."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,8 +17,17 @@ from headwater.groups import Groups
 from headwater.handshake import verifier
 from headwater.identifiers import new_transaction_id, transaction_bytes
 from headwater.membership import GROUP_CREDIT_DEFAULT, Membership
+from headwater.models import ReadModel
 from headwater.pages import CommitPages, Pages, SnapshotPages
 from headwater.past import Past
+from headwater.projections import (
+    ATTEMPTS_DEFAULT,
+    BATCH_SECONDS_DEFAULT,
+    BATCH_SIZE_DEFAULT,
+    Projections,
+    ProjectionStatus,
+    check_handler,
+)
 from headwater.query import Query, event_filter
 from headwater.reads import Reads
 from headwater.records import (
@@ -38,6 +48,7 @@ from headwater_protocol.numbers import ANY
 from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Database(Reads):
@@ -56,6 +67,7 @@ class Database(Reads):
         self._codec: Codec = options.codec
         self._runtime = runtime
         self._way: Channel | None = None
+        self._projections: Projections | None = None
 
     async def __aenter__(self) -> "Database":
         if self._way is not None:
@@ -309,6 +321,108 @@ class Database(Reads):
     def snapshots(self) -> Pages[StoredSnapshot]:
         """Iterate over every stored snapshot, in no order that means something."""
         return SnapshotPages(self._channel.read, self._codec)
+
+    # Projections.
+
+    @property
+    def projections(self) -> Projections:
+        """The projections of this database: their status, what is parked, rebuilding."""
+        if self._projections is None:
+            self._projections = Projections(self)
+        return self._projections
+
+    def projection(
+        self,
+        name: str,
+        *,
+        version: int = 1,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
+        batched: bool = False,
+        batch_size: int = BATCH_SIZE_DEFAULT,
+        batch_seconds: float = BATCH_SECONDS_DEFAULT,
+        attempts: int = ATTEMPTS_DEFAULT,
+    ) -> Callable[[F], F]:
+        """Define a projection: a handler of events, whose writes happen exactly once.
+
+        The handler, handler(tx, event), writes to `tx.model`, which readers see as
+        `db.model(name)`, and may do all else that a transaction can. It is run by
+        `run_projections`. If it raises an error, the stream of the event is parked.
+
+        Args:
+            name: under which its position and its model are kept.
+            version: of the handler. Raise it, and the model is made anew beside the old one.
+            stream, category, prefix, types, tags, query: which events, as for read_all.
+            batched: the handler takes a list of events, handler(tx, events).
+            batch_size: events in one transaction at most.
+            batch_seconds: seconds after which a transaction takes no further event.
+            attempts: how often an event is tried before its stream is parked.
+        """
+
+        def define(handler: F) -> F:
+            check_handler(name, handler, waits=True)
+            self.projections.define(
+                name,
+                handler,
+                version=version,
+                stream=stream,
+                category=category,
+                prefix=prefix,
+                types=types,
+                tags=tags,
+                query=query,
+                batched=batched,
+                batch_size=batch_size,
+                batch_seconds=batch_seconds,
+                attempts=attempts,
+            )
+            return handler
+
+        return define
+
+    def run_projections(self, *names: str) -> AbstractAsyncContextManager[None]:
+        """Run projections as long as a block runs: `async with db.run_projections()`.
+
+        Several processes may run the same: each event takes effect once. They go on after a lost
+        connection, for as long as it takes. An error that time does not mend ends the block.
+
+        Args:
+            names: of those to run; without any, all that are defined here.
+        """
+        return self.projections.run(*names)
+
+    async def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109
+        """Return when a projection has dealt with all events up to a position.
+
+        It reads as much as has been written then: await db.wait_for("balances",
+        committed.last_position). Events of a parked stream count as dealt with.
+
+        Args:
+            name: of the projection; it may run in another process.
+            position: of an event, whether it concerns the projection or not.
+            timeout: seconds.
+
+        Raises:
+            ProjectionBehind: it had not come so far when the time was over.
+        """
+        await self.projections.wait_for(name, position, timeout=timeout)
+
+    async def projection_status(self, name: str) -> ProjectionStatus:
+        """How far a projection is, how far behind, and what is parked.
+
+        Raises:
+            InvalidArgument: it never ran on this database.
+        """
+        return await self.projections.status(name)
+
+    def model(self, name: str) -> ReadModel:
+        """The read model of a projection, as readers see it."""
+        NAME(name, "model: name")
+        return ReadModel(self, name, self)
 
     # The server.
 

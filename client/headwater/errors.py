@@ -1,4 +1,4 @@
-"""Errors of the client: those of the protocol, and two that only a client can meet."""
+"""Errors of the client: those of the protocol, and those that only a client can meet."""
 
 from headwater_protocol.errors import (
     AuthenticationFailed,
@@ -45,6 +45,19 @@ class Undecodable(HeadwaterError, code="undecodable"):
     """The codec cannot read what is stored: it was written with another one."""
 
 
+class ProjectionBehind(HeadwaterError, code="projection_behind"):
+    """A projection has not come as far as it was waited for."""
+
+    retryable = True
+
+
+class RebuildRefused(HeadwaterError, code="rebuild_refused"):
+    """A build was not put in the place of another, since events failed in it.
+
+    details["parked"] has [stream, position, reason] of each stream that is parked in it.
+    """
+
+
 __all__ = [
     "AuthenticationFailed",
     "CommitUnknown",
@@ -65,8 +78,10 @@ __all__ = [
     "NoSuchGroup",
     "NotANumber",
     "PermissionDenied",
+    "ProjectionBehind",
     "ProtocolError",
     "ReadOnly",
+    "RebuildRefused",
     "ShuttingDown",
     "TimedOut",
     "TooLarge",

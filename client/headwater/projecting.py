@@ -455,7 +455,7 @@ class Follower:
         held = held_key(self.projection.name, self.build, stream)
         if len(rows) > limit:
             row = rows[limit]
-            moved = replace(parked, position=row[0], version=row[2], type=row[6])
+            moved = replace(parked, position=row[0], version=row[2], type=row[6], attempts=0)
             tx.write_record(key, moved.record())
             tx.add(held, -limit)
             self._write(tx, progress.with_parked(0))

@@ -389,10 +389,10 @@ def check_handler(name: str, handler: Callable[..., Any], *, waits: bool) -> Non
 def works(projections: Sequence[Projection]) -> list[Callable[["Database"], Awaitable[None]]]:
     """What has to run for some projections."""
 
-    async def look_ahead(db: "Database") -> None:
+    async def all_ahead(db: "Database") -> None:
         await look_ahead_for_ever(db, projections)
 
-    return [look_ahead, *(partial(_kept, projection) for projection in projections)]
+    return [all_ahead, *(partial(_kept, projection) for projection in projections)]
 
 
 async def _kept(projection: Projection, db: "Database") -> None:
@@ -437,7 +437,7 @@ async def look_ahead_for_ever(db: "Database", projections: Sequence[Projection])
         await runtime.sleep(LOOK_AHEAD_SECONDS)
         for projection in projections:
             try:
-                await _look_ahead(db, projection)
+                await look_ahead(db, projection)
             except Retired:
                 pass  # It was replaced meanwhile.
             except HeadwaterError as error:
@@ -445,7 +445,9 @@ async def look_ahead_for_ever(db: "Database", projections: Sequence[Projection])
                     raise
 
 
-async def _look_ahead(db: "Database", projection: Projection) -> None:
+async def look_ahead(db: "Database", projection: Projection) -> None:
+    """Let one advance over what does not concern it."""
+
     async def read(tx: ProjectionTransaction) -> Head | None:
         return await tx.head(projection.name)
 
