@@ -213,7 +213,9 @@ class Reads(ABC):
         codec = self._codec
         events = [*from_stored([recorded_event(row, codec) for row in rows], codec)]
         if more:
-            after = events[-1].version if events else 0
+            # A large snapshot may have left no room for events.
+            after = snapshot.version if snapshot is not None else 0
+            after = events[-1].version if events else after
             rest = EventPages(
                 self._fetch, self._codec, stream, after, {}, reverse=False, limit=version - after
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headwater_protocol import limits
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_server.engine.events import StoredEvent, decode_event
 from headwater_server.engine.filters import EVERYTHING, Criterion, EventFilter
@@ -316,3 +317,19 @@ def test_a_reader_stays_at_its_view() -> None:
     assert reader.read_stream("a", 0, 10, False).version == 1
     assert positions(reader.read_all(0, EVERYTHING, 10, False).events) == [1]
     assert positions(reader.read_all(0, EVERYTHING, 10, True).events) == [1]
+
+
+def test_a_load_is_never_larger_than_a_frame() -> None:
+    # A snapshot of 8 MiB and an event of 12 were too large for every answer, for good.
+    half = b"." * limits.VALUE_SIZE_MAX
+    database = Database()
+    database.execute(append("a", "One", "Two"))
+    database.execute(["save_snapshot", "a", "", 0, 2, half])
+    database.execute(["append", "a", -1, [[None, "Large", half, half[: len(half) // 2]]]])
+    database.execute(append("a", "Four"))
+    loaded = database.engine.reader().load("a", "", 0)
+    assert loaded.snapshot == (2, half)
+    assert (loaded.version, loaded.events, loaded.more) == (4, [], True)
+    database.execute(["save_snapshot", "a", "other", 0, 3, half])
+    loaded = database.engine.reader().load("a", "other", 0)
+    assert (len(loaded.events), loaded.more) == (1, False)

@@ -413,3 +413,34 @@ def test_what_was_read_is_remembered_in_the_order_of_reading() -> None:
     assert [conflict["key"] for conflict in failure.value.conflicts] == keys
     assert running.read_set is not None
     assert list(running.read_set.streams) == [key.decode() for key in keys]
+
+
+@pytest.mark.parametrize("layer", ["active", "frozen", "files"])
+def test_an_append_that_was_done_before_adds_nothing_to_what_its_transaction_reads(
+    layer: str,
+) -> None:
+    # It counts as done at commit, and was shown as new until then.
+    database = Database()
+    done = ["append", "a", -1, [[bytes([n]) * 16, "One", b"", b""] for n in (1, 2)]]
+    database.execute(done)
+    if layer == "frozen":
+        assert database.engine.begin_checkpoint() is not None
+    elif layer == "files":
+        database.checkpoint()
+    running = database.begin()
+    running.write([done, ["append", "a", -1, [[b"3" * 16, "Two", b"", b""]]]])
+    for reverse in (False, True):
+        page = running.read_stream("a", 0, 10, reverse)
+        found = [(event.version, event.position) for event in map(decode_event, page.events)]
+        assert (page.version, sorted(found)) == (3, [(1, 1), (2, 2), (3, 0)])
+    assert running.load("a", "", 0).version == 3
+    assert database.commit(running)[2:] == [3, 3, {"a": 3}]
+
+
+def test_an_append_that_another_did_after_the_read_view_is_shown_as_new() -> None:
+    database = Database()
+    write = ["append", "a", -1, [[b"1" * 16, "One", b"", b""]]]
+    running = database.begin()
+    database.execute(write)
+    running.write([write])
+    assert running.read_stream("a", 0, 10, False).version == 1

@@ -10,7 +10,14 @@ import pytest
 from headwater_protocol import limits
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, NotANumber, TooLarge
 from headwater_server.engine.atomics import Atomic
-from headwater_server.engine.write_buffer import WriteBuffer, blind_writes, evaluate, next_key
+from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.write_buffer import (
+    Append,
+    WriteBuffer,
+    blind_writes,
+    evaluate,
+    next_key,
+)
 
 USER = b"\x01"
 
@@ -163,14 +170,18 @@ def test_writes_that_need_no_buffer_are_those_that_it_would_hold() -> None:
         assert blind_writes([other, *puts]) is None
 
 
-def test_own_events_are_those_of_the_stream_in_order() -> None:
-    first, second, third = ([None, name, b"", b""] for name in ("First", "Second", "Third"))
+def test_appends_are_kept_in_order_with_their_conditions() -> None:
+    first, second = ([None, name, b"", b""] for name in ("First", "Second"))
     buffer = folded(
-        ["append", "a", -1, [first]], ["append", "b", -1, [second]], ["append", "a", -1, [third]]
+        ["append", "a", -1, [first]],
+        ["append", "b", 3, [second], {"types": ["Second"]}, 7],
+        ["append", "a", -1, [second], None],
     )
-    assert buffer.own_events("a") == [first, third]
-    assert buffer.own_events("b") == [second]
-    assert buffer.own_events("c") == []
+    assert buffer.appends == [
+        Append("a", -1, [first]),
+        Append("b", 3, [second], EventFilter(types=("Second",)), 7),
+        Append("a", -1, [second]),
+    ]
 
 
 def test_a_snapshot_is_an_entry_of_the_key_space_of_snapshots() -> None:

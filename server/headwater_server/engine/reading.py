@@ -25,6 +25,10 @@ from headwater_server.engine.scanning import ScanPage, scan_page
 from headwater_server.engine.searching import Search
 from headwater_server.engine.state import State
 
+_LOAD_SIZE_MAX: Final = limits.BODY_SIZE_MAX - 64 * limits.KIB
+"""Bytes of a snapshot and of the events behind it in one answer: the rest of its frame is for
+what stands around them."""
+
 _BATCH: Final = 512
 """Positions whose events are fetched at a time while a page is filled."""
 
@@ -104,7 +108,12 @@ class Reader:
             snapshot = self._newest_snapshot(stream, name, schema, version)
         after = 0 if snapshot is None else snapshot[0]
         page = self.read_stream(stream, after, limits.PAGE_ITEMS_MAX, reverse=False)
-        return Loaded(page.version, snapshot, page.events, page.more)
+        if snapshot is None:
+            return Loaded(page.version, None, page.events, page.more)
+        # An answer is one frame: a large snapshot leaves little room, or none, for events.
+        events = _within(page.events, _LOAD_SIZE_MAX - len(snapshot[1]))
+        more = page.more or len(events) < len(page.events)
+        return Loaded(page.version, snapshot, events, more)
 
     def read_all(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> EventsPage:
         """Events of all streams after a position, or in reverse before it (0: from the end)."""
@@ -252,6 +261,16 @@ class Reader:
                 events.append(stored)
                 size += len(stored)
         return events
+
+
+def _within(events: list[bytes], size_max: int) -> list[bytes]:
+    """As many of the first events as have *size_max* bytes together."""
+    size = 0
+    for count, event in enumerate(events):
+        size += len(event)
+        if size > size_max:
+            return events[:count]
+    return events
 
 
 def user_range(start: bytes, end: bytes | None) -> tuple[bytes, bytes]:

@@ -26,8 +26,9 @@ from headwater_protocol.errors import (
     TransactionAborted,
     WrongVersion,
 )
+from headwater_server.engine.appended import versions_after
 from headwater_server.engine.evaluation import Evaluated, evaluate_buffer
-from headwater_server.engine.events import StoredEvent, decode_event
+from headwater_server.engine.events import StoredEvent
 from headwater_server.engine.installing import install
 from headwater_server.engine.memtable import ABORTED
 from headwater_server.engine.records import Record, encode_abort, encode_commit
@@ -278,10 +279,7 @@ class Sequencer:
         if not record.event_count:
             return [commit, record.time, None, None, {}]
         last = record.first_position + record.event_count - 1
-        versions: dict[str, int] = {}
-        for stored in self._state.events(range(record.first_position, last + 1)):
-            event = decode_event(stored)
-            versions[event.stream] = event.version
+        versions = versions_after(self._state, record.first_position, last)
         return [commit, record.time, record.first_position, last, versions]
 
     # Groups.

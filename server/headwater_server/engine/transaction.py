@@ -27,7 +27,7 @@ from headwater_server.engine.retention import Rule
 from headwater_server.engine.retention_writes import changed_rule
 from headwater_server.engine.scanning import ScanPage, pack_page
 from headwater_server.engine.state import State
-from headwater_server.engine.write_buffer import WriteBuffer, evaluate, next_key
+from headwater_server.engine.write_buffer import Append, WriteBuffer, evaluate, next_key
 
 _UNCOMMITTED_ID: Final = bytes(16)
 
@@ -164,7 +164,7 @@ class Transaction(Reader):
     def read_stream(self, stream: str, after: int, limit: int, reverse: bool) -> StreamPage:
         self._register_stream(stream)
         page = super().read_stream(stream, after, limit, reverse)
-        own = self.buffer.own_events(stream)
+        own = self._own_events(stream)
         if not own:
             return page
         return self._with_own_events(stream, page, own, after, limit, reverse)
@@ -206,13 +206,35 @@ class Transaction(Reader):
     def _newest_snapshot(
         self, stream: str, name: str, schema: int, version: int
     ) -> tuple[int, bytes] | None:
-        version += len(self.buffer.own_events(stream))
+        version += len(self._own_events(stream))
         first, last = keyspaces.snapshot_range(stream, name, schema, version)
         for key, state in self._scan_own(first, last, reverse=True):
             self._register_range(key, last)
             return keyspaces.parse_snapshot_key(key).version, state
         self._register_range(first, last)
         return None
+
+    def _own_events(self, stream: str) -> list[list[Any]]:
+        """The events that this transaction adds to a stream, in order."""
+        return [
+            event
+            for append in self.buffer.appends
+            if append.stream == stream and not self._is_done(append)
+            for event in append.events
+        ]
+
+    def _is_done(self, append: Append) -> bool:
+        """Whether all events of an append are there by their ids: it will only count as done."""
+        if any(event[0] is None for event in append.events):
+            return False
+        stream = append.stream
+        head = self._state.head(stream)
+        last = self._state.version_at(stream, head, self.position)
+        if last == 0:
+            return False
+        first = self._visibility().first(stream) if self._is_thinned() else 1
+        found = (self._state.event_version(stream, head, event[0]) for event in append.events)
+        return all(version is not None and first <= version <= last for version in found)
 
     def _with_own_events(
         self,

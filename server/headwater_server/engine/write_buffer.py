@@ -134,12 +134,6 @@ class WriteBuffer:
         """Whether a range delete of this transaction hides what is stored under the key."""
         return any(start <= key < end for start, end in self.ranges)
 
-    def own_events(self, stream: str) -> list[list[Any]]:
-        """The events that this transaction appends to a stream, in order."""
-        return [
-            event for append in self.appends if append.stream == stream for event in append.events
-        ]
-
     def overlay(
         self, stored: Iterator[tuple[bytes, bytes]], start: bytes, end: bytes, *, reverse: bool
     ) -> Iterator[tuple[bytes, bytes]]:
