@@ -9,7 +9,7 @@ COMPILED := $(VENV)/.compiled
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format compile test-compiled simulate mutants torture-kill bench bench-quick bench-restart wheel clean
+.PHONY: help setup demo test check format compile test-compiled simulate mutants torture-kill torture-projections bench bench-quick bench-restart wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
