@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import clients, conditions, machine, servers
+from bench import clients, conditions, machine, servers, sizes
 from bench.load import Load, LoadFailed
 from bench.report import Round, Row, Verdict, chart, put_into, text, verdicts_of, write_json
 from bench.servers import Server
@@ -145,6 +145,16 @@ def measure_conditions(
         yield verdict
 
 
+def measure_sizes(load: Load, directory: Path, rounds: int, seconds: float) -> Iterator[Verdict]:
+    """Headwater with many keys, and with ten times as many."""
+    small, large = (f"{count:,}" for count in sizes.SIZES)
+    for what, values in sizes.sizes(load, directory / "sizes", rounds, seconds):
+        title, against = f"{what}, {large} keys", f"times with {small}"
+        verdict = Verdict(title, against, tuple(values), 0.7)
+        print(verdict.line(), flush=True)
+        yield verdict
+
+
 def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -152,7 +162,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
     parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before each turn")
-    parser.add_argument("--only", help="names of workloads, with commas; clients, conditions")
+    parser.add_argument(
+        "--only", help="names of workloads, with commas; clients, conditions, sizes"
+    )
     parser.add_argument("--json", type=Path, help="a file for all figures")
     parser.add_argument("--page", type=Path, help="a Markdown page to put the report into")
     parser.add_argument("--directory", type=Path, help="where the data goes; default: temporary")
@@ -186,6 +198,9 @@ def main() -> None:
         settings = {**timing, **_settings_of(started)}
         if only is None or "conditions" in only:
             verdicts += measure_conditions(load, directory, given.rounds, given.seconds)
+        # To fill them takes minutes, so a quick look goes without.
+        if "sizes" in only if only is not None else not given.quick:
+            verdicts += measure_sizes(load, directory, given.rounds, given.seconds)
     report = text(facts, settings, rows, verdicts)
     print("\n" + report)
     if given.json:

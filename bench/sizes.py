@@ -1,0 +1,116 @@
+"""Headwater against itself with ten times the keys: what a larger database costs.
+
+Two servers, each filled once, are asked in turn. The keys that are asked for are drawn from all,
+and are more than any cache of the server holds.
+"""
+
+import random
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from io import BufferedReader
+from pathlib import Path
+from typing import Final
+
+from msgpack import unpackb
+
+from bench import requests
+from bench.load import Cycle, Load, LoadFailed, Script, Step
+from bench.requests import HELLO, Transactions
+from bench.servers import Headwater
+from bench.workloads import VALUE_SIZE, key
+
+SIZES: Final = (1_000_000, 10_000_000)
+"""Keys of the small database and of the large one."""
+
+CONNECTIONS: Final = 32
+CYCLES: Final = 2048
+"""Keys that one connection asks for before the first comes again."""
+
+BATCH: Final = 1000
+"""Keys that one transaction of the filling writes."""
+
+DEPTH: Final = 8
+"""Transactions of the filling that are under way at once."""
+
+POOL: Final = random.Random(3).randbytes(1 << 16)
+"""Values are pieces of it, so that neighbours do not compress to nothing."""
+
+
+def value(number: int) -> bytes:
+    """The value of the number-th key."""
+    start = number * 7919 % (len(POOL) - VALUE_SIZE)
+    return POOL[start : start + VALUE_SIZE]
+
+
+def sizes(
+    load: Load, directory: Path, rounds: int, seconds: float, keys: Sequence[int] = SIZES
+) -> Iterator[tuple[str, list[float]]]:
+    """For gets and for puts: the large database's rate over that of the small one, by round."""
+    with ExitStack() as running:
+        servers: list[tuple[Headwater, int]] = []
+        for count in keys:
+            server = Headwater(directory / f"keys-{count}")
+            server.start()
+            running.callback(server.stop)
+            _fill(server.port, count)
+            servers.append((server, count))
+        for what in ("get", "put"):
+            ratios: list[float] = []
+            for turn in range(rounds):
+                small, large = (
+                    load.run(
+                        "headwater",
+                        server.port,
+                        [_script(what, count, turn * CONNECTIONS + n) for n in range(CONNECTIONS)],
+                        warm_up_s=1.0,
+                        measure_s=seconds,
+                    ).rate
+                    for server, count in servers
+                )
+                ratios.append(large / small)
+            yield what, ratios
+
+
+def _script(what: str, count: int, seed: int) -> Script:
+    source = random.Random(seed)
+    ids = Transactions()
+    cycles: list[Cycle] = []
+    for place in range(1, CYCLES + 1):
+        number = source.randrange(count)
+        if what == "get":
+            cycles.append(Cycle([Step(requests.frame(place, "get", None, key(number)))]))
+        else:
+            writes = [["put", key(number), value(number + 1)]]
+            frame = requests.frame(place, "execute", ids.id, [], [], writes)
+            cycles.append(Cycle([Step(frame, marks=ids.marks)]))
+    return Script(cycles, HELLO)
+
+
+def _fill(port: int, count: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        answers = connection.makefile("rb")
+        connection.sendall(HELLO.data)
+        # Until it is answered, only small requests are taken.
+        _take(answers)
+        under_way = 0
+        for first in range(0, count, BATCH):
+            numbers = range(first, min(first + BATCH, count))
+            writes = [["put", key(number), value(number)] for number in numbers]
+            ids = Transactions()
+            frame = requests.frame(2 + first // BATCH, "execute", ids.id, [], [], writes)
+            connection.sendall(ids.first(frame))
+            under_way += 1
+            if under_way > DEPTH:
+                _take(answers)
+                under_way -= 1
+        for _ in range(under_way):
+            _take(answers)
+
+
+def _take(answers: BufferedReader) -> None:
+    """Read one answer, and see that it is no error."""
+    size = int.from_bytes(answers.read(4), "big")
+    _, status, payload = unpackb(answers.read(size), strict_map_key=False)
+    if status != 0:
+        raise LoadFailed(f"filling: {payload}")
