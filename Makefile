@@ -9,7 +9,7 @@ COMPILED := $(VENV)/.compiled
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format compile test-compiled simulate mutants torture-kill torture-projections bench bench-quick bench-restart wheel clean
+.PHONY: help setup demo test check format compile test-compiled simulate mutants torture-kill torture-projections bench bench-quick bench-restart bench-aggregates wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -70,6 +70,9 @@ bench-quick: $(COMPILED)  ## The same in about two minutes, without writing it d
 
 bench-restart: $(COMPILED)  ## Measure restart time and memory (KEYS=1000000 by default)
 	$(BIN)/python -m bench.restart --keys $${KEYS:-1000000}
+
+bench-aggregates: $(READY)  ## Measure loading an aggregate of 100,000 events with a snapshot
+	$(BIN)/python -m bench.aggregates
 
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
