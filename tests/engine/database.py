@@ -122,6 +122,23 @@ class Database:
             self.engine.finish_checkpoint(checkpoint)
             self.engine.trim_log()
 
+    def rewrite(self) -> None:
+        """All that retention and erasure let go of goes from the disk."""
+        self.checkpoint()
+        for _ in range(100):
+            rewrite = self.engine.begin_rewrite()
+            if rewrite is None:
+                return
+            rewrite.run()
+            self.engine.rewriting.finish(rewrite)
+            if self.engine.rewriting.wants_roll:
+                self.engine.seal_log()
+                assert self.engine.begin_checkpoint() is None
+                self.engine.trim_log()
+            elif rewrite.complete and not self.engine.rewriting.erasing:
+                return
+        raise AssertionError("it comes to no end")
+
     # Ending it.
 
     def reopen(self, settings: EngineSettings | None = None) -> "Database":

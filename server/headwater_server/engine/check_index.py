@@ -16,7 +16,7 @@ from typing import Final
 
 from headwater_protocol.errors import DamagedFile, HistoryGone
 from headwater_protocol.numbers import CommitNumber
-from headwater_server.engine import postings
+from headwater_server.engine import keyspaces, postings
 from headwater_server.engine.check_logs import CheckedEvent, EventReader, is_given
 from headwater_server.engine.check_sums import SUSPECTS_MAX, Sums
 from headwater_server.engine.checkpointed import CheckpointedState
@@ -34,8 +34,10 @@ from headwater_server.engine.index_keys import (
     first_position,
     parse_event_id_key,
     parse_head,
+    parse_latest,
     parse_number,
 )
+from headwater_server.engine.retention import decode_rule
 from headwater_server.storage.state_store import Family
 
 KINDS: Final = {STREAM: "stream", CATEGORY: "category", TYPE: "type", TAG: "tag"}
@@ -100,7 +102,7 @@ class IndexCheck:
         """Check one name's positions and add them to the sums; how many postings it has."""
         sums = self._sums[kind]
         applied = self._state.applied_position
-        damaged = self._reader.damaged
+        damaged, removed = self._reader.damaged, self._reader.removed
         last = count = used = 0
         for positions in self._positions(kind, name, head):
             used += 1
@@ -114,6 +116,13 @@ class IndexCheck:
                     continue
                 if position in damaged:
                     self._tell_damaged(kind, name, count, position)
+                    continue
+                if position in removed:
+                    if kind == STREAM and not self._is_hidden(name, count, head.version):
+                        self._wrong(
+                            f"stream {name!r}: version {count}, at position {position}, was "
+                            "removed, and no rule of retention hides it"
+                        )
                     continue
                 if kind == STREAM:
                     sums.add_right(name, (name, count, position))
@@ -130,6 +139,13 @@ class IndexCheck:
                 f"{head.last_position} by its head, {count} up to {last} by its postings"
             )
         return used - 1
+
+    def _is_hidden(self, stream: str, version: int, newest: int) -> bool:
+        """Whether a rule hides a version, or may: how old events are, nobody can tell here."""
+        entry = self._store.get(Family.LATEST, keyspaces.retention_key(stream))
+        rule = decode_rule(None if entry is None else parse_latest(entry).value)
+        kept = newest - rule.count_max if rule.count_max else 0
+        return version < rule.before or version <= kept or rule.age_us_max > 0
 
     def _positions(self, kind: bytes, name: str, head: IndexHead) -> Iterator["array[int]"]:
         if len(head.tail) < head.version:
@@ -189,7 +205,7 @@ class IndexCheck:
         for positions in self._positions(kind, name, head):
             for position in positions:
                 count += 1
-                if position <= applied and position not in self._reader.damaged:
+                if position <= applied and not self._is_gone(position):
                     indexed[position] = count
         there = dict(events)
         for position in sorted(indexed.keys() | there.keys()):
@@ -213,7 +229,7 @@ class IndexCheck:
         for stream_id, group in groupby(entries, lambda entry: parse_event_id_key(entry[0])[0]):
             members = [(parse_event_id_key(key)[1], parse_number(entry)) for key, entry in group]
             counter.add(len(members))
-            if stream_id > self._state.applied_position or stream_id in self._reader.damaged:
+            if stream_id > self._state.applied_position or self._is_gone(stream_id):
                 continue
             head = None
             if stream_id > 0:
@@ -238,7 +254,7 @@ class IndexCheck:
                 continue
             try:
                 position = postings.positions_of_versions(self._store, head, version, version)[0]
-                if position > applied or position in self._reader.damaged:
+                if position > applied or self._is_gone(position):
                     continue
                 event = decode_event(self._state.events([position])[0])
             except DamagedFile:
@@ -257,6 +273,9 @@ class IndexCheck:
             if is_given(event, record):
                 self._ids.add_right(event_id, (event_id, position))
 
+    def _is_gone(self, position: int) -> bool:
+        return position in self._reader.damaged or position in self._reader.removed
+
     def _find_missing_ids(self, suspects: set[int], counter: Counter) -> None:
         for checked in self._reader.read(counter, quiet=True):
             event = checked.event
@@ -264,7 +283,11 @@ class IndexCheck:
                 continue
             head = postings.read_head(self._store, STREAM, event.stream)
             key = event_id_key(head.id if head else 0, event.id)
-            if parse_number(self._store.get(Family.INDEX, key)) != event.version:
+            indexed = parse_number(self._store.get(Family.INDEX, key))
+            # The id of an event that is hidden may be that of a later one by now.
+            if indexed > event.version and self._is_hidden(event.stream, event.version, indexed):
+                continue
+            if indexed != event.version:
                 self._wrong_id(
                     f"stream {event.stream!r}: the id of version {event.version}, "
                     f"{event.id.hex()}, is not in the index"

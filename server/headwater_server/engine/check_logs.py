@@ -5,6 +5,7 @@ other: the commit log says where each commit's events begin, each event says whi
 of, and the write-ahead log must go on where the files end.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -186,15 +187,39 @@ def stored_events(log: EventLog) -> Iterator[tuple[int, bytes | DamagedFile]]:
         position += len(chunk)
 
 
+class Runs:
+    """A set of numbers that are added in order, kept as the runs that they make."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, number: int) -> None:
+        """Add a number that is not below those that are there; twice is allowed."""
+        if self._ends and number <= self._ends[-1]:
+            return
+        if self._ends and number == self._ends[-1] + 1:
+            self._ends[-1] = number
+        else:
+            self._starts.append(number)
+            self._ends.append(number)
+
+    def __contains__(self, number: int) -> bool:
+        place = bisect_right(self._starts, number) - 1
+        return place >= 0 and number <= self._ends[place]
+
+
 class EventReader:
     """Walks over all events, beside the commit log.
 
     Attributes:
         damaged: positions of events that cannot be read.
+        removed: positions of events that retention has removed.
     """
 
     def __init__(self, event_log: EventLog, commit_log: CommitLog, report: Report) -> None:
         self.damaged: set[int] = set()
+        self.removed = Runs()
         self._event_log = event_log
         self._commit_log = commit_log
         self._report = report
@@ -213,6 +238,9 @@ class EventReader:
                     self._tell(position, stored)
                 if len(self.damaged) > _DAMAGED_MAX:
                     return
+                continue
+            if not stored:
+                self.removed.add(position)
                 continue
             try:
                 event = decode_event(stored)

@@ -126,7 +126,12 @@ class Checkpointing:
     def begin(self, *, published: int, views: list[int], forget_before: int) -> Checkpoint | None:
         """Freeze the memtable; None if there is nothing in it, or one is under way."""
         active = self._state.active
-        if self._current is not None or not (active.commits or active.aborted):
+        if self._current is not None:
+            return None
+        if not (active.commits or active.aborted):
+            # The files have all that the log has, and nothing is on its way there.
+            self._note_needless(self._sequencer.durable_sequence)
+            self._trim_below = int(self._log.last_index) + 1
             return None
         window_start = self._state.commit_at(self._clock() - self._settings.history_window_us)
         self._current = Checkpoint(
@@ -151,10 +156,13 @@ class Checkpointing:
         self._state.thaw()
         self._current = None
         self.count += 1
-        below = self._sequencer.log_needed_from(checkpoint.last_sequence)
+        self._note_needless(checkpoint.last_sequence)
+        return checkpoint.result
+
+    def _note_needless(self, sequence: int) -> None:
+        below = self._sequencer.log_needed_from(sequence)
         if below is not None:
             self._trim_below = below
-        return checkpoint.result
 
     def trim(self) -> None:
         """Remove what the finished checkpoints made needless of the log; blocks."""

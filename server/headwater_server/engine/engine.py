@@ -35,6 +35,7 @@ from headwater_server.engine.groups import Groups
 from headwater_server.engine.memtable import ABORTED
 from headwater_server.engine.moments import position_before
 from headwater_server.engine.reading import EventsPage, Reader
+from headwater_server.engine.rewriting import Rewrite, Rewriting
 from headwater_server.engine.sequencer import Group, Sequencer, Ticket
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
@@ -92,6 +93,7 @@ class Engine:
         self._clock = clock
         self._files = ExitStack()
         self._checkpoints = Checkpointing(state, sequencer, log, settings, clock)
+        self.rewriting = Rewriting(state, log, settings, clock)
         self.accounts = Accounts(state, sequencer, clock, source, self._check_writable)
         self.groups = Groups(state, sequencer, self.reader, clock, source, self._check_writable)
         self._open = OpenTransactions(
@@ -403,6 +405,10 @@ class Engine:
         """Let readers use the files; the log may be trimmed now."""
         return self._checkpoints.finish(checkpoint)
 
+    def begin_rewrite(self) -> Rewrite | None:
+        """What retention lets go of; None if nothing does. Not between a checkpoint's two ends."""
+        return self.rewriting.begin(published=self.published, views=self._open.views())
+
     def trim_log(self) -> None:
         """Remove of the log what the files have; blocks, and may run in another thread."""
         self._checkpoints.trim()
@@ -412,7 +418,10 @@ class Engine:
 
         Without it, damage to the newest group looks like the torn write of a crash.
         """
-        self._log.seal()
+        if self.rewriting.wants_roll:
+            self._log.roll()
+        else:
+            self._log.seal()
 
     def close(self) -> None:
         """Give the files and the directory's lock back. What is not durable is lost."""

@@ -12,6 +12,7 @@
              "e"   stream id(8) event id(16)            ->  version(8)
              "r"   view(8) commit(8) key                ->  older(8): a version kept for one view
              "a"   time(8) transaction(16)              ->  nothing: aborted, in order of time
+             "p"   stream                               ->  version(8): events up to it are gone
 
     "m" "applied"      commit(8) position(8) time(8): what the last checkpoint made durable
     "m" "horizon"      commit(8): every commit from here on can be read
@@ -58,6 +59,7 @@ TAG: Final = b"g"
 EVENT_ID: Final = b"e"
 RETAINED: Final = b"r"
 ABORTED: Final = b"a"
+REMOVED: Final = b"p"
 POSTINGS: Final = {STREAM: b"S", CATEGORY: b"C", TYPE: b"T", TAG: b"G"}
 
 META_APPLIED: Final = META + b"applied"
@@ -255,6 +257,11 @@ def event_id_key(stream_id: int, event_id: bytes) -> bytes:
 def parse_event_id_key(entry_key: bytes) -> tuple[int, bytes]:
     """The stream's id and the event's id."""
     return NUMBER.unpack_from(entry_key, 1)[0], entry_key[1 + NUMBER.size :]
+
+
+def removed_key(stream: str) -> bytes:
+    """The key that says up to which version a stream's events were removed from the log."""
+    return REMOVED + stream.encode()
 
 
 def pack_positions(positions: "array[int]") -> bytes:

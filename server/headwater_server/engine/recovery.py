@@ -90,6 +90,7 @@ def open_engine(
             directory.events,
             Position(applied.position),
             database_id=directory.database_id,
+            segment_size=settings.event_segment_size,
         )
         opened.callback(event_log.close)
         commit_log = CommitLog.open(

@@ -212,7 +212,8 @@ class LogRepair:
     def _sound_events(self) -> Iterator[StoredEvent]:
         for first, end, path in self._event_ranges():
             for _, stored in self._sound_in(first, end, path):
-                yield decode_event(stored)
+                if stored:
+                    yield decode_event(stored)
 
     def _sound_in(self, first: int, end: int, path: str | None) -> Iterator[tuple[int, bytes]]:
         if path is None:

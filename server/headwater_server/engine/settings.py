@@ -53,6 +53,13 @@ class EngineSettings:
     garbage_entries_max: int = 200_000
     """Superseded versions that one checkpoint looks at."""
 
+    event_segment_size: int = 64 * MIB
+    """Bytes of a segment of the event log: what is written anew at a time."""
+
+    rewrite_dead_share: float = 0.25
+    """Share of a segment's bytes that must be of events that nobody can read before it is written
+    anew. Lower gives room back sooner, and copies more for it."""
+
     disk_reserve_size: int = 96 * MIB
     """Free bytes of the disk below which the engine turns read-only: a checkpoint must always
     be able to finish."""

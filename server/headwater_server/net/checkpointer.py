@@ -14,6 +14,7 @@ process, as a failed sync does: the restart starts from what is known to be on t
 import structlog
 import trio
 
+from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.checkpointing import Checkpoint
 from headwater_server.engine.engine import Engine
 from headwater_server.net.group_commit import GroupCommit
@@ -75,6 +76,7 @@ class Checkpointer:
         async with self._one_at_a_time:
             checkpoint = self._engine.begin_checkpoint()
             if checkpoint is None:
+                await self._run_blocking(self._engine.trim_log)
                 return
             began = trio.current_time()
             await self._group_commit.wait_durable(checkpoint.last_sequence)
@@ -96,6 +98,27 @@ class Checkpointer:
                 events=result.events,
                 seconds=round(trio.current_time() - began, 3),
             )
+
+    async def rewrite(self) -> bool:
+        """Write anew what retention and erasure let go of, some of it; whether that was all.
+
+        Raises:
+            DiskFull, DamagedFile: what was to be written anew stays as it is.
+            CheckpointFailed: the disk failed.
+        """
+        async with self._one_at_a_time:
+            rewrite = self._engine.begin_rewrite()
+            if rewrite is None:
+                return True
+            try:
+                await self._run_blocking(rewrite.run)
+            except (DiskFull, DamagedFile):
+                raise
+            except Exception as error:
+                raise CheckpointFailed(f"a rewrite of the event log failed: {error}") from error
+            finally:
+                self._engine.rewriting.finish(rewrite)
+            return rewrite.complete
 
     async def _write(self, checkpoint: Checkpoint, *, wait_for_room: bool) -> bool:
         while True:

@@ -190,9 +190,12 @@ class GroupCommit:
         """Begin no group while *held* says so; call `wake` once it does not any more."""
         self._held = held
 
-    def seal(self) -> None:
-        """Vouch for the end of the log, if it is quiet and was not done since the last group."""
-        if not self._busy and self.groups != self._sealed_groups:
+    def seal(self, *, always: bool = False) -> None:
+        """Vouch for the end of the log, if it is quiet and was not done since the last group.
+
+        *always* even if it was: the log is to begin a new segment.
+        """
+        if not self._busy and (always or self.groups != self._sealed_groups):
             self._seal_wanted = True
             self.wake()
 

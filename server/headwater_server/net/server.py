@@ -39,6 +39,7 @@ from headwater_server.net.group_deliveries import GroupDeliveries
 from headwater_server.net.listening import Listeners, tls_context
 from headwater_server.net.maintenance import Maintenance
 from headwater_server.net.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
+from headwater_server.net.rewriter import Rewriter
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.subscriptions import Subscriptions
@@ -99,6 +100,12 @@ class Server:
         self._checkpointer = Checkpointer(
             engine, self._group_commit, worker("checkpoint"), disk_retry_ms=settings.disk_retry_ms
         )
+        self._rewriter = Rewriter(
+            engine,
+            self._group_commit,
+            self._checkpointer,
+            interval_ms=settings.maintenance_ms,
+        )
         self.service = Service(
             engine,
             settings,
@@ -135,6 +142,7 @@ class Server:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._group_commit.run)
                 nursery.start_soon(self._checkpointer.run)
+                nursery.start_soon(self._rewriter.run)
                 nursery.start_soon(self._maintenance.run)
                 nursery.start_soon(self._subscriptions.run)
                 nursery.start_soon(self._group_deliveries.run)

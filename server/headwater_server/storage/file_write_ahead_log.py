@@ -235,6 +235,13 @@ class FileWriteAheadLog:
         if not self._last.is_empty:
             self._append([Body(())], self._epoch)
 
+    def roll(self) -> None:
+        if self._epoch is None:
+            raise NotClaimed("roll without a claim")
+        # Only whole segments are trimmed, so the entry gets a new one.
+        self._log.limit = self._log.end
+        self._append([Body(())], self._epoch)
+
     def _append(self, bodies: Sequence[Body], epoch: Epoch) -> None:
         """Write one group and sync it."""
         if self._failure is not None:

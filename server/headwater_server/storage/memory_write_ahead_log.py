@@ -149,6 +149,11 @@ class MemoryWriteAheadLog:
         if not self._log.last.is_empty:
             self._append([Body(())], epoch)
 
+    def roll(self) -> None:
+        epoch = self._claimed()
+        self._check_failure()
+        self._append([Body(())], epoch)
+
     def prepare(self) -> None:
         if not self._log.room():
             raise DiskFull("log in memory", self._body_size_max)

@@ -146,6 +146,13 @@ class WriteAheadLog(Protocol):
         """
         ...
 
+    def roll(self) -> None:
+        """Append an entry without records, so that everything before it can be trimmed.
+
+        Raises as `submit` does.
+        """
+        ...
+
     def prepare(self) -> None:
         """Get space ahead of need. May run in another thread beside everything else.
 

@@ -1,0 +1,70 @@
+"""The rewriter: gives back the room of what retention hides, and sees erased data off the disk.
+
+    erased    checkpoint --> rewrite --> the log begins a new segment --> trim        within seconds
+    hidden    rewrite, a segment at a time                                            every minute
+
+It shares the checkpointer's turn and thread: a rewrite and a checkpoint never run side by side. A
+disk that is full is waited out, and an event that is damaged leaves its segment as it is: neither
+is a reason to stop serving.
+"""
+
+from typing import Final
+
+import structlog
+import trio
+
+from headwater_protocol.errors import DamagedFile
+from headwater_server.engine.engine import Engine
+from headwater_server.net.checkpointer import Checkpointer
+from headwater_server.net.group_commit import GroupCommit
+from headwater_server.storage.errors import DiskFull
+
+_log = structlog.get_logger(__name__)
+
+REST_S: Final = 60.0
+"""Seconds between two walks over the streams with rules: hidden events are in nobody's way."""
+
+
+class Rewriter:
+    """Runs rewrites when there is something to let go of."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        group_commit: GroupCommit,
+        checkpointer: Checkpointer,
+        *,
+        interval_ms: int,
+    ) -> None:
+        self._engine = engine
+        self._group_commit = group_commit
+        self._checkpointer = checkpointer
+        self._interval_s = interval_ms / 1000
+        self._rest_until = trio.current_time()
+
+    async def run(self) -> None:
+        """Look every now and then until cancelled."""
+        while True:
+            await trio.sleep(self._interval_s)
+            if self._engine.rewriting.erasing or trio.current_time() >= self._rest_until:
+                await self._step()
+
+    async def _step(self) -> None:
+        rewriting = self._engine.rewriting
+        if rewriting.erasing:
+            # What was erased is in the log and the memtable first, and both must let go of it.
+            await self._checkpointer.checkpoint()
+        given_back = rewriting.given_back
+        try:
+            complete = await self._checkpointer.rewrite()
+        except (DiskFull, DamagedFile) as error:
+            _log.error("the event log was not written anew", reason=str(error))
+            complete = True
+        if rewriting.given_back > given_back:
+            _log.info(
+                "the event log was written anew", given_back=rewriting.given_back - given_back
+            )
+        if rewriting.wants_roll:
+            self._group_commit.seal(always=True)
+        if complete:
+            self._rest_until = trio.current_time() + REST_S
