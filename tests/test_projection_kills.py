@@ -99,7 +99,7 @@ async def whole_model(db: headwater.Database, name: str) -> tuple[dict[Any, Any]
     return model, sorted(parked)
 
 
-async def kill_and_compare(server: ServerProcess, source: random.Random) -> None:
+async def check_after_kills(server: ServerProcess, source: random.Random) -> None:
     rounds = ["kill"] * KILLS + ["cancel"] * CANCELLATIONS
     source.shuffle(rounds)
     kills = 0
@@ -137,4 +137,4 @@ def test_a_projection_that_is_killed_at_random_equals_one_that_ran_through(
     seed = int(os.environ.get("HEADWATER_KILL_SEED", random.randrange(1 << 30)))
     print(f"HEADWATER_KILL_SEED={seed}")
     with ServerProcess(tmp_path) as server:
-        trio.run(kill_and_compare, server, random.Random(seed))
+        trio.run(check_after_kills, server, random.Random(seed))
