@@ -9,7 +9,7 @@ COMPILED := $(VENV)/.compiled
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format compile test-compiled simulate mutants torture-kill torture-projections bench bench-quick bench-restart bench-aggregates wheel clean
+.PHONY: help setup demo test check format compile test-compiled simulate mutants torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -60,6 +60,9 @@ mutants: $(READY)  ## Plant defects, one after the other; the simulation must se
 torture-kill: $(READY)  ## Kill the server HEADWATER_KILL_ROUNDS times under load (default 200)
 	HEADWATER_KILL_ROUNDS=$${HEADWATER_KILL_ROUNDS:-200} \
 	  $(BIN)/pytest -s --timeout 3600 tests/test_kill.py
+
+torture-groups: $(READY)  ## 20 consumers, 100,000 events, members and the server killed at random
+	HEADWATER_GROUPS=whole $(BIN)/pytest -s --timeout 3600 tests/test_kill_groups.py
 
 bench: $(COMPILED)  ## Compare with Redis, PostgreSQL, etcd and UmaDB, as far as they are installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,rivals]"

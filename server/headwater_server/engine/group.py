@@ -432,8 +432,10 @@ class ConsumerGroup:
         if not able:
             return None
         if self._schedule.suspects:
-            # One member is set free for them: it gets nothing until it has nothing.
-            reserved = min(able, key=lambda member: len(member.leases))
+            # One member is set free for them: it gets nothing until it has nothing. Not the one
+            # that let it lapse, if there is another.
+            last = self._schedule.suspects[0].member
+            reserved = min(able, key=lambda member: (len(member.leases), member is last))
             if not reserved.leases:
                 return self._schedule.suspects.popleft(), reserved
             able.remove(reserved)
