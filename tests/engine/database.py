@@ -113,10 +113,10 @@ class Database:
         )
         return self.settle(ticket)
 
-    def checkpoint(self) -> None:
-        """A whole checkpoint, if there is anything to put into one."""
+    def checkpoint(self, *, tidy: bool = False) -> None:
+        """A whole checkpoint, if there is anything to put into one, or to *tidy*."""
         self.sync()
-        checkpoint = self.engine.begin_checkpoint()
+        checkpoint = self.engine.begin_checkpoint(tidy=tidy)
         if checkpoint is not None:
             checkpoint.run()
             self.engine.finish_checkpoint(checkpoint)

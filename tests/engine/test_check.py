@@ -62,7 +62,7 @@ def test_what_a_crash_leaves_is_no_damage(seed: int) -> None:
             views=checkpoint.views,
             garbage_entries_max=checkpoint.garbage_entries_max,
             forget_before=checkpoint.forget_before,
-            log_index=checkpoint.log_index,
+            log_index=int(checkpoint.log.last_index),
             batch_entries_max=2,
         )
     crashed = database.files.crash()

@@ -64,6 +64,22 @@ async def test_who_writes_faster_than_the_files_can_be_written_is_held_back() ->
         assert server.engine.published == 40
 
 
+async def test_what_was_written_last_is_checkpointed_once_it_is_quiet(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with serving(every(1000)) as server:
+        client = await server.connect()
+        await server.put(client, b"k", b"v")
+        await trio.sleep(3)
+        assert server.engine.stats()["checkpoints"] == 0, "by the engine's clock, no time passed"
+        server.database.now += 11_000_000
+        await trio.sleep(3)
+        assert server.engine.stats()["checkpoint_commit"] == 1
+        server.database.now += 11_000_000
+        await trio.sleep(5)
+        assert server.engine.stats()["checkpoints"] == 1
+
+
 async def test_a_checkpoint_that_finds_no_room_is_made_once_there_is(
     autojump_clock: trio.abc.Clock,
 ) -> None:

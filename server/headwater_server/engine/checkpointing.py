@@ -6,17 +6,28 @@
     trim      the log goes that is not needed any more   anywhere
 
 One runs at a time. What is committed meanwhile gathers in the next memtable.
+
+A checkpoint is due when the memtable is full. One is also due in quiet times, so that a server
+that nobody writes to does not keep a log to replay, keys in two layers, and old versions whose
+time in the history window is over.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
 from headwater_server.engine.memtable import MemTable
 from headwater_server.engine.sequencer import Sequencer
-from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+
+QUIET_US: Final = 2 * SECOND_US
+"""How long nothing must have been committed for the times to be quiet."""
+
+QUIET_INTERVAL_US: Final = 10 * SECOND_US
+"""Time between two checkpoints of quiet times: each is a file of the state store, however small."""
 
 
 @dataclass(slots=True)
@@ -34,7 +45,7 @@ class Checkpoint:
     views: list[int]
     garbage_entries_max: int
     forget_before: int
-    log_index: int
+    log: WriteAheadLog
     result: CheckpointResult | None = None
 
     @property
@@ -51,7 +62,8 @@ class Checkpoint:
             views=self.views,
             garbage_entries_max=self.garbage_entries_max,
             forget_before=self.forget_before,
-            log_index=self.log_index,
+            # As of now: at the beginning, the last of its commits were not durable yet.
+            log_index=int(self.log.last_index),
         )
 
     def start_over(self) -> None:
@@ -84,6 +96,10 @@ class Checkpointing:
         self._clock = clock
         self._current: Checkpoint | None = None
         self._trim_below = 0
+        self._garbage_left = False
+        # What the newest record was when we last looked, and since when it is that.
+        self._newest_seen = (0, 0)
+        self._quiet_again_from = 0
         self.count = 0
 
     @property
@@ -112,6 +128,31 @@ class Checkpointing:
         """
         return self._current is None and self._filled(2)
 
+    def due_in_quiet(self) -> bool:
+        """Whether it is quiet and there is something to tidy up. To be asked about once a second.
+
+        That is what memtables hold, or versions that have left the history window.
+        """
+        now = self._clock()
+        sequence, since = self._newest_seen
+        if sequence != self._sequencer.sequence or now < since:
+            self._newest_seen = (self._sequencer.sequence, now)
+            return False
+        if self._quiet_again_from > now + QUIET_INTERVAL_US:
+            # The clock was set back, which must not keep us from it for as long.
+            self._quiet_again_from = now
+        if now - since < QUIET_US or now < self._quiet_again_from or self._current is not None:
+            return False
+        active = self._state.active
+        files = self._state.files
+        window_start = min(self._window_start(), files.applied_commit)
+        return bool(
+            active.commits or active.aborted or self._garbage_left or window_start > files.horizon
+        )
+
+    def _window_start(self) -> int:
+        return self._state.commit_at(self._clock() - self._settings.history_window_us)
+
     @property
     def _full(self) -> bool:
         return self._filled(1)
@@ -123,17 +164,22 @@ class Checkpointing:
             or len(active.commits) >= memtables * self._settings.memtable_commits_max
         )
 
-    def begin(self, *, published: int, views: list[int], forget_before: int) -> Checkpoint | None:
-        """Freeze the memtable; None if there is nothing in it, or one is under way."""
+    def begin(
+        self, *, published: int, views: list[int], forget_before: int, tidy: bool = False
+    ) -> Checkpoint | None:
+        """Freeze the memtable; None if one is under way, or there is nothing in it.
+
+        *tidy* makes one of an empty memtable too, which collects garbage.
+        """
         active = self._state.active
         if self._current is not None:
             return None
-        if not (active.commits or active.aborted):
+        if not (tidy or active.commits or active.aborted):
             # The files have all that the log has, and nothing is on its way there.
             self._note_needless(self._sequencer.durable_sequence)
             self._trim_below = int(self._log.last_index) + 1
             return None
-        window_start = self._state.commit_at(self._clock() - self._settings.history_window_us)
+        window_start = self._window_start()
         self._current = Checkpoint(
             frozen=self._state.freeze(),
             last_sequence=self._sequencer.sequence,
@@ -142,7 +188,7 @@ class Checkpointing:
             views=views,
             garbage_entries_max=self._settings.garbage_entries_max,
             forget_before=forget_before,
-            log_index=int(self._log.last_index),
+            log=self._log,
         )
         # From here on nobody begins to read what the checkpoint may collect.
         self._state.files.horizon = max(self._state.files.horizon, self._current.horizon)
@@ -155,6 +201,8 @@ class Checkpointing:
         self._state.files.advance(checkpoint.result)
         self._state.thaw()
         self._current = None
+        self._garbage_left = not checkpoint.result.garbage.complete
+        self._quiet_again_from = self._clock() + QUIET_INTERVAL_US
         self.count += 1
         self._note_needless(checkpoint.last_sequence)
         return checkpoint.result

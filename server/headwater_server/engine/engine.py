@@ -393,12 +393,17 @@ class Engine:
         """Whether writers must wait for the checkpoint that is running."""
         return self._checkpoints.behind
 
-    def begin_checkpoint(self) -> Checkpoint | None:
-        """Freeze the memtable; None if nothing was committed, or one is under way."""
+    def checkpoint_due_in_quiet(self) -> bool:
+        """Whether it is quiet and there is something to tidy up; to be asked once a second."""
+        return self._checkpoints.due_in_quiet()
+
+    def begin_checkpoint(self, *, tidy: bool = False) -> Checkpoint | None:
+        """Freeze the memtable; None if one is under way, or if it is empty, unless *tidy*."""
         return self._checkpoints.begin(
             published=self.published,
             views=self._open.views(),
             forget_before=self._forget_before(),
+            tidy=tidy,
         )
 
     def finish_checkpoint(self, checkpoint: Checkpoint) -> CheckpointResult:

@@ -46,11 +46,18 @@ class Checkpointer:
         self._due = trio.lowlevel.ParkingLot()
         self._one_at_a_time = trio.Lock()
         self._writing = False
+        self._tidy = False
         group_commit.hold_while(self._is_behind)
 
     def published(self) -> None:
         """Look whether a checkpoint is due, after each publish."""
         if self._engine.checkpoint_due:
+            self._due.unpark()
+
+    def tick(self) -> None:
+        """Look whether one is due because it is quiet, about once a second."""
+        if self._engine.checkpoint_due_in_quiet():
+            self._tidy = True
             self._due.unpark()
 
     async def run(self) -> None:
@@ -60,13 +67,14 @@ class Checkpointer:
             CheckpointFailed: one failed for another reason than a full disk.
         """
         while True:
-            if self._engine.checkpoint_due:
-                await self.checkpoint()
+            if self._engine.checkpoint_due or self._tidy:
+                tidy, self._tidy = self._tidy, False
+                await self.checkpoint(tidy=tidy)
             else:
                 await self._due.park()
 
-    async def checkpoint(self, *, wait_for_room: bool = True) -> None:
-        """Make a checkpoint of all that was committed, if anything was.
+    async def checkpoint(self, *, wait_for_room: bool = True, tidy: bool = False) -> None:
+        """Make a checkpoint of all that was committed, if anything was; if *tidy*, in any case.
 
         With *wait_for_room* false it is given up if the disk is full.
 
@@ -74,7 +82,7 @@ class Checkpointer:
             CheckpointFailed: see the class.
         """
         async with self._one_at_a_time:
-            checkpoint = self._engine.begin_checkpoint()
+            checkpoint = self._engine.begin_checkpoint(tidy=tidy)
             if checkpoint is None:
                 await self._run_blocking(self._engine.trim_log)
                 return

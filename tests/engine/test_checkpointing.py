@@ -1,0 +1,94 @@
+"""Checkpointing: when one is due, and what it vouches for."""
+
+from headwater_server.engine.checkpointed import read_applied
+from headwater_server.engine.checkpointing import QUIET_INTERVAL_US, QUIET_US
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.storage.state_store import Family
+from tests.engine.database import Database
+
+WINDOW_US = 3_000_000_000
+SETTINGS = EngineSettings(disk_reserve_size=0, history_window_us=WINDOW_US)
+
+
+def put(database: Database, value: bytes) -> None:
+    database.execute(["put", b"k", value])
+
+
+def quiet(database: Database) -> bool:
+    """Whether a checkpoint is due after long enough a quiet time."""
+    database.engine.checkpoint_due_in_quiet()
+    database.now += max(QUIET_US, QUIET_INTERVAL_US)
+    return database.engine.checkpoint_due_in_quiet()
+
+
+def test_a_checkpoint_vouches_for_the_log_with_the_commits_that_were_under_way() -> None:
+    """It took the log's end when it began, while its last commits were not durable yet.
+
+    A log that lost just those was then taken for whole.
+    """
+    database = Database()
+    put(database, b"1")
+    ticket, _ = database.engine.execute(
+        database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"k", b"2"]]
+    )
+    checkpoint = database.engine.begin_checkpoint()
+    assert checkpoint is not None
+    database.settle(ticket)
+    checkpoint.run()
+    assert checkpoint.last_commit == 2
+    assert read_applied(database.store).log_index == database.engine._log.last_index
+
+
+def test_what_was_written_last_comes_into_the_files_once_it_is_quiet() -> None:
+    database = Database(SETTINGS)
+    assert not quiet(database), "nothing was ever written"
+    put(database, b"1")
+    assert not database.engine.checkpoint_due_in_quiet()
+    database.now += QUIET_US - 1
+    assert not database.engine.checkpoint_due_in_quiet()
+    put(database, b"2")
+    database.now += QUIET_US
+    assert not database.engine.checkpoint_due_in_quiet(), "somebody wrote meanwhile"
+    assert quiet(database)
+    database.checkpoint(tidy=True)
+    assert not quiet(database), "there is nothing left to do"
+    assert database.engine.stats()["checkpoint_commit"] == 2
+
+
+def test_quiet_checkpoints_keep_their_distance() -> None:
+    database = Database(SETTINGS)
+    put(database, b"1")
+    assert quiet(database)
+    database.checkpoint(tidy=True)
+    put(database, b"2")
+    assert not database.engine.checkpoint_due_in_quiet()
+    database.now += QUIET_US
+    assert not database.engine.checkpoint_due_in_quiet()
+    database.now += QUIET_INTERVAL_US - QUIET_US
+    assert database.engine.checkpoint_due_in_quiet()
+
+
+def test_garbage_is_collected_though_nobody_writes_any_more() -> None:
+    """Old versions stayed until the next commit, which may never come."""
+    database = Database(SETTINGS)
+    for value in (b"1", b"2", b"3"):
+        put(database, value)
+    database.checkpoint()
+    assert len(list(database.store.scan(Family.HISTORY, b""))) == 2
+    assert not quiet(database), "the history window still has them"
+    database.now += WINDOW_US
+    assert quiet(database)
+    database.checkpoint(tidy=True)
+    assert list(database.store.scan(Family.HISTORY, b"")) == []
+    assert not quiet(database)
+    assert database.crash().engine.get(b"k") == b"3"
+
+
+def test_a_clock_that_is_set_back_does_not_keep_the_checkpoint_away() -> None:
+    database = Database(SETTINGS)
+    put(database, b"1")
+    assert quiet(database)
+    database.checkpoint(tidy=True)
+    put(database, b"2")
+    database.now -= 10**9
+    assert quiet(database)
