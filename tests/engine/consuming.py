@@ -173,6 +173,11 @@ class Consuming:
     def discard(self, *positions: int) -> int:
         return int(self.database.settle(self.groups.discard(self.name, positions or None))[0])
 
+    @property
+    def progress_streams(self) -> int:
+        """Streams that the group keeps in memory."""
+        return len(self.groups.active[self.name].progress.streams)
+
     def info(self) -> dict[str, Any]:
         figures: dict[str, Any] = self.groups.info(self.name)
         return figures

@@ -90,6 +90,8 @@ class GroupProgress:
             stream.trial = Trial(entry.attempts, entry.retry_at, entry.reason)
             stream.entry = True
             self._entries += 1
+            # Why it failed is not kept: it may be why the last consumer died.
+            stream.suspect = entry.attempts > 0
             # Of what lies between its entry and the floor, nothing is in the log ahead.
             stream.behind = entry.after < self.floor
         for position, parked in read_parked(state, view, number, 0, PARKED_MAX):
@@ -98,7 +100,9 @@ class GroupProgress:
         for position, entry_of_replay in read_replays(state, view, number):
             name, attempts, retry_at, reason = entry_of_replay
             trial = Trial(attempts, retry_at, reason)
-            self.stream(name).replays.append((position, trial))
+            stream = self.stream(name)
+            stream.replays.append((position, trial))
+            stream.suspect = stream.suspect or attempts > 0
 
     def stream(self, name: str) -> StreamProgress:
         """The progress of a stream; one that nothing was known of is where the floor is."""

@@ -1,0 +1,319 @@
+"""Members of a consumer group: leases, suspects, rebalancing, and what a restart forgets."""
+
+import pytest
+
+from headwater_protocol.errors import DeliveryLost, ReadOnly
+from headwater_server.engine import group_progress, group_records
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.filters import EventFilter
+from tests.engine.consuming import Consuming
+from tests.engine.database import Database
+
+
+def consuming(**settings: object) -> Consuming:
+    group = Consuming(Database())
+    group.create(**settings)  # type: ignore[arg-type]
+    return group
+
+
+def stored_entries(group: Consuming) -> int:
+    """Keys that the group has on the disk, but for its definition and its floor."""
+    engine: Engine = group.database.engine
+    state = engine._state
+    number = group_records.list_definitions(state, state.last_commit)[0].number
+    return len(group_records.state_keys(state, state.last_commit, number)) - 1
+
+
+# Whom.
+
+
+def test_streams_are_shared_by_members_with_credit() -> None:
+    group = consuming()
+    ann, bob = group.join(credit=3), group.join(credit=3)
+    for n in range(10):
+        group.append(f"s-{n}", b"")
+    group.turn()
+    assert (len(ann.has), len(bob.has)) == (3, 3)
+    group.ack(ann.has[0])
+    group.turn()
+    assert (len(ann.has), len(bob.has)) == (3, 3)
+
+
+def test_a_stream_stays_with_the_member_that_had_it() -> None:
+    group = consuming()
+    ann, bob = group.join(), group.join()
+    for n in range(4):
+        group.append(f"s-{n}", *[b""] * 5)
+    group.drain()
+    for member in (ann, bob):
+        assert len(member.got) == 5 * len({one.stream for one in member.got})
+
+
+def test_a_member_that_is_full_is_passed_by() -> None:
+    group = consuming()
+    full, free = group.join(), group.join()
+    full.takes = False
+    for n in range(5):
+        group.append(f"s-{n}", b"")
+    group.turn()
+    assert (len(full.has), len(free.has)) == (0, 5)
+
+
+def test_a_new_member_takes_over_what_a_stuck_one_cannot() -> None:
+    group = consuming()
+    stuck = group.join(credit=1)
+    for n in range(4):
+        group.append(f"s-{n}", b"", b"")
+    group.turn()
+    assert len(stuck.has) == 1
+    quick = group.join(credit=1)
+    while group.turn():
+        group.ack(*quick.has)
+    assert len(quick.got) == 6
+    group.ack(*stuck.has)
+    group.turn()
+    assert len(stuck.got) + len(quick.got) == 8
+
+
+# Leases.
+
+
+def test_a_lease_counts_from_its_delivery_and_ends_after_its_time() -> None:
+    group = consuming(lease_ms=5000)
+    group.append("a-1", b"")
+    member = group.join()
+    [first] = group.turn()
+    group.pass_time(4.9)
+    assert group.turn() == []
+    assert group.groups.next_time(group.now) <= group.now + 100_000
+    group.pass_time(0.2)
+    [again] = group.turn()
+    assert (again.attempt, member.lost) == (2, [first.token])
+
+
+def test_a_silent_member_gets_no_more_than_its_credit_and_others_go_on() -> None:
+    group = consuming(lease_ms=1000)
+    silent, busy = group.join(credit=2), group.join(credit=2)
+    for n in range(20):
+        group.append(f"s-{n}", b"")
+    done: set[int] = set()
+    for _ in range(40):
+        group.turn()
+        for one in list(busy.has):
+            group.ack(one)
+            done.add(one.position)
+        group.pass_time(0.2)
+    assert len(silent.got) == 2
+    assert done == set(range(1, 21))
+
+
+def test_what_a_dead_member_had_is_tried_alone() -> None:
+    group = consuming()
+    doomed = group.join()
+    for n in range(3):
+        group.append(f"s-{n}", b"")
+    group.turn()
+    assert len(doomed.has) == 3
+    group.leave(doomed, died=True)
+    other = group.join()
+    group.append("new-1", b"")
+    group.turn()
+    for attempt in range(3):
+        [one] = other.has
+        assert (one.attempt, attempt < 3) == (2, True)
+        group.ack(one)
+        group.turn()
+    assert [one.stream for one in other.has] == ["new-1"]
+
+
+def test_an_event_that_kills_its_consumers_is_parked_and_its_neighbours_are_not() -> None:
+    group = consuming(attempts_max=4)
+    for n in range(8):
+        group.append(f"s-{n}", b"poison" if n == 3 else b"fine")
+    done: list[int] = []
+    for _ in range(60):
+        member = group.join()
+        group.turn()
+        while member.has and member.has[0].data != b"poison":
+            one = member.has[0]
+            group.ack(one)
+            done.append(one.position)
+            group.turn()
+        if not member.has:
+            break
+        group.leave(member, died=True)
+        group.pass_time(1)
+    assert sorted(done) == [1, 2, 3, 5, 6, 7, 8]
+    assert group.parked() == [(4, "the consumer's connection was lost")]
+
+
+def test_attempts_of_a_poison_event_last_over_restarts_of_the_server() -> None:
+    group = consuming(attempts_max=4)
+    group.append("a-1", b"poison")
+    for attempt in (1, 2, 3, 4):
+        member = group.join()
+        [one] = group.turn()
+        assert one.attempt == attempt
+        group.leave(member, died=True)
+        group = group.restart(group.database.crash())
+    assert group.parked() == [(1, "the consumer's connection was lost")]
+    group.join()
+    assert group.turn() == []
+
+
+def test_a_long_attempt_counts_even_if_the_server_dies_in_the_middle_of_it() -> None:
+    group = consuming(attempts_max=2)
+    group.append("a-1", b"takes the machine down")
+    for attempt in (1, 2):
+        group.join()
+        [one] = group.turn()
+        assert one.attempt == attempt
+        group.pass_time(1.5)
+        group.turn()
+        group = group.restart(group.database.crash())
+    group.join()
+    assert group.turn() == []
+    assert group.parked() == [(1, "the server ended during its last attempt")]
+
+
+def test_a_short_attempt_costs_no_write() -> None:
+    group = consuming()
+    for n in range(10):
+        group.append(f"s-{n}", b"")
+    group.join()
+    before = group.database.engine.published
+    group.turn()
+    assert group.database.engine.published == before
+
+
+def test_a_token_of_before_a_restart_is_worth_nothing() -> None:
+    group = consuming()
+    group.append("a-1", b"")
+    group.join()
+    [one] = group.turn()
+    restarted = group.restart(group.database.crash())
+    with pytest.raises(DeliveryLost, match="nobody is joined"):
+        restarted.ack(one)
+    restarted.join()
+    [again] = restarted.turn()
+    with pytest.raises(DeliveryLost, match="is not with this consumer"):
+        restarted.ack(one)
+    restarted.ack(again)
+
+
+def test_who_leaves_gives_back_in_order_and_uncounted() -> None:
+    group = consuming()
+    for n in range(4):
+        group.append(f"s-{n}", b"")
+    member = group.join()
+    group.turn()
+    group.pass_time(1.5)
+    group.turn()
+    group.leave(member)
+    group.join()
+    assert [(one.position, one.attempt) for one in group.turn()] == [
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (4, 1),
+    ]
+
+
+# What is stored.
+
+
+def test_what_is_done_leaves_nothing_but_the_floor() -> None:
+    group = consuming()
+    member = group.join()
+    for n in range(200):
+        group.append(f"s-{n}", b"")
+    group.drain()
+    assert stored_entries(group) > 0
+    group.pass_time(2)
+    group.turn()
+    assert stored_entries(group) == 0
+    assert group.progress_streams == 0
+    group.leave(member)
+    assert group.info()["position"] == 200
+
+
+def test_a_stuck_event_does_not_let_the_state_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_progress, "ENTRIES_MAX", 50)
+    group = consuming(lease_ms=3_600_000)
+    group.append("stuck-1", b"")
+    group.join()
+    [stuck] = group.turn()
+    for n in range(500):
+        group.append(f"s-{n}", b"")
+        for one in group.turn():
+            group.ack(one)
+        if n % 20 == 0:
+            group.pass_time(1.1)
+            group.turn()
+    group.pass_time(1.1)
+    group.turn()
+    assert stored_entries(group) < 60
+    assert group.groups.active[group.name].progress.floor > 400
+    group = group.restart(group.database.crash())
+    group.join()
+    assert [one.position for one in group.drain()] == [stuck.position]
+
+
+def test_what_a_filter_leaves_out_moves_the_position_too() -> None:
+    group = consuming(wanted=EventFilter(category="rare"))
+    member = group.join()
+    for _ in range(10):
+        group.append("common-1", *[b""] * 1000)
+    group.turn()
+    group.leave(member)
+    assert group.info()["position"] == 10_000
+
+
+def test_a_position_is_always_one_that_was_seen() -> None:
+    group = consuming()
+    member = group.join()
+    group.append("a-1", b"")
+    group.drain()
+    group.leave(member)
+    # Not 2, which is the next: the event that gets it would be skipped.
+    assert group.info()["position"] == 1
+    group.append("a-1", b"")
+    group.join()
+    assert [one.position for one in group.drain()] == [2]
+
+
+def test_a_full_disk_keeps_what_failed_waiting_and_loses_nothing() -> None:
+    group = consuming(lease_ms=1000, attempts_max=1)
+    group.append("a-1", b"1", b"2")
+    member = group.join()
+    [one] = group.turn()
+    group.database.engine.read_only_reason = "the disk is full"
+    for act in (lambda: group.ack(one), lambda: group.nack(one)):
+        with pytest.raises(ReadOnly):
+            act()
+    group.pass_time(2)
+    assert group.turn() == []
+    assert member.lost == [one.token]
+    assert group.parked() == []
+    group.database.engine.read_only_reason = None
+    group.pass_time(2)
+    assert group.turn() == []
+    assert group.parked() == [(1, "not settled within 1000 ms")]
+    group.replay()
+    assert [one.position for one in group.drain()] == [1, 2]
+
+
+def test_a_group_full_of_parked_events_tries_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headwater_server.engine.group.PARKED_MAX", 2)
+    group = consuming(attempts_max=1)
+    for n in range(3):
+        group.append(f"s-{n}", b"")
+    group.join()
+    for one in group.turn():
+        group.nack(one, reason="broken")
+    assert group.turn() == []
+    assert [position for position, _ in group.parked()] == [1, 2]
+    group.discard()
+    group.pass_time(61)
+    assert group.turn() == []
+    assert group.parked() == [(3, "not parked, for 2 others are: broken")]
