@@ -163,8 +163,11 @@ def entry_payload(entry: bytes) -> bytes:
 
 
 def unpack_entry(data: bytes, offset: int, index: int) -> bytes | None:
-    """The payload of the entry at *offset* in *data*; None if it is not a sound entry *index*."""
-    if offset + ENTRY_HEADER_SIZE > len(data):
+    """The payload of the entry at *offset* in *data*; None if it is not a sound entry *index*.
+
+    An offset may be wrong in any way, below zero too: then there is no entry.
+    """
+    if not 0 <= offset <= len(data) - ENTRY_HEADER_SIZE:
         return None
     length, crc, found = _ENTRY.unpack_from(data, offset)
     end = offset + entry_size(length)
