@@ -182,7 +182,7 @@ async def playing(server: ServerProcess, size: Size, source: random.Random) -> A
         nursery.cancel_scope.cancel()
 
 
-async def run(server: ServerProcess, size: Size, source: random.Random) -> None:
+async def play_and_check(server: ServerProcess, size: Size, source: random.Random) -> None:
     counts = await produce(server, size, source)
     async with headwater.connect(server.url) as db:
         await db.groups.create(GROUP, category="counter", retry_delay=0.05)
@@ -219,5 +219,5 @@ def test_kills_lose_no_event_double_none_and_keep_the_order_of_streams(tmp_path:
     print(f"\nHEADWATER_GROUPS_SEED={seed} {size}")
     server = ServerProcess(tmp_path)
     server.start()
-    trio.run(run, server, size, random.Random(seed))
+    trio.run(play_and_check, server, size, random.Random(seed))
     server.stop()

@@ -363,6 +363,21 @@ def test_a_replayed_event_that_fails_again_is_parked_again_and_holds_again() -> 
     assert [one.position for one in group.drain()] == [1, 2]
 
 
+def test_a_replayed_event_that_is_parked_is_parked_and_not_tried_on() -> None:
+    # EventStore 3696: parking what was replayed was ignored there, and it was retried.
+    group = consuming()
+    group.append("a-1", b"1", b"2")
+    group.join()
+    group.nack(*group.turn(), reason="first", park=True)
+    group.turn()
+    for reason in ("second", "third"):
+        group.replay()
+        [one] = group.turn()
+        group.nack(one, reason=reason, park=True)
+        assert group.turn() == []
+        assert group.parked() == [(1, reason)]
+
+
 def test_attempts_of_a_replay_last_over_a_restart() -> None:
     group = consuming(attempts_max=2)
     group.append("a-1", b"1", b"2")
