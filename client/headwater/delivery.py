@@ -13,7 +13,7 @@ from headwater.channel import Channel
 from headwater.codec import Codec
 from headwater.errors import DeliveryLost, InvalidArgument
 from headwater.identifiers import new_transaction_id
-from headwater.records import RecordedEvent, recorded_event
+from headwater.records import RecordedEvent, from_stored, recorded_event
 from headwater_protocol.group_operations import REASON, RETRY_MS
 from headwater_protocol.numbers import Position
 
@@ -67,7 +67,8 @@ class Delivery:
             Undecodable: the codec cannot read it. Park it, or leave it to later attempts.
         """
         if self._event is None:
-            self._event = recorded_event(self._event_row, self._codec)
+            decoded = recorded_event(self._event_row, self._codec)
+            (self._event,) = from_stored([decoded], self._codec)
         return self._event
 
     @property

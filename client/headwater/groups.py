@@ -10,7 +10,7 @@ from headwater.codec import Codec
 from headwater.errors import InvalidArgument
 from headwater.pages import Pages
 from headwater.query import Query, event_filter
-from headwater.records import RecordedEvent, recorded_event, time_of
+from headwater.records import RecordedEvent, from_stored, recorded_event, time_of
 from headwater_protocol.group_operations import NAME, POSITION, SETTINGS
 from headwater_protocol.limits import DELIVERIES_MAX
 from headwater_protocol.numbers import Position
@@ -100,7 +100,9 @@ class ParkedPages(Pages[ParkedEvent]):
 
     def _parked(self, row: Sequence[Any]) -> ParkedEvent:
         position, attempts, reason, time, stored, *_ = row
-        event = None if stored is None else recorded_event(stored, self._codec)
+        event = None
+        if stored is not None:
+            (event,) = from_stored([recorded_event(stored, self._codec)], self._codec)
         return ParkedEvent(position, attempts, reason, time_of(time), event)
 
 

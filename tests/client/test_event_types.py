@@ -107,6 +107,25 @@ def test_objects_go_in_and_come_out_on_every_way_to_read(
     run_on(face, real_server.url, without_types)
 
 
+@pytest.mark.parametrize("face", FACES)
+def test_a_consumer_group_is_given_objects_too(face: str, real_server: ServerProcess) -> None:
+    types = deposits()
+    category = f"grouped{face}"
+
+    async def scenario(db: headwater.Database) -> None:
+        await db.append(f"{category}-ann", types.event(Deposited(Decimal("1.10"), "CHF")))
+        await db.append(f"{category}-ann", Event("Withdrawn", "plain"))
+        await db.groups.create(category, category=category)
+        given = []
+        async with db.join(category, until_caught_up=True) as group:
+            async for delivery in group:
+                given.append(delivery.event.data)
+                await delivery.ack()
+        assert given == [Deposited(Decimal("1.10"), "CHF"), "plain"]
+
+    run_on(face, real_server.url, scenario, codec=TypedCodec(types))
+
+
 @pytest.mark.parametrize(
     ("data", "metadata"),
     [

@@ -15,7 +15,9 @@ from headwater import Event
 from headwater.cli.server_process import ServerProcess
 from headwater.codec import MsgpackCodec, RawCodec
 from headwater.event_types import EventTypes, TypedCodec
+from headwater.projecting import Astray, Follower
 from headwater.projections import look_ahead
+from headwater.rebuilding import opened
 from tests.client.faces import run_on
 
 numbers = itertools.count(random.randrange(1 << 40))
@@ -180,6 +182,50 @@ def test_two_who_run_the_same_projection_do_no_harm(
         assert await db.model(name).get("chain") == await chained(db, name)
 
     run_on(face, real_server.url, scenario)
+
+
+def test_events_that_another_process_has_handled_are_passed_over(
+    name: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        projection = db.projections.define(name, count, category=name, batch_size=4)
+        await fill(db, name, 10)
+        build = await opened(db, projection)
+        assert build is not None
+        first, second = (Follower(db, projection, build.number) for _ in range(2))
+        _, rows = await first.run(lambda tx: tx.events(projection.wanted, 0, 100))
+        await first.project(rows[:6])
+        await second.project(rows[:8])
+        await first.project(rows[6:])
+        await second.project(rows[8:])
+        assert await db.model(name).get("total") == total(10)
+        assert await db.model(name).get("chain") == await chained(db, name)
+        # One that is ahead of what is known to be done would leave something out.
+        ahead = Follower(db, projection, build.number)
+        ahead.position = 1 << 60
+        with pytest.raises(Astray):
+            await ahead.project(rows)
+
+    run_on("trio", real_server.url, scenario)
+
+
+def test_two_who_park_the_same_event_park_it_once(name: str, real_server: ServerProcess) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        projection = db.projections.define(name, Broken(2), category=name, attempts=1)
+        await fill(db, name, 9)
+        build = await opened(db, projection)
+        assert build is not None
+        followers = [Follower(db, projection, build.number) for _ in range(2)]
+        _, rows = await followers[0].run(lambda tx: tx.events(projection.wanted, 0, 100))
+        async with trio.open_nursery() as nursery:
+            for follower in followers:
+                nursery.start_soon(follower.project, rows)
+        (parked,) = await db.projections.parked(name)
+        assert (parked.stream, parked.held) == (f"{name}-2", 2)
+        assert (await db.projection_status(name)).parked == 1
+        assert await db.model(name).get("total") == total(9) - 2 - 5 - 8
+
+    run_on("trio", real_server.url, scenario)
 
 
 def test_a_connection_that_is_lost_again_and_again_costs_no_event(
@@ -460,6 +506,34 @@ def test_readers_see_the_old_model_until_the_new_one_is_level(
             assert {key[2] async for key, _ in db.scan(("$model", name))} == {2}
 
     run_on("trio", real_server.url, scenario)
+
+
+def test_a_reader_that_remembers_an_old_build_sees_the_new_one(
+    face: str, name: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        db.projection(name, category=name)(count)
+        async with db.run_projections():
+            await db.wait_for(name, await fill(db, name, 5))
+        model, scanned = db.model(name), db.model(name)
+        assert await model.get("total") == total(5)
+        await db.projections.rebuild(name)
+        assert await model.get("total") == total(5)
+
+        # And if it is replaced just between the head and the first page.
+        current = scanned.current
+        rebuilds = iter([1])
+
+        async def replaced() -> int:
+            build = await current()
+            if next(rebuilds, None):
+                await db.projections.rebuild(name)
+            return build
+
+        scanned.current = replaced  # type: ignore[method-assign]
+        assert ("total",) in {key async for key, _ in scanned.scan()}
+
+    run_on(face, real_server.url, scenario)
 
 
 def test_a_rebuild_that_is_cut_off_goes_on_and_readers_never_see_half_of_it(

@@ -305,11 +305,49 @@ def test_a_state_that_is_changed_in_place_is_shared_with_nobody(
         stream = fresh("inplace", face)
         baskets = Repository(Basket(), add, snapshot_every=2).on(db)
         await baskets.save(stream, [Event("A"), Event("B")], 0)
+        for _ in range(2):
+            assert (await baskets.load(stream)).state.items == ["A", "B"]
         await baskets.decide(stream, careless)
         assert await snapshots_of(db, stream) == {2: {"items": ["A", "B"]}}
         for _ in range(2):
             assert (await baskets.load(stream)).state.items == ["A", "B", "Cleared"]
         assert (await baskets.load(stream + "none")).state.items == []
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_a_command_that_changes_its_state_does_not_change_the_snapshot(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("careless", face)
+        lists: Repository[list[str]] = Repository(
+            [], lambda state, event: [*state, event.type], snapshot_every=2
+        )
+
+        def careless(state: list[str]) -> Event:
+            state.clear()
+            return Event("C")
+
+        await lists.on(db).save(stream, [Event("A"), Event("B")], 0)
+        await lists.on(db).decide(stream, careless)
+        assert await snapshots_of(db, stream) == {2: ["A", "B"]}
+        assert (await lists.on(db).load(stream)).state == ["A", "B", "C"]
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_a_decision_on_an_old_view_fails_at_any_isolation(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("isolation", face)
+        await ACCOUNTS.on(db).decide(stream, deposit, 10)
+        for isolation in ("serializable", "snapshot"):
+            with pytest.raises(headwater.Conflict):
+                async with db.transaction(isolation=isolation) as tx:
+                    await ACCOUNTS.on(tx).decide(stream, withdraw, 10)
+                    await ACCOUNTS.on(db).decide(stream, deposit, 1)
 
     run_on(face, real_server.url, scenario)
 
