@@ -441,6 +441,71 @@ class TestReads:
         assert positions({"category": name, "types": ["Other"]}) == []
         assert positions({"category": name}, 1) == [first]
 
+    def test_tags_come_back_and_a_query_finds_events_by_them(
+        self, client: BareClient, name: str
+    ) -> None:
+        x, y = f"x:{name}", f"y:{name}"
+        events = [
+            [None, "Opened", b"1", b"", [y, x]],
+            [None, "Closed", b"2", b"", [x]],
+            [None, "Closed", b"3", b""],
+            [None, "Closed", b"4", b"", [y]],
+        ]
+        client.call("execute", new_transaction_id(), [], [], [["append", name, 0, events]])
+        stored = client.call("read_stream", None, name)[2]
+        assert [event[9] for event in stored] == [[y, x], [x], [], [y]]
+
+        def found(query: list[dict[str, Any]], *arguments: Any) -> list[bytes]:
+            page = client.call("read_all", None, 0, {"query": query}, *arguments)
+            return [event[7] for event in page[2]]
+
+        assert found([{"tags": [x]}]) == [b"1", b"2"]
+        assert found([{"tags": [x, y]}]) == [b"1"]
+        assert found([{"tags": [x], "types": ["Opened"]}, {"tags": [y]}]) == [b"1", b"4"]
+        assert found([{"tags": [y]}], 1, True) == [b"4"]
+        wrong: list[Any] = [[], [{}], [{"tags": []}], [{"tags": [""]}], [{"names": [x]}]]
+        for query in wrong:
+            _refused(client, "invalid_argument", "read_all", None, 0, {"query": query})
+
+    def test_an_append_on_condition_of_a_query(self, client: BareClient, name: str) -> None:
+        taken = {"query": [{"types": ["Taken"], "tags": [name]}]}
+
+        def take(*condition: Any) -> list[Any]:
+            return ["append", name, -1, [[None, "Taken", b"", b"", [name]]], *condition]
+
+        ((commit, _, position, _, _), _) = client.call(
+            "execute", new_transaction_id(), [], [], [take(taken)]
+        )
+        for conditions, writes in (
+            ([], [take(taken)]),
+            ([], [take(taken, position - 1)]),
+            ([["no_events", taken, 0]], []),
+        ):
+            error = _refused(
+                client, "condition_failed", "execute", new_transaction_id(), conditions, [], writes
+            )
+            (conflict,) = error.details["conflicts"]
+            assert (conflict["position"], conflict["commit"]) == (position, commit)
+            assert conflict["query"] == taken
+        client.call(
+            "execute",
+            new_transaction_id(),
+            [["no_events", taken, position]],
+            [],
+            [take(taken, position), take(None)],
+        )
+        far = ["append", name, -1, [[None, "T", b"", b""]], taken, 2**60]
+        _refused(client, "invalid_argument", "execute", new_transaction_id(), [], [], [far])
+
+    def test_a_time_leads_to_a_position(self, client: BareClient, name: str) -> None:
+        _, time, first, _, _ = _append(client, name, 2)
+        before = client.call("position_before", time)
+        assert before < first
+        events = client.call("read_all", None, before, {"stream": name})[2]
+        assert [event[2] for event in events] == [1, 2]
+        assert client.call("position_before", time + 1) >= first + 1
+        assert client.call("position_before", 0) == 0
+
     def test_load_has_the_newest_snapshot_and_the_events_after_it(
         self, client: BareClient, name: str
     ) -> None:
