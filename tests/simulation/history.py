@@ -54,12 +54,13 @@ class Read(NamedTuple):
 
 
 class Query(NamedTuple):
-    """Elements of all streams, of a category or type, after a position."""
+    """Elements of all streams, of a category or type, or with tags, after a position."""
 
     after: int
     category: str | None
     kind: str | None
     elements: list[str]
+    tags: tuple[str, ...] = ()
 
 
 class Load(NamedTuple):
@@ -69,6 +70,13 @@ class Load(NamedTuple):
     schema: int
     version: int
     state: Any
+
+
+class NoEvents(NamedTuple):
+    """A condition of the commit: no event with these tags is beyond a position."""
+
+    tags: tuple[str, ...]
+    after: int
 
 
 # What was written.
@@ -101,7 +109,9 @@ class Append(NamedTuple):
     elements: list[tuple[str, str]]
 
 
-Operation: TypeAlias = Get | Scan | Read | Query | Load | Put | DeleteRange | Add | Append
+Operation: TypeAlias = (
+    Get | Scan | Read | Query | Load | NoEvents | Put | DeleteRange | Add | Append
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -147,6 +157,11 @@ class Attempt:
         )
 
 
+def tags_of(element: str) -> list[str]:
+    """The tags of the event that has an element: they stand behind it, as "w1.7#red#odd"."""
+    return element.split("#")[1:]
+
+
 class Seen(NamedTuple):
     """An event as it was delivered or read."""
 
@@ -168,6 +183,7 @@ class Feed:
     stream: str | None = None
     prefix: str | None = None
     kinds: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     events: list[Seen] = field(default_factory=list)
     caught_up: int = 0
 
@@ -178,6 +194,7 @@ class Feed:
             and (self.stream is None or event.stream == self.stream)
             and (self.prefix is None or event.stream.startswith(self.prefix))
             and (not self.kinds or event.kind in self.kinds)
+            and {*self.tags} <= {*tags_of(event.element)}
         )
 
 

@@ -21,11 +21,20 @@ from headwater import subscription as client_subscription
 from headwater.channel import Channel
 from headwater.errors import ConnectionLost
 from headwater.identifiers import new_transaction_id
-from headwater_server.engine import checkpoint, engine, sequencer, state_writer, validation
+from headwater_server.engine import (
+    checkpoint,
+    engine,
+    evaluation,
+    sequencer,
+    state_writer,
+    validation,
+)
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.index_keys import TAG
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.sequencer import Sequencer, Ticket
 from headwater_server.engine.state import State
+from headwater_server.engine.state_writer import StateWriter
 from headwater_server.engine.transaction import Transaction
 from headwater_server.net import session, subscriptions
 from headwater_server.storage import directory, file_write_ahead_log
@@ -113,6 +122,14 @@ def returned_keys_only(right: Any) -> Any:
         return page
 
     return scan
+
+
+def without_tags(right: Any) -> Any:
+    def write_names(self: StateWriter, kind: bytes, names: Any) -> None:
+        if kind != TAG:
+            right(self, kind, names)
+
+    return write_names
 
 
 def of_what_is_not_durable(right: Any) -> Any:
@@ -286,6 +303,22 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "_register_query",
         nothing,
         ISOLATION,
+        "calm",
+    ),
+    Mutant(
+        "conditions on queries are not checked",
+        evaluation,
+        "standing_event",
+        nothing,
+        "on condition of",
+        "calm",
+    ),
+    Mutant(
+        "checkpoints forget the tags",
+        StateWriter,
+        "_write_names",
+        without_tags,
+        WRONG_READ + "|on condition of|not serializable|subscribed after|caught up",
         "calm",
     ),
     Mutant(

@@ -99,6 +99,7 @@ WORKLOADS: Final = (
     "skew",
     "predicates",
     "streams",
+    "rules",
     "aggregates",
     "past",
     "long reads",

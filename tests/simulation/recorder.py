@@ -26,12 +26,14 @@ from tests.simulation.history import (
     History,
     Key,
     Load,
+    NoEvents,
     Operation,
     Outcome,
     Put,
     Query,
     Read,
     Scan,
+    tags_of,
 )
 from tests.simulation.replay import fold
 from tests.simulation.trace import Trace
@@ -70,6 +72,8 @@ class Recording:
 
     def __init__(self, attempt: Attempt, face: Any) -> None:
         self.attempt = attempt
+        self.position = 0
+        """Of the last event that a query found."""
         self._reads: Reads = face
         self._writes: Writes = face
 
@@ -94,13 +98,23 @@ class Recording:
         return elements
 
     async def query(
-        self, *, after: int = 0, category: str | None = None, kind: str | None = None
+        self,
+        *,
+        after: int = 0,
+        category: str | None = None,
+        kind: str | None = None,
+        tags: tuple[str, ...] = (),
     ) -> list[str]:
         pages = self._reads.read_all(
-            after=after, category=category, types=None if kind is None else [kind]
+            after=after,
+            category=category,
+            types=None if kind is None else [kind],
+            tags=tags or None,
         )
-        elements = [event.data async for event in pages]
-        self.attempt.operations.append(Query(after, category, kind, elements))
+        events = [event async for event in pages]
+        self.position = events[-1].position if events else after
+        elements = [event.data for event in events]
+        self.attempt.operations.append(Query(after, category, kind, elements, tags))
         return elements
 
     async def load(self, stream: str, schema: int) -> tuple[int, Any]:
@@ -129,14 +143,30 @@ class Recording:
         self.attempt.operations.append(Add(key, number))
 
     def append(
-        self, stream: str, elements: list[tuple[str, str]], *, expect: int = headwater.ANY
+        self,
+        stream: str,
+        elements: list[tuple[str, str]],
+        *,
+        expect: int = headwater.ANY,
+        unless: tuple[str, ...] = (),
     ) -> None:
-        events = [headwater.Event(kind, element) for element, kind in elements]
-        self._writes.append(stream, events, expect=expect)
+        """Append; *unless* an event with these tags is beyond what the last query found."""
+        events = [event_of(element, kind) for element, kind in elements]
+        if unless:
+            query = headwater.Query(tags=unless)
+            self._writes.append(stream, events, expect=expect, unless=query, after=self.position)
+            self.attempt.operations.append(NoEvents(unless, self.position))
+        else:
+            self._writes.append(stream, events, expect=expect)
         self.attempt.operations.append(Append(stream, elements))
 
     def save(self, stream: str, version: int, schema: int, state: Any) -> None:
         self._writes.save_snapshot(stream, version=version, state=state, schema=schema)
+
+
+def event_of(element: str, kind: str) -> headwater.Event:
+    """An event with the tags that its element says."""
+    return headwater.Event(kind, element, tags=tags_of(element))
 
 
 class Recorder:
@@ -211,11 +241,11 @@ class Recorder:
             self._committed(*made[-1])
 
     async def write(
-        self, name: str, operation: Operation, call: Callable[[], Awaitable[headwater.Committed]]
+        self, name: str, *operations: Operation, call: Callable[[], Awaitable[headwater.Committed]]
     ) -> None:
-        """A write in one round trip."""
+        """A write in one round trip, and the condition that it may have."""
         attempt = self.history.begin(self.client, name)
-        attempt.operations.append(operation)
+        attempt.operations.extend(operations)
         try:
             committed = await call()
         except headwater.HeadwaterError as error:

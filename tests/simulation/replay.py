@@ -32,6 +32,7 @@ from tests.simulation.history import (
     History,
     Key,
     Load,
+    NoEvents,
     Operation,
     Outcome,
     Put,
@@ -130,8 +131,9 @@ class View:
                 return read._replace(items=items[:limit])
             case Read(stream, after, _):
                 return read._replace(elements=self._elements(stream)[after:])
-            case Query(after, category, kind, _):
-                feed = Feed("", 0, category=category, kinds=(kind,) if kind else ())
+            case Query(after, category, kind, _, tags):
+                kinds = (kind,) if kind else ()
+                feed = Feed("", 0, category=category, kinds=kinds, tags=tags)
                 events = self._model.all_events(self._commit)[after:]
                 found = [event.element for event in events if feed.wants(event)]
                 return read._replace(elements=found)
@@ -187,6 +189,7 @@ def check_history(history: History, dump: Dump) -> list[str]:
             return [f"commit {logged.commit} is of nobody: {logged.transaction.hex()}"]
         problems += _told(attempt, logged.commit)
         attempt.commit = logged.commit
+        problems += _conditions(model, attempt)
         model.commit(attempt.operations)
         if len(model.all_events(logged.commit)) - len(model.all_events(logged.commit - 1)) != (
             logged.events
@@ -234,6 +237,16 @@ def _told(attempt: Attempt, commit: int) -> Iterator[str]:
         yield f"{attempt} is in the commit log as {commit}"
     if attempt.floor >= commit:
         yield f"{attempt} is in the commit log as {commit}, but began later"
+
+
+def _conditions(model: Model, attempt: Attempt) -> Iterator[str]:
+    """Conditions of an attempt that did not hold at the end of the model, when it committed."""
+    for operation in attempt.operations:
+        if isinstance(operation, NoEvents):
+            unwanted = Feed("", 0, tags=operation.tags)
+            for event in filter(unwanted.wants, model.events[operation.after :]):
+                yield f"{attempt} committed on condition of {operation}, against {event}"
+                break
 
 
 def _acknowledged(history: History, dump: Dump) -> Iterator[str]:

@@ -16,6 +16,7 @@ from tests.simulation.history import (
     History,
     Load,
     Logged,
+    NoEvents,
     Operation,
     Outcome,
     Put,
@@ -258,3 +259,22 @@ def test_invariants_of_the_applications_are_looked_at() -> None:
         Scan(("skew", 2), None, False, [(("skew", 2, 0), 0), (("skew", 2, 1), 0)])
     )
     assert len(list(invariants(history))) == 3
+
+
+def test_a_condition_on_a_query_must_have_held_when_its_transaction_committed() -> None:
+    for after, problem in ((1, ""), (0, "committed on condition of NoEvents")):
+        history = History()
+        commits, events = [], []
+        for number in (1, 2):
+            identity = bytes([number]) * 16
+            attempt = history.begin("c", "rules")
+            attempt.identity = identity
+            attempt.operations += [NoEvents(("red",), after), Append("s", [("e#red", "T")])]
+            if number == 1:
+                attempt.operations = attempt.operations[1:]
+            history.end(attempt, Outcome.COMMITTED, number)
+            commits.append(Logged(number, identity, number, number, 1))
+            events.append(Seen(number, "s", number, number, "T", "e#red"))
+        found = "\n".join(check_history(history, Dump(commits, events, [], {"s": events})))
+        assert problem in found
+        assert bool(found) == bool(problem)

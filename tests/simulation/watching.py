@@ -13,7 +13,7 @@ _WINDOWS = (1, 3, 50, 4096)
 
 def draw_feed(client: str, dice: random.Random) -> Feed:
     """A subscription to something."""
-    match dice.choice(("all", "all", "category", "stream", "prefix", "types")):
+    match dice.choice(("all", "all", "category", "stream", "prefix", "types", "tags")):
         case "category":
             return Feed(client, 0, category=dice.choice(("list", "order", "aggregate")))
         case "stream":
@@ -22,6 +22,8 @@ def draw_feed(client: str, dice: random.Random) -> Feed:
             return Feed(client, 0, prefix=dice.choice(("order-", "l", "aggregate-2")))
         case "types":
             return Feed(client, 0, kinds=dice.choice((("Paid",), ("Listed", "Sent"))))
+        case "tags":
+            return Feed(client, 0, tags=dice.choice((("red",), ("red", "odd"), ("blue",))))
         case _:
             return Feed(client, 0)
 
@@ -41,6 +43,7 @@ async def watch(database: Database, feed: Feed, dice: random.Random, goal: "Goal
         stream=feed.stream,
         prefix=feed.prefix,
         types=feed.kinds or None,
+        tags=feed.tags or None,
         window=dice.choice(_WINDOWS),
     ) as subscription:
         goal.waiting.add(feed.client)

@@ -6,6 +6,7 @@ counters      add without reading
 skew          write skew: of each pair, one must stay set
 predicates    inserts and deletes by what a scan found
 streams       appends that expect a version, to several streams at once
+rules         numbers without a gap, over several streams: a query by tags, and what rests on it
 aggregates    load, decide, append, now and then a snapshot of the state
 past          reads at commits that were, which are what was current then
 long reads    a read view that stays open while all goes on
@@ -19,8 +20,8 @@ from typing import Final
 import trio
 
 import headwater
-from tests.simulation.history import Add, Append, Get, Operation, Put
-from tests.simulation.recorder import Recorder, Recording
+from tests.simulation.history import Add, Append, Get, NoEvents, Operation, Put
+from tests.simulation.recorder import Recorder, Recording, event_of
 from tests.simulation.replay import fold
 
 ACCOUNTS: Final = 6
@@ -110,7 +111,9 @@ async def counters(recorder: Recorder) -> None:
     match dice.choice(("once", "in transaction", "read", "then read")):
         case "once":
             database = recorder.database
-            await recorder.write("counters", Add(key, number), lambda: database.add(key, number))
+            await recorder.write(
+                "counters", Add(key, number), call=lambda: database.add(key, number)
+            )
         case "in transaction":
             isolation = _isolation(recorder)
             async with recorder.transaction("counters", isolation=isolation) as transaction:
@@ -182,6 +185,38 @@ async def streams(recorder: Recorder) -> None:
             transaction.append(name, new, expect=version)
         if dice.random() < 0.3:
             await transaction.read(names[0])
+
+
+async def rules(recorder: Recorder) -> None:
+    dice = recorder.dice
+    tags = dice.choice((("red",), ("red", "odd"), ("blue",)))
+    new = (element(recorder) + "#" + "#".join(tags), "Ruled")
+    stream = f"rule-{dice.randrange(3)}"
+    if dice.random() < 0.3:
+        async with recorder.reading("rules") as reading:
+            await reading.query(tags=tags, kind=dice.choice((None, "Ruled")))
+            after = reading.position
+        if not reading.attempt.operations:
+            return
+        await recorder.write(
+            "rules",
+            NoEvents(tags, after),
+            Append(stream, [new]),
+            call=lambda: recorder.database.append(
+                stream, event_of(*new), unless=headwater.Query(tags=tags), after=after
+            ),
+        )
+        return
+    isolation = _isolation(recorder)
+
+    async def decide(transaction: Recording) -> None:
+        found = await transaction.query(tags=tags)
+        transaction.put(("rules", *tags), len(found) + 1)
+        # Serializable, the query is checked in any case.
+        checked = isolation == "snapshot" or dice.random() < 0.3
+        transaction.append(stream, [new], unless=tags if checked else ())
+
+    await recorder.run("rules", decide, isolation=isolation)
 
 
 async def aggregates(recorder: Recorder) -> None:
@@ -284,6 +319,7 @@ ACTIONS: Final[Mapping[str, Callable[[Recorder], Awaitable[None]]]] = {
     "skew": skew,
     "predicates": predicates,
     "streams": streams,
+    "rules": rules,
     "aggregates": aggregates,
     "past": past,
     "long reads": long_reads,
