@@ -4,6 +4,7 @@
     messages.py     frames against a whole session with its engine, in memory
     live.py         the same frames against a server process, with others at work on it
     files.py        damaged data directories, in memory: check, recovery, every read
+    store_files.py  the same for the files of RocksDB, on disk
 
     make fuzz                                              all of it, MESSAGES and FILES many
     python -m tests.fuzz.messages --seed 4711 --count 1000 one batch again
