@@ -49,6 +49,7 @@ from headwater.errors import (
     InternalError,
     InvalidArgument,
     NoSuchCommit,
+    NoSuchEvent,
     NoSuchGroup,
     NotANumber,
     PermissionDenied,
@@ -69,6 +70,7 @@ from headwater.errors import (
 )
 from headwater.event_types import EventTypes, TypedCodec
 from headwater.groups import GroupInfo, Groups, GroupSummary, ParkedEvent
+from headwater.listing import CategoryInfo, StreamInfo
 from headwater.membership import Membership
 from headwater.models import Model, ReadModel
 from headwater.past import Past
@@ -111,6 +113,7 @@ __all__ = [
     "Aggregates",
     "AuthenticationFailed",
     "Batch",
+    "CategoryInfo",
     "BlockingAggregates",
     "BlockingDatabase",
     "BlockingModel",
@@ -160,6 +163,7 @@ __all__ = [
     "Membership",
     "MsgpackCodec",
     "NoSuchCommit",
+    "NoSuchEvent",
     "NoSuchGroup",
     "NotANumber",
     "ParkedEvent",
@@ -184,6 +188,7 @@ __all__ = [
     "ShuttingDown",
     "Snapshot",
     "StoredSnapshot",
+    "StreamInfo",
     "StreamVersion",
     "Subscription",
     "TimedOut",

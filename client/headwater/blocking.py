@@ -13,7 +13,9 @@ from uuid import UUID
 from headwater.address import Address
 from headwater.batch import Batch, Executed
 from headwater.blocking_groups import BlockingGroups, BlockingMembership
+from headwater.blocking_listing import BlockingListings
 from headwater.blocking_pages import BlockingPages
+from headwater.blocking_retention import BlockingRetention
 from headwater.blocking_runtime import BlockingRuntime
 from headwater.database import Database
 from headwater.membership import GROUP_CREDIT_DEFAULT
@@ -34,7 +36,6 @@ from headwater.records import (
     Loaded,
     Pong,
     RecordedEvent,
-    StoredSnapshot,
     TransactionStatus,
 )
 from headwater.runtime import Options
@@ -127,7 +128,7 @@ class BlockingReads:
         return step(self._reads.load(stream, schema=schema, name=name))
 
 
-class BlockingPast(BlockingReads):
+class BlockingPast(BlockingReads, BlockingListings):
     """The database as it was; see Past."""
 
     def __init__(self, past: Past) -> None:
@@ -153,6 +154,10 @@ class BlockingTransaction(BlockingReads):
         self.max = transaction.max
         self.append = transaction.append
         self.save_snapshot = transaction.save_snapshot
+        self.truncate = transaction.truncate
+        self.delete_stream = transaction.delete_stream
+        self.set_retention = transaction.set_retention
+        self.erase = transaction.erase
         self.ack = transaction.ack
 
     def __enter__(self) -> "BlockingTransaction":
@@ -236,7 +241,7 @@ class BlockingEvents(Iterator[RecordedEvent]):
         return step(self._events.__anext__())
 
 
-class BlockingDatabase(BlockingReads):
+class BlockingDatabase(BlockingReads, BlockingListings, BlockingRetention):
     """A database on a server; see Database. Threads may share it; one asks at a time."""
 
     def __init__(self, address: Address, options: Options) -> None:
@@ -386,9 +391,6 @@ class BlockingDatabase(BlockingReads):
 
     def commits(self, *, after: int = 0, limit: int | None = None) -> BlockingPages[CommitRecord]:
         return BlockingPages(self._database.commits(after=after, limit=limit))
-
-    def snapshots(self) -> BlockingPages[StoredSnapshot]:
-        return BlockingPages(self._database.snapshots())
 
     # Their module builds on this one.
 

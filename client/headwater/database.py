@@ -16,6 +16,7 @@ from headwater.errors import InvalidArgument
 from headwater.groups import Groups
 from headwater.handshake import verifier
 from headwater.identifiers import new_transaction_id, transaction_bytes
+from headwater.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages, newest
 from headwater.membership import GROUP_CREDIT_DEFAULT, Membership
 from headwater.models import ReadModel
 from headwater.pages import CommitPages, Pages, SnapshotPages
@@ -40,6 +41,7 @@ from headwater.records import (
     committed_from,
     time_of,
 )
+from headwater.retention import RetentionCalls
 from headwater.runtime import Options, Runtime, running_runtime
 from headwater.subscription import WINDOW_DEFAULT, Subscription
 from headwater.transaction import Transaction
@@ -51,7 +53,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Database(Reads):
+class Database(Reads, RetentionCalls):
     """A database on a server. Any number of tasks may use it at once, over one connection.
 
     Use it with `async with`. A connection that is lost is opened again when it is next used.
@@ -252,6 +254,11 @@ class Database(Reads):
         batch.save_snapshot(stream, version=version, state=state, schema=schema, name=name)
         return (await self.execute(batch)).committed
 
+    async def _write(self, word: str, *arguments: Any, **options: Any) -> Committed:
+        batch = self.batch()
+        getattr(batch, word)(*arguments, **options)
+        return (await self.execute(batch)).committed
+
     # What was, what comes.
 
     def at(self, *, commit: int | None = None, time: datetime | None = None) -> Past:
@@ -321,6 +328,14 @@ class Database(Reads):
     def snapshots(self) -> Pages[StoredSnapshot]:
         """Iterate over every stored snapshot, in no order that means something."""
         return SnapshotPages(self._channel.read, self._codec)
+
+    def streams(self, *, prefix: str = "") -> Pages[StreamInfo]:
+        """Iterate over the streams whose names begin with *prefix*, in order of name."""
+        return StreamPages(self._channel.read, prefix, newest)
+
+    def categories(self) -> Pages[CategoryInfo]:
+        """Iterate over the categories, in order of name."""
+        return CategoryPages(self._channel.read, newest)
 
     # Projections.
 

@@ -204,16 +204,23 @@ class CommitPages(Pages[CommitRecord]):
 
 
 class SnapshotPages(Pages[StoredSnapshot]):
-    """Every stored snapshot."""
+    """Every stored snapshot, as of one commit; None: each page as of the newest."""
 
-    def __init__(self, fetch: Fetch, codec: Codec) -> None:
+    def __init__(
+        self,
+        fetch: Fetch,
+        codec: Codec,
+        commit: Callable[[], Awaitable[int | None]] | None = None,
+    ) -> None:
         super().__init__(None)
+        self._at = commit
         self._fetch = fetch
         self._codec = codec
         self._cursor: bytes | None = None
 
     async def _page(self, size: int) -> tuple[int, Iterator[StoredSnapshot], bool]:
-        rows, self._cursor = await self._fetch("read_snapshots", self._cursor, size)
+        commit = None if self._at is None else await self._at()
+        rows, self._cursor = await self._fetch("read_snapshots", self._cursor, size, commit)
         codec = self._codec
         items = (
             StoredSnapshot(

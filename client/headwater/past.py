@@ -6,8 +6,10 @@ from typing import Any
 from headwater.channel import Channel
 from headwater.codec import Codec
 from headwater.errors import InvalidArgument
+from headwater.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages
+from headwater.pages import Pages, SnapshotPages
 from headwater.reads import Reads
-from headwater.records import microseconds_of
+from headwater.records import StoredSnapshot, microseconds_of
 from headwater_protocol.numbers import CommitNumber
 from headwater_protocol.operations import COMMIT
 
@@ -37,6 +39,18 @@ class Past(Reads):
             commit: CommitNumber = await self._channel.read("commit_at", self._time)
             self._commit = commit
         return self._commit
+
+    def streams(self, *, prefix: str = "") -> Pages[StreamInfo]:
+        """Iterate over the streams whose names begin with *prefix*, in order of name."""
+        return StreamPages(self._channel.read, prefix, self.commit)
+
+    def categories(self) -> Pages[CategoryInfo]:
+        """Iterate over the categories, in order of name."""
+        return CategoryPages(self._channel.read, self.commit)
+
+    def snapshots(self) -> Pages[StoredSnapshot]:
+        """Iterate over every stored snapshot, in no order that means something."""
+        return SnapshotPages(self._channel.read, self._codec, self.commit)
 
     async def _ask(self, name: str, *arguments: Any) -> Any:
         return await self._channel.read(name, *arguments)

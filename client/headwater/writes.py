@@ -12,6 +12,7 @@ from headwater.delivery import Acknowledgeable, Delivery, ack_writes
 from headwater.errors import InvalidArgument, TooLarge
 from headwater.query import Query, event_filter
 from headwater.records import Event
+from headwater.retention import RetentionWrites
 from headwater_protocol import limits
 from headwater_protocol.keys import Key, encode_key, prefix_range
 from headwater_protocol.numbers import ANY
@@ -33,7 +34,7 @@ REQUEST_SIZE_MAX: Final = limits.BODY_SIZE_MAX - limits.MIB
 """Bytes of writes that are sent in one request. The rest is for what stands around them."""
 
 
-class Writes:
+class Writes(RetentionWrites):
     """Collects writes. Nothing here waits, on any runtime.
 
     A key is a tuple, or a bare value, which is a tuple of one. Each of these raises

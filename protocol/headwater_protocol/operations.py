@@ -395,7 +395,7 @@ _TABLE = (
             _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
             _AT,
         ),
-        "[commit, [[stream, version, first], …], cursor | nil]",
+        "[commit, [[stream, version, first, max_count | nil, max_age | nil], …], cursor | nil]",
         "Streams in the order of names. Go on after the cursor until it is nil.",
     ),
     Operation(

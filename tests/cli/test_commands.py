@@ -112,7 +112,7 @@ def test_a_dump_is_of_one_commit(server: ServerProcess) -> None:
     result = call("dump", "--url", server.url, "--commit", "2")
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert lines[0]["commit"] == 2
-    assert lines[-1] == {"end": {"keys": 2501, "events": 70, "snapshots": 1}}
+    assert lines[-1] == {"end": {"keys": 2501, "events": 70, "snapshots": 0}}
 
 
 def test_a_stream_that_has_other_events_is_not_written_over(
@@ -234,3 +234,56 @@ def test_python_m_headwater_is_headwater() -> None:
         [sys.executable, "-m", "headwater", "--version"], capture_output=True, check=True
     )
     assert done.stdout.startswith(b"headwater ")
+
+
+def retained(url: str) -> None:
+    with headwater.connect_blocking(url) as db:
+        db.append("clicks", [headwater.Event("Clicked", n) for n in range(9)])
+        db.append("person", [headwater.Event("Named", name, "by") for name in ("ann", "bob")])
+        db.append("gone", headwater.Event("Was", 1))
+        db.truncate("clicks", before=4)
+        db.set_retention("clicks", max_count=3, max_age=3600)
+        db.erase("person", versions=[1])
+        db.delete_stream("gone")
+
+
+def test_a_dump_keeps_what_is_kept_of_streams_and_what_was_erased(
+    empty: ServerProcess, tmp_path: Path
+) -> None:
+    retained(empty.url)
+    path = tmp_path / "dump.jsonl"
+    assert call("dump", "--url", empty.url, "-o", str(path)).exit_code == 0
+    assert "ann" not in path.read_text()
+    (tmp_path / "other").mkdir()
+    with ServerProcess(tmp_path / "other") as other:
+        # Twice: a load can be run again.
+        for _ in range(2):
+            result = call("load", "--url", other.url, str(path))
+            assert result.exit_code == 0, result.output
+        with headwater.connect_blocking(other.url) as db:
+            assert [(e.version, e.data) for e in db.read("clicks")] == [(7, 6), (8, 7), (9, 8)]
+            assert [(e.data, e.erased) for e in db.read("person")] == [(None, True), ("bob", False)]
+            there = {each.stream: each for each in db.streams()}
+            assert there.keys() == {"clicks", "person"}
+            assert (there["clicks"].version, there["clicks"].max_count) == (9, 3)
+
+
+def test_the_command_line_lists_streams_and_says_what_is_kept(empty: ServerProcess) -> None:
+    url = ("--url", empty.url)
+    retained(empty.url)
+    listed = [json.loads(line) for line in call("streams", *url, "--json").output.splitlines()]
+    assert [(row["stream"], row["first"]) for row in listed] == [("clicks", 7), ("person", 1)]
+    assert "person" in call("streams", *url, "--categories").output
+    assert call("stream", "truncate", *url, "clicks", "--before", "9").exit_code == 0
+    assert call("stream", "keep", *url, "person", "--max-count", "5").exit_code == 0
+    assert call("stream", "erase", *url, "person", "1-2", "--yes").exit_code == 0
+    assert call("stream", "erase", *url, "person", "x", "--yes").exit_code == 2
+    result = call("stream", "erase", *url, "person", "3", "--yes")
+    assert result.exit_code == 1
+    assert "has no version 3" in result.output
+    assert call("stream", "delete", *url, "clicks", input="n\n").exit_code == 1
+    assert call("stream", "delete", *url, "clicks", "--yes").exit_code == 0
+    listed = [json.loads(line) for line in call("streams", *url, "--json").output.splitlines()]
+    assert [(row["stream"], row["max_count"]) for row in listed] == [("person", 5)]
+    with headwater.connect_blocking(empty.url) as db:
+        assert all(event.erased for event in db.read("person"))

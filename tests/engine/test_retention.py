@@ -166,7 +166,7 @@ def test_a_deleted_stream_is_no_stream_until_it_is_appended_to_again(database: D
     assert [c.category for c in now(database).list_categories(None, 10).categories] == ["b"]
     database.execute(append("a-1", 2, NO_STREAM))
     assert stream_versions(now(database)) == [10, 11]
-    assert now(database).list_streams("a", None, 10).streams == [("a-1", 11, 10)]
+    assert now(database).list_streams("a", None, 10).streams == [("a-1", 11, 10, None, None)]
     with pytest.raises(WrongVersion):
         database.execute(append("a-1", 1, NO_STREAM))
 

@@ -103,7 +103,9 @@ def test_an_open_transaction_keeps_what_it_can_read() -> None:
     assert database.engine.rewriting.removed == 12
     database.execute(append("a-1"))
     assert stream_versions(database.engine.reader()) == [13]
-    assert database.engine.reader().list_streams("a", None, 9).streams == [("a-1", 13, 13)]
+    assert database.engine.reader().list_streams("a", None, 9).streams == [
+        ("a-1", 13, 13, None, None)
+    ]
     sound(database)
 
 

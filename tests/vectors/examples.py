@@ -292,7 +292,7 @@ EXAMPLES: Final = [
         ],
         [[43, TIME, None, None, {}], []],
     ),
-    Example("list_streams", ["account-", None, 2, 42], [42, [[ANN, 41, 40]], ANN]),
+    Example("list_streams", ["account-", None, 2, 42], [42, [[ANN, 41, 40, 2, None]], ANN]),
     Example("list_streams", [], [42, [], None]),
     Example("list_categories", [None, 100], [42, [["account", 50], ["clicks", 9]], None]),
     Example("read_snapshots", [b"account-ann\0", 10, 42], [[], None]),

@@ -2,12 +2,14 @@
 
     {"headwater": 1, "commit": 1234, "time": "…", "events": 500}
     {"key": ["balance", "ann"], "value": 90}
+    {"retention": "clicks", "first": 7, "max_count": 100, "max_age": null}
     {"stream": "account-ann", "version": 1, "type": "Opened", "id": "…", "data": …, …}
     {"snapshot": "account-ann", "name": "", "schema": 1, "version": 1, "state": …}
     {"end": {"keys": 1, "events": 500, "snapshots": 1}}
 
 The first line is the header; the last one says that the dump is complete. What JSON does not
-have is tagged (headwater.cli.tagged_json). The history of keys, and users, are left out.
+have is tagged (headwater.cli.tagged_json). An event whose data was erased has `"erased": true` in
+place of data. The history of keys, hidden events, deleted streams, and users are left out.
 """
 
 import json
@@ -67,7 +69,6 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
         }
     )
     counts = {"keys": 0, "events": 0, "snapshots": 0}
-    versions: dict[str, int] = {}
     with progress_bars() as progress:
         bar = progress.add_task("keys", total=None)
         for key, value in past.scan():
@@ -75,6 +76,12 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
             counts["keys"] += 1
             progress.advance(bar)
         progress.update(bar, total=counts["keys"])
+        for stream in past.streams():
+            if (stream.first, stream.max_count, stream.max_age) != (1, None, None):
+                age = None if stream.max_age is None else stream.max_age.total_seconds()
+                kept = {"first": stream.first, "max_count": stream.max_count, "max_age": age}
+                write({"retention": stream.stream, **kept})
+                counts["retention"] = counts.get("retention", 0) + 1
         bar = progress.add_task("events", total=total)
         for event in past.read_all():
             line: dict[str, Any] = {
@@ -83,21 +90,20 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
                 "type": event.type,
                 "id": str(event.id),
                 "time": event.time.isoformat(),
-                "data": value_to_json(event.data),
             }
+            if event.erased:
+                line["erased"] = True
+            else:
+                line["data"] = value_to_json(event.data)
             if event.metadata is not None:
                 line["metadata"] = value_to_json(event.metadata)
             if event.tags:
                 line["tags"] = event.tags
             write(line)
-            versions[event.stream] = event.version
             counts["events"] += 1
             progress.advance(bar)
         bar = progress.add_task("snapshots", total=None)
-        for snapshot in db.snapshots():
-            # They are read as they are now; one of a later commit has a version of its own.
-            if snapshot.version > versions.get(snapshot.stream, 0):
-                continue
+        for snapshot in past.snapshots():
             write(
                 {
                     "snapshot": snapshot.stream,

@@ -29,6 +29,13 @@ from headwater.codec import RawCodec
 from headwater.errors import DuplicateEvent, HeadwaterError, WrongVersion
 from headwater.records import Event
 
+REMOVED_TYPE: Final = "$removed"
+"""Type of the events that stand for those that were hidden when the dump was made, so that the
+versions of the others are the same; they are hidden at once."""
+
+REMOVED_AT_ONCE_MAX: Final = 10_000
+"""Such events in one transaction."""
+
 LINES_A_COMMIT_MAX: Final = 1000
 """Lines in one transaction: enough that its sync costs little a line."""
 
@@ -76,8 +83,9 @@ def read_dump(db: BlockingDatabase, file: IO[bytes], progress: Progress) -> dict
             _load_part(db, part)
         for kind, members in groupby(part, lambda line: _kind(line[1])):
             count = len(list(members))
-            counts[kind] += count
-            progress.advance(bars[kind], count)
+            counts[kind] = counts.get(kind, 0) + count
+            if kind in bars:
+                progress.advance(bars[kind], count)
     if end is None:
         raise click.ClickException(f"{name} ends early: its dump was cut off")
     if end != counts:
@@ -90,6 +98,7 @@ def _load_part(db: BlockingDatabase, part: list[tuple[int, dict[str, Any]]]) -> 
     lines = [line for _, line in part]
     try:
         try:
+            _make_room(db, lines)
             db.execute(_batch(db, lines))
         except (DuplicateEvent, WrongVersion):
             missing = _missing(db, lines)
@@ -97,10 +106,33 @@ def _load_part(db: BlockingDatabase, part: list[tuple[int, dict[str, Any]]]) -> 
                 raise
             if missing:
                 db.execute(_batch(db, missing))
+        _erase(db, lines)
     except HeadwaterError as error:
         raise click.ClickException(f"lines {first} to {last}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise click.ClickException(f"lines {first} to {last}: not of a dump: {error!r}") from error
+
+
+def _make_room(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
+    """Bring streams whose first events were hidden to the version before those that are not."""
+    for line in lines:
+        if "retention" not in line:
+            continue
+        stream, first = line["retention"], line["first"]
+        version = db.load(stream).version
+        while version < first - 1:
+            count = min(first - 1 - version, REMOVED_AT_ONCE_MAX)
+            db.append(stream, [Event(REMOVED_TYPE, b"")] * count, expect=version)
+            version += count
+
+
+def _erase(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
+    versions: dict[str, list[int]] = {}
+    for line in lines:
+        if line.get("erased"):
+            versions.setdefault(line["stream"], []).append(line["version"])
+    for stream, erased in versions.items():
+        db.erase(stream, versions=erased)
 
 
 def _batch(db: BlockingDatabase, lines: list[dict[str, Any]]) -> Batch:
@@ -126,8 +158,9 @@ def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str
             spans[line["stream"]] = first, line["version"]
     for stream, (first, last) in spans.items():
         for event in db.read(stream, after=first - 1, limit=last - first + 1):
+            data = b"" if event.erased else event.data
             there[stream, event.version] = Event(
-                event.type, event.data, event.metadata, event.id, event.tags
+                event.type, data, event.metadata, event.id, event.tags
             )
     return [
         line
@@ -139,7 +172,7 @@ def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str
 def _event(line: dict[str, Any]) -> Event:
     return Event(
         line["type"],
-        value_from_json(line["data"]),
+        b"" if line.get("erased") else value_from_json(line["data"]),
         value_from_json(line["metadata"]) if "metadata" in line else None,
         UUID(line["id"]),
         tuple(line.get("tags", ())),
@@ -150,6 +183,11 @@ def _set(batch: Batch, line: dict[str, Any]) -> None:
     if "key" in line:
         key = tuple(from_json(member) for member in line["key"])
         batch.put(key, value_from_json(line["value"]))
+        return
+    if "retention" in line:
+        if line["first"] > 1:
+            batch.truncate(line["retention"], before=line["first"])
+        batch.set_retention(line["retention"], max_count=line["max_count"], max_age=line["max_age"])
         return
     batch.save_snapshot(
         line["snapshot"],
@@ -185,4 +223,7 @@ def _parse(number: int, raw: bytes) -> dict[str, Any]:
 
 
 def _kind(line: dict[str, Any]) -> str:
-    return "keys" if "key" in line else "events" if "stream" in line else "snapshots"
+    for word, kind in (("key", "keys"), ("stream", "events"), ("retention", "retention")):
+        if word in line:
+            return kind
+    return "snapshots"

@@ -27,11 +27,16 @@ _ALL: Final = 2**62
 
 
 class StreamEntry(NamedTuple):
-    """A stream: its name, its version, and the version of the first event that can be read."""
+    """A stream: its name, its version, the version of the first event that can be read.
+
+    And what is set to be kept of it: so many events, so many microseconds; None: all.
+    """
 
     stream: str
     version: int
     first: int
+    count_max: int | None = None
+    age_us_max: int | None = None
 
 
 class CategoryEntry(NamedTuple):
@@ -82,8 +87,9 @@ def list_streams(
             continue
         if visibility is None:
             found.append(StreamEntry(name, version, 1))
-        elif visibility.rule(name).deleted != version:
-            found.append(StreamEntry(name, version, visibility.first(name)))
+        elif (rule := visibility.rule(name)).deleted != version:
+            kept = rule.count_max or None, rule.age_us_max or None
+            found.append(StreamEntry(name, version, visibility.first(name), *kept))
     return StreamsPage(found, None)
 
 

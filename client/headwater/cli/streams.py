@@ -1,0 +1,119 @@
+"""`headwater streams` lists them; `headwater stream` says what is kept of one, and erases."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from headwater.cli.connection_options import Connector, connection_options
+
+ERASED_AT_ONCE_MAX: Final = 10_000
+"""Events that one commit may erase."""
+
+
+@click.command()
+@connection_options
+@click.option("--prefix", default="", help="Only streams whose names begin so.")
+@click.option("--categories", is_flag=True, help="Categories, with their counts of events.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON lines, for programs.")
+def streams(connector: Connector, prefix: str, categories: bool, as_json: bool) -> None:
+    """List the streams, or the categories, in order of name."""
+    with connector.connect() as db:
+        rows: Iterator[dict[str, Any]]
+        if categories:
+            found = (each for each in db.categories() if each.category.startswith(prefix))
+            rows = ({"category": each.category, "events": each.events} for each in found)
+        else:
+            rows = (
+                {
+                    "stream": each.stream,
+                    "version": each.version,
+                    "first": each.first,
+                    "max_count": each.max_count,
+                    "max_age": None if each.max_age is None else each.max_age.total_seconds(),
+                }
+                for each in db.streams(prefix=prefix)
+            )
+        if as_json:
+            for row in rows:
+                click.echo(json.dumps(row, ensure_ascii=False))
+            return
+        table: Table | None = None
+        for row in rows:
+            if table is None:
+                table = Table()
+                for name, value in row.items():
+                    table.add_column(
+                        name.replace("_", " "),
+                        justify="left" if isinstance(value, str) else "right",
+                    )
+            table.add_row(*("" if value is None else str(value) for value in row.values()))
+        if table is not None:
+            Console().print(table)
+
+
+@click.group()
+def stream() -> None:
+    """Say what is kept of a stream, or erase the data of events."""
+
+
+@stream.command()
+@connection_options
+@click.argument("name")
+@click.option("--before", type=int, required=True, help="The first version that stays.")
+def truncate(connector: Connector, name: str, before: int) -> None:
+    """Hide the events of a stream below a version, for good."""
+    with connector.connect() as db:
+        db.truncate(name, before=before)
+    click.echo(f"{name}: events below version {before} are hidden", err=True)
+
+
+@stream.command()
+@connection_options
+@click.argument("name")
+@click.option("--max-count", type=int, help="Keep so many events, the newest.")
+@click.option("--max-age", type=float, help="Keep each event for so many seconds.")
+def keep(connector: Connector, name: str, max_count: int | None, max_age: float | None) -> None:
+    """Keep only the newest events of a stream; without options, keep all from now on."""
+    with connector.connect() as db:
+        db.set_retention(name, max_count=max_count, max_age=max_age)
+    click.echo(f"{name}: set", err=True)
+
+
+@stream.command()
+@connection_options
+@click.argument("name")
+@click.confirmation_option(prompt="Hide all events of the stream?")
+def delete(connector: Connector, name: str) -> None:
+    """Delete a stream: all its events are hidden; its versions go on counting."""
+    with connector.connect() as db:
+        db.delete_stream(name)
+    click.echo(f"{name}: deleted", err=True)
+
+
+@stream.command()
+@connection_options
+@click.argument("name")
+@click.argument("versions", nargs=-1, required=True)
+@click.confirmation_option(prompt="Erase the data of these events for good?")
+def erase(connector: Connector, name: str, versions: tuple[str, ...]) -> None:
+    """Erase the data and metadata of events for good.
+
+    VERSIONS are numbers, or ranges of them as 3-7.
+    """
+    numbers = [number for part in versions for number in _numbers(part)]
+    with connector.connect() as db:
+        for start in range(0, len(numbers), ERASED_AT_ONCE_MAX):
+            db.erase(name, versions=numbers[start : start + ERASED_AT_ONCE_MAX])
+    click.echo(f"{name}: {len(numbers)} events are erased", err=True)
+
+
+def _numbers(part: str) -> range:
+    first, dash, last = part.partition("-")
+    try:
+        return range(int(first), int(last if dash else first) + 1)
+    except ValueError as error:
+        raise click.BadParameter(f"{part!r} is no version and no range of them") from error
