@@ -14,10 +14,13 @@ from headwater_server.storage.file_system import (
 )
 from headwater_server.storage.memory_files import MemoryFileSystem
 from headwater_server.storage.real_files import RealFileSystem
+from headwater_server.storage.resting_files import RestingFiles
 
 
-@pytest.fixture(params=["real", "memory"])
+@pytest.fixture(params=["real", "memory", "resting"])
 def disk(request: pytest.FixtureRequest) -> FileSystem:
+    if request.param == "resting":
+        return RestingFiles(RealFileSystem(), open_files_max=1)
     return RealFileSystem() if request.param == "real" else MemoryFileSystem(1)
 
 

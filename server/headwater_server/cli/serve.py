@@ -6,6 +6,7 @@ from typing import Any, Final
 import click
 import trio
 
+from headwater_server.cli.descriptors import raise_limit
 from headwater_server.cli.failures import one_line
 from headwater_server.cli.options import server_options, settings_from
 from headwater_server.net import logs
@@ -29,6 +30,7 @@ def serve(**values: Any) -> None:
     """
     settings = settings_from(values)
     logs.configure(settings.log_format, settings.log_level)
+    raise_limit()
     with one_line():
         try:
             trio.run(run_server, settings)

@@ -19,6 +19,7 @@ signal ends the waiting.
 import gc
 import os
 import random
+import resource
 import signal
 import ssl
 import sys
@@ -373,6 +374,7 @@ def _tell(settings: ServerSettings, addresses: list[str], engine: Engine, *, tls
         data=settings.data,
         commit=engine.published,
         users=engine.accounts.any(),
+        open_files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         pid=os.getpid(),
     )
     if settings.ready_file is not None:

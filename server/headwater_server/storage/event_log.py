@@ -26,6 +26,7 @@ from headwater_server.storage.event_rewrite import rewrite_segment
 from headwater_server.storage.event_segment import ENTRY_SIZE_MAX, EVENTS_SUFFIX, EventSegment
 from headwater_server.storage.file_system import FileSystem, join
 from headwater_server.storage.log_segment import damaged, pack_entries
+from headwater_server.storage.resting_files import RestingFiles
 from headwater_server.storage.segmented_log import LogLayout, SegmentedLog
 
 SEGMENT_SIZE_DEFAULT: Final = 64 * MIB
@@ -82,8 +83,10 @@ class EventLog:
             entry_size_max=ENTRY_SIZE_MAX,
             preallocate=False,
         )
-        segments = SegmentedLog.open(file_system, directory, layout, writable=writable)
-        log = EventLog(file_system, segments, end)
+        # There are two files a segment, for all of history.
+        files = RestingFiles(file_system)
+        segments = SegmentedLog.open(files, directory, layout, writable=writable)
+        log = EventLog(files, segments, end)
         try:
             log._open_segments(first, writable=writable)
         except BaseException:

@@ -1,0 +1,57 @@
+"""The limit of open files: raised as far as it goes, and never lowered."""
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+
+from headwater_server.cli.descriptors import raise_limit
+
+
+@pytest.fixture
+def limits() -> Iterator[tuple[int, int]]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield before
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def soft_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_a_low_soft_limit_is_raised_to_what_is_wanted(limits: tuple[int, int]) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    assert raise_limit(300) == 300
+    assert soft_limit() == 300
+
+
+def test_a_limit_that_is_high_enough_stays(limits: tuple[int, int]) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, limits[1]))
+    assert raise_limit(256) == 300
+    assert soft_limit() == 300
+
+
+def test_the_hard_limit_is_as_far_as_it_goes(
+    limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    # What the process gives up of its hard limit, it does not get back.
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 280))
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, given: asked.append(given))
+    assert raise_limit(1000) == 280
+    assert asked == [(280, 280)]
+    monkeypatch.undo()
+
+
+def test_a_system_that_refuses_is_no_error(
+    limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert raise_limit(1000) == 256
+    monkeypatch.undo()
+    assert soft_limit() == 256
