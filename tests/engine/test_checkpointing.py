@@ -16,9 +16,9 @@ def put(database: Database, value: bytes) -> None:
 
 def quiet(database: Database) -> bool:
     """Whether a checkpoint is due after long enough a quiet time."""
-    database.engine.checkpoint_due_in_quiet()
+    database.engine.checkpoints.due_in_quiet()
     database.now += max(QUIET_US, QUIET_INTERVAL_US)
-    return database.engine.checkpoint_due_in_quiet()
+    return database.engine.checkpoints.due_in_quiet()
 
 
 def test_a_checkpoint_vouches_for_the_log_with_the_commits_that_were_under_way() -> None:
@@ -43,12 +43,12 @@ def test_what_was_written_last_comes_into_the_files_once_it_is_quiet() -> None:
     database = Database(SETTINGS)
     assert not quiet(database), "nothing was ever written"
     put(database, b"1")
-    assert not database.engine.checkpoint_due_in_quiet()
+    assert not database.engine.checkpoints.due_in_quiet()
     database.now += QUIET_US - 1
-    assert not database.engine.checkpoint_due_in_quiet()
+    assert not database.engine.checkpoints.due_in_quiet()
     put(database, b"2")
     database.now += QUIET_US
-    assert not database.engine.checkpoint_due_in_quiet(), "somebody wrote meanwhile"
+    assert not database.engine.checkpoints.due_in_quiet(), "somebody wrote meanwhile"
     assert quiet(database)
     database.checkpoint(tidy=True)
     assert not quiet(database), "there is nothing left to do"
@@ -61,11 +61,11 @@ def test_quiet_checkpoints_keep_their_distance() -> None:
     assert quiet(database)
     database.checkpoint(tidy=True)
     put(database, b"2")
-    assert not database.engine.checkpoint_due_in_quiet()
+    assert not database.engine.checkpoints.due_in_quiet()
     database.now += QUIET_US
-    assert not database.engine.checkpoint_due_in_quiet()
+    assert not database.engine.checkpoints.due_in_quiet()
     database.now += QUIET_INTERVAL_US - QUIET_US
-    assert database.engine.checkpoint_due_in_quiet()
+    assert database.engine.checkpoints.due_in_quiet()
 
 
 def test_garbage_is_collected_though_nobody_writes_any_more() -> None:

@@ -92,7 +92,7 @@ class Engine:
         self._sequencer = sequencer
         self._clock = clock
         self._files = ExitStack()
-        self._checkpoints = Checkpointing(state, sequencer, log, settings, clock)
+        self.checkpoints = Checkpointing(state, sequencer, log, settings, clock)
         self.rewriting = Rewriting(state, log, settings, clock)
         self.accounts = Accounts(state, sequencer, clock, source, self._check_writable)
         self.groups = Groups(state, sequencer, self.reader, clock, source, self._check_writable)
@@ -381,34 +381,27 @@ class Engine:
     @property
     def checkpoint_due(self) -> bool:
         """Whether the memtable has grown enough for a checkpoint."""
-        return self._checkpoints.due
+        return self.checkpoints.due
 
     @property
     def checkpoint_overdue(self) -> bool:
         """Whether a replay must make a checkpoint before it goes on."""
-        return self._checkpoints.overdue
+        return self.checkpoints.overdue
 
     @property
     def checkpoint_behind(self) -> bool:
         """Whether writers must wait for the checkpoint that is running."""
-        return self._checkpoints.behind
-
-    def checkpoint_due_in_quiet(self) -> bool:
-        """Whether it is quiet and there is something to tidy up; to be asked once a second."""
-        return self._checkpoints.due_in_quiet()
+        return self.checkpoints.behind
 
     def begin_checkpoint(self, *, tidy: bool = False) -> Checkpoint | None:
         """Freeze the memtable; None if one is under way, or if it is empty, unless *tidy*."""
-        return self._checkpoints.begin(
-            published=self.published,
-            views=self._open.views(),
-            forget_before=self._forget_before(),
-            tidy=tidy,
-        )
+        views, before = self._open.views(), self._forget_before()
+        begin = self.checkpoints.begin
+        return begin(published=self.published, views=views, forget_before=before, tidy=tidy)
 
     def finish_checkpoint(self, checkpoint: Checkpoint) -> CheckpointResult:
         """Let readers use the files; the log may be trimmed now."""
-        return self._checkpoints.finish(checkpoint)
+        return self.checkpoints.finish(checkpoint)
 
     def begin_rewrite(self) -> Rewrite | None:
         """What retention lets go of; None if nothing does. Not between a checkpoint's two ends."""
@@ -416,7 +409,7 @@ class Engine:
 
     def trim_log(self) -> None:
         """Remove of the log what the files have; blocks, and may run in another thread."""
-        self._checkpoints.trim()
+        self.checkpoints.trim()
 
     def seal_log(self) -> None:
         """Vouch for the end of the log, at a quiet moment; blocks, as `make_durable` does.
@@ -444,8 +437,8 @@ class Engine:
             self._open,
             now=self._clock(),
             log_size=self._log.size,
-            checkpoints=self._checkpoints.count,
-            checkpoint_running=self._checkpoints.running,
+            checkpoints=self.checkpoints.count,
+            checkpoint_running=self.checkpoints.running,
             read_only_reason=self.read_only_reason,
         )
 

@@ -56,7 +56,7 @@ class Checkpointer:
 
     def tick(self) -> None:
         """Look whether one is due because it is quiet, about once a second."""
-        if self._engine.checkpoint_due_in_quiet():
+        if self._engine.checkpoints.due_in_quiet():
             self._tidy = True
             self._due.unpark()
 
