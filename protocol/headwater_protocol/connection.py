@@ -13,7 +13,8 @@ Three ways to be wrong, kept apart:
     ours                  an answer to what was not asked: an assertion.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from struct import Struct
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from headwater_protocol.errors import (
@@ -25,6 +26,7 @@ from headwater_protocol.errors import (
     UnknownOperation,
     shown,
 )
+from headwater_protocol.fitting import Arguments
 from headwater_protocol.frames import FrameSplitter, encode_frame, join_frame
 from headwater_protocol.limits import (
     BODY_SIZE_MAX,
@@ -116,13 +118,19 @@ Responded: TypeAlias = Answer | Failure | Push | Violation
 
 _new: Final = tuple.__new__
 
+# The answers to most commits, whole frames: msgpack between numbers of a fixed width, so that a
+# frame is put together in one call. Each is size and array, request id, status and array and
+# commit, time, and what is nil or empty.
+_pack_committed: Final = Struct(">6sI3sQBQ3s").pack
+_pack_executed: Final = Struct(">6sI4sQBQ4s").pack
+
 _OPENING: Final = frozenset({"subscribe", "group_join"})
 _ENDING: Final = frozenset({"unsubscribe", "group_leave"})
 _SPECIAL: Final = frozenset({"hello", "authenticate"}) | _OPENING | _ENDING
 _SUBSCRIPTION: Final = "subscription"
 
-_CHECKS: Final[dict[State, dict[str, Callable[[list[Any], str], list[Any]]]]] = {
-    state: {name: OPERATIONS[name].arguments.complete for name in names}
+_CHECKS: Final[dict[State, dict[str, Arguments]]] = {
+    state: {name: OPERATIONS[name].arguments.fast for name in names}
     for state, names in ACCEPTED.items()
 }
 
@@ -247,7 +255,9 @@ class ServerConnection(_Connection):
                     continue
                 del message[:2]
                 try:
-                    arguments = check(message, name)
+                    arguments = check.completed(message)
+                    if arguments is None:
+                        arguments = OPERATIONS[name].arguments.complete(message, name)
                 except HeadwaterError as error:
                     items.append(self._refused(request_id, name, message, error))
                     continue
@@ -310,6 +320,28 @@ class ServerConnection(_Connection):
                 self._note_answer(request_id, name, OK, payload)
             except ProtocolError as error:
                 raise AssertionError(f"our answer to {name}: {error}") from error
+        return frame
+
+    def answer_committed(self, request_id: int, commit: int, time: int) -> bytes:
+        """The answer to a commit that appended no events: [commit, time, nil, nil, {}]."""
+        frame = _pack_committed(
+            b"\0\0\0\x1d\x93\xce", request_id, b"\x00\x95\xcf", commit, 0xCF, time, b"\xc0\xc0\x80"
+        )
+        del self.in_flight[request_id]
+        return frame
+
+    def answer_executed(self, request_id: int, commit: int, time: int) -> bytes:
+        """The answer to an execute that read nothing and appended no events."""
+        frame = _pack_executed(
+            b"\0\0\0\x1f\x93\xce",
+            request_id,
+            b"\x00\x92\x95\xcf",
+            commit,
+            0xCF,
+            time,
+            b"\xc0\xc0\x80\x90",
+        )
+        del self.in_flight[request_id]
         return frame
 
     def answer_encoded(self, request_id: int, *parts: bytes) -> bytes:
@@ -415,7 +447,8 @@ class ClientConnection(_Connection):
                 raise UnknownOperation(f"there is no operation {shown(name)}")
             raise AssertionError(f"{name} in the state {self.state.name}")
         values = list(arguments)
-        check(values, name)
+        if check.completed(values) is None:
+            OPERATIONS[name].arguments.complete(values, name)
         in_flight = self.in_flight
         request_id = self._last_id % REQUEST_ID_MAX + 1
         while request_id in in_flight:

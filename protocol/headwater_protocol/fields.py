@@ -6,7 +6,7 @@ A field is built once, when the vocabulary is defined, and then called for every
     KEY.check(value)           # returns nothing, or raises InvalidArgument or TooLarge
     KEY(value, "get: key")     # the same, and the message begins with that place
 
-Nearly all values are right, so a request is first put to one function that only says so
+Nearly all values are right, so a request is first put to tests that only say so
 (headwater_protocol.fitting). What that does not accept is checked, by a `check` that knows no
 places; and only when that has refused is the value gone through once more, by name, to say
 where the fault is.
@@ -19,7 +19,22 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge, shown
-from headwater_protocol.fitting import Names, all_fit, each_fits, tail_fits
+from headwater_protocol.fitting import (
+    Anything,
+    Arguments,
+    Bool,
+    Bytes,
+    ByWord,
+    Each,
+    Fitting,
+    Int,
+    Members,
+    NoMembers,
+    OneOf,
+    OrNone,
+    Str,
+    fresh,
+)
 
 
 class Field(Protocol):
@@ -31,8 +46,8 @@ class Field(Protocol):
     def __call__(self, value: Any, place: str) -> None:
         """As check; the error's message begins with *place*."""
 
-    def fits(self, value: str, names: Names) -> str:
-        """An expression of the variable *value*, true only if `check` allows it."""
+    def fitting(self) -> Fitting:
+        """A test that accepts only what `check` allows."""
 
     def describe(self) -> str:
         """The field in words, as docs/protocol.md gives it."""
@@ -76,8 +91,8 @@ class Binary(_Scalar):
         if not self.size_min <= len(value) <= self.size_max:
             raise _out_of_bounds(len(value), "bytes", self.size_min, self.size_max)
 
-    def fits(self, value: str, names: Names) -> str:
-        return f"type({value}) is bytes and {self.size_min} <= len({value}) <= {self.size_max}"
+    def fitting(self) -> Fitting:
+        return Bytes(self.size_min, self.size_max)
 
     def describe(self) -> str:
         if self.size_min == self.size_max:
@@ -106,11 +121,8 @@ class Text(_Scalar):
         if "\0" in value:
             raise InvalidArgument(f"{shown(value)} holds U+0000")
 
-    def fits(self, value: str, names: Names) -> str:
-        return (
-            f"type({value}) is str and {self.size_min} <= len({value}) <= {self.size_max // 4}"
-            f" and '\\0' not in {value}"
-        )
+    def fitting(self) -> Fitting:
+        return Str(self.size_min, self.size_max)
 
     def describe(self) -> str:
         return f"str of {self.size_min} to {self.size_max} UTF-8 bytes"
@@ -129,8 +141,8 @@ class Integer(_Scalar):
         if not self.minimum <= value <= self.maximum:
             raise InvalidArgument(f"{value}; allowed are {self.minimum} to {self.maximum}")
 
-    def fits(self, value: str, names: Names) -> str:
-        return f"type({value}) is int and {self.minimum} <= {value} <= {self.maximum}"
+    def fitting(self) -> Fitting:
+        return Int(self.minimum, self.maximum)
 
     def describe(self) -> str:
         return f"int of {self.minimum} to {self.maximum}"
@@ -147,8 +159,8 @@ class Number(_Scalar):
         elif type(value) is not float or value != value:
             raise _wrong(value, self.describe())
 
-    def fits(self, value: str, names: Names) -> str:
-        return f"type({value}) is int and {-(2**63)} <= {value} < {2**64}"
+    def fitting(self) -> Fitting:
+        return Int(-(2**63), 2**64 - 1)
 
     def describe(self) -> str:
         return "int or float, not NaN"
@@ -162,8 +174,8 @@ class Boolean(_Scalar):
         if type(value) is not bool:
             raise _wrong(value, self.describe())
 
-    def fits(self, value: str, names: Names) -> str:
-        return f"type({value}) is bool"
+    def fitting(self) -> Fitting:
+        return Bool()
 
     def describe(self) -> str:
         return "bool"
@@ -179,8 +191,8 @@ class Choice(_Scalar):
         if type(value) is not str or value not in self.words:
             raise _wrong(value, self.describe())
 
-    def fits(self, value: str, names: Names) -> str:
-        return f"type({value}) is str and {value} in {names.add(self.words)}"
+    def fitting(self) -> Fitting:
+        return OneOf(self.words)
 
     def describe(self) -> str:
         return " or ".join(f'"{word}"' for word in self.words)
@@ -200,8 +212,8 @@ class Nullable:
         if value is not None:
             self.inner(value, place)
 
-    def fits(self, value: str, names: Names) -> str:
-        return f"{value} is None or ({self.inner.fits(value, names)})"
+    def fitting(self) -> Fitting:
+        return OrNone(self.inner.fitting())
 
     def describe(self) -> str:
         return f"{self.inner.describe()}, or nil"
@@ -246,13 +258,8 @@ class ListOf:
         except HeadwaterError as error:
             raise type(error)(f"{place}: {error.message}") from None
 
-    def fits(self, value: str, names: Names) -> str:
-        count = f"{self.count_min} <= len({value}) <= {self.count_max}"
-        each = names.add(each_fits(self.item))
-        empty = "" if self.count_min else f"not {value} or "
-        if self.unique:
-            count = f"len(set({value})) == len({value}) and {count}"
-        return f"type({value}) is list and ({empty}{each}({value}) and {count})"
+    def fitting(self) -> Fitting:
+        return Each(self.item.fitting(), self.count_min, self.count_max)
 
     def describe(self) -> str:
         unique = ", no two alike" if self.unique else ""
@@ -276,11 +283,6 @@ def _check_each(values: Sequence[Any], checks: Sequence[Callable[[Any], None]]) 
         check(value)
 
 
-def _fresh(default: Any) -> Any:
-    """A default as it is handed out: an empty list or map is a new one, for it may be changed."""
-    return type(default)() if type(default) in (list, dict) else default
-
-
 class Record:
     """An array with a named place for each member; trailing ones may have defaults.
 
@@ -289,17 +291,19 @@ class Record:
 
     Attributes:
         inside_min: members that it has at least inside a message.
+        members: the test of each.
+        fast: completes arguments that are surely right.
     """
 
     __slots__ = (
         "_checks",
         "_count",
         "_count_min",
-        "_lasting",
         "_tails",
-        "_tests",
         "arguments",
+        "fast",
         "inside_min",
+        "members",
     )
 
     def __init__(self, arguments: Sequence[Argument], *, may_be_short: bool = False) -> None:
@@ -308,19 +312,13 @@ class Record:
         self._count = len(self.arguments)
         self._count_min = sum(1 for argument in arguments if argument.required)
         self.inside_min = self._count_min if may_be_short else self._count
-        # By how many were given: whether they fit, and the defaults of the rest.
-        self._tests = tuple(
-            all_fit([argument.field for argument in self.arguments[:given]])
-            for given in range(self._count + 1)
-        )
-        self._tails = tuple(
+        # By how many were given: the defaults of the rest.
+        self._tails = [
             [argument.default for argument in self.arguments[given:]]
             for given in range(self._count + 1)
-        )
-        # Whether that list's members may be handed out again and again.
-        self._lasting = tuple(
-            all(_fresh(member) is member for member in tail) for tail in self._tails
-        )
+        ]
+        self.members = [argument.field.fitting() for argument in arguments]
+        self.fast = Arguments(Members(self.members, self._count_min), self._tails)
         assert all(not a.required for a in arguments[self._count_min :]), "defaults must trail"
         assert all(not a.default for a in arguments if type(a.default) in (list, dict))
 
@@ -334,12 +332,11 @@ class Record:
         count = len(values)
         if not self._count_min <= count <= self._count:
             raise InvalidArgument(f"{place}: {count} arguments; wanted are {self.describe()}")
-        if not self._tests[count](values):
-            self._check_closely(values, place)
-        if count == self._count:
-            return values
-        tail = self._tails[count]
-        return values + (tail if self._lasting[count] else [_fresh(member) for member in tail])
+        completed = self.fast.completed(values)
+        if completed is not None:
+            return completed
+        self._check_closely(values, place)
+        return values + [fresh(member) for member in self._tails[count]]
 
     def _check_closely(self, values: Sequence[Any], place: str) -> None:
         try:
@@ -370,11 +367,8 @@ class Record:
             raise type(error)(f"{place}: {error.message}") from None
         self._explain(value, place)
 
-    def fits(self, value: str, names: Names) -> str:
-        # What is mostly left out is tried without it first.
-        tests = [names.add(test) for test in self._tests[self.inside_min :]]
-        fits = " or ".join(f"{test}({value})" for test in tests)
-        return f"type({value}) is list and ({fits})"
+    def fitting(self) -> Fitting:
+        return Members(self.members, self.inside_min)
 
     def describe(self) -> str:
         return "[" + ", ".join(argument.name for argument in self.arguments) + "]"
@@ -421,17 +415,12 @@ class Tagged:
             raise InvalidArgument(f"{place}: {shown(value[0])} is none of {self.words}")
         variant(value[1:], f"{place}: {value[0]}")
 
-    def fits(self, value: str, names: Names) -> str:
-        # Of those that may be short, the short ones; the others take the longer way.
-        tests = names.add(
+    def fitting(self) -> Fitting:
+        return ByWord(
             {
-                word: tail_fits([each.field for each in variant.arguments[: variant.inside_min]])
+                word: Members((Anything(), *variant.members), 1 + variant.inside_min)
                 for word, variant in self.variants.items()
             }
-        )
-        return (
-            f"type({value}) is list and {value} and type({value}[0]) is str"
-            f" and {value}[0] in {tests} and {tests}[{value}[0]]({value})"
         )
 
     def describe(self) -> str:
@@ -466,8 +455,8 @@ class MapOf:
                 )
             check(member, f"{place}: {name}")
 
-    def fits(self, value: str, names: Names) -> str:
-        return "False" if self.count_min else f"type({value}) is dict and not {value}"
+    def fitting(self) -> Fitting:
+        return Fitting() if self.count_min else NoMembers()
 
     def describe(self) -> str:
         least = f"at least {self.count_min}" if self.count_min else "any"

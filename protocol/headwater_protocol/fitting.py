@@ -1,95 +1,182 @@
-"""Checks as one expression: the fast side of headwater_protocol.fields.
+"""Tests that only say yes: the fast side of headwater_protocol.fields.
 
 Nearly all requests are right, and each is checked, so what a check costs is paid on every one.
-A record's fields are therefore put together into one function, written out when the vocabulary
-is defined, as dataclasses write their `__init__`:
+Each field therefore has a test beside its check, a small object that answers in a word:
 
-    get(transaction, key, at_commit)
+    get(transaction, key, at_commit)      Members(OrNone(Bytes(16, 16)),
+                                                  Bytes(1, 8192),
+                                                  OrNone(Int(0, 9223372036854775807)))
 
-    def fits(values):
-        if len(values) != 3:
-            return False
-        v0, v1, v2 = values
-        return (
-            (v0 is None or (type(v0) is bytes and len(v0) == 16))
-            and (type(v1) is bytes and 1 <= len(v1) <= 8192)
-            and (v2 is None or (type(v2) is int and 0 <= v2 <= 9223372036854775807))
-        )
-
-It only accepts. What it does not accept, the field's own check refuses, with words for it, or
-accepts after a closer look. Nothing of a request is ever in the text of such a function.
+A test only accepts. What it does not accept, the field's own check refuses, with words for it, or
+accepts after a closer look. The module is compiled where that is possible (hatch_build.py); a
+test is then a few machine instructions, and these classes are simple for that reason.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
-
-Test = Callable[[Any], bool]
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
-class Fitting(Protocol):
-    """A field that can say in an expression which values surely fit."""
+class Fitting:
+    """Accepts nothing: for a field that always wants the closer look."""
 
-    def fits(self, value: str, names: "Names") -> str:
-        """An expression of the variable *value*, true only if the field allows it."""
-
-
-class Names:
-    """The objects that the text of a function speaks of, by the names given to them."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, object] = {}
-
-    def add(self, object_: object) -> str:
-        """A name for an object."""
-        name = f"_{len(self.objects)}"
-        self.objects[name] = object_
-        return name
+    def fits(self, value: object) -> bool:  # noqa: ARG002
+        """Whether *value* is surely allowed."""
+        return False
 
 
-def all_fit(fields: Sequence[Fitting]) -> Test:
-    """Whether a list has as many members as *fields*, and all of them fit."""
-    return _compile(fields, first=0)
+class Bytes(Fitting):
+    """bytes of a size within bounds."""
+
+    def __init__(self, size_min: int, size_max: int) -> None:
+        self._size_min = size_min
+        self._size_max = size_max
+
+    def fits(self, value: object) -> bool:
+        return type(value) is bytes and self._size_min <= len(value) <= self._size_max
 
 
-def tail_fits(fields: Sequence[Fitting]) -> Test:
-    """Whether a list has one member, whatever it is, and then those that fit *fields*."""
-    return _compile(fields, first=1)
+class Str(Fitting):
+    """str without U+0000, so short that its UTF-8 keeps to the bound whatever it holds."""
+
+    def __init__(self, size_min: int, size_max: int) -> None:
+        self._size_min = size_min
+        self._length_max = size_max // 4
+
+    def fits(self, value: object) -> bool:
+        return (
+            type(value) is str
+            and self._size_min <= len(value) <= self._length_max
+            and "\0" not in value
+        )
 
 
-def each_fits(field: Fitting) -> Test:
-    """Whether every member of a list fits *field*."""
-    names = Names()
-    return _define(
-        "    for value in values:\n"
-        f"        if not ({field.fits('value', names)}):\n"
-        "            return False\n"
-        "    return True\n",
-        names,
-    )
+class Int(Fitting):
+    """int within bounds."""
+
+    def __init__(self, minimum: int, maximum: int) -> None:
+        self._minimum = minimum
+        self._maximum = maximum
+
+    def fits(self, value: object) -> bool:
+        return type(value) is int and self._minimum <= value <= self._maximum
 
 
-def _compile(fields: Sequence[Fitting], *, first: int) -> Test:
-    if not fields:
-        return lambda values: len(values) == first
-    names = Names()
-    variables = [f"v{place}" for place in range(first, first + len(fields))]
-    tests = [
-        f"({field.fits(variable, names)})"
-        for field, variable in zip(fields, variables, strict=True)
-    ]
-    targets = ", ".join(["_"] * first + variables)
-    count = first + len(fields)
-    return _define(
-        f"    if len(values) != {count}:\n"
-        "        return False\n"
-        f"    {targets}, = values\n"
-        f"    return {' and '.join(tests)}\n",
-        names,
-    )
+class Bool(Fitting):
+    """True or False."""
+
+    def fits(self, value: object) -> bool:
+        return type(value) is bool
 
 
-def _define(body: str, names: Names) -> Test:
-    scope = dict(names.objects)
-    exec(f"def fits(values):\n{body}", scope)  # noqa: S102 - text of our own, see the module
-    fits: Test = scope["fits"]  # type: ignore[assignment]
-    return fits
+class OneOf(Fitting):
+    """One of a few words."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = frozenset(words)
+
+    def fits(self, value: object) -> bool:
+        return type(value) is str and value in self._words
+
+
+class OrNone(Fitting):
+    """None, or what fits another test."""
+
+    def __init__(self, inner: Fitting) -> None:
+        self._inner = inner
+
+    def fits(self, value: object) -> bool:
+        return value is None or self._inner.fits(value)
+
+
+class Each(Fitting):
+    """A list of a count within bounds, whose members all fit one test."""
+
+    def __init__(self, item: Fitting, count_min: int, count_max: int) -> None:
+        self._item = item
+        self._count_min = count_min
+        self._count_max = count_max
+
+    def fits(self, value: object) -> bool:
+        if type(value) is not list or not self._count_min <= len(value) <= self._count_max:
+            return False
+        item = self._item
+        for member in value:  # noqa: SIM110 - a generator is thrice as slow
+            if not item.fits(member):
+                return False
+        return True
+
+
+class Members(Fitting):
+    """A list with a test for each place, of which the last may be left out."""
+
+    def __init__(self, tests: Sequence[Fitting], count_min: int) -> None:
+        self._tests = list(tests)
+        self._count_min = count_min
+
+    def fits(self, value: object) -> bool:
+        if type(value) is not list:
+            return False
+        tests = self._tests
+        count = len(value)
+        if not self._count_min <= count <= len(tests):
+            return False
+        for place in range(count):  # noqa: SIM110 - as above
+            if not tests[place].fits(value[place]):
+                return False
+        return True
+
+
+class ByWord(Fitting):
+    """A list that starts with a word, which says what the others must fit."""
+
+    def __init__(self, tests: Mapping[str, Fitting]) -> None:
+        self._tests = dict(tests)
+
+    def fits(self, value: object) -> bool:
+        if type(value) is not list or not value:
+            return False
+        word = value[0]
+        if type(word) is not str:
+            return False
+        test = self._tests.get(word)
+        return test is not None and test.fits(value)
+
+
+class NoMembers(Fitting):
+    """A map of nothing."""
+
+    def fits(self, value: object) -> bool:
+        return type(value) is dict and not value
+
+
+class Anything(Fitting):
+    """What was looked at already: the word of a ByWord."""
+
+    def fits(self, value: object) -> bool:  # noqa: ARG002
+        return True
+
+
+class Arguments:
+    """Tests the arguments of an operation, and completes them."""
+
+    def __init__(self, test: Members, tails: Sequence[list[Any]]) -> None:
+        self._test = test
+        self._tails = list(tails)
+        # Whether that list's members may be handed out again and again.
+        self._lasting = [all(fresh(member) is member for member in tail) for tail in tails]
+        self._count = len(tails) - 1
+
+    def completed(self, values: list[Any]) -> list[Any] | None:
+        """The values with the defaults of those left out; None if they need a closer look."""
+        if not self._test.fits(values):
+            return None
+        count = len(values)
+        if count == self._count:
+            return values
+        tail = self._tails[count]
+        return values + (tail if self._lasting[count] else [fresh(member) for member in tail])
+
+
+def fresh(default: Any) -> Any:
+    """A default as it is handed out: an empty list or map is a new one, for it may be changed."""
+    return type(default)() if type(default) in (list, dict) else default

@@ -17,7 +17,6 @@ from headwater_protocol.limits import BODY_SIZE_MAX
 
 _SIZE: Final = Struct(">I")
 _pack_size = _SIZE.pack
-_unpack_size_from = _SIZE.unpack_from
 
 
 def encode_frame(body: bytes) -> bytes:
@@ -82,7 +81,7 @@ class FrameSplitter:
         size_max = self.body_size_max
         if not buffer and len(data) >= 4:
             # The common case, one whole frame, at half the price.
-            (size,) = _unpack_size_from(data)
+            size = data[0] << 24 | data[1] << 16 | data[2] << 8 | data[3]
             if size == len(data) - 4 and 0 < size <= size_max:
                 return [data[4:]]
         bodies: list[bytes] = []
@@ -101,7 +100,10 @@ class FrameSplitter:
         start = 0
         available = len(data)
         while available - start >= 4:
-            (size,) = _unpack_size_from(data, start)
+            # Unpacked by hand: compiled, it costs a tenth of the call.
+            size = (
+                data[start] << 24 | data[start + 1] << 16 | data[start + 2] << 8 | data[start + 3]
+            )
             # Refuse before buffering: a hostile size must not cost us memory.
             if not 0 < size <= size_max:
                 self.violation = ProtocolError(

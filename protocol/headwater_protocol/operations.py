@@ -35,7 +35,7 @@ from headwater_protocol.fields import (
     Tagged,
     Text,
 )
-from headwater_protocol.fitting import Names
+from headwater_protocol.fitting import Fitting
 from headwater_protocol.group_operations import ACK, group_operations
 from headwater_protocol.numbers import STREAM_EXISTS
 
@@ -91,8 +91,8 @@ class Criteria(ListOf):
                 f"{place}{count} types and tags; allowed in a query are {limits.QUERY_NAMES_MAX}"
             )
 
-    def fits(self, value: str, names: Names) -> str:  # noqa: ARG002
-        return "False"
+    def fitting(self) -> Fitting:
+        return Fitting()
 
 
 QUERY: Final = Criteria(CRITERION, limits.CRITERIA_MAX, count_min=1)

@@ -6,6 +6,7 @@ from the log. Both come through here, so a database that was replayed is the one
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Final
 
 from headwater_server.engine import keyspaces
 from headwater_server.engine.events import decode_event
@@ -13,6 +14,8 @@ from headwater_server.engine.memtable import StreamTail
 from headwater_server.engine.records import Record
 from headwater_server.engine.state import State
 from headwater_server.storage.commit_log import CommitRecord
+
+_new: Final = tuple.__new__
 
 
 def install(
@@ -26,20 +29,12 @@ def install(
     *placed* holds the stream and type of each event, and *tags* the tags of those that have any
     by their place, if the caller knows them already.
     """
-    active = state.active
-    if record.commit == 0:
-        active.add_abort(record.transaction, record.time)
+    commit, transaction, time, user, writes, position, events, _ = record
+    if commit == 0:
+        state.active.add_abort(transaction, time)
         return
-    assert record.commit == active.last_commit + 1, "records are installed in commit order"
-    assert record.first_position == active.last_position + 1, "and positions are dense"
-    writes = record.writes
-    if writes:
-        active.put(record.commit, writes)
-        last_key = writes[-2]
-        assert last_key is not None
-        if last_key >= keyspaces.RETENTION:
-            state.retention.note(record.commit, writes)
-    if record.events:
+    install_writes(state, commit, position, writes)
+    if events:
         if placed is None:
             taken_apart = [decode_event(stored) for stored in record.events]
             placed = [(event.stream, event.type) for event in taken_apart]
@@ -47,9 +42,36 @@ def install(
         _install_events(state, record, placed)
         if tags:
             for place, names in tags.items():
-                active.add_tags(record.first_position + place, names)
-    commit, transaction, time, user, _, position, events, _ = record
-    active.add_commit(CommitRecord(commit, transaction, time, user, position, len(events)))
+                state.active.add_tags(position + place, names)
+    install_end(state, commit, transaction, time, user, position, len(events))
+
+
+def install_writes(state: State, commit: int, position: int, writes: list[bytes | None]) -> None:
+    """The first part of `install`: the keys. A commit without events is this and the end."""
+    active = state.active
+    assert commit == active.last_commit + 1, "records are installed in commit order"
+    assert position == active.last_position + 1, "and positions are dense"
+    if writes:
+        active.put(commit, writes)
+        last_key = writes[-2]
+        assert last_key is not None
+        if last_key >= keyspaces.RETENTION:
+            state.retention.note(commit, writes)
+
+
+def install_end(
+    state: State,
+    commit: int,
+    transaction: bytes,
+    time: int,
+    user: int,
+    position: int,
+    event_count: int,
+) -> None:
+    """The last part of `install`: from here on the commit counts."""
+    # As CommitRecord(…), in a fifth of its time.
+    record = _new(CommitRecord, (commit, transaction, time, user, position, event_count))
+    state.active.add_commit(record, commit, transaction)
 
 
 def _install_events(state: State, record: Record, placed: list[tuple[str, str]]) -> None:

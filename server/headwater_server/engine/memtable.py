@@ -155,13 +155,12 @@ class MemTable:
         self.size += _STREAM_OVERHEAD
         return tail
 
-    def add_commit(self, record: CommitRecord) -> None:
-        """Close a commit: from here on `last_commit` counts it."""
-        assert record.commit == self.last_commit + 1, "commit numbers are dense"
+    def add_commit(self, record: CommitRecord, commit: int, transaction: bytes) -> None:
+        """Close a commit, whose record is *record*: from here on `last_commit` counts it."""
+        assert commit == self.last_commit + 1, "commit numbers are dense"
         self.commits.append(record)
-        self.last_commit = record.commit
-        transaction = record.transaction
-        self.transactions[transaction] = record.commit
+        self.last_commit = commit
+        self.transactions[transaction] = commit
         if self.newest_id < transaction < IDS_END:
             self.newest_id = transaction
         self.size += _COMMIT_OVERHEAD

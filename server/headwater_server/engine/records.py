@@ -39,6 +39,19 @@ def encode_commit(record: Record) -> bytes:
     return packed
 
 
+def encode_writes(
+    commit: int,
+    transaction: bytes,
+    time: int,
+    user: int,
+    writes: list[bytes | None],
+    first_position: int,
+) -> bytes:
+    """The bytes of the record of a commit without events."""
+    packed: bytes = _pack((commit, transaction, time, user, writes, first_position, (), ()))
+    return packed
+
+
 def encode_abort(transaction: bytes, time: int, user: int) -> bytes:
     """The bytes of an abort record."""
     packed: bytes = _pack((0, transaction, time, user))

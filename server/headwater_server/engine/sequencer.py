@@ -29,9 +29,9 @@ from headwater_protocol.errors import (
 from headwater_server.engine.appended import versions_after
 from headwater_server.engine.evaluation import Evaluated, evaluate_buffer
 from headwater_server.engine.events import StoredEvent
-from headwater_server.engine.installing import install
+from headwater_server.engine.installing import install, install_end, install_writes
 from headwater_server.engine.memtable import ABORTED
-from headwater_server.engine.records import Record, encode_abort, encode_commit
+from headwater_server.engine.records import Record, encode_abort, encode_commit, encode_writes
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.engine.transaction import Transaction
@@ -51,17 +51,25 @@ class Acknowledging(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class Ticket:
     """An answer that may go out once `sequence` is durable; 0 means at once.
 
     `payload` is the answer to a commit as the protocol has it, unless `error` is set.
     """
 
-    sequence: int
-    transaction: bytes
-    payload: list[Any]
-    error: HeadwaterError | None = None
+    __slots__ = ("error", "payload", "sequence", "transaction")
+
+    def __init__(
+        self,
+        sequence: int,
+        transaction: bytes,
+        payload: list[Any],
+        error: HeadwaterError | None = None,
+    ) -> None:
+        self.sequence = sequence
+        self.transaction = transaction
+        self.payload = payload
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +165,17 @@ class Sequencer:
     def commit_blind(self, transaction: bytes, user: int, writes: list[bytes | None]) -> Ticket:
         """Number a transaction of writes that need nothing evaluated: key, value, …."""
         assert writes
-        self.now()
-        return self._number(transaction, user, writes, [], [], {}, [], {})
+        now = self.now()
+        state = self._state
+        newest = state.active
+        commit, position = newest.last_commit + 1, newest.last_position + 1
+        encoded = encode_writes(commit, transaction, now, user, writes, position)
+        self._check_size(encoded)
+        install_writes(state, commit, position, writes)
+        install_end(state, commit, transaction, now, user, position, 0)
+        self._pending.append(encoded)
+        self.sequence += 1
+        return Ticket(self.sequence, transaction, [commit, now, None, None, {}])
 
     def answer_again(self, transaction: bytes, commit: int) -> Ticket:
         """The answer that a transaction of known fate got, or would have got, the first time."""
@@ -190,6 +207,7 @@ class Sequencer:
         if buffer.acks:
             assert self.acknowledging is not None, "the engine is open"
             writes, evaluated.settled = self.acknowledging.evaluate(buffer.acks)
+            # In front: who installs a record looks at its last key.
             evaluated.writes[:0] = writes
         return evaluated, failures
 
@@ -237,16 +255,20 @@ class Sequencer:
         commit, position, now = newest.last_commit + 1, newest.last_position + 1, self._last_time
         record = Record(commit, transaction, now, user, writes, position, events, event_ids)
         encoded = encode_commit(record)
-        if len(encoded) > 2 * limits.TRANSACTION_SIZE_MAX:
-            raise TooLarge(
-                f"a commit record of {len(encoded)} bytes; "
-                f"allowed are {2 * limits.TRANSACTION_SIZE_MAX}"
-            )
+        self._check_size(encoded)
         install(self._state, record, placed, tags)
         self._pending.append(encoded)
         self.sequence += 1
         first, last = (position, newest.last_position) if events else (None, None)
         return Ticket(self.sequence, transaction, [commit, now, first, last, versions])
+
+    @staticmethod
+    def _check_size(encoded: bytes) -> None:
+        if len(encoded) > 2 * limits.TRANSACTION_SIZE_MAX:
+            raise TooLarge(
+                f"a commit record of {len(encoded)} bytes; "
+                f"allowed are {2 * limits.TRANSACTION_SIZE_MAX}"
+            )
 
     def _read_only_ticket(self, transaction: bytes, view: int) -> Ticket:
         # What was read is durable if it was published; else the answer waits until it is.

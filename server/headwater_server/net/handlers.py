@@ -113,6 +113,8 @@ def _answer_committed(request_id: int, ticket: Ticket, connection: ServerConnect
     if ticket.error is not None:
         return connection.error(request_id, ticket.error)
     try:
+        if ticket.payload[2] is None:
+            return connection.answer_committed(request_id, ticket.payload[0], ticket.payload[1])
         return connection.answer(request_id, ticket.payload)
     except TooLarge:
         # 100,000 streams with long names. The commit stands; the versions can be read.
@@ -163,6 +165,8 @@ def _answer_executed(
 ) -> bytes:
     if ticket.error is not None:
         return connection.error(request_id, ticket.error)
+    if not results and ticket.payload[2] is None:
+        return connection.answer_executed(request_id, ticket.payload[0], ticket.payload[1])
     try:
         return _encode_executed(request_id, ticket.payload, results, connection)
     except TooLarge:

@@ -196,7 +196,8 @@ class Session:
 
     def _take(self, item: Received) -> None:
         if type(item) is Request:
-            self._serve(*item)
+            request_id, name, arguments = item
+            self._serve(request_id, name, arguments)
         elif type(item) is Refused:
             self._refuse(item)
         elif type(item) is Violation:
