@@ -5,11 +5,13 @@ import random
 import pytest
 
 from headwater_protocol.errors import DirectoryInUse
+from headwater_server.engine import keyspaces
 from headwater_server.engine.check import check
 from headwater_server.engine.checkpoint import write_checkpoint
 from headwater_server.engine.findings import Kind
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.state_store import Family
+from tests.engine.consuming import Consuming
 from tests.engine.damaged import SETTINGS, Closed, some_database
 from tests.engine.database import Database
 
@@ -218,3 +220,35 @@ def test_a_snapshot_ahead_of_its_stream_is_found() -> None:
     ahead = key[:-8] + (10_000).to_bytes(8, "big")
     closed.overwrite(Family.LATEST, ahead, value)
     assert Kind.SNAPSHOT in closed.kinds()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest", "value", "what"),
+    [
+        (b"g", b"mailer", b"\xc1", "it cannot be read"),
+        (b"f", bytes(8), bytes(8), "it belongs to group 0, which is not there"),
+        (b"f", None, b"\xff" * 8, "it speaks of position 18446744073709551615; the last is"),
+        (b"s", None, b"\x90", "it cannot be read"),
+        (b"p", None, b"\x94\xa1s\x01\xa0\x01", "it speaks of position"),
+        (b"r", None, b"\x94\xa1s", "it cannot be read"),
+        (b"x", None, b"", "its kind is unknown"),
+    ],
+)
+def test_a_wrong_key_of_a_consumer_group_is_found(
+    kind: bytes, rest: bytes | None, value: bytes, what: str
+) -> None:
+    database = some_database()
+    group = Consuming(database)
+    group.create()
+    group.join()
+    group.turn()
+    number = database.engine.published
+    database.checkpoint()
+    key = keyspaces.GROUPS + kind + (number.to_bytes(8, "big") if rest is None else rest)
+    if kind in b"pr":
+        key += b"\x00\x01" + bytes(6)
+    database.engine._sequencer.commit_blind(database.new_id(), 0, [key, value])
+    database.checkpoint()
+    findings = Closed(database).check().findings
+    told = [finding for finding in findings if finding.kind is Kind.GROUP]
+    assert any(what in finding.what for finding in told)

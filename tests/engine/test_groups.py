@@ -378,6 +378,38 @@ def test_a_replayed_event_that_is_parked_is_parked_and_not_tried_on() -> None:
         assert group.parked() == [(1, reason)]
 
 
+def test_replayed_events_of_a_stream_come_in_their_order_however_they_are_asked_for() -> None:
+    group = consuming(parked_stream="continue")
+    group.append("a-1", b"1", b"2", b"3", b"4")
+    group.join()
+    while delivered := group.turn():
+        group.nack(*delivered, park=True)
+    for position in (3, 1, 4):
+        group.replay(position)
+    assert [one.position for one in group.drain()] == [1, 3, 4]
+
+
+def test_what_was_deleted_or_truncated_is_not_delivered_and_counts_as_done() -> None:
+    group = consuming()
+    group.append("a-1", b"1", b"2", b"3")
+    group.append("b-1", b"4", b"5")
+    group.append("c-1", b"6")
+    group.join()
+    first, second, third = group.turn()
+    group.nack(third, park=True)
+    group.database.execute(["truncate", "a-1", 3], ["delete_stream", "b-1"])
+    group.database.execute(["delete_stream", "c-1"])
+    # What is with a consumer stays with it.
+    group.ack(first, second)
+    assert [one.position for one in group.drain()] == [3]
+    group.replay()
+    assert group.drain() == []
+    assert group.parked() == []
+    group.append("b-1", b"again")
+    assert [one.data for one in group.drain()] == [b"again"]
+    assert group.info()["position"] == 7
+
+
 def test_attempts_of_a_replay_last_over_a_restart() -> None:
     group = consuming(attempts_max=2)
     group.append("a-1", b"1", b"2")

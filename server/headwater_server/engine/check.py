@@ -5,7 +5,7 @@
     3  commit log           checksums, times, positions
     4  events               checksums, positions, commits; .idx files
     5  index                streams, categories, types, event ids: the same as the events
-    6  versions             LATEST, HISTORY, CHANGES; snapshots
+    6  versions             LATEST, HISTORY, CHANGES; snapshots, consumer groups
     7  transaction ids      the same as the commit log
 
 All damage is told, not only the first, as far as what is broken lets one look further. Memory is
@@ -19,6 +19,7 @@ from contextlib import ExitStack
 
 from headwater_protocol.errors import DamagedFile
 from headwater_protocol.numbers import CommitNumber, Position
+from headwater_server.engine.check_groups import GroupCheck
 from headwater_server.engine.check_index import IndexCheck
 from headwater_server.engine.check_logs import (
     EventReader,
@@ -198,5 +199,6 @@ def _check_content(
         index.check(counter)
     with report.told(Kind.STORE, "state/", REPAIR_STORE):
         VersionCheck(state, last_commit, report).check(counter)
+        GroupCheck(state, last_commit, report).check(counter)
     with report.told(Kind.STORE, "state/", REPAIR_STORE):
         TransactionCheck(state, report).check(counter)

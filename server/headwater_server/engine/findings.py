@@ -37,6 +37,7 @@ class Kind(Enum):
     VERSIONS = "versions of keys"
     TRANSACTIONS = "transaction ids"
     SNAPSHOT = "snapshot"
+    GROUP = "consumer group"
 
 
 @dataclass(frozen=True, slots=True)

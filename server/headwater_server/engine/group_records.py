@@ -234,37 +234,30 @@ def stream_keys(state: State, view: int, number: int) -> list[bytes]:
     return [key for key, _ in state.scan(start, _end(start), view)]
 
 
-def problem_of(key: bytes, value: bytes, last_position: int, numbers: set[int]) -> str | None:
-    """What is wrong with a stored key of this space, or None. *numbers*: the groups there are.
-
-    Definitions come before the rest in the order of keys only by chance of their letters, so
-    whoever checks collects the numbers first.
-    """
-    kind = key[: len(GROUPS) + 1]
+def problem_of(key: bytes, value: bytes, last_position: int) -> str | None:
+    """What is wrong with a stored key of this space and its value, or None."""
+    kind = key[: len(_DEFINITION)]
     try:
         if kind == _DEFINITION:
             decode_definition(key[len(_DEFINITION) :].decode(), value)
             return None
-        number = int.from_bytes(key[len(kind) : len(kind) + _NUMBER_SIZE], "big")
         if kind == _FLOOR:
-            positions = [int.from_bytes(value, "big")]
+            position = int.from_bytes(value, "big")
         elif kind == _STREAM:
             key[len(kind) + _NUMBER_SIZE :].decode()
-            positions = [StreamEntry(*msgpack.unpackb(value)[:4]).after]
+            position = StreamEntry(*msgpack.unpackb(value)[:4]).after
         elif kind == _PARKED:
             ParkedEntry(*msgpack.unpackb(value)[:4])
-            positions = [_position_of(key)]
+            position = _position_of(key)
         elif kind == _REPLAY:
             ReplayEntry(*msgpack.unpackb(value)[:4])
-            positions = [_position_of(key)]
+            position = _position_of(key)
         else:
             return "its kind is unknown"
-    except (ValueError, TypeError, KeyError) as error:
+        if position > last_position:
+            return f"it speaks of position {position}; the last is {last_position}"
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         return f"it cannot be read: {error}"
-    if number not in numbers:
-        return f"it belongs to group {number}, which does not exist"
-    if max(positions) > last_position:
-        return f"it speaks of position {max(positions)}; the last is {last_position}"
     return None
 
 
@@ -274,7 +267,7 @@ def number_in_definition(key: bytes, value: bytes) -> int | None:
         return None
     try:
         return int(msgpack.unpackb(value)[0])
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException):
         return None
 
 

@@ -47,6 +47,7 @@ from headwater_server.engine.group_records import (
 )
 from headwater_server.engine.group_streams import Lease, Member
 from headwater_server.engine.reading import Reader
+from headwater_server.engine.retention import visibility_at
 from headwater_server.engine.sequencer import Sequencer, Ticket
 from headwater_server.engine.state import State
 from headwater_server.engine.transaction_ids import new_transaction_id
@@ -100,8 +101,13 @@ class Groups:
         return self._commit(writes).sequence
 
     def event(self, position: int) -> bytes | None:
-        """A stored event."""
-        return self._state.events([position])[0]
+        """A stored event; None if it cannot be read any more."""
+        stored = self._state.events([position])[0]
+        if self._state.retention.in_use:
+            published, newest = self._sequencer.published, self._sequencer.published_position
+            if not visibility_at(self._state, published, newest).shows(stored):
+                return None
+        return stored
 
     def new_token(self) -> int:
         """A token that does not come up twice, also after a restart."""

@@ -1,0 +1,235 @@
+"""Random histories of a consumer group against a model of a few lines, with crashes in between.
+
+The model knows what was appended, what is done, and what is parked. It says of every delivery
+whether it was right: not done, not parked, not out already, and none before it in its stream left
+undone.
+"""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from headwater_protocol.errors import DeliveryLost
+from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.settings import EngineSettings
+from tests.engine.consuming import Consumer, Consuming, Delivered
+from tests.engine.damaged import Closed
+from tests.engine.database import Database
+
+STEPS = 200
+SETTINGS = EngineSettings(disk_reserve_size=0)
+
+
+class History:
+    """A group, its model, and a source of what happens next."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.hold = self.random.random() < 0.5
+        self.group = Consuming(Database(SETTINGS, seed=seed))
+        self.group.create(
+            wanted=EventFilter(category="a"),
+            lease_ms=5000,
+            attempts_max=self.random.choice((0, 2, 4)),
+            retry_ms=self.random.choice((0, 300)),
+            parked_stream="hold" if self.hold else "continue",
+        )
+        self.streams: dict[str, list[int]] = {}
+        self.stream_of: dict[int, str] = {}
+        self.done: set[int] = set()
+        self.parked: set[int] = set()
+        self.replayed: set[int] = set()
+        self.out: dict[int, Delivered] = {}
+        self.stale: list[Delivered] = []
+
+    @property
+    def members(self) -> list[Consumer]:
+        active = self.group.groups.active.get(self.group.name)
+        joined = [] if active is None else list(active.members)
+        return [one for one in self.group.consumers if one.member in joined]
+
+    def step(self) -> None:
+        acts: list[tuple[Callable[[], None], int]] = [
+            (self.append, 8),
+            (self.turn, 12),
+            (self.ack, 12),
+            (self.nack, 3),
+            (self.park, 2),
+            (self.settle_what_was_lost, 2),
+            (self.join, 2),
+            (self.leave, 1),
+            (self.pass_time, 3),
+            (self.replay, 2),
+            (self.discard, 1),
+            (self.checkpoint, 1),
+            (self.crash, 1),
+        ]
+        act = self.random.choices([act for act, _ in acts], [weight for _, weight in acts])[0]
+        act()
+
+    def append(self) -> None:
+        stream = f"a-{self.random.randrange(6)}"
+        for position in self.group.append(stream, *[b"x"] * self.random.choice((1, 1, 3, 70))):
+            self.streams.setdefault(stream, []).append(position)
+            self.stream_of[position] = stream
+        self.group.append("other-1", b"y")
+
+    def turn(self) -> None:
+        if not self.members:
+            return
+        before = {token for member in self.members for token in member.lost}
+        delivered = self.group.turn()
+        for member in self.members:
+            for token in set(member.lost) - before:
+                self.forget(token)
+        for one in delivered:
+            self.check_delivery(one)
+        self.look_at_parked()
+
+    def check_delivery(self, one: Delivered) -> None:
+        assert one.position not in self.done, f"{one} is done"
+        assert one.position not in self.parked, f"{one} is parked"
+        assert one.position not in self.out, f"{one} is out already"
+        assert all(self.stream_of[p] != one.stream for p in self.out), f"two of {one.stream} out"
+        for earlier in self.streams[one.stream]:
+            if earlier >= one.position:
+                break
+            settled = earlier in self.done or (not self.hold and earlier in self.parked)
+            assert settled, f"{one} before {earlier}"
+        self.out[one.position] = one
+
+    def look_at_parked(self) -> None:
+        """What was parked of its own accord, after its last attempt."""
+        parked = {position for position, _ in self.group.parked()}
+        assert parked.isdisjoint(self.done)
+        assert parked >= self.parked, "what is parked stays parked"
+        self.parked = parked
+
+    def forget(self, token: int) -> None:
+        for one in [one for one in self.out.values() if one.token == token]:
+            self.stale.append(self.out.pop(one.position))
+
+    def some_out(self) -> list[Delivered]:
+        held = [one for one in self.out.values() if self.is_held(one)]
+        return self.random.sample(held, min(len(held), self.random.randint(1, 3)))
+
+    def is_held(self, one: Delivered) -> bool:
+        return any(one in member.has for member in self.members)
+
+    def ack(self) -> None:
+        chosen = self.some_out()
+        if chosen:
+            self.group.ack(*chosen, writes=[["put", b"%d" % one.position, b""] for one in chosen])
+            for one in chosen:
+                del self.out[one.position]
+                self.done.add(one.position)
+
+    def nack(self) -> None:
+        chosen = self.some_out()
+        if chosen:
+            self.group.nack(*chosen, delay_ms=self.random.choice((None, 0, 2000)), reason="no")
+            for one in chosen:
+                self.stale.append(self.out.pop(one.position))
+            self.look_at_parked()
+
+    def park(self) -> None:
+        chosen = self.some_out()
+        if chosen:
+            self.group.nack(*chosen, reason="never", park=True)
+            for one in chosen:
+                self.stale.append(self.out.pop(one.position))
+                self.parked.add(one.position)
+            self.look_at_parked()
+
+    def settle_what_was_lost(self) -> None:
+        if self.stale:
+            one = self.random.choice(self.stale)
+            with pytest.raises(DeliveryLost):
+                self.group.ack(one, writes=[["put", b"stale", b""]])
+
+    def join(self) -> None:
+        if len(self.members) < 4:
+            self.group.join(credit=self.random.choice((1, 3, 10)))
+
+    def leave(self) -> None:
+        if self.members:
+            leaving = self.random.choice(self.members)
+            tokens = [one.token for one in leaving.has]
+            self.group.leave(leaving, died=self.random.random() < 0.6)
+            for token in tokens:
+                self.forget(token)
+            self.look_at_parked()
+
+    def pass_time(self) -> None:
+        self.group.pass_time(self.random.choice((0.1, 1.2, 6)))
+
+    def replay(self) -> None:
+        if self.parked:
+            count = min(len(self.parked), self.random.randint(1, 2))
+            chosen = self.random.sample(sorted(self.parked), count)
+            self.group.replay(*chosen)
+            self.parked -= set(chosen)
+
+    def discard(self) -> None:
+        if self.parked:
+            one = self.random.choice(sorted(self.parked))
+            self.group.discard(one)
+            self.parked.discard(one)
+            self.done.add(one)
+
+    def checkpoint(self) -> None:
+        self.group.database.checkpoint()
+
+    def crash(self) -> None:
+        held = self.some_out()
+        if held and self.random.random() < 0.5:
+            # Numbered, and never on the disk: it has not happened.
+            one = held[0]
+            self.group.database.engine.execute(
+                self.group.database.new_id(),
+                user=0,
+                conditions=[],
+                reads=None,
+                writes=[["ack", self.group.name, [[one.position, one.token]]]],
+            )
+        self.group = self.group.restart(self.group.database.crash())
+        self.stale += self.out.values()
+        self.out.clear()
+        self.look_at_parked()
+
+    def end(self) -> None:
+        """Work everything off, replay what is parked, and see that nothing is left."""
+        for member in self.members:
+            self.group.leave(member)
+        self.out.clear()
+        self.look_at_parked()
+        self.group.join(credit=1000)
+        while True:
+            self.group.pass_time(70)
+            self.turn()
+            if not self.out:
+                self.group.pass_time(70)
+                self.turn()
+            if not self.out:
+                if not self.parked:
+                    break
+                self.group.replay()
+                self.parked.clear()
+                continue
+            for one in list(self.out.values()):
+                self.group.ack(one)
+                del self.out[one.position]
+                self.done.add(one.position)
+        assert self.done == set(self.stream_of)
+        assert self.group.info()["position"] == self.group.info()["newest"]
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_a_random_history_does_what_the_model_does(seed: int) -> None:
+    history = History(seed)
+    for _ in range(STEPS):
+        history.step()
+    history.end()
+    history.group.database.checkpoint()
+    assert Closed(history.group.database).check().findings == []
