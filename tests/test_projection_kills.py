@@ -23,7 +23,7 @@ from headwater.cli.server_process import ServerProcess
 from tests.projection_worker import BROKEN, CATEGORY, chain, define
 
 KILLS: Final = int(os.environ.get("HEADWATER_PROJECTION_KILLS", "3"))
-CANCELLATIONS: Final = 7
+CANCELLATIONS: Final = 5
 STREAMS: Final = 20
 BROKEN_STREAMS: Final = (3, 11)
 EVENTS_A_ROUND: Final = 60

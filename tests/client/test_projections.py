@@ -125,6 +125,27 @@ def test_events_of_no_concern_are_passed_over_and_need_not_be_waited_for(
     run_on(face, real_server.url, scenario)
 
 
+def test_no_event_that_concerns_it_is_passed_over(
+    face: str, name: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        db.projection(name, category=name)(count)
+        async with db.run_projections():
+            await db.wait_for(name, await fill(db, name, 3))
+        await db.append(f"other{name}-1", Event("Counted", 1))
+        last = await fill(db, name, 3)
+        await db.append(f"other{name}-1", Event("Counted", 1))
+        await look_ahead(db, *db.projections.defined(name))
+        assert (await db.projection_status(name)).position < last
+        with pytest.raises(headwater.ProjectionBehind):
+            await db.wait_for(name, last, timeout=0.02)
+        async with db.run_projections():
+            await db.wait_for(name, last)
+        assert await db.model(name).get("total") == 2 * total(3)
+
+    run_on(face, real_server.url, scenario)
+
+
 @pytest.mark.parametrize("which", ["stream", "prefix", "types", "tags", "query"])
 def test_the_filters_are_those_of_a_subscription(
     which: str, name: str, real_server: ServerProcess
