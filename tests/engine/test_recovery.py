@@ -10,6 +10,7 @@ from headwater_protocol.errors import DamagedFile, DirectoryInUse
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EVERYTHING
 from headwater_server.engine.recovery import PROGRESS_RECORDS, open_engine
+from headwater_server.storage.errors import NoRoomToStart
 from headwater_server.storage.memory_files import MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
 from tests.engine.database import SEGMENT_SIZE, SETTINGS, START_US, Database, open_test_log
@@ -205,6 +206,26 @@ def test_files_and_store_of_two_databases_do_not_fit() -> None:
             mixed.put(f"data/{part}/{name}", foreign.content(f"data/{part}/{name}"))
         with pytest.raises(DamagedFile):
             Database(files=mixed, store=one.store.crash())
+
+
+def test_a_start_that_finds_the_disk_full_says_what_to_do_and_loses_nothing() -> None:
+    """A replay had to make a checkpoint, and ended with the bare error of a file."""
+    database = Database(replace(SETTINGS, memtable_commits_max=1000))
+    for place in range(50):
+        database.execute(["put", b"k%d" % place, bytes(100)], append("a", ("T", None)))
+    files, store = database.files.crash(), database.store.crash()
+    tight = replace(SETTINGS, memtable_commits_max=5)
+    store.full = True
+    with pytest.raises(NoRoomToStart, match="free 1048576 bytes or more, and start again"):
+        Database(tight, files=files, store=store)
+    store = store.crash()
+    files.faults.capacity = files.used + 100
+    with pytest.raises(NoRoomToStart, match="nothing is lost"):
+        Database(tight, files=files, store=store)
+    files.faults.capacity = None
+    opened = Database(tight, files=files, store=store.crash())
+    assert opened.engine.published == 50
+    assert opened.engine.stats()["checkpoints"] > 0
 
 
 def test_a_restart_costs_the_tail_of_the_log_and_not_the_data() -> None:

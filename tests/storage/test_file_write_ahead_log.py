@@ -15,6 +15,7 @@ import pytest
 from headwater_protocol.errors import DamagedFile, FormatTooNew
 from headwater_server.storage.errors import DiskFull, LogFailed
 from headwater_server.storage.file_write_ahead_log import (
+    COPIES_MAX,
     FileWriteAheadLog,
     check_files,
     repair_files,
@@ -269,6 +270,29 @@ def test_a_torn_tail_is_cut_and_kept_as_a_copy() -> None:
     assert disk.content(segment) == before[:start] + bytes(len(before) - start)
     for _ in range(20):
         assert disk.crash().content(copy) == disk.content(copy)
+
+
+def test_a_server_that_crashes_again_and_again_keeps_the_last_torn_tails_only() -> None:
+    """Each crash left a copy for good, and a crash loop would have filled the disk."""
+    disk = MemoryFileSystem(1)
+    open_log(disk).close()
+    torn: list[str] = []
+    for number in range(COPIES_MAX + 5):
+        log = open_log(disk)
+        log.claim(log.last_index)
+        log.submit([b"%d" % number])
+        end = log._log.end
+        log.close()
+        file = disk.open(segments_of(disk)[-1])
+        file.write_at(end, b"torn %d" % number)
+        file.sync()
+        file.close()
+        before = set(copies_of(disk))
+        log = open_log(disk)
+        assert log.torn is not None
+        log.close()
+        torn += set(copies_of(disk)) - before
+    assert sorted(copies_of(disk)) == sorted(torn[-COPIES_MAX:])
 
 
 def test_what_lay_beyond_a_torn_tail_cannot_come_back() -> None:

@@ -14,8 +14,9 @@ checkpoints could not keep up before the crash, the replay makes them on its way
 import random
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Final, Protocol
 
+from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.checkpointed import CheckpointedState, read_applied
 from headwater_server.engine.engine import Engine
@@ -25,6 +26,7 @@ from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.directory import DataDirectory
+from headwater_server.storage.errors import DiskFull, NoRoomToStart
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.state_store import StateStore
@@ -58,6 +60,10 @@ class OpenLog(Protocol):
         ...
 
 
+START_SIZE_MIN: Final = MIB
+"""Bytes that we ask for at least when a start found no room: some for each of the files."""
+
+
 def open_engine(
     file_system: FileSystem,
     path: str,
@@ -77,8 +83,25 @@ def open_engine(
         on_progress: called with the count of records replayed so far.
 
     Raises:
-        DirectoryInUse, FormatTooNew, DamagedFile, DiskFull: the message says what to do.
+        DirectoryInUse, FormatTooNew, DamagedFile, NoRoomToStart: the message says what to do.
     """
+    try:
+        return _open(file_system, path, open_store, open_log, settings, clock, source, on_progress)
+    except DiskFull as error:
+        size = settings.disk_reserve_size - file_system.free_bytes(path)
+        raise NoRoomToStart(path, max(size, error.size, START_SIZE_MIN)) from error
+
+
+def _open(
+    file_system: FileSystem,
+    path: str,
+    open_store: OpenStore,
+    open_log: OpenLog,
+    settings: EngineSettings,
+    clock: Callable[[], int],
+    source: random.Random,
+    on_progress: Callable[[int], None],
+) -> Engine:
     with ExitStack() as opened:
         directory = DataDirectory.open(file_system, path, source=source, now=clock())
         opened.callback(directory.close)

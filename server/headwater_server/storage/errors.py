@@ -17,6 +17,17 @@ class DiskFull(OSError):
         self.size = size
 
 
+class NoRoomToStart(DiskFull):
+    """A start needs room on the disk: to replay the log, or to keep a copy of its torn tail."""
+
+    def __init__(self, path: str, size: int) -> None:
+        super().__init__(path, size)
+        self.strerror = (
+            f"the disk is full, and a start needs room: free {size} bytes or more, and start "
+            "again; nothing is lost"
+        )
+
+
 class LogFailed(Exception):
     """A write or a sync of the log failed before; what it holds now, only a restart can tell.
 

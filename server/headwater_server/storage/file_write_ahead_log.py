@@ -54,6 +54,10 @@ SEGMENT_SIZE_DEFAULT: Final = 16 * MIB
 """Bytes of a segment. A crossing costs two syncs more, so not too small; writing a spare full of
 zeros takes a slice of the disk's bandwidth at once, so not too large."""
 
+COPIES_MAX: Final = 16
+"""Torn tails that are kept: each is up to a group, and a server that crashes again and again
+would fill the disk with them. Nobody was told that what they hold is durable."""
+
 SEGMENT_SIZE_MIN: Final = SEGMENT_HEADER_SIZE + 512
 """Bytes of the smallest segment that is allowed: for tests that cross often."""
 
@@ -131,6 +135,7 @@ class FileWriteAheadLog:
                 if damage.end > damage.offset:
                     log.keep_copy(segment, damage.offset, damage.end)
                 log.cut(Place(report.segment, report.end), report.last.index + 1)
+                log.remove_old_copies(COPIES_MAX)
             _write_again(log, report)
             file_system.sync_directory(directory)
         except BaseException:

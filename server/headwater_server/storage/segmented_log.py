@@ -359,6 +359,17 @@ class SegmentedLog:
         self._file_system.sync_directory(self.directory)
         return path
 
+    def remove_old_copies(self, keep: int) -> None:
+        """Remove all copies of parts that were set aside but the *keep* newest."""
+        copies: list[tuple[int, int, str]] = []
+        for name in self._file_system.list(self.directory):
+            stem, found, number = name.partition(self.layout.suffix + TORN)
+            if found and stem.isdigit() and number.isdigit():
+                copies.append((int(stem), int(number), name))
+        copies.sort()
+        for _, _, name in copies[: max(0, len(copies) - keep)]:
+            self._file_system.remove(join(self.directory, name))
+
     def _torn_path(self, segment: Segment) -> str:
         """A free name: 00000000000000000813.wal.torn-1, then -2 and so on."""
         for number in itertools.count(1):
