@@ -270,14 +270,17 @@ class _Appender:
         ids = derive_event_ids(self._transaction, self._place, len(append.events))
         # One pair for a run of events of one type, which is most appends.
         pair = (stream, "")
-        for event_id, (given_id, event_type, data, metadata, *rest) in zip(
-            ids, append.events, strict=True
-        ):
+        for event_id, event in zip(ids, append.events, strict=True):
             position += 1
             version += 1
             tags: Sequence[str] = ()
-            if rest and rest[0]:
-                tags = into.tags[len(events)] = rest[0]
+            if len(event) == 4:
+                # Most have no tags.
+                given_id, event_type, data, metadata = event
+            else:
+                given_id, event_type, data, metadata, tags = event
+                if tags:
+                    into.tags[len(events)] = tags
             if given_id is not None:
                 event_id = given_id
                 into.event_ids += (len(events), event_id)

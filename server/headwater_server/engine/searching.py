@@ -36,7 +36,12 @@ from headwater_server.engine.state import State
 END: Final = 2**64
 """Beyond every position, and every negated one."""
 
-_FIRST_CHUNK: Final = 16
+_FIRST_CHUNK: Final = 1024
+"""Positions that are fetched at first, and after a leap: they are copied, as an array."""
+
+_FIRST_CHUNK_REVERSE: Final = 128
+"""The same in reverse, where each is negated."""
+
 _CHUNK_MAX: Final = 4096
 """Positions that are fetched of an index at a time, where all of them are used: 32 KiB."""
 
@@ -78,6 +83,7 @@ class _List:
         "_budget",
         "_chunk",
         "_fetch",
+        "_first_chunk",
         "_high",
         "_low",
         "_places",
@@ -95,7 +101,8 @@ class _List:
         self._budget = budget
         self._places: Sequence[int] = ()
         self._at = 0
-        self._chunk = _FIRST_CHUNK
+        self._chunk = _FIRST_CHUNK_REVERSE if reverse else _FIRST_CHUNK
+        self._first_chunk = self._chunk
         self.sure = True
 
     def seek(self, place: int) -> int:
@@ -119,7 +126,7 @@ class _List:
         self._budget.left -= _FETCH_COST
         # Where nearly all that was fetched was used, more is fetched; leaps want little.
         used = self._at + 1 >= len(self._places) - 1
-        self._chunk = min(2 * self._chunk, _CHUNK_MAX) if used else _FIRST_CHUNK
+        self._chunk = min(2 * self._chunk, _CHUNK_MAX) if used else self._first_chunk
         if self._reverse:
             found = self._fetch(self._low, min(self._high, -place), self._chunk)
             self._places = [-position for position in found]
