@@ -12,7 +12,7 @@ from typing import Any
 
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.group import Turn
+from headwater_server.engine.group_host import Turn
 from headwater_server.engine.group_records import GroupSettings
 from headwater_server.engine.group_streams import Member
 from tests.engine.database import Database

@@ -295,12 +295,30 @@ def test_a_full_disk_keeps_what_failed_waiting_and_loses_nothing() -> None:
     assert group.turn() == []
     assert member.lost == [one.token]
     assert group.parked() == []
+    assert group.groups.next_time(group.now) > group.now, "it does not try all the time"
     group.database.engine.read_only_reason = None
     group.pass_time(2)
     assert group.turn() == []
     assert group.parked() == [(1, "not settled within 1000 ms")]
     group.replay()
     assert [one.position for one in group.drain()] == [1, 2]
+
+
+def test_a_position_that_cannot_be_written_is_tried_again_after_a_while() -> None:
+    group = consuming()
+    group.append("a-1", b"1", b"2")
+    group.join()
+    group.drain()
+    group.database.engine.read_only_reason = "the disk is full"
+    for _ in range(3):
+        group.pass_time(1.1)
+        group.turn()
+        assert group.groups.next_time(group.now) > group.now
+    group.database.engine.read_only_reason = None
+    group.pass_time(1.1)
+    group.turn()
+    assert stored_entries(group) == 0
+    assert group.groups.next_time(group.now) is None
 
 
 def test_a_group_full_of_parked_events_tries_on(monkeypatch: pytest.MonkeyPatch) -> None:

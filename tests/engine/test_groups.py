@@ -107,6 +107,17 @@ def test_a_group_gets_what_fits_its_filter(wanted: EventFilter, expected: list[i
     assert group.info()["position"] == 4
 
 
+def test_a_group_can_be_of_a_query_also_for_what_is_left_behind() -> None:
+    wanted = EventFilter.from_wire({"query": [{"tags": ["red"]}]})
+    group = consuming(wanted=wanted)
+    for n in range(200):
+        tags = ["red"] if n % 2 else ["blue"]
+        group.database.execute(["append", "a-1", -1, [[None, "T", b"", b"", tags]]])
+    group.join()
+    assert [one.position for one in group.drain()] == list(range(2, 201, 2))
+    assert group.info()["filter"] == {"query": [{"tags": ["red"]}]}
+
+
 def test_a_group_begins_after_a_position_or_now() -> None:
     group = Consuming(Database())
     group.append("a-1", b"1", b"2", b"3")

@@ -22,16 +22,15 @@ clock for what is stored.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from headwater_protocol.errors import DeliveryLost, ReadOnly
 from headwater_protocol.limits import PAGE_SIZE_MAX
+from headwater_server.engine.group_host import Host, Turn
 from headwater_server.engine.group_progress import PARKED_MAX, GroupProgress
 from headwater_server.engine.group_records import Definition
 from headwater_server.engine.group_schedule import RETRY_US_MAX, GroupSchedule
 from headwater_server.engine.group_streams import Lease, Member, StreamProgress, Trial
-from headwater_server.engine.reading import Reader
 from headwater_server.engine.settings import SECOND_US
 from headwater_server.engine.state import State
 
@@ -52,57 +51,6 @@ FOLD_AFTER_US: Final = SECOND_US
 """How long progress may go unfolded once something was settled."""
 
 _MS_US: Final = 1000
-
-
-class Host(Protocol):
-    """What a group needs of the engine."""
-
-    @property
-    def sequence(self) -> int:
-        """The newest sequence number."""
-        ...
-
-    @property
-    def durable_sequence(self) -> int:
-        """The newest sequence number that is published."""
-        ...
-
-    def reader(self) -> Reader:
-        """Reads of the newest published commit."""
-        ...
-
-    def write(self, writes: list[bytes | None]) -> int:
-        """Commit key, value, …; the sequence number at which it is durable. ReadOnly: it cannot."""
-        ...
-
-    def event(self, position: int) -> bytes | None:
-        """A stored event; None if it is not there any more."""
-        ...
-
-    def new_token(self) -> int:
-        """A token that does not come up twice, also after a restart."""
-        ...
-
-    def wall_clock(self) -> int:
-        """Microseconds since 1970-01-01 UTC."""
-        ...
-
-
-@dataclass(slots=True)
-class Turn:
-    """What came of a turn: what to send, and whether there is more to be done at once.
-
-    Attributes:
-        deliveries: by member: token, attempt, stored event.
-        lost: tokens that are worth nothing any more, by the member that has them.
-        caught_up: members that are to hear that everything is done, up to `position`.
-    """
-
-    deliveries: dict[Member, list[tuple[int, int, bytes]]] = field(default_factory=dict)
-    lost: dict[Member, list[int]] = field(default_factory=dict)
-    caught_up: list[Member] = field(default_factory=list)
-    position: int = 0
-    more: bool = False
 
 
 class ConsumerGroup:
@@ -490,10 +438,12 @@ class ConsumerGroup:
             due = progress.settled >= FOLD_SETTLED_MAX or now - self._folded_at >= FOLD_AFTER_US
         else:
             due = progress.read_to - progress.floor >= FOLD_POSITIONS_MAX and not self._leases
-        if not due or progress.unwritten:
+        if not due:
             return
-        try:
-            progress.fold(self._host.write)
-        except ReadOnly:
-            return
+        # Also if it fails: it is tried again after a while, and not at once.
         self._folded_at = now
+        if not progress.unwritten:
+            try:
+                progress.fold(self._host.write)
+            except ReadOnly:
+                pass  # It says no less than before; entries tell what is done.

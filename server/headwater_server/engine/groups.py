@@ -24,7 +24,8 @@ from headwater_protocol.errors import (
 )
 from headwater_protocol.limits import GROUP_MEMBERS_MAX, GROUPS_MAX
 from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.group import ConsumerGroup, Turn
+from headwater_server.engine.group import ConsumerGroup
+from headwater_server.engine.group_host import Turn
 from headwater_server.engine.group_progress import PARKED_MAX
 from headwater_server.engine.group_records import (
     Definition,
@@ -84,7 +85,7 @@ class Groups:
         self._check_writable = check_writable
         sequencer.acknowledging = self
 
-    # What a group at work needs (group.Host).
+    # What a group at work needs (group_host.Host).
 
     @property
     def sequence(self) -> int:
