@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
 
-from headwater.blocking import BlockingDatabase, BlockingTransaction
+from headwater.blocking import BlockingDatabase, BlockingPast, BlockingTransaction
 from headwater.codec import decode_with, encode_with
 from headwater.database import Database
 from headwater.errors import InvalidArgument
+from headwater.past import Past
 from headwater.reads import Reads
 from headwater.records import Committed, Event, RecordedEvent
 from headwater.shapes import FunctionShape, Shape, has_shape, shape_of
@@ -122,18 +123,24 @@ class Repository(Generic[State]):
             self._shape = shape_of(type(self.initial()))
 
     @overload
-    def on(self, place: Database | Transaction) -> "Aggregates[State]": ...
+    def on(self, place: Database | Transaction | Past) -> "Aggregates[State]": ...
     @overload
-    def on(self, place: BlockingDatabase | BlockingTransaction) -> "BlockingAggregates[State]": ...
     def on(
-        self, place: Database | Transaction | BlockingDatabase | BlockingTransaction
-    ) -> "Aggregates[State] | BlockingAggregates[State]":
-        """The aggregates of a database, or as a transaction sees and changes them."""
+        self, place: BlockingDatabase | BlockingTransaction | BlockingPast
+    ) -> "BlockingAggregates[State]": ...
+    def on(self, place: Any) -> "Aggregates[State] | BlockingAggregates[State]":
+        """The aggregates of a database, as a transaction sees and changes them, or as they were.
+
+        Args:
+            place: a database, a transaction, or `db.at(…)`, which can only be loaded from.
+        """
         match place:
-            case Database() | Transaction():
+            case Database() | Transaction() | Past():
                 return Aggregates(self, place)
             case BlockingDatabase():
                 return BlockingAggregates(Aggregates(self, place._database))  # noqa: SLF001
+            case BlockingPast():
+                return BlockingAggregates(Aggregates(self, place._past))  # noqa: SLF001
             case BlockingTransaction():
                 return BlockingAggregates(Aggregates(self, place._transaction))  # noqa: SLF001
             case _:
@@ -223,7 +230,7 @@ class _Replayed(Generic[State]):
 class Aggregates(Generic[State]):
     """Made by `Repository.on`."""
 
-    def __init__(self, repository: Repository[State], place: Database | Transaction) -> None:
+    def __init__(self, repository: Repository[State], place: Database | Transaction | Past) -> None:
         self.repository = repository
         self._place = place
 
@@ -249,7 +256,7 @@ class Aggregates(Generic[State]):
             await self._append(transaction, stream, kept, version)
             return transaction
 
-        return (await self._place.run(append)).committed
+        return (await self._database("save").run(append)).committed
 
     async def decide(
         self,
@@ -276,10 +283,17 @@ class Aggregates(Generic[State]):
         async def decide(transaction: Transaction) -> tuple[Transaction, Decided]:
             return transaction, await self._decide(transaction, stream, command, arguments)
 
-        transaction, decided = await self._place.run(decide, attempts=attempts, deadline=deadline)
+        transaction, decided = await self._database("decide").run(
+            decide, attempts=attempts, deadline=deadline
+        )
         if not decided.events:
             return decided
         return Decided(decided.version, decided.events, transaction.committed)
+
+    def _database(self, place: str) -> Database:
+        if not isinstance(self._place, Database):
+            raise InvalidArgument(f"{place}: the past cannot be changed")
+        return self._place
 
     async def _decide(
         self, transaction: Transaction, stream: str, command: Any, arguments: tuple[Any, ...]

@@ -209,6 +209,23 @@ def test_a_transaction_decides_on_several_streams_or_on_none(
     run_on(face, real_server.url, scenario)
 
 
+def test_the_past_can_be_loaded_and_not_changed(face: str, real_server: ServerProcess) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("past", face)
+        for _ in range(25):
+            decided = await ACCOUNTS.on(db).decide(stream, deposit, 1)
+            if decided.version == 17:
+                assert decided.committed is not None
+                past = ACCOUNTS.on(db.at(commit=decided.committed.commit))
+        assert await past.load(stream) == (Account(Decimal(17), ("Deposited",)), 17)
+        with pytest.raises(headwater.InvalidArgument, match="the past cannot be changed"):
+            await past.decide(stream, deposit, 1)
+        with pytest.raises(headwater.InvalidArgument, match="the past cannot be changed"):
+            await past.save(stream, deposit(EMPTY, 1), 17)
+
+    run_on(face, real_server.url, scenario)
+
+
 def test_no_snapshot_is_made_of_events_that_are_not_committed(
     face: str, real_server: ServerProcess
 ) -> None:
@@ -437,6 +454,7 @@ def test_the_blocking_face_does_the_same_without_await(real_server: ServerProces
         assert state.balance == 5
         assert version == 3
         assert isinstance(accounts, headwater.BlockingAggregates)
+        assert ACCOUNTS.on(db.at(commit=db.ping().commit)).load(stream) == (state, version)
 
 
 # Bad use.
