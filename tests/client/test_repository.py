@@ -403,6 +403,30 @@ def test_whatever_the_snapshots_the_states_are_those_of_the_events(
         run_on("trio", real_server.url, scenario)
 
 
+def test_a_truncated_stream_lives_on_by_its_snapshot_which_nothing_can_verify(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        accounts = ACCOUNTS.on(db)
+        stream = fresh("truncated", face)
+        for _ in range(25):
+            await accounts.decide(stream, deposit, 1)
+        assert await snapshots_of(db, stream) == {
+            10: {"balance": 10, "entries": ["Deposited"]},
+            20: {"balance": 20, "entries": ["Deposited"]},
+        }
+        async with db.transaction() as tx:
+            tx._keep(["truncate", stream, 15], 32)
+        assert (await accounts.load(stream)).state.balance == 25
+        await accounts.decide(stream, deposit, 1)
+        assert (await accounts.load(stream)).state.balance == 26
+        verdicts = [one.verdict async for one in check_snapshots(db, ACCOUNTS, prefix=stream)]
+        assert verdicts
+        assert set(verdicts) == {"gone"}
+
+    run_on(face, real_server.url, scenario)
+
+
 # A lost connection.
 
 
