@@ -253,3 +253,18 @@ def test_a_wrong_filter_is_refused_where_it_is_given(
         pytest.raises(headwater.InvalidArgument, match=message),
     ):
         db.read_all(**arguments)
+
+
+def test_a_load_is_whole_though_its_events_do_not_fit_beside_the_snapshot(
+    real_server: ServerProcess, name: str
+) -> None:
+    large = b"." * (8 * 1024 * 1024 - 16)
+    with headwater.connect_blocking(real_server.url) as db:
+        db.append(name, [Event("A", 1), Event("A", 2)])
+        db.save_snapshot(name, version=1, state=large)
+        db.append(name, Event("Large", large, large[: len(large) // 2]))
+        loaded = db.load(name)
+        assert loaded.snapshot is not None
+        assert loaded.snapshot.state == large
+        assert [event.version for event in loaded.events] == [2, 3]
+        assert loaded.events[1].data == large
