@@ -17,6 +17,7 @@ comes after finds the subscriber registered. All live subscribers are at one pos
 """
 
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -82,19 +83,31 @@ class _LiveGroup:
 
 
 class _LiveIndex:
-    """Finds the filters that an event may fit, without asking each of thousands."""
+    """Finds the filters that an event may fit, without asking each of thousands.
+
+    A filter stands under names of which every event that fits it has at least one: its stream,
+    its category, or for each criterion a tag, or else all of its types.
+    """
 
     def __init__(self) -> None:
         self.groups: dict[EventFilter, _LiveGroup] = {}
-        self._by_stream: dict[str, list[_LiveGroup]] = {}
-        self._by_category: dict[str, list[_LiveGroup]] = {}
+        self._places: dict[str, dict[str, list[_LiveGroup]]] = {
+            "stream": {},
+            "category": {},
+            "type": {},
+            "tag": {},
+        }
         self._others: list[_LiveGroup] = []
 
     def add(self, subscription: Subscription) -> None:
         group = self.groups.get(subscription.wanted)
         if group is None:
             group = self.groups[subscription.wanted] = _LiveGroup(subscription.wanted)
-            self._place(group.wanted).append(group)
+            names = _names_of(group.wanted)
+            for kind, name in names:
+                self._places[kind].setdefault(name, []).append(group)
+            if not names:
+                self._others.append(group)
         group.subscribers[subscription] = None
 
     def remove(self, subscription: Subscription) -> None:
@@ -103,20 +116,14 @@ class _LiveIndex:
         if group.subscribers:
             return
         del self.groups[group.wanted]
-        self._place(group.wanted).remove(group)
-        for index, name in (
-            (self._by_stream, group.wanted.stream),
-            (self._by_category, group.wanted.category),
-        ):
-            if name is not None and index.get(name) == []:
-                del index[name]
-
-    def _place(self, wanted: EventFilter) -> list[_LiveGroup]:
-        if wanted.stream is not None:
-            return self._by_stream.setdefault(wanted.stream, [])
-        if wanted.category is not None:
-            return self._by_category.setdefault(wanted.category, [])
-        return self._others
+        names = _names_of(group.wanted)
+        for kind, name in names:
+            placed = self._places[kind][name]
+            placed.remove(group)
+            if not placed:
+                del self._places[kind][name]
+        if not names:
+            self._others.remove(group)
 
     def batches(self, events: list[bytes]) -> list[tuple[_LiveGroup, list[bytes]]]:
         """For each filter that some of the events fit, those events."""
@@ -132,12 +139,37 @@ class _LiveIndex:
                         found.setdefault(group, []).append(stored)
         return list(found.items())
 
-    def _candidates(self, event: StoredEvent) -> list[_LiveGroup]:
-        return [
-            *self._by_stream.get(event.stream, ()),
-            *self._by_category.get(category_of(event.stream), ()),
+    def _candidates(self, event: StoredEvent) -> Iterable[_LiveGroup]:
+        places = self._places
+        found = [
+            *places["stream"].get(event.stream, ()),
+            *places["category"].get(category_of(event.stream), ()),
+            *places["type"].get(event.type, ()),
             *self._others,
         ]
+        tagged = places["tag"]
+        if event.tags and tagged:
+            for tag in event.tags:
+                found += tagged.get(tag, ())
+        # Under a type and a tag, or two tags, a filter may stand twice.
+        return dict.fromkeys(found)
+
+
+def _names_of(wanted: EventFilter) -> list[tuple[str, str]]:
+    """Kinds and names under which a filter stands, each once; none if it has none."""
+    if wanted.stream is not None:
+        return [("stream", wanted.stream)]
+    if wanted.category is not None:
+        return [("category", wanted.category)]
+    if wanted.types:
+        return [("type", name) for name in wanted.types]
+    names: dict[tuple[str, str], None] = {}
+    for criterion in wanted.query:
+        if criterion.tags:
+            names["tag", criterion.tags[0]] = None
+        else:
+            names.update(dict.fromkeys(("type", name) for name in criterion.types))
+    return list(names)
 
 
 class Subscriptions:

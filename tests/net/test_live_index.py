@@ -1,0 +1,70 @@
+"""The filters of live subscribers: each event reaches those that it fits, and no others."""
+
+import random
+from typing import cast
+
+import pytest
+
+from headwater_server.engine.events import decode_event, encode_event
+from headwater_server.engine.filters import EVERYTHING, Criterion, EventFilter
+from headwater_server.net.session import Session
+from headwater_server.net.subscriptions import Subscription, _LiveIndex
+
+STREAMS = ["a-1", "a-2", "b-1", "b"]
+TYPES = ["T", "U", "V"]
+TAGS = ["x", "y", "z"]
+
+
+def some_filter(source: random.Random) -> EventFilter:
+    def some(names: list[str], least: int = 0) -> tuple[str, ...]:
+        return tuple(source.sample(names, source.randint(least, 2)))
+
+    def criterion() -> Criterion:
+        tags = some(TAGS)
+        return Criterion(some(TYPES, 0 if tags else 1), tags)
+
+    return EventFilter(
+        stream=source.choice([None, None, None, *STREAMS]),
+        category=source.choice([None, None, "a", "b"]),
+        prefix=source.choice([None, None, None, "a-", "b"]),
+        types=some(TYPES) if source.random() < 0.3 else (),
+        query=tuple(criterion() for _ in range(source.choice([0, 0, 1, 2, 3]))),
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_batch_has_what_a_look_at_every_filter_gives(seed: int) -> None:
+    source = random.Random(seed)
+    index = _LiveIndex()
+    filters = {EVERYTHING, *(some_filter(source) for _ in range(200))}
+    nobody = cast(Session, None)
+    subscriptions = [Subscription(nobody, 1, 0, wanted, 0) for wanted in filters for _ in range(2)]
+    for subscription in subscriptions:
+        index.add(subscription)
+    events = [
+        encode_event(
+            position,
+            source.choice(STREAMS),
+            1,
+            1,
+            0,
+            bytes(16),
+            source.choice(TYPES),
+            b"",
+            b"",
+            source.sample(TAGS, source.randint(0, 3)),
+        )
+        for position in range(1, 40)
+    ]
+    for count in (len(subscriptions), 100, 0):
+        while len(subscriptions) > count:
+            index.remove(subscriptions.pop(source.randrange(len(subscriptions))))
+        wanted_now = {subscription.wanted for subscription in subscriptions}
+        assert {group.wanted: found for group, found in index.batches(events)} == {
+            wanted: fitting
+            for wanted in wanted_now
+            if (fitting := [event for event in events if wanted.fits(decode_event(event))])
+        }
+    assert not index.groups
+    assert not any(index._places.values())
+    assert not index._others
