@@ -105,7 +105,7 @@ def test_the_code_of_a_page_does_what_the_page_says(
 
 
 def test_each_page_is_in_the_list_of_the_guide() -> None:
-    listed = re.findall(r"^- \[[^\]]+\]\((\w+\.md)\)", (GUIDE / "README.md").read_text(), re.M)
+    listed = re.findall(r"^- \[[^\]]+\]\(([\w-]+\.md)\)", (GUIDE / "README.md").read_text(), re.M)
     assert sorted([*listed, "README.md"]) == PAGES
 
 
