@@ -70,6 +70,7 @@ from headwater.errors import (
 )
 from headwater.event_types import EventTypes, TypedCodec
 from headwater.groups import GroupInfo, Groups, GroupSummary, ParkedEvent
+from headwater.key_feed import Changes, KeyChange, KeyRange
 from headwater.listing import CategoryInfo, StreamInfo
 from headwater.membership import Membership
 from headwater.models import Model, ReadModel
@@ -114,6 +115,7 @@ __all__ = [
     "AuthenticationFailed",
     "Batch",
     "CategoryInfo",
+    "Changes",
     "BlockingAggregates",
     "BlockingDatabase",
     "BlockingModel",
@@ -155,6 +157,8 @@ __all__ = [
     "Groups",
     "HeadwaterError",
     "HistoryGone",
+    "KeyChange",
+    "KeyRange",
     "InternalError",
     "InvalidArgument",
     "Key",

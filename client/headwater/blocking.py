@@ -18,6 +18,7 @@ from headwater.blocking_pages import BlockingPages
 from headwater.blocking_retention import BlockingRetention
 from headwater.blocking_runtime import BlockingRuntime
 from headwater.database import Database
+from headwater.key_feed import KeyRange
 from headwater.membership import GROUP_CREDIT_DEFAULT
 from headwater.past import Past
 from headwater.projections import (
@@ -362,6 +363,7 @@ class BlockingDatabase(BlockingReads, BlockingListings, BlockingRetention):
         types: Sequence[str] | None = None,
         tags: Sequence[str] | None = None,
         query: Query | None = None,
+        keys: Key | KeyRange | None = None,
         window: int = WINDOW_DEFAULT,
     ) -> BlockingSubscription:
         return BlockingSubscription(
@@ -374,6 +376,7 @@ class BlockingDatabase(BlockingReads, BlockingListings, BlockingRetention):
                 types=types,
                 tags=tags,
                 query=query,
+                keys=keys,
                 window=window,
             )
         )

@@ -16,6 +16,7 @@ from headwater.errors import InvalidArgument
 from headwater.groups import Groups
 from headwater.handshake import verifier
 from headwater.identifiers import new_transaction_id, transaction_bytes
+from headwater.key_feed import KeyFeed, KeyRange, range_of
 from headwater.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages, newest
 from headwater.membership import GROUP_CREDIT_DEFAULT, Membership
 from headwater.models import ReadModel
@@ -276,6 +277,7 @@ class Database(Reads, RetentionCalls):
         types: Sequence[str] | None = None,
         tags: Sequence[str] | None = None,
         query: Query | None = None,
+        keys: Key | KeyRange | None = None,
         window: int = WINDOW_DEFAULT,
     ) -> Subscription:
         """Events after a position, from history into what is still to come.
@@ -284,9 +286,20 @@ class Database(Reads, RetentionCalls):
             after: a position, exclusive; 0: from the first event.
             since: only events of this time and later.
             stream, category, prefix, types, tags, query: which events, as for read_all.
-            window: events that the server may send ahead of the consumer.
+            keys: in place of events, every change of the keys that begin so, or of a KeyRange;
+                `after` is a commit then, within the history window.
+            window: events or changes that the server may send ahead of the consumer.
         """
         POSITION(after, "subscribe: after")
+        if keys is not None:
+            if any(
+                each is not None for each in (since, stream, category, prefix, types, tags, query)
+            ):
+                raise InvalidArgument("subscribe: keys= goes with after= and window= alone")
+            wanted_keys = range_of(keys)
+            return KeyFeed(
+                self._channel, self._codec, wanted=wanted_keys, after=after, window=window
+            )
         wanted = event_filter(
             "subscribe",
             stream=stream,

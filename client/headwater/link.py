@@ -24,7 +24,11 @@ RECEIVE_SIZE_MAX: Final = 256 * 1024
 slowed by a larger number, since the buffer is only touched where it is filled."""
 
 
-_ENDS: Final = {"subscribe": "unsubscribe", "group_join": "group_leave"}
+_ENDS: Final = {
+    "subscribe": "unsubscribe",
+    "subscribe_keys": "unsubscribe",
+    "group_join": "group_leave",
+}
 """What ends that which each of these begins."""
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from headwater.channel import PAUSE_FIRST, PAUSE_MAX, Channel, Pauses
 from headwater.codec import Codec
@@ -30,10 +30,13 @@ from headwater.records import (
 from headwater_protocol.limits import CREDIT_MAX
 from headwater_protocol.numbers import Position
 
+if TYPE_CHECKING:
+    from headwater.key_feed import Changes
+
 WINDOW_DEFAULT: Final = 4096
 """Events that a server may push ahead of the consumer: a few pages, some megabytes."""
 
-Item: TypeAlias = EventBatch | CaughtUp | FellBehind
+Item: TypeAlias = "EventBatch | CaughtUp | FellBehind | Changes"
 
 
 class Subscription(AsyncIterator[Item]):
@@ -157,13 +160,16 @@ class Subscription(AsyncIterator[Item]):
         self._ended = None
         self._owed = self._last_size = 0
         try:
-            self._identity = await link.subscribe(self, self._received, self._filter, self._window)
+            self._identity = await self._subscribe(link)
         except BaseException:
             if not self._channel.runtime.shares_links:
                 link.close()
             raise
         link.wait_for_ever()
         self._link = link
+
+    async def _subscribe(self, link: Link) -> int:
+        return await link.subscribe(self, self._received, self._filter, self._window)
 
     async def _reopen(self) -> None:
         runtime = self._channel.runtime

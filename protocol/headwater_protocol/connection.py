@@ -124,7 +124,7 @@ _new: Final = tuple.__new__
 _pack_committed: Final = Struct(">6sI3sQBQ3s").pack
 _pack_executed: Final = Struct(">6sI4sQBQ4s").pack
 
-_OPENING: Final = frozenset({"subscribe", "group_join"})
+_OPENING: Final = frozenset({"subscribe", "subscribe_keys", "group_join"})
 _ENDING: Final = frozenset({"unsubscribe", "group_leave"})
 _SPECIAL: Final = frozenset({"hello", "authenticate"}) | _OPENING | _ENDING
 _SUBSCRIPTION: Final = "subscription"

@@ -420,6 +420,17 @@ _TABLE = (
         "Push the events after a position, from history into live.",
     ),
     Operation(
+        "subscribe_keys",
+        _record(
+            _required("start", Binary(0, limits.KEY_SIZE_MAX), "inclusive"),
+            _required("end", Nullable(KEY), "exclusive; nil: to the last key"),
+            _required("after", COMMIT, "exclusive"),
+            _optional("credit", CREDIT, 0, "changes that may be pushed before more is granted"),
+        ),
+        "nil, then pushes",
+        "Push the changes of a range of keys after a commit, from history into live.",
+    ),
+    Operation(
         "credit",
         _record(_required("subscription", REQUEST_ID), _required("events", CREDIT)),
         "nil",

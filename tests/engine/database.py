@@ -126,7 +126,7 @@ class Database:
         """All that retention and erasure let go of goes from the disk."""
         self.checkpoint()
         for _ in range(100):
-            rewrite = self.engine.begin_rewrite()
+            rewrite = self.engine.rewriting.begin()
             if rewrite is None:
                 return
             rewrite.run()

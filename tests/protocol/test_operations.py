@@ -36,6 +36,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "list_streams": (["account-", "account-ann", 10, 7], []),
     "list_categories": (["account", 10, 7], []),
     "subscribe": ([3, {"types": ["Withdrawn"]}, 100], []),
+    "subscribe_keys": ([b"a", None, 7, 100], [b"", b"z", 0]),
     "credit": ([3, 100], [3, 0]),
     "unsubscribe": ([3], [3]),
     "stats": ([], []),

@@ -296,10 +296,16 @@ EXAMPLES: Final = [
     Example("list_streams", [], [42, [], None]),
     Example("list_categories", [None, 100], [42, [["account", 50], ["clicks", 9]], None]),
     Example("read_snapshots", [b"account-ann\0", 10, 42], [[], None]),
+    Example("subscribe_keys", [BALANCE, BALANCE + b"\xff", 41, 100], None),
+    Example("subscribe_keys", [b"", None, 42], None),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [
     ("a push of events", [7, PUSH, ["events", [EVENT_OUT]]]),
+    (
+        "a push: two changes of one commit; more of it follows",
+        [7, PUSH, ["changes", [[42, [[BALANCE, None, b"\x5a"], [BALANCE, b"\x5a", None]], True]]]],
+    ),
     ("a push: the newest event was pushed", [7, PUSH, ["caught_up", 9]]),
     ("a push: reading the log again", [7, PUSH, ["fell_behind", 9]]),
     ("a push of deliveries", [7, PUSH, ["deliveries", [[4711, 1, EVENT_OUT]]]]),

@@ -35,7 +35,7 @@ from headwater_server.engine.groups import Groups
 from headwater_server.engine.memtable import ABORTED
 from headwater_server.engine.moments import position_before
 from headwater_server.engine.reading import EventsPage, Reader
-from headwater_server.engine.rewriting import Rewrite, Rewriting
+from headwater_server.engine.rewriting import Rewriting
 from headwater_server.engine.sequencer import Group, Sequencer, Ticket
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
@@ -93,7 +93,6 @@ class Engine:
         self._clock = clock
         self._files = ExitStack()
         self.checkpoints = Checkpointing(state, sequencer, log, settings, clock)
-        self.rewriting = Rewriting(state, log, settings, clock)
         self.accounts = Accounts(state, sequencer, clock, source, self._check_writable)
         self.groups = Groups(state, sequencer, self.reader, clock, source, self._check_writable)
         self._open = OpenTransactions(
@@ -102,6 +101,7 @@ class Engine:
             idle_us_max=settings.transaction_idle_us_max,
             age_us_max=settings.transaction_age_us_max,
         )
+        self.rewriting = Rewriting(state, sequencer, log, settings, self._open.views)
 
     # What is visible.
 
@@ -403,10 +403,6 @@ class Engine:
         """Let readers use the files; the log may be trimmed now."""
         return self.checkpoints.finish(checkpoint)
 
-    def begin_rewrite(self) -> Rewrite | None:
-        """What retention lets go of; None if nothing does. Not between a checkpoint's two ends."""
-        return self.rewriting.begin(published=self.published, views=self._open.views())
-
     def trim_log(self) -> None:
         """Remove of the log what the files have; blocks, and may run in another thread."""
         self.checkpoints.trim()
@@ -416,10 +412,7 @@ class Engine:
 
         Without it, damage to the newest group looks like the torn write of a crash.
         """
-        if self.rewriting.wants_roll:
-            self._log.roll()
-        else:
-            self._log.seal()
+        (self._log.roll if self.rewriting.wants_roll else self._log.seal)()
 
     def close(self) -> None:
         """Give the files and the directory's lock back. What is not durable is lost."""

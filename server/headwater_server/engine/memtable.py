@@ -88,6 +88,7 @@ class MemTable:
         self.last_commit = base_commit
         self.last_position = base_position
         self.chains: dict[bytes, Version] = {}
+        self.written: dict[int, Sequence[bytes | None]] = {}
         self.commits: list[CommitRecord] = []
         self.events: list[bytes] = []
         self.streams: dict[str, StreamTail] = {}
@@ -118,6 +119,7 @@ class MemTable:
                 assert older[0] < commit, "a key is written once a commit"
             chains[key] = (commit, value, older)
             size += _VERSION_OVERHEAD + len(key) + (0 if value is None else len(value))
+        self.written[commit] = writes
         self.size += size
 
     def add_events(

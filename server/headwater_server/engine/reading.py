@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from headwater_protocol import limits
 from headwater_server.engine import keyspaces
+from headwater_server.engine.changes import ChangesPage, read_changes
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EVERYTHING, EventFilter
 from headwater_server.engine.listing import (
@@ -127,6 +128,19 @@ class Reader:
         if wanted == EVERYTHING and not self._is_thinned():
             return self._read_log(after, upto, limit, reverse)
         return self._read_filtered(after, upto, wanted, limit, reverse)
+
+    def read_changes(self, after: int, first: bytes, last: bytes, count_max: int) -> ChangesPage:
+        """What commits after one have changed of the stored keys in [first, last)."""
+        return read_changes(
+            self._state,
+            after,
+            self.view,
+            first,
+            last,
+            count_max=count_max,
+            size_max=limits.PAGE_SIZE_MAX,
+            examined_max=self._examined_max,
+        )
 
     def list_streams(self, prefix: str, after: str | None, limit: int) -> StreamsPage:
         """Streams whose names begin with *prefix*, after a name, with their versions."""

@@ -42,6 +42,7 @@ from headwater_server.engine.index_keys import (
     removed_key,
 )
 from headwater_server.engine.retention import Visibility, as_of, stored_rule
+from headwater_server.engine.sequencer import Sequencer
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.storage.event_segment import EventSegment
@@ -283,14 +284,16 @@ class Rewriting:
     def __init__(
         self,
         state: State,
+        sequencer: Sequencer,
         log: WriteAheadLog,
         settings: EngineSettings,
-        clock: Callable[[], int],
+        views: Callable[[], list[int]],
     ) -> None:
         self._state = state
+        self._sequencer = sequencer
         self._log = log
         self._settings = settings
-        self._clock = clock
+        self._views = views
         self._walk = Walk()
         self._seen: set[int] = set()
         self._rewritten: set[int] = set()
@@ -316,7 +319,7 @@ class Rewriting:
     def _log_is_clean(self) -> bool:
         return int(self._log.first_index) > self._log_index
 
-    def begin(self, *, published: int, views: list[int]) -> Rewrite | None:
+    def begin(self) -> Rewrite | None:
         """Fix what may go; None if there is nothing to do. No checkpoint may be running."""
         state = self._state
         assert state.frozen is None, "not beside a checkpoint"
@@ -328,9 +331,10 @@ class Rewriting:
             self._log_index = int(self._log.last_index)
         if not state.retention.in_use and not masked:
             return None
-        window_start = state.commit_at(self._clock() - self._settings.history_window_us)
-        horizon = max(files.horizon, min(window_start, published, files.applied_commit))
-        view = min([horizon, *views])
+        window_start = state.commit_at(state.retention.clock() - self._settings.history_window_us)
+        newest = min(self._sequencer.published, files.applied_commit)
+        horizon = max(files.horizon, min(window_start, newest))
+        view = min([horizon, *self._views()])
         files.horizon = horizon
         return Rewrite(
             files=files,

@@ -115,7 +115,7 @@ class Checkpointer:
             CheckpointFailed: the disk failed.
         """
         async with self._one_at_a_time:
-            rewrite = self._engine.begin_rewrite()
+            rewrite = self._engine.rewriting.begin()
             if rewrite is None:
                 return True
             try:

@@ -339,25 +339,42 @@ def subscribe(session: "Session", request_id: int, arguments: list[Any]) -> byte
     return session.connection.answer(request_id, None)
 
 
+def subscribe_keys(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+    """Open a feed of a range of keys; its first push comes after this answer."""
+    start, end, after, credit = arguments
+    session.service.check_running()
+    feeds = session.service.subscriptions.key_feeds
+    feeds.open(session, request_id, (start, end), after, credit)
+    return session.connection.answer(request_id, None)
+
+
 def grant_credit(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     """Allow a subscription, or a member of a consumer group, more events."""
     identity, events = arguments
-    subscription = session.subscriptions.get(identity)
     if identity in session.memberships:
         session.service.group_deliveries.grant(session.memberships[identity], events)
         return session.connection.answer(request_id, None)
+    feed = session.key_feeds.get(identity)
+    subscription = session.subscriptions.get(identity) if feed is None else feed
     if subscription is None:
         raise InvalidArgument(f"credit: there is no subscription {identity}")
     if subscription.credit + events > CREDIT_MAX:
         raise TooLarge(
             f"credit: {subscription.credit} and {events} events; allowed are {CREDIT_MAX}"
         )
-    session.service.subscriptions.grant(subscription, events)
+    if feed is not None:
+        session.service.subscriptions.key_feeds.grant(feed, events)
+    else:
+        session.service.subscriptions.grant(session.subscriptions[identity], events)
     return session.connection.answer(request_id, None)
 
 
 def unsubscribe(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     """End a subscription."""
+    feed = session.key_feeds.get(arguments[0])
+    if feed is not None:
+        session.service.subscriptions.key_feeds.close(feed)
+        return session.connection.answer(request_id, None)
     subscription = session.subscriptions.get(arguments[0])
     if subscription is None:
         raise InvalidArgument(f"unsubscribe: there is no subscription {arguments[0]}")
@@ -436,6 +453,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "list_streams": list_streams,
     "list_categories": list_categories,
     "subscribe": subscribe,
+    "subscribe_keys": subscribe_keys,
     "credit": grant_credit,
     "unsubscribe": unsubscribe,
     **GROUP_HANDLERS,

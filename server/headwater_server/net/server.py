@@ -155,6 +155,7 @@ class Server:
                 nursery.start_soon(self._rewriter.run)
                 nursery.start_soon(self._maintenance.run)
                 nursery.start_soon(self._subscriptions.run)
+                nursery.start_soon(self._subscriptions.key_feeds.run)
                 nursery.start_soon(self._group_deliveries.run)
                 nursery.start_soon(self.plain_sockets.run)
                 task_status.started()
@@ -192,6 +193,8 @@ class Server:
         for session in self.service.sessions:
             for subscription in list(session.subscriptions.values()):
                 self._subscriptions.end(subscription, error)
+            for feed in list(session.key_feeds.values()):
+                self._subscriptions.key_feeds.end(feed, error)
             for membership in list(session.memberships.values()):
                 self._group_deliveries.end(membership, error)
             session.end(error)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from headwater_server.engine.accounts import Account
     from headwater_server.net.authentication import Exchange
     from headwater_server.net.group_deliveries import Membership
+    from headwater_server.net.key_feeds import KeyFeed
     from headwater_server.net.service import Service
     from headwater_server.net.subscriptions import Subscription
 
@@ -97,6 +98,7 @@ class Session:
         account: the user, once one has proved to be it.
         connection: the protocol's state of this connection.
         subscriptions: the open ones, by the id of the request that opened them.
+        key_feeds: the open feeds of keys, by the id of the request that opened them.
         memberships: in consumer groups, by the id of the request that joined.
         output_size: bytes that were not sent yet.
         output_blocked: too much of it; nothing more is served or pushed until it has shrunk.
@@ -117,6 +119,7 @@ class Session:
         self.authentications_failed = 0
         self.connection = ServerConnection()
         self.subscriptions: dict[int, Subscription] = {}
+        self.key_feeds: dict[int, KeyFeed] = {}
         self.memberships: dict[int, Membership] = {}
         self.output_size = 0
         self.output_blocked = False

@@ -30,6 +30,7 @@ from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.events import StoredEvent, category_of, decode_event
 from headwater_server.engine.filters import EVERYTHING, EventFilter
+from headwater_server.net.key_feeds import KeyFeeds
 
 if TYPE_CHECKING:
     from headwater_server.net.session import Session
@@ -182,6 +183,7 @@ class Subscriptions:
         self._live_position = engine.published_position
         self._queue: deque[Subscription] = deque()
         self._idle = trio.lowlevel.ParkingLot()
+        self.key_feeds = KeyFeeds(engine, per_session_max=per_session_max)
         self.count = 0
 
     # What sessions ask for.
@@ -220,6 +222,8 @@ class Subscriptions:
         for subscription in session.subscriptions.values():
             if not subscription.live:
                 self._enqueue(subscription)
+        if session.key_feeds:
+            self.key_feeds.resume(session)
 
     def close(self, subscription: Subscription) -> None:
         """Forget a subscription; nothing of it is pushed any more."""
@@ -233,6 +237,7 @@ class Subscriptions:
         """Forget all subscriptions of a session."""
         for subscription in list(session.subscriptions.values()):
             self.close(subscription)
+        self.key_feeds.close_session(session)
 
     def end(self, subscription: Subscription, error: HeadwaterError) -> None:
         """Tell the subscriber that nothing more will come, and why."""
@@ -243,6 +248,7 @@ class Subscriptions:
 
     def published(self) -> None:
         """Hand what the engine has just published to the live subscribers."""
+        self.key_feeds.published()
         upto = self._engine.published_position
         while self._live_position < upto and self._live.groups:
             page = self._engine.events_page(self._live_position, EVERYTHING, PAGE_ITEMS_MAX)
