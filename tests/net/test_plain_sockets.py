@@ -106,6 +106,23 @@ async def test_one_connection_too_many_is_told_so() -> None:
         await first.ask("ping")
 
 
+async def test_the_last_descriptors_are_left_to_the_files() -> None:
+    # Clients that took all of them had the next checkpoint fail, which is the end of a server.
+    async with listening() as (server, listeners):
+        first = await dial(listeners)
+        service = server.server.service
+        assert service.descriptors_max is not None
+        usual, service.descriptors_max = service.descriptors_max, 0
+        refused = await dial(listeners, hello=False)
+        failure = await refused.receive()
+        assert isinstance(failure, Failure)
+        assert isinstance(failure.error, TooMany)
+        assert "ulimit" in failure.error.message
+        assert await first.ask("ping") is not None
+        service.descriptors_max = usual
+        assert await (await dial(listeners)).ask("ping") is not None
+
+
 async def test_a_connection_that_is_reset_gives_back_what_it_held() -> None:
     async with listening() as (server, listeners):
         client, other = await dial(listeners), await dial(listeners)

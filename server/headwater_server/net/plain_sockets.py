@@ -245,6 +245,7 @@ class PlainSockets:
         client.setblocking(False)
         connection = _Connection(client)
         try:
+            self._service.check_descriptor(client.fileno())
             session = self._service.open_session(peer, partial(self._notify, connection))
         except HeadwaterError as error:
             _log.warning("connection refused", peer=peer, error=error.message)

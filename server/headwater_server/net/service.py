@@ -5,6 +5,7 @@ are; whether a user is needed; and whether the server is going down. The rights 
 asked for in one place, `authorize`.
 """
 
+import resource
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -99,8 +100,27 @@ class Service:
         self._departing: dict[Session, float] = {}
         self._monotonic = monotonic
         self._connections_total = 0
+        soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        kept = min(settings.descriptors_kept, soft_limit // 2)
+        # Descriptors are given out from the lowest free one on, so a high one says that most are
+        # in use, by connections or by files.
+        self.descriptors_max: int | None = None
+        if soft_limit != resource.RLIM_INFINITY:
+            self.descriptors_max = soft_limit - kept
 
     # Sessions.
+
+    def check_descriptor(self, descriptor: int) -> None:
+        """Refuse a connection whose socket has one of the last descriptors.
+
+        Raises:
+            TooMany: it is left to the files of the database.
+        """
+        if self.descriptors_max is not None and descriptor >= self.descriptors_max:
+            raise TooMany(
+                f"{len(self.sessions)} connections, and this process may open no more files but "
+                "those that its data need; ulimit -n raises the limit"
+            )
 
     def open_session(self, peer: str, notify: Callable[[], None]) -> Session:
         """A session for a new connection.

@@ -91,6 +91,11 @@ class ServerSettings:
     connections_max: int = 10_000
     """Open connections. Each may cost its output bound in memory and one file descriptor."""
 
+    descriptors_kept: int = 600
+    """File descriptors that connections leave to the files of the database: 256 for the state
+    store, 128 for each log, and room. Without them the next checkpoint would be the end of the
+    process. If the process may have few, connections leave half of them."""
+
     accepts_per_turn_max: int = 64
     """Connections that are accepted before the open ones get their turn."""
 

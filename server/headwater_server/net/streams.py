@@ -125,6 +125,13 @@ async def serve_tls(
         await trio.aclose_forcefully(stream)
         return
     peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        service.check_descriptor(stream.socket.fileno())
+    except HeadwaterError as error:
+        # Before the handshake, which nobody may hold up a descriptor with.
+        _log.warning("connection refused", peer=peer, error=error.message)
+        await trio.aclose_forcefully(stream)
+        return
     encrypted = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
     try:
         with trio.fail_after(handshake_ms_max / 1000):
