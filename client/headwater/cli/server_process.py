@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import ClassVar, Final
 
 READY_S_MAX: Final = 60.0
 """Seconds until a server that was started must listen: it may have a log to replay first."""
@@ -33,9 +33,12 @@ class ServerProcess:
     The port is chosen at the first start and kept, so clients find it again after a restart.
 
     Attributes:
+        program: what is run; a test can put a server with a bad disk in its place.
         data: the data directory.
         log: a file with what all its starts had to say.
     """
+
+    program: ClassVar[tuple[str, ...]] = (sys.executable, "-m", "headwater_server")
 
     def __init__(self, directory: Path, options: Sequence[str] = ()) -> None:
         self.data = directory / "data"
@@ -80,7 +83,7 @@ class ServerProcess:
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(  # noqa: S603 - our own program
                 [
-                    *(sys.executable, "-m", "headwater_server", "serve"),
+                    *(*self.program, "serve"),
                     *("--data", str(self.data), "--listen", self.address),
                     *("--ready-file", str(self._ready), *self._options),
                 ],

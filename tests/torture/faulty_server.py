@@ -1,0 +1,175 @@
+"""The server, with a disk that does as the environment says: a program.
+
+FAULTS is a JSON object:
+
+    kill        {"operation", "path", "number", "when"}: the process ends itself, by SIGKILL, at
+                that call of the operation on a path that contains the text; before it, after it,
+                or (a write) when half of it is done
+    slow        {"operation", "path", "seconds"}: such calls take so long
+    full_while  a path: while there is such a file, nothing that would grow has room
+    hello_ms    how long a stranger may take
+    files       descriptors that the process may have
+
+The seam is the FileSystem and the state store that the engine is given; all else is the product.
+"""
+
+import json
+import os
+import resource
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, Final
+
+os.environ["HEADWATER_PURE"] = "1"
+
+from headwater_server.cli import options
+from headwater_server.cli.main import main
+from headwater_server.net import server
+from headwater_server.net.settings import ServerSettings, SessionSettings
+from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.file_system import File
+from headwater_server.storage.real_files import RealFileSystem
+from headwater_server.storage.rocks_store import RocksSettings, RocksStore
+from headwater_server.storage.state_store import WriteBatch
+
+FAULTS: Final[dict[str, Any]] = json.loads(os.environ.get("FAULTS", "{}"))
+
+_calls: Final[Counter[str]] = Counter()
+
+
+def die() -> None:
+    """End the process as kill -9 does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def called(operation: str, path: str) -> Iterator[bool]:
+    """Around each call; says whether only half of it is to be done."""
+    slow, kill = FAULTS.get("slow"), FAULTS.get("kill")
+    if slow and slow["operation"] == operation and slow["path"] in path:
+        time.sleep(slow["seconds"])
+    if not kill or kill["operation"] != operation or kill["path"] not in path:
+        yield False
+        return
+    _calls[operation] += 1
+    if _calls[operation] != kill["number"]:
+        yield False
+        return
+    if kill["when"] == "before":
+        die()
+    yield kill["when"] == "half"
+    die()
+
+
+def check_room(path: str, size: int) -> None:
+    """Raise DiskFull while the disk is said to be full."""
+    full = FAULTS.get("full_while")
+    if full and os.path.exists(full):
+        raise DiskFull(path, size)
+
+
+class FaultyFile:
+    """A file of the real file system."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+
+    @property
+    def path(self) -> str:
+        return self._file.path
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        with called("read", self.path):
+            return self._file.read_at(offset, size)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        if offset + len(data) > self._file.size():
+            check_room(self.path, len(data))
+        with called("write", self.path) as half:
+            self._file.write_at(offset, data[: len(data) // 2] if half else data)
+
+    def sync(self) -> None:
+        with called("sync", self.path):
+            self._file.sync()
+
+    def size(self) -> int:
+        return self._file.size()
+
+    def truncate(self, size: int) -> None:
+        with called("truncate", self.path):
+            self._file.truncate(size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class FaultyFileSystem(RealFileSystem):
+    """The real file system, as the environment has it."""
+
+    def open(self, path: str, *, writable: bool = True) -> File:
+        return FaultyFile(super().open(path, writable=writable))
+
+    def create(self, path: str) -> File:
+        check_room(path, 0)
+        with called("create", path):
+            return FaultyFile(super().create(path))
+
+    def rename(self, old: str, new: str) -> None:
+        with called("rename", new):
+            super().rename(old, new)
+
+    def remove(self, path: str) -> None:
+        with called("remove", path):
+            super().remove(path)
+
+    def sync_directory(self, path: str) -> None:
+        with called("sync_directory", path):
+            super().sync_directory(path)
+
+    def free_bytes(self, path: str) -> int:
+        full = FAULTS.get("full_while")
+        return 0 if full and os.path.exists(full) else super().free_bytes(path)
+
+
+class FaultyStore(RocksStore):
+    """RocksDB, as the environment has it."""
+
+    def write(self, batch: WriteBatch) -> None:
+        with called("store write", self._path):
+            super().write(batch)
+
+    def flush(self) -> None:
+        with called("store flush", self._path):
+            super().flush()
+
+
+def open_faulty_store(path: str) -> FaultyStore:
+    """The state store at *path*."""
+    return FaultyStore(path, RocksSettings(), read_only=False)
+
+
+def quick_to_dismiss(**given: Any) -> ServerSettings:
+    """The settings of the command line, and how long a stranger may take."""
+    session = replace(SessionSettings(), hello_ms_max=FAULTS["hello_ms"])
+    return ServerSettings(**given, session=session)
+
+
+def prepare() -> None:
+    """Put it all in place."""
+    vars(server)["RealFileSystem"] = FaultyFileSystem
+    vars(server)["RocksStore"] = SimpleNamespace(open=open_faulty_store)
+    if "hello_ms" in FAULTS:
+        vars(options)["ServerSettings"] = quick_to_dismiss
+    if "files" in FAULTS:
+        limit = FAULTS["files"]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+
+if __name__ == "__main__":
+    prepare()
+    main()
