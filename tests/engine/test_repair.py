@@ -9,6 +9,12 @@ from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EVERYTHING, EventFilter
 from headwater_server.engine.findings import Kind
 from headwater_server.engine.repair import Outcome, perform, plan
+from headwater_server.storage.commit_log_repair import (
+    segment_files,
+    segment_path,
+    sound_records,
+    write_segment,
+)
 from headwater_server.storage.state_store import Family
 from tests.engine.damaged import SETTINGS, Closed, contents, some_database
 from tests.engine.database import Database
@@ -37,6 +43,38 @@ def repaired(closed: Closed) -> tuple[Outcome, Database]:
     database.checkpoint()
     assert Closed(database).check().findings == []
     return outcome, Database(SETTINGS, files=database.files, store=store, now=closed.now)
+
+
+def test_the_oldest_file_of_the_commit_log_is_missed_and_made_again() -> None:
+    """A log without it looked like one that was trimmed, and commits were gone unnoticed."""
+    database = some_database()
+    before = database.engine.read_commits(0, 100)
+    closed = Closed(database)
+    directory = "data/commits"
+    ((first, path),) = segment_files(closed.files, directory)
+    file = closed.files.open(path)
+    known = list(sound_records(file, first))
+    file.close()
+    closed.files.remove(path)
+    for begin, end in ((0, 5), (5, len(known))):
+        write_segment(
+            closed.files,
+            segment_path(directory, 1 + begin),
+            1 + begin,
+            end - begin if begin == 0 else 1000,
+            known[begin:end],
+            database_id=database.engine.database_id,
+        )
+    closed.files.sync_directory(directory)
+    assert closed.check().findings == []
+    closed.files.remove(segment_path(directory, 1))
+    closed.files.sync_directory(directory)
+    with pytest.raises(DamagedFile, match="the file with commit 1 is missing"):
+        Database(SETTINGS, files=closed.files.copy(), store=closed.store, now=closed.now)
+    assert [finding.kind for finding in closed.check().findings] == [Kind.COMMIT_FILE]
+    _, database = repaired(closed)
+    after = database.engine.read_commits(0, 100)
+    assert after[: len(before)] == before
 
 
 def all_events(database: Database) -> list[bytes]:

@@ -29,7 +29,7 @@ from headwater_server.engine.check_logs import (
     first_logged_commit,
 )
 from headwater_server.engine.check_versions import TransactionCheck, VersionCheck
-from headwater_server.engine.checkpointed import CheckpointedState, read_applied
+from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
 from headwater_server.engine.findings import NOTHING, Counter, Finding, Kind, Progress, Report
 from headwater_server.engine.index_keys import META_UNFINISHED, Applied, parse_number
 from headwater_server.storage.commit_log import CommitLog
@@ -91,11 +91,13 @@ def check_parts(
         store = _open_store(file_system, directory, open_store, report)
         applied = NOTHING
         unfinished = 0
+        oldest = 1
         if store is not None:
             opened.callback(store.close)
             with report.told(Kind.STORE, directory.state, REPAIR_STORE):
                 applied = read_applied(store)
                 unfinished = parse_number(store.get(Family.INDEX, META_UNFINISHED))
+                oldest = oldest_needed(store)
                 if applied == NOTHING:
                     _check_is_new(file_system, directory, report)
         report.applied = applied
@@ -108,7 +110,7 @@ def check_parts(
                 unfinished=unfinished,
                 report=report,
             )
-        commit_log = _open_commit_log(file_system, directory, applied, report)
+        commit_log = _open_commit_log(file_system, directory, applied, oldest, report)
         if commit_log is not None:
             opened.callback(commit_log.close)
         event_log = _open_event_log(file_system, directory, applied, report)
@@ -152,13 +154,18 @@ def _open_store(
 
 
 def _open_commit_log(
-    file_system: FileSystem, directory: DataDirectory, applied: Applied, report: Report
+    file_system: FileSystem,
+    directory: DataDirectory,
+    applied: Applied,
+    oldest: int,
+    report: Report,
 ) -> CommitLog | None:
     try:
         return CommitLog.open(
             file_system,
             directory.commits,
             CommitNumber(applied.commit),
+            first=oldest,
             database_id=directory.database_id,
             writable=False,
         )

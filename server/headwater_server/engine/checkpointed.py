@@ -43,6 +43,7 @@ from headwater_server.engine.index_keys import (
     CATEGORY,
     META_APPLIED,
     META_COLLECTED,
+    META_FORGOTTEN,
     META_HORIZON,
     META_UNFINISHED,
     STREAM,
@@ -95,6 +96,11 @@ def read_applied(store: StateStore) -> Applied:
     applied = parse_applied(store.get(Family.INDEX, META_APPLIED))
     _, log_index = parse_unfinished(store.get(Family.INDEX, META_UNFINISHED))
     return applied._replace(log_index=max(applied.log_index, log_index))
+
+
+def oldest_needed(store: StateStore) -> int:
+    """The oldest commit whose record must be in the commit log; those before are forgotten."""
+    return parse_number(store.get(Family.INDEX, META_FORGOTTEN)) + 1
 
 
 class CheckpointedState:

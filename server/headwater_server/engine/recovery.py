@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import CommitNumber, Position
-from headwater_server.engine.checkpointed import CheckpointedState, read_applied
+from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.replaying import replay
 from headwater_server.engine.sequencer import Sequencer
@@ -120,6 +120,7 @@ def _open(
             file_system,
             directory.commits,
             CommitNumber(applied.commit),
+            first=oldest_needed(store),
             database_id=directory.database_id,
         )
         opened.callback(commit_log.close)

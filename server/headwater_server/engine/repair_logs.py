@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from headwater_server.engine.check_logs import LOST_TRANSACTION
+from headwater_server.engine.checkpointed import oldest_needed
 from headwater_server.engine.events import (
     StoredEvent,
     decode_event,
@@ -121,6 +122,9 @@ class LogRepair:
             return
         if not files or files[0][0] > last:
             files = [(max(1, last - RECORDS_DEFAULT + 1), "")]
+        oldest = oldest_needed(self._store)
+        if oldest < files[0][0]:
+            files.insert(0, (oldest, ""))
         for first, end, path in self._ranges(files, last):
             self._repair_commit_segment(first, end, path or "", suspects)
 

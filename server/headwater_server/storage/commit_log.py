@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from headwater_protocol.errors import DamagedFile, FormatTooNew, HistoryGone, NoSuchCommit
+from headwater_protocol.limits import NUMBER_MAX
 from headwater_protocol.numbers import CommitNumber
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import File, FileSystem, join
@@ -130,6 +131,7 @@ class CommitLog:
         *,
         database_id: bytes = bytes(16),
         records: int = RECORDS_DEFAULT,
+        first: int = NUMBER_MAX,
         writable: bool = True,
     ) -> "CommitLog":
         """Open the log in *directory*, which must exist, as one that ends with commit *last*.
@@ -137,6 +139,7 @@ class CommitLog:
         Args:
             database_id: 16 bytes, so that a file of another database is noticed.
             records: records of each segment that is begun from now on.
+            first: the oldest commit that must be there; those before may have been trimmed.
             writable: unless it is, nothing is changed, and append and trim are not allowed.
 
         Raises:
@@ -151,7 +154,7 @@ class CommitLog:
                     log._segments.append(log._open_segment(name, int(stem), writable))
                 elif name.endswith(_TEMPORARY) and writable:
                     file_system.remove(join(directory, name))
-            log._check_files()
+            log._check_files(first)
         except BaseException:
             log.close()
             raise
@@ -182,8 +185,8 @@ class CommitLog:
             raise _damaged(path, 0, f"the file belongs to the database {database_id.hex()}")
         return int(records)
 
-    def _check_files(self) -> None:
-        """See that every record up to the last has its place in a file."""
+    def _check_files(self, first: int) -> None:
+        """See that every record from *first* up to the last has its place in a file."""
         segments = self._segments
         for before, after in itertools.pairwise(segments):
             if after.first != before.last + 1 and after.first <= self._last:
@@ -192,6 +195,9 @@ class CommitLog:
             return
         if not segments or segments[0].first > self._last:
             raise self._missing(self._last)
+        if segments[0].first > first:
+            # Without the caller's word, it would look like a log that was trimmed.
+            raise self._missing(first)
         for segment in segments:
             if segment.first > self._last:
                 break
