@@ -111,7 +111,9 @@ class WriteBuffer:
                 case "add" | "min" | "max":
                     self._add_atomic(keyspaces.USER + write[1], Atomic(write[0], write[2]))
                 case "append":
-                    self._append(_append_of(*write[1:]))
+                    # Most come without a condition, and every call counts.
+                    plain = len(write) == 4
+                    self._append(Append(*write[1:]) if plain else _append_of(*write[1:]))
                 case "save_snapshot":
                     self._save_snapshot(*write[1:])
                 case "delete_range":
