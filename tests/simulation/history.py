@@ -233,6 +233,8 @@ class History:
     Attributes:
         fenced: transactions that somebody asked to be aborted.
         acknowledged: the newest commit that any client was told of.
+        grouped: there is a consumer group, whose state the server commits by itself.
+        consumed: the category that the group has consumed to its end, if it has.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -240,6 +242,8 @@ class History:
     fates: list[Fate] = field(default_factory=list)
     fenced: set[bytes] = field(default_factory=set)
     acknowledged: int = 0
+    grouped: bool = False
+    consumed: str = ""
     ticks: int = 0
 
     def begin(self, client: str, name: str, *, isolation: str = "serializable") -> Attempt:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from tests.simulation.consuming import consumed_out_of_turn, not_consumed
 from tests.simulation.elle import check_lists
 from tests.simulation.history import (
     Append,
@@ -25,8 +26,10 @@ def judge(history: History, dump: Dump | None) -> list[str]:
     """What is wrong; empty if nothing is. Without a dump, only what needs no end is looked at."""
     problems = [str(anomaly) for anomaly in check_lists(_as_lists(history), _final_lists(dump))]
     problems += invariants(history)
+    problems += consumed_out_of_turn(history)
     if dump is not None:
         problems += check_history(history, dump)
+        problems += not_consumed(history, dump)
     return problems
 
 

@@ -25,11 +25,14 @@ from headwater_server.engine import (
     checkpoint,
     engine,
     evaluation,
+    group_progress,
     sequencer,
     state_writer,
     validation,
 )
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.group_progress import GroupProgress
+from headwater_server.engine.groups import Groups
 from headwater_server.engine.index_keys import TAG
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.sequencer import Sequencer, Ticket
@@ -57,6 +60,7 @@ LOSS: Final = (
 )
 WRONG_READ: Final = "is not what commit|at no commit|in all accounts"
 FEED: Final = "subscribed after|caught up"
+CONSUMED: Final = "out of its turn|were consumed"
 """Words of problems, by what went wrong."""
 
 
@@ -269,6 +273,23 @@ def of_any_schema(right: Any) -> Any:
         return right(self, stream, name, 3 - schema, version)
 
     return newest
+
+
+# Consumer groups.
+
+
+def without_its_writes(right: Any) -> Any:
+    def evaluate(self: Groups, acks: Any) -> Any:
+        return [], right(self, acks)[1]
+
+    return evaluate
+
+
+def where_it_has_read_to(_: Any) -> Any:
+    def floor(self: GroupProgress, aside: Any) -> int:
+        return self.read_to
+
+    return floor
 
 
 MUTANTS: Final[Sequence[Mutant]] = (
@@ -515,6 +536,30 @@ MUTANTS: Final[Sequence[Mutant]] = (
         lambda _: lambda _self, _commit: AssertionError("below the horizon"),
         "InternalError|internal_error|below the horizon",
         "calm",
+    ),
+    Mutant(
+        "an acknowledgement is not in its transaction's record",
+        Groups,
+        "evaluate",
+        without_its_writes,
+        CONSUMED,
+        "crashes",
+    ),
+    Mutant(
+        "the floor of a group passes what is not done",
+        GroupProgress,
+        "_floor_beside",
+        where_it_has_read_to,
+        CONSUMED,
+        "crashes",
+    ),
+    Mutant(
+        "a group forgets over a restart how far its streams are",
+        group_progress,
+        "read_streams",
+        constant([]),
+        CONSUMED,
+        "crashes",
     ),
 )
 

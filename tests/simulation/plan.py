@@ -67,6 +67,7 @@ class Plan:
         read_errors: the share of reads of the disk that fail.
         actions: of each client.
         think_s: between two of them, on average.
+        consumers: members of a consumer group; 0: there is none.
         mix: how often each workload is chosen.
     """
 
@@ -84,6 +85,7 @@ class Plan:
     watchers: int
     actions: int
     think_s: float
+    consumers: int
     mix: dict[str, int]
 
     @property
@@ -133,6 +135,7 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
         watchers=dice.randint(1, 3),
         actions=dice.randint(15, 30),
         think_s=dice.choice((0.001, 0.01, 0.05)),
+        consumers=source(seed, "consumers").choice((0, 0, 1, 3)),
         mix=_mix(dice),
     )
 

@@ -160,6 +160,9 @@ class Recording:
             self._writes.append(stream, events, expect=expect)
         self.attempt.operations.append(Append(stream, elements))
 
+    def ack(self, delivery: headwater.Delivery) -> None:
+        self._writes.ack(delivery)
+
     def save(self, stream: str, version: int, schema: int, state: Any) -> None:
         self._writes.save_snapshot(stream, version=version, state=state, schema=schema)
 

@@ -17,8 +17,9 @@ import trio
 
 import headwater
 from headwater.database import Database
+from tests.simulation.consuming import GROUP, consume, create_group
 from tests.simulation.determinism import run_deterministically, source
-from tests.simulation.history import Dump, History, Logged
+from tests.simulation.history import Dump, History, Logged, Put
 from tests.simulation.judge import judge
 from tests.simulation.machine import Death, Machine
 from tests.simulation.network import Network, NetworkFaults
@@ -123,11 +124,18 @@ class World:
 
     async def _work(self, watchers: trio.Nursery) -> None:
         await self._as_client("prepare", prepare)
-        async with trio.open_nursery() as clients:
-            for number in range(self.plan.watchers):
-                watchers.start_soon(self._watch, f"watcher {number}")
-            for number in range(self.plan.clients):
-                clients.start_soon(self._client, f"client {number}")
+        if self.plan.consumers:
+            self.history.grouped = True
+            await self._as_client("group", create_group)
+        async with trio.open_nursery() as consumers:
+            for number in range(self.plan.consumers):
+                consumers.start_soon(self._consumer, f"consumer {number}")
+            async with trio.open_nursery() as clients:
+                for number in range(self.plan.watchers):
+                    watchers.start_soon(self._watch, f"watcher {number}")
+                for number in range(self.plan.clients):
+                    clients.start_soon(self._client, f"client {number}")
+            consumers.cancel_scope.cancel()
 
     # Clients.
 
@@ -180,6 +188,32 @@ class World:
         while left > 0 and self._machine.refused is None:
             await self._as_client(name, act)
 
+    async def _consumer(self, name: str) -> None:
+        while self._machine.refused is None:
+            try:
+                await self._as_client(name, consume)
+            except headwater.HeadwaterError as error:
+                if not self.plan.is_broken:
+                    self.surprises.append(f"{name}: {error.code}: {error.message}")
+                await trio.sleep(0.1)
+
+    async def _consume_to_the_end(self) -> None:
+        if not self.plan.consumers or self.plan.is_broken:
+            return
+
+        async def work_off(recorder: Recorder) -> None:
+            await consume(recorder, to_the_end=True)
+            info = await recorder.database.groups.info(GROUP)
+            self.history.consumed = info.filter["category"]
+            # The group writes its position when nobody is left; what comes after has that too.
+            await recorder.write(
+                "consumed",
+                Put(("consumed",), True),
+                call=lambda: recorder.database.put(("consumed",), True),
+            )
+
+        await self._as_client("last consumer", work_off)
+
     async def _watch(self, name: str) -> None:
         dice = source(self.plan.seed, name)
         feed = draw_feed(name, dice)
@@ -201,6 +235,7 @@ class World:
         self._network.faults = _CALM
         self._machine.calm()
         await self._machine.restart(dice.choice(deaths))
+        await self._consume_to_the_end()
         first = await self._read_all()
         await self._machine.restart("power")
         self.dump = await self._read_all()

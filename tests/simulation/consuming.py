@@ -1,0 +1,94 @@
+"""Consumers: a group whose members count the events of each stream, and acknowledge as they do.
+
+    seen = the count of the stream         read
+    the count = the event's version        written, and acknowledged, in the same transaction
+
+The transactions are in the history like those of other clients, so what is judged is: of those
+that took effect, each counted one more than what it read. An event that was lost, or consumed
+twice, or before its turn, breaks that; at the end each count is the version of its stream.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import headwater
+from tests.simulation.history import Dump, Get, History, Outcome, Put
+from tests.simulation.recorder import Recorder
+
+GROUP: Final = "counters"
+CATEGORIES: Final = ("order", "list")
+WORKLOAD: Final = "consumers"
+
+
+async def create_group(recorder: Recorder) -> None:
+    """Make the group, unless an earlier attempt did."""
+    try:
+        await recorder.database.groups.create(
+            GROUP,
+            category=recorder.dice.choice(CATEGORIES),
+            lease=recorder.dice.choice((0.1, 1.0, 30.0)),
+            attempts=0,
+            retry_delay=recorder.dice.choice((0, 0.05)),
+            parked_stream=recorder.dice.choice(("hold", "continue")),
+        )
+    except headwater.GroupExists:
+        pass  # The answer to its creation was lost.
+
+
+async def consume(recorder: Recorder, *, to_the_end: bool = False) -> None:
+    """Consume for a while, or until everything is done.
+
+    Raises:
+        headwater.HeadwaterError: the connection is lost for good.
+    """
+    dice = recorder.dice
+    patience = dice.randint(1, 40)
+    credit = dice.choice((1, 3, 16))
+    async with recorder.database.join(GROUP, credit=credit, until_caught_up=to_the_end) as group:
+        async for delivery in group:
+            if dice.random() < 0.1 and not to_the_end:
+                await _give_back(delivery, dice.choice((0, 0.05, None)))
+            else:
+                await _count(recorder, delivery)
+            patience -= 1
+            if patience <= 0 and not to_the_end:
+                return
+
+
+async def _give_back(delivery: headwater.Delivery, delay: float | None) -> None:
+    try:
+        await delivery.nack(delay=delay)
+    except (headwater.DeliveryLost, headwater.ReadOnly):
+        pass  # It is delivered again in any case.
+
+
+async def _count(recorder: Recorder, delivery: headwater.Delivery) -> None:
+    key = ("seen", delivery.stream)
+    async with recorder.transaction(WORKLOAD) as transaction:
+        await transaction.get(key)
+        transaction.put(key, delivery.event.version)
+        transaction.ack(delivery)
+
+
+def consumed_out_of_turn(history: History) -> Iterator[str]:
+    """Transactions that took effect, and counted anything but one more."""
+    for attempt in history.attempts:
+        if attempt.name != WORKLOAD or attempt.outcome is not Outcome.COMMITTED:
+            continue
+        reads = [each.value for each in attempt.operations if isinstance(each, Get)]
+        writes = [each.value for each in attempt.operations if isinstance(each, Put)]
+        if writes != [(value or 0) + 1 for value in reads]:
+            yield f"{attempt} consumed an event out of its turn: {attempt.operations}"
+
+
+def not_consumed(history: History, dump: Dump) -> Iterator[str]:
+    """Streams that were not consumed up to their end, though the group has caught up."""
+    if not history.consumed:
+        return
+    counts = {str(key[1]): value for key, value in dump.keys if key[0] == "seen"}
+    for stream, events in dump.streams.items():
+        if stream.partition("-")[0] == history.consumed and counts.get(stream, 0) != len(events):
+            yield (
+                f"{stream} has {len(events)} events, of which {counts.get(stream, 0)} were "
+                "consumed, though the group has caught up"
+            )
