@@ -174,6 +174,7 @@ class MemTable:
         assert records[0].commit == first, "commit numbers are dense"
         assert records[-1].commit == last
         chains = self.chains
+        written = self.written
         new_key = self._unsorted.append
         commit = self.last_commit
         size = (_VERSION_OVERHEAD + _COMMIT_OVERHEAD) * len(records)
@@ -185,6 +186,7 @@ class MemTable:
             if older is None:
                 new_key(key)
             chains[key] = (commit, value, older)
+            written[commit] = [key, value]
             size += len(key) if value is None else len(key) + len(value)
         assert commit == last, "one key each"
         ids = [record.transaction for record in records]
