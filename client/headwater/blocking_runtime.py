@@ -98,6 +98,9 @@ class BlockingLink(Link):
     def wait_for_ever(self) -> None:
         _set_timeout(self._socket, None)
 
+    def wait_for_answers(self, seconds: float) -> None:
+        self.set_timeout(seconds)
+
     def _shut(self) -> None:
         try:
             # Another thread that waits in recv would wait on.

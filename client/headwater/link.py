@@ -188,6 +188,9 @@ class Link(ABC):
     def wait_for_ever(self) -> None:  # noqa: B027 - most runtimes need not be told
         """From now on what is waited for is news, which may take any time, and no answer."""
 
+    def wait_for_answers(self, seconds: float) -> None:  # noqa: B027 - as wait_for_ever
+        """From now on what is waited for is an answer again, for so long at most."""
+
     def new_reply(self) -> Reply:
         """A reply to park on that belongs to no request."""
         return Reply(self._clock())

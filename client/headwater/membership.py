@@ -83,6 +83,7 @@ class Membership(AsyncIterator[Delivery]):
             replies = link.post(requests)
             if error is None or isinstance(error, Exception):
                 # A connection that is closed behind us must not look like our death.
+                link.wait_for_answers(self._channel.options.request_timeout)
                 for reply in replies:
                     if not reply.done:
                         await link.wait(reply)
