@@ -72,6 +72,9 @@ class WatchedStore:
         self.before_write()
         self.beneath.write(batch)
 
+    def compact(self, family: Family, start: bytes, end: bytes) -> None:
+        self.beneath.compact(family, start, end)
+
     def flush(self) -> None:
         self.beneath.flush()
 

@@ -33,6 +33,7 @@ from headwater_server.engine.index_keys import (
     EXISTS,
     META_HORIZON,
     NUMBER,
+    NUMBER_END,
     change_key,
     history_key,
     history_prefix,
@@ -176,17 +177,25 @@ class Rewrite:
         store = self.files.store
         rule = stored_rule(State(self.files), stream, self.files.applied_commit)
         batch = WriteBatch()
+        emptied: list[bytes] = []
         first, last = keyspaces.snapshots_of(stream)
         for key, _ in store.scan(Family.LATEST, first, last):
             if keyspaces.parse_snapshot_key(key).version < rule.erased_from:
                 continue
+            emptied.append(key)
             start, end = history_prefix(key), history_key(key, rule.erased_commit)
             for entry_key, entry in store.scan(Family.HISTORY, start, end):
                 if entry not in (DELETED, EXISTS):
                     _, commit = parse_history_key(entry_key)
                     batch.put(Family.HISTORY, history_key(key, commit), EXISTS)
-        if batch:
-            store.write(batch)
+        if not emptied:
+            return
+        store.write(batch)
+        store.flush()
+        # What was overwritten or removed is in older files of the store still.
+        for key in emptied:
+            store.compact(Family.HISTORY, history_prefix(key), history_key(key, NUMBER_END))
+        store.compact(Family.LATEST, first, last)
 
     def _remove_masks(self) -> None:
         store = self.files.store

@@ -135,6 +135,9 @@ class MemoryStore:
         copy.operations = list(batch.operations)
         self._unflushed.append(copy)
 
+    def compact(self, family: Family, start: bytes, end: bytes) -> None:
+        """Nothing that was overwritten is kept."""
+
     def flush(self) -> None:
         if self.full or self._failed:
             self._failed = True

@@ -327,6 +327,12 @@ class RocksStore:
         except Exception as error:
             raise self._told(error) from error
 
+    def compact(self, family: Family, start: bytes, end: bytes) -> None:
+        try:
+            self._database.compact_range(family + start, family + end)
+        except Exception as error:
+            raise self._told(error) from error
+
     def reopen(self) -> None:
         # The flush that closing does fails once more, and the next open tells why.
         try:

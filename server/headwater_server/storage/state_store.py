@@ -140,6 +140,13 @@ class StateStore(Protocol):
         """
         ...
 
+    def compact(self, family: Family, start: bytes, end: bytes) -> None:
+        """Take the bytes of what was overwritten or removed in a range off the disk.
+
+        It is a wish: a store may keep some of them, where an open scan holds on to them say.
+        """
+        ...
+
     def reopen(self) -> None:
         """Begin again with what is on the disk: the one way on after DiskFull.
 
