@@ -11,6 +11,7 @@ import pytest
 from headwater_server.engine.check import check as check_directory
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EVERYTHING
+from headwater_server.engine.repair_state import StateRepair
 from headwater_server.storage.memory_files import Crash, MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
 from headwater_server.storage.state_store import Family
@@ -253,3 +254,23 @@ def test_reads_are_those_of_a_model_whatever_is_hidden_erased_and_rewritten(seed
             continue
         for name, stored in streams.items():
             assert contents(database.engine.reader(), name) == stored[first[name] - 1 :], step
+
+
+def test_an_index_that_is_made_again_counts_what_was_removed() -> None:
+    database = Database(SMALL)
+    written(database)
+    database.execute(["truncate", "a-1", 9], ["delete_stream", "b-3"], ["delete_stream", "b-11"])
+    database.now += 10_000_000
+    database.rewrite()
+    assert database.engine.rewriting.removed == 12
+    before = all_events(database.engine.reader(), 0, EVERYTHING)
+    repair = StateRepair(database.engine._state.files)
+    assert repair.rebuild_index() == 24
+    sound(database)
+    reader = database.engine.reader()
+    assert all_events(reader, 0, EVERYTHING) == before
+    assert stream_versions(reader) == [9, 10, 11, 12]
+    database.execute(append("b-3"), append("b-11"), append("a-1"))
+    assert stream_versions(database.engine.reader(), "b-3") == [3]
+    assert stream_versions(database.engine.reader(), "b-11") == [3]
+    assert stream_versions(database.engine.reader()) == [9, 10, 11, 12, 13]

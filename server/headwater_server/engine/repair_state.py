@@ -5,11 +5,13 @@ transaction ids from the commit log. Of the keys, the newest values are kept as 
 versions are given up if what leads to them is broken, because nothing else tells which they were.
 """
 
+from collections import deque
 from itertools import islice
 from typing import Final
 
 from headwater_protocol.errors import DamagedFile, HeadwaterError
 from headwater_protocol.numbers import CommitNumber
+from headwater_server.engine import keyspaces
 from headwater_server.engine.check_logs import (
     LOST_TRANSACTION,
     EventReader,
@@ -49,6 +51,7 @@ from headwater_server.engine.index_keys import (
 )
 from headwater_server.engine.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
 from headwater_server.engine.memtable import MemTable, StreamTail
+from headwater_server.engine.retention import decode_rule
 from headwater_server.engine.state_writer import StateWriter
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.state_store import Family, StateStore, WriteBatch
@@ -63,9 +66,15 @@ class StateRepair:
     def __init__(self, state: CheckpointedState) -> None:
         self._state = state
         self._store = state.store
+        # Positions of removed events that no stream has been given back yet.
+        self._free: deque[int] = deque()
 
     def rebuild_index(self) -> int:
-        """Make heads, postings and event ids again from the events; returns how many events."""
+        """Make heads, postings and event ids again from the events; returns how many events.
+
+        Of events that were removed, nobody knows the stream. A stream whose first events are
+        missing is given some of their positions, so that its versions go on counting.
+        """
         batch = WriteBatch()
         for kind in (STREAM, CATEGORY, TYPE, TAG, EVENT_ID, *POSTINGS.values()):
             batch.delete_range(Family.INDEX, kind, _end_of(kind))
@@ -75,26 +84,56 @@ class StateRepair:
         events = (
             checked.event for checked in reader.read(Counter(lambda _d, _t: None, 1), quiet=True)
         )
+        self._free.clear()
         count = 0
+        base = int(self._state.event_log.first_position) - 1
         while chunk := list(islice(events, _CHUNK_EVENTS)):
-            writer = StateWriter(
-                self._memtable_of(chunk), self._store, horizon=0, views=(), log_index=0
-            )
-            writer.write_index(interrupted=True)
+            self._write(self._memtable_of(chunk, base))
             count += len(chunk)
+            base = chunk[-1].position
+        self._free.extend(range(base + 1, self._state.applied_position + 1))
+        self._write(self._hidden_streams())
         self._store.flush()
         return count
 
-    def _memtable_of(self, events: list[StoredEvent]) -> MemTable:
-        table = MemTable(0, events[0].position - 1)
+    def _write(self, table: MemTable) -> None:
+        writer = StateWriter(table, self._store, horizon=0, views=(), log_index=0)
+        writer.write_index(interrupted=True)
+
+    def _hidden_streams(self) -> MemTable:
+        """Streams of which no event is left, as far as their rules tell how many they had."""
+        table = MemTable(0, self._state.applied_position)
+        start, end = keyspaces.RETENTION, keyspaces.RETENTION_END
+        for key, _, stored in self._state.scan(start, end, self._state.applied_commit):
+            stream = key[1:].decode()
+            missing = decode_rule(stored).before - 1
+            if missing > 0 and self._state.stream(stream) is None:
+                positions = self._take(missing)
+                if positions:
+                    tail = table.streams[stream] = StreamTail(positions[0], 0)
+                    tail.positions.extend(positions)
+        return table
+
+    def _take(self, count: int) -> list[int]:
+        return [self._free.popleft() for _ in range(min(count, len(self._free)))]
+
+    def _memtable_of(self, events: list[StoredEvent], base: int) -> MemTable:
+        table = MemTable(0, base)
         records = self._records_of(events)
         for event in events:
+            removed = range(table.last_position + 1, event.position)
+            self._free.extend(removed)
+            table.events += [b""] * len(removed)
+            table.last_position += len(removed)
             tail = table.streams.get(event.stream)
             if tail is None:
                 head = self._state.stream(event.stream)
+                positions = self._take(event.version - 1) if head is None else []
+                first = positions[0] if positions else event.position
                 tail = table.streams[event.stream] = StreamTail(
-                    head.id if head else event.position, head.version if head else 0
+                    head.id if head else first, head.version if head else 0
                 )
+                tail.positions.extend(positions)
             table.add_events(event.stream, tail, event.type, [b""])
             table.add_tags(event.position, event.tags)
             record = records.get(event.commit)
