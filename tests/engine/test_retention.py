@@ -159,7 +159,7 @@ def test_a_deleted_stream_is_no_stream_until_it_is_appended_to_again(database: D
         assert database.engine.read_snapshots(None, 10) == ([], None)
         names = [entry.stream for entry in reader.list_streams("", None, 10).streams]
         assert names == ["a-2", "b-1"]
-        with pytest.raises(WrongVersion):
+        with pytest.raises(WrongVersion, match="'a-1' was deleted, at version 9"):
             database.execute(append("a-1", 1, STREAM_EXISTS))
         database.checkpoint()
     database.execute(["delete_stream", "a-2"], ["delete_stream", "never"])

@@ -123,7 +123,15 @@ def expectation_failure(
         exists = version > 0 and deleted != version and not is_deleted(state, stream, version)
         if exists == (expect == STREAM_EXISTS):
             return None
-    return {"kind": "expected version", "stream": stream, "expected": expect, "actual": version}
+    failure: dict[str, Any] = {
+        "kind": "expected version",
+        "stream": stream,
+        "expected": expect,
+        "actual": version,
+    }
+    if expect == STREAM_EXISTS and version:
+        failure["deleted"] = True
+    return failure
 
 
 def describe_winner(state: State, stream: str, failure: dict[str, Any]) -> None:

@@ -362,5 +362,7 @@ def _describe(failure: dict[str, Any]) -> str:
     if failure["kind"] == "expected version":
         words = {0: "no stream", -1: "any", -2: "an existing stream"}
         expected = words.get(failure["expected"], f"version {failure['expected']}")
+        if failure.get("deleted"):
+            return f"stream {failure['stream']!r} was deleted, at version {failure['actual']}"
         return f"stream {failure['stream']!r} is at version {failure['actual']}, not {expected}"
     return str(failure["message"])
