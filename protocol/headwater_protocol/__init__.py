@@ -8,6 +8,7 @@
     keys            encode_key, decode_key, prefix_range: tuples as bytes that sort
     frames          FrameSplitter, encode_frame: how a stream is cut into bodies
     messages        encode, decode, encode_array: msgpack within bounds
+    answers         answers whose form never varies, as whole frames
     states          State: how far a conversation is, and what may be said then
     connection      ServerConnection, ClientConnection: the conversation, for both ends
     compiled        whether the compiled modules run, where there are any

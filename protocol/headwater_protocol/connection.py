@@ -14,7 +14,6 @@ Three ways to be wrong, kept apart:
 """
 
 from collections.abc import Sequence
-from struct import Struct
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from headwater_protocol.errors import (
@@ -117,13 +116,6 @@ Received: TypeAlias = Request | Refused | Violation
 Responded: TypeAlias = Answer | Failure | Push | Violation
 
 _new: Final = tuple.__new__
-
-# The answers to most commits, whole frames: msgpack between numbers of a fixed width, so that a
-# frame is put together in one call. Each is size and array, request id, status and array and
-# commit, time, and what is nil or empty.
-_pack_committed: Final = Struct(">6sI3sQBQ3s").pack
-_pack_executed: Final = Struct(">6sI4sQBQ4s").pack
-
 _OPENING: Final = frozenset({"subscribe", "subscribe_keys", "group_join"})
 _ENDING: Final = frozenset({"unsubscribe", "group_leave"})
 _SPECIAL: Final = frozenset({"hello", "authenticate"}) | _OPENING | _ENDING
@@ -322,25 +314,8 @@ class ServerConnection(_Connection):
                 raise AssertionError(f"our answer to {name}: {error}") from error
         return frame
 
-    def answer_committed(self, request_id: int, commit: int, time: int) -> bytes:
-        """The answer to a commit that appended no events: [commit, time, nil, nil, {}]."""
-        frame = _pack_committed(
-            b"\0\0\0\x1d\x93\xce", request_id, b"\x00\x95\xcf", commit, 0xCF, time, b"\xc0\xc0\x80"
-        )
-        del self.in_flight[request_id]
-        return frame
-
-    def answer_executed(self, request_id: int, commit: int, time: int) -> bytes:
-        """The answer to an execute that read nothing and appended no events."""
-        frame = _pack_executed(
-            b"\0\0\0\x1f\x93\xce",
-            request_id,
-            b"\x00\x92\x95\xcf",
-            commit,
-            0xCF,
-            time,
-            b"\xc0\xc0\x80\x90",
-        )
+    def answer_frame(self, request_id: int, frame: bytes) -> bytes:
+        """Take a whole frame (headwater_protocol.answers) for the answer to a request."""
         del self.in_flight[request_id]
         return frame
 

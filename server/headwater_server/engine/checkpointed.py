@@ -75,6 +75,13 @@ if TYPE_CHECKING:
 
 _INDEXES: Final = {"category": CATEGORY, "type": TYPE, "tag": TAG}
 
+_VERSIONS_MAX: Final = 16_384
+"""Versions that are kept for who reads them again: with their keys, 8 MiB at most where keys are
+short. A look into the store costs as much as all else of a get."""
+
+_VERSION_SIZE_MAX: Final = 256
+"""Bytes of a version that is kept. Copying a larger one costs more than finding it."""
+
 RACE_STEPS: Final = 64
 """Entries that `changed_in_range` takes from one index before it turns to the other."""
 
@@ -122,6 +129,8 @@ class CheckpointedState:
         ids = store.scan(Family.TRANSACTIONS, b"", IDS_END, reverse=True)
         self.newest_id = next(ids, (b"", b""))[0]
         self._clean_pages = CleanPages()
+        # The newest versions of keys that were read, for who reads them again.
+        self._newest: dict[bytes, Stored] = {}
 
     @property
     def applied_commit(self) -> CommitNumber:
@@ -141,6 +150,7 @@ class CheckpointedState:
         """
         assert result.applied.commit >= self.applied.commit
         self.applied = result.applied
+        self._newest.clear()
         self._clean_pages.forget_all()
 
     def reopen(self) -> None:
@@ -153,6 +163,7 @@ class CheckpointedState:
             DiskFull: there is no room yet, and nothing can be read until it was called again.
         """
         self._clean_pages.forget_all()
+        self._newest.clear()
         self.store.reopen()
         assert read_applied(self.store).commit >= self.applied.commit, "what was flushed stays"
 
@@ -160,11 +171,22 @@ class CheckpointedState:
 
     def version_at(self, key: bytes, view: int) -> Stored | None:
         """The newest version of a key at or before *view*, or None if there is none."""
-        entry = self.store.get(Family.LATEST, key)
-        if entry is None:
-            return None
-        newest = parse_latest(entry)
+        newest: Stored | None = self._newest.get(key)
+        if newest is None:
+            entry = self.store.get(Family.LATEST, key)
+            if entry is None:
+                return None
+            newest = parse_latest(entry)
+            if len(entry) <= _VERSION_SIZE_MAX:
+                self._keep_newest(key, newest)
         return newest if newest.commit <= view else self._version_before(key, view)
+
+    def _keep_newest(self, key: bytes, newest: Stored) -> None:
+        # Right until the next checkpoint is in force: what that one writes, readers find in the
+        # frozen memtable. All are dropped at once, which costs no order of use at each get.
+        if len(self._newest) >= _VERSIONS_MAX:
+            self._newest.clear()
+        self._newest[key] = newest
 
     def newest_commit(self, key: bytes) -> int:
         """The commit that wrote the key last, or 0.

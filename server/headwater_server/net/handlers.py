@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from headwater_protocol.answers import committed_frame, executed_frame, value_frame
 from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import InvalidArgument, TooLarge, TooMany
 from headwater_protocol.limits import BODY_SIZE_MAX, CREDIT_MAX, KIB, PROTOCOL_VERSION
@@ -114,7 +115,8 @@ def _answer_committed(request_id: int, ticket: Ticket, connection: ServerConnect
         return connection.error(request_id, ticket.error)
     try:
         if ticket.payload[2] is None:
-            return connection.answer_committed(request_id, ticket.payload[0], ticket.payload[1])
+            frame = committed_frame(request_id, ticket.payload[0], ticket.payload[1])
+            return connection.answer_frame(request_id, frame)
         return connection.answer(request_id, ticket.payload)
     except TooLarge:
         # 100,000 streams with long names. The commit stands; the versions can be read.
@@ -166,7 +168,8 @@ def _answer_executed(
     if ticket.error is not None:
         return connection.error(request_id, ticket.error)
     if not results and ticket.payload[2] is None:
-        return connection.answer_executed(request_id, ticket.payload[0], ticket.payload[1])
+        frame = executed_frame(request_id, ticket.payload[0], ticket.payload[1])
+        return connection.answer_frame(request_id, frame)
     try:
         return _encode_executed(request_id, ticket.payload, results, connection)
     except TooLarge:
@@ -210,6 +213,9 @@ def get(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
         value = session.service.engine.get(key)
     else:
         value = _reader(session, transaction, at_commit).get(key)
+    frame = None if value is None else value_frame(request_id, value)
+    if frame is not None:
+        return session.connection.answer_frame(request_id, frame)
     return session.connection.answer(request_id, value)
 
 

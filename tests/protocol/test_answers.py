@@ -1,0 +1,37 @@
+import pytest
+
+from headwater_protocol.answers import committed_frame, executed_frame, value_frame
+from headwater_protocol.frames import FrameSplitter
+from headwater_protocol.limits import NUMBER_MAX, REQUEST_ID_MAX
+from headwater_protocol.messages import decode
+
+IDS = (1, 127, 128, REQUEST_ID_MAX)
+NUMBERS = (1, 255, 2**32, NUMBER_MAX)
+
+
+def message(frame: bytes) -> object:
+    [body] = FrameSplitter().feed(frame)
+    return decode(body, 2**16, 2**16)
+
+
+@pytest.mark.parametrize("request_id", IDS)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_commit_without_events_is_answered_as_the_protocol_has_it(
+    request_id: int, number: int
+) -> None:
+    committed: list[object] = [number, number - 1, None, None, {}]
+    assert message(committed_frame(request_id, number, number - 1)) == [request_id, 0, committed]
+    expected = [request_id, 0, [committed, []]]
+    assert message(executed_frame(request_id, number, number - 1)) == expected
+
+
+@pytest.mark.parametrize("request_id", IDS)
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 255])
+def test_a_small_value_is_answered_as_the_protocol_has_it(request_id: int, size: int) -> None:
+    frame = value_frame(request_id, bytes(size))
+    assert frame is not None
+    assert message(frame) == [request_id, 0, bytes(size)]
+
+
+def test_a_large_value_has_no_frame_of_a_fixed_form() -> None:
+    assert value_frame(1, bytes(256)) is None
