@@ -106,6 +106,28 @@ async def test_a_disk_that_fails_under_a_checkpoint_ends_the_server() -> None:
     assert ended.group_contains(CheckpointFailed)
 
 
+async def test_a_rewrite_that_waits_for_a_checkpoint_which_fails_is_not_begun(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    # It got its turn before the failure had ended the server, met the memtable that the
+    # checkpoint had left frozen, and an assertion took the place of the disk's error.
+    with pytest.raises(ExceptionGroup) as ended:
+        async with serving() as server:
+            client = await server.connect()
+            await server.append(client, "a-1", b"v")
+            checkpointer = server.server._checkpointer
+            server.checkpoint_disk.error = OSError(5, "Input/output error")
+            server.checkpoint_disk.hold()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(checkpointer.checkpoint)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(checkpointer.rewrite)
+                await wait_all_tasks_blocked()
+                server.checkpoint_disk.release()
+    assert ended.group_contains(CheckpointFailed, depth=None)
+    assert not ended.group_contains(AssertionError, depth=None)
+
+
 async def test_a_store_that_finds_no_room_to_open_again_is_asked_until_it_does(
     autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

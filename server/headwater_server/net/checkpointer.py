@@ -115,6 +115,9 @@ class Checkpointer:
             CheckpointFailed: the disk failed.
         """
         async with self._one_at_a_time:
+            if self._engine.checkpoints.running:
+                # It is our turn, so that one was given up: the server ends, and this waits.
+                return False
             rewrite = self._engine.rewriting.begin()
             if rewrite is None:
                 return True
