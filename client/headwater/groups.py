@@ -37,8 +37,8 @@ class GroupInfo:
         attempts: deliveries of an event after which it is parked; 0: it never is.
         retry_delay: seconds of the pause after a first failed delivery.
         parked_stream: "hold" or "continue".
-        position: every event up to it that fits is done or parked, or belongs to a stream that
-            waits for one that is not.
+        position: every event up to it that fits is done or parked, or waits behind a parked
+            one of its stream.
         newest: the newest position of the database.
         members: consumers that are joined.
         in_flight: deliveries that are with them.

@@ -282,6 +282,45 @@ def test_a_position_is_always_one_that_was_seen() -> None:
     assert [one.position for one in group.drain()] == [2]
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_the_position_stays_below_what_is_not_done_of_a_stream_that_was_begun(
+    leaves: bool,
+) -> None:
+    # It said that all was done, with a lag of 0, as soon as a stream had one acknowledgement.
+    group = consuming()
+    member = group.join(credit=1)
+    group.append("a-1", *[b""] * 10)
+    group.append("b-1", b"")
+    [first] = group.turn()
+    assert group.info()["position"] == 0
+    group.ack(first)
+    if leaves:
+        group.leave(member)
+    assert group.info()["position"] == 1
+    assert group.groups.overview()[0][1] == 1
+    if leaves:
+        group.join()
+    group.drain()
+    assert group.info()["position"] == 11
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_the_position_does_not_wait_for_what_a_parked_event_holds(leaves: bool) -> None:
+    group = consuming()
+    member = group.join(credit=2)
+    group.append("a-1", *[b""] * 3)
+    group.append("b-1", b"")
+    first, other = group.turn()
+    group.ack(other)
+    group.nack(first, park=True)
+    group.turn()
+    if leaves:
+        group.leave(member)
+    assert group.info()["position"] == 4
+    group.replay()
+    assert group.info()["position"] == 1
+
+
 def test_a_full_disk_keeps_what_failed_waiting_and_loses_nothing() -> None:
     group = consuming(lease_ms=1000, attempts_max=1)
     group.append("a-1", b"1", b"2")

@@ -59,6 +59,16 @@ Write = Callable[[list[bytes | None]], int]
 """Commits key, value, …; the sequence number at which it is durable."""
 
 
+def stored_position(state: State, view: int, definition: Definition) -> int:
+    """The position of a group that nobody has joined, see GroupProgress.position."""
+    floor = read_floor(state, view, definition.number)
+    # Only entries below the floor can say that something is left there.
+    entries = read_streams(state, view, definition.number)
+    if all(entry.after >= floor for _, entry in entries):
+        return floor
+    return GroupProgress(state, view, definition).position
+
+
 class GroupProgress:
     """The streams of an active group.
 
@@ -241,8 +251,16 @@ class GroupProgress:
 
     @property
     def position(self) -> int:
-        """Every event up to it is done, parked, or waits behind one that is not."""
-        return self._floor_beside({})
+        """Every event up to it is done or parked, or is held behind one that is.
+
+        Not the floor, which leaves out the streams that have an entry.
+        """
+        undone = [
+            stream.undone
+            for stream in self.streams.values()
+            if stream.undone and not stream.is_held(hold=self.hold)
+        ]
+        return min(self.read_to, min(undone, default=self.read_to + 1) - 1)
 
     def _floor_beside(self, aside: Mapping[StreamProgress, None]) -> int:
         floor = self.read_to

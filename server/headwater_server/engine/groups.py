@@ -26,7 +26,7 @@ from headwater_protocol.limits import GROUP_MEMBERS_MAX, GROUPS_MAX
 from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.group import ConsumerGroup
 from headwater_server.engine.group_host import Turn
-from headwater_server.engine.group_progress import PARKED_MAX
+from headwater_server.engine.group_progress import PARKED_MAX, stored_position
 from headwater_server.engine.group_records import (
     Definition,
     GroupSettings,
@@ -40,7 +40,6 @@ from headwater_server.engine.group_records import (
     floor_key,
     list_definitions,
     parked_key,
-    read_floor,
     read_parked,
     replay_key,
     state_keys,
@@ -213,7 +212,7 @@ class Groups:
         for definition in list_definitions(self._state, view):
             group = self.active.get(definition.name)
             position = (
-                read_floor(self._state, view, definition.number)
+                stored_position(self._state, view, definition)
                 if group is None
                 else group.progress.position
             )
@@ -232,7 +231,7 @@ class Groups:
             view = self._state.last_commit
             parked = read_parked(self._state, view, definition.number, 0, PARKED_MAX)
             figures: dict[str, Any] = {
-                "position": read_floor(self._state, view, definition.number),
+                "position": stored_position(self._state, view, definition),
                 "members": 0,
                 "in_flight": 0,
                 "retrying": 0,
