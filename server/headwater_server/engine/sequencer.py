@@ -72,9 +72,9 @@ class Ticket:
         self.error = error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Group:
-    """Records that become durable together, and what is published then."""
+    """Records that become durable together, and what is published then. Never changed."""
 
     records: list[bytes]
     last_sequence: int

@@ -25,9 +25,11 @@ Entry = bytes | None | list[Atomic]
 """What a key will hold: a value, nothing (deleted), or atomic operations on what is stored."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Append:
     """Events for the end of a stream: each is [id | None, type, data, metadata, tags].
+
+    Never changed, and yet not frozen: one is made for every append, in a third of the time.
 
     The tags may have been left out, and mostly were. If *unless* is given, no event that fits it
     may be there beyond the position *after*.
