@@ -40,7 +40,7 @@ class Rewriter:
         self._group_commit = group_commit
         self._checkpointer = checkpointer
         self._interval_s = interval_ms / 1000
-        self._rest_until = trio.current_time()
+        self._rest_until = float("-inf")
 
     async def run(self) -> None:
         """Look every now and then until cancelled."""
