@@ -9,7 +9,7 @@ COMPILED := $(VENV)/.compiled
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format compile test-compiled simulate mutants torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates wheel clean
+.PHONY: help setup demo test check format compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -56,6 +56,15 @@ simulate: $(READY)  ## Run SEEDS worlds from seed FROM (1,000 from 1 by default)
 
 mutants: $(READY)  ## Plant defects, one after the other; the simulation must see each
 	$(BIN)/python -m tests.simulation.mutants
+
+fuzz: $(READY)  ## Send MESSAGES malformed frames (a million), damage FILES files (100,000)
+	$(BIN)/python -m tests.fuzz.messages --count $${MESSAGES:-1000000}
+	$(BIN)/python -m tests.fuzz.live --count 20000
+	$(BIN)/python -m tests.fuzz.files --count $${FILES:-100000}
+	$(BIN)/python -m tests.fuzz.store_files --count 1000
+
+torture: $(READY)  ## Run WORLDS worlds (10,000) and KILLS kills (500), failpoints, hard times
+	$(BIN)/python -m tests.torture.run --worlds $${WORLDS:-10000} --kills $${KILLS:-500}
 
 torture-kill: $(READY)  ## Kill the server HEADWATER_KILL_ROUNDS times under load (default 200)
 	HEADWATER_KILL_ROUNDS=$${HEADWATER_KILL_ROUNDS:-200} \

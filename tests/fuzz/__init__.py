@@ -6,7 +6,7 @@
     files.py        damaged data directories, in memory: check, recovery, every read
     store_files.py  the same for the files of RocksDB, on disk
 
-    make fuzz                                              all of it, MESSAGES and FILES many
+    make fuzz                                              all of it
     python -m tests.fuzz.messages --seed 4711 --count 1000 one batch again
     python -m tests.fuzz.files --seed 4711 --count 1       one damage again
 
