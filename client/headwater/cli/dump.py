@@ -2,14 +2,16 @@
 
     {"headwater": 1, "commit": 1234, "time": "…", "events": 500}
     {"key": ["balance", "ann"], "value": 90}
-    {"retention": "clicks", "first": 7, "max_count": 100, "max_age": null}
+    {"retention": "clicks", "first": 7, "max_count": 100, "max_age": null, "position": 12}
     {"stream": "account-ann", "version": 1, "type": "Opened", "id": "…", "data": …, …}
     {"snapshot": "account-ann", "name": "", "schema": 1, "version": 1, "state": …}
     {"end": {"keys": 1, "events": 500, "snapshots": 1}}
 
 The first line is the header; the last one says that the dump is complete. What JSON does not
 have is tagged (headwater.cli.tagged_json). An event whose data was erased has `"erased": true` in
-place of data. The history of keys, hidden events, deleted streams, and users are left out.
+place of data. Positions are those of the lines, from 1; an event that comes after hidden ones says
+its `position`, and `retention` the one of the first event that is left. The history of keys, hidden
+events, deleted streams, consumer groups, and users are left out.
 """
 
 import json
@@ -22,10 +24,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from headwater.blocking import BlockingDatabase
+from headwater.blocking import BlockingDatabase, BlockingPast
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.tagged_json import to_json, value_to_json
 from headwater.codec import RawCodec
+from headwater.stepping import step
 
 FORMAT: Final = 1
 """Version of the format; a reader refuses a newer one."""
@@ -58,8 +61,7 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
     newest = db.ping()
     commit = newest.commit if commit is None else commit
     past = db.at(commit=commit)
-    last = next(past.read_all(reverse=True, limit=1), None)
-    total = 0 if last is None else last.position
+    total = _last_position(past)
     write(
         {
             "headwater": FORMAT,
@@ -80,10 +82,14 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
             if (stream.first, stream.max_count, stream.max_age) != (1, None, None):
                 age = None if stream.max_age is None else stream.max_age.total_seconds()
                 kept = {"first": stream.first, "max_count": stream.max_count, "max_age": age}
-                write({"retention": stream.stream, **kept})
+                oldest = next(past.read(stream.stream, limit=1), None)
+                at = None if oldest is None else oldest.position
+                write({"retention": stream.stream, **kept, "position": at})
                 counts["retention"] = counts.get("retention", 0) + 1
         bar = progress.add_task("events", total=total)
+        position = 0
         for event in past.read_all():
+            position += 1
             line: dict[str, Any] = {
                 "stream": event.stream,
                 "version": event.version,
@@ -91,6 +97,8 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
                 "id": str(event.id),
                 "time": event.time.isoformat(),
             }
+            if event.position != position:
+                line["position"] = position = event.position
             if event.erased:
                 line["erased"] = True
             else:
@@ -118,6 +126,15 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
         progress.update(bar, total=counts["snapshots"])
     write({"end": counts})
     return counts
+
+
+def _last_position(past: BlockingPast) -> int:
+    """The position of the last event, also if it is hidden."""
+    last = next(past.read_all(reverse=True, limit=1), None)
+    seen = 0 if last is None else last.position
+    # A page that finds no more has looked at everything.
+    position: int = step(past._past._fetch("read_all", seen, {}, 1, False))[1]  # noqa: SLF001
+    return max(seen, position)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Lines become transactions of up to a thousand of them, in the order of the file, over one
 connection: so the events of the new database are in the order of the old one, and in an empty
-database they get the positions that they had. Commit numbers and times are new.
+database they get the positions that they had, also where events are hidden; see
+headwater.cli.removed. Commit numbers and times are new.
 
 A load that was interrupted can be run again, and each event is there once: it keeps its id, and
 an append of ids that are there counts as done. If the file is another one, cut at other places,
@@ -24,17 +25,11 @@ from headwater.batch import Batch
 from headwater.blocking import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.dump import FORMAT, progress_bars
+from headwater.cli.removed import Removed
 from headwater.cli.tagged_json import from_json, value_from_json
 from headwater.codec import RawCodec
 from headwater.errors import DuplicateEvent, HeadwaterError, WrongVersion
 from headwater.records import Event
-
-REMOVED_TYPE: Final = "$removed"
-"""Type of the events that stand for those that were hidden when the dump was made, so that the
-versions of the others are the same; they are hidden at once."""
-
-REMOVED_AT_ONCE_MAX: Final = 10_000
-"""Such events in one transaction."""
 
 LINES_A_COMMIT_MAX: Final = 1000
 """Lines in one transaction: enough that its sync costs little a line."""
@@ -76,11 +71,12 @@ def read_dump(db: BlockingDatabase, file: IO[bytes], progress: Progress) -> dict
         "snapshots": progress.add_task("snapshots", total=None),
     }
     end: dict[str, Any] | None = None
+    removed = Removed(db)
     for part in _parts(lines):
         if "end" in part[-1][1]:
             end = part.pop()[1]["end"]
         if part:
-            _load_part(db, part)
+            _load_part(db, part, removed)
         for kind, members in groupby(part, lambda line: _kind(line[1])):
             count = len(list(members))
             counts[kind] = counts.get(kind, 0) + count
@@ -88,17 +84,20 @@ def read_dump(db: BlockingDatabase, file: IO[bytes], progress: Progress) -> dict
                 progress.advance(bars[kind], count)
     if end is None:
         raise click.ClickException(f"{name} ends early: its dump was cut off")
+    removed.finish(header.get("events", 0))
     if end != counts:
         raise click.ClickException(f"{name}: it says {end}, and has {counts}")
     return counts
 
 
-def _load_part(db: BlockingDatabase, part: list[tuple[int, dict[str, Any]]]) -> None:
+def _load_part(
+    db: BlockingDatabase, part: list[tuple[int, dict[str, Any]]], removed: Removed
+) -> None:
     first, last = part[0][0], part[-1][0]
     lines = [line for _, line in part]
     try:
         try:
-            _make_room(db, lines)
+            _fill_in(removed, lines)
             db.execute(_batch(db, lines))
         except (DuplicateEvent, WrongVersion):
             missing = _missing(db, lines)
@@ -113,17 +112,12 @@ def _load_part(db: BlockingDatabase, part: list[tuple[int, dict[str, Any]]]) -> 
         raise click.ClickException(f"lines {first} to {last}: not of a dump: {error!r}") from error
 
 
-def _make_room(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
-    """Bring streams whose first events were hidden to the version before those that are not."""
+def _fill_in(removed: Removed, lines: list[dict[str, Any]]) -> None:
     for line in lines:
-        if "retention" not in line:
-            continue
-        stream, first = line["retention"], line["first"]
-        version = db.load(stream).version
-        while version < first - 1:
-            count = min(first - 1 - version, REMOVED_AT_ONCE_MAX)
-            db.append(stream, [Event(REMOVED_TYPE, b"")] * count, expect=version)
-            version += count
+        if "retention" in line:
+            removed.expect(line)
+        elif "stream" in line:
+            removed.before(line)
 
 
 def _erase(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
@@ -137,6 +131,7 @@ def _erase(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
 
 def _batch(db: BlockingDatabase, lines: list[dict[str, Any]]) -> Batch:
     batch = db.batch()
+    lines = [line for line in lines if "retention" not in line]
     for stream, members in groupby(lines, lambda line: line.get("stream")):
         if stream is None:
             for line in members:
@@ -184,11 +179,6 @@ def _set(batch: Batch, line: dict[str, Any]) -> None:
         key = tuple(from_json(member) for member in line["key"])
         batch.put(key, value_from_json(line["value"]))
         return
-    if "retention" in line:
-        if line["first"] > 1:
-            batch.truncate(line["retention"], before=line["first"])
-        batch.set_retention(line["retention"], max_count=line["max_count"], max_age=line["max_age"])
-        return
     batch.save_snapshot(
         line["snapshot"],
         version=line["version"],
@@ -203,10 +193,13 @@ def _parts(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, dict[
     part: list[tuple[int, dict[str, Any]]] = []
     size = 0
     for number, raw in lines:
-        if part and (len(part) == LINES_A_COMMIT_MAX or size + len(raw) > SIZE_A_COMMIT_MAX):
+        line = _parse(number, raw)
+        full = len(part) == LINES_A_COMMIT_MAX or size + len(raw) > SIZE_A_COMMIT_MAX
+        # An event that says its position comes after a gap, which is filled in between.
+        if part and (full or ("stream" in line and "position" in line)):
             yield part
             part, size = [], 0
-        part.append((number, _parse(number, raw)))
+        part.append((number, line))
         size += len(raw)
     if part:
         yield part

@@ -1,0 +1,119 @@
+"""Stand-ins for events that a dump has not, so that the others keep their positions and versions.
+
+    dump    position   1    2    3    4    5    6    7         hidden when it was dumped: 1, 2, 4, 5
+            event      .    .   a-3   .    .   b-1  c-1
+    load              a-1  a-2  a-3  $removed  b-1  c-1        and all that stands in is hidden
+
+Positions matter because projections remember theirs: at other positions they would leave events
+out, or handle them again. Which stream a hidden event was of is not in a dump, only how many
+hidden events a stream began with, and where the first that is left of it stands. So a gap is
+filled with what is wanted earliest (earliest deadline first), which always comes out even, for the
+streams themselves once did; what is left over belongs to streams that were deleted.
+"""
+
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from typing import Any, Final
+
+from headwater.batch import Batch
+from headwater.blocking import BlockingDatabase
+from headwater.records import Event
+from headwater.stepping import step
+from headwater_protocol.limits import NUMBER_MAX
+
+REMOVED: Final = "$removed"
+"""Type of the events that stand in, and the stream of those that no stream waits for."""
+
+REMOVED_AT_ONCE_MAX: Final = 10_000
+"""Such events in one transaction."""
+
+
+def newest_position(db: BlockingDatabase) -> int:
+    """The position of the newest event of a database, also if it is hidden."""
+    position: int = step(db._database._channel.read("position_before", NUMBER_MAX))  # noqa: SLF001
+    return position
+
+
+class Removed:
+    """What is still to be filled in while a dump is loaded.
+
+    Attributes:
+        position: the newest position of the database.
+    """
+
+    def __init__(self, db: BlockingDatabase) -> None:
+        self.position = newest_position(db)
+        self._db = db
+        self._dumped = 0
+        self._wanted: list[tuple[int, str]] = []
+        self._rooms: dict[str, tuple[int, dict[str, Any]]] = {}
+
+    def expect(self, line: dict[str, Any]) -> None:
+        """Take in a line that says what is kept of a stream, and hide what is there already."""
+        stream, first = line["retention"], line["first"]
+        version = self._db.load(stream).version
+        if version >= first - 1:
+            batch = self._db.batch()
+            _keep(batch, line)
+            self._db.execute(batch)
+            return
+        self._rooms[stream] = (version, line)
+        deadline = line.get("position")
+        heappush(self._wanted, (NUMBER_MAX if deadline is None else deadline, stream))
+
+    def before(self, line: dict[str, Any]) -> None:
+        """Fill in what comes before the event of a line; then its position is taken."""
+        self._dumped = line.get("position", self._dumped + 1)
+        self._fill(self._dumped - 1 - self.position)
+        self._make_room(line["stream"])
+        self.position = max(self.position, self._dumped)
+
+    def finish(self, last: int) -> None:
+        """Fill in what comes after the last event."""
+        self._fill(last - self.position)
+        for stream in list(self._rooms):
+            self._make_room(stream)
+
+    def _fill(self, count: int) -> None:
+        while count > 0:
+            stream, wanted = next(self._waiting(), (REMOVED, count))
+            part = min(count, wanted, REMOVED_AT_ONCE_MAX)
+            self._stand_in(stream, part)
+            count -= part
+
+    def _waiting(self) -> Iterator[tuple[str, int]]:
+        """The stream that wants its events first, and how many."""
+        while self._wanted:
+            stream = self._wanted[0][1]
+            if stream in self._rooms:
+                version, line = self._rooms[stream]
+                yield stream, line["first"] - 1 - version
+            heappop(self._wanted)
+
+    def _make_room(self, stream: str) -> None:
+        while stream in self._rooms:
+            version, line = self._rooms[stream]
+            self._stand_in(stream, min(line["first"] - 1 - version, REMOVED_AT_ONCE_MAX))
+
+    def _stand_in(self, stream: str, count: int) -> None:
+        batch = self._db.batch()
+        events = [Event(REMOVED, b"")] * count
+        if stream == REMOVED:
+            batch.append(stream, events)
+            batch.delete_stream(stream)
+        else:
+            version, line = self._rooms[stream]
+            batch.append(stream, events, expect=version)
+            version += count
+            self._rooms[stream] = (version, line)
+            if version == line["first"] - 1:
+                del self._rooms[stream]
+                _keep(batch, line)
+        self._db.execute(batch)
+        self.position += count
+
+
+def _keep(batch: Batch, line: dict[str, Any]) -> None:
+    if line["first"] > 1:
+        batch.truncate(line["retention"], before=line["first"])
+    batch.set_retention(line["retention"], max_count=line["max_count"], max_age=line["max_age"])

@@ -1,0 +1,114 @@
+"""A dump and its load keep positions, which projections remember, also where events are hidden."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import headwater
+from headwater import Event
+from headwater.blocking_projections import BlockingProjectionTransaction
+from headwater.cli.removed import newest_position
+from headwater.cli.server_process import ServerProcess
+from tests.cli.test_commands import call
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path) as server:
+        yield server
+
+
+def hide_some(db: headwater.BlockingDatabase) -> None:
+    """Hidden are positions 1, 2, 4, 5, 8 and 9."""
+    db.append("kept-1", [Event("E", n) for n in range(3)])
+    db.append("gone-1", [Event("E"), Event("E")])
+    db.append("whole-1", [Event("E", 1), Event("E", 2)])
+    db.append("late-1", [Event("E"), Event("E")])
+    db.truncate("kept-1", before=3)
+    db.truncate("late-1", before=3)
+    db.delete_stream("gone-1")
+
+
+def count_events(db: headwater.BlockingDatabase) -> None:
+    @db.projection("count")
+    def count(tx: BlockingProjectionTransaction, event: headwater.RecordedEvent) -> None:
+        tx.model.add(event.stream, 1)
+
+
+def seen(db: headwater.BlockingDatabase) -> list[tuple[int, str, int, Any]]:
+    return [(e.position, e.stream, e.version, e.data) for e in db.read_all()]
+
+
+def copy(source: str, target: str, path: Path) -> None:
+    assert call("dump", "--url", source, "-o", str(path)).exit_code == 0
+    result = call("load", "--url", target, str(path))
+    assert result.exit_code == 0, result.output
+
+
+def test_a_projection_goes_on_in_a_loaded_database_where_it_was(
+    empty: ServerProcess, tmp_path: Path
+) -> None:
+    # Events that nobody sees took no position in the copy, and others took theirs: a projection
+    # left out what came at positions that it had passed, or handled again what came beyond.
+    path = tmp_path / "dump.jsonl"
+    (tmp_path / "other").mkdir()
+    with (
+        headwater.connect_blocking(empty.url) as db,
+        ServerProcess(tmp_path / "other") as other,
+    ):
+        hide_some(db)
+        count_events(db)
+        with db.run_projections():
+            db.wait_for("count", newest_position(db))
+        model = dict(db.model("count").scan())
+        after = db.append("whole-1", Event("E", 3))
+        db.append("last-1", Event("E"))
+        db.delete_stream("last-1")
+        copy(empty.url, other.url, path)
+        copy(empty.url, other.url, path)
+        with headwater.connect_blocking(other.url) as loaded:
+            assert seen(loaded) == seen(db)
+            assert newest_position(loaded) == newest_position(db)
+            assert [s.stream for s in loaded.streams()] == [s.stream for s in db.streams()]
+            count_events(loaded)
+            with loaded.run_projections():
+                loaded.wait_for("count", after.last_position or 0)
+            assert dict(loaded.model("count").scan()) == {
+                **model,
+                ("whole-1",): model["whole-1",] + 1,
+            }
+
+
+def test_a_dump_of_before_there_were_positions_in_it_keeps_versions(
+    empty: ServerProcess, tmp_path: Path
+) -> None:
+    path = tmp_path / "dump.jsonl"
+    (tmp_path / "other").mkdir()
+    with headwater.connect_blocking(empty.url) as db, ServerProcess(tmp_path / "other") as other:
+        hide_some(db)
+        assert call("dump", "--url", empty.url, "-o", str(path)).exit_code == 0
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            line.pop("position", None)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert call("load", "--url", other.url, str(path)).exit_code == 0
+        with headwater.connect_blocking(other.url) as loaded:
+            assert [row[1:] for row in seen(loaded)] == [row[1:] for row in seen(db)]
+            versions = [(s.stream, s.version, s.first) for s in db.streams()]
+            assert [(s.stream, s.version, s.first) for s in loaded.streams()] == versions
+
+
+def test_a_load_into_a_database_that_has_more_keeps_versions(
+    empty: ServerProcess, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    with headwater.connect_blocking(empty.url) as db, ServerProcess(tmp_path / "other") as other:
+        hide_some(db)
+        with headwater.connect_blocking(other.url) as loaded:
+            loaded.append("there-1", [Event("E") for _ in range(20)])
+            copy(empty.url, other.url, tmp_path / "dump.jsonl")
+            rows = [row[1:] for row in seen(loaded) if row[1] != "there-1"]
+            assert rows == [row[1:] for row in seen(db)]
