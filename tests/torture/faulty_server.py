@@ -52,7 +52,7 @@ def called(operation: str, path: str) -> Iterator[bool]:
     """Around each call; says whether only half of it is to be done."""
     slow, kill = FAULTS.get("slow"), FAULTS.get("kill")
     if slow and slow["operation"] == operation and slow["path"] in path:
-        time.sleep(slow["seconds"])
+        time.sleep(slow["seconds"])  # this is how slow the disk is
     if not kill or kill["operation"] != operation or kill["path"] not in path:
         yield False
         return

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -65,12 +65,12 @@ def crowd_of(server: FaultyServer, count: int, *, served: bool) -> Iterator[None
 
 
 def eventually(what: str, condition: object, wait_s: float = WAIT_S_MAX) -> None:
-    """Ask again until it is so: a process of its own is not on our clock."""
+    """Ask again until it is so."""
     assert callable(condition)
     end = time.monotonic() + wait_s
     while not condition():
         assert time.monotonic() < end, f"not within {wait_s} s: {what}"
-        time.sleep(0.02)
+        time.sleep(0.02)  # a process of its own is not on our clock
 
 
 def can_write(server: FaultyServer) -> bool:
@@ -172,9 +172,9 @@ def reason_of(database: headwater.BlockingDatabase) -> headwater.HeadwaterError 
     return None
 
 
-def must_turn_read_only_and_back(server: FaultyServer, fill: object, free: object) -> None:
-    assert callable(fill)
-    assert callable(free)
+def check_it_turns_read_only_and_back(
+    server: FaultyServer, fill: Callable[[], None], free: Callable[[], None]
+) -> None:
     with headwater.connect_blocking(server.url, request_timeout=30) as database:
         database.put("before", "it was full")
         fill()
@@ -208,7 +208,7 @@ def test_a_disk_without_room_makes_it_read_only_until_there_is_some(
 ) -> None:
     full = tmp_path / "full"
     server.start_with(full_while=str(full))
-    must_turn_read_only_and_back(server, full.touch, full.unlink)
+    check_it_turns_read_only_and_back(server, full.touch, full.unlink)
 
 
 def test_a_file_system_that_is_really_full_makes_it_read_only_until_there_is_room(
@@ -231,7 +231,7 @@ def test_a_file_system_that_is_really_full_makes_it_read_only_until_there_is_roo
 
     try:
         server.start_with()
-        must_turn_read_only_and_back(server, fill, filling.unlink)
+        check_it_turns_read_only_and_back(server, fill, filling.unlink)
     finally:
         with contextlib.suppress(AssertionError):
             server.kill()
@@ -337,7 +337,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_dismissed_and_hinders_nobody(
                 asked = time.monotonic()
                 database.put("beside", sent)
                 slowest = max(slowest, time.monotonic() - asked)
-                time.sleep(0.3)
+                time.sleep(0.3)  # a slow client is what this is about
         took = time.monotonic() - began
         print(f"dismissed after {took:.1f} s, {sent} bytes; others waited {slowest:.3f} s at most")
         assert sent < len(HELLO)
@@ -349,7 +349,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_dismissed_and_hinders_nobody(
         assert patient.recv(4096)
         for byte in encode_frame(bytes(encode([2, "ping"]))):
             patient.sendall(bytes([byte]))
-            time.sleep(0.15)
+            time.sleep(0.15)  # a slow client is what this is about
         assert patient.recv(4096)
         hang_up(patient)
     server.stop()
