@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from headwater_server.engine.check import check as check_directory
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EVERYTHING
-from headwater_server.engine.repair_state import StateRepair
+from headwater_server.engine.offline.check import check as check_directory
+from headwater_server.engine.offline.repair_state import StateRepair
 from headwater_server.storage.memory_files import Crash, MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
 from headwater_server.storage.state_store import Family

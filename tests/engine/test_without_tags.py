@@ -7,8 +7,8 @@ import pytest
 from headwater_server.engine import evaluation
 from headwater_server.engine.events import decode_event, encode_event
 from headwater_server.engine.filters import EVERYTHING, Criterion, EventFilter
-from tests.engine.damaged import Closed
 from tests.engine.database import Database, all_events
+from tests.engine.offline.damaged import Closed
 
 
 def append(identity: int, *tags: str) -> list[Any]:

@@ -16,7 +16,7 @@ from headwater_protocol.errors import (
     ShuttingDown,
     TooMany,
 )
-from headwater_server.engine.group_schedule import RETRY_US_MAX
+from headwater_server.engine.consumer_groups.schedule import RETRY_US_MAX
 from tests.net.serving import Client, MemoryServer, serving, settings
 
 CREATE: Final[tuple[Any, ...]] = (

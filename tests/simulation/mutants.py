@@ -25,14 +25,14 @@ from headwater_server.engine import (
     checkpoint,
     engine,
     evaluation,
-    group_progress,
     sequencer,
     state_writer,
     validation,
 )
+from headwater_server.engine.consumer_groups import progress
+from headwater_server.engine.consumer_groups.groups import Groups
+from headwater_server.engine.consumer_groups.progress import GroupProgress
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.group_progress import GroupProgress
-from headwater_server.engine.groups import Groups
 from headwater_server.engine.index_keys import TAG
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.sequencer import Sequencer, Ticket
@@ -555,7 +555,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "a group forgets over a restart how far its streams are",
-        group_progress,
+        progress,
         "read_streams",
         constant([]),
         CONSUMED,

@@ -17,7 +17,7 @@ import trio
 
 import headwater
 from headwater.cli.server_process import ServerFailed, ServerProcess
-from headwater_server.engine.check import check
+from headwater_server.engine.offline.check import check
 from headwater_server.storage.real_files import RealFileSystem
 from headwater_server.storage.rocks_store import RocksStore
 from tests.test_kill import Ledger, settle_and_check, work

@@ -30,8 +30,8 @@ from headwater_server.engine.audit import read_commits, read_snapshots
 from headwater_server.engine.checkpoint import CheckpointResult
 from headwater_server.engine.checkpointing import Checkpoint, Checkpointing
 from headwater_server.engine.conditions import failed_conditions
+from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.groups import Groups
 from headwater_server.engine.memtable import ABORTED
 from headwater_server.engine.moments import position_before
 from headwater_server.engine.reading import EventsPage, Reader

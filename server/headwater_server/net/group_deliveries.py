@@ -20,9 +20,9 @@ from headwater_protocol.errors import HeadwaterError, InternalError, InvalidArgu
 from headwater_protocol.frames import join_frame
 from headwater_protocol.limits import DELIVERIES_MAX
 from headwater_protocol.messages import array_header, encode
+from headwater_server.engine.consumer_groups.host import Turn
+from headwater_server.engine.consumer_groups.streams import Member
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.group_host import Turn
-from headwater_server.engine.group_streams import Member
 from headwater_server.net.group_commit import GroupCommit
 
 if TYPE_CHECKING:

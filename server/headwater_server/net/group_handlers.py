@@ -10,8 +10,8 @@ from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import InvalidArgument, NoSuchGroup
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_protocol.messages import array_header, encode
+from headwater_server.engine.consumer_groups.records import GroupSettings
 from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.group_records import GroupSettings
 from headwater_server.engine.sequencer import Ticket
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from headwater_server.engine.checkpointed import CheckpointedState
-from headwater_server.engine.findings import Counter, Finding, Kind, Report
-from headwater_server.engine.group_records import number_in_definition, problem_of
+from headwater_server.engine.consumer_groups.records import number_in_definition, problem_of
 from headwater_server.engine.index_keys import latest_commit
 from headwater_server.engine.keyspaces import GROUPS, GROUPS_END
+from headwater_server.engine.offline.findings import Counter, Finding, Kind, Report
 from headwater_server.storage.state_store import Family
 
 REMAKE: Final = "none: delete the group, and create it again after the position that it had"

@@ -17,13 +17,17 @@ from typing import Final
 
 from headwater_protocol.errors import DamagedFile
 from headwater_protocol.numbers import CommitNumber, Position
-from headwater_server.engine.check import OpenStore, check, check_parts
 from headwater_server.engine.checkpointed import CheckpointedState, read_applied
-from headwater_server.engine.findings import Kind, Progress, Report
 from headwater_server.engine.index_keys import META_APPLIED, Applied
+from headwater_server.engine.offline.check import OpenStore, check, check_parts
+from headwater_server.engine.offline.findings import Kind, Progress, Report
+from headwater_server.engine.offline.repair_logs import LogRepair
+from headwater_server.engine.offline.repair_state import (
+    StateRepair,
+    commit_of_position,
+    set_applied,
+)
 from headwater_server.engine.records import decode_record
-from headwater_server.engine.repair_logs import LogRepair
-from headwater_server.engine.repair_state import StateRepair, commit_of_position, set_applied
 from headwater_server.storage import commit_log_repair
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.directory import DataDirectory

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from headwater_server.engine.check_logs import LOST_TRANSACTION
 from headwater_server.engine.checkpointed import oldest_needed
 from headwater_server.engine.events import (
     StoredEvent,
@@ -27,6 +26,7 @@ from headwater_server.engine.index_keys import (
     parse_head,
     parse_number,
 )
+from headwater_server.engine.offline.check_logs import LOST_TRANSACTION
 from headwater_server.engine.postings import all_postings
 from headwater_server.engine.records import decode_record
 from headwater_server.storage import commit_log_repair, event_log_repair

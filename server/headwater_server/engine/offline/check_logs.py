@@ -13,8 +13,8 @@ from headwater_protocol.errors import DamagedFile
 from headwater_protocol.limits import EVENTS_MAX
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.events import StoredEvent, decode_event
-from headwater_server.engine.findings import Counter, Finding, Kind, Report
 from headwater_server.engine.index_keys import Applied
+from headwater_server.engine.offline.findings import Counter, Finding, Kind, Report
 from headwater_server.engine.records import decode_record
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.event_log import EventLog

@@ -3,8 +3,8 @@
 import random
 from typing import Any
 
-from headwater_server.engine.check import check
-from headwater_server.engine.findings import Kind, Report
+from headwater_server.engine.offline.check import check
+from headwater_server.engine.offline.findings import Kind, Report
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.storage.memory_files import MemoryFileSystem
 from headwater_server.storage.state_store import Family, WriteBatch

@@ -26,11 +26,11 @@ from typing import Any, Final
 
 from headwater_protocol.errors import DeliveryLost, ReadOnly
 from headwater_protocol.limits import PAGE_SIZE_MAX
-from headwater_server.engine.group_host import Host, Turn
-from headwater_server.engine.group_progress import PARKED_MAX, GroupProgress
-from headwater_server.engine.group_records import Definition
-from headwater_server.engine.group_schedule import RETRY_US_MAX, GroupSchedule
-from headwater_server.engine.group_streams import Lease, Member, StreamProgress, Trial
+from headwater_server.engine.consumer_groups.host import Host, Turn
+from headwater_server.engine.consumer_groups.progress import PARKED_MAX, GroupProgress
+from headwater_server.engine.consumer_groups.records import Definition
+from headwater_server.engine.consumer_groups.schedule import RETRY_US_MAX, GroupSchedule
+from headwater_server.engine.consumer_groups.streams import Lease, Member, StreamProgress, Trial
 from headwater_server.engine.settings import SECOND_US
 from headwater_server.engine.state import State
 

@@ -19,19 +19,26 @@ from contextlib import ExitStack
 
 from headwater_protocol.errors import DamagedFile
 from headwater_protocol.numbers import CommitNumber, Position
-from headwater_server.engine.check_groups import GroupCheck
-from headwater_server.engine.check_index import IndexCheck
-from headwater_server.engine.check_logs import (
+from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
+from headwater_server.engine.index_keys import META_UNFINISHED, Applied, parse_number
+from headwater_server.engine.offline.check_groups import GroupCheck
+from headwater_server.engine.offline.check_index import IndexCheck
+from headwater_server.engine.offline.check_logs import (
     EventReader,
     check_commit_log,
     check_offsets,
     check_write_ahead_log,
     first_logged_commit,
 )
-from headwater_server.engine.check_versions import TransactionCheck, VersionCheck
-from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
-from headwater_server.engine.findings import NOTHING, Counter, Finding, Kind, Progress, Report
-from headwater_server.engine.index_keys import META_UNFINISHED, Applied, parse_number
+from headwater_server.engine.offline.check_versions import TransactionCheck, VersionCheck
+from headwater_server.engine.offline.findings import (
+    NOTHING,
+    Counter,
+    Finding,
+    Kind,
+    Progress,
+    Report,
+)
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.directory import DataDirectory
 from headwater_server.storage.event_log import EventLog

@@ -10,11 +10,11 @@ group.ack(ann.has[0])               # in a transaction of its own, which is sync
 from dataclasses import dataclass, field
 from typing import Any
 
+from headwater_server.engine.consumer_groups.host import Turn
+from headwater_server.engine.consumer_groups.records import GroupSettings
+from headwater_server.engine.consumer_groups.streams import Member
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.group_host import Turn
-from headwater_server.engine.group_records import GroupSettings
-from headwater_server.engine.group_streams import Member
 from tests.engine.database import Database
 
 NAME = "mailer"

@@ -12,15 +12,8 @@ from typing import Final
 from headwater_protocol.errors import DamagedFile, HeadwaterError
 from headwater_protocol.numbers import CommitNumber
 from headwater_server.engine import keyspaces
-from headwater_server.engine.check_logs import (
-    LOST_TRANSACTION,
-    EventReader,
-    commit_records,
-    is_given,
-)
 from headwater_server.engine.checkpointed import CheckpointedState
 from headwater_server.engine.events import StoredEvent
-from headwater_server.engine.findings import Counter, Report
 from headwater_server.engine.index_keys import (
     ABORTED,
     CATEGORY,
@@ -51,6 +44,13 @@ from headwater_server.engine.index_keys import (
 )
 from headwater_server.engine.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
 from headwater_server.engine.memtable import MemTable, StreamTail
+from headwater_server.engine.offline.check_logs import (
+    LOST_TRANSACTION,
+    EventReader,
+    commit_records,
+    is_given,
+)
+from headwater_server.engine.offline.findings import Counter, Report
 from headwater_server.engine.retention import decode_rule
 from headwater_server.engine.state_writer import StateWriter
 from headwater_server.storage.commit_log import CommitLog, CommitRecord

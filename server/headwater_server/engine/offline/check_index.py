@@ -17,11 +17,8 @@ from typing import Final
 from headwater_protocol.errors import DamagedFile, HistoryGone
 from headwater_protocol.numbers import CommitNumber
 from headwater_server.engine import keyspaces, postings
-from headwater_server.engine.check_logs import CheckedEvent, EventReader, is_given
-from headwater_server.engine.check_sums import SUSPECTS_MAX, Sums
 from headwater_server.engine.checkpointed import CheckpointedState
 from headwater_server.engine.events import StoredEvent, category_of, decode_event
-from headwater_server.engine.findings import Counter, Finding, Kind, Report
 from headwater_server.engine.index_keys import (
     CATEGORY,
     EVENT_ID,
@@ -37,6 +34,9 @@ from headwater_server.engine.index_keys import (
     parse_latest,
     parse_number,
 )
+from headwater_server.engine.offline.check_logs import CheckedEvent, EventReader, is_given
+from headwater_server.engine.offline.check_sums import SUSPECTS_MAX, Sums
+from headwater_server.engine.offline.findings import Counter, Finding, Kind, Report
 from headwater_server.engine.retention import decode_rule
 from headwater_server.storage.state_store import Family
 

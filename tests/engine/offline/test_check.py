@@ -6,14 +6,14 @@ import pytest
 
 from headwater_protocol.errors import DirectoryInUse
 from headwater_server.engine import keyspaces
-from headwater_server.engine.check import check
 from headwater_server.engine.checkpoint import write_checkpoint
-from headwater_server.engine.findings import Kind
+from headwater_server.engine.offline.check import check
+from headwater_server.engine.offline.findings import Kind
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.state_store import Family
-from tests.engine.consuming import Consuming
-from tests.engine.damaged import SETTINGS, Closed, some_database
+from tests.engine.consumer_groups.consuming import Consuming
 from tests.engine.database import Database
+from tests.engine.offline.damaged import SETTINGS, Closed, some_database
 
 
 def test_a_whole_database_has_no_findings() -> None:

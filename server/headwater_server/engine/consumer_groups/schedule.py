@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from headwater_server.engine.group_streams import StreamProgress
+from headwater_server.engine.consumer_groups.streams import StreamProgress
 from headwater_server.engine.settings import SECOND_US
 
 RETRY_US_MAX: Final = 60 * SECOND_US

@@ -8,9 +8,9 @@ from headwater_protocol.errors import (
     InvalidArgument,
     NoSuchGroup,
 )
+from headwater_server.engine.consumer_groups.records import GroupSettings
 from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.group_records import GroupSettings
-from tests.engine.consuming import Consuming
+from tests.engine.consumer_groups.consuming import Consuming
 from tests.engine.database import Database
 
 

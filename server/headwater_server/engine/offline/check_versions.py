@@ -11,10 +11,7 @@ from typing import Final, TypeVar
 
 from headwater_protocol.errors import DamagedFile
 from headwater_server.engine import postings
-from headwater_server.engine.check_logs import LOST_TRANSACTION, commit_records
-from headwater_server.engine.check_sums import Sums
 from headwater_server.engine.checkpointed import CheckpointedState
-from headwater_server.engine.findings import Counter, Finding, Kind, Report
 from headwater_server.engine.index_keys import (
     ABORTED,
     META_COLLECTED,
@@ -32,6 +29,9 @@ from headwater_server.engine.index_keys import (
     parse_retained_key,
 )
 from headwater_server.engine.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
+from headwater_server.engine.offline.check_logs import LOST_TRANSACTION, commit_records
+from headwater_server.engine.offline.check_sums import Sums
+from headwater_server.engine.offline.findings import Counter, Finding, Kind, Report
 from headwater_server.storage.state_store import Family
 
 GIVE_UP_HISTORY: Final = (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from headwater_server.engine.group_streams import Member
+from headwater_server.engine.consumer_groups.streams import Member
 from headwater_server.engine.reading import Reader
 
 

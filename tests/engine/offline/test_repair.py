@@ -7,8 +7,8 @@ import pytest
 from headwater_protocol.errors import DamagedFile, DirectoryInUse
 from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EVERYTHING, EventFilter
-from headwater_server.engine.findings import Kind
-from headwater_server.engine.repair import Outcome, perform, plan
+from headwater_server.engine.offline.findings import Kind
+from headwater_server.engine.offline.repair import Outcome, perform, plan
 from headwater_server.storage.commit_log_repair import (
     segment_files,
     segment_path,
@@ -16,8 +16,8 @@ from headwater_server.storage.commit_log_repair import (
     write_segment,
 )
 from headwater_server.storage.state_store import Family
-from tests.engine.damaged import SETTINGS, Closed, contents, some_database
 from tests.engine.database import Database
+from tests.engine.offline.damaged import SETTINGS, Closed, contents, some_database
 
 
 def repaired(closed: Closed) -> tuple[Outcome, Database]:

@@ -1,7 +1,7 @@
 """Consumer groups: several consumers share the events of a filter, each event is with one of them.
 
     create, update, delete, overview, info   commits like any other
-    join, leave, nack, turn                what a group that has members does (engine/group.py)
+    join, leave, nack, turn                what a group that has members does (group.py)
     acknowledge                            a write of a transaction: evaluated with its others
 
 An acknowledgement is evaluated in the stretch in which its transaction gets its number. It holds
@@ -23,11 +23,10 @@ from headwater_protocol.errors import (
     TooMany,
 )
 from headwater_protocol.limits import GROUP_MEMBERS_MAX, GROUPS_MAX
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.group import ConsumerGroup
-from headwater_server.engine.group_host import Turn
-from headwater_server.engine.group_progress import PARKED_MAX, stored_position
-from headwater_server.engine.group_records import (
+from headwater_server.engine.consumer_groups.group import ConsumerGroup
+from headwater_server.engine.consumer_groups.host import Turn
+from headwater_server.engine.consumer_groups.progress import PARKED_MAX, stored_position
+from headwater_server.engine.consumer_groups.records import (
     Definition,
     GroupSettings,
     ParkedEntry,
@@ -45,7 +44,8 @@ from headwater_server.engine.group_records import (
     state_keys,
     stream_keys,
 )
-from headwater_server.engine.group_streams import Lease, Member
+from headwater_server.engine.consumer_groups.streams import Lease, Member
+from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.retention import visibility_at
 from headwater_server.engine.sequencer import Sequencer, Ticket

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from headwater_server.engine.group_records import ReplayEntry, StreamEntry
+from headwater_server.engine.consumer_groups.records import ReplayEntry, StreamEntry
 
 QUEUE_MAX: Final = 64
 """Positions of one stream that are read ahead. What comes later is looked up in the stream's own

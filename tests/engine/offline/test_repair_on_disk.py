@@ -4,12 +4,12 @@ import random
 from functools import partial
 from pathlib import Path
 
-from headwater_server.engine.check import check
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.filters import EVERYTHING
-from headwater_server.engine.findings import Kind
+from headwater_server.engine.offline.check import check
+from headwater_server.engine.offline.findings import Kind
+from headwater_server.engine.offline.repair import perform, plan
 from headwater_server.engine.recovery import open_engine
-from headwater_server.engine.repair import perform, plan
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.real_files import RealFileSystem

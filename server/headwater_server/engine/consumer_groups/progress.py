@@ -19,9 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from headwater_server.engine.events import decode_event
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.group_records import (
+from headwater_server.engine.consumer_groups.records import (
     HOLD,
     Definition,
     ParkedEntry,
@@ -37,7 +35,9 @@ from headwater_server.engine.group_records import (
     replay_key,
     stream_key,
 )
-from headwater_server.engine.group_streams import QUEUE_MAX, StreamProgress, Trial
+from headwater_server.engine.consumer_groups.streams import QUEUE_MAX, StreamProgress, Trial
+from headwater_server.engine.events import decode_event
+from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.state import State
 

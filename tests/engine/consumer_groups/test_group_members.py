@@ -3,10 +3,10 @@
 import pytest
 
 from headwater_protocol.errors import DeliveryLost, ReadOnly
-from headwater_server.engine import group_progress, group_records
+from headwater_server.engine.consumer_groups import progress, records
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.filters import EventFilter
-from tests.engine.consuming import Consuming
+from tests.engine.consumer_groups.consuming import Consuming
 from tests.engine.database import Database
 
 
@@ -20,8 +20,8 @@ def stored_entries(group: Consuming) -> int:
     """Keys that the group has on the disk, but for its definition and its floor."""
     engine: Engine = group.database.engine
     state = engine._state
-    number = group_records.list_definitions(state, state.last_commit)[0].number
-    return len(group_records.state_keys(state, state.last_commit, number)) - 1
+    number = records.list_definitions(state, state.last_commit)[0].number
+    return len(records.state_keys(state, state.last_commit, number)) - 1
 
 
 # Whom.
@@ -238,7 +238,7 @@ def test_what_is_done_leaves_nothing_but_the_floor() -> None:
 
 
 def test_a_stuck_event_does_not_let_the_state_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_progress, "ENTRIES_MAX", 50)
+    monkeypatch.setattr(progress, "ENTRIES_MAX", 50)
     group = consuming(lease_ms=3_600_000)
     group.append("stuck-1", b"")
     group.join()
@@ -361,7 +361,7 @@ def test_a_position_that_cannot_be_written_is_tried_again_after_a_while() -> Non
 
 
 def test_a_group_full_of_parked_events_tries_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headwater_server.engine.group.PARKED_MAX", 2)
+    monkeypatch.setattr("headwater_server.engine.consumer_groups.group.PARKED_MAX", 2)
     group = consuming(attempts_max=1)
     for n in range(3):
         group.append(f"s-{n}", b"")
