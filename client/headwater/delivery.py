@@ -6,7 +6,7 @@ await delivery.nack(delay=…, reason=…)     again later
 await delivery.park(reason)                set aside, until it is replayed or discarded
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from headwater.channel import Channel
@@ -145,6 +145,20 @@ class Delivery:
         if not self.settled:
             self.settled = True
             self._on_settled(self)
+
+
+def claimed(deliveries: Iterable[Acknowledgeable], place: str) -> list[Delivery]:
+    """The deliveries themselves.
+
+    Raises:
+        InvalidArgument: one of them is something else.
+    """
+    found = []
+    for one in deliveries:
+        if not hasattr(one, "claimed"):
+            raise InvalidArgument(f"{place}: a delivery is wanted, not {one!r:.60}")
+        found.append(one.claimed())
+    return found
 
 
 async def acknowledge(channel: Channel, deliveries: list[Delivery]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from headwater.channel import PAUSE_FIRST, PAUSE_MAX, Channel, Pauses
 from headwater.codec import Codec
-from headwater.delivery import Acknowledgeable, Delivery, acknowledge, nack_request
+from headwater.delivery import Acknowledgeable, Delivery, acknowledge, claimed, nack_request
 from headwater.errors import ConnectionLost, HeadwaterError, InvalidArgument
 from headwater.link import Link, Reply
 from headwater_protocol.limits import DELIVERIES_MAX, REASON_SIZE_MAX
@@ -127,7 +127,7 @@ class Membership(AsyncIterator[Delivery]):
         Raises:
             DeliveryLost: one of them is not this consumer's any more.
         """
-        await acknowledge(self._channel, [delivery.claimed() for delivery in deliveries])
+        await acknowledge(self._channel, claimed(deliveries, "ack"))
 
     async def ack_up_to(self, delivery: Acknowledgeable) -> None:
         """Acknowledge all that was taken and not settled, up to the position of a delivery.
@@ -135,8 +135,8 @@ class Membership(AsyncIterator[Delivery]):
         Raises:
             DeliveryLost: one of them is not this consumer's any more.
         """
-        last = delivery.claimed().position
-        taken = [one for one in self._taken.values() if one.position <= last]
+        [to] = claimed([delivery], "ack_up_to")
+        taken = [one for one in self._taken.values() if one.position <= to.position]
         await acknowledge(self._channel, taken)
 
     # What the link calls.

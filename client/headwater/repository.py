@@ -33,6 +33,7 @@ from headwater.records import Committed, Event, RecordedEvent
 from headwater.shapes import FunctionShape, Shape, has_shape, shape_of
 from headwater.stepping import step
 from headwater.transaction import Transaction
+from headwater.writes import several
 from headwater_protocol.numbers import StreamVersion
 from headwater_protocol.operations import NAME, SCHEMA
 
@@ -108,7 +109,13 @@ class Repository(Generic[State]):
         if (dump is None) != (load is None):
             raise InvalidArgument("Repository: give dump= and load= both, or neither")
         for what, function in (("evolve", evolve), ("decide", decide)):
-            if function is not None and inspect.iscoroutinefunction(function):
+            if function is None and what == "decide":
+                continue
+            if not callable(function):
+                raise InvalidArgument(
+                    f"Repository: {what}: a function is wanted, not {function!r:.60}"
+                )
+            if inspect.iscoroutinefunction(function):
                 raise InvalidArgument(f"Repository: {what} is a pure function, not a coroutine's")
         self.evolve = evolve
         self.schema = schema
@@ -166,7 +173,7 @@ class Repository(Generic[State]):
         """The events that a command comes to.
 
         Raises:
-            InvalidArgument: the command is nothing that can be called.
+            InvalidArgument: the command is nothing that can be called, or comes to no events.
         """
         if self.decider is not None:
             events = self.decider(state, command, *arguments)
@@ -180,9 +187,7 @@ class Repository(Generic[State]):
         if inspect.iscoroutine(events):
             events.close()
             raise InvalidArgument("decide: a command is a pure function, not a coroutine's")
-        if events is None:
-            return ()
-        return (events,) if isinstance(events, Event) else tuple(events)
+        return () if events is None else tuple(several(events, "decide"))
 
     def dump_state(self, state: State) -> Any:
         """The state as plain data."""
@@ -247,7 +252,7 @@ class Aggregates(Generic[State]):
         Raises:
             WrongVersion: the stream is at another version.
         """
-        kept = (events,) if isinstance(events, Event) else tuple(events)
+        kept = tuple(several(events, "save"))
         if isinstance(self._place, Transaction):
             await self._append(self._place, stream, kept, version)
             return None

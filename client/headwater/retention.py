@@ -12,7 +12,7 @@ from uuid import UUID
 
 from headwater.errors import InvalidArgument
 from headwater.records import Committed
-from headwater_protocol.operations import ERASED_NUMBERS, STREAM, WRITE
+from headwater_protocol.operations import STREAM, WRITE
 
 _SECOND_US: Final = 1_000_000
 
@@ -83,26 +83,29 @@ class RetentionWrites(ABC):
                 "erase: a stream with versions= or ids=, or positions=; one of them"
             )
         if positions is not None:
-            self._keep_erasure(["erase_positions", [*positions]])
+            self._keep_erasure(["erase_positions", _listed("positions", positions)])
         elif versions is not None:
-            self._keep_erasure(["erase", stream, [*versions]])
+            self._keep_erasure(["erase", stream, _listed("versions", versions)])
         else:
-            assert ids is not None
-            self._keep_erasure(["erase_ids", stream, [_id_bytes(each) for each in ids]])
+            named = [_id_bytes(each) for each in _listed("ids", ids)]
+            self._keep_erasure(["erase_ids", stream, named])
 
     def _keep_erasure(self, write: list[Any]) -> None:
         if not write[-1]:
             raise InvalidArgument("erase: no events are named")
-        # What is wrong with a number is told by its own check, not by that of the whole.
-        if write[0] != "erase_ids":
-            ERASED_NUMBERS(write[-1], "erase")
         self._keep_checked(write, "erase", 17 * len(write[-1]))
 
     def _keep_checked(self, write: list[Any], place: str, size: int = 0) -> None:
         if write[0] != "erase_positions":
             STREAM(write[1], f"{place}: stream")
-        WRITE(write, place)
+        WRITE.variants[write[0]](write[1:], place)
         self._keep(write, 512 + size)
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    if not isinstance(values, Iterable):
+        raise InvalidArgument(f"erase: {name}: several are wanted, not {values!r:.60}")
+    return list(values)
 
 
 class RetentionCalls(ABC):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from headwater.codec import Codec, encode_with
-from headwater.delivery import Acknowledgeable, Delivery, ack_writes
+from headwater.delivery import Acknowledgeable, Delivery, ack_writes, claimed
 from headwater.errors import InvalidArgument, TooLarge
 from headwater.query import Query, event_filter
 from headwater.records import Event
@@ -110,7 +110,7 @@ class Writes(RetentionWrites):
         encoded = []
         size = len(stream)
         to_stored = getattr(self._codec, "to_stored", None)
-        for place, event in enumerate([events] if isinstance(events, Event) else events):
+        for place, event in enumerate(several(events, "append")):
             members, event_size = self._encode_event(
                 event, f"event {place} of {stream!r:.80}", to_stored
             )
@@ -151,12 +151,12 @@ class Writes(RetentionWrites):
         If one is not this consumer's any more when it comes to that, nothing is done, and the
         commit raises DeliveryLost.
         """
-        claimed = [delivery.claimed() for delivery in deliveries]
-        for delivery in claimed:
+        taken = claimed(deliveries, "ack")
+        for delivery in taken:
             delivery.check_mine()
-        for write in ack_writes(claimed):
+        for write in ack_writes(taken):
             self._keep(write, 16 * len(write[2]))
-        self._acknowledged += claimed
+        self._acknowledged += taken
 
     def settle_deliveries(self) -> None:
         """It has committed: what was acknowledged is settled."""
@@ -166,7 +166,7 @@ class Writes(RetentionWrites):
     def _keep_number(self, word: str, key: Key, number: float) -> None:
         encoded = encode_key(key)
         write = [word, encoded, number]
-        WRITE(write, word)
+        WRITE.variants[word](write[1:], word)
         if isinstance(number, int) and not -(2**63) <= number < 2**63:
             raise InvalidArgument(f"{word}: {number} is outside of 64 bits")
         self._keep(write, len(encoded))
@@ -226,6 +226,21 @@ class Writes(RetentionWrites):
             size += write_size
         if writes:
             yield writes[start:]
+
+
+def several(events: Event | Iterable[Event], place: str) -> Iterable[Event]:
+    """One event, or several, as several.
+
+    Raises:
+        InvalidArgument: it is neither.
+    """
+    if isinstance(events, Event):
+        return (events,)
+    if not isinstance(events, Iterable):
+        raise InvalidArgument(
+            f"{place}: events: an Event, or several, is wanted, not {events!r:.60}"
+        )
+    return events
 
 
 def key_range(prefix: Key | None, start: Key | None, end: Key | None) -> tuple[bytes, bytes | None]:

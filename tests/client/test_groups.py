@@ -249,6 +249,8 @@ def test_a_delivery_is_settled_once_and_by_its_own_consumer(play: Play, name: st
             with pytest.raises(headwater.DeliveryLost, match="the token is of a delivery of event"):
                 await first.ack()
             await second.ack()
+            with pytest.raises(headwater.InvalidArgument, match="ack: a delivery is wanted, not 5"):
+                await group.ack(5)  # type: ignore[arg-type]
 
     play(scenario)
 

@@ -491,11 +491,13 @@ def test_the_blocking_face_does_the_same_without_await(real_server: ServerProces
         ({"snapshot_every": 0}, "snapshot_every: 0"),
         ({"dump": str}, "both, or neither"),
         ({"name": "\0"}, "name"),
+        ({"evolve": 5}, "evolve: a function is wanted, not 5"),
+        ({"decide": "x"}, "decide: a function is wanted, not 'x'"),
     ],
 )
 def test_a_repository_that_means_nothing_is_refused(arguments: Any, message: str) -> None:
     with pytest.raises(headwater.InvalidArgument, match=message):
-        Repository(Account, evolve, **arguments)
+        Repository(**{"initial": Account, "evolve": evolve, **arguments})
 
 
 def test_coroutines_are_refused_where_pure_functions_are_meant(real_server: ServerProcess) -> None:
@@ -512,5 +514,9 @@ def test_coroutines_are_refused_where_pure_functions_are_meant(real_server: Serv
             ACCOUNTS.on(db).decide("a", decides)
         with pytest.raises(headwater.InvalidArgument, match="is no function"):
             ACCOUNTS.on(db).decide("a", {"deposit": 1})
+        with pytest.raises(headwater.InvalidArgument, match=r"decide: events: .*not 5"):
+            ACCOUNTS.on(db).decide("a", lambda account: 5)
+        with pytest.raises(headwater.InvalidArgument, match=r"save: events: .*not 5"):
+            ACCOUNTS.on(db).save("a", 5, 0)  # type: ignore[arg-type]
         with pytest.raises(headwater.InvalidArgument, match="a database or a transaction"):
             ACCOUNTS.on("db")  # type: ignore[call-overload]

@@ -47,6 +47,15 @@ WRONG: dict[str, Callable[[Writes], None]] = {
         "s", Event("A", tags=[str(n) for n in range(65)])
     ),
     "event 0 of 's': an Event is wanted": lambda w: w.append("s", ["A"]),  # type: ignore[list-item]
+    "append: events: an Event, or several, is wanted, not 5": lambda w: w.append("s", 5),  # type: ignore[arg-type]
+    "^add: number": lambda w: w.add("a", "b"),  # type: ignore[arg-type]
+    "^truncate: before: -1": lambda w: w.truncate("s", before=-1),
+    "^set_retention: max_count: 0": lambda w: w.set_retention("s", max_count=0),
+    "erase: versions: several are wanted, not 5": lambda w: w.erase("s", versions=5),  # type: ignore[arg-type]
+    "erase: ids: several are wanted, not 7": lambda w: w.erase("s", ids=7),  # type: ignore[arg-type]
+    r"erase: versions\[1\]: 0; allowed": lambda w: w.erase("s", versions=[1, 0]),
+    r"erase: positions\[0\]: int": lambda w: w.erase(positions="7"),  # type: ignore[arg-type]
+    "ack: a delivery is wanted, not 5": lambda w: w.ack(5),  # type: ignore[arg-type]
     "save_snapshot: version": lambda w: w.save_snapshot("s", version=-1, state=1),
     "save_snapshot: schema": lambda w: w.save_snapshot("s", version=1, state=1, schema=-1),
     "state of 's' cannot be encoded": lambda w: w.save_snapshot("s", version=1, state=object()),
