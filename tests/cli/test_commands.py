@@ -281,6 +281,16 @@ def test_the_command_line_lists_streams_and_says_what_is_kept(empty: ServerProce
     result = call("stream", "erase", *url, "person", "3", "--yes")
     assert result.exit_code == 1
     assert "has no version 3" in result.output
+    # A range beyond the end took all memory, and one backwards erased nothing and said so
+    # as if all were well; so did the deletion of a stream that was mistyped.
+    for versions, message in (("2-9999999999999", "has no version 9999999999999"), ("2-1", "2-1")):
+        result = call("stream", "erase", *url, "person", versions, "--yes")
+        assert result.exit_code != 0
+        assert message in result.output
+    for command in (("delete", "--yes"), ("erase", "1", "--yes")):
+        result = call("stream", command[0], *url, "persn", *command[1:])
+        assert result.exit_code == 1
+        assert "there is no stream 'persn'" in result.output
     assert call("stream", "delete", *url, "clicks", input="n\n").exit_code == 1
     assert call("stream", "delete", *url, "clicks", "--yes").exit_code == 0
     listed = [json.loads(line) for line in call("streams", *url, "--json").output.splitlines()]

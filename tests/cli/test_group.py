@@ -42,6 +42,9 @@ def test_a_group_can_begin_with_what_comes_from_now_on(
 ) -> None:
     with headwater.connect_blocking(real_server.url) as db:
         newest = db.append(name, headwater.Event("Happened")).last_position
+    refused = call(real_server, "create", name, "--now", "--after", "1")
+    assert refused.exit_code == 2
+    assert "--after or --now, not both" in refused.output
     made = call(real_server, "create", name, "--now")
     assert made.output == f"group {name} created; it begins after position {newest}\n"
 

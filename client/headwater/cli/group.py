@@ -64,7 +64,9 @@ def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
 @group.command()
 @connection_options
 @_filter_options
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Begin after this position.")
+@click.option(
+    "--after", type=click.IntRange(min=0), help="Begin after this position.  [default: 0]"
+)
 @click.option("--now", is_flag=True, help="Begin with what comes from now on.")
 @click.option("--lease", type=float, help="Seconds that a consumer may take.  [default: 30]")
 @click.option("--attempts", type=int, help="Attempts until it is parked; 0: any.  [default: 10]")
@@ -79,16 +81,19 @@ def create(
     connector: Connector,
     name: str,
     *,
-    after: int,
+    after: int | None,
     now: bool,
     types: tuple[str, ...],
     tags: tuple[str, ...],
     **rest: Any,
 ) -> None:
     """Make a group."""
+    if now and after is not None:
+        raise click.UsageError("give --after or --now, not both")
+    begin = None if now else after or 0
     with connector.connect() as db:
         position = db.groups.create(
-            name, after=None if now else after, types=types or None, tags=tags or None, **rest
+            name, after=begin, types=types or None, tags=tags or None, **rest
         )
     click.echo(f"group {name} created; it begins after position {position}")
 

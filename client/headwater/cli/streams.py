@@ -8,7 +8,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from headwater.blocking import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
+from headwater.errors import NoSuchEvent
 
 ERASED_AT_ONCE_MAX: Final = 10_000
 """Events that one commit may erase."""
@@ -90,6 +92,7 @@ def keep(connector: Connector, name: str, max_count: int | None, max_age: float 
 def delete(connector: Connector, name: str) -> None:
     """Delete a stream: all its events are hidden; its versions go on counting."""
     with connector.connect() as db:
+        _version(db, name)
         db.delete_stream(name)
     click.echo(f"{name}: deleted", err=True)
 
@@ -104,16 +107,32 @@ def erase(connector: Connector, name: str, versions: tuple[str, ...]) -> None:
 
     VERSIONS are numbers, or ranges of them as 3-7.
     """
-    numbers = [number for part in versions for number in _numbers(part)]
+    parts = [_numbers(part) for part in versions]
     with connector.connect() as db:
-        for start in range(0, len(numbers), ERASED_AT_ONCE_MAX):
-            db.erase(name, versions=numbers[start : start + ERASED_AT_ONCE_MAX])
-    click.echo(f"{name}: {len(numbers)} events are erased", err=True)
+        version, last = _version(db, name), max(part[-1] for part in parts)
+        # Before anything is erased, which cannot be taken back.
+        if last > version:
+            raise NoSuchEvent(f"stream {name!r} has no version {last}; it is at version {version}")
+        for part in parts:
+            for start in range(0, len(part), ERASED_AT_ONCE_MAX):
+                db.erase(name, versions=part[start : start + ERASED_AT_ONCE_MAX])
+    click.echo(f"{name}: {sum(map(len, parts))} events are erased", err=True)
+
+
+def _version(db: BlockingDatabase, name: str) -> int:
+    # The first of all names that begin with it is the name itself.
+    found = next(db.streams(prefix=name), None)
+    if found is None or found.stream != name:
+        raise click.ClickException(f"there is no stream {name!r}")
+    return found.version
 
 
 def _numbers(part: str) -> range:
     first, dash, last = part.partition("-")
     try:
-        return range(int(first), int(last if dash else first) + 1)
+        numbers = range(int(first), int(last if dash else first) + 1)
     except ValueError as error:
         raise click.BadParameter(f"{part!r} is no version and no range of them") from error
+    if not numbers:
+        raise click.BadParameter(f"{part!r} is a range of nothing")
+    return numbers
