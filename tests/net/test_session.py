@@ -215,6 +215,15 @@ async def test_transactions_end_with_their_connection() -> None:
         assert stats["connections"] == 1
 
 
+async def test_commits_synced_together_are_not_called_groups_which_are_of_consumers() -> None:
+    async with serving() as server:
+        client = await server.connect()
+        await client.ask("execute", server.new_id(), [], [], [["put", b"k", b"v"]])
+        stats = await client.ask("stats")
+        assert stats["commit_groups"] == 1
+        assert "groups" not in stats
+
+
 async def test_open_transactions_are_counted_for_each_connection() -> None:
     async with serving(settings(transactions_max=2)) as server:
         client, other = await server.connect(), await server.connect()

@@ -234,6 +234,6 @@ class Service:
             "connections_total": self._connections_total,
             "subscriptions": self.subscriptions.count,
             "group_members": self.group_deliveries.count,
-            "groups": self.group_commit.groups,
+            "commit_groups": self.group_commit.groups,
             "users": len(self.engine.accounts.names()),
         }
