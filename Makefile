@@ -24,7 +24,7 @@ $(READY): pyproject.toml
 	@touch $@ $(COMPILED)
 
 # An edited source is taken in place of what was compiled of it, with a warning. This compiles anew.
-$(COMPILED): $(READY) hatch_build.py $(HOT)
+$(COMPILED): hatch_build.py $(HOT) | $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
@@ -34,10 +34,10 @@ demo: $(READY)  ## Load a month of flights, kill the server in the middle, show 
 	$(BIN)/headwater demo
 
 test: $(READY)  ## Run the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --dist worksteal
 
 test-compiled: $(COMPILED)  ## Run the tests that look from outside on the compiled modules
-	HEADWATER_PURE=0 $(BIN)/pytest -q tests/net tests/isolation tests/protocol \
+	HEADWATER_PURE=0 $(BIN)/pytest -q -n logical --dist worksteal tests/net tests/isolation tests/protocol \
 	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py
 
 check: $(READY)  ## Lint, formatting, types, layers, tidiness

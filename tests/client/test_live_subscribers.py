@@ -75,7 +75,7 @@ async def test_a_thousand_live_subscribers_of_a_category_receive_every_event(
 def test_a_subscriber_that_does_not_read_for_a_while_loses_nothing_and_costs_little(
     tmp_path: Path,
 ) -> None:
-    size, count = 500_000, 320
+    size, count = 500_000, 640
     with ServerProcess(tmp_path) as server, headwater.connect_blocking(server.url) as db:
         address = db.address
         with socket.create_connection((address.host, address.port)) as slow:
@@ -88,15 +88,14 @@ def test_a_subscriber_that_does_not_read_for_a_while_loses_nothing_and_costs_lit
                 slow.sendall(frame)
                 while not connection.receive(slow.recv(1 << 16)):
                     pass
-            db.append("s-1", [headwater.Event("Noted", b"\0" * size)])
             before = resident_size(server.pid)
-            for _ in range(count - 1):
+            for _ in range(count):
                 db.append("s-1", [headwater.Event("Noted", b"\0" * size)])
-            # All of it is 150 MiB. Two memtables may hold 64 MiB; what is more than that, and
-            # something for what is being written, would be the subscriber's.
-            grown = resident_size(server.pid) - before
-            print(f"{grown / MIB:.0f} MiB more")
-            assert grown < 110 * MIB, f"{grown / MIB:.0f} MiB more"
+            # All of it is 305 MiB. Two memtables, what a checkpoint makes of one of them and the
+            # caches come to 130 MiB, with a subscriber and without.
+            grown = (resident_size(server.pid) - before) // MIB
+            print(f"{grown} MiB more")
+            assert grown < 220, f"{grown} MiB more"
             slow.settimeout(30)
             seen: list[int] = []
             while len(seen) < count:
