@@ -304,7 +304,7 @@ class TestExecute:
         )
         commit, time, first_position, last_position, versions = committed
         before = commit - 1
-        assert results == [None, [before, 0, [], False], [before, 0, None, [], False]]
+        assert results == [None, [before, 0, [], False], [before, 0, None, [], False, 1]]
         assert first_position == last_position
         assert versions == {name: 1}
         assert client.call("get", None, key) == b"value"
@@ -512,11 +512,14 @@ class TestReads:
         _append(client, name, 3)
         snapshot = ["save_snapshot", name, "sum", 1, 2, b"state"]
         client.call("execute", new_transaction_id(), [], [], [snapshot])
-        _, version, loaded, events, more = client.call("load", None, name, "sum", 1)
-        assert (version, loaded, more) == (3, [2, b"state"], False)
+        _, version, loaded, events, more, begins = client.call("load", None, name, "sum", 1)
+        assert (version, loaded, more, begins) == (3, [2, b"state"], False, 1)
         assert [event[2] for event in events] == [3]
-        _, _, loaded, events, _ = client.call("load", None, name)
+        _, _, loaded, events, *_ = client.call("load", None, name)
         assert (loaded, len(events)) == (None, 3)
+        client.call("execute", new_transaction_id(), [], [], [["delete_stream", name]])
+        _append(client, name, 1)
+        assert client.call("load", None, name)[-1] == 4
 
 
 class TestLimits:

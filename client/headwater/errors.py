@@ -46,6 +46,14 @@ class Undecodable(HeadwaterError, code="undecodable"):
     """The codec cannot read what is stored: it was written with another one."""
 
 
+class StreamTruncated(HeadwaterError, code="stream_truncated"):
+    """No state can be made of a stream: events that it needs are hidden, and no snapshot stands in.
+
+    details has `stream`, its `version`, `first`, the version of the first event that is there (one
+    above `version` if none is), and `begins`, the one from which they are needed.
+    """
+
+
 class ProjectionBehind(HeadwaterError, code="projection_behind"):
     """A projection has not come as far as it was waited for."""
 
@@ -85,6 +93,7 @@ __all__ = [
     "ReadOnly",
     "RebuildRefused",
     "ShuttingDown",
+    "StreamTruncated",
     "TimedOut",
     "TooLarge",
     "TooMany",

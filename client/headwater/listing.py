@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from headwater.pages import Pages
+from headwater.records import FIRST_VERSION
 from headwater_protocol.numbers import StreamVersion
 
 Ask = Callable[..., Awaitable[Any]]
@@ -23,6 +24,8 @@ class StreamInfo:
         version: how many events were ever appended to it.
         first: the version of the first event that can be read; above `version` if none can.
         max_count, max_age: what `set_retention` has set, None if nothing.
+        begins: the version at which it begins: 1, or one above that at which it was last deleted.
+            If `first` is above it, the stream was truncated.
     """
 
     stream: str
@@ -30,6 +33,7 @@ class StreamInfo:
     first: StreamVersion
     max_count: int | None = None
     max_age: timedelta | None = None
+    begins: StreamVersion = FIRST_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,6 @@ async def newest() -> None:
 
 
 def _stream_info(row: list[Any]) -> StreamInfo:
-    stream, version, first, count, age = row[:5]
-    return StreamInfo(
-        stream, version, first, count, None if age is None else timedelta(microseconds=age)
-    )
+    stream, version, first, count, microseconds, begins = row[:6]
+    age = None if microseconds is None else timedelta(microseconds=microseconds)
+    return StreamInfo(stream, version, first, count, age, begins)

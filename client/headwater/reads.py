@@ -196,13 +196,14 @@ class Reads(ABC):
     async def load(self, stream: str, *, schema: int = 0, name: str = "") -> Loaded:
         """A stream's newest snapshot of this name and schema, and the events after it.
 
-        A snapshot that cannot be decoded is passed over: the events are the truth.
+        A snapshot that cannot be decoded is passed over: the events are the truth. If the stream
+        was truncated, they may not be all of it: see Loaded.is_whole.
         """
         STREAM(stream, "load: stream")
         SCHEMA(schema, "load: schema")
         if name:
             NAME(name, "load: name")
-        _, version, stored, rows, more = await self._fetch("load", stream, name, schema)
+        _, version, stored, rows, more, begins, *_ = await self._fetch("load", stream, name, schema)
         snapshot = None
         if stored is not None:
             try:
@@ -219,8 +220,9 @@ class Reads(ABC):
             rest = EventPages(
                 self._fetch, self._codec, stream, after, {}, reverse=False, limit=version - after
             )
-            events += [event async for event in rest]
-        return Loaded(version, snapshot, events)
+            # Where some were hidden since the first page, later ones come in their place.
+            events += [event async for event in rest if event.version <= version]
+        return Loaded(version, snapshot, events, begins)
 
 
 def _microseconds(time: datetime, place: str) -> int:

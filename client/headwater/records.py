@@ -13,6 +13,9 @@ from headwater_protocol.numbers import CommitNumber, Position, StreamVersion
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
+FIRST_VERSION: Final = StreamVersion(1)
+"""At which a stream begins that never was deleted."""
+
 
 def time_of(microseconds: int) -> datetime:
     """The aware time, in UTC, of microseconds since 1970."""
@@ -184,12 +187,21 @@ class Loaded:
     Attributes:
         version: of the stream; 0 if there is none.
         snapshot: None if none of this name and schema is stored.
-        events: those after the snapshot, or all.
+        events: those after the snapshot, or all that can be read.
+        begins: the version at which the stream begins: 1, or one above that at which it was last
+            deleted.
     """
 
     version: StreamVersion
     snapshot: Snapshot | None
     events: list[RecordedEvent]
+    begins: StreamVersion = FIRST_VERSION
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a state can be made of it: no event is hidden that the snapshot has not seen."""
+        seen = self.begins - 1 if self.snapshot is None else self.snapshot.version
+        return len(self.events) == self.version - seen
 
 
 @dataclass(frozen=True, slots=True)

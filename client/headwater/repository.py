@@ -14,22 +14,25 @@ saves the state that it has loaded, in the transaction that appends, once `snaps
 had to be read for it. A state that would not come back equal from the codec (a tuple in a dict
 comes back as a list) is not saved, and a warning says so. One of another schema is never asked
 for; one that cannot be read is passed over.
+
+A stream that was truncated is told from one that was deleted and begins anew: a state is never made
+of what happens to be left of it.
 """
 
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
 
 from headwater.blocking import BlockingDatabase, BlockingPast, BlockingTransaction
 from headwater.codec import decode_with, encode_with
 from headwater.database import Database
-from headwater.errors import InvalidArgument
+from headwater.errors import InvalidArgument, StreamTruncated
 from headwater.past import Past
 from headwater.reads import Reads
-from headwater.records import Committed, Event, RecordedEvent
+from headwater.records import Committed, Event, Loaded, RecordedEvent
 from headwater.shapes import FunctionShape, Shape, has_shape, shape_of
 from headwater.stepping import step
 from headwater.transaction import Transaction
@@ -85,6 +88,8 @@ class Repository(Generic[State]):
             is a function: command(state, *arguments) -> events.
         dump, load: the state as plain data, and back. Dataclasses, msgspec structs and pydantic
             models need none.
+        summaries: types of events that tell all that was before them, so that a state can be made
+            from such an event on if those before it are hidden.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Repository(Generic[State]):
         decide: Decider | None = None,
         dump: Callable[[State], Any] | None = None,
         load: Callable[[Any], State] | None = None,
+        summaries: Collection[str] = (),
     ) -> None:
         SCHEMA(schema, "Repository: schema")
         if name:
@@ -108,6 +114,8 @@ class Repository(Generic[State]):
             )
         if (dump is None) != (load is None):
             raise InvalidArgument("Repository: give dump= and load= both, or neither")
+        if isinstance(summaries, str):
+            raise InvalidArgument(f"Repository: summaries: several are wanted, not {summaries!r}")
         for what, function in (("evolve", evolve), ("decide", decide)):
             if function is None and what == "decide":
                 continue
@@ -122,6 +130,7 @@ class Repository(Generic[State]):
         self.snapshot_every = snapshot_every
         self.name = name
         self.decider = decide
+        self.summaries = frozenset(summaries)
         self._initial = initial
         self._shape: Shape | None = None
         if dump is not None and load is not None:
@@ -163,11 +172,54 @@ class Repository(Generic[State]):
         return copy.deepcopy(self._initial)
 
     def replay(self, state: State, events: Iterable[RecordedEvent]) -> State:
-        """The state after some more events."""
+        """The state after some more events.
+
+        What evolve raises at an event whose data was erased says so.
+        """
         evolve = self.evolve
         for event in events:
-            state = evolve(state, event)
+            try:
+                state = evolve(state, event)
+            except Exception as error:
+                if event.erased:
+                    error.add_note(
+                        f"event {event.version} of {event.stream} ({event.type}) was erased: its "
+                        "data is None, and event.erased is true; evolve must bear that"
+                    )
+                raise
         return state
+
+    def is_summary(self, event: RecordedEvent) -> bool:
+        """Whether a state can be made from this event on, whatever was before it."""
+        return event.type in self.summaries and not event.erased
+
+    def needed(self, stream: str, loaded: Loaded) -> Sequence[RecordedEvent]:
+        """The events that a state must be made of, from a snapshot or from the initial state.
+
+        Raises:
+            StreamTruncated: some of them are hidden.
+        """
+        events = loaded.events
+        if loaded.is_whole:
+            return events
+        for place, event in enumerate(events):
+            if self.is_summary(event) and len(events) - place == loaded.version - event.version + 1:
+                return events[place:]
+        first = events[0].version if events else loaded.version + 1
+        there = f"are there from version {first} on" if events else "are all hidden"
+        raise StreamTruncated(
+            f"stream {stream!r} was truncated: it begins at version {loaded.begins}, its events "
+            f"{there}, and no snapshot {f'{self.name!r} ' if self.name else ''}of schema "
+            f"{self.schema} stands for those before. Load it with the schema that has a snapshot, "
+            f"and save that state as one of schema {self.schema}; or delete the stream to begin "
+            "anew",
+            details={
+                "stream": stream,
+                "version": loaded.version,
+                "first": first,
+                "begins": loaded.begins,
+            },
+        )
 
     def decided(self, state: State, command: Any, arguments: tuple[Any, ...]) -> tuple[Event, ...]:
         """The events that a command comes to.
@@ -240,7 +292,11 @@ class Aggregates(Generic[State]):
         self._place = place
 
     async def load(self, stream: str) -> Aggregate[State]:
-        """The state and the version of a stream: `state, version = await accounts.load(…)`."""
+        """The state and the version of a stream: `state, version = await accounts.load(…)`.
+
+        Raises:
+            StreamTruncated: events that the state needs are hidden.
+        """
         loaded = await self._replay(self._place, stream)
         return Aggregate(loaded.state, loaded.version)
 
@@ -248,6 +304,8 @@ class Aggregates(Generic[State]):
         self, stream: str, events: Event | Iterable[Event], version: int
     ) -> Committed | None:
         """Append events that were decided on the state of a version; None inside a transaction.
+
+        If a snapshot is due and events that it needs are hidden, none is kept, with a warning.
 
         Raises:
             WrongVersion: the stream is at another version.
@@ -281,6 +339,7 @@ class Aggregates(Generic[State]):
 
         Raises:
             Conflict: others were faster each time.
+            StreamTruncated: events that the state needs are hidden.
         """
         if isinstance(self._place, Transaction):
             return await self._decide(self._place, stream, command, arguments)
@@ -318,10 +377,18 @@ class Aggregates(Generic[State]):
         every = self.repository.snapshot_every
         if every is not None and version // every != (version + len(events)) // every:
             # Once in `every` events. Before they are appended: they are not recorded yet.
-            loaded = await self._replay(transaction, stream)
-            if loaded.version == version:
-                self._keep(transaction, stream, version, self._snapshot_due(stream, loaded))
+            await self._keep_at(transaction, stream, version)
         transaction.append(stream, events, expect=version)
+
+    async def _keep_at(self, transaction: Transaction, stream: str, version: int) -> None:
+        try:
+            loaded = await self._replay(transaction, stream)
+        except StreamTruncated as error:
+            # The state that was decided on came from elsewhere, and the append is as right as it.
+            warnings.warn(f"no snapshot is kept: {error}", RuntimeWarning, stacklevel=2)
+            return
+        if loaded.version == version:
+            self._keep(transaction, stream, version, self._snapshot_due(stream, loaded))
 
     def _snapshot_due(self, stream: str, loaded: _Replayed[State]) -> Any:
         every = self.repository.snapshot_every
@@ -342,16 +409,19 @@ class Aggregates(Generic[State]):
     async def _replay(self, reads: Reads, stream: str) -> _Replayed[State]:
         repository = self.repository
         loaded = await reads.load(stream, schema=repository.schema, name=repository.name)
-        events = loaded.events
+        if not loaded.is_whole:
+            # Of several pages, the later ones may have been truncated in between: once more.
+            loaded = await reads.load(stream, schema=repository.schema, name=repository.name)
         state = repository.initial()
         if loaded.snapshot is not None:
             try:
                 state = repository.load_state(loaded.snapshot.state)
             except Exception:
                 # Of code that forgot to raise its schema: the events are the truth.
-                events = [
-                    event async for event in reads.read(stream) if event.version <= loaded.version
-                ]
+                pages = reads.read(stream)
+                there = [event async for event in pages if event.version <= loaded.version]
+                loaded = Loaded(loaded.version, None, there, loaded.begins)
+        events = repository.needed(stream, loaded)
         return _Replayed(
             repository.replay(state, events),
             loaded.version,

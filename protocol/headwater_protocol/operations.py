@@ -356,7 +356,7 @@ _TABLE = (
     Operation(
         "load",
         _record(_IN, *_LOAD, _AT),
-        "[commit, version, [version, state] | nil, events, more]",
+        "[commit, version, [version, state] | nil, events, more, begins]",
         "The newest snapshot of this name and schema, and the events after it.",
     ),
     Operation(
@@ -395,7 +395,8 @@ _TABLE = (
             _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
             _AT,
         ),
-        "[commit, [[stream, version, first, max_count | nil, max_age | nil], …], cursor | nil]",
+        "[commit, [[stream, version, first, max_count | nil, max_age | nil, begins], …], "
+        "cursor | nil]",
         "Streams in the order of names. Go on after the cursor until it is nil.",
     ),
     Operation(

@@ -82,6 +82,33 @@ def test_a_projection_goes_on_in_a_loaded_database_where_it_was(
             }
 
 
+def test_a_loaded_stream_begins_where_it_did_and_its_truncation_is_told(
+    empty: ServerProcess, tmp_path: Path
+) -> None:
+    path = tmp_path / "dump.jsonl"
+    (tmp_path / "other").mkdir()
+    total = headwater.Repository(0, lambda state, event: state + event.data, name="total")
+    with headwater.connect_blocking(empty.url) as db, ServerProcess(tmp_path / "other") as other:
+        for stream in ("anew-1", "both-1", "cut-1"):
+            db.append(stream, [Event("E", n) for n in range(3)])
+        for stream in ("anew-1", "both-1"):
+            db.delete_stream(stream)
+            db.append(stream, [Event("E", n) for n in range(4)])
+        db.truncate("both-1", before=6)
+        db.truncate("cut-1", before=3)
+        # Twice: a load can be run again.
+        for _ in range(2):
+            copy(empty.url, other.url, path)
+        with headwater.connect_blocking(other.url) as loaded:
+            assert seen(loaded) == seen(db)
+            found = {s.stream: (s.begins, s.first, s.version) for s in loaded.streams()}
+            assert found == {"anew-1": (4, 4, 7), "both-1": (4, 6, 7), "cut-1": (1, 3, 3)}
+            assert total.on(loaded).load("anew-1") == (6, 7)
+            for stream in ("both-1", "cut-1"):
+                with pytest.raises(headwater.StreamTruncated):
+                    total.on(loaded).load(stream)
+
+
 def test_a_dump_of_before_there_were_positions_in_it_keeps_versions(
     empty: ServerProcess, tmp_path: Path
 ) -> None:

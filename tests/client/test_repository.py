@@ -403,6 +403,9 @@ def test_whatever_the_snapshots_the_states_are_those_of_the_events(
         run_on("trio", real_server.url, scenario)
 
 
+# Of which the first events are hidden, or the data of some.
+
+
 def test_a_truncated_stream_lives_on_by_its_snapshot_which_nothing_can_verify(
     face: str, real_server: ServerProcess
 ) -> None:
@@ -415,14 +418,180 @@ def test_a_truncated_stream_lives_on_by_its_snapshot_which_nothing_can_verify(
             10: {"balance": 10, "entries": ["Deposited"]},
             20: {"balance": 20, "entries": ["Deposited"]},
         }
-        async with db.transaction() as tx:
-            tx._keep(["truncate", stream, 15], 32)
+        await db.truncate(stream, before=15)
         assert (await accounts.load(stream)).state.balance == 25
         await accounts.decide(stream, deposit, 1)
         assert (await accounts.load(stream)).state.balance == 26
-        verdicts = [one.verdict async for one in check_snapshots(db, ACCOUNTS, prefix=stream)]
-        assert verdicts
-        assert set(verdicts) == {"gone"}
+        assert await verdicts(db, ACCOUNTS, stream) == [(20, "gone")]
+        # What comes after it can be held against it.
+        for version, balance in ((22, 22), (24, 25)):
+            state = {"balance": Decimal(balance), "entries": ["Deposited"]}
+            await db.save_snapshot(stream, version=version, state=state, schema=1, name="account")
+        assert await verdicts(db, ACCOUNTS, stream) == [(22, "gone"), (24, "differs")]
+
+    run_on(face, real_server.url, scenario)
+
+
+async def verdicts(
+    db: headwater.Database, repository: Repository[Any], stream: str
+) -> list[tuple[int, str]]:
+    found = check_snapshots(db, repository, prefix=stream)
+    return [(checked.version, checked.verdict) async for checked in found]
+
+
+@pytest.mark.parametrize("hide", ["truncate", "all", "count"])
+def test_a_truncated_stream_without_a_snapshot_is_refused_and_not_replayed_from_its_middle(
+    hide: str, face: str, real_server: ServerProcess
+) -> None:
+    # It gave the state that the rest of the events come to: balances that nobody ever had.
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh(hide, face)
+        for _ in range(25):
+            await ACCOUNTS.on(db).decide(stream, deposit, 1)
+        changed = replace_schema(ACCOUNTS, 2)
+        assert (await changed.on(db).load(stream)).state.balance == 25
+        if hide == "count":
+            await db.set_retention(stream, max_count=7)
+        else:
+            await db.truncate(stream, before=19 if hide == "truncate" else 26)
+        first = 26 if hide == "all" else 19
+        accounts = changed.on(db)
+        with pytest.raises(headwater.StreamTruncated, match="no snapshot 'account' of schema 2"):
+            await accounts.load(stream)
+        with pytest.raises(headwater.StreamTruncated) as refused:
+            await accounts.decide(stream, deposit, 1)
+        assert refused.value.details == {
+            "stream": stream,
+            "version": 25,
+            "first": first,
+            "begins": 1,
+        }
+        assert not refused.value.retryable
+        async with db.transaction() as tx:
+            with pytest.raises(headwater.StreamTruncated):
+                await changed.on(tx).load(stream)
+        with pytest.raises(headwater.StreamTruncated):
+            await changed.on(db.at(commit=(await db.ping()).commit)).load(stream)
+        assert await verdicts(db, changed, stream) == (
+            [(25, "missing")] if await snapshots_of(db, stream) else []
+        )
+
+        # What is appended in spite of it is, and no wrong state is kept.
+        with pytest.warns(RuntimeWarning, match="no snapshot is kept: stream .* was truncated"):
+            await accounts.save(stream, [deposit(EMPTY, 1)] * 10, 25)
+        assert 25 not in await snapshots_of(db, stream)
+
+    run_on(face, real_server.url, scenario)
+
+
+def replace_schema(repository: Repository[Account], schema: int) -> Repository[Account]:
+    return Repository(Account, evolve, snapshot_every=10, name=repository.name, schema=schema)
+
+
+def test_a_truncated_stream_goes_on_at_a_new_schema_once_its_state_is_brought_over(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("migrated", face)
+        for _ in range(25):
+            await ACCOUNTS.on(db).decide(stream, deposit, 1)
+        await db.truncate(stream, before=21)
+        changed = replace_schema(ACCOUNTS, 2)
+        assert await verdicts(db, changed, stream) == [(25, "missing")]
+        state, version = await ACCOUNTS.on(db).load(stream)
+        await db.save_snapshot(
+            stream, version=version, state=changed.dump_state(state), schema=2, name="account"
+        )
+        assert (await changed.on(db).load(stream)).state.balance == 25
+        assert await verdicts(db, changed, stream) == [(25, "gone")]
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_a_stream_that_was_deleted_begins_anew_from_the_initial_state(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        accounts = ACCOUNTS.on(db)
+        stream = fresh("anew", face)
+        for _ in range(15):
+            await accounts.decide(stream, deposit, 1)
+        await db.delete_stream(stream)
+        assert await accounts.load(stream) == (EMPTY, 15)
+        for _ in range(15):
+            await accounts.decide(stream, deposit, 2)
+        assert (await accounts.load(stream)).state.balance == 30
+        assert (await replace_schema(ACCOUNTS, 2).on(db).load(stream)).state.balance == 30
+        assert await verdicts(db, ACCOUNTS, stream) == [(25, "equal")]
+        info = await anext(db.streams(prefix=stream))
+        assert (info.begins, info.first, info.version) == (16, 16, 30)
+        await db.truncate(stream, before=28)
+        with pytest.raises(headwater.StreamTruncated, match="it begins at version 16, its events"):
+            await replace_schema(ACCOUNTS, 2).on(db).load(stream)
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_a_summary_stands_for_the_events_before_it(face: str, real_server: ServerProcess) -> None:
+    def carry(account: Account) -> Event:
+        return Event("Carried", {"balance": account.balance})
+
+    def evolve_carried(account: Account, event: RecordedEvent) -> Account:
+        if event.type == "Carried":
+            return Account(event.data["balance"], ("Carried",))
+        return evolve(account, event)
+
+    books = Repository(
+        Account, evolve_carried, snapshot_every=None, name="books", summaries=["Carried"]
+    )
+
+    async def scenario(db: headwater.Database) -> None:
+        accounts = books.on(db)
+        stream = fresh("books", face)
+        for _ in range(4):
+            await accounts.decide(stream, deposit, 1)
+        carried = await accounts.decide(stream, carry)
+        await accounts.decide(stream, deposit, 1)
+        for before in (2, carried.version):
+            await db.truncate(stream, before=before)
+            assert (await accounts.load(stream)).state.balance == 5
+        await db.save_snapshot(
+            stream, version=6, state={"balance": 6, "entries": []}, schema=1, name="books"
+        )
+        assert await verdicts(db, books, stream) == [(6, "differs")]
+        await db.erase(stream, versions=[carried.version])
+        with pytest.raises(headwater.StreamTruncated):
+            await accounts.load(stream)
+
+    run_on(face, real_server.url, scenario)
+    with pytest.raises(headwater.InvalidArgument, match="summaries: several are wanted"):
+        Repository(Account, evolve, summaries="Carried")
+
+
+def test_evolve_is_given_erased_events_without_data_and_an_error_says_so(
+    face: str, real_server: ServerProcess
+) -> None:
+    def forgiving(account: Account, event: RecordedEvent) -> Account:
+        return account if event.erased else evolve(account, event)
+
+    bears_it = Repository(Account, forgiving, snapshot_every=10, name="account")
+
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("erased", face)
+        for _ in range(12):
+            await ACCOUNTS.on(db).decide(stream, deposit, 1)
+        assert (await bears_it.on(db).load(stream)).state.balance == 12
+        await db.erase(stream, versions=[3])
+        # The snapshot was made of what is erased: it is gone, and the events are the truth.
+        assert await snapshots_of(db, stream) == {}
+        assert (await bears_it.on(db).load(stream)).state.balance == 11
+        await bears_it.on(db).decide(stream, deposit, 1)
+        assert (await snapshots_of(db, stream))[12]["balance"] == 11
+        assert await verdicts(db, bears_it, stream) == [(12, "equal")]
+        with pytest.raises(TypeError) as failed:
+            await replace_schema(ACCOUNTS, 2).on(db).load(stream)
+        (note,) = failed.value.__notes__
+        assert note.startswith(f"event 3 of {stream} (Deposited) was erased: its data is None")
 
     run_on(face, real_server.url, scenario)
 
@@ -433,7 +602,7 @@ def test_a_truncated_stream_lives_on_by_its_snapshot_which_nothing_can_verify(
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     with FakeServer() as server:
-        server.on("load", [7, 0, None, [], False])
+        server.on("load", [7, 0, None, [], False, 1])
         yield server
 
 
@@ -478,6 +647,15 @@ def test_the_blocking_face_does_the_same_without_await(real_server: ServerProces
         assert state.balance == 5
         assert version == 3
         assert isinstance(accounts, headwater.BlockingAggregates)
+        db.truncate(stream, before=2)
+        with pytest.raises(headwater.StreamTruncated):
+            accounts.load(stream)
+        assert db.load(stream).is_whole is False
+        db.delete_stream(stream)
+        assert accounts.load(stream) == (EMPTY, 3)
+        accounts.save(stream, deposit(EMPTY, 5), 3)
+        state, version = accounts.load(stream)
+        assert (int(state.balance), int(version)) == (5, 4)
         assert ACCOUNTS.on(db.at(commit=db.ping().commit)).load(stream) == (state, version)
 
 

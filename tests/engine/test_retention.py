@@ -166,7 +166,7 @@ def test_a_deleted_stream_is_no_stream_until_it_is_appended_to_again(database: D
     assert [c.category for c in now(database).list_categories(None, 10).categories] == ["b"]
     database.execute(append("a-1", 2, NO_STREAM))
     assert stream_versions(now(database)) == [10, 11]
-    assert now(database).list_streams("a", None, 10).streams == [("a-1", 11, 10, None, None)]
+    assert now(database).list_streams("a", None, 10).streams == [("a-1", 11, 10, None, None, 10)]
     with pytest.raises(WrongVersion):
         database.execute(append("a-1", 1, NO_STREAM))
 
@@ -244,6 +244,36 @@ def test_a_snapshot_counts_as_long_as_the_events_after_it_are_there(database: Da
     database.execute(["save_snapshot", "a-1", "", 0, 4, b"four"])
     assert now(database).load("a-1", "", 0).snapshot is None
     assert database.engine.read_snapshots(None, 10) == ([], None)
+
+
+def test_a_truncated_stream_is_told_from_one_that_was_deleted_and_begins_anew(
+    database: Database,
+) -> None:
+    # Both have events from some version on, and nothing before: whoever makes a state of them
+    # must know whether anything is missing.
+    def begins(at: int | None = None) -> list[int]:
+        reader = database.engine.reader(at)
+        listed = [e.begins for e in reader.list_streams("a-1", None, 1).streams]
+        return [reader.load("a-1", "", 0).begins, *listed]
+
+    assert begins() == [1, 1]
+    database.execute(["truncate", "a-1", 4])
+    assert begins() == [1, 1]
+    before = database.engine.published
+    database.execute(["delete_stream", "a-1"])
+    assert begins() == [10]
+    database.execute(append("a-1", 3))
+    database.execute(["save_snapshot", "a-1", "", 0, 11, b"eleven"])
+    for change in (["truncate", "a-1", 12], ["set_retention", "a-1", 1, None]):
+        database.execute(change)
+        database.checkpoint()
+        assert begins() == [10, 10]
+        assert begins(before) == [1, 1]
+    opened = database.begin()
+    opened.write([["delete_stream", "a-1"], append("a-1")])
+    loaded = opened.load("a-1", "", 0)
+    assert (loaded.begins, versions(loaded.events)) == (13, [13])
+    database.engine.rollback(opened.id, opened.owner)
 
 
 # Erasing.

@@ -2,7 +2,7 @@
 
     {"headwater": 1, "commit": 1234, "time": "…", "events": 500}
     {"key": ["balance", "ann"], "value": 90}
-    {"retention": "clicks", "first": 7, "max_count": 100, "max_age": null, "position": 12}
+    {"retention": "clicks", "first": 7, "begins": 1, "max_count": 100, "max_age": null, …}
     {"stream": "account-ann", "version": 1, "type": "Opened", "id": "…", "data": …, …}
     {"snapshot": "account-ann", "name": "", "schema": 1, "version": 1, "state": …}
     {"end": {"keys": 1, "events": 500, "snapshots": 1}}
@@ -10,7 +10,8 @@
 The first line is the header; the last one says that the dump is complete. What JSON does not
 have is tagged (headwater.cli.tagged_json). An event whose data was erased has `"erased": true` in
 place of data. Positions are those of the lines, from 1; an event that comes after hidden ones says
-its `position`, and `retention` the one of the first event that is left. The history of keys, hidden
+its `position`, and `retention` the one of the first event that is left. A stream `begins` where it
+was last deleted, or at 1; if `first` is above that, it was truncated. The history of keys, hidden
 events, deleted streams, consumer groups, and users are left out.
 """
 
@@ -78,14 +79,9 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
             counts["keys"] += 1
             progress.advance(bar)
         progress.update(bar, total=counts["keys"])
-        for stream in past.streams():
-            if (stream.first, stream.max_count, stream.max_age) != (1, None, None):
-                age = None if stream.max_age is None else stream.max_age.total_seconds()
-                kept = {"first": stream.first, "max_count": stream.max_count, "max_age": age}
-                oldest = next(past.read(stream.stream, limit=1), None)
-                at = None if oldest is None else oldest.position
-                write({"retention": stream.stream, **kept, "position": at})
-                counts["retention"] = counts.get("retention", 0) + 1
+        for kept in _kept(past):
+            write(kept)
+            counts["retention"] = counts.get("retention", 0) + 1
         bar = progress.add_task("events", total=total)
         position = 0
         for event in past.read_all():
@@ -126,6 +122,22 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
         progress.update(bar, total=counts["snapshots"])
     write({"end": counts})
     return counts
+
+
+def _kept(past: BlockingPast) -> Iterator[dict[str, Any]]:
+    """What is kept of each stream that is not there from its first event on, or will not be."""
+    for stream in past.streams():
+        if (stream.first, stream.max_count, stream.max_age) == (1, None, None):
+            continue
+        oldest = next(past.read(stream.stream, limit=1), None)
+        yield {
+            "retention": stream.stream,
+            "first": stream.first,
+            "begins": stream.begins,
+            "max_count": stream.max_count,
+            "max_age": None if stream.max_age is None else stream.max_age.total_seconds(),
+            "position": None if oldest is None else oldest.position,
+        }
 
 
 def _last_position(past: BlockingPast) -> int:

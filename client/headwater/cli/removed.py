@@ -97,13 +97,18 @@ class Removed:
 
     def _stand_in(self, stream: str, count: int) -> None:
         batch = self._db.batch()
-        events = [Event(REMOVED, b"")] * count
         if stream == REMOVED:
-            batch.append(stream, events)
+            batch.append(stream, _stand_ins(count))
             batch.delete_stream(stream)
         else:
             version, line = self._rooms[stream]
-            batch.append(stream, events, expect=version)
+            # Of them, those before the stream was deleted and began anew.
+            former = min(count, max(0, line.get("begins", 1) - 1 - version))
+            if former:
+                batch.append(stream, _stand_ins(former), expect=version)
+                batch.delete_stream(stream)
+            if count > former:
+                batch.append(stream, _stand_ins(count - former), expect=version + former)
             version += count
             self._rooms[stream] = (version, line)
             if version == line["first"] - 1:
@@ -111,6 +116,10 @@ class Removed:
                 _keep(batch, line)
         self._db.execute(batch)
         self.position += count
+
+
+def _stand_ins(count: int) -> list[Event]:
+    return [Event(REMOVED, b"")] * count
 
 
 def _keep(batch: Batch, line: dict[str, Any]) -> None:

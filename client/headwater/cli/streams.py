@@ -34,6 +34,7 @@ def streams(connector: Connector, prefix: str, categories: bool, as_json: bool) 
                     "stream": each.stream,
                     "version": each.version,
                     "first": each.first,
+                    "begins": each.begins,
                     "max_count": each.max_count,
                     "max_age": None if each.max_age is None else each.max_age.total_seconds(),
                 }

@@ -49,8 +49,8 @@ def verify_snapshots(
     """Replay every stream that has snapshots of AGGREGATE, and compare.
 
     AGGREGATE is module:attribute, where a headwater.Repository stands. Snapshots of its name and
-    its schema are looked at. Each that is not what the events come to is told, and the exit code
-    is 1 then.
+    its schema are looked at. Each that is not what the events come to is told, and each truncated
+    stream that has none of this schema and so cannot be loaded; the exit code is 1 then.
     """
     repository = _named(aggregate)
     if not isinstance(repository, Repository):
@@ -58,7 +58,7 @@ def verify_snapshots(
             f"{aggregate} is no headwater.Repository, but a {type(repository).__name__}"
         )
     codec = None if codec_place is None else _named(codec_place)
-    counts = {"equal": 0, "differs": 0, "unreadable": 0, "gone": 0}
+    counts = {"equal": 0, "differs": 0, "unreadable": 0, "gone": 0, "missing": 0}
 
     async def check_all() -> None:
         # The core of the blocking face: the same code, stepped.
@@ -68,11 +68,14 @@ def verify_snapshots(
 
     with connector.connect(codec=codec) as db:
         step(check_all())
+    missing = counts.pop("missing")
     click.echo(
         f"{sum(counts.values())} snapshots: {counts['equal']} equal, {counts['differs']} differ, "
         f"{counts['unreadable']} unreadable, {counts['gone']} of events that are gone"
     )
-    if counts["differs"] or counts["unreadable"]:
+    if missing:
+        click.echo(f"{missing} truncated streams have no snapshot of schema {repository.schema}")
+    if missing or counts["differs"] or counts["unreadable"]:
         raise SystemExit(1)
 
 
@@ -89,7 +92,11 @@ def _tell(checked: Checked) -> None:
         case "unreadable":
             click.echo(f"{place}: the snapshot cannot be read; loading passes over it")
         case "gone":
-            click.echo(f"{place}: not verified, for its first events are gone")
+            click.echo(f"{place}: not verified, for events before it were truncated")
+        case "missing":
+            click.echo(
+                f"{place}: it was truncated and has no snapshot of this schema: it cannot be loaded"
+            )
 
 
 def _shown(state: Any) -> str:

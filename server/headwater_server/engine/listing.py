@@ -29,7 +29,8 @@ _ALL: Final = 2**62
 class StreamEntry(NamedTuple):
     """A stream: its name, its version, the version of the first event that can be read.
 
-    And what is set to be kept of it: so many events, so many microseconds; None: all.
+    And what is set to be kept of it: so many events, so many microseconds; None: all. *begins* is
+    the version of the first event of its present life, whether it is hidden or not.
     """
 
     stream: str
@@ -37,6 +38,7 @@ class StreamEntry(NamedTuple):
     first: int
     count_max: int | None = None
     age_us_max: int | None = None
+    begins: int = 1
 
 
 class CategoryEntry(NamedTuple):
@@ -89,7 +91,8 @@ def list_streams(
             found.append(StreamEntry(name, version, 1))
         elif (rule := visibility.rule(name)).deleted != version:
             kept = rule.count_max or None, rule.age_us_max or None
-            found.append(StreamEntry(name, version, visibility.first(name), *kept))
+            first = visibility.first(name)
+            found.append(StreamEntry(name, version, first, *kept, begins=rule.deleted + 1))
     return StreamsPage(found, None)
 
 

@@ -51,12 +51,16 @@ class EventsPage(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A stream's version, its newest usable snapshot (version, state), and the events after."""
+    """A stream's version, its newest usable snapshot (version, state), and the events after.
+
+    *begins* is the version of the first event of its present life, whether it is hidden or not.
+    """
 
     version: int
     snapshot: tuple[int, bytes] | None
     events: list[bytes]
     more: bool
+    begins: int
 
 
 class Reader:
@@ -110,11 +114,11 @@ class Reader:
         after = 0 if snapshot is None else snapshot[0]
         page = self.read_stream(stream, after, limits.PAGE_ITEMS_MAX, reverse=False)
         if snapshot is None:
-            return Loaded(page.version, None, page.events, page.more)
+            return Loaded(page.version, None, page.events, page.more, self._begins(stream))
         # An answer is one frame: a large snapshot leaves little room, or none, for events.
         events = _within(page.events, _LOAD_SIZE_MAX - len(snapshot[1]))
         more = page.more or len(events) < len(page.events)
-        return Loaded(page.version, snapshot, events, more)
+        return Loaded(page.version, snapshot, events, more, self._begins(stream))
 
     def read_all(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> EventsPage:
         """Events of all streams after a position, or in reverse before it (0: from the end)."""
@@ -165,6 +169,10 @@ class Reader:
     def _is_thinned(self) -> bool:
         """Whether any event may be hidden from this reader."""
         return self._state.retention.in_use
+
+    def _begins(self, stream: str) -> int:
+        """The version at which the present life of a stream begins."""
+        return self._rule_of(stream).deleted + 1 if self._is_thinned() else 1
 
     def _rule_of(self, stream: str) -> Rule:
         return stored_rule(self._state, stream, self.view)

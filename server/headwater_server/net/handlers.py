@@ -271,13 +271,14 @@ def _load_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     stream, name, schema = arguments
     loaded = reader.load(stream, name, schema)
     return [
-        array_header(5),
+        array_header(6),
         encode(reader.view),
         encode(loaded.version),
         encode(loaded.snapshot),
         array_header(len(loaded.events)),
         *loaded.events,
         encode(loaded.more),
+        encode(loaded.begins),
     ]
 
 
