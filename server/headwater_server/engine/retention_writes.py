@@ -116,10 +116,11 @@ class RetentionEvaluator:
         Raises:
             InvalidArgument, NoSuchEvent.
         """
-        if write.word.startswith("erase"):
-            self._erase(self._positions(write))
-            return
         name = write.stream
+        if write.word.startswith("erase"):
+            positions, versions = self._places(write)
+            self._erase(name, positions, versions)
+            return
         assert name is not None
         stream = self._stream(name)
         stream.rule = changed_rule(self.state, write, name, stream.rule, version, self.now)
@@ -170,7 +171,8 @@ class RetentionEvaluator:
 
     # Erasing.
 
-    def _positions(self, write: RetentionWrite) -> list[int]:
+    def _places(self, write: RetentionWrite) -> tuple[list[int], list[int]]:
+        """The positions of the events, and their versions, as far as the write names a stream."""
         state = self.state
         if write.word == "erase_positions":
             (positions,) = write.arguments
@@ -180,7 +182,7 @@ class RetentionEvaluator:
                         f"erase: there is no event at position {position}; the newest is at "
                         f"{state.last_position}"
                     )
-            return list(positions)
+            return list(positions), [0] * len(positions)
         stream, members = write.arguments
         head = state.head(stream)
         if write.word == "erase_ids":
@@ -201,23 +203,31 @@ class RetentionEvaluator:
                         f"erase: stream {stream!r} has no version {version}; it is at version "
                         f"{head.version}"
                     )
-        return [state.stream_positions(stream, head, version, version)[0] for version in versions]
+        positions = [state.stream_positions(stream, head, each, each)[0] for each in versions]
+        return positions, list(versions)
 
-    def _erase(self, positions: list[int]) -> None:
+    def _erase(self, name: str | None, positions: list[int], versions: list[int]) -> None:
         state = self.state
-        commit = state.last_commit + 1
         pending = {position for _, position in state.retention.pending}
-        for position, stored in zip(positions, state.events(positions), strict=True):
-            # Of one that was removed nothing is left to erase.
-            if not stored or position in pending or position in self._erased:
+        events = zip(positions, versions, state.events(positions), strict=True)
+        for position, version, stored in events:
+            if not stored:
+                # Of one that was removed nothing is left to erase, but snapshots may hold it.
+                if name is not None:
+                    self._note_erased(name, version)
+                continue
+            if position in pending or position in self._erased:
                 continue
             event = decode_event(stored)
             if event.data is None:
                 continue
             self._erased[position] = None
-            stream = self._stream(event.stream)
-            lowest = stream.rule.erased_from
-            stream.rule = stream.rule._replace(
-                erased_from=min(lowest, event.version) if lowest else event.version,
-                erased_commit=commit,
-            )
+            self._note_erased(event.stream, event.version)
+
+    def _note_erased(self, name: str, version: int) -> None:
+        stream = self._stream(name)
+        lowest = stream.rule.erased_from
+        stream.rule = stream.rule._replace(
+            erased_from=min(lowest, version) if lowest else version,
+            erased_commit=self.state.last_commit + 1,
+        )

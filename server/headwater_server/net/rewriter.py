@@ -8,8 +8,6 @@ disk that is full is waited out, and an event that is damaged leaves its segment
 is a reason to stop serving.
 """
 
-from typing import Final
-
 import structlog
 import trio
 
@@ -20,9 +18,6 @@ from headwater_server.net.group_commit import GroupCommit
 from headwater_server.storage.errors import DiskFull
 
 _log = structlog.get_logger(__name__)
-
-REST_S: Final = 60.0
-"""Seconds between two walks over the streams with rules: hidden events are in nobody's way."""
 
 
 class Rewriter:
@@ -35,11 +30,13 @@ class Rewriter:
         checkpointer: Checkpointer,
         *,
         interval_ms: int,
+        rest_ms: int,
     ) -> None:
         self._engine = engine
         self._group_commit = group_commit
         self._checkpointer = checkpointer
         self._interval_s = interval_ms / 1000
+        self._rest_s = rest_ms / 1000
         self._rest_until = float("-inf")
 
     async def run(self) -> None:
@@ -67,4 +64,4 @@ class Rewriter:
         if rewriting.wants_roll:
             self._group_commit.seal(always=True)
         if complete:
-            self._rest_until = trio.current_time() + REST_S
+            self._rest_until = trio.current_time() + self._rest_s

@@ -111,6 +111,7 @@ class Server:
             self._group_commit,
             self._checkpointer,
             interval_ms=settings.maintenance_ms,
+            rest_ms=settings.rewrite_rest_ms,
         )
         self.service = Service(
             engine,

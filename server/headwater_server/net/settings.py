@@ -113,6 +113,10 @@ class ServerSettings:
     disk_retry_ms: int = 1 * SECOND_MS
     """How long to wait before a full disk is tried again."""
 
+    rewrite_rest_ms: int = 60 * SECOND_MS
+    """How long to wait between two walks over the streams of which something is hidden: hidden
+    events are in nobody's way."""
+
     shutdown_ms_max: int = 10 * SECOND_MS
     """How long running transactions may take to end after SIGTERM. Init systems and container
     runtimes kill after 10 to 90 seconds, and the last checkpoint comes on top."""
