@@ -6,6 +6,7 @@ prints calls in a second. The comparison runs it for each pair, in turn.
 """
 
 import asyncio
+import importlib.util
 import itertools
 import subprocess
 import sys
@@ -41,6 +42,13 @@ def server_of(name: str) -> str:
     """Which server a loop talks to."""
     word = name.partition("-")[0]
     return {"asyncpg": "postgresql"}.get(word, word)
+
+
+def missing_package(name: str) -> str | None:
+    """The package that a loop needs and that is not installed, if there is one."""
+    # It is called as the first word of the loop, whoever's it is.
+    word = name.partition("-")[0]
+    return word if importlib.util.find_spec(word) is None else None
 
 
 def measure(name: str, port: int, seconds: float) -> float:

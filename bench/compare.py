@@ -119,7 +119,10 @@ def measure_clients(started: dict[str, Server], rounds: int, seconds: float) -> 
     """Pairs of clients, in turn."""
     for title, ours, theirs, target in clients.PAIRS:
         rival = started.get(clients.server_of(theirs))
-        if rival is None:
+        package = clients.missing_package(theirs)
+        if rival is None or package is not None:
+            why = "its server" if rival is None else f"the package {package}"
+            print(f"skipped: {title}, times {theirs}: {why} is not installed")
             continue
         values: list[float] = []
         for _ in range(rounds):
