@@ -42,6 +42,7 @@ encode: Final = _packer.pack
 """The msgpack of a value."""
 
 _ARRAY_HEADERS: Final = tuple(bytes([0x90 + count]) for count in range(16))
+_BIN_HEADERS: Final = tuple(b"\xc4" + bytes([size]) for size in range(256))
 
 
 def array_header(count: int) -> bytes:
@@ -51,6 +52,15 @@ def array_header(count: int) -> bytes:
     if count < 1 << 16:
         return b"\xdc" + _U16.pack(count)
     return b"\xdd" + _U32.pack(count)
+
+
+def bin_header(size: int) -> bytes:
+    """What stands before *size* bytes."""
+    if size < 1 << 8:
+        return _BIN_HEADERS[size]
+    if size < 1 << 16:
+        return b"\xc5" + _U16.pack(size)
+    return b"\xc6" + _U32.pack(size)
 
 
 def encode_array(members: Sequence[bytes]) -> bytes:

@@ -1,5 +1,7 @@
 """Stored events: their form, their categories, and ids that nobody gave."""
 
+from typing import Any
+
 import pytest
 
 from headwater_server.engine.events import (
@@ -9,6 +11,7 @@ from headwater_server.engine.events import (
     derive_event_id,
     derive_event_ids,
     encode_event,
+    encode_events,
 )
 
 
@@ -23,6 +26,34 @@ def test_a_stored_event_is_one_array_of_ten_as_the_wire_has_it() -> None:
     stored = encode_event(1, "a", 1, 1, 0, bytes(16), "T", b"d", b"m", ["x"])
     nine = b"\x01\xa1a\x01\x01\x00\xc4\x10" + bytes(16) + b"\xa1T\xc4\x01d\xc4\x01m"
     assert stored == b"\x9a" + nine + b"\x91\xa1x"
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 40])
+# Numbers on both sides of each width that msgpack has for them.
+@pytest.mark.parametrize("number", [1, 120, 127, 128, 250, 65_530, 65_536, 2**32 - 20, 2**40])
+def test_many_events_are_stored_as_each_of_them_would_be(number: int, count: int) -> None:
+    forms: list[list[Any]] = [
+        [None, "Happened", b"data", b""],
+        [None, "Happened", bytes(200), b"", []],
+        [b"\x07" * 16, "Happened", bytes(300), b"m"],
+        [None, "Ended", bytes(70_000), bytes(256), ["tag", "\u00e4"]],
+        [None, "Happened", b"", b"", ["tag"]],
+    ]
+    events = [forms[place % len(forms)] for place in range(count)]
+    ids = derive_event_ids(bytes(15) + b"\x09", 3, count)
+    stored = encode_events(number, "account-ann", number + 7, 9, 10**15, ids, events)
+    assert stored == [
+        encode_event(
+            number + place,
+            "account-ann",
+            number + 7 + place,
+            9,
+            10**15,
+            ids[place] if event[0] is None else event[0],
+            *event[1:],
+        )
+        for place, event in enumerate(events)
+    ]
 
 
 def test_an_event_from_before_there_were_tags_has_none() -> None:

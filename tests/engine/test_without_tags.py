@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headwater_server.engine import evaluation
-from headwater_server.engine.events import decode_event, encode_event
+from headwater_server.engine.events import decode_event, encode_events
 from headwater_server.engine.filters import EVERYTHING, Criterion, EventFilter
 from tests.engine.database import Database, all_events
 from tests.engine.offline.damaged import Closed
@@ -15,15 +15,14 @@ def append(identity: int, *tags: str) -> list[Any]:
     return ["append", "s", -1, [[bytes([identity]) * 16, "T", b"d%d" % identity, b"", [*tags]]]]
 
 
-def pack_nine(members: tuple[Any, ...]) -> bytes:
-    packed = encode_event(*members[:9])
-    return b"\x99" + packed[1:-1]
+def encode_nine(*members: Any) -> list[bytes]:
+    return [b"\x99" + packed[1:-1] for packed in encode_events(*members)]
 
 
 def test_old_events_are_read_found_repeated_and_checked_beside_new_ones() -> None:
     database = Database()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "pack_event", pack_nine)
+        patch.setattr(evaluation, "encode_events", encode_nine)
         database.execute(append(1))
         database.checkpoint()
         database.execute(append(2))

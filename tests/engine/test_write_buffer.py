@@ -177,11 +177,18 @@ def test_appends_are_kept_in_order_with_their_conditions() -> None:
         ["append", "b", 3, [second], {"types": ["Second"]}, 7],
         ["append", "a", -1, [second], None],
     )
-    assert buffer.appends == [
-        Append("a", -1, [first]),
-        Append("b", 3, [second], EventFilter(types=("Second",)), 7),
-        Append("a", -1, [second]),
+    assert [(a.stream, a.expect, a.events, a.unless, a.after) for a in buffer.appends] == [
+        ("a", -1, [first], None, 0),
+        ("b", 3, [second], EventFilter(types=("Second",)), 7),
+        ("a", -1, [second], None, 0),
     ]
+
+
+def test_an_append_knows_its_sizes_and_whether_it_has_ids_and_tags() -> None:
+    plain = Append("a", -1, [[None, "T", b"12", b"3"], [None, "T", b"1", b"", []]])
+    assert (plain.size, plain.largest, plain.has_ids, plain.has_tags) == (4, 3, False, False)
+    full = Append("a", -1, [[None, "T", b"12", b""], [bytes(16), "T", b"1", b"", ["ab", "c"]]])
+    assert (full.size, full.largest, full.has_ids, full.has_tags) == (6, 4, True, True)
 
 
 def test_a_snapshot_is_an_entry_of_the_key_space_of_snapshots() -> None:

@@ -19,6 +19,7 @@ from headwater_protocol.limits import (
 )
 from headwater_protocol.messages import (
     array_header,
+    bin_header,
     decode,
     depth,
     encode,
@@ -176,6 +177,11 @@ def test_an_array_of_encoded_members_is_the_encoded_array(members: list[Any]) ->
 @pytest.mark.parametrize("count", [0, 15, 16, 65535, 65536, 100_000])
 def test_an_array_header_is_as_short_as_it_can_be(count: int) -> None:
     assert array_header(count) == encode([None] * count)[: -count or None]
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 2**16 - 1, 2**16])
+def test_the_header_of_bytes_is_as_short_as_it_can_be(size: int) -> None:
+    assert bin_header(size) + bytes(size) == encode(bytes(size))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))

@@ -18,7 +18,7 @@ from headwater_server.engine.events import (
     StoredEvent,
     decode_event,
     derive_event_ids,
-    pack_event,
+    encode_events,
 )
 from headwater_server.engine.retention import is_deleted, newest_first_version
 from headwater_server.engine.retention_writes import RetentionEvaluator, RetentionWrite
@@ -33,7 +33,7 @@ class Evaluated:
     Attributes:
         writes: flat, key, value or None, ….
         events: stored events in the order of positions.
-        placed: the stream and the type of each event.
+        runs: the stream, the type and the count of events that follow each other.
         tags: the tags of those events that have any, by the event's place.
         event_ids: flat, place, id, …, of the ids that users gave.
         versions: the version of each stream that the transaction appended to.
@@ -45,8 +45,8 @@ class Evaluated:
     __slots__ = (
         "event_ids",
         "events",
-        "placed",
         "repeated",
+        "runs",
         "settled",
         "tags",
         "unmet",
@@ -57,7 +57,7 @@ class Evaluated:
     def __init__(self) -> None:
         self.writes: list[bytes | None] = []
         self.events: list[bytes] = []
-        self.placed: list[tuple[str, str]] = []
+        self.runs: list[tuple[str, str, int]] = []
         self.tags: dict[int, Sequence[str]] = {}
         self.event_ids: list[Any] = []
         self.versions: dict[str, int] = {}
@@ -247,7 +247,7 @@ class _Appender:
         if head is None:
             head = self._heads[stream] = self._state.head(stream)
         version = self._versions.get(stream, head.version)
-        if any(event[0] is not None for event in append.events):
+        if append.has_ids:
             repeated = self._find_repeated(append, head)
             if repeated is not None:
                 # Done before, so it is done, whatever it expects. It is no part of the answer,
@@ -271,45 +271,35 @@ class _Appender:
 
     def _place_events(self, append: Append, version: int) -> None:
         into = self._into
-        stream = append.stream
-        commit = self._state.last_commit + 1
-        position = self._state.last_position + len(into.events)
-        now, events, placed = self._now, into.events, into.placed
-        ids = derive_event_ids(self._transaction, self._place, len(append.events))
-        # One pair for a run of events of one type, which is most appends.
-        pair = (stream, "")
-        for event_id, event in zip(ids, append.events, strict=True):
-            position += 1
-            version += 1
-            tags: Sequence[str] = ()
-            if len(event) == 4:
-                # Most have no tags.
-                given_id, event_type, data, metadata = event
-            else:
-                given_id, event_type, data, metadata, tags = event
-                if tags:
-                    into.tags[len(events)] = tags
-            if given_id is not None:
-                event_id = given_id
-                into.event_ids += (len(events), event_id)
-            members = (
-                position,
-                stream,
-                version,
-                commit,
-                now,
-                event_id,
-                event_type,
-                data,
-                metadata,
-                tags,
-            )
-            events.append(pack_event(members))
-            if event_type != pair[1]:
-                pair = (stream, event_type)
-            placed.append(pair)
-        self._place += len(append.events)
-        into.versions[stream] = self._versions[stream] = version
+        stream, events = append.stream, append.events
+        first, count = len(into.events), len(events)
+        into.events += encode_events(
+            self._state.last_position + first + 1,
+            stream,
+            version + 1,
+            self._state.last_commit + 1,
+            self._now,
+            derive_event_ids(self._transaction, self._place, count),
+            events,
+        )
+        if append.has_ids:
+            for place, event in enumerate(events, first):
+                if event[0] is not None:
+                    into.event_ids += (place, event[0])
+        if append.has_tags:
+            for place, event in enumerate(events, first):
+                if len(event) == 5 and event[4]:
+                    into.tags[place] = event[4]
+        # In runs: most appends are of one type.
+        begun = 0
+        event_type: str = events[0][1]
+        for place in range(1, count):
+            if events[place][1] != event_type:
+                into.runs.append((stream, event_type, place - begun))
+                begun, event_type = place, events[place][1]
+        into.runs.append((stream, event_type, count - begun))
+        self._place += count
+        into.versions[stream] = self._versions[stream] = version + count
 
     def _find_repeated(self, append: Append, head: Head) -> tuple[StoredEvent, StoredEvent] | None:
         """The first and the last of exactly these events if they are there already, else None.

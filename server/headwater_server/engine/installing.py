@@ -10,7 +10,6 @@ from typing import Final
 
 from headwater_server.engine import keyspaces
 from headwater_server.engine.events import decode_event
-from headwater_server.engine.memtable import StreamTail
 from headwater_server.engine.records import Record
 from headwater_server.engine.state import State
 from headwater_server.storage.commit_log import CommitRecord
@@ -21,13 +20,13 @@ _new: Final = tuple.__new__
 def install(
     state: State,
     record: Record,
-    placed: list[tuple[str, str]] | None = None,
+    runs: list[tuple[str, str, int]] | None = None,
     tags: Mapping[int, Sequence[str]] | None = None,
 ) -> None:
     """Apply the next record to the state.
 
-    *placed* holds the stream and type of each event, and *tags* the tags of those that have any
-    by their place, if the caller knows them already.
+    *runs* has the stream, the type and the count of events that follow each other, and *tags* the
+    tags of those that have any by their place, if the caller knows them already.
     """
     commit, transaction, time, user, writes, position, events, _ = record
     if commit == 0:
@@ -35,11 +34,12 @@ def install(
         return
     install_writes(state, commit, position, writes)
     if events:
-        if placed is None:
+        if runs is None:
             taken_apart = [decode_event(stored) for stored in record.events]
-            placed = [(event.stream, event.type) for event in taken_apart]
+            placed = groupby((event.stream, event.type) for event in taken_apart)
+            runs = [(stream, name, len(list(run))) for (stream, name), run in placed]
             tags = {place: event.tags for place, event in enumerate(taken_apart) if event.tags}
-        _install_events(state, record, placed)
+        _install_events(state, record, runs)
         if tags:
             for place, names in tags.items():
                 state.active.add_tags(position + place, names)
@@ -74,29 +74,24 @@ def install_end(
     state.active.add_commit(record, commit, transaction)
 
 
-def _install_events(state: State, record: Record, placed: list[tuple[str, str]]) -> None:
+def _install_events(state: State, record: Record, runs: list[tuple[str, str, int]]) -> None:
     active = state.active
-    tails: list[StreamTail] = []
-    place = 0
-    # In runs: most commits append to one stream, events of one type.
-    for (stream, event_type), run in groupby(placed):
-        count = len(list(run))
+    events, event_ids = record.events, record.event_ids
+    place = given = 0
+    for stream, event_type, count in runs:
         tail = state.tail_for_append(stream)
         if tail is None:
             # A stream's id is the position of its first event.
             tail = active.add_stream(stream, active.last_position + 1, 0)
-        active.add_events(stream, tail, event_type, record.events[place : place + count])
-        place += count
-        if record.event_ids:
-            tails += [tail] * count
-    if record.event_ids:
-        versions = {tail: tail.version for tail in tails}
-        # Versions are given in order, so counting back from the end gives that of each event.
-        numbered: list[int] = []
-        for tail in reversed(tails):
-            numbered.append(versions[tail])
-            versions[tail] -= 1
-        numbered.reverse()
-        members = iter(record.event_ids)
-        for place, event_id in zip(members, members, strict=True):
-            tails[place].event_ids[event_id] = numbered[place]
+        version = tail.version
+        end = place + count
+        active.add_events(
+            stream, tail, event_type, events if count == len(events) else events[place:end]
+        )
+        # The ids that users gave stand in the order of the events.
+        while given < len(event_ids) and event_ids[given] < end:
+            tail.event_ids[event_ids[given + 1]] = version + 1 + event_ids[given] - place
+            given += 2
+        place = end
+    assert place == len(events), "the runs are of these events"
+    assert given == len(event_ids), "and the ids"

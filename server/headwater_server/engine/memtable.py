@@ -128,7 +128,7 @@ class MemTable:
         """Append stored events of one type at the next positions, to stream and indexes."""
         first = self.last_position + 1
         self.last_position += len(stored)
-        positions = range(first, self.last_position + 1)
+        positions = array("Q", range(first, self.last_position + 1))
         self.events += stored
         tail.positions.extend(positions)
         category = category_of(stream)

@@ -229,7 +229,7 @@ class Sequencer:
             user,
             evaluated.writes,
             evaluated.events,
-            evaluated.placed,
+            evaluated.runs,
             evaluated.tags,
             evaluated.event_ids,
             evaluated.versions,
@@ -245,7 +245,7 @@ class Sequencer:
         user: int,
         writes: list[bytes | None],
         events: list[bytes],
-        placed: list[tuple[str, str]],
+        runs: list[tuple[str, str, int]],
         tags: dict[int, Sequence[str]],
         event_ids: list[Any],
         versions: dict[str, int],
@@ -256,7 +256,7 @@ class Sequencer:
         record = Record(commit, transaction, now, user, writes, position, events, event_ids)
         encoded = encode_commit(record)
         self._check_size(encoded)
-        install(self._state, record, placed, tags)
+        install(self._state, record, runs, tags)
         self._pending.append(encoded)
         self.sequence += 1
         first, last = (position, newest.last_position) if events else (None, None)

@@ -25,21 +25,62 @@ Entry = bytes | None | list[Atomic]
 """What a key will hold: a value, nothing (deleted), or atomic operations on what is stored."""
 
 
-@dataclass(slots=True)
 class Append:
     """Events for the end of a stream: each is [id | None, type, data, metadata, tags].
 
-    Never changed, and yet not frozen: one is made for every append, in a third of the time.
-
     The tags may have been left out, and mostly were. If *unless* is given, no event that fits it
-    may be there beyond the position *after*.
+    may be there beyond the position *after*. It is never changed.
+
+    Attributes:
+        size: bytes of data, metadata and tags.
+        largest: those of the event that has most.
+        has_ids: whether a user gave an id to any event.
+        has_tags: whether any event has tags.
     """
 
-    stream: str
-    expect: int
-    events: list[list[Any]]
-    unless: EventFilter | None = None
-    after: int = 0
+    __slots__ = (
+        "after",
+        "events",
+        "expect",
+        "has_ids",
+        "has_tags",
+        "largest",
+        "size",
+        "stream",
+        "unless",
+    )
+
+    def __init__(
+        self,
+        stream: str,
+        expect: int,
+        events: list[list[Any]],
+        unless: EventFilter | None = None,
+        after: int = 0,
+    ) -> None:
+        self.stream = stream
+        self.expect = expect
+        self.events = events
+        self.unless = unless
+        self.after = after
+        total = largest = 0
+        has_ids = has_tags = False
+        for event in events:
+            data: bytes = event[2]
+            metadata: bytes = event[3]
+            size = len(data) + len(metadata)
+            if event[0] is not None:
+                has_ids = True
+            if len(event) == 5 and event[4]:
+                has_tags = True
+                size += sum(map(len, event[4]))
+            if size > largest:
+                largest = size
+            total += size
+        self.size = total
+        self.largest = largest
+        self.has_ids = has_ids
+        self.has_tags = has_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,19 +230,14 @@ class WriteBuffer:
     def _append(self, append: Append) -> None:
         self.appends.append(append)
         self.events += len(append.events)
-        size = 64 * len(append.events)
-        if append.unless is not None:
-            size += append.unless.size
-        sizes = [len(event[2]) + len(event[3]) for event in append.events]
-        for place, event in enumerate(append.events):
-            if len(event) > 4 and event[4]:
-                sizes[place] += sum(map(len, event[4]))
-        if sizes and max(sizes) > limits.EVENT_SIZE_MAX:
+        if append.largest > limits.EVENT_SIZE_MAX:
             raise TooLarge(
-                f"an event for stream {append.stream!r} of {max(sizes)} bytes of data, "
+                f"an event for stream {append.stream!r} of {append.largest} bytes of data, "
                 f"metadata and tags; allowed are {limits.EVENT_SIZE_MAX}"
             )
-        self.size += size + sum(sizes)
+        if append.unless is not None:
+            self.size += append.unless.size
+        self.size += 64 * len(append.events) + append.size
 
     def _save_snapshot(
         self, stream: str, name: str, schema: int, version: int, state: bytes
