@@ -1,9 +1,9 @@
 """Plain sockets: one task that serves all connections which are ready at each wake-up.
 
 A task a connection costs a task switch and a wait for every request. Here all sockets are in
-one selector, and trio waits for the selector's own descriptor (epoll on Linux, kqueue on macOS):
+one set (readiness.py), and trio waits for the descriptor of that (epoll on Linux, kqueue on macOS):
 
-    trio --wake-up--> select(0) --> for each that is readable: recv, session.receive
+    trio --wake-up--> ready() -----> for each that is readable: recv, session.receive
                                 --> for each that was served: send its output
                                 --> back to trio, where the committer starts its sync
 
@@ -17,7 +17,6 @@ want input, fills up, and TCP slows the client down.
 """
 
 import errno
-import selectors
 import socket
 from functools import partial
 from typing import Final
@@ -26,6 +25,7 @@ import structlog
 import trio
 
 from headwater_protocol.errors import HeadwaterError
+from headwater_server.net.readiness import READ, WRITE, Readiness, open_readiness
 from headwater_server.net.service import Service
 from headwater_server.net.session import Session
 
@@ -44,9 +44,6 @@ LOOKS_MAX: Final = 4
 READY_MIN: Final = 2
 """Connections that were ready at once, below which there will hardly be more right away."""
 
-_READ: Final = selectors.EVENT_READ
-_WRITE: Final = selectors.EVENT_WRITE
-
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -58,7 +55,7 @@ class _Connection:
     def __init__(self, client: socket.socket) -> None:
         self.socket = client
         self.session: Session
-        self.interest = _READ
+        self.interest = READ
         self.output_full = False
 
 
@@ -72,6 +69,9 @@ class _Listener:
         self.name = name
 
 
+_Watched = _Connection | _Listener
+
+
 class PlainSockets:
     """Drives all TCP and Unix connections that speak no TLS."""
 
@@ -79,7 +79,7 @@ class PlainSockets:
         self._service = service
         self._settings = service.settings
         self._receive_size = service.settings.session.receive_size
-        self._selector = selectors.DefaultSelector()
+        self._readiness: Readiness[_Watched] = open_readiness()
         self._listeners: list[_Listener] = []
         self._accepting = True
         self._connections: set[_Connection] = set()
@@ -91,7 +91,7 @@ class PlainSockets:
         """Accept connections from a listening socket. *name* is its address, for logs."""
         listener.setblocking(False)
         self._listeners.append(_Listener(listener, name))
-        self._selector.register(listener, _READ, self._listeners[-1])
+        self._readiness.register(listener, READ, self._listeners[-1])
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -100,12 +100,11 @@ class PlainSockets:
             nursery.start_soon(self._serve_others)
 
     async def _serve_ready(self) -> None:
-        # Both selectors that there are on our systems have a descriptor to wait for.
-        descriptor: int = self._selector.fileno()
+        descriptor = self._readiness.fileno()
         while True:
             await trio.lowlevel.wait_readable(descriptor)
             for _ in range(LOOKS_MAX):
-                ready = self._selector.select(0)
+                ready = self._readiness.ready()
                 for start in range(0, len(ready), CONNECTIONS_PER_TURN_MAX):
                     if start:
                         await trio.lowlevel.checkpoint()
@@ -129,22 +128,21 @@ class PlainSockets:
             self.flush(FLUSHES_PER_TURN_MAX)
             await trio.lowlevel.checkpoint()
 
-    def _turn(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+    def _turn(self, ready: list[tuple[_Watched, int]]) -> None:
         """Serve everything that is ready."""
         size = self._receive_size
         served: list[_Connection] = []
         group_commit = self._service.group_commit
         group_commit.begin_turn()
-        for key, events in ready:
-            connection = key.data
-            if type(connection) is _Listener:
+        for connection, events in ready:
+            if isinstance(connection, _Listener):
                 self._accept(connection)
                 continue
             session = connection.session
-            if events & _WRITE:
+            if events & WRITE:
                 connection.output_full = False
                 self._send(connection)
-            if events & _READ and not session.closed:
+            if events & READ and not session.closed:
                 try:
                     data = connection.socket.recv(size)
                 except (BlockingIOError, InterruptedError):
@@ -203,7 +201,7 @@ class PlainSockets:
             session.sent(size)
         if session.closing and not session.output_size:
             self._close(connection)
-        elif not session.wants_input or connection.interest != _READ or connection.output_full:
+        elif not session.wants_input or connection.interest != READ or connection.output_full:
             if session.runnable:
                 self._to_run.append(connection)
                 self._idle.unpark()
@@ -211,17 +209,17 @@ class PlainSockets:
 
     def _watch(self, connection: _Connection) -> None:
         """Tell the selector what to wait for."""
-        interest = _READ if connection.session.wants_input else 0
+        interest = READ if connection.session.wants_input else 0
         if connection.output_full:
-            interest |= _WRITE
+            interest |= WRITE
         if interest == connection.interest:
             return
         if not interest:
-            self._selector.unregister(connection.socket)
+            self._readiness.unregister(connection.socket)
         elif not connection.interest:
-            self._selector.register(connection.socket, interest, connection)
+            self._readiness.register(connection.socket, interest, connection)
         else:
-            self._selector.modify(connection.socket, interest, connection)
+            self._readiness.modify(connection.socket, interest, connection)
         connection.interest = interest
 
     # Connections come and go.
@@ -254,14 +252,14 @@ class PlainSockets:
         set_socket_options(client)
         connection.session = session
         self._connections.add(connection)
-        self._selector.register(client, _READ, connection)
+        self._readiness.register(client, READ, connection)
 
     def _close(self, connection: _Connection) -> None:
         if connection not in self._connections:
             return
         self._connections.remove(connection)
         if connection.interest:
-            self._selector.unregister(connection.socket)
+            self._readiness.unregister(connection.socket)
         connection.socket.close()
         connection.session.close()
         self.resume_accepting()
@@ -271,20 +269,20 @@ class PlainSockets:
         if self._accepting:
             self._accepting = False
             for listener in self._listeners:
-                self._selector.unregister(listener.socket)
+                self._readiness.unregister(listener.socket)
 
     def resume_accepting(self) -> None:
         """Try again after descriptors ran out: when a connection was closed, and once a while."""
         if not self._accepting:
             self._accepting = True
             for listener in self._listeners:
-                self._selector.register(listener.socket, _READ, listener)
+                self._readiness.register(listener.socket, READ, listener)
 
     def stop_accepting(self) -> None:
         """Close the listening sockets."""
         if self._accepting:
             for listener in self._listeners:
-                self._selector.unregister(listener.socket)
+                self._readiness.unregister(listener.socket)
         for listener in self._listeners:
             listener.socket.close()
         self._listeners = []
@@ -295,7 +293,7 @@ class PlainSockets:
         self.flush()
         for connection in list(self._connections):
             self._close(connection)
-        self._selector.close()
+        self._readiness.close()
 
 
 def set_socket_options(client: socket.socket) -> None:

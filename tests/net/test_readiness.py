@@ -1,0 +1,85 @@
+"""What is ready is told alike, whichever way the system has."""
+
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+
+from headwater_server.net.readiness import READ, WRITE, AnySystem, Epoll, Readiness
+
+Pair = tuple[socket.socket, socket.socket]
+
+WAYS: list[Callable[[], Readiness[str]]] = [AnySystem]
+if hasattr(select, "epoll"):
+    WAYS.append(Epoll)
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+def readiness(request: pytest.FixtureRequest) -> Iterator[Readiness[str]]:
+    with closing(request.param()) as made:
+        yield made
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_only_what_is_waited_for_is_told(readiness: Readiness[str], pair: Pair) -> None:
+    ours, theirs = pair
+    readiness.register(ours, READ, "ours")
+    assert readiness.ready() == []
+    theirs.send(b"x")
+    assert readiness.ready() == [("ours", READ)]
+    readiness.modify(ours, READ | WRITE, "ours")
+    assert readiness.ready() == [("ours", READ | WRITE)]
+    readiness.modify(ours, WRITE, "renamed")
+    assert readiness.ready() == [("renamed", WRITE)]
+    readiness.unregister(ours)
+    assert readiness.ready() == []
+
+
+def test_the_end_of_the_other_side_is_something_to_read(
+    readiness: Readiness[str], pair: Pair
+) -> None:
+    ours, theirs = pair
+    readiness.register(ours, READ, "ours")
+    theirs.close()
+    assert readiness.ready() == [("ours", READ)]
+    readiness.modify(ours, READ | WRITE, "ours")
+    assert readiness.ready() == [("ours", READ | WRITE)]
+    # It must not keep a server busy that waits for something else.
+    readiness.modify(ours, WRITE, "ours")
+    assert readiness.ready() == [("ours", WRITE)]
+
+
+def test_its_descriptor_is_readable_while_something_is_ready(
+    readiness: Readiness[str], pair: Pair
+) -> None:
+    ours, theirs = pair
+    readiness.register(ours, READ, "ours")
+    assert select.select([readiness.fileno()], [], [], 0)[0] == []
+    theirs.send(b"x")
+    assert select.select([readiness.fileno()], [], [], 5)[0] == [readiness.fileno()]
+
+
+def test_a_descriptor_that_comes_again_belongs_to_its_new_owner(
+    readiness: Readiness[str], pair: Pair
+) -> None:
+    ours, _ = pair
+    readiness.register(ours, WRITE, "before")
+    readiness.unregister(ours)
+    readiness.register(ours, WRITE, "after")
+    assert readiness.ready() == [("after", WRITE)]
+
+
+def test_what_was_closed_already_can_be_let_go(readiness: Readiness[str], pair: Pair) -> None:
+    ours, _ = pair
+    readiness.register(ours, WRITE, "ours")
+    ours.close()
+    readiness.unregister(ours)
+    assert readiness.ready() == []
