@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from headwater.address import Address
 from headwater.errors import ConnectionLost
-from headwater.link import Link, Reply
-from headwater.runtime import CHECKS_PER_TIMEOUT, Greeting, Options, not_connected
+from headwater.link import CHECKS_PER_TIMEOUT, Link, Reply
+from headwater.runtime import Greeting, Options, not_connected
 
 LAST_WORDS_S_MAX: Final = 1.0
 """Seconds to wait for a transport to close: what is written must go out, and TLS says farewell,
@@ -19,7 +19,7 @@ class AsyncioLink(Link, asyncio.Protocol):
     """A link on an asyncio transport, TLS or plain."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, request_timeout: float) -> None:
-        super().__init__(name, loop.time)
+        super().__init__(name)
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[bytes] = []
@@ -41,9 +41,10 @@ class AsyncioLink(Link, asyncio.Protocol):
         if not self._ended.done():
             self._ended.set_result(None)
 
-    async def _park(self, reply: Reply) -> None:
-        reply.sleeper = future = self._loop.create_future()
-        await future
+    def _park(self, reply: Reply) -> "asyncio.Future[None]":
+        future: asyncio.Future[None] = asyncio.Future(loop=self._loop)
+        reply.sleeper = future
+        return future
 
     def _wake(self, sleeper: "asyncio.Future[None]") -> None:
         # A task that was cancelled has cancelled its future.

@@ -120,6 +120,8 @@ class Batch(Writes):
 
     def results(self, payload: list[Any]) -> list[Any]:
         """The results of the reads, decoded."""
+        if not payload and not self._reads:
+            return []
         if len(payload) != len(self._reads):
             raise ProtocolError(f"{len(payload)} results for {len(self._reads)} reads")
         return [

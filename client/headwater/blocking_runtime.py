@@ -27,7 +27,7 @@ class BlockingLink(Link):
     """A link on a socket that blocks."""
 
     def __init__(self, name: str, sock: socket.socket, timeout: float) -> None:
-        super().__init__(name, time.monotonic)
+        super().__init__(name)
         self._socket = sock
         self._timeout = timeout
         # Reentrant: an answer may close the link, which ends a subscription, which asks.

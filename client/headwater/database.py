@@ -170,7 +170,7 @@ class Database(Reads, RetentionCalls):
             HistoryGone: it was committed, as error.details["commit"], but the answer was lost,
                 and when it was asked for again, what it read was beyond the history window.
         """
-        transaction = new_transaction_id().bytes
+        transaction = new_transaction_id()
         committed, results = await self._channel.persist(
             transaction, "execute", transaction, *batch.request()
         )

@@ -165,7 +165,7 @@ async def acknowledge(channel: Channel, deliveries: list[Delivery]) -> None:
     """Acknowledge deliveries in a transaction of their own."""
     if not deliveries:
         return
-    transaction = new_transaction_id().bytes
+    transaction = new_transaction_id()
     writes = ack_writes(deliveries)
     await channel.persist(transaction, "execute", transaction, [], [], writes)
     for delivery in deliveries:

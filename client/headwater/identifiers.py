@@ -14,23 +14,15 @@ import time
 from typing import Final
 from uuid import UUID
 
-_VERSION_7: Final = 7 << 76
-_VARIANT: Final = 2 << 62
-_LOW_BITS: Final = (1 << 62) - 1
-_HIGH_BITS: Final = 0xFFF
+_FIXED: Final = 7 << 76 | 2 << 62
+_RANDOM: Final = ((1 << 80) - 1) & ~(0xF << 76 | 3 << 62)
 
 
-def new_transaction_id() -> UUID:
-    """An id that no other transaction has."""
+def new_transaction_id() -> bytes:
+    """An id that no other transaction has, as its 16 bytes. To make a UUID of it takes longer."""
     milliseconds = time.time_ns() // 1_000_000
-    noise = int.from_bytes(os.urandom(10))
-    return UUID(
-        int=(milliseconds & 0xFFFF_FFFF_FFFF) << 80
-        | _VERSION_7
-        | (noise >> 62 & _HIGH_BITS) << 64
-        | _VARIANT
-        | (noise & _LOW_BITS)
-    )
+    noise = int.from_bytes(os.urandom(10)) & _RANDOM
+    return ((milliseconds & 0xFFFF_FFFF_FFFF) << 80 | noise | _FIXED).to_bytes(16)
 
 
 def transaction_bytes(identity: UUID | bytes | str) -> bytes:

@@ -13,7 +13,7 @@ looks: other tasks are not disturbed.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final, Protocol
 
 from headwater.errors import ConnectionLost, HeadwaterError, TimedOut
@@ -22,6 +22,11 @@ from headwater_protocol.connection import Answer, ClientConnection, Failure, Pus
 RECEIVE_SIZE_MAX: Final = 256 * 1024
 """Bytes taken from a socket at once. A page of a scan is up to 1 MiB; a small answer is not
 slowed by a larger number, since the buffer is only touched where it is filled."""
+
+CHECKS_PER_TIMEOUT: Final = 8
+"""A request that is overdue is noticed up to an eighth of the timeout late. One timer a link
+looks at the oldest request; a timer a request would cost more than the request, and so would
+a look at the clock: a request is as old as the checks that it has seen."""
 
 
 _ENDS: Final = {
@@ -37,13 +42,13 @@ class Reply:
 
     Attributes:
         done: whether `payload` or `error` is set.
-        since: when it was asked, by the link's clock.
+        since: how many checks there had been when it was asked.
         sleeper: what the runtime wakes, if a task is parked on it.
     """
 
     __slots__ = ("done", "error", "payload", "since", "sleeper")
 
-    def __init__(self, since: float) -> None:
+    def __init__(self, since: int) -> None:
         self.done = False
         self.payload: Any = None
         self.error: HeadwaterError | None = None
@@ -70,15 +75,16 @@ class Link(ABC):
         reason: why it is closed, if the server said so.
     """
 
-    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.closed = False
         self.reason: HeadwaterError | None = None
-        self._clock = clock
         self._connection = ClientConnection()
         self._pending: dict[int, Reply] = {}
         self._feeds: dict[int, Feed] = {}
-        self._received = clock()
+        self._checks = 0
+        # How many checks there had been when bytes last came.
+        self._received = 0
 
     # Asking.
 
@@ -102,7 +108,7 @@ class Link(ABC):
         request_id, frame = self._connection.request(name, *arguments)
         pending = self._pending
         alone = not pending
-        reply = pending[request_id] = Reply(self._clock())
+        reply = pending[request_id] = Reply(self._checks)
         self._send(frame, alone)
         return reply
 
@@ -138,8 +144,7 @@ class Link(ABC):
                 del connection.in_flight[request_id]
             raise
         alone = not self._pending
-        now = self._clock()
-        replies = [Reply(now) for _ in identities]
+        replies = [Reply(self._checks) for _ in identities]
         self._pending.update(zip(identities, replies, strict=True))
         self._send(b"".join(frames) if len(frames) > 1 else frames[0], alone)
         return replies
@@ -152,7 +157,7 @@ class Link(ABC):
         # Pushes may be right behind the answer, in the same segment.
         self._feeds[request_id] = feed
         alone = not self._pending
-        reply = self._pending[request_id] = Reply(self._clock())
+        reply = self._pending[request_id] = Reply(self._checks)
         self._send(frame, alone)
         try:
             if not reply.done:
@@ -193,13 +198,13 @@ class Link(ABC):
 
     def new_reply(self) -> Reply:
         """A reply to park on that belongs to no request."""
-        return Reply(self._clock())
+        return Reply(self._checks)
 
     # What comes in.
 
     def receive(self, data: bytes) -> None:
         """Deal with received bytes."""
-        self._received = self._clock()
+        self._received = self._checks
         pending = self._pending
         for item in self._connection.receive(data):
             if type(item) is Answer:
@@ -221,9 +226,15 @@ class Link(ABC):
                 self.close(item.error)
 
     def check_overdue(self, timeout: float) -> None:
-        """Fail what has waited longer than *timeout* seconds; close if nothing came at all."""
-        latest = self._clock() - timeout
-        if self._feeds and not self._pending and self._received < latest:
+        """Fail what has waited longer than *timeout* seconds; close if nothing came at all.
+
+        To be called CHECKS_PER_TIMEOUT times in that time, and then again and again.
+        """
+        self._checks += 1
+        # What was asked after so many checks was asked before the next of them. Since that one
+        # the whole timeout has passed.
+        latest = self._checks - CHECKS_PER_TIMEOUT - 1
+        if self._feeds and not self._pending and self._received <= latest:
             # No news, or no connection any more? Who only listens finds out by asking.
             self.post([("ping",)])
         overdue = []
@@ -234,7 +245,7 @@ class Link(ABC):
             overdue.append(request_id)
         if not overdue:
             return
-        if self._received < latest:
+        if self._received <= latest:
             self.close(TimedOut(f"{self.name} said nothing for {timeout:g} s"))
             return
         for request_id in overdue:
@@ -276,8 +287,8 @@ class Link(ABC):
     # What differs between runtimes.
 
     @abstractmethod
-    async def _park(self, reply: Reply) -> None:
-        """Return when *reply* is done. If cancelled, forget reply.sleeper."""
+    def _park(self, reply: Reply) -> Awaitable[None]:
+        """Wait until *reply* is done. If cancelled, forget reply.sleeper."""
 
     @abstractmethod
     def _wake(self, sleeper: Any) -> None:

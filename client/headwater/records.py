@@ -19,7 +19,8 @@ FIRST_VERSION: Final = StreamVersion(1)
 
 def time_of(microseconds: int) -> datetime:
     """The aware time, in UTC, of microseconds since 1970."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    # By place: by name it takes half as long again.
+    return _EPOCH + timedelta(0, 0, microseconds)
 
 
 def microseconds_of(time: datetime, place: str) -> int:
@@ -235,7 +236,7 @@ def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
             stream,
             version,
             commit,
-            _EPOCH + timedelta(microseconds=time),
+            time_of(time),
             UUID(bytes=identity),
             kind,
             None if data is None else codec.decode(data),

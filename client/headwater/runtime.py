@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import sniffio
 
@@ -23,10 +23,6 @@ from headwater.address import Address
 from headwater.codec import Codec
 from headwater.errors import ConnectionLost, InvalidArgument
 from headwater.link import Link
-
-CHECKS_PER_TIMEOUT: Final = 8
-"""A request that is overdue is noticed up to an eighth of the timeout late. One timer a link
-looks at the oldest request; a timer a request would cost more than the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,6 @@ class Transaction(Writes, Reads):
     """Made by `db.transaction()`. It belongs to one task.
 
     Attributes:
-        id: its idempotency key, of UUID version 7.
         isolation: "serializable" or "snapshot".
         read_only: it takes no writes, and never conflicts.
         view: the commit that it reads at; None before the first read.
@@ -48,12 +47,11 @@ class Transaction(Writes, Reads):
     ) -> None:
         ISOLATION(isolation, "transaction: isolation")
         super().__init__(codec)
-        self.id: UUID = new_transaction_id()
         self.isolation = isolation
         self.read_only = read_only
         self.view: CommitNumber | None = None
         self._committed: Committed | None = None
-        self._bytes = self.id.bytes
+        self._bytes = new_transaction_id()
         self._channel = channel
         self._link: Link | None = None
         self._begun = False
@@ -62,6 +60,11 @@ class Transaction(Writes, Reads):
 
     async def __aenter__(self) -> "Transaction":
         return self
+
+    @property
+    def id(self) -> UUID:
+        """Its idempotency key, of UUID version 7."""
+        return UUID(bytes=self._bytes)
 
     async def __aexit__(
         self,

@@ -18,8 +18,8 @@ import trio
 
 from headwater.address import Address
 from headwater.errors import ConnectionLost
-from headwater.link import RECEIVE_SIZE_MAX, Link, Reply
-from headwater.runtime import CHECKS_PER_TIMEOUT, Greeting, Options, not_connected
+from headwater.link import CHECKS_PER_TIMEOUT, RECEIVE_SIZE_MAX, Link, Reply
+from headwater.runtime import Greeting, Options, not_connected
 
 _BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -28,7 +28,7 @@ class TrioLink(Link):
     """What both kinds have: parking, and a writer that is woken when there is something."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, trio.current_time)
+        super().__init__(name)
         self._outgoing: list[bytes] = []
         self._writer: trio.lowlevel.Task | None = None
         self.scope = trio.CancelScope(shield=True)

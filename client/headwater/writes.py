@@ -33,6 +33,11 @@ WRITE_OVERHEAD_SIZE: Final = 32
 REQUEST_SIZE_MAX: Final = limits.BODY_SIZE_MAX - limits.MIB
 """Bytes of writes that are sent in one request. The rest is for what stands around them."""
 
+# What is surely right needs no closer look, and no words for what might be wrong with it.
+_stream_fits: Final = STREAM.fitting().fits
+_expect_fits: Final = EXPECT.fitting().fits
+_name_fits: Final = NAME.fitting().fits
+
 
 class Writes(RetentionWrites):
     """Collects writes. Nothing here waits, on any runtime.
@@ -51,7 +56,12 @@ class Writes(RetentionWrites):
 
     def put(self, key: Key, value: Any) -> None:
         """Set the value of a key."""
-        data = _bounded(encode_with(self._codec, value, f"value of {key!r:.80}"), "value of", key)
+        try:
+            data = self._codec.encode(value)
+        except Exception:
+            encode_with(self._codec, value, f"value of {key!r:.80}")
+            raise
+        _check_size(data, "value of", key)
         encoded = encode_key(key)
         self._keep(["put", encoded, data], len(encoded) + len(data))
 
@@ -104,16 +114,16 @@ class Writes(RetentionWrites):
                 of any stream; else the transaction fails with ConditionFailed. *after* is the
                 position up to which the query was read. The transaction's own do not count.
         """
-        STREAM(stream, "append: stream")
-        EXPECT(expect, "append: expect")
+        if not _stream_fits(stream):
+            STREAM(stream, "append: stream")
+        if not _expect_fits(expect):
+            EXPECT(expect, "append: expect")
         condition = _condition(unless, after)
-        encoded = []
+        encoded: list[list[Any]] = []
         size = len(stream)
         to_stored = getattr(self._codec, "to_stored", None)
-        for place, event in enumerate(several(events, "append")):
-            members, event_size = self._encode_event(
-                event, f"event {place} of {stream!r:.80}", to_stored
-            )
+        for event in several(events, "append"):
+            members, event_size = self._encode_event(event, len(encoded), stream, to_stored)
             encoded.append(members)
             size += event_size + WRITE_OVERHEAD_SIZE
         if not encoded:
@@ -123,7 +133,9 @@ class Writes(RetentionWrites):
                 f"append: {size} bytes of events for {stream!r:.80}; allowed in one append are "
                 f"{REQUEST_SIZE_MAX}"
             )
-        self._keep(["append", stream, expect, encoded, *condition], size + _size_of(condition))
+        if condition:
+            size += _size_of(condition)
+        self._keep(["append", stream, expect, encoded, *condition], size)
 
     def save_snapshot(
         self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
@@ -142,7 +154,8 @@ class Writes(RetentionWrites):
         if name:
             NAME(name, "save_snapshot: name")
         place = f"state of {stream!r:.80}"
-        data = _bounded(encode_with(self._codec, state, place), place)
+        data = encode_with(self._codec, state, place)
+        _check_size(data, place)
         self._keep(["save_snapshot", stream, name, schema, version, data], len(data) + 512)
 
     def ack(self, *deliveries: Acknowledgeable) -> None:
@@ -172,33 +185,43 @@ class Writes(RetentionWrites):
         self._keep(write, len(encoded))
 
     def _encode_event(
-        self, event: Event, place: str, to_stored: Callable[[Event], Event] | None
+        self, event: Event, number: int, stream: str, to_stored: Callable[[Event], Event] | None
     ) -> tuple[list[Any], int]:
         if not isinstance(event, Event):
+            place = _place_of(number, stream)
             raise InvalidArgument(f"{place}: an Event is wanted, not {type(event).__name__}")
         if to_stored is not None:
             event = to_stored(event)
-        NAME(event.type, f"{place}: type")
-        data = _bounded(encode_with(self._codec, event.data, f"{place}: data"), f"{place}: data")
-        metadata = b""
-        if event.metadata is not None:
-            metadata = _bounded(
-                encode_with(self._codec, event.metadata, f"{place}: metadata"),
-                f"{place}: metadata",
-            )
+        codec = self._codec
         try:
+            data = codec.encode(event.data)
+            metadata = b"" if event.metadata is None else codec.encode(event.metadata)
             identity = None if event.id is None else event.id.bytes
-        except AttributeError:
-            raise InvalidArgument(f"{place}: id: a UUID is wanted, not {event.id!r:.60}") from None
-        size = len(data) + len(metadata) + len(event.type)
+        except Exception:
+            self._check_event(event, _place_of(number, stream))
+            raise
+        size = len(data) + len(metadata)
+        if size > limits.VALUE_SIZE_MAX or not _name_fits(event.type):
+            self._check_event(event, _place_of(number, stream))
+        size += len(event.type)
         if not event.tags:
             return [identity, event.type, data, metadata], size
         tags = list(event.tags)
-        TAGS(tags, f"{place}: tags")
+        TAGS(tags, f"{_place_of(number, stream)}: tags")
         # A character is four bytes at most. The rest is what keeps a request of nothing but
         # short tags below REQUEST_ITEMS_MAX.
         size += 4 * sum(map(len, tags)) + 8 * len(tags)
         return [identity, event.type, data, metadata, tags], size
+
+    def _check_event(self, event: Event, place: str) -> None:
+        """Raise what is wrong with an event, part by part, with its place."""
+        NAME(event.type, f"{place}: type")
+        _check_size(encode_with(self._codec, event.data, f"{place}: data"), f"{place}: data")
+        if event.metadata is not None:
+            part = f"{place}: metadata"
+            _check_size(encode_with(self._codec, event.metadata, part), part)
+        if event.id is not None and not hasattr(event.id, "bytes"):
+            raise InvalidArgument(f"{place}: id: a UUID is wanted, not {event.id!r:.60}") from None
 
     def _keep(self, write: list[Any], size: int) -> None:
         size += WRITE_OVERHEAD_SIZE
@@ -236,6 +259,8 @@ def several(events: Event | Iterable[Event], place: str) -> Iterable[Event]:
     """
     if isinstance(events, Event):
         return (events,)
+    if isinstance(events, list):
+        return events  # Nearly always; the test below takes longer.
     if not isinstance(events, Iterable):
         raise InvalidArgument(
             f"{place}: events: an Event, or several, is wanted, not {events!r:.60}"
@@ -261,6 +286,8 @@ def key_range(prefix: Key | None, start: Key | None, end: Key | None) -> tuple[b
 
 def _condition(unless: Query | None, after: int) -> list[Any]:
     """The members of an append that say on which condition."""
+    if unless is None and type(after) is int and not after:
+        return []
     POSITION(after, "append: after")
     if unless is None:
         if after:
@@ -271,13 +298,16 @@ def _condition(unless: Query | None, after: int) -> list[Any]:
 
 def _size_of(condition: list[Any]) -> int:
     """Bytes that a condition has on the wire, at most."""
-    criteria = condition[0]["query"] if condition else []
+    criteria = condition[0]["query"]
     names = [name for criterion in criteria for listed in criterion.values() for name in listed]
     return 4 * sum(map(len, names)) + 16 * (len(names) + len(criteria))
 
 
-def _bounded(data: bytes, place: str, key: Key = ()) -> bytes:
+def _place_of(number: int, stream: str) -> str:
+    return f"event {number} of {stream!r:.80}"
+
+
+def _check_size(data: bytes, place: str, key: Key = ()) -> None:
     if len(data) > limits.VALUE_SIZE_MAX:
         what = f"{place} {key!r:.80}" if key else place
         raise TooLarge(f"{what}: {len(data)} bytes; allowed are {limits.VALUE_SIZE_MAX}")
-    return data

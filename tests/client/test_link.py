@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 import headwater
+from headwater.link import CHECKS_PER_TIMEOUT, Link, Reply
 from headwater.stepping import step
 from headwater.trio_runtime import TrioSocketLink
 from headwater_protocol.connection import Request, ServerConnection
@@ -260,3 +261,33 @@ async def test_a_link_that_only_listens_notices_that_nobody_is_there_any_more(
         nursery.cancel_scope.cancel()
     assert len(streams) > 1, "it connected again"
     assert asked[:3] == ["hello", "subscribe", "ping"]
+
+
+class Silent(Link):
+    """A link whose peer says nothing, checked by hand."""
+
+    async def _park(self, reply: Reply) -> None:
+        raise AssertionError("nobody waits here")
+
+    def _wake(self, sleeper: object) -> None:
+        raise AssertionError("nobody sleeps here")
+
+    def _send(self, data: bytes, alone: bool) -> None:
+        pass
+
+    def _shut(self) -> None:
+        pass
+
+
+def test_a_request_has_its_whole_timeout_however_late_between_two_checks_it_was_asked() -> None:
+    # No clock is read for a request: its age is counted in checks.
+    link = Silent("nowhere")
+    for _ in range(3):
+        link.check_overdue(8.0)
+    (reply,) = link.post([("hello", 1, "test")])
+    for _ in range(CHECKS_PER_TIMEOUT):
+        link.check_overdue(8.0)
+    assert not reply.done
+    link.check_overdue(8.0)
+    assert isinstance(reply.error, headwater.TimedOut)
+    assert link.closed
