@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,12 +13,14 @@ import pytest
 import trio
 import trio.testing
 
-from headwater_protocol.connection import Failure
+from headwater_protocol.connection import Answer, ClientConnection, Failure
 from headwater_protocol.errors import TooMany
+from headwater_protocol.limits import PROTOCOL_VERSION
 from headwater_server.net.listening import CannotListen, Listeners
 from headwater_server.net.settings import Address, ServerSettings
 from tests.net.serving import Client, MemoryServer, serving, settings
 
+PINGS: list[tuple[str, tuple[Any, ...]]] = [("ping", ())] * 1_000_000
 LOOPBACK = (Address("127.0.0.1", 0),)
 
 
@@ -56,6 +59,37 @@ async def test_many_connections_each_get_their_own_answers() -> None:
         requests = [await client.send("get", None, b"%d" % n) for n, client in enumerate(clients)]
         for n, (client, request) in enumerate(zip(clients, requests, strict=True)):
             assert await client.result(request) == b"value %d" % n
+
+
+async def test_a_lone_client_that_is_always_back_at_once_leaves_others_their_turn() -> None:
+    async with listening() as (_server, listeners), trio.open_nursery() as nursery:
+        address = listeners.tcp[0].getsockname()
+        over = threading.Event()
+        answered = []
+
+        def ask_and_ask() -> None:
+            connection = ClientConnection()
+            with socket.create_connection(address) as lone:
+                for name, arguments in (("hello", (PROTOCOL_VERSION,)), *PINGS):
+                    _, frame = connection.request(name, *arguments)
+                    lone.sendall(frame)
+                    while not (items := connection.receive(lone.recv(4096))):
+                        pass
+                    answered.extend(items)
+                    if over.is_set():
+                        break
+
+        nursery.start_soon(trio.to_thread.run_sync, ask_and_ask)
+        with trio.fail_after(20):
+            while len(answered) < 20:
+                await trio.lowlevel.checkpoint()
+            for _ in range(50):
+                await trio.sleep(0.0001)
+            # A connection of somebody else, and what it asks for, come through as well.
+            other = await dial(listeners)
+            assert type(await other.ask("ping")) is not Failure
+        over.set()
+    assert all(type(item) is Answer for item in answered)
 
 
 async def test_a_pipeline_longer_than_a_turn_is_answered_whole_and_in_order() -> None:

@@ -38,8 +38,11 @@ class Readiness(Protocol[T]):
         """Watch it no more; it may have been closed just before."""
         ...
 
-    def ready(self) -> list[tuple[T, int]]:
-        """What is ready now, and for what of that which it is watched for."""
+    def ready(self, wait_s: float = 0.0) -> list[tuple[T, int]]:
+        """What is ready, and for what of that which it is watched for.
+
+        If nothing is, it blocks for *wait_s* seconds, rounded up to milliseconds.
+        """
         ...
 
     def close(self) -> None:
@@ -71,9 +74,9 @@ class AnySystem(Generic[T]):
         """See Readiness."""
         self._selector.unregister(watched)
 
-    def ready(self) -> list[tuple[T, int]]:
+    def ready(self, wait_s: float = 0.0) -> list[tuple[T, int]]:
         """See Readiness."""
-        return [(key.data, events) for key, events in self._selector.select(0)]
+        return [(key.data, events) for key, events in self._selector.select(wait_s)]
 
     def close(self) -> None:
         """See Readiness."""
@@ -116,12 +119,12 @@ class Epoll(Generic[T]):
         if watched.fileno() == descriptor:
             self._epoll.unregister(descriptor)
 
-    def ready(self) -> list[tuple[T, int]]:
+    def ready(self, wait_s: float = 0.0) -> list[tuple[T, int]]:
         """See Readiness."""
         owners = self._owners
         return [
             (owners[descriptor], READ if event == _IN else self._told(descriptor, event))
-            for descriptor, event in self._epoll.poll(0)
+            for descriptor, event in self._epoll.poll(wait_s)
         ]
 
     def _told(self, descriptor: int, event: int) -> int:
