@@ -11,6 +11,7 @@ The words are those of Jepsen's histories (ok, fail, info). Values are plain Pyt
 under a key and a stream are both lists of elements, and every element is written once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
@@ -72,6 +73,27 @@ class Load(NamedTuple):
     state: Any
 
 
+class Kept(NamedTuple):
+    """A stream of which something may be hidden or erased, by way of its snapshot.
+
+    The state is the list of all elements: those that the snapshot has, and those after it.
+    """
+
+    stream: str
+    schema: int
+    version: int
+    begins: int
+    base: int | None
+    elements: list[str]
+
+
+class Listing(NamedTuple):
+    """Streams with a prefix: their names, versions, first versions, and where they begin."""
+
+    prefix: str
+    streams: Sequence[tuple[str, int, int, int]]
+
+
 class NoEvents(NamedTuple):
     """A condition of the commit: no event with these tags is beyond a position."""
 
@@ -109,9 +131,65 @@ class Append(NamedTuple):
     elements: list[tuple[str, str]]
 
 
+class Save(NamedTuple):
+    """A snapshot, whose state is what was loaded."""
+
+    stream: str
+    schema: int
+    version: int
+
+
+class Truncate(NamedTuple):
+    """The events of a stream below a version are hidden."""
+
+    stream: str
+    before: int
+
+
+class DeleteStream(NamedTuple):
+    """All events of a stream are hidden, and it begins anew."""
+
+    stream: str
+
+
+class Retain(NamedTuple):
+    """Only the newest events of a stream are kept; None: all, from now on."""
+
+    stream: str
+    newest: int | None
+
+
+class Erase(NamedTuple):
+    """The data of events of a stream goes."""
+
+    stream: str
+    versions: list[int]
+
+
+Thinning: TypeAlias = Truncate | DeleteStream | Retain | Erase
+"""What takes events, or their data, away."""
+
 Operation: TypeAlias = (
-    Get | Scan | Read | Query | Load | NoEvents | Put | DeleteRange | Add | Append
+    Get
+    | Scan
+    | Read
+    | Query
+    | Load
+    | Kept
+    | Listing
+    | NoEvents
+    | Put
+    | DeleteRange
+    | Add
+    | Append
+    | Save
+    | Thinning
 )
+
+
+def is_write(operation: Operation) -> bool:
+    """Whether it asks for anything to be changed."""
+    return isinstance(operation, Put | DeleteRange | Add | Append | Save | Thinning)
 
 
 @dataclass(slots=True, eq=False)
@@ -129,6 +207,8 @@ class Attempt:
         view: the commit that it read at, if the client was told.
         commit: its number, if it committed.
         operations: in order.
+        floors: of operations, by their place: the newest commit that anybody had been told of when
+            they were asked.
     """
 
     number: int
@@ -143,11 +223,12 @@ class Attempt:
     commit: int | None = None
     outcome: Outcome = Outcome.UNKNOWN
     operations: list[Operation] = field(default_factory=list)
+    floors: dict[int, int] = field(default_factory=dict)
 
     @property
     def writes(self) -> bool:
         """Whether it asked for anything to be changed."""
-        return any(isinstance(each, Put | DeleteRange | Add | Append) for each in self.operations)
+        return any(map(is_write, self.operations))
 
     def __str__(self) -> str:
         return (
@@ -160,6 +241,11 @@ class Attempt:
 def tags_of(element: str) -> list[str]:
     """The tags of the event that has an element: they stand behind it, as "w1.7#red#odd"."""
     return element.split("#")[1:]
+
+
+def erased_element(position: int) -> str:
+    """What stands in place of the element of an event that was erased."""
+    return f"~{position}"
 
 
 class Seen(NamedTuple):
@@ -175,7 +261,12 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Feed:
-    """A subscription, over all connections that it took: what it was for and what came."""
+    """A subscription, over all connections that it took: what it was for and what came.
+
+    Attributes:
+        floors: for each event, the newest commit that anybody had been told of when the
+            subscription that brought it was made.
+    """
 
     client: str
     after: int
@@ -185,6 +276,7 @@ class Feed:
     kinds: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     events: list[Seen] = field(default_factory=list)
+    floors: list[int] = field(default_factory=list)
     caught_up: int = 0
 
     def wants(self, event: Seen) -> bool:

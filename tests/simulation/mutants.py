@@ -25,6 +25,7 @@ from headwater_server.engine import (
     checkpoint,
     engine,
     evaluation,
+    rewriting,
     sequencer,
     state_writer,
     validation,
@@ -33,8 +34,12 @@ from headwater_server.engine.consumer_groups import progress
 from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.consumer_groups.progress import GroupProgress
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.events import decode_event
 from headwater_server.engine.index_keys import TAG
 from headwater_server.engine.reading import Reader
+from headwater_server.engine.retention import Retention, Visibility
+from headwater_server.engine.retention_writes import RetentionEvaluator
+from headwater_server.engine.rewriting import Rewriting
 from headwater_server.engine.sequencer import Sequencer, Ticket
 from headwater_server.engine.state import State
 from headwater_server.engine.state_writer import StateWriter
@@ -61,6 +66,9 @@ LOSS: Final = (
 WRONG_READ: Final = "is not what commit|at no commit|in all accounts"
 FEED: Final = "subscribed after|caught up"
 CONSUMED: Final = "out of its turn|were consumed"
+VISIBLE: Final = (
+    "is not what commit|at no commit|not serializable|on condition of|had hidden|at the end"
+)
 """Words of problems, by what went wrong."""
 
 
@@ -292,7 +300,150 @@ def where_it_has_read_to(_: Any) -> Any:
     return floor
 
 
+# Retention and erasure.
+
+
+def against_the_read_view(right: Any) -> Any:
+    def commit(self: Sequencer, transaction: Transaction) -> Ticket:
+        def standing(state: Any, wanted: Any, after: int) -> Any:
+            found = validation.standing_event(state, wanted, after)
+            return None if found is None or found["commit"] > transaction.view else found
+
+        with replaced(evaluation, "standing_event", standing):
+            ticket: Ticket = right(self, transaction)
+            return ticket
+
+    return commit
+
+
+def of_everything(right: Any) -> Any:
+    def read_all(self: Reader, *arguments: Any) -> Any:
+        with replaced(Visibility, "shows", lambda _, stored: bool(stored)):
+            return right(self, *arguments)
+
+    return read_all
+
+
+def unless_it_is_erased(right: Any) -> Any:
+    def useless(self: RetentionEvaluator, name: str, stream: Any) -> Any:
+        if stream.rule.erased_commit == stream.before.erased_commit:
+            yield from right(self, name, stream)
+
+    return useless
+
+
+def of_one_event_more(right: Any) -> Any:
+    class Short(right):  # type: ignore[misc]
+        __slots__ = ()
+
+        def shows(self, stored: bytes) -> bool:
+            event = decode_event(stored)
+            first: int = self.first(event.stream)
+            return event.version > first
+
+    return Short
+
+
+def as_it_was(_: Any) -> Any:
+    return lambda stored: stored
+
+
+def without_masks(right: Any) -> Any:
+    def load(self: Retention, rules: bool, _erasures: Any) -> None:
+        right(self, rules, ())
+
+    return load
+
+
+def whoever_reads(right: Any) -> Any:
+    def begin(self: Rewriting) -> Any:
+        with replaced(self, "_views", list):
+            return right(self)
+
+    return begin
+
+
 MUTANTS: Final[Sequence[Mutant]] = (
+    Mutant(
+        "conditions on queries forget commits that come between",
+        Sequencer,
+        "commit",
+        against_the_read_view,
+        "on condition of",
+        "calm",
+    ),
+    Mutant(
+        "queries are not validated against what hides events",
+        validation,
+        "_retention_changed",
+        constant(0),
+        "not serializable",
+        "calm",
+    ),
+    Mutant(
+        "reads of all events show what is hidden",
+        Reader,
+        "read_all",
+        of_everything,
+        VISIBLE,
+        "calm",
+    ),
+    Mutant(
+        "to erase leaves the snapshots that hold what was erased",
+        RetentionEvaluator,
+        "_useless_snapshots",
+        unless_it_is_erased,
+        VISIBLE,
+        "calm",
+    ),
+    Mutant(
+        "a snapshot is used though events after it are hidden",
+        Visibility,
+        "reaches",
+        constant(True),
+        VISIBLE,
+        "calm",
+    ),
+    Mutant(
+        "a stream that was deleted passes for one that was truncated",
+        Reader,
+        "_begins",
+        constant(1),
+        VISIBLE,
+        "calm",
+    ),
+    Mutant(
+        "a rewrite removes one event too much",
+        rewriting,
+        "Visibility",
+        of_one_event_more,
+        VISIBLE + "|changed what is there|check:|error",
+        "calm",
+    ),
+    Mutant(
+        "a rewrite removes what is still being read",
+        Rewriting,
+        "begin",
+        whoever_reads,
+        VISIBLE + "|error",
+        "calm",
+    ),
+    Mutant(
+        "a rewrite leaves what was erased, and unmasks it",
+        rewriting,
+        "erase_event",
+        as_it_was,
+        VISIBLE,
+        "calm",
+    ),
+    Mutant(
+        "a restart forgets what was erased",
+        Retention,
+        "load",
+        without_masks,
+        VISIBLE + "|changed what is there|subscribed after",
+        "crashes",
+    ),
     Mutant(
         "ranges are not validated",
         Transaction,

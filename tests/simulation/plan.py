@@ -94,6 +94,10 @@ class Plan:
         return self.kind in ("rot", "reads")
 
 
+_THINNING_SHARE: Final = 0.35
+"""Of the worlds: those in which most of what clients do is to truncate, delete and erase, and the
+server writes its event log anew all the time."""
+
 WORKLOADS: Final = (
     "bank",
     "lists",
@@ -107,6 +111,7 @@ WORKLOADS: Final = (
     "long reads",
     "batches",
     "fates",
+    "kept",
 )
 """Their functions stand in workloads.py."""
 
@@ -116,10 +121,11 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
     dice = source(seed, "plan")
     drawn = dice.choice(KINDS)
     kind = kind or drawn
+    thinning = source(seed, "thinning").random() < _THINNING_SHARE
     return Plan(
         seed=seed,
         kind=kind,
-        settings=_settings(dice),
+        settings=_settings(dice, source(seed, "rewriting"), thinning=thinning),
         segment_size=dice.choice((8 * 1024, 16 * 1024, 64 * 1024)),
         latency=Latency(
             sync_s=dice.choice((0.0005, 0.002, 0.01, 0.1, 0.5)),
@@ -136,13 +142,14 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
         actions=dice.randint(15, 30),
         think_s=dice.choice((0.001, 0.01, 0.05)),
         consumers=source(seed, "consumers").choice((0, 0, 1, 3)),
-        mix=_mix(dice),
+        mix=_mix(dice) | ({"kept": 15} if thinning else {}),
     )
 
 
-def _settings(dice: random.Random) -> ServerSettings:
+def _settings(dice: random.Random, rewriting: random.Random, *, thinning: bool) -> ServerSettings:
     return ServerSettings(
         data="data",
+        rewrite_rest_ms=rewriting.choice((100, 100, 1000) if thinning else (100, 60_000)),
         maintenance_ms=dice.choice((50, 200, 1000)),
         disk_retry_ms=dice.choice((50, 500)),
         shutdown_ms_max=500,
@@ -163,6 +170,10 @@ def _settings(dice: random.Random) -> ServerSettings:
             examined_events_max=dice.choice((3, 50, 20_000)),
             garbage_entries_max=dice.choice((1, 10, 200_000)),
             disk_reserve_size=dice.choice((0, 4096)),
+            event_segment_size=rewriting.choice(
+                (4_500, 6_000) if thinning else (4_500, 10_000_000)
+            ),
+            rewrite_dead_share=rewriting.choice((0.01, 0.25)),
         ),
     )
 

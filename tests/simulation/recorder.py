@@ -13,6 +13,8 @@ import trio
 
 import headwater
 from headwater.database import Database
+from headwater.pages import Pages
+from headwater.past import Past
 from headwater.reads import Reads
 from headwater.transaction import Transaction
 from headwater.writes import Writes
@@ -21,10 +23,14 @@ from tests.simulation.history import (
     Append,
     Attempt,
     DeleteRange,
+    DeleteStream,
+    Erase,
     Fate,
     Get,
     History,
+    Kept,
     Key,
+    Listing,
     Load,
     NoEvents,
     Operation,
@@ -32,11 +38,15 @@ from tests.simulation.history import (
     Put,
     Query,
     Read,
+    Retain,
+    Save,
     Scan,
+    Truncate,
     tags_of,
 )
-from tests.simulation.replay import fold
+from tests.simulation.model import fold
 from tests.simulation.trace import Trace
+from tests.simulation.watching import element_of
 
 UNKNOWN: Final = (
     headwater.CommitUnknown,
@@ -70,12 +80,19 @@ _ASKED_MAX: Final = 20
 class Recording:
     """An attempt, and the face of the client through which it goes."""
 
-    def __init__(self, attempt: Attempt, face: Any) -> None:
+    def __init__(self, attempt: Attempt, face: Any, history: History) -> None:
         self.attempt = attempt
         self.position = 0
         """Of the last event that a query found."""
+        self._history = history
+        self._face = face
         self._reads: Reads = face
         self._writes: Writes = face
+
+    def _keep_read(self, read: Operation, floor: int) -> None:
+        """Record a read, and which commits had been told of when it was asked."""
+        self.attempt.floors[len(self.attempt.operations)] = floor
+        self.attempt.operations.append(read)
 
     # Reads.
 
@@ -92,9 +109,10 @@ class Recording:
         return items
 
     async def read(self, stream: str, *, after: int = 0) -> list[str]:
+        floor = self._history.acknowledged
         events = [event async for event in self._reads.read(stream, after=after)]
-        elements = [event.data for event in events]
-        self.attempt.operations.append(Read(stream, after, elements))
+        elements = [element_of(event) for event in events]
+        self._keep_read(Read(stream, after, elements), floor)
         return elements
 
     async def query(
@@ -105,6 +123,7 @@ class Recording:
         kind: str | None = None,
         tags: tuple[str, ...] = (),
     ) -> list[str]:
+        floor = self._history.acknowledged
         pages = self._reads.read_all(
             after=after,
             category=category,
@@ -113,8 +132,8 @@ class Recording:
         )
         events = [event async for event in pages]
         self.position = events[-1].position if events else after
-        elements = [event.data for event in events]
-        self.attempt.operations.append(Query(after, category, kind, elements, tags))
+        elements = [element_of(event) for event in events]
+        self._keep_read(Query(after, category, kind, elements, tags), floor)
         return elements
 
     async def load(self, stream: str, schema: int) -> tuple[int, Any]:
@@ -123,6 +142,27 @@ class Recording:
         state = fold(schema, elements, loaded.snapshot.state if loaded.snapshot else None)
         self.attempt.operations.append(Load(stream, schema, loaded.version, state))
         return loaded.version, state
+
+    async def load_kept(self, stream: str, schema: int) -> tuple[int, list[str] | None]:
+        """The version, and all elements of the stream's present life; None if some are hidden."""
+        floor = self._history.acknowledged
+        loaded = await self._reads.load(stream, schema=schema)
+        base = loaded.snapshot
+        elements = [] if base is None else list(base.state)
+        elements += [element_of(event) for event in loaded.events]
+        begins, version = loaded.begins, None if base is None else base.version
+        read = Kept(stream, schema, loaded.version, begins, version, elements)
+        self._keep_read(read, floor)
+        return loaded.version, elements if loaded.is_whole else None
+
+    async def listing(self, prefix: str) -> None:
+        """List streams; not in a transaction."""
+        found = [(s.stream, s.version, s.first, s.begins) async for s in self._streams(prefix)]
+        self.attempt.operations.append(Listing(prefix, found))
+
+    def _streams(self, prefix: str) -> Pages[headwater.StreamInfo]:
+        face: Database | Past = self._face
+        return face.streams(prefix=prefix)
 
     # Writes.
 
@@ -166,6 +206,34 @@ class Recording:
     def save(self, stream: str, version: int, schema: int, state: Any) -> None:
         self._writes.save_snapshot(stream, version=version, state=state, schema=schema)
 
+    def save_kept(self, stream: str, version: int, schema: int, elements: list[str]) -> None:
+        self._writes.save_snapshot(stream, version=version, state=elements, schema=schema)
+        self.attempt.operations.append(Save(stream, schema, version))
+
+    def truncate(self, stream: str, before: int) -> None:
+        self._writes.truncate(stream, before=before)
+        self.attempt.operations.append(Truncate(stream, before))
+
+    def delete_stream(self, stream: str) -> None:
+        self._writes.delete_stream(stream)
+        self.attempt.operations.append(DeleteStream(stream))
+
+    def retain(self, stream: str, count: int | None) -> None:
+        self._writes.set_retention(stream, max_count=count)
+        self.attempt.operations.append(Retain(stream, count))
+
+    def erase(self, stream: str, versions: list[int]) -> None:
+        self._writes.erase(stream, versions=versions)
+        self.attempt.operations.append(Erase(stream, versions))
+
+    async def erase_newest(self, stream: str) -> None:
+        """Erase the newest event that is there, by its position."""
+        found = [event async for event in self._reads.read(stream, reverse=True, limit=1)]
+        committed = [event for event in found if event.position]
+        if committed:
+            self._writes.erase(positions=[committed[0].position])
+            self.attempt.operations.append(Erase(stream, [committed[0].version]))
+
 
 def event_of(element: str, kind: str) -> headwater.Event:
     """An event with the tags that its element says."""
@@ -207,7 +275,7 @@ class Recorder:
         attempt = self._begin(name, transaction, isolation)
         try:
             async with transaction:
-                yield Recording(attempt, transaction)
+                yield Recording(attempt, transaction, self.history)
         except headwater.HeadwaterError as error:
             attempt.view = transaction.view
             await self._failed(attempt, error)
@@ -231,7 +299,7 @@ class Recorder:
             attempt = self._begin(name, transaction, isolation)
             made.append((attempt, transaction))
             try:
-                await function(Recording(attempt, transaction))
+                await function(Recording(attempt, transaction, self.history))
             finally:
                 attempt.view = transaction.view
 
@@ -261,14 +329,14 @@ class Recorder:
     async def reading(self, name: str, *, at_commit: int | None = None) -> AsyncIterator[Recording]:
         """A read outside of a transaction, of now or of the past."""
         attempt = self.history.begin(self.client, name)
+        attempt.view = at_commit
         face = self.database if at_commit is None else self.database.at(commit=at_commit)
         try:
-            yield Recording(attempt, face)
+            yield Recording(attempt, face, self.history)
         except headwater.HeadwaterError as error:
             self.note(error)
             self._end(attempt, Outcome.ABORTED)
         else:
-            attempt.view = at_commit
             self._end(attempt, Outcome.COMMITTED)
 
     async def execute(self, name: str, fill: Callable[[headwater.Batch], list[Operation]]) -> None:

@@ -4,7 +4,7 @@ The database says more of itself than an order that must be guessed: it numbers 
 claims that this is the order in which they took place, that serializable transactions happened
 there and nowhere else, and that every read was of a commit. Elle (elle.py) does not look at
 these claims. This does: it replays what clients asked to be written, commit by commit, in a
-model of a page, and compares.
+model (model.py), and compares.
 
     every read            the model at the commit that it was of, with the reader's own writes
     serializable          the same reads once more, right before its own commit
@@ -13,157 +13,38 @@ model of a page, and compares.
     who began later       reads at, and commits after, all that was acknowledged before
     numbers               of commits, positions, versions: each once, none left out
     subscriptions         each the events that it asked for, in order, up to where it came
+    hidden, erased        in no read, from the commit on that took it away; see thinning.py
     the end               what the database holds is what the model holds
 """
 
-from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from tests.simulation.history import (
-    Add,
-    Append,
     Attempt,
-    DeleteRange,
+    DeleteStream,
     Dump,
     Feed,
-    Get,
     History,
-    Key,
-    Load,
     NoEvents,
-    Operation,
     Outcome,
-    Put,
-    Query,
-    Read,
+    Retain,
     Scan,
     Seen,
+    Thinning,
+    Truncate,
+    erased_element,
+    is_write,
 )
-
-
-def fold(schema: int, elements: Iterable[str], state: Any = None) -> dict[str, Any]:
-    """The aggregate of the aggregates' workload.
-
-    It forgets nothing, not even the order, and code of another schema comes to another state.
-    """
-    count, digest = (0, schema) if state is None else (state["count"], state["digest"])
-    for element in elements:
-        count += 1
-        for letter in element:
-            digest = (digest * 31 + ord(letter)) % 1_000_000_007
-    return {"schema": schema, "count": count, "digest": digest}
-
-
-class Model:
-    """Keys and streams at every commit."""
-
-    def __init__(self) -> None:
-        self.last = 0
-        self.events: list[Seen] = []
-        self._keys: dict[Key, list[tuple[int, Any]]] = defaultdict(list)
-        self._streams: dict[str, list[Seen]] = defaultdict(list)
-
-    def commit(self, operations: Iterable[Operation]) -> None:
-        """The next commit."""
-        view = View(self, self.last)
-        for operation in operations:
-            view.apply(operation)
-        self.last += 1
-        for key, value in view.changed.items():
-            self._keys[key].append((self.last, value))
-        for stream, kind, element in view.order:
-            events = self._streams[stream]
-            event = Seen(len(self.events) + 1, stream, len(events) + 1, self.last, kind, element)
-            events.append(event)
-            self.events.append(event)
-
-    def value(self, key: Key, commit: int) -> Any:
-        versions = self._keys.get(key, [])
-        place = bisect_right(versions, commit, key=lambda version: version[0])
-        return versions[place - 1][1] if place else None
-
-    def keys(self) -> Iterable[Key]:
-        return self._keys.keys()
-
-    def stream(self, stream: str, commit: int) -> list[Seen]:
-        events = self._streams.get(stream, [])
-        return events[: bisect_right(events, commit, key=lambda event: event.commit)]
-
-    def all_events(self, commit: int) -> list[Seen]:
-        return self.events[: bisect_right(self.events, commit, key=lambda event: event.commit)]
-
-
-class View:
-    """The model at a commit, with the writes of a transaction on top."""
-
-    def __init__(self, model: Model, commit: int) -> None:
-        self._model = model
-        self._commit = commit
-        self.changed: dict[Key, Any] = {}
-        self.order: list[tuple[str, str, str]] = []
-
-    def apply(self, operation: Operation) -> None:
-        """Write."""
-        match operation:
-            case Put(key, value):
-                self.changed[key] = value
-            case DeleteRange(prefix):
-                for key, _ in self._items(prefix):
-                    self.changed[key] = None
-            case Add(key, number):
-                self.changed[key] = (self._value(key) or 0) + number
-            case Append(stream, elements):
-                self.order += [(stream, kind, element) for element, kind in elements]
-            case _:
-                pass
-
-    def expected(self, read: Operation) -> Operation | None:
-        """The read as it should have been; None if it is a write."""
-        match read:
-            case Get(key, _):
-                return read._replace(value=self._value(key))
-            case Scan(prefix, limit, reverse, _):
-                items = self._items(prefix)
-                if reverse:
-                    items.reverse()
-                return read._replace(items=items[:limit])
-            case Read(stream, after, _):
-                return read._replace(elements=self._elements(stream)[after:])
-            case Query(after, category, kind, _, tags):
-                kinds = (kind,) if kind else ()
-                feed = Feed("", 0, category=category, kinds=kinds, tags=tags)
-                events = self._model.all_events(self._commit)[after:]
-                found = [event.element for event in events if feed.wants(event)]
-                return read._replace(elements=found)
-            case Load(stream, schema, _, _):
-                elements = self._elements(stream)
-                return read._replace(version=len(elements), state=fold(schema, elements))
-            case _:
-                return None
-
-    def _value(self, key: Key) -> Any:
-        if key in self.changed:
-            return self.changed[key]
-        return self._model.value(key, self._commit)
-
-    def _items(self, prefix: Key) -> list[tuple[Key, Any]]:
-        keys = {*self._model.keys(), *self.changed}
-        chosen = sorted(key for key in keys if key[: len(prefix)] == prefix)
-        items = [(key, self._value(key)) for key in chosen]
-        return [(key, value) for key, value in items if value is not None]
-
-    def _elements(self, stream: str) -> list[str]:
-        elements = [event.element for event in self._model.stream(stream, self._commit)]
-        return elements + [element for name, _, element in self.order if name == stream]
+from tests.simulation.model import Model, View
 
 
 def misfit(model: Model, attempt: Attempt, commit: int) -> str | None:
     """The first read of an attempt that is not of a commit, or None."""
     view = View(model, commit)
-    for operation in attempt.operations:
-        expected = view.expected(operation)
+    for place, operation in enumerate(attempt.operations):
+        expected = view.expected(operation, attempt.floors.get(place, attempt.floor))
         if expected is None:
             view.apply(operation)
         elif expected != operation:
@@ -173,14 +54,20 @@ def misfit(model: Model, attempt: Attempt, commit: int) -> str | None:
 
 def check_history(history: History, dump: Dump) -> list[str]:
     """What is wrong with a history that ended with *dump*; empty if nothing is."""
-    problems = [*_numbers(dump)]
+    thinning = Truncate | DeleteStream | Retain
+    whole = not any(
+        isinstance(each, thinning) for attempt in history.attempts for each in attempt.operations
+    )
+    problems = [*_numbers(dump, whole=whole)]
     if problems:
         return problems
     by_identity = {
         attempt.identity: attempt for attempt in history.attempts if attempt.identity is not None
     }
     by_commit = {
-        attempt.commit: attempt for attempt in history.attempts if attempt.commit is not None
+        attempt.commit: attempt
+        for attempt in history.attempts
+        if attempt.commit is not None and attempt.identity is None
     }
     model = Model()
     for logged in dump.commits:
@@ -199,18 +86,19 @@ def check_history(history: History, dump: Dump) -> list[str]:
             logged.events
         ):
             problems.append(f"commit {logged.commit} has {logged.events} events; {attempt}")
+    problems += _hollow(history, dump, model)
     problems += _acknowledged(history, dump)
     problems += _fates(history, dump)
     problems += _reads(history, model)
     problems += _real_time(history)
     problems += _end(model, dump)
     for feed in history.feeds:
-        problems += feed_problems(feed, dump.events)
+        problems += feed_problems(feed, model.events, model.hidden, model.erased)
     return problems
 
 
-def _numbers(dump: Dump) -> Iterator[str]:
-    """Numbers are dense, times do not go back."""
+def _numbers(dump: Dump, *, whole: bool) -> Iterator[str]:
+    """Numbers are dense, times do not go back. Unless it is *whole*, events may be hidden."""
     time = 0
     position = 0
     for place, logged in enumerate(dump.commits, 1):
@@ -225,6 +113,8 @@ def _numbers(dump: Dump) -> Iterator[str]:
     if len({logged.transaction for logged in dump.commits}) != len(dump.commits):
         yield "a transaction is twice in the commit log"
     versions: dict[str, int] = defaultdict(int)
+    if not whole:
+        return
     for place, event in enumerate(dump.events, 1):
         versions[event.stream] += 1
         if event.position != place:
@@ -249,8 +139,23 @@ def _conditions(model: Model, attempt: Attempt) -> Iterator[str]:
         if isinstance(operation, NoEvents):
             unwanted = Feed("", 0, tags=operation.tags)
             for event in filter(unwanted.wants, model.events[operation.after :]):
+                if event.position in model.hidden:
+                    continue
                 yield f"{attempt} committed on condition of {operation}, against {event}"
                 break
+
+
+def _hollow(history: History, dump: Dump, model: Model) -> Iterator[str]:
+    """Those that took away what was gone already: they need no commit, and get none."""
+    for attempt in history.attempts:
+        if attempt.commit is None or not 0 < attempt.commit <= len(dump.commits):
+            continue
+        if attempt.identity in (None, dump.commits[attempt.commit - 1].transaction):
+            continue
+        if all(isinstance(each, Thinning) for each in attempt.operations if is_write(each)):
+            if not model.is_without_effect(attempt.operations, attempt.commit):
+                yield f"lost: {attempt}: {attempt.operations}, at commit {attempt.commit}"
+            attempt.commit, attempt.outcome = None, Outcome.ABORTED
 
 
 def _acknowledged(history: History, dump: Dump) -> Iterator[str]:
@@ -304,14 +209,15 @@ def _real_time(history: History) -> Iterator[str]:
 
 
 def _end(model: Model, dump: Dump) -> Iterator[str]:
-    if dump.events != model.events:
+    shown = model.shown(model.events)
+    if dump.events != shown:
         wrong = [
             (found, expected)
-            for found, expected in zip(dump.events, model.events, strict=False)
+            for found, expected in zip(dump.events, shown, strict=False)
             if found != expected
         ]
         yield (
-            f"{len(dump.events)} events at the end, and not {len(model.events)}; "
+            f"{len(dump.events)} events at the end, and not {len(shown)}; "
             f"the first that differs: {wrong[:1]}"
         )
     expected = View(model, model.last).expected(Scan((), None, False, []))
@@ -321,24 +227,48 @@ def _end(model: Model, dump: Dump) -> Iterator[str]:
         missing = [item for item in expected.items if item not in dump.keys]
         yield f"keys at the end that should not be there: {differing}; missing: {missing}"
     for stream, events in dump.streams.items():
-        if events != model.stream(stream, model.last):
-            yield f"{stream} at the end: {events}, not {model.stream(stream, model.last)}"
+        there = model.shown(model.stream(stream, model.last))
+        if events != there:
+            yield f"{stream} at the end: {events}, not {there}"
 
 
-def feed_problems(feed: Feed, events: list[Seen]) -> Iterator[str]:
-    """What is wrong with a subscription, which may have ended anywhere."""
+def feed_problems(
+    feed: Feed,
+    events: list[Seen],
+    hidden: Mapping[int, int] = MappingProxyType({}),
+    erased: Mapping[int, int] = MappingProxyType({}),
+) -> Iterator[str]:
+    """What is wrong with a subscription, which may have ended anywhere.
+
+    Events that were *hidden* at some commit may be missing, and must be if that had been told of
+    before it was subscribed; so it is with the data of those that were *erased*.
+    """
+    name = f"{feed.client}, subscribed after {feed.after} to {feed.category or feed.stream}"
     wanted = [event for event in events if event.position > feed.after and feed.wants(event)]
-    if feed.events != wanted[: len(feed.events)]:
-        place = next(
-            place
-            for place, found in enumerate(feed.events)
-            if place >= len(wanted) or found != wanted[place]
-        )
-        yield (
-            f"{feed.client}, subscribed after {feed.after} to {feed.category or feed.stream}: "
-            f"event {place} was {feed.events[place]}, not {wanted[place : place + 1]}"
-        )
+    place = 0
+    for number, found in enumerate(feed.events):
+        floor = feed.floors[number] if number < len(feed.floors) else 0
+        while place < len(wanted) and wanted[place].position < found.position:
+            if wanted[place].position not in hidden:
+                break
+            place += 1
+        expected = wanted[place : place + 1]
+        commit = erased.get(found.position)
+        if expected and commit is not None:
+            gone = expected[0]._replace(element=erased_element(found.position))
+            if commit <= floor or found == gone:
+                expected = [gone]
+        if expected != [found]:
+            yield f"{name}: event {number} was {found}, not {expected}"
+            break
+        if hidden.get(found.position, floor + 1) <= floor:
+            yield f"{name}: {found} came, which commit {hidden[found.position]} had hidden"
+        place += 1
     reached = feed.events[-1].position if feed.events else feed.after
-    missed = [event for event in wanted if reached < event.position <= feed.caught_up]
+    missed = [
+        event
+        for event in wanted
+        if reached < event.position <= feed.caught_up and event.position not in hidden
+    ]
     if missed:
         yield f"{feed.client} was told that it had caught up with {feed.caught_up}: {missed[:1]}"

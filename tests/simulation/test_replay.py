@@ -26,7 +26,8 @@ from tests.simulation.history import (
     Seen,
 )
 from tests.simulation.judge import invariants
-from tests.simulation.replay import check_history, feed_problems, fold
+from tests.simulation.model import fold
+from tests.simulation.replay import check_history, feed_problems
 
 A, B = ("k", "a"), ("k", "b")
 

@@ -6,7 +6,7 @@ import trio
 
 import headwater
 from headwater.database import Database
-from tests.simulation.history import Feed, Seen
+from tests.simulation.history import Feed, History, Seen, erased_element
 
 _WINDOWS = (1, 3, 50, 4096)
 
@@ -15,20 +15,24 @@ def draw_feed(client: str, dice: random.Random) -> Feed:
     """A subscription to something."""
     match dice.choice(("all", "all", "category", "stream", "prefix", "types", "tags")):
         case "category":
-            return Feed(client, 0, category=dice.choice(("list", "order", "aggregate")))
+            return Feed(client, 0, category=dice.choice(("list", "order", "aggregate", "kept")))
         case "stream":
-            return Feed(client, 0, stream=dice.choice(("list-0", "note", "aggregate-1")))
+            return Feed(client, 0, stream=dice.choice(("list-0", "note", "aggregate-1", "kept-0")))
         case "prefix":
             return Feed(client, 0, prefix=dice.choice(("order-", "l", "aggregate-2")))
         case "types":
             return Feed(client, 0, kinds=dice.choice((("Paid",), ("Listed", "Sent"))))
         case "tags":
-            return Feed(client, 0, tags=dice.choice((("red",), ("red", "odd"), ("blue",))))
+            return Feed(
+                client, 0, tags=dice.choice((("red",), ("red", "odd"), ("blue",), ("green",)))
+            )
         case _:
             return Feed(client, 0)
 
 
-async def watch(database: Database, feed: Feed, dice: random.Random, goal: "Goal") -> None:
+async def watch(
+    database: Database, feed: Feed, dice: random.Random, goal: "Goal", history: History
+) -> None:
     """Take what comes, until the goal is reached or the subscription is given up.
 
     Raises:
@@ -37,6 +41,7 @@ async def watch(database: Database, feed: Feed, dice: random.Random, goal: "Goal
     position = feed.events[-1].position if feed.events else feed.after
     patience = dice.choice((5, 50, 1000))
     lazy = dice.random() < 0.3
+    floor = history.acknowledged
     async with database.subscribe(
         after=position,
         category=feed.category,
@@ -50,6 +55,7 @@ async def watch(database: Database, feed: Feed, dice: random.Random, goal: "Goal
         async for item in subscription:
             if isinstance(item, headwater.EventBatch):
                 feed.events += [seen(event) for event in item]
+                feed.floors += [floor] * len(item)
                 if lazy:
                     await trio.sleep(dice.expovariate(1 / 0.05))
             elif isinstance(item, headwater.CaughtUp):
@@ -76,6 +82,12 @@ class Goal:
         return self.position is not None and feed.caught_up >= self.position
 
 
+def element_of(event: headwater.RecordedEvent) -> str:
+    """The element that an event carries, or what stands in its place if it was erased."""
+    return erased_element(event.position) if event.erased else str(event.data)
+
+
 def seen(event: headwater.RecordedEvent) -> Seen:
     """An event as a history has it."""
-    return Seen(event.position, event.stream, event.version, event.commit, event.type, event.data)
+    element = element_of(event)
+    return Seen(event.position, event.stream, event.version, event.commit, event.type, element)

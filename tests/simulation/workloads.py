@@ -12,6 +12,7 @@ past          reads at commits that were, which are what was current then
 long reads    a read view that stays open while all goes on
 batches       a whole transaction in one round trip, on conditions
 fates         asking what became of a transaction, and fencing it
+kept          streams that are truncated, kept short, deleted, and of which events are erased
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,9 +21,16 @@ from typing import Final
 import trio
 
 import headwater
-from tests.simulation.history import Add, Append, Get, NoEvents, Operation, Put
+from tests.simulation.history import (
+    Add,
+    Append,
+    Get,
+    NoEvents,
+    Operation,
+    Put,
+)
+from tests.simulation.model import fold
 from tests.simulation.recorder import Recorder, Recording, event_of
-from tests.simulation.replay import fold
 
 ACCOUNTS: Final = 6
 BALANCE: Final = 100
@@ -30,6 +38,7 @@ LISTS: Final = 4
 PAIRS: Final = 3
 AGGREGATES: Final = 3
 SNAPSHOT_EVERY: Final = 3
+KEPT: Final = 3
 
 
 async def prepare(recorder: Recorder) -> None:
@@ -312,6 +321,95 @@ async def fates(recorder: Recorder) -> None:
         await recorder.ask_fate(identity, resolve=dice.random() < 0.3)
 
 
+async def kept(recorder: Recorder) -> None:
+    dice = recorder.dice
+    stream = f"kept-{dice.randrange(KEPT)}"
+    match dice.choice(("decide",) * 4 + ("rule",) + ("less",) * 3 + ("look", "look", "past")):
+        case "decide":
+            schema = dice.choice((1, 1, 1, 2))
+
+            async def decide(transaction: Recording) -> None:
+                version, elements = await transaction.load_kept(stream, schema)
+                new = [(element(recorder), "Kept") for _ in range(dice.choice((1, 1, 2, 4)))]
+                transaction.append(stream, new, expect=version)
+                if elements and dice.random() < 0.5:
+                    transaction.save_kept(stream, version, schema, elements)
+                if dice.random() < 0.2:
+                    await transaction.load_kept(stream, 3 - schema)
+
+            await recorder.run("kept", decide)
+        case "rule":
+            async with recorder.transaction("kept") as transaction:
+                await transaction.query(tags=("green",))
+                new = [(element(recorder) + "#green", "Kept")]
+                transaction.append(stream, new, unless=("green",))
+        case "less":
+            await _take_away(recorder, stream)
+        case "past":
+            commit = max(0, recorder.history.acknowledged - dice.choice((0, 1, 3, 30)))
+            async with recorder.reading("past", at_commit=commit) as reading:
+                await _look(reading, stream, dice.choice((0, 0, 2)), outside=True)
+                await reading.query(category=dice.choice((None, "kept")))
+        case _:
+            if dice.random() < 0.5:
+                async with recorder.reading("kept") as reading:
+                    await _look(reading, stream, dice.choice((0, 0, 2)), outside=True)
+                return
+            async with recorder.transaction("kept", read_only=dice.random() < 0.7) as transaction:
+                for _ in range(dice.randint(1, 3)):
+                    await _look(transaction, stream, dice.choice((0, 0, 2)))
+                    await transaction.query(category="kept", kind=dice.choice((None, "Kept")))
+                    await trio.sleep(dice.expovariate(1 / 0.2))
+
+
+async def _look(recording: Recording, stream: str, after: int, *, outside: bool = False) -> None:
+    """Read a stream in every way that there is; outside of a transaction, in one of them."""
+    if not outside:
+        await recording.read(stream, after=after)
+        await recording.load_kept(stream, 1)
+        return
+    if recording.attempt.number % 3 == 0:
+        await recording.read(stream, after=after)
+    elif recording.attempt.number % 3 == 1:
+        await recording.load_kept(stream, 1)
+    else:
+        await recording.listing("kept")
+
+
+async def _take_away(recorder: Recorder, stream: str) -> None:
+    """Truncate a stream, keep it short, delete it, or erase events; often more in one commit."""
+    dice = recorder.dice
+    if dice.random() < 0.3:
+        # Without a read, so in one round trip.
+        async with recorder.transaction("kept") as transaction:
+            if dice.random() < 0.5:
+                transaction.delete_stream(stream)
+            else:
+                transaction.retain(stream, dice.choice((None, 1, 2, 5)))
+        return
+    async with recorder.transaction("kept") as transaction:
+        version, _ = await transaction.load_kept(stream, 1)
+        for _ in range(dice.choice((1, 1, 2))):
+            match dice.choice(
+                ("truncate", "truncate", "erase", "erase", "newest", "delete", "count")
+            ):
+                case "truncate":
+                    transaction.truncate(stream, dice.randint(max(1, version - 4), version + 1))
+                case "erase" if version:
+                    transaction.erase(stream, [dice.randint(1, version)])
+                case "newest":
+                    await transaction.erase_newest(stream)
+                case "delete" if dice.random() < 0.3:
+                    transaction.delete_stream(stream)
+                case _:
+                    transaction.retain(stream, dice.choice((None, 1, 3)))
+            if dice.random() < 0.3:
+                transaction.append(stream, [(element(recorder), "Kept")])
+        if dice.random() < 0.3:
+            await _look(transaction, stream, 0)
+            await transaction.query(category="kept")
+
+
 ACTIONS: Final[Mapping[str, Callable[[Recorder], Awaitable[None]]]] = {
     "bank": bank,
     "lists": lists,
@@ -325,5 +423,6 @@ ACTIONS: Final[Mapping[str, Callable[[Recorder], Awaitable[None]]]] = {
     "long reads": long_reads,
     "batches": batches,
     "fates": fates,
+    "kept": kept,
 }
 """The plan's workloads."""

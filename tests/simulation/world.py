@@ -102,11 +102,14 @@ class World:
             "disk calls": self.trace.counts["disk"],
             "deaths": self.trace.counts["death"],
             "network faults": self.trace.counts["fate"],
+            "rewrites": self.trace.counts["rewrite"],
         }
 
     def keep_log(self, entry: dict[str, Any]) -> None:
         """Take a line of the server's log; some must not occur."""
         self.trace.add("log", entry["level"], entry["event"], entry.get("error"))
+        if "given_back" in entry:
+            self.trace.add("rewrite", entry["given_back"])
         if "exception" in entry and not self._machine.is_excused:
             self.surprises.append(f"the server's log: {entry['event']}\n{entry['exception']}")
 
@@ -221,7 +224,7 @@ class World:
         while not self._goal.is_reached(feed):
             try:
                 async with self._connect(name) as database:
-                    await watch(database, feed, dice, self._goal)
+                    await watch(database, feed, dice, self._goal, self.history)
             except headwater.HeadwaterError as error:
                 if not error.retryable and not self.plan.is_broken:
                     self.surprises.append(f"{name}: {error.code}: {error.message}")
@@ -244,7 +247,7 @@ class World:
                 f"a power loss changed what is there: {_difference(first, self.dump)}"
             )
         if self.dump is not None:
-            self._goal.position = len(self.dump.events)
+            self._goal.position = sum(logged.events for logged in self.dump.commits)
             # A subscriber that is level hears nothing more; a new connection tells it so.
             await self._machine.restart("kill")
 

@@ -1,0 +1,278 @@
+"""The model: keys and streams at every commit, in two pages of plain Python.
+
+    Model      what commits have made, one after the other
+    View       the model at a commit, with the writes of a transaction on top: what it reads
+
+Events are never taken from the model. What hides them, and what erases them, is kept beside them
+with its commit, and applied to what is read.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tests.simulation.history import (
+    Add,
+    Append,
+    DeleteRange,
+    DeleteStream,
+    Erase,
+    Feed,
+    Get,
+    Kept,
+    Key,
+    Listing,
+    Load,
+    Operation,
+    Put,
+    Query,
+    Read,
+    Retain,
+    Save,
+    Scan,
+    Seen,
+    Truncate,
+    erased_element,
+)
+from tests.simulation.thinning import EVERYTHING, Rule, Snapshots, first_version, thinned
+
+
+def fold(schema: int, elements: Iterable[str], state: Any = None) -> dict[str, Any]:
+    """The aggregate of the aggregates' workload.
+
+    It forgets nothing, not even the order, and code of another schema comes to another state.
+    """
+    count, digest = (0, schema) if state is None else (state["count"], state["digest"])
+    for element in elements:
+        count += 1
+        for letter in element:
+            digest = (digest * 31 + ord(letter)) % 1_000_000_007
+    return {"schema": schema, "count": count, "digest": digest}
+
+
+class Model:
+    """Keys and streams at every commit."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self.events: list[Seen] = []
+        self._keys: dict[Key, list[tuple[int, Any]]] = defaultdict(list)
+        self._streams: dict[str, list[Seen]] = defaultdict(list)
+        self._rules: dict[str, list[tuple[int, Rule]]] = defaultdict(list)
+        self.snapshots = Snapshots()
+        self.hidden: dict[int, int] = {}
+        """Positions of events that are hidden, and the commits from which on."""
+        self.erased: dict[int, int] = {}
+        """Positions of events that are erased, and the commits from which on."""
+
+    def commit(self, operations: Iterable[Operation]) -> None:
+        """The next commit."""
+        view = View(self, self.last)
+        for operation in operations:
+            view.apply(operation)
+        self.last += 1
+        for key, value in view.changed.items():
+            self._keys[key].append((self.last, value))
+        for stream, kind, element in view.order:
+            events = self._streams[stream]
+            event = Seen(len(self.events) + 1, stream, len(events) + 1, self.last, kind, element)
+            events.append(event)
+            self.events.append(event)
+        for stream, rule in view.rules.items():
+            self._rules[stream].append((self.last, rule))
+        for stream in {*view.rules, *(stream for stream, _, _ in view.order)}:
+            self._hide(stream)
+        for operation in operations:
+            match operation:
+                case Erase(stream, versions):
+                    for version in versions:
+                        self.erased.setdefault(
+                            self._streams[stream][version - 1].position, self.last
+                        )
+                    self.snapshots.erase(stream)
+                case Save():
+                    self.snapshots.save(self.last, operation)
+
+    def _hide(self, stream: str) -> None:
+        first = self.first(stream, self.last)
+        for event in self._streams.get(stream, [])[: first - 1]:
+            self.hidden.setdefault(event.position, self.last)
+
+    def rule(self, stream: str, commit: int) -> Rule:
+        """What is kept of a stream at a commit."""
+        rules = self._rules.get(stream, [])
+        place = bisect_right(rules, commit, key=lambda rule: rule[0])
+        return rules[place - 1][1] if place else EVERYTHING
+
+    def first(self, stream: str, commit: int) -> int:
+        """The first version of a stream that can be read at a commit."""
+        return first_version(self.rule(stream, commit), len(self.stream(stream, commit)))
+
+    def shown(self, events: Iterable[Seen]) -> list[Seen]:
+        """Events as they are read at the end: without what is hidden, or erased of them."""
+        return [
+            event._replace(element=erased_element(event.position))
+            if event.position in self.erased
+            else event
+            for event in events
+            if event.position not in self.hidden
+        ]
+
+    def is_without_effect(self, operations: Iterable[Operation], commit: int) -> bool:
+        """Whether what operations take away was gone at a commit."""
+        view = View(self, commit)
+        for operation in operations:
+            view.apply(operation)
+            if isinstance(operation, Erase):
+                events = self.stream(operation.stream, commit)
+                positions = [events[version - 1].position for version in operation.versions]
+                if any(self.erased.get(position, commit + 1) > commit for position in positions):
+                    return False
+        return all(rule == self.rule(stream, commit) for stream, rule in view.rules.items())
+
+    def names(self) -> Iterable[str]:
+        return self._streams.keys()
+
+    def value(self, key: Key, commit: int) -> Any:
+        versions = self._keys.get(key, [])
+        place = bisect_right(versions, commit, key=lambda version: version[0])
+        return versions[place - 1][1] if place else None
+
+    def keys(self) -> Iterable[Key]:
+        return self._keys.keys()
+
+    def stream(self, stream: str, commit: int) -> list[Seen]:
+        events = self._streams.get(stream, [])
+        return events[: bisect_right(events, commit, key=lambda event: event.commit)]
+
+    def all_events(self, commit: int) -> list[Seen]:
+        return self.events[: bisect_right(self.events, commit, key=lambda event: event.commit)]
+
+
+class View:
+    """The model at a commit, with the writes of a transaction on top."""
+
+    def __init__(self, model: Model, commit: int) -> None:
+        self._model = model
+        self._commit = commit
+        self.changed: dict[Key, Any] = {}
+        self.order: list[tuple[str, str, str]] = []
+        self.rules: dict[str, Rule] = {}
+
+    def apply(self, operation: Operation) -> None:
+        """Write."""
+        match operation:
+            case Put(key, value):
+                self.changed[key] = value
+            case DeleteRange(prefix):
+                for key, _ in self._items(prefix):
+                    self.changed[key] = None
+            case Add(key, number):
+                self.changed[key] = (self._value(key) or 0) + number
+            case Append(stream, elements):
+                self.order += [(stream, kind, element) for element, kind in elements]
+            case Truncate(stream) | DeleteStream(stream) | Retain(stream):
+                version = len(self._all_events(stream))
+                self.rules[stream] = thinned(self._rule(stream), version, operation)
+            case _:
+                pass
+
+    def expected(self, read: Operation, floor: int = 0) -> Operation | None:
+        """The read as it should have been; None if it is a write.
+
+        What a commit up to *floor* has erased must not be seen; what a later one has, may be.
+        """
+        floor = max(floor, self._commit)
+        match read:
+            case Get(key, _):
+                return read._replace(value=self._value(key))
+            case Scan(prefix, limit, reverse, _):
+                items = self._items(prefix)
+                if reverse:
+                    items.reverse()
+                return read._replace(items=items[:limit])
+            case Read(stream, after, _):
+                later = [event for event in self._events(stream) if event.version > after]
+                return read._replace(elements=self._settled(later, read.elements, floor))
+            case Query(after, category, kind, _, tags):
+                kinds = (kind,) if kind else ()
+                feed = Feed("", 0, category=category, kinds=kinds, tags=tags)
+                events = self._model.all_events(self._commit)[after:]
+                found = [e for e in events if feed.wants(e) and e.version >= self._first(e.stream)]
+                return read._replace(elements=self._settled(found, read.elements, floor))
+            case Load(stream, schema, _, _):
+                elements = [event.element for event in self._events(stream)]
+                return read._replace(version=len(elements), state=fold(schema, elements))
+            case Kept():
+                return self._kept(read, floor)
+            case Listing(prefix, _):
+                return read._replace(streams=list(self._listed(prefix)))
+            case _:
+                return None
+
+    def _value(self, key: Key) -> Any:
+        if key in self.changed:
+            return self.changed[key]
+        return self._model.value(key, self._commit)
+
+    def _items(self, prefix: Key) -> list[tuple[Key, Any]]:
+        keys = {*self._model.keys(), *self.changed}
+        chosen = sorted(key for key in keys if key[: len(prefix)] == prefix)
+        items = [(key, self._value(key)) for key in chosen]
+        return [(key, value) for key, value in items if value is not None]
+
+    def _rule(self, stream: str) -> Rule:
+        rule = self.rules.get(stream)
+        return self._model.rule(stream, self._commit) if rule is None else rule
+
+    def _first(self, stream: str) -> int:
+        # What a transaction appends pushes nothing out before it is committed.
+        version = len(self._model.stream(stream, self._commit))
+        return first_version(self._rule(stream), version)
+
+    def _all_events(self, stream: str) -> list[Seen]:
+        """The events of a stream, hidden ones too, with those of the transaction at position 0."""
+        events = list(self._model.stream(stream, self._commit))
+        for name, kind, element in self.order:
+            if name == stream:
+                events.append(Seen(0, stream, len(events) + 1, 0, kind, element))
+        return events
+
+    def _events(self, stream: str) -> list[Seen]:
+        first = self._first(stream)
+        return [event for event in self._all_events(stream) if event.version >= first]
+
+    def _settled(self, events: list[Seen], found: list[str], floor: int) -> list[str]:
+        """The elements of events, where either is right as they were found."""
+        elements = []
+        for place, event in enumerate(events):
+            erased = erased_element(event.position)
+            commit = self._model.erased.get(event.position)
+            late = commit is not None and commit > floor
+            seen = place < len(found) and found[place] == erased
+            gone = commit is not None and (seen or not late)
+            elements.append(erased if gone else event.element)
+        return elements
+
+    def _kept(self, read: Kept, floor: int) -> Kept:
+        stream, base = read.stream, read.base
+        rule, first, every = self._rule(stream), self._first(stream), self._all_events(stream)
+        known = self._model.snapshots.newest(stream, read.schema, self._commit, len(every))
+        if known < max(first - 1, rule.deleted + 1):
+            known = 0
+        if base is not None and base < max(first - 1, rule.deleted + 1):
+            base = None
+        if known and (base is None or base < known):
+            base = known
+        begins = rule.deleted + 1
+        from_version = first if base is None else begins
+        events = [event for event in every if event.version >= from_version]
+        elements = self._settled(events, read.elements, floor)
+        return read._replace(version=len(every), begins=begins, base=base, elements=elements)
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, int, int, int]]:
+        for stream in sorted(self._model.names()):
+            version, rule = len(self._all_events(stream)), self._rule(stream)
+            if stream.startswith(prefix) and version and rule.deleted != version:
+                yield stream, version, self._first(stream), rule.deleted + 1
