@@ -31,6 +31,7 @@ import trio
 
 import headwater
 from headwater.cli.server_process import ServerProcess
+from tests.sound_files import check_files
 
 GROUP: Final = "counters"
 LOOK_S: Final = 0.05
@@ -221,3 +222,4 @@ def test_kills_lose_no_event_double_none_and_keep_the_order_of_streams(tmp_path:
     server.start()
     trio.run(play_and_check, server, size, random.Random(seed))
     server.stop()
+    check_files(server)

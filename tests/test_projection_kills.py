@@ -21,6 +21,7 @@ import trio
 import headwater
 from headwater.cli.server_process import ServerProcess
 from tests.projection_worker import BROKEN, CATEGORY, chain, define
+from tests.sound_files import check_files
 
 KILLS: Final = int(os.environ.get("HEADWATER_PROJECTION_KILLS", "3"))
 CANCELLATIONS: Final = 5
@@ -138,3 +139,4 @@ def test_a_projection_that_is_killed_at_random_equals_one_that_ran_through(
     print(f"HEADWATER_KILL_SEED={seed}")
     with ServerProcess(tmp_path) as server:
         trio.run(check_after_kills, server, random.Random(seed))
+    check_files(server)

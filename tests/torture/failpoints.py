@@ -9,7 +9,6 @@ import os
 import random
 import sys
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -17,9 +16,7 @@ import trio
 
 import headwater
 from headwater.cli.server_process import ServerFailed, ServerProcess
-from headwater_server.engine.offline.check import check
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_store import RocksStore
+from tests.sound_files import check_files
 from tests.test_kill import Ledger, settle_and_check, work
 
 CHECKPOINT_COMMITS: Final = 40
@@ -161,18 +158,6 @@ def _start_to_be_killed(server: FaultyServer, kill: dict[str, object]) -> bool:
     except ServerFailed:
         return True
     return False
-
-
-def check_files(server: ServerProcess) -> None:
-    """What a kill leaves is no damage: no file contradicts another."""
-    if not (server.data / "FORMAT").exists():
-        return
-    report = check(
-        RealFileSystem(),
-        str(server.data),
-        open_store=partial(RocksStore.open, read_only=True),
-    )
-    assert report.is_clean, [str(finding) for finding in report.findings]
 
 
 def new_ledger(seed: int) -> Ledger:

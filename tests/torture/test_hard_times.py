@@ -26,8 +26,9 @@ from headwater_protocol.keys import encode_key
 from headwater_protocol.limits import KIB, MIB, PROTOCOL_VERSION
 from headwater_protocol.messages import encode
 from tests.fuzz.live import hang_up
+from tests.sound_files import check_files
 from tests.test_kill import settle_and_check, work
-from tests.torture.failpoints import FaultyServer, check_files, new_ledger
+from tests.torture.failpoints import FaultyServer, new_ledger
 
 IDLERS: Final = int(os.environ.get("HEADWATER_IDLERS", "400"))
 A_CONNECTION_MAX: Final = 32 * KIB
