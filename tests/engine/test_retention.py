@@ -218,6 +218,27 @@ def test_who_read_what_is_then_hidden_conflicts(database: Database) -> None:
         assert caught.value.conflicts[0]["commit"] == database.engine.published
 
 
+@pytest.mark.parametrize("wanted", [{}, {"category": "a"}, {"prefix": "a-"}, {"stream": "a-1"}])
+def test_who_found_what_an_append_then_pushes_out_conflicts(wanted: dict[str, Any]) -> None:
+    # What was appended did not fit the query, and no rule was changed. But the stream keeps its
+    # newest events, so one that the query had found was gone: it was not serializable.
+    for stream, kept, conflicts in (("a-1", 3, True), ("a-1", 4, False), ("b-1", 3, False)):
+        for limit in (1, 10):
+            database = Database()
+            database.execute(["append", "a-1", -1, [[None, "Rare", b"", b""]]], append("a-1", 2))
+            database.execute(["set_retention", stream, kept, None], append("b-1", 3))
+            opened = database.begin()
+            found = opened.read_all(0, EventFilter(types=("Rare",), **wanted), limit, False)
+            assert versions(found.events) == [1]
+            database.execute(append("a-1"), append("b-1"))
+            if not conflicts:
+                database.commit(opened, ["put", b"k", b"v"])
+                continue
+            with pytest.raises(Conflict, match="read-write conflict on query") as caught:
+                database.commit(opened, ["put", b"k", b"v"])
+            assert caught.value.conflicts[0]["commit"] == database.engine.published
+
+
 def test_a_transaction_sees_what_it_hides(database: Database) -> None:
     opened = database.begin()
     opened.write([["truncate", "a-1", 8]])

@@ -317,9 +317,9 @@ def against_the_read_view(right: Any) -> Any:
 
 
 def of_everything(right: Any) -> Any:
-    def read_all(self: Reader, *arguments: Any) -> Any:
+    def read_all(self: Reader, *arguments: Any, **named: Any) -> Any:
         with replaced(Visibility, "shows", lambda _, stored: bool(stored)):
-            return right(self, *arguments)
+            return right(self, *arguments, **named)
 
     return read_all
 

@@ -20,6 +20,7 @@ from headwater_server.engine import keyspaces
 from headwater_server.engine.events import StoredEvent, decode_event
 from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import Reader
+from headwater_server.engine.retention import stored_rule
 from headwater_server.engine.state import State
 from headwater_server.engine.transaction import Transaction
 
@@ -84,12 +85,12 @@ def _conflicts(
             )
             winner = 0 if event is None else event.commit
             if not winner and state.retention.in_use:
-                winner = _retention_changed(state, query, view)
+                winner = _hidden_since(state, query, transaction, examined_max)
             if winner:
                 yield _described(state, "read-write", winner, query=query.as_wire())
         if state.retention.in_use:
             for query in reads.pages:
-                winner = _retention_changed(state, query, view)
+                winner = _hidden_since(state, query, transaction, examined_max)
                 if winner:
                     yield _described(state, "read-write", winner, query=query.as_wire())
         return
@@ -163,6 +164,48 @@ def _first_event(
         f"to position {position}, which are more than a condition may take; give a later position, "
         "or types and tags"
     )
+
+
+def _hidden_since(
+    state: State, query: EventFilter, transaction: Transaction, examined_max: int
+) -> int:
+    """A commit after the read view that hid events which the query may have found, or 0."""
+    winner = _retention_changed(state, query, transaction.view)
+    return winner or _pushed_out(state, query, transaction.position, examined_max)
+
+
+def _pushed_out(state: State, query: EventFilter, position: int, examined_max: int) -> int:
+    """The commit of an event beyond a position that pushed out one which fits, or 0.
+
+    It need not fit itself: a stream that keeps its newest events loses one with each that comes.
+    """
+    newest = Reader(state, state.last_commit, state.last_position, examined_max=examined_max)
+    appended = EventFilter(stream=query.stream, category=query.category, prefix=query.prefix)
+    streams: set[str] = set()
+    after, more = position, True
+    while more:
+        page = newest.read_all(after, appended, examined_max, False)
+        after, more = page.position, page.more
+        for event in map(decode_event, page.events):
+            if event.stream in streams:
+                continue
+            streams.add(event.stream)
+            if _has_lost(state, query, event.stream, position):
+                return stream_changed(state, event.stream, position)
+    return 0
+
+
+def _has_lost(state: State, query: EventFilter, stream: str, position: int) -> bool:
+    """Whether events of a stream that fit were crowded out since a position."""
+    rule = stored_rule(state, stream, state.last_commit)
+    if not rule.count_max:
+        return False
+    head = state.head(stream)
+    before = state.version_at(stream, head, position)
+    first = max(rule.before, before - rule.count_max + 1, 1)
+    last = min(before, head.version - rule.count_max)
+    positions = state.stream_positions(stream, head, first, last)
+    return any(stored and query.fits(decode_event(stored)) for stored in state.events(positions))
 
 
 def _retention_changed(state: State, query: EventFilter, view: int) -> int:
