@@ -422,7 +422,7 @@ class ClientConnection(_Connection):
                 raise UnknownOperation(f"there is no operation {shown(name)}")
             raise AssertionError(f"{name} in the state {self.state.name}")
         values = list(arguments)
-        if check.completed(values) is None:
+        if not check.accepts(values):
             OPERATIONS[name].arguments.complete(values, name)
         in_flight = self.in_flight
         request_id = self._last_id % REQUEST_ID_MAX + 1

@@ -166,6 +166,10 @@ class Arguments:
         self._lasting = [all(fresh(member) is member for member in tail) for tail in tails]
         self._count = len(tails) - 1
 
+    def accepts(self, values: list[Any]) -> bool:
+        """Whether the values are surely allowed."""
+        return self._test.fits(values)
+
     def completed(self, values: list[Any]) -> list[Any] | None:
         """The values with the defaults of those left out; None if they need a closer look."""
         if not self._test.fits(values):
