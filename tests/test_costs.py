@@ -29,7 +29,8 @@ VALUE = bytes(100)
 GET_CALLS_MAX = 17
 PUT_CALLS_MAX = 124
 GROUPED_PUT_CALLS_MAX = 56
-APPEND_CALLS_MAX = 166
+APPEND_CALLS_MAX = 162
+APPEND_MANY_CALLS_MAX = 790
 TRANSACTION_CALLS_MAX = 200
 MEMTABLE_SCAN_CALLS_MAX = 252
 SCAN_CALLS_MAX = 36
@@ -150,6 +151,22 @@ async def test_an_append_takes_few_calls(costs: Costs) -> None:
         for number in range(REQUESTS)
     ]
     assert sum(map(costs.calls, appends)) <= APPEND_CALLS_MAX * REQUESTS
+
+
+async def test_an_append_of_a_hundred_events_takes_few_calls_for_each(costs: Costs) -> None:
+    events = [[None, "Happened", VALUE, b""]] * 100
+    appends = [
+        frame(
+            7,
+            "execute",
+            costs.database.new_id(),
+            [],
+            [],
+            [["append", "stream-1", 100 * number, events]],
+        )
+        for number in range(REQUESTS)
+    ]
+    assert sum(map(costs.calls, appends)) <= APPEND_MANY_CALLS_MAX * REQUESTS
 
 
 async def test_a_transaction_in_two_round_trips_takes_few_calls(costs: Costs) -> None:

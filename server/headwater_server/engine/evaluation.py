@@ -293,10 +293,11 @@ class _Appender:
         # In runs: most appends are of one type.
         begun = 0
         event_type: str = events[0][1]
-        for place in range(1, count):
-            if events[place][1] != event_type:
+        for place, event in enumerate(events):
+            name: str = event[1]
+            if name != event_type:
                 into.runs.append((stream, event_type, place - begun))
-                begun, event_type = place, events[place][1]
+                begun, event_type = place, name
         into.runs.append((stream, event_type, count - begun))
         self._place += count
         into.versions[stream] = self._versions[stream] = version + count

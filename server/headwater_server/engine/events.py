@@ -175,6 +175,9 @@ def derive_event_ids(transaction: bytes, first: int, count: int) -> list[bytes]:
     the transaction's id. Ids of two transactions that agree in the other 96 bits do not occur:
     those hold the time and 42 random bits.
     """
+    if count == 1 and first == 0:
+        # Nothing is added to it.
+        return [transaction]
     prefix = transaction[:12]
     low = int.from_bytes(transaction[12:], "big") + first
     if low + count > _LOW:

@@ -127,16 +127,29 @@ class MemTable:
     ) -> None:
         """Append stored events of one type at the next positions, to stream and indexes."""
         first = self.last_position + 1
+        category = category_of(stream)
+        of_category = self.categories.get(category)
+        if of_category is None:
+            of_category = self.categories[category] = array("Q")
+        of_type = self.types.get(event_type)
+        if of_type is None:
+            of_type = self.types[event_type] = array("Q")
+        if len(stored) == 1:
+            # What most commits append: no array of its own.
+            event = stored[0]
+            self.last_position = first
+            self.events.append(event)
+            tail.positions.append(first)
+            of_category.append(first)
+            of_type.append(first)
+            self.size += _EVENT_OVERHEAD + len(event)
+            return
         self.last_position += len(stored)
         positions = array("Q", range(first, self.last_position + 1))
         self.events += stored
         tail.positions.extend(positions)
-        category = category_of(stream)
-        for index, name in ((self.categories, category), (self.types, event_type)):
-            found = index.get(name)
-            if found is None:
-                found = index[name] = array("Q")
-            found.extend(positions)
+        of_category.extend(positions)
+        of_type.extend(positions)
         self.size += _EVENT_OVERHEAD * len(stored) + sum(map(len, stored))
 
     def add_tags(self, position: int, tags: Sequence[str]) -> None:

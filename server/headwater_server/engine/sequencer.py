@@ -15,7 +15,7 @@ sequence number of the newest record at the time.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from headwater_protocol import limits
 from headwater_protocol.errors import (
@@ -37,6 +37,8 @@ from headwater_server.engine.state import State
 from headwater_server.engine.transaction import Transaction
 from headwater_server.engine.validation import conflict_error, find_conflicts
 from headwater_server.engine.write_buffer import WriteBuffer
+
+_new: Final = tuple.__new__
 
 
 class Acknowledging(Protocol):
@@ -253,7 +255,9 @@ class Sequencer:
         """Give a commit its number, and install it: here it has happened, if it gets durable."""
         newest = self._state.active
         commit, position, now = newest.last_commit + 1, newest.last_position + 1, self._last_time
-        record = Record(commit, transaction, now, user, writes, position, events, event_ids)
+        # As Record(…), in a fifth of its time.
+        members = (commit, transaction, now, user, writes, position, events, event_ids)
+        record: Record = _new(Record, members)
         encoded = encode_commit(record)
         self._check_size(encoded)
         install(self._state, record, runs, tags)

@@ -14,7 +14,7 @@ import heapq
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from headwater_server.engine import keyspaces
 from headwater_server.engine.checkpointed import CheckpointedState
@@ -33,6 +33,8 @@ class Head(NamedTuple):
 
 
 NO_HEAD = Head(0, 0, 0)
+
+_new: Final = tuple.__new__
 
 
 class State:
@@ -176,7 +178,9 @@ class State:
         for table in self.memtables():
             tail = table.streams.get(stream)
             if tail is not None:
-                return Head(tail.id, tail.version, tail.positions[-1])
+                # As Head(…), in a fifth of its time: every append asks.
+                head: Head = _new(Head, (tail.id, tail.version, tail.positions[-1]))
+                return head
         stored = self.files.stream(stream)
         return NO_HEAD if stored is None else Head(stored.id, stored.version, stored.last_position)
 
