@@ -167,10 +167,12 @@ def _with_new(run: KeyRun, recent: list[bytes], reverse: bool) -> KeyRun:
 
 def _lay_over(table: MemTable, run: KeyRun, view: int) -> int:
     """Put the versions that a memtable has at *view* over older ones; how many keys it has."""
-    heads, items = run.heads, run.items
+    keys, heads, items = run.keys, run.heads, run.items
+    chains = table.chains
     headers = BIN_HEADERS
     count = 0
-    for place, version in enumerate(list(map(table.chains.get, run.keys))):
+    for place in range(len(keys)):
+        version = chains.get(keys[place])
         if version is None:
             continue
         count += 1
@@ -182,9 +184,12 @@ def _lay_over(table: MemTable, run: KeyRun, view: int) -> int:
             value = version[1]
             if value is None:
                 items[place] = b""
-            elif len(value) < 256:
+                continue
+            # With its type said, bytes are put together without a look at what they are.
+            head: bytes = heads[place]
+            if len(value) < 256:
                 # As bytes_packed does: a call for each is half of what all of this costs.
-                items[place] = heads[place] + headers[len(value)] + value
+                items[place] = head + headers[len(value)] + value
             else:
-                items[place] = heads[place] + encode(value)
+                items[place] = head + encode(value)
     return count
