@@ -240,6 +240,10 @@ class ShuttingDown(HeadwaterError, code="shutting_down"):
     retryable = True
 
 
+class BackupFailed(HeadwaterError, code="backup_failed"):
+    """The backup was not made, and nothing is left of it; the message says why."""
+
+
 class DamagedFile(HeadwaterError, code="damaged_file"):
     """Stored bytes fail their checksum; details["file"] and ["offset"] say where."""
 

@@ -147,5 +147,9 @@ RETRY_MS_MAX: Final = 7 * 24 * 3600 * 1000
 REASON_SIZE_MAX: Final = 1 * KIB
 """UTF-8 bytes of the reason why an event is given back or parked."""
 
+BACKUP_NAME_SIZE_MAX: Final = 100
+"""Characters of a backup's name: with what is put around it while the backup is made, it must be
+a name that every file system takes."""
+
 NUMBER_MAX: Final = 2**63 - 1
 """Largest commit number, position, version or time in microseconds on the wire."""

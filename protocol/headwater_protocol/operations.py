@@ -448,6 +448,12 @@ _TABLE = (
     # Administration.
     Operation("stats", _record(), "a map", "Figures of the server, by name."),
     Operation(
+        "backup",
+        _record(_required("name", Text(1, limits.BACKUP_NAME_SIZE_MAX))),
+        "[commit, position, size]",
+        "Make a backup under a new name, in the directory that the server has for them.",
+    ),
+    Operation(
         "user_set",
         _record(
             _required("name", NAME),

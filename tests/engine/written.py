@@ -78,6 +78,9 @@ class WatchedStore:
     def flush(self) -> None:
         self.beneath.flush()
 
+    def checkpoint_to(self, path: str) -> None:
+        self.beneath.checkpoint_to(path)
+
     def reopen(self) -> None:
         self.beneath.reopen()
 

@@ -116,6 +116,7 @@ class MemoryServer:
         self.database = Database(settings.engine)
         self.disk = Disk()
         self.checkpoint_disk = Disk()
+        self.backup_disk = Disk()
         self.server = Server(
             self.database.engine,
             settings,
@@ -130,7 +131,11 @@ class MemoryServer:
         return self.database.engine
 
     def _worker(self, name: str) -> RunBlocking:
-        disks = {"commit": self.disk, "checkpoint": self.checkpoint_disk}
+        disks = {
+            "commit": self.disk,
+            "checkpoint": self.checkpoint_disk,
+            "backup": self.backup_disk,
+        }
         return disks[name].run_blocking if name in disks else _inline
 
     async def connect(self, *, hello: bool = True) -> Client:

@@ -40,6 +40,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "credit": ([3, 100], [3, 0]),
     "unsubscribe": ([3], [3]),
     "stats": ([], []),
+    "backup": (["monday"], ["monday"]),
     "user_set": (
         ["ann", bytes(16), 4096, bytes(32), bytes(32), False],
         ["ann", bytes(16), 4096, bytes(32), bytes(32)],

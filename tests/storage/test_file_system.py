@@ -146,3 +146,29 @@ def test_paths_are_joined_and_taken_apart() -> None:
     assert parent("a/b/c") == "a/b"
     assert parent("/c") == "/"
     assert parent("c") == "."
+
+
+def test_a_hard_link_is_one_more_name_that_outlives_the_first(disk: FileSystem, here: str) -> None:
+    file = disk.create(join(here, "a"))
+    file.write_at(0, b"hello")
+    file.sync()
+    disk.make_directory(join(here, "b"))
+    disk.hard_link(join(here, "a"), join(here, "b/c"))
+    file.write_at(0, b"j")
+    file.close()
+    disk.remove(join(here, "a"))
+    disk.sync_directory(join(here, "b"))
+    linked = disk.open(join(here, "b/c"), writable=False)
+    assert linked.read_at(0, 9) == b"jello"
+    linked.close()
+
+
+def test_a_hard_link_takes_no_name_that_is_taken_and_needs_a_file(
+    disk: FileSystem, here: str
+) -> None:
+    for name in ("a", "b"):
+        disk.create(join(here, name)).close()
+    with pytest.raises(FileExistsError):
+        disk.hard_link(join(here, "a"), join(here, "b"))
+    with pytest.raises(FileNotFoundError):
+        disk.hard_link(join(here, "x"), join(here, "c"))

@@ -13,10 +13,13 @@ from typing import Final
 import pytest
 
 from headwater_protocol.errors import DamagedFile, FormatTooNew
+from headwater_protocol.limits import MIB
 from headwater_server.storage.errors import DiskFull, LogFailed
+from headwater_server.storage.file_system import make_durable_directory
 from headwater_server.storage.file_write_ahead_log import (
     COPIES_MAX,
     FileWriteAheadLog,
+    begin_files,
     check_files,
     repair_files,
 )
@@ -673,3 +676,37 @@ def test_left_over_spares_are_removed_at_open() -> None:
     assert any(name.endswith(".tmp") for name in disk.list(DIRECTORY))
     open_log(disk).close()
     assert not any(name.endswith(".tmp") for name in disk.list(DIRECTORY))
+
+
+def test_a_log_that_is_begun_for_a_copy_goes_on_where_that_was_made() -> None:
+    disk = MemoryFileSystem(1)
+    make_durable_directory(disk, DIRECTORY)
+    begin_files(disk, DIRECTORY, database_id=DATABASE_ID, after=WalIndex(41))
+    disk = disk.crash()
+    report = check_files(disk, DIRECTORY, database_id=DATABASE_ID, vouched=WalIndex(41))
+    assert report is not None
+    assert (report.damage, report.entries) == (None, 0)
+    log = FileWriteAheadLog.open(
+        disk, DIRECTORY, database_id=DATABASE_ID, random=random.Random(1), vouched=WalIndex(41)
+    )
+    assert (log.first_index, log.last_index) == (42, 41)
+    log.claim(log.last_index)
+    # The largest entry goes in as ever.
+    large = random.Random(2).randbytes(3 * MIB)
+    assert log.submit([large]) > 43
+    log.close()
+    log = FileWriteAheadLog.open(
+        disk.crash(),
+        DIRECTORY,
+        database_id=DATABASE_ID,
+        random=random.Random(1),
+        vouched=WalIndex(42),
+    )
+    assert found_in(log) == [large]
+    log.close()
+    # Entries up to the copy's are vouched for by its files, and those behind it are not there.
+    with pytest.raises(DamagedFile):
+        begun = MemoryFileSystem(1)
+        begun.make_directory(DIRECTORY)
+        begin_files(begun, DIRECTORY, database_id=DATABASE_ID, after=WalIndex(41))
+        open_log(begun, vouched=42)

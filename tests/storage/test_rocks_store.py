@@ -340,3 +340,27 @@ def test_messages_of_rocksdb_are_explained() -> None:
     disk = explain("IO error: Input/output error: While pread: /d/1.sst", "/d")
     assert isinstance(disk, OSError)
     assert not isinstance(disk, DiskFull)
+
+
+def test_a_checkpoint_shares_its_files_and_is_refused_where_there_is_something(
+    tmp_path: Path,
+) -> None:
+    store = RocksStore.open(str(tmp_path / "state"))
+    batch = WriteBatch()
+    batch.put(Family.LATEST, b"key", b"value")
+    store.write(batch)
+    store.flush()
+    store.checkpoint_to(str(tmp_path / "checkpoint"))
+    shared = list((tmp_path / "checkpoint").glob("*.sst"))
+    assert shared
+    assert all(path.stat().st_nlink == 2 for path in shared)
+    with pytest.raises(OSError, match="exists"):
+        store.checkpoint_to(str(tmp_path / "checkpoint"))
+    with pytest.raises(DamagedFile, match="No such file"):
+        store.checkpoint_to(str(tmp_path / "missing/checkpoint"))
+    # Nothing of this is the store's own trouble.
+    store.write(batch)
+    store.flush()
+    store.reopen()
+    assert store.get(Family.LATEST, b"key") == b"value"
+    store.close()

@@ -279,3 +279,28 @@ def test_any_run_of_writes_and_reads_equals_a_dict(store: StateStore, seed: int)
         assert page.more == (len(expected) >= count)
         assert store.get(family, start) == model.get((family, start))
     assert store.verify() == len(model)
+
+
+def test_a_checkpoint_is_a_store_of_its_own_with_all_that_was_flushed(
+    store: StateStore, tmp_path: Path
+) -> None:
+    put(store, Family.LATEST, a="1", b="2")
+    put(store, Family.INDEX, a="3")
+    store.flush()
+    path = str(tmp_path / "checkpoint")
+    store.checkpoint_to(path)
+    put(store, Family.LATEST, a="9", c="9")
+    store.flush()
+    made: StateStore
+    if isinstance(store, MemoryStore):
+        made = store.checkpoints[path].crash()
+    else:
+        made = RocksStore.open(path)
+    assert made.verify() == 3
+    assert made.get_many(Family.LATEST, [b"a", b"b", b"c"]) == [b"1", b"2", None]
+    assert made.get(Family.INDEX, b"a") == b"3"
+    put(made, Family.LATEST, d="4")
+    made.flush()
+    made.close()
+    assert store.get(Family.LATEST, b"d") is None
+    assert store.get(Family.LATEST, b"a") == b"9"

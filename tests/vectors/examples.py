@@ -298,6 +298,7 @@ EXAMPLES: Final = [
     Example("read_snapshots", [b"account-ann\0", 10, 42], [[], None]),
     Example("subscribe_keys", [BALANCE, BALANCE + b"\xff", 41, 100], None),
     Example("subscribe_keys", [b"", None, 42], None),
+    Example("backup", ["2026-11-23"], [42, 9, 1_073_741_824]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -119,6 +119,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _option("unix", "Unix socket to listen on as well.", metavar="PATH"),
     _option("tls-cert", "Certificate and its chain, PEM. All --listen speak TLS.", metavar="FILE"),
     _option("tls-key", "Private key, PEM, if it is not in the same file.", metavar="FILE"),
+    _option("backup-dir", "Where backups are made; without it there are none.", metavar="DIR"),
     _option("ready-file", "Written once listening: an address a line.", metavar="FILE"),
     _option(
         "log-format",
@@ -194,6 +195,7 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         unix=values["unix"],
         tls_certificate=values["tls_cert"],
         tls_key=values["tls_key"],
+        backup_directory=values["backup_dir"],
         ready_file=values["ready_file"],
         connections_max=values["connections_max"],
         shutdown_ms_max=round(values["shutdown_grace"] * SECOND_MS),

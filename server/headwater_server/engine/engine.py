@@ -27,6 +27,7 @@ from headwater_protocol.operations import SERIALIZABLE
 from headwater_server.engine import keyspaces
 from headwater_server.engine.accounts import Accounts
 from headwater_server.engine.audit import read_commits, read_snapshots
+from headwater_server.engine.backup import Staged, stage
 from headwater_server.engine.checkpoint import CheckpointResult
 from headwater_server.engine.checkpointing import Checkpoint, Checkpointing
 from headwater_server.engine.conditions import failed_conditions
@@ -406,6 +407,10 @@ class Engine:
     def trim_log(self) -> None:
         """Remove of the log what the files have; blocks, and may run in another thread."""
         self.checkpoints.trim()
+
+    def stage_backup(self) -> Staged:
+        """Hold on to the files of the last checkpoint, see backup.py; blocks, none beside it."""
+        return stage(self._file_system, self._path, self._state.files, self.database_id)
 
     def seal_log(self) -> None:
         """Vouch for the end of the log, at a quiet moment; blocks, as `make_durable` does.

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import CommitNumber, Position
+from headwater_server.engine.backup import unstage
 from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.replaying import replay
@@ -105,6 +106,7 @@ def _open(
     with ExitStack() as opened:
         directory = DataDirectory.open(file_system, path, source=source, now=clock())
         opened.callback(directory.close)
+        unstage(file_system, path)
         store = open_store(directory.state)
         opened.callback(store.close)
         applied = read_applied(store)

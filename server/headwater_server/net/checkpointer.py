@@ -14,7 +14,8 @@ process, as a failed sync does: the restart starts from what is known to be on t
 import structlog
 import trio
 
-from headwater_protocol.errors import DamagedFile
+from headwater_protocol.errors import DamagedFile, ShuttingDown
+from headwater_server.engine.backup import Staged
 from headwater_server.engine.checkpointing import Checkpoint
 from headwater_server.engine.engine import Engine
 from headwater_server.net.group_commit import GroupCommit
@@ -82,30 +83,48 @@ class Checkpointer:
             CheckpointFailed: see the class.
         """
         async with self._one_at_a_time:
-            checkpoint = self._engine.begin_checkpoint(tidy=tidy)
-            if checkpoint is None:
-                await self._run_blocking(self._engine.trim_log)
-                return
-            began = trio.current_time()
-            await self._group_commit.wait_durable(checkpoint.last_sequence)
-            self._writing = True
-            try:
-                done = await self._write(checkpoint, wait_for_room=wait_for_room)
-            finally:
-                self._writing = False
-                self._group_commit.wake()
-            if not done:
-                return
-            result = self._engine.finish_checkpoint(checkpoint)
-            # Files are removed and a directory synced, for which no reader should wait.
+            await self._checkpoint(wait_for_room=wait_for_room, tidy=tidy)
+
+    async def stage_backup(self) -> Staged:
+        """Make a checkpoint of all that was committed, and hold on to its files for a backup.
+
+        Raises:
+            BackupFailed, DamagedFile: the files could not be held on to.
+            ShuttingDown: the server is going down.
+            CheckpointFailed: see the class.
+        """
+        async with self._one_at_a_time:
+            await self._checkpoint(wait_for_room=True, tidy=False)
+            if self._engine.checkpoints.running:
+                # It is our turn, so that one was given up: the server ends.
+                raise ShuttingDown("backup: the server is going down")
+            return await self._run_blocking(self._engine.stage_backup)
+
+    async def _checkpoint(self, *, wait_for_room: bool, tidy: bool) -> None:
+        checkpoint = self._engine.begin_checkpoint(tidy=tidy)
+        if checkpoint is None:
             await self._run_blocking(self._engine.trim_log)
-            _log.info(
-                "checkpoint",
-                commit=result.applied.commit,
-                commits=result.commits,
-                events=result.events,
-                seconds=round(trio.current_time() - began, 3),
-            )
+            return
+        began = trio.current_time()
+        await self._group_commit.wait_durable(checkpoint.last_sequence)
+        self._writing = True
+        try:
+            done = await self._write(checkpoint, wait_for_room=wait_for_room)
+        finally:
+            self._writing = False
+            self._group_commit.wake()
+        if not done:
+            return
+        result = self._engine.finish_checkpoint(checkpoint)
+        # Files are removed and a directory synced, for which no reader should wait.
+        await self._run_blocking(self._engine.trim_log)
+        _log.info(
+            "checkpoint",
+            commit=result.applied.commit,
+            commits=result.commits,
+            events=result.events,
+            seconds=round(trio.current_time() - began, 3),
+        )
 
     async def rewrite(self) -> bool:
         """Write anew what retention and erasure let go of, some of it; whether that was all.

@@ -1,8 +1,8 @@
 """One function an operation: from the arguments of a request to the frame of its answer.
 
 The arguments were checked against the vocabulary, and are complete. A handler returns the frame,
-or None if the answer waits for a sync; what it raises becomes the request's error. Stored events
-are spliced into answers as they are.
+or None if the answer comes later, after a sync mostly; what it raises becomes the request's error.
+Stored events are spliced into answers as they are.
 """
 
 from collections.abc import Callable, Mapping
@@ -397,6 +397,12 @@ def stats(session: "Session", request_id: int, _arguments: list[Any]) -> bytes:
     return session.connection.answer(request_id, session.service.stats())
 
 
+def backup(session: "Session", request_id: int, arguments: list[Any]) -> None:
+    """Make a backup; answered once it is there, which may take long."""
+    session.service.check_running()
+    session.service.backups.ask(session, request_id, arguments[0])
+
+
 def user_set(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
     """Add a user or change a password; answered once it is durable and in force."""
     name, salt, iterations, stored_key, server_key, create = arguments
@@ -465,6 +471,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "unsubscribe": unsubscribe,
     **GROUP_HANDLERS,
     "stats": stats,
+    "backup": backup,
     "user_set": user_set,
     "user_remove": user_remove,
     "user_list": user_list,

@@ -5,6 +5,7 @@
 
     committer        groups become durable, are published, and are answered
     checkpointer     what was committed gets into the files, the log is trimmed
+    backups          those that clients ask for
     maintenance      leases, log space, slow strangers
     subscriptions    history for those who are behind
     group deliveries events for the members of consumer groups, when it is their time
@@ -35,6 +36,7 @@ from headwater_protocol.errors import ShuttingDown
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net import streams
+from headwater_server.net.backups import Backups
 from headwater_server.net.checkpointer import Checkpointer, CheckpointFailed
 from headwater_server.net.group_commit import CommitFailed, GroupCommit
 from headwater_server.net.group_deliveries import GroupDeliveries
@@ -113,6 +115,9 @@ class Server:
             interval_ms=settings.maintenance_ms,
             rest_ms=settings.rewrite_rest_ms,
         )
+        self._backups = Backups(
+            self._checkpointer, worker("backup"), directory=settings.backup_directory
+        )
         self.service = Service(
             engine,
             settings,
@@ -121,6 +126,7 @@ class Server:
             group_commit=self._group_commit,
             subscriptions=self._subscriptions,
             group_deliveries=self._group_deliveries,
+            backups=self._backups,
             local_only=local_only,
         )
         self.plain_sockets = PlainSockets(self.service)
@@ -154,6 +160,7 @@ class Server:
                 nursery.start_soon(self._group_commit.run)
                 nursery.start_soon(self._checkpointer.run)
                 nursery.start_soon(self._rewriter.run)
+                nursery.start_soon(self._backups.run)
                 nursery.start_soon(self._maintenance.run)
                 nursery.start_soon(self._subscriptions.run)
                 nursery.start_soon(self._subscriptions.key_feeds.run)
@@ -168,6 +175,7 @@ class Server:
     async def stop(self, *, hurry: trio.Event | None = None) -> None:
         """Come to an orderly end; *hurry* cuts the waiting for clients short."""
         self.service.stopping = True
+        self._backups.stop()
         self.plain_sockets.stop_accepting()
         sessions = self.service.sessions
         _log.info("stopping", connections=len(sessions))

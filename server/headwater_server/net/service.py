@@ -23,6 +23,7 @@ from headwater_protocol.errors import (
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.sequencer import Ticket
 from headwater_server.net.authentication import Authentication
+from headwater_server.net.backups import Backups
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.group_deliveries import GroupDeliveries
 from headwater_server.net.handlers import HANDLERS, Handler
@@ -79,6 +80,7 @@ class Service:
         group_commit: GroupCommit,
         subscriptions: Subscriptions,
         group_deliveries: GroupDeliveries,
+        backups: Backups,
         local_only: bool = True,
     ) -> None:
         self.engine = engine
@@ -87,6 +89,7 @@ class Service:
         self.group_commit = group_commit
         self.subscriptions = subscriptions
         self.group_deliveries = group_deliveries
+        self.backups = backups
         self.handlers: Mapping[str, Handler] = HANDLERS
         self.server_name: Final = _server_name()
         self.local_only = local_only

@@ -85,6 +85,9 @@ class ServerSettings:
     tls_key: str | None = None
     """PEM file with the private key, if it is not in the certificate's file."""
 
+    backup_directory: str | None = None
+    """Where backups are made. Without one, there are none: clients name a backup, not a path."""
+
     ready_file: str | None = None
     """A file that is written once the server listens: one line an address. For start scripts."""
 

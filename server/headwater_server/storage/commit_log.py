@@ -32,6 +32,7 @@ from typing import Final, NamedTuple
 from headwater_protocol.errors import DamagedFile, FormatTooNew, HistoryGone, NoSuchCommit
 from headwater_protocol.limits import NUMBER_MAX
 from headwater_protocol.numbers import CommitNumber
+from headwater_server.storage.copying import FilePart
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import File, FileSystem, join
 
@@ -230,6 +231,18 @@ class CommitLog:
         """Bytes of all files, as far as they count."""
         segments = self._segments
         return RECORD_SIZE * (self._last + 1 - self.first_commit + len(segments))
+
+    def parts(self) -> list[FilePart]:
+        """The files of all records, for a copy. Not beside `append` and `trim`."""
+        counting = [segment for segment in self._segments if segment.first <= self._last]
+        return [
+            FilePart(
+                segment.path,
+                segment.offset(min(segment.last, self._last) + 1),
+                segment is not counting[-1],
+            )
+            for segment in counting
+        ]
 
     # Appending.
 

@@ -39,7 +39,9 @@ FORMAT: Final = 1
 LOCK_NAME: Final = "LOCK"
 FORMAT_NAME: Final = "FORMAT"
 _TEMPORARY: Final = ".tmp"
-_PARTS: Final = ("wal", "commits", "events", "state")
+PARTS: Final = ("wal", "commits", "events", "state")
+"""The directories in it."""
+
 # A file system of its own has this from the start, and a data directory may be one.
 _NOT_OF_ANYBODY: Final = "lost+found"
 _FORMAT_SIZE_MAX: Final = 4096
@@ -133,7 +135,7 @@ class DataDirectory:
 def _refuse_others(file_system: FileSystem, path: str, *, create: bool) -> None:
     """Raise unless *path* may become a data directory."""
     names = file_system.list(path) if file_system.exists(path) else []
-    ours = {LOCK_NAME, FORMAT_NAME + _TEMPORARY, *_PARTS, _NOT_OF_ANYBODY}
+    ours = {LOCK_NAME, FORMAT_NAME + _TEMPORARY, *PARTS, _NOT_OF_ANYBODY}
     foreign = [name for name in names if name not in ours]
     if foreign:
         raise InvalidArgument(
@@ -141,7 +143,7 @@ def _refuse_others(file_system: FileSystem, path: str, *, create: bool) -> None:
             + (f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""),
             details={"path": path},
         )
-    for part in _PARTS:
+    for part in PARTS:
         if part in names and file_system.list(join(path, part)):
             file = join(path, FORMAT_NAME)
             if file_system.exists(file):
@@ -157,7 +159,7 @@ def _refuse_others(file_system: FileSystem, path: str, *, create: bool) -> None:
 
 def _make(file_system: FileSystem, path: str, identity: uuid.UUID, now: int) -> None:
     """Make what is missing of an empty data directory."""
-    for part in _PARTS:
+    for part in PARTS:
         file_system.make_directory(join(path, part))
     file_system.sync_directory(path)
     temporary = join(path, FORMAT_NAME + _TEMPORARY)
@@ -214,7 +216,7 @@ def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
         )
     if data != _encoded({key: fields[key] for key in fields if key != "crc32"}):
         raise _broken(name, "it fails its checksum")
-    for part in _PARTS:
+    for part in PARTS:
         if not file_system.exists(join(path, part)):
             raise _broken(join(path, part), "it is missing")
     created = (datetime.fromisoformat(fields["created"]) - _EPOCH) // timedelta(microseconds=1)

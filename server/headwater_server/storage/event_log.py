@@ -21,6 +21,7 @@ from typing import Final
 from headwater_protocol.errors import DamagedFile
 from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import Position
+from headwater_server.storage.copying import FilePart
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.event_rewrite import rewrite_segment
 from headwater_server.storage.event_segment import ENTRY_SIZE_MAX, EVENTS_SUFFIX, EventSegment
@@ -139,6 +140,17 @@ class EventLog:
     def size(self) -> int:
         """Bytes of all files, as far as they count."""
         return sum(segment.size for segment in self._segments)
+
+    def parts(self) -> list[FilePart]:
+        """The files of all events, for a copy. Not beside `append` and `rewrite`."""
+        found: list[FilePart] = []
+        counting = [segment for segment in self._segments if segment.first <= self._last]
+        for segment in counting:
+            is_sealed = segment is not counting[-1]
+            offsets_size = segment.size - segment.end
+            found.append(FilePart(segment.path, segment.end, is_sealed))
+            found.append(FilePart(segment.offsets_path, offsets_size, is_sealed))
+        return found
 
     # Appending.
 

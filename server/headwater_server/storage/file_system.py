@@ -3,7 +3,7 @@
 What may be relied on, of the real one as of the simulated one:
 
 - After `File.sync` returns, every byte written to that file before is on the disk.
-- After `FileSystem.sync_directory` returns, every create, rename and remove done in that
+- After `FileSystem.sync_directory` returns, every create, link, rename and remove done in that
   directory before is on the disk. Before it, each may be there after a power loss or not.
 - A rename is whole: after a power loss the file has the old name or the new one.
 - Bytes that a write did not cover stay as they were, even if the power fails meanwhile.
@@ -88,6 +88,15 @@ class FileSystem(Protocol):
 
     def rename(self, old: str, new: str) -> None:
         """Give a file or directory a new name in the same directory, replacing a file there."""
+        ...
+
+    def hard_link(self, path: str, new: str) -> None:
+        """Give a file one more name, in any directory: the same bytes under both.
+
+        Raises:
+            FileExistsError: the new name is taken.
+            OSError: these are two disks, or the disk has no such links; a copy will do.
+        """
         ...
 
     def remove(self, path: str) -> None:

@@ -61,6 +61,9 @@ would fill the disk with them. Nobody was told that what they hold is durable.""
 SEGMENT_SIZE_MIN: Final = SEGMENT_HEADER_SIZE + 512
 """Bytes of the smallest segment that is allowed: for tests that cross often."""
 
+_BEGUN_SIZE: Final = SEGMENT_HEADER_SIZE + ENTRY_SIZE_MAX
+"""Bytes of the segment of a log that is begun for a copy: the largest entry goes in."""
+
 _OVERHEAD: Final = ENTRY_SIZE_MAX - BODY_SIZE_MAX + 7
 """Bytes of an entry beside its body: its header, its fields, and zeros up to a multiple of 8."""
 
@@ -330,6 +333,24 @@ def read_files(
                 if entry is None or entry.index > last:
                     return
                 yield entry
+    finally:
+        log.close()
+
+
+def begin_files(
+    file_system: FileSystem, directory: str, *, database_id: bytes, after: WalIndex
+) -> None:
+    """Make an empty log, durably, in which the entry behind *after* is the first.
+
+    It is that of a copy of the files, which have all that the entries up to there brought.
+
+    Raises:
+        DiskFull: there is no room.
+    """
+    # Small: most copies are never written to, and the next segments are of the usual size.
+    log = SegmentedLog(file_system, directory, _layout(database_id, _BEGUN_SIZE))
+    try:
+        log.start(after + 1, attachment(Epoch(0), FIRST_HASH))
     finally:
         log.close()
 

@@ -271,6 +271,17 @@ class MemoryFileSystem:
         directory.change(Link(node, old_name, new_name))
         self.leave(crash)
 
+    def hard_link(self, path: str, new: str) -> None:
+        crash = self.enter("hard_link", new)
+        node = self._file(path)
+        directory, name = self._place(new)
+        if name in directory.live:
+            raise FileExistsError(errno.EEXIST, "it is there already", new)
+        directory.change(Link(node, None, name))
+        # Each name counts: a test that fills the disk fills it a little sooner.
+        self.used += len(node.live)
+        self.leave(crash)
+
     def remove(self, path: str) -> None:
         crash = self.enter("remove", path)
         directory, name = self._place(path)

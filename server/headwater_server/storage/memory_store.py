@@ -59,10 +59,12 @@ class MemoryStore:
     Attributes:
         full: there is no room; flush fails, and writes after that, until there is and the store
             was reopened.
+        checkpoints: the stores that `checkpoint_to` made, by path; they have no files.
     """
 
     def __init__(self, source: random.Random | None = None) -> None:
         self.full = False
+        self.checkpoints: dict[str, MemoryStore] = {}
         self._source = source if source is not None else random.Random(0)
         self._live: _Content = SortedDict()
         self._durable: _Content = SortedDict()
@@ -145,6 +147,12 @@ class MemoryStore:
         for batch in self._unflushed:
             _apply(batch, self._durable)
         self._unflushed.clear()
+
+    def checkpoint_to(self, path: str) -> None:
+        made = MemoryStore(self._source)
+        made._durable = self._durable.copy()
+        made._live = self._durable.copy()
+        self.checkpoints[path] = made
 
     def reopen(self) -> None:
         self.close()

@@ -169,6 +169,10 @@ class RealFileSystem:
         with _full_disk_told(new, 0):
             os.rename(old, new)
 
+    def hard_link(self, path: str, new: str) -> None:
+        with _full_disk_told(new, 0):
+            os.link(path, new, follow_symlinks=False)
+
     def remove(self, path: str) -> None:
         if os.path.isdir(path) and not os.path.islink(path):
             os.rmdir(path)

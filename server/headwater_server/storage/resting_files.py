@@ -178,6 +178,9 @@ class RestingFiles:
             if renamed:
                 self._named[new] = renamed
 
+    def hard_link(self, path: str, new: str) -> None:
+        self._file_system.hard_link(path, new)
+
     def remove(self, path: str) -> None:
         with self.using:
             self._keep_descriptors(path)

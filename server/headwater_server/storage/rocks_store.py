@@ -333,6 +333,13 @@ class RocksStore:
         except Exception as error:
             raise self._told(error) from error
 
+    def checkpoint_to(self, path: str) -> None:
+        try:
+            rocksdict.Checkpoint(self._database).create_checkpoint(path)
+        except Exception as error:
+            # Nothing was to be flushed, so whatever failed is not this store's.
+            raise error if type(error) is not Exception else explain(str(error), path) from error
+
     def reopen(self) -> None:
         # The flush that closing does fails once more, and the next open tells why.
         try:

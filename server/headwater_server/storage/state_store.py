@@ -147,6 +147,17 @@ class StateStore(Protocol):
         """
         ...
 
+    def checkpoint_to(self, path: str) -> None:
+        """Make a store of its own at *path*, which must not exist, with all that was flushed.
+
+        It holds what this one holds now, if all of that was flushed, and costs next to no room.
+        It is not durable before its files and the directory are synced.
+
+        Raises:
+            DiskFull, OSError: it was not made, or in part. This store is as before.
+        """
+        ...
+
     def reopen(self) -> None:
         """Begin again with what is on the disk: the one way on after DiskFull.
 

@@ -1,0 +1,119 @@
+"""Backups on request: one at a time, beside everything else.
+
+    backup(name) -> checkpoint, stage     in the checkpointer's turn, soon over
+                 -> write                 in a thread of its own; checkpoints go on
+                 -> answer
+
+The server makes backups in the one directory that it was started with, so that a client names a
+backup and never a path. Without that setting, it makes none.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from headwater_protocol.errors import BackupFailed, HeadwaterError, ShuttingDown, TooMany
+from headwater_server.engine.backup import Backup, check_name, write_backup
+from headwater_server.net.checkpointer import Checkpointer
+from headwater_server.net.worker_thread import RunBlocking
+
+if TYPE_CHECKING:
+    from headwater_server.net.session import Session
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    session: "Session"
+    request_id: int
+    name: str
+
+
+class Backups:
+    """Makes the backups that clients ask for."""
+
+    def __init__(
+        self, checkpointer: Checkpointer, run_blocking: RunBlocking, *, directory: str | None
+    ) -> None:
+        self._checkpointer = checkpointer
+        self._run_blocking = run_blocking
+        self._directory = directory
+        self._request: _Request | None = None
+        self._asked = trio.lowlevel.ParkingLot()
+        self._stopping = False
+
+    def ask(self, session: "Session", request_id: int, name: str) -> None:
+        """Have a backup made, and the request answered once it is.
+
+        Raises:
+            InvalidArgument: the name is none.
+            BackupFailed: this server makes no backups.
+            TooMany: one is being made.
+        """
+        check_name(name)
+        if self._directory is None:
+            raise BackupFailed(
+                "backup: this server has no directory for backups; start it with --backup-dir, "
+                "or HEADWATER_BACKUP_DIR"
+            )
+        if self._request is not None:
+            raise TooMany(f"backup: {self._request.name!r} is being made; one at a time")
+        self._request = _Request(session, request_id, name)
+        self._asked.unpark()
+
+    def stop(self) -> None:
+        """Give up what is being made: the server is going down."""
+        self._stopping = True
+
+    async def run(self) -> None:
+        """Make backups until cancelled.
+
+        Raises:
+            CheckpointFailed: the disk of the database failed.
+        """
+        while True:
+            request = self._request
+            if request is None:
+                await self._asked.park()
+                continue
+            try:
+                await self._serve(request)
+            finally:
+                self._request = None
+
+    async def _serve(self, request: _Request) -> None:
+        connection = request.session.connection
+        try:
+            made = await self._make(request.name)
+        except HeadwaterError as error:
+            _log.error("no backup was made", name=request.name, reason=error.message)
+            if not request.session.closing:
+                request.session.send(connection.error(request.request_id, error))
+            return
+        if not request.session.closing:
+            request.session.send(connection.answer(request.request_id, list(made)))
+
+    async def _make(self, name: str) -> Backup:
+        assert self._directory is not None
+        began = trio.current_time()
+        staged = await self._checkpointer.stage_backup()
+        made = await self._run_blocking(
+            partial(write_backup, staged, self._directory, name, look=self._look)
+        )
+        _log.info(
+            "backup",
+            name=name,
+            commit=made.commit,
+            size=made.size,
+            seconds=round(trio.current_time() - began, 3),
+        )
+        return made
+
+    def _look(self) -> None:
+        # Read in the thread that copies, and set in the one that serves.
+        if self._stopping:
+            raise ShuttingDown("backup: the server is going down, and gave it up")

@@ -1,0 +1,366 @@
+"""Backups: of one commit, whole or not there, whatever the disk does while they are made."""
+
+import errno
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from headwater_protocol.errors import BackupFailed, InvalidArgument, ShuttingDown
+from headwater_server.engine.backup import Backup, check_name, write_backup
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.filters import EVERYTHING
+from headwater_server.engine.offline.check import check
+from headwater_server.engine.offline.restore import restore
+from headwater_server.engine.recovery import open_engine
+from headwater_server.storage.copying import remove_tree
+from headwater_server.storage.directory import PARTS
+from headwater_server.storage.memory_files import Call, Crash, MemoryFileSystem
+from headwater_server.storage.memory_store import MemoryStore
+from tests.engine.database import SETTINGS, Database, all_events, open_test_log
+
+# Segments so small that a few commits leave some that are sealed.
+SMALL = replace(SETTINGS, event_segment_size=8192)
+EVENT = b"e" * 1000
+
+
+def add(database: Database, count: int) -> None:
+    """Commits of a key and an event each, and a sum that every one leaves as it was."""
+    for _ in range(count):
+        number = database.engine.published
+        database.execute(
+            ["put", b"k%d" % (number % 7), b"%d" % number],
+            ["add", b"ann", 1],
+            ["add", b"bob", -1],
+            ["append", f"account-{number % 3}", -1, [[None, "Moved", EVENT, b""]]],
+        )
+
+
+def filled(*, seed: int = 1) -> Database:
+    database = Database(SMALL, seed=seed)
+    database.files.make_directory("backups")
+    database.files.sync_directory("")
+    add(database, 20)
+    database.checkpoint()
+    add(database, 5)
+    return database
+
+
+def stage_and_write(
+    database: Database, name: str = "monday", between: Callable[[], None] = lambda: None
+) -> Backup:
+    database.checkpoint()
+    staged = database.engine.stage_backup()
+    between()
+    return write_backup(staged, "backups", name)
+
+
+def picture(engine: Engine) -> tuple[list[bytes], list[bytes]]:
+    reader = engine.reader()
+    return reader.scan(b"", None, 10_000, False).items, all_events(reader, 0, EVERYTHING)
+
+
+def store_of(database: Database) -> MemoryStore:
+    """The state store of the backup that was staged last."""
+    return database.store.checkpoints["data/backup.tmp/state"].crash(random.Random(1))
+
+
+def opened(files: MemoryFileSystem, path: str, store: MemoryStore) -> Engine:
+    return open_engine(
+        files,
+        path,
+        open_store=lambda _: store,
+        open_log=open_test_log,
+        settings=SMALL,
+        clock=lambda: 1_800_000_000_000_000,
+        source=random.Random(2),
+    )
+
+
+def check_backup(
+    files: MemoryFileSystem, store: MemoryStore, wanted: tuple[list[bytes], list[bytes]]
+) -> None:
+    """A backup is whole, holds what is wanted, and can be gone on with."""
+    report = check(files, "backups/monday", open_store=lambda _: store)
+    assert report.is_clean, [str(finding) for finding in report.findings]
+    engine = opened(files, "backups/monday", store)
+    assert picture(engine) == wanted
+    before = engine.published
+    ticket, _ = engine.execute(
+        b"after the backup", user=0, conditions=[], reads=None, writes=[["put", b"new", b"1"]]
+    )
+    group = engine.take_group()
+    assert group is not None
+    engine.make_durable(group)
+    engine.publish(group)
+    assert ticket.payload[0] == before + 1
+    engine.close()
+
+
+def test_a_backup_is_a_data_directory_with_everything_that_was_committed() -> None:
+    database = filled()
+    wanted = picture(database.engine)
+    made = stage_and_write(database)
+    assert made.commit == database.engine.published
+    assert made.position == database.engine.published_position
+    files = database.files
+    sizes = [
+        len(files.content(f"backups/monday/{part}/{name}"))
+        for part in PARTS
+        for name in files.list(f"backups/monday/{part}")
+    ]
+    assert made.size == sum(sizes) + len(files.content("backups/monday/FORMAT"))
+    assert "backup.tmp" not in files.list("data")
+    assert files.list("backups") == ["monday"]
+    check_backup(files, store_of(database), wanted)
+
+
+def test_what_is_committed_while_a_backup_is_written_is_not_in_it_and_does_it_no_harm() -> None:
+    database = filled()
+    wanted = picture(database.engine)
+
+    def go_on_meanwhile() -> None:
+        add(database, 12)
+        database.execute(["set_retention", "account-1", 1, None], ["erase", "account-2", [1, 2]])
+        database.now += 10**12
+        add(database, 3)
+        # Sealed segments are written anew, the last ones appended to, the log trimmed.
+        database.rewrite()
+        assert database.engine.rewriting.given_back > 0
+
+    made = stage_and_write(database, between=go_on_meanwhile)
+    assert made.commit < database.engine.published
+    check_backup(database.files, store_of(database), wanted)
+
+
+def test_a_backup_of_an_empty_database_is_one() -> None:
+    database = Database(SMALL)
+    database.files.make_directory("backups")
+    made = stage_and_write(database)
+    assert (made.commit, made.position) == (0, 0)
+    check_backup(database.files, store_of(database), ([], []))
+
+
+def test_a_backup_can_be_made_of_a_backup_that_is_served() -> None:
+    database = filled()
+    wanted = picture(database.engine)
+    stage_and_write(database)
+    store = store_of(database)
+    engine = opened(database.files, "backups/monday", store)
+    assert engine.begin_checkpoint() is None
+    write_backup(engine.stage_backup(), "backups", "tuesday")
+    engine.close()
+    engine = opened(
+        database.files, "backups/tuesday", store.checkpoints["backups/monday/backup.tmp/state"]
+    )
+    assert picture(engine) == wanted
+    engine.close()
+
+
+def test_sealed_files_are_linked_and_what_is_appended_to_is_copied() -> None:
+    database = filled()
+    linked: list[str] = []
+
+    def note(call: Call) -> None:
+        if call.operation == "hard_link" and call.path.startswith("backups"):
+            linked.append(call.path.rpartition("/")[2])
+
+    database.files.faults.before = note
+    stage_and_write(database)
+    last = max(database.files.list("data/events"))
+    assert len([name for name in linked if name.endswith(".events")]) > 2
+    assert last not in linked
+    assert not [name for name in linked if name.endswith(".commits")]
+
+
+def test_where_there_are_no_links_everything_is_copied() -> None:
+    database = filled()
+    wanted = picture(database.engine)
+
+    def refuse(call: Call) -> None:
+        if call.operation == "hard_link":
+            raise OSError(errno.EXDEV, "two disks", call.path)
+
+    database.files.faults.before = refuse
+    stage_and_write(database)
+    database.files.faults.before = None
+    check_backup(database.files, store_of(database), wanted)
+
+
+def test_a_backup_holds_what_a_crash_left_in_the_log() -> None:
+    database = filled().crash()
+    database.files.make_directory("backups")
+    wanted = picture(database.engine)
+    made = stage_and_write(database)
+    assert made.commit == 25
+    check_backup(database.files, store_of(database), wanted)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wherever_the_power_fails_the_backup_is_whole_or_not_there(seed: int) -> None:
+    print(f"seed {seed}")
+    database = filled(seed=seed)
+    wanted = picture(database.engine)
+    database.checkpoint()
+    twin = database.files.copy()
+    before = database.files.calls
+    stage_and_write(database)
+    calls = database.files.calls - before
+    assert calls > 100
+    whole = 0
+    for call in range(1, calls + 1):
+        # Every third is enough for one seed, and all are met by the three.
+        if call % 3 != seed:
+            continue
+        files = twin.copy()
+        store = database.store.crash()
+        engine = opened(files, "data", store)
+        files.faults.crash_at = files.calls + call
+        with suppress(Crash):
+            write_backup(engine.stage_backup(), "backups", "monday")
+        assert files.crashed or call > calls - 3
+        found = files.crash()
+        names = [name for name in found.list("backups") if not name.startswith(".")]
+        if names:
+            assert names == ["monday"]
+            made = store.checkpoints["data/backup.tmp/state"]
+            check_backup(found, made, wanted)
+            whole += 1
+        source = opened(found, "data", store.crash())
+        assert picture(source) == wanted
+        assert "backup.tmp" not in found.list("data")
+        if not names:
+            # What was left of it is in nobody's way.
+            write_backup(source.stage_backup(), "backups", "monday")
+            assert found.list("backups") == ["monday"]
+        source.close()
+    assert whole, "the last calls leave a backup"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_call_fails_nothing_is_left_and_the_database_goes_on(seed: int) -> None:
+    database = filled()
+    wanted = picture(database.engine)
+    database.checkpoint()
+    before = database.files.calls
+    stage_and_write(database, "first")
+    calls = database.files.calls - before
+    failed = 0
+    for call in range(1 + seed, calls + 1, 2):
+        database.files.faults.error_at = database.files.calls + call
+        name = f"backup-{call}"
+        try:
+            stage_and_write(database, name)
+        except BackupFailed:
+            failed += 1
+            assert name not in database.files.list("backups")
+        else:
+            # What failed was to remove what is not needed any more.
+            remove_tree(database.files, f"backups/{name}")
+    database.files.faults.error_at = None
+    assert failed > calls // 3
+    assert picture(database.engine) == wanted
+    stage_and_write(database, "third")
+    assert "backup.tmp" not in database.files.list("data")
+    assert "third" in database.files.list("backups")
+
+
+def test_a_full_disk_is_told_and_what_was_made_is_removed() -> None:
+    database = filled()
+    database.checkpoint()
+    database.files.faults.capacity = database.files.used + 60_000
+    with pytest.raises(BackupFailed, match="backups/monday could not be made"):
+        stage_and_write(database)
+    assert database.files.list("backups") == []
+    assert "backup.tmp" not in database.files.list("data")
+    database.files.faults.capacity = None
+    stage_and_write(database)
+    assert database.files.list("backups") == ["monday"]
+
+
+def test_a_backup_that_is_given_up_leaves_nothing() -> None:
+    database = filled()
+    database.checkpoint()
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 4:
+            raise ShuttingDown("going down")
+
+    with pytest.raises(ShuttingDown):
+        write_backup(database.engine.stage_backup(), "backups", "monday", look=look)
+    assert database.files.list("backups") == []
+    assert "backup.tmp" not in database.files.list("data")
+
+
+def test_a_name_that_is_taken_or_a_directory_that_is_missing_is_refused() -> None:
+    database = filled()
+    stage_and_write(database)
+    with pytest.raises(BackupFailed, match="already"):
+        stage_and_write(database)
+    assert database.files.list("backups") == ["monday"]
+    with pytest.raises(BackupFailed, match="nowhere is missing"):
+        write_backup(database.engine.stage_backup(), "nowhere", "monday")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a b", "ä", "a\n", "x" * 101])
+def test_a_name_that_is_no_part_of_a_path_is_refused(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="name"):
+        check_name(name)
+    for good in ("monday", "2026-11-23T06.00", "_a", "-", "x" * 100):
+        check_name(good)
+
+
+def restored(files: MemoryFileSystem, store: MemoryStore, target: str = "new") -> int:
+    return restore(files, "backups/monday", target, open_store=lambda _: store).commit
+
+
+def test_what_is_restored_has_all_of_the_backup_and_shares_nothing_with_it() -> None:
+    database = filled()
+    wanted = picture(database.engine)
+    made = stage_and_write(database)
+    store = store_of(database)
+    files = database.files
+    links: list[str] = []
+    files.faults.before = lambda call: (
+        links.append(call.path) if call.operation == "hard_link" else None
+    )
+    assert restored(files, store) == made.commit
+    assert not links
+    # Durable: the power may fail right after.
+    engine = opened(files.crash(), "new", store.crash())
+    assert picture(engine) == wanted
+    engine.close()
+
+
+def test_a_target_that_is_not_empty_or_has_no_place_is_refused() -> None:
+    database = filled()
+    stage_and_write(database)
+    with pytest.raises(InvalidArgument, match="not empty"):
+        restored(database.files, store_of(database), "data")
+    with pytest.raises(InvalidArgument, match="nowhere is missing"):
+        restored(database.files, store_of(database), "nowhere/new")
+    with pytest.raises(InvalidArgument, match="no data directory"):
+        restore(database.files, "backups/x", "new", open_store=lambda _: MemoryStore())
+    with pytest.raises(InvalidArgument, match="is no directory"):
+        restored(database.files, store_of(database), "data/FORMAT")
+    assert "new" not in database.files.list("")
+
+
+def test_a_restore_that_finds_the_disk_full_leaves_the_target_as_it_was() -> None:
+    database = filled()
+    stage_and_write(database)
+    files = database.files
+    files.make_directory("empty")
+    used = files.used
+    files.faults.capacity = used + 30_000
+    for target in ("new", "empty"):
+        with pytest.raises(OSError, match="no room"):
+            restored(files, store_of(database), target)
+    assert files.used <= used + 10
+    assert "new" not in files.list("")
+    assert files.list("empty") == []
