@@ -1,11 +1,20 @@
 """Checkpoints: what they write, and that they can end anywhere."""
 
+import contextlib
 import random
 
 import pytest
 
 from headwater_server.engine.checkpointed import read_applied
-from headwater_server.engine.index_keys import META_UNFINISHED
+from headwater_server.engine.index_keys import (
+    META_UNFINISHED,
+    TOGETHER_MAX,
+    find_together,
+    parse_changes,
+    parse_transactions,
+    together_value,
+)
+from headwater_server.engine.state_writer import CHANGES_MAX
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.state_store import Family
 from tests.engine.written import START_US, PowerLoss, Written
@@ -237,3 +246,111 @@ def test_transactions_are_forgotten_when_their_retention_is_over() -> None:
     assert written.checkpointed.transaction(b"a" * 16) is None
     assert written.checkpointed.transaction(b"b" * 16) == 0
     written.check()
+
+
+def test_ids_of_the_same_16_ms_share_an_entry_until_it_is_full() -> None:
+    written = Written(random.Random(8), batch_entries_max=64)
+    # The ids of these commits differ in their last bytes only.
+    for number in range(TOGETHER_MAX + 5):
+        written.commit({b"\x01k": b"%d" % number})
+        if number == 700:
+            written.checkpoint(horizon=written.last_commit)
+    written.checkpoint(horizon=written.last_commit)
+    entries = written.entries(Family.TRANSACTIONS)
+    assert len(entries) == 1 + 5
+    written.check()
+    found = written.checkpointed
+    for record in written.truth.records:
+        assert found.transaction(record.transaction) == record.commit
+    assert found.transaction(bytes(14) + b"\xff\xff") is None
+    # Some of both kinds go, then all but the newest.
+    for last in (900, TOGETHER_MAX + 2):
+        forget_before = written.truth.records[last].time
+        written.checkpoint(horizon=written.last_commit, forget_before=forget_before)
+        for record in written.truth.records:
+            known = record.commit if record.time >= forget_before else None
+            assert found.transaction(record.transaction) == known
+    assert len(written.entries(Family.TRANSACTIONS)) == 3
+
+
+def test_an_id_that_stands_across_two_others_is_not_found() -> None:
+    entry = b"".join(together_value(bytes([each]) * 16, 0x0202020202020202) for each in (1, 2))
+    assert find_together(entry, b"\x02" * 16) == 0x0202020202020202
+    assert find_together(entry, b"\x01" * 15 + b"\x02") is None
+    assert find_together(entry, b"\x01" * 8 + b"\x02" * 8) is None
+
+
+def test_a_commit_of_many_keys_has_its_changes_in_many_entries() -> None:
+    written = Written(random.Random(9), batch_entries_max=64)
+    keys = [b"\x01%04d" % number for number in range(2 * CHANGES_MAX + 100)]
+    written.commit({keys[0]: b"before"})
+    for value in (b"1", b"2", None):
+        written.commit(dict.fromkeys(keys, value))
+    written.commit({keys[1]: b"after"})
+    written.checkpoint()
+    entries = written.entries(Family.CHANGES)
+    assert len(entries) == (3 * len(keys) + 2) // CHANGES_MAX + 1
+    assert [key for key, _ in entries] == sorted(key for key, _ in entries)
+    told = [change for _, entry in entries for change in parse_changes(entry)]
+    assert [change[0] for change in told] == [
+        1, *[commit for commit in (2, 3, 4) for _ in keys], 5
+    ]  # fmt: skip
+    for after in range(6):
+        found = written.checkpointed.changed_in_range(keys[0], keys[2], after)
+        assert (found is not None) == (after < 5), after
+        assert written.checkpointed.changed_in_range(keys[2], None, after) == (
+            (keys[2], 4) if after < 4 else None
+        )
+    # A run ends in the midst of a commit, the power is lost, and the next one goes on there.
+    runs = 0
+    while not written.checkpoint(horizon=5, garbage_entries_max=500).garbage.complete:
+        written.check()
+        written = written.crash()
+        runs += 1
+    assert runs == (3 * len(keys) + 2) // 500
+    assert written.entries(Family.HISTORY) == written.entries(Family.CHANGES) == []
+    assert [key for key, _ in written.entries(Family.LATEST)] == [keys[1]]
+
+
+@pytest.mark.parametrize("batches", range(1, 14))
+def test_an_attempt_that_was_cut_off_is_written_again_with_other_commits(batches: int) -> None:
+    written = Written(random.Random(batches), batch_entries_max=4)
+    keys = [b"\x01%d" % number for number in range(5)]
+    for number in range(4):
+        written.commit(dict.fromkeys(keys[number:], b"%d" % number))
+    written.checkpoint()
+    for number in range(4):
+        written.commit(dict.fromkeys(keys[: number + 1], b"more %d" % number))
+    left = batches
+
+    def count_down() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise PowerLoss
+
+    written.store.before_write = count_down
+    with contextlib.suppress(PowerLoss):
+        written.checkpoint()
+    # All batches but the last stay, and the log brings two commits more.
+    written.store.beneath.flush()
+    written = written.crash()
+    written.commit(dict.fromkeys(keys, b"behind"))
+    written.commit({keys[0]: None})
+    written.checkpoint(horizon=2)
+    written.check()
+    changes = [
+        each for _, entry in written.entries(Family.CHANGES) for each in parse_changes(entry)
+    ]
+    assert sorted((key, commit) for commit, _, key in changes if commit > 2) == [
+        (key, commit) for key in keys for commit, _ in written.truth.versions[key] if commit > 2
+    ]
+    ids = [
+        each
+        for entry in written.entries(Family.TRANSACTIONS)
+        for each in parse_transactions(*entry)
+    ]
+    assert sorted(ids) == [(record.transaction, record.commit) for record in written.truth.records]
+    assert written.checkpoint(horizon=written.last_commit).garbage.complete
+    written.check()
+    assert written.entries(Family.HISTORY) == written.entries(Family.CHANGES) == []

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from headwater_server.engine.index_keys import change_key, parse_change_key
+from headwater_server.engine.index_keys import changes_key, parse_changes
 from headwater_server.engine.state import State
 from headwater_server.storage.state_store import Family
 
@@ -79,11 +79,13 @@ def _written(state: State, after: int, upto: int) -> Iterator[tuple[int, list[by
     """Each commit that wrote keys, in order, with those keys, whatever their space."""
     applied = state.files.applied_commit
     if after < applied:
-        start, end = change_key(after + 1, b""), change_key(min(upto, applied) + 1, b"")
-        entries = state.files.store.scan(Family.CHANGES, start, end)
-        keys = (parse_change_key(entry_key) for entry_key, _ in entries)
-        for commit, group in groupby(keys, lambda pair: pair[0]):
-            yield commit, [key for _, key in group]
+        entries = state.files.store.scan(Family.CHANGES, changes_key(after + 1))
+        changes = (change for _, entry in entries for change in parse_changes(entry))
+        for commit, group in groupby(changes, lambda change: change[0]):
+            if commit > min(upto, applied):
+                break
+            if commit > after:
+                yield commit, [key for _, _, key in group]
     for table in reversed(state.memtables()):
         for commit in range(
             max(after, table.base_commit, applied) + 1, min(upto, table.last_commit) + 1

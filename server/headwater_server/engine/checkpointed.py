@@ -4,9 +4,10 @@
     HISTORY   the versions before it, as far as the history window or a read view needs them
 
                  commit   1    2    3    4    5    6
-    key a                 x----------------x--------     LATEST 5, HISTORY 1
-    key b                      x---------o               LATEST 4 (deleted), HISTORY 2
-    read at commit 3      a: LATEST is of 5, so HISTORY: 1.   b: LATEST is of 4, so HISTORY: 2
+    key a                 x----------------x--------     LATEST 5, HISTORY 1 until 5
+    key b                      x---------o               LATEST 4 (deleted), HISTORY 2 until 4
+    read at commit 3      a: LATEST is of 5, so the first in HISTORY until 4 or later: 1.
+                          b: LATEST is of 4, likewise: 2
 
 So a scan at any view walks LATEST alone, which has every key with any version, and looks into
 HISTORY for those keys only that were written after the view.
@@ -41,31 +42,32 @@ from headwater_server.engine.clean_pages import (
 )
 from headwater_server.engine.index_keys import (
     CATEGORY,
+    IDS_END,
     META_APPLIED,
-    META_COLLECTED,
     META_FORGOTTEN,
     META_HORIZON,
     META_UNFINISHED,
+    NUMBER_END,
     STREAM,
     TAG,
     TYPE,
     Applied,
     IndexHead,
     Stored,
-    change_key,
+    changes_key,
     event_id_key,
+    find_together,
     history_key,
     latest_commit,
     parse_applied,
-    parse_change_key,
-    parse_history_key,
-    parse_history_value,
+    parse_changes,
     parse_latest,
     parse_latest_value,
     parse_number,
     parse_unfinished,
+    together_end,
+    together_key,
 )
-from headwater_server.engine.memtable import IDS_END
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.state_store import Family, StateStore
@@ -127,7 +129,8 @@ class CheckpointedState:
         self.applied = read_applied(store)
         self.horizon = parse_number(store.get(Family.INDEX, META_HORIZON))
         ids = store.scan(Family.TRANSACTIONS, b"", IDS_END, reverse=True)
-        self.newest_id = next(ids, (b"", b""))[0]
+        newest = next(ids, None)
+        self.newest_id = b"" if newest is None else together_end(newest[0])
         self._clean_pages = CleanPages()
         # The newest versions of keys that were read, for who reads them again.
         self._newest: dict[bytes, Stored] = {}
@@ -299,8 +302,10 @@ class CheckpointedState:
             # CHANGES has all commits from the horizon on only.
             return next((item for item in by_key if item[1] > after), None)
         by_commit = (
-            parse_change_key(entry_key)
-            for entry_key, _ in self.store.scan(Family.CHANGES, change_key(after + 1, b""), None)
+            (commit, key)
+            for _, entry in self.store.scan(Family.CHANGES, changes_key(after + 1))
+            for commit, _, key in parse_changes(entry)
+            if commit > after
         )
         # The range may hold few keys or all; there may be few commits since or many. Both
         # indexes answer the question, so each is asked in turn until one is through: this
@@ -318,9 +323,10 @@ class CheckpointedState:
                 return None
 
     def _version_before(self, key: bytes, view: int) -> Stored | None:
-        start, end = history_key(key, 0), history_key(key, view + 1)
-        for entry_key, entry in self.store.scan(Family.HISTORY, start, end, reverse=True):
-            return Stored(parse_history_key(entry_key)[1], parse_history_value(entry))
+        start, end = history_key(key, view + 1), history_key(key, NUMBER_END)
+        for _, entry in self.store.scan(Family.HISTORY, start, end):
+            found = parse_latest(entry)
+            return found if found.commit <= view else None
         return None
 
     # Streams, categories, types, tags.
@@ -406,7 +412,12 @@ class CheckpointedState:
     def transaction(self, transaction: bytes) -> int | None:
         """The commit number of a transaction, 0 if it was fenced, None if neither is known."""
         entry = self.store.get(Family.TRANSACTIONS, transaction)
-        return None if entry is None else parse_number(entry)
+        if entry is not None:
+            return parse_number(entry)
+        if transaction >= IDS_END:
+            return None
+        together = self.store.get(Family.TRANSACTIONS, together_key(transaction))
+        return None if together is None else find_together(together, transaction)
 
     def commit_record(self, commit: int) -> CommitRecord:
         """The record of a commit that is not forgotten."""
@@ -420,10 +431,3 @@ class CheckpointedState:
     def commit_at(self, time: int) -> CommitNumber:
         """The newest commit with a time (microseconds) at or before *time*, or 0."""
         return CommitNumber(min(self.commit_log.at_time(time), self.applied.commit))
-
-    # For garbage collection and statistics.
-
-    @property
-    def collected_commit(self) -> int:
-        """Garbage that this commit and those before made was looked at."""
-        return parse_number(self.store.get(Family.INDEX, META_COLLECTED))

@@ -14,10 +14,10 @@ So one old reader costs one version a key, not everything since it began. (Keepi
 newer than the oldest reader, as many systems do, lets one forgotten session fill the disk.)
 
 CHANGES is the work list. It is read once, in commit order, up to the horizon; how far, is kept
-in "m" "collected". A version that only a view protects is filed under that view ("r" entries of
-INDEX), and looked at again when that view has gone: then it is garbage, or filed under another.
-So a run costs what was changed since the last run and what the views that went had kept, and
-never a walk over all that is there.
+in "m" "collected", and an entry of it goes once all its changes were looked at. A version that
+only a view protects is filed under that view ("r" entries of INDEX), and looked at again when that
+view has gone: then it is garbage, or filed under another. So a run costs what was changed since
+the last run and what the views that went had kept, and never a walk over all that is there.
 
 A deletion is a version too. It stays in LATEST as long as there is an older version in HISTORY,
 because a scan finds keys by LATEST; after that the key is as if it had never been.
@@ -32,20 +32,29 @@ from typing import Final, TypeVar
 from headwater_protocol.numbers import CommitNumber
 from headwater_server.engine.index_keys import (
     ABORTED,
+    CHANGE_EXISTS,
+    CHANGE_REPLACED,
+    IDS_END,
     META_COLLECTED,
     META_FORGOTTEN,
     NUMBER,
     NUMBER_END,
+    Change,
     aborted_key,
-    change_key,
+    changes_key,
+    collected_value,
     history_key,
+    latest_commit,
     parse_aborted_key,
-    parse_change_key,
-    parse_change_value,
+    parse_changes,
+    parse_collected,
     parse_latest,
     parse_number,
     parse_retained_key,
+    parse_transactions,
     retained_key,
+    together_key,
+    together_value,
 )
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.state_store import Family, StateStore, WriteBatch
@@ -130,7 +139,9 @@ class _Run:
         self._batch = WriteBatch()
         self._removed: set[bytes] = set()
         self._perhaps_gone: dict[bytes, None] = {}
-        self._cursor = store.get(Family.INDEX, META_COLLECTED) or b""
+        # The changes before this commit were looked at, and of its own those of these keys.
+        self._commit, count = parse_collected(store.get(Family.INDEX, META_COLLECTED))
+        self._keys = {key for _, _, key in islice(_changes(store, self._commit), count)}
         self._kept_by_views = next(_retained(store, 0, NUMBER_END), None) is not None
         self.examined = self.versions = self.deletions = self.retained = 0
 
@@ -162,42 +173,61 @@ class _Run:
                 if not self._keep_or_remove(key, commit, next_commit):
                     self._perhaps_gone[key] = None
             count += len(chunk)
-            self._write(self._cursor)
+            self.examined += len(chunk)
+            self._write()
         return count
 
     def sweep(self, upto: int, entries_max: int) -> bool:
         """Look at what was replaced since the last run, up to a commit; whether that was all."""
-        start = self._cursor
-        end = change_key(upto + 1, b"")
-        if start >= end:
+        if upto < self._commit:
             return True
         count = 0
-        last = start
-        changes = islice(self._store.scan(Family.CHANGES, start, end), entries_max)
+        done = len(self._keys)
+        changes = islice(_changes(self._store, self._commit, upto), done, done + entries_max)
         for chunk in _chunks(changes, self._batch_versions_max):
-            for entry_key, entry in chunk:
-                commit, key = parse_change_key(entry_key)
-                older, exists = parse_change_value(entry)
-                if older:
-                    self._keep_or_remove(key, older, commit)
-                if not exists:
-                    self._perhaps_gone[key] = None
+            self._look_at(chunk)
             count += len(chunk)
-            last = chunk[-1][0] + b"\0"
-            self._batch.put(Family.INDEX, META_COLLECTED, last)
-            self._write(last)
+            self._batch.put(Family.INDEX, META_COLLECTED, self._cursor)
+            self._write()
         complete = count < entries_max
-        reached = end if complete else last
+        if complete:
+            self._commit = upto + 1
+            self._keys.clear()
         # One range for the run, not one a batch: a store keeps each as a thing of its own. What a
         # crash left behind the cursor goes with it.
-        self._batch.delete_range(Family.CHANGES, b"", reached)
-        self._batch.put(Family.INDEX, META_COLLECTED, reached)
+        self._batch.delete_range(Family.CHANGES, b"", changes_key(self._commit))
+        self._batch.put(Family.INDEX, META_COLLECTED, self._cursor)
         self._store.write(self._batch)
         self._batch = WriteBatch()
         return complete
 
+    @property
+    def _cursor(self) -> bytes:
+        return collected_value(self._commit, len(self._keys))
+
+    def _look_at(self, changes: list[Change]) -> None:
+        replaced = [(commit, key) for commit, flags, key in changes if flags & CHANGE_REPLACED]
+        self.examined += len(replaced)
+        if self._views and self._views[0] < changes[-1][0]:
+            # A view may keep some of them, so it counts when they began.
+            entry_keys = [history_key(key, commit) for commit, key in replaced]
+            entries = self._store.get_many(Family.HISTORY, entry_keys)
+            for (commit, key), entry in zip(replaced, entries, strict=True):
+                # It is gone if a crash took back the cursor and not the removal.
+                if entry is not None:
+                    self._keep_or_remove(key, latest_commit(entry), commit)
+        else:
+            for commit, key in replaced:
+                self._remove(key, commit)
+        for commit, flags, key in changes:
+            if not flags & CHANGE_EXISTS:
+                self._perhaps_gone[key] = None
+            if commit != self._commit:
+                self._commit = commit
+                self._keys = set()
+            self._keys.add(key)
+
     def _keep_or_remove(self, key: bytes, commit: int, next_commit: int) -> bool:
-        self.examined += 1
         view = keeper(commit, next_commit, self._views)
         if view is not None:
             entry = NUMBER.pack(commit)
@@ -205,17 +235,20 @@ class _Run:
             self._kept_by_views = True
             self.retained += 1
             return True
-        removed = history_key(key, commit)
+        self._remove(key, next_commit)
+        return False
+
+    def _remove(self, key: bytes, until: int) -> None:
+        removed = history_key(key, until)
         self._batch.delete(Family.HISTORY, removed)
         self._removed.add(removed)
         self.versions += 1
-        return False
 
-    def _write(self, cursor: bytes) -> None:
+    def _write(self) -> None:
         """End a batch, with the keys of which only a deletion is left.
 
-        A deletion whose own change is at *cursor* or behind it will have its turn: what it
-        replaced was not looked at yet.
+        A deletion whose own change is not before the cursor will have its turn: what it replaced
+        was not looked at yet.
         """
         keys = sorted(self._perhaps_gone)
         entries = self._store.get_many(Family.LATEST, keys) if keys else []
@@ -223,7 +256,8 @@ class _Run:
             if entry is None:
                 continue
             commit, value = parse_latest(entry)
-            if value is None and change_key(commit, key) < cursor and not self._has_history(key):
+            is_seen = commit < self._commit or (commit == self._commit and key in self._keys)
+            if value is None and is_seen and not self._has_history(key):
                 self._batch.delete(Family.LATEST, key)
                 self.deletions += 1
         self._store.write(self._batch)
@@ -274,8 +308,7 @@ def forget_transactions(
         if not records:
             break
         batch = WriteBatch()
-        for record in records:
-            batch.delete(Family.TRANSACTIONS, record.transaction)
+        _forget_ids(store, [record.transaction for record in records], batch)
         forgotten = records[-1].commit
         batch.put(Family.INDEX, META_FORGOTTEN, NUMBER.pack(forgotten))
         store.write(batch)
@@ -283,6 +316,27 @@ def forget_transactions(
         start = forgotten + 1
     count += _forget_aborted(store, before, records_max)
     return Forgotten(forgotten, count, CommitNumber(min(forgotten + 1, keep_from)))
+
+
+def _forget_ids(store: StateStore, transactions: list[bytes], batch: WriteBatch) -> None:
+    together: dict[bytes, set[bytes]] = {}
+    for transaction in transactions:
+        if transaction < IDS_END:
+            together.setdefault(together_key(transaction), set()).add(transaction)
+        else:
+            batch.delete(Family.TRANSACTIONS, transaction)
+    entry_keys = list(together)
+    entries = store.get_many(Family.TRANSACTIONS, entry_keys) if entry_keys else []
+    for entry_key, entry in zip(entry_keys, entries, strict=True):
+        gone = together[entry_key]
+        known = [] if entry is None else parse_transactions(entry_key, entry)
+        left = [together_value(each, commit) for each, commit in known if each not in gone]
+        if left:
+            batch.put(Family.TRANSACTIONS, entry_key, b"".join(left))
+        elif known:
+            batch.delete(Family.TRANSACTIONS, entry_key)
+        for transaction in gone.difference([each for each, _ in known]):
+            batch.delete(Family.TRANSACTIONS, transaction)
 
 
 def _forget_aborted(store: StateStore, before: int, records_max: int) -> int:
@@ -296,6 +350,16 @@ def _forget_aborted(store: StateStore, before: int, records_max: int) -> int:
         store.write(batch)
         count += len(chunk)
     return count
+
+
+def _changes(store: StateStore, first: int, last: int = NUMBER_END) -> Iterator[Change]:
+    """What was changed by the commits from *first* up to *last*, in their order."""
+    for _, entry in store.scan(Family.CHANGES, changes_key(first)):
+        for change in parse_changes(entry):
+            if change[0] > last:
+                return
+            if change[0] >= first:
+                yield change
 
 
 def _retained(

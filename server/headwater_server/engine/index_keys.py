@@ -1,9 +1,10 @@
 """How the state store's families are keyed: the one place that packs and unpacks them.
 
     LATEST         key                                  ->  commit(8) exists(1) value
-    HISTORY        size(4) key commit(8)                ->  exists(1) value
-    CHANGES        commit(8) key                        ->  older(8) exists(1)
-    TRANSACTIONS   transaction(16)                      ->  commit(8), or 0(8) time(8): aborted
+    HISTORY        size(4) key until(8)                 ->  commit(8) exists(1) value
+    CHANGES        last commit(8) number(4)             ->  changes of some commits, see below
+    TRANSACTIONS   16 ms(6)                             ->  transaction(16) commit(8) ...
+                   transaction(16)                      ->  commit(8), or 0(8) time(8): aborted
     INDEX    "m"   name                                 ->  see below
              "s" "c" "t" "g"                            ->  head: id(8) count(8) last(8) tail(8n)
                    stream, category, type, tag
@@ -16,14 +17,26 @@
 
     "m" "applied"      commit(8) position(8) time(8): what the last checkpoint made durable
     "m" "horizon"      commit(8): every commit from here on can be read
-    "m" "collected"    commit(8): the garbage that this commit and those before made is gone
+    "m" "collected"    commit(8) count(4): garbage collection has looked at the changes before
+                       this commit, and at so many of its own
     "m" "forgotten"    commit(8): its transaction's id and those before are no longer known
     "m" "unfinished"   commit(8) log_index(8): a checkpoint up to here was begun; gone once applied
 
 Numbers are big-endian, so that they sort, but for lists of positions: those are little-endian,
 so that they are an array on the machines that matter without being touched.
 
-`exists` is 1, or 0 for a deleted key. The id of a stream, a category or a type is the position
+`exists` is 1, or 0 for a deleted key. A HISTORY entry is what stood in LATEST until that commit.
+
+A CHANGES entry is an array of msgpack with an array [commit, flags, key] for each change, in the
+order of commits; its key has the last of them, so whoever looks for a commit seeks it. The flags
+are CHANGE_EXISTS and CHANGE_REPLACED. One entry has hundreds of changes, because the store wants
+twenty times as long for an entry as for a few bytes more in one.
+
+An id of a transaction that is made of the time (below IDS_END) stands with the others of the same
+16 ms, whose first 44 bits it shares. It stands by itself if they are TOGETHER_MAX, and so does any
+other id.
+
+The id of a stream, a category or a type is the position
 of its first event: it needs no counter, and a repeated checkpoint gives the same. That of a tag
 is 256 times the position of its first event, plus the tag's place among those of that event.
 """
@@ -31,7 +44,10 @@ is 256 times the position of its first event, plus the tag's place among those o
 import struct
 import sys
 from array import array
+from collections.abc import Sequence
 from typing import Final, NamedTuple
+
+from msgpack import packb, unpackb
 
 NUMBER: Final = struct.Struct(">Q")
 NUMBER_END: Final = 2**64 - 1
@@ -39,16 +55,15 @@ NUMBER_END: Final = 2**64 - 1
 
 _TWO_NUMBERS: Final = struct.Struct(">QQ")
 _THREE_NUMBERS: Final = struct.Struct(">QQQ")
+_TRANSACTION: Final = struct.Struct(">16sQ")
 _FOUR_NUMBERS: Final = struct.Struct(">QQQQ")
 _LENGTH: Final = struct.Struct(">I")
 _COMMIT_AND_EXISTS: Final = struct.Struct(">QB")
+_NUMBER_AND_COUNT: Final = struct.Struct(">QI")
 _POSTING: Final = struct.Struct(">cQQ")
 
 _TAG_PLACES: Final = 256
 """More than the tags that an event may ever have: several may have their first event in one."""
-
-EXISTS: Final = b"\x01"
-DELETED: Final = b"\x00"
 
 # Kinds of INDEX entries, by their first byte.
 META: Final = b"m"
@@ -70,6 +85,20 @@ META_UNFINISHED: Final = META + b"unfinished"
 
 POSTING_COUNT_MAX: Final = 8192
 """Positions in one posting: 64 KiB, read and checked whole."""
+
+TOGETHER_SIZE: Final = 24
+"""Bytes of a transaction in a TRANSACTIONS entry that it shares."""
+
+TOGETHER_MAX: Final = 1024
+"""Transactions that share an entry: 24 KiB to read for one of them. It is what 64,000 commits a
+second come to, and whoever makes ids that lie about the time cannot make an entry longer."""
+
+IDS_END: Final = b"\x02"
+"""Transaction ids that are UUIDv7 grow with the time, and stay below this until the year 2039.
+Among the ids below it, a new one is greater than all that are stored, so it needs no look-up;
+only one that is repeated, late, or not made of the time does."""
+
+_HIGH_NIBBLES: Final = [bytes([value & 0xF0]) for value in range(256)]
 
 TAIL_COUNT_MAX: Final = 32
 """Positions that a head holds itself, so that a short stream is one lookup, and a stream that
@@ -141,59 +170,56 @@ def latest_commit(entry: bytes) -> int:
     return commit
 
 
-def latest_history_value(entry: bytes) -> bytes:
-    """The value of a HISTORY entry for the version that a LATEST entry holds."""
-    return entry[NUMBER.size :]
-
-
 def history_prefix(key: bytes) -> bytes:
     """What the HISTORY keys of one key begin with. The length keeps keys apart that begin alike."""
     return _LENGTH.pack(len(key)) + key
 
 
-def history_key(key: bytes, commit: int) -> bytes:
-    """The key of a HISTORY entry."""
-    return _LENGTH.pack(len(key)) + key + NUMBER.pack(commit)
+def history_key(key: bytes, until: int) -> bytes:
+    """The key of the HISTORY entry of the version that the commit *until* replaced."""
+    return _LENGTH.pack(len(key)) + key + NUMBER.pack(until)
 
 
 def parse_history_key(entry_key: bytes) -> tuple[bytes, int]:
-    """The key and the commit of a HISTORY entry."""
+    """The key of a HISTORY entry, and the commit that replaced the version."""
     return entry_key[_LENGTH.size : -NUMBER.size], NUMBER.unpack(entry_key[-NUMBER.size :])[0]
 
 
-def history_value(value: bytes | None) -> bytes:
-    """The value of a HISTORY entry."""
-    return DELETED if value is None else EXISTS + value
+Change = tuple[int, int, bytes]
+"""What a commit did to a key: the commit, flags, the key."""
+
+CHANGE_EXISTS: Final = 1
+"""The commit gave the key a value; without it, it deleted the key."""
+
+CHANGE_REPLACED: Final = 2
+"""What the commit replaced was put into HISTORY."""
 
 
-def parse_history_value(entry: bytes) -> bytes | None:
-    """The value of a superseded version, or None if it was a deletion."""
-    return entry[1:] if entry[:1] == EXISTS else None
+def changes_key(commit: int) -> bytes:
+    """Where the CHANGES entries begin that may have changes of a commit, or of later ones."""
+    return NUMBER.pack(commit)
 
 
-def change_key(commit: int, key: bytes) -> bytes:
-    """The key of a CHANGES entry."""
-    return NUMBER.pack(commit) + key
+def changes_entry(changes: Sequence[Change], number: int) -> tuple[bytes, bytes]:
+    """Key and value of a CHANGES entry. *number* tells those apart that end with one commit."""
+    packed: bytes = packb(changes)
+    return _NUMBER_AND_COUNT.pack(changes[-1][0], number), packed
 
 
-def parse_change_key(entry_key: bytes) -> tuple[int, bytes]:
-    """The commit and the key of a CHANGES entry."""
-    return NUMBER.unpack_from(entry_key)[0], entry_key[NUMBER.size :]
+def parse_changes(entry: bytes) -> list[Change]:
+    """The changes of a CHANGES entry, in the order of commits."""
+    # Only the outermost is a list for Change to be a tuple.
+    return list(unpackb(entry, use_list=False))
 
 
-def change_value(older: int, *, exists: bool) -> bytes:
-    """The value of a CHANGES entry.
-
-    *older* is the commit of the version in HISTORY that this one replaced, or 0; *exists*,
-    whether the key exists since.
-    """
-    return _COMMIT_AND_EXISTS.pack(older, exists)
+def collected_value(commit: int, count: int) -> bytes:
+    """The value of "m" "collected"."""
+    return _NUMBER_AND_COUNT.pack(commit, count)
 
 
-def parse_change_value(entry: bytes) -> tuple[int, bool]:
-    """The commit of the version that was replaced, or 0, and whether the key exists since."""
-    older, exists = _COMMIT_AND_EXISTS.unpack(entry)
-    return older, bool(exists)
+def parse_collected(entry: bytes | None) -> tuple[int, int]:
+    """Up to which commit, not with it, changes were looked at, and how many of its own."""
+    return (0, 0) if entry is None else _NUMBER_AND_COUNT.unpack(entry)
 
 
 def retained_key(view: int, commit: int, key: bytes) -> bytes:
@@ -307,6 +333,37 @@ def parse_unfinished(entry: bytes | None) -> tuple[int, int]:
 def parse_number(entry: bytes | None) -> int:
     """One number, 0 if there is no entry."""
     return 0 if entry is None else int(NUMBER.unpack_from(entry)[0])
+
+
+def together_key(transaction: bytes) -> bytes:
+    """The key of the TRANSACTIONS entry that an id shares with the others of its 16 ms."""
+    return transaction[:5] + _HIGH_NIBBLES[transaction[5]]
+
+
+def together_end(entry_key: bytes) -> bytes:
+    """An id above every other of the 16 ms of a TRANSACTIONS entry."""
+    return entry_key[:5] + bytes([entry_key[5] | 0x0F]) + b"\xff" * 10
+
+
+def together_value(transaction: bytes, commit: int) -> bytes:
+    """What a shared TRANSACTIONS entry has for one of its transactions."""
+    return transaction + NUMBER.pack(commit)
+
+
+def find_together(entry: bytes, transaction: bytes) -> int | None:
+    """The commit of a transaction by a shared TRANSACTIONS entry, or None."""
+    at = entry.find(transaction)
+    # The bytes of the id may stand across two others first.
+    while at >= 0 and at % TOGETHER_SIZE:
+        at = entry.find(transaction, at + 1)
+    return None if at < 0 else parse_number(entry[at + 16 :])
+
+
+def parse_transactions(entry_key: bytes, entry: bytes) -> list[tuple[bytes, int]]:
+    """Ids and commits, 0 for one that was aborted, of a TRANSACTIONS entry."""
+    if len(entry_key) == 16:
+        return [(entry_key, parse_number(entry))]
+    return list(_TRANSACTION.iter_unpack(entry))
 
 
 def aborted_value(time: int) -> bytes:

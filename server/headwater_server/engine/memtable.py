@@ -25,7 +25,7 @@ from typing import Any, Final
 from sortedcontainers import SortedList
 
 from headwater_server.engine.events import category_of
-from headwater_server.engine.index_keys import tag_id
+from headwater_server.engine.index_keys import IDS_END, tag_id
 from headwater_server.storage.commit_log import CommitRecord
 
 Version = tuple[int, "bytes | None", Any]
@@ -34,11 +34,6 @@ Version or None. It is Any for mypyc, which lays tuples out flat and cannot do s
 
 ABORTED: Final = 0
 """Stands for a commit number: the transaction was fenced and can never commit."""
-
-IDS_END: Final = b"\x02"
-"""Transaction ids that are UUIDv7 grow with the time, and stay below this until the year 2039.
-Among the ids below it, a new one is greater than all that are stored, so it needs no look-up;
-only one that is repeated, late, or not made of the time does."""
 
 # What an entry costs in memory beside its bytes: dict slot, tuple, int, bytes headers. Measured
 # with tracemalloc on CPython 3.11; only the order of magnitude matters, for when to checkpoint.

@@ -29,15 +29,12 @@ from headwater_server.engine import keyspaces
 from headwater_server.engine.checkpointed import CheckpointedState
 from headwater_server.engine.events import decode_event, erase_event
 from headwater_server.engine.index_keys import (
-    DELETED,
-    EXISTS,
     META_HORIZON,
     NUMBER,
     NUMBER_END,
-    change_key,
     history_key,
     history_prefix,
-    parse_history_key,
+    latest_value,
     parse_latest,
     parse_number,
     removed_key,
@@ -183,11 +180,11 @@ class Rewrite:
             if keyspaces.parse_snapshot_key(key).version < rule.erased_from:
                 continue
             emptied.append(key)
-            start, end = history_prefix(key), history_key(key, rule.erased_commit)
+            start, end = history_prefix(key), history_key(key, NUMBER_END)
             for entry_key, entry in store.scan(Family.HISTORY, start, end):
-                if entry not in (DELETED, EXISTS):
-                    _, commit = parse_history_key(entry_key)
-                    batch.put(Family.HISTORY, history_key(key, commit), EXISTS)
+                commit, value = parse_latest(entry)
+                if commit < rule.erased_commit and value:
+                    batch.put(Family.HISTORY, entry_key, latest_value(commit, b""))
         if not emptied:
             return
         store.write(batch)
@@ -205,7 +202,6 @@ class Rewrite:
             entry = store.get(Family.LATEST, key)
             if entry is not None:
                 batch.delete(Family.LATEST, key)
-                batch.delete(Family.CHANGES, change_key(parse_latest(entry).commit, key))
             self.unmasked.append(position)
         store.write(batch)
         store.flush()

@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 
 from headwater_server.engine import keyspaces
 from headwater_server.engine.checkpointed import CheckpointedState
-from headwater_server.engine.index_keys import NUMBER_END
-from headwater_server.engine.memtable import IDS_END, MemTable, StreamTail
+from headwater_server.engine.index_keys import IDS_END, NUMBER_END
+from headwater_server.engine.memtable import MemTable, StreamTail
 from headwater_server.engine.retention import Retention
 from headwater_server.storage.commit_log import CommitRecord
 

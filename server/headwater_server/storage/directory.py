@@ -2,7 +2,7 @@
 
     data/
       LOCK       locked by the process that owns the directory; holds its pid
-      FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "format": 1}
+      FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "format": 2}
       wal/  commits/  events/  state/
 
 A directory is made in this order, so that FORMAT says that all of it is there:
@@ -33,8 +33,8 @@ from headwater_server.storage.file_system import (
     parent,
 )
 
-FORMAT: Final = 1
-"""What this version writes, and the newest that it reads."""
+FORMAT: Final = 2
+"""What this version writes, and all that it reads: 1 was that of the months before a release."""
 
 LOCK_NAME: Final = "LOCK"
 FORMAT_NAME: Final = "FORMAT"
@@ -216,7 +216,16 @@ def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
         )
     if data != _encoded({key: fields[key] for key in fields if key != "crc32"}):
         raise _broken(name, "it fails its checksum")
+<<<<<<< HEAD
     for part in PARTS:
+=======
+    if found < FORMAT:
+        raise InvalidArgument(
+            f"{path} has format {found}, and this version reads {FORMAT}: dump it with the version "
+            "that made it, and load the dump into a new directory"
+        )
+    for part in _PARTS:
+>>>>>>> 73fb362 (wip)
         if not file_system.exists(join(path, part)):
             raise _broken(join(path, part), "it is missing")
     created = (datetime.fromisoformat(fields["created"]) - _EPOCH) // timedelta(microseconds=1)

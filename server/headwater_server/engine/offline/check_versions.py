@@ -1,10 +1,11 @@
 """The part of `check` that looks at versions of keys, snapshots and transaction ids.
 
-LATEST k -> 9        CHANGES 9 k -> 7       HISTORY k 7       every older version is the work
-HISTORY k 7          CHANGES 7 k -> 4       HISTORY k 4       of one entry of CHANGES, or of
-HISTORY k 4          "r" view 5 7 k -> 4                      one that a view kept ("r")
+LATEST k -> 9                CHANGES 9 k       every version above the horizon has its change,
+HISTORY k until 9 -> 7       CHANGES 7 k       and every older one is the work of one change, or
+HISTORY k until 7 -> 4       "r" view 5 7 k    of an entry for the view that keeps it ("r")
 """
 
+import struct
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final, TypeVar
@@ -14,19 +15,25 @@ from headwater_server.engine import postings
 from headwater_server.engine.checkpointed import CheckpointedState
 from headwater_server.engine.index_keys import (
     ABORTED,
+    CHANGE_REPLACED,
     META_COLLECTED,
     META_FORGOTTEN,
+    NUMBER,
     RETAINED,
     STREAM,
+    TOGETHER_SIZE,
+    Change,
     aborted_key,
-    change_key,
+    changes_key,
     latest_commit,
     parse_aborted_key,
-    parse_change_key,
-    parse_change_value,
+    parse_changes,
+    parse_collected,
     parse_history_key,
     parse_number,
     parse_retained_key,
+    parse_transactions,
+    together_key,
 )
 from headwater_server.engine.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
 from headwater_server.engine.offline.check_logs import LOST_TRANSACTION, commit_records
@@ -57,7 +64,9 @@ class VersionCheck:
         self._store = state.store
         self._last_commit = last_commit
         self._report = report
+        self._applied = state.applied_commit
         self._older = Sums()
+        self._recent = Sums()
 
     def check(self, counter: Counter) -> None:
         """Look at every key and every older version."""
@@ -65,7 +74,9 @@ class VersionCheck:
         self._check_history(counter)
         self._check_changes(counter)
         for bucket in sorted(self._older.suspects)[:3]:
-            self._tell_suspects(bucket)
+            self._tell_unled(bucket)
+        for bucket in sorted(self._recent.suspects)[:3]:
+            self._tell_untold(bucket)
         self._check_snapshots(counter)
 
     def _check_latest(self, counter: Counter) -> None:
@@ -80,13 +91,10 @@ class VersionCheck:
                     self._wrong(
                         f"key {key!r} is of commit {commit}; the last is {self._last_commit}"
                     )
-                elif commit > self._state.horizon:
+                elif self._is_recent(commit):
                     recent.append((key, commit))
-            changes = [change_key(commit, key) for key, commit in recent]
-            found = self._store.get_many(Family.CHANGES, changes) if changes else []
-            for (key, commit), change in zip(recent, found, strict=True):
-                if change is None:
-                    self._wrong(f"key {key!r}: commit {commit} wrote it, but is not in CHANGES")
+            for key, commit in recent:
+                self._recent.add_left(key, (key, commit))
             counter.add(len(chunk))
             self._report.keys += len(chunk)
 
@@ -94,53 +102,97 @@ class VersionCheck:
         for chunk in _chunks(self._store.scan(Family.HISTORY, b"")):
             versions = [parse_history_key(entry_key) for entry_key, _ in chunk]
             newest = self._store.get_many(Family.LATEST, [key for key, _ in versions])
-            for (key, commit), entry in zip(versions, newest, strict=True):
-                if entry is None or latest_commit(entry) <= commit:
-                    self._wrong(f"key {key!r}: version {commit} is older than none")
-                self._older.add_left(key, (key, commit))
+            for (key, until), (_, older), entry in zip(versions, chunk, newest, strict=True):
+                if len(older) < _LATEST_SIZE_MIN or latest_commit(older) >= until:
+                    self._wrong(f"key {key!r}: what commit {until} replaced is not a version")
+                    continue
+                if entry is None or latest_commit(entry) < until:
+                    self._wrong(f"key {key!r}: the version until {until} is older than none")
+                if until <= self._applied:
+                    self._older.add_left(key, (key, until))
+                if self._is_recent(latest_commit(older)):
+                    self._recent.add_left(key, (key, latest_commit(older)))
             counter.add(len(chunk))
+
+    def _is_recent(self, commit: int) -> bool:
+        # What an unfinished checkpoint wrote has no changes yet.
+        return self._state.horizon < commit <= self._applied
 
     def _check_changes(self, counter: Counter) -> None:
-        # A crash can leave entries behind the cursor; they have been looked at.
-        start = self._store.get(Family.INDEX, META_COLLECTED) or b""
-        for chunk in _chunks(self._store.scan(Family.CHANGES, start)):
-            for entry_key, entry in chunk:
-                commit, key = parse_change_key(entry_key)
-                older, _ = parse_change_value(entry)
-                if older >= commit or commit > self._last_commit:
-                    self._wrong(f"key {key!r}: commit {commit} is said to have replaced {older}")
-                if older:
-                    self._older.add_right(key, (key, older))
+        for chunk in _chunks(self._changes()):
+            for commit, flags, key in chunk:
+                if flags & CHANGE_REPLACED:
+                    self._older.add_right(key, (key, commit))
+                if self._is_recent(commit):
+                    self._recent.add_right(key, (key, commit))
             counter.add(len(chunk))
-        for entry_key, entry in self._store.scan(Family.INDEX, RETAINED, _end_of(RETAINED)):
-            _, _, key = parse_retained_key(entry_key)
-            self._older.add_right(key, (key, parse_number(entry)))
+        for key, until in self._kept_by_views():
+            self._older.add_right(key, (key, until))
 
-    def _tell_suspects(self, bucket: int) -> None:
+    def _changes(self) -> Iterator[Change]:
+        """What garbage collection has not looked at, up to the applied commit."""
+        # A crash can leave entries behind the cursor.
+        start, done = parse_collected(self._store.get(Family.INDEX, META_COLLECTED))
+        before = 0
+        for entry_key, entry in self._store.scan(Family.CHANGES, changes_key(start)):
+            try:
+                changes = parse_changes(entry)
+                in_order = [before, *[commit for commit, _, _ in changes]]
+                is_whole = in_order == sorted(in_order) and entry_key[:8] == NUMBER.pack(
+                    in_order[-1]
+                )
+            except (ValueError, TypeError, struct.error):
+                is_whole = False
+            if not is_whole:
+                self._wrong(f"the changes at {entry_key.hex()} are not in order")
+                continue
+            before = in_order[-1]
+            for change in changes:
+                if change[0] == start and done:
+                    done -= 1
+                elif start <= change[0] <= self._applied:
+                    yield change
+
+    def _kept_by_views(self) -> Iterator[tuple[bytes, int]]:
+        for entry_key, _ in self._store.scan(Family.INDEX, RETAINED, _end_of(RETAINED)):
+            _, until, key = parse_retained_key(entry_key)
+            yield key, until
+
+    def _tell_unled(self, bucket: int) -> None:
         """Find the older versions of a bucket that nothing leads to, or the other way round."""
         there = {
-            parse_history_key(entry_key)
+            version
             for entry_key, _ in self._store.scan(Family.HISTORY, b"")
-            if Sums.bucket(parse_history_key(entry_key)[0]) == bucket
+            if Sums.bucket((version := parse_history_key(entry_key))[0]) == bucket
+            and version[1] <= self._applied
         }
-        led_to = set(self._led_to(bucket))
-        for key, commit in sorted(there ^ led_to)[:10]:
-            if (key, commit) in there:
-                self._wrong(f"key {key!r}: nothing leads to its version {commit}")
+        led_to = {
+            (key, commit)
+            for commit, flags, key in self._changes()
+            if flags & CHANGE_REPLACED and Sums.bucket(key) == bucket
+        }
+        led_to.update(pair for pair in self._kept_by_views() if Sums.bucket(pair[0]) == bucket)
+        for key, until in sorted(there ^ led_to)[:10]:
+            if (key, until) in there:
+                self._wrong(f"key {key!r}: nothing leads to its version until {until}")
             else:
-                self._wrong(f"key {key!r}: its version {commit} is missing")
+                self._wrong(f"key {key!r}: its version until {until} is missing")
 
-    def _led_to(self, bucket: int) -> Iterator[tuple[bytes, int]]:
-        start = self._store.get(Family.INDEX, META_COLLECTED) or b""
-        for entry_key, entry in self._store.scan(Family.CHANGES, start):
-            _, key = parse_change_key(entry_key)
-            older, _ = parse_change_value(entry)
-            if older and Sums.bucket(key) == bucket:
-                yield key, older
-        for entry_key, entry in self._store.scan(Family.INDEX, RETAINED, _end_of(RETAINED)):
-            _, _, key = parse_retained_key(entry_key)
-            if Sums.bucket(key) == bucket:
-                yield key, parse_number(entry)
+    def _tell_untold(self, bucket: int) -> None:
+        """Find the versions of a bucket of which CHANGES does not tell."""
+        written = set()
+        for key, entry in self._store.scan(Family.LATEST, b""):
+            if Sums.bucket(key) == bucket and len(entry) >= _LATEST_SIZE_MIN:
+                written.add((key, latest_commit(entry)))
+        for entry_key, entry in self._store.scan(Family.HISTORY, b""):
+            key, _ = parse_history_key(entry_key)
+            if Sums.bucket(key) == bucket and len(entry) >= _LATEST_SIZE_MIN:
+                written.add((key, latest_commit(entry)))
+        written.difference_update((key, commit) for commit, _, key in self._changes())
+        # A change whose version is gone harms nobody: it is that of a mask that was taken off.
+        for key, commit in sorted(written)[:10]:
+            if self._is_recent(commit):
+                self._wrong(f"key {key!r}: commit {commit} wrote it, but is not in CHANGES")
 
     def _check_snapshots(self, counter: Counter) -> None:
         stream, version = "", 0
@@ -187,13 +239,13 @@ class TransactionCheck:
                 continue
             if record.commit > self._forgotten:
                 sums.add_left(record.transaction, (record.transaction, record.commit))
-        for transaction, entry in self._store.scan(Family.TRANSACTIONS, b""):
+        for entry_key, entry in self._store.scan(Family.TRANSACTIONS, b""):
             counter.add(1)
-            commit = parse_number(entry)
-            if commit == 0:
-                fenced.add_left(transaction, entry[8:])
-            elif commit <= self._state.applied_commit:
-                sums.add_right(transaction, (transaction, commit))
+            for transaction, commit in self._ids(entry_key, entry):
+                if commit == 0:
+                    fenced.add_left(transaction, entry[8:])
+                elif commit <= self._state.applied_commit:
+                    sums.add_right(transaction, (transaction, commit))
         for entry_key, _ in self._store.scan(Family.INDEX, ABORTED, _end_of(ABORTED)):
             time, transaction = parse_aborted_key(entry_key)
             fenced.add_right(transaction, aborted_key(time, b"")[1:])
@@ -204,10 +256,13 @@ class TransactionCheck:
 
     def _tell_suspects(self, suspects: set[int]) -> None:
         known: dict[bytes, int] = {}
-        for transaction, entry in self._store.scan(Family.TRANSACTIONS, b""):
-            commit = parse_number(entry)
-            if Sums.bucket(transaction) in suspects and 0 < commit <= self._state.applied_commit:
-                known[transaction] = commit
+        for entry_key, entry in self._store.scan(Family.TRANSACTIONS, b""):
+            for transaction, commit in self._ids(entry_key, entry):
+                if (
+                    Sums.bucket(transaction) in suspects
+                    and 0 < commit <= self._state.applied_commit
+                ):
+                    known[transaction] = commit
         for record in commit_records(self._state.commit_log):
             if isinstance(record, DamagedFile) or record.commit <= self._forgotten:
                 continue
@@ -225,6 +280,18 @@ class TransactionCheck:
                     f"transaction {transaction.hex()} is commit {commit} by the index, and not "
                     "by the commit log"
                 )
+
+    def _ids(self, entry_key: bytes, entry: bytes) -> list[tuple[bytes, int]]:
+        """The ids of an entry, with their commits; none if it is no entry of this family."""
+        is_whole = len(entry) in (8, 16)
+        if len(entry_key) != 16:
+            is_whole = len(entry) > 0 and len(entry) % TOGETHER_SIZE == 0
+        if is_whole:
+            ids = parse_transactions(entry_key, entry)
+            if len(entry_key) == 16 or {together_key(each) for each, _ in ids} == {entry_key}:
+                return ids
+        self._wrong(f"the entry at {entry_key.hex()} does not hold transaction ids")
+        return []
 
     def _is_damaged(self, commit: int) -> bool:
         return any(

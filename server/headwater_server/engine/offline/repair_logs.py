@@ -25,6 +25,7 @@ from headwater_server.engine.index_keys import (
     parse_event_id_key,
     parse_head,
     parse_number,
+    parse_transactions,
 )
 from headwater_server.engine.offline.check_logs import LOST_TRANSACTION
 from headwater_server.engine.postings import all_postings
@@ -166,10 +167,10 @@ class LogRepair:
     ) -> dict[int, CommitRecord]:
         wanted = set(lost)
         transactions: dict[int, bytes] = {}
-        for transaction, entry in self._store.scan(Family.TRANSACTIONS, b""):
-            commit = parse_number(entry)
-            if commit in wanted:
-                transactions[commit] = transaction
+        for entry_key, entry in self._store.scan(Family.TRANSACTIONS, b""):
+            for transaction, commit in parse_transactions(entry_key, entry):
+                if commit in wanted:
+                    transactions[commit] = transaction
         events: dict[int, list[StoredEvent]] = {}
         # The first event of each commit, to tell where commits without events stand.
         firsts: list[tuple[int, int]] = []

@@ -24,6 +24,7 @@ from headwater_server.engine.index_keys import (
     META_HORIZON,
     META_UNFINISHED,
     NUMBER,
+    NUMBER_END,
     POSTINGS,
     RETAINED,
     STREAM,
@@ -33,13 +34,11 @@ from headwater_server.engine.index_keys import (
     aborted_key,
     aborted_value,
     applied_value,
-    change_key,
+    collected_value,
     history_key,
     latest_commit,
     latest_value,
     parse_aborted_key,
-    parse_history_key,
-    parse_history_value,
     parse_number,
 )
 from headwater_server.engine.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
@@ -159,7 +158,7 @@ class StateRepair:
         store = self._store
         fenced: dict[bytes, int] = {}
         for transaction, entry in store.scan(Family.TRANSACTIONS, b""):
-            if parse_number(entry) == 0:
+            if len(transaction) == 16 and parse_number(entry) == 0:
                 fenced[transaction] = parse_number(entry[8:])
         for entry_key, _ in store.scan(Family.INDEX, ABORTED, _end_of(ABORTED)):
             time, transaction = parse_aborted_key(entry_key)
@@ -219,7 +218,7 @@ class StateRepair:
         batch.delete_range(Family.CHANGES, b"", None)
         batch.delete_range(Family.INDEX, RETAINED, _end_of(RETAINED))
         batch.put(Family.INDEX, META_HORIZON, NUMBER.pack(applied))
-        batch.put(Family.INDEX, META_COLLECTED, change_key(applied + 1, b""))
+        batch.put(Family.INDEX, META_COLLECTED, collected_value(applied + 1, 0))
         batch.delete(Family.INDEX, META_UNFINISHED)
         store.write(batch)
         store.flush()
@@ -227,10 +226,9 @@ class StateRepair:
         return versions, lost
 
     def _version_before(self, key: bytes, view: int) -> bytes | None:
-        start, end = history_key(key, 0), history_key(key, view + 1)
-        for entry_key, entry in self._store.scan(Family.HISTORY, start, end, reverse=True):
-            value = parse_history_value(entry)
-            return None if value is None else latest_value(parse_history_key(entry_key)[1], value)
+        start, end = history_key(key, view + 1), history_key(key, NUMBER_END)
+        for _, entry in self._store.scan(Family.HISTORY, start, end):
+            return entry if latest_commit(entry) <= view and entry[8] else None
         return None
 
     def drop_snapshots(self) -> int:
