@@ -216,16 +216,12 @@ def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
         )
     if data != _encoded({key: fields[key] for key in fields if key != "crc32"}):
         raise _broken(name, "it fails its checksum")
-<<<<<<< HEAD
-    for part in PARTS:
-=======
     if found < FORMAT:
         raise InvalidArgument(
             f"{path} has format {found}, and this version reads {FORMAT}: dump it with the version "
             "that made it, and load the dump into a new directory"
         )
-    for part in _PARTS:
->>>>>>> 73fb362 (wip)
+    for part in PARTS:
         if not file_system.exists(join(path, part)):
             raise _broken(join(path, part), "it is missing")
     created = (datetime.fromisoformat(fields["created"]) - _EPOCH) // timedelta(microseconds=1)
