@@ -398,6 +398,24 @@ def test_snapshots_that_hold_what_was_erased_are_gone_from_the_past_too(
     assert now(database).load("a-1", "", 0).snapshot == (9, b"anew")
 
 
+def test_no_snapshot_brings_back_what_was_erased_since_its_transaction_read() -> None:
+    # At the isolation "snapshot" reads are not checked. What had been read before was erased, and
+    # then saved as a state, where no erasure would find it again.
+    database = Database()
+    database.execute(append("a-1", 5))
+    for version, conflicts in ((5, True), (2, False)):
+        opened = database.begin(isolation="snapshot")
+        opened.load("a-1", "", 0)
+        database.execute(append("a-1", 1), ["erase", "a-1", [version - 2 if conflicts else 4]])
+        writes = [["save_snapshot", "a-1", "", 0, version, b"with what was erased"]]
+        if conflicts:
+            with pytest.raises(Conflict, match="conflict on snapshot"):
+                database.commit(opened, *writes)
+        else:
+            database.commit(opened, *writes)
+    assert now(database).load("a-1", "", 0).snapshot == (2, b"with what was erased")
+
+
 def test_who_read_what_is_then_erased_conflicts(database: Database) -> None:
     opened = database.begin()
     opened.read_stream("a-1", 0, 10, False)

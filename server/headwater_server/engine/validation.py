@@ -98,6 +98,8 @@ def _conflicts(
         if isinstance(entry, list):
             continue
         winner = state.newest_commit(key, view)
+        if not winner and state.retention.in_use and key.startswith(keyspaces.SNAPSHOTS):
+            winner = _erased_since(state, key, view)
         if winner:
             yield _key_conflict(state, "write-write", key, winner)
     for first, last in transaction.buffer.ranges:
@@ -164,6 +166,14 @@ def _first_event(
         f"to position {position}, which are more than a condition may take; give a later position, "
         "or types and tags"
     )
+
+
+def _erased_since(state: State, key: bytes, view: int) -> int:
+    """The commit after a view that erased an event which a snapshot may hold, or 0."""
+    snapshot = keyspaces.parse_snapshot_key(key)
+    rule = stored_rule(state, snapshot.stream, state.last_commit)
+    holds = rule.erased_commit > view and snapshot.version >= rule.erased_from
+    return rule.erased_commit if holds else 0
 
 
 def _hidden_since(
