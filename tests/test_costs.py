@@ -7,6 +7,7 @@ who makes the hot path longer sees it here, and either finds another way or says
 the bound. Seconds are measured by bench/.
 """
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -106,11 +107,14 @@ class Costs:
             nonlocal count
             count += event == "call"
 
+        # Others' callbacks for each collection of garbage would be counted, whenever that is.
+        gc.disable()
         sys.setprofile(see)
         try:
             function(*arguments)
         finally:
             sys.setprofile(None)
+            gc.enable()
         return count
 
 
