@@ -34,7 +34,6 @@ from headwater_server.engine.consumer_groups import progress
 from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.consumer_groups.progress import GroupProgress
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.events import decode_event
 from headwater_server.engine.index_keys import TAG
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.retention import Retention, Visibility
@@ -332,16 +331,14 @@ def unless_it_is_erased(right: Any) -> Any:
     return useless
 
 
-def of_one_event_more(right: Any) -> Any:
-    class Short(right):  # type: ignore[misc]
-        __slots__ = ()
+def beside_it_too(right: Any) -> Any:
+    def begin(self: Rewriting) -> Any:
+        rewrite = right(self)
+        if rewrite is not None:
+            rewrite.erased |= {position + 1 for position in rewrite.erased}
+        return rewrite
 
-        def shows(self, stored: bytes) -> bool:
-            event = decode_event(stored)
-            first: int = self.first(event.stream)
-            return event.version > first
-
-    return Short
+    return begin
 
 
 def as_it_was(_: Any) -> Any:
@@ -413,11 +410,11 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     Mutant(
-        "a rewrite removes one event too much",
-        rewriting,
-        "Visibility",
-        of_one_event_more,
-        VISIBLE + "|changed what is there|check:|error",
+        "a rewrite erases the event beside one that was erased",
+        Rewriting,
+        "begin",
+        beside_it_too,
+        VISIBLE + "|subscribed after",
         "calm",
     ),
     Mutant(

@@ -337,7 +337,7 @@ async def kept(recorder: Recorder) -> None:
                 if dice.random() < 0.2:
                     await transaction.load_kept(stream, 3 - schema)
 
-            await recorder.run("kept", decide)
+            await recorder.run("kept", decide, isolation=_isolation(recorder))
         case "rule":
             async with recorder.transaction("kept") as transaction:
                 await transaction.query(tags=("green",))

@@ -228,6 +228,7 @@ class World:
             except headwater.HeadwaterError as error:
                 if not error.retryable and not self.plan.is_broken:
                     self.surprises.append(f"{name}: {error.code}: {error.message}")
+                    return  # It would come again, for as long as the world lasts.
                 await trio.sleep(0.1)
 
     # The end.
