@@ -34,6 +34,7 @@ from headwater.database import Database
 from headwater.delivery import Delivery
 from headwater.errors import (
     AuthenticationFailed,
+    BackupFailed,
     CommitUnknown,
     ConditionFailed,
     Conflict,
@@ -80,6 +81,7 @@ from headwater.projection_state import ParkedStream, ProjectionTransaction
 from headwater.projections import Projections, ProjectionStatus
 from headwater.query import Criterion, Query
 from headwater.records import (
+    Backup,
     CaughtUp,
     CommitRecord,
     Committed,
@@ -114,6 +116,8 @@ __all__ = [
     "Aggregate",
     "Aggregates",
     "AuthenticationFailed",
+    "Backup",
+    "BackupFailed",
     "Batch",
     "CategoryInfo",
     "Changes",

@@ -31,6 +31,7 @@ from headwater.projections import (
 from headwater.query import Query
 from headwater.reads import Reads
 from headwater.records import (
+    Backup,
     CommitRecord,
     Committed,
     Event,
@@ -463,6 +464,9 @@ class BlockingDatabase(BlockingReads, BlockingListings, BlockingRetention):
 
     def stats(self) -> dict[str, Any]:
         return step(self._database.stats())
+
+    def backup(self, name: str) -> Backup:
+        return step(self._database.backup(name))
 
     def users(self) -> list[str]:
         return step(self._database.users())

@@ -33,6 +33,7 @@ from headwater.projections import (
 from headwater.query import Query, event_filter
 from headwater.reads import Reads
 from headwater.records import (
+    Backup,
     CommitRecord,
     Committed,
     Event,
@@ -463,6 +464,10 @@ class Database(Reads, RetentionCalls):
         """Figures of the server, by name."""
         figures: dict[str, Any] = await self._channel.read("stats")
         return figures
+
+    async def backup(self, name: str) -> Backup:
+        """Have the server make a backup; a TimedOut does not end it. See docs/guide/backup.md."""
+        return Backup(*await (await self._channel.link()).ask("backup", name))
 
     async def users(self) -> list[str]:
         """The names of the users. Without any, the server asks nobody for a password."""

@@ -2,6 +2,7 @@
 
 from headwater_protocol.errors import (
     AuthenticationFailed,
+    BackupFailed,
     CommitUnknown,
     ConditionFailed,
     Conflict,
@@ -69,6 +70,7 @@ class RebuildRefused(HeadwaterError, code="rebuild_refused"):
 
 __all__ = [
     "AuthenticationFailed",
+    "BackupFailed",
     "CommitUnknown",
     "ConditionFailed",
     "Conflict",

@@ -224,6 +224,15 @@ class Pong:
     time: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup that was made: its newest commit, the position of its newest event, its bytes."""
+
+    commit: CommitNumber
+    position: Position
+    size: int
+
+
 def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
     """An event out of its place on the wire, with data and metadata as bytes.
 

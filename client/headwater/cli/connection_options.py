@@ -52,10 +52,19 @@ class Connector:
             "retry_timeout": timeout,
         }
 
-    def connect(self, *, codec: Codec | None = None) -> BlockingDatabase:
-        """The database; it is connected to on entering it."""
+    def connect(
+        self, *, codec: Codec | None = None, answer_timeout: float | None = None
+    ) -> BlockingDatabase:
+        """The database; it is connected to on entering it.
+
+        Args:
+            answer_timeout: seconds to wait for an answer, if --timeout is not meant for that.
+        """
+        options = dict(self._options)
+        if answer_timeout is not None:
+            options["request_timeout"] = answer_timeout
         try:
-            return connect_blocking(self.url, codec=codec, **self._options)
+            return connect_blocking(self.url, codec=codec, **options)
         except InvalidArgument as error:
             raise click.UsageError(str(error)) from error
 

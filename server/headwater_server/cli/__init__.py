@@ -1,1 +1,1 @@
-"""The server's commands: serve, check, repair, and what `headwater user` does to a directory."""
+"""The server's commands, and what `headwater user` does to a data directory."""

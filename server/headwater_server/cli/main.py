@@ -4,14 +4,16 @@ import click
 
 from headwater_server.cli.check import check
 from headwater_server.cli.repair import repair
+from headwater_server.cli.restore import restore
 from headwater_server.cli.serve import serve
 
 
 @click.group()
 def main() -> None:
-    """Headwater, the server's side: run it, check its files, repair them."""
+    """Headwater, the server's side: run it, check its files, repair them, restore a backup."""
 
 
 main.add_command(serve)
 main.add_command(check)
 main.add_command(repair)
+main.add_command(restore)

@@ -54,7 +54,7 @@ def restore(
         DamagedFile: it lacks a part.
         DiskFull, OSError: nothing is left of the target.
     """
-    _check_target(file_system, target)
+    check_target(file_system, target)
     with ExitStack() as opened:
         # No directory is made, so neither the id nor the time is used.
         source = DataDirectory.open(
@@ -81,7 +81,8 @@ def restore(
         store.close()
 
 
-def _check_target(file_system: FileSystem, target: str) -> None:
+def check_target(file_system: FileSystem, target: str) -> None:
+    """Raise InvalidArgument unless *target* is missing or empty, and the directory above is not."""
     above = parent(target)
     if not file_system.exists(above):
         raise InvalidArgument(f"{target}: {above} is missing", details={"path": target})

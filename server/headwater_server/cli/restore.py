@@ -1,0 +1,47 @@
+"""`headwater restore`: make a data directory of a backup."""
+
+import sys
+from functools import partial
+
+import click
+
+from headwater_server.cli.check import DAMAGED, progress, show
+from headwater_server.cli.failures import one_line
+from headwater_server.engine.offline.check import check as check_directory
+from headwater_server.engine.offline.restore import check_target
+from headwater_server.engine.offline.restore import restore as restore_directory
+from headwater_server.storage.real_files import RealFileSystem
+from headwater_server.storage.rocks_store import RocksStore
+
+
+@click.command()
+@click.argument("backup", type=click.Path(exists=True, file_okay=False))
+@click.option("--data", required=True, metavar="DIR", help="Made, or empty.")
+@click.option("--no-check", is_flag=True, help="Copy without reading all of it first.")
+def restore(backup: str, *, data: str, no_check: bool) -> None:
+    """Copy BACKUP, the directory of a backup, to the new data directory DIR.
+
+    The backup is verified first, as `headwater check` does. A server can then be started with
+    --data DIR. The backup stays as it is.
+
+    Exit status 0: it is restored. 1: it is not, and DIR is as it was.
+    """
+    open_store = partial(RocksStore.open, read_only=True)
+    files = RealFileSystem()
+    with one_line():
+        # Before the check, which may take long.
+        check_target(files, data)
+        if not no_check:
+            with progress("checking") as on_progress:
+                report = check_directory(
+                    files, backup, open_store=open_store, on_progress=on_progress
+                )
+            show(report)
+            if not report.is_clean:
+                click.echo("Nothing was restored. --no-check copies it as it is.", err=True)
+                sys.exit(DAMAGED)
+        with progress("copying") as on_progress:
+            applied = restore_directory(
+                files, backup, data, open_store=open_store, on_progress=on_progress
+            )
+    click.echo(f"{data}: commit {applied.commit}, position {applied.position}")

@@ -1,0 +1,152 @@
+"""`headwater backup` and `headwater restore`, with real servers on real disks."""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import headwater
+from headwater.cli import main
+from headwater.cli.server_process import ServerProcess
+
+ACCOUNTS = 5
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    (tmp_path / "backups").mkdir()
+    options = ["--backup-dir", str(tmp_path / "backups"), "--checkpoint-commits", "100"]
+    with ServerProcess(tmp_path, options) as server:
+        yield server
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    ended = CliRunner().invoke(main, arguments)
+    return ended.exit_code, ended.output
+
+
+def transfer(tx: headwater.BlockingTransaction, number: int) -> None:
+    """Move some from one account to another, and say so."""
+    payer, payee = number % ACCOUNTS, (number * 3 + 1) % ACCOUNTS
+    tx.put(("balance", payer), tx.get(("balance", payer), default=0) - 1)
+    tx.put(("balance", payee), tx.get(("balance", payee), default=0) + 1)
+    tx.append(f"account-{payer}", headwater.Event("Moved", {"to": payee, "why": "x" * 200}))
+
+
+def test_a_backup_under_load_is_restored_and_served(server: ServerProcess, tmp_path: Path) -> None:
+    acknowledged = [0, 0]
+    enough, done = threading.Event(), threading.Event()
+
+    def write(writer: int) -> None:
+        with headwater.connect_blocking(server.url) as db:
+            number = writer
+            while not done.is_set():
+                db.run(transfer, number)
+                acknowledged[writer] = db.ping().commit
+                number += 2
+                if number > 300:
+                    enough.set()
+
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(2)]
+    for writer in writers:
+        writer.start()
+    assert enough.wait(40)
+    before = max(acknowledged)
+    status, said = run("backup", "monday", "--url", server.url)
+    done.set()
+    for writer in writers:
+        writer.join()
+    assert status == 0, said
+    commit = int(said.split("commit ")[1].split(",")[0])
+    assert before <= commit
+    backup, data = tmp_path / "backups/monday", tmp_path / "again/data"
+    data.parent.mkdir()
+    status, said = run("restore", str(backup), "--data", str(data))
+    assert status == 0, said
+    assert "all is well" in said
+    assert f"{data}: commit {commit}, position {commit}\n" in said
+    with ServerProcess(data.parent) as again, headwater.connect_blocking(again.url) as db:
+        assert db.ping().commit == commit
+        assert sum(value for _, value in db.scan(("balance",))) == 0
+        assert len([*db.read_all()]) == commit
+        with headwater.connect_blocking(server.url) as source:
+            past = source.at(commit=commit)
+            assert [*past.scan()] == [*db.scan()]
+        db.put("more", 1)
+    # The backup itself is as it was.
+    status, said = run("check", str(backup))
+    assert status == 0, said
+
+
+def test_a_backup_is_for_its_owner_alone_and_can_be_served_where_it_is(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    with headwater.connect_blocking(server.url) as db:
+        db.put("k", "v")
+        assert db.backup("monday").commit == 1
+    for path in (tmp_path / "backups/monday", tmp_path / "backups/monday/state"):
+        assert path.stat().st_mode & 0o077 == 0
+    os.symlink(tmp_path / "backups/monday", tmp_path / "backups/data")
+    with (
+        ServerProcess(tmp_path / "backups") as again,
+        headwater.connect_blocking(again.url) as db,
+    ):
+        assert db.get("k") == "v"
+
+
+def test_what_keeps_a_backup_from_being_made_is_one_line(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    assert run("backup", "monday", "--url", server.url)[0] == 0
+    for name, why in (("monday", "already"), ("../x", "does not begin with"), ("", "name")):
+        status, said = run("backup", name, "--url", server.url)
+        assert status == 1
+        assert why in said
+        assert len(said.splitlines()) == 1
+    (tmp_path / "without").mkdir()
+    with ServerProcess(tmp_path / "without") as without:
+        status, said = run("backup", "monday", "--url", without.url)
+        assert status == 1
+        assert "--backup-dir" in said
+
+
+def test_a_damaged_backup_is_not_restored_unless_it_is_asked_for(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    with headwater.connect_blocking(server.url) as db:
+        db.append("a-1", [headwater.Event("Noted", "x" * 1000) for _ in range(10)])
+        db.backup("monday")
+    backup = tmp_path / "backups/monday"
+    events = next((backup / "events").glob("*.events"))
+    content = bytearray(events.read_bytes())
+    content[content.index(b"x" * 500)] ^= 1
+    events.write_bytes(content)
+    status, said = run("restore", str(backup), "--data", str(tmp_path / "new"))
+    assert status == 1
+    assert "Nothing was restored" in said
+    assert not (tmp_path / "new").exists()
+    status, said = run("restore", str(backup), "--data", str(tmp_path / "new"), "--no-check")
+    assert status == 0, said
+    assert "commit 1, position 10" in said
+
+
+def test_a_target_that_is_in_use_or_a_backup_that_is_none_is_refused(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    with headwater.connect_blocking(server.url) as db:
+        db.backup("monday")
+    backup = str(tmp_path / "backups/monday")
+    for source, target, why in (
+        (backup, str(server.data), "not empty"),
+        (backup, str(tmp_path / "missing/new"), "missing is missing"),
+        (str(tmp_path / "backups"), str(tmp_path / "new"), "not a data directory"),
+        (str(server.data), str(tmp_path / "new"), "locked by process"),
+    ):
+        status, said = run("restore", source, "--data", target)
+        assert status == 1, said
+        assert why in said
+        assert len(said.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
