@@ -4,6 +4,7 @@ Each class here wraps one of the async face and runs its coroutines with `step`,
 exists once. tests/client/test_faces.py compares the names and signatures of both faces.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -18,6 +19,7 @@ from headwater.blocking_pages import BlockingPages
 from headwater.blocking_retention import BlockingRetention
 from headwater.blocking_runtime import BlockingRuntime
 from headwater.database import Database
+from headwater.errors import InvalidArgument
 from headwater.key_feed import KeyRange
 from headwater.membership import GROUP_CREDIT_DEFAULT
 from headwater.past import Past
@@ -289,7 +291,13 @@ class BlockingDatabase(BlockingReads, BlockingListings, BlockingRetention):
         deadline: float | None = None,
     ) -> T:
         async def call(transaction: Transaction, *inner: Any) -> T:
-            return function(BlockingTransaction(transaction), *inner)
+            result = function(BlockingTransaction(transaction), *inner)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise InvalidArgument(
+                    f"run: {function!r:.80} is an `async def`; a blocking database wants a `def`"
+                )
+            return result
 
         return step(
             self._database.run(

@@ -320,11 +320,20 @@ class Projections:
             )
 
     async def remove(self, name: str) -> None:
-        """Remove a projection with its model. It must not be running."""
+        """Remove a projection with its model. It must not be running.
+
+        Raises:
+            InvalidArgument: there is nothing of it: it never ran on this database.
+        """
+        NAME(name, "projection: name")
         prefixes: list[KeyTuple] = [("$projection", name), ("$parked", name), ("$model", name)]
+        is_found = False
         for prefix in prefixes:
+            # A removal that was broken off has left some of it.
             while await self._transaction(name, _remove_some, prefix):
-                pass
+                is_found = True
+        if not is_found:
+            raise InvalidArgument(f"projection {name!r:.80} never ran on this database")
 
     # Transactions.
 

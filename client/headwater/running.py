@@ -12,6 +12,7 @@ effect, so beginning again cannot do the work twice.
 """
 
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import Any, Final, TypeVar
 
 from headwater.channel import Channel, Pauses
@@ -54,7 +55,14 @@ async def run(
         transaction = begin()
         try:
             async with transaction:
-                result = await function(transaction, *arguments)
+                awaited = function(transaction, *arguments)
+                if not isawaitable(awaited):
+                    # Inside of the block, so that nothing of it is committed.
+                    raise InvalidArgument(
+                        f"run: {function!r:.80} returned {type(awaited).__name__!r}, which cannot "
+                        "be awaited; an `async def` is wanted"
+                    )
+                result = await awaited
             return result  # noqa: RET504 - where the commit is unknown, it is still wanted
         except CommitUnknown as error:
             if error.details.get("transaction") != transaction.id.bytes:

@@ -734,6 +734,8 @@ def test_what_is_not_there_and_what_means_nothing_is_refused(
                 await call(name)
         with pytest.raises(headwater.InvalidArgument, match="never ran"):
             await db.projections.rebuild(name)
+        with pytest.raises(headwater.InvalidArgument, match="never ran"):
+            await db.projections.remove(name)
         assert await model_of(db, name) == {}
         async with db.run_projections():
             await db.wait_for(name, await fill(db, name, 1))

@@ -169,3 +169,27 @@ def test_a_group_of_errors_is_retried_if_all_of_them_can_be(server: FakeServer) 
         assert calls == 2
 
     run_on("trio", server.url, scenario)
+
+
+def writes_and_returns(tx: Any) -> Any:
+    tx.put("a", 1)
+    return 5
+
+
+def test_a_function_that_cannot_be_awaited_is_refused_and_nothing_is_committed(
+    face: str, server: FakeServer
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        with pytest.raises(headwater.InvalidArgument, match=r"returned 'int'.* an `async def`"):
+            await db.run(writes_and_returns)
+
+    run_on(face, server.url, scenario)
+    assert not commits(server)
+    assert not server.named("execute")
+
+
+def test_a_blocking_run_refuses_a_coroutine_that_nobody_would_await(server: FakeServer) -> None:
+    wanted = pytest.raises(headwater.InvalidArgument, match="a blocking database wants a `def`")
+    with headwater.connect_blocking(server.url) as db, wanted:
+        db.run(increment, 1)  # type: ignore[unused-coroutine]
+    assert not commits(server)

@@ -69,7 +69,13 @@ def test_an_id_is_begun_once_whatever_became_of_it() -> None:
     refused()
     running = database.begin()
     database.engine.status(running.id, resolve=True)
-    refused()
+    # Nobody used it twice: it was fenced, and its client is to begin another one.
+    for identity in (running.id, fenced := database.new_id()):
+        if identity == fenced:
+            database.engine.status(fenced, resolve=True)
+        with pytest.raises(TransactionAborted, match="aborted by a status request") as caught:
+            database.engine.begin(identity, owner=OTHER)
+        assert caught.value.retryable
     # One that was rolled back left no trace, and may be begun again.
     running = database.begin()
     database.engine.rollback(running.id, OWNER)

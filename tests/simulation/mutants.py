@@ -220,7 +220,7 @@ def without_a_record(_: Any) -> Any:
 def under_a_new_id(right: Any) -> Any:
     async def persist(self: Any, transaction: bytes, name: str, *arguments: Any) -> Any:
         async def ask(link: Any) -> Any:
-            fresh = new_transaction_id().bytes
+            fresh = new_transaction_id()
             return await link.ask(name, fresh, *arguments[1:])
 
         for _ in range(20):

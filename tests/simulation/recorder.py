@@ -388,8 +388,7 @@ class Recorder:
     def note(self, error: headwater.HeadwaterError, identity: bytes | None = None) -> None:
         """Keep an error in mind that a client should not get."""
         self._trace.add("error", self.client, error.code)
-        # Who is fenced before it began gets the same answer as one that uses an id twice.
-        if isinstance(error, SURPRISING) and identity not in self._fenced:
+        if isinstance(error, SURPRISING):
             self.surprises.append(f"{self.client}: {error.code}: {error.message}")
 
     # How it ended.

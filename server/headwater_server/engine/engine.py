@@ -37,7 +37,7 @@ from headwater_server.engine.memtable import ABORTED
 from headwater_server.engine.moments import position_before
 from headwater_server.engine.reading import EventsPage, Reader
 from headwater_server.engine.rewriting import Rewriting
-from headwater_server.engine.sequencer import Group, Sequencer, Ticket
+from headwater_server.engine.sequencer import Group, Sequencer, Ticket, aborted
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.engine.statistics import collect_statistics
@@ -180,11 +180,15 @@ class Engine:
 
         Raises:
             InvalidArgument: the id was used before.
+            TransactionAborted: it was fenced before it was begun.
             TransactionForgotten: the id is older than the retention.
             TooMany, NoSuchCommit, HistoryGone.
         """
         self._open.check_room()
-        if self._open.find(transaction) is not None or self._known(transaction) is not None:
+        known = self._known(transaction)
+        if known == ABORTED:
+            raise aborted(transaction)
+        if self._open.find(transaction) is not None or known is not None:
             raise InvalidArgument(f"transaction {transaction.hex()} was begun before")
         if at_commit is None:
             view, position = self.published, self.published_position

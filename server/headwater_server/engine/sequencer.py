@@ -182,10 +182,7 @@ class Sequencer:
     def answer_again(self, transaction: bytes, commit: int) -> Ticket:
         """The answer that a transaction of known fate got, or would have got, the first time."""
         if commit == ABORTED:
-            error = TransactionAborted(
-                f"transaction {transaction.hex()} was aborted by a status request with resolve"
-            )
-            return self._failed(transaction, error)
+            return self._failed(transaction, aborted(transaction))
         return Ticket(self.sequence, transaction, self._first_answer(commit))
 
     def abort(self, transaction: bytes, user: int) -> Ticket:
@@ -370,3 +367,10 @@ def _describe(failure: dict[str, Any]) -> str:
             return f"stream {failure['stream']!r} was deleted, at version {failure['actual']}"
         return f"stream {failure['stream']!r} is at version {failure['actual']}, not {expected}"
     return str(failure["message"])
+
+
+def aborted(transaction: bytes) -> TransactionAborted:
+    """The error of a transaction that was fenced."""
+    return TransactionAborted(
+        f"transaction {transaction.hex()} was aborted by a status request with resolve"
+    )
