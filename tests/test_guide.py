@@ -99,7 +99,9 @@ def test_the_code_of_a_page_does_what_the_page_says(
     monkeypatch.chdir(tmp_path)
     directory = tmp_path / "server"
     directory.mkdir()
-    with ServerProcess(directory) as server, module_named(f"guide_{page.stem}") as module:
+    (directory / "backups").mkdir()
+    options = ["--backup-dir", str(directory / "backups")]
+    with ServerProcess(directory, options) as server, module_named(f"guide_{page.stem}") as module:
         module.__dict__.update(headwater=headwater, trio=trio, url=server.url)
         trio.run(run, module)
 
