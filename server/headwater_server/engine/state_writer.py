@@ -65,6 +65,7 @@ from headwater_server.engine.index_keys import (
     unfinished_value,
 )
 from headwater_server.engine.memtable import MemTable, Version
+from headwater_server.storage.commit_log import CommitRecord
 from headwater_server.storage.state_store import Family, StateStore, WriteBatch
 
 BATCH_ENTRIES_MAX: Final = 1024
@@ -261,8 +262,8 @@ class StateWriter:
     def _put_changes(self, changes: list[Change], number: int) -> None:
         entry_key, entry = changes_entry(changes, number)
         self._put(Family.CHANGES, entry_key, entry)
-        # Each stands by itself, so a batch may end between them.
-        self._end_of_item(len(entry))
+        # A batch each: where this is compiled, the store is what lets other threads run between.
+        self._write_batch()
 
     # Streams, categories, types, tags.
 
@@ -330,8 +331,16 @@ class StateWriter:
     # Transactions.
 
     def _write_transactions(self) -> None:
+        for records in _chunks(self._frozen.commits, BATCH_ENTRIES_MAX):
+            self._write_committed(records)
+        for transaction, time in self._frozen.aborted.items():
+            self._put(Family.TRANSACTIONS, transaction, aborted_value(time))
+            self._put(Family.INDEX, aborted_key(time, transaction), b"")
+            self._end_of_item(0)
+
+    def _write_committed(self, records: Sequence[CommitRecord]) -> None:
         together: dict[bytes, list[bytes]] = {}
-        for record in self._frozen.commits:
+        for record in records:
             transaction = record.transaction
             if transaction < IDS_END:
                 value = together_value(transaction, record.commit)
@@ -343,10 +352,8 @@ class StateWriter:
             entries = self._store.get_many(Family.TRANSACTIONS, entry_keys)
             for entry_key, entry in zip(entry_keys, entries, strict=True):
                 self._put_together(entry_key, entry or b"", together[entry_key])
-        for transaction, time in self._frozen.aborted.items():
-            self._put(Family.TRANSACTIONS, transaction, aborted_value(time))
-            self._put(Family.INDEX, aborted_key(time, transaction), b"")
-            self._end_of_item(0)
+        # The next ones may add to an entry, and look it up first.
+        self._write_batch()
 
     def _put_together(self, entry_key: bytes, entry: bytes, values: list[bytes]) -> None:
         """Put transactions into the entry that they share, as far as they go in."""
