@@ -12,6 +12,8 @@ from headwater import Event
 from headwater.blocking_projections import BlockingProjectionTransaction
 from headwater.cli.removed import newest_position
 from headwater.cli.server_process import ServerProcess
+from headwater.stepping import step
+from headwater_protocol.keys import encode_key
 from tests.cli.test_commands import call
 
 
@@ -139,3 +141,26 @@ def test_a_load_into_a_database_that_has_more_keeps_versions(
             copy(empty.url, other.url, tmp_path / "dump.jsonl")
             rows = [row[1:] for row in seen(loaded) if row[1] != "there-1"]
             assert rows == [row[1:] for row in seen(db)]
+
+
+def test_keys_that_are_no_tuples_are_dumped_and_loaded_as_they_are(
+    empty: ServerProcess, tmp_path: Path
+) -> None:
+    # A client in another language may make its keys as it likes; one such key, and there was no
+    # dump of the whole database.
+    keys = [b"raw \xff", encode_key(("a", 1)), encode_key("b") + b"\0", b"\x00" * 9]
+    (tmp_path / "other").mkdir()
+    with headwater.connect_blocking(empty.url) as db, ServerProcess(tmp_path / "other") as other:
+        batch = db.batch()
+        for number, key in enumerate(keys):
+            batch.put("stands for another", number)
+            batch._writes[-1][1] = key
+        db.execute(batch)
+        copy(empty.url, other.url, tmp_path / "dump.jsonl")
+
+        def stored(database: headwater.BlockingDatabase) -> Any:
+            return step(database._database._channel.read("scan", None, b"", None, 9, False))[1]
+
+        with headwater.connect_blocking(other.url) as loaded:
+            assert stored(loaded) == stored(db)
+            assert sorted(stored(db)[::2]) == sorted(keys)

@@ -7,12 +7,13 @@
     {"snapshot": "account-ann", "name": "", "schema": 1, "version": 1, "state": …}
     {"end": {"keys": 1, "events": 500, "snapshots": 1}}
 
-The first line is the header; the last one says that the dump is complete. What JSON does not
-have is tagged (headwater.cli.tagged_json). An event whose data was erased has `"erased": true` in
-place of data. Positions are those of the lines, from 1; an event that comes after hidden ones says
-its `position`, and `retention` the one of the first event that is left. A stream `begins` where it
-was last deleted, or at 1; if `first` is above that, it was truncated. The history of keys, hidden
-events, deleted streams, consumer groups, and users are left out.
+The first line is the header; the last one says that the dump is complete. What JSON does not have
+is tagged (headwater.cli.tagged_json), and so is a key that is no tuple. An event whose data was
+erased has `"erased": true` in place of data. Positions are those of the lines, from 1; an event
+that comes after hidden ones says its `position`, and `retention` the one of the first event that is
+left. A stream `begins` where it was last deleted, or at 1; if `first` is above that, it was
+truncated. The history of keys, hidden events, deleted streams, consumer groups, and users are left
+out.
 """
 
 import json
@@ -27,9 +28,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headwater.blocking import BlockingDatabase, BlockingPast
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.cli.tagged_json import to_json, value_to_json
+from headwater.cli.tagged_json import key_to_json, value_to_json
 from headwater.codec import RawCodec
 from headwater.stepping import step
+from headwater_protocol.keys import key_after
+from headwater_protocol.limits import PAGE_ITEMS_MAX
 
 FORMAT: Final = 1
 """Version of the format; a reader refuses a newer one."""
@@ -74,8 +77,8 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
     counts = {"keys": 0, "events": 0, "snapshots": 0}
     with progress_bars() as progress:
         bar = progress.add_task("keys", total=None)
-        for key, value in past.scan():
-            write({"key": [to_json(member) for member in key], "value": value_to_json(value)})
+        for key, value in _stored_keys(past):
+            write({"key": key_to_json(key), "value": value_to_json(value)})
             counts["keys"] += 1
             progress.advance(bar)
         progress.update(bar, total=counts["keys"])
@@ -122,6 +125,16 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
         progress.update(bar, total=counts["snapshots"])
     write({"end": counts})
     return counts
+
+
+def _stored_keys(past: BlockingPast) -> Iterator[tuple[bytes, bytes]]:
+    """Keys as they are stored: clients in other languages need not make tuples of theirs."""
+    first, more = b"", True
+    while more:
+        page = past._past._fetch("scan", first, None, PAGE_ITEMS_MAX, False)  # noqa: SLF001
+        _, items, more = step(page)
+        yield from zip(items[::2], items[1::2], strict=True)
+        first = key_after(items[-2]) if items else first
 
 
 def _kept(past: BlockingPast) -> Iterator[dict[str, Any]]:

@@ -26,10 +26,11 @@ from headwater.blocking import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.dump import FORMAT, progress_bars
 from headwater.cli.removed import Removed
-from headwater.cli.tagged_json import from_json, value_from_json
+from headwater.cli.tagged_json import key_from_json, value_from_json
 from headwater.codec import RawCodec
 from headwater.errors import DuplicateEvent, HeadwaterError, WrongVersion
 from headwater.records import Event
+from headwater_protocol.operations import WRITE
 
 LINES_A_COMMIT_MAX: Final = 1000
 """Lines in one transaction: enough that its sync costs little a line."""
@@ -176,8 +177,9 @@ def _event(line: dict[str, Any]) -> Event:
 
 def _set(batch: Batch, line: dict[str, Any]) -> None:
     if "key" in line:
-        key = tuple(from_json(member) for member in line["key"])
-        batch.put(key, value_from_json(line["value"]))
+        key, value = key_from_json(line["key"]), value_from_json(line["value"])
+        WRITE.variants["put"]([key, value], "put")
+        batch._keep(["put", key, value], len(key) + len(value))  # noqa: SLF001
         return
     batch.save_snapshot(
         line["snapshot"],

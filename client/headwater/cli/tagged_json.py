@@ -21,6 +21,7 @@ from msgpack import ExtType
 
 from headwater.codec import MsgpackCodec
 from headwater.errors import HeadwaterError, InvalidArgument
+from headwater_protocol.keys import decode_key, encode_key
 
 _codec: Final = MsgpackCodec()
 
@@ -42,6 +43,24 @@ def value_from_json(tagged: Any) -> bytes:
     if isinstance(tagged, dict) and tagged.keys() == {"$raw"}:
         return base64.b64decode(tagged["$raw"], validate=True)
     return _codec.encode(from_json(tagged))
+
+
+def key_to_json(key: bytes) -> Any:
+    """What json can write, for an encoded key; its bytes, if it is not that of a tuple."""
+    try:
+        tagged = [to_json(member) for member in decode_key(key)]
+        if key_from_json(tagged) == key:
+            return tagged
+    except (HeadwaterError, ValueError, TypeError, OverflowError):
+        pass
+    return {"$raw": _base64(key)}
+
+
+def key_from_json(tagged: Any) -> bytes:
+    """The encoded key, from what key_to_json made."""
+    if isinstance(tagged, dict) and tagged.keys() == {"$raw"}:
+        return base64.b64decode(tagged["$raw"], validate=True)
+    return encode_key(tuple(from_json(member) for member in tagged))
 
 
 def to_json(value: Any) -> Any:
