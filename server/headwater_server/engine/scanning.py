@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from headwater_protocol.messages import array_header, decode, encode
 from headwater_server.engine.clean_pages import BIN_HEADERS, KeyRun, bytes_packed, key_packed
-from headwater_server.engine.memtable import MemTable
+from headwater_server.engine.memtable import MemTable, Version
 from headwater_server.engine.state import State
 
 _RUN_KEYS: Final = 256
@@ -172,24 +172,28 @@ def _lay_over(table: MemTable, run: KeyRun, view: int) -> int:
     headers = BIN_HEADERS
     count = 0
     for place in range(len(keys)):
-        version = chains.get(keys[place])
-        if version is None:
+        newest = chains.get(keys[place])
+        if newest is None:
             continue
         count += 1
+        # Types are said where mypyc would look at what an object is: half of the time.
+        version: Version = newest
         while version[0] > view:
-            version = version[2]
-            if version is None:
+            older: Version | None = version[2]
+            if older is None:
                 break
+            version = older
         else:
             value = version[1]
             if value is None:
                 items[place] = b""
                 continue
-            # With its type said, bytes are put together without a look at what they are.
             head: bytes = heads[place]
-            if len(value) < 256:
+            size = len(value)
+            if size < 256:
                 # As bytes_packed does: a call for each is half of what all of this costs.
-                items[place] = head + headers[len(value)] + value
+                header: bytes = headers[size]
+                items[place] = head + header + value
             else:
                 items[place] = head + encode(value)
     return count
