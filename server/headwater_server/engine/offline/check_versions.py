@@ -200,6 +200,9 @@ class VersionCheck:
             counter.add(1)
             if len(entry) < _LATEST_SIZE_MIN or not entry[8]:
                 continue
+            if latest_commit(entry) > self._applied:
+                # Of an unfinished checkpoint, which has not come to the stream's index yet.
+                continue
             try:
                 snapshot = parse_snapshot_key(key)
             except (ValueError, ArithmeticError):
