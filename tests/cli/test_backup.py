@@ -11,15 +11,22 @@ from click.testing import CliRunner
 import headwater
 from headwater.cli import main
 from headwater.cli.server_process import ServerProcess
+from tests.torture.failpoints import FaultyServer
 
 ACCOUNTS = 5
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    (tmp_path / "backups").mkdir()
-    options = ["--backup-dir", str(tmp_path / "backups"), "--checkpoint-commits", "100"]
-    with ServerProcess(tmp_path, options) as server:
+@pytest.fixture(scope="module")
+def backups(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the server's backups."""
+    return Path(tmp_path_factory.mktemp("backups"))
+
+
+@pytest.fixture(scope="module")
+def server(backups: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests: each makes backups under names of its own."""
+    options = ["--backup-dir", str(backups), "--checkpoint-commits", "100"]
+    with ServerProcess(Path(tmp_path_factory.mktemp("source")), options) as server:
         yield server
 
 
@@ -36,7 +43,9 @@ def transfer(tx: headwater.BlockingTransaction, number: int) -> None:
     tx.append(f"account-{payer}", headwater.Event("Moved", {"to": payee, "why": "x" * 200}))
 
 
-def test_a_backup_under_load_is_restored_and_served(server: ServerProcess, tmp_path: Path) -> None:
+def test_a_backup_under_load_is_restored_and_served(
+    server: ServerProcess, backups: Path, tmp_path: Path
+) -> None:
     acknowledged = [0, 0]
     enough, done = threading.Event(), threading.Event()
 
@@ -62,7 +71,7 @@ def test_a_backup_under_load_is_restored_and_served(server: ServerProcess, tmp_p
     assert status == 0, said
     commit = int(said.split("commit ")[1].split(",")[0])
     assert before <= commit
-    backup, data = tmp_path / "backups/monday", tmp_path / "again/data"
+    backup, data = backups / "monday", tmp_path / "again/data"
     data.parent.mkdir()
     status, said = run("restore", str(backup), "--data", str(data))
     assert status == 0, said
@@ -82,47 +91,46 @@ def test_a_backup_under_load_is_restored_and_served(server: ServerProcess, tmp_p
 
 
 def test_a_backup_is_for_its_owner_alone_and_can_be_served_where_it_is(
-    server: ServerProcess, tmp_path: Path
+    server: ServerProcess, backups: Path, tmp_path: Path
 ) -> None:
     with headwater.connect_blocking(server.url) as db:
-        db.put("k", "v")
-        assert db.backup("monday").commit == 1
-    for path in (tmp_path / "backups/monday", tmp_path / "backups/monday/state"):
+        committed = db.put("k", "v")
+        assert db.backup("served").commit == committed.commit
+    for path in (backups / "served", backups / "served/state"):
         assert path.stat().st_mode & 0o077 == 0
-    os.symlink(tmp_path / "backups/monday", tmp_path / "backups/data")
+    os.symlink(backups / "served", tmp_path / "data")
     with (
-        ServerProcess(tmp_path / "backups") as again,
+        ServerProcess(tmp_path) as again,
         headwater.connect_blocking(again.url) as db,
     ):
         assert db.get("k") == "v"
 
 
 def test_what_keeps_a_backup_from_being_made_is_one_line(
-    server: ServerProcess, tmp_path: Path
+    server: ServerProcess, backups: Path, tmp_path: Path
 ) -> None:
-    assert run("backup", "monday", "--url", server.url)[0] == 0
-    for name, why in (("monday", "already"), ("../x", "does not begin with"), ("", "name")):
+    assert run("backup", "first", "--url", server.url)[0] == 0
+    for name, why in (("first", "already"), ("../x", "does not begin with"), ("", "name")):
         status, said = run("backup", name, "--url", server.url)
         assert status == 1
         assert why in said
         assert len(said.splitlines()) == 1
-    (tmp_path / "without").mkdir()
-    with ServerProcess(tmp_path / "without") as without:
+    with ServerProcess(tmp_path) as without:
         status, said = run("backup", "monday", "--url", without.url)
         assert status == 1
         assert "--backup-dir" in said
 
 
 def test_a_damaged_backup_is_not_restored_unless_it_is_asked_for(
-    server: ServerProcess, tmp_path: Path
+    server: ServerProcess, backups: Path, tmp_path: Path
 ) -> None:
     with headwater.connect_blocking(server.url) as db:
-        db.append("a-1", [headwater.Event("Noted", "x" * 1000) for _ in range(10)])
-        db.backup("monday")
-    backup = tmp_path / "backups/monday"
+        db.append("a-1", [headwater.Event("Noted", "y" * 1000) for _ in range(10)])
+        made = db.backup("damaged")
+    backup = backups / "damaged"
     events = next((backup / "events").glob("*.events"))
     content = bytearray(events.read_bytes())
-    content[content.index(b"x" * 500)] ^= 1
+    content[content.index(b"y" * 500)] ^= 1
     events.write_bytes(content)
     status, said = run("restore", str(backup), "--data", str(tmp_path / "new"))
     assert status == 1
@@ -130,19 +138,19 @@ def test_a_damaged_backup_is_not_restored_unless_it_is_asked_for(
     assert not (tmp_path / "new").exists()
     status, said = run("restore", str(backup), "--data", str(tmp_path / "new"), "--no-check")
     assert status == 0, said
-    assert "commit 1, position 10" in said
+    assert f"commit {made.commit}, position {made.position}" in said
 
 
 def test_a_target_that_is_in_use_or_a_backup_that_is_none_is_refused(
-    server: ServerProcess, tmp_path: Path
+    server: ServerProcess, backups: Path, tmp_path: Path
 ) -> None:
     with headwater.connect_blocking(server.url) as db:
-        db.backup("monday")
-    backup = str(tmp_path / "backups/monday")
+        db.backup("wanted")
+    backup = str(backups / "wanted")
     for source, target, why in (
         (backup, str(server.data), "not empty"),
         (backup, str(tmp_path / "missing/new"), "missing is missing"),
-        (str(tmp_path / "backups"), str(tmp_path / "new"), "not a data directory"),
+        (str(backups), str(tmp_path / "new"), "not a data directory"),
         (str(server.data), str(tmp_path / "new"), "locked by process"),
     ):
         status, said = run("restore", source, "--data", target)
@@ -150,3 +158,35 @@ def test_a_target_that_is_in_use_or_a_backup_that_is_none_is_refused(
         assert why in said
         assert len(said.splitlines()) == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_server_that_is_killed_while_it_makes_a_backup_leaves_a_whole_one_or_none(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "places"
+    place.mkdir()
+    server = FaultyServer(tmp_path, ["--backup-dir", str(place)])
+    kills = (
+        {"operation": "create", "path": "/.one.tmp/", "number": 3, "when": "after"},
+        {"operation": "rename", "path": "/one", "number": 1, "when": "before"},
+        {"operation": "rename", "path": "/two", "number": 1, "when": "after"},
+    )
+    for number, kill in enumerate(kills, 1):
+        server.start_with(kill=kill)
+        with headwater.connect_blocking(server.url) as db:
+            db.append("a-1", headwater.Event("Noted", number))
+            with pytest.raises(headwater.ConnectionLost):
+                db.backup("two" if number == 3 else "one")
+        server.reap()
+        left = {path.name for path in place.iterdir() if not path.name.startswith(".")}
+        assert left == ({"two"} if number == 3 else set())
+    # What was left lying about is in nobody's way.
+    with server, headwater.connect_blocking(server.url) as db:
+        assert not (server.data / "backup.tmp").exists()
+        assert [event.data for event in db.read("a-1")] == [1, 2, 3]
+        db.backup("one")
+    assert sorted(path.name for path in place.iterdir()) == ["one", "two"]
+    for name in ("one", "two"):
+        status, said = run("check", str(place / name))
+        assert status == 0, said
+        assert said.startswith("3 commits, 3 events")

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from headwater_server.storage.copying import (
 )
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.memory_files import Call, MemoryFileSystem
+from headwater_server.storage.real_files import RealFileSystem
 
 SIZE = 2 * CHUNK_SIZE + 17
 
@@ -84,3 +86,14 @@ def test_a_tree_is_removed_with_all_that_is_in_it(disk: MemoryFileSystem) -> Non
     assert size_of(disk, "a") > SIZE
     remove_tree(disk, "a")
     assert disk.list("") == []
+
+
+def test_a_tree_is_removed_without_what_a_symbolic_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "tree/inner").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/kept").write_text("kept")
+    for link in ("tree/link", "tree/inner/link", "link"):
+        (tmp_path / link).symlink_to(tmp_path / "other")
+    for name in ("tree", "link"):
+        remove_tree(RealFileSystem(), str(tmp_path / name))
+    assert [path.name for path in tmp_path.rglob("*")] == ["other", "kept"]

@@ -119,6 +119,14 @@ def remove_tree(file_system: FileSystem, path: str) -> None:
     """Remove a file, or a directory with all that is in it. No error if there is nothing."""
     if not file_system.exists(path):
         return
-    for name in list_if_directory(file_system, path) or ():
+    try:
+        # First, and not after a look at what is in it: what is in the directory that a symbolic
+        # link leads to is not ours.
+        file_system.remove(path)
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    for name in file_system.list(path):
         remove_tree(file_system, join(path, name))
     file_system.remove(path)
