@@ -17,7 +17,6 @@ import bisect
 import itertools
 import struct
 import sys
-import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -30,6 +29,7 @@ from headwater_server.storage.log_segment import (
     SEGMENT_HEADER_SIZE,
     EntryScanner,
     damaged,
+    unpack_entries,
     unpack_entry,
 )
 
@@ -223,7 +223,7 @@ class EventSegment:
         count = bisect.bisect_right(offsets, start + min(size_max, _SPAN_MAX)) - 1
         count = max(1, min(count, last - first + 1))
         data = self.file.read_at(start, max(0, offsets[count] - start))
-        payloads = _payloads(data, first, count)
+        payloads = unpack_entries(data, first, count)
         if payloads:
             return payloads
         self._settle(first)
@@ -354,26 +354,3 @@ class EventSegment:
 def _size_of(payload_size: int) -> int:
     """Bytes of an entry with a payload of this size."""
     return ENTRY_HEADER_SIZE + (payload_size + 7 & ~7)
-
-
-def _payloads(data: bytes, first: int, count: int) -> list[bytes]:
-    """The payloads of *count* entries that follow each other; fewer if one is not sound."""
-    view = memoryview(data)
-    unpack = _ENTRY.unpack_from
-    crc32 = zlib.crc32
-    payloads: list[bytes] = []
-    append = payloads.append
-    at = 0
-    end_max = len(data) - ENTRY_HEADER_SIZE
-    for position in range(first, first + count):
-        if at > end_max:
-            break
-        length, crc, found = unpack(data, at)
-        start = at + ENTRY_HEADER_SIZE
-        end = start + (length + 7 & ~7)
-        # A slice that the data is too short for fails the checksum like any other.
-        if found != position or crc32(view[at + 8 : end], length) != crc:
-            break
-        append(data[start : start + length])
-        at = end
-    return payloads

@@ -179,6 +179,29 @@ def unpack_entry(data: bytes, offset: int, index: int) -> bytes | None:
     return data[start : start + length]
 
 
+def unpack_entries(data: bytes, first_index: int, count: int) -> list[bytes]:
+    """The payloads of *count* entries that follow each other; fewer if one is not sound."""
+    unpack = _ENTRY.unpack_from
+    crc32 = zlib.crc32
+    payloads: list[bytes] = []
+    at = 0
+    end_max = len(data) - ENTRY_HEADER_SIZE
+    for index in range(first_index, first_index + count):
+        if at > end_max:
+            break
+        members = unpack(data, at)
+        length: int = members[0]
+        end = at + ENTRY_HEADER_SIZE + (length + 7 & ~7)
+        # A copy of so few bytes costs less than a view of them. One that the data is too short
+        # for fails the checksum like any other.
+        content = data[at + 8 : end]
+        if members[2] != index or crc32(content, length) != members[1]:
+            break
+        payloads.append(content[8 : 8 + length])
+        at = end
+    return payloads
+
+
 class EntryScanner:
     """Walks the entries of a segment from an offset on, and stops at the first unsound one.
 
