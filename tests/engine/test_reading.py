@@ -235,7 +235,7 @@ def test_the_newest_usable_snapshot_comes_with_the_events_after_it() -> None:
     assert loaded("total", 1) == (None, 4)
     assert loaded("", 1) == ((2, b"no name"), 2)
     missing = database.engine.reader().load("none", "totals", 1)
-    assert missing == (0, None, [], False)
+    assert missing == (0, None, [], False, 1)
 
 
 # Bounds of a page.
