@@ -46,9 +46,9 @@ def test_what_is_hidden_is_in_no_read_and_what_is_erased_says_so(
         await db.set_retention(stream, max_count=2, max_age=timedelta(days=1))
         listed = [each async for each in db.streams(prefix=name)]
         kept = timedelta(days=1)
-        assert [astuple(each) for each in listed] == [(stream, 9, 8, 2, kept)]
+        assert [astuple(each) for each in listed] == [(stream, 9, 8, 2, kept, 1)]
         listed = [each async for each in past.streams(prefix=name)]
-        assert [astuple(each) for each in listed] == [(stream, 9, 1, None, None)]
+        assert [astuple(each) for each in listed] == [(stream, 9, 1, None, None, 1)]
         assert headwater.CategoryInfo(name, 9) in [each async for each in db.categories()]
         async with db.transaction() as tx:
             tx.delete_stream(stream)
