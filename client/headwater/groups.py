@@ -147,6 +147,8 @@ class Groups:
 
         Raises:
             GroupExists: there is one of this name.
+            CommitUnknown, ConnectionLost: it may have been made. Ask again: if so, GroupExists
+                says it.
         """
         NAME(name, "groups.create: name")
         wanted = event_filter(

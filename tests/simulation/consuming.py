@@ -11,6 +11,8 @@ twice, or before its turn, breaks that; at the end each count is the version of 
 from collections.abc import Iterator
 from typing import Final
 
+import trio
+
 import headwater
 from tests.simulation.history import Dump, Get, History, Outcome, Put
 from tests.simulation.recorder import Recorder
@@ -22,17 +24,28 @@ WORKLOAD: Final = "consumers"
 
 async def create_group(recorder: Recorder) -> None:
     """Make the group, unless an earlier attempt did."""
-    try:
-        await recorder.database.groups.create(
-            GROUP,
-            category=recorder.dice.choice(CATEGORIES),
-            lease=recorder.dice.choice((0.1, 1.0, 30.0)),
-            attempts=0,
-            retry_delay=recorder.dice.choice((0, 0.05)),
-            parked_stream=recorder.dice.choice(("hold", "continue")),
-        )
-    except headwater.GroupExists:
-        pass  # The answer to its creation was lost.
+    dice = recorder.dice
+    category = dice.choice(CATEGORIES)
+    lease = dice.choice((0.1, 1.0, 30.0))
+    retry_delay = dice.choice((0, 0.05))
+    parked_stream = dice.choice(("hold", "continue"))
+    while True:
+        try:
+            await recorder.database.groups.create(
+                GROUP,
+                category=category,
+                lease=lease,
+                attempts=0,
+                retry_delay=retry_delay,
+                parked_stream=parked_stream,
+            )
+        except headwater.CommitUnknown:
+            # The server ends. Who asks again learns whether the group is there.
+            await trio.sleep(0.1)
+        except headwater.GroupExists:
+            return  # The answer to its creation was lost.
+        else:
+            return
 
 
 async def consume(recorder: Recorder, *, to_the_end: bool = False) -> None:
