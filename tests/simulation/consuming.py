@@ -71,7 +71,7 @@ async def consume(recorder: Recorder, *, to_the_end: bool = False) -> None:
 async def _give_back(delivery: headwater.Delivery, delay: float | None) -> None:
     try:
         await delivery.nack(delay=delay)
-    except (headwater.DeliveryLost, headwater.ReadOnly):
+    except (headwater.CommitUnknown, headwater.DeliveryLost, headwater.ReadOnly):
         pass  # It is delivered again in any case.
 
 

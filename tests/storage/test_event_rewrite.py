@@ -166,6 +166,11 @@ def test_every_event_is_the_old_or_the_new_one_after_a_crash_at_any_call() -> No
                 run(disk, done)
             where = f"call {call}, seed {seed}"
             found = disk.crash()
+            looked_at = EventLog.open(
+                found, "e", Position(LAST), segment_size=SEGMENT_SIZE, writable=False
+            )
+            assert not list(looked_at.find_damage()), where
+            looked_at.close()
             log = open_log(found)
             for position, stored in enumerate(contents(log), 1):
                 # What was written anew before the crash does not come back.

@@ -23,7 +23,7 @@ from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import Position
 from headwater_server.storage.copying import FilePart
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.event_rewrite import rewrite_segment
+from headwater_server.storage.event_rewrite import is_half_done, rewrite_segment
 from headwater_server.storage.event_segment import ENTRY_SIZE_MAX, EVENTS_SUFFIX, EventSegment
 from headwater_server.storage.file_system import FileSystem, join
 from headwater_server.storage.log_segment import damaged, pack_entries
@@ -338,7 +338,8 @@ class EventLog:
     def find_damage(self) -> Iterator[DamagedFile]:
         """Read every event; gives each that is not what was written, and wrong offsets."""
         for segment in self._segments:
-            yield from segment.find_damage()
+            half_done = is_half_done(self._file_system, segment)
+            yield from segment.find_damage(offsets_matter=not half_done)
 
     def close(self) -> None:
         """Close all files. Nothing is synced. Twice is allowed."""

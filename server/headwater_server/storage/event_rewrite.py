@@ -2,13 +2,15 @@
 
     1  00000000000000000001.events.tmp     all events, as they are from now on      write, sync
     2  00000000000000000001.idx.tmp        where each of them begins                write, sync
-    3  ….events.tmp -> ….events            one name, so the old file or the new one
-    4  ….idx.tmp -> ….idx
-    5  the directory is synced             from here on the old events cannot come back
+    3  the directory is synced             so a name that 4 or 5 does not take stays
+    4  ….events.tmp -> ….events            one name, so the old file or the new one
+    5  ….idx.tmp -> ….idx
+    6  the directory is synced             from here on the old events cannot come back
 
-A power loss may undo 3 and 4, or one of them. An .idx file that is not of its .events file is
-noticed at the next open and made again: no entry of the new file is longer than that of the old
-one, so if the last one begins where it did before, all do. Left-over .tmp files are removed there.
+A power loss may undo 4 and 5, or one of them; the .tmp file that is left tells it. An .idx file
+that is not of its .events file is noticed at the next open and made again: no entry of the new
+file is longer than that of the old one, so if the last one begins where it did before, all do.
+Left-over .tmp files are removed there.
 
 What is left of a removed event is an entry without a payload, of 16 bytes: positions stay dense,
 and an event is found at its place by arithmetic, as before.
@@ -71,12 +73,22 @@ def rewrite_segment(
                 with contextlib.suppress(OSError):
                     opened.close()
         raise
+    file_system.sync_directory(directory)
     file_system.rename(temporaries[0], path)
     file_system.rename(temporaries[1], offsets_path)
     file_system.sync_directory(directory)
     replaced = EventSegment(path, segment.first, file, offsets_file)
     replaced.resume(segment.last, is_sealed=False, writable=True)
     return replaced
+
+
+def is_half_done(file_system: FileSystem, segment: EventSegment) -> bool:
+    """Whether a rewrite was cut off, and nobody has opened the log to write since.
+
+    Then one of its two files may be the new one, and the other the old one.
+    """
+    paths = (segment.path, segment.offsets_path)
+    return any(file_system.exists(path + TEMPORARY) for path in paths)
 
 
 def _write_events(

@@ -318,8 +318,11 @@ class EventSegment:
         offsets = self._offsets(self.first, last)
         return array("I", [max(0, b - a) for a, b in itertools.pairwise(offsets)])
 
-    def find_damage(self) -> Iterator[DamagedFile]:
-        """Read every entry; gives each that is not what was written, and wrong offsets."""
+    def find_damage(self, *, offsets_matter: bool = True) -> Iterator[DamagedFile]:
+        """Read every entry; gives each that is not what was written, and wrong offsets.
+
+        Unless *offsets_matter*: after a rewrite that was cut off, the next open makes them again.
+        """
         last, end = self._tail
         if last < self.first:
             return
@@ -341,7 +344,7 @@ class EventSegment:
                 if at > scanner.offset:
                     continue
             break
-        if wrong:
+        if wrong and offsets_matter:
             yield damaged(self.offsets_path, 0, f"{wrong} offsets are wrong; they are not needed")
 
     def close(self) -> None:
