@@ -338,6 +338,11 @@ class History:
     consumed: str = ""
     ticks: int = 0
 
+    @property
+    def unknown(self) -> int:
+        """How many attempts to write have a fate that their client was never told."""
+        return sum(each.writes and each.outcome is Outcome.UNKNOWN for each in self.attempts)
+
     def begin(self, client: str, name: str, *, isolation: str = "serializable") -> Attempt:
         """An attempt begins now."""
         self.ticks += 1
