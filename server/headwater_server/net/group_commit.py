@@ -160,6 +160,11 @@ class GroupCommit:
         """Whether the committer has work, or waits for the disk."""
         return self._busy or bool(self._gathering)
 
+    @property
+    def gathering(self) -> bool:
+        """Whether commits wait for the sync at the end of the turn."""
+        return bool(self._gathering)
+
     def begin_turn(self) -> None:
         """Requests of several connections are going to be served, up to `end_turn`."""
         self._in_turn = True

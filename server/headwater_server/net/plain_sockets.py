@@ -4,6 +4,8 @@ A task a connection costs a task switch and a wait for every request. Here all s
 one set (readiness.py), and trio waits for the descriptor of that (epoll on Linux, kqueue on macOS):
 
     trio --wake-up--> ready() -----> for each that is readable: recv, session.receive
+                                --> as long as there are commits, and more who are ready: they too
+                                --> one sync for all
                                 --> for each that was served: send its output
                                 --> back to trio, where the committer starts its sync
 
@@ -44,6 +46,9 @@ LOOKS_MAX: Final = 4
 
 READY_MIN: Final = 2
 """Connections that were ready at once, below which there will hardly be more right away."""
+
+GATHERINGS_MAX: Final = 8
+"""How often we look for more commits that can share a sync, before it is done."""
 
 LINGER_S: Final = 0.001
 """Seconds that a lone client's next request is waited for, outside of the event loop: the least
@@ -99,6 +104,7 @@ class PlainSockets:
         self._to_run: list[_Connection] = []
         self._idle = trio.lowlevel.ParkingLot()
         self._served_at = 0.0
+        self._served_last: _Watched | None = None
         self._prompt_wake_ups = 0
 
     def listen(self, listener: socket.socket, name: str) -> None:
@@ -132,10 +138,12 @@ class PlainSockets:
                 if self._service.group_commit.busy:
                     break
                 linger_s = 0.0
-                if len(ready) < READY_MIN:
-                    if not (ready and self._may_linger()):
-                        break
+                if len(ready) >= READY_MIN:
+                    self._served_last = None
+                elif ready and self._is_alone(ready[0][0]) and self._may_linger():
                     linger_s = LINGER_S
+                else:
+                    break
             self._served_at = time.monotonic()
 
     # A lone client that sends its next request as soon as it has the answer is waited for right
@@ -144,6 +152,13 @@ class PlainSockets:
     def _note_wake_up(self) -> None:
         prompt = time.monotonic() - self._served_at < LINGER_S
         self._prompt_wake_ups = self._prompt_wake_ups + 1 if prompt else 0
+
+    def _is_alone(self, served: _Watched) -> bool:
+        # Among many, one is seldom served twice in a row; and to wait for the next one would take
+        # their commits apart into groups of one.
+        alone = served is self._served_last
+        self._served_last = served
+        return alone
 
     def _may_linger(self) -> bool:
         """Whether the client is likely to be back at once, and nobody else waits for the loop."""
@@ -173,10 +188,27 @@ class PlainSockets:
 
     def _turn(self, ready: list[tuple[_Watched, int]]) -> None:
         """Serve everything that is ready."""
-        size = self._receive_size
         served: list[_Connection] = []
         group_commit = self._service.group_commit
         group_commit.begin_turn()
+        self._serve(ready, served)
+        for _ in range(GATHERINGS_MAX):
+            # Who has sent meanwhile shares the sync that is due now.
+            if not group_commit.gathering or len(served) >= CONNECTIONS_PER_TURN_MAX:
+                break
+            ready = self._readiness.ready()
+            if not ready:
+                break
+            self._serve(ready, served)
+        group_commit.end_turn()
+        # After all were served: a client that shares our processor would else be woken, and run,
+        # in between.
+        for connection in served:
+            self._send(connection)
+
+    def _serve(self, ready: list[tuple[_Watched, int]], served: list[_Connection]) -> None:
+        """Read from what is ready, and add it to *served*."""
+        size = self._receive_size
         for connection, events in ready:
             if isinstance(connection, _Listener):
                 self._accept(connection)
@@ -185,7 +217,7 @@ class PlainSockets:
             if events & WRITE:
                 connection.output_full = False
                 self._send(connection)
-            if events & READ and not session.closed:
+            if events & READ and session.wants_input and not session.closed:
                 try:
                     data = connection.socket.recv(size)
                 except (BlockingIOError, InterruptedError):
@@ -199,11 +231,6 @@ class PlainSockets:
                 session.notified = True
                 session.receive(data)
                 served.append(connection)
-        group_commit.end_turn()
-        # After all were served: a client that shares our processor would else be woken, and run,
-        # in between.
-        for connection in served:
-            self._send(connection)
 
     # Output.
 
