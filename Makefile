@@ -81,6 +81,9 @@ $(RIVALS): pyproject.toml | $(READY)
 	  then touch $@ $(COMPILED); \
 	  else echo "the clients of the rivals could not be installed; the rest is compared" >&2; fi
 
+torture-projections: $(READY)  ## Kill a projection 50 times; it must equal one that ran through
+	HEADWATER_PROJECTION_KILLS=50 $(BIN)/pytest -s --timeout 3600 tests/test_projection_kills.py
+
 bench: $(RIVALS) $(COMPILED)  ## Compare with Redis, PostgreSQL, etcd and UmaDB, as far as they are installed
 	$(BIN)/python -m bench.compare --page docs/benchmarks.md --json bench/results.json
 
