@@ -104,7 +104,8 @@ class Bare:
 
 def _always_trusted() -> Trust:
     trust = Trust(lambda: 0.0)
-    trust._average_s = 0.0
+    while not trust:
+        trust.watch(lambda: None)
     return trust
 
 

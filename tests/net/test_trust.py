@@ -39,14 +39,31 @@ def test_a_slow_disk_makes_others_wait_for_one_sync_at_most() -> None:
     assert disk.sync(1000) == 999
 
 
-def test_a_disk_that_is_often_slow_is_not_trusted() -> None:
+def test_a_disk_that_is_often_slow_makes_others_wait_ever_more_seldom() -> None:
+    disk = Disk()
+    slow_in_the_loop = []
+    for number in range(100_000):
+        disk.sync_s = 0.05 if number % 10 == 0 else 0.0
+        if disk.sync(1) == 0 and disk.sync_s:
+            slow_in_the_loop.append(number)
+    assert 1 < len(slow_in_the_loop) < 40
+    assert len([number for number in slow_in_the_loop if number >= 50_000]) <= 15
+
+
+def test_a_fast_disk_is_trusted_again_though_the_thread_waits_for_the_interpreter() -> None:
     disk = Disk()
     disk.sync(1000)
+    disk.sync_s = 0.05
+    disk.sync(1)
     for _ in range(10):
-        disk.sync_s = 0.05
-        disk.sync(1)
+        # Who waits for the interpreter at the end of a call sees a slow one, nine times of ten.
+        disk.sync_s = 5 * QUICK_CALL_S_MAX
+        disk.sync(9)
         disk.sync_s = 0.0
-        assert disk.sync(10) == 10
+        disk.sync(1)
+        if disk.trust:
+            break
+    assert disk.trust
 
 
 def test_a_disk_that_is_hardly_slow_for_once_is_trusted_on() -> None:

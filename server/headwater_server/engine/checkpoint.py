@@ -38,9 +38,10 @@ from headwater_server.engine.garbage import (
 )
 from headwater_server.engine.index_keys import Applied
 from headwater_server.engine.memtable import MemTable
+from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.engine.state_writer import BATCH_ENTRIES_MAX, StateWriter
 
-_LOG_CHUNK: Final = 2048
+_LOG_CHUNK: Final = 256
 """Events or commits that are handed to a log at once: its loop holds the interpreter."""
 
 
@@ -69,6 +70,7 @@ def write_checkpoint(
     garbage_entries_max: int,
     forget_before: int,
     log_index: int,
+    give_way: GiveWay = on_and_on,
     batch_entries_max: int = BATCH_ENTRIES_MAX,
 ) -> CheckpointResult:
     """Make a frozen memtable durable in the files. All of it must be durable in the log.
@@ -81,6 +83,7 @@ def write_checkpoint(
             come on top, so that garbage cannot grow faster than it is collected.
         forget_before: a time in microseconds; transactions that ended before are forgotten.
         log_index: an entry of the write-ahead log that is durable.
+        give_way: called whenever others may have the interpreter for a while.
         batch_entries_max: after how many entries a batch is written.
 
     Raises:
@@ -93,13 +96,14 @@ def write_checkpoint(
     horizon = max(state.horizon, min(horizon, frozen.last_commit))
     # Before anything is dropped, so that a reader that asks the horizon is never told too low.
     state.horizon = horizon
-    _append_logs(frozen, state)
+    _append_logs(frozen, state, give_way)
     writer = StateWriter(
         frozen,
         state.store,
         horizon=horizon,
         views=views,
         log_index=log_index,
+        give_way=give_way,
         batch_entries_max=batch_entries_max,
     )
     applied = writer.write()
@@ -108,6 +112,7 @@ def write_checkpoint(
         upto=min(horizon, applied.commit),
         views=views,
         entries_max=garbage_entries_max + writer.changes,
+        give_way=give_way,
         batch_versions_max=min(batch_entries_max, BATCH_VERSIONS_MAX),
     )
     forgotten = forget_transactions(
@@ -131,15 +136,17 @@ def write_checkpoint(
     )
 
 
-def _append_logs(frozen: MemTable, state: CheckpointedState) -> None:
+def _append_logs(frozen: MemTable, state: CheckpointedState, give_way: GiveWay) -> None:
     # An attempt before may have come some way; what the logs have of us already is the same.
     done = state.event_log.last_position - frozen.base_position
     assert 0 <= done <= len(frozen.events), "the event log was cut to the applied position"
     for start in range(done, len(frozen.events), _LOG_CHUNK):
         state.event_log.append(frozen.events[start : start + _LOG_CHUNK])
+        give_way()
     state.event_log.sync()
     done = state.commit_log.last_commit - frozen.base_commit
     assert 0 <= done <= len(frozen.commits), "the commit log was cut to the applied commit"
     for start in range(done, len(frozen.commits), _LOG_CHUNK):
         state.commit_log.append(frozen.commits[start : start + _LOG_CHUNK])
+        give_way()
     state.commit_log.sync()

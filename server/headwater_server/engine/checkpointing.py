@@ -18,6 +18,7 @@ from typing import Final
 
 from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
 from headwater_server.engine.memtable import MemTable
+from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.engine.sequencer import Sequencer
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.state import State
@@ -53,8 +54,11 @@ class Checkpoint:
         """The newest commit that it writes."""
         return self.frozen.last_commit
 
-    def run(self) -> None:
-        """Write the frozen memtable to the files; blocks, and may run in another thread."""
+    def run(self, give_way: GiveWay = on_and_on) -> None:
+        """Write the frozen memtable to the files; blocks, and may run in another thread.
+
+        *give_way* is called every few hundred microseconds of work.
+        """
         self.result = write_checkpoint(
             self.frozen,
             self.state.files,
@@ -64,6 +68,7 @@ class Checkpoint:
             forget_before=self.forget_before,
             # As of now: at the beginning, the last of its commits were not durable yet.
             log_index=int(self.log.last_index),
+            give_way=give_way,
         )
 
     def start_over(self) -> None:
@@ -126,7 +131,7 @@ class Checkpointing:
 
         Before that it is sooner done with the log, and the checkpoint runs beside the readers.
         """
-        return self._current is None and self._filled(2)
+        return self._current is None and self.fill >= 2.0
 
     def due_in_quiet(self) -> bool:
         """Whether it is quiet and there is something to tidy up. To be asked about once a second.
@@ -155,13 +160,15 @@ class Checkpointing:
 
     @property
     def _full(self) -> bool:
-        return self._filled(1)
+        return self.fill >= 1.0
 
-    def _filled(self, memtables: int) -> bool:
-        active = self._state.active
-        return (
-            active.size >= memtables * self._settings.memtable_size_max
-            or len(active.commits) >= memtables * self._settings.memtable_commits_max
+    @property
+    def fill(self) -> float:
+        """How full the active memtable is; from 1 on it is to be written to the files."""
+        active, settings = self._state.active, self._settings
+        return max(
+            active.size / settings.memtable_size_max,
+            len(active.commits) / settings.memtable_commits_max,
         )
 
     def begin(

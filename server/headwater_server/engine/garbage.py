@@ -56,10 +56,11 @@ from headwater_server.engine.index_keys import (
     together_key,
     together_value,
 )
+from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.state_store import Family, StateStore, WriteBatch
 
-BATCH_VERSIONS_MAX: Final = 512
+BATCH_VERSIONS_MAX: Final = 128
 """Versions whose removal goes into one batch, which holds the interpreter while it is written."""
 
 _T = TypeVar("_T")
@@ -110,6 +111,7 @@ def collect_garbage(
     upto: int,
     views: Sequence[int],
     entries_max: int,
+    give_way: GiveWay = on_and_on,
     batch_versions_max: int = BATCH_VERSIONS_MAX,
 ) -> Collected:
     """Remove versions that were replaced at or before the commit *upto* and that no view reads.
@@ -118,9 +120,10 @@ def collect_garbage(
         upto: the horizon, or the newest applied commit if that is lower.
         views: the active read views, sorted; a view may begin meanwhile, but not below *upto*.
         entries_max: versions to look at, of the new ones and of those that views had kept each.
+        give_way: called whenever others may have the interpreter for a while.
         batch_versions_max: after how many of them a batch is written.
     """
-    run = _Run(store, views, batch_versions_max)
+    run = _Run(store, views, give_way, batch_versions_max)
     released = run.release(entries_max)
     swept = run.sweep(upto, entries_max)
     return Collected(run.examined, run.versions, run.deletions, run.retained, released and swept)
@@ -132,8 +135,11 @@ class _Run:
     Each batch moves the cursor, so a crash that undoes the later ones leaves those before whole.
     """
 
-    def __init__(self, store: StateStore, views: Sequence[int], batch_versions_max: int) -> None:
+    def __init__(
+        self, store: StateStore, views: Sequence[int], give_way: GiveWay, batch_versions_max: int
+    ) -> None:
         self._store = store
+        self._give_way = give_way
         self._batch_versions_max = batch_versions_max
         self._views = views
         self._batch = WriteBatch()
@@ -264,6 +270,7 @@ class _Run:
         self._batch = WriteBatch()
         self._removed.clear()
         self._perhaps_gone.clear()
+        self._give_way()
 
     def _has_history(self, key: bytes) -> bool:
         # All versions before a deletion were looked at before it, so what is left of them is

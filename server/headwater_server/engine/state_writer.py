@@ -65,17 +65,21 @@ from headwater_server.engine.index_keys import (
     unfinished_value,
 )
 from headwater_server.engine.memtable import MemTable, Version
+from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.storage.commit_log import CommitRecord
 from headwater_server.storage.state_store import Family, StateStore, WriteBatch
 
-BATCH_ENTRIES_MAX: Final = 1024
-"""Entries after which a batch is written. The store holds the interpreter meanwhile: 2 ms."""
+BATCH_ENTRIES_MAX: Final = 128
+"""Entries after which a batch is written. The store holds the interpreter meanwhile: 0.2 ms."""
 
 BATCH_SIZE_MAX: Final = 2 * 1024 * 1024
 """Bytes, not counting keys, after which a batch is written: values may be large."""
 
-_LOOKUPS: Final = 512
-"""Keys that are looked up in one call."""
+_LOOKUPS: Final = 64
+"""Keys that are looked up in one call, and written before others may have the interpreter."""
+
+_RECORDS: Final = 256
+"""Commits whose transactions are written in one go."""
 
 _RUN_KEYS: Final = 4096
 """Keys that are sorted in one call, which holds the interpreter for about 2 ms."""
@@ -106,8 +110,10 @@ class StateWriter:
         horizon: int,
         views: Sequence[int],
         log_index: int,
+        give_way: GiveWay = on_and_on,
         batch_entries_max: int = BATCH_ENTRIES_MAX,
     ) -> None:
+        self._give_way = give_way
         self._frozen = frozen
         self._store = store
         self._horizon = horizon
@@ -162,6 +168,7 @@ class StateWriter:
         self._batch.operations.clear()
         self._older.operations.clear()
         self._size = 0
+        self._give_way()
 
     # Keys.
 
@@ -170,6 +177,7 @@ class StateWriter:
             stored = self._store.get_many(Family.LATEST, keys)
             for key, entry in zip(keys, stored, strict=True):
                 self._end_of_item(self._write_key(key, entry))
+            self._give_way()
 
     def _write_key(self, key: bytes, entry: bytes | None) -> int:
         """Put all entries of a key; returns their size in bytes, about."""
@@ -331,7 +339,7 @@ class StateWriter:
     # Transactions.
 
     def _write_transactions(self) -> None:
-        for records in _chunks(self._frozen.commits, BATCH_ENTRIES_MAX):
+        for records in _chunks(self._frozen.commits, _RECORDS):
             self._write_committed(records)
         for transaction, time in self._frozen.aborted.items():
             self._put(Family.TRANSACTIONS, transaction, aborted_value(time))

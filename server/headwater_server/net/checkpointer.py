@@ -11,6 +11,8 @@ A full disk is waited out; the data is safe in the log meanwhile. Any other fail
 process, as a failed sync does: the restart starts from what is known to be on the disk.
 """
 
+from functools import partial
+
 import structlog
 import trio
 
@@ -18,6 +20,7 @@ from headwater_protocol.errors import DamagedFile, ShuttingDown
 from headwater_server.engine.backup import Staged
 from headwater_server.engine.checkpointing import Checkpoint
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
@@ -39,11 +42,13 @@ class Checkpointer:
         run_blocking: RunBlocking,
         *,
         disk_retry_ms: int,
+        give_way: GiveWay = on_and_on,
     ) -> None:
         self._engine = engine
         self._group_commit = group_commit
         self._run_blocking = run_blocking
         self._disk_retry_s = disk_retry_ms / 1000
+        self._give_way = give_way
         self._due = trio.lowlevel.ParkingLot()
         self._one_at_a_time = trio.Lock()
         self._writing = False
@@ -153,7 +158,7 @@ class Checkpointer:
     async def _write(self, checkpoint: Checkpoint, *, wait_for_room: bool) -> bool:
         while True:
             try:
-                await self._run_blocking(checkpoint.run)
+                await self._run_blocking(partial(checkpoint.run, self._give_way))
             except DiskFull as error:
                 _log.error("no room for a checkpoint", reason=str(error))
                 if not wait_for_room:

@@ -21,6 +21,7 @@ and report success the next time.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -182,7 +183,7 @@ class GroupCommit:
             return
         self._begin(group)
         try:
-            self._trust.watch(lambda: self._engine.make_durable(group))
+            self._engine.make_durable(group)
         except Exception as error:
             # To wait until there is room, or for the end, is the task's part.
             self._handed_over = group, error
@@ -284,15 +285,9 @@ class GroupCommit:
             (self._gathering if later else self._syncing).append(waiter)
 
     async def _make_durable(self, group: Group) -> None:
-        def write() -> None:
-            if self._trust is None:
-                self._engine.make_durable(group)
-            else:
-                self._trust.watch(lambda: self._engine.make_durable(group))
-
         while True:
             try:
-                await self._run_blocking(write)
+                await self._run_blocking(partial(self._engine.make_durable, group))
             except Exception as error:
                 await self._meet(error)
             else:

@@ -3,7 +3,8 @@
 A task a connection costs a task switch and a wait for every request. Here all sockets are in
 one set (readiness.py), and trio waits for the descriptor of that (epoll on Linux, kqueue on macOS):
 
-    trio --wake-up--> ready() -----> for each that is readable: recv, session.receive
+    trio --wake-up--> ready() -----> for each that is readable: recv
+                                --> for each that was received from: session.receive
                                 --> as long as there are commits, and more who are ready: they too
                                 --> one sync for all
                                 --> for each that was served: send its output
@@ -207,8 +208,13 @@ class PlainSockets:
             self._send(connection)
 
     def _serve(self, ready: list[tuple[_Watched, int]], served: list[_Connection]) -> None:
-        """Read from what is ready, and add it to *served*."""
+        """Read from what is ready, serve what was received, and add it to *served*.
+
+        First the one, then the other: a processor that goes to and fro between the kernel and us
+        has forgotten the way each time.
+        """
         size = self._receive_size
+        received: list[tuple[_Connection, bytes]] = []
         for connection, events in ready:
             if isinstance(connection, _Listener):
                 self._accept(connection)
@@ -227,6 +233,10 @@ class PlainSockets:
                 if not data:
                     self._close(connection)
                     continue
+                received.append((connection, data))
+        for connection, data in received:
+            session = connection.session
+            if not session.closed:
                 # It need not tell of output that is looked for right here.
                 session.notified = True
                 session.receive(data)

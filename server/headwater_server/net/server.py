@@ -34,6 +34,7 @@ import trio
 
 from headwater_protocol.errors import ShuttingDown
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.pacing import GiveWay, Pacer, on_and_on
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net import streams
 from headwater_server.net.backups import Backups
@@ -49,7 +50,7 @@ from headwater_server.net.settings import ServerSettings
 from headwater_server.net.subscriptions import Subscriptions
 from headwater_server.net.worker_thread import RunBlocking, Trust, WorkerThread
 from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog, Watch, unwatched
 from headwater_server.storage.real_files import RealFileSystem
 from headwater_server.storage.rocks_store import RocksStore
 from headwater_server.storage.write_ahead_log import WalIndex
@@ -86,6 +87,7 @@ class Server:
         clock: Callable[[], int],
         worker: Callable[[str], RunBlocking],
         trust: Trust | None = None,
+        give_way: GiveWay = on_and_on,
         local_only: bool = True,
     ) -> None:
         self._engine = engine
@@ -106,7 +108,11 @@ class Server:
             engine, self._group_commit, per_session_max=settings.session.memberships_max
         )
         self._checkpointer = Checkpointer(
-            engine, self._group_commit, worker("checkpoint"), disk_retry_ms=settings.disk_retry_ms
+            engine,
+            self._group_commit,
+            worker("checkpoint"),
+            disk_retry_ms=settings.disk_retry_ms,
+            give_way=give_way,
         )
         self._rewriter = Rewriter(
             engine,
@@ -222,8 +228,10 @@ def wall_clock() -> int:
     return time.time_ns() // 1000
 
 
-def open_directory(settings: ServerSettings) -> Engine:
+def open_directory(settings: ServerSettings, watch: Watch = unwatched) -> Engine:
     """Open the data directory of a real server, replaying its log.
+
+    *watch* makes the syncs of commit groups.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be.
@@ -236,7 +244,7 @@ def open_directory(settings: ServerSettings) -> Engine:
         RealFileSystem(),
         settings.data,
         open_store=RocksStore.open,
-        open_log=_open_log,
+        open_log=partial(_open_log, watch=watch),
         settings=settings.engine,
         clock=wall_clock,
         source=random.Random(),
@@ -251,9 +259,10 @@ def _open_log(
     database_id: bytes,
     random: random.Random,
     vouched: WalIndex,
+    watch: Watch,
 ) -> FileWriteAheadLog:
     log = FileWriteAheadLog.open(
-        file_system, path, database_id=database_id, random=random, vouched=vouched
+        file_system, path, database_id=database_id, random=random, vouched=vouched, watch=watch
     )
     if log.torn is not None:
         _log.warning("the log ended in a torn write, which was set aside", where=str(log.torn))
@@ -277,13 +286,14 @@ async def serve(
     # Bound before the log is replayed, so that a port that is taken is told at once.
     listeners = Listeners(settings)
     try:
-        engine = await trio.to_thread.run_sync(open_directory, settings)
+        trust = Trust(time.perf_counter)
+        engine = await trio.to_thread.run_sync(open_directory, settings, trust.watch)
         try:
             listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
             gc.freeze()
             gc.set_threshold(*_GC_THRESHOLDS)
             sys.setswitchinterval(_SWITCH_INTERVAL_S)
-            await _serve_engine(engine, settings, listeners, context, task_status)
+            await _serve_engine(engine, settings, listeners, context, trust, task_status)
         except BaseExceptionGroup as group:
             # A failed disk ends everything else too; what the caller must know is that.
             failed, _ = group.split((CommitFailed, CheckpointFailed))
@@ -306,6 +316,7 @@ async def _serve_engine(
     settings: ServerSettings,
     listeners: Listeners,
     context: ssl.SSLContext | None,
+    trust: Trust,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     workers: list[WorkerThread] = []
@@ -319,7 +330,8 @@ async def _serve_engine(
         settings,
         clock=wall_clock,
         worker=worker,
-        trust=Trust(time.perf_counter),
+        trust=trust,
+        give_way=Pacer(time.perf_counter, time.sleep, lambda: engine.checkpoints.fill),
         local_only=listeners.local_only,
     )
     try:

@@ -15,7 +15,7 @@ A submit is one write and one fdatasync, or one of each a segment when it crosse
 """
 
 import random as random_module
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +68,15 @@ _OVERHEAD: Final = ENTRY_SIZE_MAX - BODY_SIZE_MAX + 7
 """Bytes of an entry beside its body: its header, its fields, and zeros up to a multiple of 8."""
 
 
+Watch = Callable[[Callable[[], None]], None]
+"""Makes a call, and may see how long it takes."""
+
+
+def unwatched(call: Callable[[], None]) -> None:
+    """Make the call."""
+    call()
+
+
 def _layout(database_id: bytes, segment_size: int) -> LogLayout:
     assert segment_size >= SEGMENT_SIZE_MIN
     return LogLayout(
@@ -95,6 +104,7 @@ class FileWriteAheadLog:
         self._last: ChainEnd = report.last
         self._epoch: Epoch | None = None
         self._failure: BaseException | None = None
+        self._watch: Watch = unwatched
         # An entry must fit into a segment, of today's size or of the one that is still open.
         smallest = min(log.layout.segment_size, log.limit) - SEGMENT_HEADER_SIZE
         self._entry_size_max = min(ENTRY_SIZE_MAX, smallest & ~7)
@@ -110,11 +120,13 @@ class FileWriteAheadLog:
         random: random_module.Random,
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         vouched: WalIndex = WalIndex(0),  # noqa: B008
+        watch: Watch = unwatched,
     ) -> "FileWriteAheadLog":
         """Open the log in *directory*, or begin one if there is none.
 
         *vouched* is an index that is known to have been durable, from a checkpoint say: a log
         that lost it, or any entry before it, is damaged. *random* gives entries their ids.
+        *watch* makes the syncs of groups, and may see how long they take.
 
         Raises:
             DamagedFile: something durable is lost; the message says what a repair gives up.
@@ -145,6 +157,7 @@ class FileWriteAheadLog:
             log.close()
             raise
         opened = cls(log, report, random)
+        opened._watch = watch
         opened.torn = damage
         # All that was found is durable now, whatever it was when it was written.
         opened._last = report.last.all_durable()
@@ -266,7 +279,7 @@ class FileWriteAheadLog:
         self._log.reserve(entries)
         try:
             self._log.append(entries)
-            self._log.sync()
+            self._watch(self._log.sync)
         except BaseException as error:
             # Never again with this object: a second sync could report success for lost pages.
             self._failure = error
