@@ -6,7 +6,13 @@ import msgpack
 import pytest
 
 from headwater_server.engine.installing import install
-from headwater_server.engine.records import Record, decode_record, encode_abort, encode_commit
+from headwater_server.engine.records import (
+    Record,
+    decode_record,
+    encode_abort,
+    encode_commit,
+    encode_writes,
+)
 from tests.engine.database import Database
 
 TRANSACTION = bytes(range(16))
@@ -90,3 +96,19 @@ def test_a_record_out_of_order_is_our_own_mistake() -> None:
         install(state, Record(2, TRANSACTION, 5, 0, [], 1, [], []))
     with pytest.raises(AssertionError, match="dense"):
         install(state, Record(1, TRANSACTION, 5, 0, [], 2, [], []))
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 65535, 65536])
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 65536])
+def test_a_commit_record_is_msgpack_whatever_the_sizes(size: int, count: int) -> None:
+    if count > 16:
+        size = min(size, 1)
+    source = random.Random(size)
+    content = source.randbytes(size)
+    writes = [member for _ in range(count // 2) for member in (content, content)]
+    events = [content] * count
+    record = Record(2**64 - 1, TRANSACTION, 2**63, 2**32, [*writes, b"", None], 0, events, [])
+    assert msgpack.unpackb(encode_commit(record)) == [*record]
+    without = (record.commit, record.transaction, record.time, record.user, record.writes)
+    found = msgpack.unpackb(encode_writes(*without, 5))
+    assert found == [*without, 5, [], []]

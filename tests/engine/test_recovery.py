@@ -239,4 +239,6 @@ def test_a_restart_costs_the_tail_of_the_log_and_not_the_data() -> None:
         Database(files=found, store=database.store.crash())
         return found.calls
 
-    assert calls(400) <= calls(40) + 10
+    # Whole segments of the log are trimmed, and one has room for some 300 commits.
+    assert calls(800) <= calls(300)
+    assert calls(1600) <= calls(300)

@@ -35,7 +35,7 @@ def test_a_directory_is_made_and_found_again() -> None:
     disk = MemoryFileSystem(1)
     made = open_directory(disk)
     assert len(made.database_id) == 16
-    assert (made.created, made.format) == (NOW, 2)
+    assert (made.created, made.format) == (NOW, 3)
     for part in (made.wal, made.commits, made.events, made.state):
         assert disk.list(part) == []
     made.close()
@@ -137,7 +137,7 @@ def test_a_newer_format_is_refused_with_both_numbers() -> None:
     disk = MemoryFileSystem(1)
     open_directory(disk).close()
     disk.put("srv/data/FORMAT", b'{"format": 7, "more": "than we know"}\n')
-    with pytest.raises(FormatTooNew, match="has format 7; this version reads up to 2"):
+    with pytest.raises(FormatTooNew, match="has format 7; this version reads up to 3"):
         open_directory(disk)
     # And the lock was given back.
     assert not disk.locked
@@ -152,7 +152,7 @@ def test_a_directory_of_before_a_release_is_refused_and_not_touched() -> None:
     fields["crc32"] = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
     disk.put("srv/data/FORMAT", json.dumps(fields, sort_keys=True).encode() + b"\n")
     before = disk.content("srv/data/FORMAT")
-    with pytest.raises(InvalidArgument, match="has format 1, and this version reads 2: dump it"):
+    with pytest.raises(InvalidArgument, match="has format 1, and this version reads 3: dump it"):
         open_directory(disk)
     assert disk.content("srv/data/FORMAT") == before
     assert not disk.locked

@@ -2,7 +2,7 @@
 
     data/
       LOCK       locked by the process that owns the directory; holds its pid
-      FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "format": 2}
+      FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "format": 3}
       wal/  commits/  events/  state/
 
 A directory is made in this order, so that FORMAT says that all of it is there:
@@ -33,7 +33,7 @@ from headwater_server.storage.file_system import (
     parent,
 )
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """What this version writes, and all that it reads: 1 was that of the months before a release."""
 
 LOCK_NAME: Final = "LOCK"

@@ -21,6 +21,8 @@ first part of its entries may be found; a record counts only when its last part 
 """
 
 import struct
+import sys
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, NewType, Protocol
@@ -60,7 +62,7 @@ class WalEntry:
         index: its place in the log.
         epoch: the claim under which it was written.
         id: 16 bytes, unique: tells a repeated submit from another one with the same content.
-        previous_hash: BLAKE2b-128 of the whole entry before it.
+        previous_hash: SHA-256 of the whole entry before it, the first 16 bytes.
         durable: the log was durable up to this index when the entry was written.
         continued: its record goes on in the next entry.
         resumed: its record began in an entry before it.
@@ -203,7 +205,18 @@ def cut_into_bodies(records: Sequence[bytes], body_size_max: int) -> list[Body]:
 
 
 def _framed(records: Sequence[bytes]) -> list[bytes]:
-    return [part for record in records for part in (_LENGTH.pack(len(record)), record)]
+    # All lengths at once; each is four bytes of it.
+    lengths = array("I", map(len, records))
+    if sys.byteorder == "little":
+        lengths.byteswap()
+    packed = lengths.tobytes()
+    framed: list[bytes] = []
+    at = 0
+    for record in records:
+        framed.append(packed[at : at + LENGTH_SIZE])
+        framed.append(record)
+        at += LENGTH_SIZE
+    return framed
 
 
 def _parts_of(record: bytes, size_max: int) -> Iterator[Body]:
