@@ -23,12 +23,14 @@ from headwater_server.net.authentication import MECHANISM
 from headwater_server.net.group_handlers import GROUP_HANDLERS
 
 if TYPE_CHECKING:
-    from headwater_server.net.session import Session
+    from headwater_server.net.session import Answer, Session
 
 Handler = Callable[["Session", int, list[Any]], bytes | None]
 
 RESULTS_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
 """Bytes of the results of an execute: with the commit's own answer they must fit a body."""
+
+_THREE_MEMBERS: Final = array_header(3)
 
 
 # Saying hello.
@@ -105,18 +107,18 @@ def commit(session: "Session", request_id: int, arguments: list[Any]) -> bytes |
     """Commit; answered once it is durable."""
     transaction, writes = arguments
     ticket = session.service.engine.commit(transaction, session, writes)
-    return session.answer_durable(
-        request_id, ticket, partial(_answer_committed, request_id, ticket)
-    )
+    answer: Answer
+    if ticket.error is None and ticket.payload[2] is None:
+        answer = committed_frame(request_id, ticket.payload[0], ticket.payload[1])
+    else:
+        answer = partial(_answer_committed, request_id, ticket)
+    return session.answer_durable(request_id, ticket, answer)
 
 
 def _answer_committed(request_id: int, ticket: Ticket, connection: ServerConnection) -> bytes:
     if ticket.error is not None:
         return connection.error(request_id, ticket.error)
     try:
-        if ticket.payload[2] is None:
-            frame = committed_frame(request_id, ticket.payload[0], ticket.payload[1])
-            return connection.answer_frame(request_id, frame)
         return connection.answer(request_id, ticket.payload)
     except TooLarge:
         # 100,000 streams with long names. The commit stands; the versions can be read.
@@ -141,9 +143,12 @@ def execute(session: "Session", request_id: int, arguments: list[Any]) -> bytes 
         reads=partial(_read_all_of, reads) if reads else None,
         writes=writes,
     )
-    return session.answer_durable(
-        request_id, ticket, partial(_answer_executed, request_id, ticket, results)
-    )
+    answer: Answer
+    if ticket.error is None and not results and ticket.payload[2] is None:
+        answer = executed_frame(request_id, ticket.payload[0], ticket.payload[1])
+    else:
+        answer = partial(_answer_executed, request_id, ticket, results)
+    return session.answer_durable(request_id, ticket, answer)
 
 
 def _read_all_of(reads: list[list[Any]], reader: Reader) -> list[bytes]:
@@ -167,9 +172,6 @@ def _answer_executed(
 ) -> bytes:
     if ticket.error is not None:
         return connection.error(request_id, ticket.error)
-    if not results and ticket.payload[2] is None:
-        frame = executed_frame(request_id, ticket.payload[0], ticket.payload[1])
-        return connection.answer_frame(request_id, frame)
     try:
         return _encode_executed(request_id, ticket.payload, results, connection)
     except TooLarge:
@@ -233,7 +235,7 @@ def _scan_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     start, end, limit, reverse = arguments
     page = reader.scan(start, end, limit, reverse)
     return [
-        array_header(3),
+        _THREE_MEMBERS,
         encode(reader.view),
         array_header(2 * page.key_count),
         page.packed,

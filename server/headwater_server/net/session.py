@@ -59,25 +59,28 @@ _pack_size = Struct(">I").pack
 Encode = Callable[[ServerConnection], bytes]
 """Makes the frame of an answer when its time has come."""
 
+Answer = Encode | bytes
+"""The answer to a request that waits, or a whole frame that is known before its time."""
+
 
 class WaitingAnswers:
     """The answer of a commit that waits for its sync, and those that must come behind it.
 
     Attributes:
-        answers: frames that are ready, and requests whose answers are encoded when it is time:
-            until then a failed sync can turn them into another answer.
+        answers: frames that may go out, and requests with their answers, which a failed sync can
+            still turn into another answer.
         size: about the bytes that were received for it, all of which it keeps in memory.
     """
 
     __slots__ = ("_session", "answers", "sequence", "size", "transaction")
 
     def __init__(
-        self, session: "Session", request_id: int, ticket: Ticket, answer: Encode, size: int
+        self, session: "Session", request_id: int, ticket: Ticket, answer: Answer, size: int
     ) -> None:
         self._session = session
         self.sequence = ticket.sequence
         self.transaction = ticket.transaction
-        self.answers: list[bytes | tuple[int, Encode]] = [(request_id, answer)]
+        self.answers: list[bytes | tuple[int, Answer]] = [(request_id, answer)]
         self.size = size
 
     def release(self) -> None:
@@ -255,7 +258,7 @@ class Session:
 
     # Answers that wait for a sync.
 
-    def answer_durable(self, request_id: int, ticket: Ticket, answer: Encode) -> bytes | None:
+    def answer_durable(self, request_id: int, ticket: Ticket, answer: Answer) -> bytes | None:
         """The frame of *answer* if its ticket is durable; else None, and it goes out then."""
         first = self._waiting.get(ticket.transaction) if self._waiting else None
         if first is None and ticket.sequence <= self.service.engine.durable_sequence:
@@ -299,13 +302,15 @@ class Session:
             self.send(self.connection.error(request[0], error))
         self._say_last_word()
 
-    def _encode(self, request_id: int, answer: Encode) -> bytes:
+    def _encode(self, request_id: int, answer: Answer) -> bytes:
+        if isinstance(answer, bytes):
+            return self.connection.answer_frame(request_id, answer)
         try:
             return answer(self.connection)
         except Exception:
             return self._internal_error(request_id, "the answer to a commit")
 
-    def _end_wait(self, waiting: WaitingAnswers) -> list[bytes | tuple[int, Encode]]:
+    def _end_wait(self, waiting: WaitingAnswers) -> list[bytes | tuple[int, Answer]]:
         answers = waiting.answers
         if self._waiting.get(waiting.transaction) is waiting:
             del self._waiting[waiting.transaction]
