@@ -31,7 +31,7 @@ VALUE = bytes(100)
 # A record of the log is put together by hand: more calls, and a third of the instructions.
 GET_CALLS_MAX = 17
 PUT_CALLS_MAX = 127
-GROUPED_PUT_CALLS_MAX = 59
+GROUPED_PUT_CALLS_MAX = 60
 APPEND_CALLS_MAX = 165
 APPEND_MANY_CALLS_MAX = 892
 TRANSACTION_CALLS_MAX = 203

@@ -1,21 +1,92 @@
 """Answers whose form never varies, as whole frames.
 
-Most requests are gets, and commits that append no events. Between the numbers of such an answer
-stand the same bytes every time, so it is put together in one call, with numbers of a fixed width:
+Most requests are gets, and commits that append no events, or some to one stream. Between the
+numbers of such an answer stand the same bytes every time, so it is put together in one call or
+two, with numbers of a fixed width:
 
     size 4 | 93 ce  request id 4 | 00 92 95 cf  commit 8 | cf  time 8 | c0 c0 80 90
              [      request_id,    OK, [[       commit,        time,    nil, nil, {}], []]]
+
+    … cf  time 8 | cf  first 8 | cf  last 8 | 81  stream | cf  version 8 | 90
+          time,        first,        last,    {   stream:      version}], []]]
 """
 
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 _pack_committed: Final = Struct(">6sI3sQBQ3s").pack
 _pack_executed: Final = Struct(">6sI4sQBQ4s").pack
+_pack_appended: Final = Struct(">I2sI3sQBQBQBQ").pack
+_pack_appended_in_execute: Final = Struct(">I2sI4sQBQBQBQ").pack
+_pack_version: Final = Struct(">BQ").pack
 _pack_value: Final = Struct(">I2sI2sB").pack
 
 _VALUE_SIZE_MAX: Final = 255
 """Bytes of a value whose length msgpack tells in one byte."""
+
+_OF_STREAM: Final = [bytes([0x81, 0xA0 | size]) for size in range(32)]
+"""What stands before the name of the only stream of an answer, by the name's size."""
+
+
+def commit_answer(request_id: int, committed: list[Any]) -> bytes | None:
+    """The answer to a commit, or None if its form is none of these.
+
+    *committed* is [commit, time, first position, last position, {stream: version}].
+    """
+    if committed[2] is None:
+        return committed_frame(request_id, committed[0], committed[1])
+    stream = _stream_of(committed[4])
+    if stream is None:
+        return None
+    head: bytes = _pack_appended(
+        44 + len(stream),
+        b"\x93\xce",
+        request_id,
+        b"\x00\x95\xcf",
+        committed[0],
+        0xCF,
+        committed[1],
+        0xCF,
+        committed[2],
+        0xCF,
+        committed[3],
+    )
+    return head + stream
+
+
+def execute_answer(request_id: int, committed: list[Any]) -> bytes | None:
+    """The same for an execute that read nothing."""
+    if committed[2] is None:
+        return executed_frame(request_id, committed[0], committed[1])
+    stream = _stream_of(committed[4])
+    if stream is None:
+        return None
+    head: bytes = _pack_appended_in_execute(
+        46 + len(stream),
+        b"\x93\xce",
+        request_id,
+        b"\x00\x92\x95\xcf",
+        committed[0],
+        0xCF,
+        committed[1],
+        0xCF,
+        committed[2],
+        0xCF,
+        committed[3],
+    )
+    return head + stream + b"\x90"
+
+
+def _stream_of(versions: dict[str, int]) -> bytes | None:
+    """The versions of an answer if they are of one stream with a short name, encoded."""
+    if len(versions) != 1:
+        return None
+    for name, version in versions.items():
+        stream = name.encode()
+        if len(stream) < len(_OF_STREAM):
+            numbered: bytes = _pack_version(0xCF, version)
+            return _OF_STREAM[len(stream)] + stream + numbered
+    return None
 
 
 def committed_frame(request_id: int, commit: int, time: int) -> bytes:

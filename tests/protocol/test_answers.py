@@ -1,6 +1,12 @@
 import pytest
 
-from headwater_protocol.answers import committed_frame, executed_frame, value_frame
+from headwater_protocol.answers import (
+    commit_answer,
+    committed_frame,
+    execute_answer,
+    executed_frame,
+    value_frame,
+)
 from headwater_protocol.frames import FrameSplitter
 from headwater_protocol.limits import NUMBER_MAX, REQUEST_ID_MAX
 from headwater_protocol.messages import decode
@@ -23,6 +29,32 @@ def test_a_commit_without_events_is_answered_as_the_protocol_has_it(
     assert message(committed_frame(request_id, number, number - 1)) == [request_id, 0, committed]
     expected = [request_id, 0, [committed, []]]
     assert message(executed_frame(request_id, number, number - 1)) == expected
+    assert commit_answer(request_id, committed) == committed_frame(request_id, number, number - 1)
+    assert execute_answer(request_id, committed) == executed_frame(request_id, number, number - 1)
+
+
+@pytest.mark.parametrize("request_id", IDS)
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("stream", ["a", "order-1", "ö" * 15, "s" * 31])
+def test_a_commit_to_one_stream_is_answered_as_the_protocol_has_it(
+    request_id: int, number: int, stream: str
+) -> None:
+    committed = [number, number - 1, number, number, {stream: number}]
+    answer = commit_answer(request_id, committed)
+    assert answer is not None
+    assert message(answer) == [request_id, 0, committed]
+    answer = execute_answer(request_id, committed)
+    assert answer is not None
+    assert message(answer) == [request_id, 0, [committed, []]]
+
+
+@pytest.mark.parametrize("versions", [{"s" * 32: 1}, {"ö" * 16: 1}, {"a": 1, "b": 2}])
+def test_a_commit_to_several_streams_or_to_one_of_a_long_name_has_no_fixed_form(
+    versions: dict[str, int],
+) -> None:
+    committed = [7, 1, 1, 2, versions]
+    assert commit_answer(1, committed) is None
+    assert execute_answer(1, committed) is None
 
 
 @pytest.mark.parametrize("request_id", IDS)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from headwater_protocol.answers import committed_frame, executed_frame, value_frame
+from headwater_protocol.answers import commit_answer, execute_answer, value_frame
 from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import InvalidArgument, TooLarge, TooMany
 from headwater_protocol.limits import BODY_SIZE_MAX, CREDIT_MAX, KIB, PROTOCOL_VERSION
@@ -23,7 +23,7 @@ from headwater_server.net.authentication import MECHANISM
 from headwater_server.net.group_handlers import GROUP_HANDLERS
 
 if TYPE_CHECKING:
-    from headwater_server.net.session import Answer, Session
+    from headwater_server.net.session import Session
 
 Handler = Callable[["Session", int, list[Any]], bytes | None]
 
@@ -107,12 +107,10 @@ def commit(session: "Session", request_id: int, arguments: list[Any]) -> bytes |
     """Commit; answered once it is durable."""
     transaction, writes = arguments
     ticket = session.service.engine.commit(transaction, session, writes)
-    answer: Answer
-    if ticket.error is None and ticket.payload[2] is None:
-        answer = committed_frame(request_id, ticket.payload[0], ticket.payload[1])
-    else:
-        answer = partial(_answer_committed, request_id, ticket)
-    return session.answer_durable(request_id, ticket, answer)
+    known = None if ticket.error is not None else commit_answer(request_id, ticket.payload)
+    return session.answer_durable(
+        request_id, ticket, known or partial(_answer_committed, request_id, ticket)
+    )
 
 
 def _answer_committed(request_id: int, ticket: Ticket, connection: ServerConnection) -> bytes:
@@ -143,12 +141,12 @@ def execute(session: "Session", request_id: int, arguments: list[Any]) -> bytes 
         reads=partial(_read_all_of, reads) if reads else None,
         writes=writes,
     )
-    answer: Answer
-    if ticket.error is None and not results and ticket.payload[2] is None:
-        answer = executed_frame(request_id, ticket.payload[0], ticket.payload[1])
-    else:
-        answer = partial(_answer_executed, request_id, ticket, results)
-    return session.answer_durable(request_id, ticket, answer)
+    known = None
+    if ticket.error is None and not results:
+        known = execute_answer(request_id, ticket.payload)
+    return session.answer_durable(
+        request_id, ticket, known or partial(_answer_executed, request_id, ticket, results)
+    )
 
 
 def _read_all_of(reads: list[list[Any]], reader: Reader) -> list[bytes]:
