@@ -42,7 +42,8 @@ encode: Final = _packer.pack
 """The msgpack of a value."""
 
 _ARRAY_HEADERS: Final = tuple(bytes([0x90 + count]) for count in range(16))
-_BIN_HEADERS: Final = tuple(b"\xc4" + bytes([size]) for size in range(256))
+BIN_HEADERS: Final = tuple(b"\xc4" + bytes([size]) for size in range(256))
+"""What stands before bytes, by their number: for who cannot afford a call."""
 
 
 def array_header(count: int) -> bytes:
@@ -57,7 +58,7 @@ def array_header(count: int) -> bytes:
 def bin_header(size: int) -> bytes:
     """What stands before *size* bytes."""
     if size < 1 << 8:
-        return _BIN_HEADERS[size]
+        return BIN_HEADERS[size]
     if size < 1 << 16:
         return b"\xc5" + _U16.pack(size)
     return b"\xc6" + _U32.pack(size)

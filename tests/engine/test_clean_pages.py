@@ -1,18 +1,34 @@
 """Clean pages: what they know, what they forget, and that a scan over them is a scan."""
 
 import random
+import tracemalloc
 
 import pytest
 
 from headwater_protocol.messages import encode
 from headwater_server.engine import checkpointed, clean_pages, scanning
-from headwater_server.engine.clean_pages import CleanPage, CleanPages
+from headwater_server.engine.clean_pages import CleanPage, CleanPages, packed_run
 from headwater_server.engine.scanning import scan_page
 from tests.engine.written import Written
 
 
 def page(start: bytes, end: bytes, size: int = 10) -> CleanPage:
-    return CleanPage(start, end, [start], [bytes(size)], 1)
+    return CleanPage(start, end, packed_run([start], [bytes(size)], None), 1)
+
+
+def filled(start: int, end: int, *, newest: int = 1) -> CleanPage:
+    """A page of every number of a range, of which those that three divides are deleted."""
+    keys = [stored(number) for number in range(start, end)]
+    values = [value_of(number) for number in range(start, end)]
+    return CleanPage(stored(start), stored(end), packed_run(keys, values, None), newest)
+
+
+def stored(number: int) -> bytes:
+    return b"\x01%04d" % number
+
+
+def value_of(number: int) -> bytes | None:
+    return None if number % 3 == 0 else bytes(number % 300)
 
 
 def test_a_page_is_found_by_every_key_of_its_range() -> None:
@@ -62,6 +78,53 @@ def test_forgotten_pages_are_not_found_and_go_when_they_are_met() -> None:
     pages.add(page(b"b", b"e"))
     assert pages.find(b"c") is not None
     assert pages.size == page(b"a", b"b").size + page(b"b", b"e").size
+
+
+def test_pages_that_touch_become_one_that_knows_the_keys_of_all() -> None:
+    pages = CleanPages()
+    pages.add(filled(0, 10, newest=3))
+    pages.add(filled(20, 30, newest=7))
+    pages.add(filled(40, 50))
+    assert len(pages) == 3
+    pages.add(filled(10, 20))
+    assert len(pages) == 2
+    joined = pages.find(stored(0))
+    assert joined is not None
+    assert joined is pages.find(stored(29))
+    whole = filled(0, 30)
+    assert (joined.start, joined.end, joined.newest) == (stored(0), stored(30), 7)
+    assert (joined.keys, joined.packed, joined.offsets) == (
+        whole.keys, whole.packed, whole.offsets,
+    )  # fmt: skip
+    assert pages.size == joined.size + filled(40, 50).size
+    assert joined.size == whole.size
+
+
+def test_pages_are_joined_only_while_they_are_small_and_right() -> None:
+    pages = CleanPages()
+    half = clean_pages.JOINED_SIZE_MAX // 2
+    pages.add(page(b"a", b"b", half))
+    pages.add(page(b"b", b"c", half))
+    assert len(pages) == 2
+    pages.forget_all()
+    pages.add(page(b"c", b"d"))
+    assert len(pages) == 3
+    assert pages.find(b"b") is None
+
+
+def test_the_size_of_a_page_is_what_it_takes_in_memory() -> None:
+    numbers = range(1000)
+    keys = [b"\x01key:%012d" % number for number in numbers]
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        run = packed_run([bytes([*key]) for key in keys], [bytes(100)] * len(keys), None)
+        made = CleanPage(keys[0], b"\x02", run, 1)
+        del run
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken * 0.9 < made.size < taken * 1.1
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -37,8 +37,7 @@ from headwater_server.engine.clean_pages import (
     CleanPage,
     CleanPages,
     KeyRun,
-    bytes_packed,
-    key_packed,
+    packed_run,
 )
 from headwater_server.engine.index_keys import (
     CATEGORY,
@@ -215,7 +214,7 @@ class CheckpointedState:
                     continue
             yield key, found.commit, found.value
 
-    def page(
+    def run(
         self,
         start: bytes,
         end: bytes,
@@ -225,29 +224,22 @@ class CheckpointedState:
         size_max: int,
         reverse: bool = False,
     ) -> KeyRun:
-        """The first of what `scan` gives: *count_max* keys, or *size_max* bytes and a little."""
+        """The first keys of the range that exist: at most *count_max*, about *size_max* bytes.
+
+        It may have fewer, or none, and the range goes on all the same.
+        """
         if reverse:
             return self._run_at(start, end, view, count_max, size_max, reverse=True)
-        run = KeyRun([], [], [], None)
-        size = 0
-        while start < end:
-            room = count_max - len(run.keys)
-            if room <= 0 or size >= size_max:
-                return run._replace(rest=start)
-            page = self._clean_pages.find(start)
-            if page is None:
-                page = self._clean_page(start, end, room, size_max - size)
-            size += page.size
-            if page.newest <= view:
-                start = page.add_to(run, start, end, room)
-                continue
-            # Somebody reads the past of these keys.
-            upto = min(end, page.end)
-            older = self._run_at(start, upto, view, room, size_max, reverse=False)
-            run.keys.extend(older.keys)
-            run.heads.extend(older.heads)
-            run.items.extend(older.items)
-            start = upto if older.rest is None else older.rest
+        page = self._clean_pages.find(start)
+        if page is None:
+            page = self._clean_page(start, end, count_max, size_max)
+        if page.newest <= view:
+            return page.run(start, end, count_max)
+        # Somebody reads the past of these keys.
+        upto = min(end, page.end)
+        run = self._run_at(start, upto, view, count_max, size_max, reverse=False)
+        if run.rest is None and upto < end:
+            run.rest = upto
         return run
 
     def _clean_page(self, start: bytes, end: bytes, count: int, size_max: int) -> CleanPage:
@@ -261,7 +253,7 @@ class CheckpointedState:
         values = [parse_latest_value(entry) for entry in found.values]
         if found.more:
             end = found.keys[-1] + b"\0"
-        page = CleanPage(start, end, found.keys, values, newest)
+        page = CleanPage(start, end, packed_run(found.keys, values, None), newest)
         self._clean_pages.add(page)
         return page
 
@@ -272,18 +264,16 @@ class CheckpointedState:
         found = self.store.page(
             Family.LATEST, start, end, count_max=count_max, size_max=size_max, reverse=reverse
         )
-        run = KeyRun(found.keys, [], [], None)
+        values: list[bytes | None] = []
         for key, entry in zip(found.keys, found.values, strict=True):
             version: Stored | None = parse_latest(entry)
             if version is not None and version.commit > view:
                 version = self._version_before(key, view)
-            value = None if version is None else version.value
-            head = key_packed(key)
-            run.heads.append(head)
-            run.items.append(b"" if value is None else head + bytes_packed(value))
-        if not found.more:
-            return run
-        return run._replace(rest=found.keys[-1] if reverse else found.keys[-1] + b"\0")
+            values.append(None if version is None else version.value)
+        rest: bytes | None = None
+        if found.more:
+            rest = found.keys[-1] if reverse else found.keys[-1] + b"\0"
+        return packed_run(found.keys, values, rest)
 
     def changed_in_range(
         self, start: bytes, end: bytes | None, after: int

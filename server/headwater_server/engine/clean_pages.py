@@ -1,4 +1,4 @@
-"""Clean pages: runs of neighbouring keys as the files have them, kept in memory for scans.
+"""Clean pages: neighbouring keys as the files have them, kept in memory for scans.
 
     keys of the files     a b c   f g h i j   m n o      t
     pages                 [a b c      )[h i j )          [t      )
@@ -8,18 +8,29 @@ A page knows every key of the files from its start up to its end, so a scan that
 one reads no file up to there; a key that the page does not have does not exist. Pages never
 overlap. What is in the memtables is laid on top by who asks, as it is over the files.
 
+What a page holds is packed as it goes out, one key behind the other in one piece:
+
+    keys          h         i         j
+    packed        h value   i value   j value
+    offsets       0         9         18        27
+
+So a hundred keys of it are a slice of bytes, found by two searches, and nobody looks at them one
+by one. Pages that touch are joined as long as they are small; a scan then rarely crosses from one
+into the next, however its neighbours were asked for.
+
 The files change under the pages while a checkpoint is written, and that is no harm: what changed
 is in the frozen memtable, too, which is asked first. Once that is dropped, the pages would be
 wrong: `forget_all` makes them of no use at that moment. They go one by one, when they are met or
 in the way, for to free all of them at once would hold up whoever waits.
-
-What a page holds is packed as it goes out, so that a scan joins bytes and does no more.
 """
 
+from array import array
 from bisect import bisect_left, bisect_right
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
 
-from headwater_protocol.messages import encode
+from headwater_protocol.messages import bin_header
 
 SIZE_MAX: Final = 16 * 1024 * 1024
 """Bytes of all pages together, about."""
@@ -27,47 +38,63 @@ SIZE_MAX: Final = 16 * 1024 * 1024
 PAGE_SIZE_MAX: Final = SIZE_MAX // 16
 """Bytes of a page that is kept: a larger one would push too many others out."""
 
+JOINED_SIZE_MAX: Final = 128 * 1024
+"""Bytes of a page that is made of two: more than most scans ask for. Joining copies both, and a
+view of the past finds a page useless for a single key in it that is newer."""
+
 KEYS_MIN: Final = 32
 """Keys that are read for a page at least, if there are as many: opening a scan costs the same as
 twelve of them."""
 
-_PAGE_OVERHEAD: Final = 600
-_KEY_OVERHEAD: Final = 130
-"""Bytes that a page, and a key in it, cost beside keys and values: headers of objects, places in
-lists. Measured with tracemalloc on CPython 3.11."""
+_PAGE_OVERHEAD: Final = 900
+_KEY_OVERHEAD: Final = 60
+"""Bytes that a page, and a key in it, cost beside the keys and what is packed: headers of objects,
+places in the list and in the array. Measured with tracemalloc on CPython 3.11."""
 
 
-BIN_HEADERS: Final = tuple(b"\xc4" + bytes([size]) for size in range(256))
-"""What stands before bytes in msgpack, by their number."""
-
-
-def bytes_packed(value: bytes) -> bytes:
-    """The msgpack of bytes."""
-    size = len(value)
-    # Short ones are most, and a concatenation costs a third of a call of the packer.
-    return BIN_HEADERS[size] + value if size < 256 else encode(value)
-
-
-def key_packed(key: bytes) -> bytes:
-    """The msgpack of a stored key, without the byte of its space."""
-    return bytes_packed(key[1:])
-
-
-class KeyRun(NamedTuple):
-    """Neighbouring keys at a view, with what goes out of them.
+class KeyRun:
+    """Neighbouring keys that exist at a view, in order, with what goes out of them.
 
     Attributes:
-        keys: as they are stored.
-        heads: of each, the msgpack of the key.
-        items: of each, that of the key and of its value; empty if it does not exist.
+        keys: as they are stored. In reverse the last comes first.
+        packed: of all, one behind the other, the msgpack of the key, without the byte of its
+            space, and of its value.
+        offsets: where in *packed* each begins; one more at the end.
+        low, high: places in *keys*: what lies between is the run, and the rest another's.
         rest: where the range goes on: the start of what is left of it, in reverse the end. None
             if nothing is.
     """
 
-    keys: list[bytes]
-    heads: list[bytes]
-    items: list[bytes]
-    rest: bytes | None
+    __slots__ = ("high", "keys", "low", "offsets", "packed", "rest")
+
+    def __init__(
+        self,
+        keys: list[bytes],
+        packed: bytes,
+        offsets: "array[int]",
+        low: int,
+        high: int,
+        rest: bytes | None,
+    ) -> None:
+        self.keys = keys
+        self.packed = packed
+        self.offsets = offsets
+        self.low = low
+        self.high = high
+        self.rest = rest
+
+
+def packed_run(keys: list[bytes], values: Sequence[bytes | None], rest: bytes | None) -> KeyRun:
+    """The run of those keys that have a value."""
+    existing: list[bytes] = []
+    items: list[bytes] = []
+    for key, value in zip(keys, values, strict=True):
+        if value is not None:
+            existing.append(key)
+            name = key[1:]
+            items.append(bin_header(len(name)) + name + bin_header(len(value)) + value)
+    offsets = array("I", accumulate(map(len, items), initial=0))
+    return KeyRun(existing, b"".join(items), offsets, 0, len(existing), rest)
 
 
 class CleanPage:
@@ -75,51 +102,55 @@ class CleanPage:
 
     Attributes:
         start, end: the range; *end* is not part of it.
-        keys, heads, items: as in KeyRun, at the newest version of each key.
-        newest: the newest commit that wrote any of them. A view before it must ask the files.
+        keys, packed, offsets: as in KeyRun, at the newest version of each key.
+        newest: the newest commit that wrote any of them, or deleted one in the range. A view
+            before it must ask the files.
         size: bytes of memory, about.
         generation: see `CleanPages`.
     """
 
-    __slots__ = ("end", "generation", "heads", "items", "keys", "newest", "size", "start")
+    __slots__ = ("end", "generation", "keys", "newest", "offsets", "packed", "size", "start")
 
-    def __init__(
-        self,
-        start: bytes,
-        end: bytes,
-        keys: list[bytes],
-        values: list[bytes | None],
-        newest: int,
-    ) -> None:
+    def __init__(self, start: bytes, end: bytes, content: KeyRun, newest: int) -> None:
         self.start = start
         self.end = end
-        self.keys = keys
-        self.heads = [key_packed(key) for key in keys]
-        self.items = [
-            b"" if value is None else head + bytes_packed(value)
-            for head, value in zip(self.heads, values, strict=True)
-        ]
+        self.keys = content.keys
+        self.packed = content.packed
+        self.offsets = content.offsets
         self.newest = newest
         self.generation = 0
         self.size = (
             _PAGE_OVERHEAD
-            + _KEY_OVERHEAD * len(keys)
-            + 2 * sum(map(len, keys))
-            + sum(map(len, self.items))
+            + _KEY_OVERHEAD * len(self.keys)
+            + sum(map(len, self.keys))
+            + len(self.packed)
         )
 
-    def add_to(self, run: KeyRun, start: bytes, end: bytes, count_max: int) -> bytes:
-        """Put keys of [start, end) at the end of a run; returns where the range goes on."""
-        low = bisect_left(self.keys, start)
-        high = len(self.keys) if self.end <= end else bisect_left(self.keys, end)
-        rest = min(self.end, end)
+    def run(self, start: bytes, end: bytes, count_max: int) -> KeyRun:
+        """The first keys of [start, end) that the page knows of."""
+        keys = self.keys
+        low = bisect_left(keys, start)
+        rest: bytes | None = None
+        if self.end <= end:
+            high = len(keys)
+            if self.end < end:
+                rest = self.end
+        else:
+            high = bisect_left(keys, end, low)
         if high - low > count_max:
             high = low + count_max
-            rest = self.keys[high]
-        run.keys.extend(self.keys[low:high])
-        run.heads.extend(self.heads[low:high])
-        run.items.extend(self.items[low:high])
-        return rest
+            rest = keys[high]
+        return KeyRun(keys, self.packed, self.offsets, low, high, rest)
+
+    def joined(self, behind: "CleanPage") -> "CleanPage":
+        """This page and the one that begins where it ends, as one."""
+        assert self.end == behind.start
+        size = len(self.packed)
+        offsets = self.offsets[:-1]
+        offsets.extend(array("I", [size + offset for offset in behind.offsets]))
+        keys = self.keys + behind.keys
+        content = KeyRun(keys, self.packed + behind.packed, offsets, 0, len(keys), None)
+        return CleanPage(self.start, behind.end, content, max(self.newest, behind.newest))
 
 
 class CleanPages:
@@ -167,11 +198,27 @@ class CleanPages:
         return end
 
     def add(self, page: CleanPage) -> None:
-        """Keep a page, whose range no other one touches; those unused for the longest go."""
+        """Keep a page, whose range no other one touches; those unused for the longest go.
+
+        Its neighbours become part of it where all together are small.
+        """
         if page.size > PAGE_SIZE_MAX:
             return
         place = bisect_right(self._starts, page.start)
         assert place == len(self._starts) or page.end <= self._starts[place], "no page overlaps"
+        if place < len(self._starts):
+            behind = self._pages[self._starts[place]]
+            if behind.start == page.end and self._may_join(page, behind):
+                del self._pages[behind.start]
+                self._drop(place, behind)
+                page = page.joined(behind)
+        if place > 0:
+            before = self._pages[self._starts[place - 1]]
+            if before.end == page.start and self._may_join(page, before):
+                place -= 1
+                del self._pages[before.start]
+                self._drop(place, before)
+                page = before.joined(page)
         page.generation = self._generation
         self._starts.insert(place, page.start)
         self._pages[page.start] = page
@@ -184,6 +231,10 @@ class CleanPages:
     def forget_all(self) -> None:
         """From now on no page is found: the files have changed."""
         self._generation += 1
+
+    def _may_join(self, page: CleanPage, neighbour: CleanPage) -> bool:
+        size = page.size + neighbour.size
+        return neighbour.generation == self._generation and size <= JOINED_SIZE_MAX
 
     def _drop(self, place: int, page: CleanPage) -> None:
         assert self._starts[place] == page.start

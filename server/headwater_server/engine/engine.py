@@ -133,7 +133,7 @@ class Engine:
             NoSuchCommit, HistoryGone: it was not made yet, or cannot be read any more.
         """
         if at_commit is None:
-            view, position = self.published, self.published_position
+            view, position = self._sequencer.published, self._sequencer.published_position
         else:
             view, position = at_commit, self._position_at(at_commit)
         return Reader(self._state, view, position, examined_max=self.settings.examined_events_max)

@@ -22,10 +22,9 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from sortedcontainers import SortedList
-
 from headwater_server.engine.events import category_of
 from headwater_server.engine.index_keys import IDS_END, tag_id
+from headwater_server.engine.sorted_keys import SortedKeys
 from headwater_server.storage.commit_log import CommitRecord
 
 Version = tuple[int, "bytes | None", Any]
@@ -95,7 +94,7 @@ class MemTable:
         self.aborted: dict[bytes, int] = {}
         self.newest_id = b""
         self.size = 0
-        self._sorted: SortedList[bytes] = SortedList()
+        self._sorted = SortedKeys()
         self._unsorted: list[bytes] = []
 
     # Writing. Each call belongs to the commit that is being installed.
@@ -175,31 +174,40 @@ class MemTable:
             self.newest_id = transaction
         self.size += _COMMIT_OVERHEAD
 
-    def add_puts(self, records: Sequence[CommitRecord], writes: Sequence[bytes | None]) -> None:
-        """What `put` and `add_commit` do for commits that each wrote one key: key, value, …."""
+    def add_puts(
+        self,
+        records: Sequence[CommitRecord],
+        transactions: Sequence[bytes],
+        writes: Sequence[Sequence[bytes | None]],
+    ) -> None:
+        """What `put` and `add_commit` do for commits that each wrote one key and its value.
+
+        *transactions* are the ids that stand in the records.
+        """
         first = self.last_commit + 1
         last = self.last_commit + len(records)
         assert records[0].commit == first, "commit numbers are dense"
         assert records[-1].commit == last
+        assert len(writes) == len(transactions) == len(records)
         chains = self.chains
         written = self.written
+        found = self.transactions
         new_key = self._unsorted.append
-        commit = self.last_commit
+        commit = first
         size = (_VERSION_OVERHEAD + _COMMIT_OVERHEAD) * len(records)
-        members = iter(writes)
-        for key, value in zip(members, members):  # noqa: B905 - as in `put`
+        for put, transaction in zip(writes, transactions):  # noqa: B905 - as in `put`
+            key = put[0]
+            value = put[1]
             assert key is not None
-            commit += 1
             older = chains.get(key)
             if older is None:
                 new_key(key)
             chains[key] = (commit, value, older)
-            written[commit] = [key, value]
+            written[commit] = put
+            found[transaction] = commit
             size += len(key) if value is None else len(key) + len(value)
-        assert commit == last, "one key each"
-        ids = [record.transaction for record in records]
-        self.transactions.update(zip(ids, range(first, last + 1), strict=True))
-        self.newest_id = max([self.newest_id, *[each for each in ids if each < IDS_END]])
+            commit += 1
+        self.newest_id = max([self.newest_id, *[each for each in transactions if each < IDS_END]])
         self.commits += records
         self.last_commit = last
         self.size += size
@@ -233,27 +241,20 @@ class MemTable:
         The memtable must not be written while the iterator is in use.
         """
         self._sort()
-        found: Iterator[bytes] = self._sorted.irange(
-            start, end, inclusive=(True, False), reverse=reverse
-        )
-        return found
+        return self._sorted.between(start, end, reverse=reverse)
 
-    def count_within(self, start: bytes, end: bytes) -> int:
-        """How many keys of the range [start, end) have any version in here."""
+    def first_keys(
+        self, start: bytes, end: bytes, count_max: int, *, reverse: bool = False
+    ) -> list[bytes]:
+        """The first of what `keys` gives; in reverse those are the last of the range."""
         self._sort()
-        count: int = self._sorted.bisect_left(end) - self._sorted.bisect_left(start)
-        return count
+        return self._sorted.first(start, end, count_max, reverse=reverse)
 
     def _sort(self) -> None:
         # Sorting waits for the first scan, so that writes alone do not pay for it.
-        if not self._unsorted:
-            return
-        if len(self._unsorted) * 8 > len(self._sorted):
-            self._sorted.update(self._unsorted)
-        else:
-            for key in self._unsorted:
-                self._sorted.add(key)
-        self._unsorted = []
+        if self._unsorted:
+            self._sorted.add(self._unsorted)
+            self._unsorted = []
 
     def event(self, position: int) -> bytes:
         """The stored event at a position that is in here."""

@@ -6,25 +6,24 @@
                      a   c   d   e       the page: a of the files, e frozen, c and d active
 
 A page is bytes that are ready for an answer: keys and values in turn, as msgpack. Those of the
-files are packed once, when they are read (see clean_pages.py); what a memtable has is packed as
-it is laid over. So most of a page is copied and never looked at.
+files are packed, all neighbours in one piece (see clean_pages.py). So where the memtables have
+nothing, a page is a slice of it; each key of a memtable cuts the slice in two.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final
 
-from headwater_protocol.messages import array_header, decode, encode
-from headwater_server.engine.clean_pages import BIN_HEADERS, KeyRun, bytes_packed, key_packed
-from headwater_server.engine.memtable import MemTable, Version
+from headwater_protocol.messages import BIN_HEADERS, array_header, bin_header, decode
+from headwater_server.engine.clean_pages import KEYS_MIN, KeyRun
+from headwater_server.engine.memtable import Version
 from headwater_server.engine.state import State
 
 _RUN_KEYS: Final = 256
 """Keys that are taken from each layer at a time. A page that wants more goes on from there."""
 
 
-class ScanPage(NamedTuple):
+class ScanPage:
     """Keys in order with their values.
 
     Attributes:
@@ -34,10 +33,14 @@ class ScanPage(NamedTuple):
         last: the last key, as it is stored; empty if there is none.
     """
 
-    key_count: int
-    packed: bytes
-    more: bool
-    last: bytes
+    # No named tuple: to make one costs as much as all else of a short scan's page.
+    __slots__ = ("key_count", "last", "more", "packed")
+
+    def __init__(self, key_count: int, packed: bytes, more: bool, last: bytes) -> None:
+        self.key_count = key_count
+        self.packed = packed
+        self.more = more
+        self.last = last
 
     @property
     def items(self) -> list[bytes]:
@@ -45,6 +48,84 @@ class ScanPage(NamedTuple):
         members = array_header(2 * self.key_count) + self.packed
         items: list[bytes] = decode(members, 0, 2 * self.key_count + 1)
         return items
+
+
+class _Filling:
+    """A page that is being filled, with keys in order.
+
+    Attributes:
+        count: the keys that it has.
+        last: the last of them, as it is stored.
+        more: one did not fit: the page is full, and the range goes on.
+    """
+
+    __slots__ = ("_count_max", "_pieces", "_size", "_size_max", "count", "last", "more")
+
+    def __init__(self, count_max: int, size_max: int) -> None:
+        self._count_max = count_max
+        self._size_max = size_max
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.count = 0
+        self.last = b""
+        self.more = False
+
+    def add_run(self, run: KeyRun, low: int, high: int) -> None:
+        """Add the keys at the places from *low* up to *high* of a run."""
+        room = self._count_max - self.count
+        if high - low > room:
+            high = low + room
+            self.more = True
+        if low >= high:
+            return
+        offsets = run.offsets
+        first: int = offsets[low]
+        end: int = offsets[high]
+        if end - first > self._size_max - self._size:
+            high = self._fitting(run, low, high)
+            if low >= high:
+                return
+            end = offsets[high]
+        self._pieces.append(run.packed[first:end])
+        self._size += end - first
+        self.count += high - low
+        self.last = run.keys[high - 1]
+
+    def _fitting(self, run: KeyRun, low: int, high: int) -> int:
+        """The place up to which a run fits by its bytes, though not all of it does."""
+        end = run.offsets[low] + self._size_max - self._size
+        fitting = bisect_right(run.offsets, end, low, high + 1) - 1
+        # A key that is too large goes out alone.
+        fitting = max(fitting, low if self.count else low + 1)
+        if fitting < high:
+            self.more = True
+        return fitting
+
+    def add_key(self, key: bytes, value: bytes) -> None:
+        """Add a stored key that is not packed yet."""
+        name = key[1:]
+        name_size = len(name)
+        value_size = len(value)
+        # Short ones are most, and a call for each header is a third of what all of this costs.
+        name_header = BIN_HEADERS[name_size] if name_size < 256 else bin_header(name_size)
+        header = BIN_HEADERS[value_size] if value_size < 256 else bin_header(value_size)
+        size = len(name_header) + name_size + len(header) + value_size
+        if self.count >= self._count_max or (self.count and self._size + size > self._size_max):
+            self.more = True
+            return
+        # Not put together before all is: that would be three objects more.
+        pieces = self._pieces
+        pieces.append(name_header)
+        pieces.append(name)
+        pieces.append(header)
+        pieces.append(value)
+        self._size += size
+        self.count += 1
+        self.last = key
+
+    def page(self) -> ScanPage:
+        """The page as it is now."""
+        return ScanPage(self.count, b"".join(self._pieces), self.more, self.last)
 
 
 def scan_page(
@@ -61,139 +142,130 @@ def scan_page(
 
     Their packed form takes no more than *size_max* bytes, unless it is one key's alone.
     """
-    keys: list[bytes] = []
-    items: list[bytes] = []
-    while True:
-        # One more than wanted, which is how we know that there is more.
-        count = min(limit + 1 - len(keys), _RUN_KEYS)
-        run = _layered(state, start, end, view, count, size_max, reverse)
-        keys += run.keys
-        items += run.items
-        rest = run.rest
-        if rest is None or len(keys) > limit:
+    filling = _Filling(limit, size_max)
+    # One more than wanted, which is how we know that there is more.
+    wanted = limit + 1
+    while start < end:
+        count_max = min(wanted, _RUN_KEYS)
+        run = state.files.run(
+            start, end, view, count_max=count_max, size_max=size_max, reverse=reverse
+        )
+        if state.active.chains or (state.frozen is not None and state.frozen.chains):
+            rest = _add_layered(
+                filling, state, run, start, end, view, count_max=count_max, reverse=reverse
+            )
+        else:
+            filling.add_run(run, run.low, run.high)
+            rest = run.rest
+        if rest is None or filling.more:
             break
-        if len(keys) > 1 and sum(map(len, items)) > size_max:
-            break
+        # Nearly always a page is full by now. To ask for one key at a time would take long where
+        # many were deleted.
+        wanted = max(limit + 1 - filling.count, KEYS_MIN)
         if reverse:
             end = rest
         else:
             start = rest
-    more = len(keys) > limit
-    if more:
-        del keys[limit:], items[limit:]
-    packed = b"".join(items)
-    if len(packed) <= size_max or len(items) <= 1:
-        return ScanPage(len(items), packed, more, keys[-1] if keys else b"")
-    size = len(items[0])
-    place = 1
-    while size + len(items[place]) <= size_max:
-        size += len(items[place])
-        place += 1
-    return ScanPage(place, packed[:size], True, keys[place - 1])
+    return filling.page()
 
 
 def pack_page(found: Iterator[tuple[bytes, bytes]], limit: int, size_max: int) -> ScanPage:
     """A page of stored keys and values that come one by one."""
-    items: list[bytes] = []
-    last = b""
-    size = 0
+    filling = _Filling(limit, size_max)
     for key, value in found:
-        item = key_packed(key) + bytes_packed(value)
-        size += len(item)
-        if len(items) >= limit or (size > size_max and items):
-            return ScanPage(len(items), b"".join(items), True, last)
-        items.append(item)
-        last = key
-    return ScanPage(len(items), b"".join(items), False, last)
+        filling.add_key(key, value)
+        if filling.more:
+            break
+    return filling.page()
 
 
-def _layered(
-    state: State, start: bytes, end: bytes, view: int, count: int, size_max: int, reverse: bool
-) -> KeyRun:
-    """Some keys of the range that exist at *view*, and where it goes on."""
-    run = state.files.page(start, end, view, count_max=count, size_max=size_max, reverse=reverse)
-    # The oldest first: what is newer is laid over it.
-    for table in reversed(state.memtables()):
-        if not table.chains:
-            continue
-        low, high = start, end
-        if run.rest is not None:
-            if reverse:
-                low = run.rest
-            else:
-                high = run.rest
-        here = table.count_within(low, high)
-        if here > 2 * count:
-            # It has many keys where the files have few: not all of them now.
-            taken = list(islice(table.keys(low, high, reverse=reverse), 2 * count))
-            run = _cut(run, taken[-1] if reverse else taken[-1] + b"\0", reverse)
-            run = _with_new(run, taken, reverse)
-            _lay_over(table, run, view)
-        elif here and _lay_over(table, run, view) < here:
-            run = _with_new(run, list(table.keys(low, high, reverse=reverse)), reverse)
-            _lay_over(table, run, view)
-    if all(run.items):
-        return run
-    there = [place for place, item in enumerate(run.items) if item]
-    return run._replace(
-        keys=[run.keys[place] for place in there], items=[run.items[place] for place in there]
-    )
-
-
-def _cut(run: KeyRun, rest: bytes, reverse: bool) -> KeyRun:
-    """What a run has before *rest*, which comes before its own."""
-    if reverse:
-        place = len(run.keys)
-        while place and run.keys[place - 1] < rest:
-            place -= 1
-    else:
-        place = bisect_left(run.keys, rest)
-    return KeyRun(run.keys[:place], run.heads[:place], run.items[:place], rest)
-
-
-def _with_new(run: KeyRun, recent: list[bytes], reverse: bool) -> KeyRun:
-    """The run with those keys of a memtable that it has not, as deleted ones, in their places."""
-    new = set(recent).difference(run.keys)
-    if not new:
-        return run
-    item_of = dict(zip(run.keys, run.items, strict=True))
-    head_of = dict(zip(run.keys, run.heads, strict=True))
-    for key in new:
-        item_of[key] = b""
-        head_of[key] = key_packed(key)
-    keys = sorted(item_of, reverse=reverse)
-    return KeyRun(keys, [head_of[key] for key in keys], [item_of[key] for key in keys], run.rest)
-
-
-def _lay_over(table: MemTable, run: KeyRun, view: int) -> int:
-    """Put the versions that a memtable has at *view* over older ones; how many keys it has."""
-    keys, heads, items = run.keys, run.heads, run.items
-    chains = table.chains
-    headers = BIN_HEADERS
-    count = 0
-    for place in range(len(keys)):
-        newest = chains.get(keys[place])
-        if newest is None:
-            continue
-        count += 1
+def _add_layered(
+    filling: _Filling,
+    state: State,
+    run: KeyRun,
+    start: bytes,
+    end: bytes,
+    view: int,
+    *,
+    count_max: int,
+    reverse: bool,
+) -> bytes | None:
+    """Add a run with what the memtables lay over it; returns where the range goes on."""
+    if run.rest is not None:
+        if reverse:
+            start = run.rest
+        else:
+            end = run.rest
+    recent, whole = _recent_keys(state, start, end, count_max, reverse)
+    chains = state.active.chains
+    keys = run.keys
+    high = run.high
+    place = run.low
+    for key in recent:
+        newest = chains.get(key)
+        if newest is None or newest[0] > view:
+            newest = _version_at(state, key, view)
+            if newest is None:
+                continue
         # Types are said where mypyc would look at what an object is: half of the time.
         version: Version = newest
-        while version[0] > view:
-            older: Version | None = version[2]
-            if older is None:
-                break
-            version = older
+        if place < high and keys[place] == key:
+            # Often so where the memtable has most keys.
+            place += 1
         else:
-            value = version[1]
-            if value is None:
-                items[place] = b""
-                continue
-            head: bytes = heads[place]
-            size = len(value)
-            if size < 256:
-                # As bytes_packed does: a call for each is half of what all of this costs.
-                header: bytes = headers[size]
-                items[place] = head + header + value
+            behind = _place_behind(keys, key, place, high, reverse)
+            before = behind - 1 if behind > place and keys[behind - 1] == key else behind
+            if before > place:
+                filling.add_run(run, place, before)
+            place = behind
+        value = version[1]
+        if value is not None and not filling.more:
+            filling.add_key(key, value)
+        if filling.more:
+            return run.rest
+    if whole:
+        filling.add_run(run, place, high)
+        return run.rest
+    last = recent[-1]
+    filling.add_run(run, place, _place_behind(keys, last, place, high, reverse))
+    return last if reverse else last + b"\0"
+
+
+def _recent_keys(
+    state: State, start: bytes, end: bytes, count_max: int, reverse: bool
+) -> tuple[list[bytes], bool]:
+    """The first keys of the range that the memtables have, in order, and whether these are all."""
+    recent: list[bytes] = []
+    whole = True
+    for table in state.memtables():
+        found = table.first_keys(start, end, count_max, reverse=reverse)
+        if len(found) == count_max:
+            # It may have many keys where the files have few: not all of them now.
+            whole = False
+            if reverse:
+                start = found[-1]
             else:
-                items[place] = head + encode(value)
-    return count
+                end = found[-1] + b"\0"
+        recent = sorted({*recent, *found}, reverse=reverse) if recent and found else recent or found
+    if not whole:
+        # The first table may have gone further than the second did.
+        while recent[-1] < start or recent[-1] >= end:
+            del recent[-1]
+    return recent, whole
+
+
+def _version_at(state: State, key: bytes, view: int) -> Version | None:
+    """The version of a key in the newest memtable that has one at *view*."""
+    version = state.active.version_at(key, view)
+    if version is None and state.frozen is not None:
+        version = state.frozen.version_at(key, view)
+    return version
+
+
+def _place_behind(keys: list[bytes], key: bytes, low: int, high: int, reverse: bool) -> int:
+    """The first place from *low* to *high* whose key comes behind *key*."""
+    if not reverse:
+        return bisect_right(keys, key, low, high)
+    while low < high and keys[low] >= key:
+        low += 1
+    return low
