@@ -14,7 +14,7 @@ from headwater_server.engine.index_keys import (
     parse_transactions,
     together_value,
 )
-from headwater_server.engine.state_writer import CHANGES_MAX
+from headwater_server.engine.version_writer import CHANGES_MAX
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.state_store import Family
 from tests.engine.written import START_US, PowerLoss, Written

@@ -27,8 +27,8 @@ from headwater_server.engine import (
     evaluation,
     rewriting,
     sequencer,
-    state_writer,
     validation,
+    version_writer,
 )
 from headwater_server.engine.consumer_groups import progress
 from headwater_server.engine.consumer_groups.groups import Groups
@@ -607,7 +607,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "versions that a checkpoint supersedes are dropped in spite of read views",
-        state_writer,
+        version_writer,
         "is_needed",
         constant(False),
         WRONG_READ,

@@ -2,13 +2,19 @@
 
 import contextlib
 import random
+import struct
 import zlib
 
 import pytest
 
 from headwater_protocol.errors import DamagedFile, FormatTooNew, HistoryGone, NoSuchCommit
 from headwater_protocol.numbers import CommitNumber
-from headwater_server.storage.commit_log import RECORD_SIZE, CommitLog, CommitRecord
+from headwater_server.storage.commit_log import (
+    RECORD_SIZE,
+    CommitLog,
+    CommitRecord,
+    pack_records,
+)
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import make_durable_directory
 from headwater_server.storage.memory_files import Crash, MemoryFileSystem
@@ -58,6 +64,29 @@ def written(last: int) -> MemoryFileSystem:
 
 def path_of(commit: int) -> str:
     return f"c/{commit:020d}.commits"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 100])
+def test_records_are_packed_one_behind_the_other(count: int) -> None:
+    source = random.Random(count)
+    given = [
+        CommitRecord(
+            source.getrandbits(63),
+            source.randbytes(16),
+            source.getrandbits(63),
+            source.getrandbits(40),
+            source.getrandbits(63),
+            source.getrandbits(32),
+        )
+        for _ in range(count)
+    ]
+    expected = b""
+    for commit, transaction, time, user, first_position, event_count in given:
+        fields = struct.pack(
+            ">16sQQQQI8x", transaction, commit, time, user, first_position, event_count
+        )
+        expected += fields + zlib.crc32(fields).to_bytes(4, "big")
+    assert pack_records(given) == expected
 
 
 def test_a_record_is_read_back_as_it_was_appended() -> None:

@@ -39,7 +39,8 @@ from headwater_server.engine.garbage import (
 from headwater_server.engine.index_keys import Applied
 from headwater_server.engine.memtable import MemTable
 from headwater_server.engine.pacing import GiveWay, on_and_on
-from headwater_server.engine.state_writer import BATCH_ENTRIES_MAX, StateWriter
+from headwater_server.engine.state_writer import StateWriter
+from headwater_server.engine.store_batches import BATCH_ENTRIES_MAX
 
 _LOG_CHUNK: Final = 256
 """Events or commits that are handed to a log at once: its loop holds the interpreter."""
@@ -115,13 +116,8 @@ def write_checkpoint(
         give_way=give_way,
         batch_versions_max=min(batch_entries_max, BATCH_VERSIONS_MAX),
     )
-    forgotten = forget_transactions(
-        state.store,
-        state.commit_log,
-        before=forget_before,
-        keep_from=min([horizon, *views]),
-        records_max=garbage_entries_max + len(frozen.commits),
-    )
+    records_max = garbage_entries_max + len(frozen.commits)
+    forgotten = _forget(state, forget_before, min([horizon, *views]), records_max)
     state.store.flush()
     # Only now: a crash before the flush brings the index entries back, and they need the records.
     state.commit_log.trim(forgotten.trim_below)
@@ -133,6 +129,13 @@ def write_checkpoint(
         commits=len(frozen.commits),
         garbage=garbage,
         forgotten=forgotten,
+    )
+
+
+def _forget(state: CheckpointedState, before: int, keep_from: int, records_max: int) -> Forgotten:
+    store, log = state.store, state.commit_log
+    return forget_transactions(
+        store, log, before=before, keep_from=keep_from, records_max=records_max
     )
 
 

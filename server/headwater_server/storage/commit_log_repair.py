@@ -10,6 +10,7 @@ from headwater_server.storage.commit_log import (
     SUFFIX,
     CommitRecord,
     pack_header,
+    pack_records,
     unpack_header,
     unpack_record,
 )
@@ -65,7 +66,7 @@ def write_segment(
         rest = iter(records)
         at = RECORD_SIZE
         while chunk := list(itertools.islice(rest, _CHUNK_RECORDS)):
-            file.write_at(at, b"".join([record.pack() for record in chunk]))
+            file.write_at(at, pack_records(chunk))
             at += RECORD_SIZE * len(chunk)
         file.sync()
     finally:

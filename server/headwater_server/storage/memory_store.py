@@ -133,9 +133,7 @@ class MemoryStore:
         self._scans.clear()
         _apply(batch, self._live)
         # A copy: who wrote the batch may add to it and write it again.
-        copy = WriteBatch()
-        copy.operations = list(batch.operations)
-        self._unflushed.append(copy)
+        self._unflushed.append(batch.copy())
 
     def compact(self, family: Family, start: bytes, end: bytes) -> None:
         """Nothing that was overwritten is kept."""
@@ -175,7 +173,7 @@ class MemoryStore:
 
 
 def _apply(batch: WriteBatch, content: _Content) -> None:
-    for operation, key, value in batch.operations:
+    for operation, key, value in batch.operations():
         if operation == PUT:
             content[key] = value
         elif operation == DELETE:

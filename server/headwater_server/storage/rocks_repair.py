@@ -21,7 +21,7 @@ import rocksdict
 
 from headwater_protocol.errors import DamagedFile
 from headwater_server.storage.rocks_store import RocksSettings, RocksStore
-from headwater_server.storage.state_store import PUT, WriteBatch
+from headwater_server.storage.state_store import WriteBatch
 
 _KEY_SIZE_MAX: Final = 256
 """Bytes of a key by which the end of a damaged block is looked for; blocks part well before."""
@@ -72,7 +72,8 @@ def _copy(path: str, new: str, settings: RocksSettings | None) -> tuple[int, int
         batch = WriteBatch()
         size = 0
         for key, value in salvage.entries():
-            batch.operations.append((PUT, key, value))
+            batch.keys.append(key)
+            batch.values.append(value)
             size += len(key) + len(value)
             count += 1
             if len(batch) >= _BATCH_ENTRIES or size >= _BATCH_SIZE:

@@ -26,6 +26,7 @@ For the same reason a batch should be small: a thousand puts hold the interprete
 import errno
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,7 +40,6 @@ from headwater_server.storage.state_store import (
     DELETE,
     DELETE_RANGE,
     FAMILY_END,
-    PUT,
     Family,
     Page,
     WriteBatch,
@@ -405,16 +405,24 @@ class RocksStore:
 
 def _rocks_batch(batch: WriteBatch) -> rocksdict.WriteBatch:
     built = rocksdict.WriteBatch(raw_mode=True)
-    put, delete, delete_range = built.put, built.delete, built.delete_range
-    for operation, key, value in batch.operations:
-        if operation == PUT:
-            put(key, value)
-        elif operation == DELETE:
-            delete(key)
+    keys, values = batch.keys, batch.values
+    begin = 0
+    for place, kind in batch.others.items():
+        if begin < place:
+            _put_all(built, keys[begin:place], values[begin:place])
+        if kind == DELETE:
+            built.delete(keys[place])
         else:
-            assert operation == DELETE_RANGE
-            delete_range(key, value)
+            assert kind == DELETE_RANGE
+            built.delete_range(keys[place], values[place])
+        begin = place + 1
+    _put_all(built, keys[begin:], values[begin:])
     return built
+
+
+def _put_all(built: rocksdict.WriteBatch, keys: list[bytes], values: list[bytes]) -> None:
+    # `map` calls without the interpreter, which would take as long as the call.
+    deque(map(built.put, keys, values), maxlen=0)
 
 
 _PLACE: Final = re.compile(r" in (?P<file>/.+?) offset (?P<offset>\d+)")

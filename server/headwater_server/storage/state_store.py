@@ -47,32 +47,59 @@ DELETE_RANGE: Final = 2
 class WriteBatch:
     """Writes that happen together or not at all, in the order in which they were added.
 
+    Nearly all are puts, in hundreds, so they are lists that a store can go through as they stand.
+
     Attributes:
-        operations: (PUT, stored key, value), (DELETE, stored key, b"") or
-            (DELETE_RANGE, stored start, stored end). A stored key begins with its family's byte.
+        keys: stored keys, each beginning with its family's byte; of a range, where it starts.
+        values: what each of them is set to; b"" for one that is removed; where a range ends.
+        others: what is no put, by its place in the lists, in order: DELETE or DELETE_RANGE.
     """
 
-    __slots__ = ("operations",)
+    __slots__ = ("keys", "others", "values")
 
     def __init__(self) -> None:
-        self.operations: list[tuple[int, bytes, bytes]] = []
+        self.keys: list[bytes] = []
+        self.values: list[bytes] = []
+        self.others: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self.operations)
+        return len(self.keys)
 
     def put(self, family: Family, key: bytes, value: bytes) -> None:
         """Set *key* to *value*."""
-        self.operations.append((PUT, family + key, value))
+        self.keys.append(family + key)
+        self.values.append(value)
 
     def delete(self, family: Family, key: bytes) -> None:
         """Remove *key*; nothing happens if it is not there."""
-        self.operations.append((DELETE, family + key, b""))
+        self.others[len(self.keys)] = DELETE
+        self.put(family, key, b"")
 
     def delete_range(self, family: Family, start: bytes, end: bytes | None) -> None:
         """Remove all keys from *start* up to *end*, which stays; None is the family's end."""
         stored_end = FAMILY_END[family] if end is None else family + end
         if family + start < stored_end:
-            self.operations.append((DELETE_RANGE, family + start, stored_end))
+            self.others[len(self.keys)] = DELETE_RANGE
+            self.put(family, start, stored_end)
+
+    def operations(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Each write by itself: what it is, the stored key, the value."""
+        for place, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
+            yield self.others.get(place, PUT), key, value
+
+    def copy(self) -> "WriteBatch":
+        """The same writes, to which nothing is added any more."""
+        copy = WriteBatch()
+        copy.keys += self.keys
+        copy.values += self.values
+        copy.others.update(self.others)
+        return copy
+
+    def clear(self) -> None:
+        """Begin anew, with the same lists."""
+        self.keys.clear()
+        self.values.clear()
+        self.others.clear()
 
 
 class Page(NamedTuple):
