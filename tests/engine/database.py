@@ -193,5 +193,7 @@ def open_test_log(
         database_id=database_id,
         random=random,
         segment_size=SEGMENT_SIZE,
+        # So small that the replay of a longer log goes on in the files.
+        kept_size_max=SEGMENT_SIZE // 4,
         vouched=vouched,
     )

@@ -15,6 +15,7 @@ def content(table: MemTable) -> dict[str, object]:
     """All that a memtable has, but for what only orders its keys."""
     found = dict(vars(table))
     del found["_sorted"], found["_unsorted"]
+    found["written"] = {commit: list(writes) for commit, writes in table.written.items()}
     found["keys"] = list(table.keys(b"", None))
     found["streams"] = {
         name: (tail.id, tail.base_version, tail.positions, tail.event_ids)
@@ -80,6 +81,27 @@ def test_commits_that_are_in_the_files_are_passed_over_and_a_gap_is_told() -> No
         replay(state, [one_put(9), one_put(11)], path="wal", index=8)
     assert caught.value.details == {"file": "wal", "index": 8}
     assert state.last_commit == 9
+
+
+def test_a_key_is_written_by_several_commits_of_a_run() -> None:
+    database = Database()
+    keys = [b"\x01a", b"\x01b", b"\x01a", b"\x01a"]
+    values = [b"1", b"2", None, b"4"]
+    encoded = [
+        encode_commit(Record(commit, bytes([commit]) * 16, 5, 0, [key, value], 1, [], []))
+        for commit, key, value in zip(range(1, 5), keys, values, strict=True)
+    ]
+    replay(database.engine._state, encoded, path="wal", index=1)
+    table = database.engine._state.active
+    assert list(table.keys(b"", None)) == [b"\x01a", b"\x01b"]
+    found = [table.version_at(b"\x01a", view) for view in range(5)]
+    assert [each and each[:2] for each in found] == [
+        None, (1, b"1"), (1, b"1"), (3, None), (4, b"4"),
+    ]  # fmt: skip
+    assert [record.commit for record in table.commits] == [1, 2, 3, 4]
+    assert table.transactions == {bytes([commit]) * 16: commit for commit in range(1, 5)}
+    # The greatest of those that are made of the time; the others are not of their order.
+    assert table.newest_id == b"\x01" * 16
 
 
 def test_a_commit_that_skips_positions_is_our_mistake() -> None:

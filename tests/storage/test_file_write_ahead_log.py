@@ -7,7 +7,7 @@ told, never cut away.
 
 import contextlib
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import pytest
@@ -18,6 +18,7 @@ from headwater_server.storage.errors import DiskFull, LogFailed
 from headwater_server.storage.file_system import make_durable_directory
 from headwater_server.storage.file_write_ahead_log import (
     COPIES_MAX,
+    KEPT_SIZE_DEFAULT,
     FileWriteAheadLog,
     begin_files,
     check_files,
@@ -26,7 +27,7 @@ from headwater_server.storage.file_write_ahead_log import (
 from headwater_server.storage.log_segment import SEGMENT_HEADER_SIZE, SegmentHeader
 from headwater_server.storage.memory_files import Call, Crash, MemoryFileSystem
 from headwater_server.storage.write_ahead_log import WalIndex, records
-from headwater_server.storage.write_ahead_log_check import Damage
+from headwater_server.storage.write_ahead_log_check import Damage, KeptEntries
 
 DATABASE_ID: Final = b"database-of-test"
 DIRECTORY: Final = "data/wal"
@@ -40,6 +41,7 @@ def open_log(
     kind: type[FileWriteAheadLog] = FileWriteAheadLog,
     segment_size: int = SEGMENT_SIZE,
     vouched: int = 0,
+    kept_size_max: int = KEPT_SIZE_DEFAULT,
 ) -> FileWriteAheadLog:
     return kind.open(
         disk,
@@ -48,6 +50,7 @@ def open_log(
         random=random.Random(1),
         segment_size=segment_size,
         vouched=WalIndex(vouched),
+        kept_size_max=kept_size_max,
     )
 
 
@@ -533,12 +536,60 @@ def test_a_newer_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         open_log(disk)
 
 
-def test_rot_after_open_is_told_by_the_next_read() -> None:
+def test_rot_after_open_is_told_by_the_next_read_of_the_files() -> None:
+    disk, written = sealed_log()
+    log = open_log(disk)
+    again = open_log(disk, kept_size_max=0)
+    disk.flip_bit(segments_of(disk)[1], SEGMENT_HEADER_SIZE + 100)
+    # What the check kept is what it found sound, whatever the file became.
+    assert found_in(log) == written
+    for each in (log, again):
+        with pytest.raises(DamagedFile, match="it changed since open"):
+            found_in(each)
+
+
+def test_what_was_not_kept_is_read_from_the_files() -> None:
+    disk, written = sealed_log()
+    whole = list(open_log(disk, kept_size_max=0).read(START))
+    kept: set[int] = set()
+    for size in range(0, 12_000, 100):
+        log = open_log(disk, kept_size_max=size)
+        kept.add(len(log._kept))
+        assert list(log.read(START)) == whole
+        assert not log._kept
+        assert found_in(log) == written
+    assert kept == set(range(len(whole) + 1))
+    # Without a gap: the second is too large, and the third does not get its place.
+    entries = KeptEntries(3000)
+    for size in (1000, 2000, 10):
+        entries.add(replace(whole[0], body=bytes(size)))
+    assert [len(entry.body) for entry in entries.entries] == [1000]
+
+
+def test_readers_beside_each_other_miss_nothing() -> None:
+    disk, _ = sealed_log()
+    whole = list(open_log(disk, kept_size_max=0).read(START))
+    log = open_log(disk)
+    first = log.read(START)
+    assert [next(first), next(first)] == whole[:2]
+    second = log.read(START)
+    assert next(second) == whole[0]
+    third = log.read(WalIndex(3))
+    assert next(third) == whole[3]
+    assert list(first) == whole[2:]
+    assert list(second) == whole[1:]
+    assert list(third) == whole[4:]
+
+
+def test_with_the_claim_nothing_is_kept_any_more() -> None:
     disk, _ = sealed_log()
     log = open_log(disk)
-    disk.flip_bit(segments_of(disk)[1], SEGMENT_HEADER_SIZE + 100)
-    with pytest.raises(DamagedFile, match="it changed since open"):
-        found_in(log)
+    whole = list(log.read(START))
+    log = open_log(disk)
+    assert log._kept
+    log.claim(log.last_index)
+    assert not log._kept
+    assert list(log.read(START))[:-1] == whole
 
 
 # Check and repair.

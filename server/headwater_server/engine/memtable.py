@@ -174,31 +174,40 @@ class MemTable:
             self.newest_id = transaction
         self.size += _COMMIT_OVERHEAD
 
-    def add_puts(self, records: Sequence[CommitRecord], writes: Sequence[bytes | None]) -> None:
-        """What `put` and `add_commit` do for commits that each wrote one key: key, value, …."""
+    def add_puts(
+        self,
+        records: Sequence[CommitRecord],
+        transactions: Sequence[bytes],
+        writes: Sequence[tuple[bytes | None, ...]],
+    ) -> None:
+        """What `put` and `add_commit` do for commits that each wrote one key and its value.
+
+        *transactions* are the ids that stand in the records.
+        """
         first = self.last_commit + 1
         last = self.last_commit + len(records)
         assert records[0].commit == first, "commit numbers are dense"
         assert records[-1].commit == last
+        assert len(writes) == len(transactions) == len(records)
         chains = self.chains
         written = self.written
+        found = self.transactions
         new_key = self._unsorted.append
-        commit = self.last_commit
+        commit = first
         size = (_VERSION_OVERHEAD + _COMMIT_OVERHEAD) * len(records)
-        members = iter(writes)
-        for key, value in zip(members, members):  # noqa: B905 - as in `put`
+        for put, transaction in zip(writes, transactions):  # noqa: B905 - as in `put`
+            key = put[0]
+            value = put[1]
             assert key is not None
-            commit += 1
             older = chains.get(key)
             if older is None:
                 new_key(key)
             chains[key] = (commit, value, older)
-            written[commit] = [key, value]
+            written[commit] = put
+            found[transaction] = commit
             size += len(key) if value is None else len(key) + len(value)
-        assert commit == last, "one key each"
-        ids = [record.transaction for record in records]
-        self.transactions.update(zip(ids, range(first, last + 1), strict=True))
-        self.newest_id = max([self.newest_id, *[each for each in ids if each < IDS_END]])
+            commit += 1
+        self.newest_id = max([self.newest_id, *[each for each in transactions if each < IDS_END]])
         self.commits += records
         self.last_commit = last
         self.size += size

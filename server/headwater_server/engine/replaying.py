@@ -6,13 +6,17 @@ it took when it was committed (see installing.py), and both leave the same behin
 """
 
 from collections.abc import Sequence
+from itertools import repeat
+from typing import Any, Final
 
 from headwater_protocol.errors import DamagedFile
 from headwater_server.engine import keyspaces
 from headwater_server.engine.installing import install
-from headwater_server.engine.records import record_of, unpack_record
+from headwater_server.engine.records import record_of, unpack_records
 from headwater_server.engine.state import State
 from headwater_server.storage.commit_log import CommitRecord
+
+_new: Final = tuple.__new__
 
 
 def replay(state: State, encoded: Sequence[bytes], *, path: str, index: int) -> None:
@@ -24,25 +28,23 @@ def replay(state: State, encoded: Sequence[bytes], *, path: str, index: int) -> 
     user_end = keyspaces.USER_END
     commit = state.last_commit
     position = state.last_position
-    run: list[CommitRecord] = []
-    run_writes: list[bytes | None] = []
-    for data in encoded:
-        members = unpack_record(data)
+    run: list[tuple[Any, ...]] = []
+    for members in unpack_records(encoded):
         if members[0] == commit + 1:
-            number, transaction, time, user, writes, first_position, events, _ = members
+            writes: tuple[Any, ...] = members[4]
+            events: tuple[Any, ...] = members[6]
             if (
                 not events
                 and len(writes) == 2
                 and writes[0] < user_end
-                and first_position == position + 1
+                and members[5] == position + 1
             ):
-                commit = number
-                run.append(CommitRecord(commit, transaction, time, user, first_position, 0))
-                run_writes += writes
+                commit += 1
+                run.append(members)
                 continue
         if run:
-            state.active.add_puts(run, run_writes)
-            run, run_writes = [], []
+            _install_puts(state, run)
+            run = []
         record = record_of(members)
         if record.commit > commit + 1:
             raise DamagedFile(
@@ -56,4 +58,14 @@ def replay(state: State, encoded: Sequence[bytes], *, path: str, index: int) -> 
             commit = state.last_commit
             position = state.last_position
     if run:
-        state.active.add_puts(run, run_writes)
+        _install_puts(state, run)
+
+
+def _install_puts(state: State, run: Sequence[tuple[Any, ...]]) -> None:
+    """Install commits that follow each other and wrote one key each, given as their members."""
+    columns = list(zip(*run, strict=False))
+    commits, transactions, times, users, writes, positions = columns[:6]
+    # As CommitRecord(…) for each, in a fifth of its time.
+    fields = zip(commits, transactions, times, users, positions, repeat(0), strict=False)
+    records: list[CommitRecord] = list(map(_new, repeat(CommitRecord), fields))
+    state.active.add_puts(records, transactions, writes)

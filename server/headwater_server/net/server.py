@@ -25,7 +25,8 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +63,10 @@ _GC_THRESHOLDS = (10_000, 20, 50)
 """Allocations between collections of the youngest, and how many of those go before an older
 generation's. A memtable is a million objects without a cycle; with Python's own thresholds they
 were looked at again and again, which cost a tenth of the time and pauses of 86 ms."""
+
+_GC_THRESHOLDS_REPLAYING = (500_000, 10, 10)
+"""The same while the log is replayed: above what two full memtables have. Looking at each object
+once was an eighth of a replay; what cycles there may be in a long one are still found."""
 
 _SWITCH_INTERVAL_S = 0.001
 """How long the thread of a checkpoint may keep the interpreter from the one that serves. Python's
@@ -240,16 +245,28 @@ def open_directory(settings: ServerSettings, watch: Watch = unwatched) -> Engine
     def on_progress(count: int) -> None:
         _log.info("replaying the log", records=count)
 
-    return open_engine(
-        RealFileSystem(),
-        settings.data,
-        open_store=RocksStore.open,
-        open_log=partial(_open_log, watch=watch),
-        settings=settings.engine,
-        clock=wall_clock,
-        source=random.Random(),
-        on_progress=on_progress,
-    )
+    with _collecting_rarely():
+        return open_engine(
+            RealFileSystem(),
+            settings.data,
+            open_store=RocksStore.open,
+            open_log=partial(_open_log, watch=watch),
+            settings=settings.engine,
+            clock=wall_clock,
+            source=random.Random(),
+            on_progress=on_progress,
+        )
+
+
+@contextmanager
+def _collecting_rarely() -> Iterator[None]:
+    """Nearly all that a replay makes, the memtable keeps."""
+    before = gc.get_threshold()
+    gc.set_threshold(*_GC_THRESHOLDS_REPLAYING)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _open_log(
@@ -287,6 +304,8 @@ async def serve(
     listeners = Listeners(settings)
     try:
         trust = Trust(time.perf_counter)
+        # Up to the freeze: what was replayed is not looked at even once.
+        gc.set_threshold(*_GC_THRESHOLDS_REPLAYING)
         engine = await trio.to_thread.run_sync(open_directory, settings, trust.watch)
         try:
             listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)

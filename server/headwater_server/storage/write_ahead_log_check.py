@@ -20,7 +20,10 @@ looks like a torn tail. `seal` closes this gap at a clean stop, as does the next
 Nothing here writes.
 """
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from headwater_protocol.errors import DamagedFile
 from headwater_server.storage.log_segment import (
@@ -32,13 +35,16 @@ from headwater_server.storage.log_segment import (
     reason_of,
 )
 from headwater_server.storage.segmented_log import Segment, SegmentedLog
-from headwater_server.storage.write_ahead_log import WalIndex
+from headwater_server.storage.write_ahead_log import WalEntry, WalIndex
 from headwater_server.storage.write_ahead_log_entry import (
     CHAIN_START,
     ChainEnd,
     chain_before,
     unpack,
 )
+
+_KEPT_OVERHEAD: Final = 400
+"""Bytes that an entry takes in memory beside its body: six objects. Of this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +113,30 @@ class LogReport:
     damage: Damage | None
 
 
-def check_log(log: SegmentedLog, *, vouched: WalIndex) -> LogReport:
+class KeptEntries:
+    """The first entries that a check comes by, without a gap, as many as there is room for."""
+
+    def __init__(self, size_max: int) -> None:
+        self.entries: deque[WalEntry] = deque()
+        self._room = size_max
+
+    def add(self, entry: WalEntry) -> None:
+        """Keep the next entry. After one for which there was no room, none is kept."""
+        self._room -= len(entry.body) + _KEPT_OVERHEAD
+        if self._room >= 0:
+            self.entries.append(entry)
+
+
+def check_log(
+    log: SegmentedLog,
+    *,
+    vouched: WalIndex,
+    on_entry: Callable[[WalEntry], None] = lambda _: None,
+) -> LogReport:
     """Walk over every entry of a log that has segments.
 
     *vouched* is an index that the caller knows to have been durable, from a checkpoint say.
+    *on_entry* is called with each of the entries that the report counts, in their order.
     """
     assert log.segments
     last = len(log.segments) - 1
@@ -121,7 +147,7 @@ def check_log(log: SegmentedLog, *, vouched: WalIndex) -> LogReport:
             # Without a right header, the log ends with the segment before.
             damage = _inquest(log, place, 0, chain, reason, sure=True, vouched=vouched)
             return _report(log, max(0, place - 1), replace(walk, chain=chain), damage)
-        walk = _walk(log, segment, chain, walk.entries)
+        walk = _walk(log, segment, chain, walk.entries, on_entry)
         if walk.reason is not None:
             sure = walk.is_misfit or place < last
             damage = _inquest(
@@ -169,7 +195,13 @@ class _Walk:
     is_misfit: bool
 
 
-def _walk(log: SegmentedLog, segment: Segment, chain: ChainEnd, entries: int) -> _Walk:
+def _walk(
+    log: SegmentedLog,
+    segment: Segment,
+    chain: ChainEnd,
+    entries: int,
+    on_entry: Callable[[WalEntry], None],
+) -> _Walk:
     scanner = log.scan(segment)
     reason = None
     is_misfit = False
@@ -185,6 +217,7 @@ def _walk(log: SegmentedLog, segment: Segment, chain: ChainEnd, entries: int) ->
             group = scanner.offset
         chain = chain.then(entry, packed)
         entries += 1
+        on_entry(entry)
     else:
         reason = scanner.problem
         is_misfit = scanner.is_sound
