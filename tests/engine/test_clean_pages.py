@@ -2,6 +2,7 @@
 
 import random
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from headwater_protocol.messages import encode
 from headwater_server.engine import checkpointed, clean_pages, scanning
 from headwater_server.engine.clean_pages import CleanPage, CleanPages, packed_run
 from headwater_server.engine.scanning import scan_page
+from headwater_server.storage.state_store import Page
 from tests.engine.written import Written
 
 
@@ -146,6 +148,32 @@ def test_pages_of_any_size_make_a_scan_that_equals_the_truth(
             written.checkpoint()
             written.store.before_write = lambda: None
         check_some(written, source)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_whether_more_follows_many_deleted_keys_is_found_out_in_few_reads(
+    reverse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Written(random.Random(1))
+    keys = [stored(number) for number in range(1000)]
+    written.commit(dict.fromkeys(keys, b"v"))
+    written.commit(dict.fromkeys(keys[100:900], None))
+    written.checkpoint()
+    reads = 0
+
+    def page(*arguments: Any, **options: Any) -> Page:
+        nonlocal reads
+        reads += 1
+        return read_page(*arguments, **options)
+
+    read_page = written.store.page
+    monkeypatch.setattr(written.store, "page", page)
+    found = scan_page(
+        written.state, b"\x01", b"\x02", 2, limit=100, size_max=10**6, reverse=reverse
+    )
+    assert (found.key_count, found.more) == (100, True)
+    assert found.last == (keys[900] if reverse else keys[99])
+    assert reads <= 1 + 800 / clean_pages.KEYS_MIN + 1
 
 
 def check_some(written: Written, source: random.Random) -> None:

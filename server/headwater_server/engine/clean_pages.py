@@ -46,8 +46,8 @@ KEYS_MIN: Final = 32
 """Keys that are read for a page at least, if there are as many: opening a scan costs the same as
 twelve of them."""
 
-_PAGE_OVERHEAD: Final = 900
-_KEY_OVERHEAD: Final = 60
+_PAGE_OVERHEAD: Final = 400
+_KEY_OVERHEAD: Final = 50
 """Bytes that a page, and a key in it, cost beside the keys and what is packed: headers of objects,
 places in the list and in the array. Measured with tracemalloc on CPython 3.11."""
 

@@ -81,7 +81,8 @@ class SortedKeys:
             high = len(block)
             place += 1
             if end is not None and block[-1] >= end:
-                high = bisect_left(block, end, low)
+                # Often there is nothing: memtables are asked for every range.
+                high = low if block[low] >= end else bisect_left(block, end, low)
                 place = len(self._blocks)
             found += block[low : min(high, low + count_max - len(found))]
             if len(found) >= count_max:
