@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -354,3 +355,46 @@ def test_an_attempt_that_was_cut_off_is_written_again_with_other_commits(batches
     assert written.checkpoint(horizon=written.last_commit).garbage.complete
     written.check()
     assert written.entries(Family.HISTORY) == written.entries(Family.CHANGES) == []
+
+
+def test_a_key_is_looked_up_once_however_many_checkpoints_write_it() -> None:
+    written = Written(random.Random(11))
+    keys = [b"\x01%02d" % number for number in range(30)]
+    asked: list[bytes] = []
+    get_many = written.store.get_many
+
+    def listening(family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        asked.extend(keys if family is Family.LATEST else ())
+        return get_many(family, keys)
+
+    written.store.get_many = listening  # type: ignore[method-assign]
+    for value in (b"1", b"2", b"3"):
+        written.commit(dict.fromkeys(keys, value))
+        written.checkpoint()
+    assert asked == keys
+    # One that was deleted may be gone from the files, so it is looked up again.
+    written.commit({keys[0]: None, keys[1]: b"4"})
+    written.checkpoint(horizon=written.last_commit)
+    written.commit(dict.fromkeys(keys, b"5"))
+    asked.clear()
+    written.checkpoint()
+    assert asked == keys[:1]
+    written.check()
+
+
+def test_what_a_failed_checkpoint_wrote_is_looked_up_again() -> None:
+    written = Written(random.Random(12))
+    keys = [b"\x01%02d" % number for number in range(30)]
+    written.commit(dict.fromkeys(keys, b"1"))
+    written.checkpoint()
+    written.commit(dict.fromkeys(keys, b"2"))
+    written.begin_checkpoint()
+    written.store.beneath.full = True
+    with pytest.raises(DiskFull):
+        written.run_checkpoint()
+    assert not written.checkpointed.recent.found
+    written.checkpointed.reopen()
+    written.store.beneath.full = False
+    written.finish_checkpoint(written.run_checkpoint())
+    written.check()
+    written.crash().check()

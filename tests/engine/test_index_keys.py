@@ -39,7 +39,8 @@ def test_a_key_of_any_size_is_found_in_its_history_key(size: int) -> None:
 
 def packed(changes: list[tuple[int, int, bytes]]) -> bytes:
     return b"".join(
-        commit.to_bytes(8, "big") + change_end(key, flags) for commit, flags, key in changes
+        commit.to_bytes(8, "big") + change_end(history_prefix(key), flags)
+        for commit, flags, key in changes
     )
 
 

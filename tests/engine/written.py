@@ -281,6 +281,8 @@ class Written:
             self.check_keys(view)
             if with_streams:
                 self.check_streams(view)
+        for key, entry in self.checkpointed.recent.found.items():
+            assert self.store.get(Family.LATEST, key) == entry, key
 
     def check_keys(self, view: int) -> None:
         truth, state = self.truth, self.state

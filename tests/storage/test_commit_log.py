@@ -66,17 +66,19 @@ def path_of(commit: int) -> str:
     return f"c/{commit:020d}.commits"
 
 
+@pytest.mark.parametrize("with_events", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 2, 100])
-def test_records_are_packed_one_behind_the_other(count: int) -> None:
+def test_records_are_packed_one_behind_the_other(count: int, with_events: bool) -> None:
     source = random.Random(count)
+    position = source.getrandbits(63)
     given = [
         CommitRecord(
             source.getrandbits(63),
             source.randbytes(16),
             source.getrandbits(63),
-            source.getrandbits(40),
-            source.getrandbits(63),
-            source.getrandbits(32),
+            source.getrandbits(40) if with_events else 0,
+            source.getrandbits(63) if with_events else position,
+            source.getrandbits(32) if with_events else 0,
         )
         for _ in range(count)
     ]

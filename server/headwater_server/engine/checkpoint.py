@@ -91,19 +91,20 @@ def write_checkpoint(
         DiskFull: nothing is lost, and readers saw nothing. Call `state.reopen` from the thread
             that reads, then this again.
     """
-    assert frozen.base_commit == state.applied.commit, "checkpoints follow each other"
-    assert frozen.base_position == state.applied.position
+    assert (frozen.base_commit, frozen.base_position) == state.applied[:2], "they follow each other"
     assert all(a <= b for a, b in itertools.pairwise(views)), "views are sorted"
     horizon = max(state.horizon, min(horizon, frozen.last_commit))
     # Before anything is dropped, so that a reader that asks the horizon is never told too low.
     state.horizon = horizon
     _append_logs(frozen, state, give_way)
+    recent = state.take_recent()
     writer = StateWriter(
         frozen,
         state.store,
         horizon=horizon,
         views=views,
         log_index=log_index,
+        recent=recent,
         give_way=give_way,
         batch_entries_max=batch_entries_max,
     )
@@ -119,6 +120,7 @@ def write_checkpoint(
     records_max = garbage_entries_max + len(frozen.commits)
     forgotten = _forget(state, forget_before, min([horizon, *views]), records_max)
     state.store.flush()
+    state.recent = recent
     # Only now: a crash before the flush brings the index entries back, and they need the records.
     state.commit_log.trim(forgotten.trim_below)
     return CheckpointResult(

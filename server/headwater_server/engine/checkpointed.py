@@ -67,6 +67,7 @@ from headwater_server.engine.index_keys import (
     together_end,
     together_key,
 )
+from headwater_server.engine.recent_entries import RecentEntries
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.state_store import Family, StateStore
@@ -119,6 +120,7 @@ class CheckpointedState:
         horizon: every commit from here on can be read; before it, only at active views.
         newest_id: no transaction id in the files is between this and IDS_END.
         store, event_log, commit_log: the files, for the checkpoint that writes them.
+        recent: what the last checkpoints put into LATEST, for the next one.
     """
 
     def __init__(self, store: StateStore, event_log: EventLog, commit_log: CommitLog) -> None:
@@ -130,6 +132,7 @@ class CheckpointedState:
         ids = store.scan(Family.TRANSACTIONS, b"", IDS_END, reverse=True)
         newest = next(ids, None)
         self.newest_id = b"" if newest is None else together_end(newest[0])
+        self.recent = RecentEntries()
         self._clean_pages = CleanPages()
         # The newest versions of keys that were read, for who reads them again.
         self._newest: dict[bytes, Stored] = {}
@@ -166,8 +169,18 @@ class CheckpointedState:
         """
         self._clean_pages.forget_all()
         self._newest.clear()
+        self.recent = RecentEntries()
         self.store.reopen()
         assert read_applied(self.store).commit >= self.applied.commit, "what was flushed stays"
+
+    def take_recent(self) -> RecentEntries:
+        """What is `recent`, for a checkpoint that puts it back once it is durable.
+
+        One that is not has left nothing behind: what it wrote may be lost.
+        """
+        taken, self.recent = self.recent, RecentEntries()
+        taken.make_room()
+        return taken
 
     # Keys.
 

@@ -202,6 +202,7 @@ class Rewrite:
             entry = store.get(Family.LATEST, key)
             if entry is not None:
                 batch.delete(Family.LATEST, key)
+                self.files.recent.forget(key)
             self.unmasked.append(position)
         store.write(batch)
         store.flush()

@@ -37,6 +37,7 @@ from headwater_server.engine.index_keys import (
 )
 from headwater_server.engine.memtable import MemTable, Version
 from headwater_server.engine.pacing import GiveWay
+from headwater_server.engine.recent_entries import RecentEntries
 from headwater_server.engine.sorting import chunks, sorted_parts
 from headwater_server.engine.store_batches import StoreBatches
 from headwater_server.storage.state_store import Family, StateStore
@@ -45,7 +46,7 @@ CHANGES_MAX: Final = 512
 """Changes in one entry. Garbage collection reads the last entry of a run once more in the next."""
 
 CHANGES_SIZE_MAX: Final = 64 * 1024
-"""Bytes with which an entry of changes ends: keys may be large."""
+"""Bytes of an entry with more than one change: keys may be large."""
 
 _LOOKUPS: Final = 64
 """Keys that are looked up in one call, and written before others may have the interpreter."""
@@ -60,6 +61,7 @@ class VersionWriter:
 
     Args:
         heads: `version_heads` of all its commits.
+        recent: what earlier checkpoints put into LATEST; what this one puts is added.
 
     Attributes:
         keys: keys whose newest version was written.
@@ -73,6 +75,7 @@ class VersionWriter:
         store: StateStore,
         batches: StoreBatches,
         heads: bytes,
+        recent: RecentEntries,
         *,
         horizon: int,
         views: Sequence[int],
@@ -84,6 +87,7 @@ class VersionWriter:
         self._first = frozen.base_commit + 1
         self._base_packed = NUMBER.pack(frozen.base_commit)
         self._heads = heads
+        self._recent = recent
         self._horizon = horizon
         self._views = views
         self._give_way = give_way
@@ -93,6 +97,7 @@ class VersionWriter:
         # By commit the change that it made, and the others of a commit that made several.
         self._changes = [b""] * (frozen.last_commit - frozen.base_commit)
         self._more_changes: dict[int, list[bytes]] = {}
+        self._entries = 0
         self.keys = 0
         self.versions = 0
         self.changes = 0
@@ -103,13 +108,20 @@ class VersionWriter:
         """Write all versions that are needed, and note the changes."""
         for part in sorted_parts(self._chains, self._give_way):
             for keys in chunks(part, _LOOKUPS):
-                stored = self._store.get_many(Family.LATEST, keys)
-                for key, entry in zip(keys, stored, strict=True):
-                    self._batches.end_item(self._write_key(key, entry))
+                found = self._recent.found
+                missing = [key for key in keys if key not in found]
+                stored: dict[bytes, bytes | None] = {}
+                if missing:
+                    entries = self._store.get_many(Family.LATEST, missing)
+                    stored = dict(zip(missing, entries, strict=True))
+                for key in keys:
+                    recent = found.get(key)
+                    entry = stored[key] if recent is None else recent
+                    self._batches.end_item(self._write_key(key, entry, recent))
                 self._give_way()
 
-    def _write_key(self, key: bytes, entry: bytes | None) -> int:
-        """Put all entries of a key; returns their size in bytes, about."""
+    def _write_key(self, key: bytes, entry: bytes | None, recent: bytes | None) -> int:
+        """Put all entries of a key, whose stored one is *entry*; returns their size, about."""
         commit, value, older = self._chains[key]
         stored = 0
         if entry is not None and entry[:_NUMBER_SIZE] > self._base_packed:
@@ -119,9 +131,10 @@ class VersionWriter:
                 # An attempt before this one has written it.
                 return 0
         horizon, views = self._horizon, self._views
-        prefix = _HISTORY + history_prefix(key)
+        prefix = history_prefix(key)
         # Nearly all changes end like this; the others are put together each.
-        end = change_end(key, CHANGE_EXISTS | CHANGE_REPLACED)
+        end = change_end(prefix, CHANGE_EXISTS | CHANGE_REPLACED)
+        stored_prefix = _HISTORY + prefix
         looked_at = False
         size = 0
         newer, exists = commit, value is not None
@@ -135,26 +148,35 @@ class VersionWriter:
                 size += len(packed)
                 looked_at = looked_at or newer == commit
                 self._keep(
-                    prefix, packed, newer, end if exists else change_end(key, CHANGE_REPLACED)
+                    stored_prefix,
+                    packed,
+                    newer,
+                    end if exists else change_end(prefix, CHANGE_REPLACED),
                 )
             newer, exists = replaced, content is not None
         if entry is None:
             if newer > horizon:
-                self._note(newer, change_end(key, CHANGE_EXISTS if exists else 0))
+                self._note_change(newer, change_end(prefix, CHANGE_EXISTS if exists else 0))
         elif newer > horizon or is_needed(latest_commit(entry), newer, horizon, views):
             size += len(entry)
             looked_at = looked_at or newer == commit
-            self._keep(prefix, entry, newer, end if exists else change_end(key, CHANGE_REPLACED))
+            self._keep(
+                stored_prefix, entry, newer, end if exists else change_end(prefix, CHANGE_REPLACED)
+            )
         if value is None and commit <= horizon:
             if entry is None and not self._kept:
                 # Made and deleted, and nobody can see that it ever was.
                 return 0
             if not looked_at:
                 # Garbage collection must see the deletion, or it would stay for good.
-                self._note(commit, change_end(key, 0))
+                self._note_change(commit, change_end(prefix, 0))
         latest = self._packed(commit, value)
         self._batches.keys.append(_LATEST + key)
         self._batches.values.append(latest)
+        if value is not None:
+            self._recent.put(key, latest, recent)
+        elif recent is not None:
+            self._recent.forget(key)
         self._put_kept()
         self.keys += 1
         return size + len(latest)
@@ -166,11 +188,14 @@ class VersionWriter:
             return self._heads[at : at + _NUMBER_SIZE] + DELETED
         return self._heads[at : at + HEAD_SIZE] + value
 
-    def _keep(self, prefix: bytes, version: bytes, until: int, change: bytes) -> None:
-        at = HEAD_SIZE * (until - self._first)
-        self._kept_keys.append(prefix + self._heads[at : at + _NUMBER_SIZE])
+    def _keep(self, prefix: bytes, version: bytes, until: int, end: bytes) -> None:
+        """Keep a version until a commit, and note the change, by what follows that commit in it."""
+        place = until - self._first
+        at = HEAD_SIZE * place
+        number = self._heads[at : at + _NUMBER_SIZE]
+        self._kept_keys.append(prefix + number)
         self._kept.append(version)
-        self._note(until, change)
+        self._note(place, number + end)
 
     def _put_kept(self) -> None:
         """Put the older versions of a key, the oldest first, as they will stand."""
@@ -187,11 +212,13 @@ class VersionWriter:
 
     # Changes.
 
-    def _note(self, commit: int, end: bytes) -> None:
+    def _note_change(self, commit: int, end: bytes) -> None:
         """Note a change, by what follows the commit in it."""
         place = commit - self._first
         at = HEAD_SIZE * place
-        change = self._heads[at : at + _NUMBER_SIZE] + end
+        self._note(place, self._heads[at : at + _NUMBER_SIZE] + end)
+
+    def _note(self, place: int, change: bytes) -> None:
         if self._changes[place]:
             self._more_changes.setdefault(place, []).append(change)
         else:
@@ -200,6 +227,7 @@ class VersionWriter:
 
     def _note_again(self, key: bytes, stored: int) -> None:
         """Note the changes of a key that an attempt before this one has written."""
+        prefix = history_prefix(key)
         version: Version | None = self._chains[key]
         while version is not None:
             commit, value, version = version
@@ -207,32 +235,38 @@ class VersionWriter:
                 kept = self._store.get(Family.HISTORY, history_key(key, commit))
                 flags = 0 if value is None else CHANGE_EXISTS
                 flags |= 0 if kept is None else CHANGE_REPLACED
-                self._note(commit, change_end(key, flags))
+                self._note_change(commit, change_end(prefix, flags))
 
     def write_changes(self, *, interrupted: bool) -> None:
         """Write all changes; *interrupted* if an attempt before this one may have written some."""
         if interrupted:
             # Its entries may end elsewhere than ours. All that they tell of is told again.
             self._batches.delete_range(Family.CHANGES, changes_key(self._first), None)
-        together: list[bytes] = []
-        size = number = last = 0
-        for place, first in enumerate(self._changes):
-            if not first:
-                continue
-            last = self._first + place
-            changes = [first, *self._more_changes.get(place, ())] if self._more_changes else [first]
-            for change in changes:
-                together.append(change)
-                size += len(change)
-                if len(together) >= CHANGES_MAX or size >= CHANGES_SIZE_MAX:
-                    self._put_changes(together, last, number)
-                    together.clear()
-                    number += 1
-                    size = 0
-        if together:
-            self._put_changes(together, last, number)
+        for start in range(0, len(self._changes), CHANGES_MAX):
+            changes = [each for each in self._changes[start : start + CHANGES_MAX] if each]
+            if self._more_changes:
+                changes = self._with_more(start)
+            for first in range(0, len(changes), CHANGES_MAX):
+                self._put_changes(changes[first : first + CHANGES_MAX])
 
-    def _put_changes(self, changes: list[bytes], last: int, number: int) -> None:
-        self._batches.put(Family.CHANGES, changes_entry_key(last, number), b"".join(changes))
+    def _with_more(self, start: int) -> list[bytes]:
+        """All changes of the next CHANGES_MAX commits, in their order."""
+        changes: list[bytes] = []
+        for place, change in enumerate(self._changes[start : start + CHANGES_MAX], start):
+            if change:
+                changes.append(change)
+                changes += self._more_changes.get(place, ())
+        return changes
+
+    def _put_changes(self, changes: list[bytes]) -> None:
+        entry = b"".join(changes)
+        if len(entry) > CHANGES_SIZE_MAX and len(changes) > 1:
+            middle = len(changes) // 2
+            self._put_changes(changes[:middle])
+            self._put_changes(changes[middle:])
+            return
+        last = changes[-1][:_NUMBER_SIZE]
+        self._batches.put(Family.CHANGES, changes_entry_key(last, self._entries), entry)
+        self._entries += 1
         # A batch each: where this is compiled, the store is what lets other threads run between.
         self._batches.write()

@@ -24,12 +24,10 @@ It is cut off by the first append and not before, so that opening alone destroys
 import bisect
 import itertools
 import struct
-import sys
 import zlib
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from headwater_protocol.errors import DamagedFile, FormatTooNew, HistoryGone, NoSuchCommit
 from headwater_protocol.limits import NUMBER_MAX
@@ -436,23 +434,29 @@ def pack_records(records: Sequence[CommitRecord]) -> bytes:
     assert len(ids) == 2 * len(records), "ids have 16 bytes"
     longs[0::8] = ids[0::2]
     longs[1::8] = ids[1::2]
-    for place, column in enumerate((commits, times, users, first_positions), 2):
-        longs[place::8] = _big_endian("Q", column)
+    longs[2::8] = _packed("Q", commits)
+    longs[3::8] = _packed("Q", times)
+    if any(users):
+        longs[4::8] = _packed("Q", users)
     words = memoryview(data).cast("I")
-    words[12::16] = _big_endian("I", event_counts)
+    if any(event_counts):
+        longs[5::8] = _packed("Q", first_positions)
+        words[12::16] = _packed("I", event_counts)
+    else:
+        # Without events, the next one to come is the same for all.
+        assert first_positions[0] == first_positions[-1]
+        same = struct.pack(">Q", first_positions[0]) * len(records)
+        longs[5::8] = memoryview(same).cast("Q")
     fields = bytes(data)
     crc32 = zlib.crc32
     crcs = [crc32(fields[at : at + _CRC_AT]) for at in range(0, len(fields), RECORD_SIZE)]
-    words[15::16] = _big_endian("I", crcs)
+    words[15::16] = _packed("I", crcs)
     return bytes(data)
 
 
-def _big_endian(size: str, numbers: Sequence[int]) -> "memoryview[int]":
-    """Numbers of "Q", eight bytes each, or "I", four, as they are stored."""
-    packed = array(size, numbers)
-    if sys.byteorder == "little":
-        packed.byteswap()
-    return memoryview(packed)
+def _packed(size: Literal["Q", "I"], numbers: Sequence[int]) -> "memoryview[int]":
+    """Numbers of "Q", eight bytes each, or "I", four, as they are stored, to copy them as such."""
+    return memoryview(struct.pack(f">{len(numbers)}{size}", *numbers)).cast(size)
 
 
 def unpack_record(data: bytes, offset: int) -> CommitRecord | None:

@@ -173,7 +173,8 @@ class MemoryStore:
 
 
 def _apply(batch: WriteBatch, content: _Content) -> None:
-    for operation, key, value in batch.operations():
+    for place, (key, value) in enumerate(zip(batch.keys, batch.values, strict=True)):
+        operation = batch.others.get(place, PUT)
         if operation == PUT:
             content[key] = value
         elif operation == DELETE:

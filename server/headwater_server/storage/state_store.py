@@ -82,11 +82,6 @@ class WriteBatch:
             self.others[len(self.keys)] = DELETE_RANGE
             self.put(family, start, stored_end)
 
-    def operations(self) -> Iterator[tuple[int, bytes, bytes]]:
-        """Each write by itself: what it is, the stored key, the value."""
-        for place, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
-            yield self.others.get(place, PUT), key, value
-
     def copy(self) -> "WriteBatch":
         """The same writes, to which nothing is added any more."""
         copy = WriteBatch()
