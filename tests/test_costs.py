@@ -35,8 +35,8 @@ GROUPED_PUT_CALLS_MAX = 60
 APPEND_CALLS_MAX = 165
 APPEND_MANY_CALLS_MAX = 892
 TRANSACTION_CALLS_MAX = 203
-MEMTABLE_SCAN_CALLS_MAX = 240
-SCAN_CALLS_MAX = 34
+MEMTABLE_SCAN_CALLS_MAX = 138
+SCAN_CALLS_MAX = 32
 # Of a checkpoint, for each put: calls, and entries of the state store. One is the version, and half
 # of these ids are not made of the time, so they stand by themselves.
 CHECKPOINT_CALLS_MAX = 21

@@ -9,23 +9,36 @@ two, with numbers of a fixed width:
 
     … cf  time 8 | cf  first 8 | cf  last 8 | 81  stream | cf  version 8 | 90
           time,        first,        last,    {   stream:      version}], []]]
+
+    size 4 | 93 ce  request id 4 | 00 93 cf  commit 8 | dc  members 2 | key, value, … | c2 or c3
+             [      request_id,    OK, [     commit,    [               key, value, …],  more]]
 """
 
 from struct import Struct
 from typing import Any, Final
 
+from headwater_protocol.limits import PAGE_ITEMS_MAX
+
 _pack_committed: Final = Struct(">6sI3sQBQ3s").pack
 _pack_executed: Final = Struct(">6sI4sQBQ4s").pack
+_pack_begun: Final = Struct(">6sI3sQ").pack
 _pack_appended: Final = Struct(">I2sI3sQBQBQBQ").pack
 _pack_appended_in_execute: Final = Struct(">I2sI4sQBQBQBQ").pack
 _pack_version: Final = Struct(">BQ").pack
 _pack_value: Final = Struct(">I2sI2sB").pack
+_pack_scanned: Final = Struct(">I2sI3sQBH").pack
 
 _VALUE_SIZE_MAX: Final = 255
 """Bytes of a value whose length msgpack tells in one byte."""
 
 _OF_STREAM: Final = [bytes([0x81, 0xA0 | size]) for size in range(32)]
 """What stands before the name of the only stream of an answer, by the name's size."""
+
+
+def begun_frame(request_id: int, view: int) -> bytes:
+    """The answer to a begin: [view]."""
+    frame: bytes = _pack_begun(b"\0\0\0\x11\x93\xce", request_id, b"\x00\x91\xcf", view)
+    return frame
 
 
 def commit_answer(request_id: int, committed: list[Any]) -> bytes | None:
@@ -118,3 +131,20 @@ def value_frame(request_id: int, value: bytes) -> bytes | None:
         return None
     head: bytes = _pack_value(size + 9, b"\x93\xce", request_id, b"\x00\xc4", size)
     return head + value
+
+
+def scanned_frame(
+    request_id: int, commit: int, key_count: int, members: bytes, *, more: bool
+) -> bytes:
+    """The answer to a scan: keys and values in turn, which are msgpack already."""
+    assert key_count <= PAGE_ITEMS_MAX, "so the count of both fits two bytes"
+    head: bytes = _pack_scanned(
+        len(members) + 21,
+        b"\x93\xce",
+        request_id,
+        b"\x00\x93\xcf",
+        commit,
+        0xDC,
+        2 * key_count,
+    )
+    return b"".join((head, members, b"\xc3" if more else b"\xc2"))

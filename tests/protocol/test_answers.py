@@ -1,15 +1,17 @@
 import pytest
 
 from headwater_protocol.answers import (
+    begun_frame,
     commit_answer,
     committed_frame,
     execute_answer,
     executed_frame,
+    scanned_frame,
     value_frame,
 )
 from headwater_protocol.frames import FrameSplitter
-from headwater_protocol.limits import NUMBER_MAX, REQUEST_ID_MAX
-from headwater_protocol.messages import decode
+from headwater_protocol.limits import NUMBER_MAX, PAGE_ITEMS_MAX, REQUEST_ID_MAX
+from headwater_protocol.messages import decode, encode
 
 IDS = (1, 127, 128, REQUEST_ID_MAX)
 NUMBERS = (1, 255, 2**32, NUMBER_MAX)
@@ -18,6 +20,12 @@ NUMBERS = (1, 255, 2**32, NUMBER_MAX)
 def message(frame: bytes) -> object:
     [body] = FrameSplitter().feed(frame)
     return decode(body, 2**16, 2**16)
+
+
+@pytest.mark.parametrize("request_id", IDS)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_begin_is_answered_as_the_protocol_has_it(request_id: int, number: int) -> None:
+    assert message(begun_frame(request_id, number)) == [request_id, 0, [number]]
 
 
 @pytest.mark.parametrize("request_id", IDS)
@@ -67,3 +75,13 @@ def test_a_small_value_is_answered_as_the_protocol_has_it(request_id: int, size:
 
 def test_a_large_value_has_no_frame_of_a_fixed_form() -> None:
     assert value_frame(1, bytes(256)) is None
+
+
+@pytest.mark.parametrize("request_id", IDS)
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 100, PAGE_ITEMS_MAX])
+@pytest.mark.parametrize("more", [False, True])
+def test_a_scan_is_answered_as_the_protocol_has_it(request_id: int, count: int, more: bool) -> None:
+    items = [b"key", b"value"] * count
+    packed = b"".join(map(encode, items))
+    frame = scanned_frame(request_id, NUMBER_MAX, count, packed, more=more)
+    assert message(frame) == [request_id, 0, [NUMBER_MAX, items, more]]

@@ -212,7 +212,7 @@ def _add_layered(
         if place < high and keys[place] == key:
             # Often so where the memtable has most keys.
             place += 1
-        else:
+        elif place < high:
             behind = _place_behind(keys, key, place, high, reverse)
             before = behind - 1 if behind > place and keys[behind - 1] == key else behind
             if before > place:

@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from headwater_protocol.answers import commit_answer, execute_answer, value_frame
+from headwater_protocol.answers import (
+    begun_frame,
+    commit_answer,
+    execute_answer,
+    scanned_frame,
+    value_frame,
+)
 from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import InvalidArgument, TooLarge, TooMany
 from headwater_protocol.limits import BODY_SIZE_MAX, CREDIT_MAX, KIB, PROTOCOL_VERSION
@@ -29,8 +35,6 @@ Handler = Callable[["Session", int, list[Any]], bytes | None]
 
 RESULTS_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
 """Bytes of the results of an execute: with the commit's own answer they must fit a body."""
-
-_THREE_MEMBERS: Final = array_header(3)
 
 
 # Saying hello.
@@ -93,7 +97,7 @@ def begin(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
         read_only=read_only,
         at_commit=at_commit,
     )
-    return session.connection.answer(request_id, [opened.view])
+    return session.connection.answer_frame(request_id, begun_frame(request_id, opened.view))
 
 
 def write(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
@@ -225,6 +229,15 @@ def _read(name: str, session: "Session", request_id: int, arguments: list[Any]) 
     return session.connection.answer_encoded(request_id, *READS[name](reader, arguments[1:-1]))
 
 
+def scan(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+    """A page of keys, which is packed as it goes out."""
+    transaction, start, end, limit, reverse, at_commit = arguments
+    reader = _reader(session, transaction, at_commit)
+    page = reader.scan(start, end, limit, reverse)
+    frame = scanned_frame(request_id, reader.view, page.key_count, page.packed, more=page.more)
+    return session.connection.answer_frame(request_id, frame)
+
+
 def _get_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     return [encode(reader.get(arguments[0]))]
 
@@ -233,7 +246,7 @@ def _scan_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     start, end, limit, reverse = arguments
     page = reader.scan(start, end, limit, reverse)
     return [
-        _THREE_MEMBERS,
+        array_header(3),
         encode(reader.view),
         array_header(2 * page.key_count),
         page.packed,
@@ -455,7 +468,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "execute": execute,
     "status": status,
     "get": get,
-    "scan": partial(_read, "scan"),
+    "scan": scan,
     "read_stream": partial(_read, "read_stream"),
     "read_all": partial(_read, "read_all"),
     "load": partial(_read, "load"),
