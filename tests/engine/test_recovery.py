@@ -30,7 +30,7 @@ def everything(database: Database) -> tuple[Any, ...]:
     engine = database.engine
     views = range(engine.oldest_readable, engine.published + 1)
     return (
-        [engine.reader(view).scan(b"", None, 10_000, False) for view in views],
+        [engine.reader(view).scan(b"", None, 10_000, False).items for view in views],
         [engine.reader(view).read_all(0, EVERYTHING, 10_000, False).events for view in views],
         [engine.reader(view).load("account-a", "", 0) for view in views],
         engine.read_commits(0, 10_000),
