@@ -39,7 +39,7 @@ MEMTABLE_SCAN_CALLS_MAX = 138
 SCAN_CALLS_MAX = 32
 # Of a checkpoint, for each put: calls, and entries of the state store. One is the version, and half
 # of these ids are not made of the time, so they stand by themselves.
-CHECKPOINT_CALLS_MAX = 21
+CHECKPOINT_CALLS_MAX = 18
 CHECKPOINT_ENTRIES_MAX = 1.6
 
 

@@ -4,7 +4,6 @@ An id that is made of the time stands in one entry with the others of its 16 ms.
 over all commits first, so that each such entry is looked up and written once.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 from headwater_server.engine.index_keys import (
@@ -25,6 +24,9 @@ from headwater_server.storage.state_store import Family, StateStore
 
 _RECORDS: Final = 256
 """Commits that are gathered before others may have the interpreter."""
+
+_ASKED_MAX: Final = 16
+"""Ids of several entries that are asked one by one where they belong."""
 
 _LOOKUPS: Final = 8
 """Entries of 24 KiB at most that are looked up in one call, and written in one batch."""
@@ -73,7 +75,7 @@ class TransactionWriter:
             self._batches.end_item(0)
         self._batches.write()
 
-    def _gather(self, ids: Sequence[bytes], at: int, together: dict[bytes, list[bytes]]) -> None:
+    def _gather(self, ids: list[bytes], at: int, together: dict[bytes, list[bytes]]) -> None:
         """Add ids with their commits, whose heads begin at *at*, to those of the same 16 ms."""
         heads = self._heads
         lowest, highest = min(ids), max(ids)
@@ -83,6 +85,12 @@ class TransactionWriter:
             for transaction in ids:
                 values.append(transaction + heads[at : at + _NUMBER_SIZE])
                 at += HEAD_SIZE
+            return
+        if len(ids) > _ASKED_MAX:
+            # Ids come in the order of time, nearly, so that one half or both are of one entry.
+            middle = len(ids) // 2
+            self._gather(ids[:middle], at, together)
+            self._gather(ids[middle:], at + HEAD_SIZE * middle, together)
             return
         for transaction in ids:
             number = heads[at : at + _NUMBER_SIZE]

@@ -124,7 +124,7 @@ class VersionWriter:
         """Put all entries of a key, whose stored one is *entry*; returns their size, about."""
         commit, value, older = self._chains[key]
         stored = 0
-        if entry is not None and entry[:_NUMBER_SIZE] > self._base_packed:
+        if recent is None and entry is not None and entry[:_NUMBER_SIZE] > self._base_packed:
             stored = latest_commit(entry)
             self._note_again(key, stored)
             if commit <= stored:
