@@ -17,12 +17,12 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from headwater_protocol.messages import bin_header
+from headwater_protocol.messages import BIN_HEADERS, bin_header
 
 _LOW: Final = 2**32
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
-_SMALL_NUMBERS: Final = [bytes([number]) for number in range(128)]
+_SMALL_NUMBERS: Final[list[bytes]] = [_pack(number) for number in range(256)]
 _TEN_MEMBERS: Final = b"\x9a"
 _ID_HEADER: Final = b"\xc4\x10"
 _NO_METADATA_NO_TAGS: Final = b"\xc4\x00\x90"
@@ -108,6 +108,7 @@ def encode_events(
         given_id: bytes | None = event[0]
         event_type: str = event[1]
         data: bytes = event[2]
+        size = len(data)
         metadata: bytes = event[3]
         if event_type != last_type:
             last_type, of_type = event_type, _pack(event_type)
@@ -125,7 +126,7 @@ def encode_events(
                     of_commit,
                     ids[place] if given_id is None else given_id,
                     of_type,
-                    bin_header(len(data)),
+                    BIN_HEADERS[size] if size < 256 else bin_header(size),
                     data,
                     end,
                 )
@@ -139,6 +140,9 @@ def _packed_numbers(first: int, count: int) -> list[bytes]:
     end = first + count
     if end <= len(_SMALL_NUMBERS):
         return _SMALL_NUMBERS[first:end]
+    if len(_SMALL_NUMBERS) <= first and end <= 1 << 16:
+        block = struct.pack(f">{count}H", *range(first, end))
+        return [b"\xcd" + block[at : at + 2] for at in range(0, 2 * count, 2)]
     if first < 1 << 16 or end > _LOW:
         return [_pack(number) for number in range(first, end)]
     block = struct.pack(f">{count}I", *range(first, end))

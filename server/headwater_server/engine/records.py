@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from msgpack import Packer, unpackb
 
-from headwater_protocol.messages import array_header, bin_header
+from headwater_protocol.messages import BIN_HEADERS, array_header, bin_header
 
 _pack: Final = Packer(use_bin_type=True, autoreset=True).pack
 
@@ -50,7 +50,8 @@ def encode_commit(record: Record) -> bytes:
     parts = _encoded_writes(commit, transaction, time, user, writes, first_position)
     parts.append(array_header(len(events)))
     for event in events:
-        parts.append(bin_header(len(event)))
+        size = len(event)
+        parts.append(BIN_HEADERS[size] if size < 256 else bin_header(size))
         parts.append(event)
     # Most events have no id of their own.
     parts.append(_pack(event_ids) if event_ids else _NONE)
@@ -89,7 +90,8 @@ def _encoded_writes(
         if member is None:
             parts.append(_NIL)
         else:
-            parts.append(bin_header(len(member)))
+            size = len(member)
+            parts.append(BIN_HEADERS[size] if size < 256 else bin_header(size))
             parts.append(member)
     position: bytes = _pack_position(0xCF, first_position)
     parts.append(position)
