@@ -298,18 +298,14 @@ class CheckpointedState:
         """
         if after >= self.applied.commit:
             return None
-        by_key = (
-            (key, latest_commit(entry)) for key, entry in self.store.scan(Family.LATEST, start, end)
-        )
+        by_key = self._newest_commits(start, end)
         if after < self.horizon:
             # CHANGES has all commits from the horizon on only.
-            return next((item for item in by_key if item[1] > after), None)
-        by_commit = (
-            (commit, key)
-            for _, entry in self.store.scan(Family.CHANGES, changes_key(after + 1))
-            for commit, _, key in parse_changes(entry)
-            if commit > after
-        )
+            for key, commit in by_key:
+                if commit > after:
+                    return key, commit
+            return None
+        by_commit = self._changes_after(after)
         # The range may hold few keys or all; there may be few commits since or many. Both
         # indexes answer the question, so each is asked in turn until one is through: this
         # costs at most twice the cheaper one, without guessing which that is.
@@ -324,6 +320,18 @@ class CheckpointedState:
                     return key, commit
             if len(keys) < RACE_STEPS or len(changes) < RACE_STEPS:
                 return None
+
+    def _newest_commits(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
+        """The keys of a range, each with the commit that wrote it last."""
+        for key, entry in self.store.scan(Family.LATEST, start, end):
+            yield key, latest_commit(entry)
+
+    def _changes_after(self, after: int) -> Iterator[tuple[int, bytes]]:
+        """Commits after one, and the keys that each changed, in the order of commits."""
+        for _, entry in self.store.scan(Family.CHANGES, changes_key(after + 1)):
+            for commit, _, key in parse_changes(entry):
+                if commit > after:
+                    yield commit, key
 
     def _version_before(self, key: bytes, view: int) -> Stored | None:
         start, end = history_key(key, view + 1), history_key(key, NUMBER_END)
