@@ -53,7 +53,10 @@ GATHERINGS_MAX: Final = 8
 
 LINGER_S: Final = 0.001
 """Seconds that a lone client's next request is waited for, outside of the event loop: the least
-that epoll can wait. Timers are late by as much, at most LOOKS_MAX times in a row."""
+that epoll can wait. Timers are late by as much, at most LINGERS_MAX times in a row."""
+
+LINGERS_MAX: Final = 16
+"""How often a lone client is waited for before other tasks get their turn: some milliseconds."""
 
 PROMPT_WAKE_UPS_MIN: Final = 3
 """Wake-ups in a row that came within LINGER_S, after which the next one is expected to."""
@@ -126,7 +129,7 @@ class PlainSockets:
             await trio.lowlevel.wait_readable(descriptor)
             self._note_wake_up()
             linger_s = 0.0
-            for _ in range(LOOKS_MAX):
+            for looks in range(1, LINGERS_MAX + 1):
                 ready = self._readiness.ready(linger_s)
                 if linger_s and not ready:
                     self._prompt_wake_ups = -WAKE_UPS_AFTER_A_VAIN_WAIT
@@ -141,6 +144,8 @@ class PlainSockets:
                 linger_s = 0.0
                 if len(ready) >= READY_MIN:
                     self._served_last = None
+                    if looks >= LOOKS_MAX:
+                        break
                 elif ready and self._is_alone(ready[0][0]) and self._may_linger():
                     linger_s = LINGER_S
                 else:
