@@ -14,6 +14,7 @@ two, with numbers of a fixed width:
              [      request_id,    OK, [     commit,    [               key, value, …],  more]]
 """
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final
 
@@ -48,37 +49,32 @@ def commit_answer(request_id: int, committed: list[Any]) -> bytes | None:
     """
     if committed[2] is None:
         return committed_frame(request_id, committed[0], committed[1])
-    stream = _stream_of(committed[4])
-    if stream is None:
-        return None
-    head: bytes = _pack_appended(
-        44 + len(stream),
-        b"\x93\xce",
-        request_id,
-        b"\x00\x95\xcf",
-        committed[0],
-        0xCF,
-        committed[1],
-        0xCF,
-        committed[2],
-        0xCF,
-        committed[3],
-    )
-    return head + stream
+    return _appended_frame(_pack_appended, b"\x00\x95\xcf", b"", request_id, committed)
 
 
 def execute_answer(request_id: int, committed: list[Any]) -> bytes | None:
     """The same for an execute that read nothing."""
     if committed[2] is None:
         return executed_frame(request_id, committed[0], committed[1])
+    opening = b"\x00\x92\x95\xcf"
+    return _appended_frame(_pack_appended_in_execute, opening, b"\x90", request_id, committed)
+
+
+def _appended_frame(
+    pack: Callable[..., bytes], opening: bytes, ending: bytes, request_id: int, committed: list[Any]
+) -> bytes | None:
+    """The answer to a commit that appended to one stream with a short name; else None.
+
+    What stands between *opening* and *ending* is the same for both kinds of commits.
+    """
     stream = _stream_of(committed[4])
     if stream is None:
         return None
-    head: bytes = _pack_appended_in_execute(
-        46 + len(stream),
+    head = pack(
+        41 + len(opening) + len(stream) + len(ending),
         b"\x93\xce",
         request_id,
-        b"\x00\x92\x95\xcf",
+        opening,
         committed[0],
         0xCF,
         committed[1],
@@ -87,7 +83,7 @@ def execute_answer(request_id: int, committed: list[Any]) -> bytes | None:
         0xCF,
         committed[3],
     )
-    return head + stream + b"\x90"
+    return head + stream + ending
 
 
 def _stream_of(versions: dict[str, int]) -> bytes | None:
