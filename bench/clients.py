@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import headwater
-from headwater.codec import RawCodec
+from headwater.codecs.codec import RawCodec
 
 VALUE: Final = bytes(100)
 DATA: Final = bytes(200)

@@ -205,11 +205,12 @@ def test_tests_mirror_the_source_tree() -> None:
         "cli": ["client/headwater/cli", "server/headwater_server/cli"],
     }
     for area, folders in packages.items():
-        modules = {path.stem for folder in folders for path in (ROOT / folder).glob("*.py")}
-        files = sorted((ROOT / "tests" / area).glob("test_*.py"))
+        files = sorted((ROOT / "tests" / area).rglob("test_*.py"))
         assert files, f"tests/{area} has no tests"
         for file in files:
-            named = file.stem.removeprefix("test_") in modules
+            room = file.parent.relative_to(ROOT / "tests" / area)
+            module = file.name.removeprefix("test_")
+            named = any((ROOT / folder / room / module).is_file() for folder in folders)
             told = ast.get_docstring(ast.parse(file.read_text()))
             assert named or told, f"{file.relative_to(ROOT)} is of no module, and has no docstring"
 

@@ -12,26 +12,31 @@
 All that an application needs is in this module.
 """
 
-from headwater.address import Address
-from headwater.batch import Batch, Executed
-from headwater.blocking import (
+from headwater.aggregates.repository import (
+    Aggregate,
+    Aggregates,
+    BlockingAggregates,
+    Decided,
+    Repository,
+)
+from headwater.blocking.database import (
     BlockingDatabase,
     BlockingPast,
     BlockingSubscription,
     BlockingTransaction,
 )
-from headwater.blocking_groups import BlockingDelivery, BlockingGroups, BlockingMembership
-from headwater.blocking_projections import (
+from headwater.blocking.groups import BlockingDelivery, BlockingGroups, BlockingMembership
+from headwater.blocking.projections import (
     BlockingModel,
     BlockingProjections,
     BlockingProjectionTransaction,
     BlockingReadModel,
     RunningProjections,
 )
-from headwater.codec import Codec, MsgpackCodec, RawCodec
+from headwater.codecs.codec import Codec, MsgpackCodec, RawCodec
+from headwater.codecs.event_types import EventTypes, TypedCodec
 from headwater.connecting import connect, connect_blocking
 from headwater.database import Database
-from headwater.delivery import Delivery
 from headwater.errors import (
     AuthenticationFailed,
     BackupFailed,
@@ -70,16 +75,17 @@ from headwater.errors import (
     UnknownOperation,
     WrongVersion,
 )
-from headwater.event_types import EventTypes, TypedCodec
-from headwater.groups import GroupInfo, Groups, GroupSummary, ParkedEvent
-from headwater.key_feed import Changes, KeyChange, KeyRange
-from headwater.listing import CategoryInfo, StreamInfo
-from headwater.membership import Membership
-from headwater.models import Model, ReadModel
-from headwater.past import Past
-from headwater.projection_state import ParkedStream, ProjectionTransaction
-from headwater.projections import Projections, ProjectionStatus
-from headwater.query import Criterion, Query
+from headwater.feeds.key_feed import Changes, KeyChange, KeyRange
+from headwater.feeds.subscription import Subscription
+from headwater.groups.administration import GroupInfo, Groups, GroupSummary, ParkedEvent
+from headwater.groups.delivery import Delivery
+from headwater.groups.membership import Membership
+from headwater.projections.models import Model, ReadModel
+from headwater.projections.projections import Projections, ProjectionStatus
+from headwater.projections.state import ParkedStream, ProjectionTransaction
+from headwater.reads.listing import CategoryInfo, StreamInfo
+from headwater.reads.past import Past
+from headwater.reads.query import Criterion, Query
 from headwater.records import (
     Backup,
     CaughtUp,
@@ -95,9 +101,9 @@ from headwater.records import (
     StoredSnapshot,
     TransactionStatus,
 )
-from headwater.repository import Aggregate, Aggregates, BlockingAggregates, Decided, Repository
-from headwater.subscription import Subscription
-from headwater.transaction import Transaction
+from headwater.transactions.batch import Batch, Executed
+from headwater.transactions.transaction import Transaction
+from headwater.transport.address import Address
 from headwater_protocol.keys import Key
 from headwater_protocol.numbers import (
     ANY,

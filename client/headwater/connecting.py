@@ -4,13 +4,13 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from headwater.address import Address, parse_address
-from headwater.blocking import BlockingDatabase
-from headwater.codec import Codec, MsgpackCodec
+from headwater.blocking.database import BlockingDatabase
+from headwater.codecs.codec import Codec, MsgpackCodec
 from headwater.database import Database
 from headwater.errors import InvalidArgument
-from headwater.handshake import default_client_name
-from headwater.runtime import Options
+from headwater.transport.address import Address, parse_address
+from headwater.transport.handshake import default_client_name
+from headwater.transport.runtime import Options
 
 
 def connect(

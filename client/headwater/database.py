@@ -7,22 +7,15 @@ from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
-from headwater import running
-from headwater.address import Address
-from headwater.batch import Batch, Executed
-from headwater.channel import Channel
-from headwater.codec import Codec
+from headwater.codecs.codec import Codec
 from headwater.errors import InvalidArgument
-from headwater.groups import Groups
-from headwater.handshake import verifier
+from headwater.feeds.key_feed import KeyFeed, KeyRange, range_of
+from headwater.feeds.subscription import WINDOW_DEFAULT, Subscription
+from headwater.groups.administration import Groups
+from headwater.groups.membership import GROUP_CREDIT_DEFAULT, Membership
 from headwater.identifiers import new_transaction_id, transaction_bytes
-from headwater.key_feed import KeyFeed, KeyRange, range_of
-from headwater.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages, newest
-from headwater.membership import GROUP_CREDIT_DEFAULT, Membership
-from headwater.models import ReadModel
-from headwater.pages import CommitPages, Pages, SnapshotPages
-from headwater.past import Past
-from headwater.projections import (
+from headwater.projections.models import ReadModel
+from headwater.projections.projections import (
     ATTEMPTS_DEFAULT,
     BATCH_SECONDS_DEFAULT,
     BATCH_SIZE_DEFAULT,
@@ -30,8 +23,11 @@ from headwater.projections import (
     ProjectionStatus,
     check_handler,
 )
-from headwater.query import Query, event_filter
-from headwater.reads import Reads
+from headwater.reads.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages, newest
+from headwater.reads.pages import CommitPages, Pages, SnapshotPages
+from headwater.reads.past import Past
+from headwater.reads.query import Query, event_filter
+from headwater.reads.reads import Reads
 from headwater.records import (
     Backup,
     CommitRecord,
@@ -43,10 +39,14 @@ from headwater.records import (
     committed_from,
     time_of,
 )
-from headwater.retention import RetentionCalls
-from headwater.runtime import Options, Runtime, running_runtime
-from headwater.subscription import WINDOW_DEFAULT, Subscription
-from headwater.transaction import Transaction
+from headwater.transactions import running
+from headwater.transactions.batch import Batch, Executed
+from headwater.transactions.retention import RetentionCalls
+from headwater.transactions.transaction import Transaction
+from headwater.transport.address import Address
+from headwater.transport.channel import Channel
+from headwater.transport.handshake import verifier
+from headwater.transport.runtime import Options, Runtime, running_runtime
 from headwater_protocol.keys import Key
 from headwater_protocol.numbers import ANY
 from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, overload
 from uuid import UUID
 
-from headwater.codec import Codec, decode_with
+from headwater.codecs.codec import Codec, decode_with
 from headwater.errors import InvalidArgument
 from headwater_protocol.numbers import CommitNumber, Position, StreamVersion
 

@@ -9,10 +9,10 @@ import pytest
 
 import headwater
 from headwater import Event
-from headwater.blocking_projections import BlockingProjectionTransaction
+from headwater.blocking.projections import BlockingProjectionTransaction
 from headwater.cli.removed import newest_position
 from headwater.cli.server_process import ServerProcess
-from headwater.stepping import step
+from headwater.transport.stepping import step
 from headwater_protocol.keys import encode_key
 from tests.cli.test_commands import call
 

@@ -7,9 +7,9 @@ from typing import Any, Final, TypeVar
 import trio
 
 import headwater
-from headwater.blocking import BlockingDatabase
+from headwater.blocking.database import BlockingDatabase
 from headwater.database import Database
-from headwater.stepping import step
+from headwater.transport.stepping import step
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headwater.codec import MsgpackCodec
+from headwater.codecs.codec import MsgpackCodec
 from headwater.errors import InvalidArgument, Undecodable
 from headwater.records import EventBatch, microseconds_of, recorded_event, time_of
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Final
 
-from headwater import subscription as client_subscription
-from headwater.channel import Channel
 from headwater.errors import ConnectionLost
+from headwater.feeds import subscription as client_subscription
 from headwater.identifiers import new_transaction_id
+from headwater.transport.channel import Channel
 from headwater_server.engine import (
     checkpoint,
     engine,

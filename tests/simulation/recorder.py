@@ -13,11 +13,11 @@ import trio
 
 import headwater
 from headwater.database import Database
-from headwater.pages import Pages
-from headwater.past import Past
-from headwater.reads import Reads
-from headwater.transaction import Transaction
-from headwater.writes import Writes
+from headwater.reads.pages import Pages
+from headwater.reads.past import Past
+from headwater.reads.reads import Reads
+from headwater.transactions.transaction import Transaction
+from headwater.transactions.writes import Writes
 from tests.simulation.history import (
     Add,
     Append,

@@ -17,11 +17,11 @@ from typing import Final
 import click
 
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.codec import RawCodec
+from headwater.codecs.codec import RawCodec
 from headwater.database import Database
 from headwater.errors import HeadwaterError
 from headwater.records import Event
-from headwater.transaction import Transaction
+from headwater.transactions.transaction import Transaction
 
 PREFIX: Final = "headwater-bench"
 """What it writes is under this: keys that begin with it, and streams of this category."""

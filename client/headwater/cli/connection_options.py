@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 import click
 
-from headwater.blocking import BlockingDatabase
-from headwater.codec import Codec
+from headwater.blocking.database import BlockingDatabase
+from headwater.codecs.codec import Codec
 from headwater.connecting import connect, connect_blocking
 from headwater.database import Database
 from headwater.errors import InvalidArgument

@@ -26,11 +26,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from headwater.blocking import BlockingDatabase, BlockingPast
+from headwater.blocking.database import BlockingDatabase, BlockingPast
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.tagged_json import key_to_json, value_to_json
-from headwater.codec import RawCodec
-from headwater.stepping import step
+from headwater.codecs.codec import RawCodec
+from headwater.transport.stepping import step
 from headwater_protocol.keys import key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.groups import ParkedEvent
+from headwater.groups.administration import ParkedEvent
 
 
 @click.group()

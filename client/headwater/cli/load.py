@@ -21,15 +21,15 @@ from uuid import UUID
 import click
 from rich.progress import Progress
 
-from headwater.batch import Batch
-from headwater.blocking import BlockingDatabase
+from headwater.blocking.database import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.dump import FORMAT, progress_bars
 from headwater.cli.removed import Removed
 from headwater.cli.tagged_json import key_from_json, value_from_json
-from headwater.codec import RawCodec
+from headwater.codecs.codec import RawCodec
 from headwater.errors import DuplicateEvent, HeadwaterError, WrongVersion
 from headwater.records import Event
+from headwater.transactions.batch import Batch
 from headwater_protocol.operations import WRITE
 
 LINES_A_COMMIT_MAX: Final = 1000

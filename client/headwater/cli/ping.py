@@ -4,7 +4,7 @@ import time
 
 import click
 
-from headwater.blocking import BlockingDatabase
+from headwater.blocking.database import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.errors import AuthenticationFailed
 

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from headwater.batch import Batch
-from headwater.blocking import BlockingDatabase
+from headwater.blocking.database import BlockingDatabase
 from headwater.records import Event
-from headwater.stepping import step
+from headwater.transactions.batch import Batch
+from headwater.transport.stepping import step
 from headwater_protocol.limits import NUMBER_MAX
 
 REMOVED: Final = "$removed"

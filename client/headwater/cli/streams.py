@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from headwater.blocking import BlockingDatabase
+from headwater.blocking.database import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.errors import NoSuchEvent
 

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from msgpack import ExtType
 
-from headwater.codec import MsgpackCodec
+from headwater.codecs.codec import MsgpackCodec
 from headwater.errors import HeadwaterError, InvalidArgument
 from headwater_protocol.keys import decode_key, encode_key
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from headwater.aggregates.repository import Repository
+from headwater.aggregates.snapshot_check import Checked, check_snapshots
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.repository import Repository
-from headwater.snapshot_check import Checked, check_snapshots
-from headwater.stepping import step
+from headwater.transport.stepping import step
 
 
 def _named(place: str) -> Any:

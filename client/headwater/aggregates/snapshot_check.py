@@ -1,0 +1,137 @@
+"""Checking snapshots: each against a replay of the events that it stands for.
+
+A snapshot is a cache of what the events come to. It is wrong if the code changed and its schema
+did not, if evolve looks at something else than the state and the event, or if it was damaged.
+Loading would then go on from it. This finds out.
+
+    version      1    2    3    4    5    6    7    8    9
+    events       '-- truncated --'    |-------------------|
+    snapshots                  3           6         8
+                               |           '- equal? -'
+                               '- gone: it stands for what was there; the others are held against it
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from headwater.aggregates.repository import Repository
+from headwater.codecs.codec import Codec, RawCodec, decode_with, encode_with
+from headwater.database import Database
+from headwater.reads.pages import SnapshotPages
+from headwater.records import StoredSnapshot
+
+Verdict = Literal["equal", "differs", "unreadable", "gone", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of one snapshot, or of a stream that lacks one.
+
+    Attributes:
+        verdict: "equal"; "differs"; "unreadable": it cannot be decoded, so loading passes over
+            it; "gone": events before it were truncated, so nothing can be held against it;
+            "missing": the stream was truncated and has snapshots of other schemas only, so this
+            code cannot load it.
+        kept, replayed: the state in the snapshot, and the one that the events come to, as plain
+            data. None if there is none.
+    """
+
+    stream: str
+    version: int
+    verdict: Verdict
+    kept: Any = None
+    replayed: Any = None
+
+
+async def check_snapshots(
+    db: Database, repository: Repository[Any], *, prefix: str = ""
+) -> AsyncIterator[Checked]:
+    """Hold every snapshot of a repository's name and schema against a replay.
+
+    Args:
+        db: where they are stored.
+        repository: whose they are.
+        prefix: only of streams whose names begin so.
+    """
+    waiting: list[StoredSnapshot] = []
+    # They come a stream after the other, so each stream is replayed once.
+    async for snapshot in SnapshotPages(db._channel.read, RawCodec()):  # noqa: SLF001
+        if snapshot.name != repository.name or not snapshot.stream.startswith(prefix):
+            continue
+        if waiting and waiting[0].stream != snapshot.stream:
+            async for checked in _check_stream(db, repository, waiting):
+                yield checked
+            waiting = []
+        waiting.append(snapshot)
+    if waiting:
+        async for checked in _check_stream(db, repository, waiting):
+            yield checked
+
+
+async def _check_stream(
+    db: Database, repository: Repository[Any], stored: list[StoredSnapshot]
+) -> AsyncIterator[Checked]:
+    stream, codec = stored[0].stream, db._codec  # noqa: SLF001
+    snapshots = [snapshot for snapshot in stored if snapshot.schema == repository.schema]
+    # The first of all names that begin with it is the name itself.
+    info = await anext(db.streams(prefix=stream), None)
+    if info is None or info.stream != stream:
+        return  # It was deleted in between, and its snapshots with it.
+    if not snapshots:
+        if info.first > info.begins and not await _has_summary(db, repository, stream):
+            yield Checked(stream, info.version, "missing")
+        return
+    state, version, is_known = repository.initial(), info.begins - 1, True
+    events = db.read(stream)
+    event = await anext(events, None)
+    for snapshot in sorted(snapshots, key=lambda snapshot: snapshot.version):
+        while event is not None and event.version <= snapshot.version:
+            is_known = is_known and event.version == version + 1
+            if not is_known and repository.is_summary(event):
+                state, is_known = repository.initial(), True
+            if is_known:
+                state = repository.replay(state, [event])
+            version = event.version
+            event = await anext(events, None)
+        if is_known and version == snapshot.version:
+            yield _compare(repository, codec, snapshot, state)
+            continue
+        try:
+            kept = _decoded(codec, snapshot)
+            state = repository.load_state(_decoded(codec, snapshot))
+        except Exception:
+            is_known = False
+            yield Checked(stream, snapshot.version, "unreadable")
+            continue
+        # What comes after it can be held against it, if it is all there.
+        version, is_known = snapshot.version, True
+        yield Checked(stream, version, "gone", kept)
+
+
+async def _has_summary(db: Database, repository: Repository[Any], stream: str) -> bool:
+    if not repository.summaries:
+        return False
+    events = db.read(stream, types=sorted(repository.summaries))
+    return any([repository.is_summary(event) async for event in events])
+
+
+def _decoded(codec: Codec, snapshot: StoredSnapshot) -> Any:
+    return decode_with(codec, snapshot.state, f"snapshot {snapshot.version} of {snapshot.stream}")
+
+
+def _compare(
+    repository: Repository[Any], codec: Codec, snapshot: StoredSnapshot, state: Any
+) -> Checked:
+    stream, version = snapshot.stream, snapshot.version
+    try:
+        kept = _decoded(codec, snapshot)
+        repository.load_state(kept)
+    except Exception:
+        return Checked(stream, version, "unreadable")
+    place = f"snapshot {version} of {stream}"
+    encoded = encode_with(codec, repository.dump_state(state), place)
+    replayed = decode_with(codec, encoded, place)
+    # The bytes settle it for values that do not equal themselves, such as NaN.
+    equal = kept == replayed or snapshot.state == encoded
+    return Checked(stream, version, "equal" if equal else "differs", kept, replayed)

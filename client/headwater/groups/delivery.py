@@ -1,0 +1,194 @@
+"""A delivery: an event that a consumer group has given to this consumer, until it is settled.
+
+await delivery.ack()                       it is done
+tx.ack(delivery)                           it is done if, and only if, the transaction commits
+await delivery.nack(delay=…, reason=…)     again later
+await delivery.park(reason)                set aside, until it is replayed or discarded
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from headwater.codecs.codec import Codec
+from headwater.errors import DeliveryLost, InvalidArgument
+from headwater.identifiers import new_transaction_id
+from headwater.records import RecordedEvent, from_stored, recorded_event
+from headwater.transport.channel import Channel
+from headwater_protocol.group_operations import REASON, RETRY_MS
+from headwater_protocol.numbers import Position
+
+_MS: float = 1000
+
+
+class Acknowledgeable(Protocol):
+    """What a transaction can acknowledge: a delivery of either face."""
+
+    def claimed(self) -> "Delivery":
+        """The delivery itself."""
+        ...
+
+
+class Delivery:
+    """An event of a consumer group that is with this consumer.
+
+    Attributes:
+        group: the group's name.
+        token: what the server knows this delivery by.
+        attempt: how often the event was delivered, this time included.
+        settled: it was acknowledged, given back or parked by this consumer.
+        lost: it is not this consumer's any more: its lease ran out, the connection was lost,
+            or the group was changed. It cannot be settled.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        codec: Codec,
+        group: str,
+        row: list[Any],
+        on_settled: Callable[["Delivery"], None],
+    ) -> None:
+        self.group = group
+        self.token: int = row[0]
+        self.attempt: int = row[1]
+        self._event_row: list[Any] = row[2]
+        self.settled = False
+        self.lost = False
+        self._channel = channel
+        self._codec = codec
+        self._on_settled = on_settled
+        self._event: RecordedEvent | None = None
+
+    @property
+    def event(self) -> RecordedEvent:
+        """The event.
+
+        Raises:
+            Undecodable: the codec cannot read it. Park it, or leave it to later attempts.
+        """
+        if self._event is None:
+            decoded = recorded_event(self._event_row, self._codec)
+            (self._event,) = from_stored([decoded], self._codec)
+        return self._event
+
+    @property
+    def position(self) -> Position:
+        """The event's position."""
+        position: Position = self._event_row[0]
+        return position
+
+    @property
+    def stream(self) -> str:
+        """The event's stream."""
+        stream: str = self._event_row[1]
+        return stream
+
+    def __repr__(self) -> str:
+        return f"Delivery({self.group!r}, {self.stream!r} at {self.position}, #{self.attempt})"
+
+    async def ack(self) -> None:
+        """The event is done. Exactly once, also if the connection is lost meanwhile.
+
+        Raises:
+            DeliveryLost: it is not this consumer's any more.
+        """
+        self.check_mine()
+        await acknowledge(self._channel, [self])
+
+    async def nack(self, *, delay: float | None = None, reason: str = "") -> None:
+        """Give the event back, to be delivered again; after the last attempt it is parked.
+
+        Args:
+            delay: seconds until then; None: as the group is set, longer with each attempt.
+            reason: why; it is kept with the event if it is parked.
+
+        Raises:
+            DeliveryLost: it is not this consumer's any more.
+        """
+        await self._give_back(delay, reason, park=False)
+
+    async def park(self, reason: str = "") -> None:
+        """Set the event aside now, until it is replayed or discarded.
+
+        Raises:
+            DeliveryLost: it is not this consumer's any more.
+        """
+        await self._give_back(None, reason, park=True)
+
+    async def _give_back(self, delay: float | None, reason: str, *, park: bool) -> None:
+        self.check_mine()
+        link = await self._channel.link()
+        await link.ask(*nack_request([self], delay, reason, park=park))
+        self.settle()
+
+    def claimed(self) -> "Delivery":
+        """The delivery itself."""
+        return self
+
+    @property
+    def claim(self) -> list[int]:
+        """Position and token, as they travel."""
+        return [self.position, self.token]
+
+    def check_mine(self) -> None:
+        """Raise DeliveryLost if it is known already that it cannot be settled."""
+        if self.settled:
+            raise DeliveryLost(f"{self!r} was settled before")
+        if self.lost:
+            raise DeliveryLost(
+                f"{self!r} was lost: its lease ran out, the connection was lost, or the group "
+                "was changed; the event is delivered again"
+            )
+
+    def settle(self) -> None:
+        """It was settled, says the server."""
+        if not self.settled:
+            self.settled = True
+            self._on_settled(self)
+
+
+def claimed(deliveries: Iterable[Acknowledgeable], place: str) -> list[Delivery]:
+    """The deliveries themselves.
+
+    Raises:
+        InvalidArgument: one of them is something else.
+    """
+    found = []
+    for one in deliveries:
+        if not hasattr(one, "claimed"):
+            raise InvalidArgument(f"{place}: a delivery is wanted, not {one!r:.60}")
+        found.append(one.claimed())
+    return found
+
+
+async def acknowledge(channel: Channel, deliveries: list[Delivery]) -> None:
+    """Acknowledge deliveries in a transaction of their own."""
+    if not deliveries:
+        return
+    transaction = new_transaction_id()
+    writes = ack_writes(deliveries)
+    await channel.persist(transaction, "execute", transaction, [], [], writes)
+    for delivery in deliveries:
+        delivery.settle()
+
+
+def ack_writes(deliveries: list[Delivery]) -> list[list[Any]]:
+    """The writes of a transaction that acknowledges: one for each group."""
+    claims: dict[str, list[list[int]]] = {}
+    for delivery in deliveries:
+        claims.setdefault(delivery.group, []).append(delivery.claim)
+    return [["ack", group, claimed] for group, claimed in claims.items()]
+
+
+def nack_request(
+    deliveries: list[Delivery], delay: float | None, reason: str, *, park: bool
+) -> tuple[Any, ...]:
+    """The request that gives deliveries of one group back."""
+    delay_ms = None if delay is None else round(delay * _MS)
+    if delay_ms is not None:
+        RETRY_MS(delay_ms, "nack: delay in milliseconds")
+    REASON(reason, "nack: reason")
+    claims = [delivery.claim for delivery in deliveries]
+    if not claims:
+        raise InvalidArgument("nack: of which deliveries?")
+    return ("nack", deliveries[0].group, claims, delay_ms, reason, park)

@@ -1,0 +1,243 @@
+"""Read models: the keys that a projection writes, below a prefix of the build that wrote them.
+
+    in a handler     tx.model.add(("ann",), 10)     writes ("$model", "balances", 3, "ann")
+    for readers      db.model("balances").get(("ann",))
+
+A reader goes by the head of the projection, which names the build to be seen. Reading the head
+and then a key takes two steps, and between them the build may be replaced and removed. So the
+build that was seen last is remembered, key and head are read in this order, and it is done again
+if the head names another build: a build is whole as long as the head names it.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from headwater.codecs.codec import Codec, MsgpackCodec, decode_with
+from headwater.errors import ConnectionLost, InvalidArgument
+from headwater.reads.pages import Fetch, KeyPages
+from headwater.reads.reads import Reads
+from headwater_protocol.keys import Key, KeyTuple, encode_key, prefix_range
+
+if TYPE_CHECKING:
+    from headwater.database import Database
+    from headwater.transactions.transaction import Transaction
+
+_HEADS: Final = MsgpackCodec()
+
+
+class ModelPages(KeyPages):
+    """Keys below a prefix, which is left out, with their values."""
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        codec: Codec,
+        prefix: KeyTuple,
+        bounds: tuple[KeyTuple, KeyTuple | None, KeyTuple | None],
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> None:
+        self._bounds = bounds
+        self._skipped = len(prefix)
+        first, last = _range_below(prefix, *bounds)
+        super().__init__(fetch, codec, first, last, reverse=reverse, limit=limit)
+
+    def _decoded(self, items: list[bytes]) -> Iterator[tuple[KeyTuple, Any]]:
+        skipped = self._skipped
+        return ((key[skipped:], value) for key, value in super()._decoded(items))
+
+
+class Model:
+    """The read model of one build, within a transaction: `tx.model` in a handler."""
+
+    def __init__(self, transaction: "Transaction", prefix: KeyTuple) -> None:
+        self._transaction = transaction
+        self._prefix = prefix
+
+    def key(self, key: Key) -> KeyTuple:
+        """The key below which the model keeps *key*."""
+        return (*self._prefix, *_members(key))
+
+    async def get(self, key: Key, default: Any = None) -> Any:
+        """The value of a key, or *default* if it is absent."""
+        return await self._transaction.get(self.key(key), default)
+
+    def scan(
+        self,
+        prefix: Key = (),
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> ModelPages:
+        """Iterate over (key, value) in the order of keys; as `scan` of a database."""
+        transaction = self._transaction
+        return ModelPages(
+            transaction._fetch,  # noqa: SLF001
+            transaction._codec,  # noqa: SLF001
+            self._prefix,
+            _bounds(prefix, start, end),
+            reverse=reverse,
+            limit=limit,
+        )
+
+    def put(self, key: Key, value: Any) -> None:
+        """Set the value of a key."""
+        self._transaction.put(self.key(key), value)
+
+    def delete(self, key: Key) -> None:
+        """Remove a key; it is no error if it is not there."""
+        self._transaction.delete(self.key(key))
+
+    def delete_range(self, prefix: Key) -> None:
+        """Remove the keys that begin with *prefix*; () is all of the model."""
+        self._transaction.delete_range(self.key(prefix))
+
+    def add(self, key: Key, number: float) -> None:
+        """Add to the number that a key holds, 0 if it is absent."""
+        self._transaction.add(self.key(key), number)
+
+    def min(self, key: Key, number: float) -> None:
+        """Set a key to *number* unless it holds a smaller one."""
+        self._transaction.min(self.key(key), number)
+
+    def max(self, key: Key, number: float) -> None:
+        """Set a key to *number* unless it holds a larger one."""
+        self._transaction.max(self.key(key), number)
+
+
+class ReadModel:
+    """What readers see of a projection: the build that is current. Made by `db.model(name)`.
+
+    A projection that never ran has an empty model.
+    """
+
+    def __init__(self, reads: Reads, name: str, database: "Database | None") -> None:
+        self.name = name
+        self._reads = reads
+        self._head_key = encode_key(("$projection", name))
+        # Outside of a transaction the head may change from one read to the next.
+        self._database = database
+        self._build: int | None = None
+
+    async def get(self, key: Key, default: Any = None) -> Any:
+        """The value of a key, or *default* if it is absent."""
+        while True:
+            build = self._build if self._build is not None else await self.current()
+            encoded = encode_key((*self._prefix(build), *_members(key)))
+            if self._database is None:
+                data = await self._reads._fetch("get", encoded)  # noqa: SLF001
+            else:
+                data, head = await self._both(encoded, self._head_key)
+                if self._current(head) != build:
+                    continue
+            if data is None:
+                return default
+            place = f"value of {key!r:.80} in the model of {self.name}"
+            return decode_with(self._reads._codec, data, place)  # noqa: SLF001
+
+    def scan(
+        self,
+        prefix: Key = (),
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> "ReadModelPages":
+        """Iterate over (key, value) in the order of keys, all as of one commit."""
+        return ReadModelPages(self, _bounds(prefix, start, end), reverse=reverse, limit=limit)
+
+    async def current(self) -> int:
+        """The number of the build that readers see; 0: the projection never ran."""
+        data = await self._reads._fetch("get", self._head_key)  # noqa: SLF001
+        return self._current(data)
+
+    def _current(self, head: bytes | None) -> int:
+        self._build = 0 if head is None else _HEADS.decode(head)["build"][0]
+        return self._build
+
+    def _prefix(self, build: int) -> KeyTuple:
+        return ("$model", self.name, build)
+
+    async def _both(self, *keys: bytes) -> list[Any]:
+        """The values of keys, read one after the other in one round trip."""
+        assert self._database is not None
+        channel = self._database._channel  # noqa: SLF001
+        requests = [("get", None, key) for key in keys]
+        link = await channel.link()
+        try:
+            return await link.exchange(requests)
+        except ConnectionLost:
+            # An idle connection is found dead only when it is used.
+            if not link.closed:
+                raise
+        return await (await channel.link()).exchange(requests)
+
+
+class ReadModelPages(ModelPages):
+    """A scan of the current build, whichever that is when its first page is read."""
+
+    def __init__(
+        self,
+        model: ReadModel,
+        bounds: tuple[KeyTuple, KeyTuple | None, KeyTuple | None],
+        *,
+        reverse: bool,
+        limit: int | None,
+    ) -> None:
+        reads = model._reads  # noqa: SLF001
+        self._model = model
+        self._begun = False
+        super().__init__(
+            reads._fetch,  # noqa: SLF001
+            reads._codec,  # noqa: SLF001
+            ("$model", model.name, 0),
+            bounds,
+            reverse=reverse,
+            limit=limit,
+        )
+
+    async def _page(self, size: int) -> tuple[int, Iterator[tuple[KeyTuple, Any]], bool]:
+        if self._begun:
+            return await super()._page(size)
+        build = await self._model.current()
+        while True:
+            self._range = _range_below(("$model", self._model.name, build), *self._bounds)
+            self._commit = None
+            page = await super()._page(size)
+            # The pages that follow are of the first one's commit, at which the build was whole.
+            seen, build = build, await self._model.current()
+            if seen == build:
+                self._begun = True
+                return page
+
+
+def _members(key: Key) -> KeyTuple:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _bounds(
+    prefix: Key, start: Key | None, end: Key | None
+) -> tuple[KeyTuple, KeyTuple | None, KeyTuple | None]:
+    inner = _members(prefix)
+    if inner and (start is not None or end is not None):
+        raise InvalidArgument("a range is a prefix, or start= and end=, not both")
+    return (
+        inner,
+        None if start is None else _members(start),
+        None if end is None else _members(end),
+    )
+
+
+def _range_below(
+    prefix: KeyTuple, inner: KeyTuple, start: KeyTuple | None, end: KeyTuple | None
+) -> tuple[bytes, bytes | None]:
+    first, last = prefix_range((*prefix, *inner))
+    if start is not None:
+        first = encode_key((*prefix, *start))
+    if end is not None:
+        last = encode_key((*prefix, *end))
+    return first, last

@@ -1,0 +1,206 @@
+"""Rebuilding: a read model is made anew beside the one that readers see, and takes its place.
+
+    head: build 1 <-- readers                 head: build 2 <-- readers
+          build 1 goes on                           build 1: its keys are removed
+          build 2 from the first event on --level-->  build 2 goes on
+
+The new build is level when nothing that concerns it is left up to where the old one is. Then one
+transaction names it in the head and retires the old one, whose followers find that their build
+is gone. So readers see the old build, whole, and then the new one, whole. A rebuild that is cut
+off at any point goes on where it was.
+
+A build that has more parked streams than the one it is to replace does not replace it: more
+likely than not it is the new handler that is wrong.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from headwater.errors import InvalidArgument, RebuildRefused
+from headwater.projections.follower import Astray, Follower, Projection, Retired
+from headwater.projections.state import (
+    Build,
+    Head,
+    ParkedStream,
+    Progress,
+    ProjectionTransaction,
+    build_key,
+    head_key,
+    model_key,
+    parked_key,
+)
+
+if TYPE_CHECKING:
+    from headwater.database import Database
+
+REMOVED_KEYS_MAX: Final = 1000
+"""Keys that are removed in one transaction: enough to be quick, few enough for others to go on."""
+
+
+async def opened(db: "Database", projection: Projection) -> Build | None:
+    """The build that a runner with this handler is to follow; None: a newer one is at work.
+
+    Raises:
+        InvalidArgument: the handler's filter is not that of the build, and its version is.
+    """
+
+    async def begin(tx: ProjectionTransaction) -> Head:
+        head = await tx.head(projection.name)
+        if head is None:
+            head = Head(Build(1, projection.version, projection.wanted))
+            tx.write_record(head_key(projection.name), head.record())
+            tx.write_record(build_key(projection.name, 1), Progress().record())
+        return head
+
+    head: Head = await Follower(db, projection, 0).run(begin)
+    for number in head.retired:
+        await remove_build(db, projection, number)
+    if head.build.version > projection.version:
+        return None
+    if head.build.version < projection.version:
+        return await rebuilt(db, projection)
+    _check_filter(projection, head.build)
+    return head.build
+
+
+def _check_filter(projection: Projection, build: Build) -> None:
+    if dict(build.wanted) != dict(projection.wanted):
+        raise InvalidArgument(
+            f"projection {projection.name}: it was made of the events {dict(build.wanted)}, not "
+            f"{dict(projection.wanted)}; give it a higher version= to make it anew"
+        )
+
+
+async def rebuilt(
+    db: "Database", projection: Projection, *, even_if_parked: bool = False
+) -> Build | None:
+    """Make a new build and put it in the place of the current one; None: a newer one is there.
+
+    Args:
+        db: where.
+        projection: with the handler that makes it.
+        even_if_parked: also if more of its streams are parked than of the current one.
+
+    Raises:
+        RebuildRefused: events failed in it that did not fail before.
+    """
+    head: Head = await Follower(db, projection, 0).run(_begin_rebuild, projection)
+    build = head.next
+    for number in head.retired:
+        await remove_build(db, projection, number)
+    if build is None:
+        return None
+    follower = Follower(db, projection, build.number)
+    await retry_all(follower)
+
+    async def level() -> bool:
+        refused = await follower.run(_switch, projection.name, build, even_if_parked)
+        if refused:
+            raise RebuildRefused(
+                f"projection {projection.name}: in build {build.number} {len(refused)} streams "
+                f"are parked, the first since {refused[0].reason}; readers go on with the "
+                "build before it. Mend the handler and rebuild again",
+                details={"parked": [[one.stream, one.position, one.reason] for one in refused]},
+            )
+        return refused is not None
+
+    while True:
+        try:
+            await follower.follow(level)
+            break
+        except Astray:
+            continue
+        except Retired:
+            # Another process has done it, or began once more.
+            return await opened(db, projection)
+    head = await Follower(db, projection, 0).run(_head, projection.name)
+    for number in head.retired:
+        await remove_build(db, projection, number)
+    return build
+
+
+async def retry_all(follower: Follower) -> None:
+    """Retry the parked streams of a build, each from the event that failed."""
+
+    async def parked(tx: ProjectionTransaction) -> dict[str, ParkedStream]:
+        return await tx.parked(follower.projection.name, follower.build)
+
+    for stream in await follower.run(parked):
+        await follower.release(stream, skip=False)
+
+
+async def _head(tx: ProjectionTransaction, name: str) -> Head:
+    head = await tx.head(name)
+    if head is None:
+        raise Retired
+    return head
+
+
+async def _begin_rebuild(tx: ProjectionTransaction, projection: Projection) -> Head:
+    """Note the next build in the head, unless one of this version is in the making already."""
+    name = projection.name
+    head = await tx.head(name)
+    if head is None:
+        raise InvalidArgument(f"projection {name}: it never ran, so there is nothing to rebuild")
+    if max(head.build.version, head.next.version if head.next else 0) > projection.version:
+        return replace(head, next=None)
+    if head.next is not None and (head.next.version, dict(head.next.wanted)) == (
+        projection.version,
+        dict(projection.wanted),
+    ):
+        return head
+    retired = head.retired if head.next is None else (*head.retired, head.next.number)
+    if head.next is not None:
+        tx.delete(build_key(name, head.next.number))
+    build = Build(head.last + 1, projection.version, projection.wanted)
+    head = replace(head, next=build, last=build.number, retired=retired)
+    tx.write_record(head_key(name), head.record())
+    tx.write_record(build_key(name, build.number), Progress().record())
+    return head
+
+
+async def _switch(
+    tx: ProjectionTransaction, name: str, build: Build, even_if_parked: bool
+) -> list[ParkedStream] | None:
+    """Let readers see a build, if it is level: []; None if it is not, or what is parked in it."""
+    head = await _head(tx, name)
+    if head.build.number == build.number:
+        return []
+    if head.next is None or head.next.number != build.number:
+        raise Retired
+    new = await tx.progress(name, build.number)
+    old = await tx.progress(name, head.build.number)
+    if new is None:
+        raise Retired
+    if old is not None and new.position < old.position:
+        _, rows = await tx.events(build.wanted, new.position, 1)
+        if rows and rows[0][0] <= old.position:
+            return None
+    if not even_if_parked and new.parked > (0 if old is None else old.parked):
+        return [*(await tx.parked(name, build.number)).values()]
+    tx.delete(build_key(name, head.build.number))
+    switched = replace(head, build=build, next=None, retired=(*head.retired, head.build.number))
+    tx.write_record(head_key(name), switched.record())
+    return []
+
+
+async def remove_build(db: "Database", projection: Projection, number: int) -> None:
+    """Remove what a retired build has left, some keys at a time, and then its number."""
+    follower = Follower(db, projection, number)
+    for prefix in (model_key(projection.name, number), parked_key(projection.name, number)):
+        while await follower.run(_remove_some, prefix):
+            pass
+    await follower.run(_forget_build, projection.name, number)
+
+
+async def _remove_some(tx: ProjectionTransaction, prefix: Any) -> bool:
+    keys = await tx.keys(prefix, REMOVED_KEYS_MAX)
+    tx.remove(keys)
+    return len(keys) > 0
+
+
+async def _forget_build(tx: ProjectionTransaction, name: str, number: int) -> None:
+    head = await tx.head(name)
+    if head is not None and number in head.retired:
+        retired = tuple(other for other in head.retired if other != number)
+        tx.write_record(head_key(name), replace(head, retired=retired).record())

@@ -1,0 +1,249 @@
+"""Where projections keep what they know: in ordinary keys, changed in ordinary transactions.
+
+    ("$projection", name)                  the head: the build that readers see, and the next
+    ("$projection", name, build)           how far a build has come
+    ("$parked", name, build, stream)       a stream one of whose events failed
+    ("$parked", name, build, stream, "held")    how many later events of it wait
+    ("$model", name, build, …)             the read model that a build writes
+
+A build is a read model from the first event on; builds are numbered 1, 2, 3 …, and one that is
+made anew stands beside the one that readers see until the head names it. Values are maps of
+msgpack whatever the codec of the application is.
+
+    head     {"build": [number, version, filter], "next": the same or nil, "last": number,
+              "retired": [number, …]}
+    build    {"position": 41, "time": microseconds, "parked": 1, "parkings": 3}
+    parked   {"position": 17, "version": 3, "type": "Deposited", "reason": "…", "attempts": 3,
+              "since": microseconds}
+    held     12
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from headwater.codecs.codec import Codec, MsgpackCodec, decode_with
+from headwater.projections.models import Model
+from headwater.reads.pages import KeyPages
+from headwater.records import time_of
+from headwater.transactions.transaction import Transaction
+from headwater.transactions.writes import key_range
+from headwater.transport.channel import Channel
+from headwater_protocol.keys import KeyTuple, encode_key
+from headwater_protocol.operations import SERIALIZABLE
+
+RECORDS: Final = MsgpackCodec()
+"""The codec of these keys."""
+
+
+def head_key(name: str) -> KeyTuple:
+    """Where the head of a projection stands."""
+    return ("$projection", name)
+
+
+def build_key(name: str, build: int) -> KeyTuple:
+    """Where it stands how far a build has come."""
+    return ("$projection", name, build)
+
+
+def parked_key(name: str, build: int, *stream: str) -> KeyTuple:
+    """Where a parked stream of a build stands; without a stream, the prefix of all."""
+    return ("$parked", name, build, *stream)
+
+
+def held_key(name: str, build: int, stream: str) -> KeyTuple:
+    """Where it stands how many events a parked stream holds."""
+    return ("$parked", name, build, stream, "held")
+
+
+def model_key(name: str, build: int) -> KeyTuple:
+    """The prefix of the read model of a build."""
+    return ("$model", name, build)
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A read model that is made from the first event on.
+
+    Attributes:
+        number: of the build.
+        version: of the handler that makes it.
+        wanted: the filter of its events, as it travels.
+    """
+
+    number: int
+    version: int
+    wanted: Mapping[str, Any]
+
+    def record(self) -> list[Any]:
+        """As it is stored."""
+        return [self.number, self.version, dict(self.wanted)]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Which builds there are.
+
+    Attributes:
+        build: what readers see.
+        next: what is being made beside it, if anything is.
+        last: the highest number that was given.
+        retired: builds whose keys are still to be removed.
+    """
+
+    build: Build
+    next: Build | None = None
+    last: int = 1
+    retired: tuple[int, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """As it is stored."""
+        return {
+            "build": self.build.record(),
+            "next": None if self.next is None else self.next.record(),
+            "last": self.last,
+            "retired": list(self.retired),
+        }
+
+
+def head_of(record: Mapping[str, Any]) -> Head:
+    """The head out of its record."""
+    following = record["next"]
+    return Head(
+        Build(*record["build"]),
+        None if following is None else Build(*following),
+        record["last"],
+        tuple(record["retired"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build has come.
+
+    Attributes:
+        position: all events up to here were dealt with: handled, held, or of no concern.
+        time: of the last event that it was concerned with; microseconds, 0: none yet.
+        parked: how many streams are parked.
+        parkings: goes up whenever which streams are parked, and why, changes.
+    """
+
+    position: int = 0
+    time: int = 0
+    parked: int = 0
+    parkings: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """As it is stored."""
+        return asdict(self)
+
+    def with_parked(self, change: int) -> "Progress":
+        """With so many more parked streams."""
+        return replace(self, parked=self.parked + change, parkings=self.parkings + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedStream:
+    """A stream one of whose events failed.
+
+    Attributes:
+        position: of the event that failed; nothing of the stream from there on was handled.
+        version, type: of that event.
+        reason: the error, and where it was raised.
+        attempts: how often the event was tried.
+        since: when it failed last, in microseconds.
+        held: how many later events of the stream wait behind it.
+    """
+
+    stream: str
+    position: int
+    version: int
+    type: str
+    reason: str
+    attempts: int
+    since: int
+    held: int = 0
+
+    @property
+    def time(self) -> datetime:
+        """When it failed last."""
+        return time_of(self.since)
+
+    def record(self) -> dict[str, Any]:
+        """As it is stored; the stream is in the key, and what is held has one of its own."""
+        members = asdict(self)
+        del members["stream"], members["held"]
+        return members
+
+
+class ProjectionTransaction(Transaction):
+    """A transaction in which a handler runs.
+
+    Attributes:
+        name: of the projection.
+        model: the read model of the build that the handler works for.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        codec: Codec,
+        name: str,
+        build: int,
+        *,
+        isolation: str = SERIALIZABLE,
+    ) -> None:
+        super().__init__(channel, codec, isolation=isolation)
+        self.name = name
+        self.model = Model(self, model_key(name, build))
+
+    async def head(self, name: str) -> Head | None:
+        """The head of a projection; None if it never ran."""
+        record = await self.read_record(head_key(name))
+        return None if record is None else head_of(record)
+
+    async def progress(self, name: str, build: int) -> Progress | None:
+        """How far a build has come; None if there is no such build (any more)."""
+        record = await self.read_record(build_key(name, build))
+        return None if record is None else Progress(**record)
+
+    async def parked(self, name: str, build: int) -> dict[str, ParkedStream]:
+        """The parked streams of a build."""
+        first, last = key_range(parked_key(name, build), None, None)
+        pages = KeyPages(self._fetch, RECORDS, first, last, reverse=False, limit=None)
+        found: dict[str, ParkedStream] = {}
+        async for key, record in pages:
+            stream = str(key[3])
+            # What is held comes right behind its stream.
+            if len(key) == 4:
+                found[stream] = ParkedStream(stream=stream, **record)
+            elif stream in found:
+                found[stream] = replace(found[stream], held=record)
+        return found
+
+    async def events(self, wanted: Mapping[str, Any], after: int, limit: int) -> tuple[int, Any]:
+        """Rows of events after a position that fit a filter, and up to where was looked."""
+        _, position, rows, _ = await self._fetch("read_all", after, dict(wanted), limit, False)
+        return position, rows
+
+    async def keys(self, prefix: KeyTuple, limit: int) -> list[bytes]:
+        """The first keys below a prefix, encoded."""
+        first, last = key_range(prefix, None, None)
+        _, items, _ = await self._fetch("scan", first, last, limit, False)
+        return list(items[::2])
+
+    def remove(self, keys: list[bytes]) -> None:
+        """Delete keys that are encoded."""
+        for key in keys:
+            self._keep(["delete", key], len(key))
+
+    async def read_record(self, key: KeyTuple) -> Any:
+        """What a key of this module holds, or None."""
+        data = await self._fetch("get", encode_key(key))
+        return None if data is None else decode_with(RECORDS, data, f"value of {key!r:.80}")
+
+    def write_record(self, key: KeyTuple, record: Any) -> None:
+        """Set a key of this module."""
+        encoded, data = encode_key(key), RECORDS.encode(record)
+        self._keep(["put", encoded, data], len(encoded) + len(data))

@@ -1,0 +1,93 @@
+"""Listings: the streams and categories of a database, a page at a time."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from headwater.reads.pages import Pages
+from headwater.records import FIRST_VERSION
+from headwater_protocol.numbers import StreamVersion
+
+Ask = Callable[..., Awaitable[Any]]
+"""Asks for a page: name of the operation, and its arguments."""
+
+Commit = Callable[[], Awaitable[int | None]]
+"""The commit that is listed; None: the newest when it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A stream.
+
+    Attributes:
+        version: how many events were ever appended to it.
+        first: the version of the first event that can be read; above `version` if none can.
+        max_count, max_age: what `set_retention` has set, None if nothing.
+        begins: the version at which it begins: 1, or one above that at which it was last deleted.
+            If `first` is above it, the stream was truncated.
+    """
+
+    stream: str
+    version: StreamVersion
+    first: StreamVersion
+    max_count: int | None = None
+    max_age: timedelta | None = None
+    begins: StreamVersion = FIRST_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryInfo:
+    """A category, and how many events were ever appended to its streams."""
+
+    category: str
+    events: int
+
+
+class StreamPages(Pages[StreamInfo]):
+    """Streams in the order of their names, all as of one commit."""
+
+    def __init__(self, ask: Ask, prefix: str, commit: Commit) -> None:
+        super().__init__(None)
+        self._ask = ask
+        self._prefix = prefix
+        self._at = commit
+        self._commit: int | None = None
+        self._cursor: str | None = None
+
+    async def _page(self, size: int) -> tuple[int, Iterator[StreamInfo], bool]:
+        if self._commit is None:
+            self._commit = await self._at()
+        self._commit, rows, self._cursor = await self._ask(
+            "list_streams", self._prefix, self._cursor, size, self._commit
+        )
+        return len(rows), map(_stream_info, rows), self._cursor is not None
+
+
+class CategoryPages(Pages[CategoryInfo]):
+    """Categories in the order of their names, all as of one commit."""
+
+    def __init__(self, ask: Ask, commit: Commit) -> None:
+        super().__init__(None)
+        self._ask = ask
+        self._at = commit
+        self._commit: int | None = None
+        self._cursor: str | None = None
+
+    async def _page(self, size: int) -> tuple[int, Iterator[CategoryInfo], bool]:
+        if self._commit is None:
+            self._commit = await self._at()
+        self._commit, rows, self._cursor = await self._ask(
+            "list_categories", self._cursor, size, self._commit
+        )
+        return len(rows), (CategoryInfo(*row[:2]) for row in rows), self._cursor is not None
+
+
+async def newest() -> None:
+    """Stands for the newest commit."""
+
+
+def _stream_info(row: list[Any]) -> StreamInfo:
+    stream, version, first, count, microseconds, begins = row[:6]
+    age = None if microseconds is None else timedelta(microseconds=microseconds)
+    return StreamInfo(stream, version, first, count, age, begins)

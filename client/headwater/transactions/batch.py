@@ -1,0 +1,147 @@
+"""A batch: a whole transaction in one round trip.
+
+    batch = db.batch()
+    batch.require_stream("account-ann", 41)
+    place = batch.get(("balance", "ann"))
+    batch.add(("balance", "ann"), -10)
+    batch.append("account-ann", [Event("Withdrawn", {"amount": 10})])
+    done = await db.execute(batch)
+    done.committed, done.results[place]
+
+If all conditions hold, the reads are done, and then the writes are committed; if one does not,
+ConditionFailed, and nothing happens. A batch that is executed again is another transaction.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from headwater.codecs.codec import Codec, decode_with, encode_with
+from headwater.errors import ProtocolError, TooLarge
+from headwater.reads.query import Query, event_filter
+from headwater.records import Committed, from_stored, recorded_event
+from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes, key_range
+from headwater_protocol.keys import Key, KeyTuple, decode_key, encode_key
+from headwater_protocol.limits import PAGE_ITEMS_MAX
+from headwater_protocol.operations import CONDITION, READ
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What came of a batch: the commit, and the results of its reads in order."""
+
+    committed: Committed
+    results: list[Any]
+
+
+class Batch(Writes):
+    """Conditions, reads and writes, to be executed together. Make one with `db.batch()`."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__(codec)
+        self._conditions: list[list[Any]] = []
+        self._reads: list[list[Any]] = []
+        self._defaults: list[Any] = []
+
+    def require(self, key: Key, value: Any) -> None:
+        """The key must hold exactly this value, byte for byte as it is encoded."""
+        data = encode_with(self._codec, value, f"value of {key!r:.80}")
+        self._require(["value", encode_key(key), data])
+
+    def require_absent(self, key: Key) -> None:
+        """The key must not be there."""
+        self._require(["value", encode_key(key), None])
+
+    def require_stream(self, stream: str, expect: int) -> None:
+        """The stream must be at a version, or NO_STREAM, or STREAM_EXISTS."""
+        self._require(["stream", stream, expect])
+
+    def require_unchanged(
+        self,
+        prefix: Key | None = None,
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        commit: int,
+    ) -> None:
+        """No key of the range may have been written after *commit*."""
+        first, last = key_range(prefix, start, end)
+        self._require(["unchanged", first, last, commit])
+
+    def require_no_events(self, query: Query, *, after: int = 0) -> None:
+        """No event that fits the query may be there beyond a position."""
+        wanted = event_filter("require_no_events", query=query)
+        self._require(["no_events", wanted, after])
+
+    def get(self, key: Key, default: Any = None) -> int:
+        """Read a key's value; its place in the results."""
+        return self._read(["get", encode_key(key)], default)
+
+    def scan(
+        self,
+        prefix: Key | None = None,
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        reverse: bool = False,
+        limit: int = PAGE_ITEMS_MAX,
+    ) -> int:
+        """Read a page of a range, [(key, value)…]; its place in the results."""
+        first, last = key_range(prefix, start, end)
+        return self._read(["scan", first, last, limit, reverse])
+
+    def read(
+        self, stream: str, *, after: int = 0, reverse: bool = False, limit: int = PAGE_ITEMS_MAX
+    ) -> int:
+        """Read a page of a stream, [RecordedEvent…]; its place in the results."""
+        return self._read(["read_stream", stream, after, limit, reverse])
+
+    def _require(self, condition: list[Any]) -> None:
+        CONDITION(condition, "require")
+        self._conditions.append(condition)
+
+    def _read(self, read: list[Any], default: Any = None) -> int:
+        READ(read, "read")
+        self._reads.append(read)
+        self._defaults.append(default)
+        return len(self._reads) - 1
+
+    def request(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """Conditions, reads and writes as they travel.
+
+        Raises:
+            TooLarge: the writes do not fit one request; a transaction sends them in several.
+        """
+        if self._written_size > REQUEST_SIZE_MAX:
+            raise TooLarge(
+                f"{self._written_size} bytes in one request; allowed are {REQUEST_SIZE_MAX}; use "
+                "a transaction"
+            )
+        return self._conditions, self._reads, self._writes
+
+    def results(self, payload: list[Any]) -> list[Any]:
+        """The results of the reads, decoded."""
+        if not payload and not self._reads:
+            return []
+        if len(payload) != len(self._reads):
+            raise ProtocolError(f"{len(payload)} results for {len(self._reads)} reads")
+        return [
+            self._result(read, default, answer)
+            for read, default, answer in zip(self._reads, self._defaults, payload, strict=True)
+        ]
+
+    def _result(self, read: list[Any], default: Any, answer: Any) -> Any:
+        if read[0] == "get":
+            if answer is None:
+                return default
+            return decode_with(self._codec, answer, f"value of {decode_key(read[1])!r:.80}")
+        if read[0] == "scan":
+            return self._items(answer[1])
+        codec = self._codec
+        return [*from_stored([recorded_event(row, codec) for row in answer[2]], codec)]
+
+    def _items(self, flat: list[bytes]) -> list[tuple[KeyTuple, Any]]:
+        keys = [decode_key(key) for key in flat[::2]]
+        return [
+            (key, decode_with(self._codec, data, f"value of {key!r:.80}"))
+            for key, data in zip(keys, flat[1::2], strict=True)
+        ]

@@ -1,0 +1,156 @@
+"""The client on asyncio: a Protocol that the loop calls, and futures that tasks await."""
+
+import asyncio
+import socket
+from types import TracebackType
+from typing import Any, Final
+
+from headwater.errors import ConnectionLost
+from headwater.transport.address import Address
+from headwater.transport.connection import CHECKS_PER_TIMEOUT, Link, Reply
+from headwater.transport.runtime import Greeting, Options, not_connected
+
+LAST_WORDS_S_MAX: Final = 1.0
+"""Seconds to wait for a transport to close: what is written must go out, and TLS says farewell,
+but a peer that does not read must not keep the application from ending."""
+
+
+class AsyncioLink(Link, asyncio.Protocol):
+    """A link on an asyncio transport, TLS or plain."""
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, request_timeout: float) -> None:
+        super().__init__(name)
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._outgoing: list[bytes] = []
+        self._request_timeout = request_timeout
+        self._timer = loop.call_later(request_timeout / CHECKS_PER_TIMEOUT, self._check)
+        self._ended: asyncio.Future[None] = loop.create_future()
+        # The loop calls this with what it received; one call less on each answer.
+        self.data_received = self.receive  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _park(self, reply: Reply) -> "asyncio.Future[None]":
+        future: asyncio.Future[None] = asyncio.Future(loop=self._loop)
+        reply.sleeper = future
+        return future
+
+    def _wake(self, sleeper: "asyncio.Future[None]") -> None:
+        # A task that was cancelled has cancelled its future.
+        if not sleeper.done():
+            sleeper.set_result(None)
+
+    def _send(self, data: bytes, alone: bool) -> None:
+        assert self._transport is not None
+        if alone and not self._outgoing:
+            self._transport.write(data)
+            return
+        # What is queued is bounded by the tasks that wait: each has one request in it.
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(data)
+
+    def _flush(self) -> None:
+        if self._outgoing and not self.closed:
+            assert self._transport is not None
+            self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
+
+    def _check(self) -> None:
+        self.check_overdue(self._request_timeout)
+        if not self.closed:
+            self._timer = self._loop.call_later(
+                self._request_timeout / CHECKS_PER_TIMEOUT, self._check
+            )
+
+    def _shut(self) -> None:
+        self._timer.cancel()
+        if self._transport is not None:
+            if self._outgoing:
+                # What was queued is of the past turn: a rollback, an end of a subscription.
+                self._transport.write(b"".join(self._outgoing))
+                self._outgoing.clear()
+            self._transport.close()
+
+    async def ended(self) -> None:
+        """Return when the transport is closed too, as long as that takes no time."""
+        if self._transport is not None:
+            await asyncio.wait([self._ended], timeout=LAST_WORDS_S_MAX)
+            self._transport.abort()
+
+    def abort(self) -> None:
+        """Close without last words. TLS has some, and the loop may not run long enough."""
+        self.close()
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class AsyncioRuntime:
+    """Links on the running loop. It needs no task of its own."""
+
+    shares_links = True
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._links: list[AsyncioLink] = []
+
+    async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
+        """As Runtime.open."""
+        link = AsyncioLink(str(address), self._loop, options.request_timeout)
+        try:
+            async with asyncio.timeout(options.connect_timeout):
+                if address.path:
+                    await self._loop.create_unix_connection(lambda: link, address.path)
+                else:
+                    transport, _ = await self._loop.create_connection(
+                        lambda: link, address.host, address.port, ssl=address.tls
+                    )
+                    _set_options(transport.get_extra_info("socket"))
+                await greet(link)
+        except (OSError, EOFError) as error:
+            link.abort()
+            raise not_connected(address, error, options.connect_timeout) from error
+        except BaseException:
+            link.abort()
+            raise
+        self._links = [*(other for other in self._links if not other.closed), link]
+        return link
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def now(self) -> float:
+        return self._loop.time()
+
+    def lock(self) -> asyncio.Lock:
+        return asyncio.Lock()
+
+    async def __aenter__(self) -> "AsyncioRuntime":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for link in self._links:
+            link.close()
+            await link.ended()
+
+
+def _set_options(sock: Any) -> None:
+    if isinstance(sock, socket.socket) or hasattr(sock, "setsockopt"):
+        # asyncio sets TCP_NODELAY itself.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,0 +1,211 @@
+"""The client without an event loop: a socket that blocks.
+
+Waiting for a reply is reading from the socket until it is there. Threads may share a database:
+one asks at a time, the others wait at the link's lock. A transaction belongs to one thread, and
+a subscription has a link of its own, since waiting for it would hold up everything else.
+
+A plain socket stays in blocking mode and leaves the timeout to the kernel (SO_RCVTIMEO), since
+a timeout of Python's costs a `poll` before each `recv` and each `send`.
+"""
+
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from headwater.errors import ConnectionLost, TimedOut
+from headwater.transport.address import Address
+from headwater.transport.connection import RECEIVE_SIZE_MAX, Feed, Link, Reply
+from headwater.transport.runtime import Greeting, Options, not_connected
+
+
+class BlockingLink(Link):
+    """A link on a socket that blocks."""
+
+    def __init__(self, name: str, sock: socket.socket, timeout: float) -> None:
+        super().__init__(name)
+        self._socket = sock
+        self._timeout = timeout
+        # Reentrant: an answer may close the link, which ends a subscription, which asks.
+        self._lock = threading.RLock()
+
+    async def ask(self, name: str, *arguments: Any) -> Any:
+        # As Link.ask, without the coroutine that would park.
+        with self._lock:
+            reply = self._post_one(name, arguments)
+            if not reply.done:
+                self._read_until(reply)
+        if reply.error is not None:
+            raise reply.error
+        return reply.payload
+
+    async def exchange(self, requests: Sequence[Sequence[Any]]) -> list[Any]:
+        with self._lock:
+            return await super().exchange(requests)
+
+    def post(self, requests: Sequence[Sequence[Any]]) -> list[Reply]:
+        with self._lock:
+            return super().post(requests)
+
+    async def subscribe(self, feed: Feed, *arguments: Any, operation: str = "subscribe") -> int:
+        with self._lock:
+            return await super().subscribe(feed, *arguments, operation=operation)
+
+    async def _park(self, reply: Reply) -> None:
+        self._read_until(reply)
+
+    def _read_until(self, reply: Reply) -> None:
+        while not reply.done and not self.closed:
+            try:
+                data = self._socket.recv(RECEIVE_SIZE_MAX)
+            except (BlockingIOError, TimeoutError):
+                self.close(TimedOut(f"no answer from {self.name} within {self._timeout:g} s"))
+            except OSError as error:
+                self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
+            else:
+                if not data:
+                    self.close()
+                    continue
+                try:
+                    self.receive(data)
+                except BaseException:
+                    # Interrupted, with a part of it dealt with: the rest would be misread.
+                    self.close()
+                    raise
+
+    def _wake(self, _sleeper: Any) -> None:
+        raise AssertionError("nobody sleeps on a blocking link")
+
+    def _send(self, data: bytes, alone: bool) -> None:  # noqa: ARG002
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
+        except BaseException:
+            # Interrupted half-way through a frame: what is sent next would be misread.
+            self.close()
+            raise
+
+    def set_timeout(self, seconds: float) -> None:
+        """Wait so long at most, from now on."""
+        self._timeout = seconds
+        _set_timeout(self._socket, seconds)
+
+    def wait_for_ever(self) -> None:
+        _set_timeout(self._socket, None)
+
+    def wait_for_answers(self, seconds: float) -> None:
+        self.set_timeout(seconds)
+
+    def _shut(self) -> None:
+        try:
+            # Another thread that waits in recv would wait on.
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # The peer was first.
+        self._socket.close()
+
+
+class BlockingRuntime:
+    """Links on plain sockets."""
+
+    shares_links = False
+
+    def __init__(self) -> None:
+        self._links: list[BlockingLink] = []
+
+    async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
+        """As Runtime.open."""
+        link: BlockingLink | None = None
+        try:
+            sock = _connect(address, options.connect_timeout)
+            link = BlockingLink(str(address), sock, options.connect_timeout)
+            await greet(link)
+            link.set_timeout(options.request_timeout)
+        except OSError as error:
+            if link is not None:
+                link.close()
+            raise not_connected(address, error, options.connect_timeout) from error
+        except BaseException:
+            if link is not None:
+                link.close()
+            raise
+        self._links = [*(other for other in self._links if not other.closed), link]
+        return link
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop to hold up
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def lock(self) -> "ThreadLock":
+        return ThreadLock()
+
+    async def __aenter__(self) -> "BlockingRuntime":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for link in self._links:
+            link.close()
+
+
+class ThreadLock:
+    """A thread's lock that looks like a task's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    async def __aenter__(self) -> None:
+        self._lock.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+
+def _connect(address: Address, timeout: float) -> socket.socket:
+    if address.path:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    else:
+        sock = socket.create_connection((address.host, address.port), timeout)
+    try:
+        if address.path:
+            sock.settimeout(timeout)
+            sock.connect(address.path)
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if address.tls is not None:
+            sock = address.tls.wrap_socket(sock, server_hostname=address.host)
+        _set_timeout(sock, timeout)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _set_timeout(sock: socket.socket, seconds: float | None) -> None:
+    """Let each receive and send wait so long at most."""
+    if isinstance(sock, ssl.SSLSocket):
+        # OpenSSL would take the kernel's timeout for "try again", and try.
+        sock.settimeout(seconds)
+        return
+    sock.settimeout(None)
+    whole, part = divmod(seconds or 0.0, 1)
+    interval = struct.pack("ll", int(whole), int(part * 1_000_000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)

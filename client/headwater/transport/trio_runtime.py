@@ -1,0 +1,293 @@
+"""The client on trio: a nursery with a reader and a writer for each link.
+
+These tasks are shielded from the cancellation of what is around `connect()`: whoever cleans up
+under a shield of his own can still ask. They end when the link is closed, which leaving
+`async with connect()` does.
+
+On a plain connection the socket is used as it is, without a stream around it: a request goes
+out in the task that asks, in one call of `send`, and cannot be cancelled half-way. Everything
+else (TLS, memory) is a trio Stream, and only the writer sends on it.
+"""
+
+import socket
+from abc import abstractmethod
+from types import TracebackType
+from typing import Final
+
+import trio
+
+from headwater.errors import ConnectionLost
+from headwater.transport.address import Address
+from headwater.transport.connection import CHECKS_PER_TIMEOUT, RECEIVE_SIZE_MAX, Link, Reply
+from headwater.transport.runtime import Greeting, Options, not_connected
+
+_BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class TrioLink(Link):
+    """What both kinds have: parking, and a writer that is woken when there is something."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._outgoing: list[bytes] = []
+        self._writer: trio.lowlevel.Task | None = None
+        self.scope = trio.CancelScope(shield=True)
+
+    async def _park(self, reply: Reply) -> None:
+        reply.sleeper = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            reply.sleeper = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _wake(self, sleeper: trio.lowlevel.Task) -> None:
+        trio.lowlevel.reschedule(sleeper)
+
+    def _send(self, data: bytes, alone: bool) -> None:  # noqa: ARG002
+        self._queue(data)
+
+    def _queue(self, data: bytes) -> None:
+        # What is queued is bounded by the tasks that wait: each has one request in it.
+        self._outgoing.append(data)
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            trio.lowlevel.reschedule(writer)
+
+    async def _something_to_send(self) -> bytes:
+        while not self._outgoing:
+            self._writer = trio.lowlevel.current_task()
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._writer = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
+        return data
+
+    async def serve(self, request_timeout: float) -> None:
+        """Read, write and watch the time until the link is closed."""
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._write)
+                while True:
+                    await trio.sleep(request_timeout / CHECKS_PER_TIMEOUT)
+                    self.check_overdue(request_timeout)
+
+    @abstractmethod
+    async def _read(self) -> None:
+        """Take what comes, until the peer ends or the link is closed."""
+
+    @abstractmethod
+    async def _write(self) -> None:
+        """Send what is queued, until the link is closed."""
+
+
+class TrioSocketLink(TrioLink):
+    """A link on a socket of its own, TCP or Unix."""
+
+    def __init__(self, name: str, sock: socket.socket) -> None:
+        super().__init__(name)
+        sock.setblocking(False)
+        self._socket = sock
+        # The writer has a part of a frame: nothing may go ahead of the rest.
+        self._halfway = False
+
+    def _send(self, data: bytes, alone: bool) -> None:
+        if not alone or self._outgoing or self._halfway:
+            self._queue(data)
+            return
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
+            return
+        if sent < len(data):
+            self._queue(data[sent:])
+
+    async def _read(self) -> None:
+        sock = self._socket
+        # What is received may close the link.
+        while not self.closed:
+            try:
+                await trio.lowlevel.wait_readable(sock)
+                data = sock.recv(RECEIVE_SIZE_MAX)
+            except BlockingIOError:
+                continue
+            except trio.ClosedResourceError:
+                return  # By us, in another task.
+            except OSError as error:
+                self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
+                return
+            if not data:
+                self.close()
+                return
+            self.receive(data)
+
+    async def _write(self) -> None:
+        while True:
+            data = memoryview(await self._something_to_send())
+            self._halfway = True
+            while data:
+                try:
+                    data = data[self._socket.send(data) :]
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._socket)
+                except trio.ClosedResourceError:
+                    return
+                except OSError as error:
+                    self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
+                    return
+            self._halfway = False
+
+    def _shut(self) -> None:
+        self.scope.cancel()
+        if self._outgoing and not self._halfway:
+            try:
+                self._socket.send(b"".join(self._outgoing))
+            except OSError:
+                pass  # It was a last word; the server will see the end of the connection.
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()
+
+
+class TrioStreamLink(TrioLink):
+    """A link on a trio Stream."""
+
+    def __init__(self, name: str, stream: trio.abc.Stream) -> None:
+        super().__init__(name)
+        self._stream = stream
+
+    async def _read(self) -> None:
+        try:
+            while not self.closed and (data := await self._stream.receive_some()):
+                self.receive(bytes(data))
+        except _BROKEN as error:
+            self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
+        self.close()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._stream.send_all(await self._something_to_send())
+        except _BROKEN as error:
+            self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
+
+    async def serve(self, request_timeout: float) -> None:
+        try:
+            await super().serve(request_timeout)
+        finally:
+            await trio.aclose_forcefully(self._stream)
+
+    def _shut(self) -> None:
+        self.scope.cancel()
+
+
+class TrioRuntime:
+    """Links whose tasks live in one nursery."""
+
+    shares_links = True
+
+    def __init__(self) -> None:
+        self._nurseries = trio.open_nursery()
+        self._nursery: trio.Nursery | None = None
+        self._links: list[TrioLink] = []
+
+    async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
+        """As Runtime.open."""
+        assert self._nursery is not None, "open() before the nursery is"
+        link: TrioLink | None = None
+        try:
+            with trio.fail_after(options.connect_timeout):
+                link = await _connect(address, options)
+                self._nursery.start_soon(link.serve, options.request_timeout)
+                await greet(link)
+        except (*_BROKEN, trio.TooSlowError) as error:
+            if link is not None:
+                link.close()
+            cause = TimeoutError() if isinstance(error, trio.TooSlowError) else error
+            raise not_connected(address, cause, options.connect_timeout) from error
+        except BaseException:
+            if link is not None:
+                link.close()
+            raise
+        self._links = [*(other for other in self._links if not other.closed), link]
+        return link
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def lock(self) -> trio.Lock:
+        return trio.Lock()
+
+    async def __aenter__(self) -> "TrioRuntime":
+        self._nursery = await self._nurseries.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        assert self._nursery is not None
+        crashed = self._nursery.cancel_scope.cancel_called
+        for link in self._links:
+            link.close()
+        if crashed:
+            # One of our tasks failed, and cancelled the user's. The nursery knows why.
+            return await self._nurseries.__aexit__(kind, error, trace)
+        # The user's error passes by the nursery, which would wrap it in an ExceptionGroup.
+        try:
+            await self._nurseries.__aexit__(None, None, None)
+        except BaseException as own:
+            if error is None or not _only_cancelled(own):
+                raise
+        return None
+
+
+async def _connect(address: Address, options: Options) -> TrioLink:
+    name = str(address)
+    stream: trio.abc.Stream
+    if options.open_stream is not None:
+        return TrioStreamLink(name, await options.open_stream())
+    if address.path:
+        stream = await trio.open_unix_socket(address.path)
+        return TrioSocketLink(name, _plain_socket(stream))
+    stream = await trio.open_tcp_stream(address.host, address.port)
+    # trio sets TCP_NODELAY itself.
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if address.tls is None:
+        return TrioSocketLink(name, _plain_socket(stream))
+    secure = trio.SSLStream(
+        stream, address.tls, server_hostname=address.host, https_compatible=True
+    )
+    try:
+        await secure.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return TrioStreamLink(name, secure)
+
+
+def _plain_socket(stream: trio.SocketStream) -> socket.socket:
+    """The socket of a stream that is not used any more."""
+    return socket.socket(fileno=stream.socket.detach())
+
+
+def _only_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_only_cancelled(inner) for inner in error.exceptions)
+    return isinstance(error, trio.Cancelled)

@@ -1,0 +1,137 @@
+"""Codecs, and what cannot be encoded."""
+
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgpack
+import pytest
+
+from headwater.codecs.codec import MsgpackCodec, RawCodec, decode_with, encode_with
+from headwater.errors import InvalidArgument, Undecodable
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        -(2**63),
+        2**64 - 1,
+        1.5,
+        float("inf"),
+        "Zürich \0 ☃",
+        b"\0\xff",
+        [1, [2, {"a": [None]}]],
+        {"a": 1, 2: "b", b"c": None},
+        datetime(2013, 1, 1, 12, 30, 59, 999_999, tzinfo=UTC),
+        UUID(int=7),
+        Decimal("1.10"),
+        Decimal("-0"),
+        Decimal("1E+1000"),
+        Decimal("Infinity"),
+        date(2013, 1, 31),
+        {1, "1", b"1", (1, 2)},
+        frozenset({frozenset({1}), UUID(int=1)}),
+        set(range(20)),
+        set(range(70_000)),
+        set(),
+        {"deep": [{Decimal(1): {"at": datetime(2013, 1, 1, tzinfo=UTC)}}]},
+        msgpack.ExtType(31, b"of a newer version"),
+        msgpack.ExtType(40, b"mine"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_comes_back_as_it_was(value: Any) -> None:
+    codec = MsgpackCodec()
+    back = codec.decode(codec.encode(value))
+    assert back == value
+    assert type(back) is type(value)
+    assert repr(back) == repr(value) or isinstance(value, set | frozenset)
+
+
+def test_equal_sets_are_equal_bytes_in_whatever_order_they_were_filled() -> None:
+    codec = MsgpackCodec()
+    # They fall into one place of the table, so the first to come is the first to go.
+    forth, back = ({*order} for order in ((0, 8, 16), (16, 8, 0)))
+    assert [*forth] != [*back]
+    assert codec.encode(forth) == codec.encode(back)
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (UUID(int=1), b"\xd8\x01" + bytes(15) + b"\x01"),
+        (Decimal("1.10"), b"\xd6\x021.10"),
+        (date(2013, 1, 31), b"\xc7\x0a\x032013-01-31"),
+        ({2, 1}, b"\xc7\x03\x04\x92\x01\x02"),
+        (frozenset("a"), b"\xc7\x03\x05\x91\xa1a"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_bytes_are_those_that_the_protocols_page_shows(value: Any, stored: bytes) -> None:
+    assert MsgpackCodec().encode(value) == stored
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [b"\xd4\x01x", b"\xd6\x02wild", b"\xd6\x032013", b"\xd4\x04\x07", b"\xc7\x02\x04\x91\x80"],
+)
+def test_an_extension_that_is_none_of_ours_is_undecodable(stored: bytes) -> None:
+    with pytest.raises(Undecodable):
+        decode_with(MsgpackCodec(), stored, "value of x")
+
+
+def test_a_time_without_a_zone_is_refused_with_a_way_out() -> None:
+    with pytest.raises(InvalidArgument, match=r"no time zone.*datetime\.now\(UTC\)"):
+        encode_with(MsgpackCodec(), datetime(2013, 1, 1), "value of x")  # noqa: DTZ001
+
+
+def test_a_tuple_comes_back_as_a_list_and_a_time_in_utc() -> None:
+    codec = MsgpackCodec()
+    assert codec.decode(codec.encode((1, 2))) == [1, 2]
+    east = datetime(2013, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+    assert codec.decode(codec.encode(east)).tzinfo == UTC
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), {object()}, 2**64, -(2**63) - 1, datetime(2013, 1, 1), nested(2000), "\ud800", 1j],  # noqa: DTZ001
+    ids=lambda value: type(value).__name__,
+)
+def test_what_cannot_be_encoded_is_said_and_leaves_nothing_behind(value: Any) -> None:
+    codec = MsgpackCodec()
+    with pytest.raises(InvalidArgument, match="value of x cannot be encoded"):
+        encode_with(codec, [1, "half", value], "value of x")
+    # The packer is shared by all calls: what it had packed so far must be gone.
+    assert codec.encode(1) == b"\x01"
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x01\x02", b"\xa5abc", b"\x91"])
+def test_what_cannot_be_decoded_is_said(data: bytes) -> None:
+    with pytest.raises(Undecodable, match=f"its {len(data)} bytes"):
+        decode_with(MsgpackCodec(), data, "value of x")
+
+
+def test_types_of_ones_own_are_encoded_by_a_function() -> None:
+    codec = MsgpackCodec(
+        default=lambda value: msgpack.ExtType(42, str(value).encode()),
+        ext_hook=lambda code, data: complex(data.decode()) if code == 42 else None,
+    )
+    assert codec.decode(codec.encode([1j, 2])) == [1j, 2]
+
+
+def test_the_raw_codec_takes_bytes_alone() -> None:
+    codec = RawCodec()
+    assert codec.encode(bytearray(b"a")) == codec.encode(memoryview(b"a")) == b"a"
+    assert codec.decode(b"\xc1") == b"\xc1"
+    with pytest.raises(InvalidArgument, match="stores bytes, not str"):
+        encode_with(codec, "a", "value of x")

@@ -1,0 +1,293 @@
+"""Many tasks on one link: order, cancellation, and answers that come too late."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+
+import pytest
+import trio
+import trio.testing
+
+import headwater
+from headwater.transport.connection import CHECKS_PER_TIMEOUT, Link, Reply
+from headwater.transport.stepping import step
+from headwater.transport.trio_runtime import TrioSocketLink
+from headwater_protocol.connection import Request, ServerConnection
+from tests.client.fake_server import FakeServer
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as server:
+        yield server
+
+
+def by_key(server: FakeServer) -> None:
+    """Answer a get of the key (n,) with n, except that the key (0,) waits for ever."""
+
+    def answer(request: object) -> object:
+        key: bytes = request.arguments[1]  # type: ignore[attr-defined]
+        return server.HANG if key == b"\x14" else key[-1:]
+
+    server.on("get", answer)
+
+
+async def test_a_cancelled_trio_task_does_not_disturb_the_others(server: FakeServer) -> None:
+    by_key(server)
+    async with headwater.connect(server.url) as db:
+        seen = []
+
+        async def get(number: int) -> None:
+            seen.append(await db.get(number))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(get, 0)
+            nursery.start_soon(get, 5)
+            await trio.to_thread.run_sync(server.wait_for, "get", 2)
+            while not seen:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert seen == [5]
+        # Its answer comes after all, and nobody looks.
+        (peer,) = server.peers
+        (late,) = [number for number, name in peer.protocol.in_flight.items() if name == "get"]
+        peer.send(peer.protocol.answer(late, b"\x63"))
+        assert [await db.get(number) for number in range(1, 20)] == [*range(1, 20)]
+
+
+def test_a_cancelled_asyncio_task_does_not_disturb_the_others(server: FakeServer) -> None:
+    by_key(server)
+
+    async def main() -> None:
+        async with headwater.connect(server.url) as db:
+            stuck = asyncio.create_task(db.get(0))
+            assert await db.get(5) == 5
+            # The answer to one may be here before the other has come to the server.
+            await asyncio.to_thread(server.wait_for, "get", 2)
+            stuck.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await stuck
+            (peer,) = server.peers
+            (late,) = [number for number, name in peer.protocol.in_flight.items() if name == "get"]
+            peer.send(peer.protocol.answer(late, b"\x63"))
+            numbers = await asyncio.gather(*(db.get(number) for number in range(1, 20)))
+            assert numbers == [*range(1, 20)]
+
+    asyncio.run(main())
+
+
+async def test_requests_of_many_tasks_go_out_together(server: FakeServer) -> None:
+    by_key(server)
+    async with headwater.connect(server.url) as db:
+        (peer,) = server.peers
+        before = peer.receives
+
+        async def get(number: int) -> None:
+            assert await db.get(number) == number
+
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 100):
+                nursery.start_soon(get, number)
+        # The first goes at once, for the shortest wait; the others in a few sends.
+        assert peer.receives - before < 20
+
+
+async def test_all_who_wait_are_told_when_the_link_is_lost(server: FakeServer) -> None:
+    server.on("begin", server.HANG)
+    async with headwater.connect(server.url) as db:
+        lost = 0
+
+        async def begin() -> None:
+            nonlocal lost
+            with pytest.raises(headwater.ConnectionLost):
+                await db.transaction().begin()
+            lost += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(begin)
+            await trio.to_thread.run_sync(server.wait_for, "begin", 5)
+            server.drop_all()
+        assert lost == 5
+        await db.ping()
+
+
+async def test_a_cancelled_block_still_can_clean_up_under_a_shield(server: FakeServer) -> None:
+    server.on("get", b"\x01")
+    cleaned = False
+    with trio.CancelScope() as scope:
+        async with headwater.connect(server.url) as db:
+            try:
+                scope.cancel()
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    cleaned = await db.get("a") == 1
+    assert cleaned
+    assert scope.cancelled_caught
+
+
+async def test_an_exception_leaves_the_trio_block_as_itself(server: FakeServer) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with headwater.connect(server.url):
+            raise ZeroDivisionError
+
+
+def test_only_the_request_that_waits_too_long_times_out(server: FakeServer) -> None:
+    by_key(server)
+
+    async def main() -> None:
+        async with headwater.connect(server.url, request_timeout=0.4) as db:
+            stuck = asyncio.create_task(db.get(0))
+            while not stuck.done():
+                assert await db.get(1) == 1
+            with pytest.raises(headwater.TimedOut, match="no answer within"):
+                await stuck
+        assert len(server.peers) == 1
+
+    asyncio.run(main())
+
+
+async def test_nothing_goes_ahead_of_the_rest_of_a_frame() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    link = TrioSocketLink("test", ours)
+    protocol = ServerConnection()
+    request_id, hello = link._connection.request("hello", 1)
+    protocol.receive(hello)
+    link._connection.receive(protocol.answer(request_id, [1, "", [], [], b"0" * 16]))
+    received: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(link.serve, 30.0)
+        large = ("write", b"0" * 16, [["put", b"k", bytes(5_000_000)]])
+        (waits,) = link.post([large])
+        await trio.testing.wait_all_tasks_blocked()
+        # Nobody waits for the large one any more, but it is not out yet.
+        link._pending.clear()
+        assert not waits.done
+        link.post([("ping",)])
+        theirs.setblocking(False)
+        while len(received) < 2:
+            await trio.lowlevel.wait_readable(theirs)
+            for item in protocol.receive(theirs.recv(1 << 20)):
+                assert isinstance(item, Request)
+                received.append(item.name)
+        link.close()
+    theirs.close()
+    assert received == ["write", "ping"]
+
+
+def test_a_request_that_is_wrong_sends_nothing_and_leaves_nothing(server: FakeServer) -> None:
+    async def main() -> None:
+        async with headwater.connect(server.url) as db:
+            link = await db._channel.link()
+            with pytest.raises(headwater.InvalidArgument):
+                link.post([("ping",), ("get", None, 5)])
+            with pytest.raises(headwater.UnknownOperation):
+                await link.ask("dance")
+            assert not link._connection.in_flight
+            await db.ping()
+
+    asyncio.run(main())
+    assert [came.name for came in server.requests] == ["hello", "ping"]
+
+
+def test_a_coroutine_that_waits_for_something_else_cannot_be_stepped() -> None:
+    class Elsewhere:
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    async def waits() -> None:
+        await Elsewhere()
+
+    with pytest.raises(AssertionError, match="suspended"):
+        step(waits())
+
+
+def test_connect_needs_an_event_loop_that_it_knows(server: FakeServer) -> None:
+    with pytest.raises(headwater.InvalidArgument, match="connect_blocking"):
+        step(headwater.connect(server.url).__aenter__())
+
+
+def test_asyncio_needs_no_trio(server: FakeServer) -> None:
+    code = (
+        "import asyncio, sys, headwater\n"
+        "async def main():\n"
+        f"    async with headwater.connect({server.url!r}) as db: await db.ping()\n"
+        "asyncio.run(main())\n"
+        f"with headwater.connect_blocking({server.url!r}) as db: db.ping()\n"
+        "assert 'trio' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert len(server.named("ping")) == 2
+
+
+async def test_a_link_that_only_listens_notices_that_nobody_is_there_any_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    # Found by simulation: the server's machine died without a word, and a subscriber, who has
+    # no request under way, waited for news for ever.
+    asked: list[str] = []
+    streams: list[trio.abc.Stream] = []
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        connection = ServerConnection()
+        while data := await stream.receive_some():
+            for item in connection.receive(bytes(data)):
+                assert isinstance(item, Request)
+                asked.append(item.name)
+                answers: dict[str, object] = {"hello": [1, "fake", [], [], b"0" * 16]}
+                if item.name != "ping":
+                    await stream.send_all(
+                        connection.answer(item.request_id, answers.get(item.name))
+                    )
+
+    async with trio.open_nursery() as nursery:
+
+        async def open_stream() -> trio.abc.Stream:
+            ours, theirs = trio.testing.memory_stream_pair()
+            streams.append(ours)
+            nursery.start_soon(serve, theirs)
+            return ours
+
+        database = headwater.connect(
+            open_stream=open_stream, request_timeout=4.0, retry_timeout=0.0
+        )
+        async with database as db, db.subscribe() as feed:
+            with trio.move_on_after(20):
+                await feed.__anext__()
+        nursery.cancel_scope.cancel()
+    assert len(streams) > 1, "it connected again"
+    assert asked[:3] == ["hello", "subscribe", "ping"]
+
+
+class Silent(Link):
+    """A link whose peer says nothing, checked by hand."""
+
+    async def _park(self, reply: Reply) -> None:
+        raise AssertionError("nobody waits here")
+
+    def _wake(self, sleeper: object) -> None:
+        raise AssertionError("nobody sleeps here")
+
+    def _send(self, data: bytes, alone: bool) -> None:
+        pass
+
+    def _shut(self) -> None:
+        pass
+
+
+def test_a_request_has_its_whole_timeout_however_late_between_two_checks_it_was_asked() -> None:
+    # No clock is read for a request: its age is counted in checks.
+    link = Silent("nowhere")
+    for _ in range(3):
+        link.check_overdue(8.0)
+    (reply,) = link.post([("hello", 1, "test")])
+    for _ in range(CHECKS_PER_TIMEOUT):
+        link.check_overdue(8.0)
+    assert not reply.done
+    link.check_overdue(8.0)
+    assert isinstance(reply.error, headwater.TimedOut)
+    assert link.closed
