@@ -21,7 +21,6 @@ want input, fills up, and TCP slows the client down.
 
 import errno
 import socket
-import time
 from functools import partial
 from typing import Final
 
@@ -50,20 +49,6 @@ READY_MIN: Final = 2
 
 GATHERINGS_MAX: Final = 8
 """How often we look for more commits that can share a sync, before it is done."""
-
-LINGER_S: Final = 0.001
-"""Seconds that a lone client's next request is waited for, outside of the event loop: the least
-that epoll can wait. Timers are late by as much, at most LINGERS_MAX times in a row."""
-
-LINGERS_MAX: Final = 16
-"""How often a lone client is waited for before other tasks get their turn: some milliseconds."""
-
-PROMPT_WAKE_UPS_MIN: Final = 3
-"""Wake-ups in a row that came within LINGER_S, after which the next one is expected to."""
-
-WAKE_UPS_AFTER_A_VAIN_WAIT: Final = 64
-"""As many more are needed after a wait that was in vain: a client in our own event loop, say, is
-never back before we are done with waiting."""
 
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -107,9 +92,6 @@ class PlainSockets:
         self._to_flush: list[_Connection] = []
         self._to_run: list[_Connection] = []
         self._idle = trio.lowlevel.ParkingLot()
-        self._served_at = 0.0
-        self._served_last: _Watched | None = None
-        self._prompt_wake_ups = 0
 
     def listen(self, listener: socket.socket, name: str) -> None:
         """Accept connections from a listening socket. *name* is its address, for logs."""
@@ -127,56 +109,16 @@ class PlainSockets:
         descriptor = self._readiness.fileno()
         while True:
             await trio.lowlevel.wait_readable(descriptor)
-            self._note_wake_up()
-            linger_s = 0.0
-            for looks in range(1, LINGERS_MAX + 1):
-                ready = self._readiness.ready(linger_s)
-                if linger_s and not ready:
-                    self._prompt_wake_ups = -WAKE_UPS_AFTER_A_VAIN_WAIT
+            for _ in range(LOOKS_MAX):
+                ready = self._readiness.ready()
                 for start in range(0, len(ready), CONNECTIONS_PER_TURN_MAX):
                     if start:
                         await trio.lowlevel.checkpoint()
                     self._turn(ready[start : start + CONNECTIONS_PER_TURN_MAX])
                 # The way through the event loop costs as much as a few requests. Under load
                 # there is more already; but a sync that is under way must not wait for us.
-                if self._service.group_commit.busy:
+                if len(ready) < READY_MIN or self._service.group_commit.busy:
                     break
-                linger_s = 0.0
-                if len(ready) >= READY_MIN:
-                    self._served_last = None
-                    if looks >= LOOKS_MAX:
-                        break
-                elif ready and self._is_alone(ready[0][0]) and self._may_linger():
-                    linger_s = LINGER_S
-                else:
-                    break
-            self._served_at = time.monotonic()
-
-    # A lone client that sends its next request as soon as it has the answer is waited for right
-    # here: the event loop's wait and wake-up take as long as the request itself.
-
-    def _note_wake_up(self) -> None:
-        prompt = time.monotonic() - self._served_at < LINGER_S
-        self._prompt_wake_ups = self._prompt_wake_ups + 1 if prompt else 0
-
-    def _is_alone(self, served: _Watched) -> bool:
-        # Among many, one is seldom served twice in a row; and to wait for the next one would take
-        # their commits apart into groups of one.
-        alone = served is self._served_last
-        self._served_last = served
-        return alone
-
-    def _may_linger(self) -> bool:
-        """Whether the client is likely to be back at once, and nobody else waits for the loop."""
-        service = self._service
-        return (
-            self._prompt_wake_ups >= PROMPT_WAKE_UPS_MIN
-            and not self._to_flush
-            and not self._to_run
-            # Connections with tasks of their own, and tasks that deliver what was committed.
-            and len(service.sessions) == len(self._connections)
-            and not service.delivering
-        )
 
     async def _serve_others(self) -> None:
         while True:

@@ -38,11 +38,8 @@ class Readiness(Protocol[T]):
         """Watch it no more; it may have been closed just before."""
         ...
 
-    def ready(self, wait_s: float = 0.0) -> list[tuple[T, int]]:
-        """What is ready, and for what of that which it is watched for.
-
-        If nothing is, it blocks for *wait_s* seconds, rounded up to milliseconds.
-        """
+    def ready(self) -> list[tuple[T, int]]:
+        """Return the sockets that are ready now, and for which of READ and WRITE. Never blocks."""
         ...
 
     def close(self) -> None:
@@ -74,9 +71,9 @@ class AnySystem(Generic[T]):
         """See Readiness."""
         self._selector.unregister(watched)
 
-    def ready(self, wait_s: float = 0.0) -> list[tuple[T, int]]:
+    def ready(self) -> list[tuple[T, int]]:
         """See Readiness."""
-        return [(key.data, events) for key, events in self._selector.select(wait_s)]
+        return [(key.data, events) for key, events in self._selector.select(0)]
 
     def close(self) -> None:
         """See Readiness."""
@@ -119,12 +116,12 @@ class Epoll(Generic[T]):
         if watched.fileno() == descriptor:
             self._epoll.unregister(descriptor)
 
-    def ready(self, wait_s: float = 0.0) -> list[tuple[T, int]]:
+    def ready(self) -> list[tuple[T, int]]:
         """See Readiness."""
         owners = self._owners
         return [
             (owners[descriptor], READ if event == _IN else self._told(descriptor, event))
-            for descriptor, event in self._epoll.poll(wait_s)
+            for descriptor, event in self._epoll.poll(0)
         ]
 
     def _told(self, descriptor: int, event: int) -> int:

@@ -111,15 +111,6 @@ class Service:
         if soft_limit != resource.RLIM_INFINITY:
             self.descriptors_max = soft_limit - kept
 
-    @property
-    def delivering(self) -> bool:
-        """Whether somebody is to be told of what others commit."""
-        return bool(
-            self.subscriptions.count
-            or self.subscriptions.key_feeds.count
-            or self.group_deliveries.count
-        )
-
     # Sessions.
 
     def check_descriptor(self, descriptor: int) -> None:
