@@ -37,10 +37,11 @@ from headwater_protocol.messages import depth, scan
 from headwater_protocol.messages import encode as pack
 from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH
 from headwater_protocol.states import Verdict, verdict
+from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.server import Server
 from headwater_server.net.session import Session
 from headwater_server.net.settings import ServerSettings
-from headwater_server.net.worker_thread import Trust, run_inline
+from headwater_server.net.worker_thread import run_inline
 from tests.engine.database import Database
 from tests.fuzz import mutations
 from tests.vectors import examples
@@ -72,7 +73,7 @@ class Bare:
             settings,
             clock=lambda: self.database.now,
             worker=lambda _: run_inline,
-            trust=_always_trusted(),
+            adaptive_fsync=_on_a_fast_disk(),
         )
         self.service = server.service
         # There is no event loop that a session could come to in between.
@@ -102,11 +103,11 @@ class Bare:
             self.subscriptions._try_step(subscription)
 
 
-def _always_trusted() -> Trust:
-    trust = Trust(lambda: 0.0)
-    while not trust:
-        trust.watch(lambda: None)
-    return trust
+def _on_a_fast_disk() -> AdaptiveFsync:
+    adaptive_fsync = AdaptiveFsync(lambda: 0.0)
+    while not adaptive_fsync.on_event_loop:
+        adaptive_fsync.timed(lambda: None)
+    return adaptive_fsync
 
 
 def answers(session: Session) -> list[list[Any]]:

@@ -1,4 +1,4 @@
-"""Commits of a turn: synced at its end while the disk is trusted, and by the task otherwise."""
+"""Commits of a turn: fsync at its end while the disk is fast, and in the task otherwise."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,8 +9,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from headwater_server.engine.sequencer import Group
+from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.group_commit import CommitFailed, GroupCommit
-from headwater_server.net.worker_thread import Trust
 from headwater_server.storage.errors import DiskFull
 
 T = TypeVar("T")
@@ -62,14 +62,14 @@ class Turns:
     def __init__(self) -> None:
         self.engine = Engine()
         self.in_thread = 0
-        self.trust = Trust(lambda: 0.0)
+        self.adaptive_fsync = AdaptiveFsync(lambda: 0.0)
         self.commits = GroupCommit(
             self.engine,
             self._thread,
             after_publish=lambda: None,
             waiting_size_max=1000,
             disk_retry_ms=1000,
-            trust=self.trust,
+            adaptive_fsync=self.adaptive_fsync,
         )
 
     async def _thread(self, call: Callable[[], T], /) -> T:
@@ -77,9 +77,9 @@ class Turns:
         await trio.lowlevel.checkpoint()
         return call()
 
-    def earn_trust(self) -> None:
-        while not self.trust:
-            self.trust.watch(lambda: None)
+    def show_a_fast_disk(self) -> None:
+        while not self.adaptive_fsync.on_event_loop:
+            self.adaptive_fsync.timed(lambda: None)
 
     def turn(self) -> Answer:
         """Serve one commit in a turn."""
@@ -102,9 +102,9 @@ async def running() -> AsyncIterator[Turns]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_trusted_disk_is_synced_at_the_end_of_the_turn() -> None:
+async def test_a_fast_disk_is_synced_at_the_end_of_the_turn() -> None:
     async with running() as turns:
-        turns.earn_trust()
+        turns.show_a_fast_disk()
         assert turns.turn().said == ["durable"]
         assert turns.engine.published == 1
         assert turns.in_thread == 0
@@ -123,7 +123,7 @@ async def test_a_turn_that_ends_during_a_sync_goes_into_the_next_group() -> None
     async with running() as turns:
         first = turns.turn()
         await trio.lowlevel.checkpoint()
-        turns.earn_trust()
+        turns.show_a_fast_disk()
         second = turns.turn()
         await wait_all_tasks_blocked()
         assert first.said == second.said == ["durable"]
@@ -132,7 +132,7 @@ async def test_a_turn_that_ends_during_a_sync_goes_into_the_next_group() -> None
 
 async def test_what_may_not_begin_yet_is_left_to_the_task() -> None:
     async with running() as turns:
-        turns.earn_trust()
+        turns.show_a_fast_disk()
         held = True
         turns.commits.hold_while(lambda: held)
         answer = turns.turn()
@@ -150,7 +150,7 @@ async def test_a_sync_that_fails_at_the_end_of_a_turn_ends_the_server_all_the_sa
     answers = []
     with pytest.raises(ExceptionGroup) as ended:
         async with running() as turns:
-            turns.earn_trust()
+            turns.show_a_fast_disk()
             turns.engine.error = OSError(5, "Input/output error")
             answers.append(turns.turn())
             turns.engine.error = None
@@ -164,7 +164,7 @@ async def test_a_group_that_finds_no_room_at_the_end_of_a_turn_waits_for_it(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with running() as turns:
-        turns.earn_trust()
+        turns.show_a_fast_disk()
         turns.engine.error = DiskFull("wal/1", 4096)
         answer = turns.turn()
         await trio.sleep(5)

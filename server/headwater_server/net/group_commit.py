@@ -10,9 +10,9 @@ reads go on meanwhile; they see what is published, never what is only numbered. 
 fixed: sync, then publish, then answer and wake subscribers. Nothing is acknowledged before its
 sync, and whoever reads after an answer sees what was answered.
 
-While the disk is trusted to be quick (worker_thread.Trust), a driver that serves many
-connections in a turn has the turn's commits synced at its end, in place, and nothing is waited
-for: no task, no thread. The task then finds nothing to do, and goes on as soon as the trust ends.
+While fsync is fast (adaptive_fsync.py), a driver that serves many connections in a turn calls it
+on the event loop at the end of the turn: no task switch, no thread. The task then finds nothing
+to do, and takes over again when fsync becomes slow.
 
 A sync that fails is fatal. What the disk holds then is unknown, so every client that waits is
 told "unknown" with its transaction's id, and the process ends; the restart reads the log and
@@ -28,7 +28,8 @@ import structlog
 import trio
 
 from headwater_server.engine.sequencer import Group
-from headwater_server.net.worker_thread import RunBlocking, Trust
+from headwater_server.net.adaptive_fsync import AdaptiveFsync
+from headwater_server.net.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
 
 _log = structlog.get_logger(__name__)
@@ -111,10 +112,10 @@ class GroupCommit:
         after_publish: Callable[[], None],
         waiting_size_max: int,
         disk_retry_ms: int,
-        trust: Trust | None = None,
+        adaptive_fsync: AdaptiveFsync | None = None,
     ) -> None:
         self._engine = engine
-        self._trust = trust
+        self._adaptive_fsync = adaptive_fsync
         self._run_blocking = run_blocking
         self._after_publish = after_publish
         self._waiting_size_max = waiting_size_max
@@ -175,7 +176,14 @@ class GroupCommit:
         self._in_turn = False
         if not self._gathering:
             return
-        if not self._trust or self._busy or self._failed or self._held():
+        adaptive = self._adaptive_fsync
+        if (
+            adaptive is None
+            or not adaptive.on_event_loop
+            or self._busy
+            or self._failed
+            or self._held()
+        ):
             self.wake()
             return
         group = self._engine.take_group()

@@ -38,6 +38,7 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.pacing import GiveWay, Pacer, on_and_on
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net import streams
+from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.backups import Backups
 from headwater_server.net.checkpointer import Checkpointer, CheckpointFailed
 from headwater_server.net.group_commit import CommitFailed, GroupCommit
@@ -49,9 +50,9 @@ from headwater_server.net.rewriter import Rewriter
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.subscriptions import Subscriptions
-from headwater_server.net.worker_thread import RunBlocking, Trust, WorkerThread
+from headwater_server.net.worker_thread import RunBlocking, WorkerThread
 from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog, Watch, unwatched
+from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
 from headwater_server.storage.real_files import RealFileSystem
 from headwater_server.storage.rocks_store import RocksStore
 from headwater_server.storage.write_ahead_log import WalIndex
@@ -91,7 +92,7 @@ class Server:
         *,
         clock: Callable[[], int],
         worker: Callable[[str], RunBlocking],
-        trust: Trust | None = None,
+        adaptive_fsync: AdaptiveFsync | None = None,
         give_way: GiveWay = on_and_on,
         local_only: bool = True,
     ) -> None:
@@ -101,7 +102,7 @@ class Server:
         self._group_commit = GroupCommit(
             engine,
             worker("commit"),
-            trust=trust,
+            adaptive_fsync=adaptive_fsync,
             after_publish=self._after_publish,
             waiting_size_max=settings.commits_waiting_size_max,
             disk_retry_ms=settings.disk_retry_ms,
@@ -233,10 +234,10 @@ def wall_clock() -> int:
     return time.time_ns() // 1000
 
 
-def open_directory(settings: ServerSettings, watch: Watch = unwatched) -> Engine:
+def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
     """Open the data directory of a real server, replaying its log.
 
-    *watch* makes the syncs of commit groups.
+    *timed* makes the fsyncs of commit groups.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be.
@@ -250,7 +251,7 @@ def open_directory(settings: ServerSettings, watch: Watch = unwatched) -> Engine
             RealFileSystem(),
             settings.data,
             open_store=RocksStore.open,
-            open_log=partial(_open_log, watch=watch),
+            open_log=partial(_open_log, timed=timed),
             settings=settings.engine,
             clock=wall_clock,
             source=random.Random(),
@@ -276,10 +277,10 @@ def _open_log(
     database_id: bytes,
     random: random.Random,
     vouched: WalIndex,
-    watch: Watch,
+    timed: Timed,
 ) -> FileWriteAheadLog:
     log = FileWriteAheadLog.open(
-        file_system, path, database_id=database_id, random=random, vouched=vouched, watch=watch
+        file_system, path, database_id=database_id, random=random, vouched=vouched, timed=timed
     )
     if log.torn is not None:
         _log.warning("the log ended in a torn write, which was set aside", where=str(log.torn))
@@ -303,16 +304,16 @@ async def serve(
     # Bound before the log is replayed, so that a port that is taken is told at once.
     listeners = Listeners(settings)
     try:
-        trust = Trust(time.perf_counter)
+        adaptive_fsync = AdaptiveFsync(time.perf_counter)
         # Up to the freeze: what was replayed is not looked at even once.
         gc.set_threshold(*_GC_THRESHOLDS_REPLAYING)
-        engine = await trio.to_thread.run_sync(open_directory, settings, trust.watch)
+        engine = await trio.to_thread.run_sync(open_directory, settings, adaptive_fsync.timed)
         try:
             listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
             gc.freeze()
             gc.set_threshold(*_GC_THRESHOLDS)
             sys.setswitchinterval(_SWITCH_INTERVAL_S)
-            await _serve_engine(engine, settings, listeners, context, trust, task_status)
+            await _serve_engine(engine, settings, listeners, context, adaptive_fsync, task_status)
         except BaseExceptionGroup as group:
             # A failed disk ends everything else too; what the caller must know is that.
             failed, _ = group.split((CommitFailed, CheckpointFailed))
@@ -335,7 +336,7 @@ async def _serve_engine(
     settings: ServerSettings,
     listeners: Listeners,
     context: ssl.SSLContext | None,
-    trust: Trust,
+    adaptive_fsync: AdaptiveFsync,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     workers: list[WorkerThread] = []
@@ -349,7 +350,7 @@ async def _serve_engine(
         settings,
         clock=wall_clock,
         worker=worker,
-        trust=trust,
+        adaptive_fsync=adaptive_fsync,
         give_way=Pacer(time.perf_counter, time.sleep, lambda: engine.checkpoints.fill),
         local_only=listeners.local_only,
     )

@@ -77,11 +77,11 @@ _OVERHEAD: Final = ENTRY_SIZE_MAX - BODY_SIZE_MAX + 7
 """Bytes of an entry beside its body: its header, its fields, and zeros up to a multiple of 8."""
 
 
-Watch = Callable[[Callable[[], None]], None]
-"""Makes a call, and may see how long it takes."""
+Timed = Callable[[Callable[[], None]], None]
+"""Makes a call, and may measure how long it takes."""
 
 
-def unwatched(call: Callable[[], None]) -> None:
+def untimed(call: Callable[[], None]) -> None:
     """Make the call."""
     call()
 
@@ -120,7 +120,7 @@ class FileWriteAheadLog:
         self._last: ChainEnd = report.last
         self._epoch: Epoch | None = None
         self._failure: BaseException | None = None
-        self._watch: Watch = unwatched
+        self._timed: Timed = untimed
         # An entry must fit into a segment, of today's size or of the one that is still open.
         smallest = min(log.layout.segment_size, log.limit) - SEGMENT_HEADER_SIZE
         self._entry_size_max = min(ENTRY_SIZE_MAX, smallest & ~7)
@@ -137,14 +137,14 @@ class FileWriteAheadLog:
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         vouched: WalIndex = WalIndex(0),  # noqa: B008
         kept_size_max: int = KEPT_SIZE_DEFAULT,
-        watch: Watch = unwatched,
+        timed: Timed = untimed,
     ) -> "FileWriteAheadLog":
         """Open the log in *directory*, or begin one if there is none.
 
         *vouched* is an index that is known to have been durable, from a checkpoint say: a log
         that lost it, or any entry before it, is damaged. *random* gives entries their ids.
         Entries that take up to *kept_size_max* bytes are kept for the first read, or until the
-        claim. *watch* makes the syncs of groups, and may see how long they take.
+        claim. *timed* makes the fsyncs of groups, and may measure how long they take.
 
         Raises:
             DamagedFile: something durable is lost; the message says what a repair gives up.
@@ -176,7 +176,7 @@ class FileWriteAheadLog:
             log.close()
             raise
         opened = cls(log, report, random, kept)
-        opened._watch = watch
+        opened._timed = timed
         opened.torn = damage
         # All that was found is durable now, whatever it was when it was written.
         opened._last = report.last.all_durable()
@@ -308,7 +308,7 @@ class FileWriteAheadLog:
         self._log.reserve(entries)
         try:
             self._log.append(entries)
-            self._watch(self._log.sync)
+            self._timed(self._log.sync)
         except BaseException as error:
             # Never again with this object: a second sync could report success for lost pages.
             self._failure = error

@@ -1,8 +1,8 @@
-"""Where a sync is made: in the loop while the disk is fast, in a thread while it is not."""
+"""Where fsync is called: on the event loop while the disk is fast, in a thread while it is not."""
 
 import pytest
 
-from headwater_server.net.worker_thread import QUICK_CALL_S_MAX, Trust
+from headwater_server.net.adaptive_fsync import FAST_FSYNC_S_MAX, AdaptiveFsync
 
 
 class Disk:
@@ -11,7 +11,7 @@ class Disk:
     def __init__(self) -> None:
         self.now = 0.0
         self.sync_s = 0.0
-        self.trust = Trust(lambda: self.now)
+        self.adaptive_fsync = AdaptiveFsync(lambda: self.now)
 
     def _sync(self) -> str:
         self.now += self.sync_s
@@ -21,8 +21,8 @@ class Disk:
         """Sync so many times; return how many of them were left to the thread."""
         in_thread = 0
         for _ in range(times):
-            in_thread += not self.trust
-            assert self.trust.watch(self._sync) == "synced"
+            in_thread += not self.adaptive_fsync.on_event_loop
+            assert self.adaptive_fsync.timed(self._sync) == "synced"
         return in_thread
 
 
@@ -50,32 +50,32 @@ def test_a_disk_that_is_often_slow_makes_others_wait_ever_more_seldom() -> None:
     assert len([number for number in slow_in_the_loop if number >= 50_000]) <= 15
 
 
-def test_a_fast_disk_is_trusted_again_though_the_thread_waits_for_the_interpreter() -> None:
+def test_a_fast_disk_is_found_again_though_the_thread_waits_for_the_interpreter() -> None:
     disk = Disk()
     disk.sync(1000)
     disk.sync_s = 0.05
     disk.sync(1)
     for _ in range(10):
         # Who waits for the interpreter at the end of a call sees a slow one, nine times of ten.
-        disk.sync_s = 5 * QUICK_CALL_S_MAX
+        disk.sync_s = 5 * FAST_FSYNC_S_MAX
         disk.sync(9)
         disk.sync_s = 0.0
         disk.sync(1)
-        if disk.trust:
+        if disk.adaptive_fsync.on_event_loop:
             break
-    assert disk.trust
+    assert disk.adaptive_fsync.on_event_loop
 
 
-def test_a_disk_that_is_hardly_slow_for_once_is_trusted_on() -> None:
+def test_one_fsync_that_is_a_little_slow_changes_nothing() -> None:
     disk = Disk()
     disk.sync(1000)
-    disk.sync_s = 5 * QUICK_CALL_S_MAX
+    disk.sync_s = 5 * FAST_FSYNC_S_MAX
     assert disk.sync(1) == 0
     disk.sync_s = 0.0
     assert disk.sync(100) == 0
 
 
-def test_a_disk_that_has_become_fast_is_trusted_again() -> None:
+def test_a_disk_that_has_become_fast_is_synced_on_the_event_loop_again() -> None:
     disk = Disk()
     disk.sync_s = 0.05
     disk.sync(1000)
@@ -91,4 +91,4 @@ def test_a_sync_that_fails_raises() -> None:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="gone"):
-        disk.trust.watch(fail)
+        disk.adaptive_fsync.timed(fail)
