@@ -10,7 +10,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates journey wheel clean
+.PHONY: help setup demo test check format compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired journey wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -95,6 +95,9 @@ bench-restart: $(COMPILED)  ## Measure restart time and memory (KEYS=1000000 by 
 
 bench-aggregates: $(READY)  ## Measure loading an aggregate of 100,000 events with a snapshot
 	$(BIN)/python -m bench.aggregates
+
+bench-paired: $(READY)  ## Compare with the checkout at BASE, alternately (ROUNDS=5, ONLY=rows)
+	$(BIN)/python -m bench.paired --base $(BASE) --rounds $${ROUNDS:-5} --compile $(if $(ONLY),--only $(ONLY))
 
 journey: $(READY)  ## Count the calls, functions and modules that a request runs through
 	HEADWATER_PURE=1 $(BIN)/python -m bench.journey

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import headwater
@@ -51,10 +51,13 @@ def missing_package(name: str) -> str | None:
     return word if importlib.util.find_spec(word) is None else None
 
 
-def measure(name: str, port: int, seconds: float) -> float:
-    """Calls in a second of one loop, in a process of its own."""
+def measure(
+    name: str, port: int, seconds: float, environment: Mapping[str, str] | None = None
+) -> float:
+    """Calls in a second of one loop, in a process of its own; *environment* if not ours."""
     command = [sys.executable, "-m", "bench.clients", name, str(port), str(seconds)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return float(ran.stdout)
 
 
 def _repeat(call: Callable[[], object], seconds: float) -> float:

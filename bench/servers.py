@@ -34,7 +34,7 @@ class Server(Protocol):
         """Its main process."""
         ...
 
-    def start(self) -> None:
+    def start(self) -> object:
         """Start it on an empty directory, and wait until it takes connections."""
         ...
 
@@ -71,11 +71,12 @@ class Headwater:
     def pid(self) -> int:
         return self.process.pid
 
-    def start(self) -> None:
+    def start(self) -> float:
+        """Start it, and return the seconds until it listened."""
         before = {name: os.environ.get(name) for name in self._environment}
         os.environ.update(self._environment)
         try:
-            self.process.start()
+            passed_s = self.process.start()
         finally:
             for name, value in before.items():
                 if value is None:
@@ -83,6 +84,7 @@ class Headwater:
                 else:
                     os.environ[name] = value
         self.port = int(self.process.address.rpartition(":")[2])
+        return passed_s
 
     def stop(self) -> None:
         self.process.stop()
