@@ -410,7 +410,7 @@ def stored_snapshots(database: Database, at_commit: int | None = None) -> list[i
     found = []
     version = reader.load("a", "", 0).version
     while version >= 0:
-        snapshot = reader._newest_snapshot("a", "", 0, version)
+        snapshot = reader._newest_snapshot("a", "", 0, version, version)
         if snapshot is None:
             break
         found.append(snapshot[0])

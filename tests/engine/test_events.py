@@ -12,6 +12,7 @@ from headwater_server.engine.events import (
     derive_event_ids,
     encode_event,
     encode_events,
+    stream_name,
 )
 
 
@@ -92,3 +93,13 @@ def test_derived_ids_differ_by_place_and_wrap_within_their_last_four_bytes() -> 
     assert {identity[:12] for identity in found} == {b"\x55" * 12}
     assert derive_event_ids(transaction, 0, 4) == found
     assert derive_event_ids(transaction, 1, 2) == found[1:3]
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 255, 256, 512])
+@pytest.mark.parametrize("position", [1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32])
+def test_the_stream_of_an_event_is_found_without_taking_it_apart(position: int, size: int) -> None:
+    name = "\u00e4" * (size // 2) + "a" * (size % 2)
+    stored = encode_event(position, name, 1, 1, 0, bytes(16), "T", b"d", b"m", ["x"])
+    assert stream_name(stored) == name.encode() == decode_event(stored).stream.encode()
+    # As it was stored before there were tags.
+    assert stream_name(b"\x99" + stored[1:]) == name.encode()

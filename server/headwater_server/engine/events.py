@@ -26,6 +26,10 @@ _SMALL_NUMBERS: Final[list[bytes]] = [_pack(number) for number in range(256)]
 _TEN_MEMBERS: Final = b"\x9a"
 _ID_HEADER: Final = b"\xc4\x10"
 _NO_METADATA_NO_TAGS: Final = b"\xc4\x00\x90"
+_NUMBER_SIZES: Final = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
+"""Bytes of a packed number by the first of them; below 128 that is the number itself."""
+_STR_8: Final = 0xD9
+_STR_16: Final = 0xDA
 _FEW: Final = 3
 """Events that are sooner packed one by one."""
 
@@ -152,6 +156,20 @@ def _packed_numbers(first: int, count: int) -> list[bytes]:
 def decode_event(stored: bytes) -> StoredEvent:
     """Take a stored event apart."""
     return StoredEvent(*msgpack.unpackb(stored, use_list=False)[:10])
+
+
+def stream_name(stored: bytes) -> bytes:
+    """The UTF-8 of a stored event's stream, without taking the rest of the event apart."""
+    assert stored[0] & 0xF0 == 0x90, "an event is an array of fewer than 16 members"
+    at = 1 + _NUMBER_SIZES.get(stored[1], 1)
+    header = stored[at]
+    if header < _STR_8:
+        return stored[at + 1 : at + 1 + (header & 0x1F)]
+    if header == _STR_8:
+        return stored[at + 2 : at + 2 + stored[at + 1]]
+    # Names have at most 512 bytes, so there is no longer form.
+    assert header == _STR_16
+    return stored[at + 3 : at + 3 + (stored[at + 1] << 8) + stored[at + 2]]
 
 
 def erase_event(stored: bytes) -> bytes:

@@ -80,6 +80,11 @@ def retention_key(stream: str) -> bytes:
     return RETENTION + stream.encode()
 
 
+def stream_of_rule(key: bytes) -> str:
+    """The stream of a key of retention."""
+    return key[1:].decode()
+
+
 def erasure_key(position: int) -> bytes:
     """The key that says that the event at a position is erased."""
     return ERASURES + _POSITION.pack(position)

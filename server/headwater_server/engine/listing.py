@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from headwater_server.engine import postings
 from headwater_server.engine.index_keys import CATEGORY, STREAM, IndexHead, parse_head
-from headwater_server.engine.retention import visibility_at
+from headwater_server.engine.retention import stored_rule, visibility_at
 from headwater_server.engine.state import Head, State
 from headwater_server.storage.state_store import Family
 
@@ -89,7 +89,7 @@ def list_streams(
             continue
         if visibility is None:
             found.append(StreamEntry(name, version, 1))
-        elif (rule := visibility.rule(name)).deleted != version:
+        elif (rule := stored_rule(state, name, view)).deleted != version:
             kept = rule.count_max or None, rule.age_us_max or None
             first = visibility.first(name)
             found.append(StreamEntry(name, version, first, *kept, begins=rule.deleted + 1))
@@ -105,14 +105,14 @@ def list_categories(
     """
     found: list[CategoryEntry] = []
     previous = after
-    thinned = state.retention.in_use
+    hiding = bool(state.retention.hiding)
     names = _names(state, CATEGORY, "", after, examined_max)
     for examined, (name, entry) in enumerate(names):
         if len(found) == limit or examined == examined_max:
             return CategoriesPage(found, previous)
         previous = name
         events = _count(state, name, None if entry is None else parse_head(entry), position)
-        if events and (not thinned or _has_stream(state, view, position, name)):
+        if events and (not hiding or _has_stream(state, view, position, name)):
             found.append(CategoryEntry(name, events))
     return CategoriesPage(found, None)
 

@@ -7,7 +7,7 @@ every event up to `position`, the newest at that commit. Pages are bounded by it
 Events come as they are stored. Only a filter that no index answers takes events apart.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from headwater_protocol import limits
@@ -21,7 +21,7 @@ from headwater_server.engine.listing import (
     list_categories,
     list_streams,
 )
-from headwater_server.engine.retention import Rule, Visibility, as_of, stored_rule
+from headwater_server.engine.retention import NO_LIMIT, Rule, Visibility, as_of, hiding_rule
 from headwater_server.engine.scanning import ScanPage, scan_page
 from headwater_server.engine.searching import Search
 from headwater_server.engine.state import State
@@ -87,7 +87,7 @@ class Reader:
         """Events of a stream after a version, or in reverse before it (0: from the end)."""
         head = self._state.head(stream)
         version = self._state.version_at(stream, head, self.position)
-        lowest = self._visibility().first(stream) if self._is_thinned() else 1
+        lowest = self._visibility().first(stream) if self._may_hide(stream) else 1
         if reverse:
             last = version if after == 0 else min(version, after - 1)
             first = max(lowest, last - limit + 1)
@@ -96,7 +96,7 @@ class Reader:
             first = after + 1
             last = min(version, after + limit)
         positions = self._state.stream_positions(stream, head, first, last)
-        events = self._events_within(reversed(positions) if reverse else positions)
+        events = self._events_within(positions[::-1] if reverse else positions)
         if reverse:
             more = last - len(events) >= lowest
         else:
@@ -107,10 +107,7 @@ class Reader:
         """The newest snapshot of this name and schema, and the events after it."""
         head = self._state.head(stream)
         version = self._state.version_at(stream, head, self.position)
-        if self._is_thinned():
-            snapshot = self._usable_snapshot(stream, name, schema, version)
-        else:
-            snapshot = self._newest_snapshot(stream, name, schema, version)
+        snapshot = self._usable_snapshot(stream, name, schema, version)
         after = 0 if snapshot is None else snapshot[0]
         page = self.read_stream(stream, after, limits.PAGE_ITEMS_MAX, reverse=False)
         if snapshot is None:
@@ -129,7 +126,9 @@ class Reader:
             upto = self.position
         if after >= upto:
             return EventsPage(after if not reverse else 0, [], more=False)
-        if wanted == EVERYTHING and not self._is_thinned():
+        if wanted == EVERYTHING:
+            if self._hides_any():
+                return self._read_shown(after, upto, limit, reverse)
             return self._read_log(after, upto, limit, reverse)
         return self._read_filtered(after, upto, wanted, limit, reverse)
 
@@ -166,16 +165,20 @@ class Reader:
 
     # What is hidden of it; see retention.py.
 
-    def _is_thinned(self) -> bool:
+    def _hides_any(self) -> bool:
         """Whether any event may be hidden from this reader."""
-        return self._state.retention.in_use
+        return bool(self._state.retention.hiding)
+
+    def _may_hide(self, stream: str) -> bool:
+        """Whether any event of a stream may be hidden from this reader."""
+        return self._state.retention.hiding.may_have(stream)
 
     def _begins(self, stream: str) -> int:
         """The version at which the present life of a stream begins."""
-        return self._rule_of(stream).deleted + 1 if self._is_thinned() else 1
+        return self._rule_of(stream).deleted + 1
 
     def _rule_of(self, stream: str) -> Rule:
-        return stored_rule(self._state, stream, self.view)
+        return hiding_rule(self._state, stream, self.view)
 
     def _visibility(self) -> Visibility:
         now = as_of(self._state, self.view)
@@ -184,15 +187,12 @@ class Reader:
     def _usable_snapshot(
         self, stream: str, name: str, schema: int, version: int
     ) -> tuple[int, bytes] | None:
-        """The newest snapshot that does not hold what was erased, and misses no event after it."""
-        # An erasure counts at past commits too.
-        newest = stored_rule(self._state, stream, self._state.last_commit)
-        if newest.erased_commit > self.view:
-            version = min(version, newest.erased_from - 1)
-        snapshot = self._newest_snapshot(stream, name, schema, version)
-        if snapshot is None or not self._visibility().reaches(stream, snapshot[0]):
-            return None
-        return snapshot
+        """The newest snapshot that may be read, of those up to a version."""
+        if not self._state.retention.in_use and not self._hides_any():
+            return self._newest_snapshot(stream, name, schema, version, NO_LIMIT)
+        lowest, highest = self._visibility().snapshot_versions(stream, self.view)
+        snapshot = self._newest_snapshot(stream, name, schema, version, highest)
+        return None if snapshot is None or snapshot[0] < lowest else snapshot
 
     # What lies below.
 
@@ -207,16 +207,12 @@ class Reader:
             reverse=reverse,
         )
 
-    def _scan_stored(
-        self, first: bytes, last: bytes, reverse: bool
-    ) -> Iterator[tuple[bytes, bytes]]:
-        return self._state.scan(first, last, self.view, reverse=reverse)
-
     def _newest_snapshot(
-        self, stream: str, name: str, schema: int, version: int
+        self, stream: str, name: str, schema: int, version: int, version_max: int
     ) -> tuple[int, bytes] | None:
-        first, last = keyspaces.snapshot_range(stream, name, schema, version)
-        for key, state in self._scan_stored(first, last, reverse=True):
+        """The newest snapshot up to *version_max*, and up to the *version* of the stream."""
+        first, last = keyspaces.snapshot_range(stream, name, schema, min(version, version_max))
+        for key, state in self._state.scan(first, last, self.view, reverse=True):
             return keyspaces.parse_snapshot_key(key).version, state
         return None
 
@@ -231,6 +227,37 @@ class Reader:
         position = after + len(events)
         return EventsPage(position, events, more=position < upto)
 
+    def _read_shown(self, after: int, upto: int, limit: int, reverse: bool) -> EventsPage:
+        """As `_read_log`, without what is hidden; a page ends where enough was looked at, too."""
+        visibility = self._visibility()
+        events: list[bytes] = []
+        size = examined = 0
+        position = upto + 1 if reverse else after
+        step = -1 if reverse else 1
+        count = limit
+        while True:
+            if reverse:
+                found = self._events_within(
+                    range(position - 1, max(after, position - 1 - count), -1)
+                )
+            else:
+                found = self._state.events_from(position + 1, upto, count, limits.PAGE_SIZE_MAX)
+            for stored in found:
+                if visibility.shows(stored):
+                    size += len(stored)
+                    if events and size > limits.PAGE_SIZE_MAX:
+                        return EventsPage(position, events, more=True)
+                    events.append(stored)
+                position += step
+                if len(events) == limit:
+                    break
+            more = self._goes_on(position, after, upto, reverse)
+            examined += len(found)
+            if not more or len(events) == limit or examined >= self._examined_max:
+                return EventsPage(position, events, more)
+            # Where much is hidden, a small page must not be filled one event at a time.
+            count = max(limit - len(events), _BATCH)
+
     def _read_filtered(
         self, after: int, upto: int, wanted: EventFilter, limit: int, reverse: bool
     ) -> EventsPage:
@@ -238,7 +265,8 @@ class Reader:
         events: list[bytes] = []
         size = examined = 0
         position = upto + 1 if reverse else after
-        shows = self._visibility().shows if self._is_thinned() else None
+        thinned = self._hides_any() if wanted.stream is None else self._may_hide(wanted.stream)
+        shows = self._visibility().shows if thinned else None
         search = Search(
             self._state, wanted, after, upto, reverse=reverse, budget=self._examined_max
         )
@@ -271,7 +299,7 @@ class Reader:
     def _goes_on(position: int, after: int, upto: int, reverse: bool) -> bool:
         return position > after + 1 if reverse else position < upto
 
-    def _events_within(self, positions: Sequence[int] | Iterator[int]) -> list[bytes]:
+    def _events_within(self, positions: Sequence[int]) -> list[bytes]:
         """The events at positions until a page's bytes are full; at least one, if there is."""
         events: list[bytes] = []
         size = 0

@@ -14,7 +14,10 @@ An erasure is no rule: from its commit on the event's data and metadata are nil 
 past commits too. Positions of erased events are held in memory, as masks, until the event log was
 rewritten without their data; see rewriting.py.
 
-Where no rule was ever set and nothing is masked, reads look at one flag each, and that is all.
+Reads pay for rules only where they meet a stream that has one. `Retention.hiding` has the names of
+all streams whose events a rule may hide, so a read of the log decodes events of these streams and
+copies the bytes of all others. An erasure writes a rule too, to refuse snapshots, but it hides
+nothing, so its stream is not among them.
 """
 
 from collections import deque
@@ -24,7 +27,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgpack
 
 from headwater_server.engine import keyspaces
-from headwater_server.engine.events import decode_event, erase_event
+from headwater_server.engine.events import decode_event, erase_event, stream_name
+from headwater_server.engine.name_filter import NameFilter
 
 if TYPE_CHECKING:
     from headwater_server.engine.state import Head, State
@@ -51,8 +55,16 @@ class Rule(NamedTuple):
     erased_from: int = 0
     erased_commit: int = 0
 
+    @property
+    def may_hide(self) -> bool:
+        """Whether events are hidden by it, or can become hidden while it stands."""
+        return self.before > 1 or self.deleted > 0 or self.count_max > 0 or self.age_us_max > 0
+
 
 NO_RULE: Final = Rule()
+
+NO_LIMIT: Final = 2**63
+"""Above every version of a stream."""
 
 
 def encode_rule(rule: Rule) -> bytes:
@@ -75,23 +87,30 @@ class Retention:
     """The part of the state that hides and masks.
 
     Attributes:
-        in_use: whether any stream ever had a rule.
+        in_use: whether any stream ever had a rule, or an event erased.
+        hiding: streams whose events may be hidden, at any commit, numbered ones among them. What a
+            rule hides stays hidden, so a stream whose rule hides nothing now hides nothing at
+            past commits either.
         masked: positions of erased events whose data may still be in the log, with the commit.
         pending: erasures that are numbered and not published: commit and position.
         clock: the wall clock, in microseconds; what is kept for a time is measured by it.
     """
 
-    __slots__ = ("clock", "in_use", "masked", "pending")
+    __slots__ = ("clock", "hiding", "in_use", "masked", "pending")
 
     def __init__(self) -> None:
         self.in_use = False
+        self.hiding = NameFilter()
         self.masked: dict[int, int] = {}
         self.pending: deque[tuple[int, int]] = deque()
         self.clock: Callable[[], int] = no_clock
 
-    def load(self, rules: bool, erasures: Iterable[tuple[int, int]]) -> None:
-        """Begin with what the files hold: whether there are rules; erased positions, commits."""
-        self.in_use = rules
+    def load(
+        self, rules: Iterable[tuple[bytes, bytes | None]], erasures: Iterable[tuple[int, int]]
+    ) -> None:
+        """Begin with what the files hold: keys and values of rules; erased positions, commits."""
+        for key, value in rules:
+            self._note_rule(key, value)
         self.masked.update(erasures)
 
     def note(self, commit: int, writes: Sequence[bytes | None]) -> None:
@@ -102,9 +121,14 @@ class Retention:
             if key < keyspaces.RETENTION:
                 return
             if key < keyspaces.RETENTION_END:
-                self.in_use = True
+                self._note_rule(key, value)
             elif value is not None:
                 self.pending.append((commit, keyspaces.erased_position(key)))
+
+    def _note_rule(self, key: bytes, value: bytes | None) -> None:
+        self.in_use = True
+        if decode_rule(value).may_hide:
+            self.hiding.add(keyspaces.stream_of_rule(key))
 
     def publish(self, commit: int) -> None:
         """Mask what commits up to this one have erased."""
@@ -168,10 +192,10 @@ def _time_of(state: "State", stream: str, head: "Head", version: int) -> int:
 class Visibility:
     """Which events can be read at one commit; asked for many events, it looks each stream up once.
 
-    *rule_of* gives the rule of a stream, where it is not the one that is stored.
+    *rule_of* gives the rule of a stream. It may be NO_RULE if the stored one hides nothing.
     """
 
-    __slots__ = ("_first", "_now", "_position", "_rule_of", "_state")
+    __slots__ = ("_first", "_first_by_name", "_now", "_position", "_rule_of", "_state")
 
     def __init__(
         self,
@@ -186,13 +210,15 @@ class Visibility:
         self._rule_of = rule_of
         self._now = now
         self._first: dict[str, int] = {}
+        # The same by the name as it stands in stored events.
+        self._first_by_name: dict[bytes, int] = {}
 
     def first(self, stream: str) -> int:
         """The first version of a stream that can be read."""
         first = self._first.get(stream)
         if first is None:
             rule = self._rule_of(stream)
-            if rule is NO_RULE:
+            if not rule.may_hide:
                 first = 1
             else:
                 head = self._state.head(stream)
@@ -201,20 +227,27 @@ class Visibility:
             self._first[stream] = first
         return first
 
-    def rule(self, stream: str) -> Rule:
-        """The rule of a stream."""
-        return self._rule_of(stream)
+    def snapshot_versions(self, stream: str, view: int) -> tuple[int, int]:
+        """The lowest and the highest version of a snapshot that may be read at a commit.
 
-    def reaches(self, stream: str, version: int) -> bool:
-        """Whether a snapshot is of the stream's present life, and all events after it are there."""
-        return version > self._rule_of(stream).deleted and version >= self.first(stream) - 1
+        It must be of the stream's present life, the events after it must be there, and it must not
+        hold what was erased since.
+        """
+        lowest = max(self._rule_of(stream).deleted + 1, self.first(stream) - 1)
+        # An erasure counts at past commits too.
+        newest = stored_rule(self._state, stream, self._state.last_commit)
+        highest = newest.erased_from - 1 if newest.erased_commit > view else NO_LIMIT
+        return lowest, highest
 
     def shows(self, stored: bytes) -> bool:
         """Whether a stored event can be read. Nothing is left of one that was removed."""
         if not stored:
             return False
-        event = decode_event(stored)
-        return event.version >= self.first(event.stream)
+        name = stream_name(stored)
+        first = self._first_by_name.get(name)
+        if first is None:
+            first = self._first_by_name[name] = self.first(name.decode())
+        return first == 1 or decode_event(stored).version >= first
 
 
 def visibility_at(state: "State", view: int, position: int) -> Visibility:
@@ -222,7 +255,7 @@ def visibility_at(state: "State", view: int, position: int) -> Visibility:
     return Visibility(
         state,
         position,
-        rule_of=lambda stream: stored_rule(state, stream, view),
+        rule_of=lambda stream: hiding_rule(state, stream, view),
         now=as_of(state, view),
     )
 
@@ -232,28 +265,27 @@ def stored_rule(state: "State", stream: str, view: int) -> Rule:
     return decode_rule(state.get(keyspaces.retention_key(stream), view))
 
 
-def is_usable(state: "State", snapshot: keyspaces.SnapshotKey, view: int) -> bool:
-    """Whether a snapshot that is there at a commit may be read.
+def hiding_rule(state: "State", stream: str, view: int) -> Rule:
+    """The rule of a stream at a commit, if it can hide anything; else NO_RULE, mostly unread."""
+    if not state.retention.hiding.may_have(stream):
+        return NO_RULE
+    return stored_rule(state, stream, view)
 
-    It must not hold what was erased since, and the events after it must be there.
-    """
-    # An erasure counts at past commits too.
-    newest = stored_rule(state, snapshot.stream, state.last_commit)
-    if newest.erased_commit > view and snapshot.version >= newest.erased_from:
-        return False
-    position = state.position_at(view)
-    return visibility_at(state, view, position).reaches(snapshot.stream, snapshot.version)
+
+def is_usable(state: "State", snapshot: keyspaces.SnapshotKey, view: int) -> bool:
+    """Whether a snapshot that is there at a commit may be read."""
+    visibility = visibility_at(state, view, state.position_at(view))
+    lowest, highest = visibility.snapshot_versions(snapshot.stream, view)
+    return lowest <= snapshot.version <= highest
 
 
 def is_deleted(state: "State", stream: str, version: int) -> bool:
     """Whether a stream that is at *version* now is deleted."""
-    if not state.retention.in_use or not version:
-        return False
-    return stored_rule(state, stream, state.last_commit).deleted == version
+    return version > 0 and hiding_rule(state, stream, state.last_commit).deleted == version
 
 
 def newest_first_version(state: "State", stream: str) -> int:
     """The first version of a stream that can be read now, with all that is numbered."""
-    if not state.retention.in_use:
+    if not state.retention.hiding.may_have(stream):
         return 1
     return visibility_at(state, state.last_commit, state.last_position).first(stream)

@@ -49,9 +49,9 @@ class State:
     def load_retention(self, clock: Callable[[], int]) -> None:
         """Find out what is hidden and masked by what the files hold; what comes adds to it."""
         start, end = keyspaces.RETENTION, keyspaces.ERASURES_END
-        found = self.files.scan(start, keyspaces.RETENTION_END, NUMBER_END)
+        rules = self.files.scan(start, keyspaces.RETENTION_END, NUMBER_END)
         self.retention.load(
-            next(found, None) is not None,
+            ((key, value) for key, _, value in rules),
             (
                 (keyspaces.erased_position(key), commit)
                 for key, commit, value in self.files.scan(keyspaces.ERASURES, end, NUMBER_END)

@@ -180,8 +180,13 @@ class Transaction(Reader):
             self._check_read_set()
         return page
 
-    def _is_thinned(self) -> bool:
-        return super()._is_thinned() or bool(self.buffer.retention)
+    def _hides_any(self) -> bool:
+        return super()._hides_any() or bool(self.buffer.retention)
+
+    def _may_hide(self, stream: str) -> bool:
+        return super()._may_hide(stream) or any(
+            write.stream == stream for write in self.buffer.retention
+        )
 
     def _rule_of(self, stream: str) -> Rule:
         rule = super()._rule_of(stream)
@@ -204,9 +209,9 @@ class Transaction(Reader):
         return self.buffer.overlay(stored, first, last, reverse=reverse)
 
     def _newest_snapshot(
-        self, stream: str, name: str, schema: int, version: int
+        self, stream: str, name: str, schema: int, version: int, version_max: int
     ) -> tuple[int, bytes] | None:
-        version += len(self._own_events(stream))
+        version = min(version + len(self._own_events(stream)), version_max)
         first, last = keyspaces.snapshot_range(stream, name, schema, version)
         for key, state in self._scan_own(first, last, reverse=True):
             self._register_range(key, last)
@@ -232,7 +237,7 @@ class Transaction(Reader):
         last = self._state.version_at(stream, head, self.position)
         if last == 0:
             return False
-        first = self._visibility().first(stream) if self._is_thinned() else 1
+        first = self._visibility().first(stream) if self._may_hide(stream) else 1
         found = (self._state.event_version(stream, head, event[0]) for event in append.events)
         return all(version is not None and first <= version <= last for version in found)
 
@@ -265,7 +270,7 @@ class Transaction(Reader):
             )
             for place, event in enumerate(own, 1)
         ]
-        if self._is_thinned():
+        if self._may_hide(stream):
             lowest = self._visibility().first(stream)
             own_stored = [each for each in own_stored if each[0] >= lowest]
         more = page.more

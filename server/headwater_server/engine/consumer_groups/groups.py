@@ -103,7 +103,7 @@ class Groups:
     def event(self, position: int) -> bytes | None:
         """A stored event; None if it cannot be read any more."""
         stored = self._state.events([position])[0]
-        if self._state.retention.in_use:
+        if self._state.retention.hiding:
             published, newest = self._sequencer.published, self._sequencer.published_position
             if not visibility_at(self._state, published, newest).shows(stored):
                 return None
