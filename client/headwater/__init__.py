@@ -75,7 +75,7 @@ from headwater.errors import (
     UnknownOperation,
     WrongVersion,
 )
-from headwater.feeds.key_feed import Changes, KeyChange, KeyRange
+from headwater.feeds.items import CaughtUp, Changes, EventBatch, FellBehind, KeyChange
 from headwater.feeds.subscription import Subscription
 from headwater.groups.administration import GroupInfo, Groups, GroupSummary, ParkedEvent
 from headwater.groups.delivery import Delivery
@@ -83,17 +83,15 @@ from headwater.groups.membership import Membership
 from headwater.projections.models import Model, ReadModel
 from headwater.projections.projections import Projections, ProjectionStatus
 from headwater.projections.state import ParkedStream, ProjectionTransaction
+from headwater.reads.key_ranges import KeyRange
 from headwater.reads.listing import CategoryInfo, StreamInfo
 from headwater.reads.past import Past
 from headwater.reads.query import Criterion, Query
 from headwater.records import (
     Backup,
-    CaughtUp,
     CommitRecord,
     Committed,
     Event,
-    EventBatch,
-    FellBehind,
     Loaded,
     Pong,
     RecordedEvent,

@@ -9,11 +9,12 @@ from uuid import UUID
 
 from headwater.codecs.codec import Codec
 from headwater.errors import InvalidArgument
-from headwater.feeds.key_feed import KeyFeed, KeyRange, range_of
+from headwater.feeds.key_feed import KeyFeed
 from headwater.feeds.subscription import WINDOW_DEFAULT, Subscription
 from headwater.groups.administration import Groups
 from headwater.groups.membership import GROUP_CREDIT_DEFAULT, Membership
 from headwater.identifiers import new_transaction_id, transaction_bytes
+from headwater.projections.host import Host
 from headwater.projections.models import ReadModel
 from headwater.projections.projections import (
     ATTEMPTS_DEFAULT,
@@ -23,6 +24,7 @@ from headwater.projections.projections import (
     ProjectionStatus,
     check_handler,
 )
+from headwater.reads.key_ranges import KeyRange, range_of
 from headwater.reads.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages, newest
 from headwater.reads.pages import CommitPages, Pages, SnapshotPages
 from headwater.reads.past import Past
@@ -45,8 +47,9 @@ from headwater.transactions.retention import RetentionCalls
 from headwater.transactions.transaction import Transaction
 from headwater.transport.address import Address
 from headwater.transport.channel import Channel
+from headwater.transport.choice import running_runtime
 from headwater.transport.handshake import verifier
-from headwater.transport.runtime import Options, Runtime, running_runtime
+from headwater.transport.runtime import Options, Runtime
 from headwater_protocol.keys import Key
 from headwater_protocol.numbers import ANY
 from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE
@@ -70,18 +73,18 @@ class Database(Reads, RetentionCalls):
         self.options = options
         self._codec: Codec = options.codec
         self._runtime = runtime
-        self._way: Channel | None = None
+        self._opened_channel: Channel | None = None
         self._projections: Projections | None = None
 
     async def __aenter__(self) -> "Database":
-        if self._way is not None:
+        if self._opened_channel is not None:
             raise InvalidArgument("this database was opened before; connect() gives another")
         if self._runtime is None:
             self._runtime = running_runtime()
         await self._runtime.__aenter__()
-        self._way = Channel(self._runtime, self.address, self.options)
+        self._opened_channel = Channel(self._runtime, self.address, self.options)
         try:
-            await self._way.link()
+            await self._opened_channel.connection()
         except BaseException as error:
             await self._runtime.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -94,31 +97,32 @@ class Database(Reads, RetentionCalls):
         trace: TracebackType | None,
     ) -> bool | None:
         assert self._runtime is not None
-        assert self._way is not None
-        self._way.close()
+        assert self._opened_channel is not None
+        self._opened_channel.close()
         return await self._runtime.__aexit__(kind, error, trace)
 
     async def close(self) -> None:
         """Close the connection now; leaving `async with` does it too."""
-        if self._way is not None:
-            self._way.close()
+        if self._opened_channel is not None:
+            self._opened_channel.close()
 
     @property
     def _channel(self) -> Channel:
-        if self._way is None:
+        if self._opened_channel is None:
             raise InvalidArgument("a database is used inside of `async with connect(…) as db`")
-        return self._way
+        return self._opened_channel
 
     def _fetch(
         self, name: str, *arguments: Any, at_commit: int | None = None
     ) -> Coroutine[Any, Any, Any]:
-        way = self._way or self._channel
-        if at_commit is None:
-            return way.read(name, None, *arguments)
-        return way.read(name, None, *arguments, at_commit)
+        channel = self._opened_channel or self._channel
+        return channel.fetch(name, *arguments, at_commit=at_commit)
 
     def _ask(self, name: str, *arguments: Any) -> Coroutine[Any, Any, Any]:
         return self._channel.read(name, *arguments)
+
+    def _host(self) -> Host:
+        return Host(self._channel, self._codec)
 
     # Transactions.
 
@@ -357,7 +361,7 @@ class Database(Reads, RetentionCalls):
     def projections(self) -> Projections:
         """The projections of this database: their status, what is parked, rebuilding."""
         if self._projections is None:
-            self._projections = Projections(self)
+            self._projections = Projections(self._host)
         return self._projections
 
     def projection(
@@ -451,7 +455,7 @@ class Database(Reads, RetentionCalls):
     def model(self, name: str) -> ReadModel:
         """The read model of a projection, as readers see it."""
         NAME(name, "model: name")
-        return ReadModel(self, name, self)
+        return ReadModel(self, name, self._channel)
 
     # The server.
 
@@ -467,7 +471,7 @@ class Database(Reads, RetentionCalls):
 
     async def backup(self, name: str) -> Backup:
         """Have the server make a backup; a TimedOut does not end it. See docs/guide/backup.md."""
-        return Backup(*await (await self._channel.link()).ask("backup", name))
+        return Backup(*await (await self._channel.connection()).ask("backup", name))
 
     async def users(self) -> list[str]:
         """The names of the users. Without any, the server asks nobody for a password."""
@@ -487,12 +491,12 @@ class Database(Reads, RetentionCalls):
 
     async def remove_user(self, name: str) -> None:
         """Remove a user. Connections that it has stay open."""
-        link = await self._channel.link()
-        await link.ask("user_remove", name)
+        connection = await self._channel.connection()
+        await connection.ask("user_remove", name)
 
     async def _set_user(self, place: str, name: str, password: str, *, create: bool) -> None:
         NAME(name, f"{place}: name")
         if not password:
             raise InvalidArgument(f"{place}: the password is empty")
-        link = await self._channel.link()
-        await link.ask("user_set", name, *verifier(password), create)
+        connection = await self._channel.connection()
+        await connection.ask("user_set", name, *verifier(password), create)

@@ -1,12 +1,11 @@
 """What the database takes and gives: events, commits, snapshots, pages of a feed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from headwater.codecs.codec import Codec, decode_with
 from headwater.errors import InvalidArgument
 from headwater_protocol.numbers import CommitNumber, Position, StreamVersion
 
@@ -82,57 +81,6 @@ class RecordedEvent:
     metadata: Any
     tags: tuple[str, ...] = ()
     erased: bool = False
-
-
-class EventBatch(Sequence[RecordedEvent]):
-    """Events that a subscription delivered together, in order; never empty."""
-
-    __slots__ = ("_events",)
-
-    def __init__(self, events: Sequence[RecordedEvent]) -> None:
-        assert events, "an empty batch"
-        self._events = tuple(events)
-
-    @property
-    def position(self) -> Position:
-        """The position of the last event: where to go on once the batch is dealt with."""
-        return self._events[-1].position
-
-    @overload
-    def __getitem__(self, index: int) -> RecordedEvent: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[RecordedEvent]: ...
-    def __getitem__(self, index: int | slice) -> RecordedEvent | Sequence[RecordedEvent]:
-        return self._events[index]
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    def __iter__(self) -> Iterator[RecordedEvent]:
-        return iter(self._events)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, EventBatch) and self._events == other._events
-
-    def __hash__(self) -> int:
-        return hash(tuple(event.position for event in self._events))
-
-    def __repr__(self) -> str:
-        return f"EventBatch({len(self)} events to position {self.position})"
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """A subscription delivered all that there was; what follows is live."""
-
-    position: Position
-
-
-@dataclass(frozen=True, slots=True)
-class FellBehind:
-    """A subscription could not follow and reads history again. Nothing is left out."""
-
-    position: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,41 +179,6 @@ class Backup:
     commit: CommitNumber
     position: Position
     size: int
-
-
-def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
-    """An event out of its place on the wire, with data and metadata as bytes.
-
-    One that an older server kept has nine members: no tags.
-    """
-    position, stream, version, commit, time, identity, kind, data, metadata, *rest = fields
-    try:
-        return RecordedEvent(
-            position,
-            stream,
-            version,
-            commit,
-            time_of(time),
-            UUID(bytes=identity),
-            kind,
-            None if data is None else codec.decode(data),
-            codec.decode(metadata) if metadata else None,
-            tuple(rest[0]) if rest else (),
-            data is None,
-        )
-    except Exception:
-        # Once more, slowly, to say which event and which part of it.
-        if data is not None:
-            decode_with(codec, data, f"event {version} of {stream}: data")
-        if metadata:
-            decode_with(codec, metadata, f"event {version} of {stream}: metadata")
-        raise
-
-
-def from_stored(events: Sequence[RecordedEvent], codec: Codec) -> Sequence[RecordedEvent]:
-    """Decoded events as the codec has them, if it looks at more than bytes."""
-    revive = getattr(codec, "from_stored", None)
-    return events if revive is None else [revive(event) for event in events]
 
 
 def committed_from(payload: Sequence[Any]) -> Committed:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from headwater.codecs.codec import MsgpackCodec
+from headwater.codecs.events import recorded_event
 from headwater.errors import InvalidArgument, Undecodable
-from headwater.records import EventBatch, microseconds_of, recorded_event, time_of
+from headwater.feeds.items import EventBatch
+from headwater.records import microseconds_of, time_of
 
 ROW: list[Any] = [4, "s", 2, 3, 1_700_000_000_123_456, bytes(range(16)), "A", b"\x01", b""]
 

@@ -219,13 +219,13 @@ def without_a_record(_: Any) -> Any:
 
 def under_a_new_id(right: Any) -> Any:
     async def persist(self: Any, transaction: bytes, name: str, *arguments: Any) -> Any:
-        async def ask(link: Any) -> Any:
+        async def ask(connection: Any) -> Any:
             fresh = new_transaction_id()
-            return await link.ask(name, fresh, *arguments[1:])
+            return await connection.ask(name, fresh, *arguments[1:])
 
         for _ in range(20):
             try:
-                return await ask(await self.link())
+                return await ask(await self.connection())
             except ConnectionLost:
                 await self.runtime.sleep(0.1)
         return await right(self, transaction, name, *arguments)

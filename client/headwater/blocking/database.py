@@ -17,8 +17,8 @@ from headwater.blocking.pages import BlockingPages
 from headwater.blocking.retention import BlockingRetention
 from headwater.database import Database
 from headwater.errors import InvalidArgument
-from headwater.feeds.key_feed import KeyRange
-from headwater.feeds.subscription import WINDOW_DEFAULT, Events, Item, Subscription
+from headwater.feeds.items import Item
+from headwater.feeds.subscription import WINDOW_DEFAULT, Events, Subscription
 from headwater.groups.membership import GROUP_CREDIT_DEFAULT
 from headwater.projections.projections import (
     ATTEMPTS_DEFAULT,
@@ -27,6 +27,7 @@ from headwater.projections.projections import (
     ProjectionStatus,
     check_handler,
 )
+from headwater.reads.key_ranges import KeyRange
 from headwater.reads.past import Past
 from headwater.reads.query import Query
 from headwater.reads.reads import Reads

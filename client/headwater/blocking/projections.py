@@ -21,6 +21,7 @@ from headwater.blocking.pages import BlockingPages
 from headwater.database import Database
 from headwater.errors import ConnectionLost
 from headwater.projections.follower import Handler
+from headwater.projections.host import Host
 from headwater.projections.models import Model, ReadModel
 from headwater.projections.projections import (
     Projections,
@@ -29,9 +30,9 @@ from headwater.projections.projections import (
 )
 from headwater.projections.state import ParkedStream, ProjectionTransaction
 from headwater.transport.address import Address
+from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
 from headwater.transport.blocking_runtime import BlockingRuntime
-from headwater.transport.channel import PAUSE_FIRST, PAUSE_MAX, Pauses
-from headwater.transport.connection import Link
+from headwater.transport.connection import Connection
 from headwater.transport.runtime import Greeting, Options
 from headwater.transport.stepping import step
 from headwater_protocol.keys import Key, KeyTuple
@@ -188,7 +189,7 @@ class _Thread(threading.Thread):
     def __init__(
         self,
         db: Database,
-        work: Callable[[Database], Awaitable[None]],
+        work: Callable[[Host], Awaitable[None]],
         failed: threading.Event,
     ) -> None:
         super().__init__(name="headwater projection", daemon=True)
@@ -208,17 +209,17 @@ class _Thread(threading.Thread):
                 self._failed.set()
 
     async def _run(self) -> None:
-        pauses = Pauses(PAUSE_FIRST, PAUSE_MAX)
+        backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
         while True:
             try:
                 async with Database(self._address, self._options, self._runtime) as db:
-                    await self._work(db)
+                    await self._work(db._host())  # noqa: SLF001
                 return
             except ConnectionLost as error:
                 # Of the first connection; the work deals with those that follow.
                 if not error.retryable:
                     raise
-            await self._runtime.sleep(pauses.next())
+            await self._runtime.sleep(backoff.next())
 
     def stop(self) -> None:
         """Let it end as soon as it can."""
@@ -238,7 +239,7 @@ class _StoppableRuntime(BlockingRuntime):
         super().__init__()
         self.stopping = threading.Event()
 
-    async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
+    async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
         if self.stopping.is_set():
             raise ConnectionLost("the projections were stopped", retryable=False)
         return await super().open(address, options, greet)
@@ -248,5 +249,5 @@ class _StoppableRuntime(BlockingRuntime):
 
     def stop(self) -> None:
         self.stopping.set()
-        for link in list(self._links):
-            link.close()
+        for connection in list(self._connections):
+            connection.close()

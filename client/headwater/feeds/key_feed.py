@@ -1,62 +1,15 @@
 """Feeds of keys: every change of a range, commit by commit, with the old value and the new."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from headwater.codecs.codec import Codec, decode_with
 from headwater.errors import HeadwaterError
-from headwater.feeds.subscription import Item, Subscription
-from headwater.records import CaughtUp, FellBehind
-from headwater.transactions.writes import key_range
+from headwater.feeds.items import Changes, Item, KeyChange
+from headwater.feeds.subscription import Subscription
 from headwater.transport.channel import Channel
-from headwater.transport.connection import Link
-from headwater_protocol.keys import Key, KeyTuple, decode_key
-from headwater_protocol.numbers import CommitNumber, Position
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRange:
-    """Keys from *start* to before *end*; None: from the first, to the last."""
-
-    start: Key | None = None
-    end: Key | None = None
-
-
-def range_of(keys: Key | KeyRange) -> tuple[bytes, bytes | None]:
-    """The encoded range of a prefix or a KeyRange."""
-    if isinstance(keys, KeyRange):
-        return key_range(None, keys.start, keys.end)
-    return key_range(keys, None, None)
-
-
-@dataclass(frozen=True, slots=True)
-class KeyChange:
-    """What a commit did to a key.
-
-    Attributes:
-        old, new: the value before and after; None if the key was, or is, absent.
-        existed, exists: whether it was there before, and is after.
-    """
-
-    key: KeyTuple
-    old: Any
-    new: Any
-    existed: bool
-    exists: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """All changes of one commit in the range, in order of key."""
-
-    commit: CommitNumber
-    changes: Sequence[KeyChange]
-
-    @property
-    def position(self) -> Position:
-        """The commit: a feed's place is one, where a subscription's is a position."""
-        return Position(self.commit)
+from headwater.transport.connection import Connection
+from headwater_protocol.keys import KeyTuple, decode_key
+from headwater_protocol.numbers import CommitNumber
 
 
 class KeyFeed(Subscription):
@@ -79,8 +32,17 @@ class KeyFeed(Subscription):
         self._range = wanted
         self._partial: list[list[Any]] = []
 
-    def deliver(self, payload: list[Any]) -> None:
-        """A push came."""
+    async def _request(self, connection: Connection) -> int:
+        return await connection.subscribe(
+            self, *self._range, self._received, self._credit, operation="subscribe_keys"
+        )
+
+    def _reset(self) -> None:
+        super()._reset()
+        # The changes of a commit that was cut off come again, together with the rest.
+        self._partial = []
+
+    def _accept(self, payload: list[Any]) -> bool:
         match payload:
             case ["changes", [*commits]]:
                 for commit, entries, more in commits:
@@ -89,21 +51,13 @@ class KeyFeed(Subscription):
                         self._queue.append(["changes", commit, self._partial])
                         self._received = commit
                         self._partial = []
-                self._notice()
+                return True
             case _:
-                super().deliver(payload)
-
-    async def _subscribe(self, link: Link) -> int:
-        # What came of a commit that was cut off comes again with the rest.
-        self._partial = []
-        return await link.subscribe(
-            self, *self._range, self._received, self._window, operation="subscribe_keys"
-        )
+                return super()._accept(payload)
 
     def _item(self, payload: list[Any]) -> Item:
         if payload[0] != "changes":
-            kind = CaughtUp if payload[0] == "caught_up" else FellBehind
-            return kind(Position(payload[1]))
+            return super()._item(payload)
         _, commit, entries = payload
         self._last_size = len(entries)
         return Changes(CommitNumber(commit), tuple(map(self._change, entries)))

@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from headwater.codecs.codec import Codec
+from headwater.codecs.events import from_stored, recorded_event
 from headwater.errors import InvalidArgument
 from headwater.reads.pages import Pages
 from headwater.reads.query import Query, event_filter
-from headwater.records import RecordedEvent, from_stored, recorded_event, time_of
+from headwater.records import RecordedEvent, time_of
 from headwater.transport.channel import Channel
 from headwater_protocol.group_operations import NAME, POSITION, SETTINGS
 from headwater_protocol.limits import DELIVERIES_MAX
@@ -289,8 +290,8 @@ class Groups:
         return count
 
     async def _ask(self, name: str, *arguments: Any) -> Any:
-        link = await self._channel().link()
-        return await link.ask(name, *arguments)
+        connection = await self._channel().connection()
+        return await connection.ask(name, *arguments)
 
 
 def _settings(

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from headwater.codecs.codec import Codec
+from headwater.codecs.events import from_stored, recorded_event
 from headwater.errors import DeliveryLost, InvalidArgument
 from headwater.identifiers import new_transaction_id
-from headwater.records import RecordedEvent, from_stored, recorded_event
+from headwater.records import RecordedEvent
 from headwater.transport.channel import Channel
 from headwater_protocol.group_operations import REASON, RETRY_MS
 from headwater_protocol.numbers import Position
@@ -117,8 +118,8 @@ class Delivery:
 
     async def _give_back(self, delay: float | None, reason: str, *, park: bool) -> None:
         self.check_mine()
-        link = await self._channel.link()
-        await link.ask(*nack_request([self], delay, reason, park=park))
+        connection = await self._channel.connection()
+        await connection.ask(*nack_request([self], delay, reason, park=park))
         self.settle()
 
     def claimed(self) -> "Delivery":

@@ -21,9 +21,10 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from headwater.codecs.codec import Codec
+from headwater.codecs.events import from_stored, recorded_event
 from headwater.errors import (
     AuthenticationFailed,
     CommitUnknown,
@@ -36,7 +37,9 @@ from headwater.errors import (
     TransactionForgotten,
     UnknownOperation,
 )
+from headwater.feeds.items import CaughtUp
 from headwater.feeds.subscription import WINDOW_DEFAULT, Subscription
+from headwater.projections.host import Host
 from headwater.projections.state import (
     ParkedStream,
     Progress,
@@ -45,14 +48,11 @@ from headwater.projections.state import (
     held_key,
     parked_key,
 )
-from headwater.records import CaughtUp, RecordedEvent, from_stored, recorded_event
+from headwater.records import RecordedEvent
 from headwater.transactions import running
-from headwater.transport.channel import Pauses
+from headwater.transport.backoff import Backoff
+from headwater.transport.channel import Channel
 from headwater_protocol.operations import SERIALIZABLE, SNAPSHOT
-
-if TYPE_CHECKING:
-    from headwater.database import Database
-    from headwater.transport.channel import Channel
 
 log = logging.getLogger("headwater.projections")
 
@@ -174,12 +174,12 @@ class Follower:
         position: how far the build is, as far as this follower knows.
     """
 
-    def __init__(self, db: "Database", projection: Projection, build: int) -> None:
+    def __init__(self, host: Host, projection: Projection, build: int) -> None:
         self.projection = projection
         self.build = build
         self.position = 0
-        self._channel: Channel = db._channel  # noqa: SLF001
-        self._codec: Codec = db._codec  # noqa: SLF001
+        self._channel: Channel = host.channel
+        self._codec: Codec = host.codec
         self._parked: dict[str, ParkedStream] = {}
         self._parkings = 0
 
@@ -246,9 +246,9 @@ class Follower:
 
     async def _try_again(self, chunk: Sequence[Row], error: Exception) -> None:
         """Try an event that failed alone a few times, then park its stream."""
-        pauses = Pauses(ATTEMPT_PAUSE_FIRST, ATTEMPT_PAUSE_MAX)
+        backoff = Backoff(ATTEMPT_PAUSE_FIRST, ATTEMPT_PAUSE_MAX)
         for _ in range(self.projection.attempts - 1):
-            await self._channel.runtime.sleep(pauses.next())
+            await self._channel.runtime.sleep(backoff.next())
             try:
                 await self.run(self._apply, chunk, self.position)
             except EventFailed as failure:

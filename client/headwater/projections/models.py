@@ -10,17 +10,15 @@ if the head names another build: a build is whole as long as the head names it.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from headwater.codecs.codec import Codec, MsgpackCodec, decode_with
 from headwater.errors import ConnectionLost, InvalidArgument
 from headwater.reads.pages import Fetch, KeyPages
 from headwater.reads.reads import Reads
+from headwater.transactions.transaction import Transaction
+from headwater.transport.channel import Channel
 from headwater_protocol.keys import Key, KeyTuple, encode_key, prefix_range
-
-if TYPE_CHECKING:
-    from headwater.database import Database
-    from headwater.transactions.transaction import Transaction
 
 _HEADS: Final = MsgpackCodec()
 
@@ -51,7 +49,7 @@ class ModelPages(KeyPages):
 class Model:
     """The read model of one build, within a transaction: `tx.model` in a handler."""
 
-    def __init__(self, transaction: "Transaction", prefix: KeyTuple) -> None:
+    def __init__(self, transaction: Transaction, prefix: KeyTuple) -> None:
         self._transaction = transaction
         self._prefix = prefix
 
@@ -114,12 +112,12 @@ class ReadModel:
     A projection that never ran has an empty model.
     """
 
-    def __init__(self, reads: Reads, name: str, database: "Database | None") -> None:
+    def __init__(self, reads: Reads, name: str, channel: Channel | None) -> None:
         self.name = name
         self._reads = reads
         self._head_key = encode_key(("$projection", name))
         # Outside of a transaction the head may change from one read to the next.
-        self._database = database
+        self._channel = channel
         self._build: int | None = None
 
     async def get(self, key: Key, default: Any = None) -> Any:
@@ -127,7 +125,7 @@ class ReadModel:
         while True:
             build = self._build if self._build is not None else await self.current()
             encoded = encode_key((*self._prefix(build), *_members(key)))
-            if self._database is None:
+            if self._channel is None:
                 data = await self._reads._fetch("get", encoded)  # noqa: SLF001
             else:
                 data, head = await self._both(encoded, self._head_key)
@@ -164,17 +162,17 @@ class ReadModel:
 
     async def _both(self, *keys: bytes) -> list[Any]:
         """The values of keys, read one after the other in one round trip."""
-        assert self._database is not None
-        channel = self._database._channel  # noqa: SLF001
+        assert self._channel is not None
+        channel = self._channel
         requests = [("get", None, key) for key in keys]
-        link = await channel.link()
+        connection = await channel.connection()
         try:
-            return await link.exchange(requests)
+            return await connection.exchange(requests)
         except ConnectionLost:
             # An idle connection is found dead only when it is used.
-            if not link.closed:
+            if not connection.closed:
                 raise
-        return await (await channel.link()).exchange(requests)
+        return await (await channel.connection()).exchange(requests)
 
 
 class ReadModelPages(ModelPages):

@@ -18,10 +18,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from headwater.errors import CommitUnknown, HeadwaterError, InvalidArgument, ProjectionBehind
 from headwater.projections.follower import Astray, Follower, Handler, Projection, Retired, log
+from headwater.projections.host import Host
 from headwater.projections.rebuilding import REMOVED_KEYS_MAX, opened, rebuilt
 from headwater.projections.state import (
     RECORDS,
@@ -30,16 +31,13 @@ from headwater.projections.state import (
     Progress,
     ProjectionTransaction,
 )
+from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import KeyPages
 from headwater.reads.query import Query, event_filter
-from headwater.transactions.writes import key_range
-from headwater.transport.channel import PAUSE_FIRST, PAUSE_MAX, Pauses
+from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
 from headwater.transport.tasks import beside
 from headwater_protocol.keys import KeyTuple
 from headwater_protocol.operations import NAME, POSITION, SNAPSHOT
-
-if TYPE_CHECKING:
-    from headwater.database import Database
 
 BATCH_SIZE_DEFAULT: Final = 500
 """Events in one transaction at most: a commit costs little on each, and a conflict repeats few."""
@@ -92,8 +90,9 @@ class ProjectionStatus:
 class Projections:
     """The projections of a database: `db.projections`."""
 
-    def __init__(self, db: "Database") -> None:
-        self._db = db
+    def __init__(self, host: Callable[[], Host]) -> None:
+        # A function, since projections may be defined before the database is connected.
+        self._host = host
         self._defined: dict[str, Projection] = {}
 
     # Defining and running.
@@ -168,15 +167,17 @@ class Projections:
 
     def run(self, *names: str) -> AbstractAsyncContextManager[None]:
         """Run projections as long as a block runs; see Database.run_projections."""
-        db = self._db
-        return beside([partial(work, db) for work in works(self.defined(*names))])
+        host = self._host()
+        return beside([partial(work, host) for work in works(self.defined(*names))])
 
     # How they are.
 
     async def names(self) -> list[str]:
         """The names of all projections that ever ran on this database."""
         first, last = key_range(("$projection",), None, None)
-        pages = KeyPages(self._db._fetch, RECORDS, first, last, reverse=False, limit=None)  # noqa: SLF001
+        pages = KeyPages(
+            self._host().channel.fetch, RECORDS, first, last, reverse=False, limit=None
+        )
         return [str(key[1]) async for key, _ in pages if len(key) == 2]
 
     async def status(self, name: str) -> ProjectionStatus:
@@ -197,8 +198,8 @@ class Projections:
         if rows:
             newest = [event async for event in tx.read_all(reverse=True, limit=1)]
             events = newest[0].position - progress.position
-            now = (await self._db.ping()).time.timestamp()
-            seconds = max(0.0, now - rows[0][4] / 1_000_000)
+            _, now = await self._host().channel.read("ping")
+            seconds = max(0.0, (now - rows[0][4]) / 1_000_000)
         return ProjectionStatus(
             tx.name,
             head.build.number,
@@ -215,11 +216,11 @@ class Projections:
         """Return when a projection has dealt with all up to a position; see Database.wait_for."""
         POSITION(position, "wait_for: position")
         NAME(name, "wait_for: name")
-        runtime = self._db._channel.runtime  # noqa: SLF001
+        runtime = self._host().channel.runtime
         until = runtime.now() + timeout
-        pauses = Pauses(WAIT_PAUSE_FIRST, WAIT_PAUSE_MAX)
+        backoff = Backoff(WAIT_PAUSE_FIRST, WAIT_PAUSE_MAX)
         while not (reached := await self._transaction(name, self._reached, position))[0]:
-            pause = pauses.next()
+            pause = backoff.next()
             if runtime.now() + pause >= until:
                 raise ProjectionBehind(
                     f"projection {name} "
@@ -287,7 +288,7 @@ class Projections:
         parked = {one.stream for one in await self.parked(name)}
         if stream is not None and stream not in parked:
             raise InvalidArgument(f"projection {name}: stream {stream!r:.80} is not parked")
-        follower = Follower(self._db, projection, build.number)
+        follower = Follower(self._host(), projection, build.number)
         chosen = parked if stream is None else {stream}
         for one in sorted(chosen):
             await follower.release(one, skip=skip)
@@ -312,7 +313,7 @@ class Projections:
             RebuildRefused: events failed that did not fail before; readers see the old model.
         """
         (projection,) = self.defined(name)
-        build = await rebuilt(self._db, projection, even_if_parked=even_if_parked)
+        build = await rebuilt(self._host(), projection, even_if_parked=even_if_parked)
         if build is None:
             raise InvalidArgument(
                 f"projection {name}: the handler is of version {projection.version}, and a build "
@@ -365,7 +366,7 @@ class Projections:
             batch_seconds=1.0,
             attempts=1,
         )
-        follower = Follower(self._db, projection, 0)
+        follower = Follower(self._host(), projection, 0)
         return await follower.run(function, *arguments, isolation=SNAPSHOT)
 
 
@@ -395,20 +396,20 @@ def check_handler(name: str, handler: Callable[..., Any], *, waits: bool) -> Non
 # What runs, each on a database: that of the application, or a thread's own.
 
 
-def works(projections: Sequence[Projection]) -> list[Callable[["Database"], Awaitable[None]]]:
+def works(projections: Sequence[Projection]) -> list[Callable[[Host], Awaitable[None]]]:
     """What has to run for some projections."""
 
-    async def all_ahead(db: "Database") -> None:
-        await look_ahead_for_ever(db, projections)
+    async def all_ahead(host: Host) -> None:
+        await look_ahead_for_ever(host, projections)
 
     return [all_ahead, *(partial(_kept, projection) for projection in projections)]
 
 
-async def _kept(projection: Projection, db: "Database") -> None:
-    await keep(db, projection)
+async def _kept(projection: Projection, host: Host) -> None:
+    await keep(host, projection)
 
 
-async def keep(db: "Database", projection: Projection) -> None:
+async def keep(host: Host, projection: Projection) -> None:
     """Keep a projection level, for ever, whatever becomes of the connection.
 
     It ends if a newer version of the handler is at work elsewhere.
@@ -416,11 +417,11 @@ async def keep(db: "Database", projection: Projection) -> None:
     Raises:
         HeadwaterError: one that time does not mend.
     """
-    runtime = db._channel.runtime  # noqa: SLF001
-    pauses = Pauses(PAUSE_FIRST, PAUSE_MAX)
+    runtime = host.channel.runtime
+    backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
     while True:
         try:
-            build = await opened(db, projection)
+            build = await opened(host, projection)
             if build is None:
                 log.warning(
                     "projection %s: version %s ends, a later one is at work",
@@ -428,25 +429,25 @@ async def keep(db: "Database", projection: Projection) -> None:
                     projection.version,
                 )
                 return
-            pauses.reset()
-            await Follower(db, projection, build.number).follow()
+            backoff.reset()
+            await Follower(host, projection, build.number).follow()
         except (Retired, Astray):
             pass  # Another process put another build there, or a backup was restored.
         except HeadwaterError as error:
             if not error.retryable and not isinstance(error, CommitUnknown):
                 raise
             log.warning("projection %s: %s; it goes on", projection.name, error)
-        await runtime.sleep(pauses.next())
+        await runtime.sleep(backoff.next())
 
 
-async def look_ahead_for_ever(db: "Database", projections: Sequence[Projection]) -> None:
+async def look_ahead_for_ever(host: Host, projections: Sequence[Projection]) -> None:
     """Let projections advance over what does not concern them, now and then."""
-    runtime = db._channel.runtime  # noqa: SLF001
+    runtime = host.channel.runtime
     while True:
         await runtime.sleep(LOOK_AHEAD_SECONDS)
         for projection in projections:
             try:
-                await look_ahead(db, projection)
+                await look_ahead(host, projection)
             except Retired:
                 pass  # It was replaced meanwhile.
             except HeadwaterError as error:
@@ -454,12 +455,12 @@ async def look_ahead_for_ever(db: "Database", projections: Sequence[Projection])
                     raise
 
 
-async def look_ahead(db: "Database", projection: Projection) -> None:
+async def look_ahead(host: Host, projection: Projection) -> None:
     """Let one advance over what does not concern it."""
 
     async def read(tx: ProjectionTransaction) -> Head | None:
         return await tx.head(projection.name)
 
-    head = await Follower(db, projection, 0).run(read)
+    head = await Follower(host, projection, 0).run(read)
     if head is not None and head.build.version == projection.version:
-        await Follower(db, projection, head.build.number).look_ahead()
+        await Follower(host, projection, head.build.number).look_ahead()

@@ -14,10 +14,11 @@ likely than not it is the new handler that is wrong.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from headwater.errors import InvalidArgument, RebuildRefused
 from headwater.projections.follower import Astray, Follower, Projection, Retired
+from headwater.projections.host import Host
 from headwater.projections.state import (
     Build,
     Head,
@@ -30,14 +31,11 @@ from headwater.projections.state import (
     parked_key,
 )
 
-if TYPE_CHECKING:
-    from headwater.database import Database
-
 REMOVED_KEYS_MAX: Final = 1000
 """Keys that are removed in one transaction: enough to be quick, few enough for others to go on."""
 
 
-async def opened(db: "Database", projection: Projection) -> Build | None:
+async def opened(host: Host, projection: Projection) -> Build | None:
     """The build that a runner with this handler is to follow; None: a newer one is at work.
 
     Raises:
@@ -52,13 +50,13 @@ async def opened(db: "Database", projection: Projection) -> Build | None:
             tx.write_record(build_key(projection.name, 1), Progress().record())
         return head
 
-    head: Head = await Follower(db, projection, 0).run(begin)
+    head: Head = await Follower(host, projection, 0).run(begin)
     for number in head.retired:
-        await remove_build(db, projection, number)
+        await remove_build(host, projection, number)
     if head.build.version > projection.version:
         return None
     if head.build.version < projection.version:
-        return await rebuilt(db, projection)
+        return await rebuilt(host, projection)
     _check_filter(projection, head.build)
     return head.build
 
@@ -72,25 +70,25 @@ def _check_filter(projection: Projection, build: Build) -> None:
 
 
 async def rebuilt(
-    db: "Database", projection: Projection, *, even_if_parked: bool = False
+    host: Host, projection: Projection, *, even_if_parked: bool = False
 ) -> Build | None:
     """Make a new build and put it in the place of the current one; None: a newer one is there.
 
     Args:
-        db: where.
+        host: the database.
         projection: with the handler that makes it.
         even_if_parked: also if more of its streams are parked than of the current one.
 
     Raises:
         RebuildRefused: events failed in it that did not fail before.
     """
-    head: Head = await Follower(db, projection, 0).run(_begin_rebuild, projection)
+    head: Head = await Follower(host, projection, 0).run(_begin_rebuild, projection)
     build = head.next
     for number in head.retired:
-        await remove_build(db, projection, number)
+        await remove_build(host, projection, number)
     if build is None:
         return None
-    follower = Follower(db, projection, build.number)
+    follower = Follower(host, projection, build.number)
     await retry_all(follower)
 
     async def level() -> bool:
@@ -112,10 +110,10 @@ async def rebuilt(
             continue
         except Retired:
             # Another process has done it, or began once more.
-            return await opened(db, projection)
-    head = await Follower(db, projection, 0).run(_head, projection.name)
+            return await opened(host, projection)
+    head = await Follower(host, projection, 0).run(_head, projection.name)
     for number in head.retired:
-        await remove_build(db, projection, number)
+        await remove_build(host, projection, number)
     return build
 
 
@@ -184,9 +182,9 @@ async def _switch(
     return []
 
 
-async def remove_build(db: "Database", projection: Projection, number: int) -> None:
+async def remove_build(host: Host, projection: Projection, number: int) -> None:
     """Remove what a retired build has left, some keys at a time, and then its number."""
-    follower = Follower(db, projection, number)
+    follower = Follower(host, projection, number)
     for prefix in (model_key(projection.name, number), parked_key(projection.name, number)):
         while await follower.run(_remove_some, prefix):
             pass

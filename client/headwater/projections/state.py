@@ -25,10 +25,10 @@ from typing import Any, Final
 
 from headwater.codecs.codec import Codec, MsgpackCodec, decode_with
 from headwater.projections.models import Model
+from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import KeyPages
 from headwater.records import time_of
 from headwater.transactions.transaction import Transaction
-from headwater.transactions.writes import key_range
 from headwater.transport.channel import Channel
 from headwater_protocol.keys import KeyTuple, encode_key
 from headwater_protocol.operations import SERIALIZABLE

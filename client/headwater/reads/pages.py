@@ -11,8 +11,9 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from headwater.codecs.codec import Codec, decode_with
+from headwater.codecs.events import recorded_event
 from headwater.errors import InvalidArgument
-from headwater.records import CommitRecord, RecordedEvent, StoredSnapshot, recorded_event, time_of
+from headwater.records import CommitRecord, RecordedEvent, StoredSnapshot, time_of
 from headwater_protocol.keys import KeyTuple, decode_key, key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 

@@ -7,18 +7,12 @@ from functools import partial
 from typing import Any
 
 from headwater.codecs.codec import Codec, decode_with
+from headwater.codecs.events import from_stored, recorded_event
 from headwater.errors import Undecodable
+from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import EventPages, KeyPages, Pages, Span
 from headwater.reads.query import Query, event_filter
-from headwater.records import (
-    Loaded,
-    RecordedEvent,
-    Snapshot,
-    from_stored,
-    microseconds_of,
-    recorded_event,
-)
-from headwater.transactions.writes import key_range
+from headwater.records import Loaded, RecordedEvent, Snapshot, microseconds_of
 from headwater_protocol.keys import Key, KeyTuple, encode_key
 from headwater_protocol.operations import NAME, POSITION, SCHEMA, STREAM, VERSION
 

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwater.codecs.codec import Codec, decode_with, encode_with
+from headwater.codecs.events import from_stored, recorded_event
 from headwater.errors import ProtocolError, TooLarge
+from headwater.reads.key_ranges import key_range
 from headwater.reads.query import Query, event_filter
-from headwater.records import Committed, from_stored, recorded_event
-from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes, key_range
+from headwater.records import Committed
+from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes
 from headwater_protocol.keys import Key, KeyTuple, decode_key, encode_key
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 from headwater_protocol.operations import CONDITION, READ

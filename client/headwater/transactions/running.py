@@ -18,7 +18,8 @@ from typing import Any, Final, TypeVar
 from headwater.errors import CommitUnknown, HeadwaterError, InvalidArgument
 from headwater.records import committed_from
 from headwater.transactions.transaction import Transaction
-from headwater.transport.channel import Channel, Pauses
+from headwater.transport.backoff import Backoff
+from headwater.transport.channel import Channel
 
 PAUSE_FIRST: Final = 0.002
 """Seconds after a first conflict: about the time that a transaction takes."""
@@ -48,7 +49,7 @@ async def run(
         raise InvalidArgument(f"run: attempts: {attempts}; at least 1 is needed")
     runtime = channel.runtime
     until = runtime.now() + (channel.options.retry_timeout if deadline is None else deadline)
-    pauses = Pauses(PAUSE_FIRST, PAUSE_MAX)
+    backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
     attempt = 0
     while True:
         attempt += 1
@@ -74,7 +75,7 @@ async def run(
             if not can_be_mended(error):
                 raise
             last = error
-        pause = pauses.next()
+        pause = backoff.next()
         if attempt == attempts or runtime.now() + pause >= until:
             raise last
         await runtime.sleep(pause)
@@ -96,14 +97,14 @@ async def _settle(
         CommitUnknown: no answer before *until*, or the server does not remember.
     """
     runtime = channel.runtime
-    pauses = Pauses(PAUSE_FIRST, PAUSE_MAX)
+    backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
     while True:
         try:
-            link = await channel.link()
-            state, committed = await link.ask("status", unknown.transaction, True)
+            connection = await channel.connection()
+            state, committed = await connection.ask("status", unknown.transaction, True)
         except HeadwaterError as error:
             # Retryable is also a server that is read-only for now, and so cannot fence.
-            pause = pauses.next()
+            pause = backoff.next()
             if not error.retryable or runtime.now() + pause >= until:
                 raise unknown from error
             await runtime.sleep(pause)

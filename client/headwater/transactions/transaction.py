@@ -23,7 +23,7 @@ from headwater.reads.reads import Reads
 from headwater.records import Committed, committed_from
 from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes
 from headwater.transport.channel import Channel, commit_unknown
-from headwater.transport.connection import Link
+from headwater.transport.connection import Connection
 from headwater_protocol.numbers import CommitNumber
 from headwater_protocol.operations import ISOLATION, SERIALIZABLE
 
@@ -53,7 +53,7 @@ class Transaction(Writes, Reads):
         self._committed: Committed | None = None
         self._bytes = new_transaction_id()
         self._channel = channel
-        self._link: Link | None = None
+        self._connection: Connection | None = None
         self._begun = False
         self._appended: set[str] = set()
         self._over = ""
@@ -81,7 +81,7 @@ class Transaction(Writes, Reads):
 
     async def begin(self) -> None:
         """Take the read view now, and not at the first read."""
-        if self._link is None:
+        if self._connection is None:
             await self._exchange([])
 
     async def commit(self) -> Committed | None:
@@ -97,7 +97,7 @@ class Transaction(Writes, Reads):
         try:
             if self._written_count == 0:
                 await self.rollback()
-            elif self._link is None and self._written_size <= REQUEST_SIZE_MAX:
+            elif self._connection is None and self._written_size <= REQUEST_SIZE_MAX:
                 self._committed = await self._commit_at_once()
             else:
                 self._committed = await self._commit_begun()
@@ -118,8 +118,8 @@ class Transaction(Writes, Reads):
 
     def _forget(self) -> None:
         """Tell the server to roll back, and do not wait."""
-        if self._link is not None and not self._link.closed:
-            self._link.post([("rollback", self._bytes)])
+        if self._connection is not None and not self._connection.closed:
+            self._connection.post([("rollback", self._bytes)])
 
     @property
     def committed(self) -> Committed:
@@ -145,10 +145,10 @@ class Transaction(Writes, Reads):
         return committed_from(payload[0])
 
     async def _commit_begun(self) -> Committed:
-        link = await self._own_link()
-        if link.closed:
+        connection = await self._own_connection()
+        if connection.closed:
             # Nothing was asked yet, so nothing is unknown.
-            raise link.lost()
+            raise connection.lost()
         *parts, last = [*self._take()] or [[]]
         requests = [
             *self._opening(),
@@ -156,7 +156,7 @@ class Transaction(Writes, Reads):
             ("commit", self._bytes, last),
         ]
         try:
-            payloads = await link.exchange(requests)
+            payloads = await connection.exchange(requests)
         except ConnectionLost as error:
             raise commit_unknown(self._bytes, error) from error
         return committed_from(payloads[-1])
@@ -171,10 +171,10 @@ class Transaction(Writes, Reads):
 
     async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:  # noqa: ARG002
         # All of its reads are of one commit, whichever is asked for.
-        if self._link is None or self._writes:
+        if self._connection is None or self._writes:
             return await self._exchange([(name, self._bytes, *arguments)])
         self._check_open()
-        return await self._link.ask(name, self._bytes, *arguments)
+        return await self._connection.ask(name, self._bytes, *arguments)
 
     async def _ask(self, name: str, *arguments: Any) -> Any:
         self._check_open()
@@ -186,18 +186,18 @@ class Transaction(Writes, Reads):
     async def _exchange(self, reads: list[tuple[Any, ...]]) -> Any:
         """What was not sent yet, and then *reads*, together; the answer to the last."""
         self._check_open()
-        link = await self._own_link()
+        connection = await self._own_connection()
         opening = self._opening()
         writes = [("write", self._bytes, part) for part in self._take()]
-        payloads = await link.exchange([*opening, *writes, *reads])
+        payloads = await connection.exchange([*opening, *writes, *reads])
         if opening:
             self.view = payloads[0][0]
         return payloads[-1]
 
-    async def _own_link(self) -> Link:
-        if self._link is None:
-            self._link = await self._channel.link()
-        return self._link
+    async def _own_connection(self) -> Connection:
+        if self._connection is None:
+            self._connection = await self._channel.connection()
+        return self._connection
 
     def _opening(self) -> list[tuple[Any, ...]]:
         """The request to begin, unless it was made."""

@@ -10,11 +10,12 @@ from typing import Any, Final
 from headwater.codecs.codec import Codec, encode_with
 from headwater.errors import InvalidArgument, TooLarge
 from headwater.groups.delivery import Acknowledgeable, Delivery, ack_writes, claimed
+from headwater.reads.key_ranges import key_range
 from headwater.reads.query import Query, event_filter
 from headwater.records import Event
 from headwater.transactions.retention import RetentionWrites
 from headwater_protocol import limits
-from headwater_protocol.keys import Key, encode_key, prefix_range
+from headwater_protocol.keys import Key, encode_key
 from headwater_protocol.numbers import ANY
 from headwater_protocol.operations import (
     EXPECT,
@@ -266,22 +267,6 @@ def several(events: Event | Iterable[Event], place: str) -> Iterable[Event]:
             f"{place}: events: an Event, or several, is wanted, not {events!r:.60}"
         )
     return events
-
-
-def key_range(prefix: Key | None, start: Key | None, end: Key | None) -> tuple[bytes, bytes | None]:
-    """The encoded range [start, end) that the arguments of a scan mean.
-
-    Raises:
-        InvalidArgument: both a prefix and a start or end are given.
-    """
-    if prefix is None:
-        first = b"" if start is None or start == () else encode_key(start)
-        return first, None if end is None else encode_key(end)
-    if start is not None or end is not None:
-        raise InvalidArgument("a range is a prefix, or start= and end=, not both")
-    if prefix == ():
-        return b"", None
-    return prefix_range(prefix)
 
 
 def _condition(unless: Query | None, after: int) -> list[Any]:

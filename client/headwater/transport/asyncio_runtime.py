@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from headwater.errors import ConnectionLost
 from headwater.transport.address import Address
-from headwater.transport.connection import CHECKS_PER_TIMEOUT, Link, Reply
+from headwater.transport.connection import CHECKS_PER_TIMEOUT, Connection, Reply
 from headwater.transport.runtime import Greeting, Options, not_connected
 
 LAST_WORDS_S_MAX: Final = 1.0
@@ -15,8 +15,8 @@ LAST_WORDS_S_MAX: Final = 1.0
 but a peer that does not read must not keep the application from ending."""
 
 
-class AsyncioLink(Link, asyncio.Protocol):
-    """A link on an asyncio transport, TLS or plain."""
+class AsyncioConnection(Connection, asyncio.Protocol):
+    """A connection on an asyncio transport, TLS or plain."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, request_timeout: float) -> None:
         super().__init__(name)
@@ -97,35 +97,38 @@ class AsyncioLink(Link, asyncio.Protocol):
 
 
 class AsyncioRuntime:
-    """Links on the running loop. It needs no task of its own."""
+    """Connections on the running loop. It needs no task of its own."""
 
-    shares_links = True
+    shares_connections = True
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._links: list[AsyncioLink] = []
+        self._connections: list[AsyncioConnection] = []
 
-    async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
+    async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
         """As Runtime.open."""
-        link = AsyncioLink(str(address), self._loop, options.request_timeout)
+        connection = AsyncioConnection(str(address), self._loop, options.request_timeout)
         try:
             async with asyncio.timeout(options.connect_timeout):
                 if address.path:
-                    await self._loop.create_unix_connection(lambda: link, address.path)
+                    await self._loop.create_unix_connection(lambda: connection, address.path)
                 else:
                     transport, _ = await self._loop.create_connection(
-                        lambda: link, address.host, address.port, ssl=address.tls
+                        lambda: connection, address.host, address.port, ssl=address.tls
                     )
                     _set_options(transport.get_extra_info("socket"))
-                await greet(link)
+                await greet(connection)
         except (OSError, EOFError) as error:
-            link.abort()
+            connection.abort()
             raise not_connected(address, error, options.connect_timeout) from error
         except BaseException:
-            link.abort()
+            connection.abort()
             raise
-        self._links = [*(other for other in self._links if not other.closed), link]
-        return link
+        self._connections = [
+            *(other for other in self._connections if not other.closed),
+            connection,
+        ]
+        return connection
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -145,9 +148,9 @@ class AsyncioRuntime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for link in self._links:
-            link.close()
-            await link.ended()
+        for connection in self._connections:
+            connection.close()
+            await connection.ended()
 
 
 def _set_options(sock: Any) -> None:

@@ -1,8 +1,9 @@
 """The client without an event loop: a socket that blocks.
 
-Waiting for a reply is reading from the socket until it is there. Threads may share a database:
-one asks at a time, the others wait at the link's lock. A transaction belongs to one thread, and
-a subscription has a link of its own, since waiting for it would hold up everything else.
+To wait for a reply is to read from the socket until the reply is there. Threads may share a
+database: one thread asks at a time, the others wait for the connection's lock. A transaction
+belongs to one thread. A subscription has its own connection, because waiting for its items on a
+shared one would block all other requests.
 
 A plain socket stays in blocking mode and leaves the timeout to the kernel (SO_RCVTIMEO), since
 a timeout of Python's costs a `poll` before each `recv` and each `send`.
@@ -19,22 +20,22 @@ from typing import Any
 
 from headwater.errors import ConnectionLost, TimedOut
 from headwater.transport.address import Address
-from headwater.transport.connection import RECEIVE_SIZE_MAX, Feed, Link, Reply
+from headwater.transport.connection import RECEIVE_SIZE_MAX, Connection, Feed, Reply
 from headwater.transport.runtime import Greeting, Options, not_connected
 
 
-class BlockingLink(Link):
-    """A link on a socket that blocks."""
+class BlockingConnection(Connection):
+    """A connection on a socket that blocks."""
 
     def __init__(self, name: str, sock: socket.socket, timeout: float) -> None:
         super().__init__(name)
         self._socket = sock
         self._timeout = timeout
-        # Reentrant: an answer may close the link, which ends a subscription, which asks.
+        # Reentrant: an answer may close the connection, which ends a subscription, which asks.
         self._lock = threading.RLock()
 
     async def ask(self, name: str, *arguments: Any) -> Any:
-        # As Link.ask, without the coroutine that would park.
+        # As Connection.ask, without the coroutine that would park.
         with self._lock:
             reply = self._post_one(name, arguments)
             if not reply.done:
@@ -78,7 +79,7 @@ class BlockingLink(Link):
                     raise
 
     def _wake(self, _sleeper: Any) -> None:
-        raise AssertionError("nobody sleeps on a blocking link")
+        raise AssertionError("nobody sleeps on a blocking connection")
 
     def _send(self, data: bytes, alone: bool) -> None:  # noqa: ARG002
         try:
@@ -111,31 +112,34 @@ class BlockingLink(Link):
 
 
 class BlockingRuntime:
-    """Links on plain sockets."""
+    """Connections on plain sockets."""
 
-    shares_links = False
+    shares_connections = False
 
     def __init__(self) -> None:
-        self._links: list[BlockingLink] = []
+        self._connections: list[BlockingConnection] = []
 
-    async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
+    async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
         """As Runtime.open."""
-        link: BlockingLink | None = None
+        connection: BlockingConnection | None = None
         try:
             sock = _connect(address, options.connect_timeout)
-            link = BlockingLink(str(address), sock, options.connect_timeout)
-            await greet(link)
-            link.set_timeout(options.request_timeout)
+            connection = BlockingConnection(str(address), sock, options.connect_timeout)
+            await greet(connection)
+            connection.set_timeout(options.request_timeout)
         except OSError as error:
-            if link is not None:
-                link.close()
+            if connection is not None:
+                connection.close()
             raise not_connected(address, error, options.connect_timeout) from error
         except BaseException:
-            if link is not None:
-                link.close()
+            if connection is not None:
+                connection.close()
             raise
-        self._links = [*(other for other in self._links if not other.closed), link]
-        return link
+        self._connections = [
+            *(other for other in self._connections if not other.closed),
+            connection,
+        ]
+        return connection
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop to hold up
@@ -155,8 +159,8 @@ class BlockingRuntime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for link in self._links:
-            link.close()
+        for connection in self._connections:
+            connection.close()
 
 
 class ThreadLock:

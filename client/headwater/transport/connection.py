@@ -1,4 +1,4 @@
-"""A link: one connection with a server, over which many tasks ask at once.
+"""One connection with a server, over which many tasks ask at once.
 
     task --ask--> ClientConnection.request --> bytes --> socket
     task <-wake-- Reply <-- ClientConnection.receive <-- bytes <-- socket
@@ -24,7 +24,7 @@ RECEIVE_SIZE_MAX: Final = 256 * 1024
 slowed by a larger number, since the buffer is only touched where it is filled."""
 
 CHECKS_PER_TIMEOUT: Final = 8
-"""A request that is overdue is noticed up to an eighth of the timeout late. One timer a link
+"""A request that is overdue is noticed up to an eighth of the timeout late. One timer a connection
 looks at the oldest request; a timer a request would cost more than the request, and so would
 a look at the clock: a request is as old as the checks that it has seen."""
 
@@ -57,16 +57,16 @@ class Reply:
 
 
 class Feed(Protocol):
-    """A subscription, as a link sees it."""
+    """A subscription, as a connection sees it."""
 
     def deliver(self, payload: list[Any]) -> None:
         """A push came."""
 
     def lose(self) -> None:
-        """Nothing will be pushed any more: the link is closed."""
+        """Nothing will be pushed any more: the connection is closed."""
 
 
-class Link(ABC):
+class Connection(ABC):
     """One connection, shared by tasks. Subclasses say how to wait and how to send.
 
     Attributes:
@@ -79,7 +79,7 @@ class Link(ABC):
         self.name = name
         self.closed = False
         self.reason: HeadwaterError | None = None
-        self._connection = ClientConnection()
+        self._protocol = ClientConnection()
         self._pending: dict[int, Reply] = {}
         self._feeds: dict[int, Feed] = {}
         self._checks = 0
@@ -93,7 +93,7 @@ class Link(ABC):
 
         Raises:
             HeadwaterError: the server's, by its code; of a wrong argument before it is sent.
-            ConnectionLost: the link ended, or was ended, before the answer.
+            ConnectionLost: the connection ended, or was ended, before the answer.
         """
         reply = self._post_one(name, arguments)
         if not reply.done:
@@ -105,7 +105,7 @@ class Link(ABC):
     def _post_one(self, name: str, arguments: Sequence[Any]) -> Reply:
         if self.closed:
             raise self.lost()
-        request_id, frame = self._connection.request(name, *arguments)
+        request_id, frame = self._protocol.request(name, *arguments)
         pending = self._pending
         alone = not pending
         reply = pending[request_id] = Reply(self._checks)
@@ -130,18 +130,18 @@ class Link(ABC):
         """Send several requests together and do not wait."""
         if self.closed:
             raise self.lost()
-        connection = self._connection
+        protocol = self._protocol
         identities: list[int] = []
         frames: list[bytes] = []
         try:
             for request in requests:
-                request_id, frame = connection.request(*request)
+                request_id, frame = protocol.request(*request)
                 identities.append(request_id)
                 frames.append(frame)
         except HeadwaterError:
             # Nothing of this goes out, so nothing of it will be answered.
             for request_id in identities:
-                del connection.in_flight[request_id]
+                del protocol.in_flight[request_id]
             raise
         alone = not self._pending
         replies = [Reply(self._checks) for _ in identities]
@@ -153,7 +153,7 @@ class Link(ABC):
         """Ask for a subscription, or a membership, whose pushes go to *feed*; its id."""
         if self.closed:
             raise self.lost()
-        request_id, frame = self._connection.request(operation, *arguments)
+        request_id, frame = self._protocol.request(operation, *arguments)
         # Pushes may be right behind the answer, in the same segment.
         self._feeds[request_id] = feed
         alone = not self._pending
@@ -172,7 +172,7 @@ class Link(ABC):
     def unsubscribe(self, subscription: int, *, operation: str = "unsubscribe") -> None:
         """End a subscription; do not wait."""
         self.forget(subscription)
-        if not self.closed and self._connection.in_flight.get(subscription):
+        if not self.closed and self._protocol.in_flight.get(subscription):
             self.post([(operation, subscription)])
 
     def forget(self, subscription: int) -> None:
@@ -206,7 +206,7 @@ class Link(ABC):
         """Deal with received bytes."""
         self._received = self._checks
         pending = self._pending
-        for item in self._connection.receive(data):
+        for item in self._protocol.receive(data):
             if type(item) is Answer:
                 reply = pending.pop(item[0], None)
                 if reply is not None:
@@ -259,12 +259,12 @@ class Link(ABC):
     # The end.
 
     def close(self, reason: HeadwaterError | None = None) -> None:
-        """Close the link: whoever waits is told, whoever asks will be."""
+        """Close the connection: whoever waits is told, whoever asks will be."""
         if self.closed:
             return
         self.closed = True
         self.reason = reason
-        self._connection.close()
+        self._protocol.close()
         self._shut()
         pending, self._pending = self._pending, {}
         for reply in pending.values():
@@ -274,7 +274,7 @@ class Link(ABC):
             feed.lose()
 
     def lost(self) -> ConnectionLost:
-        """The error of whoever waits for an answer on this closed link."""
+        """The error of whoever waits for an answer on this closed connection."""
         if isinstance(self.reason, ConnectionLost):
             error = type(self.reason)(self.reason.message)
         elif self.reason is not None:
@@ -296,7 +296,7 @@ class Link(ABC):
 
     @abstractmethod
     def _send(self, data: bytes, alone: bool) -> None:
-        """Send *data*, or queue it; it never raises, but closes the link.
+        """Send *data*, or queue it; it never raises, but closes the connection.
 
         If nobody else waits for an answer (*alone*), what is sent goes at once, for the
         shortest wait; else it may go with what other tasks send in the same turn.

@@ -11,7 +11,7 @@ import scramp
 
 from headwater.errors import AuthenticationFailed, ProtocolError
 from headwater.transport.address import Address
-from headwater.transport.connection import Link
+from headwater.transport.connection import Connection
 from headwater_protocol.limits import PROTOCOL_VERSION
 
 MECHANISM: Final = "SCRAM-SHA-256"
@@ -38,7 +38,7 @@ def default_client_name() -> str:
         return "headwater-python"
 
 
-async def greet(link: Link, address: Address, client_name: str) -> None:
+async def greet(connection: Connection, address: Address, client_name: str) -> None:
     """Say hello, and authenticate if asked to.
 
     Raises:
@@ -46,39 +46,42 @@ async def greet(link: Link, address: Address, client_name: str) -> None:
             or the server does not know the user's verifier.
         ProtocolError: the server speaks another version.
     """
-    version, _, _, mechanisms, *_ = await link.ask("hello", PROTOCOL_VERSION, client_name)
+    version, _, _, mechanisms, *_ = await connection.ask("hello", PROTOCOL_VERSION, client_name)
     if version != PROTOCOL_VERSION:
         raise ProtocolError(
-            f"{link.name} speaks version {version} of the protocol, this client {PROTOCOL_VERSION}"
+            f"{connection.name} speaks version {version} of the protocol, this client speaks "
+            f"{PROTOCOL_VERSION}"
         )
     if not mechanisms:
         return
     if address.user is None:
         raise AuthenticationFailed(
-            f"{link.name} asks for a user and password: headwater://user:password@host"
+            f"{connection.name} asks for a user and password: headwater://user:password@host"
         )
     if MECHANISM not in mechanisms:
         raise AuthenticationFailed(
-            f"{link.name} offers {', '.join(mechanisms)}; this client knows {MECHANISM}"
+            f"{connection.name} offers {', '.join(mechanisms)}; this client knows {MECHANISM}"
         )
-    await _authenticate(link, address.user, address.password or "")
+    await _authenticate(connection, address.user, address.password or "")
 
 
-async def _authenticate(link: Link, user: str, password: str) -> None:
+async def _authenticate(connection: Connection, user: str, password: str) -> None:
     try:
         client = scramp.ScramClient([MECHANISM], user, password)
-        answer = await _step(link, client.get_client_first())
+        answer = await _step(connection, client.get_client_first())
         client.set_server_first(answer)
-        answer = await _step(link, client.get_client_final())
+        answer = await _step(connection, client.get_client_final())
         client.set_server_final(answer)
     except scramp.ScramException as error:
-        raise AuthenticationFailed(f"{link.name}: {error}") from error
+        raise AuthenticationFailed(f"{connection.name}: {error}") from error
 
 
-async def _step(link: Link, message: str) -> str:
-    payload: Any = await link.ask("authenticate", MECHANISM, message.encode())
+async def _step(connection: Connection, message: str) -> str:
+    payload: Any = await connection.ask("authenticate", MECHANISM, message.encode())
     match payload:
         case [bool(), bytes(answer)]:
             return answer.decode(errors="replace")
         case _:
-            raise ProtocolError(f"{link.name}: an answer to authenticate that is not of its form")
+            raise ProtocolError(
+                f"{connection.name}: an answer to authenticate that is not of its form"
+            )

@@ -1,6 +1,6 @@
 """What the client needs of whatever runs it, and which one that is.
 
-    trio       trio_runtime.py       a nursery with a reader and a writer for each link
+    trio       trio_runtime.py       a nursery with a reader and a writer for each connection
     asyncio    asyncio_runtime.py    a Protocol, called by the loop
     none       blocking_runtime.py   a socket
 
@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
-import sniffio
-
 from headwater.codecs.codec import Codec
-from headwater.errors import ConnectionLost, InvalidArgument
+from headwater.errors import ConnectionLost
 from headwater.transport.address import Address
-from headwater.transport.connection import Link
+from headwater.transport.connection import Connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,21 +46,21 @@ class Options:
     open_stream: Callable[[], Awaitable[Any]] | None = None
 
 
-Greeting = Callable[[Link], Awaitable[None]]
-"""Shakes hands on a new link."""
+Greeting = Callable[[Connection], Awaitable[None]]
+"""Shakes hands on a new connection."""
 
 
 class Runtime(Protocol):
     """Sleeps, locks and sockets.
 
     Attributes:
-        shares_links: whether a task that waits on a link leaves it to others meanwhile.
+        shares_connections: whether a task that waits on a connection leaves it to others meanwhile.
     """
 
-    shares_links: bool
+    shares_connections: bool
 
-    async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
-        """A new link on which *greet* has succeeded, within the connect timeout.
+    async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
+        """A new connection on which *greet* has succeeded, within the connect timeout.
 
         Raises:
             ConnectionLost: no server answered there.
@@ -85,30 +83,6 @@ class Runtime(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None: ...
-
-
-def running_runtime() -> Runtime:
-    """The runtime of the event loop that runs the caller.
-
-    Raises:
-        InvalidArgument: it is none that the client knows.
-    """
-    try:
-        library = sniffio.current_async_library()
-    except sniffio.AsyncLibraryNotFoundError:
-        library = "none"
-    if library == "trio":
-        from headwater.transport.trio_runtime import TrioRuntime
-
-        return TrioRuntime()
-    if library == "asyncio":
-        from headwater.transport.asyncio_runtime import AsyncioRuntime
-
-        return AsyncioRuntime()
-    raise InvalidArgument(
-        f"connect() works on trio and asyncio, not on {library}; without an event loop use "
-        "connect_blocking()"
-    )
 
 
 def not_connected(address: Address, error: BaseException, timeout: float) -> ConnectionLost:

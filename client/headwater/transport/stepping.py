@@ -1,7 +1,7 @@
 """Running a coroutine that never suspends: how the blocking face uses the same code.
 
-A coroutine of the client waits in one place only, Link._park, and on a plain socket that blocks
-in `recv` and returns. So the first step of such a coroutine is also its last:
+A coroutine of the client waits in one place only, Connection._park. On a plain socket _park blocks
+in `recv` and then returns, so the coroutine never suspends and its first step is also its last:
 
     step(database.get(key))     # runs it to its end; 0.2 us more than a plain call
 """

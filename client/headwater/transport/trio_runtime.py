@@ -1,7 +1,7 @@
-"""The client on trio: a nursery with a reader and a writer for each link.
+"""The client on trio: a nursery with a reader and a writer for each connection.
 
 These tasks are shielded from the cancellation of what is around `connect()`: whoever cleans up
-under a shield of his own can still ask. They end when the link is closed, which leaving
+under a shield of his own can still ask. They end when the connection is closed, which leaving
 `async with connect()` does.
 
 On a plain connection the socket is used as it is, without a stream around it: a request goes
@@ -18,13 +18,13 @@ import trio
 
 from headwater.errors import ConnectionLost
 from headwater.transport.address import Address
-from headwater.transport.connection import CHECKS_PER_TIMEOUT, RECEIVE_SIZE_MAX, Link, Reply
+from headwater.transport.connection import CHECKS_PER_TIMEOUT, RECEIVE_SIZE_MAX, Connection, Reply
 from headwater.transport.runtime import Greeting, Options, not_connected
 
 _BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-class TrioLink(Link):
+class TrioConnection(Connection):
     """What both kinds have: parking, and a writer that is woken when there is something."""
 
     def __init__(self, name: str) -> None:
@@ -72,7 +72,7 @@ class TrioLink(Link):
         return data
 
     async def serve(self, request_timeout: float) -> None:
-        """Read, write and watch the time until the link is closed."""
+        """Read, write and watch the time until the connection is closed."""
         with self.scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read)
@@ -83,15 +83,15 @@ class TrioLink(Link):
 
     @abstractmethod
     async def _read(self) -> None:
-        """Take what comes, until the peer ends or the link is closed."""
+        """Take what comes, until the peer ends or the connection is closed."""
 
     @abstractmethod
     async def _write(self) -> None:
-        """Send what is queued, until the link is closed."""
+        """Send what is queued, until the connection is closed."""
 
 
-class TrioSocketLink(TrioLink):
-    """A link on a socket of its own, TCP or Unix."""
+class TrioSocketConnection(TrioConnection):
+    """A connection on a socket of its own, TCP or Unix."""
 
     def __init__(self, name: str, sock: socket.socket) -> None:
         super().__init__(name)
@@ -116,7 +116,7 @@ class TrioSocketLink(TrioLink):
 
     async def _read(self) -> None:
         sock = self._socket
-        # What is received may close the link.
+        # What is received may close the connection.
         while not self.closed:
             try:
                 await trio.lowlevel.wait_readable(sock)
@@ -160,8 +160,8 @@ class TrioSocketLink(TrioLink):
         self._socket.close()
 
 
-class TrioStreamLink(TrioLink):
-    """A link on a trio Stream."""
+class TrioStreamConnection(TrioConnection):
+    """A connection on a trio Stream."""
 
     def __init__(self, name: str, stream: trio.abc.Stream) -> None:
         super().__init__(name)
@@ -193,35 +193,38 @@ class TrioStreamLink(TrioLink):
 
 
 class TrioRuntime:
-    """Links whose tasks live in one nursery."""
+    """Connections whose tasks live in one nursery."""
 
-    shares_links = True
+    shares_connections = True
 
     def __init__(self) -> None:
         self._nurseries = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
-        self._links: list[TrioLink] = []
+        self._connections: list[TrioConnection] = []
 
-    async def open(self, address: Address, options: Options, greet: Greeting) -> Link:
+    async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
         """As Runtime.open."""
         assert self._nursery is not None, "open() before the nursery is"
-        link: TrioLink | None = None
+        connection: TrioConnection | None = None
         try:
             with trio.fail_after(options.connect_timeout):
-                link = await _connect(address, options)
-                self._nursery.start_soon(link.serve, options.request_timeout)
-                await greet(link)
+                connection = await _connect(address, options)
+                self._nursery.start_soon(connection.serve, options.request_timeout)
+                await greet(connection)
         except (*_BROKEN, trio.TooSlowError) as error:
-            if link is not None:
-                link.close()
+            if connection is not None:
+                connection.close()
             cause = TimeoutError() if isinstance(error, trio.TooSlowError) else error
             raise not_connected(address, cause, options.connect_timeout) from error
         except BaseException:
-            if link is not None:
-                link.close()
+            if connection is not None:
+                connection.close()
             raise
-        self._links = [*(other for other in self._links if not other.closed), link]
-        return link
+        self._connections = [
+            *(other for other in self._connections if not other.closed),
+            connection,
+        ]
+        return connection
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
@@ -244,8 +247,8 @@ class TrioRuntime:
     ) -> bool | None:
         assert self._nursery is not None
         crashed = self._nursery.cancel_scope.cancel_called
-        for link in self._links:
-            link.close()
+        for connection in self._connections:
+            connection.close()
         if crashed:
             # One of our tasks failed, and cancelled the user's. The nursery knows why.
             return await self._nurseries.__aexit__(kind, error, trace)
@@ -258,19 +261,19 @@ class TrioRuntime:
         return None
 
 
-async def _connect(address: Address, options: Options) -> TrioLink:
+async def _connect(address: Address, options: Options) -> TrioConnection:
     name = str(address)
     stream: trio.abc.Stream
     if options.open_stream is not None:
-        return TrioStreamLink(name, await options.open_stream())
+        return TrioStreamConnection(name, await options.open_stream())
     if address.path:
         stream = await trio.open_unix_socket(address.path)
-        return TrioSocketLink(name, _plain_socket(stream))
+        return TrioSocketConnection(name, _plain_socket(stream))
     stream = await trio.open_tcp_stream(address.host, address.port)
     # trio sets TCP_NODELAY itself.
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if address.tls is None:
-        return TrioSocketLink(name, _plain_socket(stream))
+        return TrioSocketConnection(name, _plain_socket(stream))
     secure = trio.SSLStream(
         stream, address.tls, server_hostname=address.host, https_compatible=True
     )
@@ -279,7 +282,7 @@ async def _connect(address: Address, options: Options) -> TrioLink:
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
-    return TrioStreamLink(name, secure)
+    return TrioStreamConnection(name, secure)
 
 
 def _plain_socket(stream: trio.SocketStream) -> socket.socket:

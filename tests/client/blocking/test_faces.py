@@ -28,7 +28,7 @@ PAIRS = [
 ]
 
 # What the async face does for itself alone: the core's side of an unknown commit, and what a
-# link tells a subscription.
+# connection tells a subscription.
 INTERNAL = {"settle", "settle_deliveries", "check_mine", "claim", "deliver", "lose"}
 
 

@@ -118,7 +118,7 @@ def test_events_of_no_concern_are_passed_over_and_need_not_be_waited_for(
             assert done.last_position is not None
             await db.wait_for(name, done.last_position, timeout=5)
             assert (await db.projection_status(name)).lag_events == 0
-            await look_ahead(db, *db.projections.defined(name))
+            await look_ahead(db._host(), *db.projections.defined(name))
             assert (await db.projection_status(name)).position >= done.last_position
         assert await db.model(name).get("total") == total(3)
 
@@ -135,7 +135,7 @@ def test_no_event_that_concerns_it_is_passed_over(
         await db.append(f"other{name}-1", Event("Counted", 1))
         last = await fill(db, name, 3)
         await db.append(f"other{name}-1", Event("Counted", 1))
-        await look_ahead(db, *db.projections.defined(name))
+        await look_ahead(db._host(), *db.projections.defined(name))
         assert (await db.projection_status(name)).position < last
         with pytest.raises(headwater.ProjectionBehind):
             await db.wait_for(name, last, timeout=0.02)
@@ -211,9 +211,9 @@ def test_events_that_another_process_has_handled_are_passed_over(
     async def scenario(db: headwater.Database) -> None:
         projection = db.projections.define(name, count, category=name, batch_size=4)
         await fill(db, name, 10)
-        build = await opened(db, projection)
+        build = await opened(db._host(), projection)
         assert build is not None
-        first, second = (Follower(db, projection, build.number) for _ in range(2))
+        first, second = (Follower(db._host(), projection, build.number) for _ in range(2))
         _, rows = await first.run(lambda tx: tx.events(projection.wanted, 0, 100))
         await first.project(rows[:6])
         await second.project(rows[:8])
@@ -222,7 +222,7 @@ def test_events_that_another_process_has_handled_are_passed_over(
         assert await db.model(name).get("total") == total(10)
         assert await db.model(name).get("chain") == await chained(db, name)
         # One that is ahead of what is known to be done would leave something out.
-        ahead = Follower(db, projection, build.number)
+        ahead = Follower(db._host(), projection, build.number)
         ahead.position = 1 << 60
         with pytest.raises(Astray):
             await ahead.project(rows)
@@ -234,9 +234,9 @@ def test_two_who_park_the_same_event_park_it_once(name: str, real_server: Server
     async def scenario(db: headwater.Database) -> None:
         projection = db.projections.define(name, Broken(2), category=name, attempts=1)
         await fill(db, name, 9)
-        build = await opened(db, projection)
+        build = await opened(db._host(), projection)
         assert build is not None
-        followers = [Follower(db, projection, build.number) for _ in range(2)]
+        followers = [Follower(db._host(), projection, build.number) for _ in range(2)]
         _, rows = await followers[0].run(lambda tx: tx.events(projection.wanted, 0, 100))
         async with trio.open_nursery() as nursery:
             for follower in followers:
@@ -259,9 +259,9 @@ def test_a_connection_that_is_lost_again_and_again_costs_no_event(
             async def counting(tx: headwater.ProjectionTransaction, event: Any) -> None:
                 await count(tx, event)
                 if event.data % 10 == 0 and tx.id.int % 2:
-                    link = other._channel._link
-                    assert link is not None
-                    link.close()
+                    connection = other._channel._connection
+                    assert connection is not None
+                    connection.close()
 
             async with other.run_projections():
                 await db.wait_for(name, await fill(db, name, 60))

@@ -9,9 +9,10 @@ import pytest
 
 from headwater.codecs.codec import MsgpackCodec
 from headwater.errors import InvalidArgument, TooLarge
+from headwater.reads.key_ranges import key_range
 from headwater.records import Event
 from headwater.transactions.batch import Batch
-from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes, key_range
+from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes
 from headwater_protocol.limits import MIB, VALUE_SIZE_MAX, WRITES_MAX
 
 

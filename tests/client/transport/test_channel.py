@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import headwater
-from headwater.transport.channel import Pauses
+from headwater.transport.backoff import Backoff
 from tests.client.faces import FACES, run_on
 from tests.client.fake_server import FakeServer
 
@@ -155,7 +155,7 @@ def test_a_write_that_was_never_sent_is_not_unknown(face: str) -> None:
 
         async def scenario(db: headwater.Database) -> None:
             server.stop()
-            db._channel._link.close()  # type: ignore[union-attr]
+            db._channel._connection.close()  # type: ignore[union-attr]
             with pytest.raises(headwater.ConnectionLost):
                 await db.put("a", 1)
 
@@ -224,17 +224,17 @@ def test_what_is_no_answer_ends_the_connection(face: str, server: FakeServer) ->
 
     async def scenario(db: headwater.Database) -> None:
         with pytest.raises(headwater.ConnectionLost, match="closed the connection"):
-            link = await db._channel.link()
-            await link.ask("ping")
+            connection = await db._channel.connection()
+            await connection.ask("ping")
         assert await db.get("a") == 1
 
     run_on(face, server.url, scenario)
 
 
 def test_pauses_grow_and_are_uneven() -> None:
-    pauses = Pauses(0.1, 0.4)
-    taken = [pauses.next() for _ in range(5)]
+    backoff = Backoff(0.1, 0.4)
+    taken = [backoff.next() for _ in range(5)]
     for pause, longest in zip(taken, (0.1, 0.2, 0.4, 0.4, 0.4), strict=True):
         assert longest / 2 <= pause <= longest
-    pauses.reset()
-    assert pauses.next() <= 0.1
+    backoff.reset()
+    assert backoff.next() <= 0.1

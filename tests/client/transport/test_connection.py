@@ -1,4 +1,4 @@
-"""Many tasks on one link: order, cancellation, and answers that come too late."""
+"""Many tasks on one connection: order, cancellation, and answers that come too late."""
 
 import asyncio
 import socket
@@ -11,9 +11,9 @@ import trio
 import trio.testing
 
 import headwater
-from headwater.transport.connection import CHECKS_PER_TIMEOUT, Link, Reply
+from headwater.transport.connection import CHECKS_PER_TIMEOUT, Connection, Reply
 from headwater.transport.stepping import step
-from headwater.transport.trio_runtime import TrioSocketLink
+from headwater.transport.trio_runtime import TrioSocketConnection
 from headwater_protocol.connection import Request, ServerConnection
 from tests.client.fake_server import FakeServer
 
@@ -94,7 +94,7 @@ async def test_requests_of_many_tasks_go_out_together(server: FakeServer) -> Non
         assert peer.receives - before < 20
 
 
-async def test_all_who_wait_are_told_when_the_link_is_lost(server: FakeServer) -> None:
+async def test_all_who_wait_are_told_when_the_connection_is_lost(server: FakeServer) -> None:
     server.on("begin", server.HANG)
     async with headwater.connect(server.url) as db:
         lost = 0
@@ -153,28 +153,28 @@ def test_only_the_request_that_waits_too_long_times_out(server: FakeServer) -> N
 async def test_nothing_goes_ahead_of_the_rest_of_a_frame() -> None:
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    link = TrioSocketLink("test", ours)
+    connection = TrioSocketConnection("test", ours)
     protocol = ServerConnection()
-    request_id, hello = link._connection.request("hello", 1)
+    request_id, hello = connection._protocol.request("hello", 1)
     protocol.receive(hello)
-    link._connection.receive(protocol.answer(request_id, [1, "", [], [], b"0" * 16]))
+    connection._protocol.receive(protocol.answer(request_id, [1, "", [], [], b"0" * 16]))
     received: list[str] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(link.serve, 30.0)
+        nursery.start_soon(connection.serve, 30.0)
         large = ("write", b"0" * 16, [["put", b"k", bytes(5_000_000)]])
-        (waits,) = link.post([large])
+        (waits,) = connection.post([large])
         await trio.testing.wait_all_tasks_blocked()
         # Nobody waits for the large one any more, but it is not out yet.
-        link._pending.clear()
+        connection._pending.clear()
         assert not waits.done
-        link.post([("ping",)])
+        connection.post([("ping",)])
         theirs.setblocking(False)
         while len(received) < 2:
             await trio.lowlevel.wait_readable(theirs)
             for item in protocol.receive(theirs.recv(1 << 20)):
                 assert isinstance(item, Request)
                 received.append(item.name)
-        link.close()
+        connection.close()
     theirs.close()
     assert received == ["write", "ping"]
 
@@ -182,12 +182,12 @@ async def test_nothing_goes_ahead_of_the_rest_of_a_frame() -> None:
 def test_a_request_that_is_wrong_sends_nothing_and_leaves_nothing(server: FakeServer) -> None:
     async def main() -> None:
         async with headwater.connect(server.url) as db:
-            link = await db._channel.link()
+            connection = await db._channel.connection()
             with pytest.raises(headwater.InvalidArgument):
-                link.post([("ping",), ("get", None, 5)])
+                connection.post([("ping",), ("get", None, 5)])
             with pytest.raises(headwater.UnknownOperation):
-                await link.ask("dance")
-            assert not link._connection.in_flight
+                await connection.ask("dance")
+            assert not connection._protocol.in_flight
             await db.ping()
 
     asyncio.run(main())
@@ -224,7 +224,7 @@ def test_asyncio_needs_no_trio(server: FakeServer) -> None:
     assert len(server.named("ping")) == 2
 
 
-async def test_a_link_that_only_listens_notices_that_nobody_is_there_any_more(
+async def test_a_connection_that_only_listens_notices_that_nobody_is_there_any_more(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     # Found by simulation: the server's machine died without a word, and a subscriber, who has
@@ -263,8 +263,8 @@ async def test_a_link_that_only_listens_notices_that_nobody_is_there_any_more(
     assert asked[:3] == ["hello", "subscribe", "ping"]
 
 
-class Silent(Link):
-    """A link whose peer says nothing, checked by hand."""
+class Silent(Connection):
+    """A connection whose peer says nothing, checked by hand."""
 
     async def _park(self, reply: Reply) -> None:
         raise AssertionError("nobody waits here")
@@ -281,13 +281,13 @@ class Silent(Link):
 
 def test_a_request_has_its_whole_timeout_however_late_between_two_checks_it_was_asked() -> None:
     # No clock is read for a request: its age is counted in checks.
-    link = Silent("nowhere")
+    connection = Silent("nowhere")
     for _ in range(3):
-        link.check_overdue(8.0)
-    (reply,) = link.post([("hello", 1, "test")])
+        connection.check_overdue(8.0)
+    (reply,) = connection.post([("hello", 1, "test")])
     for _ in range(CHECKS_PER_TIMEOUT):
-        link.check_overdue(8.0)
+        connection.check_overdue(8.0)
     assert not reply.done
-    link.check_overdue(8.0)
+    connection.check_overdue(8.0)
     assert isinstance(reply.error, headwater.TimedOut)
-    assert link.closed
+    assert connection.closed
