@@ -1,6 +1,6 @@
 """The database, as applications on trio and asyncio use it."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
@@ -33,8 +33,6 @@ from headwater.reads.reads import Reads
 from headwater.records import (
     Backup,
     CommitRecord,
-    Committed,
-    Event,
     Pong,
     StoredSnapshot,
     TransactionStatus,
@@ -43,7 +41,7 @@ from headwater.records import (
 )
 from headwater.transactions import running
 from headwater.transactions.batch import Batch, Executed
-from headwater.transactions.retention import RetentionCalls
+from headwater.transactions.single_writes import SingleWrites
 from headwater.transactions.transaction import Transaction
 from headwater.transport.address import Address
 from headwater.transport.channel import Channel
@@ -51,14 +49,13 @@ from headwater.transport.choice import running_runtime
 from headwater.transport.handshake import verifier
 from headwater.transport.runtime import Options, Runtime
 from headwater_protocol.keys import Key
-from headwater_protocol.numbers import ANY
 from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Database(Reads, RetentionCalls):
+class Database(Reads, SingleWrites):
     """A database on a server. Any number of tasks may use it at once, over one connection.
 
     Use it with `async with`. A connection that is lost is opened again when it is next used.
@@ -197,73 +194,6 @@ class Database(Reads, RetentionCalls):
             raise InvalidArgument(f"status: {error}") from error
         state, committed = await self._channel.read("status", identity, resolve)
         return TransactionStatus(state, None if committed is None else committed_from(committed))
-
-    # Writes in one round trip.
-
-    async def put(self, key: Key, value: Any) -> Committed:
-        """Set the value of a key."""
-        batch = self.batch()
-        batch.put(key, value)
-        return (await self.execute(batch)).committed
-
-    async def delete(self, key: Key) -> Committed:
-        """Remove a key; it is no error if it is not there."""
-        batch = self.batch()
-        batch.delete(key)
-        return (await self.execute(batch)).committed
-
-    async def delete_range(
-        self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
-    ) -> Committed:
-        """Remove the keys that begin with *prefix*, or those from *start* to before *end*."""
-        batch = self.batch()
-        batch.delete_range(prefix, start=start, end=end)
-        return (await self.execute(batch)).committed
-
-    async def add(self, key: Key, number: float) -> Committed:
-        """Add to the number that a key holds, which is 0 if it is absent."""
-        batch = self.batch()
-        batch.add(key, number)
-        return (await self.execute(batch)).committed
-
-    async def min(self, key: Key, number: float) -> Committed:
-        """Set a key to *number* unless it holds a smaller one."""
-        batch = self.batch()
-        batch.min(key, number)
-        return (await self.execute(batch)).committed
-
-    async def max(self, key: Key, number: float) -> Committed:
-        """Set a key to *number* unless it holds a larger one."""
-        batch = self.batch()
-        batch.max(key, number)
-        return (await self.execute(batch)).committed
-
-    async def append(
-        self,
-        stream: str,
-        events: Event | Iterable[Event],
-        *,
-        expect: int = ANY,
-        unless: Query | None = None,
-        after: int = 0,
-    ) -> Committed:
-        """Append events to a stream; see Transaction.append."""
-        batch = self.batch()
-        batch.append(stream, events, expect=expect, unless=unless, after=after)
-        return (await self.execute(batch)).committed
-
-    async def save_snapshot(
-        self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
-    ) -> Committed:
-        """Keep the state that a stream has at a version, for `load`."""
-        batch = self.batch()
-        batch.save_snapshot(stream, version=version, state=state, schema=schema, name=name)
-        return (await self.execute(batch)).committed
-
-    async def _write(self, word: str, *arguments: Any, **options: Any) -> Committed:
-        batch = self.batch()
-        getattr(batch, word)(*arguments, **options)
-        return (await self.execute(batch)).committed
 
     # What was, what comes.
 

@@ -11,7 +11,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from headwater.errors import InvalidArgument
-from headwater.records import Committed
 from headwater_protocol.operations import STREAM, WRITE
 
 _SECOND_US: Final = 1_000_000
@@ -106,43 +105,6 @@ def _listed(name: str, values: Any) -> list[Any]:
     if not isinstance(values, Iterable):
         raise InvalidArgument(f"erase: {name}: several are wanted, not {values!r:.60}")
     return list(values)
-
-
-class RetentionCalls(ABC):
-    """The same on the database, each in a transaction of its own."""
-
-    @abstractmethod
-    async def _write(self, word: str, *arguments: Any, **options: Any) -> Committed:
-        """Do one write, named as in RetentionWrites, as a transaction."""
-
-    async def truncate(self, stream: str, *, before: int) -> Committed:
-        """Hide a stream's events below a version; see Transaction.truncate."""
-        return await self._write("truncate", stream, before=before)
-
-    async def delete_stream(self, stream: str) -> Committed:
-        """Hide all events of a stream; see Transaction.delete_stream."""
-        return await self._write("delete_stream", stream)
-
-    async def set_retention(
-        self,
-        stream: str,
-        *,
-        max_count: int | None = None,
-        max_age: timedelta | float | None = None,
-    ) -> Committed:
-        """Keep only the newest events of a stream; see Transaction.set_retention."""
-        return await self._write("set_retention", stream, max_count=max_count, max_age=max_age)
-
-    async def erase(
-        self,
-        stream: str | None = None,
-        *,
-        versions: Iterable[int] | None = None,
-        ids: Iterable[UUID] | None = None,
-        positions: Iterable[int] | None = None,
-    ) -> Committed:
-        """Erase the data of events for good; see Transaction.erase."""
-        return await self._write("erase", stream, versions=versions, ids=ids, positions=positions)
 
 
 def _microseconds(age: timedelta | float) -> int:
