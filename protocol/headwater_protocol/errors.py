@@ -271,7 +271,7 @@ class ConnectionLost(HeadwaterError, code="connection_lost"):
 
 
 class InternalError(HeadwaterError, code="internal_error"):
-    """The server failed at this request. Its log has more."""
+    """The server could not read its disk, or made a mistake and ends. Its log has more."""
 
 
 _CLASSES["error"] = HeadwaterError

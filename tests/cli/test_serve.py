@@ -22,7 +22,7 @@ from headwater_protocol.connection import ClientConnection
 from headwater_protocol.limits import PROTOCOL_VERSION
 from headwater_server.cli.main import main
 from headwater_server.cli.options import parse_address, server_options, settings_from
-from headwater_server.net.group_commit import CommitFailed
+from headwater_server.net.failures import CommitFailed
 from headwater_server.net.settings import Address, ServerSettings
 from tests.wire import Wire
 

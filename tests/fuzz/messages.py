@@ -313,6 +313,7 @@ class Fuzzer:
         self._judge(session, expected, got)
 
     def _judge(self, session: Session, expected: Fate | None, got: list[list[Any]]) -> None:
+        assert not session.service.failures.failed, "no request can end the process"
         for answer in got:
             assert len(answer) == 3, answer
             assert answer[1] in (OK, ERROR, PUSH), answer

@@ -10,7 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from headwater_server.engine.sequencer import Group
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
-from headwater_server.net.group_commit import CommitFailed, GroupCommit
+from headwater_server.net.failures import CommitFailed
+from headwater_server.net.group_commit import GroupCommit
 from headwater_server.storage.errors import DiskFull
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from headwater_protocol.connection import Failure
 from headwater_protocol.errors import CommitUnknown, ReadOnly
-from headwater_server.net.group_commit import CommitFailed
+from headwater_server.net.failures import CommitFailed
 from headwater_server.storage.errors import DiskFull
 from tests.net.serving import serving
 

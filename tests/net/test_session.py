@@ -8,7 +8,6 @@ from trio.testing import wait_all_tasks_blocked
 
 from headwater_protocol.connection import Answer, Failure
 from headwater_protocol.errors import (
-    InternalError,
     InvalidArgument,
     ProtocolError,
     ShuttingDown,
@@ -185,21 +184,6 @@ async def test_what_came_before_garbage_is_answered_first() -> None:
         assert last.request_id == 0
         with pytest.raises(trio.EndOfChannel):
             await client.receive()
-
-
-async def test_our_own_mistake_is_told_as_such_and_the_session_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with serving() as server:
-        client = await server.connect()
-
-        def broken() -> int:
-            raise ZeroDivisionError
-
-        monkeypatch.setattr(server.server.service, "clock", broken)
-        with pytest.raises(InternalError):
-            await client.ask("ping")
-        assert await client.ask("get", None, b"k") is None
 
 
 async def test_transactions_end_with_their_connection() -> None:

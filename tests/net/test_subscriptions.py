@@ -241,7 +241,7 @@ async def test_a_subscription_that_cannot_be_read_ends_with_the_reason(
         await server.append(writer, "a-1", b"")
 
         def broken(*_: Any) -> Any:
-            raise ZeroDivisionError
+            raise OSError(5, "Input/output error")
 
         monkeypatch.setattr(server.engine, "events_page", broken)
         await subscribe(client, 0, {}, 100)

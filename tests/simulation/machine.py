@@ -17,7 +17,7 @@ from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net.checkpointer import CheckpointFailed
-from headwater_server.net.group_commit import CommitFailed
+from headwater_server.net.failures import CommitFailed
 from headwater_server.net.server import Server
 from headwater_server.net.streams import serve_stream
 from headwater_server.storage.errors import DiskFull

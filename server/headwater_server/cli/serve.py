@@ -11,7 +11,7 @@ from headwater_server.cli.failures import one_line
 from headwater_server.cli.options import server_options, settings_from
 from headwater_server.net import logs
 from headwater_server.net.checkpointer import CheckpointFailed
-from headwater_server.net.group_commit import CommitFailed
+from headwater_server.net.failures import CommitFailed
 from headwater_server.net.server import serve as run_server
 
 DISK_FAILED: Final = 74

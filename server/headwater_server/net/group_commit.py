@@ -22,25 +22,18 @@ and report success the next time.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
 import structlog
 import trio
 
 from headwater_server.engine.sequencer import Group
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
+from headwater_server.net.failures import LAST_WORDS_S, CommitFailed
 from headwater_server.net.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
 
 _log = structlog.get_logger(__name__)
-
-
-LAST_WORDS_S: Final = 0.1
-"""Seconds that the drivers get to tell clients that the fate of their commits is unknown."""
-
-
-class CommitFailed(Exception):
-    """The write-ahead log could not be made durable. The process must end."""
 
 
 class CommitEngine(Protocol):
@@ -221,12 +214,12 @@ class GroupCommit:
             self._sleeping.unpark()
 
     async def run(self) -> None:
-        """Make groups durable until cancelled.
+        """Make groups durable until cancelled, or until `abandon` was called.
 
         Raises:
             CommitFailed: a write or sync of the log failed.
         """
-        while True:
+        while not self._failed:
             if self._handed_over is not None:
                 (group, error), self._handed_over = self._handed_over, None
                 await self._meet(error)
@@ -238,7 +231,8 @@ class GroupCommit:
                 group = taken
                 self._begin(group)
             await self._make_durable(group)
-            self._finish(group)
+            if not self._failed:
+                self._finish(group)
 
     def _begin(self, group: Group) -> None:
         self._busy = True
@@ -255,8 +249,11 @@ class GroupCommit:
         self._published.unpark_all()
 
     async def wait_durable(self, sequence: int) -> None:
-        """Return once everything up to *sequence* is durable and published."""
-        while self._engine.durable_sequence < sequence:
+        """Return once everything up to *sequence* is durable and published; after a failure, never.
+
+        A checkpoint begins with this wait, so none is made of a memtable that may be wrong.
+        """
+        while self._failed or self._engine.durable_sequence < sequence:
             self.wake()
             await self._published.park()
 
@@ -318,17 +315,21 @@ class GroupCommit:
             assert waiter.sequence <= durable_sequence, "nothing is answered before its sync"
             waiter.release()
 
-    async def _fail(self, error: Exception) -> CommitFailed:
+    def abandon(self) -> None:
+        """Write no more groups, and tell everybody who waits that the outcome is unknown."""
         self._failed = True
         waiters = [*self._syncing, *self._gathering]
         self._syncing, self._gathering = [], []
+        for waiter in waiters:
+            waiter.fail()
+
+    async def _fail(self, error: Exception) -> CommitFailed:
         _log.critical(
             "the write-ahead log failed; the process ends, the restart decides",
             error=repr(error),
-            unknown_commits=len(waiters),
+            unknown_commits=len(self._syncing) + len(self._gathering),
         )
-        for waiter in waiters:
-            waiter.fail()
+        self.abandon()
         # A moment for the drivers to send that, since nobody will ever be able to again.
         with trio.CancelScope(shield=True):
             await trio.sleep(LAST_WORDS_S)

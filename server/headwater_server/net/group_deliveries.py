@@ -23,6 +23,7 @@ from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.consumer_groups.host import Turn
 from headwater_server.engine.consumer_groups.streams import Member
 from headwater_server.engine.engine import Engine
+from headwater_server.net.failures import Failures
 from headwater_server.net.group_commit import GroupCommit
 
 if TYPE_CHECKING:
@@ -56,7 +57,15 @@ class GroupDeliveries:
         count: memberships, over all connections.
     """
 
-    def __init__(self, engine: Engine, group_commit: GroupCommit, *, per_session_max: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        group_commit: GroupCommit,
+        failures: Failures,
+        *,
+        per_session_max: int,
+    ) -> None:
+        self._failures = failures
         self._engine = engine
         self._groups = engine.groups
         self._group_commit = group_commit
@@ -168,11 +177,14 @@ class GroupDeliveries:
             _log.error("a consumer group failed", group=name, error=str(error))
             self._end_group(name, error)
             return False
-        except Exception:
-            _log.exception("a consumer group failed", group=name)
+        except Exception as error:
             self._end_group(
                 name, InternalError("the consumer group failed in the server; its log says more")
             )
+            if not isinstance(error, OSError):
+                self._failures.end_process(error, "a consumer group")
+                return False
+            _log.error("a consumer group failed", group=name, exc_info=error)
             return False
         return turn.more
 

@@ -31,6 +31,7 @@ from headwater_server.engine import keyspaces
 from headwater_server.engine.changes import Change, CommitChanges
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reading import user_range
+from headwater_server.net.failures import Failures
 
 if TYPE_CHECKING:
     from headwater_server.net.session import Session
@@ -89,8 +90,9 @@ class KeyFeeds:
         count: how many are open.
     """
 
-    def __init__(self, engine: Engine, *, per_session_max: int) -> None:
+    def __init__(self, engine: Engine, failures: Failures, *, per_session_max: int) -> None:
         self._engine = engine
+        self._failures = failures
         self._per_session_max = per_session_max
         self._live: dict[KeyFeed, None] = {}
         self._live_commit = engine.published
@@ -226,9 +228,12 @@ class KeyFeeds:
             self._step(feed)
         except HeadwaterError as error:
             self.end(feed, error)
-        except Exception:
-            _log.exception("a feed of keys failed", session=str(feed.session))
+        except Exception as error:
             self.end(feed, InternalError("the feed failed in the server; its log says more"))
+            if not isinstance(error, OSError):
+                self._failures.end_process(error, "a feed of keys")
+                return
+            _log.error("a feed of keys failed", session=str(feed.session), exc_info=error)
 
     def _step(self, feed: KeyFeed) -> None:
         """Push one page, or see that there is nothing more and go live."""

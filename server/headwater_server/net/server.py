@@ -25,7 +25,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,8 @@ from headwater_server.net import streams
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.backups import Backups
 from headwater_server.net.checkpointer import Checkpointer, CheckpointFailed
-from headwater_server.net.group_commit import CommitFailed, GroupCommit
+from headwater_server.net.failures import CommitFailed, Failures
+from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.group_deliveries import GroupDeliveries
 from headwater_server.net.listening import Listeners, tls_context
 from headwater_server.net.maintenance import Maintenance
@@ -99,6 +100,7 @@ class Server:
         self._engine = engine
         self._settings = settings
         self._stopped = trio.Event()
+        self._failures = Failures()
         self._group_commit = GroupCommit(
             engine,
             worker("commit"),
@@ -108,10 +110,13 @@ class Server:
             disk_retry_ms=settings.disk_retry_ms,
         )
         self._subscriptions = Subscriptions(
-            engine, per_session_max=settings.session.subscriptions_max
+            engine, self._failures, per_session_max=settings.session.subscriptions_max
         )
         self._group_deliveries = GroupDeliveries(
-            engine, self._group_commit, per_session_max=settings.session.memberships_max
+            engine,
+            self._group_commit,
+            self._failures,
+            per_session_max=settings.session.memberships_max,
         )
         self._checkpointer = Checkpointer(
             engine,
@@ -139,6 +144,7 @@ class Server:
             subscriptions=self._subscriptions,
             group_deliveries=self._group_deliveries,
             backups=self._backups,
+            failures=self._failures,
             local_only=local_only,
         )
         self.plain_sockets = PlainSockets(self.service)
@@ -148,6 +154,20 @@ class Server:
             interval_ms=settings.maintenance_ms,
             on_tick=self._on_tick,
         )
+
+    @property
+    def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {
+            "the group commit": self._group_commit.run,
+            "the checkpointer": self._checkpointer.run,
+            "the rewriter": self._rewriter.run,
+            "the backups": self._backups.run,
+            "the maintenance": self._maintenance.run,
+            "the subscriptions": self._subscriptions.run,
+            "the feeds of keys": self._subscriptions.key_feeds.run,
+            "the consumer groups": self._group_deliveries.run,
+            "the connections": self.plain_sockets.run,
+        }
 
     def _on_tick(self) -> None:
         self.plain_sockets.resume_accepting()
@@ -166,18 +186,13 @@ class Server:
 
         Raises:
             CommitFailed, CheckpointFailed: in an exception group; the process must end.
+            Exception: the same, after a mistake of our own.
         """
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._group_commit.run)
-                nursery.start_soon(self._checkpointer.run)
-                nursery.start_soon(self._rewriter.run)
-                nursery.start_soon(self._backups.run)
-                nursery.start_soon(self._maintenance.run)
-                nursery.start_soon(self._subscriptions.run)
-                nursery.start_soon(self._subscriptions.key_feeds.run)
-                nursery.start_soon(self._group_deliveries.run)
-                nursery.start_soon(self.plain_sockets.run)
+                nursery.start_soon(self._failures.run)
+                for what, task in self._tasks.items():
+                    nursery.start_soon(self._failures.guard, task, what)
                 task_status.started()
                 await self._stopped.wait()
                 nursery.cancel_scope.cancel()

@@ -24,6 +24,7 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.sequencer import Ticket
 from headwater_server.net.authentication import Authentication
 from headwater_server.net.backups import Backups
+from headwater_server.net.failures import Failures
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.group_deliveries import GroupDeliveries
 from headwater_server.net.handlers import HANDLERS, Handler
@@ -81,6 +82,7 @@ class Service:
         subscriptions: Subscriptions,
         group_deliveries: GroupDeliveries,
         backups: Backups,
+        failures: Failures,
         local_only: bool = True,
     ) -> None:
         self.engine = engine
@@ -90,6 +92,8 @@ class Service:
         self.subscriptions = subscriptions
         self.group_deliveries = group_deliveries
         self.backups = backups
+        self.failures = failures
+        failures.on_failure(self._stop_serving)
         self.handlers: Mapping[str, Handler] = HANDLERS
         self.server_name: Final = _server_name()
         self.local_only = local_only
@@ -178,6 +182,13 @@ class Service:
             session.abort()
         for session in [session for session, came in self.strangers.items() if came < since]:
             session.end(AuthenticationFailed(f"no hello and authentication within {bound_ms} ms"))
+
+    def _stop_serving(self) -> None:
+        """The process is about to end after a failure: tell every client what it can be told."""
+        self.stopping = True
+        self.group_commit.abandon()
+        for session in list(self.sessions):
+            session.end(ShuttingDown("the server failed and ends; connect again later"))
 
     # Rights.
 

@@ -54,6 +54,22 @@ _IN_TRANSACTION: Final = frozenset(
     if operation.arguments.arguments and operation.arguments.arguments[0].name == "transaction"
 )
 
+_COMMITS: Final = frozenset({"commit", "execute"})
+"""Operations whose client can ask for the outcome, since it chose the transaction's id."""
+
+_CHANGES: Final = _COMMITS | {
+    "status",
+    "nack",
+    "group_create",
+    "group_update",
+    "group_delete",
+    "group_replay",
+    "group_discard",
+    "user_set",
+    "user_remove",
+}
+"""Operations that may commit. If one fails half-way, memory may hold half of it."""
+
 _pack_size = Struct(">I").pack
 
 Encode = Callable[[ServerConnection], bytes]
@@ -221,8 +237,8 @@ class Session:
             if name in _IN_TRANSACTION and isinstance(error, InvalidArgument | TooLarge):
                 # As `_refuse` does: the client cannot tell who of us found the argument wrong.
                 service.engine.rollback(arguments[0], self)
-        except Exception:
-            answer = self._internal_error(request_id, name)
+        except Exception as error:
+            answer = self._failed(request_id, name, arguments, error)
         if answer is None:
             return
         self._received_size = 0
@@ -232,13 +248,34 @@ class Session:
         if self.ended and self._last_word is None:
             self.closing = True
 
-    def _internal_error(self, request_id: int, name: str) -> bytes:
-        # Our mistake, at this one request: it is told apart from the peer's, the log has all
-        # of it, and everybody else goes on.
-        _log.exception("a request failed", session=str(self), operation=name)
-        return self.connection.error(
-            request_id, InternalError(f"{name} failed in the server; its log says more")
+    def _failed(
+        self, request_id: int, name: str, arguments: list[Any], error: Exception
+    ) -> bytes | None:
+        """Answer a request after an exception that is no fault of the client."""
+        if isinstance(error, OSError) and name not in _CHANGES:
+            # Reads change nothing, so the disk's error is the answer and everybody else goes on.
+            _log.error("a read failed", session=str(self), operation=name, exc_info=error)
+            return self.connection.error(
+                request_id, InternalError(f"{name} failed in the server; its log says more")
+            )
+        if name in _COMMITS:
+            self.send(self._commit_unknown(request_id, arguments[0]))
+        else:
+            self.send(
+                self.connection.error(
+                    request_id, InternalError(f"{name} failed in the server, which ends")
+                )
+            )
+        self.service.failures.end_process(error, name)
+        return None
+
+    def _commit_unknown(self, request_id: int, transaction: bytes) -> bytes:
+        error = CommitUnknown(
+            "the server could not make the commit durable, and ends; "
+            "ask for the transaction's status once it is back",
+            details={"transaction": transaction},
         )
+        return self.connection.error(request_id, error)
 
     def _refuse(self, refused: Refused) -> None:
         answer = self.connection.error(refused.request_id, refused.error)
@@ -262,7 +299,7 @@ class Session:
         """The frame of *answer* if its ticket is durable; else None, and it goes out then."""
         first = self._waiting.get(ticket.transaction) if self._waiting else None
         if first is None and ticket.sequence <= self.service.engine.durable_sequence:
-            return self._encode(request_id, answer)
+            return self._encode(request_id, ticket.transaction, answer)
         self._waiting_count += 1
         if (
             self._waiting_count >= self._settings.requests_waiting_max
@@ -281,10 +318,13 @@ class Session:
     def release(self, waiting: WaitingAnswers) -> None:
         """Send answers whose sync is done."""
         for request in self._end_wait(waiting):
-            if type(request) is bytes:
+            if isinstance(request, bytes):
                 self.send(request)
             else:
-                self.send(self._encode(*request))
+                request_id, answer = request
+                frame = self._encode(request_id, waiting.transaction, answer)
+                if frame is not None:
+                    self.send(frame)
         if self._last_word is not None:
             self._say_last_word()
 
@@ -294,21 +334,19 @@ class Session:
             if type(request) is bytes:
                 self.send(request)
                 continue
-            error = CommitUnknown(
-                "the server could not make the commit durable, and ends; "
-                "ask for the transaction's status once it is back",
-                details={"transaction": waiting.transaction},
-            )
-            self.send(self.connection.error(request[0], error))
+            self.send(self._commit_unknown(request[0], waiting.transaction))
         self._say_last_word()
 
-    def _encode(self, request_id: int, answer: Answer) -> bytes:
+    def _encode(self, request_id: int, transaction: bytes, answer: Answer) -> bytes | None:
         if isinstance(answer, bytes):
             return self.connection.answer_frame(request_id, answer)
         try:
             return answer(self.connection)
-        except Exception:
-            return self._internal_error(request_id, "the answer to a commit")
+        except Exception as error:
+            # The commit stands, and the client can hear so once the server is back.
+            self.send(self._commit_unknown(request_id, transaction))
+            self.service.failures.end_process(error, "the answer to a commit")
+            return None
 
     def _end_wait(self, waiting: WaitingAnswers) -> list[bytes | tuple[int, Answer]]:
         answers = waiting.answers

@@ -30,6 +30,7 @@ from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.events import StoredEvent, category_of, decode_event
 from headwater_server.engine.filters import EVERYTHING, EventFilter
+from headwater_server.net.failures import Failures
 from headwater_server.net.key_feeds import KeyFeeds
 
 if TYPE_CHECKING:
@@ -176,14 +177,15 @@ def _names_of(wanted: EventFilter) -> list[tuple[str, str]]:
 class Subscriptions:
     """All subscriptions of a server."""
 
-    def __init__(self, engine: Engine, *, per_session_max: int) -> None:
+    def __init__(self, engine: Engine, failures: Failures, *, per_session_max: int) -> None:
         self._engine = engine
+        self._failures = failures
         self._per_session_max = per_session_max
         self._live = _LiveIndex()
         self._live_position = engine.published_position
         self._queue: deque[Subscription] = deque()
         self._idle = trio.lowlevel.ParkingLot()
-        self.key_feeds = KeyFeeds(engine, per_session_max=per_session_max)
+        self.key_feeds = KeyFeeds(engine, failures, per_session_max=per_session_max)
         self.count = 0
 
     # What sessions ask for.
@@ -305,12 +307,15 @@ class Subscriptions:
             self._step(subscription)
         except HeadwaterError as error:
             self.end(subscription, error)
-        except Exception:
-            _log.exception("a subscription failed", session=str(session))
+        except Exception as error:
             self.end(
                 subscription,
                 InternalError("the subscription failed in the server; its log says more"),
             )
+            if not isinstance(error, OSError):
+                self._failures.end_process(error, "a subscription")
+                return
+            _log.error("a subscription failed", session=str(session), exc_info=error)
 
     def _step(self, subscription: Subscription) -> None:
         """Push one page, or see that there is nothing more and go live."""

@@ -1,0 +1,93 @@
+"""Failures: which exceptions end the process, and what clients are told before it ends.
+
+    HeadwaterError            the answer to one request, or the end of one feed
+    OSError in a plain read   the same: an internal_error; the log of the server has the reason
+    OSError in a commit       what the disk and the memory hold is unknown: the process ends
+    anything else             a mistake of the server, an assertion say: the process ends
+
+After a mistake nothing that the process holds in memory can be relied on. So no commit group is
+written and no request is served any more. Clients that wait for a commit are told that its outcome
+is unknown, with the transaction's id. The restart reads the log and decides.
+
+Every task of the server runs under `guard`. Code that has a client to answer first catches the
+exception itself, answers, and calls `end_process`.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+import trio
+
+_log = structlog.get_logger(__name__)
+
+LAST_WORDS_S: Final = 0.1
+"""Seconds that the connections get to send the last answers."""
+
+
+class CommitFailed(Exception):
+    """A commit could not be made durable. The process must end; the restart decides."""
+
+
+class Failures:
+    """Ends the process after an exception that no request can answer for.
+
+    Attributes:
+        failed: the process is about to end.
+    """
+
+    def __init__(self) -> None:
+        self.failed = False
+        self._error: Exception | None = None
+        self._stop_serving: Callable[[], None] = _nothing
+        self._wanted = trio.lowlevel.ParkingLot()
+
+    def on_failure(self, stop_serving: Callable[[], None]) -> None:
+        """Call *stop_serving* once, before the process ends."""
+        self._stop_serving = stop_serving
+
+    def end_process(self, error: Exception, what: str) -> None:
+        """Serve nothing more, tell clients, and let `run` raise. *what* says where it happened."""
+        if self.failed:
+            # The first failure is the one to look at; this one may be its consequence.
+            _log.critical("another failure while the process ends", where=what, exc_info=error)
+            return
+        self.failed = True
+        _log.critical("a failure of the server; the process ends", where=what, exc_info=error)
+        self._error = error
+        if isinstance(error, OSError):
+            self._error = CommitFailed(f"{what} failed: {error}")
+            self._error.__cause__ = error
+        self._stop_serving()
+        self._wanted.unpark_all()
+
+    async def guard(self, task: Callable[[], Awaitable[None]], what: str) -> None:
+        """Run a task of the server; if it raises, let the process end in an orderly way.
+
+        Raises:
+            CommitFailed: clients were told already.
+        """
+        try:
+            await task()
+        except CommitFailed:
+            raise
+        except Exception as error:
+            self.end_process(error, what)
+            await trio.sleep_forever()
+
+    async def run(self) -> None:
+        """Wait for a failure.
+
+        Raises:
+            CommitFailed: it was the disk that failed.
+            Exception: whatever else `end_process` was called with.
+        """
+        while self._error is None:
+            await self._wanted.park()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(LAST_WORDS_S)
+        raise self._error
+
+
+def _nothing() -> None:
+    """There are no clients yet."""
