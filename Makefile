@@ -102,6 +102,9 @@ bench-paired: $(READY)  ## Compare with the checkout at BASE, alternately (ROUND
 journey: $(READY)  ## Count the calls, functions and modules that a request runs through
 	HEADWATER_PURE=1 $(BIN)/python -m bench.journey
 
+fixture: $(READY)  ## Write the data directories of the present format that later versions must open
+	$(BIN)/python -m tests.formats.make
+
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 

@@ -1,0 +1,109 @@
+"""Every directory that an earlier version left is opened, reads as it did, and goes on."""
+
+import json
+import lzma
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import headwater
+from headwater import BlockingDatabase, Event
+from headwater.cli.server_process import ServerProcess
+from headwater_server.cli.main import main
+from headwater_server.storage.directory import FORMAT
+from tests.formats.make import EXPECTED, HERE, KEEP_ALL, PASSWORD, USER
+from tests.formats.reading import everything
+
+FIXTURES = sorted(HERE.glob("*/*.tar.xz"))
+
+
+NAMES = [f"{path.parent.name}-{path.name.partition('.')[0]}" for path in FIXTURES]
+
+
+def unpacked(fixture: Path, target: Path) -> Path:
+    """A copy of a fixture's data directory."""
+    with tarfile.open(fixture) as archive:
+        archive.extractall(target, filter="data")
+    return target / "data"
+
+
+def expected_of(fixture: Path) -> dict[str, Any]:
+    with lzma.open(fixture.parent / EXPECTED, "rt") as file:
+        found: dict[str, Any] = json.load(file)[fixture.name.partition(".")[0]]
+    return found
+
+
+def connect(server: ServerProcess) -> BlockingDatabase:
+    return headwater.connect_blocking(server.url, user=USER, password=PASSWORD)
+
+
+def read_like(db: BlockingDatabase, expected: dict[str, Any]) -> dict[str, Any]:
+    """What is read now of all that *expected* has, as JSON gives it back."""
+    found = everything(
+        db, commits=map(int, expected["past"]), transactions=list(expected["transactions"])
+    )
+    read: dict[str, Any] = json.loads(json.dumps(found))
+    return read
+
+
+def check(data: Path) -> str:
+    ended = CliRunner().invoke(main, ["check", str(data)])
+    assert ended.exit_code == 0, ended.output
+    return ended.output
+
+
+def contents(data: Path) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes()
+        for path in sorted(data.rglob("*"))
+        if path.is_file() and path.name != "LOCK"
+    }
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fixture", FIXTURES, ids=NAMES)
+def test_an_old_directory_reads_as_it_did_and_goes_on(fixture: Path, tmp_path: Path) -> None:
+    data = unpacked(fixture, tmp_path)
+    expected = expected_of(fixture)
+    with ServerProcess(tmp_path, KEEP_ALL) as server:
+        with connect(server) as db:
+            assert read_like(db, expected) == expected
+            db.put(("account", 1), "new")
+            newest = db.append("account-1", Event("Opened", {"by": "new"}))
+        # Once from the log, once from the files.
+        server.kill()
+        server.start()
+        with connect(server) as db:
+            assert db.get(("account", 1)) == "new"
+            (event,) = db.read("account-1", reverse=True, limit=1)
+            assert (event.position, event.data) == (newest.first_position, {"by": "new"})
+    check(data)
+    with ServerProcess(tmp_path, KEEP_ALL) as server, connect(server) as db:
+        assert db.ping().commit == expected["newest"] + 2
+        past = read_like(db, expected)["past"]
+        assert past == expected["past"]
+
+
+@pytest.mark.parametrize("fixture", FIXTURES, ids=NAMES)
+def test_a_check_of_an_old_directory_finds_nothing_and_changes_nothing(
+    fixture: Path, tmp_path: Path
+) -> None:
+    data = unpacked(fixture, tmp_path)
+    before = contents(data)
+    assert "all is well" in check(data)
+    assert contents(data) == before
+
+
+def test_there_are_directories_of_the_present_format() -> None:
+    """Whoever raises FORMAT keeps what the last commit of the old one wrote, for ever.
+
+    `make fixture` with that commit writes the old one's, and with the new code the new one's.
+    """
+    formats = {int(path.parent.name) for path in FIXTURES}
+    assert formats == set(range(3, FORMAT + 1))
+    for number in formats:
+        names = {path.name for path in FIXTURES if path.parent.name == str(number)}
+        assert names == {f"{n}.tar.xz" for n in ("stopped", "killed", "interrupted", "backup")}
