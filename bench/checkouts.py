@@ -43,8 +43,8 @@ class Checkout:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a server or client of this checkout needs; the load comes from ours."""
-        folders = [*(self.root / folder for folder in FOLDERS), HERE]
+        """What its server needs, and its clients in its own bench/clients.py."""
+        folders = [*(self.root / folder for folder in FOLDERS), self.root]
         return {"PYTHONPATH": os.pathsep.join(str(folder.resolve()) for folder in folders)}
 
     def is_compiled(self) -> bool:

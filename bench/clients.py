@@ -14,9 +14,11 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import headwater
+from bench.load import LoadFailed
 from headwater.codecs.codec import RawCodec
 
 VALUE: Final = bytes(100)
@@ -52,11 +54,27 @@ def missing_package(name: str) -> str | None:
 
 
 def measure(
-    name: str, port: int, seconds: float, environment: Mapping[str, str] | None = None
+    name: str,
+    port: int,
+    seconds: float,
+    *,
+    environment: Mapping[str, str] | None = None,
+    checkout: Path | None = None,
 ) -> float:
-    """Calls in a second of one loop, in a process of its own; *environment* if not ours."""
+    """Calls in a second of one loop, in a process of its own.
+
+    With *checkout*, its root, and the *environment* for it, the loop and the client are those of
+    another checkout: the modules of its client may have other names than ours.
+
+    Raises:
+        LoadFailed: the loop ended with an error.
+    """
     command = [sys.executable, "-m", "bench.clients", name, str(port), str(seconds)]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    ran = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, cwd=checkout
+    )
+    if ran.returncode:
+        raise LoadFailed(f"{name}: {ran.stderr.strip()}")
     return float(ran.stdout)
 
 

@@ -160,10 +160,15 @@ class Pair:
     def _client(self, name: str, title: str, loop: str) -> Row:
         row = Row(name, title, "calls/s")
         for _, which, side in self._turns(row):
-            environment = without_settings(os.environ)
-            environment.update(self._checkouts[which].environment)
-            port = self._servers[which].port
-            side.values.append(clients.measure(loop, port, self._timing.seconds, environment))
+            checkout = self._checkouts[which]
+            calls = clients.measure(
+                loop,
+                self._servers[which].port,
+                self._timing.seconds,
+                environment={**without_settings(os.environ), **checkout.environment},
+                checkout=checkout.root,
+            )
+            side.values.append(calls)
         return row
 
     def _sustained(self) -> Iterator[Row]:
@@ -286,7 +291,7 @@ def main() -> None:
             print(f"{timing}\n{HEADS}", flush=True)
             for row in pair.measure(only.__contains__):
                 print(row.line(), flush=True)
-    except CheckoutFailed as error:
+    except (CheckoutFailed, LoadFailed) as error:
         sys.exit(str(error))
 
 

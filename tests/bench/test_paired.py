@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import paired
+from bench import clients, paired
 from bench.checkouts import HERE, Checkout, CheckoutFailed, check_same_form, without_settings
+from bench.load import LoadFailed
 from bench.paired import Row, Side, order_of, ratios_of, row_names, scripts_of
 from bench.workloads import WORKLOADS
 
@@ -81,7 +82,10 @@ def test_settings_of_our_own_environment_do_not_reach_a_server() -> None:
     kept = without_settings({"HEADWATER_PURE": "1", "HEADWATER_DATA": "x", "PATH": "y"})
     assert kept == {"PATH": "y"}
     folders = Checkout("new", HERE).environment["PYTHONPATH"].split(os.pathsep)
-    assert [Path(each).name for each in folders[:3]] == ["protocol", "client", "server"]
+    assert [Path(each) for each in folders] == [
+        *(HERE / name for name in ("protocol", "client", "server")),
+        HERE,
+    ]
 
 
 def test_every_row_has_a_name_of_its_own() -> None:
@@ -90,3 +94,8 @@ def test_every_row_has_a_name_of_its_own() -> None:
     wanted = "put put-16-deep put-alone get get-16-deep blocking-get scan append append-100"
     wanted += " interactive transfer conditional-append read-all sustained recovery"
     assert set(wanted.split()) == set(names)
+
+
+def test_a_client_loop_that_fails_tells_what_it_said() -> None:
+    with pytest.raises(LoadFailed, match=r"(?s)no-such-loop: .*KeyError"):
+        clients.measure("no-such-loop", 1, 0.1, checkout=HERE)
