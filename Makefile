@@ -10,7 +10,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired journey wheel clean
+.PHONY: help setup demo test quick check format compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired journey wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -38,9 +38,13 @@ demo: $(COMPILED)  ## Load a month of flights, kill the server in the middle, sh
 test: $(READY)  ## Run the whole test suite
 	$(BIN)/pytest -n logical --dist worksteal
 
+quick: $(READY)  ## Run what takes less than a minute: no worlds, crash searches, models, processes
+	$(BIN)/pytest -q -n logical --dist worksteal -m "not slow" tests/protocol tests/storage \
+	  tests/engine tests/net tests/isolation tests/simulation tests/test_tidy.py
+
 test-compiled: $(COMPILED)  ## Run the tests that look from outside on the compiled modules
 	HEADWATER_PURE=0 $(BIN)/pytest -q -n logical --dist worksteal tests/net tests/isolation tests/protocol \
-	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py
+	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py tests/simulation
 
 check: $(READY)  ## Lint, formatting, types, layers, tidiness
 	$(BIN)/ruff check .
@@ -53,7 +57,7 @@ format: $(READY)  ## Put the source into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-simulate: $(READY)  ## Run SEEDS worlds from seed FROM (1,000 from 1 by default)
+simulate: $(COMPILED)  ## Run SEEDS worlds from seed FROM (1,000 from 1 by default), compiled
 	$(BIN)/python -m tests.simulation.run --seeds $${SEEDS:-1000} --first $${FROM:-1}
 
 mutants: $(READY)  ## Plant defects, one after the other; the simulation must see each

@@ -40,6 +40,7 @@ def some_commits(written: Written, count: int) -> None:
         written.commit(writes, appended)
 
 
+@pytest.mark.slow
 def test_everything_is_read_from_the_files_as_it_was_from_memory() -> None:
     written = Written(random.Random(1))
     for _ in range(6):

@@ -175,6 +175,7 @@ def test_the_workload_crosses_segments_and_checkpoints(pictures: list[Picture]) 
     check(database, pictures, progress)
 
 
+@pytest.mark.slow
 def test_a_crash_at_each_call_recovers_to_a_prefix_with_all_that_was_acknowledged(
     pictures: list[Picture],
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_crash_at_each_call_recovers_to_a_prefix_with_all_that_was_acknowledge
     assert any(recovered > acknowledged for recovered, acknowledged in outcomes)
 
 
+@pytest.mark.slow
 def test_a_crash_at_each_call_of_recovery_loses_nothing_either(pictures: list[Picture]) -> None:
     calls = calls_of(lambda files: run_with(files, MemoryStore(), Progress()))
     source = random.Random(1)

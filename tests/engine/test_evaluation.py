@@ -367,6 +367,7 @@ def test_a_range_delete_that_meets_no_key_gets_no_number() -> None:
     assert database.execute(["delete", b"x"])[0] == 2
 
 
+@pytest.mark.slow
 def test_a_range_delete_counts_each_key_towards_the_writes_of_a_transaction() -> None:
     database = Database()
     half = limits.WRITES_MAX // 2

@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -174,7 +175,7 @@ class GarbageMachine(RuleBasedStateMachine):
         assert [key for key, _ in written.entries(Family.LATEST)] == [key for key, _ in newest]
 
 
-TestGarbageMachine = GarbageMachine.TestCase
+TestGarbageMachine = pytest.mark.slow(GarbageMachine.TestCase)
 TestGarbageMachine.settings = settings(
     max_examples=60,
     stateful_step_count=25,

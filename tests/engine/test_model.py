@@ -459,4 +459,4 @@ EngineBesideModel.TestCase.settings = settings(
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
-TestTheEngineBesideAModel = EngineBesideModel.TestCase
+TestTheEngineBesideAModel = pytest.mark.slow(EngineBesideModel.TestCase)

@@ -188,6 +188,7 @@ def test_an_event_that_was_hidden_and_erased_is_gone() -> None:
     sound(database)
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_call_loses_nothing_and_brings_nothing_back() -> None:
     def begun(files: MemoryFileSystem, store: MemoryStore) -> Database:
         database = Database(SMALL, files=files, store=store)
@@ -230,6 +231,7 @@ def test_a_crash_at_any_call_loses_nothing_and_brings_nothing_back() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_reads_are_those_of_a_model_whatever_is_hidden_erased_and_rewritten(seed: int) -> None:
     print(f"seed {seed}")
     source = random.Random(seed)

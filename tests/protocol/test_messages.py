@@ -104,6 +104,7 @@ def test_nesting_to_the_bound_passes() -> None:
     assert depth(value) == DEPTH_MAX
 
 
+@pytest.mark.slow
 def test_more_values_than_a_body_may_have_are_refused_before_they_are_built() -> None:
     # Lists of empty lists: 64 bytes of memory for each byte.
     inner = array_header(MEMBERS_MAX) + b"\x90" * MEMBERS_MAX
@@ -170,6 +171,7 @@ def test_the_scan_and_the_decoder_agree_on_every_byte_string(body: bytes) -> Non
 
 
 @given(st.lists(VALUES, max_size=40))
+@pytest.mark.slow
 def test_an_array_of_encoded_members_is_the_encoded_array(members: list[Any]) -> None:
     assert encode_array([*map(encode, members)]) == encode(members)
 

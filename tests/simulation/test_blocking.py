@@ -54,6 +54,7 @@ def test_a_pause_outside_of_a_call_is_none() -> None:
         assert True, "and a lock that nobody holds is had at once"
 
 
+@pytest.mark.slow
 async def test_a_lock_is_held_by_one_call_at_a_time(autojump_clock: trio.testing.MockClock) -> None:
     lock = CooperativeLock()
     holders: list[int] = []

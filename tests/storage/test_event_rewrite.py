@@ -145,6 +145,7 @@ def test_a_full_disk_leaves_the_old_segment() -> None:
         assert contents(open_log(disk.crash())) == CHANGED
 
 
+@pytest.mark.slow
 def test_every_event_is_the_old_or_the_new_one_after_a_crash_at_any_call() -> None:
     def run(disk: MemoryFileSystem, done: list[int]) -> None:
         log = open_log(disk)

@@ -137,6 +137,7 @@ def crashed_at(call: int, seed: int) -> tuple[MemoryFileSystem, Ledger]:
 # Power loss.
 
 
+@pytest.mark.slow
 def test_power_loss_at_every_call_keeps_what_was_acknowledged() -> None:
     calls = calls_of_the_workload()
     assert calls > 100
@@ -156,6 +157,7 @@ def test_power_loss_at_every_call_keeps_what_was_acknowledged() -> None:
     assert torn > 10, "the workload must meet torn tails, or this test says little"
 
 
+@pytest.mark.slow
 def test_power_loss_at_every_call_of_the_recovery_keeps_it_too() -> None:
     for call in range(1, calls_of_the_workload() + 1):
         disk, ledger = crashed_at(call, seed=call)
@@ -346,6 +348,7 @@ def sealed_log(seed: int = 1) -> tuple[MemoryFileSystem, list[bytes]]:
     return disk, ledger.submitted
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_told_unless_nothing_vouched_for_is_lost() -> None:
     disk, submitted = sealed_log()
     sealed = list(open_log(disk).read(START))[-1]

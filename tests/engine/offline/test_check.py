@@ -77,6 +77,7 @@ def test_what_a_crash_leaves_is_no_damage(seed: int) -> None:
     assert Closed(reopened).check().findings == []
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_log_is_found_wherever_it_is() -> None:
     whole = Closed(some_database(in_log=3))
     source = random.Random(1)
