@@ -16,12 +16,9 @@ of minutes takes a second, and one that fails can be had again:
     make simulate SEEDS=10000 FROM=1              many worlds, in two processes
     python -m tests.simulation.run --seed 4711    one world, with its log
 
+Disk, store, clocks, locks and sockets go into the server as arguments, so worlds run the compiled
+modules as well as their source. Only planted defects (mutants.py) need the source.
+
 The checkers are apart from the worlds, and know nothing of the product's code: they judge a
 history. docs/reliability.md says what is covered, what was found, and what is not covered.
 """
-
-import os
-
-# Defects are planted into the source, and the world is replaced under it: see
-# headwater_protocol/compiled.py.
-os.environ["HEADWATER_PURE"] = "1"

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 import greenlet
 import outcome
 import trio
+import trio.testing
 
 T = TypeVar("T")
 
@@ -40,12 +41,26 @@ async def run_blocking(call: Callable[[], T], /) -> T:
     return result
 
 
+def in_blocking_call() -> bool:
+    """Whether a blocking call asks, and not the event loop."""
+    return isinstance(greenlet.getcurrent(), _Call)
+
+
 def pause(seconds: float) -> None:
-    """Let the world go on for so long, if this is in a blocking call; else do nothing."""
+    """Take so long. The world goes on meanwhile, unless the event loop itself makes the call."""
     current = greenlet.getcurrent()
     if isinstance(current, _Call):
         assert current.parent is not None
         current.parent.switch(seconds)
+    elif trio.lowlevel.in_trio_run():
+        block_for(seconds)
+
+
+def block_for(seconds: float) -> None:
+    """Block the event loop: the clock of the world goes on, and nobody runs meanwhile."""
+    clock = trio.lowlevel.current_clock()
+    if isinstance(clock, trio.testing.MockClock):
+        clock.jump(seconds)
 
 
 class CooperativeLock:

@@ -9,8 +9,6 @@ What must be taken in hand, and how:
   global random source. Its module of ids gets both from the seed, and the global source is
   seeded.
 - Time is a mock clock which jumps when all tasks wait.
-- A lock between two of the server's threads must not block the only thread that there is: the
-  log gets one that waits as a simulated call does (see blocking.py).
 - The server's log is kept in memory: its words are part of the trace.
 
 What the worlds draw, they draw from sources named after their purpose, `source(seed, name)`,
@@ -29,8 +27,6 @@ import trio
 from trio.testing import MockClock
 
 from headwater import identifiers
-from headwater_server.storage import segmented_log
-from tests.simulation.blocking import CooperativeLock
 
 START_US: Final = 1_700_000_000_000_000
 """The wall clock when a world begins, in microseconds since 1970."""
@@ -55,7 +51,7 @@ def run_deterministically(
     seed: int, function: Callable[[], Awaitable[T]], keep_log: LogKeeper
 ) -> T:
     """Run an async function on trio, so that the same seed gives the same steps."""
-    with _scheduler(seed), _client_chance(seed), _cooperative_locks(), _log_into(keep_log):
+    with _scheduler(seed), _client_chance(seed), _log_into(keep_log):
         return trio.run(function, clock=MockClock(autojump_threshold=0))
 
 
@@ -82,12 +78,6 @@ def _client_chance(seed: int) -> Iterator[None]:
             yield
         finally:
             random.setstate(state)
-
-
-@contextmanager
-def _cooperative_locks() -> Iterator[None]:
-    with replaced(segmented_log, "threading", SimpleNamespace(Lock=CooperativeLock)):
-        yield
 
 
 @contextmanager

@@ -21,12 +21,13 @@ from headwater_server.storage.memory_disk import DirectoryNode, FileNode
 from headwater_server.storage.memory_files import MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
 from headwater_server.storage.state_store import WriteBatch
-from tests.simulation.blocking import pause
+from tests.simulation.blocking import in_blocking_call, pause
 
 SyncFate = Literal["dirty", "lost", "evicted"]
 
 _SYNCS: Final = frozenset({"sync", "sync_directory", "store flush"})
-_STATE: Final = "data/state"
+STATE: Final = "data/state"
+"""The path of the state store, whichever it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,8 @@ class SimulatedDisk(MemoryFileSystem):
     def _take_time(self, operation: str) -> None:
         latency = self.latency
         if operation in _SYNCS:
+            if not in_blocking_call():
+                self.trace("sync in the event loop", operation)
             pause(self.random.expovariate(1 / latency.sync_s))
         elif self.random.random() < latency.slow_share:
             pause(self.random.expovariate(1 / latency.call_s))
@@ -96,7 +99,7 @@ class SimulatedDisk(MemoryFileSystem):
         failing = self.faults.sync_error_in
         if failing is not None and failing in path:
             self.failures += 1
-            if self.sync_fate == "dirty" or path == _STATE:
+            if self.sync_fate == "dirty" or path == STATE:
                 raise OSError(errno.EIO, "sync failed", path)
 
     def room(self, wanted: int) -> int:
@@ -143,12 +146,12 @@ class SimulatedStore(MemoryStore):
         self._disk = disk
 
     def write(self, batch: WriteBatch) -> None:
-        crash = self._disk.enter("store write", _STATE, len(batch))
+        crash = self._disk.enter("store write", STATE, len(batch))
         super().write(batch)
         self._disk.leave(crash)
 
     def flush(self) -> None:
-        crash = self._disk.enter("store flush", _STATE)
+        crash = self._disk.enter("store flush", STATE)
         self._disk.leave(crash)
         self.full = self._disk.room(1) == 0
         super().flush()

@@ -8,9 +8,10 @@ from headwater_protocol.errors import HeadwaterError, InvalidArgument
 from headwater_server.engine.offline.check import check
 from headwater_server.storage.memory_files import MemoryFileSystem
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
+from tests.simulation.rocks import SimulatedRocks
 
 
-def inspect(disk: SimulatedDisk, store: SimulatedStore) -> list[str]:
+def inspect(disk: SimulatedDisk, store: SimulatedStore | SimulatedRocks) -> list[str]:
     """What is wrong with the files as programs see them now."""
     twin = MemoryFileSystem.copy(disk)
     try:

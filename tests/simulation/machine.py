@@ -7,31 +7,38 @@ has failed. The last life of a plan meets no trouble, and lasts until the world'
 """
 
 import random
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import Final, Literal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, Literal, cast
 
 import trio
 
 from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.recovery import open_engine
+from headwater_server.net.adaptive_fsync import FSYNCS_AVERAGED, AdaptiveFsync
 from headwater_server.net.checkpointer import CheckpointFailed
 from headwater_server.net.failures import CommitFailed
 from headwater_server.net.server import Server
 from headwater_server.net.streams import serve_stream
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog, Timed
 from headwater_server.storage.memory_disk import PAGE_SIZE, SECTOR_SIZE
 from headwater_server.storage.memory_files import Crash
 from headwater_server.storage.write_ahead_log import WalIndex
-from tests.simulation.blocking import run_blocking
+from tests.simulation.blocking import CooperativeLock, run_blocking
 from tests.simulation.determinism import source, wall_clock
 from tests.simulation.disk import SimulatedDisk, SimulatedStore, sealed_files
 from tests.simulation.inspection import inspect
 from tests.simulation.network import Network, SimulatedStream
 from tests.simulation.plan import Plan, Trouble
+from tests.simulation.rocks import SimulatedRocks
+from tests.simulation.sockets import SimulatedListener, driver
 from tests.simulation.trace import Trace
 
 Death = Literal["power", "kill", "exit", "stop"]
@@ -63,17 +70,31 @@ class Machine:
         self._disk = SimulatedDisk(
             source(plan.seed, "disk"), plan.latency, trace.add, self._power_lost
         )
-        self._store = SimulatedStore(self._disk, source(plan.seed, "store"))
+        self._files = ExitStack()
+        self._store = self._new_store()
         self._death: Death | None = None
         self._scope = trio.CancelScope()
         self._calm = False
         self._end = trio.Event()
         self._is_sound = True
         self._server: Server | None = None
+        self._fsync = _adaptive_fsync()
         self._changed = trio.lowlevel.ParkingLot()
         self.refused: DamagedFile | None = None
         self.engine: Engine | None = None
         self.lives = 0
+
+    def _new_store(self) -> SimulatedStore | SimulatedRocks:
+        dice = source(self._plan.seed, "store")
+        if self._plan.store == "memory":
+            return SimulatedStore(self._disk, dice)
+        place = self._files.enter_context(TemporaryDirectory(prefix="headwater-"))
+        return SimulatedRocks(self._disk, dice, Path(place))
+
+    def discard(self) -> None:
+        """The world is over: remove what it had on the real disk."""
+        self._store.close()
+        self._files.close()
 
     @property
     def disk(self) -> SimulatedDisk:
@@ -127,6 +148,7 @@ class Machine:
         self.lives += 1
         self._trace.add("boot", self.lives, repr(trouble))
         self._death = None
+        self._fsync = _adaptive_fsync()
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:
                 if trouble is not None:
@@ -201,7 +223,9 @@ class Machine:
             self._disk,
             "data",
             open_store=lambda _: self._store,
-            open_log=partial(_open_log, segment_size=self._plan.segment_size),
+            open_log=partial(
+                _open_log, segment_size=self._plan.segment_size, timed=self._fsync.timed
+            ),
             settings=self._plan.settings.engine,
             clock=wall_clock,
             source=self._random,
@@ -209,12 +233,23 @@ class Machine:
 
     async def _serve(self, engine: Engine) -> None:
         server = Server(
-            engine, self._plan.settings, clock=wall_clock, worker=lambda _: run_blocking
+            engine,
+            self._plan.settings,
+            clock=wall_clock,
+            worker=lambda _: run_blocking,
+            adaptive_fsync=self._fsync if self._plan.adaptive else None,
+            plain_sockets=driver(source(self._plan.seed, f"sockets of life {self.lives}")),
         )
         async with trio.open_nursery() as nursery:
+            if self._plan.driver == "sockets":
+                listener = SimulatedListener()
+                # In place of a socket of the system.
+                server.plain_sockets.listen(cast("socket.socket", listener), "simulation")
+                accept = listener.connect
+            else:
 
-            def accept(stream: SimulatedStream, peer: str) -> None:
-                nursery.start_soon(partial(serve_stream, stream, server.service, peer=peer))
+                def accept(stream: SimulatedStream, peer: str) -> None:
+                    nursery.start_soon(partial(serve_stream, stream, server.service, peer=peer))
 
             self._server = server
             self._disk.read_errors = self._plan.read_errors
@@ -315,6 +350,19 @@ class Machine:
             await trio.sleep(down_s)
 
 
+def _adaptive_fsync() -> AdaptiveFsync:
+    """One that has found the disk fast: in so small a world the first judgement would come late."""
+    fsync = AdaptiveFsync(_world_time)
+    for _ in range(FSYNCS_AVERAGED):
+        fsync.timed(lambda: None)
+    assert fsync.on_event_loop
+    return fsync
+
+
+def _world_time() -> float:
+    return trio.current_time() if trio.lowlevel.in_trio_run() else 0.0
+
+
 def _open_log(
     file_system: FileSystem,
     path: str,
@@ -323,6 +371,7 @@ def _open_log(
     random: random.Random,
     vouched: WalIndex,
     segment_size: int,
+    timed: Timed,
 ) -> FileWriteAheadLog:
     return FileWriteAheadLog.open(
         file_system,
@@ -331,4 +380,6 @@ def _open_log(
         random=random,
         vouched=vouched,
         segment_size=segment_size,
+        timed=timed,
+        lock=CooperativeLock(),
     )

@@ -9,6 +9,7 @@ kind of world in which it must. Those that no check catches would be a hole in t
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Final
+
+# Defects are planted into the source. Before anything of ours is imported: see
+# headwater_protocol/compiled.py.
+os.environ["HEADWATER_PURE"] = "1"
 
 from headwater.errors import ConnectionLost
 from headwater.feeds import subscription as client_subscription

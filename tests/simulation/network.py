@@ -19,7 +19,7 @@ import trio
 
 Fate = Literal["cut", "silent", "stall"]
 
-_IN_FLIGHT_SIZE_MAX: Final = 256 * 1024
+IN_FLIGHT_SIZE_MAX: Final = 256 * 1024
 """Bytes under way in one direction, as of a socket's buffers: then the sender has to wait."""
 
 
@@ -42,7 +42,7 @@ class NetworkFaults:
     silent_death: float = 0.0
 
 
-class _Pipe:
+class Pipe:
     """One direction of a connection."""
 
     def __init__(self) -> None:
@@ -51,7 +51,27 @@ class _Pipe:
         self.ended = False
         self.broken = False
         self.changed = trio.lowlevel.ParkingLot()
+        self.watchers: list[Callable[[], None]] = []
         self.arrival = 0.0
+
+    def tell(self) -> None:
+        """Something has changed: wake those who wait."""
+        self.changed.unpark_all()
+        for watcher in self.watchers:
+            watcher()
+
+    def take(self, size_max: int, dice: random.Random) -> bytes:
+        """Bytes that have arrived; there are some."""
+        arrival, data = self.chunks.popleft()
+        size = min(size_max, len(data))
+        if dice.random() < 0.1:
+            # Frames may come in any pieces.
+            size = dice.randint(1, size)
+        if size < len(data):
+            self.chunks.appendleft((arrival, data[size:]))
+        self.size -= size
+        self.tell()
+        return data[:size]
 
     def end(self, *, broken: bool) -> None:
         self.ended = True
@@ -59,7 +79,7 @@ class _Pipe:
             self.broken = True
             self.chunks.clear()
             self.size = 0
-        self.changed.unpark_all()
+        self.tell()
 
 
 class Connection:
@@ -70,8 +90,8 @@ class Connection:
         self.network = network
         self.silent = False
         self._random = network.random
-        self._to_server = _Pipe()
-        self._to_client = _Pipe()
+        self._to_server = Pipe()
+        self._to_client = Pipe()
         self._bytes = 0
         self._fate: Fate | None = None
         self._fate_at = 0
@@ -83,7 +103,7 @@ class Connection:
         self.client = SimulatedStream(self, "client", self._to_server, self._to_client)
         self.server = SimulatedStream(self, "server", self._to_client, self._to_server)
 
-    def carry(self, pipe: _Pipe, sender: str, data: bytes) -> None:
+    def carry(self, pipe: Pipe, sender: str, data: bytes) -> None:
         """Take bytes from a sender, as far as the connection's fate lets them pass."""
         self.network.trace("send", self.number, sender, data)
         passing = data
@@ -95,16 +115,16 @@ class Connection:
         if len(passing) < len(data):
             self._meet(pipe, data[len(passing) :])
 
-    def _deliver(self, pipe: _Pipe, data: bytes) -> None:
+    def _deliver(self, pipe: Pipe, data: bytes) -> None:
         delay = self.network.faults.latency_s
         if self._random.random() < 0.1:
             delay *= self._random.uniform(1, 5)
         pipe.arrival = max(pipe.arrival, trio.current_time() + delay, self._stalled_until)
         pipe.chunks.append((pipe.arrival, data))
         pipe.size += len(data)
-        pipe.changed.unpark_all()
+        pipe.tell()
 
-    def _meet(self, pipe: _Pipe, rest: bytes) -> None:
+    def _meet(self, pipe: Pipe, rest: bytes) -> None:
         fate, self._fate = self._fate, None
         self.network.trace("fate", self.number, fate)
         match fate:
@@ -129,28 +149,28 @@ class Connection:
         else:
             self.cut()
 
-    def close(self, pipe: _Pipe) -> None:
+    def close(self, pipe: Pipe) -> None:
         """An end says that it sends no more."""
         if not self.silent:
             pipe.end(broken=False)
 
 
 class SimulatedStream(trio.abc.Stream):
-    """One end of a connection."""
+    """One end of a connection. sockets.py makes a socket of it."""
 
-    def __init__(self, connection: Connection, name: str, outgoing: _Pipe, incoming: _Pipe) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, name: str, outgoing: Pipe, incoming: Pipe) -> None:
+        self.connection = connection
+        self.outgoing = outgoing
+        self.incoming = incoming
         self._name = name
-        self._outgoing = outgoing
-        self._incoming = incoming
         self._closed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         self._check_open()
-        self._connection.carry(self._outgoing, self._name, bytes(data))
-        while self._outgoing.size > _IN_FLIGHT_SIZE_MAX:
-            await self._outgoing.changed.park()
+        self.connection.carry(self.outgoing, self._name, bytes(data))
+        while self.outgoing.size > IN_FLIGHT_SIZE_MAX:
+            await self.outgoing.changed.park()
             self._check_open()
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -158,7 +178,7 @@ class SimulatedStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
-        pipe = self._incoming
+        pipe = self.incoming
         while True:
             if self._closed:
                 raise trio.ClosedResourceError("closed here")
@@ -167,7 +187,7 @@ class SimulatedStream(trio.abc.Stream):
             if pipe.chunks:
                 wait = pipe.chunks[0][0] - trio.current_time()
                 if wait <= 0:
-                    return self._take(pipe, max_bytes or 65536)
+                    return pipe.take(max_bytes or 65536, self.connection.network.random)
                 with trio.move_on_after(wait):
                     await pipe.changed.park()
             elif pipe.ended:
@@ -175,29 +195,17 @@ class SimulatedStream(trio.abc.Stream):
             else:
                 await pipe.changed.park()
 
-    def _take(self, pipe: _Pipe, size_max: int) -> bytes:
-        arrival, data = pipe.chunks.popleft()
-        size = min(size_max, len(data))
-        if self._connection.network.random.random() < 0.1:
-            # Frames may come in any pieces.
-            size = self._connection.network.random.randint(1, size)
-        if size < len(data):
-            pipe.chunks.appendleft((arrival, data[size:]))
-        pipe.size -= size
-        pipe.changed.unpark_all()
-        return data[:size]
-
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            self._connection.close(self._outgoing)
-            self._incoming.changed.unpark_all()
+            self.connection.close(self.outgoing)
+            self.incoming.changed.unpark_all()
         await trio.lowlevel.checkpoint()
 
     def _check_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("closed here")
-        if self._outgoing.broken:
+        if self.outgoing.broken:
             raise trio.BrokenResourceError("the connection was cut")
 
 

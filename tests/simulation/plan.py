@@ -30,6 +30,9 @@ KINDS: Final[tuple[Kind, ...]] = (
 """Each as often as it stands here. In a world that rots, or whose disk cannot be read, no more
 is asked than that nothing wrong is ever told."""
 
+Driver = Literal["sockets", "streams"]
+Store = Literal["memory", "rocks"]
+
 TroubleKind = Literal["power at call", "power", "kill", "stop", "sync error", "full disk"]
 
 
@@ -69,10 +72,17 @@ class Plan:
         think_s: between two of them, on average.
         consumers: members of a consumer group; 0: there is none.
         mix: how often each workload is chosen.
+        driver: what carries the bytes of connections: the real server's loop over plain sockets,
+            or a task for each connection, as the real server does with TLS.
+        adaptive: commits are synced in the event loop while the disk is fast.
+        store: the state store: one in memory that loses batches, or RocksDB.
     """
 
     seed: int
     kind: Kind
+    driver: Driver
+    adaptive: bool
+    store: Store
     settings: ServerSettings
     segment_size: int
     latency: Latency
@@ -116,19 +126,32 @@ WORKLOADS: Final = (
 """Their functions stand in workloads.py."""
 
 
+_ROCKS_SHARE: Final = 0.05
+"""Of the worlds: RocksDB takes real time for its files."""
+
+
 def draw(seed: int, kind: Kind | None = None) -> Plan:
     """The plan of a seed; *kind*, if given, in place of the one drawn."""
     dice = source(seed, "plan")
     drawn = dice.choice(KINDS)
     kind = kind or drawn
     thinning = source(seed, "thinning").random() < _THINNING_SHARE
+    shipped = source(seed, "shipped")
+    driver: Driver = shipped.choice(("sockets", "sockets", "streams"))
+    adaptive = driver == "sockets" and shipped.random() < 0.5
+    # A disk on which the event loop itself makes the syncs, now and then or always.
+    quick_s = shipped.choice((0.0001, 0.0005, 0.001)) if adaptive else 1.0
+    store: Store = "rocks" if shipped.random() < _ROCKS_SHARE else "memory"
     return Plan(
         seed=seed,
         kind=kind,
+        driver=driver,
+        adaptive=adaptive,
+        store=store,
         settings=_settings(dice, source(seed, "rewriting"), thinning=thinning),
         segment_size=dice.choice((8 * 1024, 16 * 1024, 64 * 1024)),
         latency=Latency(
-            sync_s=dice.choice((0.0005, 0.002, 0.01, 0.1, 0.5)),
+            sync_s=min(dice.choice((0.0005, 0.002, 0.01, 0.1, 0.5)), quick_s),
             call_s=dice.choice((0.0002, 0.002)),
             slow_share=dice.choice((0.02, 0.1, 0.3)),
         ),

@@ -4,6 +4,8 @@ import pytest
 
 from tests.simulation.mutants import MUTANTS, hunt
 
+pytestmark = pytest.mark.source
+
 QUICK = (
     "ranges are not validated",
     "validation forgets commits that are pending",

@@ -1,6 +1,6 @@
-"""Worlds from seeds. HEADWATER_SIMULATION_SEEDS and _FROM say which; 60 from 1 otherwise.
+"""Worlds from seeds. HEADWATER_SIMULATION_SEEDS and _FROM say which; 100 from 1 otherwise.
 
-Sixty have each kind of world several times. `make simulate` runs a thousand.
+A hundred have each kind of world several times. `make simulate` runs a thousand.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests.simulation.run import run_seed, story
 from tests.simulation.world import run_world
 
 _ROOT = Path(__file__).parents[2]
-_SEEDS = int(os.environ.get("HEADWATER_SIMULATION_SEEDS", "60"))
+_SEEDS = int(os.environ.get("HEADWATER_SIMULATION_SEEDS", "100"))
 _FROM = int(os.environ.get("HEADWATER_SIMULATION_FROM", "1"))
 
 
@@ -38,6 +38,7 @@ def test_no_world_has_a_problem(seeds: range) -> None:
     assert not failed, "\n\n".join(map(story, failed))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_world() -> None:
     for seed in (2, 3, 5):
         first, second = run_world(draw(seed)), run_world(draw(seed))
@@ -46,6 +47,7 @@ def test_the_same_seed_gives_the_same_world() -> None:
     assert run_world(draw(7)).digest != run_world(draw(8)).digest
 
 
+@pytest.mark.slow
 def test_a_world_does_not_depend_on_the_process_in_which_it_runs() -> None:
     seeds = (2, 4, 6)
     program = (
@@ -68,6 +70,7 @@ def test_a_world_does_not_depend_on_the_process_in_which_it_runs() -> None:
     assert len(set(digests.pop().split())) == len(seeds)
 
 
+@pytest.mark.slow
 def test_a_world_does_not_depend_on_how_the_process_logged_before() -> None:
     # A server that a test started in this process had its loggers remember its own settings at
     # their first line. The first world after it taught them its own, and had them for itself:

@@ -65,6 +65,8 @@ def run_world(plan: Plan, *, full_trace: bool = False) -> Verdict:
         problems += judge(world.history, world.dump)
     except Exception as error:
         problems += _described(error)
+    finally:
+        world.discard()
     return Verdict(plan, problems, world.trace.digest, world.counts(), world.trace.text())
 
 
@@ -93,6 +95,10 @@ class World:
         self._network = Network(source(plan.seed, "network"), plan.network, trace.add)
         self._machine = Machine(plan, self._network, trace, self.surprises.append)
 
+    def discard(self) -> None:
+        """Nothing of it is needed any more."""
+        self._machine.discard()
+
     def counts(self) -> dict[str, int]:
         """How much happened."""
         return {
@@ -102,6 +108,7 @@ class World:
             "disk calls": self.trace.counts["disk"],
             "deaths": self.trace.counts["death"],
             "network faults": self.trace.counts["fate"],
+            "syncs in the event loop": self.trace.counts["sync in the event loop"],
             "rewrites": self.trace.counts["rewrite"],
         }
 

@@ -21,8 +21,9 @@ want input, fills up, and TCP slows the client down.
 
 import errno
 import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 import trio
@@ -81,14 +82,22 @@ _Watched = _Connection | _Listener
 class PlainSockets:
     """Drives all TCP and Unix connections that speak no TLS."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(
+        self,
+        service: Service,
+        *,
+        readiness: Readiness[Any] | None = None,
+        wait_readable: Callable[[int], Awaitable[None]] = trio.lowlevel.wait_readable,
+    ) -> None:
+        """Simulation passes a *readiness* of sockets in memory, and its own way to wait for it."""
         self._service = service
+        self._wait_readable = wait_readable
         self._settings = service.settings
         self._receive_size = service.settings.session.receive_size
-        self._readiness: Readiness[_Watched] = open_readiness()
+        self._readiness: Readiness[_Watched] = readiness or open_readiness()
         self._listeners: list[_Listener] = []
         self._accepting = True
-        self._connections: set[_Connection] = set()
+        self._connections: dict[_Connection, None] = {}
         self._to_flush: list[_Connection] = []
         self._to_run: list[_Connection] = []
         self._idle = trio.lowlevel.ParkingLot()
@@ -108,7 +117,7 @@ class PlainSockets:
     async def _serve_ready(self) -> None:
         descriptor = self._readiness.fileno()
         while True:
-            await trio.lowlevel.wait_readable(descriptor)
+            await self._wait_readable(descriptor)
             for _ in range(LOOKS_MAX):
                 ready = self._readiness.ready()
                 for start in range(0, len(ready), CONNECTIONS_PER_TURN_MAX):
@@ -278,13 +287,13 @@ class PlainSockets:
             return
         set_socket_options(client)
         connection.session = session
-        self._connections.add(connection)
+        self._connections[connection] = None
         self._readiness.register(client, READ, connection)
 
     def _close(self, connection: _Connection) -> None:
         if connection not in self._connections:
             return
-        self._connections.remove(connection)
+        del self._connections[connection]
         if connection.interest:
             self._readiness.unregister(connection.socket)
         connection.socket.close()

@@ -96,6 +96,7 @@ class Server:
         adaptive_fsync: AdaptiveFsync | None = None,
         give_way: GiveWay = on_and_on,
         local_only: bool = True,
+        plain_sockets: Callable[[Service], PlainSockets] = PlainSockets,
     ) -> None:
         self._engine = engine
         self._settings = settings
@@ -147,7 +148,7 @@ class Server:
             failures=self._failures,
             local_only=local_only,
         )
-        self.plain_sockets = PlainSockets(self.service)
+        self.plain_sockets = plain_sockets(self.service)
         self._maintenance = Maintenance(
             self.service,
             worker("log-space"),

@@ -66,7 +66,7 @@ class Service:
         local_only: nobody but this machine can connect, so a user may be done without.
         authentication_needed: every new connection must prove who it is.
         stopping: no new connections, transactions and subscriptions are taken.
-        sessions: all that are open.
+        sessions: all that are open, the oldest first.
         strangers: those that did not finish hello and authentication, with the time (seconds,
             of the event loop's clock) at which they came.
     """
@@ -102,7 +102,8 @@ class Service:
             engine, failed_max=settings.session.authentications_failed_max
         )
         self.stopping = False
-        self.sessions: set[Session] = set()
+        # A dict, so that they are gone through in the same order every time.
+        self.sessions: dict[Session, None] = {}
         self.strangers: dict[Session, float] = {}
         self._departing: dict[Session, float] = {}
         self._monotonic = monotonic
@@ -141,7 +142,7 @@ class Service:
                 f"{len(self.sessions)} connections; allowed are {self.settings.connections_max}"
             )
         session = Session(self, peer=peer, notify=notify)
-        self.sessions.add(session)
+        self.sessions[session] = None
         self.strangers[session] = self._monotonic()
         self._connections_total += 1
         return session
@@ -159,7 +160,7 @@ class Service:
 
     def close_session(self, session: Session) -> None:
         """Give back what a session held. Its waiting commits go on, unanswered."""
-        self.sessions.discard(session)
+        self.sessions.pop(session, None)
         self.strangers.pop(session, None)
         self._departing.pop(session, None)
         self.subscriptions.close_session(session)

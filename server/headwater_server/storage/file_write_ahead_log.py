@@ -20,6 +20,7 @@ A submit is one write and one fdatasync, or one of each a segment when it crosse
 
 import random as random_module
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -138,6 +139,7 @@ class FileWriteAheadLog:
         vouched: WalIndex = WalIndex(0),  # noqa: B008
         kept_size_max: int = KEPT_SIZE_DEFAULT,
         timed: Timed = untimed,
+        lock: AbstractContextManager[object] | None = None,
     ) -> "FileWriteAheadLog":
         """Open the log in *directory*, or begin one if there is none.
 
@@ -145,6 +147,7 @@ class FileWriteAheadLog:
         that lost it, or any entry before it, is damaged. *random* gives entries their ids.
         Entries that take up to *kept_size_max* bytes are kept for the first read, or until the
         claim. *timed* makes the fsyncs of groups, and may measure how long they take.
+        *lock* is passed to the segments; see SegmentedLog.open.
 
         Raises:
             DamagedFile: something durable is lost; the message says what a repair gives up.
@@ -152,7 +155,9 @@ class FileWriteAheadLog:
             DiskFull: no room for a first segment, or for the copy of a torn tail.
         """
         make_durable_directory(file_system, directory)
-        log = SegmentedLog.open(file_system, directory, _layout(database_id, segment_size))
+        log = SegmentedLog.open(
+            file_system, directory, _layout(database_id, segment_size), lock=lock
+        )
         try:
             if not log.segments:
                 if vouched or log.has_copies:

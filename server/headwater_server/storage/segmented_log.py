@@ -112,7 +112,13 @@ class SegmentedLog:
     `remove_below` may run beside everything else.
     """
 
-    def __init__(self, file_system: FileSystem, directory: str, layout: LogLayout) -> None:
+    def __init__(
+        self,
+        file_system: FileSystem,
+        directory: str,
+        layout: LogLayout,
+        lock: contextlib.AbstractContextManager[object] | None = None,
+    ) -> None:
         self.directory = directory
         self.layout = layout
         self.segments: list[Segment] = []
@@ -123,13 +129,21 @@ class SegmentedLog:
         self._file_system = file_system
         self._spares: deque[File] = deque()
         self._spare_numbers = itertools.count(1)
-        self._preparing = threading.Lock()
+        self._preparing: contextlib.AbstractContextManager[object] = lock or threading.Lock()
 
     @staticmethod
     def open(
-        file_system: FileSystem, directory: str, layout: LogLayout, *, writable: bool = True
+        file_system: FileSystem,
+        directory: str,
+        layout: LogLayout,
+        *,
+        writable: bool = True,
+        lock: contextlib.AbstractContextManager[object] | None = None,
     ) -> "SegmentedLog":
         """Open every segment in *directory*, which must exist; there may be none.
+
+        *lock* guards the spare segments between threads, a `threading.Lock` by default. A
+        simulation has no threads and passes one that lets other tasks run while it waits.
 
         A damaged header is kept in `Segment.problem`: whether that is fatal is the owner's
         question. Left-over temporary files are removed, unless not *writable*.
@@ -137,7 +151,7 @@ class SegmentedLog:
         Raises:
             FormatTooNew: a newer version wrote a segment.
         """
-        log = SegmentedLog(file_system, directory, layout)
+        log = SegmentedLog(file_system, directory, layout, lock)
         for name in file_system.list(directory):
             stem = name.removesuffix(layout.suffix)
             if stem != name and stem.isdigit() and len(stem) == _DIGITS:

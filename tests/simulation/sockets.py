@@ -1,0 +1,227 @@
+"""Sockets in memory, for the driver that the real server uses: net/plain_sockets.py.
+
+    network.py    connection, server end
+                         |
+    sockets.py    SimulatedSocket  <--recv, send--  PlainSockets  <--ready--  SimulatedReadiness
+
+The driver gets what the kernel gives a real one: sockets that do not block, take a part of what is
+sent, and tell that they are readable once bytes have arrived. Which of those that are ready come
+first is drawn.
+"""
+
+import errno
+import random
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from headwater_server.net.plain_sockets import PlainSockets
+from headwater_server.net.readiness import READ, WRITE
+from headwater_server.net.service import Service
+from tests.simulation.network import IN_FLIGHT_SIZE_MAX, Pipe, SimulatedStream
+
+_DESCRIPTOR: Final = 3
+"""Of every socket; nobody but the readiness of the kernel needs to tell them apart."""
+
+
+class SimulatedSocket:
+    """The server's end of a connection."""
+
+    family = 0
+
+    def __init__(self, stream: SimulatedStream) -> None:
+        self._connection = stream.connection
+        self._incoming = stream.incoming
+        self._outgoing = stream.outgoing
+        self._closed = False
+
+    @property
+    def pipes(self) -> tuple[Pipe, Pipe]:
+        """What changes when it gets ready."""
+        return self._incoming, self._outgoing
+
+    def readiness(self) -> int:
+        """What would not block now."""
+        incoming, outgoing = self._incoming, self._outgoing
+        if incoming.broken or outgoing.broken:
+            return READ | WRITE
+        ready = WRITE if outgoing.size < IN_FLIGHT_SIZE_MAX else 0
+        arrived = bool(incoming.chunks) and incoming.chunks[0][0] <= trio.current_time()
+        if arrived or (incoming.ended and not incoming.chunks):
+            ready |= READ
+        return ready
+
+    def next_arrival(self) -> float:
+        """When the bytes come that are on their way; infinity if none are."""
+        chunks = self._incoming.chunks
+        return chunks[0][0] if chunks else float("inf")
+
+    def recv(self, size: int) -> bytes:
+        self._check_open()
+        if self._incoming.broken:
+            raise ConnectionResetError(errno.ECONNRESET, "the connection was cut")
+        if not self.readiness() & READ:
+            raise BlockingIOError(errno.EAGAIN, "nothing has arrived")
+        if not self._incoming.chunks:
+            return b""
+        return self._incoming.take(size, self._connection.network.random)
+
+    def send(self, data: bytes) -> int:
+        self._check_open()
+        if self._outgoing.broken:
+            raise BrokenPipeError(errno.EPIPE, "the connection was cut")
+        room = IN_FLIGHT_SIZE_MAX - self._outgoing.size
+        if room <= 0:
+            raise BlockingIOError(errno.EAGAIN, "there is no room")
+        dice = self._connection.network.random
+        size = min(len(data), room)
+        if dice.random() < 0.1:
+            # The kernel may take any part.
+            size = dice.randint(1, size)
+        self._connection.carry(self._outgoing, "server", bytes(data[:size]))
+        return size
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._connection.close(self._outgoing)
+
+    def shutdown(self, _how: int) -> None:
+        self._connection.close(self._outgoing)
+
+    def fileno(self) -> int:
+        return -1 if self._closed else _DESCRIPTOR
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+    def setsockopt(self, *_options: int) -> None:
+        """Nothing that the simulated network knows."""
+
+    def __enter__(self) -> "SimulatedSocket":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, "the socket is closed")
+
+
+class SimulatedListener:
+    """A socket on which connections come in."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[SimulatedSocket, str]] = deque()
+        self._closed = False
+        self.arrived: Callable[[], None] = lambda: None
+
+    def connect(self, stream: SimulatedStream, peer: str) -> None:
+        """A client comes."""
+        if self._closed:
+            stream.connection.cut()
+            return
+        self._waiting.append((SimulatedSocket(stream), peer))
+        self.arrived()
+
+    def readiness(self) -> int:
+        """What would not block now."""
+        return READ if self._waiting else 0
+
+    def next_arrival(self) -> float:
+        """Clients come without being announced."""
+        return float("inf")
+
+    def accept(self) -> tuple[SimulatedSocket, tuple[str, int]]:
+        if not self._waiting:
+            raise BlockingIOError(errno.EAGAIN, "nobody waits")
+        client, peer = self._waiting.popleft()
+        return client, (peer, 0)
+
+    def close(self) -> None:
+        self._closed = True
+        for client, _ in self._waiting:
+            client.close()
+        self._waiting.clear()
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+
+Watched = SimulatedSocket | SimulatedListener
+
+
+class SimulatedReadiness:
+    """Which of the sockets are ready. It is level-triggered, as epoll is for us."""
+
+    def __init__(self, source: random.Random) -> None:
+        self._random = source
+        self._watched: dict[Any, tuple[int, Any]] = {}
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def fileno(self) -> int:
+        """What `wait` is asked to wait for."""
+        return -1
+
+    async def wait(self, _descriptor: int) -> None:
+        """Return once one of the sockets is ready."""
+        await trio.lowlevel.checkpoint()
+        while not self._ready():
+            with trio.move_on_at(self._next_arrival()):
+                await self._changed.park()
+
+    def register(self, watched: Any, interest: int, owner: Any) -> None:
+        assert watched not in self._watched
+        if isinstance(watched, SimulatedListener):
+            watched.arrived = self._wake
+        else:
+            for pipe in watched.pipes:
+                pipe.watchers.append(self._wake)
+        self._watched[watched] = interest, owner
+        self._wake()
+
+    def modify(self, watched: Any, interest: int, owner: Any) -> None:
+        assert watched in self._watched
+        self._watched[watched] = interest, owner
+        self._wake()
+
+    def unregister(self, watched: Any) -> None:
+        del self._watched[watched]
+        if isinstance(watched, SimulatedSocket):
+            for pipe in watched.pipes:
+                pipe.watchers.remove(self._wake)
+
+    def ready(self) -> list[tuple[Any, int]]:
+        """The sockets that are ready, in an order that is drawn."""
+        ready = self._ready()
+        self._random.shuffle(ready)
+        return ready
+
+    def _ready(self) -> list[tuple[Any, int]]:
+        found = [
+            (owner, watched.readiness() & interest)
+            for watched, (interest, owner) in self._watched.items()
+        ]
+        return [(owner, events) for owner, events in found if events]
+
+    def _next_arrival(self) -> float:
+        return min(
+            (w.next_arrival() for w, (interest, _) in self._watched.items() if interest & READ),
+            default=float("inf"),
+        )
+
+    def _wake(self) -> None:
+        self._changed.unpark_all()
+
+    def close(self) -> None:
+        assert not self._watched, "every socket was closed"
+
+
+def driver(source: random.Random) -> Callable[[Service], PlainSockets]:
+    """What makes the real driver, over sockets in memory."""
+    readiness = SimulatedReadiness(source)
+    return partial(PlainSockets, readiness=readiness, wait_readable=readiness.wait)
