@@ -165,6 +165,7 @@ class _Connection:
     def close(self) -> None:
         """Take nothing more from the peer. `in_flight` stays, to tell who waits in vain."""
         self._enter(State.CLOSED)
+        self._splitter.discard()
 
     @property
     def buffered_size(self) -> int:

@@ -229,7 +229,7 @@ class ReadOnly(HeadwaterError, code="read_only"):
 
 
 class TooMany(HeadwaterError, code="too_many"):
-    """A count of the server is used up: connections, transactions, subscriptions."""
+    """A bound of the server is used up: connections, transactions, subscriptions, memory."""
 
     retryable = True
 

@@ -66,6 +66,10 @@ class FrameSplitter:
         """Bytes held of a frame that is not complete."""
         return len(self._buffer)
 
+    def discard(self) -> None:
+        """Free the bytes of a frame that is not complete. Nothing may be fed any more."""
+        self._buffer.clear()
+
     def feed(self, data: bytes) -> list[bytes]:
         """Add *data*; return the bodies of the frames that it completes, in order.
 

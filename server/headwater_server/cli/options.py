@@ -15,6 +15,7 @@ import click
 from headwater_protocol.limits import MIB, PORT_DEFAULT
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.net import logs
+from headwater_server.net.memory_budget import SIZE_MIN
 from headwater_server.net.settings import SECOND_MS, Address, ServerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -134,6 +135,13 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         default=_SERVER.log_level,
     ),
     _count("connections-max", _SERVER.connections_max, "Open connections."),
+    _option(
+        "memory-max",
+        "Memory for incomplete requests and answers not taken, over all connections.",
+        type=click.IntRange(min=SIZE_MIN // MIB),
+        metavar="MIB",
+        show_default="a quarter of the memory, at most 1024",
+    ),
     _count("transactions-max", _ENGINE.transactions_max, "Open transactions, over all."),
     _seconds(
         "transaction-idle",
@@ -198,6 +206,7 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         backup_directory=values["backup_dir"],
         ready_file=values["ready_file"],
         connections_max=values["connections_max"],
+        memory_size_max=None if values["memory_max"] is None else values["memory_max"] * MIB,
         shutdown_ms_max=round(values["shutdown_grace"] * SECOND_MS),
         log_format=values["log_format"],
         log_level=values["log_level"],

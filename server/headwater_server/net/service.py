@@ -28,6 +28,7 @@ from headwater_server.net.failures import Failures
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.group_deliveries import GroupDeliveries
 from headwater_server.net.handlers import HANDLERS, Handler
+from headwater_server.net.memory_budget import MemoryBudget, default_size
 from headwater_server.net.session import Session
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.subscriptions import Subscriptions
@@ -100,6 +101,11 @@ class Service:
         self.authentication_needed = engine.accounts.any() or not local_only
         self.authentication = Authentication(
             engine, failed_max=settings.session.authentications_failed_max
+        )
+        self.memory_budget = MemoryBudget(
+            settings.memory_size_max or default_size(),
+            stalled_s_max=settings.stalled_ms_max / 1000,
+            monotonic=monotonic,
         )
         self.stopping = False
         # A dict, so that they are gone through in the same order every time.
@@ -176,7 +182,11 @@ class Service:
         self._departing[session] = self._monotonic()
 
     def end_slow_sessions(self) -> None:
-        """End who took too long to say who they are, and drop who does not take its last word."""
+        """End who took too long to say who they are, and drop who does not take its last word.
+
+        While the memory for connections is used up, end those that do not move as well.
+        """
+        self.memory_budget.end_stalled()
         bound_ms = self.settings.session.hello_ms_max
         since = self._monotonic() - bound_ms / 1000
         for session in [session for session, left in self._departing.items() if left < since]:
@@ -247,6 +257,7 @@ class Service:
             "time": self.clock(),
             "connections": len(self.sessions),
             "connections_total": self._connections_total,
+            "connections_memory_size": self.memory_budget.used,
             "subscriptions": self.subscriptions.count,
             "group_members": self.group_deliveries.count,
             "commit_groups": self.group_commit.groups,

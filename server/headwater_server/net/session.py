@@ -26,14 +26,15 @@ import structlog
 
 from headwater_protocol.connection import Received, Refused, Request, ServerConnection, Violation
 from headwater_protocol.errors import (
-    CommitUnknown,
     HeadwaterError,
-    InternalError,
     InvalidArgument,
     TooLarge,
 )
 from headwater_protocol.operations import OPERATIONS
 from headwater_server.engine.sequencer import Ticket
+from headwater_server.net.failed_requests import commit_unknown, failed_answer
+from headwater_server.net.memory_budget import FREE_SIZE
+from headwater_server.net.waiting_answers import Answer, WaitingAnswers
 
 if TYPE_CHECKING:
     from headwater_server.engine.accounts import Account
@@ -54,58 +55,7 @@ _IN_TRANSACTION: Final = frozenset(
     if operation.arguments.arguments and operation.arguments.arguments[0].name == "transaction"
 )
 
-_COMMITS: Final = frozenset({"commit", "execute"})
-"""Operations whose client can ask for the outcome, since it chose the transaction's id."""
-
-_CHANGES: Final = _COMMITS | {
-    "status",
-    "nack",
-    "group_create",
-    "group_update",
-    "group_delete",
-    "group_replay",
-    "group_discard",
-    "user_set",
-    "user_remove",
-}
-"""Operations that may commit. If one fails half-way, memory may hold half of it."""
-
 _pack_size = Struct(">I").pack
-
-Encode = Callable[[ServerConnection], bytes]
-"""Makes the frame of an answer when its time has come."""
-
-Answer = Encode | bytes
-"""The answer to a request that waits, or a whole frame that is known before its time."""
-
-
-class WaitingAnswers:
-    """The answer of a commit that waits for its sync, and those that must come behind it.
-
-    Attributes:
-        answers: frames that may go out, and requests with their answers, which a failed sync can
-            still turn into another answer.
-        size: about the bytes that were received for it, all of which it keeps in memory.
-    """
-
-    __slots__ = ("_session", "answers", "sequence", "size", "transaction")
-
-    def __init__(
-        self, session: "Session", request_id: int, ticket: Ticket, answer: Answer, size: int
-    ) -> None:
-        self._session = session
-        self.sequence = ticket.sequence
-        self.transaction = ticket.transaction
-        self.answers: list[bytes | tuple[int, Answer]] = [(request_id, answer)]
-        self.size = size
-
-    def release(self) -> None:
-        """Send the answers: what they say is durable."""
-        self._session.release(self)
-
-    def fail(self) -> None:
-        """Send errors that say that the commit's fate is unknown."""
-        self._session.fail(self)
 
 
 class Session:
@@ -149,6 +99,12 @@ class Session:
         self.aborted = False
         self.closed = False
         self._settings = service.settings.session
+        self._output_bounded_size = min(self._settings.output_pause_size, FREE_SIZE)
+        self._budget = service.memory_budget
+        self._charged = False
+        self._paused = False
+        self._backlog_size = 0
+        self._partial_size = 0
         self.notified = False
         self._notify = notify
         self._output: list[bytes | memoryview] = []
@@ -188,7 +144,7 @@ class Session:
             )
         )
         left = bool(self._backlog)
-        self.wants_input = not held and not left
+        self.wants_input = not held and not left and not self._paused
         self.runnable = not held and left
 
     def receive(self, data: bytes) -> None:
@@ -202,19 +158,30 @@ class Session:
             self._take(items[0])
         elif items:
             self._backlog.extend(items)
+            self._backlog_size += self._partial_size + len(data)
             self._look()
             self.run()
+        if items:
+            # Of the next frame there is less than one receive takes, which is free.
+            self._partial_size = 0
+        else:
+            self._partial_size = self.connection.buffered_size
+        if self._charged or self._backlog or self._partial_size > FREE_SIZE:
+            self._hold(moved=True)
 
     def run(self) -> None:
         """Serve requests that were received, as far as one turn goes."""
         backlog = self._backlog
         for _ in range(self._settings.requests_per_turn_max):
             if not self.runnable:
-                return
+                break
             item = backlog.popleft()
             if not backlog:
+                self._backlog_size = 0
                 self._look()
             self._take(item)
+        if self._charged:
+            self._hold(moved=False)
 
     def _take(self, item: Received) -> None:
         if type(item) is Request:
@@ -238,7 +205,11 @@ class Session:
                 # As `_refuse` does: the client cannot tell who of us found the argument wrong.
                 service.engine.rollback(arguments[0], self)
         except Exception as error:
-            answer = self._failed(request_id, name, arguments, error)
+            answer, ends = failed_answer(self.connection, request_id, name, arguments, error)
+            if ends:
+                self.send(answer)
+                service.failures.end_process(error, name)
+                return
         if answer is None:
             return
         self._received_size = 0
@@ -247,35 +218,6 @@ class Session:
         self.send(answer)
         if self.ended and self._last_word is None:
             self.closing = True
-
-    def _failed(
-        self, request_id: int, name: str, arguments: list[Any], error: Exception
-    ) -> bytes | None:
-        """Answer a request after an exception that is no fault of the client."""
-        if isinstance(error, OSError) and name not in _CHANGES:
-            # Reads change nothing, so the disk's error is the answer and everybody else goes on.
-            _log.error("a read failed", session=str(self), operation=name, exc_info=error)
-            return self.connection.error(
-                request_id, InternalError(f"{name} failed in the server; its log says more")
-            )
-        if name in _COMMITS:
-            self.send(self._commit_unknown(request_id, arguments[0]))
-        else:
-            self.send(
-                self.connection.error(
-                    request_id, InternalError(f"{name} failed in the server, which ends")
-                )
-            )
-        self.service.failures.end_process(error, name)
-        return None
-
-    def _commit_unknown(self, request_id: int, transaction: bytes) -> bytes:
-        error = CommitUnknown(
-            "the server could not make the commit durable, and ends; "
-            "ask for the transaction's status once it is back",
-            details={"transaction": transaction},
-        )
-        return self.connection.error(request_id, error)
 
     def _refuse(self, refused: Refused) -> None:
         answer = self.connection.error(refused.request_id, refused.error)
@@ -334,7 +276,7 @@ class Session:
             if type(request) is bytes:
                 self.send(request)
                 continue
-            self.send(self._commit_unknown(request[0], waiting.transaction))
+            self.send(commit_unknown(self.connection, request[0], waiting.transaction))
         self._say_last_word()
 
     def _encode(self, request_id: int, transaction: bytes, answer: Answer) -> bytes | None:
@@ -344,7 +286,7 @@ class Session:
             return answer(self.connection)
         except Exception as error:
             # The commit stands, and the client can hear so once the server is back.
-            self.send(self._commit_unknown(request_id, transaction))
+            self.send(commit_unknown(self.connection, request_id, transaction))
             self.service.failures.end_process(error, "the answer to a commit")
             return None
 
@@ -368,8 +310,10 @@ class Session:
             return
         self._output.append(frame)
         self.output_size += len(frame)
-        if self.output_size > self._settings.output_pause_size:
-            self._bound_output()
+        if self.output_size > self._output_bounded_size:
+            if self.output_size > self._settings.output_pause_size:
+                self._bound_output()
+            self._hold(moved=False)
         if not self.notified:
             self.notified = True
             self._notify()
@@ -425,12 +369,56 @@ class Session:
             # A view: a large answer goes out in many pieces, and must not be copied for each.
             self._output[0] = memoryview(first)[size:]
         self.output_size -= size
+        if self._charged:
+            self._hold(moved=size > 0)
         if self.output_blocked and self.output_size <= self._settings.output_resume_size:
             self.output_blocked = False
             self._look()
             self.service.subscriptions.resume(self)
             if self.memberships:
                 self.service.group_deliveries.wake()
+
+    # Memory. What is held for a client is charged to the budget of the server.
+
+    @property
+    def held_size(self) -> int:
+        """Bytes that were received and not served, and bytes that were not sent."""
+        return self.connection.buffered_size + self._backlog_size + self.output_size
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the client has said hello, and proved who it is if that is asked for."""
+        return self not in self.service.strangers
+
+    def _hold(self, *, moved: bool) -> None:
+        self._charged = self._budget.hold(self, self.held_size, moved=moved)
+
+    def pause(self) -> None:
+        """Read nothing more from the client, and push nothing, until `go_on`."""
+        _log.info("not read from: the memory is used up", session=str(self), held=self.held_size)
+        self._paused = True
+        if self.output_size > FREE_SIZE:
+            self.output_blocked = True
+        self._look()
+
+    def go_on(self) -> None:
+        """There is room for what the client sends again."""
+        self._paused = False
+        self._look()
+        if not self.notified and not self.closed:
+            self.notified = True
+            self._notify()
+
+    def end_over_budget(self, error: HeadwaterError) -> None:
+        """Give back the memory that is held, tell the client why if it reads, and close."""
+        _log.warning("closed: the memory is used up", session=str(self), error=error.message)
+        self.connection.close()
+        if self.output_size > FREE_SIZE:
+            # Not told: the client would have to read all of it before it got to this.
+            self.abort()
+        else:
+            self.end(error)
+        self._hold(moved=False)
 
     # The end.
 
@@ -439,7 +427,7 @@ class Session:
         if self.ended:
             return
         self.ended = True
-        self._backlog.clear()
+        self._clear_backlog()
         self._look()
         self._last_word = (request_id, error)
         self.service.depart(self)
@@ -450,6 +438,8 @@ class Session:
             return
         request_id, error = self._last_word
         self.connection.close()
+        if self._charged:
+            self._hold(moved=False)
         self.send(self.connection.error(request_id, error))
         self.closing = True
 
@@ -461,9 +451,9 @@ class Session:
 
     def abort(self) -> None:
         """Throw away what was not sent, and let the driver close at once."""
-        self._output.clear()
-        self.output_size = 0
+        self._clear_output()
         self.aborted = self.ended = self.closing = True
+        self._clear_backlog()
         self._look()
         self._notify()
 
@@ -473,13 +463,25 @@ class Session:
             return
         self.closed = self.closing = self.ended = True
         self._look()
-        self._backlog.clear()
-        self._output.clear()
-        self.output_size = 0
+        self.connection.close()
+        self._clear_backlog()
+        self._clear_output()
         # The driver's end holds the session, and the session it: nobody else should have to
         # find out that neither is needed.
         self._notify = _nobody
         self.service.close_session(self)
+
+    def _clear_backlog(self) -> None:
+        self._backlog.clear()
+        self._backlog_size = 0
+        if self._charged:
+            self._hold(moved=False)
+
+    def _clear_output(self) -> None:
+        self._output.clear()
+        self.output_size = 0
+        if self._charged:
+            self._hold(moved=False)
 
 
 def _nobody() -> None:

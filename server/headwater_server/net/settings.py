@@ -92,7 +92,16 @@ class ServerSettings:
     """A file that is written once the server listens: one line an address. For start scripts."""
 
     connections_max: int = 10_000
-    """Open connections. Each may cost its output bound in memory and one file descriptor."""
+    """Open connections. Each costs one file descriptor; for their memory, see `memory_size_max`."""
+
+    memory_size_max: int | None = None
+    """Bytes of incomplete requests, waiting requests and answers not yet taken, over all
+    connections, beside 64 KiB that each connection has free. None: a quarter of the memory of the
+    machine or container, at most 1 GiB. Without it, 10,000 clients could make us hold 160 GB."""
+
+    stalled_ms_max: int = 30 * SECOND_MS
+    """While that memory is used up: how long a request may stay incomplete, or an answer not
+    taken, without any progress, until its connection is closed."""
 
     descriptors_kept: int = 600
     """File descriptors that connections leave to the files of the database: 256 for the state

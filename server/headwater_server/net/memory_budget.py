@@ -1,0 +1,162 @@
+"""The memory budget: one bound for what all connections together make the server hold.
+
+A connection holds bytes that were received and not served yet (a frame that is not complete,
+requests that wait for their turn), and output that the client has not taken. Each connection may
+hold FREE_SIZE without being counted, so most requests never come here. What a connection holds
+above that is charged to the budget.
+
+    used   0 ............ resume ............ pause ............ size_max
+                             |                  |                    |
+                 paused ones are read again     |      the largest is closed
+                          above its fair share: not read from; unauthenticated: closed
+
+The fair share of a connection is the pause mark divided by the number of those that are charged.
+While connections are paused, one whose frame or output does not move for `stalled_s_max` is closed,
+so the budget cannot be held forever. A connection within its free allowance is never affected.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from headwater_protocol.errors import TooMany
+from headwater_protocol.limits import KIB, MIB
+
+_log = structlog.get_logger(__name__)
+
+FREE_SIZE: Final = 64 * KIB
+"""Bytes that a connection may hold without being charged: what is taken from a socket at once."""
+
+SIZE_DEFAULT_MAX: Final = 1024 * MIB
+"""Bytes of the default budget, however much memory the machine has."""
+
+SIZE_MIN: Final = 64 * MIB
+"""Bytes of the smallest budget: a few of the largest requests and answers fit."""
+
+_CGROUP_LIMIT: Final = "/sys/fs/cgroup/memory.max"
+
+
+def default_size(cgroup_limit: str = _CGROUP_LIMIT) -> int:
+    """A quarter of the memory of the machine or of its container, at most SIZE_DEFAULT_MAX."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path(cgroup_limit).read_text().strip()
+    except OSError:
+        limit = "max"
+    if limit.isdigit():
+        memory = min(memory, int(limit))
+    return max(SIZE_MIN, min(memory // 4, SIZE_DEFAULT_MAX))
+
+
+class Holder(Protocol):
+    """A connection, as the budget sees it."""
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the client has said hello and proved who it is, if that is asked for."""
+        ...
+
+    def pause(self) -> None:
+        """Read nothing more from the client until `go_on`."""
+        ...
+
+    def go_on(self) -> None:
+        """There is room again."""
+        ...
+
+    def end_over_budget(self, error: TooMany) -> None:
+        """Give back all that is held, tell the client why, and close."""
+        ...
+
+
+class MemoryBudget:
+    """Charges connections for what they make the server hold.
+
+    Attributes:
+        size_max: bytes that all charges together may reach.
+        used: bytes that are charged now.
+    """
+
+    def __init__(
+        self, size_max: int, *, stalled_s_max: float, monotonic: Callable[[], float]
+    ) -> None:
+        self.size_max = size_max
+        self.used = 0
+        self._pause_size = size_max * 3 // 4
+        self._resume_size = size_max // 2
+        self._stalled_s_max = stalled_s_max
+        self._monotonic = monotonic
+        self._charged: dict[Holder, int] = {}
+        self._moved_at: dict[Holder, float] = {}
+        self._paused: dict[Holder, None] = {}
+
+    def hold(self, holder: Holder, size: int, *, moved: bool) -> bool:
+        """*holder* holds *size* bytes now; return whether it is charged for them.
+
+        *moved*: the client itself did something, it sent more of a frame or took output.
+        """
+        charge = size if size > FREE_SIZE else 0
+        before = self._charged.get(holder, 0)
+        if charge:
+            self._charged[holder] = charge
+            if moved or not before:
+                self._moved_at[holder] = self._monotonic()
+        elif before:
+            del self._charged[holder], self._moved_at[holder]
+            if holder in self._paused:
+                del self._paused[holder]
+                holder.go_on()
+        self.used += charge - before
+        if charge > before and self.used > self._pause_size:
+            self._press(holder)
+        elif charge < before and self._paused and self.used <= self._resume_size:
+            self._resume()
+        return holder in self._charged
+
+    def _press(self, holder: Holder) -> None:
+        """*holder* has grown, and the budget is nearly used up."""
+        if not holder.authenticated:
+            self._end(holder, "this connection is not authenticated")
+        elif self._charged[holder] > self._fair_share and holder not in self._paused:
+            self._paused[holder] = None
+            holder.pause()
+        while self.used > self.size_max:
+            # One of them is above the average, so whoever is within its share is safe.
+            largest = max(self._charged, key=self._eviction_order)
+            self._end(largest, f"the fair share is {self._fair_share} bytes")
+
+    @property
+    def _fair_share(self) -> int:
+        return self._pause_size // len(self._charged)
+
+    def _eviction_order(self, holder: Holder) -> tuple[bool, int]:
+        return not holder.authenticated, self._charged[holder]
+
+    def _resume(self) -> None:
+        paused, self._paused = self._paused, {}
+        for holder in paused:
+            holder.go_on()
+
+    def end_stalled(self) -> None:
+        """While there is no room, close connections that have not moved for too long."""
+        if not self._paused and self.used <= self._pause_size:
+            return
+        since = self._monotonic() - self._stalled_s_max
+        stalled = [holder for holder, moved_at in self._moved_at.items() if moved_at <= since]
+        for holder in sorted(stalled, key=self._eviction_order, reverse=True):
+            if self.used <= self._resume_size:
+                return
+            if holder in self._charged:
+                self._end(holder, f"it did not move for {self._stalled_s_max:g} s")
+
+    def _end(self, holder: Holder, why: str) -> None:
+        size = self._charged[holder]
+        error = TooMany(
+            f"{size} bytes are held for this connection, and the memory for all connections "
+            f"({self.size_max} bytes) is used up; {why}"
+        )
+        holder.end_over_budget(error)
+        assert holder not in self._charged, "a connection that was ended holds nothing"

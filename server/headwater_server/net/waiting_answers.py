@@ -1,0 +1,45 @@
+"""Waiting answers: what a session sends once a commit is durable, or once it has failed."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from headwater_protocol.connection import ServerConnection
+from headwater_server.engine.sequencer import Ticket
+
+if TYPE_CHECKING:
+    from headwater_server.net.session import Session
+
+Encode = Callable[[ServerConnection], bytes]
+"""Makes the frame of an answer when its time has come."""
+
+Answer = Encode | bytes
+"""The answer to a request that waits, or a whole frame that is known before its time."""
+
+
+class WaitingAnswers:
+    """The answer of a commit that waits for its sync, and those that must come behind it.
+
+    Attributes:
+        answers: frames that may go out, and requests with their answers, which a failed sync can
+            still turn into another answer.
+        size: about the bytes that were received for it, all of which it keeps in memory.
+    """
+
+    __slots__ = ("_session", "answers", "sequence", "size", "transaction")
+
+    def __init__(
+        self, session: "Session", request_id: int, ticket: Ticket, answer: Answer, size: int
+    ) -> None:
+        self._session = session
+        self.sequence = ticket.sequence
+        self.transaction = ticket.transaction
+        self.answers: list[bytes | tuple[int, Answer]] = [(request_id, answer)]
+        self.size = size
+
+    def release(self) -> None:
+        """Send the answers: what they say is durable."""
+        self._session.release(self)
+
+    def fail(self) -> None:
+        """Send errors that say that the commit's fate is unknown."""
+        self._session.fail(self)

@@ -1,0 +1,287 @@
+"""The memory budget: what all connections together make the server hold is bounded.
+
+The law: whatever mix of connections sends parts of frames, sends requests and does not read the
+answers, the charges stay within the budget, what is held in all stays within the budget and the
+free allowance of each connection, and a connection that behaves is served.
+"""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from headwater_protocol.connection import ClientConnection, Failure
+from headwater_protocol.errors import TooMany
+from headwater_protocol.frames import encode_frame
+from headwater_protocol.limits import KIB, MIB, PROTOCOL_VERSION
+from headwater_protocol.messages import encode
+from headwater_server.net.memory_budget import (
+    FREE_SIZE,
+    SIZE_DEFAULT_MAX,
+    MemoryBudget,
+    default_size,
+)
+from headwater_server.net.session import Session
+from headwater_server.net.settings import ServerSettings
+from tests.net.serving import MemoryServer, serving, settings
+
+SIZE_MAX = 4 * MIB
+
+
+class Holder:
+    """A connection that holds what it is told to."""
+
+    def __init__(self, budget: MemoryBudget, *, authenticated: bool = True) -> None:
+        self.budget = budget
+        self.authenticated = authenticated
+        self.size = 0
+        self.paused = False
+        self.error: TooMany | None = None
+
+    def hold(self, size: int, *, moved: bool = True) -> None:
+        self.size = size
+        self.budget.hold(self, size, moved=moved)
+
+    def pause(self) -> None:
+        assert not self.paused
+        self.paused = True
+
+    def go_on(self) -> None:
+        assert self.paused
+        self.paused = False
+
+    def end_over_budget(self, error: TooMany) -> None:
+        self.error = error
+        self.hold(0)
+
+
+class Clock:
+    """A clock that stands still until told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+
+def budget_of(size_max: int = SIZE_MAX, clock: Clock | None = None) -> MemoryBudget:
+    clock = clock or Clock()
+    return MemoryBudget(size_max, stalled_s_max=30, monotonic=lambda: clock.now)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_charges_stay_within_the_budget_whatever_connections_hold(seed: int) -> None:
+    print(f"{seed=}")
+    dice = random.Random(seed)
+    budget = budget_of()
+    holders = [Holder(budget, authenticated=dice.random() < 0.8) for _ in range(60)]
+    modest = [Holder(budget) for _ in range(20)]
+    for _ in range(2_000):
+        holder = dice.choice(holders)
+        if holder.error is None and dice.random() < 0.8:
+            # A connection that is paused is not read from, but its output may still grow.
+            holder.hold(dice.choice([holder.size // 2, holder.size + dice.randrange(MIB)]))
+        dice.choice(modest).hold(dice.randrange(FREE_SIZE + 1))
+        assert budget.used <= SIZE_MAX
+        charged = [h.size for h in (*holders, *modest) if h.size > FREE_SIZE]
+        assert budget.used == sum(charged)
+        assert not any(h.paused or h.error for h in modest)
+    assert any(holder.error for holder in holders), "the budget was used up"
+
+
+def test_a_connection_above_its_fair_share_is_paused_and_goes_on_when_there_is_room() -> None:
+    budget = budget_of()
+    greedy, other = Holder(budget), Holder(budget)
+    greedy.hold(2 * MIB)
+    other.hold(MIB + 1)
+    assert not other.paused, "it is within its fair share"
+    greedy.hold(2 * MIB + 100)
+    assert greedy.paused
+    other.hold(0)
+    greedy.hold(2 * MIB)
+    assert not greedy.paused
+
+
+def test_the_largest_is_closed_when_nothing_is_left() -> None:
+    budget = budget_of()
+    small, large = Holder(budget), Holder(budget)
+    large.hold(3 * MIB)
+    small.hold(MIB + KIB)
+    assert large.error is not None
+    assert str(3 * MIB) in large.error.message
+    assert str(SIZE_MAX) in large.error.message
+    assert small.error is None
+
+
+def test_an_unauthenticated_connection_is_closed_first_and_told_so() -> None:
+    budget = budget_of()
+    user, stranger = Holder(budget), Holder(budget, authenticated=False)
+    user.hold(3 * MIB)
+    stranger.hold(100 * KIB)
+    assert stranger.error is not None
+    assert "not authenticated" in stranger.error.message
+    assert user.error is None
+
+
+def test_connections_that_do_not_move_are_closed_only_while_there_is_no_room() -> None:
+    clock = Clock()
+    budget = budget_of(clock=clock)
+    idle, stalled, moving = Holder(budget), Holder(budget), Holder(budget)
+    idle.hold(MIB // 2)
+    clock.now = 100
+    budget.end_stalled()
+    assert idle.error is None, "there is room"
+    stalled.hold(2 * MIB)
+    moving.hold(MIB)
+    clock.now = 129
+    moving.hold(MIB + 10)
+    stalled.hold(2 * MIB + 10, moved=False)
+    clock.now = 130
+    budget.end_stalled()
+    assert stalled.error is not None
+    assert "30 s" in stalled.error.message
+    assert moving.error is None
+
+
+def test_the_default_is_a_quarter_of_what_the_container_has(tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    limit.write_text(f"{512 * MIB}\n")
+    assert default_size(str(limit)) <= 128 * MIB
+    limit.write_text("max\n")
+    assert default_size(str(limit)) == default_size(str(tmp_path / "none")) <= SIZE_DEFAULT_MAX
+
+
+# Through sessions.
+
+
+def small_budget(**session: Any) -> ServerSettings:
+    return replace(settings(**session), memory_size_max=SIZE_MAX)
+
+
+class Peer:
+    """A client that is driven by hand, and mostly behaves badly."""
+
+    def __init__(self, server: MemoryServer, *, hello: bool = True) -> None:
+        self.service = server.server.service
+        self.session: Session = self.service.open_session("by hand", lambda: None)
+        self.connection = ClientConnection()
+        if hello:
+            self.ask("hello", PROTOCOL_VERSION)
+            self.take()
+
+    def ask(self, name: str, *arguments: Any) -> None:
+        self.send(self.connection.request(name, *arguments)[1])
+
+    def send(self, data: bytes) -> int:
+        """Send as much as the server reads; return how much that was."""
+        sent = 0
+        while sent < len(data) and self.session.wants_input and not self.session.ended:
+            self.session.receive(data[sent : sent + 64 * KIB])
+            sent += 64 * KIB
+            while self.session.runnable:
+                self.session.run()
+        return min(sent, len(data))
+
+    def take(self) -> list[Any]:
+        items: list[Any] = []
+        while output := self.session.output():
+            self.session.sent(len(output))
+            items += self.connection.receive(bytes(output))
+        return items
+
+    def close_if_over(self) -> None:
+        """What a driver does."""
+        if self.session.closing and (self.session.aborted or not self.session.output_size):
+            self.session.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_clients_that_behave_are_served_beside_any_mix_that_does_not(seed: int) -> None:
+    print(f"{seed=}")
+    dice = random.Random(seed)
+    async with serving(small_budget()) as server:
+        good = await server.connect()
+        await server.put(good, b"large", bytes(300_000))
+        budget = server.server.service.memory_budget
+        peers: list[Peer] = []
+        for n in range(150):
+            if len(peers) < 40:
+                peers.append(Peer(server))
+            peer = dice.choice(peers)
+            match dice.randrange(4):
+                case 0:
+                    peer.send((16 * MIB).to_bytes(4, "big") + bytes(dice.randrange(MIB)))
+                case 1:
+                    peer.send(bytes(dice.randrange(MIB)))
+                case 2:
+                    body = encode([1000 + n, "get", None, b"large", None])
+                    peer.send(encode_frame(body) * dice.randrange(5))
+                case _ if dice.random() < 0.3:
+                    peer.session.close()
+            for each in peers:
+                each.close_if_over()
+            peers = [each for each in peers if not each.session.closed]
+            sessions = server.server.service.sessions
+            assert budget.used <= SIZE_MAX
+            held = sum(session.held_size for session in sessions)
+            assert held <= SIZE_MAX + FREE_SIZE * len(sessions)
+            if n % 10 == 0:
+                await server.put(good, b"k", b"%d" % n)
+                assert await good.ask("get", None, b"k") == b"%d" % n
+        for each in peers:
+            each.session.close()
+        assert budget.used == 0, "everything was given back"
+
+
+async def test_a_request_that_had_to_wait_for_room_is_served_whole() -> None:
+    async with serving(small_budget()) as server:
+        hog, waiting = Peer(server), Peer(server)
+        hog.send((16 * MIB).to_bytes(4, "big") + bytes(1_400_000))
+        value = bytes(2_500_000)
+        transaction = server.new_id()
+        _, frame = waiting.connection.request(
+            "execute", transaction, [], [], [["put", b"k", value]]
+        )
+        sent = waiting.send(frame)
+        assert sent < len(frame)
+        assert not waiting.session.wants_input
+        hog.session.close()
+        assert waiting.session.wants_input
+        assert waiting.send(frame[sent:]) == len(frame) - sent
+        await wait_all_tasks_blocked()
+        (answer,) = waiting.take()
+        assert not isinstance(answer, Failure)
+        waiting.session.close()
+
+
+async def test_half_a_frame_that_does_not_move_is_closed_with_a_clear_error(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with serving(small_budget()) as server:
+        hog = Peer(server)
+        hog.send((16 * MIB).to_bytes(4, "big") + bytes(4 * MIB))
+        assert not hog.session.wants_input
+        await trio.sleep(40)
+        (last,) = hog.take()
+        assert isinstance(last, Failure)
+        assert isinstance(last.error, TooMany)
+        assert "did not move for 30 s" in last.error.message
+        assert server.server.service.memory_budget.used == 0
+        hog.session.close()
+
+
+async def test_answers_that_are_not_taken_are_thrown_away_when_there_is_no_room() -> None:
+    async with serving(small_budget(output_pause_size=8 * MIB)) as server:
+        client = await server.connect()
+        await server.put(client, b"k", bytes(600_000))
+        silent = [Peer(server) for _ in range(10)]
+        for peer in silent:
+            peer.ask("get", None, b"k", None)
+        budget = server.server.service.memory_budget
+        assert budget.used <= SIZE_MAX
+        assert any(peer.session.aborted for peer in silent)
+        assert await client.ask("get", None, b"k") == bytes(600_000)
+        for peer in silent:
+            peer.session.close()
