@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from headwater_server.engine.changed_keys import ChangedKeys
 from headwater_server.engine.checkpointed import read_applied
 from headwater_server.engine.index_keys import (
     META_UNFINISHED,
@@ -15,6 +16,8 @@ from headwater_server.engine.index_keys import (
     parse_transactions,
     together_value,
 )
+from headwater_server.engine.state import State
+from headwater_server.engine.validation_budget import commit_budget
 from headwater_server.engine.version_writer import CHANGES_MAX
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.state_store import Family
@@ -298,11 +301,10 @@ def test_a_commit_of_many_keys_has_its_changes_in_many_entries() -> None:
         1, *[commit for commit in (2, 3, 4) for _ in keys], 5
     ]  # fmt: skip
     for after in range(6):
-        found = written.checkpointed.changed_in_range(keys[0], keys[2], after)
+        changed = ChangedKeys(State(written.checkpointed), after, commit_budget())
+        found = changed.in_range(keys[0], keys[2])
         assert (found is not None) == (after < 5), after
-        assert written.checkpointed.changed_in_range(keys[2], None, after) == (
-            (keys[2], 4) if after < 4 else None
-        )
+        assert changed.in_range(keys[2], b"\xff") == ((keys[2], 4) if after < 4 else None)
     # A run ends in the midst of a commit, the power is lost, and the next one goes on there.
     runs = 0
     while not written.checkpoint(horizon=5, garbage_entries_max=500).garbage.complete:

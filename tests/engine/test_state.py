@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from headwater_server.engine.changed_keys import ChangedKeys
 from headwater_server.engine.state import NO_HEAD, Head, State
+from headwater_server.engine.validation_budget import commit_budget
 from tests.engine.database import Database
 
 KEYS = [b"\x01" + bytes([letter]) for letter in b"abcdefgh"]
@@ -105,13 +107,13 @@ def test_a_range_was_changed_after_a_commit_if_a_key_of_it_was(both: tuple[State
     for low in range(len(KEYS)):
         for high in (low + 1, low + 3, None):
             inside = KEYS[low:high]
-            end = KEYS[high] if high is not None and high < len(KEYS) else None
+            end = KEYS[high] if high is not None and high < len(KEYS) else b"\xff"
             for after in range(COMMITS + 1):
                 newest = {
                     key: max((c for c, _ in truth.keys[key] if c > after), default=0)
                     for key in inside
                 }
-                found = state.changed_in_range(KEYS[low], end, after)
+                found = ChangedKeys(state, after, commit_budget()).in_range(KEYS[low], end)
                 if found is None:
                     assert not any(newest.values())
                 else:

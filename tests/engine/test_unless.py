@@ -11,7 +11,7 @@ from headwater_protocol.errors import (
     InvalidArgument,
     TooLarge,
 )
-from headwater_server.engine import validation
+from headwater_server.engine import validation_budget
 from headwater_server.engine.filters import Criterion, EventFilter
 from tests.engine.database import Database
 
@@ -138,7 +138,7 @@ def test_a_position_that_was_not_reached_can_not_have_been_read() -> None:
 def test_a_condition_that_would_look_at_every_event_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(validation, "_PAGE_EXAMINED", 10)
+    monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 200)
     database = Database()
     database.execute(*[take("ann", stream=f"n{n}") for n in range(300)])
     error = failure_of(database, [*take("ann"), {"prefix": "x"}])

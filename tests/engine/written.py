@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from headwater_protocol.numbers import CommitNumber, Position
+from headwater_server.engine.changed_keys import ChangedKeys
 from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
 from headwater_server.engine.checkpointed import CheckpointedState, read_applied
 from headwater_server.engine.events import category_of, encode_event
@@ -19,6 +20,7 @@ from headwater_server.engine.installing import install
 from headwater_server.engine.records import Record
 from headwater_server.engine.scanning import scan_page
 from headwater_server.engine.state import State
+from headwater_server.engine.validation_budget import commit_budget
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import make_durable_directory
@@ -321,7 +323,9 @@ class Written:
             for key, versions in truth.versions.items()
             if key >= start and (end is None or key < end) and versions[-1][0] > view
         }
-        found = state.changed_in_range(start, end, view)
+        budget = commit_budget()
+        changed_keys = ChangedKeys(state, view, budget)
+        found = changed_keys.in_range(start, b"\xff" if end is None else end)
         if found is not None:
             assert changed[found[0]] >= found[1] > view
         elif view >= self.horizon:

@@ -309,8 +309,8 @@ def where_it_has_read_to(_: Any) -> Any:
 
 def against_the_read_view(right: Any) -> Any:
     def commit(self: Sequencer, transaction: Transaction) -> Ticket:
-        def standing(state: Any, wanted: Any, after: int) -> Any:
-            found = validation.standing_event(state, wanted, after)
+        def standing(state: Any, wanted: Any, after: int, budget: Any) -> Any:
+            found = validation.standing_event(state, wanted, after, budget)
             return None if found is None or found["commit"] > transaction.view else found
 
         with replaced(evaluation, "standing_event", standing):

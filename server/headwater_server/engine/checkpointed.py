@@ -27,7 +27,6 @@ the write-ahead log, and so in the memtable before anybody reads.
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from headwater_protocol.numbers import CommitNumber, Position
@@ -83,9 +82,6 @@ short. A look into the store costs as much as all else of a get."""
 
 _VERSION_SIZE_MAX: Final = 256
 """Bytes of a version that is kept. Copying a larger one costs more than finding it."""
-
-RACE_STEPS: Final = 64
-"""Entries that `changed_in_range` takes from one index before it turns to the other."""
 
 
 class StreamHead(NamedTuple):
@@ -288,46 +284,16 @@ class CheckpointedState:
             rest = found.keys[-1] if reverse else found.keys[-1] + b"\0"
         return packed_run(found.keys, values, rest)
 
-    def changed_in_range(
-        self, start: bytes, end: bytes | None, after: int
-    ) -> tuple[bytes, int] | None:
-        """A key in [start, end) that was written after the commit *after*, and by which, or None.
-
-        For an *after* before the horizon, a key that was both made and deleted before the horizon
-        may go unnoticed: who read that it was absent read the truth.
-        """
-        if after >= self.applied.commit:
-            return None
-        by_key = self._newest_commits(start, end)
-        if after < self.horizon:
-            # CHANGES has all commits from the horizon on only.
-            for key, commit in by_key:
-                if commit > after:
-                    return key, commit
-            return None
-        by_commit = self._changes_after(after)
-        # The range may hold few keys or all; there may be few commits since or many. Both
-        # indexes answer the question, so each is asked in turn until one is through: this
-        # costs at most twice the cheaper one, without guessing which that is.
-        while True:
-            keys = list(islice(by_key, RACE_STEPS))
-            for key, commit in keys:
-                if commit > after:
-                    return key, commit
-            changes = list(islice(by_commit, RACE_STEPS))
-            for commit, key in changes:
-                if key >= start and (end is None or key < end):
-                    return key, commit
-            if len(keys) < RACE_STEPS or len(changes) < RACE_STEPS:
-                return None
-
-    def _newest_commits(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
+    def newest_commits(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
         """The keys of a range, each with the commit that wrote it last."""
         for key, entry in self.store.scan(Family.LATEST, start, end):
             yield key, latest_commit(entry)
 
-    def _changes_after(self, after: int) -> Iterator[tuple[int, bytes]]:
-        """Commits after one, and the keys that each changed, in the order of commits."""
+    def changes_after(self, after: int) -> Iterator[tuple[int, bytes]]:
+        """Commits after one, and the keys that each changed, in the order of commits.
+
+        Those before the horizon are missing.
+        """
         for _, entry in self.store.scan(Family.CHANGES, changes_key(after + 1)):
             for commit, _, key in parse_changes(entry):
                 if commit > after:

@@ -4,11 +4,13 @@ from typing import Any
 
 from headwater_protocol.errors import HistoryGone, InvalidArgument
 from headwater_server.engine import keyspaces
+from headwater_server.engine.changed_keys import ChangedKeys
 from headwater_server.engine.evaluation import describe_winner, expectation_failure
 from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import user_range
 from headwater_server.engine.state import State
 from headwater_server.engine.validation import standing_event
+from headwater_server.engine.validation_budget import condition_budget
 
 
 def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[str, Any]]:
@@ -20,6 +22,8 @@ def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[st
         TooLarge: a condition would have to look at too many events.
     """
     failures: list[dict[str, Any]] = []
+    budget = condition_budget()
+    changed_keys: dict[int, ChangedKeys] = {}
     for condition in conditions:
         match condition:
             case ["value", key, value]:
@@ -29,9 +33,13 @@ def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[st
                 if failure is not None:
                     describe_winner(state, stream, failure)
             case ["unchanged", start, end, commit]:
-                failure = _check_unchanged(state, start, end, commit)
+                _check_commit(state, commit)
+                changed = changed_keys.get(commit)
+                if changed is None:
+                    changed = changed_keys[commit] = ChangedKeys(state, commit, budget)
+                failure = _check_unchanged(state, start, end, changed)
             case ["no_events", members, after]:
-                failure = standing_event(state, EventFilter.from_wire(members), after)
+                failure = standing_event(state, EventFilter.from_wire(members), after, budget)
             case unknown:
                 raise AssertionError(f"a condition {unknown!r} that the vocabulary let through")
         if failure is not None:
@@ -50,9 +58,8 @@ def _check_value(state: State, key: bytes, value: bytes | None) -> dict[str, Any
     return {"kind": "condition", "key": key, "message": f"key {key!r} has {found}"}
 
 
-def _check_unchanged(
-    state: State, start: bytes, end: bytes | None, commit: int
-) -> dict[str, Any] | None:
+def _check_commit(state: State, commit: int) -> None:
+    """Raise if it is not known what was changed since a commit."""
     if commit > state.last_commit:
         raise InvalidArgument(
             f"unchanged since commit {commit}: commit {commit} was not made yet; "
@@ -64,11 +71,15 @@ def _check_unchanged(
             f"{state.files.horizon} on",
             details={"oldest": state.files.horizon},
         )
-    first, last = user_range(start, end)
-    changed = state.changed_in_range(first, last, commit)
-    if changed is None:
+
+
+def _check_unchanged(
+    state: State, start: bytes, end: bytes | None, changed: ChangedKeys
+) -> dict[str, Any] | None:
+    found = changed.in_range(*user_range(start, end))
+    if found is None:
         return None
-    key, winner = changed
+    key, winner = found
     return {
         "kind": "condition",
         "start": start,

@@ -24,6 +24,7 @@ from headwater_server.engine.retention import is_deleted, newest_first_version
 from headwater_server.engine.retention_writes import RetentionEvaluator, RetentionWrite
 from headwater_server.engine.state import Head, State
 from headwater_server.engine.validation import standing_event, stream_changed
+from headwater_server.engine.validation_budget import condition_budget
 from headwater_server.engine.write_buffer import Append, WriteBuffer, evaluate
 
 
@@ -228,6 +229,7 @@ class _Appender:
         self._versions: dict[str, int] = {}
         self._ids: set[tuple[str, bytes]] = set()
         self._place = 0
+        self._budget = condition_budget()
 
     def retain(self, write: RetentionWrite) -> None:
         """Do a write of retention, between two appends."""
@@ -256,7 +258,7 @@ class _Appender:
                 self._place += len(append.events)
                 return None
         if append.unless is not None:
-            unmet = standing_event(self._state, append.unless, append.after)
+            unmet = standing_event(self._state, append.unless, append.after, self._budget)
             if unmet is not None:
                 self._into.unmet.append(unmet)
         deleted = None if self._retention is None else self._retention.deleted.get(stream)

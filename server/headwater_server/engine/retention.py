@@ -106,12 +106,16 @@ class Retention:
         self.clock: Callable[[], int] = no_clock
 
     def load(
-        self, rules: Iterable[tuple[bytes, bytes | None]], erasures: Iterable[tuple[int, int]]
+        self,
+        rules: Iterable[tuple[bytes, int, bytes | None]],
+        erasures: Iterable[tuple[bytes, int, bytes | None]],
     ) -> None:
-        """Begin with what the files hold: keys and values of rules; erased positions, commits."""
-        for key, value in rules:
+        """Begin with the rules and erasures of the files: each a key, its commit and its value."""
+        for key, _, value in rules:
             self._note_rule(key, value)
-        self.masked.update(erasures)
+        for key, commit, value in erasures:
+            if value is not None:
+                self.masked[keyspaces.erased_position(key)] = commit
 
     def note(self, commit: int, writes: Sequence[bytes | None]) -> None:
         """Take in a commit that is installed, whose last key is one of ours."""

@@ -207,6 +207,7 @@ class Search:
         self._low = after
         self._high = upto
         self._reverse = reverse
+        self._allowed = budget
         self._budget = _Budget(budget)
         self._lists = 0
         self.exact = True
@@ -234,6 +235,11 @@ class Search:
             place = at + 1
         self.looked_at = 1 - place if reverse else place - 1
         return found
+
+    @property
+    def cost(self) -> int:
+        """Seeks that it took beyond the first few, which every search may take."""
+        return max(0, self._allowed - self._budget.left)
 
     @property
     def spent(self) -> bool:

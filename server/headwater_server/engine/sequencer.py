@@ -126,9 +126,7 @@ class Sequencer:
         buffer = transaction.buffer
         if not buffer:
             return self._read_only_ticket(transaction.id, transaction.view)
-        conflicts = find_conflicts(
-            self._state, transaction, examined_max=self._settings.examined_events_max
-        )
+        conflicts = find_conflicts(self._state, transaction)
         if conflicts:
             conflicts += self._failed_expectations(buffer, transaction.id)
             return self._failed(transaction.id, conflict_error(conflicts))

@@ -49,14 +49,9 @@ class State:
     def load_retention(self, clock: Callable[[], int]) -> None:
         """Find out what is hidden and masked by what the files hold; what comes adds to it."""
         start, end = keyspaces.RETENTION, keyspaces.ERASURES_END
-        rules = self.files.scan(start, keyspaces.RETENTION_END, NUMBER_END)
         self.retention.load(
-            ((key, value) for key, _, value in rules),
-            (
-                (keyspaces.erased_position(key), commit)
-                for key, commit, value in self.files.scan(keyspaces.ERASURES, end, NUMBER_END)
-                if value is not None
-            ),
+            self.files.scan(start, keyspaces.RETENTION_END, NUMBER_END),
+            self.files.scan(keyspaces.ERASURES, end, NUMBER_END),
         )
         self.retention.clock = clock
 
@@ -155,21 +150,6 @@ class State:
         for key, _, value in stored:
             if value is not None:
                 yield key, value
-
-    def changed_in_range(
-        self, start: bytes, end: bytes | None, after: int
-    ) -> tuple[bytes, int] | None:
-        """A key of [start, end) that was written after a commit, and by which, or None."""
-        for table in self.memtables():
-            if after >= table.last_commit:
-                return None
-            for key in table.keys(start, end):
-                newest = table.chains[key][0]
-                if newest > after:
-                    return key, newest
-        if after >= self.files.applied_commit:
-            return None
-        return self.files.changed_in_range(start, end, after)
 
     # Streams and events.
 

@@ -8,43 +8,47 @@ snapshot        nothing that it writes was written by a commit after its read vi
                 expectation do not count as writes: they are evaluated after what came before.
 
 Commits that are numbered but not yet durable count. Every conflict is found, not only the
-first, up to a bound; each says what, which kind, and which transaction won.
+first, up to a bound; each says what, which kind, and which transaction won. What a commit may
+look at is bounded too, see validation_budget.py.
 """
 
-import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 from headwater_protocol.errors import Conflict, InvalidArgument, TooLarge
 from headwater_server.engine import keyspaces
-from headwater_server.engine.events import StoredEvent, decode_event
+from headwater_server.engine.changed_keys import ChangedKeys
+from headwater_server.engine.events import decode_event
 from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.reading import Reader
+from headwater_server.engine.later_events import LaterEvents, first_event
 from headwater_server.engine.retention import stored_rule
 from headwater_server.engine.state import State
-from headwater_server.engine.transaction import Transaction
+from headwater_server.engine.transaction import ReadSet, Transaction
+from headwater_server.engine.validation_budget import ValidationBudget, commit_budget
 
 CONFLICTS_MAX: Final = 100
 """Conflicts that one error tells of."""
 
-_PAGE_EXAMINED: Final = 20_000
-_CONDITION_PAGES_MAX: Final = 20
-"""Pages of that many events that a condition may look at: a commit holds up all others. An index
-answers within the first, if the position is that of a recent read."""
 
+def find_conflicts(state: State, transaction: Transaction) -> list[dict[str, Any]]:
+    """What stands against the commit of a transaction; empty if nothing does.
 
-def find_conflicts(
-    state: State, transaction: Transaction, *, examined_max: int
-) -> list[dict[str, Any]]:
-    """What stands against the commit of a transaction; empty if nothing does."""
+    Raises:
+        TooLarge: nothing does so far, and there is too much to look at.
+    """
     view = transaction.view
     if state.last_commit == view:
         return []
     found: list[dict[str, Any]] = []
-    for conflict in _conflicts(state, transaction, examined_max):
-        found.append(conflict)
-        if len(found) >= CONFLICTS_MAX:
-            break
+    try:
+        for conflict in _conflicts(state, transaction, commit_budget()):
+            found.append(conflict)
+            if len(found) >= CONFLICTS_MAX:
+                break
+    except TooLarge:
+        # One conflict is enough to refuse the commit, and its client can try again.
+        if not found:
+            raise
     return found
 
 
@@ -60,39 +64,12 @@ def conflict_error(conflicts: list[dict[str, Any]]) -> Conflict:
 
 
 def _conflicts(
-    state: State, transaction: Transaction, examined_max: int
+    state: State, transaction: Transaction, budget: ValidationBudget
 ) -> Iterator[dict[str, Any]]:
     view = transaction.view
-    reads = transaction.read_set
-    if reads is not None:
-        for key in reads.keys:
-            winner = state.newest_commit(key, view)
-            if winner:
-                yield _key_conflict(state, "read-write", key, winner)
-        for first, last in reads.ranges:
-            changed = state.changed_in_range(first, last, view)
-            if changed is not None:
-                yield _range_conflict(state, "read-write", first, last, changed)
-        for stream in reads.streams:
-            winner = stream_changed(state, stream, transaction.position)
-            if not winner and state.retention.in_use:
-                winner = state.newest_commit(keyspaces.retention_key(stream), view)
-            if winner:
-                yield _described(state, "read-write", winner, stream=stream)
-        for query in reads.queries:
-            event = _first_event(
-                state, query, transaction.position, examined_max, pages_max=sys.maxsize
-            )
-            winner = 0 if event is None else event.commit
-            if not winner and state.retention.in_use:
-                winner = _hidden_since(state, query, transaction, examined_max)
-            if winner:
-                yield _described(state, "read-write", winner, query=query.as_wire())
-        if state.retention.in_use:
-            for query in reads.pages:
-                winner = _hidden_since(state, query, transaction, examined_max)
-                if winner:
-                    yield _described(state, "read-write", winner, query=query.as_wire())
+    changed_keys = ChangedKeys(state, view, budget)
+    if transaction.read_set is not None:
+        yield from _changed_reads(state, transaction, transaction.read_set, changed_keys, budget)
         return
     for key, entry in transaction.buffer.entries.items():
         if isinstance(entry, list):
@@ -103,9 +80,48 @@ def _conflicts(
         if winner:
             yield _key_conflict(state, "write-write", key, winner)
     for first, last in transaction.buffer.ranges:
-        changed = state.changed_in_range(first, last, view)
+        changed = changed_keys.in_range(first, last)
         if changed is not None:
             yield _range_conflict(state, "write-write", first, last, changed)
+
+
+def _changed_reads(
+    state: State,
+    transaction: Transaction,
+    reads: ReadSet,
+    changed_keys: ChangedKeys,
+    budget: ValidationBudget,
+) -> Iterator[dict[str, Any]]:
+    view = transaction.view
+    for key in reads.keys:
+        winner = state.newest_commit(key, view)
+        if winner:
+            yield _key_conflict(state, "read-write", key, winner)
+    for first, last in reads.ranges:
+        changed = changed_keys.in_range(first, last)
+        if changed is not None:
+            yield _range_conflict(state, "read-write", first, last, changed)
+    for stream in reads.streams:
+        winner = stream_changed(state, stream, transaction.position)
+        if not winner and state.retention.in_use:
+            winner = state.newest_commit(keyspaces.retention_key(stream), view)
+        if winner:
+            yield _described(state, "read-write", winner, stream=stream)
+    if not reads.queries and not reads.pages:
+        return
+    later = LaterEvents(state, transaction.position, reads.queries, budget)
+    for query in reads.queries:
+        event = later.first_event(query)
+        winner = 0 if event is None else event.commit
+        if not winner and state.retention.in_use:
+            winner = _hidden_since(state, query, transaction, changed_keys, later)
+        if winner:
+            yield _described(state, "read-write", winner, query=query.as_wire())
+    if state.retention.in_use:
+        for query in reads.pages:
+            winner = _hidden_since(state, query, transaction, changed_keys, later)
+            if winner:
+                yield _described(state, "read-write", winner, query=query.as_wire())
 
 
 def stream_changed(state: State, stream: str, position: int) -> int:
@@ -118,7 +134,9 @@ def stream_changed(state: State, stream: str, position: int) -> int:
     return decode_event(stored).commit if stored else 0
 
 
-def standing_event(state: State, wanted: EventFilter, after: int) -> dict[str, Any] | None:
+def standing_event(
+    state: State, wanted: EventFilter, after: int, budget: ValidationBudget
+) -> dict[str, Any] | None:
     """What stands against the condition that no event that fits is beyond a position.
 
     Events that are numbered and not yet durable count.
@@ -131,7 +149,7 @@ def standing_event(state: State, wanted: EventFilter, after: int) -> dict[str, A
         raise InvalidArgument(
             f"no event after position {after}: the newest is {state.last_position}"
         )
-    event = _first_event(state, wanted, after, _PAGE_EXAMINED, pages_max=_CONDITION_PAGES_MAX)
+    event = first_event(state, wanted, after, budget)
     if event is None:
         return None
     failure: dict[str, Any] = {
@@ -148,26 +166,6 @@ def standing_event(state: State, wanted: EventFilter, after: int) -> dict[str, A
     return failure
 
 
-def _first_event(
-    state: State, wanted: EventFilter, after: int, examined_max: int, *, pages_max: int
-) -> StoredEvent | None:
-    """The first event beyond a position that fits, of all that are numbered."""
-    newest = Reader(state, state.last_commit, state.last_position, examined_max=examined_max)
-    position = after
-    for _ in range(pages_max):
-        page = newest.read_all(position, wanted, 1, False)
-        if page.events:
-            return decode_event(page.events[0])
-        if not page.more:
-            return None
-        position = page.position
-    raise TooLarge(
-        f"no event after position {after} that fits {wanted.as_wire()!r:.200}: looked at events up "
-        f"to position {position}, which are more than a condition may take; give a later position, "
-        "or types and tags"
-    )
-
-
 def _erased_since(state: State, key: bytes, view: int) -> int:
     """The commit after a view that erased an event which a snapshot may hold, or 0."""
     snapshot = keyspaces.parse_snapshot_key(key)
@@ -177,48 +175,22 @@ def _erased_since(state: State, key: bytes, view: int) -> int:
 
 
 def _hidden_since(
-    state: State, query: EventFilter, transaction: Transaction, examined_max: int
+    state: State,
+    query: EventFilter,
+    transaction: Transaction,
+    changed: ChangedKeys,
+    later: LaterEvents,
 ) -> int:
     """A commit after the read view that hid events which the query may have found, or 0."""
-    winner = _retention_changed(state, query, transaction.view)
-    return winner or _pushed_out(state, query, transaction.position, examined_max)
+    winner = _retention_changed(query, changed)
+    if not winner:
+        stream = later.stream_that_lost(query)
+        if stream is not None:
+            winner = stream_changed(state, stream, transaction.position)
+    return winner
 
 
-def _pushed_out(state: State, query: EventFilter, position: int, examined_max: int) -> int:
-    """The commit of an event beyond a position that pushed out one which fits, or 0.
-
-    It need not fit itself: a stream that keeps its newest events loses one with each that comes.
-    """
-    newest = Reader(state, state.last_commit, state.last_position, examined_max=examined_max)
-    appended = EventFilter(stream=query.stream, category=query.category, prefix=query.prefix)
-    streams: set[str] = set()
-    after, more = position, True
-    while more:
-        page = newest.read_all(after, appended, examined_max, False)
-        after, more = page.position, page.more
-        for event in map(decode_event, page.events):
-            if event.stream in streams:
-                continue
-            streams.add(event.stream)
-            if _has_lost(state, query, event.stream, position):
-                return stream_changed(state, event.stream, position)
-    return 0
-
-
-def _has_lost(state: State, query: EventFilter, stream: str, position: int) -> bool:
-    """Whether events of a stream that fit were crowded out since a position."""
-    rule = stored_rule(state, stream, state.last_commit)
-    if not rule.count_max:
-        return False
-    head = state.head(stream)
-    before = state.version_at(stream, head, position)
-    first = max(rule.before, before - rule.count_max + 1, 1)
-    last = min(before, head.version - rule.count_max)
-    positions = state.stream_positions(stream, head, first, last)
-    return any(stored and query.fits(decode_event(stored)) for stored in state.events(positions))
-
-
-def _retention_changed(state: State, query: EventFilter, view: int) -> int:
+def _retention_changed(query: EventFilter, changed: ChangedKeys) -> int:
     """A commit after the view that hid events of a stream that the query is about, or 0."""
     ranges: list[tuple[bytes, bytes]]
     if query.stream is not None:
@@ -234,9 +206,9 @@ def _retention_changed(state: State, query: EventFilter, view: int) -> int:
     else:
         ranges = [(keyspaces.RETENTION, keyspaces.RETENTION_END)]
     for first, last in ranges:
-        changed = state.changed_in_range(first, last, view)
-        if changed is not None:
-            return changed[1]
+        found = changed.in_range(first, last)
+        if found is not None:
+            return found[1]
     return 0
 
 
