@@ -1,7 +1,10 @@
 """Stored events: their form, their categories, and ids that nobody gave."""
 
+import hashlib
+import struct
 from typing import Any
 
+import msgpack
 import pytest
 
 from headwater_server.engine.events import (
@@ -12,6 +15,7 @@ from headwater_server.engine.events import (
     derive_event_ids,
     encode_event,
     encode_events,
+    erase_event,
     stream_name,
 )
 
@@ -71,6 +75,68 @@ def test_an_event_from_before_there_were_tags_has_none() -> None:
 def test_an_event_whose_data_was_erased_says_so() -> None:
     event = decode_event(encode_event(1, "a", 1, 1, 0, bytes(16), "T", None, None, ["x", "y"]))
     assert (event.data, event.metadata, event.tags) == (None, None, ("x", "y"))
+
+
+SALT, HASH, TRACE, DATABASE, UNKNOWN_ODD, UNKNOWN_EVEN = 1, 2, 3, 4, 99, 98
+
+
+def salted_hash(salt: bytes, data: bytes, metadata: bytes) -> bytes:
+    """As docs/format.md has it."""
+    return hashlib.sha256(salt + struct.pack(">I", len(data)) + data + metadata).digest()
+
+
+def extended(event: StoredEvent, *extensions: Any) -> bytes:
+    """An event as a later version would store it."""
+    packed: bytes = msgpack.packb([*event, list(extensions)])
+    return packed
+
+
+def some_event(number: int) -> StoredEvent:
+    data, metadata = b"secret %d" % number, b"metadata of %d" % number
+    return StoredEvent(number, "a-1", number, 9, 10**15, bytes(16), "T", data, metadata, ("x",))
+
+
+def test_extensions_that_are_not_known_are_ignored() -> None:
+    event = some_event(1)
+    stored = extended(event, TRACE, b"trace", UNKNOWN_ODD, {"any": [1, None]}, DATABASE, 7)
+    assert decode_event(stored) == event
+    assert stream_name(stored) == b"a-1"
+
+
+def test_an_erasure_destroys_the_salt_and_a_chain_of_hashes_still_verifies() -> None:
+    def chain(events: list[bytes]) -> bytes:
+        end = bytes(32)
+        for stored in events:
+            members = msgpack.unpackb(stored, use_list=True)
+            extensions = dict(zip(members[10][::2], members[10][1::2], strict=True))
+            if members[7] is not None:
+                given = salted_hash(extensions[SALT], members[7], members[8])
+                assert given == extensions[HASH], "data and hash agree while the data is there"
+            end = hashlib.sha256(end + extensions[HASH]).digest()
+        return end
+
+    events = []
+    for number in range(1, 6):
+        event = some_event(number)
+        assert event.data is not None
+        assert event.metadata is not None
+        salt = bytes([number]) * 16
+        hashed = salted_hash(salt, event.data, event.metadata)
+        events.append(
+            extended(event, SALT, salt, HASH, hashed, UNKNOWN_ODD, "x", UNKNOWN_EVEN, [5])
+        )
+    before = chain(events)
+    erased = erase_event(events[2])
+    assert len(erased) < len(events[2])
+    assert b"secret" not in erased
+    assert b"metadata" not in erased
+    assert bytes([3]) * 16 not in erased
+    assert decode_event(erased) == some_event(3)._replace(data=None, metadata=None)
+    # Whether an unknown extension goes is told by its number.
+    assert msgpack.unpackb(erased)[10][2:] == [UNKNOWN_EVEN, [5]]
+    assert erase_event(erased) == erased
+    events[2] = erased
+    assert chain(events) == before
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,31 @@ import struct
 
 import pytest
 
+from headwater_protocol.errors import FormatTooNew
 from headwater_server.engine.index_keys import (
+    ABORTED,
+    CATEGORY,
     CHANGE_EXISTS,
     CHANGE_REPLACED,
     DELETED,
+    EVENT_ID,
     HEAD_SIZE,
+    META,
+    POSTINGS,
+    REMOVED,
+    RETAINED,
+    STREAM,
+    TAG,
+    TYPE,
     change_end,
     history_key,
     history_prefix,
+    latest_commit,
     latest_value,
     parse_changes,
     parse_history_key,
+    parse_latest,
+    parse_latest_value,
     version_heads,
 )
 
@@ -68,3 +82,17 @@ def test_changes_that_end_early_are_damage() -> None:
             continue
         with pytest.raises(struct.error):
             parse_changes(entry[:end])
+
+
+def test_a_version_with_flags_of_a_later_version_is_refused_and_never_read_as_a_value() -> None:
+    expires = (7).to_bytes(8, "big") + b"\x02" + (10**15).to_bytes(8, "big") + b"value"
+    for parse in (parse_latest, parse_latest_value):
+        with pytest.raises(FormatTooNew, match="flags 2"):
+            parse(expires)
+    assert latest_commit(expires) == 7
+
+
+def test_no_kind_of_entry_is_one_that_is_reserved() -> None:
+    kinds = [META, STREAM, CATEGORY, TYPE, TAG, EVENT_ID, RETAINED, ABORTED, REMOVED]
+    for kind in [*kinds, *POSTINGS.values()]:
+        assert kind[0] < 0x80

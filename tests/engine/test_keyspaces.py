@@ -47,3 +47,18 @@ def test_spaces_follow_each_other_without_a_gap() -> None:
     assert keyspaces.USER_END == keyspaces.SNAPSHOTS
     assert keyspaces.SNAPSHOTS_END == keyspaces.ACCOUNTS
     assert keyspaces.ACCOUNTS < keyspaces.ACCOUNTS_END
+
+
+def test_no_key_begins_with_a_byte_that_is_reserved() -> None:
+    ours = [
+        (keyspaces.USER, keyspaces.USER_END),
+        (keyspaces.SNAPSHOTS, keyspaces.SNAPSHOTS_END),
+        (keyspaces.ACCOUNTS, keyspaces.ACCOUNTS_END),
+        (keyspaces.GROUPS, keyspaces.GROUPS_END),
+        (keyspaces.RETENTION, keyspaces.RETENTION_END),
+        (keyspaces.ERASURES, keyspaces.ERASURES_END),
+    ]
+    for reserved in keyspaces.RESERVED:
+        assert not any(start <= reserved < end for start, end in ours)
+    # Its retention too is last in a record of the log.
+    assert max(keyspaces.RESERVED - {b"\xf2"}) < keyspaces.RETENTION < b"\xf2"

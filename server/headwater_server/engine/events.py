@@ -1,11 +1,17 @@
 """Stored events: the form in which an event lies in the log and goes out to readers.
 
     [position, stream, version, commit, time, id, type, data, metadata, tags]    one msgpack array
+    [ …                                                             …, tags, extensions]
 
 It is made once, when the event is committed, and from then on only copied: into the WAL, the
 event log, and every answer. Data and metadata are the client's bytes, never looked at; nil in
 the place of data says that they were erased. Tags stand in the order in which they were given.
 An event that was written before there were tags has nine members, and no tags.
+
+Extensions are for later versions, and none is written today: a flat array of number, value, number,
+value, …, because a client takes a map only with names. Who does not know a number ignores it. What
+an erasure does is decided by the number, so that every version does it right: extensions with odd
+numbers are erased with the data, those with even numbers stay. docs/format.md lists them.
 
 An event that came without an id gets one that is derived from its transaction's id and its
 place among the transaction's events, so a repeated commit gives the same ids without an index.
@@ -30,6 +36,8 @@ _NUMBER_SIZES: Final = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
 """Bytes of a packed number by the first of them; below 128 that is the number itself."""
 _STR_8: Final = 0xD9
 _STR_16: Final = 0xDA
+_EXTENSIONS: Final = 10
+"""The place of an event's extensions among its members."""
 _FEW: Final = 3
 """Events that are sooner packed one by one."""
 
@@ -173,9 +181,20 @@ def stream_name(stored: bytes) -> bytes:
 
 
 def erase_event(stored: bytes) -> bytes:
-    """The stored form of an event without its data and metadata."""
+    """The stored form of an event without its data, metadata and extensions with odd numbers.
+
+    It is never longer than the event was: a segment's offsets rely on that.
+    """
     members = msgpack.unpackb(stored, use_list=True)
     members[7] = members[8] = None
+    if len(members) > _EXTENSIONS:
+        extensions = members[_EXTENSIONS]
+        members[_EXTENSIONS] = [
+            member
+            for number, value in zip(extensions[::2], extensions[1::2], strict=True)
+            if number % 2 == 0
+            for member in (number, value)
+        ]
     packed: bytes = _pack(members)
     return packed
 

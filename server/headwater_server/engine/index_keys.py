@@ -1,7 +1,7 @@
 """How the state store's families are keyed: the one place that packs and unpacks them.
 
-    LATEST         key                                  ->  commit(8) exists(1) value
-    HISTORY        size(4) key until(8)                 ->  commit(8) exists(1) value
+    LATEST         key                                  ->  commit(8) flags(1) value
+    HISTORY        size(4) key until(8)                 ->  commit(8) flags(1) value
     CHANGES        last commit(8) number(4)             ->  changes of some commits, see below
     TRANSACTIONS   16 ms(6)                             ->  transaction(16) commit(8) ...
                    transaction(16)                      ->  commit(8), or 0(8) time(8): aborted
@@ -25,12 +25,15 @@
 Numbers are big-endian, so that they sort, but for lists of positions: those are little-endian,
 so that they are an array on the machines that matter without being touched.
 
-`exists` is 1, or 0 for a deleted key. A HISTORY entry is what stood in LATEST until that commit.
+The flags of a version are 1, or 0 for a deleted key. 2 is reserved for a value that expires, and
+whoever meets it, or another, refuses: a newer version wrote it. A HISTORY entry is what stood in
+LATEST until that commit.
 
 A CHANGES entry has its changes one behind the other, in the order of commits, each as commit(8)
 flags(1) size(4) key; its key has the last commit, so whoever looks for a commit seeks it. The flags
-are CHANGE_EXISTS and CHANGE_REPLACED. One entry has hundreds of changes, because the store wants
-twenty times as long for an entry as for a few bytes more in one.
+are CHANGE_EXISTS and CHANGE_REPLACED; 4 is reserved for a value that expires. One entry has
+hundreds of changes, because the store wants twenty times as long for an entry as for a few bytes
+more in one.
 
 An id of a transaction that is made of the time (below IDS_END) stands with the others of the same
 16 ms, whose first 44 bits it shares. It stands by itself if they are TOGETHER_MAX, and so does any
@@ -39,12 +42,17 @@ other id.
 The id of a stream, a category or a type is the position
 of its first event: it needs no counter, and a repeated checkpoint gives the same. That of a tag
 is 256 times the position of its first event, plus the tag's place among those of that event.
+
+A kind of INDEX entry with its high bit set is reserved: the name of one of several databases in a
+directory, whose number(u32) stands before the rest of the key.
 """
 
 import struct
 import sys
 from array import array
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
+
+from headwater_protocol.errors import FormatTooNew
 
 NUMBER: Final = struct.Struct(">Q")
 NUMBER_END: Final = 2**64 - 1
@@ -55,7 +63,9 @@ _THREE_NUMBERS: Final = struct.Struct(">QQQ")
 _TRANSACTION: Final = struct.Struct(">16sQ")
 _FOUR_NUMBERS: Final = struct.Struct(">QQQQ")
 _LENGTH: Final = struct.Struct(">I")
-_COMMIT_AND_EXISTS: Final = struct.Struct(">QB")
+_COMMIT_AND_FLAGS: Final = struct.Struct(">QB")
+VALUE: Final = 1
+"""The flags of a version that is a value. Greater ones are of later versions of Headwater."""
 _NUMBER_AND_COUNT: Final = struct.Struct(">QI")
 _CHANGE: Final = struct.Struct(">QBI")
 _POSTING: Final = struct.Struct(">cQQ")
@@ -152,19 +162,32 @@ class IndexHead(NamedTuple):
 def latest_value(commit: int, value: bytes | None) -> bytes:
     """The value of a LATEST entry."""
     if value is None:
-        return _COMMIT_AND_EXISTS.pack(commit, 0)
-    return _COMMIT_AND_EXISTS.pack(commit, 1) + value
+        return _COMMIT_AND_FLAGS.pack(commit, 0)
+    return _COMMIT_AND_FLAGS.pack(commit, VALUE) + value
 
 
 def parse_latest(entry: bytes) -> Stored:
     """The newest version of a key, from its LATEST entry."""
-    commit, exists = _COMMIT_AND_EXISTS.unpack_from(entry)
-    return Stored(commit, entry[_COMMIT_AND_EXISTS.size :] if exists else None)
+    commit, flags = _COMMIT_AND_FLAGS.unpack_from(entry)
+    if flags > VALUE:
+        _refuse_flags(flags)
+    return Stored(commit, entry[_COMMIT_AND_FLAGS.size :] if flags else None)
 
 
 def parse_latest_value(entry: bytes) -> bytes | None:
     """The value of a LATEST entry, without its commit; None for a deletion."""
-    return entry[9:] if entry[8] else None
+    flags = entry[8]
+    if flags > VALUE:
+        _refuse_flags(flags)
+    return entry[9:] if flags else None
+
+
+def _refuse_flags(flags: int) -> NoReturn:
+    """Raise: what such flags stand for is not the bytes behind them."""
+    raise FormatTooNew(
+        f"a version of a key has flags {flags}; this version of Headwater knows 0 and {VALUE}",
+        details={"found": flags, "known": VALUE},
+    )
 
 
 def latest_commit(entry: bytes) -> int:

@@ -10,6 +10,11 @@
 Everything in the state store is a versioned key, so snapshots, accounts and groups are
 transactional, have a history, and are collected as garbage, without code of their own. What
 retention writes stands last in a record of the log, so one look at its last key tells of it.
+
+Reserved for several databases in one directory. Database 0 has the spaces above, as they are:
+
+    81  82  83  84   number(u32) …      as 01 to 04, of the database with that number
+    f2               number(u32) stream  as f0; erasures need none, for positions are of all
 """
 
 import struct
@@ -22,6 +27,9 @@ GROUPS: Final = b"\x04"
 
 RETENTION: Final = b"\xf0"
 ERASURES: Final = b"\xf1"
+
+RESERVED: Final = frozenset({b"\x81", b"\x82", b"\x83", b"\x84", b"\xf2"})
+"""What no key begins with today, and may in a directory of a later version."""
 
 USER_END: Final = b"\x02"
 SNAPSHOTS_END: Final = b"\x03"

@@ -18,6 +18,7 @@ from headwater_server.engine.index_keys import (
     ABORTED,
     CATEGORY,
     EVENT_ID,
+    HEAD_SIZE,
     META_APPLIED,
     META_COLLECTED,
     META_FORGOTTEN,
@@ -30,6 +31,7 @@ from headwater_server.engine.index_keys import (
     STREAM,
     TAG,
     TYPE,
+    VALUE,
     Applied,
     aborted_key,
     aborted_value,
@@ -199,7 +201,7 @@ class StateRepair:
         lost = 0
         batch = WriteBatch()
         for key, entry in store.scan(Family.LATEST, b""):
-            if len(entry) < NUMBER.size + 1:
+            if len(entry) < HEAD_SIZE or entry[8] > VALUE:
                 batch.delete(Family.LATEST, key)
                 lost += 1
             elif latest_commit(entry) > applied:
