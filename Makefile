@@ -10,7 +10,11 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup demo test quick check format compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired journey wheel clean
+=======
+.PHONY: help setup demo test check format blocking compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired journey wheel clean
+>>>>>>> b258cbb (client/blocking: the blocking face is generated from the asynchronous one)
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -52,6 +56,9 @@ check: $(READY)  ## Lint, formatting, types, layers, tidiness
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_tidy.py
+
+blocking: $(READY)  ## Generate the blocking face of the client from the asynchronous one
+	$(BIN)/python client/generate_blocking.py
 
 format: $(READY)  ## Put the source into its format
 	$(BIN)/ruff check --fix .

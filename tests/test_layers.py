@@ -20,7 +20,6 @@ PACKAGES: Final = {
 }
 
 STILL_TO_CUT: Final[Mapping[str, AbstractSet[str]]] = {
-    "headwater.blocking.projections": {"headwater.blocking.database"},
     "headwater_server.engine.checkpointed": {"headwater_server.engine.checkpoint"},
     "headwater_server.engine.state": {"headwater_server.engine.retention"},
     **{

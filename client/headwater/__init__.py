@@ -12,27 +12,20 @@
 All that an application needs is in this module.
 """
 
-from headwater.aggregates.repository import (
-    Aggregate,
-    Aggregates,
-    BlockingAggregates,
-    Decided,
-    Repository,
-)
-from headwater.blocking.database import (
-    BlockingDatabase,
-    BlockingPast,
-    BlockingSubscription,
-    BlockingTransaction,
-)
-from headwater.blocking.groups import BlockingDelivery, BlockingGroups, BlockingMembership
-from headwater.blocking.projections import (
-    BlockingModel,
-    BlockingProjections,
-    BlockingProjectionTransaction,
-    BlockingReadModel,
-    RunningProjections,
-)
+from headwater.aggregates.aggregates import Aggregate, Aggregates, Decided
+from headwater.aggregates.blocking_aggregates import BlockingAggregates
+from headwater.aggregates.repository import Repository
+from headwater.blocking.database import BlockingDatabase
+from headwater.blocking.delivery import BlockingDelivery
+from headwater.blocking.groups import BlockingGroups
+from headwater.blocking.handlers import BlockingProjectionTransaction
+from headwater.blocking.membership import BlockingMembership
+from headwater.blocking.models import BlockingModel, BlockingReadModel
+from headwater.blocking.past import BlockingPast
+from headwater.blocking.projections import BlockingProjections
+from headwater.blocking.running_projections import RunningProjections
+from headwater.blocking.subscription import BlockingSubscription
+from headwater.blocking.transaction import BlockingTransaction
 from headwater.codecs.codec import Codec, MsgpackCodec, RawCodec
 from headwater.codecs.event_types import EventTypes, TypedCodec
 from headwater.connecting import connect, connect_blocking

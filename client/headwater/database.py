@@ -63,6 +63,10 @@ class Database(Reads, SingleWrites):
     Reads outside of a transaction see the newest commit; one that comes in pages stays at the
     commit of its first page. Writes outside of a transaction are each one of their own, and
     are done exactly once, even when the connection is lost meanwhile.
+
+    Attributes:
+        address: of the server.
+        options: timeouts, the codec, and the name of this client.
     """
 
     def __init__(self, address: Address, options: Options, runtime: Runtime | None = None) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import headwater
 from headwater import Event
-from headwater.blocking.projections import BlockingProjectionTransaction
+from headwater.blocking.handlers import BlockingProjectionTransaction
 from headwater.cli.removed import newest_position
 from headwater.cli.server_process import ServerProcess
 from headwater.transport.stepping import step
@@ -159,7 +159,7 @@ def test_keys_that_are_no_tuples_are_dumped_and_loaded_as_they_are(
         copy(empty.url, other.url, tmp_path / "dump.jsonl")
 
         def stored(database: headwater.BlockingDatabase) -> Any:
-            return step(database._database._channel.read("scan", None, b"", None, 9, False))[1]
+            return step(database._core._channel.read("scan", None, b"", None, 9, False))[1]
 
         with headwater.connect_blocking(other.url) as loaded:
             assert stored(loaded) == stored(db)

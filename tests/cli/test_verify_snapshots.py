@@ -72,7 +72,7 @@ def test_each_snapshot_that_differs_is_told(application: None, tmp_path: Path) -
         with db.transaction() as tx:
             tx.save_snapshot("counter-a", version=12, state=0, schema=1, name="counter")
             # As a flipped bit leaves it.
-            tx._transaction._writes[-1][-1] = b"\xc1"
+            tx._core._writes[-1][-1] = b"\xc1"
         code, output = verify(server, place, "--prefix", "counter-a")
         assert code == 1
         assert "counter-a at version 12: the snapshot cannot be read" in output

@@ -28,7 +28,7 @@ def run_on(face: str, url: str, scenario: Scenario[T], **options: Any) -> T:
     async def stepped() -> T:
         blocking: BlockingDatabase = headwater.connect_blocking(url, **options)
         # The database within: the same core that the other faces use, on a socket that blocks.
-        async with blocking._database as db:
+        async with blocking._core as db:
             return await scenario(db)
 
     match face:

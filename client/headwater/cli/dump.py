@@ -26,7 +26,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from headwater.blocking.database import BlockingDatabase, BlockingPast
+from headwater.blocking.database import BlockingDatabase
+from headwater.blocking.past import BlockingPast
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.tagged_json import key_to_json, value_to_json
 from headwater.codecs.codec import RawCodec
@@ -131,7 +132,7 @@ def _stored_keys(past: BlockingPast) -> Iterator[tuple[bytes, bytes]]:
     """Keys as they are stored: clients in other languages need not make tuples of theirs."""
     first, more = b"", True
     while more:
-        page = past._past._fetch("scan", first, None, PAGE_ITEMS_MAX, False)  # noqa: SLF001
+        page = past._core._fetch("scan", first, None, PAGE_ITEMS_MAX, False)  # noqa: SLF001
         _, items, more = step(page)
         yield from zip(items[::2], items[1::2], strict=True)
         first = key_after(items[-2]) if items else first
@@ -158,7 +159,7 @@ def _last_position(past: BlockingPast) -> int:
     last = next(past.read_all(reverse=True, limit=1), None)
     seen = 0 if last is None else last.position
     # A page that finds no more has looked at everything.
-    position: int = step(past._past._fetch("read_all", seen, {}, 1, False))[1]  # noqa: SLF001
+    position: int = step(past._core._fetch("read_all", seen, {}, 1, False))[1]  # noqa: SLF001
     return max(seen, position)
 
 

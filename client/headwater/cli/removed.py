@@ -30,7 +30,7 @@ REMOVED_AT_ONCE_MAX: Final = 10_000
 
 def newest_position(db: BlockingDatabase) -> int:
     """The position of the newest event of a database, also if it is hidden."""
-    position: int = step(db._database._channel.read("position_before", NUMBER_MAX))  # noqa: SLF001
+    position: int = step(db._core._channel.read("position_before", NUMBER_MAX))  # noqa: SLF001
     return position
 
 

@@ -62,7 +62,7 @@ def verify_snapshots(
 
     async def check_all() -> None:
         # The core of the blocking face: the same code, stepped.
-        async for checked in check_snapshots(db._database, repository, prefix=prefix):  # noqa: SLF001
+        async for checked in check_snapshots(db._core, repository, prefix=prefix):  # noqa: SLF001
             counts[checked.verdict] += 1
             _tell(checked)
 

@@ -37,8 +37,8 @@ class Delivery:
         token: what the server knows this delivery by.
         attempt: how often the event was delivered, this time included.
         settled: it was acknowledged, given back or parked by this consumer.
-        lost: it is not this consumer's any more: its lease ran out, the connection was lost,
-            or the group was changed. It cannot be settled.
+        lost: it is not this consumer's any more, and cannot be settled. Its lease ran out, the
+            connection was lost, or the group was changed.
     """
 
     def __init__(

@@ -43,8 +43,9 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
 
     Attributes:
         group: the group's name.
-        caught_up: a position up to which every event is done, parked, or waits behind a parked
-            one; None while the group has work. It is news of the past when it is read.
+        caught_up: the position of the group when it last had nothing to do, or None. Every event up
+            to it is done, is parked, or waits behind a parked one. It may be out of date when it
+            is read. It is None while the group has work.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from headwater.codecs.codec import Codec, MsgpackCodec, decode_with
 from headwater.errors import ConnectionLost, InvalidArgument
-from headwater.reads.pages import Fetch, KeyPages
+from headwater.reads.pages import Fetch, KeyPages, Pages
 from headwater.reads.reads import Reads
 from headwater.transactions.transaction import Transaction
 from headwater.transport.channel import Channel
@@ -69,7 +69,7 @@ class Model:
         end: Key | None = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> ModelPages:
+    ) -> Pages[tuple[KeyTuple, Any]]:
         """Iterate over (key, value) in the order of keys; as `scan` of a database."""
         transaction = self._transaction
         return ModelPages(
@@ -110,6 +110,9 @@ class ReadModel:
     """What readers see of a projection: the build that is current. Made by `db.model(name)`.
 
     A projection that never ran has an empty model.
+
+    Attributes:
+        name: of the projection.
     """
 
     def __init__(self, reads: Reads, name: str, channel: Channel | None) -> None:
@@ -144,7 +147,7 @@ class ReadModel:
         end: Key | None = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> "ReadModelPages":
+    ) -> Pages[tuple[KeyTuple, Any]]:
         """Iterate over (key, value) in the order of keys, all as of one commit."""
         return ReadModelPages(self, _bounds(prefix, start, end), reverse=reverse, limit=limit)
 

@@ -32,7 +32,7 @@ class Transaction(Writes, Reads):
     """Made by `db.transaction()`. It belongs to one task.
 
     Attributes:
-        isolation: "serializable" or "snapshot".
+        isolation: the level, "serializable" or "snapshot".
         read_only: it takes no writes, and never conflicts.
         view: the commit that it reads at; None before the first read.
     """

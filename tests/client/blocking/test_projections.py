@@ -1,6 +1,5 @@
 """Projections without an event loop."""
 
-import inspect
 import itertools
 import random
 import threading
@@ -11,10 +10,7 @@ import pytest
 
 import headwater
 from headwater import Event
-from headwater.blocking.projections import BlockingModel, BlockingProjections, BlockingReadModel
 from headwater.cli.server_process import ServerProcess
-from headwater.projections.models import Model, ReadModel
-from headwater.projections.projections import Projections
 
 numbers = itertools.count(random.randrange(1 << 40))
 
@@ -103,27 +99,3 @@ def test_a_handler_of_the_other_face_is_refused(db: headwater.BlockingDatabase, 
         db.projection(name)(waits)
     with pytest.raises(headwater.ProjectionBehind):
         db.wait_for(name, 1, timeout=0.01)
-
-
-@pytest.mark.parametrize(
-    ("awaited", "plain", "internal"),
-    [
-        (Projections, BlockingProjections, {"define", "defined", "run", "wait_for"}),
-        (ReadModel, BlockingReadModel, set()),
-        (Model, BlockingModel, set()),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_both_faces_have_the_same_names_and_arguments(
-    awaited: type, plain: type, internal: set[str]
-) -> None:
-    def public(face: type) -> dict[str, Any]:
-        return {name: value for name, value in vars(face).items() if name[0] != "_"}
-
-    same = set(inspect.getsource(plain).split("self.")) if plain is BlockingModel else set()
-    missing = public(awaited).keys() - public(plain).keys() - internal
-    assert all(any(part.startswith(f"{name} = ") for part in same) for name in missing)
-    assert not public(plain).keys() - public(awaited).keys()
-    for name, method in public(plain).items():
-        mine = inspect.signature(method).parameters
-        assert mine == inspect.signature(public(awaited)[name]).parameters, name

@@ -1,0 +1,183 @@
+"""The definition of an aggregate: how its state follows from its events.
+
+    events --evolve--> state --dump--> snapshot
+                         |    <--load--
+                         '--command--> new events
+
+Nothing here asks a server, so every rule can be tested with values alone.
+"""
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from headwater.codecs.codec import Codec, decode_with, encode_with
+from headwater.codecs.type_mapping import FunctionShape, Shape, has_shape, shape_of
+from headwater.errors import InvalidArgument, StreamTruncated
+from headwater.records import Event, Loaded, RecordedEvent
+from headwater.transactions.writes import several
+from headwater_protocol.operations import NAME, SCHEMA
+
+State = TypeVar("State")
+
+SNAPSHOT_EVERY_DEFAULT: Final = 100
+"""Events after which a state is saved: a load reads them in one page."""
+
+Decider = Callable[..., Iterable[Event] | Event | None]
+"""What a command comes to: from the state, and what else it is given, to events."""
+
+
+class Definition(Generic[State]):
+    """The rules of an aggregate; see Repository for the arguments."""
+
+    def __init__(
+        self,
+        initial: State | Callable[[], State],
+        evolve: Callable[[State, RecordedEvent], State],
+        *,
+        schema: int = 1,
+        snapshot_every: int | None = SNAPSHOT_EVERY_DEFAULT,
+        name: str = "",
+        decide: Decider | None = None,
+        dump: Callable[[State], Any] | None = None,
+        load: Callable[[Any], State] | None = None,
+        summaries: Collection[str] = (),
+    ) -> None:
+        SCHEMA(schema, "Repository: schema")
+        if name:
+            NAME(name, "Repository: name")
+        if snapshot_every is not None and snapshot_every < 1:
+            raise InvalidArgument(
+                f"Repository: snapshot_every: {snapshot_every}; at least 1, or None for never"
+            )
+        if (dump is None) != (load is None):
+            raise InvalidArgument("Repository: give dump= and load= both, or neither")
+        if isinstance(summaries, str):
+            raise InvalidArgument(f"Repository: summaries: several are wanted, not {summaries!r}")
+        for what, function in (("evolve", evolve), ("decide", decide)):
+            if function is None and what == "decide":
+                continue
+            if not callable(function):
+                raise InvalidArgument(
+                    f"Repository: {what}: a function is wanted, not {function!r:.60}"
+                )
+            if inspect.iscoroutinefunction(function):
+                raise InvalidArgument(f"Repository: {what} is a pure function, not a coroutine's")
+        self.evolve = evolve
+        self.schema = schema
+        self.snapshot_every = snapshot_every
+        self.name = name
+        self.decider = decide
+        self.summaries = frozenset(summaries)
+        self._initial = initial
+        self._shape: Shape | None = None
+        if dump is not None and load is not None:
+            self._shape = FunctionShape(dump, load)
+        elif has_shape(type(self.initial())):
+            self._shape = shape_of(type(self.initial()))
+
+    def initial(self) -> State:
+        """A state before the first event, shared with nobody."""
+        if callable(self._initial):
+            made: State = self._initial()
+            return made
+        return copy.deepcopy(self._initial)
+
+    def replay(self, state: State, events: Iterable[RecordedEvent]) -> State:
+        """The state after some more events.
+
+        What evolve raises at an event whose data was erased says so.
+        """
+        evolve = self.evolve
+        for event in events:
+            try:
+                state = evolve(state, event)
+            except Exception as error:
+                if event.erased:
+                    error.add_note(
+                        f"event {event.version} of {event.stream} ({event.type}) was erased: its "
+                        "data is None, and event.erased is true; evolve must bear that"
+                    )
+                raise
+        return state
+
+    def is_summary(self, event: RecordedEvent) -> bool:
+        """Whether a state can be made from this event on, whatever was before it."""
+        return event.type in self.summaries and not event.erased
+
+    def needed(self, stream: str, loaded: Loaded) -> Sequence[RecordedEvent]:
+        """The events that a state must be made of, from a snapshot or from the initial state.
+
+        Raises:
+            StreamTruncated: some of them are hidden.
+        """
+        events = loaded.events
+        if loaded.is_whole:
+            return events
+        for place, event in enumerate(events):
+            if self.is_summary(event) and len(events) - place == loaded.version - event.version + 1:
+                return events[place:]
+        first = events[0].version if events else loaded.version + 1
+        there = f"are there from version {first} on" if events else "are all hidden"
+        raise StreamTruncated(
+            f"stream {stream!r} was truncated: it begins at version {loaded.begins}, its events "
+            f"{there}, and no snapshot {f'{self.name!r} ' if self.name else ''}of schema "
+            f"{self.schema} stands for those before. Load it with the schema that has a snapshot, "
+            f"and save that state as one of schema {self.schema}; or delete the stream to begin "
+            "anew",
+            details={
+                "stream": stream,
+                "version": loaded.version,
+                "first": first,
+                "begins": loaded.begins,
+            },
+        )
+
+    def decided(self, state: State, command: Any, arguments: tuple[Any, ...]) -> tuple[Event, ...]:
+        """The events that a command comes to.
+
+        Raises:
+            InvalidArgument: the command is nothing that can be called, or comes to no events.
+        """
+        if self.decider is not None:
+            events = self.decider(state, command, *arguments)
+        elif callable(command):
+            events = command(state, *arguments)
+        else:
+            raise InvalidArgument(
+                f"decide: {command!r:.60} is no function; for commands that are data give the "
+                "Repository a decide="
+            )
+        if inspect.iscoroutine(events):
+            events.close()
+            raise InvalidArgument("decide: a command is a pure function, not a coroutine's")
+        return () if events is None else tuple(several(events, "decide"))
+
+    def dump_state(self, state: State) -> Any:
+        """The state as plain data."""
+        return state if self._shape is None else self._shape.dump(state)
+
+    def load_state(self, data: Any) -> State:
+        """The state that dump_state made *data* of; any exception if it does not fit."""
+        state: State = data if self._shape is None else self._shape.load(data)
+        return state
+
+    def snapshot_of(self, state: State, codec: Codec, stream: str) -> Any:
+        """The state as a snapshot keeps it; None if it would come back as another."""
+        try:
+            data = self.dump_state(state)
+            stored = decode_with(codec, encode_with(codec, data, "state"), "state")
+            if stored == data and self.load_state(stored) == state:
+                return stored
+            reason = "it would come back as another"
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+        warnings.warn(
+            f"the state of {stream} cannot be kept in a snapshot: {reason}; every load replays "
+            "its events",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None

@@ -1,0 +1,69 @@
+"""Functions of the application, called with blocking objects.
+
+The asynchronous face calls a function of `run`, and a handler of a projection, with a transaction
+of its own kind, and awaits the result. These adapters give it a coroutine that does not wait.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from headwater.blocking.models import BlockingModel
+from headwater.blocking.transaction import BlockingTransaction
+from headwater.errors import InvalidArgument
+from headwater.projections.follower import Handler
+from headwater.projections.projections import check_handler
+from headwater.projections.state import ProjectionTransaction
+from headwater.transactions.transaction import Transaction
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class BlockingProjectionTransaction(BlockingTransaction):
+    """A transaction in which a handler runs.
+
+    Attributes:
+        name: of the projection.
+        model: the read model of the build that the handler works for.
+    """
+
+    def __init__(self, core: ProjectionTransaction) -> None:
+        super().__init__(core)
+        self.name = core.name
+        self.model = BlockingModel(core.model)
+
+
+def in_blocking_transaction(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+    """A function of the blocking face, as `run` of the asynchronous face calls it."""
+
+    async def call(transaction: Transaction, *arguments: Any) -> T:
+        result = function(BlockingTransaction(transaction), *arguments)
+        if inspect.iscoroutine(result):
+            result.close()
+            raise InvalidArgument(
+                f"run: {function!r:.80} is an `async def`; a blocking database wants a `def`"
+            )
+        return result
+
+    return call
+
+
+def stepped_handler(handler: Callable[..., None]) -> Handler:
+    """A handler of the blocking face, as the asynchronous face calls it."""
+
+    async def handle(tx: ProjectionTransaction, given: Any) -> None:
+        handler(BlockingProjectionTransaction(tx), given)
+
+    return handle
+
+
+def with_blocking_handler(name: str, define: Callable[[Handler], Any]) -> Callable[[F], F]:
+    """A decorator that defines a projection whose handler is a plain function."""
+
+    def decorate(handler: F) -> F:
+        check_handler(name, handler, waits=False)
+        define(stepped_handler(handler))
+        return handler
+
+    return decorate
