@@ -112,8 +112,7 @@ class Filling:
         opened = Event("Opened", {"by": number}, {"ip": "::1"}, given, ["branch:1", f"n:{number}"])
         changed = [Event("Changed", {"to": source.random()}) for _ in range(source.randint(1, 5))]
         with db.transaction() as tx:
-            done = tx.append(stream, [opened, *changed])
-            assert done is None
+            tx.append(stream, [opened, *changed])
             tx.append(f"note-{number}", Event("Noted", "ä" * number, tags=["branch:2"]))
         version = tx.committed.versions[stream]
         db.save_snapshot(stream, version=version, state={"n": number}, schema=1 + number % 2)
