@@ -2,15 +2,18 @@
 
 import random
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from headwater_protocol.messages import encode
-from headwater_server.engine import checkpointed, clean_pages, scanning
+from headwater_server.engine import checkpointed, clean_pages, scanning, state
 from headwater_server.engine.clean_pages import CleanPage, CleanPages, packed_run
 from headwater_server.engine.scanning import scan_page
+from headwater_server.storage.memory_store import MemoryStore
 from headwater_server.storage.state_store import Page
+from tests.engine.database import SETTINGS, Database
 from tests.engine.written import Written
 
 
@@ -135,7 +138,8 @@ def test_pages_of_any_size_make_a_scan_that_equals_the_truth(
 ) -> None:
     """Layers are cut at different keys, pages are pieces, and checkpoints run in between."""
     print("seed", seed)
-    monkeypatch.setattr(scanning, "_RUN_KEYS", 4)
+    for module in (scanning, state):
+        monkeypatch.setattr(module, "RUN_KEYS", 4)
     monkeypatch.setattr(checkpointed, "KEYS_MIN", 2)
     source = random.Random(seed)
     written = Written(source)
@@ -182,6 +186,8 @@ def check_some(written: Written, source: random.Random) -> None:
     end = b"\x01%02d" % source.randrange(45)
     written.check_pages(b"", None, view)
     written.check_pages(start, max(start, end), view)
+    written.check_iterators(b"", None, view)
+    written.check_iterators(start, max(start, end), view)
     expected = written.truth.scan(start, None, view)
     found = scan_page(written.state, start, b"\xff", view, limit=1000, size_max=40, reverse=False)
     assert found.items[::2] == [key[1:] for key, _ in expected[: found.key_count]]
@@ -191,3 +197,28 @@ def check_some(written: Written, source: random.Random) -> None:
     if found.more:
         key, value = expected[found.key_count]
         assert len(found.packed) + len(encode([key[1:], value])) - 1 > 40
+
+
+def test_the_newest_snapshot_is_found_without_reading_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A snapshot may have megabytes.
+    database = Database(replace(SETTINGS, snapshots_kept=10))
+    database.execute(["append", "a", -1, [[None, "T", b"", b""]] * 10])
+    for version in range(1, 11):
+        database.execute(["save_snapshot", "a", "", 0, version, b"%d" % version])
+    database.checkpoint()
+    found: list[bytes] = []
+    right = MemoryStore.page
+
+    def page(self: MemoryStore, *arguments: Any, **options: Any) -> Page:
+        answer = right(self, *arguments, **options)
+        found.extend(answer.values)
+        return answer
+
+    monkeypatch.setattr(MemoryStore, "page", page)
+    assert database.engine.reader().load("a", "", 0).snapshot == (10, b"10")
+    assert len(found) == 1
+    opened = database.begin()
+    assert opened.load("a", "", 0).snapshot == (10, b"10")
+    assert len(found) == 2

@@ -80,13 +80,11 @@ def test_a_key_has_at_every_commit_the_value_that_it_had(both: tuple[State, Trut
 def test_a_scan_gives_at_every_commit_the_keys_that_there_were(both: tuple[State, Truth]) -> None:
     state, truth = both
     for view in range(COMMITS + 1):
-        for start, end in ((KEYS[0], None), (KEYS[2], KEYS[5]), (KEYS[3] + b"\0", KEYS[7])):
+        for start, end in ((KEYS[0], b"\xff"), (KEYS[2], KEYS[5]), (KEYS[3] + b"\0", KEYS[7])):
             wanted = [
                 (key, value)
                 for key in KEYS
-                if key >= start
-                and (end is None or key < end)
-                and (value := truth.value(key, view)) is not None
+                if start <= key < end and (value := truth.value(key, view)) is not None
             ]
             assert list(state.scan(start, end, view)) == wanted
             assert list(state.scan(start, end, view, reverse=True)) == wanted[::-1]

@@ -295,12 +295,17 @@ class Written:
         if len(keys) > 2:
             ranges.append((keys[1], keys[-1]))
         for start, end in ranges:
-            expected = truth.scan(start, end, view)
-            assert list(state.scan(start, end, view)) == expected, view
-            backwards = list(state.scan(start, end, view, reverse=True))
-            assert backwards == expected[::-1], view
+            self.check_iterators(start, end, view)
             self.check_pages(start, end, view)
             self.check_changes(start, end, view)
+
+    def check_iterators(self, start: bytes, end: bytes | None, view: int) -> None:
+        expected = self.truth.scan(start, end, view)
+        behind = b"\xff" if end is None else end
+        for ahead in (1, 2, 100):
+            assert list(self.state.scan(start, behind, view, ahead=ahead)) == expected, view
+            backwards = list(self.state.scan(start, behind, view, reverse=True, ahead=ahead))
+            assert backwards == expected[::-1], view
 
     def check_pages(self, start: bytes, end: bytes | None, view: int) -> None:
         expected = self.truth.scan(start, end, view)

@@ -35,7 +35,8 @@ from headwater_server.engine.clean_pages import (
     KEYS_MIN,
     CleanPage,
     CleanPages,
-    KeyRun,
+    PackedRun,
+    ValueRun,
     packed_run,
 )
 from headwater_server.engine.index_keys import (
@@ -232,13 +233,16 @@ class CheckpointedState:
         count_max: int,
         size_max: int,
         reverse: bool = False,
-    ) -> KeyRun:
+    ) -> PackedRun:
         """The first keys of the range that exist: at most *count_max*, about *size_max* bytes.
 
         It may have fewer, or none, and the range goes on all the same.
         """
         if reverse:
-            return self._run_at(start, end, view, count_max, size_max, reverse=True)
+            run = self.run_at(
+                start, end, view, count_max=count_max, size_max=size_max, reverse=True
+            )
+            return packed_run(run.keys, run.values, run.rest)
         page = self._clean_pages.find(start)
         if page is None:
             page = self._clean_page(start, end, count_max, size_max)
@@ -246,10 +250,10 @@ class CheckpointedState:
             return page.run(start, end, count_max)
         # Somebody reads the past of these keys.
         upto = min(end, page.end)
-        run = self._run_at(start, upto, view, count_max, size_max, reverse=False)
+        run = self.run_at(start, upto, view, count_max=count_max, size_max=size_max)
         if run.rest is None and upto < end:
             run.rest = upto
-        return run
+        return packed_run(run.keys, run.values, run.rest)
 
     def _clean_page(self, start: bytes, end: bytes, count: int, size_max: int) -> CleanPage:
         """The clean page that begins with *start*, read from the files."""
@@ -266,10 +270,20 @@ class CheckpointedState:
         self._clean_pages.add(page)
         return page
 
-    def _run_at(
-        self, start: bytes, end: bytes, view: int, count_max: int, size_max: int, *, reverse: bool
-    ) -> KeyRun:
-        """The same at any view, or in reverse, from the files."""
+    def run_at(
+        self,
+        start: bytes,
+        end: bytes,
+        view: int,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> ValueRun:
+        """As `run`, always from the files: it neither asks the cache nor fills it.
+
+        Keys that do not exist at the view are among them.
+        """
         found = self.store.page(
             Family.LATEST, start, end, count_max=count_max, size_max=size_max, reverse=reverse
         )
@@ -282,7 +296,7 @@ class CheckpointedState:
         rest: bytes | None = None
         if found.more:
             rest = found.keys[-1] if reverse else found.keys[-1] + b"\0"
-        return packed_run(found.keys, values, rest)
+        return ValueRun(found.keys, values, rest)
 
     def newest_commits(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
         """The keys of a range, each with the commit that wrote it last."""

@@ -53,19 +53,49 @@ places in the list and in the array. Measured with tracemalloc on CPython 3.11."
 
 
 class KeyRun:
-    """Neighbouring keys that exist at a view, in order, with what goes out of them.
+    """Neighbouring keys that are in order.
 
     Attributes:
         keys: as they are stored. In reverse the last comes first.
-        packed: of all, one behind the other, the msgpack of the key, without the byte of its
-            space, and of its value.
-        offsets: where in *packed* each begins; one more at the end.
         low, high: places in *keys*: what lies between is the run, and the rest another's.
         rest: where the range goes on: the start of what is left of it, in reverse the end. None
             if nothing is.
     """
 
-    __slots__ = ("high", "keys", "low", "offsets", "packed", "rest")
+    __slots__ = ("high", "keys", "low", "rest")
+
+    def __init__(self, keys: list[bytes], low: int, high: int, rest: bytes | None) -> None:
+        self.keys = keys
+        self.low = low
+        self.high = high
+        self.rest = rest
+
+
+class ValueRun(KeyRun):
+    """A run with the value of each key, None if the key does not exist at the view."""
+
+    __slots__ = ("values",)
+
+    def __init__(
+        self, keys: list[bytes], values: Sequence[bytes | None], rest: bytes | None
+    ) -> None:
+        self.keys = keys
+        self.low = 0
+        self.high = len(keys)
+        self.rest = rest
+        self.values = values
+
+
+class PackedRun(KeyRun):
+    """A run of keys that exist at a view, with what goes out of them.
+
+    Attributes:
+        packed: of all keys, one behind the other, the msgpack of the key, without the byte of its
+            space, and of its value.
+        offsets: where in *packed* each begins; one more at the end.
+    """
+
+    __slots__ = ("offsets", "packed")
 
     def __init__(
         self,
@@ -84,7 +114,7 @@ class KeyRun:
         self.rest = rest
 
 
-def packed_run(keys: list[bytes], values: Sequence[bytes | None], rest: bytes | None) -> KeyRun:
+def packed_run(keys: list[bytes], values: Sequence[bytes | None], rest: bytes | None) -> PackedRun:
     """The run of those keys that have a value."""
     existing: list[bytes] = []
     items: list[bytes] = []
@@ -94,7 +124,7 @@ def packed_run(keys: list[bytes], values: Sequence[bytes | None], rest: bytes | 
             name = key[1:]
             items.append(bin_header(len(name)) + name + bin_header(len(value)) + value)
     offsets = array("I", accumulate(map(len, items), initial=0))
-    return KeyRun(existing, b"".join(items), offsets, 0, len(existing), rest)
+    return PackedRun(existing, b"".join(items), offsets, 0, len(existing), rest)
 
 
 class CleanPage:
@@ -102,7 +132,7 @@ class CleanPage:
 
     Attributes:
         start, end: the range; *end* is not part of it.
-        keys, packed, offsets: as in KeyRun, at the newest version of each key.
+        keys, packed, offsets: as in PackedRun, at the newest version of each key.
         newest: the newest commit that wrote any of them, or deleted one in the range. A view
             before it must ask the files.
         size: bytes of memory, about.
@@ -111,7 +141,7 @@ class CleanPage:
 
     __slots__ = ("end", "generation", "keys", "newest", "offsets", "packed", "size", "start")
 
-    def __init__(self, start: bytes, end: bytes, content: KeyRun, newest: int) -> None:
+    def __init__(self, start: bytes, end: bytes, content: PackedRun, newest: int) -> None:
         self.start = start
         self.end = end
         self.keys = content.keys
@@ -126,7 +156,7 @@ class CleanPage:
             + len(self.packed)
         )
 
-    def run(self, start: bytes, end: bytes, count_max: int) -> KeyRun:
+    def run(self, start: bytes, end: bytes, count_max: int) -> PackedRun:
         """The first keys of [start, end) that the page knows of."""
         keys = self.keys
         low = bisect_left(keys, start)
@@ -140,7 +170,7 @@ class CleanPage:
         if high - low > count_max:
             high = low + count_max
             rest = keys[high]
-        return KeyRun(keys, self.packed, self.offsets, low, high, rest)
+        return PackedRun(keys, self.packed, self.offsets, low, high, rest)
 
     def joined(self, behind: "CleanPage") -> "CleanPage":
         """This page and the one that begins where it ends, as one."""
@@ -149,7 +179,7 @@ class CleanPage:
         offsets = self.offsets[:-1]
         offsets.extend(array("I", [size + offset for offset in behind.offsets]))
         keys = self.keys + behind.keys
-        content = KeyRun(keys, self.packed + behind.packed, offsets, 0, len(keys), None)
+        content = PackedRun(keys, self.packed + behind.packed, offsets, 0, len(keys), None)
         return CleanPage(self.start, behind.end, content, max(self.newest, behind.newest))
 
 

@@ -24,7 +24,7 @@ from headwater_server.engine.retention import is_deleted, newest_first_version
 from headwater_server.engine.retention_writes import RetentionEvaluator, RetentionWrite
 from headwater_server.engine.state import Head, State
 from headwater_server.engine.validation import standing_event, stream_changed
-from headwater_server.engine.validation_budget import condition_budget
+from headwater_server.engine.validation_budget import ValidationBudget, condition_budget
 from headwater_server.engine.write_buffer import Append, WriteBuffer, evaluate
 
 
@@ -229,7 +229,7 @@ class _Appender:
         self._versions: dict[str, int] = {}
         self._ids: set[tuple[str, bytes]] = set()
         self._place = 0
-        self._budget = condition_budget()
+        self._budget: ValidationBudget | None = None
 
     def retain(self, write: RetentionWrite) -> None:
         """Do a write of retention, between two appends."""
@@ -258,6 +258,8 @@ class _Appender:
                 self._place += len(append.events)
                 return None
         if append.unless is not None:
+            if self._budget is None:
+                self._budget = condition_budget()
             unmet = standing_event(self._state, append.unless, append.after, self._budget)
             if unmet is not None:
                 self._into.unmet.append(unmet)

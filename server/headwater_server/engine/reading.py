@@ -212,7 +212,8 @@ class Reader:
     ) -> tuple[int, bytes] | None:
         """The newest snapshot up to *version_max*, and up to the *version* of the stream."""
         first, last = keyspaces.snapshot_range(stream, name, schema, min(version, version_max))
-        for key, state in self._state.scan(first, last, self.view, reverse=True):
+        newest = self._state.scan(first, last, self.view, reverse=True, ahead=1)
+        for key, state in newest:
             return keyspaces.parse_snapshot_key(key).version, state
         return None
 

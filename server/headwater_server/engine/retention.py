@@ -285,11 +285,13 @@ def is_usable(state: "State", snapshot: keyspaces.SnapshotKey, view: int) -> boo
 
 def is_deleted(state: "State", stream: str, version: int) -> bool:
     """Whether a stream that is at *version* now is deleted."""
-    return version > 0 and hiding_rule(state, stream, state.last_commit).deleted == version
+    if not state.retention.in_use or not version:
+        return False
+    return hiding_rule(state, stream, state.last_commit).deleted == version
 
 
 def newest_first_version(state: "State", stream: str) -> int:
     """The first version of a stream that can be read now, with all that is numbered."""
-    if not state.retention.hiding.may_have(stream):
+    if not state.retention.in_use or not state.retention.hiding.may_have(stream):
         return 1
     return visibility_at(state, state.last_commit, state.last_position).first(stream)

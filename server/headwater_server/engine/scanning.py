@@ -1,26 +1,18 @@
-"""Scans: a page of the keys of a range, from all layers, as it goes out.
-
-    files            a   c   d           each layer gives its keys up to some point;
-    frozen memtable      c!      e!      a key that several have is of the newest layer
-    active memtable      c!  d!
-                     a   c   d   e       the page: a of the files, e frozen, c and d active
+"""Scans: a page of the keys of a range, as it goes out.
 
 A page is bytes that are ready for an answer: keys and values in turn, as msgpack. Those of the
 files are packed, all neighbours in one piece (see clean_pages.py). So where the memtables have
-nothing, a page is a slice of it; each key of a memtable cuts the slice in two.
+nothing, a page is a slice of it; each key of a memtable cuts the slice in two. Which keys it has
+is decided in range_merge.py.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Final
 
 from headwater_protocol.messages import BIN_HEADERS, array_header, bin_header, decode
-from headwater_server.engine.clean_pages import KEYS_MIN, KeyRun
-from headwater_server.engine.memtable import Version
+from headwater_server.engine.clean_pages import KEYS_MIN, KeyRun, PackedRun
+from headwater_server.engine.range_merge import RUN_KEYS, RangeSink, merge_range
 from headwater_server.engine.state import State
-
-_RUN_KEYS: Final = 256
-"""Keys that are taken from each layer at a time. A page that wants more goes on from there."""
 
 
 class ScanPage:
@@ -50,7 +42,7 @@ class ScanPage:
         return items
 
 
-class _Filling:
+class _Filling(RangeSink):
     """A page that is being filled, with keys in order.
 
     Attributes:
@@ -59,19 +51,19 @@ class _Filling:
         more: one did not fit: the page is full, and the range goes on.
     """
 
-    __slots__ = ("_count_max", "_pieces", "_size", "_size_max", "count", "last", "more")
-
     def __init__(self, count_max: int, size_max: int) -> None:
+        # No call of the base class: a page costs few calls, and a test counts them.
+        self.more = False
         self._count_max = count_max
         self._size_max = size_max
         self._pieces: list[bytes] = []
         self._size = 0
         self.count = 0
         self.last = b""
-        self.more = False
 
     def add_run(self, run: KeyRun, low: int, high: int) -> None:
-        """Add the keys at the places from *low* up to *high* of a run."""
+        """Add the keys at the places from *low* up to *high* of a packed run."""
+        assert isinstance(run, PackedRun)
         room = self._count_max - self.count
         if high - low > room:
             high = low + room
@@ -91,7 +83,7 @@ class _Filling:
         self.count += high - low
         self.last = run.keys[high - 1]
 
-    def _fitting(self, run: KeyRun, low: int, high: int) -> int:
+    def _fitting(self, run: PackedRun, low: int, high: int) -> int:
         """The place up to which a run fits by its bytes, though not all of it does."""
         end = run.offsets[low] + self._size_max - self._size
         fitting = bisect_right(run.offsets, end, low, high + 1) - 1
@@ -146,15 +138,18 @@ def scan_page(
     # One more than wanted, which is how we know that there is more.
     wanted = limit + 1
     while start < end:
-        count_max = min(wanted, _RUN_KEYS)
+        count_max = min(wanted, RUN_KEYS)
         run = state.files.run(
             start, end, view, count_max=count_max, size_max=size_max, reverse=reverse
         )
-        if state.active.chains or (state.frozen is not None and state.frozen.chains):
-            rest = _add_layered(
-                filling, state, run, start, end, view, count_max=count_max, reverse=reverse
+        active = state.active
+        frozen = state.frozen
+        if active.chains or (frozen is not None and frozen.chains):
+            rest = merge_range(
+                filling, active, frozen, run, start, end, view, count_max=count_max, reverse=reverse
             )
         else:
+            # The merge would do the same with more calls, and a test counts them.
             filling.add_run(run, run.low, run.high)
             rest = run.rest
         if rest is None or filling.more:
@@ -177,95 +172,3 @@ def pack_page(found: Iterator[tuple[bytes, bytes]], limit: int, size_max: int) -
         if filling.more:
             break
     return filling.page()
-
-
-def _add_layered(
-    filling: _Filling,
-    state: State,
-    run: KeyRun,
-    start: bytes,
-    end: bytes,
-    view: int,
-    *,
-    count_max: int,
-    reverse: bool,
-) -> bytes | None:
-    """Add a run with what the memtables lay over it; returns where the range goes on."""
-    if run.rest is not None:
-        if reverse:
-            start = run.rest
-        else:
-            end = run.rest
-    recent, whole = _recent_keys(state, start, end, count_max, reverse)
-    chains = state.active.chains
-    keys = run.keys
-    high = run.high
-    place = run.low
-    for key in recent:
-        newest = chains.get(key)
-        if newest is None or newest[0] > view:
-            newest = _version_at(state, key, view)
-            if newest is None:
-                continue
-        # Types are said where mypyc would look at what an object is: half of the time.
-        version: Version = newest
-        if place < high and keys[place] == key:
-            # Often so where the memtable has most keys.
-            place += 1
-        elif place < high:
-            behind = _place_behind(keys, key, place, high, reverse)
-            before = behind - 1 if behind > place and keys[behind - 1] == key else behind
-            if before > place:
-                filling.add_run(run, place, before)
-            place = behind
-        value = version[1]
-        if value is not None and not filling.more:
-            filling.add_key(key, value)
-        if filling.more:
-            return run.rest
-    if whole:
-        filling.add_run(run, place, high)
-        return run.rest
-    last = recent[-1]
-    filling.add_run(run, place, _place_behind(keys, last, place, high, reverse))
-    return last if reverse else last + b"\0"
-
-
-def _recent_keys(
-    state: State, start: bytes, end: bytes, count_max: int, reverse: bool
-) -> tuple[list[bytes], bool]:
-    """The first keys of the range that the memtables have, in order, and whether these are all."""
-    recent: list[bytes] = []
-    whole = True
-    for table in state.memtables():
-        found = table.first_keys(start, end, count_max, reverse=reverse)
-        if len(found) == count_max:
-            # It may have many keys where the files have few: not all of them now.
-            whole = False
-            if reverse:
-                start = found[-1]
-            else:
-                end = found[-1] + b"\0"
-        recent = sorted({*recent, *found}, reverse=reverse) if recent and found else recent or found
-    if not whole:
-        # The first table may have gone further than the second did.
-        while recent[-1] < start or recent[-1] >= end:
-            del recent[-1]
-    return recent, whole
-
-
-def _version_at(state: State, key: bytes, view: int) -> Version | None:
-    """The version of a key in the newest memtable that has one at *view*."""
-    version = state.active.version_at(key, view)
-    if version is None and state.frozen is not None:
-        version = state.frozen.version_at(key, view)
-    return version
-
-
-def _place_behind(keys: list[bytes], key: bytes, low: int, high: int, reverse: bool) -> int:
-    """The first place from *low* to *high* whose key comes behind *key*."""
-    if not reverse:
-        return bisect_right(keys, key, low, high)
-    while low < high and keys[low] >= key:
-        low += 1
-    return low

@@ -10,16 +10,17 @@ a checkpoint's batch lands in the files, the frozen memtable holds the same vers
 meets them in one or the other, and both are the same.
 """
 
-import heapq
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from headwater_protocol import limits
 from headwater_server.engine import keyspaces
 from headwater_server.engine.checkpointed import CheckpointedState
 from headwater_server.engine.index_keys import IDS_END, NUMBER_END
 from headwater_server.engine.memtable import MemTable, StreamTail
+from headwater_server.engine.range_merge import RUN_KEYS, first_items
 from headwater_server.engine.retention import Retention
 from headwater_server.storage.commit_log import CommitRecord
 
@@ -110,46 +111,39 @@ class State:
         return newest if newest > after else 0
 
     def scan(
-        self, start: bytes, end: bytes | None, view: int, *, reverse: bool = False
+        self,
+        start: bytes,
+        end: bytes,
+        view: int,
+        *,
+        reverse: bool = False,
+        ahead: int = 32,
     ) -> Iterator[tuple[bytes, bytes]]:
         """The keys of [start, end) that exist at a commit, with their values, in order.
 
-        Nothing may be written while the iterator is in use.
+        *ahead* keys are looked up before the first is given, then twice as many each time.
         """
-        stored = self.files.scan(start, end, view, reverse=reverse)
-        memtables = self.memtables()
-        recent = heapq.merge(
-            *(table.keys(start, end, reverse=reverse) for table in memtables), reverse=reverse
-        )
-        ahead = next(stored, None)
-        previous: bytes | None = None
-        for key in recent:
-            if key == previous:
-                continue
-            previous = key
-            while ahead is not None and (ahead[0] > key if reverse else ahead[0] < key):
-                if ahead[2] is not None:
-                    yield ahead[0], ahead[2]
-                ahead = next(stored, None)
-            value: bytes | None = None
-            for table in memtables:
-                version = table.version_at(key, view)
-                if version is not None:
-                    value = version[1]
-                    break
+        count = ahead
+        while start < end:
+            found, rest = first_items(
+                self.active,
+                self.frozen,
+                self.files,
+                start,
+                end,
+                view,
+                count_max=count,
+                size_max=limits.PAGE_SIZE_MAX,
+                reverse=reverse,
+            )
+            yield from found
+            if rest is None:
+                return
+            if reverse:
+                end = rest
             else:
-                if ahead is not None and ahead[0] == key:
-                    value = ahead[2]
-            if ahead is not None and ahead[0] == key:
-                ahead = next(stored, None)
-            if value is not None:
-                yield key, value
-        if ahead is not None and ahead[2] is not None:
-            yield ahead[0], ahead[2]
-        # Beyond the last key of the memtables, which is all of it for most of history.
-        for key, _, value in stored:
-            if value is not None:
-                yield key, value
+                start = rest
+            count = min(2 * count, RUN_KEYS)
 
     # Streams and events.
 

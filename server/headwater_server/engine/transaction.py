@@ -148,7 +148,7 @@ class Transaction(Reader):
     def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
         first, last = user_range(start, end)
         if self.buffer:
-            found = self._scan_own(first, last, reverse)
+            found = self._scan_own(first, last, reverse=reverse)
             page = pack_page(found, limit, limits.PAGE_SIZE_MAX)
         else:
             page = self._page(first, last, limit, reverse)
@@ -202,8 +202,10 @@ class Transaction(Reader):
                 rule = changed_rule(self._state, write, stream, rule, version + own, self.used)
         return rule
 
-    def _scan_own(self, first: bytes, last: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
-        stored = self._state.scan(first, last, self.view, reverse=reverse)
+    def _scan_own(
+        self, first: bytes, last: bytes, *, reverse: bool, ahead: int = 32
+    ) -> Iterator[tuple[bytes, bytes]]:
+        stored = self._state.scan(first, last, self.view, reverse=reverse, ahead=ahead)
         if not self.buffer:
             return stored
         return self.buffer.overlay(stored, first, last, reverse=reverse)
@@ -213,7 +215,7 @@ class Transaction(Reader):
     ) -> tuple[int, bytes] | None:
         version = min(version + len(self._own_events(stream)), version_max)
         first, last = keyspaces.snapshot_range(stream, name, schema, version)
-        for key, state in self._scan_own(first, last, reverse=True):
+        for key, state in self._scan_own(first, last, reverse=True, ahead=1):
             self._register_range(key, last)
             return keyspaces.parse_snapshot_key(key).version, state
         self._register_range(first, last)
