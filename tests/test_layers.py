@@ -27,12 +27,9 @@ STILL_TO_CUT: Final[Mapping[str, AbstractSet[str]]] = {
         for module in (
             "authentication",
             "backups",
-            "group_deliveries",
             "group_handlers",
             "handlers",
-            "key_feeds",
             "service",
-            "subscriptions",
         )
     },
 }

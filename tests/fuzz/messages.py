@@ -96,11 +96,8 @@ class Bare:
         while session.runnable:
             session.run()
         self.group_commit.end_turn()
-        waiting = self.subscriptions._queue
-        while waiting:
-            subscription = waiting.popleft()
-            subscription.queued = False
-            self.subscriptions._try_step(subscription)
+        while self.subscriptions.turn():
+            pass
 
 
 def _on_a_fast_disk() -> AdaptiveFsync:

@@ -80,7 +80,7 @@ async def test_a_feed_without_credit_falls_behind_and_loses_nothing() -> None:
         await client.ask("unsubscribe", request_id)
         await write(server, writer, put(b"a"))
         await client.ask("ping")
-        assert server.server._subscriptions.key_feeds.count == 0
+        assert server.server._key_feeds.count == 0
 
 
 async def test_a_commit_that_no_frame_can_hold_comes_in_parts() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from headwater_server.engine.events import decode_event, encode_event
 from headwater_server.engine.filters import EVERYTHING, Criterion, EventFilter
-from headwater_server.net.session import Session
-from headwater_server.net.subscriptions import Subscription, _LiveIndex
+from headwater_server.net.event_source import LiveIndex
+from headwater_server.net.feeds import Feed, Owner, Subscriber
 
 STREAMS = ["a-1", "a-2", "b-1", "b"]
 TYPES = ["T", "U", "V"]
@@ -35,12 +35,12 @@ def some_filter(source: random.Random) -> EventFilter:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_batch_has_what_a_look_at_every_filter_gives(seed: int) -> None:
     source = random.Random(seed)
-    index = _LiveIndex()
+    index = LiveIndex()
     filters = {EVERYTHING, *(some_filter(source) for _ in range(200))}
-    nobody = cast(Session, None)
-    subscriptions = [Subscription(nobody, 1, 0, wanted, 0) for wanted in filters for _ in range(2)]
-    for subscription in subscriptions:
-        index.add(subscription)
+    nobody, nothing = cast(Subscriber, None), cast(Owner, None)
+    feeds = [Feed(nothing, nobody, 1, 0, wanted, 0) for wanted in filters for _ in range(2)]
+    for feed in feeds:
+        index.add(feed)
     events = [
         encode_event(
             position,
@@ -56,10 +56,10 @@ def test_a_batch_has_what_a_look_at_every_filter_gives(seed: int) -> None:
         )
         for position in range(1, 40)
     ]
-    for count in (len(subscriptions), 100, 0):
-        while len(subscriptions) > count:
-            index.remove(subscriptions.pop(source.randrange(len(subscriptions))))
-        wanted_now = {subscription.wanted for subscription in subscriptions}
+    for count in (len(feeds), 100, 0):
+        while len(feeds) > count:
+            index.remove(feeds.pop(source.randrange(len(feeds))))
+        wanted_now = {feed.wanted for feed in feeds}
         assert {group.wanted: found for group, found in index.batches(events)} == {
             wanted: fitting
             for wanted in wanted_now

@@ -11,23 +11,20 @@ looks at the flag before it sleeps, so no wake-up is lost in between.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 import trio
 
 from headwater_protocol.errors import HeadwaterError, InternalError, InvalidArgument, TooMany
-from headwater_protocol.frames import join_frame
 from headwater_protocol.limits import DELIVERIES_MAX
 from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.consumer_groups.host import Turn
 from headwater_server.engine.consumer_groups.streams import Member
 from headwater_server.engine.engine import Engine
 from headwater_server.net.failures import Failures
+from headwater_server.net.feeds import STEPS_PER_TURN_MAX, Channel, Subscriber
 from headwater_server.net.group_commit import GroupCommit
-
-if TYPE_CHECKING:
-    from headwater_server.net.session import Session
 
 _log = structlog.get_logger(__name__)
 
@@ -37,16 +34,16 @@ _DELIVERIES_PUSH: Final = b"\x02\x92\xaadeliveries"
 _SECOND_US: Final = 1_000_000
 
 
-class Membership:
+class Membership(Channel):
     """A member of a group, on a connection."""
 
-    __slots__ = ("group", "head", "member", "request_id", "session")
+    __slots__ = ("group", "member")
 
-    def __init__(self, session: "Session", request_id: int, group: str) -> None:
-        self.session = session
-        self.request_id = request_id
+    def __init__(
+        self, owner: "GroupDeliveries", session: Subscriber, request_id: int, group: str
+    ) -> None:
+        super().__init__(owner, session, request_id)
         self.group = group
-        self.head = b"\x93" + encode(request_id)
         self.member: Member
 
 
@@ -80,53 +77,58 @@ class GroupDeliveries:
         """Microseconds of the clock by which leases run."""
         return int(trio.current_time() * _SECOND_US)
 
-    def join(self, session: "Session", request_id: int, name: str, credit: int) -> None:
+    def join(self, session: Subscriber, request_id: int, name: str, credit: int) -> None:
         """Make a session a member of a group.
 
         Raises:
             NoSuchGroup, TooMany.
         """
-        if len(session.memberships) >= self._per_session_max:
+        count = sum(isinstance(channel, Membership) for channel in session.feeds.values())
+        if count >= self._per_session_max:
             raise TooMany(
-                f"{len(session.memberships)} memberships on this connection; "
-                f"allowed are {self._per_session_max}"
+                f"{count} memberships on this connection; allowed are {self._per_session_max}"
             )
-        membership = Membership(session, request_id, name)
+        membership = Membership(self, session, request_id, name)
         takes = partial(_takes, session)
         _, membership.member = self._groups.join(name, membership, credit, takes)
-        session.memberships[request_id] = membership
+        session.feeds[request_id] = membership
         self.count += 1
         self.wake()
 
-    def grant(self, membership: Membership, deliveries: int) -> None:
+    def grant(self, membership: Membership, credit: int, /) -> None:
         """Allow a member that many more deliveries.
 
         Raises:
             InvalidArgument: it would be more than a member may hold.
         """
-        credit = membership.member.credit + deliveries
-        if credit > DELIVERIES_MAX:
-            raise InvalidArgument(f"credit: {credit} deliveries; allowed are {DELIVERIES_MAX}")
-        membership.member.credit = credit
+        total = membership.member.credit + credit
+        if total > DELIVERIES_MAX:
+            raise InvalidArgument(f"credit: {total} deliveries; allowed are {DELIVERIES_MAX}")
+        membership.member.credit = total
         self.wake()
 
-    def leave(self, membership: Membership, *, died: bool = False) -> None:
+    def resume(self, _membership: Membership, /) -> None:
+        """There is room in the output: deliver again."""
+        self.wake()
+
+    def close(self, membership: Membership, /) -> None:
         """End a membership; nothing of it is pushed any more."""
-        del membership.session.memberships[membership.request_id]
+        self._close(membership, died=False)
+
+    def lost(self, membership: Membership, /) -> None:
+        """The connection is gone, and the member with it."""
+        self._close(membership, died=True)
+
+    def _close(self, membership: Membership, *, died: bool) -> None:
+        del membership.session.feeds[membership.request_id]
         self.count -= 1
         self._groups.leave(membership.group, membership.member, died=died)
         self.wake()
 
-    def close_session(self, session: "Session") -> None:
-        """The connection is gone, and its members with it."""
-        for membership in list(session.memberships.values()):
-            self.leave(membership, died=True)
-
-    def end(self, membership: Membership, error: HeadwaterError) -> None:
+    def end(self, membership: Membership, error: HeadwaterError, /) -> None:
         """Tell a member that nothing more will come, and why."""
-        session = membership.session
-        self.leave(membership)
-        session.send(session.connection.push(membership.request_id, ["ended", error.as_payload()]))
+        self.close(membership)
+        membership.push(["ended", error.as_payload()])
 
     def end_members(self, members: list[Member], error: HeadwaterError) -> None:
         """Tell members of a group that is not there any more."""
@@ -152,9 +154,13 @@ class GroupDeliveries:
             if not self._awake:
                 await self._sleep()
             self._awake = False
-            for name in list(self._groups.active):
-                if name in self._groups.active and self._try_turn(name):
-                    self._awake = True
+            names = list(self._groups.active)
+            for start in range(0, len(names), STEPS_PER_TURN_MAX):
+                if start:
+                    await trio.lowlevel.checkpoint()
+                for name in names[start : start + STEPS_PER_TURN_MAX]:
+                    if name in self._groups.active and self._try_turn(name):
+                        self._awake = True
             # Groups write attempts and positions of their own accord.
             self._group_commit.wake()
             await trio.lowlevel.checkpoint()
@@ -202,9 +208,8 @@ class GroupDeliveries:
             parts: list[bytes] = []
             for token, attempt, stored in deliveries:
                 parts += (b"\x93", encode(token), encode(attempt), stored)
-            membership.session.send(
-                join_frame(membership.head, _DELIVERIES_PUSH, array_header(len(deliveries)), *parts)
-            )
+            body = b"".join((_DELIVERIES_PUSH, array_header(len(deliveries)), *parts))
+            membership.session.send_shared(membership.head, body)
         for member in turn.caught_up:
             self._push(member, ["caught_up", turn.position])
 
@@ -212,11 +217,10 @@ class GroupDeliveries:
     def _push(member: Member, payload: list[Any]) -> None:
         membership = member.owner
         assert isinstance(membership, Membership)
-        session = membership.session
-        if session.memberships.get(membership.request_id) is membership:
-            session.send(session.connection.push(membership.request_id, payload))
+        if membership.is_open:
+            membership.push(payload)
 
 
-def _takes(session: "Session") -> bool:
+def _takes(session: Subscriber) -> bool:
     """Whether deliveries can be sent to a session now."""
     return not session.output_blocked

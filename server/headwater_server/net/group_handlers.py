@@ -13,6 +13,7 @@ from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.consumer_groups.records import GroupSettings
 from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.sequencer import Ticket
+from headwater_server.net.group_deliveries import Membership
 
 if TYPE_CHECKING:
     from headwater_server.net.session import Session
@@ -85,10 +86,10 @@ def join(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
 
 def leave(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     """End a membership."""
-    membership = session.memberships.get(arguments[0])
-    if membership is None:
+    membership = session.feeds.get(arguments[0])
+    if not isinstance(membership, Membership):
         raise InvalidArgument(f"group_leave: there is no membership {arguments[0]}")
-    session.service.group_deliveries.leave(membership)
+    membership.owner.close(membership)
     return session.connection.answer(request_id, None)
 
 

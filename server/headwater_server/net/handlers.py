@@ -18,7 +18,7 @@ from headwater_protocol.answers import (
 )
 from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import InvalidArgument, TooLarge, TooMany
-from headwater_protocol.limits import BODY_SIZE_MAX, CREDIT_MAX, KIB, PROTOCOL_VERSION
+from headwater_protocol.limits import BODY_SIZE_MAX, KIB, PROTOCOL_VERSION
 from headwater_protocol.messages import array_header, encode
 from headwater_protocol.operations import OPERATIONS
 from headwater_server.engine.accounts import Verifier
@@ -26,7 +26,9 @@ from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.sequencer import Ticket
 from headwater_server.net.authentication import MECHANISM
+from headwater_server.net.feeds import Feed
 from headwater_server.net.group_handlers import GROUP_HANDLERS
+from headwater_server.net.key_source import key_range
 
 if TYPE_CHECKING:
     from headwater_server.net.session import Session
@@ -363,42 +365,27 @@ def subscribe_keys(session: "Session", request_id: int, arguments: list[Any]) ->
     """Open a feed of a range of keys; its first push comes after this answer."""
     start, end, after, credit = arguments
     session.service.check_running()
-    feeds = session.service.subscriptions.key_feeds
-    feeds.open(session, request_id, (start, end), after, credit)
+    wanted = key_range(start, end)
+    session.service.key_feeds.open(session, request_id, after, wanted, credit)
     return session.connection.answer(request_id, None)
 
 
 def grant_credit(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
-    """Allow a subscription, or a member of a consumer group, more events."""
-    identity, events = arguments
-    if identity in session.memberships:
-        session.service.group_deliveries.grant(session.memberships[identity], events)
-        return session.connection.answer(request_id, None)
-    feed = session.key_feeds.get(identity)
-    subscription = session.subscriptions.get(identity) if feed is None else feed
-    if subscription is None:
+    """Allow a feed, or a member of a consumer group, more items."""
+    identity, credit = arguments
+    channel = session.feeds.get(identity)
+    if channel is None:
         raise InvalidArgument(f"credit: there is no subscription {identity}")
-    if subscription.credit + events > CREDIT_MAX:
-        raise TooLarge(
-            f"credit: {subscription.credit} and {events} events; allowed are {CREDIT_MAX}"
-        )
-    if feed is not None:
-        session.service.subscriptions.key_feeds.grant(feed, events)
-    else:
-        session.service.subscriptions.grant(session.subscriptions[identity], events)
+    channel.owner.grant(channel, credit)
     return session.connection.answer(request_id, None)
 
 
 def unsubscribe(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
-    """End a subscription."""
-    feed = session.key_feeds.get(arguments[0])
-    if feed is not None:
-        session.service.subscriptions.key_feeds.close(feed)
-        return session.connection.answer(request_id, None)
-    subscription = session.subscriptions.get(arguments[0])
-    if subscription is None:
+    """End a feed."""
+    channel = session.feeds.get(arguments[0])
+    if not isinstance(channel, Feed):
         raise InvalidArgument(f"unsubscribe: there is no subscription {arguments[0]}")
-    session.service.subscriptions.close(subscription)
+    channel.owner.close(channel)
     return session.connection.answer(request_id, None)
 
 

@@ -7,7 +7,7 @@
     checkpointer     what was committed gets into the files, the log is trimmed
     backups          those that clients ask for
     maintenance      leases, log space, slow strangers
-    subscriptions    history for those who are behind
+    feeds            history of events and keys for those who are behind
     group deliveries events for the members of consumer groups, when it is their time
     plain sockets    all connections without TLS
     TLS listener     a task for each connection with it
@@ -35,22 +35,25 @@ import trio
 
 from headwater_protocol.errors import ShuttingDown
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.pacing import GiveWay, Pacer, on_and_on
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net import streams
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.backups import Backups
 from headwater_server.net.checkpointer import Checkpointer, CheckpointFailed
+from headwater_server.net.event_source import EventSource
 from headwater_server.net.failures import CommitFailed, Failures
+from headwater_server.net.feeds import Feeds
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.group_deliveries import GroupDeliveries
+from headwater_server.net.key_source import KeyRange, KeySource
 from headwater_server.net.listening import Listeners, tls_context
 from headwater_server.net.maintenance import Maintenance
 from headwater_server.net.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
 from headwater_server.net.rewriter import Rewriter
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
-from headwater_server.net.subscriptions import Subscriptions
 from headwater_server.net.worker_thread import RunBlocking, WorkerThread
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
@@ -110,9 +113,7 @@ class Server:
             waiting_size_max=settings.commits_waiting_size_max,
             disk_retry_ms=settings.disk_retry_ms,
         )
-        self._subscriptions = Subscriptions(
-            engine, self._failures, per_session_max=settings.session.subscriptions_max
-        )
+        self._subscriptions, self._key_feeds = self._open_feeds(settings.session.subscriptions_max)
         self._group_deliveries = GroupDeliveries(
             engine,
             self._group_commit,
@@ -143,6 +144,7 @@ class Server:
             monotonic=trio.current_time,
             group_commit=self._group_commit,
             subscriptions=self._subscriptions,
+            key_feeds=self._key_feeds,
             group_deliveries=self._group_deliveries,
             backups=self._backups,
             failures=self._failures,
@@ -156,6 +158,13 @@ class Server:
             on_tick=self._on_tick,
         )
 
+    def _open_feeds(self, per_session_max: int) -> tuple[Feeds[EventFilter], Feeds[KeyRange]]:
+        engine, failures = self._engine, self._failures
+        return (
+            Feeds(EventSource(engine), failures, per_session_max=per_session_max),
+            Feeds(KeySource(engine), failures, per_session_max=per_session_max),
+        )
+
     @property
     def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {
@@ -165,7 +174,7 @@ class Server:
             "the backups": self._backups.run,
             "the maintenance": self._maintenance.run,
             "the subscriptions": self._subscriptions.run,
-            "the feeds of keys": self._subscriptions.key_feeds.run,
+            "the feeds of keys": self._key_feeds.run,
             "the consumer groups": self._group_deliveries.run,
             "the connections": self.plain_sockets.run,
         }
@@ -175,6 +184,7 @@ class Server:
         self._checkpointer.tick()
 
     def _after_publish(self) -> None:
+        self._key_feeds.published()
         self._subscriptions.published()
         self._group_deliveries.published()
         self._checkpointer.published()
@@ -228,12 +238,8 @@ class Server:
     async def _send_last_words(self) -> None:
         error = ShuttingDown("the server is going down; connect again later")
         for session in self.service.sessions:
-            for subscription in list(session.subscriptions.values()):
-                self._subscriptions.end(subscription, error)
-            for feed in list(session.key_feeds.values()):
-                self._subscriptions.key_feeds.end(feed, error)
-            for membership in list(session.memberships.values()):
-                self._group_deliveries.end(membership, error)
+            for channel in list(session.feeds.values()):
+                channel.owner.end(channel, error)
             session.end(error)
         with trio.move_on_after(LAST_WORDS_S_MAX):
             while any(s.output_size for s in self.service.sessions):  # noqa: ASYNC110

@@ -1,6 +1,6 @@
 """The service: what all sessions of a server share, and what holds for all of them.
 
-It knows the engine, the settings, the group commit and the subscriptions; which sessions there
+It knows the engine, the settings, the group commit and the feeds; which sessions there
 are; whether a user is needed; and whether the server is going down. The rights of a user are
 asked for in one place, `authorize`.
 """
@@ -21,17 +21,19 @@ from headwater_protocol.errors import (
     TooMany,
 )
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.sequencer import Ticket
 from headwater_server.net.authentication import Authentication
 from headwater_server.net.backups import Backups
 from headwater_server.net.failures import Failures
+from headwater_server.net.feeds import Feeds
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.group_deliveries import GroupDeliveries
 from headwater_server.net.handlers import HANDLERS, Handler
+from headwater_server.net.key_source import KeyRange
 from headwater_server.net.memory_budget import MemoryBudget, default_size
 from headwater_server.net.session import Session
 from headwater_server.net.settings import ServerSettings
-from headwater_server.net.subscriptions import Subscriptions
 
 _log = structlog.get_logger(__name__)
 
@@ -80,7 +82,8 @@ class Service:
         clock: Callable[[], int],
         monotonic: Callable[[], float],
         group_commit: GroupCommit,
-        subscriptions: Subscriptions,
+        subscriptions: Feeds[EventFilter],
+        key_feeds: Feeds[KeyRange],
         group_deliveries: GroupDeliveries,
         backups: Backups,
         failures: Failures,
@@ -91,6 +94,7 @@ class Service:
         self.clock = clock
         self.group_commit = group_commit
         self.subscriptions = subscriptions
+        self.key_feeds = key_feeds
         self.group_deliveries = group_deliveries
         self.backups = backups
         self.failures = failures
@@ -169,9 +173,8 @@ class Service:
         self.sessions.pop(session, None)
         self.strangers.pop(session, None)
         self._departing.pop(session, None)
-        self.subscriptions.close_session(session)
-        if session.memberships:
-            self.group_deliveries.close_session(session)
+        for channel in list(session.feeds.values()):
+            channel.owner.lost(channel)
         rolled_back = self.engine.close_owner(session)
         if rolled_back:
             _log.debug("rolled back with the connection", session=str(session), count=rolled_back)

@@ -3,7 +3,7 @@
     driver --receive(data)--> requests --> handlers --> engine
        ^                                      |  commit: the answer waits for its sync
        '----- notify, output, sent -- output <+------------- release / fail --- group commit
-                                              <------------- push ------------- subscriptions
+                                              <------------- push ------------- feeds
 
 The driver (plain_sockets, streams, a test) owns the bytes' way; it holds no protocol. It feeds
 what came, and when `notify` was called it takes the output. It reads on while `wants_input`,
@@ -33,16 +33,14 @@ from headwater_protocol.errors import (
 from headwater_protocol.operations import OPERATIONS
 from headwater_server.engine.sequencer import Ticket
 from headwater_server.net.failed_requests import commit_unknown, failed_answer
+from headwater_server.net.feeds import Channel
 from headwater_server.net.memory_budget import FREE_SIZE
 from headwater_server.net.waiting_answers import Answer, WaitingAnswers
 
 if TYPE_CHECKING:
     from headwater_server.engine.accounts import Account
     from headwater_server.net.authentication import Exchange
-    from headwater_server.net.group_deliveries import Membership
-    from headwater_server.net.key_feeds import KeyFeed
     from headwater_server.net.service import Service
-    from headwater_server.net.subscriptions import Subscription
 
 _log = structlog.get_logger(__name__)
 
@@ -66,9 +64,8 @@ class Session:
         client: what the client calls itself in hello.
         account: the user, once one has proved to be it.
         connection: the protocol's state of this connection.
-        subscriptions: the open ones, by the id of the request that opened them.
-        key_feeds: the open feeds of keys, by the id of the request that opened them.
-        memberships: in consumer groups, by the id of the request that joined.
+        feeds: the open feeds and memberships in consumer groups, by the id of the request that
+            opened them.
         output_size: bytes that were not sent yet.
         output_blocked: too much of it; nothing more is served or pushed until it has shrunk.
         notified: the driver knows of output; it says False before it takes it.
@@ -87,9 +84,7 @@ class Session:
         self.exchange: Exchange | None = None
         self.authentications_failed = 0
         self.connection = ServerConnection()
-        self.subscriptions: dict[int, Subscription] = {}
-        self.key_feeds: dict[int, KeyFeed] = {}
-        self.memberships: dict[int, Membership] = {}
+        self.feeds: dict[int, Channel] = {}
         self.output_size = 0
         self.output_blocked = False
         self.wants_input = True
@@ -336,10 +331,6 @@ class Session:
             # Not told: the client would have to read all of it before it got to this.
             self.abort()
 
-    def push(self, subscription: "Subscription", payload: list[Any]) -> None:
-        """Send a subscription's word that is no batch of events."""
-        self.send(self.connection.push(subscription.request_id, payload))
-
     def output(self) -> bytes | memoryview:
         """What to send next; empty if there is nothing. `sent` tells how much of it went out."""
         chunks = self._output
@@ -374,9 +365,8 @@ class Session:
         if self.output_blocked and self.output_size <= self._settings.output_resume_size:
             self.output_blocked = False
             self._look()
-            self.service.subscriptions.resume(self)
-            if self.memberships:
-                self.service.group_deliveries.wake()
+            for channel in self.feeds.values():
+                channel.owner.resume(channel)
 
     # Memory. What is held for a client is charged to the budget of the server.
 

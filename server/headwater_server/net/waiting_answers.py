@@ -1,19 +1,28 @@
 """Waiting answers: what a session sends once a commit is durable, or once it has failed."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from headwater_protocol.connection import ServerConnection
 from headwater_server.engine.sequencer import Ticket
-
-if TYPE_CHECKING:
-    from headwater_server.net.session import Session
 
 Encode = Callable[[ServerConnection], bytes]
 """Makes the frame of an answer when its time has come."""
 
 Answer = Encode | bytes
 """The answer to a request that waits, or a whole frame that is known before its time."""
+
+
+class Answers(Protocol):
+    """The session that the answers are of."""
+
+    def release(self, waiting: "WaitingAnswers", /) -> None:
+        """Send answers whose sync is done."""
+        ...
+
+    def fail(self, waiting: "WaitingAnswers", /) -> None:
+        """Say of commits that their outcome is unknown."""
+        ...
 
 
 class WaitingAnswers:
@@ -28,7 +37,7 @@ class WaitingAnswers:
     __slots__ = ("_session", "answers", "sequence", "size", "transaction")
 
     def __init__(
-        self, session: "Session", request_id: int, ticket: Ticket, answer: Answer, size: int
+        self, session: Answers, request_id: int, ticket: Ticket, answer: Answer, size: int
     ) -> None:
         self._session = session
         self.sequence = ticket.sequence
