@@ -16,7 +16,7 @@ from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import Reader
 from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.sequencer import Ticket
-from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.transaction import Transaction
 from headwater_server.engine.transaction_ids import new_transaction_id
 from headwater_server.storage.file_system import FileSystem
@@ -30,9 +30,16 @@ START_US = 1_700_000_000_000_000
 SEGMENT_SIZE = 64 * 1024
 SETTINGS = EngineSettings(disk_reserve_size=0)
 
+STEP_US_MAX = 365 * 24 * 3600 * 1_000_000
+"""A larger step of `now`, or one back, is the wall clock jumping; another is time that passes."""
+
 
 class Database:
-    """An engine over simulated files, driven one step at a time."""
+    """An engine over simulated files, driven one step at a time.
+
+    Attributes:
+        now: what the wall clock says, in microseconds. Set it to let time pass.
+    """
 
     def __init__(
         self,
@@ -47,9 +54,30 @@ class Database:
         self.random = random.Random(seed)
         self.files = files or MemoryFileSystem(random.Random(seed))
         self.store = store or MemoryStore()
-        self.now = now
+        self._now = now
+        self._passed = 0
         self._transactions = 0
         self.engine = self._open()
+
+    @property
+    def now(self) -> int:
+        return self._now
+
+    @now.setter
+    def now(self, now: int) -> None:
+        if 0 <= now - self._now <= STEP_US_MAX:
+            self._passed += now - self._now
+        self._now = now
+
+    def jump(self, step: int) -> None:
+        """Set the wall clock forward or back by so many microseconds, in no time."""
+        self._now += step
+
+    def wait(self, us: int) -> None:
+        """Let time pass, and the engine notice it as the server would, once a second."""
+        self.now += us
+        self.engine.tick()
+        self.sync()
 
     def _open(self) -> Engine:
         return open_engine(
@@ -58,7 +86,8 @@ class Database:
             open_store=lambda path: self.store,
             open_log=open_test_log,
             settings=self.settings,
-            clock=lambda: self.now,
+            clock=lambda: self._now,
+            monotonic=lambda: self._passed,
             source=self.random,
         )
 
@@ -115,6 +144,9 @@ class Database:
 
     def checkpoint(self, *, tidy: bool = False) -> None:
         """A whole checkpoint, if there is anything to put into one, or to *tidy*."""
+        if self.settings.history_window_us < SECOND_US:
+            # The history is as short as the log's clock says, which ticks once a second.
+            self.wait(SECOND_US)
         self.sync()
         checkpoint = self.engine.begin_checkpoint(tidy=tidy)
         if checkpoint is not None:

@@ -16,6 +16,7 @@ from headwater_server.engine.index_keys import (
     parse_transactions,
     together_value,
 )
+from headwater_server.engine.planned import ABORT, Planned
 from headwater_server.engine.state import State
 from headwater_server.engine.validation_budget import commit_budget
 from headwater_server.engine.version_writer import CHANGES_MAX
@@ -239,8 +240,8 @@ def test_transactions_are_forgotten_when_their_retention_is_over() -> None:
     written = Written(random.Random(9))
     for _ in range(10):
         written.commit({b"\x01k": b"v"})
-    written.state.active.add_abort(b"a" * 16, START_US)
-    written.state.active.add_abort(b"b" * 16, START_US + 9_000_000)
+    for transaction, time in ((b"a" * 16, START_US), (b"b" * 16, START_US + 9_000_000)):
+        written.state.apply([Planned(ABORT, transaction, time, 0, 0, 0, ())])
     written.checkpoint(horizon=8)
     record = written.checkpointed.commit_record(6)
     written.commit({b"\x01k": b"w"})

@@ -76,7 +76,7 @@ def test_garbage_is_collected_though_nobody_writes_any_more() -> None:
     database.checkpoint()
     assert len(list(database.store.scan(Family.HISTORY, b""))) == 2
     assert not quiet(database), "the history window still has them"
-    database.now += WINDOW_US
+    database.wait(WINDOW_US)
     assert quiet(database)
     database.checkpoint(tidy=True)
     assert list(database.store.scan(Family.HISTORY, b"")) == []

@@ -15,12 +15,13 @@ import pytest
 from headwater_server.engine.checkpointing import Checkpoint
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.filters import EVERYTHING
+from headwater_server.engine.settings import SECOND_US
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.memory_files import Crash, MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
 from tests.engine.database import SEGMENT_SIZE, SETTINGS, Database, all_events
 
-HISTORY = replace(SETTINGS, history_window_us=10_000, garbage_entries_max=8)
+HISTORY = replace(SETTINGS, history_window_us=10 * SECOND_US, garbage_entries_max=8)
 FENCED = b"fenced for good!"
 SYNC_EVERY = 3
 COMMITS = 24
@@ -82,7 +83,7 @@ def workload(database: Database, progress: Progress) -> None:
     """Commits in groups, with checkpoints of which each ends two groups after it began."""
     engine = database.engine
     for place in range(COMMITS):
-        database.now += 1000
+        database.now += SECOND_US
         transaction = identity(place)
         progress.transactions.append(transaction)
         engine.execute(transaction, user=0, conditions=[], reads=None, writes=writes_of(place))
@@ -133,7 +134,7 @@ def go_on(database: Database) -> None:
 @pytest.fixture(scope="module")
 def pictures() -> list[Picture]:
     """What can be read after each commit of the workload, from a run without faults."""
-    database = Database(replace(HISTORY, history_window_us=10**12))
+    database = Database(replace(HISTORY, history_window_us=10**15))
     workload(database, Progress())
     return [picture(database.engine, commit) for commit in range(COMMITS + 1)]
 
@@ -245,12 +246,12 @@ def test_a_sync_that_fails_ends_the_group_and_is_never_tried_again(
         database = Database(HISTORY, files=files)
         progress = Progress()
         for place in range(4):
-            database.now += 1000
+            database.now += SECOND_US
             progress.transactions.append(identity(place))
             database.execute(*writes_of(place), transaction=progress.transactions[-1])
         progress.acknowledged = 4
         progress.transactions.append(identity(4))
-        database.now += 1000
+        database.now += SECOND_US
         database.engine.execute(
             progress.transactions[-1], user=0, conditions=[], reads=None, writes=writes_of(4)
         )
@@ -276,7 +277,7 @@ def test_a_full_disk_stops_commits_and_checkpoints_and_loses_nothing(
     database = Database(replace(HISTORY, disk_reserve_size=0), files=files)
     progress = Progress()
     for place in range(4):
-        database.now += 1000
+        database.now += SECOND_US
         progress.transactions.append(identity(place))
         database.execute(*writes_of(place), transaction=progress.transactions[-1])
     progress.acknowledged = 4

@@ -228,7 +228,8 @@ def test_events_that_are_all_there_in_a_row_count_as_done(layer: str) -> None:
         assert database.execute(["append", "a", expect, first]) == answer
     # A part of what one append brought is there in a row, too.
     assert database.execute(["append", "a", ANY, first[1:]]) == answer
-    assert database.engine.published == 3
+    # Each of these transactions has a commit of its own, so that its status is known.
+    assert database.engine.published == 8
     assert len(events(database, "a")) == 4
     # Elsewhere the ids are free.
     database.execute(["append", "b", 0, first])
@@ -360,11 +361,34 @@ def test_an_add_that_fails_at_commit_leaves_nothing_behind() -> None:
     assert database.engine.take_group() is None
 
 
-def test_a_range_delete_that_meets_no_key_gets_no_number() -> None:
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(
+    "write",
+    [
+        ["delete", b"x"],
+        ["delete_range", b"x", None],
+        ["truncate", "a", 1],
+        ["delete_stream", "never"],
+        ["set_retention", "a", None, None],
+        ["erase", "a", [1]],
+        ["append", "a", ANY, [event("One", identity(1))]],
+    ],
+)
+def test_a_write_that_changes_nothing_has_a_commit_of_its_own(layer: str, write: list[Any]) -> None:
+    """It was acknowledged with a commit of others, and then its status was "open"."""
     database = Database()
-    database.execute(["put", b"k", b"v"])
-    assert database.execute(["delete_range", b"x", None]) == [1, database.now, None, None, {}]
-    assert database.execute(["delete", b"x"])[0] == 2
+    first = database.execute(["append", "a", ANY, [event("One", identity(1))]])
+    if write[0] == "erase":
+        database.execute(write)
+    transaction = database.new_id()
+    answer = database.execute(write, transaction=transaction)
+    database = moved_to(database, layer)
+    status = database.engine.status(transaction, resolve=True)
+    assert status.state == "committed"
+    assert status.ticket.payload[0] == database.engine.published
+    # Sent again, it answers as the first time.
+    assert database.execute(write, transaction=transaction) == answer
+    assert answer == (first if write[0] == "append" else status.ticket.payload)
 
 
 @pytest.mark.slow

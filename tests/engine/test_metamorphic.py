@@ -13,7 +13,7 @@ import pytest
 
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.filters import EVERYTHING, EventFilter
-from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.settings import SECOND_US, EngineSettings
 from tests.engine import database as database_module
 from tests.engine.database import START_US, Database, all_events
 from tests.simulation.determinism import replaced
@@ -58,7 +58,7 @@ PLAIN = Keeping(
 def draw(source: random.Random) -> Keeping:
     settings = EngineSettings(
         disk_reserve_size=0,
-        history_window_us=source.choice((0, 10_000, FOREVER_US)),
+        history_window_us=source.choice((0, 10 * SECOND_US, FOREVER_US)),
         snapshots_kept=source.choice((1, 2, 50)),
         memtable_size_max=source.choice((1000, 20_000, 10**8)),
         memtable_commits_max=source.choice((2, 7, 50_000)),
@@ -121,7 +121,7 @@ def run(seed: int, keeping: Keeping) -> tuple[Engine, list[Answers]]:
         checkpoint = None
         begun = 0
         for place in range(COMMITS):
-            database.now = START_US + 1000 * (place + 1)
+            database.now = START_US + SECOND_US * (place + 1)
             identity = b"transaction %04d" % place
             database.engine.execute(
                 identity, user=0, conditions=[], reads=None, writes=writes_of(history, heads)

@@ -233,7 +233,7 @@ def test_a_restart_costs_the_tail_of_the_log_and_not_the_data() -> None:
         database = Database(replace(SETTINGS, memtable_commits_max=20))
         for place in range(commits):
             database.execute(["put", b"k%d" % place, b"v"], append("a", ("T", None)))
-            if database.engine.checkpoint_due:
+            if database.engine.checkpoints.due:
                 database.checkpoint()
         found: MemoryFileSystem = database.files.crash()
         Database(files=found, store=database.store.crash())

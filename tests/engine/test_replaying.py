@@ -1,4 +1,4 @@
-"""Replaying: what is read back from the log in runs is what was installed one by one."""
+"""Replaying: what is read back from the log is what was applied when it was committed."""
 
 import random
 
@@ -6,8 +6,9 @@ import pytest
 
 from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.memtable import MemTable
-from headwater_server.engine.records import Record, encode_commit
-from headwater_server.engine.replaying import replay
+from headwater_server.engine.records import encode_commit
+from headwater_server.engine.replaying import plan_entry
+from headwater_server.engine.state import State
 from tests.engine.database import Database
 
 
@@ -65,8 +66,12 @@ def test_a_replayed_memtable_is_the_one_that_was_written(seed: int) -> None:
 def one_put(commit: int, first_position: int = 1) -> bytes:
     transaction = commit.to_bytes(16, "big")
     return encode_commit(
-        Record(commit, transaction, 5, 0, [b"\x01k%d" % commit, b"v"], first_position, [], [])
+        commit, transaction, 5, 0, [b"\x01k%d" % commit, b"v"], first_position, [], []
     )
+
+
+def replay(state: State, encoded: list[bytes], *, path: str, index: int) -> None:
+    state.apply(plan_entry(state, encoded, path=path, index=index))
 
 
 def test_commits_that_are_in_the_files_are_passed_over_and_a_gap_is_told() -> None:
@@ -80,7 +85,8 @@ def test_commits_that_are_in_the_files_are_passed_over_and_a_gap_is_told() -> No
     with pytest.raises(DamagedFile, match="wal: commit 11 follows commit 9") as caught:
         replay(state, [one_put(9), one_put(11)], path="wal", index=8)
     assert caught.value.details == {"file": "wal", "index": 8}
-    assert state.last_commit == 9
+    # An entry is planned as a whole before any of it is applied.
+    assert state.last_commit == 8
 
 
 def test_a_key_is_written_by_several_commits_of_a_run() -> None:
@@ -88,7 +94,7 @@ def test_a_key_is_written_by_several_commits_of_a_run() -> None:
     keys = [b"\x01a", b"\x01b", b"\x01a", b"\x01a"]
     values = [b"1", b"2", None, b"4"]
     encoded = [
-        encode_commit(Record(commit, bytes([commit]) * 16, 5, 0, [key, value], 1, [], []))
+        encode_commit(commit, bytes([commit]) * 16, 5, 0, [key, value], 1, [], [])
         for commit, key, value in zip(range(1, 5), keys, values, strict=True)
     ]
     replay(database.engine._state, encoded, path="wal", index=1)
@@ -104,7 +110,7 @@ def test_a_key_is_written_by_several_commits_of_a_run() -> None:
     assert table.newest_id == b"\x01" * 16
 
 
-def test_a_commit_that_skips_positions_is_our_mistake() -> None:
+def test_a_commit_that_skips_positions_is_a_defect_of_ours() -> None:
     database = Database()
-    with pytest.raises(AssertionError, match="positions are dense"):
+    with pytest.raises(AssertionError, match="and positions are dense"):
         replay(database.engine._state, [one_put(1, first_position=2)], path="wal", index=1)

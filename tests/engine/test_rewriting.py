@@ -71,7 +71,7 @@ def test_what_nobody_can_read_any_more_gives_its_room_back() -> None:
     # The history window needs it still.
     assert database.engine.rewriting.removed == 0
     assert stream_versions(database.engine.reader(before)) == [*range(1, 13)]
-    database.now += 10_000_000
+    database.wait(10_000_000)
     database.rewrite()
     assert database.engine.rewriting.removed == 10
     assert database.engine.rewriting.given_back > 10 * len(SECRET)
@@ -96,7 +96,7 @@ def test_an_open_transaction_keeps_what_it_can_read() -> None:
     written(database)
     opened = database.begin()
     database.execute(["delete_stream", "a-1"])
-    database.now += 10_000_000
+    database.wait(10_000_000)
     database.rewrite()
     assert stream_versions(opened) == [*range(1, 13)]
     database.engine.rollback(opened.id, opened.owner)
@@ -114,7 +114,7 @@ def test_events_that_grew_old_go_without_any_commit() -> None:
     database = Database(SMALL)
     written(database)
     database.execute(["set_retention", "a-1", None, 60_000_000])
-    database.now += 70_000_000
+    database.wait(70_000_000)
     database.rewrite()
     assert database.engine.rewriting.removed == 12
     assert stream_versions(database.engine.reader()) == []
@@ -125,7 +125,7 @@ def test_a_long_run_of_removed_events_is_passed_over_page_by_page() -> None:
     database = Database(replace(SMALL, examined_events_max=5))
     written(database)
     database.execute(*(["delete_stream", f"b-{number}"] for number in range(12)))
-    database.now += 10_000_000
+    database.wait(10_000_000)
     database.rewrite()
     reader = database.engine.reader()
     assert len(all_events(reader, 0, EVERYTHING)) == 12
@@ -153,9 +153,8 @@ def test_what_is_erased_is_nowhere_on_the_disk() -> None:
         database = database.crash()
     assert not database.engine.rewriting.erasing
     assert not list(database.store.scan(Family.LATEST, b"\xf1", b"\xf2"))
-    commit = database.engine.published
     database.execute(["erase", "a-1", [1, 12]])
-    assert database.engine.published == commit
+    assert not database.engine.rewriting.erasing
 
 
 def test_a_snapshot_goes_with_an_event_that_is_erased_after_it_was_removed() -> None:
@@ -165,7 +164,7 @@ def test_a_snapshot_goes_with_an_event_that_is_erased_after_it_was_removed() -> 
     written(database)
     database.execute(["save_snapshot", "a-1", "", 0, 11, STATE])
     database.execute(["truncate", "a-1", 12])
-    database.now += 10_000_000
+    database.wait(10_000_000)
     database.rewrite()
     assert database.engine.rewriting.removed
     before = database.engine.published
@@ -182,7 +181,7 @@ def test_an_event_that_was_hidden_and_erased_is_gone() -> None:
     database.execute(["erase", "a-1", [2, 5]])
     database.execute(["truncate", "a-1", 4])
     database.rewrite()
-    database.now += 10_000_000
+    database.wait(10_000_000)
     database.rewrite()
     assert contents(database.engine.reader())[:3] == [SECRET, None, SECRET]
     sound(database)
@@ -194,7 +193,7 @@ def test_a_crash_at_any_call_loses_nothing_and_brings_nothing_back() -> None:
         database = Database(SMALL, files=files, store=store)
         written(database)
         database.execute(["truncate", "a-1", 9])
-        database.now += 10_000_000
+        database.wait(10_000_000)
         database.execute(["erase", "a-1", [10, 12]], ["put", b"k", b"v"])
         return database
 
@@ -280,7 +279,7 @@ def test_an_index_that_is_made_again_counts_what_was_removed() -> None:
     database = Database(SMALL)
     written(database)
     database.execute(["truncate", "a-1", 9], ["delete_stream", "b-3"], ["delete_stream", "b-11"])
-    database.now += 10_000_000
+    database.wait(10_000_000)
     database.rewrite()
     assert database.engine.rewriting.removed == 12
     before = all_events(database.engine.reader(), 0, EVERYTHING)

@@ -14,7 +14,6 @@ from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.write_buffer import (
     Append,
     WriteBuffer,
-    blind_writes,
     evaluate,
     next_key,
 )
@@ -151,23 +150,6 @@ def test_overlay_agrees_with_a_dict_in_both_directions() -> None:
             ]
             found = scanned(buffer, stored, USER + start, USER + end, reverse=reverse)
             assert found == wanted, f"seed {seed}"
-
-
-def test_writes_that_need_no_buffer_are_those_that_it_would_hold() -> None:
-    puts = [["put", b"a", b"1"], ["delete", b"b"], ["put", b"c", b""]]
-    flat = blind_writes(puts)
-    assert flat is not None
-    assert dict(zip(flat[::2], flat[1::2], strict=True)) == folded(*puts).entries
-    for other in (
-        ["put", b"a", b"2"],
-        ["delete", b"a"],
-        ["add", b"n", 1],
-        ["delete_range", b"a", b"b"],
-        ["append", "a", -1, [[None, "T", b"", b""]]],
-        ["save_snapshot", "a", "", 0, 0, b""],
-    ):
-        assert blind_writes([*puts, other]) is None
-        assert blind_writes([other, *puts]) is None
 
 
 def test_appends_are_kept_in_order_with_their_conditions() -> None:

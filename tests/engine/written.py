@@ -16,8 +16,8 @@ from headwater_server.engine.changed_keys import ChangedKeys
 from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
 from headwater_server.engine.checkpointed import CheckpointedState, read_applied
 from headwater_server.engine.events import category_of, encode_event
-from headwater_server.engine.installing import install
 from headwater_server.engine.records import Record
+from headwater_server.engine.replaying import plan_records
 from headwater_server.engine.scanning import scan_page
 from headwater_server.engine.state import State
 from headwater_server.engine.validation_budget import commit_budget
@@ -161,7 +161,7 @@ class Written:
         self.checkpointed = CheckpointedState(self.store, self.event_log, self.commit_log)
         self.state = State(self.checkpointed)
         for record in self.truth.records[applied.commit :]:
-            install(self.state, record)
+            self._apply(record)
 
     @property
     def last_commit(self) -> int:
@@ -217,8 +217,11 @@ class Written:
         flat = [member for write in writes.items() for member in write]
         record = Record(commit, transaction, time, 0, flat, first_position, events, event_ids)
         truth.records.append(record)
-        install(self.state, record)
+        self._apply(record)
         return commit
+
+    def _apply(self, record: Record) -> None:
+        self.state.apply(plan_records(self.state, [record]))
 
     def begin_checkpoint(self) -> None:
         self.state.freeze()

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.sequencer import Group
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.failures import CommitFailed
@@ -27,7 +28,7 @@ class Engine:
     def take_group(self) -> Group | None:
         if self.sequence == self.durable_sequence:
             return None
-        return Group([b"record"], self.sequence, self.sequence, 0)
+        return Group([b"record"], self.sequence, self.sequence, 0, LogTime())
 
     def make_durable(self, group: Group) -> None:
         if self.error is not None:

@@ -102,12 +102,12 @@ async def test_a_commit_that_no_frame_can_hold_comes_in_parts() -> None:
 
 
 async def test_a_feed_goes_as_far_back_as_the_history_window_and_says_so() -> None:
-    short = replace(settings(), engine=replace(SETTINGS, history_window_us=1000))
+    short = replace(settings(), engine=replace(SETTINGS, history_window_us=1_000_000))
     async with serving(short) as server:
         client, writer = await server.connect(), await server.connect()
         for n in range(5):
             await write(server, writer, put(b"a", b"%d" % n))
-            server.database.now += 1000
+            server.database.now += 1_000_000
         await server.server._checkpointer.checkpoint()
         oldest = server.engine.oldest_readable
         assert oldest > 1
@@ -115,10 +115,10 @@ async def test_a_feed_goes_as_far_back_as_the_history_window_and_says_so() -> No
             await feed(client, b"", None, oldest - 1, 100)
         # One that waits for credit for too long is told when it asks again.
         await write(server, writer, put(b"a"))
-        request_id = await feed(client, b"", None, oldest, 0)
+        request_id = await feed(client, b"", None, server.engine.oldest_readable, 0)
         for n in range(5):
             await write(server, writer, put(b"a", b"%d" % n))
-            server.database.now += 1000
+            server.database.now += 1_000_000
         await server.server._checkpointer.checkpoint()
         await client.ask("credit", request_id, 100)
         ended = await client.pushed()

@@ -30,8 +30,8 @@ from headwater_server.engine import (
     checkpoint,
     engine,
     evaluation,
+    planning,
     rewriting,
-    sequencer,
     validation,
     version_writer,
 )
@@ -48,7 +48,7 @@ from headwater_server.engine.sequencer import Sequencer, Ticket
 from headwater_server.engine.state import State
 from headwater_server.engine.state_writer import StateWriter
 from headwater_server.engine.transaction import Transaction
-from headwater_server.net import session, subscriptions
+from headwater_server.net import feeds, session
 from headwater_server.storage import directory, file_write_ahead_log
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.event_log import EventLog
@@ -115,7 +115,7 @@ def without_what_is_pending(right: Any) -> Any:
             found = validation.find_conflicts(*arguments, **named)
             return [each for each in found if each["commit"] <= self.published]
 
-        with replaced(sequencer, "find_conflicts", find):
+        with replaced(planning, "find_conflicts", find):
             ticket: Ticket = right(self, transaction)
             return ticket
 
@@ -188,8 +188,8 @@ def before_it_is_durable(right: Any) -> Any:
 
 
 def with_sequence_zero(right: Any) -> Any:
-    def again(self: Sequencer, transaction: bytes, commit: int) -> Ticket:
-        ticket: Ticket = right(self, transaction, commit)
+    def again(self: Sequencer, transaction: bytes, commit: int, *rest: Any) -> Ticket:
+        ticket: Ticket = right(self, transaction, commit, *rest)
         ticket.sequence = 0
         return ticket
 
@@ -243,7 +243,7 @@ def under_a_new_id(right: Any) -> Any:
 
 def one_too_far(right: Any) -> Any:
     def open_at(self: Any, session: Any, request_id: int, after: int, *rest: Any) -> Any:
-        newest = self._engine.published_position
+        newest = self._source.newest
         return right(self, session, request_id, min(after + 1, newest), *rest)
 
     return open_at
@@ -252,7 +252,7 @@ def one_too_far(right: Any) -> Any:
 def behind_the_batch(right: Any) -> Any:
     def fall_behind(self: Any, subscription: Any) -> None:
         right(self, subscription)
-        subscription.position = self._engine.published_position
+        subscription.position = self._source.newest
 
     return fall_behind
 
@@ -505,7 +505,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "at snapshot, nobody is the first committer",
-        sequencer,
+        planning,
         "find_conflicts",
         only_reads_conflict,
         ISOLATION,
@@ -644,7 +644,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "a subscription begins one position too far",
-        subscriptions.Subscriptions,
+        feeds.Feeds,
         "open",
         one_too_far,
         FEED,
@@ -652,7 +652,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "who falls behind misses the batch at hand",
-        subscriptions.Subscriptions,
+        feeds.Feeds,
         "_fall_behind",
         behind_the_batch,
         FEED,

@@ -36,11 +36,13 @@ from headwater_server.engine.garbage import (
     collect_garbage,
     forget_transactions,
 )
-from headwater_server.engine.index_keys import Applied
+from headwater_server.engine.index_keys import META_HORIZON, Applied, parse_number
+from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.memtable import MemTable
 from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.engine.state_writer import StateWriter
 from headwater_server.engine.store_batches import BATCH_ENTRIES_MAX
+from headwater_server.storage.state_store import Family
 
 _LOG_CHUNK: Final = 256
 """Events or commits that are handed to a log at once: its loop holds the interpreter."""
@@ -52,6 +54,8 @@ class CheckpointResult:
 
     applied: Applied
     """The new applied commit, position and time."""
+    time: LogTime
+    """What the log says about time."""
     keys: int
     """Keys whose newest version was written."""
     versions: int
@@ -93,9 +97,7 @@ def write_checkpoint(
     """
     assert (frozen.base_commit, frozen.base_position) == state.applied[:2], "they follow each other"
     assert all(a <= b for a, b in itertools.pairwise(views)), "views are sorted"
-    horizon = max(state.horizon, min(horizon, frozen.last_commit))
-    # Before anything is dropped, so that a reader that asks the horizon is never told too low.
-    state.horizon = horizon
+    horizon = _usable_horizon(frozen, state, horizon)
     _append_logs(frozen, state, give_way)
     recent = state.take_recent()
     writer = StateWriter(
@@ -125,6 +127,7 @@ def write_checkpoint(
     state.commit_log.trim(forgotten.trim_below)
     return CheckpointResult(
         applied=applied,
+        time=frozen.time,
         keys=writer.keys,
         versions=writer.versions,
         events=len(frozen.events),
@@ -132,6 +135,13 @@ def write_checkpoint(
         garbage=garbage,
         forgotten=forgotten,
     )
+
+
+def _usable_horizon(frozen: MemTable, state: CheckpointedState, horizon: int) -> int:
+    # Not what readers are told by now, which may be later: views that were opened since the
+    # checkpoint began are not among those that are spared.
+    collected = parse_number(state.store.get(Family.INDEX, META_HORIZON))
+    return min(max(horizon, collected), frozen.last_commit)
 
 
 def _forget(state: CheckpointedState, before: int, keep_from: int, records_max: int) -> Forgotten:

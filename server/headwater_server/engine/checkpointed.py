@@ -43,6 +43,7 @@ from headwater_server.engine.index_keys import (
     CATEGORY,
     IDS_END,
     META_APPLIED,
+    META_CLOCK,
     META_FORGOTTEN,
     META_HORIZON,
     META_UNFINISHED,
@@ -60,6 +61,7 @@ from headwater_server.engine.index_keys import (
     latest_commit,
     parse_applied,
     parse_changes,
+    parse_clock,
     parse_latest,
     parse_latest_value,
     parse_number,
@@ -67,6 +69,7 @@ from headwater_server.engine.index_keys import (
     together_end,
     together_key,
 )
+from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.recent_entries import RecentEntries
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.event_log import EventLog
@@ -109,11 +112,23 @@ def oldest_needed(store: StateStore) -> int:
     return parse_number(store.get(Family.INDEX, META_FORGOTTEN)) + 1
 
 
+def read_time(store: StateStore, applied: Applied) -> LogTime:
+    """What the log said about time at the last checkpoint."""
+    entry = store.get(Family.INDEX, META_CLOCK)
+    horizon = parse_number(store.get(Family.INDEX, META_HORIZON))
+    if entry is None:
+        # Format 3 had no such entry.
+        return LogTime(applied.time, horizon, 0)
+    time = parse_clock(entry)
+    return time._replace(horizon=max(time.horizon, horizon))
+
+
 class CheckpointedState:
     """Reads of the files. A `view` is a commit number; it sees that commit and all before.
 
     Attributes:
         applied: commit, position and time of the last checkpoint.
+        time: what the log said about time at the last checkpoint.
         horizon: every commit from here on can be read; before it, only at active views.
         newest_id: no transaction id in the files is between this and IDS_END.
         store, event_log, commit_log: the files, for the checkpoint that writes them.
@@ -125,7 +140,8 @@ class CheckpointedState:
         self.event_log = event_log
         self.commit_log = commit_log
         self.applied = read_applied(store)
-        self.horizon = parse_number(store.get(Family.INDEX, META_HORIZON))
+        self.time = read_time(store, self.applied)
+        self.horizon = self.time.horizon
         ids = store.scan(Family.TRANSACTIONS, b"", IDS_END, reverse=True)
         newest = next(ids, None)
         self.newest_id = b"" if newest is None else together_end(newest[0])
@@ -152,6 +168,7 @@ class CheckpointedState:
         """
         assert result.applied.commit >= self.applied.commit
         self.applied = result.applied
+        self.time = result.time
         self._newest.clear()
         self._clean_pages.forget_all()
 

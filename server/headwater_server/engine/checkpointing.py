@@ -102,6 +102,7 @@ class Checkpointing:
         self._current: Checkpoint | None = None
         self._trim_below = 0
         self._garbage_left = False
+        self._collected = state.files.horizon
         # What the newest record was when we last looked, and since when it is that.
         self._newest_seen = (0, 0)
         self._quiet_again_from = 0
@@ -140,8 +141,8 @@ class Checkpointing:
         """
         now = self._clock()
         sequence, since = self._newest_seen
-        if sequence != self._sequencer.sequence or now < since:
-            self._newest_seen = (self._sequencer.sequence, now)
+        if sequence != self._sequencer.commits_and_fences or now < since:
+            self._newest_seen = (self._sequencer.commits_and_fences, now)
             return False
         if self._quiet_again_from > now + QUIET_INTERVAL_US:
             # The clock was set back, which must not keep us from it for as long.
@@ -150,13 +151,10 @@ class Checkpointing:
             return False
         active = self._state.active
         files = self._state.files
-        window_start = min(self._window_start(), files.applied_commit)
+        horizon = min(files.horizon, files.applied_commit)
         return bool(
-            active.commits or active.aborted or self._garbage_left or window_start > files.horizon
+            active.commits or active.aborted or self._garbage_left or horizon > self._collected
         )
-
-    def _window_start(self) -> int:
-        return self._state.commit_at(self._clock() - self._settings.history_window_us)
 
     @property
     def _full(self) -> bool:
@@ -181,24 +179,23 @@ class Checkpointing:
         active = self._state.active
         if self._current is not None:
             return None
-        if not (tidy or active.commits or active.aborted):
+        # Ticks of the clock alone are worth one when they fill it: then the log may let them go.
+        if not (tidy or active.commits or active.aborted or self._full):
             # The files have all that the log has, and nothing is on its way there.
             self._note_needless(self._sequencer.durable_sequence)
             self._trim_below = int(self._log.last_index) + 1
             return None
-        window_start = self._window_start()
         self._current = Checkpoint(
             frozen=self._state.freeze(),
             last_sequence=self._sequencer.sequence,
             state=self._state,
-            horizon=min(window_start, published),
+            # It was published, so nobody begins to read what the checkpoint may collect.
+            horizon=min(self._state.files.horizon, published),
             views=views,
             garbage_entries_max=self._settings.garbage_entries_max,
             forget_before=forget_before,
             log=self._log,
         )
-        # From here on nobody begins to read what the checkpoint may collect.
-        self._state.files.horizon = max(self._state.files.horizon, self._current.horizon)
         return self._current
 
     def finish(self, checkpoint: Checkpoint) -> CheckpointResult:
@@ -208,6 +205,7 @@ class Checkpointing:
         self._state.files.advance(checkpoint.result)
         self._state.thaw()
         self._current = None
+        self._collected = min(checkpoint.horizon, checkpoint.last_commit)
         self._garbage_left = not checkpoint.result.garbage.complete
         self._quiet_again_from = self._clock() + QUIET_INTERVAL_US
         self.count += 1

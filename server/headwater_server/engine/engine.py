@@ -42,9 +42,9 @@ from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.engine.statistics import collect_statistics
 from headwater_server.engine.transaction import Transaction
-from headwater_server.engine.transaction_ids import UUID7_BEGAN_US, made_between
+from headwater_server.engine.transaction_ids import UUID7_BEGAN_US, made_at, made_between, told_time
 from headwater_server.engine.views import OpenTransactions
-from headwater_server.engine.write_buffer import WriteBuffer, blind_writes
+from headwater_server.engine.write_buffer import WriteBuffer
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
@@ -136,7 +136,8 @@ class Engine:
             view, position = self._sequencer.published, self._sequencer.published_position
         else:
             view, position = at_commit, self._position_at(at_commit)
-        return Reader(self._state, view, position, examined_max=self.settings.examined_events_max)
+        time, examined_max = self._time_at(view), self.settings.examined_events_max
+        return Reader(self._state, view, position, examined_max=examined_max, time=time)
 
     def get(self, key: bytes) -> bytes | None:
         """The newest published value of a user's key, or None: `reader().get(key)`, made short."""
@@ -144,6 +145,9 @@ class Engine:
 
     def commit_at(self, time: int) -> int:
         """The newest commit at a time in microseconds, 0 before the first."""
+        if time >= self._clock():
+            # Also if the log's time is ahead of a clock that was set back.
+            return self.published
         return min(self._state.commit_at(time), self.published)
 
     def position_before(self, time: int) -> int:
@@ -205,6 +209,7 @@ class Engine:
             isolation=isolation,
             read_only=read_only,
             now=self._clock(),
+            time=self._time_at(view),
             examined_max=self.settings.examined_events_max,
             read_set_max=self.settings.read_set_size_max,
         )
@@ -282,30 +287,22 @@ class Engine:
                 not possible any more.
         """
         known = self._known(transaction)
-        if known is not None:
-            ticket = self._sequencer.answer_again(transaction, known)
-            return ticket, [] if reads is None or not known else reads(self._before(known))
-        if self._open.find(transaction) is not None:
-            raise InvalidArgument(f"transaction {transaction.hex()} is open")
-        if reads is None and not conditions and writes:
-            blind = blind_writes(writes)
-            if blind is not None:
-                self._check_writable()
-                return self._sequencer.commit_blind(transaction, user, blind), []
         buffer = WriteBuffer()
+        if known is None and self._open.find(transaction) is not None:
+            raise InvalidArgument(f"transaction {transaction.hex()} is open")
         buffer.add(writes)
+        if known is not None:
+            ticket = self._sequencer.answer_again(transaction, known, buffer)
+            return ticket, [] if reads is None or not known else reads(self._before(known))
         if buffer:
             self._check_writable()
         failures = failed_conditions(self._state, conditions) if conditions else []
         results: list[Any] = []
         if reads is not None and not failures:
             # It reads the newest state, durable or not; the answer waits for what was read.
-            newest = Reader(
-                self._state,
-                self._state.last_commit,
-                self._state.last_position,
-                examined_max=self.settings.examined_events_max,
-            )
+            state, examined_max = self._state, self.settings.examined_events_max
+            view, position, time = state.last_commit, state.last_position, state.time.time
+            newest = Reader(state, view, position, examined_max=examined_max, time=time)
             results = reads(newest)
         return self._sequencer.commit_at_once(transaction, user, buffer, failures), results
 
@@ -319,7 +316,7 @@ class Engine:
         if known is not None:
             ticket = self._sequencer.answer_again(transaction, known)
             return Fate("aborted" if known == ABORTED else "committed", ticket)
-        if made_between(transaction, UUID7_BEGAN_US, self._forget_before()):
+        if made_between(transaction, UUID7_BEGAN_US, self._sequencer.published_time.forget_before):
             return Fate("forgotten", Ticket(0, transaction, []))
         if not resolve:
             return Fate("open", Ticket(0, transaction, []))
@@ -340,6 +337,16 @@ class Engine:
     def expire(self) -> list[Transaction]:
         """Roll back transactions that were idle or open for too long, and return them."""
         return self._open.expire(self._clock())
+
+    def tick(self) -> None:
+        """Put the time into the log, if something depends on it. To be called once a second."""
+        # A full disk is left alone.
+        self._sequencer.tick(write=self.read_only_reason is None)
+
+    @property
+    def clock_offset_us(self) -> int:
+        """By how much the wall clock is ahead of what can be believed (negative: behind), or 0."""
+        return self._sequencer.clock.offset_us
 
     # Making durable.
 
@@ -388,19 +395,9 @@ class Engine:
         """Whether the memtable has grown enough for a checkpoint."""
         return self.checkpoints.due
 
-    @property
-    def checkpoint_overdue(self) -> bool:
-        """Whether a replay must make a checkpoint before it goes on."""
-        return self.checkpoints.overdue
-
-    @property
-    def checkpoint_behind(self) -> bool:
-        """Whether writers must wait for the checkpoint that is running."""
-        return self.checkpoints.behind
-
     def begin_checkpoint(self, *, tidy: bool = False) -> Checkpoint | None:
         """Freeze the memtable; None if one is under way, or if it is empty, unless *tidy*."""
-        views, before = self._open.views(), self._forget_before()
+        views, before = self._open.views(), self._sequencer.published_time.forget_before
         begin = self.checkpoints.begin
         return begin(published=self.published, views=views, forget_before=before, tidy=tidy)
 
@@ -449,14 +446,17 @@ class Engine:
     def _known(self, transaction: bytes) -> int | None:
         """The commit number of a transaction, ABORTED, or None if it may still be committed."""
         known = self._state.transaction(transaction)
+        forget_before = self._sequencer.published_time.forget_before
         # An id made before the database was cannot have been committed here and be forgotten.
         # A day is for clocks that differ.
         seen_from = self._created - _DAY_US
-        if known is None and made_between(transaction, seen_from, self._forget_before()):
+        if known is None and made_between(transaction, seen_from, forget_before):
             raise TransactionForgotten(
                 f"transaction {transaction.hex()} is older than the retention of "
                 f"{self.settings.transaction_retention_us // 1_000_000} s: whether it was "
-                "committed is forgotten"
+                f"committed is forgotten. By the client's clock it was made at "
+                f"{told_time(made_at(transaction))}, and by the server's it is "
+                f"{told_time(self._sequencer.clock.now())}"
             )
         return known
 
@@ -470,29 +470,23 @@ class Engine:
                 f"window; the oldest commit that can be read is {self.oldest_readable}",
                 details={"oldest": self.oldest_readable, "commit": commit},
             )
-        return Reader(
-            self._state,
-            view,
-            self._state.position_at(view),
-            examined_max=self.settings.examined_events_max,
-        )
+        position = self._state.position_at(view)
+        return Reader(self._state, view, position, examined_max=self.settings.examined_events_max)
 
-    def _forget_before(self) -> int:
-        return self._clock() - self.settings.transaction_retention_us
+    def _time_at(self, view: int) -> int | None:
+        """The time of a read view: the newest one's is fixed now, a past one's by the log."""
+        return self._sequencer.published_time.time if view == self.published else None
 
     def _position_at(self, commit: int) -> int:
         if commit > self.published:
             raise NoSuchCommit(f"commit {commit} was not made yet; the newest is {self.published}")
         if commit < self.oldest_readable:
-            raise self._history_gone(commit)
+            raise HistoryGone(
+                f"commit {commit} is older than the history window; "
+                f"the oldest that can be read is {self.oldest_readable}",
+                details={"oldest": self.oldest_readable},
+            )
         return self._state.position_at(commit)
-
-    def _history_gone(self, commit: int) -> HistoryGone:
-        return HistoryGone(
-            f"commit {commit} is older than the history window; "
-            f"the oldest that can be read is {self.oldest_readable}",
-            details={"oldest": self.oldest_readable},
-        )
 
     def _check_writable(self) -> None:
         if self.read_only_reason is not None:

@@ -20,6 +20,7 @@ from headwater_server.engine.events import (
     derive_event_ids,
     encode_events,
 )
+from headwater_server.engine.planned import COMMIT, Planned, StreamRun
 from headwater_server.engine.retention import is_deleted, newest_first_version
 from headwater_server.engine.retention_writes import RetentionEvaluator, RetentionWrite
 from headwater_server.engine.state import Head, State
@@ -28,71 +29,37 @@ from headwater_server.engine.validation_budget import ValidationBudget, conditio
 from headwater_server.engine.write_buffer import Append, WriteBuffer, evaluate
 
 
-class Evaluated:
-    """The results of a transaction.
-
-    Attributes:
-        writes: flat, key, value or None, ….
-        events: stored events in the order of positions.
-        runs: the stream, the type and the count of events that follow each other.
-        tags: the tags of those events that have any, by the event's place.
-        event_ids: flat, place, id, …, of the ids that users gave.
-        versions: the version of each stream that the transaction appended to.
-        repeated: the first and the last event of each append that was there already.
-        unmet: the conditions of appends that do not hold.
-        settled: what is to be told of the acknowledgements, once they have a number.
-    """
-
-    __slots__ = (
-        "event_ids",
-        "events",
-        "repeated",
-        "runs",
-        "settled",
-        "tags",
-        "unmet",
-        "versions",
-        "writes",
-    )
-
-    def __init__(self) -> None:
-        self.writes: list[bytes | None] = []
-        self.events: list[bytes] = []
-        self.runs: list[tuple[str, str, int]] = []
-        self.tags: dict[int, Sequence[str]] = {}
-        self.event_ids: list[Any] = []
-        self.versions: dict[str, int] = {}
-        self.repeated: list[tuple[StoredEvent, StoredEvent]] = []
-        self.unmet: list[dict[str, Any]] = []
-        self.settled: Any = None
-
-
 def evaluate_buffer(
-    state: State, buffer: WriteBuffer, transaction: bytes, now: int, *, snapshots_kept: int
-) -> tuple[Evaluated, list[dict[str, Any]]]:
-    """The results of a buffer on the newest state, and the expectations and conditions that fail.
+    state: State,
+    buffer: WriteBuffer,
+    transaction: bytes,
+    user: int,
+    now: int,
+    *,
+    snapshots_kept: int,
+) -> Planned:
+    """The plan of a buffer's commit on the newest state; with `failures`, it may not be applied.
 
     Raises:
         NotANumber, DuplicateEvent, InvalidArgument, TooLarge: the transaction cannot be done.
     """
-    evaluated = Evaluated()
-    failures: list[dict[str, Any]] = []
+    newest = state.last_commit
+    writes: list[bytes | None] = []
+    planned = Planned(COMMIT, transaction, now, user, newest + 1, state.last_position + 1, writes)
     retention = RetentionEvaluator(state, now) if buffer.retention else None
     if buffer.appends or retention is not None:
-        appender = _Appender(state, transaction, now, evaluated, retention)
+        appender = _Appender(state, transaction, now, retention)
         retaining = deque(buffer.retention)
         for place, append in enumerate(buffer.appends):
             while retaining and retaining[0].place <= place:
                 appender.retain(retaining.popleft())
-            failure = appender.append(append)
-            if failure is not None:
-                failures.append(failure)
+            appender.append(append)
         for write in retaining:
             appender.retain(write)
-    if failures or evaluated.unmet:
-        return evaluated, failures + evaluated.unmet
-    newest = state.last_commit
-    writes = evaluated.writes
+        if appender.failures or appender.unmet:
+            planned.failures = appender.failures + appender.unmet
+            return planned
+        appender.finish(planned)
     for key, entry in buffer.entries.items():
         writes.append(key)
         if type(entry) is list:
@@ -101,13 +68,13 @@ def evaluate_buffer(
     if buffer.ranges:
         _evaluate_ranges(state, buffer, writes)
     if buffer.snapshots:
-        _check_snapshots(state, buffer, evaluated)
+        _check_snapshots(state, buffer, planned)
         _prune_snapshots(state, buffer, writes, snapshots_kept)
     if retention is not None:
-        # Last of all: whoever installs the record looks at its last key.
+        # Last of all: whoever applies the record looks at its last key.
         for key, value in retention.writes(set(writes[::2])):  # type: ignore[arg-type]
             writes += (key, value)
-    return evaluated, failures
+    return planned
 
 
 def expectation_failure(
@@ -167,9 +134,9 @@ def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | Non
             writes.append(None)
 
 
-def _check_snapshots(state: State, buffer: WriteBuffer, evaluated: Evaluated) -> None:
+def _check_snapshots(state: State, buffer: WriteBuffer, planned: Planned) -> None:
     for snapshot in buffer.snapshots:
-        version = evaluated.versions.get(snapshot.stream)
+        version = (planned.versions or {}).get(snapshot.stream)
         if version is None:
             version = state.head(snapshot.stream).version
         if snapshot.version > version:
@@ -210,26 +177,47 @@ def _is_same(event: list[Any], old: StoredEvent) -> bool:
 
 
 class _Appender:
-    """Places the events of one transaction, append after append."""
+    """Places the events of one transaction, append after append.
+
+    Attributes:
+        failures: the expectations that do not hold.
+        unmet: the conditions of appends that do not hold.
+    """
 
     def __init__(
         self,
         state: State,
         transaction: bytes,
         now: int,
-        into: Evaluated,
         retention: RetentionEvaluator | None = None,
     ) -> None:
         self._state = state
         self._retention = retention
         self._transaction = transaction
         self._now = now
-        self._into = into
         self._heads: dict[str, Head] = {}
-        self._versions: dict[str, int] = {}
         self._ids: set[tuple[str, bytes]] = set()
         self._place = 0
         self._budget: ValidationBudget | None = None
+        self._events: list[bytes] = []
+        self._event_ids: list[Any] = []
+        self._runs: list[StreamRun] = []
+        self._tags: dict[int, Sequence[str]] = {}
+        self._repeated: list[tuple[StoredEvent, StoredEvent]] = []
+        # The streams with the versions that they get; in the answer are those with new events.
+        self._versions: dict[str, int] = {}
+        self._appended: dict[str, int] = {}
+        self.failures: list[dict[str, Any]] = []
+        self.unmet: list[dict[str, Any]] = []
+
+    def finish(self, planned: Planned) -> None:
+        """Put what was placed into the plan."""
+        planned.events = self._events
+        planned.event_ids = self._event_ids
+        planned.runs = self._runs
+        planned.tags = self._tags
+        planned.versions = self._appended
+        planned.repeated = self._repeated
 
     def retain(self, write: RetentionWrite) -> None:
         """Do a write of retention, between two appends."""
@@ -242,8 +230,8 @@ class _Appender:
                 version = self._state.head(stream).version
         self._retention.apply(write, version)
 
-    def append(self, append: Append) -> dict[str, Any] | None:
-        """Place the events of one append; return what is wrong with its expectation, if any."""
+    def append(self, append: Append) -> None:
+        """Place the events of one append, or note what is wrong with it."""
         stream = append.stream
         head = self._heads.get(stream)
         if head is None:
@@ -254,31 +242,34 @@ class _Appender:
             if repeated is not None:
                 # Done before, so it is done, whatever it expects. It is no part of the answer,
                 # which must be the same when it is made again from the log.
-                self._into.repeated.append(repeated)
+                self._repeated.append(repeated)
                 self._place += len(append.events)
-                return None
+                return
         if append.unless is not None:
             if self._budget is None:
                 self._budget = condition_budget()
             unmet = standing_event(self._state, append.unless, append.after, self._budget)
             if unmet is not None:
-                self._into.unmet.append(unmet)
+                self.unmet.append(unmet)
         deleted = None if self._retention is None else self._retention.deleted.get(stream)
         failure = expectation_failure(self._state, stream, append.expect, version, deleted=deleted)
         if failure is not None:
             describe_winner(self._state, stream, failure)
             # The next append to the stream expects that this one was done.
             self._versions[stream] = version + len(append.events)
-            return failure
-        self._place_events(append, version)
-        return None
+            self.failures.append(failure)
+            return
+        self._place_events(append, head, version)
 
-    def _place_events(self, append: Append, version: int) -> None:
-        into = self._into
+    def _place_events(self, append: Append, head: Head, version: int) -> None:
         stream, events = append.stream, append.events
-        first, count = len(into.events), len(events)
-        into.events += encode_events(
-            self._state.last_position + first + 1,
+        first, count = len(self._events), len(events)
+        position = self._state.last_position + first + 1
+        if not head.id:
+            # A stream's id is the position of its first event.
+            head = self._heads[stream] = head._replace(id=position)
+        self._events += encode_events(
+            position,
             stream,
             version + 1,
             self._state.last_commit + 1,
@@ -289,22 +280,22 @@ class _Appender:
         if append.has_ids:
             for place, event in enumerate(events, first):
                 if event[0] is not None:
-                    into.event_ids += (place, event[0])
+                    self._event_ids += (place, event[0])
         if append.has_tags:
             for place, event in enumerate(events, first):
                 if len(event) == 5 and event[4]:
-                    into.tags[place] = event[4]
+                    self._tags[place] = event[4]
         # In runs: most appends are of one type.
         begun = 0
         event_type: str = events[0][1]
         for place, event in enumerate(events):
             name: str = event[1]
             if name != event_type:
-                into.runs.append((stream, event_type, place - begun))
+                self._runs.append((stream, head.id, version + begun, event_type, place - begun))
                 begun, event_type = place, name
-        into.runs.append((stream, event_type, count - begun))
+        self._runs.append((stream, head.id, version + begun, event_type, count - begun))
         self._place += count
-        into.versions[stream] = self._versions[stream] = version + count
+        self._appended[stream] = self._versions[stream] = version + count
 
     def _find_repeated(self, append: Append, head: Head) -> tuple[StoredEvent, StoredEvent] | None:
         """The first and the last of exactly these events if they are there already, else None.

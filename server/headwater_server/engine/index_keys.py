@@ -53,6 +53,7 @@ from array import array
 from typing import Any, Final, NamedTuple, NoReturn
 
 from headwater_protocol.errors import FormatTooNew
+from headwater_server.engine.log_clock import LogTime
 
 NUMBER: Final = struct.Struct(">Q")
 NUMBER_END: Final = 2**64 - 1
@@ -91,6 +92,7 @@ REMOVED: Final = b"p"
 POSTINGS: Final = {STREAM: b"S", CATEGORY: b"C", TYPE: b"T", TAG: b"G"}
 
 META_APPLIED: Final = META + b"applied"
+META_CLOCK: Final = META + b"clock"
 META_HORIZON: Final = META + b"horizon"
 META_COLLECTED: Final = META + b"collected"
 META_FORGOTTEN: Final = META + b"forgotten"
@@ -400,6 +402,16 @@ def applied_value(applied: Applied) -> bytes:
 def parse_applied(entry: bytes | None) -> Applied:
     """What was applied; all zero for a store that is empty."""
     return Applied(0, 0, 0, 0) if entry is None else Applied(*_FOUR_NUMBERS.unpack(entry))
+
+
+def clock_value(time: LogTime) -> bytes:
+    """The value of "m" "clock"."""
+    return _THREE_NUMBERS.pack(*time)
+
+
+def parse_clock(entry: bytes) -> LogTime:
+    """What the log said about time."""
+    return LogTime(*_THREE_NUMBERS.unpack(entry))
 
 
 def unfinished_value(commit: int, log_index: int) -> bytes:

@@ -24,6 +24,8 @@ from typing import Any, Final
 
 from headwater_server.engine.events import category_of
 from headwater_server.engine.index_keys import IDS_END, tag_id
+from headwater_server.engine.log_clock import LogTime
+from headwater_server.engine.planned import COMMIT, TICK, Planned
 from headwater_server.engine.sorted_keys import SortedKeys
 from headwater_server.storage.commit_log import CommitRecord
 
@@ -41,6 +43,10 @@ _EVENT_OVERHEAD: Final = 120
 _COMMIT_OVERHEAD: Final = 250
 _STREAM_OVERHEAD: Final = 300
 _TAG_OVERHEAD: Final = 300
+
+
+_new: Final = tuple.__new__
+_NO_TIME: Final = LogTime()
 
 
 class StreamTail:
@@ -74,9 +80,10 @@ class MemTable:
         last_commit: the newest commit in here, or the one before its first.
         last_position: the position of the newest event in here, or the one before its first.
         newest_id: the greatest transaction id in here below IDS_END, of commits and fences.
+        newest_time, horizon, forget_before: what the newest record says about time.
     """
 
-    def __init__(self, base_commit: int, base_position: int) -> None:
+    def __init__(self, base_commit: int, base_position: int, time: LogTime = _NO_TIME) -> None:
         self.base_commit = base_commit
         self.base_position = base_position
         self.last_commit = base_commit
@@ -93,33 +100,111 @@ class MemTable:
         self.transactions: dict[bytes, int] = {}
         self.aborted: dict[bytes, int] = {}
         self.newest_id = b""
+        self.newest_time, self.horizon, self.forget_before = time
         self.size = 0
         self._sorted = SortedKeys()
         self._unsorted: list[bytes] = []
 
-    # Writing. Each call belongs to the commit that is being installed.
+    # Writing.
 
-    def put(self, commit: int, writes: Sequence[bytes | None]) -> None:
-        """Put new versions on the chains of keys: key, value, …, where None deletes the key."""
+    def apply(self, run: Sequence[Planned]) -> None:
+        """Put planned records into the memtable, in their order.
+
+        It needs nothing but what the plans say. An exception in here is a defect of ours, and
+        leaves half of a commit behind: the process must end.
+        """
         chains = self.chains
         size = 0
-        members = iter(writes)
-        for key, value in zip(members, members):  # noqa: B905 - it costs, at every commit
-            assert key is not None
-            older = chains.get(key)
-            if older is None:
-                self._unsorted.append(key)
-            else:
-                assert older[0] < commit, "a key is written once a commit"
-            chains[key] = (commit, value, older)
-            size += _VERSION_OVERHEAD + len(key) + (0 if value is None else len(value))
-        self.written[commit] = writes
+        for planned in run:
+            kind = planned.kind
+            transaction = planned.transaction
+            if kind != COMMIT:
+                self._apply_without_commit(planned)
+                continue
+            commit = planned.commit
+            assert commit == self.last_commit + 1, "records are applied in commit order"
+            assert planned.first_position == self.last_position + 1, "and positions are dense"
+            writes = planned.writes
+            if writes:
+                members = iter(writes)
+                for key, value in zip(members, members):  # noqa: B905 - it costs, at every commit
+                    assert key is not None
+                    older = chains.get(key)
+                    if older is None:
+                        self._unsorted.append(key)
+                    else:
+                        assert older[0] < commit, "a key is written once a commit"
+                    chains[key] = (commit, value, older)
+                    size += _VERSION_OVERHEAD + len(key)
+                    if value is not None:
+                        size += len(value)
+                self.written[commit] = writes
+            events = planned.events
+            if events:
+                self._apply_events(planned)
+            self.commits.append(
+                # As CommitRecord(…), in a fifth of its time.
+                _new(
+                    CommitRecord,
+                    (
+                        commit,
+                        transaction,
+                        planned.time,
+                        planned.user,
+                        planned.first_position,
+                        len(events),
+                    ),
+                )
+            )
+            self.transactions[transaction] = commit
+            if self.newest_id < transaction < IDS_END:
+                self.newest_id = transaction
+            self.newest_time = planned.time
+            self.last_commit = commit
+            size += _COMMIT_OVERHEAD
         self.size += size
 
+    def _apply_without_commit(self, planned: Planned) -> None:
+        # A replay meets some that the last checkpoint knows already.
+        self.newest_time = max(self.newest_time, planned.time)
+        self.size += _COMMIT_OVERHEAD
+        if planned.kind == TICK:
+            self.horizon = max(self.horizon, planned.horizon)
+            self.forget_before = max(self.forget_before, planned.forget_before)
+            return
+        transaction = planned.transaction
+        self.transactions[transaction] = ABORTED
+        self.aborted[transaction] = planned.time
+        if self.newest_id < transaction < IDS_END:
+            self.newest_id = transaction
+
+    def _apply_events(self, planned: Planned) -> None:
+        """Append the events of a commit at the next positions, to streams and indexes."""
+        events, event_ids = planned.events, planned.event_ids
+        place = given = 0
+        for stream, stream_id, version, event_type, count in planned.runs:
+            tail = self.streams.get(stream)
+            if tail is None:
+                tail = self.streams[stream] = StreamTail(stream_id, version)
+                self.size += _STREAM_OVERHEAD
+            assert tail.version == version, "versions are dense"
+            end = place + count
+            self.add_events(stream, tail, event_type, events[place:end])
+            # The ids that users gave stand in the order of the events.
+            while given < len(event_ids) and event_ids[given] < end:
+                tail.event_ids[event_ids[given + 1]] = version + 1 + event_ids[given] - place
+                given += 2
+            place = end
+        assert place == len(events), "the runs are of these events"
+        assert given == len(event_ids), "and the ids"
+        if planned.tags:
+            for place, tags in planned.tags.items():
+                self.add_tags(planned.first_position + place, tags)
+
     def add_events(
-        self, stream: str, tail: StreamTail, event_type: str, stored: list[bytes]
+        self, stream: str, tail: StreamTail, event_type: str, stored: Sequence[bytes]
     ) -> None:
-        """Append stored events of one type at the next positions, to stream and indexes."""
+        """Append stored events of one type and one stream."""
         first = self.last_position + 1
         category = category_of(stream)
         of_category = self.categories.get(category)
@@ -158,67 +243,10 @@ class MemTable:
             found.append(position)
         self.size += 8 * len(tags)
 
-    def add_stream(self, stream: str, stream_id: int, base_version: int) -> StreamTail:
-        """The tail of a stream that has had no event in here until now."""
-        tail = self.streams[stream] = StreamTail(stream_id, base_version)
-        self.size += _STREAM_OVERHEAD
-        return tail
-
-    def add_commit(self, record: CommitRecord, commit: int, transaction: bytes) -> None:
-        """Close a commit, whose record is *record*: from here on `last_commit` counts it."""
-        assert commit == self.last_commit + 1, "commit numbers are dense"
-        self.commits.append(record)
-        self.last_commit = commit
-        self.transactions[transaction] = commit
-        if self.newest_id < transaction < IDS_END:
-            self.newest_id = transaction
-        self.size += _COMMIT_OVERHEAD
-
-    def add_puts(
-        self,
-        records: Sequence[CommitRecord],
-        transactions: Sequence[bytes],
-        writes: Sequence[tuple[bytes | None, ...]],
-    ) -> None:
-        """What `put` and `add_commit` do for commits that each wrote one key and its value.
-
-        *transactions* are the ids that stand in the records.
-        """
-        first = self.last_commit + 1
-        last = self.last_commit + len(records)
-        assert records[0].commit == first, "commit numbers are dense"
-        assert records[-1].commit == last
-        assert len(writes) == len(transactions) == len(records)
-        chains = self.chains
-        written = self.written
-        found = self.transactions
-        new_key = self._unsorted.append
-        commit = first
-        size = (_VERSION_OVERHEAD + _COMMIT_OVERHEAD) * len(records)
-        for put, transaction in zip(writes, transactions):  # noqa: B905 - as in `put`
-            key = put[0]
-            value = put[1]
-            assert key is not None
-            older = chains.get(key)
-            if older is None:
-                new_key(key)
-            chains[key] = (commit, value, older)
-            written[commit] = put
-            found[transaction] = commit
-            size += len(key) if value is None else len(key) + len(value)
-            commit += 1
-        self.newest_id = max([self.newest_id, *[each for each in transactions if each < IDS_END]])
-        self.commits += records
-        self.last_commit = last
-        self.size += size
-
-    def add_abort(self, transaction: bytes, time: int) -> None:
-        """Remember that a transaction was fenced at *time* (microseconds)."""
-        self.transactions[transaction] = ABORTED
-        self.aborted[transaction] = time
-        if self.newest_id < transaction < IDS_END:
-            self.newest_id = transaction
-        self.size += _COMMIT_OVERHEAD
+    @property
+    def time(self) -> LogTime:
+        """What the newest record in here, or before, says about time."""
+        return LogTime(self.newest_time, self.horizon, self.forget_before)
 
     # Reading.
 

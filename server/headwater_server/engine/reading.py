@@ -64,14 +64,20 @@ class Loaded(NamedTuple):
 
 
 class Reader:
-    """Reads at one commit."""
+    """Reads at one commit, and at one time: age is measured by it, however long reading takes.
 
-    __slots__ = ("_examined_max", "_state", "position", "view")
+    *time* is the log's, in microseconds. None: until when the commit was the newest.
+    """
 
-    def __init__(self, state: State, view: int, position: int, *, examined_max: int) -> None:
+    __slots__ = ("_examined_max", "_state", "_time", "position", "view")
+
+    def __init__(
+        self, state: State, view: int, position: int, *, examined_max: int, time: int | None = None
+    ) -> None:
         self._state = state
         self.view = view
         self.position = position
+        self._time = time
         self._examined_max = examined_max
 
     def get(self, key: bytes) -> bytes | None:
@@ -180,9 +186,15 @@ class Reader:
     def _rule_of(self, stream: str) -> Rule:
         return hiding_rule(self._state, stream, self.view)
 
+    @property
+    def time(self) -> int:
+        """The time by which age is measured, in microseconds."""
+        if self._time is None:
+            self._time = as_of(self._state, self.view)
+        return self._time
+
     def _visibility(self) -> Visibility:
-        now = as_of(self._state, self.view)
-        return Visibility(self._state, self.position, rule_of=self._rule_of, now=now)
+        return Visibility(self._state, self.position, rule_of=self._rule_of, now=self.time)
 
     def _usable_snapshot(
         self, stream: str, name: str, schema: int, version: int

@@ -4,7 +4,7 @@
     2  the state store says what the last checkpoint applied
     3  event log and commit log are cut there: what lies beyond was never part of a checkpoint
     4  the write-ahead log is verified, its torn tail cut
-    5  records after the applied commit are installed, in order
+    5  records after the applied commit are planned and applied, in order, as commits are
     6  the right to write is claimed
 
 Time and memory are those of the log's tail, which checkpoints keep short, not of the data. If
@@ -21,7 +21,7 @@ from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.backup import unstage
 from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.replaying import replay
+from headwater_server.engine.replaying import plan_entry
 from headwater_server.engine.sequencer import Sequencer
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
@@ -74,12 +74,15 @@ def open_engine(
     settings: EngineSettings,
     clock: Callable[[], int],
     source: random.Random,
+    monotonic: Callable[[], int] | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Engine:
     """Open the database in a directory, or make one there, and bring it to its newest commit.
 
     Args:
         clock: the wall clock, in microseconds since 1970-01-01 UTC.
+        monotonic: a clock that nobody sets, in microseconds, to check the wall clock by. None:
+            the wall clock is believed.
         source: of ids that need only be unique.
         on_progress: called with the count of records replayed so far.
 
@@ -87,7 +90,17 @@ def open_engine(
         DirectoryInUse, FormatTooNew, DamagedFile, NoRoomToStart: the message says what to do.
     """
     try:
-        return _open(file_system, path, open_store, open_log, settings, clock, source, on_progress)
+        return _open(
+            file_system,
+            path,
+            open_store,
+            open_log,
+            settings,
+            clock,
+            clock if monotonic is None else monotonic,
+            source,
+            on_progress,
+        )
     except DiskFull as error:
         size = settings.disk_reserve_size - file_system.free_bytes(path)
         raise NoRoomToStart(path, max(size, error.size, START_SIZE_MIN)) from error
@@ -100,6 +113,7 @@ def _open(
     open_log: OpenLog,
     settings: EngineSettings,
     clock: Callable[[], int],
+    monotonic: Callable[[], int],
     source: random.Random,
     on_progress: Callable[[int], None],
 ) -> Engine:
@@ -135,8 +149,8 @@ def _open(
         )
         opened.callback(log.close)
         state = State(CheckpointedState(store, event_log, commit_log))
-        state.load_retention(clock)
-        sequencer = Sequencer(state, settings, clock)
+        state.load_retention()
+        sequencer = Sequencer(state, settings)
         engine = Engine(
             path=path,
             file_system=file_system,
@@ -151,6 +165,7 @@ def _open(
         )
         _replay(engine, state, sequencer, log, directory.wal, on_progress)
         log.claim(log.last_index)
+        sequencer.start(clock, monotonic)
         engine.keep_open(opened.pop_all())
     return engine
 
@@ -168,13 +183,13 @@ def _replay(
     for index, encoded in records_by_entry(log.read(WalIndex(log.first_index - 1))):
         # Between two entries only: a checkpoint lets those go that it has come to, and within
         # one that would take commits along that it has not.
-        if engine.checkpoint_overdue:
+        if engine.checkpoints.overdue:
             checkpoint = engine.begin_checkpoint()
             assert checkpoint is not None
             checkpoint.run()
             engine.finish_checkpoint(checkpoint)
             engine.trim_log()
-        replay(state, encoded, path=path, index=index)
+        state.apply(plan_entry(state, encoded, path=path, index=index))
         sequencer.replayed(index, len(encoded))
         told = count // PROGRESS_RECORDS
         count += len(encoded)

@@ -78,11 +78,6 @@ def decode_rule(stored: bytes | None) -> Rule:
     return NO_RULE if stored is None else Rule(*msgpack.unpackb(stored)[: len(NO_RULE)])
 
 
-def no_clock() -> int:
-    """Stands for a clock where nothing grows old."""
-    return 0
-
-
 class Retention:
     """The part of the state that hides and masks.
 
@@ -91,19 +86,19 @@ class Retention:
         hiding: streams whose events may be hidden, at any commit, numbered ones among them. What a
             rule hides stays hidden, so a stream whose rule hides nothing now hides nothing at
             past commits either.
+        has_ages: whether any rule ever had an age, so that what can be read changes with time.
         masked: positions of erased events whose data may still be in the log, with the commit.
         pending: erasures that are numbered and not published: commit and position.
-        clock: the wall clock, in microseconds; what is kept for a time is measured by it.
     """
 
-    __slots__ = ("clock", "hiding", "in_use", "masked", "pending")
+    __slots__ = ("has_ages", "hiding", "in_use", "masked", "pending")
 
     def __init__(self) -> None:
         self.in_use = False
         self.hiding = NameFilter()
         self.masked: dict[int, int] = {}
         self.pending: deque[tuple[int, int]] = deque()
-        self.clock: Callable[[], int] = no_clock
+        self.has_ages = False
 
     def load(
         self,
@@ -118,7 +113,7 @@ class Retention:
                 self.masked[keyspaces.erased_position(key)] = commit
 
     def note(self, commit: int, writes: Sequence[bytes | None]) -> None:
-        """Take in a commit that is installed, whose last key is one of ours."""
+        """Take in a commit that is applied, whose last key is one of ours."""
         for place in range(len(writes) - 2, -1, -2):
             key, value = writes[place], writes[place + 1]
             assert key is not None
@@ -131,7 +126,10 @@ class Retention:
 
     def _note_rule(self, key: bytes, value: bytes | None) -> None:
         self.in_use = True
-        if decode_rule(value).may_hide:
+        rule = decode_rule(value)
+        if rule.age_us_max:
+            self.has_ages = True
+        if rule.may_hide:
             self.hiding.add(keyspaces.stream_of_rule(key))
 
     def publish(self, commit: int) -> None:
@@ -153,9 +151,9 @@ class Retention:
 
 
 def as_of(state: "State", view: int) -> int:
-    """The time until which a commit was the newest; now, if it still is."""
+    """The time until which a commit was the newest; the log's time, if it still is."""
     if view >= state.last_commit:
-        return state.retention.clock()
+        return state.time.time
     return state.commit_record(view + 1).time
 
 

@@ -337,16 +337,13 @@ class Rewriting:
             self._log_index = int(self._log.last_index)
         if not state.retention.in_use and not masked:
             return None
-        window_start = state.commit_at(state.retention.clock() - self._settings.history_window_us)
-        newest = min(self._sequencer.published, files.applied_commit)
-        horizon = max(files.horizon, min(window_start, newest))
+        horizon = min(files.horizon, files.applied_commit)
         view = min([horizon, *self._views()])
-        files.horizon = horizon
         return Rewrite(
             files=files,
             view=view,
             horizon=horizon,
-            now=as_of(state, view),
+            now=self._time_at(view),
             is_in_use=state.retention.in_use,
             erased={p for p, commit in masked.items() if commit <= files.applied_commit},
             rewritten=self._rewritten,
@@ -354,6 +351,12 @@ class Rewriting:
             walk=self._walk,
             settings=self._settings,
         )
+
+    def _time_at(self, view: int) -> int:
+        if view < self._sequencer.published:
+            return as_of(self._state, view)
+        # What a power loss could still undo must not decide what is removed.
+        return self._sequencer.published_time.time
 
     def finish(self, rewrite: Rewrite) -> None:
         """Let go of the old files, and of the masks that are not needed any more."""

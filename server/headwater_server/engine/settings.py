@@ -19,6 +19,10 @@ class EngineSettings:
     """How long the fate of a transaction is remembered: a client that comes back later than
     this with a commit of unknown fate gets "forgotten"."""
 
+    clock_jump_us_max: int = 300 * SECOND_US
+    """By how many microseconds the wall clock may be off from what a monotonic clock expects.
+    Beyond that it is not believed: one wrong date would last in the log for as long."""
+
     snapshots_kept: int = 2
     """Snapshots kept of each stream, name and schema. The one before the newest serves readers
     of the past; older ones only save them time."""

@@ -12,14 +12,16 @@ meets them in one or the other, and both are the same.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from headwater_protocol import limits
 from headwater_server.engine import keyspaces
 from headwater_server.engine.checkpointed import CheckpointedState
 from headwater_server.engine.index_keys import IDS_END, NUMBER_END
-from headwater_server.engine.memtable import MemTable, StreamTail
+from headwater_server.engine.log_clock import LogTime
+from headwater_server.engine.memtable import MemTable
+from headwater_server.engine.planned import Planned
 from headwater_server.engine.range_merge import RUN_KEYS, first_items
 from headwater_server.engine.retention import Retention
 from headwater_server.storage.commit_log import CommitRecord
@@ -45,16 +47,31 @@ class State:
         self.files = files
         self.retention = Retention()
         self.frozen: MemTable | None = None
-        self.active = MemTable(files.applied_commit, files.applied_position)
+        self.active = MemTable(files.applied_commit, files.applied_position, files.time)
 
-    def load_retention(self, clock: Callable[[], int]) -> None:
+    def apply(self, run: Sequence[Planned]) -> None:
+        """Put planned records, which follow the newest commit, into the active memtable."""
+        self.active.apply(run)
+        for planned in run:
+            writes = planned.writes
+            if writes:
+                last_key = writes[-2]
+                assert last_key is not None
+                if last_key >= keyspaces.RETENTION:
+                    self.retention.note(planned.commit, writes)
+
+    @property
+    def time(self) -> LogTime:
+        """What the newest record says about time, durable or not."""
+        return self.active.time
+
+    def load_retention(self) -> None:
         """Find out what is hidden and masked by what the files hold; what comes adds to it."""
         start, end = keyspaces.RETENTION, keyspaces.ERASURES_END
         self.retention.load(
             self.files.scan(start, keyspaces.RETENTION_END, NUMBER_END),
             self.files.scan(keyspaces.ERASURES, end, NUMBER_END),
         )
-        self.retention.clock = clock
 
     @property
     def last_commit(self) -> int:
@@ -74,7 +91,7 @@ class State:
         """Put a new active memtable on top, and return the one that is now frozen."""
         assert self.frozen is None, "one checkpoint at a time"
         self.frozen = self.active
-        self.active = MemTable(self.frozen.last_commit, self.frozen.last_position)
+        self.active = MemTable(self.frozen.last_commit, self.frozen.last_position, self.frozen.time)
         return self.frozen
 
     def thaw(self) -> None:
@@ -158,15 +175,6 @@ class State:
             return head
         stored = self.files.stream(stream)
         return NO_HEAD if stored is None else Head(stored.id, stored.version, stored.last_position)
-
-    def tail_for_append(self, stream: str) -> StreamTail | None:
-        """The stream's tail in the active memtable, made if the stream exists below it."""
-        tail = self.active.streams.get(stream)
-        if tail is None:
-            head = self.head(stream)
-            if head.version:
-                tail = self.active.add_stream(stream, head.id, head.version)
-        return tail
 
     def version_at(self, stream: str, head: Head, position: int) -> int:
         """The version that the stream had when *position* was the newest of all events."""

@@ -12,6 +12,7 @@ from typing import Final
 from headwater_server.engine.index_keys import (
     CATEGORY,
     META_APPLIED,
+    META_CLOCK,
     META_HORIZON,
     META_UNFINISHED,
     NUMBER,
@@ -23,6 +24,7 @@ from headwater_server.engine.index_keys import (
     Applied,
     IndexHead,
     applied_value,
+    clock_value,
     event_id_key,
     head_key,
     head_value,
@@ -101,6 +103,7 @@ class StateWriter:
         time = frozen.commits[-1].time if frozen.commits else before.time
         applied = Applied(last, frozen.last_position, time, self._log_index)
         self._put(Family.INDEX, META_APPLIED, applied_value(applied))
+        self._put(Family.INDEX, META_CLOCK, clock_value(frozen.time))
         # An attempt before a crash may have gone further than we; then a later one ends it.
         if unfinished <= last:
             batches.delete(Family.INDEX, META_UNFINISHED)

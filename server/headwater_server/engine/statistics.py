@@ -26,6 +26,8 @@ def collect_statistics(
     oldest = sorted(opened, key=lambda transaction: transaction.view)[:_PINNING_MAX]
     return {
         "commit": sequencer.published,
+        "log_time": sequencer.published_time.time,
+        "clock_offset": sequencer.clock.offset_us / 1_000_000,
         "position": sequencer.published_position,
         "oldest_readable_commit": state.files.horizon,
         "checkpoint_commit": state.files.applied_commit,

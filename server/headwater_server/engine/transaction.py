@@ -97,8 +97,9 @@ class Transaction(Reader):
         now: int,
         examined_max: int,
         read_set_max: int,
+        time: int | None = None,
     ) -> None:
-        super().__init__(state, view, position, examined_max=examined_max)
+        super().__init__(state, view, position, examined_max=examined_max, time=time)
         self.id = transaction
         self.owner = owner
         self.user = user
@@ -199,7 +200,7 @@ class Transaction(Reader):
                 # With what was appended to it before.
                 before = self.buffer.appends[: write.place]
                 own = sum(len(append.events) for append in before if append.stream == stream)
-                rule = changed_rule(self._state, write, stream, rule, version + own, self.used)
+                rule = changed_rule(self._state, write, stream, rule, version + own, self.time)
         return rule
 
     def _scan_own(

@@ -6,9 +6,11 @@ are allowed too; such an id, once it is older than the retention, looks like one
 """
 
 import random
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _MS_US: Final = 1000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 UUID7_BEGAN_US: Final = 1_577_836_800_000_000
 """The start of 2020, in microseconds: nobody made ids of version 7 before."""
@@ -30,4 +32,17 @@ def made_between(transaction: bytes, start: int, end: int) -> bool:
     """
     if transaction[6] >> 4 != 7 or transaction[8] >> 6 != 2:
         return False
-    return start <= int.from_bytes(transaction[:6], "big") * _MS_US < end
+    return start <= made_at(transaction) < end
+
+
+def made_at(transaction: bytes) -> int:
+    """The time in microseconds at which a UUIDv7 was made, by the clock of who made it."""
+    return int.from_bytes(transaction[:6], "big") * _MS_US
+
+
+def told_time(time: int) -> str:
+    """A time in microseconds as a message tells it."""
+    try:
+        return (_EPOCH + timedelta(microseconds=time)).isoformat(timespec="seconds")
+    except OverflowError:
+        return f"{time // 1_000_000} s after 1970"

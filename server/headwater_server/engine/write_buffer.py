@@ -291,26 +291,6 @@ def _append_of(
     return Append(stream, expect, events, EventFilter.from_wire(unless), after)
 
 
-def blind_writes(writes: list[list[Any]]) -> list[bytes | None] | None:
-    """Key, value, … of writes that depend on nothing and not on each other; else None.
-
-    These are puts and deletes, each of another key. All of one request, so they keep to the
-    bounds of a transaction, which are wider than those of a request.
-    """
-    flat: list[bytes | None] = []
-    for write in writes:
-        match write[0]:
-            case "put":
-                flat += (keyspaces.USER + write[1], write[2])
-            case "delete":
-                flat += (keyspaces.USER + write[1], None)
-            case _:
-                return None
-    if len(writes) > 1 and len({*flat[::2]}) < len(writes):
-        return None
-    return flat
-
-
 def evaluate(entry: Entry, stored: bytes | None) -> bytes | None:
     """What a key holds once the entry is applied to the stored value."""
     if not isinstance(entry, list):

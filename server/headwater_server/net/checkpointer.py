@@ -57,7 +57,7 @@ class Checkpointer:
 
     def published(self) -> None:
         """Look whether a checkpoint is due, after each publish."""
-        if self._engine.checkpoint_due:
+        if self._engine.checkpoints.due:
             self._due.unpark()
 
     def tick(self) -> None:
@@ -73,7 +73,7 @@ class Checkpointer:
             CheckpointFailed: one failed for another reason than a full disk.
         """
         while True:
-            if self._engine.checkpoint_due or self._tidy:
+            if self._engine.checkpoints.due or self._tidy:
                 tidy, self._tidy = self._tidy, False
                 await self.checkpoint(tidy=tidy)
             else:
@@ -181,4 +181,4 @@ class Checkpointer:
 
     def _is_behind(self) -> bool:
         # Not while it waits for its own commits to be durable: they are in the groups held back.
-        return self._writing and self._engine.checkpoint_behind
+        return self._writing and self._engine.checkpoints.behind

@@ -1,5 +1,6 @@
 """Maintenance: what has to be looked at once a second, whether or not anybody asks.
 
+- Time: the log's clock ticks, and a wall clock that jumps is told.
 - Leases: transactions that were idle or open for too long are rolled back.
 - Strangers: connections that do not say who they are are closed.
 - The log: space is prepared ahead of need. A full disk makes the engine read-only, and room
@@ -43,6 +44,7 @@ class Maintenance:
         self._interval_s = interval_ms / 1000
         self._on_tick = on_tick
         self._prepared_at = 0
+        self._clock_is_off = False
         self._wanted = trio.lowlevel.ParkingLot()
 
     def published(self) -> None:
@@ -70,9 +72,26 @@ class Maintenance:
                 owner=str(transaction.owner),
                 commit=transaction.view,
             )
+        self._engine.tick()
+        self._group_commit.wake()
+        self._look_at_clock()
         self._service.end_slow_sessions()
         self._on_tick()
         self._wanted.unpark()
+
+    def _look_at_clock(self) -> None:
+        offset_us = self._engine.clock_offset_us
+        if (offset_us != 0) == self._clock_is_off:
+            return
+        self._clock_is_off = offset_us != 0
+        if offset_us:
+            _log.error(
+                "the wall clock is not believed: time goes on by the monotonic clock",
+                wall_clock_ahead_s=offset_us / 1_000_000,
+                way_out="set the clock; if it is right now, restart the server",
+            )
+        else:
+            _log.info("the wall clock is believed again")
 
     async def _prepare_log(self) -> None:
         reason: str | None = None

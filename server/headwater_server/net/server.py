@@ -29,6 +29,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import structlog
 import trio
@@ -251,9 +252,18 @@ async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+# macOS counts sleep in its monotonic clock; Linux has a clock of its own for that.
+_MONOTONIC: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def wall_clock() -> int:
     """Microseconds since 1970-01-01 UTC."""
     return time.time_ns() // 1000
+
+
+def monotonic_clock() -> int:
+    """Microseconds of a clock that nobody sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime_ns(_MONOTONIC) // 1000
 
 
 def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
@@ -276,6 +286,7 @@ def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
             open_log=partial(_open_log, timed=timed),
             settings=settings.engine,
             clock=wall_clock,
+            monotonic=monotonic_clock,
             source=random.Random(),
             on_progress=on_progress,
         )

@@ -99,8 +99,7 @@ def test_a_flipped_bit_in_a_log_is_found_wherever_it_is() -> None:
 def test_a_flipped_bit_in_the_write_ahead_log_is_found() -> None:
     whole = Closed(some_database(in_log=30))
     path = whole.paths("wal", ".wal")[-1]
-    data = whole.files.content(path)
-    offset = data.index(b"data 130")
+    offset = whole.files.content(path).index(b"data 1")
     whole.flip(path, offset)
     report = whole.check()
     assert [finding.kind for finding in report.findings] == [Kind.LOG]
@@ -259,7 +258,7 @@ def test_a_wrong_key_of_a_consumer_group_is_found(
     key = keyspaces.GROUPS + kind + (number.to_bytes(8, "big") if rest is None else rest)
     if kind in b"pr":
         key += b"\x00\x01" + bytes(6)
-    database.engine._sequencer.commit_blind(database.new_id(), 0, [key, value])
+    database.engine._sequencer.commit_stored(database.new_id(), 0, [key, value])
     database.checkpoint()
     findings = Closed(database).check().findings
     told = [finding for finding in findings if finding.kind is Kind.GROUP]

@@ -118,7 +118,7 @@ def test_a_damaged_write_ahead_log_is_cut_and_the_rest_kept() -> None:
     last = database.engine.published
     closed = Closed(database)
     path = closed.paths("wal", ".wal")[-1]
-    closed.flip(path, closed.files.content(path).index(b"data 140"))
+    closed.flip(path, closed.files.content(path).index(b"data 1"))
     planned = plan(closed.files, "data", open_store=lambda _: closed.store)
     assert "cut" in str(planned.actions[0]).lower()
     outcome, database = repaired(closed)
@@ -278,7 +278,7 @@ def test_everything_at_once_is_repaired() -> None:
     closed.flip(path, closed.files.content(path).index(b"data 30"))
     closed.flip(closed.paths("commits")[0], 64 * 30 + 3)
     path = closed.paths("wal", ".wal")[-1]
-    closed.flip(path, closed.files.content(path).index(b"data 140"))
+    closed.flip(path, closed.files.content(path).index(b"data 1"))
     planned = plan(closed.files, "data", open_store=lambda _: closed.store)
     answered = {kind for action in planned.actions for kind in action.kinds}
     assert {finding.kind for finding in planned.report.findings} <= answered

@@ -82,7 +82,7 @@ class Groups:
         self._sequencer = sequencer
         self._source = source
         self._check_writable = check_writable
-        sequencer.acknowledging = self
+        sequencer.planner.acknowledging = self
 
     # What a group at work needs (group_host.Host).
 
@@ -116,7 +116,7 @@ class Groups:
     def _commit(self, writes: list[bytes | None], user: int = 0) -> Ticket:
         self._check_writable()
         transaction = new_transaction_id(self.wall_clock(), self._source)
-        return self._sequencer.commit_blind(transaction, user, writes)
+        return self._sequencer.commit_stored(transaction, user, writes)
 
     # Administration.
 
