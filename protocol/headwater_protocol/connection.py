@@ -39,7 +39,6 @@ from headwater_protocol.limits import (
     RESPONSE_UNSCANNED_SIZE_MAX,
 )
 from headwater_protocol.messages import (
-    array_header,
     decode,
     depth,
     encode,
@@ -327,27 +326,6 @@ class ServerConnection(_Connection):
         assert name not in _SPECIAL, f"{name} has an effect; answer it with answer()"
         return frame
 
-    def answer_page(
-        self,
-        request_id: int,
-        before: Sequence[Any],
-        encoded: Sequence[bytes],
-        after: Sequence[Any],
-    ) -> bytes:
-        """The answer [*before, [*encoded], *after], where *encoded* are msgpack already.
-
-        A page of read_all is before=(commit, position), encoded=the stored events,
-        after=(more,). The events are copied once and not decoded.
-        """
-        return self.answer_encoded(
-            request_id,
-            array_header(len(before) + 1 + len(after)),
-            *map(encode, before),
-            array_header(len(encoded)),
-            *encoded,
-            *map(encode, after),
-        )
-
     def error(self, request_id: int, error: HeadwaterError) -> bytes:
         """The frame of the error that a request, or after a Violation the connection, ends in."""
         code, message, retryable, details = error.as_payload()
@@ -369,13 +347,6 @@ class ServerConnection(_Connection):
         if payload[0] == "ended":
             del self.in_flight[request_id]
         return encode_frame(encode((request_id, PUSH, payload)))
-
-    def push_events(self, request_id: int, events: Sequence[bytes]) -> bytes:
-        """The push ["events", [*events]], where *events* are msgpack already."""
-        assert self.in_flight.get(request_id) == _SUBSCRIPTION, f"no subscription {request_id}"
-        return join_frame(
-            b"\x93", encode(request_id), b"\x02\x92\xa6events", array_header(len(events)), *events
-        )
 
 
 _REQUEST_FORM: Final = (

@@ -75,7 +75,7 @@ def test_an_event_is_read_back_as_it_was_appended() -> None:
     assert (log.first_position, log.last_position) == (1, 50)
     assert len(log.segments) > 3
     assert read_all(log, 50) == events(1, 50)
-    assert [log.read_one(Position(position)) for position in range(1, 51)] == events(1, 50)
+    assert [log.read_many([Position(position)])[0] for position in range(1, 51)] == events(1, 50)
     assert log.size == disk.used
     log.close()
     log.close()
@@ -215,7 +215,7 @@ def test_no_flipped_bit_of_the_offsets_is_ever_seen() -> None:
             damage = damage_of(log)
             assert damage in ([f"{path}.idx"], []), "none if opening has mended it"
             if offset % 2:
-                assert [log.read_one(Position(p)) for p in range(1, 31)] == events(1, 30)
+                assert [log.read_many([Position(p)])[0] for p in range(1, 31)] == events(1, 30)
             assert log.read_many(range(1, 31)) == events(1, 30)
             log.append(events(int(log.last_position) + 1, 50))
             assert read_all(log, 50) == events(1, 50)
@@ -280,7 +280,7 @@ def check_damage(disk: MemoryFileSystem, file: str, offset: int) -> None:
 
 def try_to_read(log: EventLog, position: int) -> bytes | None:
     try:
-        return log.read_one(Position(position))
+        return log.read_many([Position(position)])[0]
     except DamagedFile:
         return None
 

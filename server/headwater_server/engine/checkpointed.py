@@ -27,7 +27,7 @@ the write-ahead log, and so in the memtable before anybody reads.
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine import postings
@@ -86,14 +86,6 @@ short. A look into the store costs as much as all else of a get."""
 
 _VERSION_SIZE_MAX: Final = 256
 """Bytes of a version that is kept. Copying a larger one costs more than finding it."""
-
-
-class StreamHead(NamedTuple):
-    """The end of a stream: its id, its version, and the position of its newest event."""
-
-    id: int
-    version: int
-    last_position: int
 
 
 def read_applied(store: StateStore) -> Applied:
@@ -339,14 +331,23 @@ class CheckpointedState:
 
     # Streams, categories, types, tags.
 
-    def stream(self, name: str) -> StreamHead | None:
+    def stream_head(self, name: str) -> IndexHead | None:
         """The end of a stream, or None if it has no events."""
-        head = self._stream_head(name)
-        return None if head is None else StreamHead(head.id, head.version, head.last_position)
+        head = postings.read_head(self.store, STREAM, name)
+        if head is None or head.last_position <= self.applied.position:
+            return head
+        # A checkpoint that is being written, or was cut off by a crash, is ahead of us.
+        position = self.applied.position
+        version = postings.version_at_position(self.store, head, position)
+        if version == 0:
+            return None
+        last = postings.positions_of_versions(self.store, head, version, version)[0]
+        tail = head.tail[: bisect_right(head.tail, position)]
+        return IndexHead(head.id, version, last, tail)
 
     def stream_positions(self, name: str, first: int, last: int) -> "array[int]":
         """The positions of a stream's versions *first* to *last*, both included, which exist."""
-        head = self._stream_head(name)
+        head = self.stream_head(name)
         if head is None or first > last:
             assert first > last, f"versions {first} to {last} of a stream without events"
             return array("Q")
@@ -386,19 +387,6 @@ class CheckpointedState:
         entry = self.store.get(Family.INDEX, event_id_key(stream_id, event_id))
         return None if entry is None else parse_number(entry)
 
-    def _stream_head(self, name: str) -> IndexHead | None:
-        head = postings.read_head(self.store, STREAM, name)
-        if head is None or head.last_position <= self.applied.position:
-            return head
-        # A checkpoint that is being written, or was cut off by a crash, is ahead of us.
-        position = self.applied.position
-        version = postings.version_at_position(self.store, head, position)
-        if version == 0:
-            return None
-        last = postings.positions_of_versions(self.store, head, version, version)[0]
-        tail = head.tail[: bisect_right(head.tail, position)]
-        return IndexHead(head.id, version, last, tail)
-
     # Events.
 
     def events(self, positions: Sequence[int]) -> list[bytes]:
@@ -430,11 +418,6 @@ class CheckpointedState:
     def commit_record(self, commit: int) -> CommitRecord:
         """The record of a commit that is not forgotten."""
         return self.commit_log.read(CommitNumber(commit))
-
-    def commit_records(self, first: int, count: int) -> list[CommitRecord]:
-        """Records of commits from *first* on, as far as this state goes."""
-        count = min(count, self.applied.commit - first + 1)
-        return list(self.commit_log.read_range(CommitNumber(first), count)) if count > 0 else []
 
     def commit_at(self, time: int) -> CommitNumber:
         """The newest commit with a time (microseconds) at or before *time*, or 0."""

@@ -173,7 +173,7 @@ class State:
             # As Head(…), in a fifth of its time: every append asks.
             head: Head = _new(Head, (tail.id, tail.version, tail.positions[-1]))
             return head
-        stored = self.files.stream(stream)
+        stored = self.files.stream_head(stream)
         return NO_HEAD if stored is None else Head(stored.id, stored.version, stored.last_position)
 
     def version_at(self, stream: str, head: Head, position: int) -> int:

@@ -300,14 +300,6 @@ class EventLog:
             place += position > segment.last
         return found
 
-    def read_one(self, position: Position) -> bytes:
-        """The event at *position*, which must not be above the last one.
-
-        Raises:
-            DamagedFile: it is not what was written.
-        """
-        return self.read_many([position])[0]
-
     def read_many(self, positions: Sequence[int]) -> list[bytes]:
         """The events at *positions*, in their order. Neighbours are read in one call.
 

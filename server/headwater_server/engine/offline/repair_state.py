@@ -108,7 +108,7 @@ class StateRepair:
         for key, _, stored in self._state.scan(start, end, self._state.applied_commit):
             stream = key[1:].decode()
             missing = decode_rule(stored).before - 1
-            if missing > 0 and self._state.stream(stream) is None:
+            if missing > 0 and self._state.stream_head(stream) is None:
                 positions = self._take(missing)
                 if positions:
                     tail = table.streams[stream] = StreamTail(positions[0], 0)
@@ -128,7 +128,7 @@ class StateRepair:
             table.last_position += len(removed)
             tail = table.streams.get(event.stream)
             if tail is None:
-                head = self._state.stream(event.stream)
+                head = self._state.stream_head(event.stream)
                 positions = self._take(event.version - 1) if head is None else []
                 first = positions[0] if positions else event.position
                 tail = table.streams[event.stream] = StreamTail(
@@ -241,7 +241,7 @@ class StateRepair:
                 continue
             try:
                 snapshot = parse_snapshot_key(key)
-                head = self._state.stream(snapshot.stream)
+                head = self._state.stream_head(snapshot.stream)
             except (ValueError, ArithmeticError):
                 head, snapshot = None, None
             if snapshot is None or head is None or snapshot.version > head.version:
