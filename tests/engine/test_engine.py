@@ -295,15 +295,18 @@ def test_a_transaction_that_was_idle_or_open_for_too_long_ends() -> None:
     settings = replace(SETTINGS, transaction_idle_us_max=10, transaction_age_us_max=25)
     database = Database(settings)
     idle, busy = database.begin(), database.begin()
-    for _ in range(5):
+    for _ in range(2):
         database.now += 5
         database.engine.transaction(busy.id, OWNER)
     # Exactly so long is allowed.
-    database.now = START_US + 10
+    assert database.now == START_US + 10
     assert database.engine.expire() == []
     database.now = START_US + 11
     assert database.engine.expire() == [idle]
-    database.now = START_US + 25
+    for _ in range(2):
+        database.now += 7
+        database.engine.transaction(busy.id, OWNER)
+    assert database.now == START_US + 25
     assert database.engine.expire() == []
     database.now = START_US + 26
     assert database.engine.expire() == [busy]
@@ -317,6 +320,15 @@ def test_a_clock_that_is_set_back_ends_no_lease() -> None:
     database.begin()
     database.now -= 3600 * SECOND_US
     assert database.engine.expire() == []
+
+
+def test_a_lease_lasts_as_long_as_ever_after_the_clock_was_set_back() -> None:
+    database = Database(replace(SETTINGS, transaction_idle_us_max=10))
+    idle = database.begin()
+    database.now -= 3600 * SECOND_US
+    assert database.engine.expire() == []
+    database.now += 11
+    assert database.engine.expire() == [idle]
 
 
 def test_a_connection_that_goes_takes_its_transactions_along() -> None:

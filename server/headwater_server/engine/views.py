@@ -103,7 +103,15 @@ class OpenTransactions:
         return len(self._by_owner.get(owner, ()))
 
     def expire(self, now: int) -> list[Transaction]:
-        """End the leases that were idle or open for too long, and return them."""
+        """End the leases that were idle or open for too long, and return them.
+
+        A clock that was set back must not keep them for as long: they begin anew then.
+        """
+        for transaction in self._by_id.values():
+            if transaction.used > now:
+                transaction.used = now
+            if transaction.begun > now:
+                transaction.begun = now
         ended = [
             transaction
             for transaction in self._by_id.values()

@@ -325,7 +325,7 @@ class ConsumerGroup:
         if delay_us is None:
             # Who died may have died of anything: the first time, nobody waits.
             delay_us = self._pause(trial.count - 1 if suspect else trial.count)
-        trial.retry_at = self._host.wall_clock() + delay_us if delay_us else 0
+        trial.pause(delay_us, self._host.wall_clock())
         stream.suspect = suspect
         self._change(stream, lease.position)
 
@@ -342,7 +342,7 @@ class ConsumerGroup:
         if self.progress.parked_count >= PARKED_MAX:
             trial = stream.trial_of(position)
             trial.reason = f"not parked, for {PARKED_MAX} others are: {reason}"
-            trial.retry_at = self._host.wall_clock() + RETRY_US_MAX
+            trial.pause(RETRY_US_MAX, self._host.wall_clock())
             self._change(stream, position)
             return
         self.progress.park(stream, position, reason, self._host.wall_clock())
@@ -365,7 +365,7 @@ class ConsumerGroup:
             if stream.head() is None and stream.behind:
                 self.progress.refill(stream, self._host.reader())
             head = stream.head()
-            if head is None or head[1].retry_at > self._host.wall_clock():
+            if head is None or head[1].due(now, self._host.wall_clock()) > now:
                 # Nothing yet, or it is a replay's turn whose pause is not over.
                 self._schedule.place(stream, now)
                 continue
@@ -418,7 +418,7 @@ class ConsumerGroup:
     ) -> None:
         position, trial = head
         trial.count += 1
-        trial.retry_at = 0
+        trial.pause(0, 0)
         lease = Lease(self._host.new_token(), stream, position, member, now)
         lease.deadline = now + self._settings.lease_ms * _MS_US
         self._leases[lease.token] = member.leases[lease.token] = stream.lease = lease

@@ -97,7 +97,7 @@ class GroupProgress:
         number = self.definition.number
         for name, entry in read_streams(state, view, number):
             stream = self.streams[name] = StreamProgress(name, entry.after)
-            stream.trial = Trial(entry.attempts, entry.retry_at, entry.reason)
+            stream.trial = Trial(entry.attempts, entry.retry_at, entry.reason, entry.pause_us)
             stream.entry = True
             self._entries += 1
             # Why it failed is not kept: it may be why the last consumer died.
@@ -108,8 +108,8 @@ class GroupProgress:
             self.stream(parked.stream).add_parked(position)
             self.parked_count += 1
         for position, entry_of_replay in read_replays(state, view, number):
-            name, attempts, retry_at, reason = entry_of_replay
-            trial = Trial(attempts, retry_at, reason)
+            name, attempts, retry_at, reason, pause_us = entry_of_replay
+            trial = Trial(attempts, retry_at, reason, pause_us)
             stream = self.stream(name)
             stream.replays.append((position, trial))
             stream.suspect = stream.suspect or attempts > 0

@@ -2,9 +2,9 @@
 
     04 "g" name                       ->  [number, filter, lease_ms, attempts_max, retry_ms, parked]
     04 "f" number(8)                  ->  floor(8)
-    04 "s" number(8) stream           ->  [after, attempts, retry_at, reason]
+    04 "s" number(8) stream           ->  [after, attempts, retry_at, reason, pause]
     04 "p" number(8) position(8)      ->  [stream, attempts, reason, time]
-    04 "r" number(8) position(8)      ->  [stream, attempts, retry_at, reason]
+    04 "r" number(8) position(8)      ->  [stream, attempts, retry_at, reason, pause]
 
 A group's number is that of the commit that created it, so a group that is deleted and made anew
 under the same name finds nothing of the old one.
@@ -17,10 +17,12 @@ does not speak for:
                                   the floor is: above it for a stream that is ahead, below it
                                   for one that waits for a retry, or behind a parked event
 
-`attempts`, `retry_at` (microseconds since 1970) and `reason` are of the event after `after`. A
-parked event ("p") is done as far as the floor and the entries go, and so is one that was parked
-and is to be tried again ("r"). So the state of a group is as large as what is unfinished in it,
-and not as what it has done.
+`attempts`, `retry_at` (microseconds since 1970), `reason` and `pause` (microseconds) are of the
+event after `after`. By `retry_at` alone a pause would last for days after the clock was set back,
+so its length stands beside it; entries of earlier versions have no `pause`. A parked event ("p")
+is done as far as the floor and the entries go, and so is one that was parked and is to be tried
+again ("r"). So the state of a group is as large as what is unfinished in it, and not as what it
+has done.
 """
 
 from dataclasses import dataclass, fields
@@ -29,6 +31,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from headwater_protocol.limits import RETRY_MS_MAX
 from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.keyspaces import GROUPS
 from headwater_server.engine.state import State
@@ -44,6 +47,9 @@ _FLOOR: Final = GROUPS + b"f"
 _STREAM: Final = GROUPS + b"s"
 _PARKED: Final = GROUPS + b"p"
 _REPLAY: Final = GROUPS + b"r"
+
+PAUSE_US_MAX: Final = RETRY_MS_MAX * 1000
+"""The longest pause that there can be; that of entries which do not say how long theirs is."""
 
 _number = Struct(">Q").pack
 _NUMBER_SIZE: Final = 8
@@ -87,6 +93,7 @@ class StreamEntry(NamedTuple):
     attempts: int = 0
     retry_at: int = 0
     reason: str = ""
+    pause_us: int = 0
 
 
 class ParkedEntry(NamedTuple):
@@ -105,6 +112,7 @@ class ReplayEntry(NamedTuple):
     attempts: int = 0
     retry_at: int = 0
     reason: str = ""
+    pause_us: int = 0
 
 
 def definition_key(name: str) -> bytes:
@@ -191,7 +199,7 @@ def read_streams(state: State, view: int, number: int) -> list[tuple[str, Stream
     """The entries of a group's streams at a commit."""
     start = _STREAM + _number(number)
     return [
-        (key[len(start) :].decode(), StreamEntry(*msgpack.unpackb(value)[:4]))
+        (key[len(start) :].decode(), StreamEntry(*_with_pause(value)))
         for key, value in state.scan(start, _end(start), view)
     ]
 
@@ -214,7 +222,7 @@ def read_replays(state: State, view: int, number: int) -> list[tuple[int, Replay
     """The events of a group that are to be tried again, at a commit, in order."""
     start = _REPLAY + _number(number)
     return [
-        (_position_of(key), ReplayEntry(*msgpack.unpackb(value)[:4]))
+        (_position_of(key), ReplayEntry(*_with_pause(value)))
         for key, value in state.scan(start, _end(start), view)
     ]
 
@@ -245,12 +253,12 @@ def problem_of(key: bytes, value: bytes, last_position: int) -> str | None:
             position = int.from_bytes(value, "big")
         elif kind == _STREAM:
             key[len(kind) + _NUMBER_SIZE :].decode()
-            position = StreamEntry(*msgpack.unpackb(value)[:4]).after
+            position = StreamEntry(*_with_pause(value)).after
         elif kind == _PARKED:
             ParkedEntry(*msgpack.unpackb(value)[:4])
             position = _position_of(key)
         elif kind == _REPLAY:
-            ReplayEntry(*msgpack.unpackb(value)[:4])
+            ReplayEntry(*_with_pause(value))
             position = _position_of(key)
         else:
             return "its kind is unknown"
@@ -269,6 +277,12 @@ def number_in_definition(key: bytes, value: bytes) -> int | None:
         return int(msgpack.unpackb(value)[0])
     except (ValueError, TypeError, LookupError, msgpack.UnpackException):
         return None
+
+
+def _with_pause(value: bytes) -> list[Any]:
+    """The members of an entry; those of earlier versions do not say how long their pause is."""
+    members: list[Any] = [*msgpack.unpackb(value), PAUSE_US_MAX]
+    return members[:5]
 
 
 def _position_of(key: bytes) -> int:

@@ -48,12 +48,10 @@ class GroupSchedule:
             return
         head = stream.head()
         if head is not None and head[1].retry_at and now is not None:
-            wall = self._wall_clock()
-            if head[1].retry_at > wall:
+            due = head[1].due(now, self._wall_clock())
+            if due > now:
                 stream.waits = True
                 self._retries_total += 1
-                # A pause may be longer than that: then it comes here again.
-                due = now + min(head[1].retry_at - wall, RETRY_US_MAX)
                 heapq.heappush(self._retries, (due, self._retries_total, stream))
                 return
         self.make_ready(stream)

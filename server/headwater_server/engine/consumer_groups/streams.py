@@ -25,16 +25,39 @@ class Trial:
 
     Attributes:
         count: deliveries, the present one included.
-        retry_at: not before this time, in microseconds since 1970.
+        retry_at: not before this time, in microseconds since 1970; 0: at any time.
+        pause_us: how long the pause is that ends then.
         reason: why the last one failed.
     """
 
-    __slots__ = ("count", "reason", "retry_at")
+    __slots__ = ("_due", "count", "pause_us", "reason", "retry_at")
 
-    def __init__(self, count: int = 0, retry_at: int = 0, reason: str = "") -> None:
+    def __init__(
+        self, count: int = 0, retry_at: int = 0, reason: str = "", pause_us: int = 0
+    ) -> None:
         self.count = count
         self.retry_at = retry_at
         self.reason = reason
+        self.pause_us = pause_us
+        self._due: int | None = None
+
+    def pause(self, pause_us: int, wall: int) -> None:
+        """Try it again after a pause; *wall* is the time since 1970."""
+        self.retry_at = wall + pause_us if pause_us else 0
+        self.pause_us = pause_us
+        self._due = None
+
+    def due(self, now: int, wall: int) -> int:
+        """When the pause is over, by the clock of *now*, which never goes back.
+
+        The wall clock is looked at once: what was stored can only be compared with that. It may
+        have been set back or forward since, so the rest is at most the length of the pause.
+        """
+        if not self.retry_at:
+            return now
+        if self._due is None:
+            self._due = now + min(max(self.retry_at - wall, 0), self.pause_us)
+        return self._due
 
 
 class Member:
@@ -182,12 +205,13 @@ class StreamProgress:
     def as_entry(self) -> StreamEntry:
         """The entry to be stored."""
         # Between `after` and the head there is no event of the stream that the group wants.
-        return StreamEntry(self.after, self.trial.count, self.trial.retry_at, self.trial.reason)
+        trial = self.trial
+        return StreamEntry(self.after, trial.count, trial.retry_at, trial.reason, trial.pause_us)
 
     def as_replay(self, position: int) -> ReplayEntry:
         """The entry of an event that is tried again."""
         trial = self.trial_of(position)
-        return ReplayEntry(self.name, trial.count, trial.retry_at, trial.reason)
+        return ReplayEntry(self.name, trial.count, trial.retry_at, trial.reason, trial.pause_us)
 
     def settle(self, position: int) -> bool:
         """An event is done, or set aside; whether it was the head of the queue."""
