@@ -281,8 +281,8 @@ def number_in_definition(key: bytes, value: bytes) -> int | None:
 
 def _with_pause(value: bytes) -> list[Any]:
     """The members of an entry; those of earlier versions do not say how long their pause is."""
-    members: list[Any] = [*msgpack.unpackb(value), PAUSE_US_MAX]
-    return members[:5]
+    members: list[Any] = msgpack.unpackb(value)[:5]
+    return [*members, PAUSE_US_MAX] if len(members) == 4 else members
 
 
 def _position_of(key: bytes) -> int:
