@@ -1,0 +1,55 @@
+"""What the packages import is declared: no module comes only because something else needs it."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OWN = {"headwater", "headwater_protocol", "headwater_server"}
+
+
+def declared(*extras: str) -> set[str]:
+    """The modules of the dependencies, and of some extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(one for extra in extras for one in optional[extra])]
+    return {re.split(r"[\[>=<~!;]", one)[0].strip() for one in wanted}
+
+
+def imported(folder: Path) -> dict[str, str]:
+    """The modules of others that a package imports, each with a file that does."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Import(names=names):
+                    modules = [alias.name for alias in names]
+                case ast.ImportFrom(module=str(module), level=0):
+                    modules = [module]
+                case _:
+                    continue
+            for module in modules:
+                top = module.partition(".")[0]
+                if top not in sys.stdlib_module_names | OWN:
+                    found.setdefault(top, str(path.relative_to(ROOT)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [
+        ("protocol/headwater_protocol", ()),
+        ("server/headwater_server", ("server",)),
+        # Beside its dependencies, the client works with what the application has installed.
+        ("client/headwater", ("server", "msgspec", "pydantic")),
+    ],
+)
+def test_every_module_that_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+    modules = imported(ROOT / folder)
+    assert modules, "it imports something"
+    undeclared = modules.keys() - declared(*extras)
+    assert not undeclared, {module: modules[module] for module in undeclared}
