@@ -1,6 +1,8 @@
 """Repair: after it, the check is clean, the database opens, and what was given up was said."""
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -15,9 +17,13 @@ from headwater_server.storage.commit_log_repair import (
     sound_records,
     write_segment,
 )
+from headwater_server.storage.memory_files import Call, Crash
 from headwater_server.storage.state_store import Family
 from tests.engine.database import Database
 from tests.engine.offline.damaged import SETTINGS, Closed, contents, some_database
+
+CHANGES = {"create", "write", "sync", "rename", "hard_link", "remove", "sync_directory"}
+"""Calls that change what a power loss leaves."""
 
 
 def repaired(closed: Closed) -> tuple[Outcome, Database]:
@@ -43,6 +49,51 @@ def repaired(closed: Closed) -> tuple[Outcome, Database]:
     database.checkpoint()
     assert Closed(database).check().findings == []
     return outcome, Database(SETTINGS, files=database.files, store=store, now=closed.now)
+
+
+@pytest.mark.slow
+def test_a_repair_that_the_power_cut_short_has_lost_nothing_that_was_sound() -> None:
+    """The old file was renamed before the new one had its name, so a crash left none of both."""
+
+    def damaged() -> tuple[Closed, list[list[Any]]]:
+        database = some_database()
+        rows = database.engine.read_commits(0, 1000)
+        closed = Closed(database)
+        (path,) = closed.paths("commits", ".commits")
+        # The user of commit 7.
+        closed.flip(path, 64 * 7 + 33)
+        return closed, rows
+
+    def perform_on(closed: Closed) -> Outcome:
+        return perform(
+            closed.files,
+            "data",
+            open_store=lambda _: closed.store,
+            open_store_to_check=lambda _: closed.store,
+            repair_store=None,
+        )
+
+    closed, _ = damaged()
+    changing: list[int] = []
+
+    def note(call: Call) -> None:
+        # A power loss in a call that only reads is like one in the next that changes something.
+        if call.operation in CHANGES and call.path.startswith("data/commits"):
+            changing.append(call.number)
+
+    closed.files.faults.before = note
+    assert perform_on(closed).report.is_clean
+    assert len(changing) > 5
+    for number in changing:
+        closed, rows = damaged()
+        closed.files.faults.crash_at = number
+        with contextlib.suppress(Crash):
+            perform_on(closed)
+        closed.files, closed.store = closed.files.crash(), closed.store.crash()
+        assert perform_on(closed).report.is_clean
+        database = Database(SETTINGS, files=closed.files, store=closed.store, now=closed.now)
+        found = database.engine.read_commits(0, 1000)
+        assert [row for row in found if row[0] != 7] == [row for row in rows if row[0] != 7]
 
 
 def test_the_oldest_file_of_the_commit_log_is_missed_and_made_again() -> None:

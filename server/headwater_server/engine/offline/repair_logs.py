@@ -32,6 +32,7 @@ from headwater_server.engine.postings import all_postings
 from headwater_server.engine.records import decode_record
 from headwater_server.storage import commit_log_repair, event_log_repair
 from headwater_server.storage.commit_log import RECORDS_DEFAULT, CommitRecord
+from headwater_server.storage.copying import FilePart, link_or_copy, size_of
 from headwater_server.storage.directory import DataDirectory
 from headwater_server.storage.event_segment import EventSegment
 from headwater_server.storage.file_system import FileSystem
@@ -92,7 +93,11 @@ class LogRepair:
         return ranges
 
     def _replace(self, path: str, write: Callable[[str], None]) -> None:
-        """Put a new file in the place of *path*, durably, and keep the old one beside it."""
+        """Put a new file in the place of *path*, durably, and keep the old one beside it.
+
+        The old one gets its second name first. So there is a file at *path* whenever the power
+        fails: what is sound in it must not be lost to a repair that did not come to its end.
+        """
         files = self._file_system
         parent = path.rpartition("/")[0]
         temporary = path + _TEMPORARY
@@ -104,7 +109,8 @@ class LogRepair:
             while files.exists(f"{path}.damaged-{number}"):
                 number += 1
             copy = f"{path}.damaged-{number}"
-            files.rename(path, copy)
+            link_or_copy(files, FilePart(path, size_of(files, path), True), copy)
+            files.sync_directory(parent)
             self.rebuilt.copies.append(copy)
         files.rename(temporary, path)
         files.sync_directory(parent)
