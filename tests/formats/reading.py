@@ -22,7 +22,7 @@ def everything(
     """What the database holds now, at past *commits*, and what became of *transactions*."""
     return {
         "newest": _plain(db.ping().commit),
-        "now": _state(db),
+        "now": state_of(db),
         "events": [_plain(event) for event in db.read_all()],
         "backwards": [event.position for event in db.read_all(reverse=True)],
         "categories": _plain(list(db.categories())),
@@ -33,11 +33,11 @@ def everything(
         "users": sorted(db.users()),
         "groups": {name: _group(db, name) for name in _group_names(db)},
         "transactions": {each: _plain(db.status(each)) for each in transactions},
-        "past": {str(commit): _state(db.at(commit=commit)) for commit in commits},
+        "past": {str(commit): state_of(db.at(commit=commit)) for commit in commits},
     }
 
 
-def _state(db: BlockingDatabase | BlockingPast) -> dict[str, Any]:
+def state_of(db: BlockingDatabase | BlockingPast) -> dict[str, Any]:
     """Keys, streams and snapshots as of one commit."""
     streams = list(db.streams())
     return {

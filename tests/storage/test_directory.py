@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_a_directory_is_made_and_found_again() -> None:
     disk = MemoryFileSystem(1)
     made = open_directory(disk)
     assert len(made.database_id) == 16
-    assert (made.created, made.format) == (NOW, 3)
+    assert (made.created, made.format) == (NOW, 4)
     for part in (made.wal, made.commits, made.events, made.state):
         assert disk.list(part) == []
     made.close()
@@ -137,22 +138,91 @@ def test_a_newer_format_is_refused_with_both_numbers() -> None:
     disk = MemoryFileSystem(1)
     open_directory(disk).close()
     disk.put("srv/data/FORMAT", b'{"format": 7, "more": "than we know"}\n')
-    with pytest.raises(FormatTooNew, match="has format 7; this version reads up to 3"):
+    with pytest.raises(FormatTooNew, match="has format 7; this version reads up to 4"):
         open_directory(disk)
     # And the lock was given back.
     assert not disk.locked
 
 
+def rewrite_format(disk: MemoryFileSystem, **changed: Any) -> None:
+    """Change fields of FORMAT; None removes one."""
+    fields = json.loads(disk.content("srv/data/FORMAT")) | changed
+    del fields["crc32"]
+    fields = {name: value for name, value in fields.items() if value is not None}
+    fields["crc32"] = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+    disk.put("srv/data/FORMAT", json.dumps(fields, sort_keys=True).encode() + b"\n")
+
+
+def test_a_feature_that_is_not_known_is_refused_by_its_name() -> None:
+    disk = MemoryFileSystem(1)
+    open_directory(disk).close()
+    rewrite_format(disk, features=["expiry"])
+    before = disk.content("srv/data/FORMAT")
+    with pytest.raises(FormatTooNew, match="uses expiry, which this version does not know"):
+        open_directory(disk)
+    assert disk.content("srv/data/FORMAT") == before
+    assert not disk.locked
+
+
+def old_directory(disk: MemoryFileSystem) -> bytes:
+    """Make a directory of format 3; its database id."""
+    made = open_directory(disk)
+    made.close()
+    rewrite_format(disk, format=3, features=None)
+    return made.database_id
+
+
+def test_a_directory_of_format_3_is_opened_as_it_is() -> None:
+    disk = MemoryFileSystem(1)
+    identity = old_directory(disk)
+    before = disk.content("srv/data/FORMAT")
+    found = open_directory(disk)
+    assert (found.format, found.database_id, found.created) == (3, identity, NOW)
+    found.close()
+    assert disk.content("srv/data/FORMAT") == before
+
+
+def test_an_upgrade_changes_the_number_alone_and_outlives_a_crash() -> None:
+    disk = MemoryFileSystem(1)
+    identity = old_directory(disk)
+    found = open_directory(disk)
+    found.upgrade(disk)
+    assert found.format == 4
+    again = open_directory(disk.crash(), create=False)
+    assert (again.format, again.database_id, again.created) == (4, identity, NOW)
+
+
+def test_a_crash_in_an_upgrade_leaves_the_old_format_or_the_new() -> None:
+    whole = MemoryFileSystem(0)
+    old_directory(whole)
+    opened = open_directory(whole)
+    first = whole.calls + 1
+    opened.upgrade(whole)
+    assert whole.calls - first >= 4
+    left = set()
+    for call in range(first, whole.calls + 1):
+        for seed in range(8):
+            disk = MemoryFileSystem(1000 * call + seed)
+            identity = old_directory(disk)
+            opened = open_directory(disk)
+            disk.faults.crash_at = call
+            with contextlib.suppress(Crash):
+                opened.upgrade(disk)
+            survivor = disk.crash()
+            found = open_directory(survivor, create=False)
+            assert found.database_id == identity, f"call {call}, seed {seed}"
+            left.add(found.format)
+            found.upgrade(survivor)
+            assert open_directory(survivor.crash(), create=False).format == 4
+    assert left == {3, 4}
+
+
 def test_a_directory_of_before_a_release_is_refused_and_not_touched() -> None:
     disk = MemoryFileSystem(1)
     open_directory(disk).close()
-    fields = json.loads(disk.content("srv/data/FORMAT"))
-    del fields["crc32"]
-    fields["format"] = 1
-    fields["crc32"] = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
-    disk.put("srv/data/FORMAT", json.dumps(fields, sort_keys=True).encode() + b"\n")
+    rewrite_format(disk, format=1)
     before = disk.content("srv/data/FORMAT")
-    with pytest.raises(InvalidArgument, match="has format 1, and this version reads 3: dump it"):
+    with pytest.raises(InvalidArgument, match="has format 1, and this version reads 3 to 4"):
         open_directory(disk)
     assert disk.content("srv/data/FORMAT") == before
     assert not disk.locked

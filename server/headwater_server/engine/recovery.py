@@ -5,7 +5,8 @@
     3  event log and commit log are cut there: what lies beyond was never part of a checkpoint
     4  the write-ahead log is verified, its torn tail cut
     5  records after the applied commit are planned and applied, in order, as commits are
-    6  the right to write is claimed
+    6  a directory of an older format is marked as one of the present format
+    7  the right to write is claimed
 
 Time and memory are those of the log's tail, which checkpoints keep short, not of the data. If
 checkpoints could not keep up before the crash, the replay makes them on its way.
@@ -20,14 +21,13 @@ from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.backup import unstage
 from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
-from headwater_server.engine.checkpointing import checkpoint_steps, run_to_end
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.replaying import plan_entry
 from headwater_server.engine.sequencer import Sequencer
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.storage.commit_log import CommitLog
-from headwater_server.storage.directory import DataDirectory
+from headwater_server.storage.directory import FORMAT, DataDirectory
 from headwater_server.storage.errors import DiskFull, NoRoomToStart
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import FileSystem
@@ -77,6 +77,7 @@ def open_engine(
     source: random.Random,
     monotonic: Callable[[], int] | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
+    on_upgrade: Callable[[int, int], None] = lambda _old, _new: None,
 ) -> Engine:
     """Open the database in a directory, or make one there, and bring it to its newest commit.
 
@@ -86,6 +87,8 @@ def open_engine(
             the wall clock is believed.
         source: of ids that need only be unique.
         on_progress: called with the count of records replayed so far.
+        on_upgrade: called with the old format and the new one, before a directory of an older
+            format is marked as one of the present format. Older versions refuse it from then on.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, NoRoomToStart: the message says what to do.
@@ -101,6 +104,7 @@ def open_engine(
             clock if monotonic is None else monotonic,
             source,
             on_progress,
+            on_upgrade,
         )
     except DiskFull as error:
         size = settings.disk_reserve_size - file_system.free_bytes(path)
@@ -117,6 +121,7 @@ def _open(
     monotonic: Callable[[], int],
     source: random.Random,
     on_progress: Callable[[int], None],
+    on_upgrade: Callable[[int, int], None],
 ) -> Engine:
     with ExitStack() as opened:
         directory = DataDirectory.open(file_system, path, source=source, now=clock())
@@ -165,6 +170,11 @@ def _open(
             source=source,
         )
         _replay(engine, state, sequencer, log, directory.wal, on_progress)
+        if directory.format < FORMAT:
+            # After the replay, so that a log that cannot be replayed is still the older version's.
+            # Before the claim, so that it never has a record that the older version cannot read.
+            on_upgrade(directory.format, FORMAT)
+            directory.upgrade(file_system)
         log.claim(log.last_index)
         sequencer.start(clock, monotonic)
         engine.keep_open(opened.pop_all())
@@ -185,7 +195,11 @@ def _replay(
         # Between two entries only: a checkpoint lets those go that it has come to, and within
         # one that would take commits along that it has not.
         if engine.checkpoints.overdue:
-            run_to_end(checkpoint_steps(engine))
+            checkpoint = engine.begin_checkpoint()
+            assert checkpoint is not None
+            checkpoint.run()
+            engine.finish_checkpoint(checkpoint)
+            engine.trim_log()
         state.apply(plan_entry(state, encoded, path=path, index=index))
         sequencer.replayed(index, len(encoded))
         told = count // PROGRESS_RECORDS

@@ -278,6 +278,14 @@ def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
     def on_progress(count: int) -> None:
         _log.info("replaying the log", records=count)
 
+    def on_upgrade(old: int, new: int) -> None:
+        _log.warning(
+            "upgrading the data directory; older versions of Headwater will refuse it",
+            path=settings.data,
+            old_format=old,
+            new_format=new,
+        )
+
     with _collecting_rarely():
         return open_engine(
             RealFileSystem(),
@@ -289,6 +297,7 @@ def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
             monotonic=monotonic_clock,
             source=random.Random(),
             on_progress=on_progress,
+            on_upgrade=on_upgrade,
         )
 
 

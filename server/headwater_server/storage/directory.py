@@ -2,7 +2,7 @@
 
     data/
       LOCK       locked by the process that owns the directory; holds its pid
-      FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "format": 3}
+      FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "features": [], "format": 4}
       wal/  commits/  events/  state/
 
 A directory is made in this order, so that FORMAT says that all of it is there:
@@ -15,6 +15,9 @@ A crash in between leaves no FORMAT and nothing in the directories: the next ope
 If only the process died, what it did is there, and may yet be lost with the power: so the last
 sync is done at each open, and those of the levels above at each that finds no FORMAT.
 Without FORMAT, but with anything else in it, a directory is not ours to write to.
+
+A directory of an older format is opened as it is. Whoever is about to write what the older version
+cannot read calls `upgrade` before, which replaces FORMAT in one rename.
 """
 
 import json
@@ -33,8 +36,16 @@ from headwater_server.storage.file_system import (
     parent,
 )
 
-FORMAT: Final = 3
-"""What this version writes, and all that it reads: 1 was that of the months before a release."""
+FORMAT: Final = 4
+"""What this version writes."""
+
+OLDEST_FORMAT: Final = 3
+"""The oldest that this version reads, and every later version will. 1 and 2 were those of the
+months before a release."""
+
+FEATURES: Final[frozenset[str]] = frozenset()
+"""What of the reserved parts of the format this version knows. A version that uses one of them adds
+its name to FORMAT first, so that a version that does not know it refuses the directory."""
 
 LOCK_NAME: Final = "LOCK"
 FORMAT_NAME: Final = "FORMAT"
@@ -57,7 +68,7 @@ class DataDirectory:
         path: where it is.
         database_id: 16 bytes, given at random when it was made.
         created: when that was, in microseconds since 1970-01-01 UTC.
-        format: the number of the format of its files.
+        format: the number of the format of its files; FORMAT, or older until `upgrade`.
     """
 
     path: str
@@ -127,6 +138,17 @@ class DataDirectory:
         """The directory of the state store."""
         return join(self.path, "state")
 
+    def upgrade(self, file_system: FileSystem) -> None:
+        """Say that the directory has the present format. A crash leaves the old FORMAT or the new.
+
+        Raises:
+            DiskFull: it is as it was.
+        """
+        created = (_EPOCH + timedelta(microseconds=self.created)).isoformat()
+        _write_format(file_system, self.path, uuid.UUID(bytes=self.database_id), created)
+        file_system.sync_directory(self.path)
+        self.format = FORMAT
+
     def close(self) -> None:
         """Let the next one have it. Twice is allowed."""
         self._lock.close()
@@ -162,13 +184,23 @@ def _make(file_system: FileSystem, path: str, identity: uuid.UUID, now: int) -> 
     for part in PARTS:
         file_system.make_directory(join(path, part))
     file_system.sync_directory(path)
+    created = (_EPOCH + timedelta(microseconds=now)).isoformat()
+    _write_format(file_system, path, identity, created)
+
+
+def _write_format(file_system: FileSystem, path: str, identity: uuid.UUID, created: str) -> None:
+    """Put FORMAT there, in the place of an older one if there is one; the rename is not synced."""
     temporary = join(path, FORMAT_NAME + _TEMPORARY)
     if file_system.exists(temporary):
         file_system.remove(temporary)
     file = file_system.create(temporary)
     try:
-        created = (_EPOCH + timedelta(microseconds=now)).isoformat()
-        fields = {"created": created, "database_id": str(identity), "format": FORMAT}
+        fields = {
+            "created": created,
+            "database_id": str(identity),
+            "features": sorted(FEATURES),
+            "format": FORMAT,
+        }
         file.write_at(0, _encoded(fields))
         file.sync()
     finally:
@@ -216,10 +248,16 @@ def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
         )
     if data != _encoded({key: fields[key] for key in fields if key != "crc32"}):
         raise _broken(name, "it fails its checksum")
-    if found < FORMAT:
+    if found < OLDEST_FORMAT:
         raise InvalidArgument(
-            f"{path} has format {found}, and this version reads {FORMAT}: dump it with the version "
-            "that made it, and load the dump into a new directory"
+            f"{path} has format {found}, and this version reads {OLDEST_FORMAT} to {FORMAT}: dump "
+            "it with the version that made it, and load the dump into a new directory"
+        )
+    unknown = sorted(set(fields.get("features", ())) - FEATURES)
+    if unknown:
+        raise FormatTooNew(
+            f"{path} uses {', '.join(unknown)}, which this version does not know: a newer one does",
+            details={"path": path, "features": unknown},
         )
     for part in PARTS:
         if not file_system.exists(join(path, part)):

@@ -1,0 +1,66 @@
+"""The directories that are kept, unpacked: onto the disk, or into a file system in memory."""
+
+import json
+import lzma
+import random
+import tarfile
+from pathlib import Path
+from typing import Any, Final
+
+from headwater_server.storage.directory import PARTS
+from headwater_server.storage.memory_files import MemoryFileSystem
+from headwater_server.storage.memory_store import MemoryStore
+from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.state_store import Family, WriteBatch
+from tests.formats.make import EXPECTED, HERE
+
+FIXTURES: Final = sorted(HERE.glob("*/*.tar.xz"))
+
+
+def name_of(fixture: Path) -> str:
+    """Its format and its name."""
+    return f"{fixture.parent.name}-{fixture.name.partition('.')[0]}"
+
+
+def unpack(fixture: Path, target: Path) -> Path:
+    """A copy of a fixture's data directory."""
+    with tarfile.open(fixture) as archive:
+        archive.extractall(target, filter="data")
+    return target / "data"
+
+
+def expected_of(fixture: Path) -> dict[str, Any]:
+    """What the version that made it read from it."""
+    with lzma.open(fixture.parent / EXPECTED, "rt") as file:
+        found: dict[str, Any] = json.load(file)[fixture.name.partition(".")[0]]
+    return found
+
+
+def load_files(data: Path, *, seed: int = 0) -> MemoryFileSystem:
+    """The files of a data directory but for those of the state store, all of them durable."""
+    files = MemoryFileSystem(random.Random(seed))
+    for part in PARTS:
+        files.make_directory(f"data/{part}")
+        files.sync_directory("data")
+        if part != "state":
+            for path in sorted((data / part).iterdir()):
+                files.put(f"data/{part}/{path.name}", path.read_bytes())
+    files.sync_directory(".")
+    files.put("data/FORMAT", (data / "FORMAT").read_bytes())
+    return files
+
+
+def load_store(data: Path) -> MemoryStore:
+    """The state store of a data directory, all of it durable."""
+    store = MemoryStore()
+    rocks = RocksStore.open(str(data / "state"), read_only=True)
+    try:
+        batch = WriteBatch()
+        for family in Family:
+            for key, value in rocks.scan(family, b""):
+                batch.put(family, key, value)
+        store.write(batch)
+        store.flush()
+    finally:
+        rocks.close()
+    return store
