@@ -1,13 +1,21 @@
 """`headwater check` and `headwater repair` on a directory that a real server left."""
 
 import os
+import random
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from headwater.cli.server_process import ServerProcess
 from headwater_server.cli.main import main
+from headwater_server.engine.recovery import open_engine
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.storage.real_files import RealFileSystem
+from headwater_server.storage.rocks_store import RocksStore
+from tests.engine.database import open_test_log
 from tests.wire import Wire
 
 
@@ -107,3 +115,40 @@ def test_a_damaged_state_store_is_put_together_again(left: Path) -> None:
     assert status == 0, said
     with ServerProcess(left.parent) as server, Wire(server.address) as client:
         assert client.ask("ping")[0] == 20
+
+
+def test_commits_in_the_future_are_a_status_of_their_own_and_can_be_repaired(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    wrong = time.time_ns() // 1000 + 10 * 365 * 24 * 3600 * 1_000_000
+    settings = EngineSettings(transaction_retention_us=3_600_000_000)
+    engine = open_engine(
+        RealFileSystem(),
+        str(data),
+        open_store=RocksStore.open,
+        open_log=open_test_log,
+        settings=settings,
+        clock=lambda: wrong,
+        source=random.Random(1),
+    )
+    writes: list[list[Any]] = [["put", b"k", b"v"], ["append", "a", 0, [[None, "T", b"", b""]]]]
+    engine.execute(b"\xff" * 16, user=0, conditions=[], reads=None, writes=writes)
+    group = engine.take_group()
+    assert group is not None
+    engine.make_durable(group)
+    engine.close()
+    status, said = run("check", str(data))
+    assert status == 3, said
+    assert "warning: " in said
+    assert "1 commits are dated in the future, the first of them commit 1: 20" in said
+    assert f"headwater repair {data}" in said
+    status, said = run("repair", str(data), "--dry-run")
+    assert status == 3, said
+    status, said = run("repair", str(data), "--yes")
+    assert status == 0, said
+    assert "gave the time of this repair to 1 commits and 1 events" in said
+    status, said = run("check", str(data))
+    assert status == 0, said
+    with ServerProcess(tmp_path) as server, Wire(server.address) as client:
+        assert client.ask("ping")[0] == 1

@@ -1,6 +1,7 @@
 """`headwater check`: read every byte of a data directory and say what is wrong, and where."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +18,9 @@ from headwater_server.storage.rocks_store import RocksStore
 DAMAGED: Final = 1
 """Exit status if something is wrong."""
 
+WARNED: Final = 3
+"""Exit status if nothing is damaged, but commits are dated in the future."""
+
 
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False))
@@ -24,19 +28,28 @@ def check(directory: str) -> None:
     """Read every byte of the data directory DIR, and change nothing.
 
     No server may be running on it. Exit status 0: it is whole. 1: something is wrong, or it
-    could not be read.
+    could not be read. 3: it is whole, but commits are dated in the future.
     """
     with one_line(), progress("checking") as on_progress:
         report = check_directory(
             RealFileSystem(),
             directory,
             open_store=partial(RocksStore.open, read_only=True),
+            now=wall_clock(),
             on_progress=on_progress,
         )
     show(report)
     if not report.is_clean:
         click.echo(f"To make it usable again, and what that gives up: headwater repair {directory}")
         sys.exit(DAMAGED)
+    if report.warnings:
+        click.echo(f"To end this, and what that gives up: headwater repair {directory}")
+        sys.exit(WARNED)
+
+
+def wall_clock() -> int:
+    """Microseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1000
 
 
 def show(report: Report) -> None:
@@ -46,6 +59,9 @@ def show(report: Report) -> None:
         click.echo(f"    repair: {finding.remedy}")
     if report.more:
         click.echo(f"and {report.more} more")
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}")
+        click.echo(f"    repair: {warning.remedy}")
     for note in report.notes:
         click.echo(f"note: {note}")
     count = len(report.findings) + report.more

@@ -5,8 +5,9 @@ from functools import partial
 
 import click
 
-from headwater_server.cli.check import DAMAGED, progress, show
+from headwater_server.cli.check import DAMAGED, WARNED, progress, show, wall_clock
 from headwater_server.cli.failures import one_line
+from headwater_server.engine.offline.findings import Report
 from headwater_server.engine.offline.repair import Plan, perform, plan
 from headwater_server.storage.real_files import RealFileSystem
 from headwater_server.storage.rocks_repair import repair_rocks
@@ -23,19 +24,26 @@ def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
     It says first what it would do and what that gives up, and asks. What it replaces or cuts off
     stays beside the new files. Better still: work on a copy. No server may be running on it.
 
-    Exit status 0: it is whole now. 1: it is not.
+    Commits that a wrong clock dated in the future get the present as their time. If this machine's
+    clock is wrong, put it right before.
+
+    Exit status 0: it is whole now. 1: it is not. 3: it is, but commits are dated in the future.
     """
     open_to_check = partial(RocksStore.open, read_only=True)
     with one_line(), progress("checking") as on_progress:
         planned = plan(
-            RealFileSystem(), directory, open_store=open_to_check, on_progress=on_progress
+            RealFileSystem(),
+            directory,
+            open_store=open_to_check,
+            now=wall_clock(),
+            on_progress=on_progress,
         )
     show(planned.report)
-    if planned.report.is_clean:
+    if not _status(planned.report):
         return
     _show_plan(planned)
     if dry_run or not planned.actions:
-        sys.exit(DAMAGED)
+        sys.exit(_status(planned.report))
     if not yes:
         click.confirm("Do it?", abort=True)
     with one_line(), progress("repairing") as on_progress:
@@ -45,6 +53,7 @@ def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
             open_store=RocksStore.open,
             open_store_to_check=open_to_check,
             repair_store=repair_rocks,
+            now=wall_clock(),
             on_progress=on_progress,
         )
     for done in outcome.done:
@@ -52,8 +61,14 @@ def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
     for copy in outcome.copies:
         click.echo(f"kept: {copy}")
     show(outcome.report)
-    if not outcome.report.is_clean:
-        sys.exit(DAMAGED)
+    sys.exit(_status(outcome.report))
+
+
+def _status(report: Report) -> int:
+    """The exit status that says what a check found."""
+    if not report.is_clean:
+        return DAMAGED
+    return WARNED if report.warnings else 0
 
 
 def _show_plan(planned: Plan) -> None:

@@ -36,6 +36,8 @@ _NUMBER_SIZES: Final = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
 """Bytes of a packed number by the first of them; below 128 that is the number itself."""
 _STR_8: Final = 0xD9
 _STR_16: Final = 0xDA
+_TIME: Final = 4
+"""The place of an event's time among its members."""
 _EXTENSIONS: Final = 10
 """The place of an event's extensions among its members."""
 _FEW: Final = 3
@@ -196,6 +198,16 @@ def erase_event(stored: bytes) -> bytes:
             for member in (number, value)
         ]
     packed: bytes = _pack(members)
+    return packed
+
+
+def redate_event(stored: bytes, time: int) -> bytes:
+    """The stored form of an event with another time, of the same size."""
+    members = msgpack.unpackb(stored, use_list=True)
+    members[_TIME] = time
+    packed: bytes = _pack(members)
+    # From an hour after 1970 on, all times take nine bytes.
+    assert len(packed) == len(stored)
     return packed
 
 

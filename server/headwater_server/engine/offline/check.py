@@ -2,7 +2,7 @@
 
     1  FORMAT, the state store's own checksums
     2  write-ahead log      chain of hashes; goes on where the files end
-    3  commit log           checksums, times, positions
+    3  commit log           checksums, times, positions; times in the future are a warning
     4  events               checksums, positions, commits; .idx files
     5  index                streams, categories, types, event ids: the same as the events
     6  versions             LATEST, HISTORY, CHANGES; snapshots, consumer groups
@@ -19,8 +19,14 @@ from contextlib import ExitStack
 
 from headwater_protocol.errors import DamagedFile
 from headwater_protocol.numbers import CommitNumber, Position
-from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
+from headwater_server.engine.checkpointed import (
+    CheckpointedState,
+    oldest_needed,
+    read_applied,
+    read_time,
+)
 from headwater_server.engine.index_keys import META_UNFINISHED, Applied, parse_number
+from headwater_server.engine.offline.check_clock import FutureTimes
 from headwater_server.engine.offline.check_groups import GroupCheck
 from headwater_server.engine.offline.check_index import IndexCheck
 from headwater_server.engine.offline.check_logs import (
@@ -62,9 +68,14 @@ def check(
     path: str,
     *,
     open_store: OpenStore,
+    now: int | None = None,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Report:
     """Verify the data directory at *path*; nobody may have it open.
+
+    Args:
+        now: what the wall clock says, in microseconds since 1970-01-01 UTC. None: times are not
+            compared with it.
 
     Raises:
         DirectoryInUse: a server runs on it.
@@ -82,7 +93,7 @@ def check(
             report.add_error(Kind.DIRECTORY, path, error, "none: put it back from a copy")
             return report
         opened.callback(directory.close)
-        check_parts(file_system, directory, open_store, report, on_progress)
+        check_parts(file_system, directory, open_store, report, on_progress, now=now)
     return report
 
 
@@ -92,8 +103,25 @@ def check_parts(
     open_store: OpenStore,
     report: Report,
     on_progress: Progress,
+    *,
+    now: int | None = None,
 ) -> None:
     """Verify a directory that this process owns."""
+    future = FutureTimes(now)
+    try:
+        _check_parts(file_system, directory, open_store, report, on_progress, future)
+    finally:
+        future.tell(report, directory.path)
+
+
+def _check_parts(
+    file_system: FileSystem,
+    directory: DataDirectory,
+    open_store: OpenStore,
+    report: Report,
+    on_progress: Progress,
+    future: FutureTimes,
+) -> None:
     with ExitStack() as opened:
         store = _open_store(file_system, directory, open_store, report)
         applied = NOTHING
@@ -105,6 +133,7 @@ def check_parts(
                 applied = read_applied(store)
                 unfinished = parse_number(store.get(Family.INDEX, META_UNFINISHED))
                 oldest = oldest_needed(store)
+                future.add(read_time(store, applied).time)
                 if applied == NOTHING:
                     _check_is_new(file_system, directory, report)
         report.applied = applied
@@ -116,6 +145,7 @@ def check_parts(
                 applied=applied,
                 unfinished=unfinished,
                 report=report,
+                future=future,
             )
         commit_log = _open_commit_log(file_system, directory, applied, oldest, report)
         if commit_log is not None:
@@ -133,7 +163,7 @@ def check_parts(
         counter = Counter(on_progress, total)
         with report.told(Kind.STORE, directory.state, REPAIR_STORE):
             counter.add(store.verify())
-        _check_content(state, max(applied.commit, unfinished), report, counter)
+        _check_content(state, max(applied.commit, unfinished), report, counter, future)
         counter.end()
 
 
@@ -198,11 +228,15 @@ def _open_event_log(
 
 
 def _check_content(
-    state: CheckpointedState, last_commit: int, report: Report, counter: Counter
+    state: CheckpointedState,
+    last_commit: int,
+    report: Report,
+    counter: Counter,
+    future: FutureTimes,
 ) -> None:
     with report.told(Kind.COMMIT, "commits/", CUT_COMMITS):
-        check_commit_log(state.commit_log, state.applied, report, counter)
-    reader = EventReader(state.event_log, state.commit_log, report)
+        check_commit_log(state.commit_log, state.applied, report, counter, future)
+    reader = EventReader(state.event_log, state.commit_log, report, future)
     index = IndexCheck(state, reader, report)
     with report.told(Kind.EVENT, "events/", CUT_EVENTS):
         for checked in reader.read(counter):

@@ -14,6 +14,7 @@ from headwater_protocol.limits import EVENTS_MAX
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.events import StoredEvent, decode_event
 from headwater_server.engine.index_keys import Applied
+from headwater_server.engine.offline.check_clock import FutureTimes
 from headwater_server.engine.offline.findings import Counter, Finding, Kind, Report
 from headwater_server.engine.records import decode_record
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
@@ -61,6 +62,7 @@ def check_write_ahead_log(
     applied: Applied,
     unfinished: int,
     report: Report,
+    future: FutureTimes,
 ) -> None:
     """Verify the chain of entries, and that commits go on where the files end."""
     found = check_files(
@@ -87,8 +89,12 @@ def check_write_ahead_log(
     position = applied.position
     for index, encoded in records(read_files(file_system, directory, database_id=database_id)):
         record = decode_record(encoded)
-        if record.commit == 0 or record.commit <= last:
+        if record.commit == 0:
+            future.add(record.time)
             continue
+        if record.commit <= last:
+            continue
+        future.add_commit(record.commit, record.time)
         if record.commit != last + 1 or record.first_position != position + 1:
             what = (
                 f"entry {index} has commit {record.commit} from position {record.first_position} "
@@ -138,7 +144,9 @@ def commit_records(log: CommitLog) -> Iterator[CommitRecord | DamagedFile]:
             commit += _CHUNK_COUNT
 
 
-def check_commit_log(log: CommitLog, applied: Applied, report: Report, counter: Counter) -> None:
+def check_commit_log(
+    log: CommitLog, applied: Applied, report: Report, counter: Counter, future: FutureTimes
+) -> None:
     """Records are sound, times do not go back, and each begins where the one before ended."""
     commit = int(log.first_commit)
     time = 0
@@ -160,6 +168,7 @@ def check_commit_log(log: CommitLog, applied: Applied, report: Report, counter: 
                 place = f"commits/ (commit {commit})"
                 report.add(Finding(Kind.COMMIT, place, None, what, REBUILD_COMMIT, commit))
             time = max(time, record.time)
+            future.add_commit(commit, record.time)
             position = record.first_position + record.event_count
         commit += 1
         counter.add(1)
@@ -217,12 +226,19 @@ class EventReader:
         removed: positions of events that retention has removed.
     """
 
-    def __init__(self, event_log: EventLog, commit_log: CommitLog, report: Report) -> None:
+    def __init__(
+        self,
+        event_log: EventLog,
+        commit_log: CommitLog,
+        report: Report,
+        future: FutureTimes | None = None,
+    ) -> None:
         self.damaged: set[int] = set()
         self.removed = Runs()
         self._event_log = event_log
         self._commit_log = commit_log
         self._report = report
+        self._future = future if future is not None else FutureTimes(None)
 
     def read(self, counter: Counter, *, quiet: bool = False) -> Iterator[CheckedEvent]:
         """Every event that can be read. Unless *quiet*, what is wrong is told."""
@@ -259,7 +275,12 @@ class EventReader:
     def _check(self, position: int, event: StoredEvent, commit: CommitRecord | None) -> None:
         if event.position != position:
             self._wrong(position, f"it says that it is at position {event.position}")
-        if commit is not None and (event.commit, event.time) != (commit.commit, commit.time):
+        if commit is None or (event.commit, event.time) == (commit.commit, commit.time):
+            return
+        if event.commit == commit.commit and event.time > commit.time:
+            # Times are given to the commit log first; see redating.py. The event is whole.
+            self._future.add_later_event(position)
+        else:
             self._wrong(
                 position,
                 f"it is of commit {event.commit} and time {event.time}; the commit log has "

@@ -38,6 +38,7 @@ class Kind(Enum):
     TRANSACTIONS = "transaction ids"
     SNAPSHOT = "snapshot"
     GROUP = "consumer group"
+    CLOCK = "times in the future"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Report:
     Attributes:
         findings: what is wrong, in the order in which it was found.
         more: how many more there are than were kept.
+        warnings: what is not damage, and can be repaired too.
         notes: what is worth a word and is not wrong.
         applied: what the last checkpoint had made durable.
         keys, events, commits: how many were looked at in the files.
@@ -80,6 +82,7 @@ class Report:
 
     findings: list[Finding] = field(default_factory=list)
     more: int = 0
+    warnings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     applied: Applied = NOTHING
     keys: int = 0
@@ -90,7 +93,7 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether nothing is damaged."""
         return not self.findings
 
     def add(self, finding: Finding) -> None:

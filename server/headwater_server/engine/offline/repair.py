@@ -2,6 +2,7 @@
 
     plan      check the directory; for each kind of damage, what would be done and given up
     perform   do it, check again, and go on if what was hidden behind the damage is damaged too
+    redate    last, in a directory that is whole: end a state in which times are in the future
 
 The order is that of what depends on what: the state store's own files, the write-ahead log, the
 commit log, the events, and then what the state store has of them. Nothing is thrown away that
@@ -10,9 +11,10 @@ new ones under a name of their own. Never on a directory that a server has open:
 """
 
 import random
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from headwater_protocol.errors import DamagedFile
@@ -21,6 +23,7 @@ from headwater_server.engine.checkpointed import CheckpointedState, read_applied
 from headwater_server.engine.index_keys import META_APPLIED, Applied
 from headwater_server.engine.offline.check import OpenStore, check, check_parts
 from headwater_server.engine.offline.findings import Kind, Progress, Report
+from headwater_server.engine.offline.redating import redate
 from headwater_server.engine.offline.repair_logs import LogRepair
 from headwater_server.engine.offline.repair_state import (
     StateRepair,
@@ -28,19 +31,21 @@ from headwater_server.engine.offline.repair_state import (
     set_applied,
 )
 from headwater_server.engine.records import decode_record
+from headwater_server.engine.recovery import OpenLog
 from headwater_server.storage import commit_log_repair
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.directory import DataDirectory
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.file_write_ahead_log import (
+    FileWriteAheadLog,
     check_files,
     cut_files,
     read_files,
     repair_files,
 )
 from headwater_server.storage.state_store import Family, StateStore
-from headwater_server.storage.write_ahead_log import WalIndex, records
+from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog, records
 
 ROUNDS_MAX: Final = 4
 """Rounds of check and repair. Damage can hide other damage, but not often one behind another."""
@@ -102,17 +107,21 @@ def plan(
     path: str,
     *,
     open_store: OpenStore,
+    now: int | None = None,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Plan:
     """Say what a repair of the directory at *path* would do; changes nothing.
 
     Args:
         open_store: opens the state store in a directory to read only.
+        now: what the wall clock says, as for `check`.
 
     Raises:
         DirectoryInUse, FormatTooNew, InvalidArgument: as `check`.
     """
-    return _plan_of(check(file_system, path, open_store=open_store, on_progress=on_progress))
+    return _plan_of(
+        check(file_system, path, open_store=open_store, now=now, on_progress=on_progress)
+    )
 
 
 def _plan_of(report: Report) -> Plan:
@@ -130,6 +139,7 @@ def _plan_of(report: Report) -> Plan:
         _transactions_action(report),
         _versions_action(report),
         _snapshots_action(report),
+        _clock_action(report),
     ):
         if action is not None:
             found.actions.append(action)
@@ -241,6 +251,31 @@ def _snapshots_action(report: Report) -> Action | None:
     return Action((Kind.SNAPSHOT,), f"Remove {count} snapshots", "")
 
 
+def _clock_action(report: Report) -> Action | None:
+    if not report.warnings:
+        return None
+    return Action(
+        (Kind.CLOCK,),
+        "Give the present as their time to all commits and events that are dated after it; "
+        "keep the old files",
+        "their times, which were wrong; and the status of transactions whose ids were made "
+        "before the present, as far as it is forgotten",
+    )
+
+
+def _open_log(
+    file_system: FileSystem,
+    path: str,
+    *,
+    database_id: bytes,
+    random: random.Random,
+    vouched: WalIndex,
+) -> WriteAheadLog:
+    return FileWriteAheadLog.open(
+        file_system, path, database_id=database_id, random=random, vouched=vouched
+    )
+
+
 def perform(
     file_system: FileSystem,
     path: str,
@@ -248,6 +283,8 @@ def perform(
     open_store: OpenStore,
     open_store_to_check: OpenStore,
     repair_store: RepairStore | None,
+    open_log: OpenLog = _open_log,
+    now: int | None = None,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Outcome:
     """Repair the directory at *path*, as `plan` says.
@@ -256,6 +293,8 @@ def perform(
         open_store: opens the state store to write, or makes an empty one.
         open_store_to_check: opens it to read only.
         repair_store: mends a store that does not open; None if there is no such means.
+        open_log: opens the write-ahead log to write.
+        now: what the wall clock says, as for `check`.
 
     Raises:
         DirectoryInUse, FormatTooNew, InvalidArgument: as `check`.
@@ -263,18 +302,38 @@ def perform(
         DiskFull: no room for the new files; nothing was given up, try again.
     """
     outcome = Outcome([], [], Report())
-    with ExitStack() as opened:
-        directory = DataDirectory.open(
-            file_system, path, source=random.Random(0), now=0, create=False
-        )
-        opened.callback(directory.close)
-        for _ in range(ROUNDS_MAX):
-            outcome.report = Report()
-            check_parts(file_system, directory, open_store_to_check, outcome.report, on_progress)
+    look = partial(_look, file_system, path, open_store_to_check, outcome, on_progress, now)
+    for _ in range(ROUNDS_MAX):
+        with look() as directory:
             if outcome.report.is_clean:
                 break
             _Round(file_system, directory, outcome).run(open_store, repair_store)
+    if outcome.report.is_clean and outcome.report.warnings and now is not None:
+        done, copies = redate(file_system, path, open_store=open_store, open_log=open_log, now=now)
+        outcome.done += done
+        outcome.copies += copies
+        with look():
+            pass
     return outcome
+
+
+@contextmanager
+def _look(
+    file_system: FileSystem,
+    path: str,
+    open_store: OpenStore,
+    outcome: Outcome,
+    on_progress: Progress,
+    now: int | None,
+) -> Iterator[DataDirectory]:
+    """Own the directory, and check it."""
+    directory = DataDirectory.open(file_system, path, source=random.Random(0), now=0, create=False)
+    try:
+        outcome.report = Report()
+        check_parts(file_system, directory, open_store, outcome.report, on_progress, now=now)
+        yield directory
+    finally:
+        directory.close()
 
 
 class _Round:
