@@ -1,0 +1,225 @@
+"""A reader of data directories that knows docs/format.md and nothing else.
+
+It uses no code of Headwater, so a page that says too little, or something else than the code
+does, is found by the test that compares what both read. It reads a directory that is whole: what
+the page says of damage is tested where the code for it is.
+"""
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import rocksdict
+
+
+class Segment:
+    """One file of a segmented log, with its header checked."""
+
+    def __init__(self, path: Path, kind: bytes, database_id: bytes) -> None:
+        self.data = path.read_bytes()
+        header = self.data[:4096]
+        magic, found, form, size, first, preallocated = struct.unpack_from(">8s8sIIQQ", header)
+        assert (magic, found.rstrip(b"\0"), form, size) == (b"HEADWATR", kind, 1, 4096)
+        assert preallocated in (0, len(self.data))
+        assert header[40:56] == database_id
+        self.epoch, self.previous = struct.unpack_from(">Q16s", header, 56)
+        assert struct.unpack_from(">I", header, 4092)[0] == zlib.crc32(header[:4092])
+        assert path.stem == f"{first:020d}"
+        self.first: int = first
+
+    def entries(self) -> Iterator[tuple[int, bytes, bytes, int]]:
+        """Index, payload, the whole entry and its offset; ends at the first that is not sound."""
+        offset, index = 4096, self.first
+        while offset + 16 <= len(self.data):
+            length, crc, found = struct.unpack_from(">IIQ", self.data, offset)
+            end = offset + -(-(16 + length) // 8) * 8
+            entry = self.data[offset:end]
+            if found != index or zlib.crc32(entry[8:], length) != crc:
+                return
+            yield index, entry[16 : 16 + length], entry, offset
+            offset, index = end, index + 1
+
+
+class Directory:
+    """A data directory, read.
+
+    Attributes:
+        format: its number.
+        meta: the entries of INDEX "m", by name.
+        records: those of the write-ahead log, each as its members without version and kind, and
+            its kind: "commit", "abort" or "tick".
+        commits: number -> (transaction, time, user, first position, count).
+        events: position -> the members of the stored event; None if it was removed.
+        keys: the newest values of users' keys, by key.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_format()
+        self._read_state()
+        self.records = list(self._records())
+        self.commits = dict(self._commits())
+        self.events = dict(self._events())
+        self._replay()
+
+    def _read_format(self) -> None:
+        text = (self._path / "FORMAT").read_text()
+        fields: dict[str, Any] = json.loads(text)
+        crc = fields.pop("crc32")
+        assert text.endswith("}\n")
+        assert crc == zlib.crc32(json.dumps(fields, sort_keys=True).encode())
+        assert fields.get("features", []) == []
+        self.format: int = fields["format"]
+        self.database_id = bytes.fromhex(fields["database_id"].replace("-", ""))
+
+    # The state store.
+
+    def _read_state(self) -> None:
+        options = rocksdict.Options(raw_mode=True)
+        store = rocksdict.Rdict(
+            str(self._path / "state"), options, access_type=rocksdict.AccessType.read_only()
+        )
+        self.meta: dict[str, bytes] = {}
+        self.keys: dict[bytes, bytes] = {}
+        latest: dict[bytes, tuple[int, bytes | None]] = {}
+        history: dict[bytes, list[tuple[int, int, bytes | None]]] = {}
+        entries: Any = store.items()
+        for key, value in entries:
+            family, rest = key[0], key[1:]
+            if family == 1:
+                latest[rest] = self._version(value)
+            elif family == 2:
+                (size,) = struct.unpack_from(">I", rest)
+                until = int.from_bytes(rest[4 + size :], "big")
+                history.setdefault(rest[4 : 4 + size], []).append((until, *self._version(value)))
+            elif family == 4 and rest[:1] == b"m":
+                self.meta[rest[1:].decode()] = value
+        store.close()
+        applied = struct.unpack(">QQQQ", self.meta["applied"])
+        self.applied_commit, self.applied_position, self.applied_time, _ = applied
+        for key, (commit, value) in latest.items():
+            if commit > self.applied_commit:
+                # Of a checkpoint that did not come to its end: what stood there before it.
+                before = [each for each in history.get(key, []) if each[1] <= self.applied_commit]
+                value = max(before, key=lambda each: each[1])[2] if before else None
+            if key[:1] == b"\x01" and value is not None:
+                self.keys[key[1:]] = value
+
+    @staticmethod
+    def _version(entry: bytes) -> tuple[int, bytes | None]:
+        commit, flags = struct.unpack_from(">QB", entry)
+        assert flags in (0, 1)
+        return commit, entry[9:] if flags else None
+
+    # The write-ahead log.
+
+    def _records(self) -> Iterator[tuple[str, list[Any]]]:
+        part = b""
+        for body, flags in self._bodies():
+            if flags & 2:
+                part += body[4:]
+            if flags & 1:
+                part = part if flags & 2 else body[4:]
+                continue
+            if flags & 2:
+                yield self._record(part)
+                part = b""
+                continue
+            at = 0
+            while at < len(body):
+                (size,) = struct.unpack_from(">I", body, at)
+                yield self._record(body[at + 4 : at + 4 + size])
+                at += 4 + size
+
+    def _bodies(self) -> Iterator[tuple[bytes, int]]:
+        expected: bytes | None = None
+        newest = 0
+        for path in sorted((self._path / "wal").glob("*.wal")):
+            segment = Segment(path, b"wal", self.database_id)
+            epoch = segment.epoch
+            assert expected in (None, segment.previous)
+            assert newest in (0, segment.first - 1)
+            expected = segment.previous
+            for index, payload, entry, _ in segment.entries():
+                found, _, previous, durable, flags = struct.unpack_from(">Q16s16sQQ", payload)
+                assert previous == expected
+                assert found >= epoch
+                assert durable < index
+                expected = hashlib.sha256(entry).digest()[:16]
+                epoch, newest = found, index
+                yield payload[56:], flags
+
+    @staticmethod
+    def _record(data: bytes) -> tuple[str, list[Any]]:
+        members: list[Any] = msgpack.unpackb(data, use_list=True)
+        if len(members) == 8:
+            return "commit", members
+        if len(members) == 4:
+            assert members[0] == 0
+            return "abort", members[1:]
+        version, kind, *rest, extensions = members
+        assert (version, extensions) == (1, None)
+        assert len(members) == {1: 11, 2: 6, 3: 6}[kind]
+        return {1: "commit", 2: "abort", 3: "tick"}[kind], rest
+
+    # The commit log and the event log.
+
+    def _commits(self) -> Iterator[tuple[int, tuple[bytes, int, int, int, int]]]:
+        for path in sorted((self._path / "commits").glob("*.commits")):
+            data = path.read_bytes()
+            magic, form, capacity, first, identity = struct.unpack_from(">8sIIQ16s", data)
+            assert (magic, form, identity) == (b"HWCOMMIT", 1, self.database_id)
+            assert struct.unpack_from(">I", data, 60)[0] == zlib.crc32(data[:60])
+            last = min(self.applied_commit, first + capacity - 1)
+            for commit in range(first, last + 1):
+                record = data[64 * (commit - first + 1) : 64 * (commit - first + 2)]
+                transaction, found, time, user, position, count = struct.unpack_from(
+                    ">16sQQQQI", record
+                )
+                assert found == commit
+                assert struct.unpack_from(">I", record, 60)[0] == zlib.crc32(record[:60])
+                yield commit, (transaction, time, user, position, count)
+
+    def _events(self) -> Iterator[tuple[int, list[Any] | None]]:
+        for path in sorted((self._path / "events").glob("*.events")):
+            segment = Segment(path, b"events", self.database_id)
+            offsets = path.with_suffix(".idx").read_bytes()
+            for position, payload, _, offset in segment.entries():
+                if position > self.applied_position:
+                    break
+                (stored,) = struct.unpack_from(">I", offsets, 4 * (position - segment.first))
+                assert stored == offset
+                yield position, msgpack.unpackb(payload, use_list=True) if payload else None
+
+    # The commits that only the write-ahead log has.
+
+    def _replay(self) -> None:
+        commit, position, time = self.applied_commit, self.applied_position, self.applied_time
+        for kind, members in self.records:
+            if kind != "commit" or members[0] <= commit:
+                continue
+            assert members[0] == commit + 1
+            commit, transaction, now, user, writes, first, events, event_ids = members
+            assert first == position + 1
+            assert now >= time
+            time = now
+            self.commits[commit] = (transaction, time, user, first, len(events))
+            for place, stored in enumerate(events):
+                position += 1
+                event = msgpack.unpackb(stored, use_list=True)
+                assert event[0] == position
+                assert (event[3], event[4]) == (commit, time)
+                self.events[position] = event
+                if place in event_ids[::2]:
+                    assert event_ids[2 * event_ids[::2].index(place) + 1] == event[5]
+            for key, value in zip(writes[::2], writes[1::2], strict=True):
+                if key[:1] == b"\x01":
+                    self.keys.pop(key[1:], None)
+                    if value is not None:
+                        self.keys[key[1:]] = value
+        self.last_commit = commit
