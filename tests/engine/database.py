@@ -11,6 +11,7 @@ from typing import Any
 
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 from headwater_protocol.operations import WRITES
+from headwater_server.engine.checkpointing import checkpoint_steps, run_to_end
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.reading import Reader
@@ -148,11 +149,7 @@ class Database:
             # The history is as short as the log's clock says, which ticks once a second.
             self.wait(SECOND_US)
         self.sync()
-        checkpoint = self.engine.begin_checkpoint(tidy=tidy)
-        if checkpoint is not None:
-            checkpoint.run()
-            self.engine.finish_checkpoint(checkpoint)
-            self.engine.trim_log()
+        run_to_end(checkpoint_steps(self.engine, tidy=tidy))
 
     def rewrite(self) -> None:
         """All that retention and erasure let go of goes from the disk."""

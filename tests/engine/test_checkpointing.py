@@ -1,8 +1,21 @@
 """Checkpointing: when one is due, and what it vouches for."""
 
+import pytest
+
 from headwater_server.engine.checkpointed import read_applied
-from headwater_server.engine.checkpointing import QUIET_INTERVAL_US, QUIET_US
+from headwater_server.engine.checkpointing import (
+    QUIET_INTERVAL_US,
+    QUIET_US,
+    Checkpoint,
+    Trim,
+    WaitDurable,
+    WaitForRoom,
+    Write,
+    checkpoint_steps,
+    run_to_end,
+)
 from headwater_server.engine.settings import EngineSettings
+from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.state_store import Family
 from tests.engine.database import Database
 
@@ -92,3 +105,53 @@ def test_a_clock_that_is_set_back_does_not_keep_the_checkpoint_away() -> None:
     put(database, b"2")
     database.now -= 10**9
     assert quiet(database)
+
+
+def test_the_steps_of_a_checkpoint_wait_write_and_trim() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    steps = checkpoint_steps(database.engine)
+    assert next(steps) == WaitDurable(database.engine._sequencer.sequence)
+    write = next(steps)
+    assert isinstance(write, Write)
+    write.call()
+    assert database.engine.checkpoints.running
+    trim = next(steps)
+    assert isinstance(trim, Trim)
+    assert not database.engine.checkpoints.running, "readers use the files before the log is cut"
+    with pytest.raises(StopIteration) as ended:
+        next(steps)
+    assert ended.value.value.applied.commit == 1
+    assert [type(step) for step in checkpoint_steps(database.engine)] == [Trim]
+
+
+def test_a_checkpoint_that_finds_no_room_is_written_again_when_there_is_some() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    steps = checkpoint_steps(database.engine)
+    next(steps)
+    for _ in range(3):
+        assert isinstance(next(steps), Write)
+        full = DiskFull("state", 4096)
+        assert steps.throw(full) == WaitForRoom(full)
+    write = next(steps)
+    assert isinstance(write, Write)
+    write.call()
+    assert [type(step) for step in steps] == [Trim]
+    assert database.engine.get(b"k") == b"v"
+
+
+def test_a_checkpoint_without_anybody_to_wait_for_room_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    full = DiskFull("state", 4096)
+
+    def no_room(_: Checkpoint, *__: object) -> None:
+        raise full
+
+    monkeypatch.setattr(Checkpoint, "run", no_room)
+    with pytest.raises(DiskFull) as raised:
+        run_to_end(checkpoint_steps(database.engine))
+    assert raised.value is full

@@ -13,14 +13,14 @@ either; and the ways in which a disk fails short of that.
 
 import errno
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from headwater_server.storage.memory_disk import DirectoryNode, FileNode
 from headwater_server.storage.memory_files import MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import WriteBatch
+from headwater_server.storage.state_store import Family, Page, WriteBatch
 from tests.simulation.blocking import in_blocking_call, pause
 
 SyncFate = Literal["dirty", "lost", "evicted"]
@@ -50,7 +50,8 @@ class SimulatedDisk(MemoryFileSystem):
 
     Attributes:
         sync_fate: how syncs of paths with `faults.sync_error_in` in them fail.
-        read_errors: the share of reads that fail with EIO.
+        read_errors: the share of reads of files and of the state store that fail with EIO.
+        store_read_errors: the same of the state store alone.
         failures: calls that failed by a fault.
     """
 
@@ -67,6 +68,7 @@ class SimulatedDisk(MemoryFileSystem):
         self.power_lost = power_lost
         self.sync_fate: SyncFate = "dirty"
         self.read_errors = 0.0
+        self.store_read_errors = 0.0
         self.failures = 0
 
     def enter(self, operation: str, path: str, size: int = 0) -> bool:
@@ -79,6 +81,14 @@ class SimulatedDisk(MemoryFileSystem):
             self.failures += 1
             raise OSError(errno.EIO, "read failed", path)
         return crash
+
+    def read_store(self) -> None:
+        """The state store is about to read, and may fail at it."""
+        share = max(self.read_errors, self.store_read_errors)
+        if share and self.random.random() < share:
+            self.failures += 1
+            self.trace("disk", "store read failed", STATE)
+            raise OSError(errno.EIO, "read failed", STATE)
 
     def leave(self, crash: bool) -> None:
         if crash:
@@ -139,11 +149,40 @@ def _evict(directory: DirectoryNode) -> None:
 
 
 class SimulatedStore(MemoryStore):
-    """The state store, whose writes and flushes are calls to the disk like others."""
+    """The state store: its writes and flushes are calls to the disk, and its reads may fail."""
 
     def __init__(self, disk: SimulatedDisk, source: random.Random) -> None:
         super().__init__(source)
         self._disk = disk
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        self._disk.read_store()
+        return super().get(family, key)
+
+    def get_many(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        self._disk.read_store()
+        return super().get_many(family, keys)
+
+    def scan(
+        self, family: Family, start: bytes, end: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        self._disk.read_store()
+        return super().scan(family, start, end, reverse=reverse)
+
+    def page(
+        self,
+        family: Family,
+        start: bytes,
+        end: bytes | None,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> Page:
+        self._disk.read_store()
+        return super().page(
+            family, start, end, count_max=count_max, size_max=size_max, reverse=reverse
+        )
 
     def write(self, batch: WriteBatch) -> None:
         crash = self._disk.enter("store write", STATE, len(batch))

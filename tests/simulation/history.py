@@ -301,11 +301,18 @@ class Logged(NamedTuple):
 
 
 class Fate(NamedTuple):
-    """What a client was told of a transaction that it asked about."""
+    """What a client was told of a transaction that it asked about.
+
+    *floor* is the newest commit that anybody had been told of when it was asked. *asked* and *told*
+    are places among all beginnings and ends of attempts.
+    """
 
     transaction: bytes
     state: str
     commit: int | None
+    floor: int = 0
+    asked: int = 0
+    told: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,14 +350,18 @@ class History:
         """How many attempts to write have a fate that their client was never told."""
         return sum(each.writes and each.outcome is Outcome.UNKNOWN for each in self.attempts)
 
+    def tick(self) -> int:
+        """The next place in the order of all that happens to clients."""
+        self.ticks += 1
+        return self.ticks
+
     def begin(self, client: str, name: str, *, isolation: str = "serializable") -> Attempt:
         """An attempt begins now."""
-        self.ticks += 1
         attempt = Attempt(
             len(self.attempts),
             client,
             name,
-            begun=self.ticks,
+            begun=self.tick(),
             floor=self.acknowledged,
             isolation=isolation,
         )
@@ -359,8 +370,7 @@ class History:
 
     def end(self, attempt: Attempt, outcome: Outcome, commit: int | None = None) -> None:
         """Its client is told now how it ended."""
-        self.ticks += 1
-        attempt.ended = self.ticks
+        attempt.ended = self.tick()
         attempt.outcome = outcome
         if commit is not None:
             if attempt.writes:

@@ -77,6 +77,7 @@ class Machine:
         self._calm = False
         self._end = trio.Event()
         self._is_sound = True
+        self._ahead_us = 0
         self._server: Server | None = None
         self._fsync = _adaptive_fsync()
         self._changed = trio.lowlevel.ParkingLot()
@@ -104,13 +105,26 @@ class Machine:
     @property
     def is_excused(self) -> bool:
         """Whether the server may fail at what it is asked: its disk is broken, or it is dead."""
-        return self._plan.is_broken or self._death is not None or self._disk.failures > 0
+        return self._plan.excuses_errors or self._death is not None or self._disk.failures > 0
 
     async def run(self) -> None:
         """Live one life after the other, until the world ends or the files are refused."""
         troubles = iter(self._plan.troubles)
-        while not self._end.is_set() and self.refused is None:
-            await self._live(None if self._calm else next(troubles, None))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._set_clock)
+            while not self._end.is_set() and self.refused is None:
+                await self._live(None if self._calm else next(troubles, None))
+            nursery.cancel_scope.cancel()
+
+    def _wall_clock(self) -> int:
+        """The clock of the machine, which may be set wrong."""
+        return wall_clock() + self._ahead_us
+
+    async def _set_clock(self) -> None:
+        for after_s, ahead_s in self._plan.clock_jumps:
+            await trio.sleep(after_s)
+            self._ahead_us = round(ahead_s * 1_000_000)
+            self._trace.add("clock", ahead_s)
 
     def calm(self) -> None:
         """No more trouble from the next life on; the disk works, and has room."""
@@ -227,7 +241,8 @@ class Machine:
                 _open_log, segment_size=self._plan.segment_size, timed=self._fsync.timed
             ),
             settings=self._plan.settings.engine,
-            clock=wall_clock,
+            clock=self._wall_clock,
+            monotonic=_monotonic_clock,
             source=self._random,
         )
 
@@ -235,7 +250,7 @@ class Machine:
         server = Server(
             engine,
             self._plan.settings,
-            clock=wall_clock,
+            clock=self._wall_clock,
             worker=lambda _: run_blocking,
             adaptive_fsync=self._fsync if self._plan.adaptive else None,
             plain_sockets=driver(source(self._plan.seed, f"sockets of life {self.lives}")),
@@ -253,6 +268,7 @@ class Machine:
 
             self._server = server
             self._disk.read_errors = self._plan.read_errors
+            self._disk.store_read_errors = 0.0 if self._calm else self._plan.store_read_errors
             self._network.serve = accept
             self._trace.add("serving", self.lives, engine.published)
             self._changed.unpark_all()
@@ -302,7 +318,7 @@ class Machine:
         disk.faults.capacity = None
         disk.faults.sync_error_in = None
         disk.faults.crash_at = None
-        disk.read_errors = 0.0
+        disk.read_errors = disk.store_read_errors = 0.0
 
     def _rot(self) -> None:
         plan, dice = self._plan, self._random
@@ -357,6 +373,11 @@ def _adaptive_fsync() -> AdaptiveFsync:
         fsync.timed(lambda: None)
     assert fsync.on_event_loop
     return fsync
+
+
+def _monotonic_clock() -> int:
+    """Microseconds of a clock that nobody sets."""
+    return round(trio.current_time() * 1_000_000)
 
 
 def _world_time() -> float:

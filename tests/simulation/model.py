@@ -119,18 +119,6 @@ class Model:
             if event.position not in self.hidden
         ]
 
-    def is_without_effect(self, operations: Iterable[Operation], commit: int) -> bool:
-        """Whether what operations take away was gone at a commit."""
-        view = View(self, commit)
-        for operation in operations:
-            view.apply(operation)
-            if isinstance(operation, Erase):
-                events = self.stream(operation.stream, commit)
-                positions = [events[version - 1].position for version in operation.versions]
-                if any(self.erased.get(position, commit + 1) > commit for position in positions):
-                    return False
-        return all(rule == self.rule(stream, commit) for stream, rule in view.rules.items())
-
     def names(self) -> Iterable[str]:
         return self._streams.keys()
 

@@ -1,8 +1,9 @@
 """Planted defects: does the simulation see what it is there to see?
 
 Each mutant is a mistake that a database like this could have, put in place by a patch that
-exists here alone. It names the check that must catch it, by the words of the problem, and the
-kind of world in which it must. Those that no check catches would be a hole in the simulation:
+exists here, or in fast_paths.py, alone. It names the check that must catch it, by the words of
+the problem, and the kind of world in which it must. Those that no check catches would be a hole
+in the simulation:
 
     python -m tests.simulation.mutants            all of them (make mutants)
     python -m tests.simulation.mutants "a name"   one
@@ -12,9 +13,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any, Final
 
@@ -56,55 +56,23 @@ from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.segmented_log import SegmentedLog
 from tests.simulation.determinism import replaced
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
-from tests.simulation.plan import Kind, draw
+from tests.simulation.fast_paths import FAST_PATHS
+from tests.simulation.plan import draw
+from tests.simulation.planted import (
+    CONSUMED,
+    FEED,
+    ISOLATION,
+    LOSS,
+    VISIBLE,
+    WRONG_READ,
+    Mutant,
+    constant,
+    nothing,
+)
 from tests.simulation.world import run_world
 
 WORLDS_MAX: Final = 150
 """Worlds in which a mutant must be caught at the latest."""
-
-ISOLATION: Final = "not serializable|G-single|G2|no prefix|in all accounts|of a pair|is not what"
-LOSS: Final = (
-    "lost|DamagedFile|changed what is there|that never was|is not what commit|at no commit|G1a|"
-    "no prefix|garbage|was told|is in the commit log|twice"
-)
-WRONG_READ: Final = "is not what commit|at no commit|in all accounts"
-FEED: Final = "subscribed after|caught up"
-CONSUMED: Final = "out of its turn|were consumed"
-VISIBLE: Final = (
-    "is not what commit|at no commit|not serializable|on condition of|had hidden|at the end"
-)
-"""Words of problems, by what went wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A planted defect.
-
-    Attributes:
-        name: what is wrong.
-        owner, attribute: what is replaced.
-        wrong: makes what takes its place, of what was there.
-        says: a regular expression; some problem must fit it.
-        kind: of the worlds.
-    """
-
-    name: str
-    owner: Any
-    attribute: str
-    wrong: Callable[[Any], Any]
-    says: str
-    kind: Kind
-
-
-def nothing(_: Any) -> Any:
-    """In place of a function: one that does nothing."""
-    return lambda *_arguments, **_named: None
-
-
-def constant(value: Any) -> Callable[[Any], Any]:
-    """In place of a function: one that always returns the same."""
-    return lambda _: lambda *_arguments, **_named: value
-
 
 # Isolation.
 
@@ -714,6 +682,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         CONSUMED,
         "crashes",
     ),
+    *FAST_PATHS,
 )
 
 

@@ -10,7 +10,17 @@ from tests.simulation.determinism import source
 from tests.simulation.disk import Latency, SyncFate
 from tests.simulation.network import NetworkFaults
 
-Kind = Literal["calm", "crashes", "network", "both", "sync errors", "full disk", "rot", "reads"]
+Kind = Literal[
+    "calm",
+    "crashes",
+    "network",
+    "both",
+    "sync errors",
+    "full disk",
+    "rot",
+    "reads",
+    "store reads",
+]
 
 KINDS: Final[tuple[Kind, ...]] = (
     "calm",
@@ -68,6 +78,8 @@ class Plan:
         flips: how many bits rot at each start.
         misdirected: how many writes turn out to have gone to a wrong place.
         read_errors: the share of reads of the disk that fail.
+        store_read_errors: the share of reads of the state store that fail, until the world calms
+            down; what is there at the end must be right.
         actions: of each client.
         think_s: between two of them, on average.
         consumers: members of a consumer group; 0: there is none.
@@ -76,6 +88,8 @@ class Plan:
             or a task for each connection, as the real server does with TLS.
         adaptive: commits are synced in the event loop while the disk is fast.
         store: the state store: one in memory that loses batches, or RocksDB.
+        clock_jumps: how the server's wall clock is set: seconds since the jump before, and by how
+            many seconds it is ahead of the true time then.
     """
 
     seed: int
@@ -83,6 +97,7 @@ class Plan:
     driver: Driver
     adaptive: bool
     store: Store
+    clock_jumps: tuple[tuple[float, float], ...]
     settings: ServerSettings
     segment_size: int
     latency: Latency
@@ -91,6 +106,7 @@ class Plan:
     flips: int
     misdirected: int
     read_errors: float
+    store_read_errors: float
     clients: int
     watchers: int
     actions: int
@@ -102,6 +118,11 @@ class Plan:
     def is_broken(self) -> bool:
         """The disk may become unreadable: the database may refuse, but not tell lies."""
         return self.kind in ("rot", "reads")
+
+    @property
+    def excuses_errors(self) -> bool:
+        """Clients may be told of errors of the server."""
+        return self.is_broken or self.store_read_errors > 0
 
 
 _THINNING_SHARE: Final = 0.35
@@ -126,6 +147,9 @@ WORKLOADS: Final = (
 """Their functions stand in workloads.py."""
 
 
+_STORE_READS_SHARE: Final = 0.06
+"""Of the worlds: those in which single reads of the state store fail."""
+
 _ROCKS_SHARE: Final = 0.05
 """Of the worlds: RocksDB takes real time for its files."""
 
@@ -134,6 +158,8 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
     """The plan of a seed; *kind*, if given, in place of the one drawn."""
     dice = source(seed, "plan")
     drawn = dice.choice(KINDS)
+    if source(seed, "store reads").random() < _STORE_READS_SHARE:
+        drawn = "store reads"
     kind = kind or drawn
     thinning = source(seed, "thinning").random() < _THINNING_SHARE
     shipped = source(seed, "shipped")
@@ -148,6 +174,7 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
         driver=driver,
         adaptive=adaptive,
         store=store,
+        clock_jumps=_clock_jumps(source(seed, "clock")),
         settings=_settings(dice, source(seed, "rewriting"), thinning=thinning),
         segment_size=dice.choice((8 * 1024, 16 * 1024, 64 * 1024)),
         latency=Latency(
@@ -160,12 +187,23 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
         flips=dice.choice((0, 1, 1, 3)) if kind == "rot" else 0,
         misdirected=dice.choice((0, 0, 1, 2)) if kind == "rot" else 0,
         read_errors=dice.choice((0.01, 0.05)) if kind == "reads" else 0.0,
+        store_read_errors=shipped.choice((0.001, 0.01)) if kind == "store reads" else 0.0,
         clients=dice.randint(2, 6),
         watchers=dice.randint(1, 3),
         actions=dice.randint(15, 30),
         think_s=dice.choice((0.001, 0.01, 0.05)),
         consumers=source(seed, "consumers").choice((0, 0, 1, 3)),
-        mix=_mix(dice) | ({"kept": 15} if thinning else {}),
+        mix=_mix(dice) | ({"kept": 15} if thinning else {}) | {"hollow": shipped.choice((0, 1, 3))},
+    )
+
+
+def _clock_jumps(dice: random.Random) -> tuple[tuple[float, float], ...]:
+    if dice.random() < 0.7:
+        return ()
+    # Below and above the bound of what is believed; see engine/log_clock.py.
+    ahead_s = (0.0, 0.5, -0.5, 100.0, -100.0, 3600.0, -3600.0)
+    return tuple(
+        (dice.expovariate(1 / 0.3), dice.choice(ahead_s)) for _ in range(dice.randint(1, 6))
     )
 
 
@@ -224,7 +262,7 @@ def _troubles(dice: random.Random, kind: Kind) -> list[Trouble]:
             return troubles
         case "full disk":
             return [_full(dice) if dice.random() < 0.7 else _crash(dice) for _ in range(3)]
-        case "rot" | "reads":
+        case "rot" | "reads" | "store reads":
             return [_crash(dice) for _ in range(3)]
 
 

@@ -16,6 +16,7 @@ from headwater.database import Database
 from headwater.reads.pages import Pages
 from headwater.reads.past import Past
 from headwater.reads.reads import Reads
+from headwater.records import TransactionStatus
 from headwater.transactions.transaction import Transaction
 from headwater.transactions.writes import Writes
 from tests.simulation.history import (
@@ -377,13 +378,19 @@ class Recorder:
         if resolve:
             self._fenced.add(identity)
         try:
-            status = await self.database.status(identity, resolve=resolve)
+            await self._status(identity, resolve=resolve)
         except headwater.HeadwaterError as error:
             self.note(error)
-            return
+
+    async def _status(self, identity: bytes, *, resolve: bool) -> TransactionStatus:
+        floor = self.history.acknowledged
+        asked = self.history.tick()
+        status = await self.database.status(identity, resolve=resolve)
         commit = None if status.committed is None else status.committed.commit
-        self.history.fates.append(Fate(identity, status.state, commit))
+        told = self.history.tick()
+        self.history.fates.append(Fate(identity, status.state, commit, floor, asked, told))
         self._trace.add("fate of", identity, status.state, commit)
+        return status
 
     def note(self, error: headwater.HeadwaterError, identity: bytes | None = None) -> None:
         """Keep an error in mind that a client should not get."""
@@ -419,7 +426,7 @@ class Recorder:
         """Find out what became of a transaction; fence it if it was not committed."""
         for _ in range(_ASKED_MAX):
             try:
-                status = await self.database.status(identity, resolve=True)
+                status = await self._status(identity, resolve=True)
             except headwater.HeadwaterError as error:
                 self.note(error)
                 await trio.sleep(self.dice.uniform(0.05, 0.5))

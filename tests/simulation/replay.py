@@ -8,8 +8,8 @@ model (model.py), and compares.
 
     every read            the model at the commit that it was of, with the reader's own writes
     serializable          the same reads once more, right before its own commit
-    what was acknowledged is in the commit log, under the number that was told; what was aborted
-                          is not; what is unknown may be
+    what was acknowledged is in the commit log, under the number that was told, also if it changed
+                          nothing; what was aborted is not; what is unknown may be
     who began later       reads at, and commits after, all that was acknowledged before
     numbers               of commits, positions, versions: each once, none left out
     subscriptions         each the events that it asked for, in order, up to where it came
@@ -25,6 +25,7 @@ from tests.simulation.history import (
     Attempt,
     DeleteStream,
     Dump,
+    Fate,
     Feed,
     History,
     NoEvents,
@@ -32,10 +33,8 @@ from tests.simulation.history import (
     Retain,
     Scan,
     Seen,
-    Thinning,
     Truncate,
     erased_element,
-    is_write,
 )
 from tests.simulation.model import Model, View
 
@@ -86,7 +85,6 @@ def check_history(history: History, dump: Dump) -> list[str]:
             logged.events
         ):
             problems.append(f"commit {logged.commit} has {logged.events} events; {attempt}")
-    problems += _hollow(history, dump, model)
     problems += _acknowledged(history, dump)
     problems += _fates(history, dump)
     problems += _reads(history, model)
@@ -145,19 +143,6 @@ def _conditions(model: Model, attempt: Attempt) -> Iterator[str]:
                 break
 
 
-def _hollow(history: History, dump: Dump, model: Model) -> Iterator[str]:
-    """Those that took away what was gone already: they need no commit, and get none."""
-    for attempt in history.attempts:
-        if attempt.commit is None or not 0 < attempt.commit <= len(dump.commits):
-            continue
-        if attempt.identity in (None, dump.commits[attempt.commit - 1].transaction):
-            continue
-        if all(isinstance(each, Thinning) for each in attempt.operations if is_write(each)):
-            if not model.is_without_effect(attempt.operations, attempt.commit):
-                yield f"lost: {attempt}: {attempt.operations}, at commit {attempt.commit}"
-            attempt.commit, attempt.outcome = None, Outcome.ABORTED
-
-
 def _acknowledged(history: History, dump: Dump) -> Iterator[str]:
     last = len(dump.commits)
     for attempt in history.attempts:
@@ -173,12 +158,20 @@ def _acknowledged(history: History, dump: Dump) -> Iterator[str]:
 def _fates(history: History, dump: Dump) -> Iterator[str]:
     """What was said of transactions to those who asked."""
     commits = {logged.transaction: logged.commit for logged in dump.commits}
+    aborted: dict[bytes, Fate] = {}
     for fate in history.fates:
         commit = commits.get(fate.transaction)
         if fate.state == "committed" and fate.commit != commit:
             yield f"{fate} was told; it is commit {commit}"
         if fate.state == "aborted" and commit is not None:
             yield f"{fate} was told, but it is commit {commit}"
+        if fate.state == "aborted":
+            aborted.setdefault(fate.transaction, fate)
+        earlier = aborted.get(fate.transaction)
+        if fate.state == "open" and earlier is not None and earlier.told < fate.asked:
+            yield f"{fate} was told, after {earlier}"
+        if fate.state == "open" and commit is not None and commit <= fate.floor:
+            yield f"{fate} was told after it was acknowledged as commit {commit}"
 
 
 def _reads(history: History, model: Model) -> Iterator[str]:

@@ -7,6 +7,7 @@ After each flush the store makes a checkpoint of itself, in hard links, and a cr
 
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from headwater_server.storage.errors import DiskFull
@@ -33,6 +34,14 @@ class SimulatedRocks(RocksStore):
     @property
     def _flushed(self) -> Path:
         return self._place / "flushed"
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        self._disk.read_store()
+        return super().get(family, key)
+
+    def get_many(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        self._disk.read_store()
+        return super().get_many(family, keys)
 
     def write(self, batch: WriteBatch) -> None:
         crash = self._disk.enter("store write", STATE, len(batch))

@@ -24,6 +24,7 @@ from tests.simulation.history import (
     Read,
     Scan,
     Seen,
+    Truncate,
 )
 from tests.simulation.judge import invariants
 from tests.simulation.model import fold
@@ -229,6 +230,33 @@ def test_a_fate_that_does_not_hold_is_told() -> None:
     sound = Sound()
     sound.history.fates += [Fate(identity(3), "committed", 3), Fate(identity(8), "aborted", None)]
     assert sound.problems() == ""
+
+
+def test_a_commit_that_is_open_again_after_it_was_acknowledged_is_told() -> None:
+    sound = Sound()
+    sound.history.fates.append(Fate(identity(3), "open", None, floor=2))
+    assert sound.problems() == ""
+    sound.history.fates.append(Fate(identity(3), "open", None, floor=3))
+    assert "was told after it was acknowledged" in sound.problems()
+
+
+def test_a_fence_that_is_gone_is_told() -> None:
+    sound = Sound()
+    sound.history.fates.append(Fate(identity(8), "aborted", None, asked=1, told=3))
+    sound.history.fates.append(Fate(identity(8), "open", None, asked=2, told=4))
+    assert sound.problems() == ""
+    sound.history.fates.append(Fate(identity(8), "open", None, asked=5, told=6))
+    assert "was told, after" in sound.problems()
+
+
+def test_a_write_that_is_acknowledged_with_the_commit_of_another_is_told() -> None:
+    # A truncation that hid nothing got no commit, and its client was told somebody else's.
+    sound = Sound()
+    attempt = sound.history.begin("hand", "hollow")
+    attempt.identity = identity(9)
+    attempt.operations.append(Truncate("s", 1))
+    sound.history.end(attempt, Outcome.COMMITTED, 2)
+    assert "its commit is of another transaction" in sound.problems()
 
 
 def test_a_subscription_with_a_gap_a_double_or_a_stranger_is_told() -> None:

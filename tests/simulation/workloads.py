@@ -12,6 +12,7 @@ past          reads at commits that were, which are what was current then
 long reads    a read view that stays open while all goes on
 batches       a whole transaction in one round trip, on conditions
 fates         asking what became of a transaction, and fencing it
+hollow        writes that change nothing, and asking what became of them
 kept          streams that are truncated, kept short, deleted, and of which events are erased
 """
 
@@ -314,11 +315,41 @@ async def batches(recorder: Recorder) -> None:
 
 async def fates(recorder: Recorder) -> None:
     dice = recorder.dice
+    fenced = [fate.transaction for fate in recorder.history.fates if fate.state == "aborted"]
+    if fenced and dice.random() < 0.5:
+        # Once more: it stays so.
+        await recorder.ask_fate(dice.choice(fenced), resolve=False)
+        return
     attempts = [each for each in recorder.history.attempts[-20:] if each.identity is not None]
     if attempts:
         identity = dice.choice(attempts).identity
         assert identity is not None
         await recorder.ask_fate(identity, resolve=dice.random() < 0.3)
+
+
+async def hollow(recorder: Recorder) -> None:
+    dice = recorder.dice
+    number = dice.randrange(3)
+    stream = f"kept-{number}"
+    async with recorder.transaction("hollow", isolation=_isolation(recorder)) as transaction:
+        match dice.choice(("range", "key", "truncate", "delete", "erase")):
+            case "range":
+                transaction.delete_range(("hollow", number))
+            case "key":
+                transaction.delete(("hollow", number))
+            case "truncate":
+                transaction.truncate(stream, 1)
+            case "delete":
+                # There is no such stream.
+                transaction.delete_stream(f"hollow-{number}")
+            case _:
+                version, _ = await transaction.load_kept(stream, 1)
+                if version:
+                    # Now and then for the second time.
+                    transaction.erase(stream, [1])
+    identity = transaction.attempt.identity
+    if identity is not None and transaction.attempt.writes:
+        await recorder.ask_fate(identity, resolve=False)
 
 
 async def kept(recorder: Recorder) -> None:
@@ -423,6 +454,7 @@ ACTIONS: Final[Mapping[str, Callable[[Recorder], Awaitable[None]]]] = {
     "long reads": long_reads,
     "batches": batches,
     "fates": fates,
+    "hollow": hollow,
     "kept": kept,
 }
 """The plan's workloads."""

@@ -5,6 +5,10 @@
     finish    readers turn to the files                  on the thread that reads
     trim      the log goes that is not needed any more   anywhere
 
+`checkpoint_steps` takes these steps in order and tries again after a full disk; it yields what its
+driver has to do in between. The recovery takes them one after the other (`run_to_end`), the server
+awaits the thread that writes.
+
 One runs at a time. What is committed meanwhile gathers in the next memtable.
 
 A checkpoint is due when the memtable is full. One is also due in quiet times, so that a server
@@ -12,9 +16,10 @@ that nobody writes to does not keep a log to replay, keys in two layers, and old
 time in the history window is over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, Protocol, assert_never
 
 from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
 from headwater_server.engine.memtable import MemTable
@@ -22,6 +27,7 @@ from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.engine.sequencer import Sequencer
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.state import State
+from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
 
 QUIET_US: Final = 2 * SECOND_US
@@ -77,6 +83,117 @@ class Checkpoint:
         Called by the thread that reads, since the state store is opened anew.
         """
         self.state.files.reopen()
+
+
+@dataclass(frozen=True, slots=True)
+class WaitDurable:
+    """Wait until everything up to a sequence number is durable."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Make a call that blocks, in any thread; throw in what it raises."""
+
+    call: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """As Write; the files are written, and writers need not be held up any more."""
+
+    call: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForRoom:
+    """The disk is full: wait a while and go on, or give the checkpoint up."""
+
+    error: DiskFull
+
+
+CheckpointStep = WaitDurable | Write | Trim | WaitForRoom
+
+
+class CheckpointEngine(Protocol):
+    """The part of the engine that the steps need."""
+
+    def begin_checkpoint(self, *, tidy: bool = False) -> Checkpoint | None:
+        """Freeze the memtable, if there is anything to write."""
+        ...
+
+    def finish_checkpoint(self, checkpoint: Checkpoint, /) -> CheckpointResult:
+        """Let readers use the files."""
+        ...
+
+    def trim_log(self) -> None:
+        """Remove of the log what the files have; blocks."""
+        ...
+
+
+def checkpoint_steps(
+    engine: CheckpointEngine, *, tidy: bool = False, give_way: GiveWay = on_and_on
+) -> Generator[CheckpointStep, None, CheckpointResult | None]:
+    """Make a checkpoint; return its result, or None if there was nothing to write.
+
+    Everything but Write and Trim runs on the thread that reads. A checkpoint that was given up,
+    by closing the generator, stays begun: the process ends with it.
+    """
+    checkpoint = engine.begin_checkpoint(tidy=tidy)
+    if checkpoint is None:
+        yield Trim(engine.trim_log)
+        return None
+    # What is not in the log for good must not get into the files.
+    yield WaitDurable(checkpoint.last_sequence)
+    while True:
+        try:
+            yield Write(partial(checkpoint.run, give_way))
+            break
+        except DiskFull as error:
+            full = error
+        while True:
+            yield WaitForRoom(full)
+            try:
+                checkpoint.start_over()
+                break
+            except DiskFull as error:
+                full = error
+    result = engine.finish_checkpoint(checkpoint)
+    # Files are removed and a directory synced, for which no reader should wait.
+    yield Trim(engine.trim_log)
+    return result
+
+
+def run_to_end(
+    steps: Generator[CheckpointStep, None, CheckpointResult | None],
+) -> CheckpointResult | None:
+    """Take every step here and now: nobody reads or writes yet, and all is durable.
+
+    Raises:
+        DiskFull: the checkpoint is given up.
+    """
+    try:
+        step = next(steps)
+        while True:
+            match step:
+                case WaitForRoom(error):
+                    steps.close()
+                    raise error
+                case Write(call) | Trim(call):
+                    try:
+                        call()
+                    except DiskFull as error:
+                        step = steps.throw(error)
+                        continue
+                case WaitDurable():
+                    pass
+                case _:
+                    assert_never(step)
+            step = next(steps)
+    except StopIteration as end:
+        result: CheckpointResult | None = end.value
+        return result
 
 
 class Checkpointing:

@@ -21,6 +21,7 @@ from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.backup import unstage
 from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
+from headwater_server.engine.checkpointing import checkpoint_steps, run_to_end
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.replaying import plan_entry
 from headwater_server.engine.sequencer import Sequencer
@@ -195,11 +196,7 @@ def _replay(
         # Between two entries only: a checkpoint lets those go that it has come to, and within
         # one that would take commits along that it has not.
         if engine.checkpoints.overdue:
-            checkpoint = engine.begin_checkpoint()
-            assert checkpoint is not None
-            checkpoint.run()
-            engine.finish_checkpoint(checkpoint)
-            engine.trim_log()
+            run_to_end(checkpoint_steps(engine))
         state.apply(plan_entry(state, encoded, path=path, index=index))
         sequencer.replayed(index, len(encoded))
         told = count // PROGRESS_RECORDS

@@ -11,14 +11,23 @@ A full disk is waited out; the data is safe in the log meanwhile. Any other fail
 process, as a failed sync does: the restart starts from what is known to be on the disk.
 """
 
-from functools import partial
+from collections.abc import Generator
+from typing import assert_never
 
 import structlog
 import trio
 
 from headwater_protocol.errors import DamagedFile, ShuttingDown
 from headwater_server.engine.backup import Staged
-from headwater_server.engine.checkpointing import Checkpoint
+from headwater_server.engine.checkpoint import CheckpointResult
+from headwater_server.engine.checkpointing import (
+    CheckpointStep,
+    Trim,
+    WaitDurable,
+    WaitForRoom,
+    Write,
+    checkpoint_steps,
+)
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.net.group_commit import GroupCommit
@@ -106,30 +115,60 @@ class Checkpointer:
             return await self._run_blocking(self._engine.stage_backup)
 
     async def _checkpoint(self, *, wait_for_room: bool, tidy: bool) -> None:
-        checkpoint = self._engine.begin_checkpoint(tidy=tidy)
-        if checkpoint is None:
-            await self._run_blocking(self._engine.trim_log)
-            return
         began = trio.current_time()
-        await self._group_commit.wait_durable(checkpoint.last_sequence)
-        self._writing = True
+        steps = checkpoint_steps(self._engine, tidy=tidy, give_way=self._give_way)
         try:
-            done = await self._write(checkpoint, wait_for_room=wait_for_room)
+            result = await self._take(steps, wait_for_room=wait_for_room)
         finally:
-            self._writing = False
+            self._hold_writers(held=False)
+        if result is not None:
+            _log.info(
+                "checkpoint",
+                commit=result.applied.commit,
+                commits=result.commits,
+                events=result.events,
+                seconds=round(trio.current_time() - began, 3),
+            )
+
+    async def _take(
+        self,
+        steps: Generator[CheckpointStep, None, CheckpointResult | None],
+        *,
+        wait_for_room: bool,
+    ) -> CheckpointResult | None:
+        """Take the steps of a checkpoint; None if there was nothing to do, or it was given up."""
+        try:
+            step = next(steps)
+            while True:
+                match step:
+                    case WaitDurable(sequence):
+                        await self._group_commit.wait_durable(sequence)
+                    case WaitForRoom(error):
+                        _log.error("no room for a checkpoint", reason=str(error))
+                        if not wait_for_room:
+                            steps.close()
+                            return None
+                        await trio.sleep(self._disk_retry_s)
+                    case Write(call) | Trim(call):
+                        self._hold_writers(held=isinstance(step, Write))
+                        try:
+                            await self._run_blocking(call)
+                        except DiskFull as error:
+                            step = steps.throw(error)
+                            continue
+                        except Exception as error:
+                            raise CheckpointFailed(f"a checkpoint failed: {error}") from error
+                    case _:
+                        assert_never(step)
+                step = next(steps)
+        except StopIteration as end:
+            result: CheckpointResult | None = end.value
+            return result
+
+    def _hold_writers(self, *, held: bool) -> None:
+        if self._writing != held:
+            self._writing = held
             self._group_commit.wake()
-        if not done:
-            return
-        result = self._engine.finish_checkpoint(checkpoint)
-        # Files are removed and a directory synced, for which no reader should wait.
-        await self._run_blocking(self._engine.trim_log)
-        _log.info(
-            "checkpoint",
-            commit=result.applied.commit,
-            commits=result.commits,
-            events=result.events,
-            seconds=round(trio.current_time() - began, 3),
-        )
 
     async def rewrite(self) -> bool:
         """Write anew what retention and erasure let go of, some of it; whether that was all.
@@ -154,30 +193,6 @@ class Checkpointer:
             finally:
                 self._engine.rewriting.finish(rewrite)
             return rewrite.complete
-
-    async def _write(self, checkpoint: Checkpoint, *, wait_for_room: bool) -> bool:
-        while True:
-            try:
-                await self._run_blocking(partial(checkpoint.run, self._give_way))
-            except DiskFull as error:
-                _log.error("no room for a checkpoint", reason=str(error))
-                if not wait_for_room:
-                    return False
-                await self._start_over(checkpoint)
-            except Exception as error:
-                raise CheckpointFailed(f"a checkpoint failed: {error}") from error
-            else:
-                return True
-
-    async def _start_over(self, checkpoint: Checkpoint) -> None:
-        while True:
-            await trio.sleep(self._disk_retry_s)
-            try:
-                checkpoint.start_over()
-            except DiskFull as error:
-                _log.error("no room to open the state store again", reason=str(error))
-            else:
-                return
 
     def _is_behind(self) -> bool:
         # Not while it waits for its own commits to be durable: they are in the groups held back.

@@ -1,0 +1,155 @@
+"""Planted defects in the fast paths, most of which have a slow path beside them, and in clocks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from headwater_server.engine import replaying
+from headwater_server.engine.clean_pages import CleanPages
+from headwater_server.engine.log_clock import LogClock
+from headwater_server.engine.recent_entries import RecentEntries
+from headwater_server.net.adaptive_fsync import AdaptiveFsync
+from headwater_server.net.group_commit import GroupCommit
+from headwater_server.net.plain_sockets import PlainSockets
+from tests.simulation.determinism import replaced
+from tests.simulation.planted import ISOLATION, LOSS, WRONG_READ, Mutant, nothing
+
+
+def whatever_the_disk_says(right: Any) -> Any:
+    def end_turn(self: GroupCommit) -> None:
+        engine: Any = self._engine
+        make_durable = engine.make_durable
+
+        def careless(group: Any) -> None:
+            try:
+                make_durable(group)
+            except OSError:
+                pass
+
+        with replaced(engine, "make_durable", careless):
+            right(self)
+
+    return end_turn
+
+
+def once_it_is_taken(right: Any) -> Any:
+    def begin(self: GroupCommit, group: Any) -> None:
+        right(self, group)
+        self._release(group.last_sequence)
+
+    return begin
+
+
+def only_in_the_thread(right: Any) -> Any:
+    def timed(self: AdaptiveFsync, call: Callable[[], Any]) -> Any:
+        return None if self.on_event_loop else right(self, call)
+
+    return timed
+
+
+def all_of_it(right: Any) -> Any:
+    """What a full socket takes a part of passes for sent."""
+
+    def send(self: PlainSockets, connection: Any) -> None:
+        session = connection.session
+        if session.output_size and not session.closed and not connection.output_full:
+            output = session.output()
+            try:
+                size = connection.socket.send(output)
+            except OSError:
+                size = 0
+            session.sent(len(output) if size else 0)
+        right(self, connection)
+
+    return send
+
+
+def the_first_one_stays(right: Any) -> Any:
+    def put(self: RecentEntries, key: bytes, entry: bytes, before: bytes | None) -> None:
+        if before is None:
+            right(self, key, entry, before)
+
+    return put
+
+
+def as_the_wall_says(_: Any) -> Any:
+    def now(self: LogClock) -> int:
+        return self._wall()
+
+    return now
+
+
+def without_tags(right: Any) -> Any:
+    def plan_events(state: Any, planned: Any, *rest: Any) -> None:
+        right(state, planned, *rest)
+        planned.tags = {}
+
+    return plan_events
+
+
+FAST_PATHS: Final[Sequence[Mutant]] = (
+    Mutant(
+        "a turn goes on after an fsync that failed",
+        GroupCommit,
+        "end_turn",
+        whatever_the_disk_says,
+        LOSS,
+        "sync errors",
+    ),
+    Mutant(
+        "answers go out once their group is taken",
+        GroupCommit,
+        "_begin",
+        once_it_is_taken,
+        LOSS,
+        "crashes",
+    ),
+    Mutant(
+        "on the event loop nothing is synced",
+        AdaptiveFsync,
+        "timed",
+        only_in_the_thread,
+        LOSS,
+        "crashes",
+    ),
+    Mutant(
+        "what a socket did not take is never sent",
+        PlainSockets,
+        "_send",
+        all_of_it,
+        "ProtocolError|protocol_error|Undecodable|undecodable",
+        "calm",
+    ),
+    Mutant(
+        "the scan cache outlives a checkpoint",
+        CleanPages,
+        "forget_all",
+        nothing,
+        WRONG_READ + "|" + ISOLATION,
+        "calm",
+    ),
+    Mutant(
+        "a replay forgets the tags",
+        replaying,
+        "_plan_events",
+        without_tags,
+        WRONG_READ + "|on condition of|not serializable|subscribed after|caught up",
+        "crashes",
+    ),
+    Mutant(
+        "a clock that is set back is believed",
+        LogClock,
+        "now",
+        as_the_wall_says,
+        "is of a time before",
+        "calm",
+    ),
+    Mutant(
+        "a checkpoint takes the version before the last for the stored one",
+        RecentEntries,
+        "put",
+        the_first_one_stays,
+        WRONG_READ + "|" + ISOLATION,
+        "calm",
+    ),
+)
+"""Of mutants.py, where they are hunted."""
