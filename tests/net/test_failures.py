@@ -211,17 +211,35 @@ async def test_a_feed_whose_read_fails_ends_alone(
         await server.put(client, b"k", b"v")
 
 
-async def test_a_disk_that_fails_inside_of_a_commit_ends_the_process(
+async def test_a_read_that_fails_inside_of_a_commit_leaves_its_outcome_to_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = OSError(5, "Input/output error")
+    async with serving() as server:
+        client = await server.connect()
+        transaction = server.new_id()
+        with monkeypatch.context() as patch:
+            patch.setattr(server.engine._state, "head", broken(error))
+            with pytest.raises(CommitUnknown) as unknown:
+                await client.ask(
+                    "execute", transaction, [], [], [["append", "a-1", 0, [[None, "T", b"", b""]]]]
+                )
+        assert unknown.value.transaction == transaction
+        assert (await client.ask("status", transaction, True))[0] == "aborted"
+        assert await server.append(client, "a-1", b"")
+        assert not server.server.service.failures.failed
+
+
+async def test_a_disk_that_fails_inside_of_a_change_of_users_ends_the_process(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
 ) -> None:
     with pytest.raises(ExceptionGroup) as ended:
         async with serving() as server:
             client = await server.connect()
-            monkeypatch.setattr(server.engine, "execute", broken(OSError(5, "Input/output error")))
-            transaction = server.new_id()
-            with pytest.raises(CommitUnknown) as unknown:
-                await client.ask("execute", transaction, [], [], [["put", b"k", b"v"]])
-            assert unknown.value.transaction == transaction
+            error = OSError(5, "Input/output error")
+            monkeypatch.setattr(server.engine.accounts, "remove", broken(error))
+            with pytest.raises(InternalError):
+                await client.ask("user_remove", "ann")
             await trio.sleep_forever()
     assert ended.group_contains(CommitFailed)
 

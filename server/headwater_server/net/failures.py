@@ -2,7 +2,7 @@
 
     HeadwaterError            the answer to one request, or the end of one feed
     OSError in a plain read   the same: an internal_error; the log of the server has the reason
-    OSError in a commit       what the disk and the memory hold is unknown: the process ends
+    OSError in a commit       the outcome is unknown, until the client asks (failed_requests.py)
     anything else             a mistake of the server, an assertion say: the process ends
 
 After a mistake nothing that the process holds in memory can be relied on. So no commit group is
