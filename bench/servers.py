@@ -34,7 +34,7 @@ class Server(Protocol):
         """Its main process."""
         ...
 
-    def start(self) -> object:
+    def start(self) -> None:
         """Start it on an empty directory, and wait until it takes connections."""
         ...
 
@@ -71,12 +71,11 @@ class Headwater:
     def pid(self) -> int:
         return self.process.pid
 
-    def start(self) -> float:
-        """Start it, and return the seconds until it listened."""
+    def start(self) -> None:
         before = {name: os.environ.get(name) for name in self._environment}
         os.environ.update(self._environment)
         try:
-            passed_s = self.process.start()
+            self.process.start()
         finally:
             for name, value in before.items():
                 if value is None:
@@ -84,7 +83,6 @@ class Headwater:
                 else:
                     os.environ[name] = value
         self.port = int(self.process.address.rpartition(":")[2])
-        return passed_s
 
     def stop(self) -> None:
         self.process.stop()

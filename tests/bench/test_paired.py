@@ -7,6 +7,7 @@ from bench import clients, paired
 from bench.checkouts import HERE, Checkout, CheckoutFailed, check_same_form, without_settings
 from bench.load import LoadFailed
 from bench.paired import Row, Side, order_of, ratios_of, row_names, scripts_of
+from bench.restarts import COMMITS, replay_rate
 from bench.workloads import WORKLOADS
 
 
@@ -86,6 +87,12 @@ def test_settings_of_our_own_environment_do_not_reach_a_server() -> None:
         *(HERE / name for name in ("protocol", "client", "server")),
         HERE,
     ]
+
+
+def test_the_replay_is_what_a_start_takes_longer_with_the_log_than_without() -> None:
+    assert replay_rate(2.5, 0.5) == COMMITS / 2.0
+    with pytest.raises(LoadFailed, match=r"took 0.5 s, without 0.5 s"):
+        replay_rate(0.5, 0.5)
 
 
 def test_every_row_has_a_name_of_its_own() -> None:
