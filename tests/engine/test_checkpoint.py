@@ -396,7 +396,7 @@ def test_what_a_failed_checkpoint_wrote_is_looked_up_again() -> None:
     written.store.beneath.full = True
     with pytest.raises(DiskFull):
         written.run_checkpoint()
-    assert not written.checkpointed.recent.found
+    assert not written.checkpointed.latest.found
     written.checkpointed.reopen()
     written.store.beneath.full = False
     written.finish_checkpoint(written.run_checkpoint())

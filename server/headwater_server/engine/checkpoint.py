@@ -99,14 +99,13 @@ def write_checkpoint(
     assert all(a <= b for a, b in itertools.pairwise(views)), "views are sorted"
     horizon = _usable_horizon(frozen, state, horizon)
     _append_logs(frozen, state, give_way)
-    recent = state.take_recent()
     writer = StateWriter(
         frozen,
         state.store,
         horizon=horizon,
         views=views,
         log_index=log_index,
-        recent=recent,
+        latest=state.handed_over,
         give_way=give_way,
         batch_entries_max=batch_entries_max,
     )
@@ -122,7 +121,6 @@ def write_checkpoint(
     records_max = garbage_entries_max + len(frozen.commits)
     forgotten = _forget(state, forget_before, min([horizon, *views]), records_max)
     state.store.flush()
-    state.recent = recent
     # Only now: a crash before the flush brings the index entries back, and they need the records.
     state.commit_log.trim(forgotten.trim_below)
     return CheckpointResult(

@@ -31,14 +31,6 @@ from typing import TYPE_CHECKING, Final
 
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine import postings
-from headwater_server.engine.clean_pages import (
-    KEYS_MIN,
-    CleanPage,
-    CleanPages,
-    PackedRun,
-    ValueRun,
-    packed_run,
-)
 from headwater_server.engine.index_keys import (
     CATEGORY,
     IDS_END,
@@ -69,8 +61,16 @@ from headwater_server.engine.index_keys import (
     together_end,
     together_key,
 )
+from headwater_server.engine.latest_cache import LatestCache
 from headwater_server.engine.log_clock import LogTime
-from headwater_server.engine.recent_entries import RecentEntries
+from headwater_server.engine.scan_cache import (
+    KEYS_MIN,
+    CachedRange,
+    PackedRun,
+    ScanCache,
+    ValueRun,
+    packed_run,
+)
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.state_store import Family, StateStore
@@ -79,13 +79,6 @@ if TYPE_CHECKING:
     from headwater_server.engine.checkpoint import CheckpointResult
 
 _INDEXES: Final = {"category": CATEGORY, "type": TYPE, "tag": TAG}
-
-_VERSIONS_MAX: Final = 16_384
-"""Versions that are kept for who reads them again: with their keys, 8 MiB at most where keys are
-short. A look into the store costs as much as all else of a get."""
-
-_VERSION_SIZE_MAX: Final = 256
-"""Bytes of a version that is kept. Copying a larger one costs more than finding it."""
 
 
 def read_applied(store: StateStore) -> Applied:
@@ -124,7 +117,8 @@ class CheckpointedState:
         horizon: every commit from here on can be read; before it, only at active views.
         newest_id: no transaction id in the files is between this and IDS_END.
         store, event_log, commit_log: the files, for the checkpoint that writes them.
-        recent: what the last checkpoints put into LATEST, for the next one.
+        latest: entries of LATEST that were read or written lately, for the reading thread.
+        handed_over: the same for the checkpoint that is running, see latest_cache.py.
     """
 
     def __init__(self, store: StateStore, event_log: EventLog, commit_log: CommitLog) -> None:
@@ -137,10 +131,9 @@ class CheckpointedState:
         ids = store.scan(Family.TRANSACTIONS, b"", IDS_END, reverse=True)
         newest = next(ids, None)
         self.newest_id = b"" if newest is None else together_end(newest[0])
-        self.recent = RecentEntries()
-        self._clean_pages = CleanPages()
-        # The newest versions of keys that were read, for who reads them again.
-        self._newest: dict[bytes, Stored] = {}
+        self.latest = LatestCache()
+        self.handed_over = LatestCache()
+        self._scan_cache = ScanCache()
 
     @property
     def applied_commit(self) -> CommitNumber:
@@ -161,8 +154,8 @@ class CheckpointedState:
         assert result.applied.commit >= self.applied.commit
         self.applied = result.applied
         self.time = result.time
-        self._newest.clear()
-        self._clean_pages.forget_all()
+        self.latest, self.handed_over = self.handed_over, LatestCache()
+        self._scan_cache.forget_all()
 
     def reopen(self) -> None:
         """Get the store to write again after DiskFull; the checkpoint is then written again.
@@ -173,41 +166,44 @@ class CheckpointedState:
         Raises:
             DiskFull: there is no room yet, and nothing can be read until it was called again.
         """
-        self._clean_pages.forget_all()
-        self._newest.clear()
-        self.recent = RecentEntries()
+        self._scan_cache.forget_all()
+        self.latest = LatestCache()
+        self.handed_over = LatestCache()
         self.store.reopen()
         assert read_applied(self.store).commit >= self.applied.commit, "what was flushed stays"
 
-    def take_recent(self) -> RecentEntries:
-        """What is `recent`, for a checkpoint that puts it back once it is durable.
+    def hand_over(self) -> None:
+        """Give the cache of LATEST to the checkpoint that is about to begin, until `advance`.
 
-        One that is not has left nothing behind: what it wrote may be lost.
+        The thread that reads calls it. A checkpoint that fails gives nothing back.
         """
-        taken, self.recent = self.recent, RecentEntries()
-        taken.make_room()
-        return taken
+        self.latest.make_room()
+        self.latest, self.handed_over = LatestCache(), self.latest
+
+    def for_another_thread(self) -> "CheckpointedState":
+        """The same files as they are now, with caches of its own; not beside a checkpoint."""
+        other = CheckpointedState(self.store, self.event_log, self.commit_log)
+        other.applied = self.applied
+        other.time = self.time
+        other.horizon = self.horizon
+        return other
 
     # Keys.
 
     def version_at(self, key: bytes, view: int) -> Stored | None:
         """The newest version of a key at or before *view*, or None if there is none."""
-        newest: Stored | None = self._newest.get(key)
-        if newest is None:
+        cache = self.latest
+        entry = cache.found.get(key)
+        if entry is None:
             entry = self.store.get(Family.LATEST, key)
             if entry is None:
                 return None
             newest = parse_latest(entry)
-            if len(entry) <= _VERSION_SIZE_MAX:
-                self._keep_newest(key, newest)
+            if newest.value is not None:
+                cache.add(key, entry)
+        else:
+            newest = parse_latest(entry)
         return newest if newest.commit <= view else self._version_before(key, view)
-
-    def _keep_newest(self, key: bytes, newest: Stored) -> None:
-        # Right until the next checkpoint is in force: what that one writes, readers find in the
-        # frozen memtable. All are dropped at once, which costs no order of use at each get.
-        if len(self._newest) >= _VERSIONS_MAX:
-            self._newest.clear()
-        self._newest[key] = newest
 
     def newest_commit(self, key: bytes) -> int:
         """The commit that wrote the key last, or 0.
@@ -252,21 +248,21 @@ class CheckpointedState:
                 start, end, view, count_max=count_max, size_max=size_max, reverse=True
             )
             return packed_run(run.keys, run.values, run.rest)
-        page = self._clean_pages.find(start)
-        if page is None:
-            page = self._clean_page(start, end, count_max, size_max)
-        if page.newest <= view:
-            return page.run(start, end, count_max)
+        cached = self._scan_cache.find(start)
+        if cached is None:
+            cached = self._cached_range(start, end, count_max, size_max)
+        if cached.newest <= view:
+            return cached.run(start, end, count_max)
         # Somebody reads the past of these keys.
-        upto = min(end, page.end)
+        upto = min(end, cached.end)
         run = self.run_at(start, upto, view, count_max=count_max, size_max=size_max)
         if run.rest is None and upto < end:
             run.rest = upto
         return packed_run(run.keys, run.values, run.rest)
 
-    def _clean_page(self, start: bytes, end: bytes, count: int, size_max: int) -> CleanPage:
-        """The clean page that begins with *start*, read from the files."""
-        end = self._clean_pages.next_start(start, end)
+    def _cached_range(self, start: bytes, end: bytes, count: int, size_max: int) -> CachedRange:
+        """The cached range that begins with *start*, read from the files."""
+        end = self._scan_cache.next_start(start, end)
         found = self.store.page(
             Family.LATEST, start, end, count_max=max(count, KEYS_MIN), size_max=size_max
         )
@@ -275,9 +271,9 @@ class CheckpointedState:
         values = [parse_latest_value(entry) for entry in found.values]
         if found.more:
             end = found.keys[-1] + b"\0"
-        page = CleanPage(start, end, packed_run(found.keys, values, None), newest)
-        self._clean_pages.add(page)
-        return page
+        cached = CachedRange(start, end, packed_run(found.keys, values, None), newest)
+        self._scan_cache.add(cached)
+        return cached
 
     def run_at(
         self,

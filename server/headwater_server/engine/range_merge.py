@@ -14,8 +14,8 @@ from bisect import bisect_right
 from typing import Final
 
 from headwater_server.engine.checkpointed import CheckpointedState
-from headwater_server.engine.clean_pages import KeyRun, ValueRun
 from headwater_server.engine.memtable import MemTable, Version
+from headwater_server.engine.scan_cache import KeyRun, ValueRun
 
 RUN_KEYS: Final = 256
 """Keys that are taken from each layer at a time at most."""

@@ -112,7 +112,7 @@ class Rewrite:
             DiskFull: there is no room for a second copy of a segment; nothing is lost.
             DamagedFile: a segment has an event that is not what was written; it stays as it is.
         """
-        state = State(self.files)
+        state = State(self.files.for_another_thread())
         state.retention.in_use = self.is_in_use
         visibility = Visibility(
             state,
@@ -172,7 +172,8 @@ class Rewrite:
     def _empty_snapshots(self, stream: str) -> None:
         """Take the state out of snapshots that hold what was erased; no reader is given them."""
         store = self.files.store
-        rule = stored_rule(State(self.files), stream, self.files.applied_commit)
+        state = State(self.files.for_another_thread())
+        rule = stored_rule(state, stream, self.files.applied_commit)
         batch = WriteBatch()
         emptied: list[bytes] = []
         first, last = keyspaces.snapshots_of(stream)
@@ -202,7 +203,6 @@ class Rewrite:
             entry = store.get(Family.LATEST, key)
             if entry is not None:
                 batch.delete(Family.LATEST, key)
-                self.files.recent.forget(key)
             self.unmasked.append(position)
         store.write(batch)
         store.flush()
@@ -362,6 +362,8 @@ class Rewriting:
         """Let go of the old files, and of the masks that are not needed any more."""
         self._state.files.event_log.close_replaced()
         for position in rewrite.unmasked:
+            # In this thread, whose cache it is.
+            self._state.files.latest.forget(keyspaces.erasure_key(position))
             self._state.retention.masked.pop(position, None)
             self._rewritten.discard(position)
             self._seen.discard(position)

@@ -1,7 +1,7 @@
 """Scans: a page of the keys of a range, as it goes out.
 
 A page is bytes that are ready for an answer: keys and values in turn, as msgpack. Those of the
-files are packed, all neighbours in one piece (see clean_pages.py). So where the memtables have
+files are packed, all neighbours in one piece (see scan_cache.py). So where the memtables have
 nothing, a page is a slice of it; each key of a memtable cuts the slice in two. Which keys it has
 is decided in range_merge.py.
 """
@@ -10,8 +10,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from headwater_protocol.messages import BIN_HEADERS, array_header, bin_header, decode
-from headwater_server.engine.clean_pages import KEYS_MIN, KeyRun, PackedRun
 from headwater_server.engine.range_merge import RUN_KEYS, RangeSink, merge_range
+from headwater_server.engine.scan_cache import KEYS_MIN, KeyRun, PackedRun
 from headwater_server.engine.state import State
 
 

@@ -90,6 +90,7 @@ class State:
     def freeze(self) -> MemTable:
         """Put a new active memtable on top, and return the one that is now frozen."""
         assert self.frozen is None, "one checkpoint at a time"
+        self.files.hand_over()
         self.frozen = self.active
         self.active = MemTable(self.frozen.last_commit, self.frozen.last_position, self.frozen.time)
         return self.frozen

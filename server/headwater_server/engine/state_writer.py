@@ -36,9 +36,9 @@ from headwater_server.engine.index_keys import (
     unfinished_value,
     version_heads,
 )
+from headwater_server.engine.latest_cache import LatestCache
 from headwater_server.engine.memtable import MemTable
 from headwater_server.engine.pacing import GiveWay, on_and_on
-from headwater_server.engine.recent_entries import RecentEntries
 from headwater_server.engine.sorting import chunks
 from headwater_server.engine.store_batches import BATCH_ENTRIES_MAX, StoreBatches
 from headwater_server.engine.transaction_writer import TransactionWriter
@@ -69,7 +69,7 @@ class StateWriter:
         horizon: int,
         views: Sequence[int],
         log_index: int,
-        recent: RecentEntries | None = None,
+        latest: LatestCache | None = None,
         give_way: GiveWay = on_and_on,
         batch_entries_max: int = BATCH_ENTRIES_MAX,
     ) -> None:
@@ -78,7 +78,7 @@ class StateWriter:
         self._horizon = horizon
         self._views = views
         self._log_index = log_index
-        self._recent = recent or RecentEntries(0)
+        self._latest = latest or LatestCache(0)
         self._give_way = give_way
         self._batches = StoreBatches(store, give_way, batch_entries_max)
         self._put = self._batches.put
@@ -124,7 +124,7 @@ class StateWriter:
             self._store,
             self._batches,
             heads,
-            self._recent,
+            self._latest,
             horizon=self._horizon,
             views=self._views,
             give_way=self._give_way,

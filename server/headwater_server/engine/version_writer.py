@@ -35,9 +35,9 @@ from headwater_server.engine.index_keys import (
     history_prefix,
     latest_commit,
 )
+from headwater_server.engine.latest_cache import LatestCache
 from headwater_server.engine.memtable import MemTable, Version
 from headwater_server.engine.pacing import GiveWay
-from headwater_server.engine.recent_entries import RecentEntries
 from headwater_server.engine.sorting import chunks, sorted_parts
 from headwater_server.engine.store_batches import StoreBatches
 from headwater_server.storage.state_store import Family, StateStore
@@ -61,7 +61,7 @@ class VersionWriter:
 
     Args:
         heads: `version_heads` of all its commits.
-        recent: what earlier checkpoints put into LATEST; what this one puts is added.
+        latest: entries of LATEST that are known; what this checkpoint puts is added.
 
     Attributes:
         keys: keys whose newest version was written.
@@ -75,7 +75,7 @@ class VersionWriter:
         store: StateStore,
         batches: StoreBatches,
         heads: bytes,
-        recent: RecentEntries,
+        latest: LatestCache,
         *,
         horizon: int,
         views: Sequence[int],
@@ -87,7 +87,7 @@ class VersionWriter:
         self._first = frozen.base_commit + 1
         self._base_packed = NUMBER.pack(frozen.base_commit)
         self._heads = heads
-        self._recent = recent
+        self._latest = latest
         self._horizon = horizon
         self._views = views
         self._give_way = give_way
@@ -108,23 +108,23 @@ class VersionWriter:
         """Write all versions that are needed, and note the changes."""
         for part in sorted_parts(self._chains, self._give_way):
             for keys in chunks(part, _LOOKUPS):
-                found = self._recent.found
+                found = self._latest.found
                 missing = [key for key in keys if key not in found]
                 stored: dict[bytes, bytes | None] = {}
                 if missing:
                     entries = self._store.get_many(Family.LATEST, missing)
                     stored = dict(zip(missing, entries, strict=True))
                 for key in keys:
-                    recent = found.get(key)
-                    entry = stored[key] if recent is None else recent
-                    self._batches.end_item(self._write_key(key, entry, recent))
+                    known = found.get(key)
+                    entry = stored[key] if known is None else known
+                    self._batches.end_item(self._write_key(key, entry, known))
                 self._give_way()
 
-    def _write_key(self, key: bytes, entry: bytes | None, recent: bytes | None) -> int:
+    def _write_key(self, key: bytes, entry: bytes | None, known: bytes | None) -> int:
         """Put all entries of a key, whose stored one is *entry*; returns their size, about."""
         commit, value, older = self._chains[key]
         stored = 0
-        if recent is None and entry is not None and entry[:_NUMBER_SIZE] > self._base_packed:
+        if entry is not None and entry[:_NUMBER_SIZE] > self._base_packed:
             stored = latest_commit(entry)
             self._note_again(key, stored)
             if commit <= stored:
@@ -174,9 +174,9 @@ class VersionWriter:
         self._batches.keys.append(_LATEST + key)
         self._batches.values.append(latest)
         if value is not None:
-            self._recent.put(key, latest, recent)
-        elif recent is not None:
-            self._recent.forget(key)
+            self._latest.put(key, latest, known)
+        elif known is not None:
+            self._latest.forget(key)
         self._put_kept()
         self.keys += 1
         return size + len(latest)

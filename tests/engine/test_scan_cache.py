@@ -1,4 +1,4 @@
-"""Clean pages: what they know, what they forget, and that a scan over them is a scan."""
+"""The scan cache: what it has, what it forgets, and that a scan over it is a scan."""
 
 import random
 import tracemalloc
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from headwater_protocol.messages import encode
-from headwater_server.engine import checkpointed, clean_pages, scanning, state
-from headwater_server.engine.clean_pages import CleanPage, CleanPages, packed_run
+from headwater_server.engine import checkpointed, scan_cache, scanning, state
+from headwater_server.engine.scan_cache import CachedRange, ScanCache, packed_run
 from headwater_server.engine.scanning import scan_page
 from headwater_server.storage.memory_store import MemoryStore
 from headwater_server.storage.state_store import Page
@@ -17,15 +17,15 @@ from tests.engine.database import SETTINGS, Database
 from tests.engine.written import Written
 
 
-def page(start: bytes, end: bytes, size: int = 10) -> CleanPage:
-    return CleanPage(start, end, packed_run([start], [bytes(size)], None), 1)
+def cached(start: bytes, end: bytes, size: int = 10) -> CachedRange:
+    return CachedRange(start, end, packed_run([start], [bytes(size)], None), 1)
 
 
-def filled(start: int, end: int, *, newest: int = 1) -> CleanPage:
-    """A page of every number of a range, of which those that three divides are deleted."""
+def filled(start: int, end: int, *, newest: int = 1) -> CachedRange:
+    """A cached range of numbers, of which those that three divides are deleted."""
     keys = [stored(number) for number in range(start, end)]
     values = [value_of(number) for number in range(start, end)]
-    return CleanPage(stored(start), stored(end), packed_run(keys, values, None), newest)
+    return CachedRange(stored(start), stored(end), packed_run(keys, values, None), newest)
 
 
 def stored(number: int) -> bytes:
@@ -36,85 +36,85 @@ def value_of(number: int) -> bytes | None:
     return None if number % 3 == 0 else bytes(number % 300)
 
 
-def test_a_page_is_found_by_every_key_of_its_range() -> None:
-    pages = CleanPages()
-    first, second = page(b"b", b"d"), page(b"f", b"h")
-    pages.add(second)
-    pages.add(first)
-    found = {bytes([letter]): pages.find(bytes([letter])) for letter in b"abcdefgh"}
+def test_a_range_is_found_by_every_key_of_it() -> None:
+    cache = ScanCache()
+    first, second = cached(b"b", b"d"), cached(b"f", b"h")
+    cache.add(second)
+    cache.add(first)
+    found = {bytes([letter]): cache.find(bytes([letter])) for letter in b"abcdefgh"}
     assert found == {
         b"a": None, b"b": first, b"c": first, b"d": None,
         b"e": None, b"f": second, b"g": second, b"h": None,
     }  # fmt: skip
-    assert pages.next_start(b"a", b"z") == b"b"
-    assert pages.next_start(b"d", b"z") == b"f"
-    assert pages.next_start(b"d", b"e") == b"e"
-    assert pages.next_start(b"h", b"z") == b"z"
+    assert cache.next_start(b"a", b"z") == b"b"
+    assert cache.next_start(b"d", b"z") == b"f"
+    assert cache.next_start(b"d", b"e") == b"e"
+    assert cache.next_start(b"h", b"z") == b"z"
 
 
-def test_pages_that_were_not_used_for_the_longest_make_room() -> None:
-    pages = CleanPages(size_max=3 * page(b"a", b"b").size)
+def test_ranges_that_were_not_used_for_the_longest_make_room() -> None:
+    cache = ScanCache(size_max=3 * cached(b"a", b"b").size)
     for letter in (b"a", b"b", b"c"):
-        pages.add(page(letter, letter + b"\xff"))
-    assert pages.find(b"a") is not None
-    pages.add(page(b"d", b"e"))
-    assert [pages.find(letter) is not None for letter in (b"a", b"b", b"c", b"d")] == [
+        cache.add(cached(letter, letter + b"\xff"))
+    assert cache.find(b"a") is not None
+    cache.add(cached(b"d", b"e"))
+    assert [cache.find(letter) is not None for letter in (b"a", b"b", b"c", b"d")] == [
         True, False, True, True,
     ]  # fmt: skip
-    assert len(pages) == 3
-    assert pages.size == 3 * page(b"a", b"b").size
+    assert len(cache) == 3
+    assert cache.size == 3 * cached(b"a", b"b").size
 
 
-def test_a_page_that_is_too_large_is_not_kept() -> None:
-    pages = CleanPages()
-    pages.add(page(b"a", b"b", size=clean_pages.PAGE_SIZE_MAX))
-    assert (len(pages), pages.size) == (0, 0)
+def test_a_range_that_is_too_large_is_not_kept() -> None:
+    cache = ScanCache()
+    cache.add(cached(b"a", b"b", size=scan_cache.RANGE_SIZE_MAX))
+    assert (len(cache), cache.size) == (0, 0)
 
 
-def test_forgotten_pages_are_not_found_and_go_when_they_are_met() -> None:
-    pages = CleanPages()
+def test_forgotten_ranges_are_not_found_and_go_when_they_are_met() -> None:
+    cache = ScanCache()
     for letter in (b"a", b"c", b"e"):
-        pages.add(page(letter, letter + b"\xff"))
-    pages.forget_all()
-    assert pages.find(b"a") is None
-    assert len(pages) == 2
-    assert pages.next_start(b"b", b"d") == b"d"
-    assert len(pages) == 1
-    pages.add(page(b"b", b"e"))
-    assert pages.find(b"c") is not None
-    assert pages.size == page(b"a", b"b").size + page(b"b", b"e").size
+        cache.add(cached(letter, letter + b"\xff"))
+    cache.forget_all()
+    assert cache.find(b"a") is None
+    assert len(cache) == 2
+    assert cache.next_start(b"b", b"d") == b"d"
+    assert len(cache) == 1
+    cache.add(cached(b"b", b"e"))
+    assert cache.find(b"c") is not None
+    assert cache.size == cached(b"a", b"b").size + cached(b"b", b"e").size
 
 
-def test_pages_that_touch_become_one_that_knows_the_keys_of_all() -> None:
-    pages = CleanPages()
-    pages.add(filled(0, 10, newest=3))
-    pages.add(filled(20, 30, newest=7))
-    pages.add(filled(40, 50))
-    assert len(pages) == 3
-    pages.add(filled(10, 20))
-    assert len(pages) == 2
-    joined = pages.find(stored(0))
+def test_ranges_that_touch_become_one_that_knows_the_keys_of_all() -> None:
+    cache = ScanCache()
+    cache.add(filled(0, 10, newest=3))
+    cache.add(filled(20, 30, newest=7))
+    cache.add(filled(40, 50))
+    assert len(cache) == 3
+    cache.add(filled(10, 20))
+    assert len(cache) == 2
+    joined = cache.find(stored(0))
     assert joined is not None
-    assert joined is pages.find(stored(29))
+    assert joined is cache.find(stored(29))
     whole = filled(0, 30)
     assert (joined.start, joined.end, joined.newest) == (stored(0), stored(30), 7)
     assert (joined.keys, joined.packed, joined.offsets) == (
         whole.keys, whole.packed, whole.offsets,
     )  # fmt: skip
-    assert pages.size == joined.size + filled(40, 50).size
+    assert cache.size == joined.size + filled(40, 50).size
     assert joined.size == whole.size
 
 
-def test_pages_are_joined_only_while_they_are_small_and_right() -> None:
-    pages = CleanPages()
-    half = clean_pages.JOINED_SIZE_MAX // 2
-    pages.add(page(b"a", b"b", half))
-    pages.add(page(b"b", b"c", half))
-    assert len(pages) == 2
-    pages.forget_all()
-    pages.add(page(b"c", b"d"))
-    assert len(pages) == 3
-    assert pages.find(b"b") is None
+def test_ranges_are_joined_only_while_they_are_small_and_right() -> None:
+    cache = ScanCache()
+    half = scan_cache.JOINED_SIZE_MAX // 2
+    cache.add(cached(b"a", b"b", half))
+    cache.add(cached(b"b", b"c", half))
+    assert len(cache) == 2
+    cache.forget_all()
+    cache.add(cached(b"c", b"d"))
+    assert len(cache) == 3
+    assert cache.find(b"b") is None
 
 
 def test_the_size_of_a_page_is_what_it_takes_in_memory() -> None:
@@ -124,7 +124,7 @@ def test_the_size_of_a_page_is_what_it_takes_in_memory() -> None:
     try:
         before = tracemalloc.get_traced_memory()[0]
         run = packed_run([bytes([*key]) for key in keys], [bytes(100)] * len(keys), None)
-        made = CleanPage(keys[0], b"\x02", run, 1)
+        made = CachedRange(keys[0], b"\x02", run, 1)
         del run
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
@@ -133,7 +133,7 @@ def test_the_size_of_a_page_is_what_it_takes_in_memory() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_pages_of_any_size_make_a_scan_that_equals_the_truth(
+def test_ranges_of_any_size_make_a_scan_that_equals_the_truth(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Layers are cut at different keys, pages are pieces, and checkpoints run in between."""
@@ -177,7 +177,7 @@ def test_whether_more_follows_many_deleted_keys_is_found_out_in_few_reads(
     )
     assert (found.key_count, found.more) == (100, True)
     assert found.last == (keys[900] if reverse else keys[99])
-    assert reads <= 1 + 800 / clean_pages.KEYS_MIN + 1
+    assert reads <= 1 + 800 / scan_cache.KEYS_MIN + 1
 
 
 def check_some(written: Written, source: random.Random) -> None:

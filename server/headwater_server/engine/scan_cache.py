@@ -1,27 +1,27 @@
-"""Clean pages: neighbouring keys as the files have them, kept in memory for scans.
+"""The scan cache: ranges of neighbouring keys as the files have them, in memory.
 
     keys of the files     a b c   f g h i j   m n o      t
-    pages                 [a b c      )[h i j )          [t      )
+    cached ranges         [a b c      )[h i j )          [t      )
                           start       end
 
-A page knows every key of the files from its start up to its end, so a scan that begins within
-one reads no file up to there; a key that the page does not have does not exist. Pages never
-overlap. What is in the memtables is laid on top by who asks, as it is over the files.
+A cached range has every key of the files from its start up to its end. A scan that begins in one
+reads no file up to there, and a key that the range does not have does not exist. Ranges never
+overlap. What the memtables have is laid on top by the scan, as it is over the files.
 
-What a page holds is packed as it goes out, one key behind the other in one piece:
+The content of a range is packed as it goes out, all keys in one piece:
 
     keys          h         i         j
     packed        h value   i value   j value
     offsets       0         9         18        27
 
-So a hundred keys of it are a slice of bytes, found by two searches, and nobody looks at them one
-by one. Pages that touch are joined as long as they are small; a scan then rarely crosses from one
-into the next, however its neighbours were asked for.
+So a hundred keys are a slice of bytes, found by two searches, and no key is looked at by itself.
+Ranges that touch are joined as long as they are small; a scan then rarely crosses from one into the
+next, whatever ranges were asked for before.
 
-The files change under the pages while a checkpoint is written, and that is no harm: what changed
-is in the frozen memtable, too, which is asked first. Once that is dropped, the pages would be
-wrong: `forget_all` makes them of no use at that moment. They go one by one, when they are met or
-in the way, for to free all of them at once would hold up whoever waits.
+The files change under the cache while a checkpoint is written. That does no harm: what changes is
+in the frozen memtable too, which is asked first. When the frozen memtable is dropped the cache
+would be wrong, so `forget_all` makes it useless at that moment. Stale ranges are freed on look-up.
+To free all at once would block the event loop.
 """
 
 from array import array
@@ -33,22 +33,22 @@ from typing import Final
 from headwater_protocol.messages import bin_header
 
 SIZE_MAX: Final = 16 * 1024 * 1024
-"""Bytes of all pages together, about."""
+"""Bytes of all cached ranges together, about."""
 
-PAGE_SIZE_MAX: Final = SIZE_MAX // 16
-"""Bytes of a page that is kept: a larger one would push too many others out."""
+RANGE_SIZE_MAX: Final = SIZE_MAX // 16
+"""Bytes of a range that is kept. A larger one would push too many others out."""
 
 JOINED_SIZE_MAX: Final = 128 * 1024
-"""Bytes of a page that is made of two: more than most scans ask for. Joining copies both, and a
-view of the past finds a page useless for a single key in it that is newer."""
+"""Bytes of a range that is joined from two: more than most scans ask for. Joining copies both, and
+a view of the past cannot use a range in which a single key is newer."""
 
 KEYS_MIN: Final = 32
-"""Keys that are read for a page at least, if there are as many: opening a scan costs the same as
-twelve of them."""
+"""Keys that are read for a range at least, if there are as many. To open a scan of the store costs
+as much as twelve keys."""
 
-_PAGE_OVERHEAD: Final = 400
+_RANGE_OVERHEAD: Final = 400
 _KEY_OVERHEAD: Final = 50
-"""Bytes that a page, and a key in it, cost beside the keys and what is packed: headers of objects,
+"""Bytes that a range, and a key in it, cost beside the keys and what is packed: headers of objects,
 places in the list and in the array. Measured with tracemalloc on CPython 3.11."""
 
 
@@ -127,7 +127,7 @@ def packed_run(keys: list[bytes], values: Sequence[bytes | None], rest: bytes | 
     return PackedRun(existing, b"".join(items), offsets, 0, len(existing), rest)
 
 
-class CleanPage:
+class CachedRange:
     """Every key of the files in [start, end).
 
     Attributes:
@@ -136,7 +136,7 @@ class CleanPage:
         newest: the newest commit that wrote any of them, or deleted one in the range. A view
             before it must ask the files.
         size: bytes of memory, about.
-        generation: see `CleanPages`.
+        generation: see `ScanCache`.
     """
 
     __slots__ = ("end", "generation", "keys", "newest", "offsets", "packed", "size", "start")
@@ -150,14 +150,14 @@ class CleanPage:
         self.newest = newest
         self.generation = 0
         self.size = (
-            _PAGE_OVERHEAD
+            _RANGE_OVERHEAD
             + _KEY_OVERHEAD * len(self.keys)
             + sum(map(len, self.keys))
             + len(self.packed)
         )
 
     def run(self, start: bytes, end: bytes, count_max: int) -> PackedRun:
-        """The first keys of [start, end) that the page knows of."""
+        """The first keys of [start, end) that the range has."""
         keys = self.keys
         low = bisect_left(keys, start)
         rest: bytes | None = None
@@ -172,101 +172,101 @@ class CleanPage:
             rest = keys[high]
         return PackedRun(keys, self.packed, self.offsets, low, high, rest)
 
-    def joined(self, behind: "CleanPage") -> "CleanPage":
-        """This page and the one that begins where it ends, as one."""
+    def joined(self, behind: "CachedRange") -> "CachedRange":
+        """This range and the one that begins where it ends, as one."""
         assert self.end == behind.start
         size = len(self.packed)
         offsets = self.offsets[:-1]
         offsets.extend(array("I", [size + offset for offset in behind.offsets]))
         keys = self.keys + behind.keys
         content = PackedRun(keys, self.packed + behind.packed, offsets, 0, len(keys), None)
-        return CleanPage(self.start, behind.end, content, max(self.newest, behind.newest))
+        return CachedRange(self.start, behind.end, content, max(self.newest, behind.newest))
 
 
-class CleanPages:
-    """The pages that were used last, of SIZE_MAX bytes at most.
+class ScanCache:
+    """The ranges that were used last, of SIZE_MAX bytes at most.
 
     Attributes:
-        size: bytes of all pages, about.
+        size: bytes of all ranges, about.
     """
 
     def __init__(self, size_max: int = SIZE_MAX) -> None:
         self._size_max = size_max
         self._starts: list[bytes] = []
         # The one that was used last comes last.
-        self._pages: dict[bytes, CleanPage] = {}
+        self._ranges: dict[bytes, CachedRange] = {}
         self._generation = 0
         self.size = 0
 
     def __len__(self) -> int:
-        return len(self._pages)
+        return len(self._ranges)
 
-    def find(self, key: bytes) -> CleanPage | None:
-        """The page that knows whether the files have *key*."""
+    def find(self, key: bytes) -> CachedRange | None:
+        """The range that knows whether the files have *key*."""
         place = bisect_right(self._starts, key) - 1
         if place < 0:
             return None
         start = self._starts[place]
-        page = self._pages.pop(start)
-        if page.generation != self._generation:
-            self._drop(place, page)
+        cached = self._ranges.pop(start)
+        if cached.generation != self._generation:
+            self._drop(place, cached)
             return None
-        self._pages[start] = page
-        return page if key < page.end else None
+        self._ranges[start] = cached
+        return cached if key < cached.end else None
 
     def next_start(self, key: bytes, end: bytes) -> bytes:
-        """Where the next page after *key* starts, or *end* if none does before."""
+        """Where the next range after *key* starts, or *end* if none does before."""
         while (place := bisect_right(self._starts, key)) < len(self._starts):
             start = self._starts[place]
             if start >= end:
                 return end
-            page = self._pages[start]
-            if page.generation == self._generation:
+            cached = self._ranges[start]
+            if cached.generation == self._generation:
                 return start
-            del self._pages[start]
-            self._drop(place, page)
+            del self._ranges[start]
+            self._drop(place, cached)
         return end
 
-    def add(self, page: CleanPage) -> None:
-        """Keep a page, whose range no other one touches; those unused for the longest go.
+    def add(self, cached: CachedRange) -> None:
+        """Keep a range, which overlaps no other one; those unused for the longest go.
 
         Its neighbours become part of it where all together are small.
         """
-        if page.size > PAGE_SIZE_MAX:
+        if cached.size > RANGE_SIZE_MAX:
             return
-        place = bisect_right(self._starts, page.start)
-        assert place == len(self._starts) or page.end <= self._starts[place], "no page overlaps"
+        place = bisect_right(self._starts, cached.start)
+        assert place == len(self._starts) or cached.end <= self._starts[place], "no ranges overlap"
         if place < len(self._starts):
-            behind = self._pages[self._starts[place]]
-            if behind.start == page.end and self._may_join(page, behind):
-                del self._pages[behind.start]
+            behind = self._ranges[self._starts[place]]
+            if behind.start == cached.end and self._may_join(cached, behind):
+                del self._ranges[behind.start]
                 self._drop(place, behind)
-                page = page.joined(behind)
+                cached = cached.joined(behind)
         if place > 0:
-            before = self._pages[self._starts[place - 1]]
-            if before.end == page.start and self._may_join(page, before):
+            before = self._ranges[self._starts[place - 1]]
+            if before.end == cached.start and self._may_join(cached, before):
                 place -= 1
-                del self._pages[before.start]
+                del self._ranges[before.start]
                 self._drop(place, before)
-                page = before.joined(page)
-        page.generation = self._generation
-        self._starts.insert(place, page.start)
-        self._pages[page.start] = page
-        self.size += page.size
+                cached = before.joined(cached)
+        cached.generation = self._generation
+        self._starts.insert(place, cached.start)
+        self._ranges[cached.start] = cached
+        self.size += cached.size
         while self.size > self._size_max:
-            start, oldest = next(iter(self._pages.items()))
-            del self._pages[start]
+            start, oldest = next(iter(self._ranges.items()))
+            del self._ranges[start]
             self._drop(bisect_right(self._starts, start) - 1, oldest)
 
     def forget_all(self) -> None:
-        """From now on no page is found: the files have changed."""
+        """From now on no range is found: the files have changed."""
         self._generation += 1
 
-    def _may_join(self, page: CleanPage, neighbour: CleanPage) -> bool:
-        size = page.size + neighbour.size
+    def _may_join(self, cached: CachedRange, neighbour: CachedRange) -> bool:
+        size = cached.size + neighbour.size
         return neighbour.generation == self._generation and size <= JOINED_SIZE_MAX
 
-    def _drop(self, place: int, page: CleanPage) -> None:
-        assert self._starts[place] == page.start
+    def _drop(self, place: int, cached: CachedRange) -> None:
+        assert self._starts[place] == cached.start
         del self._starts[place]
-        self.size -= page.size
+        self.size -= cached.size
