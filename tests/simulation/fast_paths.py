@@ -116,7 +116,7 @@ FAST_PATHS: Final[Sequence[Mutant]] = (
         PlainSockets,
         "_send",
         all_of_it,
-        "ProtocolError|protocol_error|Undecodable|undecodable",
+        "sent no frame",
         "calm",
     ),
     Mutant(

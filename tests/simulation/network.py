@@ -15,9 +15,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgpack
 import trio
 
 Fate = Literal["cut", "silent", "stall"]
+
+_SIZE: Final = 4
+_MEMBERS: Final = 3
+"""Of a frame: bytes of its size; members of its body."""
+
+_FRAME_SIZE_MAX: Final = 128 * 1024
+"""Bytes of a frame in a world, which is small. What is larger is no size but other bytes."""
 
 IN_FLIGHT_SIZE_MAX: Final = 256 * 1024
 """Bytes under way in one direction, as of a socket's buffers: then the sender has to wait."""
@@ -82,6 +90,31 @@ class Pipe:
         self.tell()
 
 
+class _Frames:
+    """Reads along what the server sends: frames, whatever pieces they come in."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def problem(self, data: bytes) -> str | None:
+        """What is wrong with the next bytes, or None."""
+        self._rest += data
+        while len(self._rest) >= _SIZE:
+            end = _SIZE + int.from_bytes(self._rest[:_SIZE], "big")
+            if not _SIZE < end <= _FRAME_SIZE_MAX:
+                return f"a frame of {end - _SIZE} bytes"
+            if len(self._rest) < end:
+                break
+            body, self._rest = self._rest[_SIZE:end], self._rest[end:]
+            try:
+                members = msgpack.unpackb(body)
+            except ValueError as error:
+                return f"{body[:40]!r}: {error}"
+            if not isinstance(members, list) or len(members) != _MEMBERS:
+                return f"{body[:40]!r}"
+        return None
+
+
 class Connection:
     """Two ends and what lies between them."""
 
@@ -93,6 +126,7 @@ class Connection:
         self._to_server = Pipe()
         self._to_client = Pipe()
         self._bytes = 0
+        self._frames = _Frames()
         self._fate: Fate | None = None
         self._fate_at = 0
         self._stalled_until = 0.0
@@ -106,6 +140,12 @@ class Connection:
     def carry(self, pipe: Pipe, sender: str, data: bytes) -> None:
         """Take bytes from a sender, as far as the connection's fate lets them pass."""
         self.network.trace("send", self.number, sender, data)
+        if sender == "server":
+            problem = self._frames.problem(data)
+            if problem is not None:
+                self.network.surprise(
+                    f"connection {self.number}: the server sent no frame: {problem}"
+                )
         passing = data
         if self._fate is not None and self._bytes + len(data) > self._fate_at:
             passing = data[: max(0, self._fate_at - self._bytes)]
@@ -218,11 +258,16 @@ class Network:
     """
 
     def __init__(
-        self, source: random.Random, faults: NetworkFaults, trace: Callable[..., None]
+        self,
+        source: random.Random,
+        faults: NetworkFaults,
+        trace: Callable[..., None],
+        surprise: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.random = source
         self.faults = faults
         self.trace = trace
+        self.surprise = surprise
         self.serve: Callable[[SimulatedStream, str], None] | None = None
         self._connections: list[Connection] = []
         self._count = 0

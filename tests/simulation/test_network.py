@@ -15,9 +15,13 @@ class Ends:
 
     def __init__(self, seed: int = 1, **faults: Any) -> None:
         self.traced: list[tuple[Any, ...]] = []
+        self.surprises: list[str] = []
         self.accepted: list[SimulatedStream] = []
         self.network = Network(
-            random.Random(seed), NetworkFaults(**faults), lambda *what: self.traced.append(what)
+            random.Random(seed),
+            NetworkFaults(**faults),
+            lambda *what: self.traced.append(what),
+            self.surprises.append,
         )
         self.network.serve = lambda stream, peer: self.accepted.append(stream)
 
@@ -110,3 +114,18 @@ async def test_a_sender_waits_when_too_much_is_under_way(
             await client.send_all(bytes(100_000))
     assert waiting.cancelled_caught
     assert await receive_all(server, 300_000) == bytes(300_000)
+
+
+async def test_what_the_server_sends_must_be_frames_in_any_pieces(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ends = Ends()
+    _, server = await ends.connect()
+    frames = b"\x00\x00\x00\x04\x93\x01\x00\xc0" * 2
+    for size in (3, 4, 9):
+        await server.send_all(frames[:size])
+        frames = frames[size:]
+    assert not ends.surprises
+    await server.send_all(b"\x00\x00\x00\x04\x93\x01")
+    await server.send_all(b"\x00\x00\x00\x04\x93\x01\x00\xc0")
+    assert "the server sent no frame" in ends.surprises[0]

@@ -252,12 +252,15 @@ async def past(recorder: Recorder) -> None:
     dice = recorder.dice
     commit = dice.randint(0, recorder.history.acknowledged)
     if dice.random() < 0.5:
-        # Old ones are mostly gone.
-        commit = max(0, recorder.history.acknowledged - dice.randint(0, 3))
+        # Old ones are mostly gone. The last ones are in memory, and those before in the files.
+        commit = max(0, recorder.history.acknowledged - dice.choice((0, 1, 2, 3, 5, 8, 13, 21)))
     async with recorder.reading("past", at_commit=commit) as reading:
         match dice.choice(("get", "scan", "read", "query", "load")):
             case "get":
-                await reading.get(("bank", dice.randrange(ACCOUNTS)))
+                # Few keys, and each is written often.
+                for number in range(3):
+                    await reading.get(("bank", number))
+                    await reading.get(("counter", number))
             case "scan":
                 await reading.scan((), reverse=dice.random() < 0.3)
             case "read":

@@ -92,7 +92,9 @@ class World:
         self.dump: Dump | None = None
         self.surprises: list[str] = []
         self._goal = Goal()
-        self._network = Network(source(plan.seed, "network"), plan.network, trace.add)
+        self._network = Network(
+            source(plan.seed, "network"), plan.network, trace.add, self.surprises.append
+        )
         self._machine = Machine(plan, self._network, trace, self.surprises.append)
 
     def discard(self) -> None:
