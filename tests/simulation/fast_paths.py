@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from headwater_server.engine import replaying
-from headwater_server.engine.clean_pages import CleanPages
+from headwater_server.engine.latest_cache import LatestCache
 from headwater_server.engine.log_clock import LogClock
-from headwater_server.engine.recent_entries import RecentEntries
+from headwater_server.engine.scan_cache import ScanCache
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.plain_sockets import PlainSockets
@@ -64,7 +64,7 @@ def all_of_it(right: Any) -> Any:
 
 
 def the_first_one_stays(right: Any) -> Any:
-    def put(self: RecentEntries, key: bytes, entry: bytes, before: bytes | None) -> None:
+    def put(self: LatestCache, key: bytes, entry: bytes, before: bytes | None) -> None:
         if before is None:
             right(self, key, entry, before)
 
@@ -121,7 +121,7 @@ FAST_PATHS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "the scan cache outlives a checkpoint",
-        CleanPages,
+        ScanCache,
         "forget_all",
         nothing,
         WRONG_READ + "|" + ISOLATION,
@@ -144,8 +144,8 @@ FAST_PATHS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     Mutant(
-        "a checkpoint takes the version before the last for the stored one",
-        RecentEntries,
+        "the latest cache keeps the first entry of a key",
+        LatestCache,
         "put",
         the_first_one_stays,
         WRONG_READ + "|" + ISOLATION,
