@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from headwater.codecs.codec import Codec, decode_with, encode_with
-from headwater.codecs.type_mapping import FunctionShape, Shape, has_shape, shape_of
+from headwater.codecs.type_mapping import FunctionMapping, TypeMapping, has_mapping, mapping_of
 from headwater.errors import InvalidArgument, StreamTruncated
 from headwater.records import Event, Loaded, RecordedEvent
 from headwater.transactions.writes import several
@@ -72,11 +72,11 @@ class Definition(Generic[State]):
         self.decider = decide
         self.summaries = frozenset(summaries)
         self._initial = initial
-        self._shape: Shape | None = None
+        self._mapping: TypeMapping | None = None
         if dump is not None and load is not None:
-            self._shape = FunctionShape(dump, load)
-        elif has_shape(type(self.initial())):
-            self._shape = shape_of(type(self.initial()))
+            self._mapping = FunctionMapping(dump, load)
+        elif has_mapping(type(self.initial())):
+            self._mapping = mapping_of(type(self.initial()))
 
     def initial(self) -> State:
         """A state before the first event, shared with nobody."""
@@ -157,11 +157,11 @@ class Definition(Generic[State]):
 
     def dump_state(self, state: State) -> Any:
         """The state as plain data."""
-        return state if self._shape is None else self._shape.dump(state)
+        return state if self._mapping is None else self._mapping.dump(state)
 
     def load_state(self, data: Any) -> State:
         """The state that dump_state made *data* of; any exception if it does not fit."""
-        state: State = data if self._shape is None else self._shape.load(data)
+        state: State = data if self._mapping is None else self._mapping.load(data)
         return state
 
     def snapshot_of(self, state: State, codec: Codec, stream: str) -> Any:

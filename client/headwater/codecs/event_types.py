@@ -22,7 +22,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from headwater.codecs.codec import Codec, MsgpackCodec
-from headwater.codecs.type_mapping import FunctionShape, Shape, shape_of
+from headwater.codecs.type_mapping import FunctionMapping, TypeMapping, mapping_of
 from headwater.errors import InvalidArgument, Undecodable
 from headwater.records import Event, RecordedEvent
 
@@ -40,7 +40,7 @@ class _Registered:
     schema: int = 1
     registered: bool = False
     kind: type | None = None
-    shape: Shape | None = None
+    mapping: TypeMapping | None = None
     upcasters: dict[int, Upcaster] = dataclasses.field(default_factory=dict)
 
 
@@ -70,7 +70,7 @@ class EventTypes:
 
         Raises:
             InvalidArgument: the type or the class is registered already, or the class has no
-                shape that is known.
+                mapping that is known.
         """
         if schema < 1:
             raise InvalidArgument(f"register {name!r}: schema {schema}; the first is 1")
@@ -92,9 +92,9 @@ class EventTypes:
         known.registered = True
         known.kind = kind
         if dump is not None and load is not None:
-            known.shape = FunctionShape(dump, load)
+            known.mapping = FunctionMapping(dump, load)
         elif kind is not None:
-            known.shape = shape_of(kind)
+            known.mapping = mapping_of(kind)
         if kind is not None:
             self._names[kind] = name
 
@@ -144,12 +144,12 @@ class EventTypes:
         if known is None:
             return event
         data = event.data
-        if known.shape is not None:
+        if known.mapping is not None:
             try:
                 if known.kind is not None and not isinstance(data, known.kind):
                     # Plain data is held against the class, so that it can be read again.
-                    data = known.shape.load(data)
-                data = known.shape.dump(data)
+                    data = known.mapping.load(data)
+                data = known.mapping.dump(data)
             except Exception as error:
                 raise InvalidArgument(
                     f"{event.type}: the data does not fit: {type(error).__name__}: {error}"
@@ -185,9 +185,9 @@ class EventTypes:
             raise Undecodable(
                 f"{_told(event, schema)}: the newest schema known here is {known.schema}"
             )
-        if known.shape is not None:
+        if known.mapping is not None:
             try:
-                data = known.shape.load(data)
+                data = known.mapping.load(data)
             except Exception as error:
                 raise Undecodable(
                     f"{_told(event, schema)}: the data does not fit: "

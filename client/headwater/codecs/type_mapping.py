@@ -1,4 +1,4 @@
-"""Shapes: objects of an application's classes as plain data, and back.
+"""Type mapping: objects of an application's classes as plain data, and back.
 
     Deposited(amount=Decimal("10"))  --dump-->  {"amount": Decimal("10")}  --codec--> bytes
                                      <--load--
@@ -27,7 +27,7 @@ _KEPT: Final = (bytes, datetime, date, UUID, Decimal)
 """What the codec has a form for, so msgspec need not make a str of it."""
 
 
-class Shape(Protocol):
+class TypeMapping(Protocol):
     """Turns objects of one class into what a codec takes, and back."""
 
     def dump(self, value: Any) -> Any:
@@ -37,27 +37,27 @@ class Shape(Protocol):
         """The object that `dump` made *data* of; any exception if the data does not fit."""
 
 
-def shape_of(kind: type) -> Shape:
-    """The shape of a class.
+def mapping_of(kind: type) -> TypeMapping:
+    """The mapping of a class.
 
     Raises:
         InvalidArgument: it is no dataclass, msgspec.Struct or pydantic model, or a dataclass
             with a field whose type does not say what to make of the data.
     """
     if hasattr(kind, "__struct_fields__"):
-        return StructShape(kind)
+        return StructMapping(kind)
     if hasattr(kind, "model_validate"):
-        return ModelShape(kind)
+        return ModelMapping(kind)
     if dataclasses.is_dataclass(kind):
-        return DataclassShape(kind, {})
+        return DataclassMapping(kind, {})
     raise InvalidArgument(
         f"{kind.__qualname__} is no dataclass, msgspec.Struct or pydantic model; give dump= and "
         "load= functions"
     )
 
 
-def has_shape(kind: type) -> bool:
-    """Whether shape_of knows what to do with a class."""
+def has_mapping(kind: type) -> bool:
+    """Whether mapping_of knows what to do with a class."""
     return (
         hasattr(kind, "__struct_fields__")
         or hasattr(kind, "model_validate")
@@ -66,14 +66,14 @@ def has_shape(kind: type) -> bool:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class FunctionShape:
+class FunctionMapping:
     """Two functions of the application's."""
 
     dump: Callable[[Any], Any]
     load: Load
 
 
-class StructShape:
+class StructMapping:
     """A msgspec.Struct; pip install headwater[msgspec]."""
 
     def __init__(self, kind: type) -> None:
@@ -90,7 +90,7 @@ class StructShape:
         return self._convert(data, self._kind, builtin_types=_KEPT)
 
 
-class ModelShape:
+class ModelMapping:
     """A pydantic model; pip install headwater[pydantic]."""
 
     def __init__(self, kind: Any) -> None:
@@ -101,13 +101,13 @@ class ModelShape:
         return value.model_dump(round_trip=True)
 
 
-class DataclassShape:
+class DataclassMapping:
     """A dataclass, with dataclasses, enums and containers of them in it.
 
     The types of the fields say what to make of the data; they are not checked against it.
     """
 
-    def __init__(self, kind: Any, known: dict[type, "DataclassShape"]) -> None:
+    def __init__(self, kind: Any, known: dict[type, "DataclassMapping"]) -> None:
         known[kind] = self
         self._kind = kind
         hints = typing.get_type_hints(kind)
@@ -154,7 +154,7 @@ def plain(value: Any) -> Any:
             return value
 
 
-def _load_of(hint: Any, place: str, known: dict[type, DataclassShape]) -> Load | None:
+def _load_of(hint: Any, place: str, known: dict[type, DataclassMapping]) -> Load | None:
     """How to make what *hint* says; None: the data is it already."""
     hint = getattr(hint, "__supertype__", hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -166,12 +166,12 @@ def _load_of(hint: Any, place: str, known: dict[type, DataclassShape]) -> Load |
         if issubclass(hint, Enum):
             return hint
         if dataclasses.is_dataclass(hint):
-            return (known.get(hint) or DataclassShape(hint, known)).load
+            return (known.get(hint) or DataclassMapping(hint, known)).load
     return None
 
 
 def _load_of_union(
-    arguments: tuple[Any, ...], place: str, known: dict[type, DataclassShape]
+    arguments: tuple[Any, ...], place: str, known: dict[type, DataclassMapping]
 ) -> Load | None:
     loads = [_load_of(argument, place, known) for argument in arguments]
     wanted = [load for load in loads if load is not None]
@@ -189,7 +189,7 @@ def _load_of_union(
 
 
 def _load_of_container(
-    origin: Any, arguments: tuple[Any, ...], place: str, known: dict[type, DataclassShape]
+    origin: Any, arguments: tuple[Any, ...], place: str, known: dict[type, DataclassMapping]
 ) -> Load | None:
     loads = [_load_of(argument, place, known) for argument in arguments if argument is not ...]
     if origin is tuple:

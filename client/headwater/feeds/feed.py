@@ -166,7 +166,7 @@ class Feed(ABC, Generic[Q]):
             if not self._channel.runtime.shares_connections:
                 connection.close()
             raise
-        connection.wait_for_ever()
+        connection.wait_without_timeout()
         self._connection = connection
 
     async def _reopen(self) -> None:

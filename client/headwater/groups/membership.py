@@ -80,7 +80,7 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
             replies = connection.post(requests)
             if error is None or isinstance(error, Exception):
                 # A connection that is closed behind us must not look like our death.
-                connection.wait_for_answers(self._channel.options.request_timeout)
+                connection.wait_with_timeout(self._channel.options.request_timeout)
                 for reply in replies:
                     if not reply.done:
                         await connection.wait(reply)

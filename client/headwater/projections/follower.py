@@ -112,11 +112,11 @@ class Projection:
     attempts: int
 
 
-class Retired(Exception):
+class Superseded(Exception):
     """The build is not there any more: another one took its place."""
 
 
-class Astray(Exception):
+class PositionMismatch(Exception):
     """The build is not as far as it was: it was removed, or restored from a backup."""
 
 
@@ -189,8 +189,8 @@ class Follower:
         """Handle what comes, for ever; or until *level*, asked when caught up, says so.
 
         Raises:
-            Retired: the build is not there any more.
-            Astray: it is not where it was.
+            Superseded: the build is not there any more.
+            PositionMismatch: it is not where it was.
             HeadwaterError: what has nothing to do with an event; it can go on from there.
         """
         self.position = (await self.run(self._progress)).position
@@ -291,7 +291,7 @@ class Follower:
     async def _progress(self, tx: ProjectionTransaction) -> Progress:
         progress = await tx.progress(self.projection.name, self.build)
         if progress is None:
-            raise Retired
+            raise Superseded
         return progress
 
     def _write(self, tx: ProjectionTransaction, progress: Progress) -> None:
@@ -312,7 +312,7 @@ class Follower:
         """Handle events in order, as many as there is time for; how many that were."""
         progress = await self._progress(tx)
         if progress.position < after:
-            raise Astray
+            raise PositionMismatch
         parked = await self._parked_now(tx, progress)
         now = self._channel.runtime.now
         enough = now() + self.projection.batch_seconds
@@ -359,7 +359,7 @@ class Follower:
         """Note that nothing of concern is between what is known to be done and *position*."""
         progress = await self._progress(tx)
         if progress.position < after:
-            raise Astray
+            raise PositionMismatch
         if progress.position < position:
             self._write(tx, replace(progress, position=position))
 

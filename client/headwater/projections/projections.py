@@ -21,7 +21,14 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from headwater.errors import CommitUnknown, HeadwaterError, InvalidArgument, ProjectionBehind
-from headwater.projections.follower import Astray, Follower, Handler, Projection, Retired, log
+from headwater.projections.follower import (
+    Follower,
+    Handler,
+    PositionMismatch,
+    Projection,
+    Superseded,
+    log,
+)
 from headwater.projections.host import Host
 from headwater.projections.rebuilding import REMOVED_KEYS_MAX, opened, rebuilt
 from headwater.projections.state import (
@@ -431,7 +438,7 @@ async def keep(host: Host, projection: Projection) -> None:
                 return
             backoff.reset()
             await Follower(host, projection, build.number).follow()
-        except (Retired, Astray):
+        except (Superseded, PositionMismatch):
             pass  # Another process put another build there, or a backup was restored.
         except HeadwaterError as error:
             if not error.retryable and not isinstance(error, CommitUnknown):
@@ -448,7 +455,7 @@ async def look_ahead_for_ever(host: Host, projections: Sequence[Projection]) -> 
         for projection in projections:
             try:
                 await look_ahead(host, projection)
-            except Retired:
+            except Superseded:
                 pass  # It was replaced meanwhile.
             except HeadwaterError as error:
                 if not error.retryable and not isinstance(error, CommitUnknown):

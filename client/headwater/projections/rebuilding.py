@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from headwater.errors import InvalidArgument, RebuildRefused
-from headwater.projections.follower import Astray, Follower, Projection, Retired
+from headwater.projections.follower import Follower, PositionMismatch, Projection, Superseded
 from headwater.projections.host import Host
 from headwater.projections.state import (
     Build,
@@ -106,9 +106,9 @@ async def rebuilt(
         try:
             await follower.follow(level)
             break
-        except Astray:
+        except PositionMismatch:
             continue
-        except Retired:
+        except Superseded:
             # Another process has done it, or began once more.
             return await opened(host, projection)
     head = await Follower(host, projection, 0).run(_head, projection.name)
@@ -130,7 +130,7 @@ async def retry_all(follower: Follower) -> None:
 async def _head(tx: ProjectionTransaction, name: str) -> Head:
     head = await tx.head(name)
     if head is None:
-        raise Retired
+        raise Superseded
     return head
 
 
@@ -165,11 +165,11 @@ async def _switch(
     if head.build.number == build.number:
         return []
     if head.next is None or head.next.number != build.number:
-        raise Retired
+        raise Superseded
     new = await tx.progress(name, build.number)
     old = await tx.progress(name, head.build.number)
     if new is None:
-        raise Retired
+        raise Superseded
     if old is not None and new.position < old.position:
         _, rows = await tx.events(build.wanted, new.position, 1)
         if rows and rows[0][0] <= old.position:

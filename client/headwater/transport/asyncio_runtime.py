@@ -10,7 +10,7 @@ from headwater.transport.address import Address
 from headwater.transport.connection import CHECKS_PER_TIMEOUT, Connection, Reply
 from headwater.transport.runtime import Greeting, Options, not_connected
 
-LAST_WORDS_S_MAX: Final = 1.0
+CLOSE_S_MAX: Final = 1.0
 """Seconds to wait for a transport to close: what is written must go out, and TLS says farewell,
 but a peer that does not read must not keep the application from ending."""
 
@@ -86,7 +86,7 @@ class AsyncioConnection(Connection, asyncio.Protocol):
     async def ended(self) -> None:
         """Return when the transport is closed too, as long as that takes no time."""
         if self._transport is not None:
-            await asyncio.wait([self._ended], timeout=LAST_WORDS_S_MAX)
+            await asyncio.wait([self._ended], timeout=CLOSE_S_MAX)
             self._transport.abort()
 
     def abort(self) -> None:

@@ -96,10 +96,10 @@ class BlockingConnection(Connection):
         self._timeout = seconds
         _set_timeout(self._socket, seconds)
 
-    def wait_for_ever(self) -> None:
+    def wait_without_timeout(self) -> None:
         _set_timeout(self._socket, None)
 
-    def wait_for_answers(self, seconds: float) -> None:
+    def wait_with_timeout(self, seconds: float) -> None:
         self.set_timeout(seconds)
 
     def _shut(self) -> None:

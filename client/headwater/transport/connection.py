@@ -190,10 +190,10 @@ class Connection(ABC):
             self._wake(reply.sleeper)
             reply.sleeper = None
 
-    def wait_for_ever(self) -> None:  # noqa: B027 - most runtimes need not be told
+    def wait_without_timeout(self) -> None:  # noqa: B027 - most runtimes need not be told
         """From now on what is waited for is news, which may take any time, and no answer."""
 
-    def wait_for_answers(self, seconds: float) -> None:  # noqa: B027 - as wait_for_ever
+    def wait_with_timeout(self, seconds: float) -> None:  # noqa: B027 - as wait_without_timeout
         """From now on what is waited for is an answer again, for so long at most."""
 
     def new_reply(self) -> Reply:

@@ -12,7 +12,7 @@ import pydantic
 import pytest
 
 from headwater.codecs.codec import MsgpackCodec
-from headwater.codecs.type_mapping import shape_of
+from headwater.codecs.type_mapping import mapping_of
 from headwater.errors import InvalidArgument
 
 Account = NewType("Account", str)
@@ -104,22 +104,22 @@ VALUES = [
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_an_object_comes_back_equal_through_the_codec(value: Any) -> None:
-    shape = shape_of(type(value))
+    mapping = mapping_of(type(value))
     codec = MsgpackCodec()
-    assert shape.load(codec.decode(codec.encode(shape.dump(value)))) == value
+    assert mapping.load(codec.decode(codec.encode(mapping.dump(value)))) == value
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_a_field_that_the_class_lacks_is_left_out(value: Any) -> None:
-    shape = shape_of(type(value))
-    assert shape.load({**shape.dump(value), "unheard_of": 1}) == value
+    mapping = mapping_of(type(value))
+    assert mapping.load({**mapping.dump(value), "unheard_of": 1}) == value
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("data", [None, 7, {}, ["a"]])
 def test_data_that_does_not_fit_is_an_error(value: Any, data: Any) -> None:
     with pytest.raises(Exception, match=r"\w"):
-        shape_of(type(value)).load(data)
+        mapping_of(type(value)).load(data)
 
 
 def test_a_union_that_the_data_does_not_tell_apart_is_refused() -> None:
@@ -133,9 +133,9 @@ def test_a_union_that_the_data_does_not_tell_apart_is_refused() -> None:
 
     for kind in (Either, Half):
         with pytest.raises(InvalidArgument, match=r"one: the data does not say which"):
-            shape_of(kind)
+            mapping_of(kind)
 
 
 def test_a_class_of_another_sort_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="give dump= and load="):
-        shape_of(complex)
+        mapping_of(complex)

@@ -15,7 +15,7 @@ from headwater import Event
 from headwater.cli.server_process import ServerProcess
 from headwater.codecs.codec import MsgpackCodec, RawCodec
 from headwater.codecs.event_types import EventTypes, TypedCodec
-from headwater.projections.follower import Astray, Follower
+from headwater.projections.follower import Follower, PositionMismatch
 from headwater.projections.projections import look_ahead
 from headwater.projections.rebuilding import opened
 from tests.client.faces import run_on
@@ -224,7 +224,7 @@ def test_events_that_another_process_has_handled_are_passed_over(
         # One that is ahead of what is known to be done would leave something out.
         ahead = Follower(db._host(), projection, build.number)
         ahead.position = 1 << 60
-        with pytest.raises(Astray):
+        with pytest.raises(PositionMismatch):
             await ahead.project(rows)
 
     run_on("trio", real_server.url, scenario)
