@@ -27,25 +27,27 @@ def connect(
     client_name: str | None = None,
     open_stream: Callable[[], Awaitable[Any]] | None = None,
 ) -> Database:
-    """A database, for trio or asyncio: `async with headwater.connect(url) as db`.
+    """Make a database for trio or asyncio: `async with headwater.connect(url) as db`.
 
     Args:
         url: headwater://user:password@host:port, headwaters:// for TLS, or
             headwater+unix:///path/of/the.sock.
-        user, password: in place of those in the URL.
-        tls: True: trust what the system trusts, and ca_file; or a context of your own.
-        ca_file: certificates to trust, in PEM.
-        codec: of values, event data and states; MsgpackCodec unless given.
+        user, password: instead of those in the URL.
+        tls: True: trust the certificates of the system and those of ca_file. Or an SSLContext.
+        ca_file: a file of certificates to trust, in PEM.
+        codec: of values, event data and states. The default is MsgpackCodec.
         connect_timeout: seconds to connect and authenticate.
         request_timeout: seconds to wait for an answer.
-        retry_timeout: seconds to go on trying where that is safe: writes outside of a
-            transaction, `run`, a subscription that reconnects.
-        client_name: for the server's log.
-        open_stream: trio only: opens the stream of a connection, in place of the address.
+        retry_timeout: seconds to keep retrying where that is safe: writes outside of a
+            transaction, `run`, subscriptions that reconnect.
+        client_name: shown in the server's log.
+        open_stream: on trio, a function that opens the stream of a connection instead of the
+            address.
 
     Raises:
-        InvalidArgument: the URL or an option is wrong.
-        ConnectionLost, AuthenticationFailed: on entering the block.
+        InvalidArgument: the URL or an option is invalid.
+        ConnectionLost: no server answered. Raised when the block is entered.
+        AuthenticationFailed: the server refused the user. Raised when the block is entered.
     """
     address = parse_address(url, user=user, password=password, tls=tls, ca_file=ca_file)
     return Database(
@@ -67,7 +69,7 @@ def connect_blocking(
     retry_timeout: float = 30.0,
     client_name: str | None = None,
 ) -> BlockingDatabase:
-    """The same without an event loop: `with headwater.connect_blocking(url) as db`.
+    """Make a database without an event loop: `with headwater.connect_blocking(url) as db`.
 
     Arguments and errors are those of `connect`.
     """
@@ -91,9 +93,9 @@ def _options(
         ("request_timeout", request_timeout),
     ):
         if not 0 < seconds < 1e9:
-            raise InvalidArgument(f"{name}: {seconds}; a number of seconds above 0 is wanted")
+            raise InvalidArgument(f"{name}: {seconds}; it must be a number of seconds above 0")
     if not retry_timeout >= 0:
-        raise InvalidArgument(f"retry_timeout: {retry_timeout}; it cannot be negative")
+        raise InvalidArgument(f"retry_timeout: {retry_timeout}; the minimum is 0")
     return Options(
         codec=MsgpackCodec() if codec is None else codec,
         connect_timeout=connect_timeout,

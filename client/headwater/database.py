@@ -58,11 +58,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Database(Reads, SingleWrites):
     """A database on a server. Any number of tasks may use it at once, over one connection.
 
-    Use it with `async with`. A connection that is lost is opened again when it is next used.
+    Use it with `async with`. A lost connection is reopened when it is next needed.
 
-    Reads outside of a transaction see the newest commit; one that comes in pages stays at the
-    commit of its first page. Writes outside of a transaction are each one of their own, and
-    are done exactly once, even when the connection is lost meanwhile.
+    A read outside of a transaction sees the newest commit. If its result comes in pages, all
+    pages are of the commit of the first page. A write outside of a transaction is a transaction
+    of its own. It happens exactly once, even if the connection is lost while it runs.
 
     Attributes:
         address: of the server.
@@ -79,7 +79,7 @@ class Database(Reads, SingleWrites):
 
     async def __aenter__(self) -> "Database":
         if self._opened_channel is not None:
-            raise InvalidArgument("this database was opened before; connect() gives another")
+            raise InvalidArgument("this database was opened before; connect() makes a new one")
         if self._runtime is None:
             self._runtime = running_runtime()
         await self._runtime.__aenter__()
@@ -103,14 +103,14 @@ class Database(Reads, SingleWrites):
         return await self._runtime.__aexit__(kind, error, trace)
 
     async def close(self) -> None:
-        """Close the connection now; leaving `async with` does it too."""
+        """Close the connection now. Leaving `async with` also closes it."""
         if self._opened_channel is not None:
             self._opened_channel.close()
 
     @property
     def _channel(self) -> Channel:
         if self._opened_channel is None:
-            raise InvalidArgument("a database is used inside of `async with connect(…) as db`")
+            raise InvalidArgument("use the database inside of `async with connect(…) as db`")
         return self._opened_channel
 
     def _fetch(
@@ -128,12 +128,14 @@ class Database(Reads, SingleWrites):
     # Transactions.
 
     def transaction(self, *, isolation: str = SERIALIZABLE, read_only: bool = False) -> Transaction:
-        """A transaction: `async with` commits it at the end of the block, or rolls it back.
+        """Make a transaction. `async with` commits it at the end of the block.
+
+        If the block raises an exception, the transaction is rolled back.
 
         Args:
-            isolation: "serializable": as if transactions ran one after the other. "snapshot":
-                only two that write the same key conflict.
-            read_only: all reads are of one commit; it takes no writes and never conflicts.
+            isolation: "serializable": the result is as if transactions ran one after the other.
+                "snapshot": two transactions conflict only if they write the same key.
+            read_only: refuse writes. All reads are of one commit, and there are no conflicts.
         """
         return Transaction(self._channel, self._codec, isolation=isolation, read_only=read_only)
 
@@ -145,14 +147,23 @@ class Database(Reads, SingleWrites):
         attempts: int | None = None,
         deadline: float | None = None,
     ) -> T:
-        """Call function(tx, *arguments) and commit; its result, once that has happened.
+        """Call function(tx, *arguments), commit, and return its result.
 
-        It is called again, with a new transaction, after a conflict or a lost connection, and
-        takes effect exactly once. So whatever else it does must bear to be repeated.
+        After a conflict or a lost connection the function is called again, with a new
+        transaction. What it does with the transaction takes effect exactly once. Everything else
+        that it does may be repeated.
 
         Args:
-            attempts: how often it is called at most; None: as often as the deadline allows.
-            deadline: seconds after which no new attempt is begun; None: retry_timeout.
+            function: the work; the first argument is the transaction.
+            arguments: passed on to the function.
+            isolation: of the transactions, as for `transaction`.
+            attempts: the maximum number of calls. None: no limit but the deadline.
+            deadline: seconds after which no new attempt starts. None: the retry_timeout of
+                `connect`.
+
+        Raises:
+            CommitUnknown: the commit may have happened. No server answered before the deadline.
+            HeadwaterError: an error that another attempt cannot cure, or that of the last attempt.
         """
         return await running.run(
             self._channel,
@@ -164,7 +175,7 @@ class Database(Reads, SingleWrites):
         )
 
     def batch(self) -> Batch:
-        """Conditions, reads and writes to be executed together in one round trip."""
+        """Make an empty batch. `execute` sends all of it in one round trip."""
         self._channel  # noqa: B018 - raises if there is none
         return Batch(self._codec)
 
@@ -172,9 +183,10 @@ class Database(Reads, SingleWrites):
         """Execute a batch as one transaction, exactly once.
 
         Raises:
-            ConditionFailed: one of its conditions does not hold; nothing was done.
-            HistoryGone: it was committed, as error.details["commit"], but the answer was lost,
-                and when it was asked for again, what it read was beyond the history window.
+            ConditionFailed: one of its conditions does not hold. Nothing was written.
+            HistoryGone: the batch was committed, as error.details["commit"], but the answer was
+                lost. When the client asked again, the commit that the batch had read was older
+                than the history window.
         """
         transaction = new_transaction_id()
         committed, results = await self._channel.persist(
@@ -186,11 +198,11 @@ class Database(Reads, SingleWrites):
     async def status(
         self, transaction: UUID | bytes | str, *, resolve: bool = False
     ) -> TransactionStatus:
-        """What became of a transaction.
+        """Ask for the status of a transaction.
 
         Args:
             transaction: its id.
-            resolve: abort it for good unless it has committed, so that the answer is final.
+            resolve: abort the transaction unless it has committed. Then the answer is final.
         """
         try:
             identity = transaction_bytes(transaction)
@@ -199,10 +211,10 @@ class Database(Reads, SingleWrites):
         state, committed = await self._channel.read("status", identity, resolve)
         return TransactionStatus(state, None if committed is None else committed_from(committed))
 
-    # What was, what comes.
+    # The past, and feeds.
 
     def at(self, *, commit: int | None = None, time: datetime | None = None) -> Past:
-        """The database as it was at a commit, or at the newest commit of a time."""
+        """Read the database as it was at a commit, or at the newest commit at a time."""
         return Past(self._channel, self._codec, commit=commit, time=time)
 
     def subscribe(
@@ -219,22 +231,22 @@ class Database(Reads, SingleWrites):
         keys: Key | KeyRange | None = None,
         window: int = WINDOW_DEFAULT,
     ) -> Subscription:
-        """Events after a position, from history into what is still to come.
+        """Subscribe to the events after a position: first those of the past, then new ones.
 
         Args:
-            after: a position, exclusive; 0: from the first event.
+            after: a position, exclusive. 0: start with the first event.
             since: only events of this time and later.
             stream, category, prefix, types, tags, query: which events, as for read_all.
-            keys: in place of events, every change of the keys that begin so, or of a KeyRange;
-                `after` is a commit then, within the history window.
-            window: events or changes that the server may send ahead of the consumer.
+            keys: a prefix of keys, or a KeyRange. Instead of events, deliver every change of these
+                keys. Then `after` is a commit of the history window.
+            window: how many events or changes the server may send ahead of the consumer.
         """
         POSITION(after, "subscribe: after")
         if keys is not None:
             if any(
                 each is not None for each in (since, stream, category, prefix, types, tags, query)
             ):
-                raise InvalidArgument("subscribe: keys= goes with after= and window= alone")
+                raise InvalidArgument("subscribe: keys= allows only after= and window= beside it")
             wanted_keys = range_of(keys)
             return KeyFeed(
                 self._channel, self._codec, wanted=wanted_keys, after=after, window=window
@@ -254,18 +266,18 @@ class Database(Reads, SingleWrites):
 
     @property
     def groups(self) -> Groups:
-        """The consumer groups: to create, change, list and delete them, and what is parked."""
+        """The consumer groups: create, change, list and delete them, and see parked events."""
         return Groups(lambda: self._channel, self._codec)
 
     def join(
         self, group: str, *, credit: int = GROUP_CREDIT_DEFAULT, until_caught_up: bool = False
     ) -> Membership:
-        """Become a consumer of a group: `async with db.join(…) as group`, and `async for`.
+        """Join a consumer group: `async with db.join(…) as group`, then `async for`.
 
         Args:
             group: its name.
-            credit: deliveries that may be here at once, settled ones not counted.
-            until_caught_up: end once every event is done, instead of waiting for new ones.
+            credit: how many unsettled deliveries this consumer may hold at once.
+            until_caught_up: stop once every event is done, instead of waiting for new ones.
         """
         NAME(group, "join: group")
         return Membership(
@@ -278,7 +290,7 @@ class Database(Reads, SingleWrites):
         return CommitPages(self._channel.read, after, limit=limit)
 
     def snapshots(self) -> Pages[StoredSnapshot]:
-        """Iterate over every stored snapshot, in no order that means something."""
+        """Iterate over all stored snapshots, in no particular order."""
         return SnapshotPages(self._channel.read, self._codec)
 
     def streams(self, *, prefix: str = "") -> Pages[StreamInfo]:
@@ -293,7 +305,7 @@ class Database(Reads, SingleWrites):
 
     @property
     def projections(self) -> Projections:
-        """The projections of this database: their status, what is parked, rebuilding."""
+        """The projections of this database: status, parked streams, rebuilding."""
         if self._projections is None:
             self._projections = Projections(self._host)
         return self._projections
@@ -314,18 +326,18 @@ class Database(Reads, SingleWrites):
         batch_seconds: float = BATCH_SECONDS_DEFAULT,
         attempts: int = ATTEMPTS_DEFAULT,
     ) -> Callable[[F], F]:
-        """Define a projection: a handler of events, whose writes happen exactly once.
+        """Define a projection: a handler of events whose writes happen exactly once.
 
         The handler, handler(tx, event), writes to `tx.model`, which readers see as
-        `db.model(name)`, and may do all else that a transaction can. It is run by
-        `run_projections`. If it raises an error, the stream of the event is parked.
+        `db.model(name)`. It may use everything else that a transaction offers.
+        `run_projections` calls it. If it raises an error, the stream of the event is parked.
 
         Args:
-            name: under which its position and its model are kept.
-            version: of the handler. Raise it, and the model is made anew beside the old one.
+            name: the name under which its position and its model are stored.
+            version: of the handler. A higher version rebuilds the model beside the old one.
             stream, category, prefix, types, tags, query: which events, as for read_all.
-            batched: the handler takes a list of events, handler(tx, events).
-            batch_size: events in one transaction at most.
+            batched: pass a list of events to the handler: handler(tx, events).
+            batch_size: the maximum number of events in one transaction.
             batch_seconds: seconds after which a transaction takes no further event.
             attempts: how often an event is tried before its stream is parked.
         """
@@ -352,37 +364,38 @@ class Database(Reads, SingleWrites):
         return define
 
     def run_projections(self, *names: str) -> AbstractAsyncContextManager[None]:
-        """Run projections as long as a block runs: `async with db.run_projections()`.
+        """Run projections while a block runs: `async with db.run_projections()`.
 
-        Several processes may run the same: each event takes effect once. They go on after a lost
-        connection, for as long as it takes. An error that time does not mend ends the block.
+        Several processes may run the same projection; each event takes effect once. A projection
+        survives lost connections, however long they last. An error that retrying cannot cure ends
+        the block.
 
         Args:
-            names: of those to run; without any, all that are defined here.
+            names: the projections to run. Without names: all that are defined here.
         """
         return self.projections.run(*names)
 
     async def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109
-        """Return when a projection has dealt with all events up to a position.
+        """Wait until a projection has processed all events up to a position.
 
-        It reads as much as has been written then: await db.wait_for("balances",
-        committed.last_position). Events of a parked stream count as dealt with.
+        After `await db.wait_for("balances", committed.last_position)` the model contains what that
+        commit wrote. Events of a parked stream count as processed.
 
         Args:
-            name: of the projection; it may run in another process.
-            position: of an event, whether it concerns the projection or not.
-            timeout: seconds.
+            name: of the projection. It may run in another process.
+            position: of any event, also of one that the projection does not handle.
+            timeout: in seconds.
 
         Raises:
-            ProjectionBehind: it had not come so far when the time was over.
+            ProjectionBehind: the projection had not reached the position in time.
         """
         await self.projections.wait_for(name, position, timeout=timeout)
 
     async def projection_status(self, name: str) -> ProjectionStatus:
-        """How far a projection is, how far behind, and what is parked.
+        """The position of a projection, its lag, and the number of its parked streams.
 
         Raises:
-            InvalidArgument: it never ran on this database.
+            InvalidArgument: the projection never ran on this database.
         """
         return await self.projections.status(name)
 
@@ -399,23 +412,24 @@ class Database(Reads, SingleWrites):
         return Pong(commit, time_of(time))
 
     async def stats(self) -> dict[str, Any]:
-        """Figures of the server, by name."""
+        """The statistics of the server, by name."""
         figures: dict[str, Any] = await self._channel.read("stats")
         return figures
 
     async def backup(self, name: str) -> Backup:
-        """Have the server make a backup; a TimedOut does not end it. See docs/guide/backup.md."""
+        """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
         return Backup(*await (await self._channel.connection()).ask("backup", name))
 
     async def users(self) -> list[str]:
-        """The names of the users. Without any, the server asks nobody for a password."""
+        """The names of the users. If there are none, the server asks nobody for a password."""
         names: list[str] = await self._channel.read("user_list")
         return names
 
     async def add_user(self, name: str, password: str) -> None:
-        """Add a user. Only what proves the password travels, not the password.
+        """Add a user. The client sends a verifier of the password, never the password.
 
-        The first user locks the door: connections without one are asked to connect again.
+        Once there is a user, the server refuses requests of connections that have not
+        authenticated.
         """
         await self._set_user("add_user", name, password, create=True)
 
@@ -424,7 +438,7 @@ class Database(Reads, SingleWrites):
         await self._set_user("set_password", name, password, create=False)
 
     async def remove_user(self, name: str) -> None:
-        """Remove a user. Connections that it has stay open."""
+        """Remove a user. Its open connections stay open."""
         connection = await self._channel.connection()
         await connection.ask("user_remove", name)
 

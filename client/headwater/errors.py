@@ -1,4 +1,4 @@
-"""Errors of the client: those of the protocol, and those that only a client can meet."""
+"""Errors of the client: those of the protocol, and those that only a client raises."""
 
 from headwater_protocol.errors import (
     AuthenticationFailed,
@@ -36,35 +36,35 @@ from headwater_protocol.errors import (
 
 
 class TimedOut(ConnectionLost, code="timed_out"):
-    """No answer came within the timeout. What was asked may still have been done, or be.
+    """No answer came within the timeout. The server may have processed the request, or still may.
 
-    It is a kind of ConnectionLost, since the caller is left in the same position; a commit
-    that timed out raises CommitUnknown instead.
+    It is a ConnectionLost, because the caller knows as little as after a lost connection. A commit
+    that times out raises CommitUnknown instead.
     """
 
 
 class Undecodable(HeadwaterError, code="undecodable"):
-    """The codec cannot read what is stored: it was written with another one."""
+    """The codec cannot decode stored bytes. They were probably written with another codec."""
 
 
 class StreamTruncated(HeadwaterError, code="stream_truncated"):
-    """No state can be made of a stream: events that it needs are hidden, and no snapshot stands in.
+    """The state of a stream cannot be built: events are hidden, and no snapshot replaces them.
 
-    details has `stream`, its `version`, `first`, the version of the first event that is there (one
-    above `version` if none is), and `begins`, the one from which they are needed.
+    details has `stream`; its `version`; `first`, the version of the first visible event (one above
+    `version` if none is visible); and `begins`, the version from which events are needed.
     """
 
 
 class ProjectionBehind(HeadwaterError, code="projection_behind"):
-    """A projection has not come as far as it was waited for."""
+    """A projection did not reach a position in time."""
 
     retryable = True
 
 
 class RebuildRefused(HeadwaterError, code="rebuild_refused"):
-    """A build was not put in the place of another, since events failed in it.
+    """A new build did not replace the current one, because events failed in it.
 
-    details["parked"] has [stream, position, reason] of each stream that is parked in it.
+    details["parked"] has [stream, position, reason] for each stream that is parked in it.
     """
 
 

@@ -5,8 +5,8 @@
     | milliseconds        |  7 | random    | 2 | random                         |
     +---------------------+----+-----------+---+--------------------------------+
 
-They sort by the time at which they were made, so the server's index of transactions is written
-at its end and not all over. Two that fall into one millisecond differ in 74 random bits.
+They sort by time, so the server appends to the end of its index of transactions instead of writing
+all over it. Two ids of the same millisecond differ in 74 random bits.
 """
 
 import os
@@ -19,17 +19,17 @@ _RANDOM: Final = ((1 << 80) - 1) & ~(0xF << 76 | 3 << 62)
 
 
 def new_transaction_id() -> bytes:
-    """An id that no other transaction has, as its 16 bytes. To make a UUID of it takes longer."""
+    """The 16 bytes of a new id. Bytes, because building a UUID object is slower."""
     milliseconds = time.time_ns() // 1_000_000
     noise = int.from_bytes(os.urandom(10)) & _RANDOM
     return ((milliseconds & 0xFFFF_FFFF_FFFF) << 80 | noise | _FIXED).to_bytes(16)
 
 
 def transaction_bytes(identity: UUID | bytes | str) -> bytes:
-    """The 16 bytes of a transaction id in any of the forms that a user may hold it in.
+    """The 16 bytes of a transaction id that is given as UUID, text or bytes.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an id.
     """
     match identity:
         case UUID():
@@ -39,4 +39,4 @@ def transaction_bytes(identity: UUID | bytes | str) -> bytes:
         case bytes() if len(identity) == 16:
             return identity
         case _:
-            raise ValueError(f"a transaction id is a UUID, not {identity!r:.60}")
+            raise ValueError(f"expected a transaction id (a UUID), got {identity!r:.60}")

@@ -132,11 +132,11 @@ def test_a_stream_that_has_other_events_is_not_written_over(
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "no JSON"),
-        ("[]\n", "no line of a dump"),
+        ("", "not JSON"),
+        ("[]\n", "not a line of a dump"),
         ('{"headwater": 9}\n', "not a dump of format 1"),
-        ('{"headwater": 1}\n{"key": ["a"]}\n{"end": {}}\n', "lines 2 to 2: not of a dump"),
-        ('{"headwater": 1}\n{"end": {"keys": 1}}\n', "it says"),
+        ('{"headwater": 1}\n{"key": ["a"]}\n{"end": {}}\n', "lines 2 to 2: not lines of a dump"),
+        ('{"headwater": 1}\n{"end": {"keys": 1}}\n', "its last line says"),
     ],
 )
 def test_what_is_no_dump_is_refused(empty: ServerProcess, text: str, what: str) -> None:
@@ -168,7 +168,7 @@ def test_users_are_added_changed_listed_and_removed(empty: ServerProcess) -> Non
     assert as_ann("user", "list", password="crayon").stdout == "ann\n"
     refused = call("stats", "--url", url)
     assert refused.exit_code == 1
-    assert "asks for a user and password" in refused.output
+    assert "requires a user and password" in refused.output
 
 
 def test_users_of_a_server_that_does_not_run_are_kept_in_its_directory(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_settings_come_from_flags_then_the_environment_then_a_file(
     file.write_text("[ping]\ncont = 2\n")
     wrong = call("ping", "--config", str(file))
     assert wrong.exit_code == 2
-    assert "no setting 'cont'" in wrong.output
+    assert "unknown setting 'cont'" in wrong.output
 
 
 def test_errors_are_one_line_and_their_exit_codes_tell_them_apart() -> None:

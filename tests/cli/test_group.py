@@ -44,7 +44,7 @@ def test_a_group_can_begin_with_what_comes_from_now_on(
         newest = db.append(name, headwater.Event("Happened")).last_position
     refused = call(real_server, "create", name, "--now", "--after", "1")
     assert refused.exit_code == 2
-    assert "--after or --now, not both" in refused.output
+    assert "either --after or --now" in refused.output
     made = call(real_server, "create", name, "--now")
     assert made.output == f"group {name} created; it begins after position {newest}\n"
 
@@ -78,4 +78,4 @@ def test_what_is_wrong_ends_with_one_line(real_server: ServerProcess, name: str)
     assert "event 7 is not parked" in call(real_server, "discard", name, "7").output
     neither = call(real_server, "replay", name)
     assert neither.exit_code == 2
-    assert "which? Positions, or --all" in neither.output
+    assert "give either positions or --all" in neither.output

@@ -13,7 +13,7 @@ def test_a_server_that_asks_for_a_user_is_there_all_the_same(tmp_path: Path) -> 
 
     with ServerProcess(tmp_path) as server:
         assert run("user", "add", "ann", "--password-stdin", entered="secret\n")[0] == 0
-        assert run("ping") == (0, f"{server.address}: there, and asks for a user\n")
+        assert run("ping") == (0, f"{server.address}: up, and requires a user\n")
         assert run("ping", "--user", "ann", "--password", "secret")[0] == 0
         assert run("ping", "--user", "ann", "--password", "wrong")[0] == 1
         assert run("stats")[0] == 1

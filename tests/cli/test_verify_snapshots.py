@@ -53,7 +53,7 @@ def test_each_snapshot_that_differs_is_told(application: None, tmp_path: Path) -
     with ServerProcess(tmp_path) as server, headwater.connect_blocking(server.url) as db:
         fill(db, "counter-a", "counter-b")
         place = "counting_application:counter"
-        equal = "4 snapshots: 4 equal, 0 differ, 0 unreadable, 0 of events that are gone\n"
+        equal = "4 snapshots: 4 equal, 0 differ, 0 unreadable, 0 of truncated events\n"
         assert verify(server, place) == (0, equal)
         assert verify(server, "counting_application:Namespace.counter") == (0, equal)
 
@@ -62,9 +62,9 @@ def test_each_snapshot_that_differs_is_told(application: None, tmp_path: Path) -
         code, output = verify(server, place, "--codec", "counting_application:codec")
         assert code == 1
         assert output.splitlines() == [
-            "counter-b at version 11: the snapshot has 10, the events come to 11",
-            "counter-b at version 12: the snapshot has 'text', the events come to 12",
-            "4 snapshots: 2 equal, 2 differ, 0 unreadable, 0 of events that are gone",
+            "counter-b at version 11: the snapshot has 10, but the replay gives 11",
+            "counter-b at version 12: the snapshot has 'text', but the replay gives 12",
+            "4 snapshots: 2 equal, 2 differ, 0 unreadable, 0 of truncated events",
         ]
         assert verify(server, place, "--prefix", "counter-a")[0] == 0
         assert verify(server, "counting_application:never_used")[1].startswith("0 snapshots")
@@ -75,17 +75,17 @@ def test_each_snapshot_that_differs_is_told(application: None, tmp_path: Path) -
             tx._core._writes[-1][-1] = b"\xc1"
         code, output = verify(server, place, "--prefix", "counter-a")
         assert code == 1
-        assert "counter-a at version 12: the snapshot cannot be read" in output
+        assert "counter-a at version 12: the snapshot cannot be decoded" in output
 
 
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("counting_application", "module:attribute is wanted"),
-        (":counter", "module:attribute is wanted"),
+        ("counting_application", "expected module:attribute"),
+        (":counter", "expected module:attribute"),
         ("no_such_application:counter", "there is no module no_such_application"),
         ("counting_application:nothing", "counting_application has no nothing"),
-        ("counting_application:codec", "is no headwater.Repository, but a MsgpackCodec"),
+        ("counting_application:codec", "is not a headwater.Repository but a MsgpackCodec"),
         ("broken_application:counter", "failed: ZeroDivisionError"),
         ("needy_application:counter", "needs no_such_module_anywhere"),
     ],

@@ -19,7 +19,7 @@ State = TypeVar("State")
 
 
 class Aggregate(NamedTuple, Generic[State]):
-    """The state of a stream at a version of it; 0: there is no such stream."""
+    """The state of a stream, and its version. Version 0: there is no such stream."""
 
     state: State
     version: StreamVersion
@@ -27,12 +27,12 @@ class Aggregate(NamedTuple, Generic[State]):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What became of a command.
+    """The result of a command.
 
     Attributes:
-        version: of the stream, with the events.
-        events: what was decided; empty: nothing was to be done, and nothing was written.
-        committed: None without events, and inside of a transaction that is still to commit.
+        version: of the stream, including the new events.
+        events: the decided events. Empty: nothing was written.
+        committed: None without events, and inside of a transaction, which has yet to commit.
     """
 
     version: StreamVersion
@@ -42,11 +42,11 @@ class Decided:
 
 @dataclass(slots=True)
 class _Replayed(Generic[State]):
-    """A state, and what it was made of.
+    """A state, and what it was built from.
 
     Attributes:
-        replayed: how many events were read for it.
-        recorded: whether all of them are committed, none of them the transaction's own.
+        replayed: the number of events that were read for it.
+        recorded: whether all of them are committed; none is of the transaction itself.
     """
 
     state: State
@@ -56,7 +56,7 @@ class _Replayed(Generic[State]):
 
 
 class Aggregates(Generic[State]):
-    """Made by `Repository.on`.
+    """The aggregates of a database, of a transaction, or of the past. Made by `Repository.on`.
 
     Attributes:
         repository: the rules of the aggregates.
@@ -67,7 +67,7 @@ class Aggregates(Generic[State]):
         self._place = place
 
     async def load(self, stream: str) -> Aggregate[State]:
-        """The state and the version of a stream: `state, version = await accounts.load(…)`.
+        """Load the state and the version of a stream: `state, version = await accounts.load(…)`.
 
         Raises:
             StreamTruncated: events that the state needs are hidden.
@@ -78,9 +78,18 @@ class Aggregates(Generic[State]):
     async def save(
         self, stream: str, events: Event | Iterable[Event], version: int
     ) -> Committed | None:
-        """Append events that were decided on the state of a version; None inside a transaction.
+        """Append events that were decided on the state of a version.
 
-        If a snapshot is due and events that it needs are hidden, none is kept, with a warning.
+        If a snapshot is due, but events that it needs are hidden, no snapshot is saved, with a
+        warning.
+
+        Args:
+            stream: its name.
+            events: one, or several in order.
+            version: of the state on which they were decided.
+
+        Returns:
+            The commit. Inside of a transaction, None.
 
         Raises:
             WrongVersion: the stream is at another version.
@@ -104,16 +113,19 @@ class Aggregates(Generic[State]):
         attempts: int | None = None,
         deadline: float | None = None,
     ) -> Decided:
-        """Load, decide, append with the version expected; again if another was faster.
+        """Load a state, decide, and append with the expected version. Repeat after a conflict.
 
-        What the command raises is raised here, and nothing is written.
+        An exception of the command is raised here, and nothing is written.
 
         Args:
-            command: command(state, *arguments) -> events; or what the Repository's decide takes.
-            attempts, deadline: as of `db.run`.
+            stream: its name.
+            command: a function, command(state, *arguments) -> events. If the Repository has a
+                `decide`, any value that it takes.
+            arguments: passed on to the command.
+            attempts, deadline: as for `db.run`.
 
         Raises:
-            Conflict: others were faster each time.
+            Conflict: there was a conflict in each attempt.
             StreamTruncated: events that the state needs are hidden.
         """
         if isinstance(self._place, Transaction):
@@ -138,7 +150,7 @@ class Aggregates(Generic[State]):
         self, transaction: Transaction, stream: str, command: Any, arguments: tuple[Any, ...]
     ) -> Decided:
         loaded = await self._replay(transaction, stream)
-        # Before the command, which may change a state that can be changed.
+        # Before the command, which might mutate the state.
         snapshot = self._snapshot_due(stream, loaded)
         events = self.repository.decided(loaded.state, command, arguments)
         if events:
@@ -151,7 +163,8 @@ class Aggregates(Generic[State]):
     ) -> None:
         every = self.repository.snapshot_every
         if every is not None and version // every != (version + len(events)) // every:
-            # Once in `every` events. Before they are appended: they are not recorded yet.
+            # Once in `every` events. Before the append, because a snapshot is made of recorded
+            # events only.
             await self._keep_at(transaction, stream, version)
         transaction.append(stream, events, expect=version)
 
@@ -159,8 +172,8 @@ class Aggregates(Generic[State]):
         try:
             loaded = await self._replay(transaction, stream)
         except StreamTruncated as error:
-            # The state that was decided on came from elsewhere, and the append is as right as it.
-            warnings.warn(f"no snapshot is kept: {error}", RuntimeWarning, stacklevel=2)
+            # The caller has the state from elsewhere, so the append itself is not affected.
+            warnings.warn(f"no snapshot is saved: {error}", RuntimeWarning, stacklevel=2)
             return
         if loaded.version == version:
             self._keep(transaction, stream, version, self._snapshot_due(stream, loaded))
@@ -185,14 +198,14 @@ class Aggregates(Generic[State]):
         repository = self.repository
         loaded = await reads.load(stream, schema=repository.schema, name=repository.name)
         if not loaded.is_whole:
-            # Of several pages, the later ones may have been truncated in between: once more.
+            # The stream may have been truncated between two pages, so load once more.
             loaded = await reads.load(stream, schema=repository.schema, name=repository.name)
         state = repository.initial()
         if loaded.snapshot is not None:
             try:
                 state = repository.load_state(loaded.snapshot.state)
             except Exception:
-                # Of code that forgot to raise its schema: the events are the truth.
+                # The code has changed and its schema has not. Use the events instead.
                 pages = reads.read(stream)
                 there = [event async for event in pages if event.version <= loaded.version]
                 loaded = Loaded(loaded.version, None, there, loaded.begins)

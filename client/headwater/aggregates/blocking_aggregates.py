@@ -12,7 +12,7 @@ State = TypeVar("State")
 
 
 class BlockingAggregates(Generic[State]):
-    """Made by `Repository.on`.
+    """The aggregates of a database, of a transaction, or of the past. Made by `Repository.on`.
 
     Attributes:
         repository: the rules of the aggregates.
@@ -27,7 +27,7 @@ class BlockingAggregates(Generic[State]):
         return self._core.repository
 
     def load(self, stream: str) -> Aggregate[State]:
-        """The state and the version of a stream: `state, version = accounts.load(…)`.
+        """Load the state and the version of a stream: `state, version = accounts.load(…)`.
 
         Raises:
             StreamTruncated: events that the state needs are hidden.
@@ -35,9 +35,18 @@ class BlockingAggregates(Generic[State]):
         return step(self._core.load(stream))
 
     def save(self, stream: str, events: Event | Iterable[Event], version: int) -> Committed | None:
-        """Append events that were decided on the state of a version; None inside a transaction.
+        """Append events that were decided on the state of a version.
 
-        If a snapshot is due and events that it needs are hidden, none is kept, with a warning.
+        If a snapshot is due, but events that it needs are hidden, no snapshot is saved, with a
+        warning.
+
+        Args:
+            stream: its name.
+            events: one, or several in order.
+            version: of the state on which they were decided.
+
+        Returns:
+            The commit. Inside of a transaction, None.
 
         Raises:
             WrongVersion: the stream is at another version.
@@ -52,16 +61,19 @@ class BlockingAggregates(Generic[State]):
         attempts: int | None = None,
         deadline: float | None = None,
     ) -> Decided:
-        """Load, decide, append with the version expected; again if another was faster.
+        """Load a state, decide, and append with the expected version. Repeat after a conflict.
 
-        What the command raises is raised here, and nothing is written.
+        An exception of the command is raised here, and nothing is written.
 
         Args:
-            command: command(state, *arguments) -> events; or what the Repository's decide takes.
-            attempts, deadline: as of `db.run`.
+            stream: its name.
+            command: a function, command(state, *arguments) -> events. If the Repository has a
+                `decide`, any value that it takes.
+            arguments: passed on to the command.
+            attempts, deadline: as for `db.run`.
 
         Raises:
-            Conflict: others were faster each time.
+            Conflict: there was a conflict in each attempt.
             StreamTruncated: events that the state needs are hidden.
         """
         return step(

@@ -23,10 +23,10 @@ from headwater_protocol.operations import NAME, SCHEMA
 State = TypeVar("State")
 
 SNAPSHOT_EVERY_DEFAULT: Final = 100
-"""Events after which a state is saved: a load reads them in one page."""
+"""Events after which a state is saved. A load reads so many in one page."""
 
 Decider = Callable[..., Iterable[Event] | Event | None]
-"""What a command comes to: from the state, and what else it is given, to events."""
+"""Decides the events of a command, from the state and the other arguments."""
 
 
 class Definition(Generic[State]):
@@ -50,21 +50,21 @@ class Definition(Generic[State]):
             NAME(name, "Repository: name")
         if snapshot_every is not None and snapshot_every < 1:
             raise InvalidArgument(
-                f"Repository: snapshot_every: {snapshot_every}; at least 1, or None for never"
+                f"Repository: snapshot_every: {snapshot_every}; the minimum is 1, or None for never"
             )
         if (dump is None) != (load is None):
-            raise InvalidArgument("Repository: give dump= and load= both, or neither")
+            raise InvalidArgument("Repository: give both dump= and load=, or neither")
         if isinstance(summaries, str):
-            raise InvalidArgument(f"Repository: summaries: several are wanted, not {summaries!r}")
+            raise InvalidArgument(f"Repository: summaries: expected a list, got {summaries!r}")
         for what, function in (("evolve", evolve), ("decide", decide)):
             if function is None and what == "decide":
                 continue
             if not callable(function):
                 raise InvalidArgument(
-                    f"Repository: {what}: a function is wanted, not {function!r:.60}"
+                    f"Repository: {what}: expected a function, got {function!r:.60}"
                 )
             if inspect.iscoroutinefunction(function):
-                raise InvalidArgument(f"Repository: {what} is a pure function, not a coroutine's")
+                raise InvalidArgument(f"Repository: {what} must be a `def`, not an `async def`")
         self.evolve = evolve
         self.schema = schema
         self.snapshot_every = snapshot_every
@@ -79,7 +79,7 @@ class Definition(Generic[State]):
             self._mapping = mapping_of(type(self.initial()))
 
     def initial(self) -> State:
-        """A state before the first event, shared with nobody."""
+        """A new state before the first event, which is not shared."""
         if callable(self._initial):
             made: State = self._initial()
             return made
@@ -88,7 +88,7 @@ class Definition(Generic[State]):
     def replay(self, state: State, events: Iterable[RecordedEvent]) -> State:
         """The state after some more events.
 
-        What evolve raises at an event whose data was erased says so.
+        If evolve fails at an event whose data was erased, a note on the exception says so.
         """
         evolve = self.evolve
         for event in events:
@@ -98,17 +98,17 @@ class Definition(Generic[State]):
                 if event.erased:
                     error.add_note(
                         f"event {event.version} of {event.stream} ({event.type}) was erased: its "
-                        "data is None, and event.erased is true; evolve must bear that"
+                        "data is None, and event.erased is true; evolve must handle that"
                     )
                 raise
         return state
 
     def is_summary(self, event: RecordedEvent) -> bool:
-        """Whether a state can be made from this event on, whatever was before it."""
+        """Whether a state can be built from this event on, without those before it."""
         return event.type in self.summaries and not event.erased
 
     def needed(self, stream: str, loaded: Loaded) -> Sequence[RecordedEvent]:
-        """The events that a state must be made of, from a snapshot or from the initial state.
+        """The events to replay, from a snapshot or from the initial state.
 
         Raises:
             StreamTruncated: some of them are hidden.
@@ -120,13 +120,13 @@ class Definition(Generic[State]):
             if self.is_summary(event) and len(events) - place == loaded.version - event.version + 1:
                 return events[place:]
         first = events[0].version if events else loaded.version + 1
-        there = f"are there from version {first} on" if events else "are all hidden"
+        there = f"are visible from version {first} on" if events else "are all hidden"
         raise StreamTruncated(
             f"stream {stream!r} was truncated: it begins at version {loaded.begins}, its events "
             f"{there}, and no snapshot {f'{self.name!r} ' if self.name else ''}of schema "
-            f"{self.schema} stands for those before. Load it with the schema that has a snapshot, "
-            f"and save that state as one of schema {self.schema}; or delete the stream to begin "
-            "anew",
+            f"{self.schema} covers those before. Load it with the schema that has a snapshot, "
+            f"and save that state with schema {self.schema}; or delete the stream to start "
+            "again",
             details={
                 "stream": stream,
                 "version": loaded.version,
@@ -136,10 +136,10 @@ class Definition(Generic[State]):
         )
 
     def decided(self, state: State, command: Any, arguments: tuple[Any, ...]) -> tuple[Event, ...]:
-        """The events that a command comes to.
+        """The events that a command decides.
 
         Raises:
-            InvalidArgument: the command is nothing that can be called, or comes to no events.
+            InvalidArgument: the command cannot be called, or its result is not events.
         """
         if self.decider is not None:
             events = self.decider(state, command, *arguments)
@@ -147,12 +147,12 @@ class Definition(Generic[State]):
             events = command(state, *arguments)
         else:
             raise InvalidArgument(
-                f"decide: {command!r:.60} is no function; for commands that are data give the "
+                f"decide: {command!r:.60} is not a function; for commands that are data, give the "
                 "Repository a decide="
             )
         if inspect.iscoroutine(events):
             events.close()
-            raise InvalidArgument("decide: a command is a pure function, not a coroutine's")
+            raise InvalidArgument("decide: a command must be a `def`, not an `async def`")
         return () if events is None else tuple(several(events, "decide"))
 
     def dump_state(self, state: State) -> Any:
@@ -160,22 +160,22 @@ class Definition(Generic[State]):
         return state if self._mapping is None else self._mapping.dump(state)
 
     def load_state(self, data: Any) -> State:
-        """The state that dump_state made *data* of; any exception if it does not fit."""
+        """The state of which dump_state made *data*. Raises any exception if it does not fit."""
         state: State = data if self._mapping is None else self._mapping.load(data)
         return state
 
     def snapshot_of(self, state: State, codec: Codec, stream: str) -> Any:
-        """The state as a snapshot keeps it; None if it would come back as another."""
+        """The state as a snapshot stores it. None if it would be decoded as another state."""
         try:
             data = self.dump_state(state)
             stored = decode_with(codec, encode_with(codec, data, "state"), "state")
             if stored == data and self.load_state(stored) == state:
                 return stored
-            reason = "it would come back as another"
+            reason = "it would be decoded as another state"
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         warnings.warn(
-            f"the state of {stream} cannot be kept in a snapshot: {reason}; every load replays "
+            f"the state of {stream} cannot be stored in a snapshot: {reason}; every load replays "
             "its events",
             RuntimeWarning,
             stacklevel=2,

@@ -1,4 +1,4 @@
-"""Repositories: aggregates whose state is what their events come to.
+"""Repositories: aggregates whose state follows from their events.
 
     accounts = Repository(Account, evolve, schema=2, name="account").on(db)
     state, version = await accounts.load("account-ann")
@@ -8,15 +8,15 @@
     decide:  load, command(state, 10) -> events, append with the version expected; again on a
              conflict; one transaction each time, exactly once across a lost connection
 
-A snapshot never changes a result. It is made of recorded events alone, as they were read, never
-of those that are about to be appended: these have not been through the codec yet. So decide
-saves the state that it has loaded, in the transaction that appends, once `snapshot_every` events
-had to be read for it. A state that would not come back equal from the codec (a tuple in a dict
-comes back as a list) is not saved, and a warning says so. One of another schema is never asked
-for; one that cannot be read is passed over.
+A snapshot never changes a result. It is made only of recorded events, as they were read. Events
+that are about to be appended have not been through the codec yet. So `decide` saves the state that
+it has loaded, in the transaction that appends, once `snapshot_every` events had to be read for it.
+A state that the codec would not return equal (a tuple in a dict becomes a list) is not saved, with
+a warning. Snapshots of other schemas are never read, and a snapshot that cannot be decoded is
+ignored.
 
-A stream that was truncated is told from one that was deleted and begins anew: a state is never made
-of what happens to be left of it.
+A truncated stream is distinguished from one that was deleted and begins again: a state is never
+built from the remaining events of a truncated stream.
 """
 
 from typing import Any, TypeVar, overload
@@ -36,21 +36,21 @@ State = TypeVar("State")
 
 
 class Repository(Definition[State]):
-    """How the state of an aggregate follows from its events. It holds no connection: see `on`.
+    """The rules of an aggregate: how its state follows from its events. See `on` for its use.
 
     Args:
-        initial: the state before the first event: a value, or what is called to make one.
-        evolve: the state after an event: evolve(state, event) -> state.
-        schema: version of this code; raise it when the state that it makes changes.
-        snapshot_every: events after which a snapshot is saved; None: never.
-        name: tells apart several aggregates of the same streams, and those of others for
+        initial: the state before the first event: a value, or a function that returns one.
+        evolve: evolve(state, event) returns the state after an event.
+        schema: the version of this code. Increase it when the resulting states change.
+        snapshot_every: the number of events after which a snapshot is saved. None: never.
+        name: distinguishes several aggregates of the same streams, also for
             `headwater verify-snapshots`.
-        decide: decide(state, command) -> events, where commands are data. Without it, a command
-            is a function: command(state, *arguments) -> events.
-        dump, load: the state as plain data, and back. Dataclasses, msgspec structs and pydantic
-            models need none.
-        summaries: types of events that tell all that was before them, so that a state can be made
-            from such an event on if those before it are hidden.
+        decide: decide(state, command) returns events, where commands are data. Without it, a
+            command is a function: command(state, *arguments) returns events.
+        dump, load: functions from the state to plain data and back. Dataclasses, msgspec structs
+            and pydantic models need none.
+        summaries: types of events that contain everything that was before them. If earlier events
+            are hidden, a state can be built from such an event on.
     """
 
     @overload
@@ -60,10 +60,10 @@ class Repository(Definition[State]):
         self, place: BlockingDatabase | BlockingTransaction | BlockingPast
     ) -> "BlockingAggregates[State]": ...
     def on(self, place: Any) -> "Aggregates[State] | BlockingAggregates[State]":
-        """The aggregates of a database, as a transaction sees and changes them, or as they were.
+        """The aggregates of a database, of a transaction, or of the past.
 
         Args:
-            place: a database, a transaction, or `db.at(…)`, which can only be loaded from.
+            place: a database, a transaction, or `db.at(…)`, from which they can only be loaded.
         """
         match place:
             case Database() | Transaction() | Past():
@@ -76,5 +76,5 @@ class Repository(Definition[State]):
                 return BlockingAggregates(Aggregates(self, place._core))  # noqa: SLF001
             case _:
                 raise InvalidArgument(
-                    f"on: a database or a transaction is wanted, not {type(place).__name__}"
+                    f"on: expected a database or a transaction, got {type(place).__name__}"
                 )

@@ -1,14 +1,14 @@
-"""Checking snapshots: each against a replay of the events that it stands for.
+"""Checks snapshots: each is compared with a replay of the events that it replaces.
 
-A snapshot is a cache of what the events come to. It is wrong if the code changed and its schema
-did not, if evolve looks at something else than the state and the event, or if it was damaged.
-Loading would then go on from it. This finds out.
+A snapshot is a cache of the state after some events. It is wrong if the code changed and its schema
+did not, if evolve depends on anything but the state and the event, or if it was damaged. Loading
+would continue from the wrong state; this check finds it.
 
     version      1    2    3    4    5    6    7    8    9
     events       '-- truncated --'    |-------------------|
     snapshots                  3           6         8
                                |           '- equal? -'
-                               '- gone: it stands for what was there; the others are held against it
+                               '- gone: it replaces hidden events; later ones are compared with it
 """
 
 from collections.abc import AsyncIterator
@@ -26,15 +26,16 @@ Verdict = Literal["equal", "differs", "unreadable", "gone", "missing"]
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of one snapshot, or of a stream that lacks one.
+    """The result for one snapshot, or for a stream that lacks one.
 
     Attributes:
-        verdict: "equal"; "differs"; "unreadable": it cannot be decoded, so loading passes over
-            it; "gone": events before it were truncated, so nothing can be held against it;
-            "missing": the stream was truncated and has snapshots of other schemas only, so this
-            code cannot load it.
-        kept, replayed: the state in the snapshot, and the one that the events come to, as plain
-            data. None if there is none.
+        stream: its name.
+        version: of the snapshot, or of the stream that lacks one.
+        verdict: "equal"; "differs"; "unreadable": it cannot be decoded, so loading ignores it;
+            "gone": events before it were truncated, so it cannot be compared; "missing": the stream
+            was truncated and has only snapshots of other schemas, so this code cannot load it.
+        kept, replayed: the state in the snapshot, and the state after the events, as plain data.
+            None if there is none.
     """
 
     stream: str
@@ -47,15 +48,15 @@ class Checked:
 async def check_snapshots(
     db: Database, repository: Repository[Any], *, prefix: str = ""
 ) -> AsyncIterator[Checked]:
-    """Hold every snapshot of a repository's name and schema against a replay.
+    """Compare all snapshots of a repository's name and schema with a replay.
 
     Args:
-        db: where they are stored.
-        repository: whose they are.
-        prefix: only of streams whose names begin so.
+        db: the database.
+        repository: the rules of the aggregates.
+        prefix: only streams whose names begin with it.
     """
     waiting: list[StoredSnapshot] = []
-    # They come a stream after the other, so each stream is replayed once.
+    # Snapshots come stream by stream, so each stream is replayed once.
     async for snapshot in SnapshotPages(db._channel.read, RawCodec()):  # noqa: SLF001
         if snapshot.name != repository.name or not snapshot.stream.startswith(prefix):
             continue
@@ -74,10 +75,10 @@ async def _check_stream(
 ) -> AsyncIterator[Checked]:
     stream, codec = stored[0].stream, db._codec  # noqa: SLF001
     snapshots = [snapshot for snapshot in stored if snapshot.schema == repository.schema]
-    # The first of all names that begin with it is the name itself.
+    # Of all names with this prefix, the name itself comes first.
     info = await anext(db.streams(prefix=stream), None)
     if info is None or info.stream != stream:
-        return  # It was deleted in between, and its snapshots with it.
+        return  # The stream and its snapshots were deleted meanwhile.
     if not snapshots:
         if info.first > info.begins and not await _has_summary(db, repository, stream):
             yield Checked(stream, info.version, "missing")
@@ -104,7 +105,7 @@ async def _check_stream(
             is_known = False
             yield Checked(stream, snapshot.version, "unreadable")
             continue
-        # What comes after it can be held against it, if it is all there.
+        # Later snapshots can be compared with this one, if all events in between are visible.
         version, is_known = snapshot.version, True
         yield Checked(stream, version, "gone", kept)
 
@@ -132,6 +133,6 @@ def _compare(
     place = f"snapshot {version} of {stream}"
     encoded = encode_with(codec, repository.dump_state(state), place)
     replayed = decode_with(codec, encoded, place)
-    # The bytes settle it for values that do not equal themselves, such as NaN.
+    # Comparing bytes helps with values that do not equal themselves, such as NaN.
     equal = kept == replayed or snapshot.state == encoded
     return Checked(stream, version, "equal" if equal else "differs", kept, replayed)

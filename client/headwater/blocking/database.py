@@ -48,11 +48,11 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
 
     Threads may share it. One of them asks at a time, and the others wait.
 
-    Use it with `with`. A connection that is lost is opened again when it is next used.
+    Use it with `with`. A lost connection is reopened when it is next needed.
 
-    Reads outside of a transaction see the newest commit; one that comes in pages stays at the
-    commit of its first page. Writes outside of a transaction are each one of their own, and
-    are done exactly once, even when the connection is lost meanwhile.
+    A read outside of a transaction sees the newest commit. If its result comes in pages, all
+    pages are of the commit of the first page. A write outside of a transaction is a transaction
+    of its own. It happens exactly once, even if the connection is lost while it runs.
 
     Attributes:
         address: of the server.
@@ -87,18 +87,20 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         return self._core.options
 
     def close(self) -> None:
-        """Close the connection now; leaving `with` does it too."""
+        """Close the connection now. Leaving `with` also closes it."""
         step(self._core.close())
 
     def transaction(
         self, *, isolation: str = SERIALIZABLE, read_only: bool = False
     ) -> BlockingTransaction:
-        """A transaction: `with` commits it at the end of the block, or rolls it back.
+        """Make a transaction. `with` commits it at the end of the block.
+
+        If the block raises an exception, the transaction is rolled back.
 
         Args:
-            isolation: "serializable": as if transactions ran one after the other. "snapshot":
-                only two that write the same key conflict.
-            read_only: all reads are of one commit; it takes no writes and never conflicts.
+            isolation: "serializable": the result is as if transactions ran one after the other.
+                "snapshot": two transactions conflict only if they write the same key.
+            read_only: refuse writes. All reads are of one commit, and there are no conflicts.
         """
         return BlockingTransaction(self._core.transaction(isolation=isolation, read_only=read_only))
 
@@ -110,14 +112,23 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         attempts: int | None = None,
         deadline: float | None = None,
     ) -> T:
-        """Call function(tx, *arguments) and commit; its result, once that has happened.
+        """Call function(tx, *arguments), commit, and return its result.
 
-        It is called again, with a new transaction, after a conflict or a lost connection, and
-        takes effect exactly once. So whatever else it does must bear to be repeated.
+        After a conflict or a lost connection the function is called again, with a new
+        transaction. What it does with the transaction takes effect exactly once. Everything else
+        that it does may be repeated.
 
         Args:
-            attempts: how often it is called at most; None: as often as the deadline allows.
-            deadline: seconds after which no new attempt is begun; None: retry_timeout.
+            function: the work; the first argument is the transaction.
+            arguments: passed on to the function.
+            isolation: of the transactions, as for `transaction`.
+            attempts: the maximum number of calls. None: no limit but the deadline.
+            deadline: seconds after which no new attempt starts. None: the retry_timeout of
+                `connect`.
+
+        Raises:
+            CommitUnknown: the commit may have happened. No server answered before the deadline.
+            HeadwaterError: an error that another attempt cannot cure, or that of the last attempt.
         """
         return step(
             self._core.run(
@@ -130,32 +141,33 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         )
 
     def batch(self) -> Batch:
-        """Conditions, reads and writes to be executed together in one round trip."""
+        """Make an empty batch. `execute` sends all of it in one round trip."""
         return self._core.batch()
 
     def execute(self, batch: Batch) -> Executed:
         """Execute a batch as one transaction, exactly once.
 
         Raises:
-            ConditionFailed: one of its conditions does not hold; nothing was done.
-            HistoryGone: it was committed, as error.details["commit"], but the answer was lost,
-                and when it was asked for again, what it read was beyond the history window.
+            ConditionFailed: one of its conditions does not hold. Nothing was written.
+            HistoryGone: the batch was committed, as error.details["commit"], but the answer was
+                lost. When the client asked again, the commit that the batch had read was older
+                than the history window.
         """
         return step(self._core.execute(batch))
 
     def status(
         self, transaction: UUID | bytes | str, *, resolve: bool = False
     ) -> TransactionStatus:
-        """What became of a transaction.
+        """Ask for the status of a transaction.
 
         Args:
             transaction: its id.
-            resolve: abort it for good unless it has committed, so that the answer is final.
+            resolve: abort the transaction unless it has committed. Then the answer is final.
         """
         return step(self._core.status(transaction, resolve=resolve))
 
     def at(self, *, commit: int | None = None, time: datetime | None = None) -> BlockingPast:
-        """The database as it was at a commit, or at the newest commit of a time."""
+        """Read the database as it was at a commit, or at the newest commit at a time."""
         return BlockingPast(self._core.at(commit=commit, time=time))
 
     def subscribe(
@@ -172,15 +184,15 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         keys: Key | KeyRange | None = None,
         window: int = WINDOW_DEFAULT,
     ) -> BlockingSubscription:
-        """Events after a position, from history into what is still to come.
+        """Subscribe to the events after a position: first those of the past, then new ones.
 
         Args:
-            after: a position, exclusive; 0: from the first event.
+            after: a position, exclusive. 0: start with the first event.
             since: only events of this time and later.
             stream, category, prefix, types, tags, query: which events, as for read_all.
-            keys: in place of events, every change of the keys that begin so, or of a KeyRange;
-                `after` is a commit then, within the history window.
-            window: events or changes that the server may send ahead of the consumer.
+            keys: a prefix of keys, or a KeyRange. Instead of events, deliver every change of these
+                keys. Then `after` is a commit of the history window.
+            window: how many events or changes the server may send ahead of the consumer.
         """
         return BlockingSubscription(
             self._core.subscribe(
@@ -199,18 +211,18 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
 
     @property
     def groups(self) -> BlockingGroups:
-        """The consumer groups: to create, change, list and delete them, and what is parked."""
+        """The consumer groups: create, change, list and delete them, and see parked events."""
         return BlockingGroups(self._core.groups)
 
     def join(
         self, group: str, *, credit: int = GROUP_CREDIT_DEFAULT, until_caught_up: bool = False
     ) -> BlockingMembership:
-        """Become a consumer of a group: `with db.join(…) as group`, and `for`.
+        """Join a consumer group: `with db.join(…) as group`, then `for`.
 
         Args:
             group: its name.
-            credit: deliveries that may be here at once, settled ones not counted.
-            until_caught_up: end once every event is done, instead of waiting for new ones.
+            credit: how many unsettled deliveries this consumer may hold at once.
+            until_caught_up: stop once every event is done, instead of waiting for new ones.
         """
         return BlockingMembership(
             self._core.join(group, credit=credit, until_caught_up=until_caught_up)
@@ -221,7 +233,7 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         return BlockingPages(self._core.commits(after=after, limit=limit))
 
     def snapshots(self) -> BlockingPages[StoredSnapshot]:
-        """Iterate over every stored snapshot, in no order that means something."""
+        """Iterate over all stored snapshots, in no particular order."""
         return BlockingPages(self._core.snapshots())
 
     def streams(self, *, prefix: str = "") -> BlockingPages[StreamInfo]:
@@ -234,7 +246,7 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
 
     @property
     def projections(self) -> BlockingProjections:
-        """The projections of this database: their status, what is parked, rebuilding."""
+        """The projections of this database: status, parked streams, rebuilding."""
         return BlockingProjections(self._core.projections)
 
     def projection(
@@ -253,18 +265,18 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         batch_seconds: float = BATCH_SECONDS_DEFAULT,
         attempts: int = ATTEMPTS_DEFAULT,
     ) -> Callable[[F], F]:
-        """Define a projection: a handler of events, whose writes happen exactly once.
+        """Define a projection: a handler of events whose writes happen exactly once.
 
         The handler, handler(tx, event), writes to `tx.model`, which readers see as
-        `db.model(name)`, and may do all else that a transaction can. It is run by
-        `run_projections`. If it raises an error, the stream of the event is parked.
+        `db.model(name)`. It may use everything else that a transaction offers.
+        `run_projections` calls it. If it raises an error, the stream of the event is parked.
 
         Args:
-            name: under which its position and its model are kept.
-            version: of the handler. Raise it, and the model is made anew beside the old one.
+            name: the name under which its position and its model are stored.
+            version: of the handler. A higher version rebuilds the model beside the old one.
             stream, category, prefix, types, tags, query: which events, as for read_all.
-            batched: the handler takes a list of events, handler(tx, events).
-            batch_size: events in one transaction at most.
+            batched: pass a list of events to the handler: handler(tx, events).
+            batch_size: the maximum number of events in one transaction.
             batch_seconds: seconds after which a transaction takes no further event.
             attempts: how often an event is tried before its stream is parked.
         """
@@ -287,37 +299,38 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         )
 
     def run_projections(self, *names: str) -> RunningProjections:
-        """Run projections as long as a block runs: `with db.run_projections()`.
+        """Run projections while a block runs: `with db.run_projections()`.
 
-        Several processes may run the same: each event takes effect once. They go on after a lost
-        connection, for as long as it takes. An error that time does not mend ends the block.
+        Several processes may run the same projection; each event takes effect once. A projection
+        survives lost connections, however long they last. An error that retrying cannot cure ends
+        the block.
 
         Args:
-            names: of those to run; without any, all that are defined here.
+            names: the projections to run. Without names: all that are defined here.
         """
         return RunningProjections(self._core, self._core.projections, names)
 
     def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:
-        """Return when a projection has dealt with all events up to a position.
+        """Wait until a projection has processed all events up to a position.
 
-        It reads as much as has been written then: db.wait_for("balances",
-        committed.last_position). Events of a parked stream count as dealt with.
+        After `db.wait_for("balances", committed.last_position)` the model contains what that
+        commit wrote. Events of a parked stream count as processed.
 
         Args:
-            name: of the projection; it may run in another process.
-            position: of an event, whether it concerns the projection or not.
-            timeout: seconds.
+            name: of the projection. It may run in another process.
+            position: of any event, also of one that the projection does not handle.
+            timeout: in seconds.
 
         Raises:
-            ProjectionBehind: it had not come so far when the time was over.
+            ProjectionBehind: the projection had not reached the position in time.
         """
         step(self._core.wait_for(name, position, timeout=timeout))
 
     def projection_status(self, name: str) -> ProjectionStatus:
-        """How far a projection is, how far behind, and what is parked.
+        """The position of a projection, its lag, and the number of its parked streams.
 
         Raises:
-            InvalidArgument: it never ran on this database.
+            InvalidArgument: the projection never ran on this database.
         """
         return step(self._core.projection_status(name))
 
@@ -330,21 +343,22 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         return step(self._core.ping())
 
     def stats(self) -> dict[str, Any]:
-        """Figures of the server, by name."""
+        """The statistics of the server, by name."""
         return step(self._core.stats())
 
     def backup(self, name: str) -> Backup:
-        """Have the server make a backup; a TimedOut does not end it. See docs/guide/backup.md."""
+        """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
         return step(self._core.backup(name))
 
     def users(self) -> list[str]:
-        """The names of the users. Without any, the server asks nobody for a password."""
+        """The names of the users. If there are none, the server asks nobody for a password."""
         return step(self._core.users())
 
     def add_user(self, name: str, password: str) -> None:
-        """Add a user. Only what proves the password travels, not the password.
+        """Add a user. The client sends a verifier of the password, never the password.
 
-        The first user locks the door: connections without one are asked to connect again.
+        Once there is a user, the server refuses requests of connections that have not
+        authenticated.
         """
         step(self._core.add_user(name, password))
 
@@ -353,5 +367,5 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         step(self._core.set_password(name, password))
 
     def remove_user(self, name: str) -> None:
-        """Remove a user. Connections that it has stay open."""
+        """Remove a user. Its open connections stay open."""
         step(self._core.remove_user(name))

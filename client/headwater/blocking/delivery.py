@@ -7,15 +7,15 @@ from headwater_protocol.numbers import Position
 
 
 class BlockingDelivery:
-    """An event of a consumer group that is with this consumer.
+    """An event of a consumer group that this consumer holds.
 
     Attributes:
-        group: the group's name.
-        token: what the server knows this delivery by.
-        attempt: how often the event was delivered, this time included.
-        settled: it was acknowledged, given back or parked by this consumer.
-        lost: it is not this consumer's any more, and cannot be settled. Its lease ran out, the
-            connection was lost, or the group was changed.
+        group: the name of the group.
+        token: identifies this delivery for the server.
+        attempt: how often the event was delivered, including this time.
+        settled: whether this consumer has acknowledged, returned or parked it.
+        lost: whether this consumer no longer holds it, and cannot settle it. Its lease expired,
+            the connection was lost, or the group was changed.
     """
 
     def __init__(self, core: Delivery) -> None:
@@ -26,29 +26,29 @@ class BlockingDelivery:
 
     @property
     def group(self) -> str:
-        """The group's name."""
+        """The name of the group."""
         return self._core.group
 
     @property
     def token(self) -> int:
-        """What the server knows this delivery by."""
+        """Identifies this delivery for the server."""
         return self._core.token
 
     @property
     def attempt(self) -> int:
-        """How often the event was delivered, this time included."""
+        """How often the event was delivered, including this time."""
         return self._core.attempt
 
     @property
     def settled(self) -> bool:
-        """It was acknowledged, given back or parked by this consumer."""
+        """Whether this consumer has acknowledged, returned or parked it."""
         return self._core.settled
 
     @property
     def lost(self) -> bool:
-        """It is not this consumer's any more, and cannot be settled.
+        """Whether this consumer no longer holds it, and cannot settle it.
 
-        Its lease ran out, the connection was lost, or the group was changed.
+        Its lease expired, the connection was lost, or the group was changed.
         """
         return self._core.lost
 
@@ -57,45 +57,49 @@ class BlockingDelivery:
         """The event.
 
         Raises:
-            Undecodable: the codec cannot read it. Park it, or leave it to later attempts.
+            Undecodable: the codec cannot decode it. Park it, or leave it to later attempts.
         """
         return self._core.event
 
     @property
     def position(self) -> Position:
-        """The event's position."""
+        """The position of the event."""
         return self._core.position
 
     @property
     def stream(self) -> str:
-        """The event's stream."""
+        """The stream of the event."""
         return self._core.stream
 
     def ack(self) -> None:
-        """The event is done. Exactly once, also if the connection is lost meanwhile.
+        """Acknowledge the event, exactly once, even if the connection is lost meanwhile.
 
         Raises:
-            DeliveryLost: it is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds the event.
         """
         step(self._core.ack())
 
     def nack(self, *, delay: float | None = None, reason: str = "") -> None:
-        """Give the event back, to be delivered again; after the last attempt it is parked.
+        """Return the event, to be delivered again. After the last attempt it is parked.
 
         Args:
-            delay: seconds until then; None: as the group is set, longer with each attempt.
-            reason: why; it is kept with the event if it is parked.
+            delay: seconds until the next delivery. None: the delay of the group, which grows with
+                each attempt.
+            reason: why. It is stored with the event if the event is parked.
 
         Raises:
-            DeliveryLost: it is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds the event.
         """
         step(self._core.nack(delay=delay, reason=reason))
 
     def park(self, reason: str = "") -> None:
-        """Set the event aside now, until it is replayed or discarded.
+        """Set the event aside, until it is replayed or discarded.
+
+        Args:
+            reason: why. It is stored with the event.
 
         Raises:
-            DeliveryLost: it is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds the event.
         """
         step(self._core.park(reason))
 

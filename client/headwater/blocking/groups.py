@@ -31,23 +31,23 @@ class BlockingGroups:
         retry_delay: float | None = None,
         parked_stream: str | None = None,
     ) -> Position:
-        """Make a group; the position that it begins after.
+        """Create a group. Returns the position after which it begins.
 
         Args:
             name: its name.
-            after: a position, exclusive; 0: from the first event; None: from now on.
+            after: a position, exclusive. 0: from the first event. None: only new events.
             stream, category, prefix, types, tags, query: which events, as for read_all.
-            lease: seconds that a consumer may take for a delivery, 30 unless given.
-            attempts: deliveries after which an event is parked, 10 unless given; 0: never.
-            retry_delay: seconds of the pause after a first failed delivery, 1 unless given;
-                each further one is twice as long, up to a minute.
+            lease: seconds that a consumer may take for a delivery. The default is 30.
+            attempts: deliveries after which an event is parked. The default is 10. 0: never.
+            retry_delay: seconds of the pause after the first failed delivery. The default is 1.
+                Each further pause is twice as long, up to a minute.
             parked_stream: "hold", the default: later events of a stream wait until its parked
-                event is replayed or discarded. "continue": they go on.
+                event is replayed or discarded. "continue": they are delivered.
 
         Raises:
-            GroupExists: there is one of this name.
-            CommitUnknown, ConnectionLost: it may have been made. Ask again: if so, GroupExists
-                says it.
+            GroupExists: there is a group of this name.
+            CommitUnknown, ConnectionLost: the group may have been created. Call again: if it was,
+                that raises GroupExists.
         """
         return step(
             self._core.create(
@@ -83,17 +83,18 @@ class BlockingGroups:
         retry_delay: float | None = None,
         parked_stream: str | None = None,
     ) -> None:
-        """Change what is given. Consumers stay joined, but what they have is delivered again.
+        """Change settings of a group. Consumers stay, but their deliveries are delivered again.
 
         Args:
             name: of the group.
-            after: begin anew after this position; None: go on.
-            stream, category, prefix, types, tags, query: the new filter; without any it stays.
-            everything: the new filter is none at all.
-            lease, attempts, retry_delay, parked_stream: as for create.
+            after: start again after this position. None: keep the position.
+            stream, category, prefix, types, tags, query: the new filter. Without any of them, the
+                filter stays.
+            everything: remove the filter.
+            lease, attempts, retry_delay, parked_stream: as for create. None: keep the value.
 
         Raises:
-            NoSuchGroup: there is none of this name.
+            NoSuchGroup: there is no group of this name.
         """
         step(
             self._core.update(
@@ -114,22 +115,22 @@ class BlockingGroups:
         )
 
     def delete(self, name: str) -> None:
-        """Remove a group with what is parked in it; its consumers get NoSuchGroup.
+        """Delete a group and its parked events. Its consumers receive NoSuchGroup.
 
         Raises:
-            NoSuchGroup: there is none of this name.
+            NoSuchGroup: there is no group of this name.
         """
         step(self._core.delete(name))
 
     def list(self) -> Summaries:
-        """The groups in order of name."""
+        """All groups, in order of name."""
         return step(self._core.list())
 
     def info(self, name: str) -> GroupInfo:
-        """All about a group.
+        """The settings and the state of a group.
 
         Raises:
-            NoSuchGroup: there is none of this name.
+            NoSuchGroup: there is no group of this name.
         """
         return step(self._core.info(name))
 
@@ -142,18 +143,29 @@ class BlockingGroups:
 
         Args:
             name: of the group.
-            positions: which; None: all.
+            positions: of the events. None: all.
+
+        Returns:
+            The number of these events.
 
         Raises:
-            NoSuchGroup: there is none of this name.
-            InvalidArgument: one of the events is not parked; nothing was done.
+            NoSuchGroup: there is no group of this name.
+            InvalidArgument: one of the events is not parked. Nothing was done.
         """
         return step(self._core.replay(name, positions))
 
     def discard(self, name: str, positions: Sequence[int] | None = None) -> int:
-        """Forget parked events: they count as done; how many it were.
+        """Discard parked events: they count as done.
+
+        Args:
+            name: of the group.
+            positions: of the events. None: all.
+
+        Returns:
+            The number of these events.
 
         Raises:
-            As replay.
+            NoSuchGroup: there is no group of this name.
+            InvalidArgument: one of the events is not parked. Nothing was done.
         """
         return step(self._core.discard(name, positions))

@@ -11,19 +11,20 @@ from headwater_protocol.numbers import Position
 
 
 class BlockingMembership(Iterator[BlockingDelivery]):
-    """Made by `db.join()`; use it with `with` and `for`.
+    """A consumer of a group. Made by `db.join()`; use it with `with` and `for`.
 
     It has a connection of its own, because waiting for an event blocks it.
 
-    It ends only with an error: NoSuchGroup if the group was deleted, ConnectionLost if no server
-    could be found for `retry_timeout` seconds. If the block ends with an exception, what the
-    consumer has taken and not settled is given back with it as the reason.
+    It has no end, unless `until_caught_up` is set. It raises NoSuchGroup if the group is deleted,
+    and ConnectionLost if no server could be reached for `retry_timeout` seconds. If the block
+    raises an exception, unsettled deliveries are returned to the group, with the exception as the
+    reason.
 
     Attributes:
-        group: the group's name.
-        caught_up: the position of the group when it last had nothing to do, or None. Every event up
-            to it is done, is parked, or waits behind a parked one. It may be out of date when it
-            is read. It is None while the group has work.
+        group: the name of the group.
+        caught_up: the position of the group if it has nothing to do, or None. Every event up to the
+            position is done, is parked, or waits behind a parked one. The value may be out of date
+            when it is read.
     """
 
     def __init__(self, core: Membership) -> None:
@@ -49,30 +50,30 @@ class BlockingMembership(Iterator[BlockingDelivery]):
 
     @property
     def group(self) -> str:
-        """The group's name."""
+        """The name of the group."""
         return self._core.group
 
     @property
     def caught_up(self) -> Position | None:
-        """The position of the group when it last had nothing to do, or None.
+        """The position of the group if it has nothing to do, or None.
 
-        Every event up to it is done, is parked, or waits behind a parked one. It may be out of
-        date when it is read. It is None while the group has work.
+        Every event up to the position is done, is parked, or waits behind a parked one. The
+        value may be out of date when it is read.
         """
         return self._core.caught_up
 
     def ack(self, *deliveries: Acknowledgeable) -> None:
-        """Acknowledge several deliveries together: all of them, or with an error none.
+        """Acknowledge several deliveries together. If there is an error, none is acknowledged.
 
         Raises:
-            DeliveryLost: one of them is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds one of them.
         """
         step(self._core.ack(*deliveries))
 
     def ack_up_to(self, delivery: Acknowledgeable) -> None:
-        """Acknowledge all that was taken and not settled, up to the position of a delivery.
+        """Acknowledge all unsettled deliveries up to the position of *delivery*.
 
         Raises:
-            DeliveryLost: one of them is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds one of them.
         """
         step(self._core.ack_up_to(delivery))

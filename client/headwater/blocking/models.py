@@ -15,7 +15,7 @@ class BlockingModel:
         self._core = core
 
     def key(self, key: Key) -> KeyTuple:
-        """The key below which the model keeps *key*."""
+        """The key of the database in which the model stores *key*."""
         return self._core.key(key)
 
     def get(self, key: Key, default: Any = None) -> Any:
@@ -31,7 +31,7 @@ class BlockingModel:
         reverse: bool = False,
         limit: int | None = None,
     ) -> BlockingPages[tuple[KeyTuple, Any]]:
-        """Iterate over (key, value) in the order of keys; as `scan` of a database."""
+        """Iterate over (key, value) in the order of keys, like `scan` of a database."""
         return BlockingPages(
             self._core.scan(prefix, start=start, end=end, reverse=reverse, limit=limit)
         )
@@ -41,28 +41,28 @@ class BlockingModel:
         self._core.put(key, value)
 
     def delete(self, key: Key) -> None:
-        """Remove a key; it is no error if it is not there."""
+        """Delete a key. It is no error if the key is absent."""
         self._core.delete(key)
 
     def delete_range(self, prefix: Key) -> None:
-        """Remove the keys that begin with *prefix*; () is all of the model."""
+        """Delete the keys that begin with *prefix*. The prefix () is the whole model."""
         self._core.delete_range(prefix)
 
     def add(self, key: Key, number: float) -> None:
-        """Add to the number that a key holds, 0 if it is absent."""
+        """Add to the number that a key holds. An absent key counts as 0."""
         self._core.add(key, number)
 
     def min(self, key: Key, number: float) -> None:
-        """Set a key to *number* unless it holds a smaller one."""
+        """Set a key to *number* unless it already holds a smaller number."""
         self._core.min(key, number)
 
     def max(self, key: Key, number: float) -> None:
-        """Set a key to *number* unless it holds a larger one."""
+        """Set a key to *number* unless it already holds a larger number."""
         self._core.max(key, number)
 
 
 class BlockingReadModel:
-    """What readers see of a projection: the build that is current. Made by `db.model(name)`.
+    """The current build of a projection, for readers. Made by `db.model(name)`.
 
     A projection that never ran has an empty model.
 
@@ -91,11 +91,11 @@ class BlockingReadModel:
         reverse: bool = False,
         limit: int | None = None,
     ) -> BlockingPages[tuple[KeyTuple, Any]]:
-        """Iterate over (key, value) in the order of keys, all as of one commit."""
+        """Iterate over (key, value) in the order of keys, all at one commit."""
         return BlockingPages(
             self._core.scan(prefix, start=start, end=end, reverse=reverse, limit=limit)
         )
 
     def current(self) -> int:
-        """The number of the build that readers see; 0: the projection never ran."""
+        """The number of the build that readers see. 0: the projection never ran."""
         return step(self._core.current())

@@ -1,4 +1,4 @@
-"""Pages without an event loop."""
+"""Pages without an event loop. Written by hand, because iteration differs from async iteration."""
 
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -13,7 +13,7 @@ class BlockingPages(Iterator[T], Generic[T]):
     """An iterator over items that come in pages."""
 
     def __init__(self, pages: Pages[T]) -> None:
-        # A coroutine a page, not an item.
+        # A generator, so that there is one coroutine for each page and not for each item.
         self._items = _items(pages)
 
     def __iter__(self) -> Iterator[T]:

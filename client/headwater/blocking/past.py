@@ -10,10 +10,10 @@ from headwater_protocol.numbers import CommitNumber
 
 
 class BlockingPast(BlockingReads):
-    """Made by `db.at(commit=)` or `db.at(time=)`. All of its reads are of one commit.
+    """The database as it was at one commit. Made by `db.at(commit=)` or `db.at(time=)`.
 
-    They raise HistoryGone if it is older than the history window, NoSuchCommit if it is yet to
-    come.
+    Its reads raise HistoryGone if the commit is older than the history window, and NoSuchCommit if
+    it does not exist yet.
     """
 
     _core: Past
@@ -22,7 +22,7 @@ class BlockingPast(BlockingReads):
         super().__init__(core)
 
     def commit(self) -> CommitNumber:
-        """The commit that is read; of a time, the newest at that time."""
+        """The commit that is read. For a time: the newest commit at that time."""
         return step(self._core.commit())
 
     def streams(self, *, prefix: str = "") -> BlockingPages[StreamInfo]:
@@ -34,5 +34,5 @@ class BlockingPast(BlockingReads):
         return BlockingPages(self._core.categories())
 
     def snapshots(self) -> BlockingPages[StoredSnapshot]:
-        """Iterate over every stored snapshot, in no order that means something."""
+        """Iterate over all stored snapshots, in no particular order."""
         return BlockingPages(self._core.snapshots())

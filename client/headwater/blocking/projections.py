@@ -6,7 +6,7 @@ from headwater.transport.stepping import step
 
 
 class BlockingProjections:
-    """The projections of a database: `db.projections`."""
+    """The projections of a database. Made by `db.projections`."""
 
     def __init__(self, core: Projections) -> None:
         self._core = core
@@ -16,35 +16,44 @@ class BlockingProjections:
         return step(self._core.names())
 
     def status(self, name: str) -> ProjectionStatus:
-        """How a projection is.
+        """The position of a projection, its lag, and the number of its parked streams.
 
         Raises:
-            InvalidArgument: it never ran on this database.
+            InvalidArgument: the projection never ran on this database.
         """
         return step(self._core.status(name))
 
     def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:
-        """Return when a projection has dealt with all up to a position; see Database.wait_for."""
+        """Wait until a projection has processed all events up to a position.
+
+        Args:
+            name: of the projection. It may run in another process.
+            position: of any event, also of one that the projection does not handle.
+            timeout: in seconds.
+
+        Raises:
+            ProjectionBehind: the projection had not reached the position in time.
+        """
         step(self._core.wait_for(name, position, timeout=timeout))
 
     def parked(self, name: str) -> list[ParkedStream]:
-        """The parked streams of a projection, with the reason of each."""
+        """The parked streams of a projection, each with the reason."""
         return step(self._core.parked(name))
 
     def retry(self, name: str, stream: str | None = None) -> list[ParkedStream]:
-        """Handle what parked streams hold, in order, from the event that failed.
+        """Handle the events of parked streams again, in order, from the event that failed.
 
         Args:
             name: of the projection, which must be defined here.
-            stream: only this one; None: all.
+            stream: only this stream. None: all parked streams.
 
         Returns:
-            Those that failed again, and stay parked.
+            The streams that failed again, and stay parked.
         """
         return step(self._core.retry(name, stream))
 
     def skip(self, name: str, stream: str) -> list[ParkedStream]:
-        """Leave out the event that failed, for good, and handle those of its stream behind it.
+        """Skip the event that failed, and handle the later events of its stream.
 
         Returns:
             The stream, if a later event failed.
@@ -52,24 +61,24 @@ class BlockingProjections:
         return step(self._core.skip(name, stream))
 
     def rebuild(self, name: str, *, even_if_parked: bool = False) -> None:
-        """Make the model anew beside the one that readers see, and put it in its place.
+        """Build the model again beside the one that readers see, and then replace that one.
 
-        It returns when that is done. What a handler writes to keys of its own, and not to
-        `tx.model`, is written a second time; so keep in the model what is to be rebuilt.
+        Returns when the new model is in place. Only `tx.model` is rebuilt: what a handler writes to
+        other keys is written a second time.
 
         Args:
             name: of the projection, which must be defined here.
-            even_if_parked: put it in its place even if events failed that did not fail before.
+            even_if_parked: replace the model even if events failed that did not fail before.
 
         Raises:
-            RebuildRefused: events failed that did not fail before; readers see the old model.
+            RebuildRefused: events failed that did not fail before. Readers see the old model.
         """
         step(self._core.rebuild(name, even_if_parked=even_if_parked))
 
     def remove(self, name: str) -> None:
-        """Remove a projection with its model. It must not be running.
+        """Remove a projection and its model. It must not be running.
 
         Raises:
-            InvalidArgument: there is nothing of it: it never ran on this database.
+            InvalidArgument: the projection never ran on this database.
         """
         step(self._core.remove(name))

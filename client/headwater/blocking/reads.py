@@ -13,10 +13,10 @@ from headwater_protocol.keys import Key, KeyTuple
 
 
 class BlockingReads:
-    """What can be read. Subclasses say how it is asked.
+    """The reads. Subclasses send the requests.
 
-    Each of these raises InvalidArgument for arguments that can mean nothing, Undecodable for
-    what the codec cannot read, and ConnectionLost if the server cannot be asked.
+    Every read raises InvalidArgument for invalid arguments, Undecodable for values that the codec
+    cannot decode, and ConnectionLost if the server cannot be reached.
     """
 
     def __init__(self, core: Reads) -> None:
@@ -38,11 +38,11 @@ class BlockingReads:
         """Iterate over (key, value) in the order of keys.
 
         Args:
-            prefix: a tuple that the keys begin with. Without it, start and end: all keys.
+            prefix: a tuple that the keys begin with. Without prefix, start and end: all keys.
             start: the first key, inclusive.
             end: the last key, exclusive.
-            reverse: the last keys first.
-            limit: stop after so many.
+            reverse: start with the last key.
+            limit: the maximum number of items.
         """
         return BlockingPages(
             self._core.scan(prefix, start=start, end=end, reverse=reverse, limit=limit)
@@ -60,14 +60,15 @@ class BlockingReads:
     ) -> BlockingPages[RecordedEvent]:
         """Iterate over the events of a stream in the order of versions.
 
-        Those that the transaction itself appends come with position and commit 0.
+        Events that this transaction itself appends have position and commit 0.
 
         Args:
-            after: a version; events after it, or if reverse before it, 0 being the end.
+            stream: its name.
+            after: a version, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
             types: only events of one of these types.
-            reverse: the last events first.
-            limit: stop after so many.
+            reverse: start with the last event.
+            limit: the maximum number of events.
         """
         return BlockingPages(
             self._core.read(
@@ -91,19 +92,20 @@ class BlockingReads:
     ) -> BlockingPages[RecordedEvent]:
         """Iterate over the events of all streams in the order of positions.
 
-        Of all that is given, everything must fit. Those that a transaction itself appends are
-        not among them.
+        An event must match all filters that are given. Events that this transaction itself appends
+        are not included.
 
         Args:
-            after: a position; events after it, or if reverse before it, 0 being the end.
+            after: a position, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
-            stream, category, prefix: only of this stream, of streams of this category (the
-                name up to its first "-"), of streams whose names begin so.
-            types: only of one of these types.
-            tags: only with all of these tags.
-            query: only what fits one of its criteria.
-            reverse: the last events first.
-            limit: stop after so many.
+            stream: only events of this stream.
+            category: only events of streams of this category, the name up to its first "-".
+            prefix: only events of streams whose names begin with it.
+            types: only events of one of these types.
+            tags: only events with all of these tags.
+            query: only events that match one of its criteria.
+            reverse: start with the last event.
+            limit: the maximum number of events.
         """
         return BlockingPages(
             self._core.read_all(
@@ -121,9 +123,9 @@ class BlockingReads:
         )
 
     def load(self, stream: str, *, schema: int = 0, name: str = "") -> Loaded:
-        """A stream's newest snapshot of this name and schema, and the events after it.
+        """Read the newest snapshot of a stream, of this name and schema, and the events after it.
 
-        A snapshot that cannot be decoded is passed over: the events are the truth. If the stream
-        was truncated, they may not be all of it: see Loaded.is_whole.
+        A snapshot that cannot be decoded is ignored, and all events are read. If the stream was
+        truncated, events may be missing: see Loaded.is_whole.
         """
         return step(self._core.load(stream, schema=schema, name=name))

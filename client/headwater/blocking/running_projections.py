@@ -1,4 +1,4 @@
-"""Projections without an event loop: each runs in a thread, with a connection of its own.
+"""Running projections without an event loop: each in a thread, with a connection of its own.
 
     @db.projection("balances", category="account")
     def balances(tx, event):
@@ -7,8 +7,8 @@
     with db.run_projections():
         ...
 
-Ending the block closes these connections, which ends the threads wherever they wait. What was
-under way then is rolled back or committed whole, and the next run goes on from there.
+At the end of the block these connections are closed, which ends the threads wherever they wait. A
+transaction that was running is rolled back or has committed, and the next run continues there.
 """
 
 import threading
@@ -31,12 +31,12 @@ from headwater.transport.runtime import Greeting, Options
 from headwater.transport.stepping import step
 
 JOIN_S: Final = 0.02
-"""Seconds between two looks whether a thread has ended: it may have opened another connection
-just when the last one was closed."""
+"""Seconds between checks whether a thread has ended. It may have opened a new connection just when
+the last one was closed."""
 
 
 class RunningProjections:
-    """Projections in threads, as long as a block runs."""
+    """Projections in threads, which run while a block runs."""
 
     def __init__(self, db: Database, projections: Projections, names: Sequence[str]) -> None:
         self._failed = threading.Event()
@@ -63,7 +63,7 @@ class RunningProjections:
             self._raise_errors()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until one of them fails, and raise its error; or for so many seconds."""
+        """Wait until a projection fails, and raise its error. Returns after *timeout* seconds."""
         self._failed.wait(timeout)
         self._raise_errors()
 
@@ -74,7 +74,7 @@ class RunningProjections:
 
 
 class _Thread(threading.Thread):
-    """One work, with a connection of its own, until it is stopped."""
+    """A thread that runs one of the works, with its own connection, until it is stopped."""
 
     def __init__(
         self,
@@ -106,24 +106,24 @@ class _Thread(threading.Thread):
                     await self._work(db._host())  # noqa: SLF001
                 return
             except ConnectionLost as error:
-                # Of the first connection; the work deals with those that follow.
+                # The first connection failed. The work itself handles later losses.
                 if not error.retryable:
                     raise
             await self._runtime.sleep(backoff.next())
 
     def stop(self) -> None:
-        """Let it end as soon as it can."""
+        """Make the thread end as soon as possible."""
         self._runtime.stop()
 
     def wait_until_stopped(self) -> None:
-        """Return when it has ended."""
+        """Wait until the thread has ended."""
         while self.is_alive():
             self._runtime.stop()
             self.join(JOIN_S)
 
 
 class _StoppableRuntime(BlockingRuntime):
-    """One that another thread can wake for good, wherever it waits."""
+    """A runtime that another thread can stop, wherever it waits."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,25 +33,28 @@ class BlockingSingleWrites:
         return step(self._core.put(key, value))
 
     def delete(self, key: Key) -> Committed:
-        """Remove a key; it is no error if it is not there."""
+        """Delete a key. It is no error if the key is absent."""
         return step(self._core.delete(key))
 
     def delete_range(
         self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
     ) -> Committed:
-        """Remove the keys that begin with *prefix*, or those from *start* to before *end*."""
+        """Delete the keys that begin with *prefix*, or those from *start* to before *end*.
+
+        The empty tuple is the prefix of all keys.
+        """
         return step(self._core.delete_range(prefix, start=start, end=end))
 
     def add(self, key: Key, number: float) -> Committed:
-        """Add to the number that a key holds, which is 0 if it is absent."""
+        """Add to the number that a key holds. An absent key counts as 0."""
         return step(self._core.add(key, number))
 
     def min(self, key: Key, number: float) -> Committed:
-        """Set a key to *number* unless it holds a smaller one."""
+        """Set a key to *number* unless it already holds a smaller number."""
         return step(self._core.min(key, number))
 
     def max(self, key: Key, number: float) -> Committed:
-        """Set a key to *number* unless it holds a larger one."""
+        """Set a key to *number* unless it already holds a larger number."""
         return step(self._core.max(key, number))
 
     def append(
@@ -70,35 +73,60 @@ class BlockingSingleWrites:
             events: one, or several in order.
             expect: the version that the stream must be at: a number, NO_STREAM, STREAM_EXISTS
                 or ANY.
-            unless, after: an event that fits this query beyond this position must not exist, in
-                any stream. *after* is the position up to which the query was read.
+            unless, after: append only if no event after this position, in any stream, matches
+                this query. *after* is the position up to which the query was read.
 
         Raises:
-            WrongVersion: the stream is not at the version that was expected.
-            ConditionFailed: there is an event that fits *unless*.
+            WrongVersion: the stream is not at the expected version.
+            ConditionFailed: an event after *after* matches *unless*.
         """
         return step(self._core.append(stream, events, expect=expect, unless=unless, after=after))
 
     def save_snapshot(
         self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
     ) -> Committed:
-        """Keep the state that a stream has at a version, for `load`."""
+        """Store the state of a stream at a version, for `load`.
+
+        Args:
+            stream: its name.
+            version: the version of the stream that the state belongs to.
+            state: any value that the codec can encode.
+            schema: the version of the code that made the state. `load` asks for the same.
+            name: distinguishes several states of one stream.
+        """
         return step(
             self._core.save_snapshot(stream, version=version, state=state, schema=schema, name=name)
         )
 
     def truncate(self, stream: str, *, before: int) -> Committed:
-        """Hide a stream's events below a version; see Transaction.truncate."""
+        """Hide the events of a stream below a version from all reads, permanently.
+
+        Args:
+            stream: its name.
+            before: the first version that stays. One above the version of the stream hides all.
+        """
         return step(self._core.truncate(stream, before=before))
 
     def delete_stream(self, stream: str) -> Committed:
-        """Hide all events of a stream; see Transaction.delete_stream."""
+        """Hide all events of a stream, and delete its snapshots.
+
+        The stream keeps counting versions, but until the next append it does not exist:
+        expect=NO_STREAM holds. It is no error if there is no such stream.
+        """
         return step(self._core.delete_stream(stream))
 
     def set_retention(
         self, stream: str, *, max_count: int | None = None, max_age: timedelta | float | None = None
     ) -> Committed:
-        """Keep only the newest events of a stream; see Transaction.set_retention."""
+        """Keep only the newest events of a stream, until the retention is set again.
+
+        Without both limits, everything is kept from now on. Hidden events stay hidden.
+
+        Args:
+            stream: its name.
+            max_count: the number of events to keep.
+            max_age: the age up to which events are kept. A number is in seconds.
+        """
         return step(self._core.set_retention(stream, max_count=max_count, max_age=max_age))
 
     def erase(
@@ -109,5 +137,18 @@ class BlockingSingleWrites:
         ids: Iterable[UUID] | None = None,
         positions: Iterable[int] | None = None,
     ) -> Committed:
-        """Erase the data of events for good; see Transaction.erase."""
+        """Erase the data and metadata of events permanently, at every commit.
+
+        Their positions, versions, ids, types and tags stay, and `RecordedEvent.erased` is true.
+        Erasing an erased event is no error.
+
+        Args:
+            stream: the stream of *versions* or *ids*.
+            versions: of events of that stream.
+            ids: the ids that were given to events of that stream.
+            positions: of events of any stream.
+
+        Raises:
+            NoSuchEvent: one of the events does not exist.
+        """
         return step(self._core.erase(stream, versions=versions, ids=ids, positions=positions))

@@ -24,15 +24,16 @@ class BlockingEvents(Iterator[RecordedEvent]):
 
 
 class BlockingSubscription(Iterator[Item]):
-    """Made by `db.subscribe()`; use it with `with` and `for`.
+    """A subscription. Made by `db.subscribe()`; use it with `with` and `for`.
 
     It has a connection of its own, because waiting for an event blocks it.
 
-    It ends only with an error: ConnectionLost if no server could be found for `retry_timeout`
-    seconds, or what the server ended it with.
+    It has no end. It raises ConnectionLost if no server could be reached for `retry_timeout`
+    seconds, or the error with which the server ended it.
 
     Attributes:
-        position: of the last item that was handed out; a later subscription goes on after it.
+        position: the position of the last item that it returned. A later subscription can continue
+            after it.
     """
 
     def __init__(self, core: Subscription) -> None:
@@ -58,9 +59,12 @@ class BlockingSubscription(Iterator[Item]):
 
     @property
     def position(self) -> Position:
-        """Of the last item that was handed out; a later subscription goes on after it."""
+        """The position of the last item that it returned.
+
+        A later subscription can continue after it.
+        """
         return self._core.position
 
     def events(self) -> BlockingEvents:
-        """Iterate over single events; items that are no events are left out."""
+        """Iterate over single events. CaughtUp and FellBehind are skipped."""
         return BlockingEvents(self._core.events())

@@ -17,12 +17,12 @@ from headwater_protocol.numbers import ANY, CommitNumber
 
 
 class BlockingTransaction(BlockingReads):
-    """Made by `db.transaction()`. It belongs to one thread.
+    """A transaction, made by `db.transaction()`. It belongs to one thread.
 
     Attributes:
         isolation: the level, "serializable" or "snapshot".
-        read_only: it takes no writes, and never conflicts.
-        view: the commit that it reads at; None before the first read.
+        read_only: whether it refuses writes.
+        view: the commit at which it reads. None before the first read.
     """
 
     _core: Transaction
@@ -49,44 +49,47 @@ class BlockingTransaction(BlockingReads):
 
     @property
     def read_only(self) -> bool:
-        """It takes no writes, and never conflicts."""
+        """Whether it refuses writes."""
         return self._core.read_only
 
     @property
     def view(self) -> CommitNumber | None:
-        """The commit that it reads at; None before the first read."""
+        """The commit at which it reads.
+
+        None before the first read.
+        """
         return self._core.view
 
     @property
     def id(self) -> UUID:
-        """Its idempotency key, of UUID version 7."""
+        """The id of the transaction, a UUID of version 7. The server commits an id only once."""
         return self._core.id
 
     def begin(self) -> None:
-        """Take the read view now, and not at the first read."""
+        """Take the read view now. Otherwise the first read takes it."""
         step(self._core.begin())
 
     def commit(self) -> Committed | None:
-        """Commit; what it became, or None if it wrote nothing.
+        """Commit. Returns None if the transaction wrote nothing.
 
         Raises:
-            Conflict: another transaction committed first; error.conflicts says all of it.
+            Conflict: another transaction committed first. error.conflicts lists all conflicts.
             WrongVersion: a stream is not at the version that an append expected.
-            CommitUnknown: the connection was lost before the answer; `db.status(tx.id,
-                resolve=True)` settles what became of it.
+            CommitUnknown: the connection was lost before the answer came. `db.status(tx.id,
+                resolve=True)` tells whether the transaction committed.
         """
         return step(self._core.commit())
 
     def rollback(self) -> None:
-        """Forget it. The server is told, and not waited for."""
+        """Roll back. The server is told, but its answer is not waited for."""
         step(self._core.rollback())
 
     @property
     def committed(self) -> Committed:
-        """What it became.
+        """The commit: its number, time, positions and versions.
 
         Raises:
-            InvalidArgument: it did not commit, or wrote nothing.
+            InvalidArgument: the transaction has not committed, or wrote nothing.
         """
         return self._core.committed
 
@@ -95,28 +98,28 @@ class BlockingTransaction(BlockingReads):
         self._core.put(key, value)
 
     def delete(self, key: Key) -> None:
-        """Remove a key; it is no error if it is not there."""
+        """Delete a key. It is no error if the key is absent."""
         self._core.delete(key)
 
     def delete_range(
         self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
     ) -> None:
-        """Remove the keys that begin with *prefix*, or those from *start* to before *end*.
+        """Delete the keys that begin with *prefix*, or those from *start* to before *end*.
 
-        The empty tuple is the prefix of all keys, and means it.
+        The empty tuple is the prefix of all keys.
         """
         self._core.delete_range(prefix, start=start, end=end)
 
     def add(self, key: Key, number: float) -> None:
-        """Add to the number that a key holds, 0 if it is absent. Adds do not conflict."""
+        """Add to the number that a key holds. An absent key counts as 0. Adds do not conflict."""
         self._core.add(key, number)
 
     def min(self, key: Key, number: float) -> None:
-        """Set a key to *number* unless it holds a smaller one."""
+        """Set a key to *number* unless it already holds a smaller number."""
         self._core.min(key, number)
 
     def max(self, key: Key, number: float) -> None:
-        """Set a key to *number* unless it holds a larger one."""
+        """Set a key to *number* unless it already holds a larger number."""
         self._core.max(key, number)
 
     def append(
@@ -135,59 +138,63 @@ class BlockingTransaction(BlockingReads):
             events: one, or several in order.
             expect: the version that the stream must be at: a number, NO_STREAM, STREAM_EXISTS
                 or ANY.
-            unless, after: an event that fits this query beyond this position must not be there,
-                of any stream; else the transaction fails with ConditionFailed. *after* is the
-                position up to which the query was read. The transaction's own do not count.
+            unless, after: append only if no event after this position, in any stream, matches
+                this query; otherwise the commit raises ConditionFailed. *after* is the position
+                up to which the query was read. Events of this transaction do not count.
         """
         self._core.append(stream, events, expect=expect, unless=unless, after=after)
 
     def save_snapshot(
         self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
     ) -> None:
-        """Keep the state that a stream has at a version, for `load`.
+        """Store the state of a stream at a version, for `load`.
 
         Args:
-            version: of the stream; it may be one that this transaction appends.
-            state: what the codec can encode.
-            schema: version of the code that made the state; load asks for the same.
-            name: tells apart several states of one stream.
+            stream: its name.
+            version: the version of the stream that the state belongs to. It may be one that this
+                transaction appends.
+            state: any value that the codec can encode.
+            schema: the version of the code that made the state. `load` asks for the same.
+            name: distinguishes several states of one stream.
         """
         self._core.save_snapshot(stream, version=version, state=state, schema=schema, name=name)
 
     def ack(self, *deliveries: Acknowledgeable) -> None:
-        """Acknowledge deliveries of a consumer group, if and only if all this commits.
+        """Acknowledge deliveries of a consumer group if, and only if, the transaction commits.
 
-        If one is not this consumer's any more when it comes to that, nothing is done, and the
-        commit raises DeliveryLost.
+        If this consumer has lost one of the deliveries by then, nothing is written and the commit
+        raises DeliveryLost.
         """
         self._core.ack(*deliveries)
 
     def truncate(self, stream: str, *, before: int) -> None:
-        """Hide a stream's events below a version from all reads, for good.
+        """Hide the events of a stream below a version from all reads, permanently.
 
         Args:
-            before: the first version that stays; one above the stream's version hides all.
+            stream: its name.
+            before: the first version that stays. One above the version of the stream hides all.
         """
         self._core.truncate(stream, before=before)
 
     def delete_stream(self, stream: str) -> None:
-        """Hide all events of a stream, and remove its snapshots.
+        """Hide all events of a stream, and delete its snapshots.
 
-        Its versions go on counting, but until it is appended to again it is no stream:
-        expect=NO_STREAM holds. It is no error if there is none.
+        The stream keeps counting versions, but until the next append it does not exist:
+        expect=NO_STREAM holds. It is no error if there is no such stream.
         """
         self._core.delete_stream(stream)
 
     def set_retention(
         self, stream: str, *, max_count: int | None = None, max_age: timedelta | float | None = None
     ) -> None:
-        """Keep only the newest events of a stream, from now on and until it is set again.
+        """Keep only the newest events of a stream, until the retention is set again.
 
-        Without both, all is kept that is not hidden yet; what is hidden stays so.
+        Without both limits, everything is kept from now on. Hidden events stay hidden.
 
         Args:
-            max_count: how many events.
-            max_age: for how long; a number is of seconds.
+            stream: its name.
+            max_count: the number of events to keep.
+            max_age: the age up to which events are kept. A number is in seconds.
         """
         self._core.set_retention(stream, max_count=max_count, max_age=max_age)
 
@@ -199,15 +206,16 @@ class BlockingTransaction(BlockingReads):
         ids: Iterable[UUID] | None = None,
         positions: Iterable[int] | None = None,
     ) -> None:
-        """Erase the data and metadata of events for good, at every commit.
+        """Erase the data and metadata of events permanently, at every commit.
 
         Their positions, versions, ids, types and tags stay, and `RecordedEvent.erased` is true.
-        To erase again what is erased is no error; to erase what is not there is NoSuchEvent.
+        Erasing an erased event is no error. If an event does not exist, the commit raises
+        NoSuchEvent.
 
         Args:
             stream: the stream of *versions* or *ids*.
             versions: of events of that stream.
-            ids: that were given to events of that stream.
-            positions: of events of any streams.
+            ids: the ids that were given to events of that stream.
+            positions: of events of any stream.
         """
         self._core.erase(stream, versions=versions, ids=ids, positions=positions)

@@ -1,8 +1,8 @@
 """The command line: `headwater COMMAND`.
 
-Commands are found by the entry point group "headwater.commands", so those of the server are
-there when it is installed, and this package does not import it. What goes wrong ends with one
-line and exit code 1; what was called wrongly, with 2.
+Commands are found by the entry point group "headwater.commands". So the commands of the server are
+available when it is installed, and this package does not import it. An error ends with one line and
+exit code 1; wrong usage ends with exit code 2.
 """
 
 import importlib.metadata
@@ -40,7 +40,7 @@ class Commands(click.Group):
         except HeadwaterError as error:
             raise click.ClickException(f"{error}") from error
         except BrokenPipeError:
-            # Whoever read our output has seen enough.
+            # The reader of the output has closed the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
         except OSError as error:

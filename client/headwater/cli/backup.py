@@ -1,4 +1,4 @@
-"""`headwater backup`: have a server make a backup of its data."""
+"""`headwater backup`: let a server make a backup of its data."""
 
 from typing import Final
 
@@ -7,19 +7,19 @@ import click
 from headwater.cli.connection_options import Connector, connection_options
 
 ANSWER_S_MAX: Final = 24 * 3600.0
-"""Seconds that a backup may take: a day copies terabytes. A server that goes away ends the
-connection, and with it the waiting."""
+"""Seconds that a backup may take. A day is enough to copy terabytes. If the server goes away, the
+connection ends, and so does the wait."""
 
 
 @click.command()
 @connection_options
 @click.argument("name")
 def backup(connector: Connector, name: str) -> None:
-    """Make the backup NAME in the directory that the server has for backups (--backup-dir).
+    """Make the backup NAME in the server's directory for backups (--backup-dir).
 
-    The server goes on serving. The backup has every commit that was acknowledged before, and is a
-    data directory: `headwater check` verifies it, `headwater restore` copies it to where a server
-    is to run.
+    The server keeps running. The backup contains every commit that was acknowledged before. It is a
+    data directory: `headwater check` verifies it, and `headwater restore` copies it to a new
+    place.
     """
     with connector.connect(answer_timeout=ANSWER_S_MAX) as db:
         made = db.backup(name)

@@ -1,9 +1,8 @@
-"""`headwater bench`: what a running server does, for one connection or many.
+"""`headwater bench`: measures a running server, over one connection or many.
 
-A closed loop, like that of redis-benchmark or pgbench: each connection keeps a number of
-requests under way, and sends the next when an answer is there. The loop is in Python, so with
-many connections it is often the loop that is measured, and the server could do more; bench/ in
-the repository has a generator in C, and compares.
+It is a closed loop like redis-benchmark or pgbench: each connection has a fixed number of requests
+in flight, and sends the next one when an answer arrives. The loop is in Python, so with many
+connections it is often the bottleneck. The repository has a load generator in C, in bench/.
 """
 
 import asyncio
@@ -24,7 +23,7 @@ from headwater.records import Event
 from headwater.transactions.transaction import Transaction
 
 PREFIX: Final = "headwater-bench"
-"""What it writes is under this: keys that begin with it, and streams of this category."""
+"""The prefix of all keys and streams that the benchmark writes."""
 
 
 class Operations:
@@ -39,7 +38,7 @@ class Operations:
         return PREFIX, random.randrange(self._keys)
 
     async def ping(self) -> None:
-        """Nothing but the way there and back."""
+        """A round trip without work."""
         await self._db.ping()
 
     async def get(self) -> None:
@@ -51,12 +50,12 @@ class Operations:
         await self._db.put(self._key(), self._value)
 
     async def append(self) -> None:
-        """Append an event to one of as many streams, durably."""
+        """Append an event to one of the streams, durably."""
         stream = f"{PREFIX.replace('-', '_')}-{random.randrange(self._keys)}"
         await self._db.append(stream, [Event("Measured", self._value)])
 
     async def transaction(self) -> None:
-        """Read a key and write it, serializable, run again on a conflict."""
+        """Read and write a key in a serializable transaction. Repeat after a conflict."""
         await self._db.run(self._read_and_write)
 
     async def _read_and_write(self, tx: Transaction) -> None:
@@ -70,7 +69,7 @@ OPERATIONS: Final = ("ping", "get", "put", "append", "transaction")
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one operation did. Times are in milliseconds."""
+    """The result for one operation. Times are in milliseconds."""
 
     operation: str
     requests: int
@@ -92,7 +91,7 @@ async def measure(
     keys: int,
     size: int,
 ) -> Figures:
-    """Repeat an operation on all connections for a time; a fifth of it warms up before."""
+    """Repeat an operation on all connections for a time, after a fifth of it to warm up."""
     times: list[float] = []
     failures = 0
     begin = time.perf_counter() + seconds / 5
@@ -141,7 +140,7 @@ async def measure(
     "operations",
     multiple=True,
     type=click.Choice(OPERATIONS),
-    help="What to repeat; may be given again.  [default: each of them]",
+    help="The operation to measure; may be repeated.  [default: all]",
 )
 @click.option("-c", "--connections", default=8, show_default=True, type=click.IntRange(1, 1000))
 @click.option(
@@ -150,7 +149,7 @@ async def measure(
     default=1,
     show_default=True,
     type=click.IntRange(1, 1000),
-    help="Requests under way on each connection.",
+    help="Requests in flight on each connection.",
 )
 @click.option(
     "-s",
@@ -158,21 +157,21 @@ async def measure(
     default=3.0,
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
-    help="Time for each operation.",
+    help="Seconds for each operation.",
 )
 @click.option(
     "--keys",
     default=10_000,
     show_default=True,
     type=click.IntRange(min=1),
-    help=f"Keys, and streams, that are used. All begin with {PREFIX}.",
+    help=f"Number of keys, and of streams. All begin with {PREFIX}.",
 )
 @click.option(
     "--size",
     default=100,
     show_default=True,
     type=click.IntRange(0, 1 << 20),
-    help="Bytes of a value.",
+    help="Size of a value in bytes.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 def bench(
@@ -185,7 +184,7 @@ def bench(
     size: int,
     as_json: bool,
 ) -> None:
-    """Measure a running server. It writes keys and streams of its own, and leaves them."""
+    """Measure a running server. The keys and streams that it writes are not deleted."""
     if not as_json:
         click.echo(f"{connections} connections, {depth} deep, {seconds} s each")
         click.echo(f"{'':12}{'a second':>12}{'p50 ms':>10}{'p99 ms':>10}{'p99.9':>10}{'max':>10}")

@@ -1,7 +1,7 @@
-"""Options of the commands that talk with a server.
+"""Options of the commands that connect to a server.
 
-A setting is taken from its flag, else from the environment (HEADWATER_URL and so on), else from
-the TOML file that --config or HEADWATER_CONFIG names, else it has its default:
+A setting comes from its flag; without a flag from the environment (HEADWATER_URL and so on); then
+from the TOML file that --config or HEADWATER_CONFIG names; and otherwise from its default:
 
     url = "headwaters://db.example.org"         for every command
     ca-file = "/etc/ssl/example.pem"
@@ -9,8 +9,8 @@ the TOML file that --config or HEADWATER_CONFIG names, else it has its default:
     [dump]                                      for one command
     output = "/backup/today.jsonl"
 
-What stands at the top and is no setting of the command is left alone, since a server's settings
-may stand in the same file.
+Unknown settings at the top of the file are ignored, because the file may also have the settings of
+a server.
 """
 
 import functools
@@ -32,7 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Connector:
-    """Where to connect, and as whom: the options, put together."""
+    """The options of a connection: where to connect, and as which user."""
 
     def __init__(
         self,
@@ -55,10 +55,11 @@ class Connector:
     def connect(
         self, *, codec: Codec | None = None, answer_timeout: float | None = None
     ) -> BlockingDatabase:
-        """The database; it is connected to on entering it.
+        """Make the database. It connects when the block is entered.
 
         Args:
-            answer_timeout: seconds to wait for an answer, if --timeout is not meant for that.
+            codec: of values, event data and states.
+            answer_timeout: seconds to wait for an answer, instead of --timeout.
         """
         options = dict(self._options)
         if answer_timeout is not None:
@@ -69,7 +70,7 @@ class Connector:
             raise click.UsageError(str(error)) from error
 
     def connect_async(self, *, codec: Codec | None = None) -> Database:
-        """The same for an event loop."""
+        """Make the database for an event loop."""
         try:
             return connect(self.url, codec=codec, **self._options)
         except InvalidArgument as error:
@@ -77,7 +78,7 @@ class Connector:
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Make the file's settings the defaults of the command."""
+    """Use the settings of the file as defaults of the command."""
     if path is None:
         return
     try:
@@ -87,11 +88,11 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     known = {option.opts[-1].removeprefix("--"): option.name for option in ctx.command.params}
     own = settings.get(ctx.command.name or "", {})
     if not isinstance(own, dict):
-        raise click.BadParameter(f"{path}: {ctx.command.name} is no table", ctx, param)
+        raise click.BadParameter(f"{path}: {ctx.command.name} is not a table", ctx, param)
     for name in own:
         if name not in known:
             raise click.BadParameter(
-                f"{path}: [{ctx.command.name}] has no setting {name!r}; there are "
+                f"{path}: [{ctx.command.name}] has an unknown setting {name!r}; known are "
                 f"{', '.join(sorted(known))}",
                 ctx,
                 param,
@@ -105,7 +106,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
 
 
 def connection_options(command: F) -> F:
-    """Give *command* the options of a connection, and pass them on as `connector`."""
+    """Add the options of a connection to *command*, and pass them as `connector`."""
 
     @functools.wraps(command)
     def called(*args: Any, **options: Any) -> Any:
@@ -123,7 +124,7 @@ def connection_options(command: F) -> F:
                 is_eager=True,
                 expose_value=False,
                 callback=_read_config,
-                help="TOML file with settings, named as the options are.",
+                help="A TOML file with settings, which have the names of the options.",
             ),
             click.option(
                 "--url",
@@ -136,20 +137,20 @@ def connection_options(command: F) -> F:
                 "--user",
                 envvar="HEADWATER_USER",
                 show_envvar=True,
-                help="Log in as this user, if the URL does not name one.",
+                help="The user, if the URL does not name one.",
             ),
             click.option(
                 "--password",
                 envvar="HEADWATER_PASSWORD",
                 show_envvar=True,
-                help="Its password. Other users of this machine can see flags; use the variable.",
+                help="The password. Other users of this machine can see flags; use the variable.",
             ),
             click.option(
                 "--ca-file",
                 type=click.Path(exists=True, dir_okay=False),
                 envvar="HEADWATER_CA_FILE",
                 show_envvar=True,
-                help="Certificates to trust, in PEM, beside those that the system trusts.",
+                help="A PEM file of certificates to trust, in addition to those of the system.",
             ),
             click.option(
                 "--timeout",

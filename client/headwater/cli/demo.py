@@ -1,4 +1,4 @@
-"""`headwater demo`: a month of flights, a server that is killed in the middle, and the proof.
+"""`headwater demo`: loads a month of flights, kills the server in between, and compares.
 
     load ------------------> half way ----------------------> all in ------> compare with the file
       several clients          |  look at commit c              read events, counters, snapshots,
@@ -6,9 +6,9 @@
                                v
                            clients go on by themselves
 
-A flight is one transaction: its event, three counters, and for every fiftieth flight of an
-aircraft a snapshot. An append expects the exact version of the aircraft's stream, so a flight
-that went in twice, or not at all, would end the demo at once; and the comparison would show it.
+A flight is one transaction: its event, three counters, and for every fiftieth flight of an aircraft
+a snapshot. An append expects the exact version of the aircraft's stream. So a flight that was
+stored twice, or not at all, would stop the demo, and the comparison would also show it.
 """
 
 import asyncio
@@ -43,15 +43,15 @@ from headwater.cli.flights import (
 from headwater.cli.server_process import ServerProcess
 
 WORKERS_A_CLIENT: Final = 16
-"""Transactions that one client has under way at once, on its one connection."""
+"""Concurrent transactions of one client, over its connection."""
 
 FLIGHTS_MIN: Final = 200
-"""Fewer flights are loaded before the server can be killed among them."""
+"""The fewest flights: fewer would be loaded before the server could be killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A line of the result: what the file says, and what the database says."""
+    """A line of the result: the figures of the file and of the database."""
 
     what: str
     file: str
@@ -61,7 +61,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What could be read at a commit before the kill."""
+    """What was read at a commit before the kill."""
 
     commit: int
     counters: Counter[tuple[str, ...]]
@@ -69,7 +69,7 @@ class Moment:
 
 @dataclass(slots=True)
 class Journal:
-    """What the clients were told, kept outside of the database."""
+    """The acknowledged commits, recorded outside of the database."""
 
     kill_after: int
     commits: list[tuple[int, Flight]] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All that the demo shows at its end."""
+    """The result of the demo."""
 
     findings: list[Finding]
     load_s: float
@@ -100,10 +100,10 @@ class Outcome:
 @click.option(
     "--flights",
     type=click.IntRange(min=FLIGHTS_MIN),
-    help="Load only the first so many flights of the month.",
+    help="Load only this number of flights, from the beginning of the month.",
 )
 def demo(clients: int, flights: int | None) -> None:
-    """Load a month of flights, kill the server in the middle, and show that nothing is lost."""
+    """Load a month of flights, kill the server in between, and show that nothing is lost."""
     if importlib.util.find_spec("rocksdict") is None:
         raise click.ClickException('the demo runs a server: pip install "headwater[server]"')
     console = Console()
@@ -123,7 +123,7 @@ def demo(clients: int, flights: int | None) -> None:
 async def run_demo(
     server: ServerProcess, flights: Sequence[Flight], clients: int, progress: Progress
 ) -> Outcome:
-    """Load, kill, carry on, compare."""
+    """Load, kill, continue, compare."""
     journal = Journal(kill_after=len(flights) // 2)
     began = time.perf_counter()
     async with AsyncExitStack() as stack:
@@ -150,7 +150,7 @@ async def run_demo(
 async def load(
     db: headwater.Database, share: Sequence[Flight], journal: Journal, progress: Progress
 ) -> None:
-    """Record flights one after the other, each exactly once whatever becomes of the server."""
+    """Record flights one after the other, each exactly once, even if the server is killed."""
     task = progress.task_ids[0]
     for flight in share:
         journal.under_way += 1
@@ -162,7 +162,7 @@ async def load(
 
 
 async def record(tx: headwater.Transaction, flight: Flight) -> headwater.Transaction:
-    """One flight: its event, its counters, and a snapshot if it is time for one."""
+    """One flight: its event, its counters, and a snapshot if one is due."""
     if flight.nth % SNAPSHOT_EVERY == 0:
         loaded = await tx.load(flight.stream, schema=SCHEMA)
         aircraft = _aircraft(loaded).after(flight.type, flight.details)
@@ -190,7 +190,7 @@ async def kill_and_restart(server: ServerProcess, journal: Journal, console: Con
 
 
 async def look(db: headwater.Database, commit: int) -> Moment:
-    """The counters as of a commit."""
+    """The counters at a commit."""
     found: Counter[tuple[str, ...]] = Counter()
     past = db.at(commit=commit)
     for prefix in (("carrier",), ("airport",)):
@@ -202,7 +202,7 @@ async def look(db: headwater.Database, commit: int) -> Moment:
 async def compare(
     db: headwater.Database, flights: Sequence[Flight], journal: Journal, moment: Moment
 ) -> list[Finding]:
-    """Everything that the database holds, beside what it must hold."""
+    """Compare everything in the database with the file."""
     newest = max(commit for commit, _ in journal.commits)
     now = await look(db, newest)
     return [
@@ -215,7 +215,7 @@ async def compare(
 
 
 async def compare_events(db: headwater.Database, flights: Sequence[Flight]) -> Finding:
-    """Every event, in the order of its aircraft, with the content of its row."""
+    """Compare every event, in the order of its aircraft, with its row."""
     wanted = by_stream(flights)
     events = right = 0
     async for event in db.read_all(after=0):
@@ -235,7 +235,7 @@ async def compare_events(db: headwater.Database, flights: Sequence[Flight]) -> F
 def compare_counters(
     kind: str, wanted: Counter[tuple[str, ...]], found: Counter[tuple[str, ...]]
 ) -> Finding:
-    """The counters of a kind, one by one."""
+    """Compare the counters of a kind, one by one."""
     of_file = {key: count for key, count in wanted.items() if key[0] == kind}
     of_database = {key: count for key, count in found.items() if key[0] == kind}
     same = sum(of_database.get(key) == count for key, count in of_file.items())
@@ -248,7 +248,7 @@ def compare_counters(
 
 
 async def compare_aircraft(db: headwater.Database, flights: Sequence[Flight]) -> list[Finding]:
-    """Every aircraft, loaded through its snapshot, against all its rows."""
+    """Compare every aircraft, loaded through its snapshot, with all its rows."""
     rows_of = by_stream(flights)
     same = used = replayed = 0
     for stream, rows in rows_of.items():

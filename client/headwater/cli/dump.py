@@ -1,4 +1,4 @@
-"""`headwater dump`: everything in a database, as JSON lines, as of one commit.
+"""`headwater dump`: writes a database at one commit as JSON lines.
 
     {"headwater": 1, "commit": 1234, "time": "…", "events": 500}
     {"key": ["balance", "ann"], "value": 90}
@@ -7,13 +7,13 @@
     {"snapshot": "account-ann", "name": "", "schema": 1, "version": 1, "state": …}
     {"end": {"keys": 1, "events": 500, "snapshots": 1}}
 
-The first line is the header; the last one says that the dump is complete. What JSON does not have
-is tagged (headwater.cli.tagged_json), and so is a key that is no tuple. An event whose data was
-erased has `"erased": true` in place of data. Positions are those of the lines, from 1; an event
-that comes after hidden ones says its `position`, and `retention` the one of the first event that is
-left. A stream `begins` where it was last deleted, or at 1; if `first` is above that, it was
-truncated. The history of keys, hidden events, deleted streams, consumer groups, and users are left
-out.
+The first line is the header; the last line shows that the dump is complete. Types that JSON lacks
+are tagged (headwater.cli.tagged_json), and so are keys that are not tuples. An event whose data was
+erased has `"erased": true` instead of data. Events are numbered from 1 by their lines. An event
+after hidden ones has its `position`, and a `retention` line has the position of the first visible
+event. A stream `begins` where it was last deleted, or at 1; if `first` is above that, it was
+truncated. Old values of keys, hidden events, deleted streams, consumer groups and users are not
+dumped.
 """
 
 import json
@@ -36,7 +36,7 @@ from headwater_protocol.keys import key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 
 FORMAT: Final = 1
-"""Version of the format; a reader refuses a newer one."""
+"""Version of the format. A reader refuses any other."""
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -48,11 +48,11 @@ Write = Callable[[dict[str, Any]], None]
     "--output",
     default="-",
     type=click.Path(dir_okay=False, allow_dash=True),
-    help="File to write; - is standard output.",
+    help="The file to write; - is standard output.",
 )
-@click.option("--commit", type=click.IntRange(min=0), help="As of this commit.  [default: newest]")
+@click.option("--commit", type=click.IntRange(min=0), help="Dump this commit.  [default: newest]")
 def dump(connector: Connector, output: str, commit: int | None) -> None:
-    """Write everything, as of one commit, as JSON lines."""
+    """Write the database at one commit as JSON lines."""
     with connector.connect(codec=RawCodec()) as db, _writer(output) as write:
         counts = write_dump(db, write, commit)
     click.echo(
@@ -62,7 +62,7 @@ def dump(connector: Connector, output: str, commit: int | None) -> None:
 
 
 def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[str, int]:
-    """Write the lines of a dump; how many of each kind there are."""
+    """Write the lines of a dump. Returns the number of lines of each kind."""
     newest = db.ping()
     commit = newest.commit if commit is None else commit
     past = db.at(commit=commit)
@@ -129,7 +129,7 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
 
 
 def _stored_keys(past: BlockingPast) -> Iterator[tuple[bytes, bytes]]:
-    """Keys as they are stored: clients in other languages need not make tuples of theirs."""
+    """Keys as stored bytes, because keys of clients in other languages may not be tuples."""
     first, more = b"", True
     while more:
         page = past._core._fetch("scan", first, None, PAGE_ITEMS_MAX, False)  # noqa: SLF001
@@ -139,7 +139,7 @@ def _stored_keys(past: BlockingPast) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _kept(past: BlockingPast) -> Iterator[dict[str, Any]]:
-    """What is kept of each stream that is not there from its first event on, or will not be."""
+    """A line for each stream that lacks its first events, or has retention."""
     for stream in past.streams():
         if (stream.first, stream.max_count, stream.max_age) == (1, None, None):
             continue
@@ -155,17 +155,17 @@ def _kept(past: BlockingPast) -> Iterator[dict[str, Any]]:
 
 
 def _last_position(past: BlockingPast) -> int:
-    """The position of the last event, also if it is hidden."""
+    """The position of the last event, even if it is hidden."""
     last = next(past.read_all(reverse=True, limit=1), None)
     seen = 0 if last is None else last.position
-    # A page that finds no more has looked at everything.
+    # A page without events has searched to the end of the log.
     position: int = step(past._core._fetch("read_all", seen, {}, 1, False))[1]  # noqa: SLF001
     return max(seen, position)
 
 
 @contextmanager
 def _writer(output: str) -> Iterator[Write]:
-    """Write lines to a file, which appears under its name when it is complete, or to stdout."""
+    """Write lines to stdout, or to a file that gets its name only when it is complete."""
     if output == "-":
         yield lambda line: click.echo(json.dumps(line, ensure_ascii=False))
         return
@@ -179,7 +179,7 @@ def _writer(output: str) -> Iterator[Write]:
 
 
 def progress_bars() -> Progress:
-    """Bars on standard error, if it is a terminal."""
+    """Progress bars on standard error, if it is a terminal."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description:>9}"),

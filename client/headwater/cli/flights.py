@@ -1,7 +1,7 @@
-"""A month of flights: the demo's data, and what a database must hold once it is loaded.
+"""A month of flights: the demo's data, and what the database must contain after loading it.
 
-The file has one row a flight that left one of three airports in January 2013. An aircraft is a
-stream, named by its tail number, and a flight is an event of it. Flights that were cancelled
+The file has one row for each flight that left one of three airports in January 2013. An aircraft
+is a stream, named by its tail number, and a flight is an event of it. Flights that were cancelled
 before an aircraft was chosen share one stream.
 """
 
@@ -27,7 +27,7 @@ class Flight:
 
     Attributes:
         stream: of the aircraft.
-        nth: which flight of its aircraft it is, 1, 2, 3 …; so the version that its event gets.
+        nth: the number of the flight for its aircraft: 1, 2, 3 … It is the version of its event.
     """
 
     stream: str
@@ -45,7 +45,7 @@ class Flight:
 
     @property
     def counters(self) -> tuple[tuple[str, ...], ...]:
-        """The keys of the counters that the flight raises by one."""
+        """The keys of the counters that the flight increments."""
         return (
             ("carrier", self.carrier),
             ("airport", self.origin, "departures"),
@@ -55,7 +55,7 @@ class Flight:
 
 @dataclass(frozen=True, slots=True)
 class Aircraft:
-    """What an aircraft did so far: the aggregate that snapshots hold."""
+    """The flights of an aircraft so far: the aggregate that snapshots store."""
 
     flights: int = 0
     cancelled: int = 0
@@ -74,7 +74,7 @@ class Aircraft:
         )
 
     def after_all(self, events: Iterable[RecordedEvent]) -> "Aircraft":
-        """The aircraft after events as the database gives them."""
+        """The aircraft after some events of the database."""
         aircraft = self
         for event in events:
             aircraft = aircraft.after(event.type, event.data)
@@ -82,7 +82,7 @@ class Aircraft:
 
     @property
     def state(self) -> list[int]:
-        """The aircraft as a snapshot's state; `Aircraft(*state)` is the way back."""
+        """The aircraft as the state of a snapshot. `Aircraft(*state)` reverses it."""
         return [self.flights, self.cancelled, self.miles, self.minutes]
 
 
@@ -110,7 +110,7 @@ def read_flights(path: Path, *, limit: int | None = None) -> list[Flight]:
 
 
 def counters(flights: Iterable[Flight]) -> Counter[tuple[str, ...]]:
-    """What the counters are once these flights are in."""
+    """The counters after these flights."""
     return Counter(key for flight in flights for key in flight.counters)
 
 

@@ -1,4 +1,4 @@
-"""`headwater group`: consumer groups from the command line."""
+"""`headwater group`: administration of consumer groups."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from headwater.groups.administration import ParkedEvent
 
 @click.group()
 def group() -> None:
-    """Make, look at and remove consumer groups, and what is parked in them."""
+    """Create, show and delete consumer groups, and manage their parked events."""
 
 
 @group.command("list")
@@ -28,7 +28,7 @@ def list_(connector: Connector) -> None:
 @connection_options
 @click.argument("name")
 def info(connector: Connector, name: str) -> None:
-    """Show all about a group."""
+    """Show the settings and the state of a group."""
     with connector.connect() as db:
         found = db.groups.info(name)
     rows = {
@@ -51,10 +51,10 @@ def info(connector: Connector, name: str) -> None:
 
 def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--stream", help="Only the events of this stream."),
-        click.option("--category", help="Only of streams of this category."),
-        click.option("--prefix", help="Only of streams whose names begin so."),
-        click.option("--type", "types", multiple=True, help="Only of this type; may be repeated."),
+        click.option("--stream", help="Only events of this stream."),
+        click.option("--category", help="Only events of streams of this category."),
+        click.option("--prefix", help="Only events of streams whose names begin with this."),
+        click.option("--type", "types", multiple=True, help="Only this type; may be repeated."),
         click.option("--tag", "tags", multiple=True, help="Only with this tag; may be repeated."),
     ):
         command = option(command)
@@ -67,10 +67,14 @@ def _filter_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--after", type=click.IntRange(min=0), help="Begin after this position.  [default: 0]"
 )
-@click.option("--now", is_flag=True, help="Begin with what comes from now on.")
-@click.option("--lease", type=float, help="Seconds that a consumer may take.  [default: 30]")
-@click.option("--attempts", type=int, help="Attempts until it is parked; 0: any.  [default: 10]")
-@click.option("--retry-delay", type=float, help="Seconds until the next attempt.  [default: 1]")
+@click.option("--now", is_flag=True, help="Deliver only new events.")
+@click.option("--lease", type=float, help="Seconds a consumer may take per event.  [default: 30]")
+@click.option(
+    "--attempts",
+    type=int,
+    help="Deliveries after which an event is parked; 0: never.  [default: 10]",
+)
+@click.option("--retry-delay", type=float, help="Seconds until the second attempt.  [default: 1]")
 @click.option(
     "--parked-stream",
     type=click.Choice(["hold", "continue"]),
@@ -87,9 +91,9 @@ def create(
     tags: tuple[str, ...],
     **rest: Any,
 ) -> None:
-    """Make a group."""
+    """Create a group."""
     if now and after is not None:
-        raise click.UsageError("give --after or --now, not both")
+        raise click.UsageError("give either --after or --now")
     begin = None if now else after or 0
     with connector.connect() as db:
         position = db.groups.create(
@@ -102,7 +106,7 @@ def create(
 @connection_options
 @click.argument("name")
 def delete(connector: Connector, name: str) -> None:
-    """Remove a group, with what is parked in it."""
+    """Delete a group and its parked events."""
     with connector.connect() as db:
         db.groups.delete(name)
     click.echo(f"group {name} deleted")
@@ -110,10 +114,10 @@ def delete(connector: Connector, name: str) -> None:
 
 @group.command()
 @connection_options
-@click.option("--limit", type=click.IntRange(min=1), help="So many at most.")
+@click.option("--limit", type=click.IntRange(min=1), help="The maximum number of events.")
 @click.argument("name")
 def parked(connector: Connector, name: str, limit: int | None) -> None:
-    """List what is parked: position, attempts, when, event, reason."""
+    """List the parked events: position, attempts, time, event, reason."""
     with connector.connect() as db:
         for one in db.groups.parked(name, limit=limit):
             click.echo(_parked_line(one))
@@ -129,13 +133,13 @@ def _parked_line(one: ParkedEvent) -> str:
 
 def _positions(all_: bool, positions: tuple[int, ...]) -> list[int] | None:
     if all_ == bool(positions):
-        raise click.UsageError("which? Positions, or --all")
+        raise click.UsageError("give either positions or --all")
     return None if all_ else list(positions)
 
 
 @group.command()
 @connection_options
-@click.option("--all", "all_", is_flag=True, help="All that are parked.")
+@click.option("--all", "all_", is_flag=True, help="All parked events.")
 @click.argument("name")
 @click.argument("positions", type=click.IntRange(min=1), nargs=-1)
 def replay(connector: Connector, all_: bool, name: str, positions: tuple[int, ...]) -> None:
@@ -148,11 +152,11 @@ def replay(connector: Connector, all_: bool, name: str, positions: tuple[int, ..
 
 @group.command()
 @connection_options
-@click.option("--all", "all_", is_flag=True, help="All that are parked.")
+@click.option("--all", "all_", is_flag=True, help="All parked events.")
 @click.argument("name")
 @click.argument("positions", type=click.IntRange(min=1), nargs=-1)
 def discard(connector: Connector, all_: bool, name: str, positions: tuple[int, ...]) -> None:
-    """Forget parked events: they count as done."""
+    """Discard parked events: they count as done."""
     chosen = _positions(all_, positions)
     with connector.connect() as db:
         count = db.groups.discard(name, chosen)

@@ -1,15 +1,13 @@
-"""`headwater load`: a dump goes back into a database.
+"""`headwater load`: reads a dump back into a database.
 
-Lines become transactions of up to a thousand of them, in the order of the file, over one
-connection: so the events of the new database are in the order of the old one, and in an empty
-database they get the positions that they had, also where events are hidden; see
-headwater.cli.removed. Commit numbers and times are new.
+Up to a thousand lines at a time become a transaction, in the order of the file, over one
+connection. So events keep their order, and in an empty database they get the positions that they
+had, even where events were hidden (headwater.cli.removed). Commit numbers and times are new.
 
-A load that was interrupted can be run again, and each event is there once: it keeps its id, and
-an append of ids that are there counts as done. If the file is another one, cut at other places,
-a transaction may be there in part; then the events that are there are compared, and left out.
-Where a stream has other events, nothing of that transaction is written, and the load ends. Keys
-and snapshots are set, whatever they were.
+An interrupted load can be repeated, and each event is still stored once: events keep their ids, and
+an append of existing ids counts as done. If the lines were divided differently, a part of a
+transaction may exist; then existing events are compared and skipped. If a stream has other events,
+nothing of that transaction is written, and the load stops. Keys and snapshots are overwritten.
 """
 
 import json
@@ -33,10 +31,10 @@ from headwater.transactions.batch import Batch
 from headwater_protocol.operations import WRITE
 
 LINES_A_COMMIT_MAX: Final = 1000
-"""Lines in one transaction: enough that its sync costs little a line."""
+"""The most lines in one transaction: enough that the sync costs little for each."""
 
 SIZE_A_COMMIT_MAX: Final = 4 * 1024 * 1024
-"""Bytes of lines in one transaction, except that one line may be larger."""
+"""The most bytes of lines in one transaction, unless a single line is larger."""
 
 
 @click.command()
@@ -45,8 +43,8 @@ SIZE_A_COMMIT_MAX: Final = 4 * 1024 * 1024
 def load(connector: Connector, file: IO[bytes]) -> None:
     """Read a dump back into a database.
 
-    FILE is what `headwater dump` wrote; - is standard input. Run it again if it was interrupted:
-    what is there already is not written twice.
+    FILE is the output of `headwater dump`; - is standard input. After an interruption run it again:
+    existing events are not written twice.
     """
     with connector.connect(codec=RawCodec()) as db, progress_bars() as progress:
         counts = read_dump(db, file, progress)
@@ -57,7 +55,7 @@ def load(connector: Connector, file: IO[bytes]) -> None:
 
 
 def read_dump(db: BlockingDatabase, file: IO[bytes], progress: Progress) -> dict[str, int]:
-    """Load the lines of a dump; how many of each kind there were."""
+    """Load the lines of a dump. Returns the number of lines of each kind."""
     lines = enumerate(file, 1)
     header = _parse(*next(lines, (1, b"")))
     if header.get("headwater") != FORMAT:
@@ -84,10 +82,10 @@ def read_dump(db: BlockingDatabase, file: IO[bytes], progress: Progress) -> dict
             if kind in bars:
                 progress.advance(bars[kind], count)
     if end is None:
-        raise click.ClickException(f"{name} ends early: its dump was cut off")
+        raise click.ClickException(f"{name} ends early: the dump is incomplete")
     removed.finish(header.get("events", 0))
     if end != counts:
-        raise click.ClickException(f"{name}: it says {end}, and has {counts}")
+        raise click.ClickException(f"{name}: its last line says {end}, but it has {counts}")
     return counts
 
 
@@ -110,7 +108,9 @@ def _load_part(
     except HeadwaterError as error:
         raise click.ClickException(f"lines {first} to {last}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise click.ClickException(f"lines {first} to {last}: not of a dump: {error!r}") from error
+        raise click.ClickException(
+            f"lines {first} to {last}: not lines of a dump: {error!r}"
+        ) from error
 
 
 def _fill_in(removed: Removed, lines: list[dict[str, Any]]) -> None:
@@ -145,7 +145,7 @@ def _batch(db: BlockingDatabase, lines: list[dict[str, Any]]) -> Batch:
 
 
 def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines without the events that are there already, at the same version."""
+    """The lines without events that already exist at the same version."""
     there: dict[tuple[str, int], Event] = {}
     spans: dict[str, tuple[int, int]] = {}
     for line in lines:
@@ -191,13 +191,13 @@ def _set(batch: Batch, line: dict[str, Any]) -> None:
 
 
 def _parts(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """Lines, some at a time, always cut at the same places."""
+    """Divide the lines into parts. The same file is always divided in the same way."""
     part: list[tuple[int, dict[str, Any]]] = []
     size = 0
     for number, raw in lines:
         line = _parse(number, raw)
         full = len(part) == LINES_A_COMMIT_MAX or size + len(raw) > SIZE_A_COMMIT_MAX
-        # An event that says its position comes after a gap, which is filled in between.
+        # An event with a position follows a gap, which is filled before this part.
         if part and (full or ("stream" in line and "position" in line)):
             yield part
             part, size = [], 0
@@ -211,9 +211,9 @@ def _parse(number: int, raw: bytes) -> dict[str, Any]:
     try:
         line = json.loads(raw)
     except ValueError as error:
-        raise click.ClickException(f"line {number} is no JSON: {error}") from error
+        raise click.ClickException(f"line {number} is not JSON: {error}") from error
     if not isinstance(line, dict):
-        raise click.ClickException(f"line {number} is no line of a dump")
+        raise click.ClickException(f"line {number} is not a line of a dump")
     return line
 
 

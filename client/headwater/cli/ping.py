@@ -1,4 +1,4 @@
-"""`headwater ping`: is a server there, and how far away."""
+"""`headwater ping`: check that a server answers, and how fast."""
 
 import time
 
@@ -11,17 +11,18 @@ from headwater.errors import AuthenticationFailed
 
 @click.command()
 @connection_options
-@click.option("-n", "--count", default=1, type=click.IntRange(min=1), help="How often to ask.")
+@click.option("-n", "--count", default=1, type=click.IntRange(min=1), help="Number of requests.")
 @click.option(
     "--interval",
     default=0.2,
     type=click.FloatRange(min=0),
-    help="Seconds from one time to the next.",
+    help="Seconds between two requests.",
 )
 def ping(connector: Connector, count: int, interval: float) -> None:
     """Ask a server for its newest commit.
 
-    Without a user, a server that asks for one counts as being there: health checks need none.
+    If no user is given and the server requires one, the ping counts as a success. So health checks
+    need no user.
     """
     database = connector.connect()
     try:
@@ -29,7 +30,7 @@ def ping(connector: Connector, count: int, interval: float) -> None:
     except AuthenticationFailed:
         if database.address.user is not None:
             raise
-        click.echo(f"{database.address}: there, and asks for a user")
+        click.echo(f"{database.address}: up, and requires a user")
 
 
 def _ping(database: BlockingDatabase, count: int, interval: float) -> None:

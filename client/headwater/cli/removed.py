@@ -1,14 +1,14 @@
-"""Stand-ins for events that a dump has not, so that the others keep their positions and versions.
+"""Placeholders for events that a dump lacks, so that the others keep positions and versions.
 
     dump    position   1    2    3    4    5    6    7         hidden when it was dumped: 1, 2, 4, 5
             event      .    .   a-3   .    .   b-1  c-1
-    load              a-1  a-2  a-3  $removed  b-1  c-1        and all that stands in is hidden
+    load              a-1  a-2  a-3  $removed  b-1  c-1        all placeholders are hidden again
 
-Positions matter because projections remember theirs: at other positions they would leave events
-out, or handle them again. Which stream a hidden event was of is not in a dump, only how many
-hidden events a stream began with, and where the first that is left of it stands. So a gap is
-filled with what is wanted earliest (earliest deadline first), which always comes out even, for the
-streams themselves once did; what is left over belongs to streams that were deleted.
+Positions matter because projections remember them: with other positions they would skip events or
+handle them again. A dump does not tell the stream of a hidden event. It tells how many hidden
+events each stream begins with, and the position of its first visible event, which is a deadline for
+its placeholders. So gaps are filled by earliest deadline first. This always succeeds, because the
+original streams are a solution. The rest of the gaps belongs to deleted streams.
 """
 
 from collections.abc import Iterator
@@ -22,20 +22,20 @@ from headwater.transport.stepping import step
 from headwater_protocol.limits import NUMBER_MAX
 
 REMOVED: Final = "$removed"
-"""Type of the events that stand in, and the stream of those that no stream waits for."""
+"""The type of the placeholders, and the stream of those that belong to no stream of the dump."""
 
 REMOVED_AT_ONCE_MAX: Final = 10_000
-"""Such events in one transaction."""
+"""The most placeholders in one transaction."""
 
 
 def newest_position(db: BlockingDatabase) -> int:
-    """The position of the newest event of a database, also if it is hidden."""
+    """The position of the newest event of a database, even if it is hidden."""
     position: int = step(db._core._channel.read("position_before", NUMBER_MAX))  # noqa: SLF001
     return position
 
 
 class Removed:
-    """What is still to be filled in while a dump is loaded.
+    """The placeholders that are still to be written while a dump is loaded.
 
     Attributes:
         position: the newest position of the database.
@@ -49,7 +49,7 @@ class Removed:
         self._rooms: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def expect(self, line: dict[str, Any]) -> None:
-        """Take in a line that says what is kept of a stream, and hide what is there already."""
+        """Take a `retention` line. If its placeholders exist already, hide them."""
         stream, first = line["retention"], line["first"]
         version = self._db.load(stream).version
         if version >= first - 1:
@@ -62,14 +62,14 @@ class Removed:
         heappush(self._wanted, (NUMBER_MAX if deadline is None else deadline, stream))
 
     def before(self, line: dict[str, Any]) -> None:
-        """Fill in what comes before the event of a line; then its position is taken."""
+        """Fill the gap before the event of a line, and count the event."""
         self._dumped = line.get("position", self._dumped + 1)
         self._fill(self._dumped - 1 - self.position)
         self._make_room(line["stream"])
         self.position = max(self.position, self._dumped)
 
     def finish(self, last: int) -> None:
-        """Fill in what comes after the last event."""
+        """Fill the gap after the last event."""
         self._fill(last - self.position)
         for stream in list(self._rooms):
             self._make_room(stream)
@@ -82,7 +82,7 @@ class Removed:
             count -= part
 
     def _waiting(self) -> Iterator[tuple[str, int]]:
-        """The stream that wants its events first, and how many."""
+        """The stream with the earliest deadline, and the number of its placeholders."""
         while self._wanted:
             stream = self._wanted[0][1]
             if stream in self._rooms:
@@ -102,7 +102,7 @@ class Removed:
             batch.delete_stream(stream)
         else:
             version, line = self._rooms[stream]
-            # Of them, those before the stream was deleted and began anew.
+            # The placeholders from before the stream was deleted and began again.
             former = min(count, max(0, line.get("begins", 1) - 1 - version))
             if former:
                 batch.append(stream, _stand_ins(former), expect=version)

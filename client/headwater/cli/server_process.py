@@ -1,6 +1,6 @@
-"""A real server as a child process, to be killed and started again.
+"""A server as a child process, which can be killed and started again.
 
-The demo, the tests and the benchmarks share it. It kills nothing but the child it started.
+The demo, the tests and the benchmarks use it. It kills no process but its own child.
 """
 
 import os
@@ -14,17 +14,17 @@ from types import TracebackType
 from typing import ClassVar, Final
 
 READY_S_MAX: Final = 60.0
-"""Seconds until a server that was started must listen: it may have a log to replay first."""
+"""Seconds in which a started server must listen. It may have to replay a log first."""
 
 STOP_S_MAX: Final = 60.0
-"""Seconds until a server must have ended after SIGTERM: it writes a last checkpoint."""
+"""Seconds in which a server must end after SIGTERM. It writes a last checkpoint first."""
 
 _LOOK_S: Final = 0.002
 _LOG_LINES_SHOWN: Final = 20
 
 
 class ServerFailed(Exception):
-    """The server ended, or did not listen in time; the message has the end of its log."""
+    """The server ended, or did not listen in time. The message has the end of its log."""
 
 
 class ServerProcess:
@@ -33,9 +33,9 @@ class ServerProcess:
     The port is chosen at the first start and kept, so clients find it again after a restart.
 
     Attributes:
-        program: what is run; a test can put a server with a bad disk in its place.
+        program: the command to run. A test can replace it, by a server with a bad disk for example.
         data: the data directory.
-        log: a file with what all its starts had to say.
+        log: a file with the output of all starts.
     """
 
     program: ClassVar[tuple[str, ...]] = (sys.executable, "-m", "headwater_server")
@@ -62,12 +62,12 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
-        """What to connect to."""
+        """The URL of the server."""
         return f"headwater://{self.address}"
 
     @property
     def pid(self) -> int:
-        """The process that runs now."""
+        """The id of the running process."""
         assert self._child is not None, "the server was not started"
         return self._child.pid
 
@@ -75,7 +75,7 @@ class ServerProcess:
         """Start and wait until it listens; return the seconds that this took.
 
         Raises:
-            ServerFailed: it ended instead, or took longer than READY_S_MAX.
+            ServerFailed: the server ended, or took longer than READY_S_MAX.
         """
         assert self._child is None, "the server runs already"
         self._ready.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # A Ctrl-C is ours to handle: the server ends when we say so.
+                # Ctrl-C must reach only this process, which then stops the server.
                 start_new_session=True,
             )
         while not self._ready.exists():
@@ -106,11 +106,11 @@ class ServerProcess:
         return time.perf_counter() - began
 
     def kill(self) -> None:
-        """SIGKILL: what a crash of the process leaves, it leaves."""
+        """Kill the server with SIGKILL, as a crash would."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM, and wait for the orderly end. No error if it does not run."""
+        """Stop the server with SIGTERM, and wait. It is no error if it is not running."""
         if self._child is not None:
             self._end(signal.SIGTERM)
 
@@ -131,5 +131,5 @@ class ServerProcess:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what would be settings of the server."""
+    """The environment of this process, without variables that are settings of the server."""
     return {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}

@@ -3,8 +3,8 @@
     >>> db.put(("balance", "ann"), 10)
     >>> list(db.scan(("balance",)))
 
-It is Python and not a language of its own: what was tried at the prompt can be copied into a
-program. What an expression gives is shown; of what gives items one by one, the first few.
+It is plain Python, so what works at the prompt can be copied into a program. The value of an
+expression is shown; of an iterator, the first items.
 """
 
 import code
@@ -19,18 +19,18 @@ import headwater
 from headwater.cli.connection_options import Connector, connection_options
 
 SHOWN_MAX: Final = 20
-"""Items that are shown of an iterator."""
+"""The most items of an iterator that are shown."""
 
 
 @click.command()
 @connection_options
-@click.option("-c", "--command", help="Run this, as if it were typed, and end.")
+@click.option("-c", "--command", help="Run this statement and exit.")
 def shell(connector: Connector, command: str | None) -> None:
     """Work with a server at a Python prompt.
 
-    `db` is the database, as headwater.connect_blocking gives it, and every name of headwater is
-    there: db.get(key), db.put(key, value), db.append(stream, [Event(type, data)]). What comes
-    from standard input is run line by line if that is no terminal.
+    `db` is the database that headwater.connect_blocking returns, and all names of headwater are
+    defined: db.get(key), db.put(key, value), db.append(stream, [Event(type, data)]). If standard
+    input is not a terminal, its lines are run.
     """
     with connector.connect() as db:
         names: dict[str, Any] = {name: getattr(headwater, name) for name in headwater.__all__}
@@ -40,13 +40,13 @@ def shell(connector: Connector, command: str | None) -> None:
         try:
             if command is not None:
                 if console.push(command) and console.push(""):
-                    raise click.UsageError(f"not a whole statement: {command!r}")
+                    raise click.UsageError(f"incomplete statement: {command!r}")
             elif sys.stdin.isatty():
                 _complete_names(console.locals)
                 pong = db.ping()
                 console.interact(
                     f"Headwater at {db.address}, commit {pong.commit}; the database is `db`. "
-                    "Ctrl-D ends.",
+                    "Press Ctrl-D to exit.",
                     exitmsg="",
                 )
             else:
@@ -62,7 +62,7 @@ class _Console(code.InteractiveConsole):
     """Runs statements, and remembers whether one failed, for the exit status.
 
     Attributes:
-        failed: a statement raised, or was no Python.
+        failed: whether a statement raised an exception or had a syntax error.
     """
 
     failed = False
@@ -75,7 +75,7 @@ class _Console(code.InteractiveConsole):
         self.failed = True
         error = sys.exc_info()[1]
         if isinstance(error, headwater.HeadwaterError):
-            # The server's word, in one line: where in the client it was raised helps nobody.
+            # One line. A traceback through the client would not help the user.
             self.write(f"{type(error).__name__}: {error}\n")
         else:
             super().showtraceback()
@@ -98,7 +98,7 @@ def _complete_names(names: Any) -> None:
         import readline
         import rlcompleter
     except ImportError:
-        # Not every Python has them, and typing goes on without.
+        # Not every Python has these modules. Then there is no completion.
         return
     readline.set_completer(rlcompleter.Completer(names).complete)
     readline.parse_and_bind("tab: complete")

@@ -1,4 +1,4 @@
-"""`headwater stats`: the figures of a server."""
+"""`headwater stats`: the statistics of a server."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ from headwater.cli.connection_options import Connector, connection_options
 @connection_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 def stats(connector: Connector, as_json: bool) -> None:
-    """Show the figures of a server."""
+    """Show the statistics of a server."""
     with connector.connect() as db:
         figures = db.stats()
     if as_json:

@@ -1,4 +1,4 @@
-"""`headwater streams` lists them; `headwater stream` says what is kept of one, and erases."""
+"""`headwater streams` lists streams. `headwater stream` sets retention, and deletes and erases."""
 
 import json
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from headwater.cli.connection_options import Connector, connection_options
 from headwater.errors import NoSuchEvent
 
 ERASED_AT_ONCE_MAX: Final = 10_000
-"""Events that one commit may erase."""
+"""The most events that one commit may erase."""
 
 
 @click.command()
 @connection_options
-@click.option("--prefix", default="", help="Only streams whose names begin so.")
-@click.option("--categories", is_flag=True, help="Categories, with their counts of events.")
+@click.option("--prefix", default="", help="Only streams whose names begin with this.")
+@click.option("--categories", is_flag=True, help="List categories with their numbers of events.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON lines, for programs.")
 def streams(connector: Connector, prefix: str, categories: bool, as_json: bool) -> None:
     """List the streams, or the categories, in order of name."""
@@ -60,7 +60,7 @@ def streams(connector: Connector, prefix: str, categories: bool, as_json: bool) 
 
 @click.group()
 def stream() -> None:
-    """Say what is kept of a stream, or erase the data of events."""
+    """Set the retention of a stream, delete it, or erase the data of events."""
 
 
 @stream.command()
@@ -68,7 +68,7 @@ def stream() -> None:
 @click.argument("name")
 @click.option("--before", type=int, required=True, help="The first version that stays.")
 def truncate(connector: Connector, name: str, before: int) -> None:
-    """Hide the events of a stream below a version, for good."""
+    """Hide the events of a stream below a version, permanently."""
     with connector.connect() as db:
         db.truncate(name, before=before)
     click.echo(f"{name}: events below version {before} are hidden", err=True)
@@ -77,13 +77,13 @@ def truncate(connector: Connector, name: str, before: int) -> None:
 @stream.command()
 @connection_options
 @click.argument("name")
-@click.option("--max-count", type=int, help="Keep so many events, the newest.")
-@click.option("--max-age", type=float, help="Keep each event for so many seconds.")
+@click.option("--max-count", type=int, help="The number of events to keep.")
+@click.option("--max-age", type=float, help="Seconds for which each event is kept.")
 def keep(connector: Connector, name: str, max_count: int | None, max_age: float | None) -> None:
-    """Keep only the newest events of a stream; without options, keep all from now on."""
+    """Keep only the newest events of a stream. Without options, keep all from now on."""
     with connector.connect() as db:
         db.set_retention(name, max_count=max_count, max_age=max_age)
-    click.echo(f"{name}: set", err=True)
+    click.echo(f"{name}: retention set", err=True)
 
 
 @stream.command()
@@ -91,7 +91,7 @@ def keep(connector: Connector, name: str, max_count: int | None, max_age: float 
 @click.argument("name")
 @click.confirmation_option(prompt="Hide all events of the stream?")
 def delete(connector: Connector, name: str) -> None:
-    """Delete a stream: all its events are hidden; its versions go on counting."""
+    """Delete a stream: hide all its events. Later events continue its versions."""
     with connector.connect() as db:
         _version(db, name)
         db.delete_stream(name)
@@ -102,16 +102,16 @@ def delete(connector: Connector, name: str) -> None:
 @connection_options
 @click.argument("name")
 @click.argument("versions", nargs=-1, required=True)
-@click.confirmation_option(prompt="Erase the data of these events for good?")
+@click.confirmation_option(prompt="Erase the data of these events permanently?")
 def erase(connector: Connector, name: str, versions: tuple[str, ...]) -> None:
-    """Erase the data and metadata of events for good.
+    """Erase the data and metadata of events permanently.
 
-    VERSIONS are numbers, or ranges of them as 3-7.
+    VERSIONS are numbers, or ranges such as 3-7.
     """
     parts = [_numbers(part) for part in versions]
     with connector.connect() as db:
         version, last = _version(db, name), max(part[-1] for part in parts)
-        # Before anything is erased, which cannot be taken back.
+        # Check before erasing anything, because erasing cannot be undone.
         if last > version:
             raise NoSuchEvent(f"stream {name!r} has no version {last}; it is at version {version}")
         for part in parts:
@@ -121,7 +121,7 @@ def erase(connector: Connector, name: str, versions: tuple[str, ...]) -> None:
 
 
 def _version(db: BlockingDatabase, name: str) -> int:
-    # The first of all names that begin with it is the name itself.
+    # Of all names with this prefix, the name itself comes first.
     found = next(db.streams(prefix=name), None)
     if found is None or found.stream != name:
         raise click.ClickException(f"there is no stream {name!r}")
@@ -133,7 +133,7 @@ def _numbers(part: str) -> range:
     try:
         numbers = range(int(first), int(last if dash else first) + 1)
     except ValueError as error:
-        raise click.BadParameter(f"{part!r} is no version and no range of them") from error
+        raise click.BadParameter(f"{part!r} is not a version or a range of versions") from error
     if not numbers:
-        raise click.BadParameter(f"{part!r} is a range of nothing")
+        raise click.BadParameter(f"{part!r} is an empty range")
     return numbers

@@ -27,10 +27,11 @@ _codec: Final = MsgpackCodec()
 
 
 def value_to_json(stored: bytes) -> Any:
-    """What json can write, for the stored bytes of a value."""
+    """The stored bytes of a value, in a form that json can write."""
     try:
         tagged = to_json(_codec.decode(stored))
-        # The way back is tried, not assumed: there are many NaNs, and "nan" names one.
+        # Check that this converts back to the same bytes. There are many NaNs, for example, and
+        # "nan" is only one of them.
         if value_from_json(tagged) == stored:
             return tagged
     except (HeadwaterError, ValueError, TypeError, OverflowError):
@@ -46,7 +47,7 @@ def value_from_json(tagged: Any) -> bytes:
 
 
 def key_to_json(key: bytes) -> Any:
-    """What json can write, for an encoded key; its bytes, if it is not that of a tuple."""
+    """An encoded key, in a form that json can write. If it is no tuple: its bytes."""
     try:
         tagged = [to_json(member) for member in decode_key(key)]
         if key_from_json(tagged) == key:
@@ -64,7 +65,7 @@ def key_from_json(tagged: Any) -> bytes:
 
 
 def to_json(value: Any) -> Any:
-    """What json can write, for a value of msgpack or a member of a key."""
+    """A value of msgpack, or a member of a key, in a form that json can write."""
     match value:
         case None | bool() | str():
             return value
@@ -127,7 +128,7 @@ def from_json(tagged: Any) -> Any:
         case {"$map": list(pairs), **rest} if not rest:
             return {_hashable(from_json(key)): from_json(inner) for key, inner in pairs}
         case dict():
-            raise InvalidArgument(f"{tagged!r:.80} is tagged with what is no tag")
+            raise InvalidArgument(f"{tagged!r:.80} has an unknown tag")
         case _:
             return tagged
 

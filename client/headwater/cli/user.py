@@ -1,8 +1,8 @@
-"""`headwater user`: who may connect.
+"""`headwater user`: the users who may connect.
 
-With --data it works on the data directory of a server that does not run, through what the
-server's package offers at the entry point "users" of the group "headwater.offline": a module
-with add(data, name, password), set(data, name, password), remove(data, name) and list(data).
+With --data it works on the data directory of a stopped server. For that it uses the entry point
+"users" of the group "headwater.offline", which the server's package offers: a module with
+add(data, name, password), set(data, name, password), remove(data, name) and list(data).
 """
 
 import importlib.metadata
@@ -21,14 +21,15 @@ def _options(command: Callable[..., None], *, exists: bool = True) -> Callable[.
     with_data: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
         "--data",
         type=click.Path(exists=exists, file_okay=False),
-        help="The data directory of a server that does not run, in place of --url."
-        + ("" if exists else " It is made if it is not there."),
+        help="The data directory of a stopped server, instead of --url."
+        + ("" if exists else " It is created if it does not exist."),
     )
     return with_data(connection_options(command))
 
 
 def _options_before_the_first_start(command: Callable[..., None]) -> Callable[..., None]:
-    # A server that others can reach does not start without a user, so one can come first.
+    # A server that other machines can reach does not start without a user, so the first user can be
+    # added before the first start.
     return _options(command, exists=False)
 
 
@@ -58,7 +59,7 @@ def _offline() -> Any:
 def user() -> None:
     """Add, change, list and remove users.
 
-    As long as there are none, the server asks nobody for a password.
+    If there are none, the server asks nobody for a password.
     """
 
 
@@ -67,7 +68,7 @@ def user() -> None:
 @_password_stdin
 @click.argument("name")
 def add(connector: Connector, data: str | None, password_stdin: bool, name: str) -> None:
-    """Add a user; its password is asked for."""
+    """Add a user. The command asks for the password."""
     password = _new_password(password_stdin)
     if data is not None:
         _offline().add(data, name, password)

@@ -1,4 +1,4 @@
-"""`headwater verify-snapshots`: hold an aggregate's snapshots against its events."""
+"""`headwater verify-snapshots`: compare the snapshots of an aggregate with its events."""
 
 import importlib
 import os
@@ -14,11 +14,13 @@ from headwater.transport.stepping import step
 
 
 def _named(place: str) -> Any:
-    """What stands at "module:attribute"."""
+    """The object that "module:attribute" names."""
     module_name, _, attribute = place.partition(":")
     if not module_name or not attribute:
-        raise click.BadParameter(f"{place!r}; module:attribute is wanted, as in accounts:account")
-    # As `python -m` does: the application is where one stands.
+        raise click.BadParameter(
+            f"{place!r}: expected module:attribute, for example accounts:account"
+        )
+    # Look for the module in the current directory too, like `python -m`.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -40,28 +42,29 @@ def _named(place: str) -> Any:
 
 @click.command("verify-snapshots")
 @click.argument("aggregate")
-@click.option("--codec", "codec_place", help="module:codec of the application, if it has its own.")
-@click.option("--prefix", default="", help="Only of streams whose names begin so.")
+@click.option("--codec", "codec_place", help="module:attribute of the application's own codec.")
+@click.option("--prefix", default="", help="Only streams whose names begin with this.")
 @connection_options
 def verify_snapshots(
     connector: Connector, aggregate: str, codec_place: str | None, prefix: str
 ) -> None:
     """Replay every stream that has snapshots of AGGREGATE, and compare.
 
-    AGGREGATE is module:attribute, where a headwater.Repository stands. Snapshots of its name and
-    its schema are looked at. Each that is not what the events come to is told, and each truncated
-    stream that has none of this schema and so cannot be loaded; the exit code is 1 then.
+    AGGREGATE is module:attribute and names a headwater.Repository. Its snapshots of the current
+    schema are checked. The command lists each snapshot that differs from the replayed state, and
+    each truncated stream that cannot be loaded because it has no such snapshot. Then the exit code
+    is 1.
     """
     repository = _named(aggregate)
     if not isinstance(repository, Repository):
         raise click.BadParameter(
-            f"{aggregate} is no headwater.Repository, but a {type(repository).__name__}"
+            f"{aggregate} is not a headwater.Repository but a {type(repository).__name__}"
         )
     codec = None if codec_place is None else _named(codec_place)
     counts = {"equal": 0, "differs": 0, "unreadable": 0, "gone": 0, "missing": 0}
 
     async def check_all() -> None:
-        # The core of the blocking face: the same code, stepped.
+        # The asynchronous database inside of the blocking one.
         async for checked in check_snapshots(db._core, repository, prefix=prefix):  # noqa: SLF001
             counts[checked.verdict] += 1
             _tell(checked)
@@ -71,7 +74,7 @@ def verify_snapshots(
     missing = counts.pop("missing")
     click.echo(
         f"{sum(counts.values())} snapshots: {counts['equal']} equal, {counts['differs']} differ, "
-        f"{counts['unreadable']} unreadable, {counts['gone']} of events that are gone"
+        f"{counts['unreadable']} unreadable, {counts['gone']} of truncated events"
     )
     if missing:
         click.echo(f"{missing} truncated streams have no snapshot of schema {repository.schema}")
@@ -86,13 +89,13 @@ def _tell(checked: Checked) -> None:
             pass
         case "differs":
             click.echo(
-                f"{place}: the snapshot has {_shown(checked.kept)}, the events come to "
+                f"{place}: the snapshot has {_shown(checked.kept)}, but the replay gives "
                 f"{_shown(checked.replayed)}"
             )
         case "unreadable":
-            click.echo(f"{place}: the snapshot cannot be read; loading passes over it")
+            click.echo(f"{place}: the snapshot cannot be decoded; loading ignores it")
         case "gone":
-            click.echo(f"{place}: not verified, for events before it were truncated")
+            click.echo(f"{place}: not verified, because events before it were truncated")
         case "missing":
             click.echo(
                 f"{place}: it was truncated and has no snapshot of this schema: it cannot be loaded"

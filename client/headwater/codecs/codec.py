@@ -1,10 +1,10 @@
-"""Codecs: how values, event data and states become the bytes that the server stores.
+"""Codecs turn values, event data and states into the bytes that the server stores.
 
-The server never looks inside them, except that add, min and max read and write msgpack numbers.
-So a codec is a choice of the application, and all who share a database must make the same one.
+The server never decodes these bytes, except that add, min and max read and write msgpack numbers.
+So the application chooses the codec. All applications that share a database must use the same one.
 
-MsgpackCodec has the extension types 0 to 31 for types that msgpack lacks
-(headwater.codecs.extensions); an application that brings its own `default` should use 32 to 127.
+MsgpackCodec uses the extension types 0 to 31 for types that msgpack lacks (see extensions.py). An
+application with its own `default` should use 32 to 127.
 """
 
 from collections.abc import Callable
@@ -19,44 +19,44 @@ from headwater.errors import InvalidArgument, Undecodable
 class Codec(Protocol):
     """Turns values into bytes and back.
 
-    It may also have `to_stored(event)` and `from_stored(event)`, which are given each Event
-    before it is encoded and each RecordedEvent after it was decoded, and return what is to be in
-    its place; TypedCodec has both.
+    A codec may also have two methods for events. `to_stored(event)` receives each Event before it
+    is encoded, `from_stored(event)` each RecordedEvent after it was decoded. Each returns the event
+    to use instead. TypedCodec has both.
     """
 
     def encode(self, value: Any) -> bytes:
-        """The bytes of *value*; TypeError, ValueError or OverflowError if there are none."""
+        """Encode *value*. Raises TypeError, ValueError or OverflowError if that is impossible."""
 
     def decode(self, data: bytes) -> Any:
-        """The value that `encode` made *data* of; ValueError if it made it of none."""
+        """Decode what `encode` returned. Raises ValueError for other bytes."""
 
 
 class RawCodec:
-    """Bytes are stored as they are."""
+    """Stores bytes unchanged."""
 
     def encode(self, value: Any) -> bytes:
-        """Raises TypeError unless *value* is bytes-like."""
+        """Return *value* as bytes. Raises TypeError unless it is bytes-like."""
         if isinstance(value, bytes):
             return value
         if isinstance(value, (bytearray, memoryview)):
             return bytes(value)
-        raise TypeError(f"the raw codec stores bytes, not {type(value).__name__}")
+        raise TypeError(f"RawCodec stores bytes, not {type(value).__name__}")
 
     def decode(self, data: bytes) -> bytes:
-        """*data* itself."""
+        """Return *data* unchanged."""
         return data
 
 
 class MsgpackCodec:
-    """Everything that msgpack has, and some types more.
+    """All types of msgpack, and some more.
 
-    None, bool, int of 64 bits, float, str, bytes, list, dict with any of these as keys, aware
-    datetimes (which come back in UTC), UUID, Decimal, date, set, frozenset, ExtType. A tuple
-    comes back as a list, in a set as a tuple.
+    These are None, bool, int of 64 bits, float, str, bytes, list, dict with any of these as keys,
+    datetime with a time zone (decoded in UTC), UUID, Decimal, date, set, frozenset and ExtType. A
+    tuple is decoded as a list; inside of a set, as a tuple.
 
     Args:
-        default: called for a value of another type; returns one of the types above.
-        ext_hook: called with the type and bytes of an extension of 32 or above; returns its
+        default: called for a value of any other type; returns one of the types above.
+        ext_hook: called with the type and the bytes of an extension of 32 or above; returns its
             value.
     """
 
@@ -68,19 +68,19 @@ class MsgpackCodec:
     ) -> None:
         self._default = default
         self._own_ext_hook = ext_hook
-        # Looked up once, and only ever called for what msgpack itself does not know.
+        # Bound once. msgpack calls it only for extensions.
         self._ext_hook = self._extended
-        # One packer for all calls: building one costs more than packing a small value.
+        # One packer for all calls: creating one costs more than packing a small value.
         self._pack: Callable[[Any], bytes] = msgpack.Packer(
             default=self._stand_in, use_bin_type=True, datetime=True
         ).pack
 
     def encode(self, value: Any) -> bytes:
-        """Raises TypeError, ValueError or OverflowError if msgpack cannot hold *value*."""
+        """Encode *value*. Raises TypeError, ValueError or OverflowError if msgpack cannot."""
         return self._pack(value)
 
     def decode(self, data: bytes) -> Any:
-        """Raises ValueError if *data* is no msgpack value."""
+        """Decode *data*. Raises ValueError if it is no msgpack value."""
         return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=self._ext_hook)
 
     def _stand_in(self, value: Any) -> Any:
@@ -97,7 +97,7 @@ class MsgpackCodec:
         return self._own_ext_hook(code, data)
 
     def _pack_apart(self, value: Any) -> bytes:
-        # The packer is in the middle of another value.
+        # The shared packer is in the middle of another value.
         packed: bytes = msgpack.packb(
             value, default=self._stand_in, use_bin_type=True, datetime=True
         )
@@ -110,7 +110,7 @@ class MsgpackCodec:
 
 
 def encode_with(codec: Codec, value: Any, place: str) -> bytes:
-    """Encode *value*, or raise InvalidArgument that says *place*."""
+    """Encode *value*, or raise InvalidArgument with *place* in its message."""
     try:
         return codec.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -118,7 +118,7 @@ def encode_with(codec: Codec, value: Any, place: str) -> bytes:
 
 
 def decode_with(codec: Codec, data: bytes, place: str) -> Any:
-    """Decode *data*, or raise Undecodable that says *place*."""
+    """Decode *data*, or raise Undecodable with *place* in its message."""
     try:
         return codec.decode(data)
     except (TypeError, ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:

@@ -1,4 +1,4 @@
-"""Event types: classes for the data of events, and upcasters from their older schemas.
+"""Event types: classes for the data of events, and upcasters from older schemas.
 
     types = EventTypes()
     types.register("Deposited", Deposited, schema=3)
@@ -10,9 +10,9 @@
         write   Deposited(...) --dump--> {...}, metadata {"$schema": 3} --codec--> bytes
         read    bytes --codec--> {...} of schema 1 --1->2--> --2->3--> --load--> Deposited(...)
 
-The schema travels in the event's metadata, under "$schema", and is left out if it is 1: events
-that were written before there was a registry have schema 1. What is stored never changes. A
-type that is not registered is read as plain data. The server knows of none of this.
+The schema is stored in the metadata of the event, under "$schema". Schema 1 is not stored, so
+events that were written without a registry have schema 1. Stored events never change. An event
+whose type is not registered is read as plain data. The server knows nothing of schemas.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from headwater.errors import InvalidArgument, Undecodable
 from headwater.records import Event, RecordedEvent
 
 SCHEMA_KEY: Final = "$schema"
-"""Where an event's metadata says the schema of its data."""
+"""The key of the schema in the metadata of an event."""
 
 Upcaster = Callable[[Any], Any]
-"""Data of one schema as data of the next."""
+"""Turns data of one schema into data of the next."""
 
 
 @dataclasses.dataclass(slots=True)
 class _Registered:
-    """What is known of a type of events."""
+    """What is known about a type of events."""
 
     schema: int = 1
     registered: bool = False
@@ -45,7 +45,7 @@ class _Registered:
 
 
 class EventTypes:
-    """What an application knows of its events, by their type."""
+    """A registry of event types: classes, schemas and upcasters."""
 
     def __init__(self) -> None:
         self._types: dict[str, _Registered] = {}
@@ -60,23 +60,23 @@ class EventTypes:
         dump: Callable[[Any], Any] | None = None,
         load: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Say what the data of events of a type is.
+        """Register a type of events.
 
         Args:
             name: the type of the events.
-            kind: a dataclass, msgspec.Struct or pydantic model; None: plain data.
-            schema: the version of the data as it is written now, 1 or more.
-            dump, load: for a class of another sort: to plain data, and from it.
+            kind: a dataclass, msgspec.Struct or pydantic model. None: plain data.
+            schema: the version in which data is written now, 1 or more.
+            dump, load: functions to plain data and back, for a class of any other kind.
 
         Raises:
-            InvalidArgument: the type or the class is registered already, or the class has no
-                mapping that is known.
+            InvalidArgument: the type or the class is already registered, or there is no mapping
+                for the class.
         """
         if schema < 1:
-            raise InvalidArgument(f"register {name!r}: schema {schema}; the first is 1")
+            raise InvalidArgument(f"register {name!r}: schema {schema}; the minimum is 1")
         known = self._types.setdefault(name, _Registered())
         if known.registered:
-            raise InvalidArgument(f"register {name!r}: it is registered already")
+            raise InvalidArgument(f"register {name!r}: it is already registered")
         if any(earlier >= schema for earlier in known.upcasters):
             raise InvalidArgument(
                 f"register {name!r}: schema {schema}, but there is an upcaster from schema "
@@ -84,10 +84,11 @@ class EventTypes:
             )
         if kind is not None and kind in self._names:
             raise InvalidArgument(
-                f"register {name!r}: {kind.__qualname__} is that of {self._names[kind]!r} already"
+                f"register {name!r}: {kind.__qualname__} is already the class of "
+                f"{self._names[kind]!r}"
             )
         if (dump is None) != (load is None):
-            raise InvalidArgument(f"register {name!r}: give dump= and load= both, or neither")
+            raise InvalidArgument(f"register {name!r}: give both dump= and load=, or neither")
         known.schema = schema
         known.registered = True
         known.kind = kind
@@ -99,20 +100,22 @@ class EventTypes:
             self._names[kind] = name
 
     def upcaster(self, name: str, schema: int, function: Upcaster) -> None:
-        """Say how data of *schema* becomes data of the schema after it, whenever it is read.
+        """Register a function that turns data of *schema* into data of the next schema.
+
+        It is called whenever such data is read.
 
         Raises:
-            InvalidArgument: there is one from this schema already, or the type is registered
-                with no schema after it.
+            InvalidArgument: there already is an upcaster from this schema, or the type is
+                registered without a later schema.
         """
         known = self._types.setdefault(name, _Registered())
         place = f"upcaster of {name!r} from schema {schema}"
         if schema < 1:
             raise InvalidArgument(f"{place}: the first schema is 1")
         if schema in known.upcasters:
-            raise InvalidArgument(f"{place}: there is one already")
+            raise InvalidArgument(f"{place}: there already is one")
         if known.registered and schema >= known.schema:
-            raise InvalidArgument(f"{place}: it is registered with schema {known.schema}")
+            raise InvalidArgument(f"{place}: the type is registered with schema {known.schema}")
         known.upcasters[schema] = function
         known.schema = max(known.schema, schema + 1)
 
@@ -124,21 +127,21 @@ class EventTypes:
         id: UUID | None = None,  # noqa: A002 - as the Event's
         tags: Sequence[str] = (),
     ) -> Event:
-        """An event of an object, whose class says its type.
+        """Make an event of an object. Its class gives the type of the event.
 
         Raises:
             InvalidArgument: the class is not registered.
         """
         name = self._names.get(type(value))
         if name is None:
-            raise InvalidArgument(f"{type(value).__qualname__} is the class of no event type")
+            raise InvalidArgument(f"{type(value).__qualname__} is not registered as an event type")
         return Event(name, value, metadata, id, tags)
 
     def to_stored(self, event: Event) -> Event:
-        """The event with plain data, and its schema in the metadata.
+        """Replace the data by plain data, and add the schema to the metadata.
 
         Raises:
-            InvalidArgument: the data does not fit its type, or the metadata is no map.
+            InvalidArgument: the data does not fit the type, or the metadata is no map.
         """
         known = self._types.get(event.type)
         if known is None:
@@ -147,7 +150,7 @@ class EventTypes:
         if known.mapping is not None:
             try:
                 if known.kind is not None and not isinstance(data, known.kind):
-                    # Plain data is held against the class, so that it can be read again.
+                    # Plain data is allowed, but it must load as the class when it is read.
                     data = known.mapping.load(data)
                 data = known.mapping.dump(data)
             except Exception as error:
@@ -157,7 +160,7 @@ class EventTypes:
         return Event(event.type, data, _marked(event, known.schema), event.id, event.tags)
 
     def from_stored(self, event: RecordedEvent) -> RecordedEvent:
-        """The event with its data as the newest schema has it, of its class.
+        """Bring the data to the newest schema, and make an object of its class.
 
         Raises:
             Undecodable: an upcaster fails or is missing, or the data does not fit the class.
@@ -197,12 +200,12 @@ class EventTypes:
 
 
 class TypedCodec:
-    """A codec that makes objects of the data of events, by their type.
+    """A codec that turns the data of events into objects of registered classes.
 
     Args:
         types: the classes and upcasters.
-        codec: of the plain data, and of values and states; MsgpackCodec unless given, in which
-            an enum is its value.
+        codec: for the plain data, and for values and states. The default is MsgpackCodec, with
+            enums encoded as their values.
     """
 
     def __init__(self, types: EventTypes, codec: Codec | None = None) -> None:
@@ -230,14 +233,14 @@ def _marked(event: Event, schema: int) -> Any:
         return {SCHEMA_KEY: schema}
     if not isinstance(metadata, Mapping):
         raise InvalidArgument(
-            f"{event.type}: its metadata carries schema {schema}, so it must be a map, not "
+            f"{event.type}: the metadata must be a map, to carry schema {schema}; got "
             f"{metadata!r:.60}"
         )
     return {**metadata, SCHEMA_KEY: schema}
 
 
 def _unmarked(metadata: Any) -> tuple[int, Any]:
-    """The schema of an event, and its metadata without that."""
+    """The schema of an event, and its metadata without the schema."""
     if not isinstance(metadata, dict) or type(metadata.get(SCHEMA_KEY)) is not int:
         return 1, metadata
     rest = {key: value for key, value in metadata.items() if key != SCHEMA_KEY}

@@ -9,9 +9,9 @@ from headwater.records import RecordedEvent, time_of
 
 
 def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
-    """An event out of its place on the wire, with data and metadata as bytes.
+    """Decode an event that the server sent, with data and metadata as bytes.
 
-    One that an older server kept has nine members: no tags.
+    An event of an older server has nine members, and no tags.
     """
     position, stream, version, commit, time, identity, kind, data, metadata, *rest = fields
     try:
@@ -29,7 +29,7 @@ def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
             data is None,
         )
     except Exception:
-        # Once more, slowly, to say which event and which part of it.
+        # Decode again, part by part, for an error that names the event and the part.
         if data is not None:
             decode_with(codec, data, f"event {version} of {stream}: data")
         if metadata:
@@ -38,6 +38,6 @@ def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
 
 
 def from_stored(events: Sequence[RecordedEvent], codec: Codec) -> Sequence[RecordedEvent]:
-    """Decoded events as the codec has them, if it looks at more than bytes."""
+    """Apply the `from_stored` of the codec, if it has one."""
     revive = getattr(codec, "from_stored", None)
     return events if revive is None else [revive(event) for event in events]

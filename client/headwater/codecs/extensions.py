@@ -1,4 +1,4 @@
-"""Types that msgpack lacks, as its extension types, so that values come back equal.
+"""Extension types of msgpack for types that it lacks, so that values are decoded equal.
 
     code  type        bytes
     1     UUID        its 16 bytes
@@ -7,12 +7,11 @@
     4     set         a msgpack array of its members, in the order of their encoded bytes
     5     frozenset   the same
 
-Each type has a code of its own, so what comes back is never a str that was a Decimal. The order
-in a set is fixed, so equal sets are equal bytes, and `require` may compare them. A datetime is
-msgpack's own timestamp (type -1); one without a time zone names no moment and is refused.
+Each type has its own code, so a Decimal is never decoded as a str. The order in a set is fixed, so
+equal sets have equal bytes and `require` can compare them. A datetime is encoded as msgpack's own
+timestamp (type -1). One without a time zone is refused, because it is no point in time.
 
-msgpack asks these functions only for what it does not know by itself, so values without such
-types pay nothing for them.
+msgpack calls these functions only for types that it does not know, so other values cost nothing.
 """
 
 from collections.abc import Callable
@@ -37,10 +36,10 @@ Unpack = Callable[[bytes], Any]
 
 
 def to_extension(value: Any, pack: Pack) -> ExtType | None:
-    """The extension that stands for *value*; None if none does.
+    """The extension of *value*, or None if its type has none.
 
     Raises:
-        TypeError: a datetime without a time zone.
+        TypeError: *value* is a datetime without a time zone.
     """
     match value:
         case UUID():
@@ -63,12 +62,12 @@ def to_extension(value: Any, pack: Pack) -> ExtType | None:
 
 
 def from_extension(code: int, data: bytes, unpack: Unpack) -> Any:
-    """The value of an extension below EXTENSIONS_RESERVED; ExtType if its code is not known.
+    """Decode an extension below EXTENSIONS_RESERVED. An unknown code stays an ExtType.
 
-    *unpack* makes tuples of arrays: the members of a set must be hashable.
+    *unpack* must decode arrays as tuples, because the members of a set have to be hashable.
 
     Raises:
-        ValueError, TypeError: the bytes are none that to_extension makes.
+        ValueError, TypeError: `to_extension` never makes such bytes.
     """
     decode = _DECODERS.get(code)
     if decode is not None:
@@ -76,7 +75,7 @@ def from_extension(code: int, data: bytes, unpack: Unpack) -> Any:
     if code in (SET_CODE, FROZENSET_CODE):
         members = unpack(data)
         return set(members) if code == SET_CODE else frozenset(members)
-    # Of a newer version: it can be carried on, and written back as it was.
+    # A newer client wrote it. As an ExtType it can be written back unchanged.
     return ExtType(code, data)
 
 
@@ -84,7 +83,7 @@ def _decimal(data: bytes) -> Decimal:
     try:
         return Decimal(data.decode("ascii"))
     except ArithmeticError as error:
-        raise ValueError(f"{data[:40]!r} is no decimal number") from error
+        raise ValueError(f"{data[:40]!r} is not a decimal number") from error
 
 
 def _packed_members(members: set[Any] | frozenset[Any], pack: Pack) -> bytes:

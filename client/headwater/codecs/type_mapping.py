@@ -1,12 +1,11 @@
-"""Type mapping: objects of an application's classes as plain data, and back.
+"""Type mapping: objects of the application's classes as plain data, and back.
 
     Deposited(amount=Decimal("10"))  --dump-->  {"amount": Decimal("10")}  --codec--> bytes
                                      <--load--
 
-Dataclasses need nothing more; msgspec structs and pydantic models are turned by their own
-libraries, which are imported when the first of their classes is met. Fields that the data has
-and the class lacks are left out, as both libraries do: an older reader survives a field that is
-new.
+Dataclasses need no library. msgspec structs and pydantic models are converted by their own
+libraries, which are imported when the first such class is used. Fields of the data that the class
+lacks are ignored, as both libraries do: an older reader can read data with a new field.
 """
 
 import dataclasses
@@ -24,25 +23,25 @@ from headwater.errors import InvalidArgument
 Load = Callable[[Any], Any]
 
 _KEPT: Final = (bytes, datetime, date, UUID, Decimal)
-"""What the codec has a form for, so msgspec need not make a str of it."""
+"""Types that the codec can encode, so msgspec need not turn them into str."""
 
 
 class TypeMapping(Protocol):
-    """Turns objects of one class into what a codec takes, and back."""
+    """Turns objects of one class into plain data that a codec can encode, and back."""
 
     def dump(self, value: Any) -> Any:
-        """Plain data of an object."""
+        """The plain data of an object."""
 
     def load(self, data: Any) -> Any:
-        """The object that `dump` made *data* of; any exception if the data does not fit."""
+        """The object of which `dump` made *data*. Raises any exception if the data does not fit."""
 
 
 def mapping_of(kind: type) -> TypeMapping:
     """The mapping of a class.
 
     Raises:
-        InvalidArgument: it is no dataclass, msgspec.Struct or pydantic model, or a dataclass
-            with a field whose type does not say what to make of the data.
+        InvalidArgument: the class is not a dataclass, msgspec.Struct or pydantic model; or it is a
+            dataclass, and the type of a field does not tell how to load it.
     """
     if hasattr(kind, "__struct_fields__"):
         return StructMapping(kind)
@@ -51,13 +50,13 @@ def mapping_of(kind: type) -> TypeMapping:
     if dataclasses.is_dataclass(kind):
         return DataclassMapping(kind, {})
     raise InvalidArgument(
-        f"{kind.__qualname__} is no dataclass, msgspec.Struct or pydantic model; give dump= and "
+        f"{kind.__qualname__} is not a dataclass, msgspec.Struct or pydantic model; give dump= and "
         "load= functions"
     )
 
 
 def has_mapping(kind: type) -> bool:
-    """Whether mapping_of knows what to do with a class."""
+    """Whether mapping_of supports a class."""
     return (
         hasattr(kind, "__struct_fields__")
         or hasattr(kind, "model_validate")
@@ -67,7 +66,7 @@ def has_mapping(kind: type) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FunctionMapping:
-    """Two functions of the application's."""
+    """Two functions of the application."""
 
     dump: Callable[[Any], Any]
     load: Load
@@ -97,14 +96,14 @@ class ModelMapping:
         self.load: Load = kind.model_validate
 
     def dump(self, value: Any) -> Any:
-        # As Python objects: amounts and times keep their types in the codec.
+        # As Python objects, so that Decimals and times reach the codec as such.
         return value.model_dump(round_trip=True)
 
 
 class DataclassMapping:
-    """A dataclass, with dataclasses, enums and containers of them in it.
+    """A dataclass. Its fields may be dataclasses, enums and containers of them.
 
-    The types of the fields say what to make of the data; they are not checked against it.
+    The types of the fields tell how to load the data. The data is not validated against them.
     """
 
     def __init__(self, kind: Any, known: dict[type, "DataclassMapping"]) -> None:
@@ -123,7 +122,7 @@ class DataclassMapping:
 
     def load(self, data: Any) -> Any:
         if not isinstance(data, Mapping):
-            raise TypeError(f"{self._kind.__qualname__} is made of a map, not {data!r:.60}")
+            raise TypeError(f"{self._kind.__qualname__}: expected a map, got {data!r:.60}")
         members = {name: data[name] for name in self._names if name in data}
         for name, load in self._loads.items():
             if name in members:
@@ -132,7 +131,7 @@ class DataclassMapping:
 
 
 def plain(value: Any) -> Any:
-    """*value* with all dataclasses and enums in it as plain data."""
+    """Turn all dataclasses and enums inside of *value* into plain data."""
     match value:
         case None | bool() | int() | float() | str() | bytes() if not isinstance(value, Enum):
             return value
@@ -155,7 +154,7 @@ def plain(value: Any) -> Any:
 
 
 def _load_of(hint: Any, place: str, known: dict[type, DataclassMapping]) -> Load | None:
-    """How to make what *hint* says; None: the data is it already."""
+    """A function that loads data of the type *hint*. None: the data needs no loading."""
     hint = getattr(hint, "__supertype__", hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -181,8 +180,8 @@ def _load_of_union(
         argument for argument, load in zip(arguments, loads, strict=True) if load is not None
     }:
         raise InvalidArgument(
-            f"{place}: the data does not say which of the types in a union it is; a "
-            "msgspec.Struct with tags does"
+            f"{place}: the data does not tell which type of the union it is; use a msgspec.Struct "
+            "with tags"
         )
     (load,) = wanted
     return lambda data: None if data is None else load(data)

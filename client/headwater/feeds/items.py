@@ -1,9 +1,9 @@
-"""Items: what the feeds deliver.
+"""The items that feeds deliver.
 
     events    EventBatch   CaughtUp   FellBehind
     keys      Changes      CaughtUp   FellBehind
 
-Each has a `position`, where a later feed goes on.
+Each item has a `position`. A later feed can continue after it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from headwater_protocol.numbers import CommitNumber, Position
 
 
 class EventBatch(Sequence[RecordedEvent]):
-    """Events that a subscription delivered together, in order; never empty."""
+    """Events that a subscription delivers together, in order. There is at least one."""
 
     __slots__ = ("_events",)
 
@@ -26,7 +26,7 @@ class EventBatch(Sequence[RecordedEvent]):
 
     @property
     def position(self) -> Position:
-        """The position of the last event: where to go on once the batch is dealt with."""
+        """The position of the last event. Continue after it once the batch is processed."""
         return self._events[-1].position
 
     @overload
@@ -54,25 +54,26 @@ class EventBatch(Sequence[RecordedEvent]):
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """A subscription delivered all that there was; what follows is live."""
+    """The subscription has delivered all existing events. Those that follow are new."""
 
     position: Position
 
 
 @dataclass(frozen=True, slots=True)
 class FellBehind:
-    """A subscription could not follow and reads history again. Nothing is left out."""
+    """The subscription was too slow and reads from the log again. No event is skipped."""
 
     position: Position
 
 
 @dataclass(frozen=True, slots=True)
 class KeyChange:
-    """What a commit did to a key.
+    """How a commit changed a key.
 
     Attributes:
-        old, new: the value before and after; None if the key was, or is, absent.
-        existed, exists: whether it was there before, and is after.
+        key: as a tuple.
+        old, new: the value before and after the commit. None if the key was, or is, absent.
+        existed, exists: whether the key was present before the commit, and is after it.
     """
 
     key: KeyTuple
@@ -91,7 +92,7 @@ class Changes:
 
     @property
     def position(self) -> Position:
-        """The commit: a feed's place is one, where a subscription's is a position."""
+        """The commit. Feeds of keys continue after a commit, those of events after a position."""
         return Position(self.commit)
 
 

@@ -1,4 +1,4 @@
-"""Feeds of keys: every change of a range, commit by commit, with the old value and the new."""
+"""Feeds of keys: every change in a range of keys, with the old and the new value."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from headwater_protocol.numbers import CommitNumber
 
 
 class KeyFeed(Subscription):
-    """Made by `db.subscribe(keys=…)`; used like any subscription.
+    """A subscription to changes of keys. Made by `db.subscribe(keys=…)`.
 
-    It gives Changes, CaughtUp and FellBehind, whose `position` is a commit. It ends with
+    It delivers Changes, CaughtUp and FellBehind, whose `position` is a commit. It raises
     HistoryGone if it falls behind the history window.
     """
 
@@ -78,7 +78,7 @@ class KeyFeed(Subscription):
 
 
 def _joined(before: list[list[Any]], entries: list[list[Any]]) -> list[list[Any]]:
-    """Entries of three members: one that came in two parts is put together."""
+    """Entries of three members. An entry that came in two parts is joined."""
     if all(len(entry) == 3 for entry in entries):
         return entries
     joined: list[list[Any]] = []

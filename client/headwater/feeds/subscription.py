@@ -3,8 +3,8 @@
     server --events--> feed --async for--> consumer
            <-credit--       <- a batch was dealt with
 
-When the connection is lost, the subscription goes on after the last event that it received:
-nothing is missed, and nothing is delivered twice.
+When the connection is lost, the subscription continues after the last event that it received. No
+event is missed, and none is delivered twice.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -27,13 +27,14 @@ WINDOW_DEFAULT: Final = 4096
 
 
 class Subscription(Feed[list[Any]], AsyncIterator[Item]):
-    """Made by `db.subscribe()`; use it with `async with` and `async for`.
+    """A subscription. Made by `db.subscribe()`; use it with `async with` and `async for`.
 
-    It ends only with an error: ConnectionLost if no server could be found for `retry_timeout`
-    seconds, or what the server ended it with.
+    It has no end. It raises ConnectionLost if no server could be reached for `retry_timeout`
+    seconds, or the error with which the server ended it.
 
     Attributes:
-        position: of the last item that was handed out; a later subscription goes on after it.
+        position: the position of the last item that it returned. A later subscription can continue
+            after it.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
 
     async def __anext__(self) -> Item:
         self._check_alone()
-        # The consumer has dealt with the last item, or it would not ask for another.
+        # A consumer that asks for the next item has processed the last one.
         size, self._last_size = self._last_size, 0
         self._grant(size)
         item = self._item(await self._take())
@@ -75,7 +76,7 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
         return item
 
     def events(self) -> "Events":
-        """Iterate over single events; items that are no events are left out."""
+        """Iterate over single events. CaughtUp and FellBehind are skipped."""
         return Events(self)
 
     async def _request(self, connection: Connection) -> int:

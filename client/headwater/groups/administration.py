@@ -1,4 +1,4 @@
-"""Consumer groups, as `db.groups` administers them; `db.join` is where one consumes."""
+"""Administration of consumer groups: `db.groups`. To consume, use `db.join`."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _MS: float = 1000
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """A consumer group in a list: its position, and how many consumers it has now."""
+    """A consumer group in a list: its position, and the number of its consumers."""
 
     name: str
     position: Position
@@ -30,21 +30,22 @@ class GroupSummary:
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:
-    """All about a consumer group.
+    """The settings and the state of a consumer group.
 
     Attributes:
-        filter: which events it is about, by the names of the arguments of `create`.
+        name: of the group.
+        filter: which events it delivers, by the names of the arguments of `create`.
         lease: seconds that a consumer may take for a delivery.
-        attempts: deliveries of an event after which it is parked; 0: it never is.
-        retry_delay: seconds of the pause after a first failed delivery.
+        attempts: deliveries of an event after which it is parked. 0: never.
+        retry_delay: seconds of the pause after the first failed delivery.
         parked_stream: "hold" or "continue".
-        position: every event up to it that fits is done or parked, or waits behind a parked
-            one of its stream.
+        position: every event of the group up to this position is done, is parked, or waits behind a
+            parked event of its stream.
         newest: the newest position of the database.
-        members: consumers that are joined.
-        in_flight: deliveries that are with them.
-        retrying: events that wait for their next attempt.
-        parked: events that are parked.
+        members: the number of consumers.
+        in_flight: the number of deliveries that consumers hold.
+        retrying: the number of events that wait for their next attempt.
+        parked: the number of parked events.
     """
 
     name: str
@@ -62,16 +63,20 @@ class GroupInfo:
 
     @property
     def lag(self) -> int:
-        """Positions between the group's and the newest."""
+        """The number of positions from that of the group to the newest."""
         return self.newest - self.position
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedEvent:
-    """An event that a group has set aside: after how many attempts, why, and when.
+    """An event that a group has set aside.
 
     Attributes:
-        event: None if it cannot be read any more.
+        position: of the event.
+        attempts: how often it was delivered.
+        reason: why it was parked.
+        time: when it was parked.
+        event: None if it can no longer be read.
     """
 
     position: Position
@@ -133,23 +138,23 @@ class Groups:
         retry_delay: float | None = None,
         parked_stream: str | None = None,
     ) -> Position:
-        """Make a group; the position that it begins after.
+        """Create a group. Returns the position after which it begins.
 
         Args:
             name: its name.
-            after: a position, exclusive; 0: from the first event; None: from now on.
+            after: a position, exclusive. 0: from the first event. None: only new events.
             stream, category, prefix, types, tags, query: which events, as for read_all.
-            lease: seconds that a consumer may take for a delivery, 30 unless given.
-            attempts: deliveries after which an event is parked, 10 unless given; 0: never.
-            retry_delay: seconds of the pause after a first failed delivery, 1 unless given;
-                each further one is twice as long, up to a minute.
+            lease: seconds that a consumer may take for a delivery. The default is 30.
+            attempts: deliveries after which an event is parked. The default is 10. 0: never.
+            retry_delay: seconds of the pause after the first failed delivery. The default is 1.
+                Each further pause is twice as long, up to a minute.
             parked_stream: "hold", the default: later events of a stream wait until its parked
-                event is replayed or discarded. "continue": they go on.
+                event is replayed or discarded. "continue": they are delivered.
 
         Raises:
-            GroupExists: there is one of this name.
-            CommitUnknown, ConnectionLost: it may have been made. Ask again: if so, GroupExists
-                says it.
+            GroupExists: there is a group of this name.
+            CommitUnknown, ConnectionLost: the group may have been created. Call again: if it was,
+                that raises GroupExists.
         """
         NAME(name, "groups.create: name")
         wanted = event_filter(
@@ -184,17 +189,18 @@ class Groups:
         retry_delay: float | None = None,
         parked_stream: str | None = None,
     ) -> None:
-        """Change what is given. Consumers stay joined, but what they have is delivered again.
+        """Change settings of a group. Consumers stay, but their deliveries are delivered again.
 
         Args:
             name: of the group.
-            after: begin anew after this position; None: go on.
-            stream, category, prefix, types, tags, query: the new filter; without any it stays.
-            everything: the new filter is none at all.
-            lease, attempts, retry_delay, parked_stream: as for create.
+            after: start again after this position. None: keep the position.
+            stream, category, prefix, types, tags, query: the new filter. Without any of them, the
+                filter stays.
+            everything: remove the filter.
+            lease, attempts, retry_delay, parked_stream: as for create. None: keep the value.
 
         Raises:
-            NoSuchGroup: there is none of this name.
+            NoSuchGroup: there is no group of this name.
         """
         NAME(name, "groups.update: name")
         wanted = event_filter(
@@ -207,31 +213,31 @@ class Groups:
             query=query,
         )
         if wanted and everything:
-            raise InvalidArgument("groups.update: everything, or a filter, not both")
+            raise InvalidArgument("groups.update: give either everything=True or a filter")
         settings = _settings("groups.update", lease, attempts, retry_delay, parked_stream)
         await self._ask(
             "group_update", name, wanted if wanted or everything else None, after, settings
         )
 
     async def delete(self, name: str) -> None:
-        """Remove a group with what is parked in it; its consumers get NoSuchGroup.
+        """Delete a group and its parked events. Its consumers receive NoSuchGroup.
 
         Raises:
-            NoSuchGroup: there is none of this name.
+            NoSuchGroup: there is no group of this name.
         """
         NAME(name, "groups.delete: name")
         await self._ask("group_delete", name)
 
     async def list(self) -> Summaries:
-        """The groups in order of name."""
+        """All groups, in order of name."""
         rows = await self._channel().read("group_list")
         return [GroupSummary(*row[:3]) for row in rows]
 
     async def info(self, name: str) -> GroupInfo:
-        """All about a group.
+        """The settings and the state of a group.
 
         Raises:
-            NoSuchGroup: there is none of this name.
+            NoSuchGroup: there is no group of this name.
         """
         NAME(name, "groups.info: name")
         figures = await self._channel().read("group_info", name)
@@ -260,19 +266,30 @@ class Groups:
 
         Args:
             name: of the group.
-            positions: which; None: all.
+            positions: of the events. None: all.
+
+        Returns:
+            The number of these events.
 
         Raises:
-            NoSuchGroup: there is none of this name.
-            InvalidArgument: one of the events is not parked; nothing was done.
+            NoSuchGroup: there is no group of this name.
+            InvalidArgument: one of the events is not parked. Nothing was done.
         """
         return await self._unpark("replay", name, positions)
 
     async def discard(self, name: str, positions: Sequence[int] | None = None) -> int:
-        """Forget parked events: they count as done; how many it were.
+        """Discard parked events: they count as done.
+
+        Args:
+            name: of the group.
+            positions: of the events. None: all.
+
+        Returns:
+            The number of these events.
 
         Raises:
-            As replay.
+            NoSuchGroup: there is no group of this name.
+            InvalidArgument: one of the events is not parked. Nothing was done.
         """
         return await self._unpark("discard", name, positions)
 
@@ -301,7 +318,7 @@ def _settings(
     retry_delay: float | None,
     parked_stream: str | None,
 ) -> dict[str, Any]:
-    """The settings that are given, as they travel."""
+    """The given settings, in the form of the protocol."""
     members = {
         "lease_ms": None if lease is None else round(lease * _MS),
         "attempts_max": attempts,

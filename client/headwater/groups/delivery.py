@@ -1,9 +1,9 @@
-"""A delivery: an event that a consumer group has given to this consumer, until it is settled.
+"""A delivery: an event that a consumer group has handed to this consumer, until it is settled.
 
-await delivery.ack()                       it is done
+await delivery.ack()                       the event is done
 tx.ack(delivery)                           it is done if, and only if, the transaction commits
-await delivery.nack(delay=…, reason=…)     again later
-await delivery.park(reason)                set aside, until it is replayed or discarded
+await delivery.nack(delay=…, reason=…)     deliver it again later
+await delivery.park(reason)                set it aside, until it is replayed or discarded
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ _MS: float = 1000
 
 
 class Acknowledgeable(Protocol):
-    """What a transaction can acknowledge: a delivery of either face."""
+    """Anything that a transaction can acknowledge: a Delivery or a BlockingDelivery."""
 
     def claimed(self) -> "Delivery":
         """The delivery itself."""
@@ -30,15 +30,15 @@ class Acknowledgeable(Protocol):
 
 
 class Delivery:
-    """An event of a consumer group that is with this consumer.
+    """An event of a consumer group that this consumer holds.
 
     Attributes:
-        group: the group's name.
-        token: what the server knows this delivery by.
-        attempt: how often the event was delivered, this time included.
-        settled: it was acknowledged, given back or parked by this consumer.
-        lost: it is not this consumer's any more, and cannot be settled. Its lease ran out, the
-            connection was lost, or the group was changed.
+        group: the name of the group.
+        token: identifies this delivery for the server.
+        attempt: how often the event was delivered, including this time.
+        settled: whether this consumer has acknowledged, returned or parked it.
+        lost: whether this consumer no longer holds it, and cannot settle it. Its lease expired,
+            the connection was lost, or the group was changed.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Delivery:
         """The event.
 
         Raises:
-            Undecodable: the codec cannot read it. Park it, or leave it to later attempts.
+            Undecodable: the codec cannot decode it. Park it, or leave it to later attempts.
         """
         if self._event is None:
             decoded = recorded_event(self._event_row, self._codec)
@@ -74,13 +74,13 @@ class Delivery:
 
     @property
     def position(self) -> Position:
-        """The event's position."""
+        """The position of the event."""
         position: Position = self._event_row[0]
         return position
 
     @property
     def stream(self) -> str:
-        """The event's stream."""
+        """The stream of the event."""
         stream: str = self._event_row[1]
         return stream
 
@@ -88,31 +88,35 @@ class Delivery:
         return f"Delivery({self.group!r}, {self.stream!r} at {self.position}, #{self.attempt})"
 
     async def ack(self) -> None:
-        """The event is done. Exactly once, also if the connection is lost meanwhile.
+        """Acknowledge the event, exactly once, even if the connection is lost meanwhile.
 
         Raises:
-            DeliveryLost: it is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds the event.
         """
         self.check_mine()
         await acknowledge(self._channel, [self])
 
     async def nack(self, *, delay: float | None = None, reason: str = "") -> None:
-        """Give the event back, to be delivered again; after the last attempt it is parked.
+        """Return the event, to be delivered again. After the last attempt it is parked.
 
         Args:
-            delay: seconds until then; None: as the group is set, longer with each attempt.
-            reason: why; it is kept with the event if it is parked.
+            delay: seconds until the next delivery. None: the delay of the group, which grows with
+                each attempt.
+            reason: why. It is stored with the event if the event is parked.
 
         Raises:
-            DeliveryLost: it is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds the event.
         """
         await self._give_back(delay, reason, park=False)
 
     async def park(self, reason: str = "") -> None:
-        """Set the event aside now, until it is replayed or discarded.
+        """Set the event aside, until it is replayed or discarded.
+
+        Args:
+            reason: why. It is stored with the event.
 
         Raises:
-            DeliveryLost: it is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds the event.
         """
         await self._give_back(None, reason, park=True)
 
@@ -128,36 +132,36 @@ class Delivery:
 
     @property
     def claim(self) -> list[int]:
-        """Position and token, as they travel."""
+        """Position and token, in the form of the protocol."""
         return [self.position, self.token]
 
     def check_mine(self) -> None:
-        """Raise DeliveryLost if it is known already that it cannot be settled."""
+        """Raise DeliveryLost if the delivery is known to be settled or lost."""
         if self.settled:
-            raise DeliveryLost(f"{self!r} was settled before")
+            raise DeliveryLost(f"{self!r} is already settled")
         if self.lost:
             raise DeliveryLost(
-                f"{self!r} was lost: its lease ran out, the connection was lost, or the group "
+                f"{self!r} was lost: its lease expired, the connection was lost, or the group "
                 "was changed; the event is delivered again"
             )
 
     def settle(self) -> None:
-        """It was settled, says the server."""
+        """Mark the delivery as settled. The server has confirmed it."""
         if not self.settled:
             self.settled = True
             self._on_settled(self)
 
 
 def claimed(deliveries: Iterable[Acknowledgeable], place: str) -> list[Delivery]:
-    """The deliveries themselves.
+    """The Delivery objects behind deliveries of either face.
 
     Raises:
-        InvalidArgument: one of them is something else.
+        InvalidArgument: one of them is no delivery.
     """
     found = []
     for one in deliveries:
         if not hasattr(one, "claimed"):
-            raise InvalidArgument(f"{place}: a delivery is wanted, not {one!r:.60}")
+            raise InvalidArgument(f"{place}: expected a delivery, got {one!r:.60}")
         found.append(one.claimed())
     return found
 
@@ -174,7 +178,7 @@ async def acknowledge(channel: Channel, deliveries: list[Delivery]) -> None:
 
 
 def ack_writes(deliveries: list[Delivery]) -> list[list[Any]]:
-    """The writes of a transaction that acknowledges: one for each group."""
+    """The writes that acknowledge deliveries: one for each group."""
     claims: dict[str, list[list[int]]] = {}
     for delivery in deliveries:
         claims.setdefault(delivery.group, []).append(delivery.claim)
@@ -184,12 +188,12 @@ def ack_writes(deliveries: list[Delivery]) -> list[list[Any]]:
 def nack_request(
     deliveries: list[Delivery], delay: float | None, reason: str, *, park: bool
 ) -> tuple[Any, ...]:
-    """The request that gives deliveries of one group back."""
+    """The request that returns deliveries of one group."""
     delay_ms = None if delay is None else round(delay * _MS)
     if delay_ms is not None:
         RETRY_MS(delay_ms, "nack: delay in milliseconds")
     REASON(reason, "nack: reason")
     claims = [delivery.claim for delivery in deliveries]
     if not claims:
-        raise InvalidArgument("nack: of which deliveries?")
+        raise InvalidArgument("nack: no deliveries are given")
     return ("nack", deliveries[0].group, claims, delay_ms, reason, park)

@@ -30,22 +30,23 @@ from headwater_protocol.limits import DELIVERIES_MAX, REASON_SIZE_MAX
 from headwater_protocol.numbers import Position
 
 GROUP_CREDIT_DEFAULT: Final = 16
-"""Deliveries that a member may have at once: enough to hide the way to the server and back, few
-enough that what waits behind a slow one is not late."""
+"""Deliveries that a member may hold at once: enough to hide the round trip to the server, but few
+enough that events do not wait long behind a slow one."""
 
 
 class Membership(Feed[Delivery], AsyncIterator[Delivery]):
-    """Made by `db.join()`; use it with `async with` and `async for`.
+    """A consumer of a group. Made by `db.join()`; use it with `async with` and `async for`.
 
-    It ends only with an error: NoSuchGroup if the group was deleted, ConnectionLost if no server
-    could be found for `retry_timeout` seconds. If the block ends with an exception, what the
-    consumer has taken and not settled is given back with it as the reason.
+    It has no end, unless `until_caught_up` is set. It raises NoSuchGroup if the group is deleted,
+    and ConnectionLost if no server could be reached for `retry_timeout` seconds. If the block
+    raises an exception, unsettled deliveries are returned to the group, with the exception as the
+    reason.
 
     Attributes:
-        group: the group's name.
-        caught_up: the position of the group when it last had nothing to do, or None. Every event up
-            to it is done, is parked, or waits behind a parked one. It may be out of date when it
-            is read. It is None while the group has work.
+        group: the name of the group.
+        caught_up: the position of the group if it has nothing to do, or None. Every event up to the
+            position is done, is parked, or waits behind a parked one. The value may be out of date
+            when it is read.
     """
 
     def __init__(
@@ -79,13 +80,14 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
         try:
             replies = connection.post(requests)
             if error is None or isinstance(error, Exception):
-                # A connection that is closed behind us must not look like our death.
+                # Wait for the answers. If the connection were closed first, the server would treat
+                # this as the failure of a consumer.
                 connection.wait_with_timeout(self._channel.options.request_timeout)
                 for reply in replies:
                     if not reply.done:
                         await connection.wait(reply)
         except HeadwaterError:
-            pass  # The connection is lost, and the server knows what that means.
+            pass  # The connection is lost, and the server returns the deliveries by itself.
         finally:
             if not self._channel.runtime.shares_connections:
                 connection.close()
@@ -95,7 +97,7 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
 
     async def __anext__(self) -> Delivery:
         self._check_alone()
-        # A consumer that asks for more is alive, and has done with what it lost.
+        # A consumer that asks for more is alive, and no longer works on what it lost.
         count, self._lost_count = self._lost_count, 0
         self._grant(count)
         delivery = await self._take()
@@ -103,18 +105,18 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
         return delivery
 
     async def ack(self, *deliveries: Acknowledgeable) -> None:
-        """Acknowledge several deliveries together: all of them, or with an error none.
+        """Acknowledge several deliveries together. If there is an error, none is acknowledged.
 
         Raises:
-            DeliveryLost: one of them is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds one of them.
         """
         await acknowledge(self._channel, claimed(deliveries, "ack"))
 
     async def ack_up_to(self, delivery: Acknowledgeable) -> None:
-        """Acknowledge all that was taken and not settled, up to the position of a delivery.
+        """Acknowledge all unsettled deliveries up to the position of *delivery*.
 
         Raises:
-            DeliveryLost: one of them is not this consumer's any more.
+            DeliveryLost: this consumer no longer holds one of them.
         """
         [to] = claimed([delivery], "ack_up_to")
         taken = [one for one in self._taken.values() if one.position <= to.position]
@@ -149,7 +151,7 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
         return Delivery(self._channel, self._codec, self.group, row[:3], self._note_settled)
 
     def lose(self) -> None:
-        """The connection is closed: what is held is delivered again, to any member."""
+        """Note that the connection is closed. Held events are delivered again, to any member."""
         self._lose_all()
         super().lose()
 
@@ -175,6 +177,6 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
 
 
 def _reason_of(error: Exception) -> str:
-    """An exception as the reason why an event was given back."""
+    """An exception, as the reason why an event is returned."""
     reason = f"{type(error).__name__}: {error}".replace("\0", "")
     return reason.encode(errors="replace")[:REASON_SIZE_MAX].decode(errors="ignore")

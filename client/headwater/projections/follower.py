@@ -1,18 +1,17 @@
-"""Projecting: bringing one build of a projection up to the newest event, and keeping it there.
+"""A follower brings one build of a projection up to the newest event, and keeps it there.
 
     subscription --rows--> chunk --one transaction--> handler's writes, and the position
                              |
-                             '- a handler fails --> what is before the event, the event alone,
-                                                    what is after it; fails again --> parked
+                             '- a handler fails --> the events before it, the failed event alone,
+                                                    the events after it; fails again --> parked
 
-Each transaction reads how far the build has come and writes how far it is then, together with
-what the handlers wrote, so every event takes effect once: after a crash, after a commit whose
-answer was lost, and if two processes run the same projection. The second of two finds that what
-it was given is done.
+Each transaction reads the position of the build, and writes the new position together with the
+writes of the handlers. So every event takes effect once: after a crash, after a commit whose answer
+was lost, and if two processes run the same projection. The second process finds that its events
+were already processed.
 
-An event that fails parks its stream: from there on the events of this stream are held, and the
-others go on. Position and time are those of the log, so nothing has to be copied: what is held
-is read again from its stream when it is retried.
+An event that fails parks its stream. From then on the events of this stream are held, and other
+streams continue. Held events are not copied: a retry reads them again from their stream.
 """
 
 import logging
@@ -57,16 +56,16 @@ from headwater_protocol.operations import SERIALIZABLE, SNAPSHOT
 log = logging.getLogger("headwater.projections")
 
 REASON_SIZE_MAX: Final = 2000
-"""Characters that are kept of why an event failed: an error and its place, not its whole story."""
+"""Characters to store of the reason of a failure: the error and its place, no whole traceback."""
 
 ATTEMPT_PAUSE_FIRST: Final = 0.05
-"""Seconds before a failed event is tried again: the other streams wait meanwhile."""
+"""Seconds before a failed event is tried again. The other streams wait meanwhile."""
 
 ATTEMPT_PAUSE_MAX: Final = 0.5
-"""Seconds of such a pause at most, for the same reason."""
+"""The longest such pause in seconds, for the same reason."""
 
 RELEASE_EVENTS_MAX: Final = 100
-"""Held events that are handled in one transaction."""
+"""The most held events that are handled in one transaction."""
 
 NOT_THE_HANDLERS: Final = (
     AuthenticationFailed,
@@ -79,25 +78,25 @@ NOT_THE_HANDLERS: Final = (
     TransactionForgotten,
     UnknownOperation,
 )
-"""Errors that say nothing of the event at which they are met."""
+"""Errors that are not the fault of the event during which they are raised."""
 
 Row = Sequence[Any]
-"""An event as it travels."""
+"""An event in the form of the protocol."""
 
 Handler = Callable[[ProjectionTransaction, Any], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
-    """What was said of a projection where it was defined.
+    """The definition of a projection.
 
     Attributes:
-        name: under which its position and its model are kept.
+        name: the name under which its position and its model are stored.
         handler: handler(tx, event), or handler(tx, events) if it is batched.
-        wanted: the filter of its events, as it travels.
-        version: of the handler; a higher one than that of the model makes the model anew.
+        wanted: the filter of its events, in the form of the protocol.
+        version: of the handler. If it is higher than that of the model, the model is rebuilt.
         batched: whether the handler takes a list of events.
-        batch_size: events in one transaction at most.
+        batch_size: the most events in one transaction.
         batch_seconds: time after which no further event is taken into a transaction.
         attempts: how often an event is tried before its stream is parked.
     """
@@ -113,19 +112,19 @@ class Projection:
 
 
 class Superseded(Exception):
-    """The build is not there any more: another one took its place."""
+    """The build no longer exists: another one has replaced it."""
 
 
 class PositionMismatch(Exception):
-    """The build is not as far as it was: it was removed, or restored from a backup."""
+    """The position of the build went back: it was removed, or restored from a backup."""
 
 
 class EventFailed(Exception):
     """A handler failed.
 
     Attributes:
-        index: at which event of those that it was given; None: at one of them.
-        cause: what it raised.
+        index: of the event that failed, among those that the handler was given. None: unknown.
+        cause: the exception.
     """
 
     def __init__(self, index: int | None, cause: Exception) -> None:
@@ -135,9 +134,9 @@ class EventFailed(Exception):
 
 
 class RowSubscription(Subscription):
-    """A subscription that does not decode.
+    """A subscription that does not decode events.
 
-    What cannot be decoded is the event's fault, and must not end the subscription.
+    An event that cannot be decoded parks its stream. It must not end the subscription.
     """
 
     def _item(self, payload: list[Any]) -> Any:
@@ -147,7 +146,7 @@ class RowSubscription(Subscription):
         return Rows(payload[1])
 
     def take_more(self, count: int) -> list[Row]:
-        """Rows that are there already, in whole pushes, as long as they are below *count*."""
+        """Take more rows from the queue, whole pushes, until there are at least *count*."""
         rows: list[Row] = []
         while self._queue and self._queue[0][0] == "events" and len(rows) < count:
             payload = self._queue.popleft()
@@ -159,11 +158,11 @@ class RowSubscription(Subscription):
 
 
 class Rows(list[Row]):
-    """Events of a push."""
+    """The events of a push."""
 
     @property
     def position(self) -> Any:
-        """Of the last of them."""
+        """The position of the last event."""
         return self[-1][0]
 
 
@@ -171,7 +170,7 @@ class Follower:
     """Brings one build up to the newest event.
 
     Attributes:
-        position: how far the build is, as far as this follower knows.
+        position: of the build, as far as this follower knows.
     """
 
     def __init__(self, host: Host, projection: Projection, build: int) -> None:
@@ -186,12 +185,12 @@ class Follower:
     # Following.
 
     async def follow(self, level: Callable[[], Awaitable[bool]] | None = None) -> None:
-        """Handle what comes, for ever; or until *level*, asked when caught up, says so.
+        """Handle events, without end; or until *level*, which is called when caught up, is true.
 
         Raises:
-            Superseded: the build is not there any more.
-            PositionMismatch: it is not where it was.
-            HeadwaterError: what has nothing to do with an event; it can go on from there.
+            Superseded: the build no longer exists.
+            PositionMismatch: the position of the build went back.
+            HeadwaterError: an error that no event has caused. The next call can continue.
         """
         self.position = (await self.run(self._progress)).position
         feed = RowSubscription(
@@ -216,7 +215,7 @@ class Follower:
                     return
 
     async def project(self, rows: Sequence[Row]) -> None:
-        """Handle events that follow what was handled, in as many transactions as it takes."""
+        """Handle the next events, in as many transactions as needed."""
         size = self.projection.batch_size
         work = deque(rows[start : start + size] for start in range(0, len(rows), size))
         while work:
@@ -226,7 +225,7 @@ class Follower:
             except EventFailed as failure:
                 index, error = failure.index, failure.cause
             except HeadwaterError as refused:
-                # At the commit. What is retryable was retried for long enough.
+                # The commit was refused. A retryable error was retried long enough.
                 if refused.retryable or isinstance(refused, NOT_THE_HANDLERS):
                     raise
                 index, error = None, refused
@@ -239,13 +238,13 @@ class Follower:
                 await self._try_again(chunk, error)
                 self.position = chunk[0][0]
             else:
-                # The event that failed comes alone, or its half does.
+                # Isolate the failed event; if it is unknown, split the chunk in half.
                 cuts = (len(chunk) // 2,) if index is None else (index, index + 1)
                 parts = [chunk[start:end] for start, end in zip((0, *cuts), (*cuts, None))]  # noqa: B905
                 work.extendleft(part for part in reversed(parts) if part)
 
     async def _try_again(self, chunk: Sequence[Row], error: Exception) -> None:
-        """Try an event that failed alone a few times, then park its stream."""
+        """Try a failed event a few more times, then park its stream."""
         backoff = Backoff(ATTEMPT_PAUSE_FIRST, ATTEMPT_PAUSE_MAX)
         for _ in range(self.projection.attempts - 1):
             await self._channel.runtime.sleep(backoff.next())
@@ -300,7 +299,7 @@ class Follower:
     async def _parked_now(
         self, tx: ProjectionTransaction, progress: Progress
     ) -> dict[str, ParkedStream]:
-        """The parked streams; read again if they are not those that are known."""
+        """The parked streams. They are read only if they have changed."""
         if not progress.parked:
             return {}
         if progress.parkings != self._parkings:
@@ -309,7 +308,7 @@ class Follower:
         return self._parked
 
     async def _apply(self, tx: ProjectionTransaction, rows: Sequence[Row], after: int) -> int:
-        """Handle events in order, as many as there is time for; how many that were."""
+        """Handle events in order, as many as time allows. Returns their number."""
         progress = await self._progress(tx)
         if progress.position < after:
             raise PositionMismatch
@@ -322,7 +321,7 @@ class Follower:
         for index, row in enumerate(rows):
             done += 1
             if row[0] <= progress.position:
-                continue  # Another process was here.
+                continue  # Another process has handled it.
             if row[1] in parked:
                 held[row[1]] += 1
             elif self.projection.batched:
@@ -351,12 +350,12 @@ class Follower:
         try:
             await self.projection.handler(tx, given)
         except Exception as error:
-            if running.can_be_mended(error) or isinstance(error, NOT_THE_HANDLERS):
+            if running.can_be_retried(error) or isinstance(error, NOT_THE_HANDLERS):
                 raise
             raise EventFailed(index, error) from error
 
     async def _advance(self, tx: ProjectionTransaction, after: int, position: int) -> None:
-        """Note that nothing of concern is between what is known to be done and *position*."""
+        """Record *position*, since there are no events to handle between *after* and it."""
         progress = await self._progress(tx)
         if progress.position < after:
             raise PositionMismatch
@@ -364,7 +363,7 @@ class Follower:
             self._write(tx, replace(progress, position=position))
 
     async def look_ahead(self) -> None:
-        """Advance over events that are of no concern, if none that is follows."""
+        """Skip the events that the filter excludes, if there are no others after the position."""
         await self.run(self._look_ahead, isolation=SNAPSHOT)
 
     async def _look_ahead(self, tx: ProjectionTransaction) -> None:
@@ -378,7 +377,7 @@ class Follower:
     async def _park(self, tx: ProjectionTransaction, row: Row, error: Exception) -> None:
         progress = await self._progress(tx)
         if progress.position >= row[0]:
-            return  # Another process was here.
+            return  # Another process has handled it.
         failed = self._failed(row, error, self.projection.attempts)
         tx.write_record(
             parked_key(self.projection.name, self.build, failed.stream), failed.record()
@@ -398,11 +397,11 @@ class Follower:
         )
 
     async def release(self, stream: str, *, skip: bool) -> bool:
-        """Handle what a parked stream holds, in order; whether it is not parked any more.
+        """Handle the held events of a parked stream in order. Returns whether all succeeded.
 
         Args:
             stream: its name.
-            skip: leave out the event that failed.
+            skip: skip the event that failed.
         """
         limit = RELEASE_EVENTS_MAX
         while True:
@@ -425,7 +424,7 @@ class Follower:
     async def _held(
         self, tx: ProjectionTransaction, parked: ParkedStream, skip: bool, limit: int
     ) -> tuple[Progress, list[Row]]:
-        """Rows that a parked stream holds, of those that the build has passed."""
+        """The held events of a parked stream, up to the position of the build."""
         progress = await self._progress(tx)
         wanted = {**self.projection.wanted, "stream": parked.stream}
         after = parked.position if skip else parked.position - 1
@@ -440,7 +439,7 @@ class Follower:
     async def _release(
         self, tx: ProjectionTransaction, stream: str, skip: bool, limit: int
     ) -> bool:
-        """Handle some of what a stream holds; whether there may be more."""
+        """Handle some held events of a stream. Returns whether there may be more."""
         parked = (await tx.parked(self.projection.name, self.build)).get(stream)
         if parked is None:
             return False
@@ -483,7 +482,7 @@ class Follower:
 
 
 def reason_of(error: Exception) -> str:
-    """An error, and where it was raised, in a few lines."""
+    """An error, and the place where it was raised, in a few lines."""
     frames = traceback.extract_tb(error.__traceback__)
     place = (
         f" (at {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""

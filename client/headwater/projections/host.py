@@ -1,4 +1,4 @@
-"""The host of projections: what they need of a database."""
+"""The host of projections: the parts of a database that they use."""
 
 from dataclasses import dataclass
 

@@ -1,12 +1,12 @@
-"""Read models: the keys that a projection writes, below a prefix of the build that wrote them.
+"""Read models: the keys that a projection writes, under the prefix of the build that wrote them.
 
     in a handler     tx.model.add(("ann",), 10)     writes ("$model", "balances", 3, "ann")
     for readers      db.model("balances").get(("ann",))
 
-A reader goes by the head of the projection, which names the build to be seen. Reading the head
-and then a key takes two steps, and between them the build may be replaced and removed. So the
-build that was seen last is remembered, key and head are read in this order, and it is done again
-if the head names another build: a build is whole as long as the head names it.
+The head of the projection names the current build. Between reading the head and reading a key, the
+build may be replaced and removed. So a reader remembers the last build, reads the key and then the
+head, and starts again if the head names another build. A build is complete as long as the head
+names it.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _HEADS: Final = MsgpackCodec()
 
 
 class ModelPages(KeyPages):
-    """Keys below a prefix, which is left out, with their values."""
+    """The keys under a prefix, without the prefix, and their values."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Model:
         self._prefix = prefix
 
     def key(self, key: Key) -> KeyTuple:
-        """The key below which the model keeps *key*."""
+        """The key of the database in which the model stores *key*."""
         return (*self._prefix, *_members(key))
 
     async def get(self, key: Key, default: Any = None) -> Any:
@@ -70,7 +70,7 @@ class Model:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Pages[tuple[KeyTuple, Any]]:
-        """Iterate over (key, value) in the order of keys; as `scan` of a database."""
+        """Iterate over (key, value) in the order of keys, like `scan` of a database."""
         transaction = self._transaction
         return ModelPages(
             transaction._fetch,  # noqa: SLF001
@@ -86,28 +86,28 @@ class Model:
         self._transaction.put(self.key(key), value)
 
     def delete(self, key: Key) -> None:
-        """Remove a key; it is no error if it is not there."""
+        """Delete a key. It is no error if the key is absent."""
         self._transaction.delete(self.key(key))
 
     def delete_range(self, prefix: Key) -> None:
-        """Remove the keys that begin with *prefix*; () is all of the model."""
+        """Delete the keys that begin with *prefix*. The prefix () is the whole model."""
         self._transaction.delete_range(self.key(prefix))
 
     def add(self, key: Key, number: float) -> None:
-        """Add to the number that a key holds, 0 if it is absent."""
+        """Add to the number that a key holds. An absent key counts as 0."""
         self._transaction.add(self.key(key), number)
 
     def min(self, key: Key, number: float) -> None:
-        """Set a key to *number* unless it holds a smaller one."""
+        """Set a key to *number* unless it already holds a smaller number."""
         self._transaction.min(self.key(key), number)
 
     def max(self, key: Key, number: float) -> None:
-        """Set a key to *number* unless it holds a larger one."""
+        """Set a key to *number* unless it already holds a larger number."""
         self._transaction.max(self.key(key), number)
 
 
 class ReadModel:
-    """What readers see of a projection: the build that is current. Made by `db.model(name)`.
+    """The current build of a projection, for readers. Made by `db.model(name)`.
 
     A projection that never ran has an empty model.
 
@@ -148,11 +148,11 @@ class ReadModel:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Pages[tuple[KeyTuple, Any]]:
-        """Iterate over (key, value) in the order of keys, all as of one commit."""
+        """Iterate over (key, value) in the order of keys, all at one commit."""
         return ReadModelPages(self, _bounds(prefix, start, end), reverse=reverse, limit=limit)
 
     async def current(self) -> int:
-        """The number of the build that readers see; 0: the projection never ran."""
+        """The number of the build that readers see. 0: the projection never ran."""
         data = await self._reads._fetch("get", self._head_key)  # noqa: SLF001
         return self._current(data)
 
@@ -164,7 +164,7 @@ class ReadModel:
         return ("$model", self.name, build)
 
     async def _both(self, *keys: bytes) -> list[Any]:
-        """The values of keys, read one after the other in one round trip."""
+        """Read keys one after the other, in one round trip."""
         assert self._channel is not None
         channel = self._channel
         requests = [("get", None, key) for key in keys]
@@ -172,14 +172,14 @@ class ReadModel:
         try:
             return await connection.exchange(requests)
         except ConnectionLost:
-            # An idle connection is found dead only when it is used.
+            # A dead idle connection is noticed only when it is used, so one retry is worth it.
             if not connection.closed:
                 raise
         return await (await channel.connection()).exchange(requests)
 
 
 class ReadModelPages(ModelPages):
-    """A scan of the current build, whichever that is when its first page is read."""
+    """A scan of the build that is current when the first page is read."""
 
     def __init__(
         self,
@@ -209,7 +209,7 @@ class ReadModelPages(ModelPages):
             self._range = _range_below(("$model", self._model.name, build), *self._bounds)
             self._commit = None
             page = await super()._page(size)
-            # The pages that follow are of the first one's commit, at which the build was whole.
+            # Later pages are of the commit of the first page, at which the build was complete.
             seen, build = build, await self._model.current()
             if seen == build:
                 self._begun = True
@@ -225,7 +225,7 @@ def _bounds(
 ) -> tuple[KeyTuple, KeyTuple | None, KeyTuple | None]:
     inner = _members(prefix)
     if inner and (start is not None or end is not None):
-        raise InvalidArgument("a range is a prefix, or start= and end=, not both")
+        raise InvalidArgument("give either a prefix, or start= and end=")
     return (
         inner,
         None if start is None else _members(start),

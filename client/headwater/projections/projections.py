@@ -1,16 +1,16 @@
-"""Projections: read models that follow the events, each event taking effect exactly once.
+"""Projections: read models that follow the events. Each event takes effect exactly once.
 
     @db.projection("balances", category="account")
     async def balances(tx, event):
         tx.model.add((event.stream,), event.data["amount"])
 
-    async with db.run_projections():            # here, or in as many processes as one likes
+    async with db.run_projections():            # here, or in any number of processes
         done = await db.append(...)
         await db.wait_for("balances", done.last_position)
         await db.model("balances").get(("account-ann",))
 
-Beside this module: `follower` handles the events, `rebuilding` makes a model anew, and `state` has
-the keys in which all this is stored.
+The other modules of this room: `follower` handles the events, `rebuilding` builds a model again,
+and `state` has the keys in which all this is stored.
 """
 
 import inspect
@@ -47,40 +47,40 @@ from headwater_protocol.keys import KeyTuple
 from headwater_protocol.operations import NAME, POSITION, SNAPSHOT
 
 BATCH_SIZE_DEFAULT: Final = 500
-"""Events in one transaction at most: a commit costs little on each, and a conflict repeats few."""
+"""The most events in one transaction: a commit costs little for each, a conflict repeats few."""
 
 BATCH_SECONDS_DEFAULT: Final = 1.0
-"""Seconds after which a transaction takes no further event: long ones are in others' way."""
+"""Seconds after which a transaction takes no further event, because long ones block others."""
 
 ATTEMPTS_DEFAULT: Final = 3
-"""How often an event is tried: some errors are of the moment."""
+"""How often an event is tried, because some errors are temporary."""
 
 LOOK_AHEAD_SECONDS: Final = 2.0
-"""Between looks whether a projection may advance over events that do not concern it."""
+"""Seconds between checks whether a projection can skip events that it does not handle."""
 
 WAIT_PAUSE_FIRST: Final = 0.002
-"""Seconds until wait_for looks again: about the time that a batch takes."""
+"""The first pause of wait_for in seconds: about as long as a batch takes."""
 
 WAIT_PAUSE_MAX: Final = 0.1
-"""Seconds between its looks at most."""
+"""The longest pause of wait_for, in seconds."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectionStatus:
-    """How a projection is.
+    """The status of a projection.
 
     Attributes:
         name: of the projection.
         build, version: of the model that readers see.
-        position: all events up to here were dealt with.
-        lag_events: events in the log after the position, whether they concern it or not; 0 if
-            none of them does.
-        lag_seconds: age of the first event that concerns it and was not dealt with; 0: none.
-        parked: how many streams are parked.
-        next_build: the number of a build that is being made beside it, or None.
-        next_position: how far that one is.
+        position: all events up to here were processed.
+        lag_events: the number of events in the log after the position, of any kind. 0 if the
+            projection handles none of them.
+        lag_seconds: the age of the first unprocessed event that the projection handles. 0: none.
+        parked: the number of parked streams.
+        next_build: the number of the build that is being made beside it, or None.
+        next_position: the position of that build.
     """
 
     name: str
@@ -95,7 +95,7 @@ class ProjectionStatus:
 
 
 class Projections:
-    """The projections of a database: `db.projections`."""
+    """The projections of a database. Made by `db.projections`."""
 
     def __init__(self, host: Callable[[], Host]) -> None:
         # A function, since projections may be defined before the database is connected.
@@ -125,14 +125,14 @@ class Projections:
         place = f"projection {name!r:.80}"
         NAME(name, f"{place}: name")
         if name in self._defined:
-            raise InvalidArgument(f"{place}: it is defined already")
+            raise InvalidArgument(f"{place}: it is already defined")
         for what, number, least in (
             ("version", version, 1),
             ("batch_size", batch_size, 1),
             ("attempts", attempts, 1),
         ):
             if number < least:
-                raise InvalidArgument(f"{place}: {what}: {number}; at least {least} is needed")
+                raise InvalidArgument(f"{place}: {what}: {number}; the minimum is {least}")
         if not batch_seconds > 0:
             raise InvalidArgument(f"{place}: batch_seconds: {batch_seconds}; it must be above 0")
         projection = Projection(
@@ -157,27 +157,27 @@ class Projections:
         return projection
 
     def defined(self, *names: str) -> list[Projection]:
-        """Those of these names; without a name, all.
+        """The projections of these names. Without names: all that are defined here.
 
         Raises:
-            InvalidArgument: one is not defined here, or none is.
+            InvalidArgument: one of them is not defined here, or there are none at all.
         """
         for name in names:
             if name not in self._defined:
                 raise InvalidArgument(
-                    f"projection {name!r:.80} is not defined here; there are "
+                    f"projection {name!r:.80} is not defined here; defined are: "
                     f"{', '.join(sorted(self._defined)) or 'none'}"
                 )
         if not self._defined:
-            raise InvalidArgument("no projections are defined; @db.projection(name) does")
+            raise InvalidArgument("no projections are defined; use @db.projection(name)")
         return [self._defined[name] for name in names or self._defined]
 
     def run(self, *names: str) -> AbstractAsyncContextManager[None]:
-        """Run projections as long as a block runs; see Database.run_projections."""
+        """Run projections while a block runs; see Database.run_projections."""
         host = self._host()
         return beside([partial(work, host) for work in works(self.defined(*names))])
 
-    # How they are.
+    # Status.
 
     async def names(self) -> list[str]:
         """The names of all projections that ever ran on this database."""
@@ -188,10 +188,10 @@ class Projections:
         return [str(key[1]) async for key, _ in pages if len(key) == 2]
 
     async def status(self, name: str) -> ProjectionStatus:
-        """How a projection is.
+        """The position of a projection, its lag, and the number of its parked streams.
 
         Raises:
-            InvalidArgument: it never ran on this database.
+            InvalidArgument: the projection never ran on this database.
         """
         status: ProjectionStatus = await self._read(name, self._status)
         return status
@@ -220,7 +220,16 @@ class Projections:
         )
 
     async def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109
-        """Return when a projection has dealt with all up to a position; see Database.wait_for."""
+        """Wait until a projection has processed all events up to a position.
+
+        Args:
+            name: of the projection. It may run in another process.
+            position: of any event, also of one that the projection does not handle.
+            timeout: in seconds.
+
+        Raises:
+            ProjectionBehind: the projection had not reached the position in time.
+        """
         POSITION(position, "wait_for: position")
         NAME(name, "wait_for: name")
         runtime = self._host().channel.runtime
@@ -232,27 +241,27 @@ class Projections:
                 raise ProjectionBehind(
                     f"projection {name} "
                     + ("never ran" if reached[1] is None else f"is at position {reached[1]}")
-                    + f"; {position} was waited for, for {timeout:g} s"
+                    + f"; it did not reach {position} within {timeout:g} s"
                 )
             await runtime.sleep(pause)
 
     async def _reached(self, tx: ProjectionTransaction, position: int) -> tuple[bool, int | None]:
-        """Whether nothing is left to do up to a position; how far it is."""
+        """Whether all events up to a position are processed; and the position of the projection."""
         head = await tx.head(tx.name)
         progress = None if head is None else await tx.progress(tx.name, head.build.number)
         if head is None or progress is None:
             return False, None
         if progress.position >= position:
             return True, progress.position
-        # What is left may be of no concern to it.
+        # The projection may not handle any of the remaining events.
         looked, rows = await tx.events(head.build.wanted, progress.position, 1)
         left = rows[0][0] <= position if rows else looked < position
         return not left, progress.position
 
-    # What failed.
+    # Parked streams.
 
     async def parked(self, name: str) -> list[ParkedStream]:
-        """The parked streams of a projection, with the reason of each."""
+        """The parked streams of a projection, each with the reason."""
         parked: list[ParkedStream] = await self._read(name, self._parked)
         return parked
 
@@ -265,19 +274,19 @@ class Projections:
         return [*(await tx.parked(tx.name, head.build.number)).values()]
 
     async def retry(self, name: str, stream: str | None = None) -> list[ParkedStream]:
-        """Handle what parked streams hold, in order, from the event that failed.
+        """Handle the events of parked streams again, in order, from the event that failed.
 
         Args:
             name: of the projection, which must be defined here.
-            stream: only this one; None: all.
+            stream: only this stream. None: all parked streams.
 
         Returns:
-            Those that failed again, and stay parked.
+            The streams that failed again, and stay parked.
         """
         return await self._release(name, stream, skip=False)
 
     async def skip(self, name: str, stream: str) -> list[ParkedStream]:
-        """Leave out the event that failed, for good, and handle those of its stream behind it.
+        """Skip the event that failed, and handle the later events of its stream.
 
         Returns:
             The stream, if a later event failed.
@@ -289,8 +298,8 @@ class Projections:
         build = await self._read(name, self._build)
         if build.version != projection.version:
             raise InvalidArgument(
-                f"projection {name}: the handler is of version {projection.version}, the build "
-                f"of {build.version}"
+                f"projection {name}: the handler has version {projection.version}, but the build "
+                f"has version {build.version}"
             )
         parked = {one.stream for one in await self.parked(name)}
         if stream is not None and stream not in parked:
@@ -304,40 +313,40 @@ class Projections:
     async def _build(self, tx: ProjectionTransaction, head: Head, progress: Progress) -> Any:  # noqa: ARG002
         return head.build
 
-    # Making anew, and removing.
+    # Rebuilding, and removing.
 
     async def rebuild(self, name: str, *, even_if_parked: bool = False) -> None:
-        """Make the model anew beside the one that readers see, and put it in its place.
+        """Build the model again beside the one that readers see, and then replace that one.
 
-        It returns when that is done. What a handler writes to keys of its own, and not to
-        `tx.model`, is written a second time; so keep in the model what is to be rebuilt.
+        Returns when the new model is in place. Only `tx.model` is rebuilt: what a handler writes to
+        other keys is written a second time.
 
         Args:
             name: of the projection, which must be defined here.
-            even_if_parked: put it in its place even if events failed that did not fail before.
+            even_if_parked: replace the model even if events failed that did not fail before.
 
         Raises:
-            RebuildRefused: events failed that did not fail before; readers see the old model.
+            RebuildRefused: events failed that did not fail before. Readers see the old model.
         """
         (projection,) = self.defined(name)
         build = await rebuilt(self._host(), projection, even_if_parked=even_if_parked)
         if build is None:
             raise InvalidArgument(
-                f"projection {name}: the handler is of version {projection.version}, and a build "
-                "of a later one is there"
+                f"projection {name}: the handler has version {projection.version}, but there is a "
+                "build of a later version"
             )
 
     async def remove(self, name: str) -> None:
-        """Remove a projection with its model. It must not be running.
+        """Remove a projection and its model. It must not be running.
 
         Raises:
-            InvalidArgument: there is nothing of it: it never ran on this database.
+            InvalidArgument: the projection never ran on this database.
         """
         NAME(name, "projection: name")
         prefixes: list[KeyTuple] = [("$projection", name), ("$parked", name), ("$model", name)]
         is_found = False
         for prefix in prefixes:
-            # A removal that was broken off has left some of it.
+            # An interrupted removal may have left some of the keys.
             while await self._transaction(name, _remove_some, prefix):
                 is_found = True
         if not is_found:
@@ -348,7 +357,7 @@ class Projections:
     async def _read(
         self, name: str, function: Callable[[ProjectionTransaction, Head, Progress], Awaitable[Any]]
     ) -> Any:
-        """What *function* says of the current build, all at one commit."""
+        """Call *function* with the head and progress of the current build, at one commit."""
 
         async def read(tx: ProjectionTransaction) -> Any:
             head = await tx.head(name)
@@ -378,7 +387,7 @@ class Projections:
 
 
 async def _handles_nothing(tx: ProjectionTransaction, given: Any) -> None:
-    """A projection that is only looked at."""
+    """The handler of a projection that is only read."""
 
 
 async def _remove_some(tx: ProjectionTransaction, prefix: KeyTuple) -> bool:
@@ -388,23 +397,27 @@ async def _remove_some(tx: ProjectionTransaction, prefix: KeyTuple) -> bool:
 
 
 def check_handler(name: str, handler: Callable[..., Any], *, waits: bool) -> None:
-    """Refuse a handler of the other face.
+    """Check that a handler is an `async def` if it has to wait, and a `def` otherwise.
 
     Raises:
-        InvalidArgument: it is a plain function where a coroutine's is needed, or the reverse.
+        InvalidArgument: it is the other kind.
     """
     if inspect.isfunction(handler) and inspect.iscoroutinefunction(handler) != waits:
         raise InvalidArgument(
             f"projection {name!r:.80}: the handler of "
-            + ("trio and asyncio is an `async def`" if waits else "a blocking database is a `def`")
+            + (
+                "trio and asyncio must be an `async def`"
+                if waits
+                else "a blocking database must be a `def`"
+            )
         )
 
 
-# What runs, each on a database: that of the application, or a thread's own.
+# What runs in the background. Each work is given a host: that of the application, or of a thread.
 
 
 def works(projections: Sequence[Projection]) -> list[Callable[[Host], Awaitable[None]]]:
-    """What has to run for some projections."""
+    """The works that have to run for some projections."""
 
     async def all_ahead(host: Host) -> None:
         await look_ahead_for_ever(host, projections)
@@ -417,12 +430,12 @@ async def _kept(projection: Projection, host: Host) -> None:
 
 
 async def keep(host: Host, projection: Projection) -> None:
-    """Keep a projection level, for ever, whatever becomes of the connection.
+    """Keep a projection up to date, across lost connections.
 
-    It ends if a newer version of the handler is at work elsewhere.
+    Returns only if a newer version of the handler runs elsewhere.
 
     Raises:
-        HeadwaterError: one that time does not mend.
+        HeadwaterError: an error that retrying cannot cure.
     """
     runtime = host.channel.runtime
     backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
@@ -431,7 +444,7 @@ async def keep(host: Host, projection: Projection) -> None:
             build = await opened(host, projection)
             if build is None:
                 log.warning(
-                    "projection %s: version %s ends, a later one is at work",
+                    "projection %s: version %s stops, because a later version is running",
                     projection.name,
                     projection.version,
                 )
@@ -439,16 +452,16 @@ async def keep(host: Host, projection: Projection) -> None:
             backoff.reset()
             await Follower(host, projection, build.number).follow()
         except (Superseded, PositionMismatch):
-            pass  # Another process put another build there, or a backup was restored.
+            pass  # Another process replaced the build, or a backup was restored.
         except HeadwaterError as error:
             if not error.retryable and not isinstance(error, CommitUnknown):
                 raise
-            log.warning("projection %s: %s; it goes on", projection.name, error)
+            log.warning("projection %s: %s; retrying", projection.name, error)
         await runtime.sleep(backoff.next())
 
 
 async def look_ahead_for_ever(host: Host, projections: Sequence[Projection]) -> None:
-    """Let projections advance over what does not concern them, now and then."""
+    """Let projections skip events that they do not handle, every LOOK_AHEAD_SECONDS."""
     runtime = host.channel.runtime
     while True:
         await runtime.sleep(LOOK_AHEAD_SECONDS)
@@ -456,14 +469,14 @@ async def look_ahead_for_ever(host: Host, projections: Sequence[Projection]) -> 
             try:
                 await look_ahead(host, projection)
             except Superseded:
-                pass  # It was replaced meanwhile.
+                pass  # The build was replaced meanwhile.
             except HeadwaterError as error:
                 if not error.retryable and not isinstance(error, CommitUnknown):
                     raise
 
 
 async def look_ahead(host: Host, projection: Projection) -> None:
-    """Let one advance over what does not concern it."""
+    """Let a projection skip events that it does not handle."""
 
     async def read(tx: ProjectionTransaction) -> Head | None:
         return await tx.head(projection.name)

@@ -1,16 +1,16 @@
-"""Rebuilding: a read model is made anew beside the one that readers see, and takes its place.
+"""Rebuilding: a new read model is built beside the one that readers see, and then replaces it.
 
     head: build 1 <-- readers                 head: build 2 <-- readers
           build 1 goes on                           build 1: its keys are removed
           build 2 from the first event on --level-->  build 2 goes on
 
-The new build is level when nothing that concerns it is left up to where the old one is. Then one
-transaction names it in the head and retires the old one, whose followers find that their build
-is gone. So readers see the old build, whole, and then the new one, whole. A rebuild that is cut
-off at any point goes on where it was.
+The new build is level when it has processed all of its events up to the position of the old build.
+Then one transaction names it in the head and retires the old build, whose followers notice that
+their build is gone. So readers see the complete old build, and then the complete new one. A rebuild
+that is interrupted continues where it stopped.
 
-A build that has more parked streams than the one it is to replace does not replace it: more
-likely than not it is the new handler that is wrong.
+A build with more parked streams than the current one does not replace it: most likely, the new
+handler is wrong.
 """
 
 from dataclasses import replace
@@ -32,14 +32,14 @@ from headwater.projections.state import (
 )
 
 REMOVED_KEYS_MAX: Final = 1000
-"""Keys that are removed in one transaction: enough to be quick, few enough for others to go on."""
+"""Keys to remove in one transaction: enough to be fast, few enough not to block others."""
 
 
 async def opened(host: Host, projection: Projection) -> Build | None:
-    """The build that a runner with this handler is to follow; None: a newer one is at work.
+    """The build that this handler has to follow. None: a newer version is running.
 
     Raises:
-        InvalidArgument: the handler's filter is not that of the build, and its version is.
+        InvalidArgument: the build has the version of the handler, but another filter.
     """
 
     async def begin(tx: ProjectionTransaction) -> Head:
@@ -64,23 +64,23 @@ async def opened(host: Host, projection: Projection) -> Build | None:
 def _check_filter(projection: Projection, build: Build) -> None:
     if dict(build.wanted) != dict(projection.wanted):
         raise InvalidArgument(
-            f"projection {projection.name}: it was made of the events {dict(build.wanted)}, not "
-            f"{dict(projection.wanted)}; give it a higher version= to make it anew"
+            f"projection {projection.name}: it was built from the events {dict(build.wanted)}, not "
+            f"{dict(projection.wanted)}; give it a higher version= to rebuild it"
         )
 
 
 async def rebuilt(
     host: Host, projection: Projection, *, even_if_parked: bool = False
 ) -> Build | None:
-    """Make a new build and put it in the place of the current one; None: a newer one is there.
+    """Make a new build, and replace the current one. None: there is a build of a newer version.
 
     Args:
         host: the database.
-        projection: with the handler that makes it.
-        even_if_parked: also if more of its streams are parked than of the current one.
+        projection: with the handler for the new build.
+        even_if_parked: replace the build even if the new one has more parked streams.
 
     Raises:
-        RebuildRefused: events failed in it that did not fail before.
+        RebuildRefused: events failed in the new build that did not fail before.
     """
     head: Head = await Follower(host, projection, 0).run(_begin_rebuild, projection)
     build = head.next
@@ -95,9 +95,9 @@ async def rebuilt(
         refused = await follower.run(_switch, projection.name, build, even_if_parked)
         if refused:
             raise RebuildRefused(
-                f"projection {projection.name}: in build {build.number} {len(refused)} streams "
-                f"are parked, the first since {refused[0].reason}; readers go on with the "
-                "build before it. Mend the handler and rebuild again",
+                f"projection {projection.name}: {len(refused)} streams are parked in build "
+                f"{build.number}, the first because of {refused[0].reason}; readers keep the "
+                "build before it. Fix the handler and rebuild again",
                 details={"parked": [[one.stream, one.position, one.reason] for one in refused]},
             )
         return refused is not None
@@ -109,7 +109,7 @@ async def rebuilt(
         except PositionMismatch:
             continue
         except Superseded:
-            # Another process has done it, or began once more.
+            # Another process has finished this rebuild, or has started another one.
             return await opened(host, projection)
     head = await Follower(host, projection, 0).run(_head, projection.name)
     for number in head.retired:
@@ -135,7 +135,7 @@ async def _head(tx: ProjectionTransaction, name: str) -> Head:
 
 
 async def _begin_rebuild(tx: ProjectionTransaction, projection: Projection) -> Head:
-    """Note the next build in the head, unless one of this version is in the making already."""
+    """Add the next build to the head, unless a build of this version is already being made."""
     name = projection.name
     head = await tx.head(name)
     if head is None:
@@ -160,7 +160,10 @@ async def _begin_rebuild(tx: ProjectionTransaction, projection: Projection) -> H
 async def _switch(
     tx: ProjectionTransaction, name: str, build: Build, even_if_parked: bool
 ) -> list[ParkedStream] | None:
-    """Let readers see a build, if it is level: []; None if it is not, or what is parked in it."""
+    """Make a build the current one, and return [].
+
+    If it is not level yet, return None. If it has too many parked streams, return these.
+    """
     head = await _head(tx, name)
     if head.build.number == build.number:
         return []
@@ -183,7 +186,7 @@ async def _switch(
 
 
 async def remove_build(host: Host, projection: Projection, number: int) -> None:
-    """Remove what a retired build has left, some keys at a time, and then its number."""
+    """Remove the keys of a retired build, some at a time, and then its number from the head."""
     follower = Follower(host, projection, number)
     for prefix in (model_key(projection.name, number), parked_key(projection.name, number)):
         while await follower.run(_remove_some, prefix):

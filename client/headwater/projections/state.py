@@ -1,14 +1,14 @@
-"""Where projections keep what they know: in ordinary keys, changed in ordinary transactions.
+"""The state of projections: ordinary keys, which ordinary transactions change.
 
     ("$projection", name)                  the head: the build that readers see, and the next
-    ("$projection", name, build)           how far a build has come
-    ("$parked", name, build, stream)       a stream one of whose events failed
-    ("$parked", name, build, stream, "held")    how many later events of it wait
+    ("$projection", name, build)           the progress of a build
+    ("$parked", name, build, stream)       a stream with a failed event
+    ("$parked", name, build, stream, "held")    the number of its later events, which wait
     ("$model", name, build, …)             the read model that a build writes
 
-A build is a read model from the first event on; builds are numbered 1, 2, 3 …, and one that is
-made anew stands beside the one that readers see until the head names it. Values are maps of
-msgpack whatever the codec of the application is.
+A build is a read model made from the first event on. Builds are numbered 1, 2, 3 …; a new build
+stands beside the one that readers see until the head names it. The values are msgpack maps,
+whichever codec the application uses.
 
     head     {"build": [number, version, filter], "next": the same or nil, "last": number,
               "retired": [number, …]}
@@ -34,26 +34,26 @@ from headwater_protocol.keys import KeyTuple, encode_key
 from headwater_protocol.operations import SERIALIZABLE
 
 RECORDS: Final = MsgpackCodec()
-"""The codec of these keys."""
+"""The codec of the values of these keys."""
 
 
 def head_key(name: str) -> KeyTuple:
-    """Where the head of a projection stands."""
+    """The key of the head of a projection."""
     return ("$projection", name)
 
 
 def build_key(name: str, build: int) -> KeyTuple:
-    """Where it stands how far a build has come."""
+    """The key of the progress of a build."""
     return ("$projection", name, build)
 
 
 def parked_key(name: str, build: int, *stream: str) -> KeyTuple:
-    """Where a parked stream of a build stands; without a stream, the prefix of all."""
+    """The key of a parked stream of a build. Without a stream: the prefix of all of them."""
     return ("$parked", name, build, *stream)
 
 
 def held_key(name: str, build: int, stream: str) -> KeyTuple:
-    """Where it stands how many events a parked stream holds."""
+    """The key of the number of events that a parked stream holds."""
     return ("$parked", name, build, stream, "held")
 
 
@@ -64,12 +64,12 @@ def model_key(name: str, build: int) -> KeyTuple:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A read model that is made from the first event on.
+    """A read model, made from the first event on.
 
     Attributes:
         number: of the build.
         version: of the handler that makes it.
-        wanted: the filter of its events, as it travels.
+        wanted: the filter of its events, in the form of the protocol.
     """
 
     number: int
@@ -83,12 +83,12 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Which builds there are.
+    """The builds of a projection.
 
     Attributes:
-        build: what readers see.
-        next: what is being made beside it, if anything is.
-        last: the highest number that was given.
+        build: the one that readers see.
+        next: the one that is being made beside it, or None.
+        last: the highest number that was used.
         retired: builds whose keys are still to be removed.
     """
 
@@ -108,7 +108,7 @@ class Head:
 
 
 def head_of(record: Mapping[str, Any]) -> Head:
-    """The head out of its record."""
+    """Make a head of its record."""
     following = record["next"]
     return Head(
         Build(*record["build"]),
@@ -120,13 +120,13 @@ def head_of(record: Mapping[str, Any]) -> Head:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a build has come.
+    """The progress of a build.
 
     Attributes:
-        position: all events up to here were dealt with: handled, held, or of no concern.
-        time: of the last event that it was concerned with; microseconds, 0: none yet.
-        parked: how many streams are parked.
-        parkings: goes up whenever which streams are parked, and why, changes.
+        position: all events up to here were processed: handled, held, or skipped by the filter.
+        time: of the last event that matched the filter, in microseconds. 0: none yet.
+        parked: the number of parked streams.
+        parkings: increases with each change of the set of parked streams, or of their reasons.
     """
 
     position: int = 0
@@ -139,21 +139,22 @@ class Progress:
         return asdict(self)
 
     def with_parked(self, change: int) -> "Progress":
-        """With so many more parked streams."""
+        """This progress with *change* more parked streams."""
         return replace(self, parked=self.parked + change, parkings=self.parkings + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class ParkedStream:
-    """A stream one of whose events failed.
+    """A stream with a failed event.
 
     Attributes:
-        position: of the event that failed; nothing of the stream from there on was handled.
+        stream: its name.
+        position: of the event that failed. No event of the stream from there on was handled.
         version, type: of that event.
         reason: the error, and where it was raised.
         attempts: how often the event was tried.
         since: when it failed last, in microseconds.
-        held: how many later events of the stream wait behind it.
+        held: the number of later events of the stream, which wait.
     """
 
     stream: str
@@ -171,7 +172,7 @@ class ParkedStream:
         return time_of(self.since)
 
     def record(self) -> dict[str, Any]:
-        """As it is stored; the stream is in the key, and what is held has one of its own."""
+        """As it is stored. The stream is part of the key, and `held` has a key of its own."""
         members = asdict(self)
         del members["stream"], members["held"]
         return members
@@ -199,12 +200,12 @@ class ProjectionTransaction(Transaction):
         self.model = Model(self, model_key(name, build))
 
     async def head(self, name: str) -> Head | None:
-        """The head of a projection; None if it never ran."""
+        """The head of a projection, or None if it never ran."""
         record = await self.read_record(head_key(name))
         return None if record is None else head_of(record)
 
     async def progress(self, name: str, build: int) -> Progress | None:
-        """How far a build has come; None if there is no such build (any more)."""
+        """The progress of a build, or None if there is no such build (any more)."""
         record = await self.read_record(build_key(name, build))
         return None if record is None else Progress(**record)
 
@@ -215,7 +216,7 @@ class ProjectionTransaction(Transaction):
         found: dict[str, ParkedStream] = {}
         async for key, record in pages:
             stream = str(key[3])
-            # What is held comes right behind its stream.
+            # The key of `held` directly follows that of its stream.
             if len(key) == 4:
                 found[stream] = ParkedStream(stream=stream, **record)
             elif stream in found:
@@ -223,23 +224,23 @@ class ProjectionTransaction(Transaction):
         return found
 
     async def events(self, wanted: Mapping[str, Any], after: int, limit: int) -> tuple[int, Any]:
-        """Rows of events after a position that fit a filter, and up to where was looked."""
+        """The position up to which events were searched, and the rows that match a filter."""
         _, position, rows, _ = await self._fetch("read_all", after, dict(wanted), limit, False)
         return position, rows
 
     async def keys(self, prefix: KeyTuple, limit: int) -> list[bytes]:
-        """The first keys below a prefix, encoded."""
+        """The first keys under a prefix, encoded."""
         first, last = key_range(prefix, None, None)
         _, items, _ = await self._fetch("scan", first, last, limit, False)
         return list(items[::2])
 
     def remove(self, keys: list[bytes]) -> None:
-        """Delete keys that are encoded."""
+        """Delete encoded keys."""
         for key in keys:
             self._keep(["delete", key], len(key))
 
     async def read_record(self, key: KeyTuple) -> Any:
-        """What a key of this module holds, or None."""
+        """Read a key of this module. Returns None if it is absent."""
         data = await self._fetch("get", encode_key(key))
         return None if data is None else decode_with(RECORDS, data, f"value of {key!r:.80}")
 

@@ -8,30 +8,30 @@ from headwater_protocol.keys import Key, encode_key, prefix_range
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
-    """Keys from *start* to before *end*; None: from the first, to the last."""
+    """The keys from *start* to before *end*. None means from the first, or to the last key."""
 
     start: Key | None = None
     end: Key | None = None
 
 
 def range_of(keys: Key | KeyRange) -> tuple[bytes, bytes | None]:
-    """The encoded range of a prefix or a KeyRange."""
+    """Encode the range of a prefix or a KeyRange."""
     if isinstance(keys, KeyRange):
         return key_range(None, keys.start, keys.end)
     return key_range(keys, None, None)
 
 
 def key_range(prefix: Key | None, start: Key | None, end: Key | None) -> tuple[bytes, bytes | None]:
-    """The encoded range [start, end) that the arguments of a scan mean.
+    """Encode the arguments of a scan as a range [start, end).
 
     Raises:
-        InvalidArgument: both a prefix and a start or end are given.
+        InvalidArgument: there is a prefix and also a start or an end.
     """
     if prefix is None:
         first = b"" if start is None or start == () else encode_key(start)
         return first, None if end is None else encode_key(end)
     if start is not None or end is not None:
-        raise InvalidArgument("a range is a prefix, or start= and end=, not both")
+        raise InvalidArgument("give either a prefix, or start= and end=")
     if prefix == ():
         return b"", None
     return prefix_range(prefix)

@@ -1,4 +1,4 @@
-"""Listings: the streams and categories of a database, a page at a time."""
+"""Listings: the streams and categories of a database, page by page."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from headwater.records import FIRST_VERSION
 from headwater_protocol.numbers import StreamVersion
 
 Ask = Callable[..., Awaitable[Any]]
-"""Asks for a page: name of the operation, and its arguments."""
+"""Requests a page: the name of the operation, and its arguments."""
 
 Commit = Callable[[], Awaitable[int | None]]
-"""The commit that is listed; None: the newest when it begins."""
+"""The commit to list. None: the newest commit when the listing begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,12 @@ class StreamInfo:
     """A stream.
 
     Attributes:
+        stream: its name.
         version: how many events were ever appended to it.
-        first: the version of the first event that can be read; above `version` if none can.
-        max_count, max_age: what `set_retention` has set, None if nothing.
-        begins: the version at which it begins: 1, or one above that at which it was last deleted.
-            If `first` is above it, the stream was truncated.
+        first: the version of the first visible event; above `version` if none is visible.
+        max_count, max_age: the limits that `set_retention` has set, or None.
+        begins: the version at which the stream begins: 1, or one above the version at which it was
+            last deleted. If `first` is above it, the stream was truncated.
     """
 
     stream: str
@@ -38,14 +39,14 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True)
 class CategoryInfo:
-    """A category, and how many events were ever appended to its streams."""
+    """A category, and the number of events that were ever appended to its streams."""
 
     category: str
     events: int
 
 
 class StreamPages(Pages[StreamInfo]):
-    """Streams in the order of their names, all as of one commit."""
+    """Streams in the order of their names, all at one commit."""
 
     def __init__(self, ask: Ask, prefix: str, commit: Commit) -> None:
         super().__init__(None)
@@ -65,7 +66,7 @@ class StreamPages(Pages[StreamInfo]):
 
 
 class CategoryPages(Pages[CategoryInfo]):
-    """Categories in the order of their names, all as of one commit."""
+    """Categories in the order of their names, all at one commit."""
 
     def __init__(self, ask: Ask, commit: Commit) -> None:
         super().__init__(None)

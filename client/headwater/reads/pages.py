@@ -1,8 +1,7 @@
-"""Pages: long answers that are fetched a part at a time while they are iterated over.
+"""Pages: long results are fetched one part at a time while the caller iterates.
 
-The first page is small, so that looking at the first few items costs little (and reads little,
-which in a serializable transaction is what can conflict); the pages grow, so that going through
-a million items takes few round trips.
+The first page is small: reading a few items is cheap, and in a serializable transaction only what
+was read can conflict. Later pages grow, so a million items take few round trips.
 """
 
 from abc import ABC, abstractmethod
@@ -18,27 +17,27 @@ from headwater_protocol.keys import KeyTuple, decode_key, key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 
 PAGE_ITEMS_FIRST: Final = 128
-"""Items of a first page."""
+"""Items on the first page."""
 
 PAGE_GROWTH: Final = 4
-"""How many times larger each following page is."""
+"""Each page is this many times as large as the page before."""
 
 T = TypeVar("T")
 
 Fetch = Callable[..., Awaitable[Any]]
-"""Asks for a page: name of the operation, its arguments, and at_commit=."""
+"""Requests a page: the name of the operation, its arguments, and at_commit=."""
 
 
 class Pages(ABC, AsyncIterator[T], Generic[T]):
     """An async iterator over items that come in pages.
 
     Attributes:
-        items: what is left of the page that is there.
+        items: the remaining items of the current page.
     """
 
     def __init__(self, limit: int | None) -> None:
         if limit is not None and limit < 0:
-            raise InvalidArgument(f"limit: {limit}; it cannot be negative")
+            raise InvalidArgument(f"limit: {limit}; the minimum is 0")
         self.items: Iterator[T] = iter(())
         self._left = limit
         self._more = limit != 0
@@ -55,7 +54,7 @@ class Pages(ABC, AsyncIterator[T], Generic[T]):
                 raise StopAsyncIteration
 
     async def turn(self) -> bool:
-        """Fetch the next page into `items`; False if there is none."""
+        """Fetch the next page into `items`. Returns False after the last page."""
         if not self._more:
             return False
         size = self._size if self._left is None else min(self._size, self._left)
@@ -68,11 +67,11 @@ class Pages(ABC, AsyncIterator[T], Generic[T]):
 
     @abstractmethod
     async def _page(self, size: int) -> tuple[int, Iterator[T], bool]:
-        """Ask for up to *size* items: how many they are, the items, and whether more follow."""
+        """Request up to *size* items. Returns their number, the items, and whether more follow."""
 
 
 class KeyPages(Pages[tuple[KeyTuple, Any]]):
-    """Keys of a range with their values, all as of the commit of the first page."""
+    """The keys of a range with their values, all at the commit of the first page."""
 
     def __init__(
         self,
@@ -97,7 +96,7 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
             "scan", first, last, size, self._reverse, at_commit=self._commit
         )
         if items:
-            # What follows the last key; or, in reverse, what comes before it.
+            # Continue after the last key; in reverse, before it.
             self._range = (first, items[-2]) if self._reverse else (key_after(items[-2]), last)
         return len(items) // 2, self._decoded(items), more
 
@@ -113,20 +112,20 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
 
 
 class Span(NamedTuple):
-    """Where events begin, exclusive, and the position that a reverse read stops behind."""
+    """A span of positions: it begins after `after`. A reverse read stops above `floor`."""
 
     after: int
     floor: int = 0
 
 
 class EventPages(Pages[RecordedEvent]):
-    """Events of a stream, or of all, as they stood when the first page was read.
+    """Events of one stream or of all streams, as they were when the first page was read.
 
-    What was appended since is left out by its commit number, so the pages need no read view
-    that the server would have to keep.
+    Events that were appended later are recognized by their commit number and skipped, so the
+    server needs to keep no read view for these pages.
 
-    *locate* says where to begin once it is asked for the first page, if that is not known
-    before; None is nowhere. *keep* leaves out what is not wanted of what the server sends.
+    If the start is not known beforehand, *locate* finds it when the first page is read; None means
+    that there are no events. *keep* filters the rows that the server sends.
     """
 
     def __init__(
@@ -177,7 +176,7 @@ class EventPages(Pages[RecordedEvent]):
         if events and events[-1][3] > self._commit:
             events = [event for event in events if event[3] <= self._commit]
             more = False
-        # Before the first there is nothing, and 0 would mean "from the end".
+        # Nothing comes before the first event, and after=0 would mean "from the end".
         more = more and not (self._reverse and self._after <= max(1, self._floor))
         if self._floor:
             events = [event for event in events if event[0] > self._floor]
@@ -205,7 +204,7 @@ class CommitPages(Pages[CommitRecord]):
 
 
 class SnapshotPages(Pages[StoredSnapshot]):
-    """Every stored snapshot, as of one commit; None: each page as of the newest."""
+    """All stored snapshots, at one commit. Without a commit, each page is of the newest one."""
 
     def __init__(
         self,

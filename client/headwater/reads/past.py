@@ -1,4 +1,4 @@
-"""The past: reads at a commit that was."""
+"""Reads of the past, at a commit of the history window."""
 
 from datetime import datetime
 from typing import Any
@@ -15,17 +15,17 @@ from headwater_protocol.operations import COMMIT
 
 
 class Past(Reads):
-    """Made by `db.at(commit=)` or `db.at(time=)`. All of its reads are of one commit.
+    """The database as it was at one commit. Made by `db.at(commit=)` or `db.at(time=)`.
 
-    They raise HistoryGone if it is older than the history window, NoSuchCommit if it is yet to
-    come.
+    Its reads raise HistoryGone if the commit is older than the history window, and NoSuchCommit if
+    it does not exist yet.
     """
 
     def __init__(
         self, channel: Channel, codec: Codec, *, commit: int | None, time: datetime | None
     ) -> None:
         if (commit is None) == (time is None):
-            raise InvalidArgument("at: give commit= or time=, one of them")
+            raise InvalidArgument("at: give either commit= or time=")
         if commit is not None:
             COMMIT(commit, "at: commit")
         self._channel = channel
@@ -34,7 +34,7 @@ class Past(Reads):
         self._time = None if time is None else microseconds_of(time, "at: time")
 
     async def commit(self) -> CommitNumber:
-        """The commit that is read; of a time, the newest at that time."""
+        """The commit that is read. For a time: the newest commit at that time."""
         if self._commit is None:
             commit: CommitNumber = await self._channel.read("commit_at", self._time)
             self._commit = commit
@@ -49,7 +49,7 @@ class Past(Reads):
         return CategoryPages(self._channel.read, self.commit)
 
     def snapshots(self) -> Pages[StoredSnapshot]:
-        """Iterate over every stored snapshot, in no order that means something."""
+        """Iterate over all stored snapshots, in no particular order."""
         return SnapshotPages(self._channel.read, self._codec, self.commit)
 
     async def _ask(self, name: str, *arguments: Any) -> Any:
@@ -59,5 +59,5 @@ class Past(Reads):
         commit = self._commit
         if commit is None:
             commit = await self.commit()
-        # It is the last argument, so Reads leaves none out before it.
+        # The commit is the last argument, so Reads passes all optional ones before it.
         return await self._channel.read(name, None, *arguments, commit)

@@ -1,10 +1,10 @@
-"""Queries: which events, by their types and tags.
+"""Queries select events by their types and tags.
 
     Query(types=["CourseDefined", "CapacityChanged"], tags=["course:c1"])
     | Query(types=["Enrolled"], tags=["course:c1", "student:s7"])
 
-An event fits a criterion if its type is one of the criterion's types and it has all of its tags;
-it fits a query if it fits one of the query's criteria.
+An event matches a criterion if its type is one of the criterion's types and it has all of the
+criterion's tags. It matches a query if it matches one of the query's criteria.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,11 +17,11 @@ from headwater_protocol.operations import FILTER
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One way to fit a query.
+    """One way to match a query.
 
     Attributes:
-        types: the event's type is one of these; none: it may be any.
-        tags: the event has all of these; none: it need not have any.
+        types: the event's type is one of these. Empty: any type.
+        tags: the event has all of these. Empty: any tags.
 
     Raises:
         InvalidArgument: both are empty.
@@ -34,23 +34,23 @@ class Criterion:
         for name in ("types", "tags"):
             given = getattr(self, name)
             if isinstance(given, str):
-                raise InvalidArgument(f"criterion: {name} is a list, not {given!r:.60}")
+                raise InvalidArgument(f"criterion: {name}: expected a list, got {given!r:.60}")
             object.__setattr__(self, name, tuple(given))
         if not self.types and not self.tags:
-            raise InvalidArgument("a criterion without types and tags: it would fit every event")
+            raise InvalidArgument("criterion: give types or tags; without both it matches anything")
 
     def as_wire(self) -> dict[str, Any]:
-        """The criterion as it travels."""
+        """The criterion in the form of the protocol."""
         members = {"types": list(self.types), "tags": list(self.tags)}
         return {name: names for name, names in members.items() if names}
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Query:
-    """Which events: those that fit one of the criteria. `|` puts two queries together.
+    """The events that match one of several criteria. `|` combines two queries.
 
     Raises:
-        InvalidArgument: there is no criterion, or it can mean nothing.
+        InvalidArgument: there is no criterion, or one is invalid.
     """
 
     criteria: tuple[Criterion, ...]
@@ -58,15 +58,15 @@ class Query:
     def __init__(
         self, *criteria: Criterion, types: Iterable[str] = (), tags: Iterable[str] = ()
     ) -> None:
-        """A query of these criteria, and one more of *types* and *tags*, if any are given."""
+        """Make a query of *criteria*, and of one more from *types* and *tags* if they are given."""
         own = _listed("types", types), _listed("tags", tags)
         if any(own):
             criteria = (*criteria, Criterion(*own))
         if not criteria:
-            raise InvalidArgument("a query without a criterion; give types or tags")
+            raise InvalidArgument("query: no criterion; give types or tags")
         for criterion in criteria:
             if not isinstance(criterion, Criterion):
-                raise InvalidArgument(f"query: a Criterion is wanted, not {criterion!r:.60}")
+                raise InvalidArgument(f"query: expected a Criterion, got {criterion!r:.60}")
         object.__setattr__(self, "criteria", criteria)
 
     def __or__(self, other: "Query") -> "Query":
@@ -75,13 +75,13 @@ class Query:
         return Query(*dict.fromkeys(self.criteria + other.criteria))
 
     def as_wire(self) -> list[dict[str, Any]]:
-        """The query as it travels."""
+        """The query in the form of the protocol."""
         return [criterion.as_wire() for criterion in self.criteria]
 
 
 def _listed(name: str, given: Iterable[str]) -> tuple[str, ...]:
     if isinstance(given, str):
-        raise InvalidArgument(f"query: {name} is a list, not {given!r:.60}")
+        raise InvalidArgument(f"query: {name}: expected a list, got {given!r:.60}")
     return tuple(given)
 
 
@@ -95,15 +95,15 @@ def event_filter(
     tags: Sequence[str] | None = None,
     query: Query | None = None,
 ) -> dict[str, Any]:
-    """The filter that these arguments mean, as it travels. All that are given must fit."""
+    """The filter of these arguments, in the form of the protocol. An event must match all."""
     for name, given in (("types", types), ("tags", tags)):
         if isinstance(given, str):
-            raise InvalidArgument(f"{place}: {name} is a list of {name}, not {given!r}")
+            raise InvalidArgument(f"{place}: {name}: expected a list, got {given!r:.60}")
     if query is not None and not isinstance(query, Query):
-        raise InvalidArgument(f"{place}: query: a Query is wanted, not {query!r:.60}")
+        raise InvalidArgument(f"{place}: query: expected a Query, got {query!r:.60}")
     if tags is not None:
         if not tags:
-            raise InvalidArgument(f"{place}: tags: no tag is given")
+            raise InvalidArgument(f"{place}: tags: the list is empty")
         criteria = query.criteria if query is not None else (None,)
         query = Query(
             *(

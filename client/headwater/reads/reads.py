@@ -1,4 +1,4 @@
-"""Reads, the same wherever they are asked: in a transaction, outside of one, in the past."""
+"""Reads: the same calls in a transaction, outside of one, and in the past."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
@@ -18,10 +18,10 @@ from headwater_protocol.operations import NAME, POSITION, SCHEMA, STREAM, VERSIO
 
 
 class Reads(ABC):
-    """What can be read. Subclasses say how it is asked.
+    """The reads. Subclasses send the requests.
 
-    Each of these raises InvalidArgument for arguments that can mean nothing, Undecodable for
-    what the codec cannot read, and ConnectionLost if the server cannot be asked.
+    Every read raises InvalidArgument for invalid arguments, Undecodable for values that the codec
+    cannot decode, and ConnectionLost if the server cannot be reached.
     """
 
     _codec: Codec
@@ -30,7 +30,7 @@ class Reads(ABC):
     def _fetch(
         self, name: str, *arguments: Any, at_commit: int | None = None
     ) -> Coroutine[Any, Any, Any]:
-        """Ask; the payload of the answer."""
+        """Send a read, and return the payload of the answer."""
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """The value of a key, or *default* if it is absent."""
@@ -55,21 +55,21 @@ class Reads(ABC):
         """Iterate over (key, value) in the order of keys.
 
         Args:
-            prefix: a tuple that the keys begin with. Without it, start and end: all keys.
+            prefix: a tuple that the keys begin with. Without prefix, start and end: all keys.
             start: the first key, inclusive.
             end: the last key, exclusive.
-            reverse: the last keys first.
-            limit: stop after so many.
+            reverse: start with the last key.
+            limit: the maximum number of items.
         """
         first, last = key_range(prefix, start, end)
         return KeyPages(self._fetch, self._codec, first, last, reverse=reverse, limit=limit)
 
     @abstractmethod
     def _ask(self, name: str, *arguments: Any) -> Coroutine[Any, Any, Any]:
-        """Ask what does not depend on the commit that is read."""
+        """Send a read that does not depend on the commit."""
 
     def _has_own(self, stream: str) -> bool:  # noqa: ARG002
-        """Whether reads of the stream show events that are not committed."""
+        """Whether reads of the stream show uncommitted events of this transaction."""
         return False
 
     def read(
@@ -84,14 +84,15 @@ class Reads(ABC):
     ) -> Pages[RecordedEvent]:
         """Iterate over the events of a stream in the order of versions.
 
-        Those that the transaction itself appends come with position and commit 0.
+        Events that this transaction itself appends have position and commit 0.
 
         Args:
-            after: a version; events after it, or if reverse before it, 0 being the end.
+            stream: its name.
+            after: a version, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
             types: only events of one of these types.
-            reverse: the last events first.
-            limit: stop after so many.
+            reverse: start with the last event.
+            limit: the maximum number of events.
         """
         STREAM(stream, "read: stream")
         VERSION(after, "read: after")
@@ -126,19 +127,20 @@ class Reads(ABC):
     ) -> Pages[RecordedEvent]:
         """Iterate over the events of all streams in the order of positions.
 
-        Of all that is given, everything must fit. Those that a transaction itself appends are
-        not among them.
+        An event must match all filters that are given. Events that this transaction itself appends
+        are not included.
 
         Args:
-            after: a position; events after it, or if reverse before it, 0 being the end.
+            after: a position, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
-            stream, category, prefix: only of this stream, of streams of this category (the
-                name up to its first "-"), of streams whose names begin so.
-            types: only of one of these types.
-            tags: only with all of these tags.
-            query: only what fits one of its criteria.
-            reverse: the last events first.
-            limit: stop after so many.
+            stream: only events of this stream.
+            category: only events of streams of this category, the name up to its first "-".
+            prefix: only events of streams whose names begin with it.
+            types: only events of one of these types.
+            tags: only events with all of these tags.
+            query: only events that match one of its criteria.
+            reverse: start with the last event.
+            limit: the maximum number of events.
         """
         POSITION(after, "read_all: after")
         wanted = event_filter(
@@ -172,10 +174,10 @@ class Reads(ABC):
     async def _locate_version(
         self, stream: str, after: int, time: int | None, reverse: bool
     ) -> Span | None:
-        """The span of positions after a version of a stream, or before it, from a time on."""
+        """The span of positions after a version of a stream (in reverse: before it)."""
         position = 0
         if after:
-            # The first that is there from this version on: earlier ones may have been hidden.
+            # The first visible event from this version on. Earlier ones may be hidden.
             _, _, rows, *_ = await self._fetch("read_stream", stream, after - 1, 1, False)
             if rows:
                 position, version = rows[0][0], rows[0][2]
@@ -188,10 +190,10 @@ class Reads(ABC):
         return await self._locate_time(position, time, reverse)
 
     async def load(self, stream: str, *, schema: int = 0, name: str = "") -> Loaded:
-        """A stream's newest snapshot of this name and schema, and the events after it.
+        """Read the newest snapshot of a stream, of this name and schema, and the events after it.
 
-        A snapshot that cannot be decoded is passed over: the events are the truth. If the stream
-        was truncated, they may not be all of it: see Loaded.is_whole.
+        A snapshot that cannot be decoded is ignored, and all events are read. If the stream was
+        truncated, events may be missing: see Loaded.is_whole.
         """
         STREAM(stream, "load: stream")
         SCHEMA(schema, "load: schema")
@@ -208,17 +210,17 @@ class Reads(ABC):
         codec = self._codec
         events = [*from_stored([recorded_event(row, codec) for row in rows], codec)]
         if more:
-            # A large snapshot may have left no room for events.
+            # A large snapshot may leave no room for events in the answer.
             after = snapshot.version if snapshot is not None else 0
             after = events[-1].version if events else after
             rest = EventPages(
                 self._fetch, self._codec, stream, after, {}, reverse=False, limit=version - after
             )
-            # Where some were hidden since the first page, later ones come in their place.
+            # If events were hidden since the first page, later ones take their place.
             events += [event async for event in rest if event.version <= version]
         return Loaded(version, snapshot, events, begins)
 
 
 def _microseconds(time: datetime, place: str) -> int:
-    """A time as it travels; nothing happened before 1970."""
+    """A time in microseconds. There are no events before 1970."""
     return max(0, microseconds_of(time, place))

@@ -8,8 +8,9 @@
     done = await db.execute(batch)
     done.committed, done.results[place]
 
-If all conditions hold, the reads are done, and then the writes are committed; if one does not,
-ConditionFailed, and nothing happens. A batch that is executed again is another transaction.
+If all conditions hold, the server does the reads and then commits the writes. If one does not
+hold, `execute` raises ConditionFailed and nothing is written. Each execution of a batch is a
+transaction of its own.
 """
 
 from dataclasses import dataclass
@@ -29,14 +30,14 @@ from headwater_protocol.operations import CONDITION, READ
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """What came of a batch: the commit, and the results of its reads in order."""
+    """The result of a batch: the commit, and the results of its reads in order."""
 
     committed: Committed
     results: list[Any]
 
 
 class Batch(Writes):
-    """Conditions, reads and writes, to be executed together. Make one with `db.batch()`."""
+    """Conditions, reads and writes that are executed together. Made by `db.batch()`."""
 
     def __init__(self, codec: Codec) -> None:
         super().__init__(codec)
@@ -45,16 +46,16 @@ class Batch(Writes):
         self._defaults: list[Any] = []
 
     def require(self, key: Key, value: Any) -> None:
-        """The key must hold exactly this value, byte for byte as it is encoded."""
+        """Require that a key holds exactly this value. The encoded bytes are compared."""
         data = encode_with(self._codec, value, f"value of {key!r:.80}")
         self._require(["value", encode_key(key), data])
 
     def require_absent(self, key: Key) -> None:
-        """The key must not be there."""
+        """Require that a key is absent."""
         self._require(["value", encode_key(key), None])
 
     def require_stream(self, stream: str, expect: int) -> None:
-        """The stream must be at a version, or NO_STREAM, or STREAM_EXISTS."""
+        """Require that a stream is at a version, or NO_STREAM, or STREAM_EXISTS."""
         self._require(["stream", stream, expect])
 
     def require_unchanged(
@@ -65,17 +66,17 @@ class Batch(Writes):
         end: Key | None = None,
         commit: int,
     ) -> None:
-        """No key of the range may have been written after *commit*."""
+        """Require that no key of the range was written after *commit*."""
         first, last = key_range(prefix, start, end)
         self._require(["unchanged", first, last, commit])
 
     def require_no_events(self, query: Query, *, after: int = 0) -> None:
-        """No event that fits the query may be there beyond a position."""
+        """Require that no event after a position matches the query."""
         wanted = event_filter("require_no_events", query=query)
         self._require(["no_events", wanted, after])
 
     def get(self, key: Key, default: Any = None) -> int:
-        """Read a key's value; its place in the results."""
+        """Read the value of a key. Returns the index of the result."""
         return self._read(["get", encode_key(key)], default)
 
     def scan(
@@ -87,14 +88,14 @@ class Batch(Writes):
         reverse: bool = False,
         limit: int = PAGE_ITEMS_MAX,
     ) -> int:
-        """Read a page of a range, [(key, value)…]; its place in the results."""
+        """Read one page of a range: [(key, value), …]. Returns the index of the result."""
         first, last = key_range(prefix, start, end)
         return self._read(["scan", first, last, limit, reverse])
 
     def read(
         self, stream: str, *, after: int = 0, reverse: bool = False, limit: int = PAGE_ITEMS_MAX
     ) -> int:
-        """Read a page of a stream, [RecordedEvent…]; its place in the results."""
+        """Read one page of a stream: [RecordedEvent, …]. Returns the index of the result."""
         return self._read(["read_stream", stream, after, limit, reverse])
 
     def _require(self, condition: list[Any]) -> None:
@@ -108,15 +109,15 @@ class Batch(Writes):
         return len(self._reads) - 1
 
     def request(self) -> tuple[list[Any], list[Any], list[Any]]:
-        """Conditions, reads and writes as they travel.
+        """Conditions, reads and writes in the form of the protocol.
 
         Raises:
-            TooLarge: the writes do not fit one request; a transaction sends them in several.
+            TooLarge: the writes do not fit into one request. A transaction can send several.
         """
         if self._written_size > REQUEST_SIZE_MAX:
             raise TooLarge(
-                f"{self._written_size} bytes in one request; allowed are {REQUEST_SIZE_MAX}; use "
-                "a transaction"
+                f"{self._written_size} bytes in one request; the maximum is {REQUEST_SIZE_MAX}; "
+                "use a transaction"
             )
         return self._conditions, self._reads, self._writes
 

@@ -1,7 +1,7 @@
-"""Retention: what is kept of a stream, and what is erased; the calls that say so.
+"""Retention and erasure: truncate, cap or delete a stream, and erase the data of events.
 
-In a transaction or a batch they are writes like any other, so they happen together with the rest
-of it or not at all. On the database each is a transaction of its own.
+In a transaction or a batch these are writes like any other: they happen together with the others
+or not at all. On the database, each one is a transaction of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -21,21 +21,22 @@ class RetentionWrites(ABC):
 
     @abstractmethod
     def _keep(self, write: list[Any], size: int) -> None:
-        """Keep a write that was checked; it has *size* bytes, about."""
+        """Add a write that was checked. It has about *size* bytes."""
 
     def truncate(self, stream: str, *, before: int) -> None:
-        """Hide a stream's events below a version from all reads, for good.
+        """Hide the events of a stream below a version from all reads, permanently.
 
         Args:
-            before: the first version that stays; one above the stream's version hides all.
+            stream: its name.
+            before: the first version that stays. One above the version of the stream hides all.
         """
         self._keep_checked(["truncate", stream, before], "truncate")
 
     def delete_stream(self, stream: str) -> None:
-        """Hide all events of a stream, and remove its snapshots.
+        """Hide all events of a stream, and delete its snapshots.
 
-        Its versions go on counting, but until it is appended to again it is no stream:
-        expect=NO_STREAM holds. It is no error if there is none.
+        The stream keeps counting versions, but until the next append it does not exist:
+        expect=NO_STREAM holds. It is no error if there is no such stream.
         """
         self._keep_checked(["delete_stream", stream], "delete_stream")
 
@@ -46,13 +47,14 @@ class RetentionWrites(ABC):
         max_count: int | None = None,
         max_age: timedelta | float | None = None,
     ) -> None:
-        """Keep only the newest events of a stream, from now on and until it is set again.
+        """Keep only the newest events of a stream, until the retention is set again.
 
-        Without both, all is kept that is not hidden yet; what is hidden stays so.
+        Without both limits, everything is kept from now on. Hidden events stay hidden.
 
         Args:
-            max_count: how many events.
-            max_age: for how long; a number is of seconds.
+            stream: its name.
+            max_count: the number of events to keep.
+            max_age: the age up to which events are kept. A number is in seconds.
         """
         age = None if max_age is None else _microseconds(max_age)
         self._keep_checked(["set_retention", stream, max_count, age], "set_retention")
@@ -65,21 +67,22 @@ class RetentionWrites(ABC):
         ids: Iterable[UUID] | None = None,
         positions: Iterable[int] | None = None,
     ) -> None:
-        """Erase the data and metadata of events for good, at every commit.
+        """Erase the data and metadata of events permanently, at every commit.
 
         Their positions, versions, ids, types and tags stay, and `RecordedEvent.erased` is true.
-        To erase again what is erased is no error; to erase what is not there is NoSuchEvent.
+        Erasing an erased event is no error. If an event does not exist, the commit raises
+        NoSuchEvent.
 
         Args:
             stream: the stream of *versions* or *ids*.
             versions: of events of that stream.
-            ids: that were given to events of that stream.
-            positions: of events of any streams.
+            ids: the ids that were given to events of that stream.
+            positions: of events of any stream.
         """
         given = [each for each in (versions, ids, positions) if each is not None]
         if len(given) != 1 or (stream is None) == (positions is None):
             raise InvalidArgument(
-                "erase: a stream with versions= or ids=, or positions=; one of them"
+                "erase: give a stream with either versions= or ids=, or give positions= alone"
             )
         if positions is not None:
             self._keep_erasure(["erase_positions", _listed("positions", positions)])
@@ -103,7 +106,7 @@ class RetentionWrites(ABC):
 
 def _listed(name: str, values: Any) -> list[Any]:
     if not isinstance(values, Iterable):
-        raise InvalidArgument(f"erase: {name}: several are wanted, not {values!r:.60}")
+        raise InvalidArgument(f"erase: {name}: expected several, got {values!r:.60}")
     return list(values)
 
 
@@ -117,5 +120,5 @@ def _microseconds(age: timedelta | float) -> int:
 
 def _id_bytes(identity: UUID) -> bytes:
     if not isinstance(identity, UUID):
-        raise InvalidArgument(f"erase: ids: a UUID is wanted, not {identity!r:.60}")
+        raise InvalidArgument(f"erase: ids: expected a UUID, got {identity!r:.60}")
     return identity.bytes

@@ -1,4 +1,4 @@
-"""Running a function in a transaction until it has happened exactly once.
+"""`run`: repeats a function in a transaction until it has committed exactly once.
 
     run it, commit --ok--------------------------> its result
           |  '----retryable error--> pause --> again, in a new transaction
@@ -7,8 +7,8 @@
                               aborted -----------> again
                               forgotten, or no server in time --> CommitUnknown
 
-Resolving fences: once the server said "aborted", the commit that was on its way can never take
-effect, so beginning again cannot do the work twice.
+Resolving is a fence: once the server has answered "aborted", a commit that is still on its way can
+never take effect. So a new attempt cannot do the work twice.
 """
 
 from collections.abc import Awaitable, Callable
@@ -22,10 +22,10 @@ from headwater.transport.backoff import Backoff
 from headwater.transport.channel import Channel
 
 PAUSE_FIRST: Final = 0.002
-"""Seconds after a first conflict: about the time that a transaction takes."""
+"""Seconds to wait after the first conflict: about as long as a transaction takes."""
 
 PAUSE_MAX: Final = 1.0
-"""Seconds between attempts at most."""
+"""The longest pause between attempts, in seconds."""
 
 T = TypeVar("T")
 
@@ -39,14 +39,14 @@ async def run(
     attempts: int | None,
     deadline: float | None,
 ) -> T:
-    """The result of *function*, called with a transaction of *begin*, once that has committed.
+    """Call *function* with a transaction of *begin*, commit, and return its result.
 
     Raises:
-        CommitUnknown: it may have happened; nobody could be asked before the deadline.
-        HeadwaterError: one that another attempt cannot mend, or the last attempt's.
+        CommitUnknown: the commit may have happened. No server answered before the deadline.
+        HeadwaterError: an error that another attempt cannot cure, or that of the last attempt.
     """
     if attempts is not None and attempts < 1:
-        raise InvalidArgument(f"run: attempts: {attempts}; at least 1 is needed")
+        raise InvalidArgument(f"run: attempts: {attempts}; the minimum is 1")
     runtime = channel.runtime
     until = runtime.now() + (channel.options.retry_timeout if deadline is None else deadline)
     backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
@@ -58,21 +58,21 @@ async def run(
             async with transaction:
                 awaited = function(transaction, *arguments)
                 if not isawaitable(awaited):
-                    # Inside of the block, so that nothing of it is committed.
+                    # Raised inside of the block, so that nothing is committed.
                     raise InvalidArgument(
                         f"run: {function!r:.80} returned {type(awaited).__name__!r}, which cannot "
-                        "be awaited; an `async def` is wanted"
+                        "be awaited; the function must be an `async def`"
                     )
                 result = await awaited
-            return result  # noqa: RET504 - where the commit is unknown, it is still wanted
+            return result  # noqa: RET504 - it is also needed if the commit is unknown
         except CommitUnknown as error:
             if error.details.get("transaction") != transaction.id.bytes:
-                raise  # Of another transaction, inside of this one.
+                raise  # It concerns another transaction, which the function ran inside of this.
             if await _settle(channel, transaction, error, until):
                 return result
             last: BaseException = error
         except (HeadwaterError, BaseExceptionGroup) as error:
-            if not can_be_mended(error):
+            if not can_be_retried(error):
                 raise
             last = error
         pause = backoff.next()
@@ -81,20 +81,20 @@ async def run(
         await runtime.sleep(pause)
 
 
-def can_be_mended(error: BaseException) -> bool:
-    """Whether another attempt can succeed; of a group, whether it can for all of its errors."""
+def can_be_retried(error: BaseException) -> bool:
+    """Whether another attempt can succeed. For a group: whether that is true of all its errors."""
     if isinstance(error, BaseExceptionGroup):
-        return all(can_be_mended(inner) for inner in error.exceptions)
+        return all(can_be_retried(inner) for inner in error.exceptions)
     return isinstance(error, HeadwaterError) and error.retryable
 
 
 async def _settle(
     channel: Channel, transaction: Transaction, unknown: CommitUnknown, until: float
 ) -> bool:
-    """Whether the transaction committed; if not, it never will.
+    """Whether the transaction has committed. If not, it never will.
 
     Raises:
-        CommitUnknown: no answer before *until*, or the server does not remember.
+        CommitUnknown: no server answered before *until*, or the server has forgotten the id.
     """
     runtime = channel.runtime
     backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
@@ -103,7 +103,7 @@ async def _settle(
             connection = await channel.connection()
             state, committed = await connection.ask("status", unknown.transaction, True)
         except HeadwaterError as error:
-            # Retryable is also a server that is read-only for now, and so cannot fence.
+            # A server that is read-only for now cannot fence; its error is retryable, too.
             pause = backoff.next()
             if not error.retryable or runtime.now() + pause >= until:
                 raise unknown from error

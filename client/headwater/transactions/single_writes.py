@@ -1,6 +1,6 @@
-"""Single writes: what `db.put(…)` and its like do, each a transaction of its own.
+"""Single writes: `db.put(…)`, `db.append(…)` and the others outside of a transaction.
 
-Each is a batch of one write, so it takes one round trip and happens exactly once.
+Each one is a batch with a single write: one round trip, one transaction, exactly once.
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +34,7 @@ class SingleWrites(ABC):
         return (await self.execute(batch)).committed
 
     async def delete(self, key: Key) -> Committed:
-        """Remove a key; it is no error if it is not there."""
+        """Delete a key. It is no error if the key is absent."""
         batch = self.batch()
         batch.delete(key)
         return (await self.execute(batch)).committed
@@ -42,25 +42,28 @@ class SingleWrites(ABC):
     async def delete_range(
         self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
     ) -> Committed:
-        """Remove the keys that begin with *prefix*, or those from *start* to before *end*."""
+        """Delete the keys that begin with *prefix*, or those from *start* to before *end*.
+
+        The empty tuple is the prefix of all keys.
+        """
         batch = self.batch()
         batch.delete_range(prefix, start=start, end=end)
         return (await self.execute(batch)).committed
 
     async def add(self, key: Key, number: float) -> Committed:
-        """Add to the number that a key holds, which is 0 if it is absent."""
+        """Add to the number that a key holds. An absent key counts as 0."""
         batch = self.batch()
         batch.add(key, number)
         return (await self.execute(batch)).committed
 
     async def min(self, key: Key, number: float) -> Committed:
-        """Set a key to *number* unless it holds a smaller one."""
+        """Set a key to *number* unless it already holds a smaller number."""
         batch = self.batch()
         batch.min(key, number)
         return (await self.execute(batch)).committed
 
     async def max(self, key: Key, number: float) -> Committed:
-        """Set a key to *number* unless it holds a larger one."""
+        """Set a key to *number* unless it already holds a larger number."""
         batch = self.batch()
         batch.max(key, number)
         return (await self.execute(batch)).committed
@@ -81,12 +84,12 @@ class SingleWrites(ABC):
             events: one, or several in order.
             expect: the version that the stream must be at: a number, NO_STREAM, STREAM_EXISTS
                 or ANY.
-            unless, after: an event that fits this query beyond this position must not exist, in
-                any stream. *after* is the position up to which the query was read.
+            unless, after: append only if no event after this position, in any stream, matches
+                this query. *after* is the position up to which the query was read.
 
         Raises:
-            WrongVersion: the stream is not at the version that was expected.
-            ConditionFailed: there is an event that fits *unless*.
+            WrongVersion: the stream is not at the expected version.
+            ConditionFailed: an event after *after* matches *unless*.
         """
         batch = self.batch()
         batch.append(stream, events, expect=expect, unless=unless, after=after)
@@ -95,19 +98,36 @@ class SingleWrites(ABC):
     async def save_snapshot(
         self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
     ) -> Committed:
-        """Keep the state that a stream has at a version, for `load`."""
+        """Store the state of a stream at a version, for `load`.
+
+        Args:
+            stream: its name.
+            version: the version of the stream that the state belongs to.
+            state: any value that the codec can encode.
+            schema: the version of the code that made the state. `load` asks for the same.
+            name: distinguishes several states of one stream.
+        """
         batch = self.batch()
         batch.save_snapshot(stream, version=version, state=state, schema=schema, name=name)
         return (await self.execute(batch)).committed
 
     async def truncate(self, stream: str, *, before: int) -> Committed:
-        """Hide a stream's events below a version; see Transaction.truncate."""
+        """Hide the events of a stream below a version from all reads, permanently.
+
+        Args:
+            stream: its name.
+            before: the first version that stays. One above the version of the stream hides all.
+        """
         batch = self.batch()
         batch.truncate(stream, before=before)
         return (await self.execute(batch)).committed
 
     async def delete_stream(self, stream: str) -> Committed:
-        """Hide all events of a stream; see Transaction.delete_stream."""
+        """Hide all events of a stream, and delete its snapshots.
+
+        The stream keeps counting versions, but until the next append it does not exist:
+        expect=NO_STREAM holds. It is no error if there is no such stream.
+        """
         batch = self.batch()
         batch.delete_stream(stream)
         return (await self.execute(batch)).committed
@@ -119,7 +139,15 @@ class SingleWrites(ABC):
         max_count: int | None = None,
         max_age: timedelta | float | None = None,
     ) -> Committed:
-        """Keep only the newest events of a stream; see Transaction.set_retention."""
+        """Keep only the newest events of a stream, until the retention is set again.
+
+        Without both limits, everything is kept from now on. Hidden events stay hidden.
+
+        Args:
+            stream: its name.
+            max_count: the number of events to keep.
+            max_age: the age up to which events are kept. A number is in seconds.
+        """
         batch = self.batch()
         batch.set_retention(stream, max_count=max_count, max_age=max_age)
         return (await self.execute(batch)).committed
@@ -132,7 +160,20 @@ class SingleWrites(ABC):
         ids: Iterable[UUID] | None = None,
         positions: Iterable[int] | None = None,
     ) -> Committed:
-        """Erase the data of events for good; see Transaction.erase."""
+        """Erase the data and metadata of events permanently, at every commit.
+
+        Their positions, versions, ids, types and tags stay, and `RecordedEvent.erased` is true.
+        Erasing an erased event is no error.
+
+        Args:
+            stream: the stream of *versions* or *ids*.
+            versions: of events of that stream.
+            ids: the ids that were given to events of that stream.
+            positions: of events of any stream.
+
+        Raises:
+            NoSuchEvent: one of the events does not exist.
+        """
         batch = self.batch()
         batch.erase(stream, versions=versions, ids=ids, positions=positions)
         return (await self.execute(batch)).committed

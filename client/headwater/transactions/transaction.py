@@ -1,4 +1,4 @@
-"""A transaction: what it reads is of one commit, what it writes happens whole or not at all.
+"""A transaction: all reads are of one commit, and all writes happen together or not at all.
 
     async with db.transaction() as tx:      nothing is sent
         await tx.get(a)                     begin, get                  one round trip
@@ -7,9 +7,10 @@
         tx.put(d, 2)
                                             commit [put d]              one round trip
 
-The server merges what it was sent into later reads, so a transaction sees its own writes. One
-that only writes goes as one `execute`, which can safely be sent again; one that wrote nothing
-needs no answer at its end, since what it read was of one commit already.
+The server applies the writes that it was sent to later reads, so a transaction sees its own
+writes. A transaction that only writes is sent as one `execute`, which can safely be sent again. A
+transaction that wrote nothing ends without waiting for an answer: everything that it read was of
+one commit.
 """
 
 from types import TracebackType
@@ -29,12 +30,12 @@ from headwater_protocol.operations import ISOLATION, SERIALIZABLE
 
 
 class Transaction(Writes, Reads):
-    """Made by `db.transaction()`. It belongs to one task.
+    """A transaction, made by `db.transaction()`. It belongs to one task.
 
     Attributes:
         isolation: the level, "serializable" or "snapshot".
-        read_only: it takes no writes, and never conflicts.
-        view: the commit that it reads at; None before the first read.
+        read_only: whether it refuses writes.
+        view: the commit at which it reads. None before the first read.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Transaction(Writes, Reads):
 
     @property
     def id(self) -> UUID:
-        """Its idempotency key, of UUID version 7."""
+        """The id of the transaction, a UUID of version 7. The server commits an id only once."""
         return UUID(bytes=self._bytes)
 
     async def __aexit__(
@@ -80,18 +81,18 @@ class Transaction(Writes, Reads):
             await self.rollback()
 
     async def begin(self) -> None:
-        """Take the read view now, and not at the first read."""
+        """Take the read view now. Otherwise the first read takes it."""
         if self._connection is None:
             await self._exchange([])
 
     async def commit(self) -> Committed | None:
-        """Commit; what it became, or None if it wrote nothing.
+        """Commit. Returns None if the transaction wrote nothing.
 
         Raises:
-            Conflict: another transaction committed first; error.conflicts says all of it.
+            Conflict: another transaction committed first. error.conflicts lists all conflicts.
             WrongVersion: a stream is not at the version that an append expected.
-            CommitUnknown: the connection was lost before the answer; `db.status(tx.id,
-                resolve=True)` settles what became of it.
+            CommitUnknown: the connection was lost before the answer came. `db.status(tx.id,
+                resolve=True)` tells whether the transaction committed.
         """
         self._check_open()
         try:
@@ -102,7 +103,7 @@ class Transaction(Writes, Reads):
             else:
                 self._committed = await self._commit_begun()
         except (InvalidArgument, TooLarge):
-            # It may have been refused before it was sent.
+            # The client may have refused it, so the server still has it open.
             self._forget()
             raise
         finally:
@@ -111,34 +112,34 @@ class Transaction(Writes, Reads):
         return self._committed
 
     async def rollback(self) -> None:
-        """Forget it. The server is told, and not waited for."""
+        """Roll back. The server is told, but its answer is not waited for."""
         self._check_open()
         self._over = "rolled back"
         self._forget()
 
     def _forget(self) -> None:
-        """Tell the server to roll back, and do not wait."""
+        """Tell the server to roll back, without waiting."""
         if self._connection is not None and not self._connection.closed:
             self._connection.post([("rollback", self._bytes)])
 
     @property
     def committed(self) -> Committed:
-        """What it became.
+        """The commit: its number, time, positions and versions.
 
         Raises:
-            InvalidArgument: it did not commit, or wrote nothing.
+            InvalidArgument: the transaction has not committed, or wrote nothing.
         """
         if self._committed is None:
             raise InvalidArgument(f"transaction {self.id} has not committed, or wrote nothing")
         return self._committed
 
     def settle(self, committed: Committed) -> None:
-        """It has committed after all, as `status` says."""
+        """Record that the transaction has committed, as `status` said."""
         self._committed = committed
         self.settle_deliveries()
 
     async def _commit_at_once(self) -> Committed:
-        """All of it in one request, sent again until it is answered."""
+        """Commit with one request, which is sent again until it is answered."""
         payload = await self._channel.persist(
             self._bytes, "execute", self._bytes, [], [], self._writes
         )
@@ -147,7 +148,7 @@ class Transaction(Writes, Reads):
     async def _commit_begun(self) -> Committed:
         connection = await self._own_connection()
         if connection.closed:
-            # Nothing was asked yet, so nothing is unknown.
+            # The commit was not sent yet, so its outcome is known: it did not happen.
             raise connection.lost()
         *parts, last = [*self._take()] or [[]]
         requests = [
@@ -170,7 +171,7 @@ class Transaction(Writes, Reads):
             self._appended.add(write[1])
 
     async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:  # noqa: ARG002
-        # All of its reads are of one commit, whichever is asked for.
+        # All reads of a transaction are of one commit, so *at_commit* is ignored.
         if self._connection is None or self._writes:
             return await self._exchange([(name, self._bytes, *arguments)])
         self._check_open()
@@ -184,7 +185,7 @@ class Transaction(Writes, Reads):
         return stream in self._appended
 
     async def _exchange(self, reads: list[tuple[Any, ...]]) -> Any:
-        """What was not sent yet, and then *reads*, together; the answer to the last."""
+        """Send the buffered writes and then *reads* together; return the last answer."""
         self._check_open()
         connection = await self._own_connection()
         opening = self._opening()
@@ -200,7 +201,7 @@ class Transaction(Writes, Reads):
         return self._connection
 
     def _opening(self) -> list[tuple[Any, ...]]:
-        """The request to begin, unless it was made."""
+        """The request to begin, unless it was sent before."""
         if self._begun:
             return []
         self._begun = True

@@ -1,7 +1,7 @@
-"""Writes that wait to be sent: what a transaction, or a batch, will do.
+"""Buffered writes: what a transaction or a batch has yet to send.
 
-Everything is encoded and checked where it is called, so what is wrong is told there, and the
-writes that are kept are whole. Later writes win over earlier ones, on the server.
+Each call encodes and checks its arguments at once, so an error is raised where the mistake is, and
+the buffer holds only complete writes. On the server, later writes win over earlier ones.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,22 +29,22 @@ from headwater_protocol.operations import (
 )
 
 WRITE_OVERHEAD_SIZE: Final = 32
-"""Bytes that a write, or an event in it, has on the wire beside keys and values, at most."""
+"""The most bytes that a write, or an event in it, takes on the wire beside keys and values."""
 
 REQUEST_SIZE_MAX: Final = limits.BODY_SIZE_MAX - limits.MIB
-"""Bytes of writes that are sent in one request. The rest is for what stands around them."""
+"""Bytes of writes in one request. The rest of the frame is for everything around them."""
 
-# What is surely right needs no closer look, and no words for what might be wrong with it.
+# Fast checks. Only if one fails does the slow check run, which builds the error message.
 _stream_fits: Final = STREAM.fitting().fits
 _expect_fits: Final = EXPECT.fitting().fits
 _name_fits: Final = NAME.fitting().fits
 
 
 class Writes(RetentionWrites):
-    """Collects writes. Nothing here waits, on any runtime.
+    """Collects writes. No method here waits for the server.
 
-    A key is a tuple, or a bare value, which is a tuple of one. Each of these raises
-    InvalidArgument or TooLarge for what cannot be written, and then has written nothing.
+    A key is a tuple. A bare value stands for a tuple of one. Each method raises InvalidArgument or
+    TooLarge if the write is not possible; then nothing was added.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -67,32 +67,34 @@ class Writes(RetentionWrites):
         self._keep(["put", encoded, data], len(encoded) + len(data))
 
     def delete(self, key: Key) -> None:
-        """Remove a key; it is no error if it is not there."""
+        """Delete a key. It is no error if the key is absent."""
         encoded = encode_key(key)
         self._keep(["delete", encoded], len(encoded))
 
     def delete_range(
         self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
     ) -> None:
-        """Remove the keys that begin with *prefix*, or those from *start* to before *end*.
+        """Delete the keys that begin with *prefix*, or those from *start* to before *end*.
 
-        The empty tuple is the prefix of all keys, and means it.
+        The empty tuple is the prefix of all keys.
         """
         if prefix is None and start is None and end is None:
-            raise InvalidArgument("delete_range: which? A prefix, or start= and end=; () is all")
+            raise InvalidArgument(
+                "delete_range: give a prefix, or start= and end=; the prefix () is all keys"
+            )
         first, last = key_range(prefix, start, end)
         self._keep(["delete_range", first, last], len(first) + len(last or b""))
 
     def add(self, key: Key, number: float) -> None:
-        """Add to the number that a key holds, 0 if it is absent. Adds do not conflict."""
+        """Add to the number that a key holds. An absent key counts as 0. Adds do not conflict."""
         self._keep_number("add", key, number)
 
     def min(self, key: Key, number: float) -> None:
-        """Set a key to *number* unless it holds a smaller one."""
+        """Set a key to *number* unless it already holds a smaller number."""
         self._keep_number("min", key, number)
 
     def max(self, key: Key, number: float) -> None:
-        """Set a key to *number* unless it holds a larger one."""
+        """Set a key to *number* unless it already holds a larger number."""
         self._keep_number("max", key, number)
 
     def append(
@@ -111,9 +113,9 @@ class Writes(RetentionWrites):
             events: one, or several in order.
             expect: the version that the stream must be at: a number, NO_STREAM, STREAM_EXISTS
                 or ANY.
-            unless, after: an event that fits this query beyond this position must not be there,
-                of any stream; else the transaction fails with ConditionFailed. *after* is the
-                position up to which the query was read. The transaction's own do not count.
+            unless, after: append only if no event after this position, in any stream, matches
+                this query; otherwise the commit raises ConditionFailed. *after* is the position
+                up to which the query was read. Events of this transaction do not count.
         """
         if not _stream_fits(stream):
             STREAM(stream, "append: stream")
@@ -131,7 +133,7 @@ class Writes(RetentionWrites):
             raise InvalidArgument(f"append: no events for {stream!r:.80}")
         if size > REQUEST_SIZE_MAX:
             raise TooLarge(
-                f"append: {size} bytes of events for {stream!r:.80}; allowed in one append are "
+                f"append: {size} bytes of events for {stream!r:.80}; the maximum for one append is "
                 f"{REQUEST_SIZE_MAX}"
             )
         if condition:
@@ -141,13 +143,15 @@ class Writes(RetentionWrites):
     def save_snapshot(
         self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
     ) -> None:
-        """Keep the state that a stream has at a version, for `load`.
+        """Store the state of a stream at a version, for `load`.
 
         Args:
-            version: of the stream; it may be one that this transaction appends.
-            state: what the codec can encode.
-            schema: version of the code that made the state; load asks for the same.
-            name: tells apart several states of one stream.
+            stream: its name.
+            version: the version of the stream that the state belongs to. It may be one that this
+                transaction appends.
+            state: any value that the codec can encode.
+            schema: the version of the code that made the state. `load` asks for the same.
+            name: distinguishes several states of one stream.
         """
         STREAM(stream, "save_snapshot: stream")
         VERSION(version, "save_snapshot: version")
@@ -160,10 +164,10 @@ class Writes(RetentionWrites):
         self._keep(["save_snapshot", stream, name, schema, version, data], len(data) + 512)
 
     def ack(self, *deliveries: Acknowledgeable) -> None:
-        """Acknowledge deliveries of a consumer group, if and only if all this commits.
+        """Acknowledge deliveries of a consumer group if, and only if, the transaction commits.
 
-        If one is not this consumer's any more when it comes to that, nothing is done, and the
-        commit raises DeliveryLost.
+        If this consumer has lost one of the deliveries by then, nothing is written and the commit
+        raises DeliveryLost.
         """
         taken = claimed(deliveries, "ack")
         for delivery in taken:
@@ -173,7 +177,7 @@ class Writes(RetentionWrites):
         self._acknowledged += taken
 
     def settle_deliveries(self) -> None:
-        """It has committed: what was acknowledged is settled."""
+        """Mark the acknowledged deliveries as settled. The transaction has committed."""
         for delivery in self._acknowledged:
             delivery.settle()
 
@@ -182,7 +186,7 @@ class Writes(RetentionWrites):
         write = [word, encoded, number]
         WRITE.variants[word](write[1:], word)
         if isinstance(number, int) and not -(2**63) <= number < 2**63:
-            raise InvalidArgument(f"{word}: {number} is outside of 64 bits")
+            raise InvalidArgument(f"{word}: {number} does not fit into 64 bits")
         self._keep(write, len(encoded))
 
     def _encode_event(
@@ -190,7 +194,7 @@ class Writes(RetentionWrites):
     ) -> tuple[list[Any], int]:
         if not isinstance(event, Event):
             place = _place_of(number, stream)
-            raise InvalidArgument(f"{place}: an Event is wanted, not {type(event).__name__}")
+            raise InvalidArgument(f"{place}: expected an Event, got {type(event).__name__}")
         if to_stored is not None:
             event = to_stored(event)
         codec = self._codec
@@ -209,37 +213,37 @@ class Writes(RetentionWrites):
             return [identity, event.type, data, metadata], size
         tags = list(event.tags)
         TAGS(tags, f"{_place_of(number, stream)}: tags")
-        # A character is four bytes at most. The rest is what keeps a request of nothing but
-        # short tags below REQUEST_ITEMS_MAX.
+        # A character has at most four bytes. The eight bytes for each tag keep a request that
+        # consists of short tags below REQUEST_ITEMS_MAX.
         size += 4 * sum(map(len, tags)) + 8 * len(tags)
         return [identity, event.type, data, metadata, tags], size
 
     def _check_event(self, event: Event, place: str) -> None:
-        """Raise what is wrong with an event, part by part, with its place."""
+        """Check the parts of an event one by one, and raise an error that names the part."""
         NAME(event.type, f"{place}: type")
         _check_size(encode_with(self._codec, event.data, f"{place}: data"), f"{place}: data")
         if event.metadata is not None:
             part = f"{place}: metadata"
             _check_size(encode_with(self._codec, event.metadata, part), part)
         if event.id is not None and not hasattr(event.id, "bytes"):
-            raise InvalidArgument(f"{place}: id: a UUID is wanted, not {event.id!r:.60}") from None
+            raise InvalidArgument(f"{place}: id: expected a UUID, got {event.id!r:.60}") from None
 
     def _keep(self, write: list[Any], size: int) -> None:
         size += WRITE_OVERHEAD_SIZE
         if self._written_size + size > limits.TRANSACTION_SIZE_MAX:
             raise TooLarge(
-                f"{write[0]}: the transaction would be of {self._written_size + size} bytes; "
-                f"allowed are {limits.TRANSACTION_SIZE_MAX}"
+                f"{write[0]}: the transaction would have {self._written_size + size} bytes; "
+                f"the maximum is {limits.TRANSACTION_SIZE_MAX}"
             )
         if self._written_count == limits.WRITES_MAX:
-            raise TooLarge(f"{write[0]}: a transaction may have {limits.WRITES_MAX} writes")
+            raise TooLarge(f"{write[0]}: a transaction may have at most {limits.WRITES_MAX} writes")
         self._written_size += size
         self._written_count += 1
         self._writes.append(write)
         self._sizes.append(size)
 
     def _take(self) -> Iterator[list[list[Any]]]:
-        """The writes that are not sent yet, in parts that each fit a request; now they are."""
+        """Empty the buffer; yield its writes in parts that each fit into one request."""
         writes, self._writes = self._writes, []
         sizes, self._sizes = self._sizes, []
         start = size = 0
@@ -253,36 +257,34 @@ class Writes(RetentionWrites):
 
 
 def several(events: Event | Iterable[Event], place: str) -> Iterable[Event]:
-    """One event, or several, as several.
+    """An iterable of events, from one event or several.
 
     Raises:
-        InvalidArgument: it is neither.
+        InvalidArgument: *events* is neither.
     """
     if isinstance(events, Event):
         return (events,)
     if isinstance(events, list):
-        return events  # Nearly always; the test below takes longer.
+        return events  # The usual case. The test below is slower.
     if not isinstance(events, Iterable):
-        raise InvalidArgument(
-            f"{place}: events: an Event, or several, is wanted, not {events!r:.60}"
-        )
+        raise InvalidArgument(f"{place}: events: expected an Event, or several, got {events!r:.60}")
     return events
 
 
 def _condition(unless: Query | None, after: int) -> list[Any]:
-    """The members of an append that say on which condition."""
+    """The members of an append that hold its condition."""
     if unless is None and type(after) is int and not after:
         return []
     POSITION(after, "append: after")
     if unless is None:
         if after:
-            raise InvalidArgument(f"append: after={after} without unless=")
+            raise InvalidArgument(f"append: after={after} needs unless=")
         return []
     return [event_filter("append: unless", query=unless), after]
 
 
 def _size_of(condition: list[Any]) -> int:
-    """Bytes that a condition has on the wire, at most."""
+    """The most bytes that a condition takes on the wire."""
     criteria = condition[0]["query"]
     names = [name for criterion in criteria for listed in criterion.values() for name in listed]
     return 4 * sum(map(len, names)) + 16 * (len(names) + len(criteria))
@@ -295,4 +297,4 @@ def _place_of(number: int, stream: str) -> str:
 def _check_size(data: bytes, place: str, key: Key = ()) -> None:
     if len(data) > limits.VALUE_SIZE_MAX:
         what = f"{place} {key!r:.80}" if key else place
-        raise TooLarge(f"{what}: {len(data)} bytes; allowed are {limits.VALUE_SIZE_MAX}")
+        raise TooLarge(f"{what}: {len(data)} bytes; the maximum is {limits.VALUE_SIZE_MAX}")

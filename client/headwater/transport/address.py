@@ -1,11 +1,11 @@
-"""Addresses: where a server is, as a URL.
+"""Addresses of servers, as URLs.
 
     headwater://user:password@host:port            plain TCP, port 4323 unless given
     headwater://host?tls=1&ca_file=/etc/ca.pem     the same, under TLS
-    headwaters://host                              likewise, shorter
+    headwaters://host                              TLS, shorter
     headwater+unix:///run/headwater.sock           a Unix socket
 
-A user or password with characters that mean something in a URL is percent-encoded.
+A user or password with characters that have a meaning in URLs must be percent-encoded.
 """
 
 import ssl
@@ -22,11 +22,13 @@ _YES: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False,
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server's place, and who asks to enter.
+    """The address of a server, with the user who connects.
 
     Attributes:
+        host, port: of the server; unused for a Unix socket.
         path: of the Unix socket; empty for TCP.
-        tls: the context to connect with; None: plain.
+        user, password: None: connect without authentication.
+        tls: the context to connect with; None: no TLS.
     """
 
     host: str
@@ -37,7 +39,7 @@ class Address:
     tls: ssl.SSLContext | None = None
 
     def __str__(self) -> str:
-        """The address as error messages give it: without the password."""
+        """The address for error messages, without the password."""
         if self.path:
             return self.path
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -55,15 +57,15 @@ def parse_address(
     tls: bool | ssl.SSLContext | None = None,
     ca_file: str | None = None,
 ) -> Address:
-    """The address that *url* means; what is given by name wins over what the URL says.
+    """Parse *url*. The other arguments override what the URL says.
 
     Raises:
-        InvalidArgument: the URL is none of the forms above, or the CA file cannot be read.
+        InvalidArgument: the URL has none of the forms above, or the CA file cannot be read.
     """
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES:
         raise InvalidArgument(
-            f"url: the scheme {parts.scheme!r} is none of {', '.join(_SCHEMES)} "
+            f"url: the scheme {parts.scheme!r} is not one of {', '.join(_SCHEMES)} "
             "(headwater://host:port)"
         )
     wants_tls = parts.scheme == "headwaters"
@@ -73,11 +75,11 @@ def parse_address(
         elif name == "ca_file":
             ca_file = ca_file or value
         else:
-            raise InvalidArgument(f"url: {name}={value} is not understood; known: tls=1, ca_file=")
+            raise InvalidArgument(f"url: unknown option {name}={value}; known: tls=1, ca_file=")
     context = _tls_context(wants_tls if tls is None else tls, ca_file)
     address = _place(url)
     if address.path and context is not None:
-        raise InvalidArgument("url: a Unix socket takes no TLS")
+        raise InvalidArgument("url: TLS is not possible on a Unix socket")
     return replace(
         address,
         user=user if user is not None else unquote(parts.username) if parts.username else None,
@@ -96,10 +98,10 @@ def _place(url: str) -> Address:
     parts = urlsplit(url)
     if parts.scheme == "headwater+unix":
         if not parts.path or parts.hostname:
-            raise InvalidArgument("url: a Unix socket is headwater+unix:///path/of/the.sock")
+            raise InvalidArgument("url: for a Unix socket use headwater+unix:///path/of/the.sock")
         return Address("", 0, unquote(parts.path))
     if parts.path not in ("", "/"):
-        raise InvalidArgument(f"url: {parts.path!r} after the host means nothing here")
+        raise InvalidArgument(f"url: unexpected path {parts.path!r} after the host")
     try:
         port = PORT_DEFAULT if parts.port is None else parts.port
     except ValueError as error:
@@ -112,7 +114,7 @@ def _tls_context(tls: bool | ssl.SSLContext, ca_file: str | None) -> ssl.SSLCont
         return tls
     if not tls:
         if ca_file is not None:
-            raise InvalidArgument("ca_file: given, but TLS is not asked for")
+            raise InvalidArgument("ca_file: it needs TLS; use headwaters:// or tls=True")
         return None
     try:
         return ssl.create_default_context(cafile=ca_file)

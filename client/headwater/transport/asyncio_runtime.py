@@ -1,4 +1,4 @@
-"""The client on asyncio: a Protocol that the loop calls, and futures that tasks await."""
+"""The client on asyncio: an asyncio.Protocol that the loop calls, and futures for the tasks."""
 
 import asyncio
 import socket
@@ -11,8 +11,8 @@ from headwater.transport.connection import CHECKS_PER_TIMEOUT, Connection, Reply
 from headwater.transport.runtime import Greeting, Options, not_connected
 
 CLOSE_S_MAX: Final = 1.0
-"""Seconds to wait for a transport to close: what is written must go out, and TLS says farewell,
-but a peer that does not read must not keep the application from ending."""
+"""Seconds to wait for a transport to close. Written data must be sent, and TLS has a closing
+message, but a peer that does not read must not prevent the application from ending."""
 
 
 class AsyncioConnection(Connection, asyncio.Protocol):
@@ -26,7 +26,7 @@ class AsyncioConnection(Connection, asyncio.Protocol):
         self._request_timeout = request_timeout
         self._timer = loop.call_later(request_timeout / CHECKS_PER_TIMEOUT, self._check)
         self._ended: asyncio.Future[None] = loop.create_future()
-        # The loop calls this with what it received; one call less on each answer.
+        # The loop calls this attribute, so each answer costs one Python call less.
         self.data_received = self.receive  # type: ignore[method-assign]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -47,7 +47,7 @@ class AsyncioConnection(Connection, asyncio.Protocol):
         return future
 
     def _wake(self, sleeper: "asyncio.Future[None]") -> None:
-        # A task that was cancelled has cancelled its future.
+        # A cancelled task has cancelled its future.
         if not sleeper.done():
             sleeper.set_result(None)
 
@@ -56,7 +56,7 @@ class AsyncioConnection(Connection, asyncio.Protocol):
         if alone and not self._outgoing:
             self._transport.write(data)
             return
-        # What is queued is bounded by the tasks that wait: each has one request in it.
+        # The queue is bounded by the number of waiting tasks: each has one request in it.
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(data)
@@ -78,26 +78,26 @@ class AsyncioConnection(Connection, asyncio.Protocol):
         self._timer.cancel()
         if self._transport is not None:
             if self._outgoing:
-                # What was queued is of the past turn: a rollback, an end of a subscription.
+                # Send what was queued in this turn, a rollback for example.
                 self._transport.write(b"".join(self._outgoing))
                 self._outgoing.clear()
             self._transport.close()
 
     async def ended(self) -> None:
-        """Return when the transport is closed too, as long as that takes no time."""
+        """Wait until the transport is closed, for a short time at most."""
         if self._transport is not None:
             await asyncio.wait([self._ended], timeout=CLOSE_S_MAX)
             self._transport.abort()
 
     def abort(self) -> None:
-        """Close without last words. TLS has some, and the loop may not run long enough."""
+        """Close at once, without the closing message of TLS, for which the loop may not run."""
         self.close()
         if self._transport is not None:
             self._transport.abort()
 
 
 class AsyncioRuntime:
-    """Connections on the running loop. It needs no task of its own."""
+    """Connections on the running loop. It needs no tasks."""
 
     shares_connections = True
 

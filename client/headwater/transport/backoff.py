@@ -4,14 +4,14 @@ import random
 from typing import Final
 
 PAUSE_FIRST: Final = 0.05
-"""Seconds after a first failed attempt to connect; doubled by each further one."""
+"""Seconds to wait after the first failed attempt to connect. Each further one doubles it."""
 
 PAUSE_MAX: Final = 2.0
-"""Seconds between attempts at most: a server that restarts is found soon."""
+"""The longest pause in seconds, so that a server that restarts is found soon."""
 
 
 class Backoff:
-    """Growing, uneven backoff, so that many who failed together do not come back together."""
+    """Growing, random pauses, so that clients that failed together do not retry together."""
 
     def __init__(self, first: float, longest: float) -> None:
         self._first = first
@@ -19,11 +19,11 @@ class Backoff:
         self._longest = longest
 
     def next(self) -> float:
-        """Seconds of the next pause."""
+        """The length of the next pause, in seconds."""
         pause = self._next
         self._next = min(pause * 2, self._longest)
         return pause * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """All is well again."""
+        """Start again with the first pause, after a success."""
         self._next = self._first

@@ -5,8 +5,8 @@ database: one thread asks at a time, the others wait for the connection's lock. 
 belongs to one thread. A subscription has its own connection, because waiting for its items on a
 shared one would block all other requests.
 
-A plain socket stays in blocking mode and leaves the timeout to the kernel (SO_RCVTIMEO), since
-a timeout of Python's costs a `poll` before each `recv` and each `send`.
+A plain socket stays in blocking mode, and the kernel implements the timeout (SO_RCVTIMEO). A
+timeout of Python's socket module would cost a `poll` before each `recv` and each `send`.
 """
 
 import socket
@@ -25,17 +25,18 @@ from headwater.transport.runtime import Greeting, Options, not_connected
 
 
 class BlockingConnection(Connection):
-    """A connection on a socket that blocks."""
+    """A connection on a blocking socket."""
 
     def __init__(self, name: str, sock: socket.socket, timeout: float) -> None:
         super().__init__(name)
         self._socket = sock
         self._timeout = timeout
-        # Reentrant: an answer may close the connection, which ends a subscription, which asks.
+        # Reentrant, because an answer may close the connection, which ends a subscription, which
+        # may send a request.
         self._lock = threading.RLock()
 
     async def ask(self, name: str, *arguments: Any) -> Any:
-        # As Connection.ask, without the coroutine that would park.
+        # Connection.ask without the coroutine of _park.
         with self._lock:
             reply = self._post_one(name, arguments)
             if not reply.done:
@@ -74,12 +75,12 @@ class BlockingConnection(Connection):
                 try:
                     self.receive(data)
                 except BaseException:
-                    # Interrupted, with a part of it dealt with: the rest would be misread.
+                    # Interrupted in the middle of the data. The rest could no longer be parsed.
                     self.close()
                     raise
 
     def _wake(self, _sleeper: Any) -> None:
-        raise AssertionError("nobody sleeps on a blocking connection")
+        raise AssertionError("no task parks on a blocking connection")
 
     def _send(self, data: bytes, alone: bool) -> None:  # noqa: ARG002
         try:
@@ -87,12 +88,12 @@ class BlockingConnection(Connection):
         except OSError as error:
             self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
         except BaseException:
-            # Interrupted half-way through a frame: what is sent next would be misread.
+            # Interrupted in the middle of a frame. The server could not parse what follows.
             self.close()
             raise
 
     def set_timeout(self, seconds: float) -> None:
-        """Wait so long at most, from now on."""
+        """Set the timeout of each receive and send."""
         self._timeout = seconds
         _set_timeout(self._socket, seconds)
 
@@ -104,10 +105,10 @@ class BlockingConnection(Connection):
 
     def _shut(self) -> None:
         try:
-            # Another thread that waits in recv would wait on.
+            # Without this, another thread that waits in recv would keep waiting.
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # The peer was first.
+            pass  # The peer has closed it already.
         self._socket.close()
 
 
@@ -164,7 +165,7 @@ class BlockingRuntime:
 
 
 class ThreadLock:
-    """A thread's lock that looks like a task's."""
+    """A lock of threads with the interface of an asynchronous one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -203,9 +204,9 @@ def _connect(address: Address, timeout: float) -> socket.socket:
 
 
 def _set_timeout(sock: socket.socket, seconds: float | None) -> None:
-    """Let each receive and send wait so long at most."""
+    """Set the timeout of each receive and send."""
     if isinstance(sock, ssl.SSLSocket):
-        # OpenSSL would take the kernel's timeout for "try again", and try.
+        # OpenSSL would treat the kernel's timeout as "try again", and retry.
         sock.settimeout(seconds)
         return
     sock.settimeout(None)

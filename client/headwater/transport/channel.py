@@ -1,16 +1,16 @@
-"""The way to the server: one connection at a time, a new one when it is lost.
+"""The channel to a server: one connection at a time, and a new one when it is lost.
 
-What is lost with a connection depends on what was asked:
+What happens to a request whose connection is lost depends on the request:
 
-    a read outside a transaction     asked once more, on a new connection
-    a write in one round trip        sent again with the same transaction id until it is
-                                     answered or `retry_timeout` is over: the server knows an id
-                                     that it has committed, and answers as the first time; a
-                                     refusal counts once the lost copy is fenced off
-    all else                         ConnectionLost, or CommitUnknown while committing
+    a read outside a transaction     sent once more, on a new connection
+    a write in one round trip        sent again with the same transaction id, until it is answered
+                                     or `retry_timeout` is over. The server recognizes an id that
+                                     it has committed, and repeats its first answer. A refusal
+                                     counts only once the lost copy can no longer take effect.
+    anything else                    ConnectionLost, or CommitUnknown while committing
 
-A server that does not answer is tried again with growing backoff, however often it is used: an
-attempt costs both sides something. Everybody who waits for an attempt gets its outcome.
+Attempts to connect are separated by growing pauses, no matter how many requests wait, because each
+attempt costs both sides something. All tasks that wait for an attempt share its result.
 """
 
 from collections.abc import Coroutine
@@ -33,7 +33,7 @@ from headwater.transport.runtime import Options, Runtime
 
 
 class Channel:
-    """Connections with one server, opened when they are needed."""
+    """Connections to one server, opened when they are needed."""
 
     def __init__(self, runtime: Runtime, address: Address, options: Options) -> None:
         self.runtime = runtime
@@ -48,11 +48,11 @@ class Channel:
         self._closed = False
 
     async def connection(self) -> Connection:
-        """A connection on which to ask.
+        """The shared connection. It is opened if there is none.
 
         Raises:
-            ConnectionLost: no server answered at the address; or the channel is closed.
-            AuthenticationFailed: the server did not let us in.
+            ConnectionLost: no server answered at the address, or the channel is closed.
+            AuthenticationFailed: the server refused the user.
         """
         connection = self._connection
         if connection is not None and not connection.closed:
@@ -62,20 +62,20 @@ class Channel:
             if self._connection is not None and not self._connection.closed:
                 return self._connection
             if self._failures != failures and self._failure is not None:
-                # While we waited, another task tried in our place.
+                # While this task waited, another one tried and failed.
                 raise ConnectionLost(self._failure.message) from self._failure
             self._connection = await self._attempt()
             return self._connection
 
     async def own_connection(self) -> Connection:
-        """A connection to wait on: the shared one, or, where waiting would block it, one more."""
+        """A connection to wait on. It is a new one if waiting would block the shared one."""
         if self.runtime.shares_connections:
             return await self.connection()
         return await self._attempt()
 
     async def _attempt(self) -> Connection:
         if self._closed:
-            raise ConnectionLost("this database was closed by close()", retryable=False)
+            raise ConnectionLost("the database was closed by close()", retryable=False)
         pause = self._not_before - self.runtime.now()
         if pause > 0:
             await self.runtime.sleep(pause)
@@ -93,15 +93,15 @@ class Channel:
         await greet(connection, self.address, self.options.client_name)
 
     async def read(self, name: str, *arguments: Any) -> Any:
-        """Ask what changes nothing. If the connection is lost, ask once more on another."""
+        """Send a request that changes nothing. If the connection is lost, send it once more."""
         connection = self._connection
         if connection is None or connection.closed:
             connection = await self.connection()
         try:
             return await connection.ask(name, *arguments)
         except ConnectionLost as error:
-            # An idle connection is found dead only when it is used. A server that is silent
-            # would be silent again.
+            # A dead idle connection is noticed only when it is used, so one retry is worth it.
+            # After a timeout it is not: the server would be silent again.
             if not connection.closed or isinstance(error, TimedOut):
                 raise
         return await (await self.connection()).ask(name, *arguments)
@@ -109,17 +109,17 @@ class Channel:
     def fetch(
         self, name: str, *arguments: Any, at_commit: int | None = None
     ) -> Coroutine[Any, Any, Any]:
-        """Ask a read outside of a transaction: of the newest commit, or at *at_commit*."""
+        """Send a read outside of a transaction: of the newest commit, or at *at_commit*."""
         if at_commit is None:
             return self.read(name, None, *arguments)
         return self.read(name, None, *arguments, at_commit)
 
     async def persist(self, transaction: bytes, name: str, *arguments: Any) -> Any:
-        """Ask what changes something under a transaction id, until it is answered.
+        """Send a write with a transaction id again and again, until it is answered.
 
         Raises:
-            CommitUnknown: `retry_timeout` is over, and it may have been done.
-            ConnectionLost: `retry_timeout` is over, and it was never sent.
+            CommitUnknown: `retry_timeout` is over, and the write may have happened.
+            ConnectionLost: `retry_timeout` is over, and the write was never sent.
         """
         deadline = self.runtime.now() + self.options.retry_timeout
         sent = unanswered = False
@@ -137,8 +137,8 @@ class Channel:
                 cause: HeadwaterError = error
                 unanswered = sent
             except HeadwaterError as refusal:
-                # A copy that was not answered may still be on its way, and the server may take
-                # it later, when it is writable again say. Behind a fence it cannot.
+                # An unanswered copy may still be on its way. The server could commit it later, for
+                # example when it is writable again. Resolving the status is a fence against that.
                 if not unanswered or isinstance(refusal, TransactionAborted | HistoryGone):
                     raise
                 try:
@@ -149,7 +149,7 @@ class Channel:
                 else:
                     if state == "aborted":
                         raise
-                    # Committed meanwhile: asked again, it gets its answer.
+                    # It has committed meanwhile. Sent again, it gets its answer.
                     cause = refusal
             pause = backoff.next()
             if self.runtime.now() + pause >= deadline:
@@ -159,14 +159,14 @@ class Channel:
             await self.runtime.sleep(pause)
 
     def close(self) -> None:
-        """Close the connection, for good."""
+        """Close the connection, and never open another."""
         self._closed = True
         if self._connection is not None:
             self._connection.close()
 
 
 def commit_unknown(transaction: bytes, error: BaseException) -> CommitUnknown:
-    """The error of a commit that was asked for and not answered because of *error*."""
+    """The error of a commit that was sent, and not answered because of *error*."""
     return CommitUnknown(
         f"no answer to the commit of transaction {transaction.hex()}: {error}",
         details={"transaction": transaction},

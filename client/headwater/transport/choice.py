@@ -1,4 +1,4 @@
-"""Choice of the runtime: the one of the event loop that runs the caller."""
+"""Chooses the runtime for the event loop that runs the caller."""
 
 import sniffio
 
@@ -10,7 +10,7 @@ def running_runtime() -> Runtime:
     """The runtime of the event loop that runs the caller.
 
     Raises:
-        InvalidArgument: it is none that the client knows.
+        InvalidArgument: the client does not support this event loop, or there is none.
     """
     try:
         library = sniffio.current_async_library()
@@ -25,6 +25,6 @@ def running_runtime() -> Runtime:
 
         return AsyncioRuntime()
     raise InvalidArgument(
-        f"connect() works on trio and asyncio, not on {library}; without an event loop use "
+        f"connect() needs trio or asyncio, not {library}; without an event loop use "
         "connect_blocking()"
     )

@@ -1,15 +1,15 @@
-"""One connection with a server, over which many tasks ask at once.
+"""One connection to a server, which many tasks share.
 
     task --ask--> ClientConnection.request --> bytes --> socket
     task <-wake-- Reply <-- ClientConnection.receive <-- bytes <-- socket
 
-All that the client waits for is a Reply that is not there yet, so this is the one place where
-it waits, and `_park` and `_wake` are the only things that trio, asyncio and a plain socket do
-differently. On a plain socket parking means to read on until the reply is there: the coroutine
-never suspends, which is why `step` (headwater.transport.stepping) can run it without an event loop.
+The client only ever waits for a Reply, so this is the one place where it waits. How a task is
+parked and woken is all that differs between trio, asyncio and plain sockets. On a plain socket
+parking means to read until the reply is there. Then the coroutine never suspends, so `step`
+(stepping.py) can run it without an event loop.
 
-A task that is cancelled while it waits leaves its Reply behind. The answer fills it, and nobody
-looks: other tasks are not disturbed.
+A task that is cancelled while it waits leaves its Reply behind. The answer fills it, nobody reads
+it, and other tasks are not disturbed.
 """
 
 from abc import ABC, abstractmethod
@@ -20,13 +20,13 @@ from headwater.errors import ConnectionLost, HeadwaterError, TimedOut
 from headwater_protocol.connection import Answer, ClientConnection, Failure, Push, Violation
 
 RECEIVE_SIZE_MAX: Final = 256 * 1024
-"""Bytes taken from a socket at once. A page of a scan is up to 1 MiB; a small answer is not
-slowed by a larger number, since the buffer is only touched where it is filled."""
+"""Bytes to receive from a socket at once. A page of a scan has up to 1 MiB. A larger buffer does
+not slow down small answers, because only the part that is filled is touched."""
 
 CHECKS_PER_TIMEOUT: Final = 8
-"""A request that is overdue is noticed up to an eighth of the timeout late. One timer a connection
-looks at the oldest request; a timer a request would cost more than the request, and so would
-a look at the clock: a request is as old as the checks that it has seen."""
+"""Checks for overdue requests in the time of one timeout, so a timeout is noticed up to an eighth
+late. There is one timer for each connection. A timer for each request, or even reading the clock,
+would cost more than the request, so age is counted in checks."""
 
 
 _ENDS: Final = {
@@ -34,16 +34,16 @@ _ENDS: Final = {
     "subscribe_keys": "unsubscribe",
     "group_join": "group_leave",
 }
-"""What ends that which each of these begins."""
+"""The operation that ends what each of these operations begins."""
 
 
 class Reply:
-    """The answer to one request, or the place where it will be.
+    """The answer to one request, which may still be to come.
 
     Attributes:
         done: whether `payload` or `error` is set.
-        since: how many checks there had been when it was asked.
-        sleeper: what the runtime wakes, if a task is parked on it.
+        since: the number of checks when the request was sent.
+        sleeper: what the runtime wakes, if a task is parked on this reply.
     """
 
     __slots__ = ("done", "error", "payload", "since", "sleeper")
@@ -57,22 +57,22 @@ class Reply:
 
 
 class Feed(Protocol):
-    """A subscription, as a connection sees it."""
+    """The receiver of the pushes of a subscription."""
 
     def deliver(self, payload: list[Any]) -> None:
-        """A push came."""
+        """Receive a push."""
 
     def lose(self) -> None:
-        """Nothing will be pushed any more: the connection is closed."""
+        """Note that the connection is closed, and that no more pushes will come."""
 
 
 class Connection(ABC):
-    """One connection, shared by tasks. Subclasses say how to wait and how to send.
+    """One connection, shared by tasks. Subclasses implement waiting and sending.
 
     Attributes:
         name: the server's address, for messages.
-        closed: nothing can be asked any more.
-        reason: why it is closed, if the server said so.
+        closed: whether it is closed.
+        reason: why it is closed, if that is known.
     """
 
     def __init__(self, name: str) -> None:
@@ -83,17 +83,17 @@ class Connection(ABC):
         self._pending: dict[int, Reply] = {}
         self._feeds: dict[int, Feed] = {}
         self._checks = 0
-        # How many checks there had been when bytes last came.
+        # The number of checks when bytes last arrived.
         self._received = 0
 
-    # Asking.
+    # Requests.
 
     async def ask(self, name: str, *arguments: Any) -> Any:
-        """The payload of the answer to one request.
+        """Send a request, and return the payload of its answer.
 
         Raises:
-            HeadwaterError: the server's, by its code; of a wrong argument before it is sent.
-            ConnectionLost: the connection ended, or was ended, before the answer.
+            HeadwaterError: the error that the server answered; or InvalidArgument, before sending.
+            ConnectionLost: the connection was closed before the answer came.
         """
         reply = self._post_one(name, arguments)
         if not reply.done:
@@ -113,10 +113,10 @@ class Connection(ABC):
         return reply
 
     async def exchange(self, requests: Sequence[Sequence[Any]]) -> list[Any]:
-        """Send several requests together; their payloads, in order.
+        """Send several requests together, and return their payloads in order.
 
         Raises:
-            HeadwaterError: of the first of them that failed. All of them were sent.
+            HeadwaterError: the error of the first request that failed. All of them were sent.
         """
         replies = self.post(requests)
         for reply in replies:
@@ -127,7 +127,7 @@ class Connection(ABC):
         return [reply.payload for reply in replies]
 
     def post(self, requests: Sequence[Sequence[Any]]) -> list[Reply]:
-        """Send several requests together and do not wait."""
+        """Send several requests together, without waiting."""
         if self.closed:
             raise self.lost()
         protocol = self._protocol
@@ -139,7 +139,7 @@ class Connection(ABC):
                 identities.append(request_id)
                 frames.append(frame)
         except HeadwaterError:
-            # Nothing of this goes out, so nothing of it will be answered.
+            # Nothing is sent, so none of these requests will be answered.
             for request_id in identities:
                 del protocol.in_flight[request_id]
             raise
@@ -150,11 +150,11 @@ class Connection(ABC):
         return replies
 
     async def subscribe(self, feed: Feed, *arguments: Any, operation: str = "subscribe") -> int:
-        """Ask for a subscription, or a membership, whose pushes go to *feed*; its id."""
+        """Open a subscription, or a membership, whose pushes go to *feed*. Returns its id."""
         if self.closed:
             raise self.lost()
         request_id, frame = self._protocol.request(operation, *arguments)
-        # Pushes may be right behind the answer, in the same segment.
+        # Registered before the answer, because pushes may follow it in the same segment.
         self._feeds[request_id] = feed
         alone = not self._pending
         reply = self._pending[request_id] = Reply(self._checks)
@@ -170,40 +170,40 @@ class Connection(ABC):
         return request_id
 
     def unsubscribe(self, subscription: int, *, operation: str = "unsubscribe") -> None:
-        """End a subscription; do not wait."""
+        """End a subscription, without waiting."""
         self.forget(subscription)
         if not self.closed and self._protocol.in_flight.get(subscription):
             self.post([(operation, subscription)])
 
     def forget(self, subscription: int) -> None:
-        """Deliver nothing more of a subscription that is going to be ended."""
+        """Stop delivering the pushes of a subscription that is about to end."""
         self._feeds.pop(subscription, None)
 
     async def wait(self, reply: Reply) -> None:
-        """Return when *reply* is done, or was woken."""
+        """Wait until *reply* is done, or until `wake` is called."""
         await self._park(reply)
 
     def wake(self, reply: Reply) -> None:
-        """Let a task that is parked on *reply* look again."""
+        """Wake the task that is parked on *reply*."""
         reply.done = True
         if reply.sleeper is not None:
             self._wake(reply.sleeper)
             reply.sleeper = None
 
     def wait_without_timeout(self) -> None:  # noqa: B027 - most runtimes need not be told
-        """From now on what is waited for is news, which may take any time, and no answer."""
+        """Disable the timeout, before waiting for pushes, which may take any time."""
 
     def wait_with_timeout(self, seconds: float) -> None:  # noqa: B027 - as wait_without_timeout
-        """From now on what is waited for is an answer again, for so long at most."""
+        """Set the timeout again, before waiting for answers."""
 
     def new_reply(self) -> Reply:
-        """A reply to park on that belongs to no request."""
+        """A reply to park on, which belongs to no request."""
         return Reply(self._checks)
 
-    # What comes in.
+    # Received bytes.
 
     def receive(self, data: bytes) -> None:
-        """Deal with received bytes."""
+        """Process received bytes."""
         self._received = self._checks
         pending = self._pending
         for item in self._protocol.receive(data):
@@ -226,19 +226,20 @@ class Connection(ABC):
                 self.close(item.error)
 
     def check_overdue(self, timeout: float) -> None:
-        """Fail what has waited longer than *timeout* seconds; close if nothing came at all.
+        """Fail requests older than *timeout* seconds. Close if nothing at all was received.
 
-        To be called CHECKS_PER_TIMEOUT times in that time, and then again and again.
+        The runtime must call this CHECKS_PER_TIMEOUT times in each timeout.
         """
         self._checks += 1
-        # What was asked after so many checks was asked before the next of them. Since that one
-        # the whole timeout has passed.
+        # A request that was sent after check number `latest` was sent before the next check, and
+        # since that one the whole timeout has passed.
         latest = self._checks - CHECKS_PER_TIMEOUT - 1
         if self._feeds and not self._pending and self._received <= latest:
-            # No news, or no connection any more? Who only listens finds out by asking.
+            # Is there no news, or no connection? A connection with subscriptions only sends no
+            # requests that could time out, so it sends a ping.
             self.post([("ping",)])
         overdue = []
-        # They stand in the order in which they were asked.
+        # The requests are in the order in which they were sent.
         for request_id, reply in self._pending.items():
             if reply.since > latest:
                 break
@@ -246,7 +247,7 @@ class Connection(ABC):
         if not overdue:
             return
         if self._received <= latest:
-            self.close(TimedOut(f"{self.name} said nothing for {timeout:g} s"))
+            self.close(TimedOut(f"{self.name} sent nothing for {timeout:g} s"))
             return
         for request_id in overdue:
             self._fail(self._pending.pop(request_id), TimedOut(f"no answer within {timeout:g} s"))
@@ -256,10 +257,10 @@ class Connection(ABC):
             reply.error = error
             self.wake(reply)
 
-    # The end.
+    # Closing.
 
     def close(self, reason: HeadwaterError | None = None) -> None:
-        """Close the connection: whoever waits is told, whoever asks will be."""
+        """Close the connection. Waiting requests fail now, later ones when they are made."""
         if self.closed:
             return
         self.closed = True
@@ -274,7 +275,7 @@ class Connection(ABC):
             feed.lose()
 
     def lost(self) -> ConnectionLost:
-        """The error of whoever waits for an answer on this closed connection."""
+        """The error of a request on this closed connection."""
         if isinstance(self.reason, ConnectionLost):
             error = type(self.reason)(self.reason.message)
         elif self.reason is not None:
@@ -288,20 +289,20 @@ class Connection(ABC):
 
     @abstractmethod
     def _park(self, reply: Reply) -> Awaitable[None]:
-        """Wait until *reply* is done. If cancelled, forget reply.sleeper."""
+        """Wait until *reply* is done. On cancellation, clear reply.sleeper."""
 
     @abstractmethod
     def _wake(self, sleeper: Any) -> None:
-        """Let the task go on that parked as *sleeper*."""
+        """Wake the task that is parked as *sleeper*."""
 
     @abstractmethod
     def _send(self, data: bytes, alone: bool) -> None:
-        """Send *data*, or queue it; it never raises, but closes the connection.
+        """Send *data*, or queue it. An error is not raised; it closes the connection.
 
-        If nobody else waits for an answer (*alone*), what is sent goes at once, for the
-        shortest wait; else it may go with what other tasks send in the same turn.
+        If no other task waits for an answer (*alone*), send at once, which is fastest. Otherwise
+        the data may be sent together with what other tasks send in the same turn.
         """
 
     @abstractmethod
     def _shut(self) -> None:
-        """Close the socket and end what serves it."""
+        """Close the socket, and end the tasks that serve it."""

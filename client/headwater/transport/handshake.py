@@ -1,7 +1,7 @@
-"""Greeting a server: hello, and SCRAM-SHA-256 if it asks for a user (RFC 5802, RFC 7677).
+"""The handshake: hello, then SCRAM-SHA-256 if the server requires a user (RFC 5802, RFC 7677).
 
-The password does not travel, and the server proves that it knows the user's verifier too: a
-server that only pretends to be ours is noticed before anything is asked of it.
+The password is never sent. The server also proves that it knows the verifier of the user, so a
+false server is detected before any request is sent to it.
 """
 
 import importlib.metadata
@@ -17,13 +17,13 @@ from headwater_protocol.limits import PROTOCOL_VERSION
 MECHANISM: Final = "SCRAM-SHA-256"
 
 ITERATIONS_DEFAULT: Final = 15_000
-"""Rounds of PBKDF2 for a new password: about 4 ms for each guess, and at each connection."""
+"""Rounds of PBKDF2 for a new password: about 4 ms for each guess, and for each connection."""
 
 
 def verifier(
     password: str, iterations: int = ITERATIONS_DEFAULT
 ) -> tuple[bytes, int, bytes, bytes]:
-    """What a server keeps of a password: salt, iterations, stored key, server key."""
+    """What a server stores instead of a password: salt, iterations, stored key, server key."""
     salt, stored_key, server_key, iterations = scramp.ScramMechanism(MECHANISM).make_auth_info(
         password, iteration_count=iterations
     )
@@ -31,7 +31,7 @@ def verifier(
 
 
 def default_client_name() -> str:
-    """What this client calls itself in the server's log."""
+    """The name of this client in the server's log."""
     try:
         return f"headwater-python {importlib.metadata.version('headwater')}"
     except importlib.metadata.PackageNotFoundError:
@@ -39,12 +39,12 @@ def default_client_name() -> str:
 
 
 async def greet(connection: Connection, address: Address, client_name: str) -> None:
-    """Say hello, and authenticate if asked to.
+    """Say hello, and authenticate if the server requires it.
 
     Raises:
-        AuthenticationFailed: the server wants a user, and there is none, or another password;
-            or the server does not know the user's verifier.
-        ProtocolError: the server speaks another version.
+        AuthenticationFailed: the server requires a user and none was given; or the user or the
+            password is wrong; or the server does not know the user's verifier.
+        ProtocolError: the server speaks another version of the protocol.
     """
     version, _, _, mechanisms, *_ = await connection.ask("hello", PROTOCOL_VERSION, client_name)
     if version != PROTOCOL_VERSION:
@@ -56,11 +56,11 @@ async def greet(connection: Connection, address: Address, client_name: str) -> N
         return
     if address.user is None:
         raise AuthenticationFailed(
-            f"{connection.name} asks for a user and password: headwater://user:password@host"
+            f"{connection.name} requires a user and password: headwater://user:password@host"
         )
     if MECHANISM not in mechanisms:
         raise AuthenticationFailed(
-            f"{connection.name} offers {', '.join(mechanisms)}; this client knows {MECHANISM}"
+            f"{connection.name} offers {', '.join(mechanisms)}; this client supports {MECHANISM}"
         )
     await _authenticate(connection, address.user, address.password or "")
 

@@ -1,10 +1,10 @@
-"""What the client needs of whatever runs it, and which one that is.
+"""The interface to the event loop: what the client needs of trio, asyncio or plain sockets.
 
     trio       trio_runtime.py       a nursery with a reader and a writer for each connection
     asyncio    asyncio_runtime.py    a Protocol, called by the loop
     none       blocking_runtime.py   a socket
 
-Only the one that is in use is imported, so an asyncio application needs no trio.
+Only the runtime that is used is imported (choice.py), so an asyncio application needs no trio.
 """
 
 import os
@@ -25,17 +25,17 @@ from headwater.transport.connection import Connection
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to talk with a server. Times in seconds.
+    """The options of `connect`. Times are in seconds.
 
     Attributes:
         codec: of values, event data and states.
-        connect_timeout: to connect, shake hands and authenticate.
+        connect_timeout: to connect and authenticate.
         request_timeout: to wait for one answer.
-        retry_timeout: to go on trying where that is safe: one-shot writes, `run`,
+        retry_timeout: to keep retrying where that is safe: writes outside of a transaction, `run`,
             subscriptions that reconnect.
-        client_name: what the server's log calls this client.
-        open_stream: on trio, opens the stream of a connection in place of the address: a
-            tunnel, or memory in a simulation.
+        client_name: the name of this client in the server's log.
+        open_stream: on trio, opens the stream of a connection instead of the address: a tunnel, or
+            memory in a simulation.
     """
 
     codec: Codec
@@ -47,33 +47,33 @@ class Options:
 
 
 Greeting = Callable[[Connection], Awaitable[None]]
-"""Shakes hands on a new connection."""
+"""Does the handshake on a new connection."""
 
 
 class Runtime(Protocol):
-    """Sleeps, locks and sockets.
+    """Sleeping, locks and sockets of an event loop.
 
     Attributes:
-        shares_connections: whether a task that waits on a connection leaves it to others meanwhile.
+        shares_connections: whether other tasks can use a connection while one waits on it.
     """
 
     shares_connections: bool
 
     async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
-        """A new connection on which *greet* has succeeded, within the connect timeout.
+        """Open a connection and do the handshake with *greet*, within the connect timeout.
 
         Raises:
-            ConnectionLost: no server answered there.
+            ConnectionLost: no server answered at the address.
         """
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, without holding up others."""
+        """Sleep, without blocking other tasks."""
 
     def now(self) -> float:
-        """Seconds by a clock that never goes back."""
+        """The time of a monotonic clock, in seconds."""
 
     def lock(self) -> AbstractAsyncContextManager[Any]:
-        """A lock that one task holds at a time."""
+        """A new lock, which one task can hold at a time."""
 
     async def __aenter__(self) -> "Runtime": ...
 
@@ -86,33 +86,33 @@ class Runtime(Protocol):
 
 
 def not_connected(address: Address, error: BaseException, timeout: float) -> ConnectionLost:
-    """The error for one that was met while connecting."""
+    """The ConnectionLost to raise for an error of connecting."""
     if isinstance(error, TimeoutError):
         return ConnectionLost(f"cannot connect to {address} within {timeout:g} s")
     if isinstance(error.__cause__, ssl.SSLError):
         error = error.__cause__
     if isinstance(error, ssl.SSLCertVerificationError):
-        # Trying again will not make the certificate good.
+        # Retrying does not help: the certificate stays the same.
         return ConnectionLost(
             f"{address}: the certificate is not trusted: {error.verify_message}", retryable=False
         )
     if isinstance(error, ssl.SSLError):
         reason = f"{error.reason or error}".lower().replace("_", " ")
         return ConnectionLost(
-            f"{address}: no TLS ({reason}); does the server speak it?", retryable=False
+            f"{address}: TLS failed ({reason}); does the server use TLS?", retryable=False
         )
     reason = _reason(error)
     if address.tls is not None and not reason:
-        reason = "it ended the connection during the TLS handshake; does it speak TLS?"
+        reason = "the server closed it during the TLS handshake; does it use TLS?"
     return ConnectionLost(f"cannot connect to {address}: {reason or type(error).__name__}")
 
 
 def _reason(error: BaseException) -> str:
-    """What an error of connecting comes down to, however the runtime wrapped it."""
+    """The reason of an error of connecting, from inside of what the runtime wrapped around it."""
     while isinstance(error.__cause__, OSError | ExceptionGroup):
         error = error.__cause__
     if isinstance(error, ExceptionGroup):
-        # One error for each address of the host: the first is as good as any.
+        # One error for each address of the host. Report the first.
         return _reason(error.exceptions[0])
     if isinstance(error, socket.gaierror):
         return str(error.strerror)

@@ -1,4 +1,4 @@
-"""Running a coroutine that never suspends: how the blocking face uses the same code.
+"""Runs coroutines that never suspend. With it the blocking face uses the asynchronous code.
 
 A coroutine of the client waits in one place only, Connection._park. On a plain socket _park blocks
 in `recv` and then returns, so the coroutine never suspends and its first step is also its last:
@@ -20,4 +20,4 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = stop.value
         return result
     coroutine.close()
-    raise AssertionError(f"{coroutine!r} suspended, though nothing could wake it")
+    raise AssertionError(f"{coroutine!r} suspended, but without an event loop nothing wakes it")

@@ -1,10 +1,10 @@
-"""Tasks that run beside a block of the application, on trio and on asyncio.
+"""Background tasks that run as long as a block of the application, on trio and on asyncio.
 
-    async with beside([first, second]):     both begin
+    async with beside([first, second]):     both start
         ...                                 one of them fails: the block is cancelled
-                                            the block ends: they are cancelled
+                                            the block ends: both are cancelled
 
-An error that comes alone is raised as it is, and not in a group: the tasks are our business.
+A single error is raised as it is and not in a group: that there are tasks is an internal matter.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,7 +18,7 @@ Work: TypeAlias = Callable[[], Awaitable[None]]
 
 @asynccontextmanager
 async def beside(works: Sequence[Work]) -> AsyncIterator[None]:
-    """Run *works* as long as the block runs."""
+    """Run *works* in the background while the block runs."""
     run = _beside_on_trio if sniffio.current_async_library() == "trio" else _beside_on_asyncio
     alone: BaseException | None = None
     try:
@@ -29,7 +29,7 @@ async def beside(works: Sequence[Work]) -> AsyncIterator[None]:
             raise
         alone = group.exceptions[0]
     if alone is not None:
-        # Out here, so that the group does not become its context.
+        # Raised outside of the `except`, so that the group does not become its context.
         raise alone
 
 

@@ -1,12 +1,12 @@
 """The client on trio: a nursery with a reader and a writer for each connection.
 
-These tasks are shielded from the cancellation of what is around `connect()`: whoever cleans up
-under a shield of his own can still ask. They end when the connection is closed, which leaving
-`async with connect()` does.
+A cancellation around `connect()` does not reach these tasks. So cleanup code under a shield can
+still send requests. The tasks end when the connection is closed, at the end of
+`async with connect()`.
 
-On a plain connection the socket is used as it is, without a stream around it: a request goes
-out in the task that asks, in one call of `send`, and cannot be cancelled half-way. Everything
-else (TLS, memory) is a trio Stream, and only the writer sends on it.
+Without TLS the socket is used directly, without a trio stream. The task that makes a request sends
+it itself, in one call of `send`, which cannot be cancelled half-way. Everything else (TLS, memory)
+is a trio Stream, and only the writer sends on it.
 """
 
 import socket
@@ -25,7 +25,7 @@ _BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class TrioConnection(Connection):
-    """What both kinds have: parking, and a writer that is woken when there is something."""
+    """The base of both kinds: parking, and a writer that is woken when there is data to send."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -49,7 +49,7 @@ class TrioConnection(Connection):
         self._queue(data)
 
     def _queue(self, data: bytes) -> None:
-        # What is queued is bounded by the tasks that wait: each has one request in it.
+        # The queue is bounded by the number of waiting tasks: each has one request in it.
         self._outgoing.append(data)
         self._wake_writer()
 
@@ -72,7 +72,7 @@ class TrioConnection(Connection):
         return data
 
     async def serve(self, request_timeout: float) -> None:
-        """Read, write and watch the time until the connection is closed."""
+        """Read, write and check for timeouts until the connection is closed."""
         with self.scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read)
@@ -83,11 +83,11 @@ class TrioConnection(Connection):
 
     @abstractmethod
     async def _read(self) -> None:
-        """Take what comes, until the peer ends or the connection is closed."""
+        """Receive, until the peer or this side closes the connection."""
 
     @abstractmethod
     async def _write(self) -> None:
-        """Send what is queued, until the connection is closed."""
+        """Send the queue, until the connection is closed."""
 
 
 class TrioSocketConnection(TrioConnection):
@@ -97,7 +97,7 @@ class TrioSocketConnection(TrioConnection):
         super().__init__(name)
         sock.setblocking(False)
         self._socket = sock
-        # The writer has a part of a frame: nothing may go ahead of the rest.
+        # Whether the writer has sent part of a frame, so that its rest must go first.
         self._halfway = False
 
     def _send(self, data: bytes, alone: bool) -> None:
@@ -116,7 +116,7 @@ class TrioSocketConnection(TrioConnection):
 
     async def _read(self) -> None:
         sock = self._socket
-        # What is received may close the connection.
+        # Received bytes may close the connection.
         while not self.closed:
             try:
                 await trio.lowlevel.wait_readable(sock)
@@ -124,7 +124,7 @@ class TrioSocketConnection(TrioConnection):
             except BlockingIOError:
                 continue
             except trio.ClosedResourceError:
-                return  # By us, in another task.
+                return  # Another task of this client closed it.
             except OSError as error:
                 self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
                 return
@@ -155,7 +155,7 @@ class TrioSocketConnection(TrioConnection):
             try:
                 self._socket.send(b"".join(self._outgoing))
             except OSError:
-                pass  # It was a last word; the server will see the end of the connection.
+                pass  # The server notices that the connection is closed, which is enough.
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
 
@@ -204,7 +204,7 @@ class TrioRuntime:
 
     async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
         """As Runtime.open."""
-        assert self._nursery is not None, "open() before the nursery is"
+        assert self._nursery is not None, "open() before __aenter__()"
         connection: TrioConnection | None = None
         try:
             with trio.fail_after(options.connect_timeout):

@@ -95,7 +95,7 @@ def test_an_error_that_time_does_not_mend_ends_the_wait_and_the_block(
 def test_a_handler_of_the_other_face_is_refused(db: headwater.BlockingDatabase, name: str) -> None:
     async def waits(tx: Any, event: Any) -> None: ...
 
-    with pytest.raises(headwater.InvalidArgument, match="is a `def`"):
+    with pytest.raises(headwater.InvalidArgument, match="must be a `def`"):
         db.projection(name)(waits)
     with pytest.raises(headwater.ProjectionBehind):
         db.wait_for(name, 1, timeout=0.01)

@@ -132,7 +132,7 @@ def test_a_union_that_the_data_does_not_tell_apart_is_refused() -> None:
         one: Money | str
 
     for kind in (Either, Half):
-        with pytest.raises(InvalidArgument, match=r"one: the data does not say which"):
+        with pytest.raises(InvalidArgument, match=r"one: the data does not tell which"):
             mapping_of(kind)
 
 

@@ -47,7 +47,7 @@ def test_a_feed_gives_every_change_of_its_keys_in_commit_order(
             item = await anext(feed)
             assert isinstance(item, headwater.Changes)
             assert item.changes[0].key == (name, "bob")
-        with pytest.raises(headwater.InvalidArgument, match="goes with after"):
+        with pytest.raises(headwater.InvalidArgument, match="allows only after"):
             db.subscribe(keys=(name,), category="account")
 
     run_on(face, real_server.url, scenario)

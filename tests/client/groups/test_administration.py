@@ -224,7 +224,7 @@ def test_bad_use_gets_an_error_that_says_what(play: Play, name: str) -> None:
             await db.groups.update(name, lease=0.001)
         with pytest.raises(headwater.InvalidArgument, match="credit: 0; allowed are 1 to 10000"):
             db.join(name, credit=0)
-        with pytest.raises(headwater.InvalidArgument, match="not both"):
+        with pytest.raises(headwater.InvalidArgument, match="give either"):
             await db.groups.update(name, category="a", everything=True)
         with pytest.raises(headwater.InvalidArgument, match="used with `async with`"):
             await db.join(name).__anext__()
@@ -240,16 +240,16 @@ def test_a_delivery_is_settled_once_and_by_its_own_consumer(play: Play, name: st
             first, second = await group.__anext__(), await group.__anext__()
             await first.ack()
             for act in (first.ack(), first.nack(), first.park(), group.ack(first)):
-                with pytest.raises(headwater.DeliveryLost, match="was settled before"):
+                with pytest.raises(headwater.DeliveryLost, match="settled"):
                     await act
-            with pytest.raises(headwater.DeliveryLost, match="was settled before"):
+            with pytest.raises(headwater.DeliveryLost, match="is already settled"):
                 async with db.transaction() as tx:
                     tx.ack(first)
             first.settled, first.token = False, second.token
             with pytest.raises(headwater.DeliveryLost, match="the token is of a delivery of event"):
                 await first.ack()
             await second.ack()
-            with pytest.raises(headwater.InvalidArgument, match="ack: a delivery is wanted, not 5"):
+            with pytest.raises(headwater.InvalidArgument, match="ack: expected a delivery, got 5"):
                 await group.ack(5)  # type: ignore[arg-type]
 
     play(scenario)

@@ -658,7 +658,7 @@ def test_a_model_can_be_read_in_a_range_and_as_it_was(
             assert [key async for key, _ in model.scan(start=("n", 7), end=("n", 9))] == wanted
             assert [key async for key, _ in model.scan("n", reverse=True, limit=1)] == [("n", 9)]
             assert seen == [("n", 6), ("n", 7)]
-            with pytest.raises(headwater.InvalidArgument, match="not both"):
+            with pytest.raises(headwater.InvalidArgument, match="give either"):
                 model.scan("n", start=1)
 
     run_on(face, real_server.url, scenario)
@@ -725,7 +725,7 @@ def test_what_is_not_there_and_what_means_nothing_is_refused(
         with pytest.raises(headwater.InvalidArgument, match="no projections are defined"):
             db.run_projections()
         db.projection(name, category=name)(count)
-        with pytest.raises(headwater.InvalidArgument, match="defined already"):
+        with pytest.raises(headwater.InvalidArgument, match="already defined"):
             db.projection(name, category=name)(count)
         with pytest.raises(headwater.InvalidArgument, match="is not defined here"):
             db.run_projections("unheard")

@@ -225,7 +225,7 @@ def test_writes_above_the_size_of_a_frame_are_sent_in_several(
         async with db.transaction() as tx:
             for number in range(4):
                 tx.put(number, blob)
-            with pytest.raises(headwater.TooLarge, match="transaction would be"):
+            with pytest.raises(headwater.TooLarge, match="transaction would have"):
                 tx.put(5, blob)
 
     run_on(face, server.url, scenario)

@@ -27,11 +27,11 @@ WRONG: dict[str, Callable[[Writes], None]] = {
     "the empty tuple": lambda w: w.put((), 1),
     "key: 8.* bytes encoded": lambda w: w.put("k" * 8200, 1),
     r"value of \('a', 1\) cannot be encoded": lambda w: w.put(("a", 1), object()),
-    "value of 'big': 9000005 bytes; allowed are 8388608": lambda w: w.put("big", bytes(9_000_000)),
-    "delete_range: which": lambda w: w.delete_range(),
-    "not both": lambda w: w.delete_range("a", start="b"),
+    "value of 'big': 9000005 bytes; the maximum is 8388": lambda w: w.put("big", bytes(9_000_000)),
+    "delete_range: give a prefix": lambda w: w.delete_range(),
+    "give either a prefix": lambda w: w.delete_range("a", start="b"),
     "add: number": lambda w: w.add("a", float("nan")),
-    "add: 9223372036854775808 is outside": lambda w: w.add("a", 2**63),
+    "add: 9223372036854775808 does not fit": lambda w: w.add("a", 2**63),
     "max: number: .*str": lambda w: w.max("a", "b"),  # type: ignore[arg-type]
     "min: number: .*bool": lambda w: w.min("a", True),
     "append: stream": lambda w: w.append("", Event("A")),
@@ -40,23 +40,23 @@ WRONG: dict[str, Callable[[Writes], None]] = {
     "event 1 of 's': type": lambda w: w.append("s", [Event("A"), Event("")]),
     "event 0 of 's': data cannot": lambda w: w.append("s", Event("A", object())),
     "event 0 of 's': metadata cannot": lambda w: w.append("s", Event("A", 1, {"m": object()})),
-    "event 0 of 's': id: a UUID": lambda w: w.append("s", Event("A", id="x")),  # type: ignore[arg-type]
-    "tags: a list of tags is wanted, not 'x'": lambda w: w.append("s", Event("A", tags="x")),
+    "event 0 of 's': id: expected a UUID": lambda w: w.append("s", Event("A", id="x")),  # type: ignore[arg-type]
+    "tags: expected a list, got 'x'": lambda w: w.append("s", Event("A", tags="x")),
     r"event 0 of 's': tags\[1\]: 0 bytes": lambda w: w.append("s", Event("A", tags=["x", ""])),
     "event 0 of 's': tags: 'x' stands": lambda w: w.append("s", Event("A", tags=["x", "x"])),
     "event 0 of 's': tags: 65 items": lambda w: w.append(
         "s", Event("A", tags=[str(n) for n in range(65)])
     ),
-    "event 0 of 's': an Event is wanted": lambda w: w.append("s", ["A"]),  # type: ignore[list-item]
-    "append: events: an Event, or several, is wanted, not 5": lambda w: w.append("s", 5),  # type: ignore[arg-type]
+    "event 0 of 's': expected an Event": lambda w: w.append("s", ["A"]),  # type: ignore[list-item]
+    "append: events: expected an Event, or several, got 5": lambda w: w.append("s", 5),  # type: ignore[arg-type]
     "^add: number": lambda w: w.add("a", "b"),  # type: ignore[arg-type]
     "^truncate: before: -1": lambda w: w.truncate("s", before=-1),
     "^set_retention: max_count: 0": lambda w: w.set_retention("s", max_count=0),
-    "erase: versions: several are wanted, not 5": lambda w: w.erase("s", versions=5),  # type: ignore[arg-type]
-    "erase: ids: several are wanted, not 7": lambda w: w.erase("s", ids=7),  # type: ignore[arg-type]
+    "erase: versions: expected several, got 5": lambda w: w.erase("s", versions=5),  # type: ignore[arg-type]
+    "erase: ids: expected several, got 7": lambda w: w.erase("s", ids=7),  # type: ignore[arg-type]
     r"erase: versions\[1\]: 0; allowed": lambda w: w.erase("s", versions=[1, 0]),
     r"erase: positions\[0\]: int": lambda w: w.erase(positions="7"),  # type: ignore[arg-type]
-    "ack: a delivery is wanted, not 5": lambda w: w.ack(5),  # type: ignore[arg-type]
+    "ack: expected a delivery, got 5": lambda w: w.ack(5),  # type: ignore[arg-type]
     "save_snapshot: version": lambda w: w.save_snapshot("s", version=-1, state=1),
     "save_snapshot: schema": lambda w: w.save_snapshot("s", version=1, state=1, schema=-1),
     "state of 's' cannot be encoded": lambda w: w.save_snapshot("s", version=1, state=object()),

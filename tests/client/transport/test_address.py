@@ -73,8 +73,8 @@ def test_a_file_of_authorities_is_read(tmp_path: Path) -> None:
         ("headwater://host?tls=maybe", "tls=maybe"),
         ("headwater+unix://", "headwater[+]unix:///"),
         ("headwater+unix://host/path", "headwater[+]unix:///"),
-        ("headwater+unix:///path?tls=1", "Unix socket takes no TLS"),
-        ("headwater://host?ca_file=/x", "TLS is not asked for"),
+        ("headwater+unix:///path?tls=1", "TLS is not possible"),
+        ("headwater://host?ca_file=/x", "it needs TLS"),
         ("headwaters://host?ca_file=/no/such/file", "/no/such/file"),
     ],
 )
