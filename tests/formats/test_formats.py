@@ -27,6 +27,11 @@ def read_like(db: BlockingDatabase, expected: dict[str, Any]) -> dict[str, Any]:
         db, commits=map(int, expected["past"]), transactions=list(expected["transactions"])
     )
     read: dict[str, Any] = json.loads(json.dumps(found))
+    for identity, status in expected["transactions"].items():
+        # Format 3 did not keep how long ids were remembered. Where a later start asked for longer,
+        # it told "open" of an id that it had forgotten, and would have committed it again.
+        if (read["transactions"][identity]["state"], status["state"]) == ("forgotten", "open"):
+            read["transactions"][identity] = status
     return read
 
 
@@ -76,6 +81,24 @@ def test_a_check_of_an_old_directory_finds_nothing_and_changes_nothing(
     before = contents(data)
     assert "all is well" in check(data)
     assert contents(data) == before
+
+
+def test_a_backup_of_an_older_format_is_restored_as_it_is_and_upgraded_by_the_first_start(
+    tmp_path: Path,
+) -> None:
+    (fixture,) = [each for each in FIXTURES if name_of(each) == "3-backup"]
+    backup = unpack(fixture, tmp_path)
+    target = tmp_path / "restored" / "data"
+    target.parent.mkdir()
+    ended = CliRunner().invoke(main, ["restore", str(backup), "--data", str(target)])
+    assert ended.exit_code == 0, ended.output
+    assert json.loads((target / "FORMAT").read_text())["format"] == 3
+    assert f"it has format 3; the next start upgrades it to {FORMAT}" in check(target)
+    expected = expected_of(fixture)
+    with ServerProcess(target.parent, KEEP_ALL) as server, connect(server) as db:
+        assert db.ping().commit == expected["newest"]
+    assert json.loads((target / "FORMAT").read_text())["format"] == FORMAT
+    assert "upgrading the data directory" in (target.parent / "server.log").read_text()
 
 
 def test_there_are_directories_of_the_present_format() -> None:

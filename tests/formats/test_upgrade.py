@@ -9,14 +9,19 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from headwater_protocol.errors import FormatTooNew
+from headwater_protocol.errors import FormatTooNew, TransactionForgotten
+from headwater_server.engine.index_keys import META_FORGOTTEN, parse_number
 from headwater_server.engine.offline.check import check
+from headwater_server.engine.offline.findings import Kind
+from headwater_server.engine.offline.repair import perform
 from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.transaction_ids import new_transaction_id
 from headwater_server.storage.directory import FORMAT
 from headwater_server.storage.file_write_ahead_log import read_files
 from headwater_server.storage.memory_files import Crash, MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
+from headwater_server.storage.state_store import Family
 from headwater_server.storage.write_ahead_log import records
 from tests.engine.database import Database, open_test_log
 from tests.formats.unpacking import FIXTURES, load_files, load_store, name_of, unpack
@@ -91,6 +96,47 @@ def test_the_power_may_fail_at_any_call_of_an_upgrade(fixture: Path, tmp_path: P
         assert published - 1 <= database.engine.published <= published
         assert format_of(found) == FORMAT
     assert left == {3, FORMAT}
+
+
+@pytest.mark.parametrize("fixture", OLD, ids=name_of)
+def test_an_id_that_the_older_version_forgot_is_not_taken_for_new_after_the_upgrade(
+    fixture: Path, tmp_path: Path
+) -> None:
+    data = unpack(fixture, tmp_path)
+    files, store = load_files(data), load_store(data)
+    database = opened(files, store)
+    last_forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
+    assert last_forgotten > 10
+    oldest = database.engine.read_commits(last_forgotten, 1)[0]
+    # Made just before the oldest commit that is known, by a clock of the same machine.
+    forgotten = new_transaction_id(oldest[2] - 1_000_000, random.Random(1))
+    with pytest.raises(TransactionForgotten):
+        database.execute(["put", b"k", b"v"], transaction=forgotten)
+    assert database.engine.status(forgotten, resolve=True).state == "forgotten"
+    # What is remembered still is.
+    assert database.engine.status(oldest[1], resolve=False).state == "committed"
+
+
+def test_damage_to_the_record_that_tells_what_was_forgotten_is_found_and_repaired(
+    tmp_path: Path,
+) -> None:
+    data = unpack(next(each for each in OLD if name_of(each) == "3-stopped"), tmp_path)
+    files, store = load_files(data), load_store(data)
+    last_forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
+    (name,) = files.list("data/commits")
+    files.flip_bit(f"data/commits/{name}", 64 * (last_forgotten + 1) + 33, 3)
+    report = check(files, "data", open_store=lambda _: store)
+    assert report.has(Kind.COMMIT)
+    outcome = perform(
+        files,
+        "data",
+        open_store=lambda _: store,
+        open_store_to_check=lambda _: store,
+        repair_store=None,
+        open_log=open_test_log,
+    )
+    assert outcome.report.is_clean
+    assert opened(files, store).engine.published > last_forgotten
 
 
 def same(store: MemoryStore, _: str) -> MemoryStore:

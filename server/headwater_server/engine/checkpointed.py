@@ -97,13 +97,16 @@ def oldest_needed(store: StateStore) -> int:
     return parse_number(store.get(Family.INDEX, META_FORGOTTEN)) + 1
 
 
-def read_time(store: StateStore, applied: Applied) -> LogTime:
+def read_time(store: StateStore, applied: Applied, commit_log: CommitLog) -> LogTime:
     """What the log said about time at the last checkpoint."""
     entry = store.get(Family.INDEX, META_CLOCK)
     horizon = parse_number(store.get(Family.INDEX, META_HORIZON))
     if entry is None:
-        # Format 3 had no such entry.
-        return LogTime(applied.time, horizon, 0)
+        # Format 3 had no such entry. An id that was forgotten must not be taken for a new one
+        # until the first tick comes: all that were are of commits before the oldest that is known.
+        forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
+        before = commit_log.read(CommitNumber(forgotten + 1)).time if forgotten else 0
+        return LogTime(applied.time, horizon, before)
     time = parse_clock(entry)
     return time._replace(horizon=max(time.horizon, horizon))
 
@@ -126,7 +129,7 @@ class CheckpointedState:
         self.event_log = event_log
         self.commit_log = commit_log
         self.applied = read_applied(store)
-        self.time = read_time(store, self.applied)
+        self.time = read_time(store, self.applied, commit_log)
         self.horizon = self.time.horizon
         ids = store.scan(Family.TRANSACTIONS, b"", IDS_END, reverse=True)
         newest = next(ids, None)

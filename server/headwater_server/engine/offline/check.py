@@ -19,12 +19,7 @@ from contextlib import ExitStack
 
 from headwater_protocol.errors import DamagedFile
 from headwater_protocol.numbers import CommitNumber, Position
-from headwater_server.engine.checkpointed import (
-    CheckpointedState,
-    oldest_needed,
-    read_applied,
-    read_time,
-)
+from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
 from headwater_server.engine.index_keys import META_UNFINISHED, Applied, parse_number
 from headwater_server.engine.offline.check_clock import FutureTimes
 from headwater_server.engine.offline.check_groups import GroupCheck
@@ -46,7 +41,7 @@ from headwater_server.engine.offline.findings import (
     Report,
 )
 from headwater_server.storage.commit_log import CommitLog
-from headwater_server.storage.directory import DataDirectory
+from headwater_server.storage.directory import FORMAT, DataDirectory
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.state_store import Family, StateStore
@@ -93,6 +88,10 @@ def check(
             report.add_error(Kind.DIRECTORY, path, error, "none: put it back from a copy")
             return report
         opened.callback(directory.close)
+        if directory.format < FORMAT:
+            report.notes.append(
+                f"it has format {directory.format}; the next start upgrades it to {FORMAT}"
+            )
         check_parts(file_system, directory, open_store, report, on_progress, now=now)
     return report
 
@@ -133,7 +132,6 @@ def _check_parts(
                 applied = read_applied(store)
                 unfinished = parse_number(store.get(Family.INDEX, META_UNFINISHED))
                 oldest = oldest_needed(store)
-                future.add(read_time(store, applied).time)
                 if applied == NOTHING:
                     _check_is_new(file_system, directory, report)
         report.applied = applied
@@ -157,7 +155,13 @@ def _check_parts(
         if unreadable or store is None or commit_log is None or event_log is None:
             report.notes.append("what depends on files that cannot be opened was not looked at")
             return
-        state = CheckpointedState(store, event_log, commit_log)
+        state: CheckpointedState | None = None
+        # In a directory of format 3, a record of the commit log says what the time is.
+        with report.told(Kind.COMMIT, directory.commits, CUT_COMMITS):
+            state = CheckpointedState(store, event_log, commit_log)
+        if state is None:
+            return
+        future.add(state.time.time)
         keys = store.sizes()["keys"]
         total = 2 * int(commit_log.last_commit) + applied.position + 2 * keys
         counter = Counter(on_progress, total)

@@ -17,7 +17,7 @@ their commits. Both can be served, `check` tells of both, and another repair goe
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from headwater_protocol.errors import InvalidArgument
@@ -203,16 +203,7 @@ class _Redating(LogRepair):
         No event gets longer or shorter by it, so the .idx files stay right.
         """
         count = 0
-        with ExitStack() as opened:
-            log = CommitLog.open(
-                self._file_system,
-                self._directory.commits,
-                CommitNumber(self._applied.commit),
-                first=oldest_needed(self._store),
-                database_id=self._directory.database_id,
-                writable=False,
-            )
-            opened.callback(log.close)
+        with self._commit_log() as log:
             files = event_log_repair.segment_files(self._file_system, self._directory.events)
             for first, end, path in self._ranges(files, self._applied.position):
                 assert path is not None, "a file of a sound event log is missing"
@@ -228,6 +219,21 @@ class _Redating(LogRepair):
                     self._replace(path, self._event_writer(log, first, end, path))
                     count += late
         return count
+
+    @contextmanager
+    def _commit_log(self) -> Iterator[CommitLog]:
+        log = CommitLog.open(
+            self._file_system,
+            self._directory.commits,
+            CommitNumber(self._applied.commit),
+            first=oldest_needed(self._store),
+            database_id=self._directory.database_id,
+            writable=False,
+        )
+        try:
+            yield log
+        finally:
+            log.close()
 
     def _redated(
         self, log: CommitLog, first: int, end: int, path: str
@@ -272,7 +278,8 @@ class _Redating(LogRepair):
                 store.write(batch)
                 batch = WriteBatch()
         applied = self._applied
-        newest = read_time(store, applied)
+        with self._commit_log() as log:
+            newest = read_time(store, applied, log)
         redated = newest._replace(
             time=min(newest.time, now), forget_before=min(newest.forget_before, now)
         )
