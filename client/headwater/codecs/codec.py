@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgpack
 
 from headwater.codecs.extensions import EXTENSIONS_RESERVED, from_extension, to_extension
+from headwater.codecs.rare_values import unpack_rare
 from headwater.errors import InvalidArgument, Undecodable
 
 
@@ -51,8 +52,8 @@ class MsgpackCodec:
     """All types of msgpack, and some more.
 
     These are None, bool, int of 64 bits, float, str, bytes, list, dict with any of these as keys,
-    datetime with a time zone (decoded in UTC), UUID, Decimal, date, set, frozenset and ExtType. A
-    tuple is decoded as a list; inside of a set, as a tuple.
+    datetime with a time zone (decoded in UTC, where that is possible), UUID, Decimal, date, set,
+    frozenset and ExtType. A tuple is decoded as a list; inside of a set or as a key, as a tuple.
 
     Args:
         default: called for a value of any other type; returns one of the types above.
@@ -70,21 +71,37 @@ class MsgpackCodec:
         self._own_ext_hook = ext_hook
         # Bound once. msgpack calls it only for extensions.
         self._ext_hook = self._extended
-        # One packer for all calls: creating one costs more than packing a small value.
-        self._pack: Callable[[Any], bytes] = msgpack.Packer(
-            default=self._stand_in, use_bin_type=True, datetime=True
-        ).pack
+        # Packers that no call is using. Taking one off a list and putting it back is safe between
+        # threads, and creating one would cost more than packing a small value.
+        self._idle: list[msgpack.Packer] = []
 
     def encode(self, value: Any) -> bytes:
-        """Encode *value*. Raises TypeError, ValueError or OverflowError if msgpack cannot."""
-        return self._pack(value)
+        """Encode *value*. Raises TypeError, ValueError or OverflowError if msgpack cannot.
+
+        Threads may share a codec, and `default` may call this.
+        """
+        # A packer is never used for two values at once. It calls back into Python for types that
+        # msgpack lacks, and there another thread, or `default`, may encode. Both values would go
+        # into one buffer, and neither could be decoded again.
+        try:
+            packer = self._idle.pop()
+        except IndexError:
+            packer = msgpack.Packer(default=self._stand_in, use_bin_type=True, datetime=True)
+        try:
+            data: bytes = packer.pack(value)
+            return data
+        finally:
+            self._idle.append(packer)
 
     def decode(self, data: bytes) -> Any:
         """Decode *data*. Raises ValueError if it is no msgpack value."""
-        return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=self._ext_hook)
+        try:
+            return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=self._ext_hook)
+        except (TypeError, ValueError, OverflowError):
+            return unpack_rare(data, self._extended_rarely, hashable=False)
 
     def _stand_in(self, value: Any) -> Any:
-        extension = to_extension(value, self._pack_apart)
+        extension = to_extension(value, self.encode)
         if extension is not None:
             return extension
         if self._default is None:
@@ -96,12 +113,13 @@ class MsgpackCodec:
             return from_extension(code, data, self._unpack_hashable)
         return self._own_ext_hook(code, data)
 
-    def _pack_apart(self, value: Any) -> bytes:
-        # The shared packer is in the middle of another value.
-        packed: bytes = msgpack.packb(
-            value, default=self._stand_in, use_bin_type=True, datetime=True
-        )
-        return packed
+    def _extended_rarely(self, code: int, data: bytes) -> Any:
+        if 0 <= code < EXTENSIONS_RESERVED:
+            return from_extension(code, data, self._unpack_rarely)
+        return self._own_ext_hook(code, data)
+
+    def _unpack_rarely(self, data: bytes) -> Any:
+        return unpack_rare(data, self._extended_rarely, hashable=True)
 
     def _unpack_hashable(self, data: bytes) -> Any:
         return msgpack.unpackb(

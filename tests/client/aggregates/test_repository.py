@@ -694,7 +694,7 @@ def test_coroutines_are_refused_where_pure_functions_are_meant(real_server: Serv
             ACCOUNTS.on(db).decide("a", {"deposit": 1})
         with pytest.raises(headwater.InvalidArgument, match=r"decide: events: .*got 5"):
             ACCOUNTS.on(db).decide("a", lambda account: 5)
-        with pytest.raises(headwater.InvalidArgument, match=r"save: events: .*not 5"):
+        with pytest.raises(headwater.InvalidArgument, match=r"save: events: .*got 5"):
             ACCOUNTS.on(db).save("a", 5, 0)  # type: ignore[arg-type]
         with pytest.raises(headwater.InvalidArgument, match="a database or a transaction"):
             ACCOUNTS.on("db")  # type: ignore[call-overload]

@@ -1,5 +1,6 @@
 """Codecs, and what cannot be encoded."""
 
+import threading
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -7,6 +8,8 @@ from uuid import UUID
 
 import msgpack
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from headwater.codecs.codec import MsgpackCodec, RawCodec, decode_with, encode_with
 from headwater.errors import InvalidArgument, Undecodable
@@ -135,3 +138,105 @@ def test_the_raw_codec_takes_bytes_alone() -> None:
     assert codec.decode(b"\xc1") == b"\xc1"
     with pytest.raises(InvalidArgument, match="stores bytes, not str"):
         encode_with(codec, "a", "value of x")
+
+
+# One encoder is never used for two values at once.
+#
+# A packer calls back into Python for types that msgpack lacks. There another thread may encode, or
+# the callback itself may. With one packer for all, both values came out cut or with foreign bytes,
+# were acknowledged by the server, and could never be read again.
+
+
+class Amount:
+    """A class of the application, which its `default` encodes."""
+
+
+def test_a_default_may_encode_with_the_same_codec() -> None:
+    def default(value: Any) -> Any:
+        assert isinstance(value, Amount)
+        return msgpack.ExtType(40, codec.encode({"amount": UUID(int=3)}))
+
+    codec = MsgpackCodec(default=default)
+    back = codec.decode(codec.encode(["before", Amount(), "after"]))
+    assert back[0] == "before"
+    assert codec.decode(back[1].data) == {"amount": UUID(int=3)}
+    assert back[2] == "after"
+
+
+def test_threads_that_share_a_codec_do_not_disturb_each_other() -> None:
+    encoded: list[bytes] = []
+
+    def default(value: Any) -> Any:
+        assert isinstance(value, Amount)
+        # The other thread encodes exactly while this value is half encoded.
+        other = threading.Thread(target=lambda: encoded.append(codec.encode({"other": "x" * 100})))
+        other.start()
+        other.join()
+        return "amount"
+
+    codec = MsgpackCodec(default=default)
+    assert codec.decode(codec.encode(["before", Amount(), "after"])) == [
+        "before",
+        "amount",
+        "after",
+    ]
+    assert [codec.decode(data) for data in encoded] == [{"other": "x" * 100}]
+
+
+def test_a_value_that_cannot_be_encoded_leaves_nothing_behind_for_the_next() -> None:
+    codec = MsgpackCodec()
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            codec.encode(["a part of it is packed", object()])
+        assert codec.decode(codec.encode([1, 2])) == [1, 2]
+
+
+# What can be encoded can be decoded, and is equal.
+
+MEMBERS: st.SearchStrategy[Any] = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.binary(),
+    st.uuids(),
+    st.decimals(allow_nan=False),
+    st.dates(),
+    st.datetimes(timezones=st.timezones()),
+)
+HASHABLE = st.recursive(
+    MEMBERS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5
+)
+VALUES = st.recursive(
+    MEMBERS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(HASHABLE, inner, max_size=4),
+        st.sets(HASHABLE, max_size=4),
+    ),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None, print_blob=True)
+@given(VALUES)
+@example({(1, 2): "rook"})
+@example({((1, 2), frozenset({3})): {(4,): [5]}})
+@example(datetime.max.replace(tzinfo=timezone(-timedelta(hours=5))))
+@example(datetime.min.replace(tzinfo=timezone(timedelta(hours=23, minutes=59))))
+@example([{datetime.max.replace(tzinfo=timezone(-timedelta(hours=23, minutes=59)))}])
+def test_every_value_that_is_accepted_can_be_read_and_is_equal(value: Any) -> None:
+    codec = MsgpackCodec()
+    try:
+        data = codec.encode(value)
+    except (TypeError, ValueError, OverflowError):
+        return
+    assert codec.decode(data) == value
+
+
+def test_a_damaged_value_is_still_not_read() -> None:
+    codec = MsgpackCodec()
+    for data in (b"", b"\xc1", b"\x81\x90", b"\xd6\xff\0\0", b"\xc7\x0c\xff" + b"\xff" * 12):
+        with pytest.raises(Undecodable):
+            decode_with(codec, data, "it")

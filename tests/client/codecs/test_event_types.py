@@ -214,7 +214,7 @@ def test_what_contradicts_itself_is_refused_where_it_is_said() -> None:
         types.register("Deposited", Withdrawn)
     with pytest.raises(headwater.InvalidArgument, match="Deposited is already the class of"):
         types.register("Paid", Deposited)
-    with pytest.raises(headwater.InvalidArgument, match="there is one already"):
+    with pytest.raises(headwater.InvalidArgument, match="there already is one"):
         types.upcaster("Deposited", 1, lambda data: data)
     with pytest.raises(headwater.InvalidArgument, match="registered with schema 3"):
         types.upcaster("Deposited", 3, lambda data: data)
