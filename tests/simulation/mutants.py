@@ -28,7 +28,6 @@ from headwater.identifiers import new_transaction_id
 from headwater.transport.channel import Channel
 from headwater_server.engine import (
     checkpoint,
-    engine,
     evaluation,
     planning,
     rewriting,
@@ -130,6 +129,13 @@ def one_commit_later(right: Any) -> Any:
     def position_at(self: State, commit: int) -> int:
         position: int = right(self, min(commit + 1, self.last_commit))
         return position
+
+    return position_at
+
+
+def below_the_horizon(_: Any) -> Any:
+    def position_at(self: Engine, commit: int) -> int:
+        return self._state.position_at(min(commit, self.published))
 
     return position_at
 
@@ -369,8 +375,8 @@ MUTANTS: Final[Sequence[Mutant]] = (
     Mutant(
         "a snapshot is used though events after it are hidden",
         Visibility,
-        "reaches",
-        constant(True),
+        "snapshot_versions",
+        constant((0, 2**63)),
         VISIBLE,
         "calm",
     ),
@@ -652,10 +658,10 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "the horizon of the history is not kept",
-        engine.Engine,
-        "_history_gone",
-        lambda _: lambda _self, _commit: AssertionError("below the horizon"),
-        "InternalError|internal_error|below the horizon",
+        Engine,
+        "_position_at",
+        below_the_horizon,
+        WRONG_READ + "|InternalError|internal_error|AssertionError",
         "calm",
     ),
     Mutant(

@@ -26,5 +26,11 @@ def test_a_planted_defect_is_caught(name: str) -> None:
     assert hunt(mutant) is not None, f"{name}: nothing noticed"
 
 
+def test_every_defect_still_has_a_place_to_be_planted() -> None:
+    # A name that was changed in the server left a defect that could not be planted any more.
+    gone = [each.name for each in MUTANTS if not hasattr(each.owner, each.attribute)]
+    assert not gone
+
+
 def test_names_of_mutants_are_their_own() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 40
