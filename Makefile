@@ -47,7 +47,8 @@ quick: $(READY)  ## Run what takes less than a minute: no worlds, crash searches
 	  tests/engine tests/net tests/isolation tests/simulation tests/test_tidy.py
 
 test-compiled: $(COMPILED)  ## Run the tests that look from outside on the compiled modules
-	HEADWATER_PURE=0 $(BIN)/pytest -q -n logical --dist worksteal tests/net tests/isolation tests/protocol \
+	HEADWATER_PURE=0 HEADWATER_SIMULATION_SEEDS=50 HEADWATER_SIMULATION_FROM=1001 \
+	  $(BIN)/pytest -q -n logical --dist worksteal tests/net tests/isolation tests/protocol \
 	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py tests/simulation
 
 check: $(READY)  ## Lint, formatting, types, layers, tidiness
