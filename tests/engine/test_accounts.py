@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import msgpack
 import pytest
 
 from headwater_protocol.errors import InvalidArgument, ReadOnly
 from headwater_server.engine.accounts import Verifier
+from headwater_server.storage.state_store import Family, WriteBatch
 from tests.engine.database import SETTINGS, Database
 
 ANN = Verifier(b"salt-of-ann", 4096, b"a" * 32, b"A" * 32)
@@ -87,3 +89,20 @@ def test_users_do_not_change_while_it_is_read_only() -> None:
         database.engine.accounts.set("ann", ANN, create=True)
     with pytest.raises(ReadOnly):
         database.engine.accounts.remove("ann")
+
+
+def test_a_member_that_a_later_version_added_to_a_user_is_ignored() -> None:
+    database = Database()
+    database.settle(database.engine.accounts.set("ann", ANN, create=True))
+    database.checkpoint()
+    key = b"\x03nann"
+    entry = database.store.get(Family.LATEST, key)
+    assert entry is not None
+    batch = WriteBatch()
+    longer: bytes = msgpack.packb([*msgpack.unpackb(entry[9:]), "new"])
+    batch.put(Family.LATEST, key, entry[:9] + longer)
+    database.store.write(batch)
+    database.store.flush()
+    account = database.reopen().engine.accounts.find("ann")
+    assert account is not None
+    assert account.verifier == ANN

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import rocksdict
@@ -45,6 +45,20 @@ class Segment:
             offset, index = end, index + 1
 
 
+class Version(NamedTuple):
+    """A version of a key: the commit that wrote it, and the value; None: it deleted the key."""
+
+    commit: int
+    value: bytes | None
+
+
+def version_of(entry: bytes) -> Version:
+    """The version in an entry of LATEST or HISTORY."""
+    commit, flags = struct.unpack_from(">QB", entry)
+    assert flags in (0, 1)
+    return Version(commit, entry[9:] if flags else None)
+
+
 class Directory:
     """A data directory, read.
 
@@ -55,7 +69,9 @@ class Directory:
             its kind: "commit", "abort" or "tick".
         commits: number -> (transaction, time, user, first position, count).
         events: position -> the members of the stored event; None if it was removed.
-        keys: the newest values of users' keys, by key.
+        newest: the newest values of all keys, which begin with the byte of their space.
+        versions: the version of each stream.
+        transactions: the commit of each transaction id that is known; 0: it was aborted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,36 +101,49 @@ class Directory:
             str(self._path / "state"), options, access_type=rocksdict.AccessType.read_only()
         )
         self.meta: dict[str, bytes] = {}
-        self.keys: dict[bytes, bytes] = {}
-        latest: dict[bytes, tuple[int, bytes | None]] = {}
-        history: dict[bytes, list[tuple[int, int, bytes | None]]] = {}
+        self.versions: dict[str, int] = {}
+        self.transactions: dict[bytes, int] = {}
+        self._latest: dict[bytes, Version] = {}
+        self._history: dict[bytes, list[tuple[int, Version]]] = {}
         entries: Any = store.items()
         for key, value in entries:
             family, rest = key[0], key[1:]
             if family == 1:
-                latest[rest] = self._version(value)
+                self._latest[rest] = version_of(value)
             elif family == 2:
                 (size,) = struct.unpack_from(">I", rest)
-                until = int.from_bytes(rest[4 + size :], "big")
-                history.setdefault(rest[4 : 4 + size], []).append((until, *self._version(value)))
+                (until,) = struct.unpack_from(">Q", rest, 4 + size)
+                older = self._history.setdefault(rest[4 : 4 + size], [])
+                older.append((until, version_of(value)))
             elif family == 4 and rest[:1] == b"m":
                 self.meta[rest[1:].decode()] = value
+            elif family == 4 and rest[:1] == b"s":
+                identity, count, last = struct.unpack_from(">QQQ", value)
+                assert identity <= last
+                self.versions[rest[1:].decode()] = count
+            elif family == 5 and len(rest) == 16:
+                self.transactions[rest] = struct.unpack_from(">Q", value)[0]
+            elif family == 5:
+                for transaction, commit in struct.iter_unpack(">16sQ", value):
+                    assert transaction[:5] == rest[:5]
+                    self.transactions[transaction] = commit
         store.close()
         applied = struct.unpack(">QQQQ", self.meta["applied"])
         self.applied_commit, self.applied_position, self.applied_time, _ = applied
-        for key, (commit, value) in latest.items():
-            if commit > self.applied_commit:
-                # Of a checkpoint that did not come to its end: what stood there before it.
-                before = [each for each in history.get(key, []) if each[1] <= self.applied_commit]
-                value = max(before, key=lambda each: each[1])[2] if before else None
-            if key[:1] == b"\x01" and value is not None:
-                self.keys[key[1:]] = value
+        self.newest = self.at(self.applied_commit)
 
-    @staticmethod
-    def _version(entry: bytes) -> tuple[int, bytes | None]:
-        commit, flags = struct.unpack_from(">QB", entry)
-        assert flags in (0, 1)
-        return commit, entry[9:] if flags else None
+    def at(self, commit: int) -> dict[bytes, bytes]:
+        """All keys with a value, as of a commit that a checkpoint has applied."""
+        assert commit <= self.applied_commit
+        found = {}
+        for key, latest in self._latest.items():
+            version: Version | None = latest
+            if latest.commit > commit:
+                above = [each for each in self._history.get(key, []) if each[0] > commit]
+                version = min(above)[1] if above else None
+            if version is not None and version.commit <= commit and version.value is not None:
+                found[key] = version.value
+        return found
 
     # The write-ahead log.
 
@@ -201,6 +230,8 @@ class Directory:
     def _replay(self) -> None:
         commit, position, time = self.applied_commit, self.applied_position, self.applied_time
         for kind, members in self.records:
+            if kind == "abort":
+                self.transactions[members[0]] = 0
             if kind != "commit" or members[0] <= commit:
                 continue
             assert members[0] == commit + 1
@@ -217,9 +248,10 @@ class Directory:
                 self.events[position] = event
                 if place in event_ids[::2]:
                     assert event_ids[2 * event_ids[::2].index(place) + 1] == event[5]
+                self.versions[event[1]] = event[2]
             for key, value in zip(writes[::2], writes[1::2], strict=True):
-                if key[:1] == b"\x01":
-                    self.keys.pop(key[1:], None)
-                    if value is not None:
-                        self.keys[key[1:]] = value
+                self.newest.pop(key, None)
+                if value is not None:
+                    self.newest[key] = value
+            self.transactions[transaction] = commit
         self.last_commit = commit

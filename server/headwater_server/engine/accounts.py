@@ -22,6 +22,9 @@ from headwater_server.engine.state import State
 from headwater_server.engine.transaction_ids import new_transaction_id
 from headwater_server.engine.write_buffer import WriteBuffer
 
+_MEMBERS: Final = 5
+"""Members of an account's array. A later version may add some at the end."""
+
 _BY_NAME: Final = keyspaces.ACCOUNTS + b"n"
 _BY_NUMBER: Final = keyspaces.ACCOUNTS + b"i"
 
@@ -50,7 +53,7 @@ def find_account(state: State, view: int, name: str) -> Account | None:
     stored = state.get(_BY_NAME + name.encode(), view)
     if stored is None:
         return None
-    number, *verifier = msgpack.unpackb(stored)
+    number, *verifier = msgpack.unpackb(stored)[:_MEMBERS]
     return Account(number, name, Verifier(*verifier))
 
 
