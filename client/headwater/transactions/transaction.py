@@ -13,6 +13,7 @@ transaction that wrote nothing ends without waiting for an answer: everything th
 one commit.
 """
 
+from functools import partial
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -55,7 +56,7 @@ class Transaction(Writes, Reads):
         self._bytes = new_transaction_id()
         self._channel = channel
         self._connection: Connection | None = None
-        self._begun = False
+
         self._appended: set[str] = set()
         self._over = ""
 
@@ -146,18 +147,18 @@ class Transaction(Writes, Reads):
         return committed_from(payload[0])
 
     async def _commit_begun(self) -> Committed:
-        connection = await self._own_connection()
+        connection = self._connection or await self._channel.connection()
         if connection.closed:
             # The commit was not sent yet, so its outcome is known: it did not happen.
             raise connection.lost()
-        *parts, last = [*self._take()] or [[]]
+        *parts, last = [*self._parts()] or [[]]
         requests = [
             *self._opening(),
             *[("write", self._bytes, part) for part in parts],
             ("commit", self._bytes, last),
         ]
         try:
-            payloads = await connection.exchange(requests)
+            payloads = await connection.exchange(requests, partial(self._note_sent, connection))
         except ConnectionLost as error:
             raise commit_unknown(self._bytes, error) from error
         return committed_from(payloads[-1])
@@ -187,25 +188,28 @@ class Transaction(Writes, Reads):
     async def _exchange(self, reads: list[tuple[Any, ...]]) -> Any:
         """Send the buffered writes and then *reads* together; return the last answer."""
         self._check_open()
-        connection = await self._own_connection()
+        connection = self._connection or await self._channel.connection()
         opening = self._opening()
-        writes = [("write", self._bytes, part) for part in self._take()]
-        payloads = await connection.exchange([*opening, *writes, *reads])
+        writes = [("write", self._bytes, part) for part in self._parts()]
+        # If a read is refused before it is sent, the buffer must still have the writes. The caller
+        # may catch the error and commit.
+        payloads = await connection.exchange(
+            [*opening, *writes, *reads], partial(self._note_sent, connection)
+        )
         if opening:
             self.view = payloads[0][0]
         return payloads[-1]
 
-    async def _own_connection(self) -> Connection:
-        if self._connection is None:
-            self._connection = await self._channel.connection()
-        return self._connection
-
     def _opening(self) -> list[tuple[Any, ...]]:
         """The request to begin, unless it was sent before."""
-        if self._begun:
+        if self._connection is not None:
             return []
-        self._begun = True
         return [("begin", self._bytes, self.isolation, self.read_only)]
+
+    def _note_sent(self, connection: Connection) -> None:
+        """The transaction has begun on *connection*, and the buffered writes were sent."""
+        self._connection = connection
+        self._empty()
 
     def _check_open(self) -> None:
         if self._over:

@@ -242,10 +242,9 @@ class Writes(RetentionWrites):
         self._writes.append(write)
         self._sizes.append(size)
 
-    def _take(self) -> Iterator[list[list[Any]]]:
-        """Empty the buffer; yield its writes in parts that each fit into one request."""
-        writes, self._writes = self._writes, []
-        sizes, self._sizes = self._sizes, []
+    def _parts(self) -> Iterator[list[list[Any]]]:
+        """The buffered writes, in parts that each fit into one request."""
+        writes, sizes = self._writes, self._sizes
         start = size = 0
         for index, write_size in enumerate(sizes):
             if size + write_size > REQUEST_SIZE_MAX:
@@ -254,6 +253,11 @@ class Writes(RetentionWrites):
             size += write_size
         if writes:
             yield writes[start:]
+
+    def _empty(self) -> None:
+        """Empty the buffer. Its writes were sent."""
+        self._writes = []
+        self._sizes = []
 
 
 def several(events: Event | Iterable[Event], place: str) -> Iterable[Event]:

@@ -14,7 +14,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -45,9 +45,11 @@ class BlockingConnection(Connection):
             raise reply.error
         return reply.payload
 
-    async def exchange(self, requests: Sequence[Sequence[Any]]) -> list[Any]:
+    async def exchange(
+        self, requests: Sequence[Sequence[Any]], on_sent: Callable[[], None] | None = None
+    ) -> list[Any]:
         with self._lock:
-            return await super().exchange(requests)
+            return await super().exchange(requests, on_sent)
 
     def post(self, requests: Sequence[Sequence[Any]]) -> list[Reply]:
         with self._lock:

@@ -13,7 +13,7 @@ it, and other tasks are not disturbed.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 from headwater.errors import ConnectionLost, HeadwaterError, TimedOut
@@ -112,13 +112,22 @@ class Connection(ABC):
         self._send(frame, alone)
         return reply
 
-    async def exchange(self, requests: Sequence[Sequence[Any]]) -> list[Any]:
+    async def exchange(
+        self, requests: Sequence[Sequence[Any]], on_sent: Callable[[], None] | None = None
+    ) -> list[Any]:
         """Send several requests together, and return their payloads in order.
 
+        Args:
+            requests: each the name of an operation and its arguments.
+            on_sent: called once all of them were sent. If an argument is invalid, or the
+                connection is closed, nothing is sent and it is not called.
+
         Raises:
-            HeadwaterError: the error of the first request that failed. All of them were sent.
+            HeadwaterError: the error of the first request that failed.
         """
         replies = self.post(requests)
+        if on_sent is not None:
+            on_sent()
         for reply in replies:
             if not reply.done:
                 await self._park(reply)

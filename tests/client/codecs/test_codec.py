@@ -193,6 +193,11 @@ def test_a_value_that_cannot_be_encoded_leaves_nothing_behind_for_the_next() -> 
 
 # What can be encoded can be decoded, and is equal.
 
+
+def of_minutes(minutes: int) -> timezone:
+    return timezone(timedelta(minutes=minutes))
+
+
 MEMBERS: st.SearchStrategy[Any] = st.one_of(
     st.none(),
     st.booleans(),
@@ -203,7 +208,8 @@ MEMBERS: st.SearchStrategy[Any] = st.one_of(
     st.uuids(),
     st.decimals(allow_nan=False),
     st.dates(),
-    st.datetimes(timezones=st.timezones()),
+    # Not zones with summer time: in a gap of theirs a datetime equals none of another zone.
+    st.datetimes(timezones=st.integers(-1439, 1439).map(of_minutes)),
 )
 HASHABLE = st.recursive(
     MEMBERS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5

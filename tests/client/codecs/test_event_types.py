@@ -218,14 +218,14 @@ def test_what_contradicts_itself_is_refused_where_it_is_said() -> None:
         types.upcaster("Deposited", 1, lambda data: data)
     with pytest.raises(headwater.InvalidArgument, match="registered with schema 3"):
         types.upcaster("Deposited", 3, lambda data: data)
-    with pytest.raises(headwater.InvalidArgument, match="the first is 1"):
+    with pytest.raises(headwater.InvalidArgument, match="the minimum is 1"):
         types.register("Paid", schema=0)
     with pytest.raises(headwater.InvalidArgument, match="the first schema is 1"):
         types.upcaster("Moved", 0, lambda data: data)
     types.upcaster("Moved", 2, lambda data: data)
     with pytest.raises(headwater.InvalidArgument, match="an upcaster from schema 2"):
         types.register("Moved", schema=2)
-    with pytest.raises(headwater.InvalidArgument, match="dump= and load= both"):
+    with pytest.raises(headwater.InvalidArgument, match="give both dump= and load="):
         types.register("Complex", complex, dump=str)
     with pytest.raises(headwater.InvalidArgument, match="complex is the class of no event"):
         types.event(1j)

@@ -249,3 +249,72 @@ def test_all_pages_in_a_transaction_are_read_in_it(face: str, server: FakeServer
     assert (first.arguments[3], second.arguments[3]) == (128, 512)
     assert second.arguments[1] == b"\x15\x01\0"
     assert second.arguments[-1] is None
+
+
+# A call that the client refuses leaves the transaction as it was.
+
+REFUSED = {
+    "a scan with a limit that is no integer": lambda tx: tx.scan(("a",), limit=2.5).turn(),
+    "a load of a name that is no valid text": lambda tx: tx.load("user-\ud800"),
+    "a read of a name that is no valid text": lambda tx: tx.read("user-\ud800").turn(),
+    "a scan in a direction that is no bool": lambda tx: tx.scan(("a",), reverse="yes").turn(),
+    "an append of nothing": lambda tx: given(tx.append("s", [])),
+    "a put of what cannot be encoded": lambda tx: given(tx.put("a", object())),
+    "a put of what is too large": lambda tx: given(tx.put("a", bytes(9_000_000))),
+}
+
+
+async def given(result: object) -> object:
+    return result
+
+
+async def refused(tx: headwater.Transaction, call: str) -> None:
+    with pytest.raises((headwater.InvalidArgument, headwater.TooLarge)):
+        await REFUSED[call](tx)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("call", REFUSED)
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "not begun"])
+def test_a_refused_call_changes_nothing_that_a_transaction_does(
+    face: str, server: FakeServer, call: str, begun: bool
+) -> None:
+    refuses = False
+
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction() as tx:
+            if begun:
+                await tx.get("balance")
+            tx.put("first", 1)
+            if refuses:
+                await refused(tx, call)
+            tx.put("second", 2)
+            if begun:
+                await tx.get("balance")
+            tx.put("third", 3)
+            if refuses:
+                await refused(tx, call)
+
+    def sent() -> list[tuple[str, list[object]]]:
+        server.requests.clear()
+        run_on(face, server.url, scenario)
+        # The first argument is the id of the transaction.
+        return [(came.name, came.arguments[1:]) for came in server.requests]
+
+    expected = sent()
+    refuses = True
+    assert sent() == expected
+
+
+def test_a_transaction_whose_first_read_is_refused_begins_with_the_next(
+    face: str, server: FakeServer
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.transaction() as tx:
+            tx.put("a", 1)
+            await refused(tx, "a load of a name that is no valid text")
+            assert tx.view is None
+            assert await tx.get("a") == 1
+            assert tx.view == 7
+
+    run_on(face, server.url, scenario)
+    assert names(server) == ["begin", "write", "get", "commit"]

@@ -68,7 +68,8 @@ def test_what_is_wrong_is_said_at_the_call_and_nothing_is_kept(what: str) -> Non
     writes = new()
     with pytest.raises((InvalidArgument, TooLarge), match=what):
         WRONG[what](writes)
-    assert [*writes._take()] == []
+    writes._empty()
+    assert [*writes._parts()] == []
 
 
 def test_an_append_that_is_larger_than_a_request_is_refused() -> None:
@@ -86,7 +87,7 @@ def test_writes_are_kept_in_order_and_as_the_protocol_has_them() -> None:
     writes.add("n", 1)
     writes.append("s", Event("A", None, {"k": 1}, identity), expect=3)
     writes.save_snapshot("s", version=4, state=b"", name="x")
-    assert [*writes._take()] == [
+    assert [*writes._parts()] == [
         [
             ["put", b"\x02a\0", b"\x01"],
             ["delete", b"\x02a\0\0"],
@@ -97,14 +98,15 @@ def test_writes_are_kept_in_order_and_as_the_protocol_has_them() -> None:
             ["save_snapshot", "s", "x", 0, 4, b"\xc4\x00"],
         ]
     ]
-    assert [*writes._take()] == []
+    writes._empty()
+    assert [*writes._parts()] == []
 
 
 def test_parts_are_cut_below_the_size_of_a_request() -> None:
     writes = new()
     for number in range(9):
         writes.put(number, bytes(3 * MIB))
-    parts = [*writes._take()]
+    parts = [*writes._parts()]
     assert [len(part) for part in parts] == [4, 4, 1]
     assert all(sum(len(write[2]) for write in part) <= REQUEST_SIZE_MAX for part in parts)
 
