@@ -17,6 +17,8 @@ def content(table: MemTable) -> dict[str, object]:
     found = dict(vars(table))
     del found["_sorted"], found["_unsorted"]
     found["written"] = {commit: list(writes) for commit, writes in table.written.items()}
+    seen = table.seen_ids
+    found["seen_ids"] = (seen.newest, seen.early, seen.beyond, seen.early_from)
     found["keys"] = list(table.keys(b"", None))
     found["streams"] = {
         name: (tail.id, tail.base_version, tail.positions, tail.event_ids)
@@ -106,8 +108,8 @@ def test_a_key_is_written_by_several_commits_of_a_run() -> None:
     ]  # fmt: skip
     assert [record.commit for record in table.commits] == [1, 2, 3, 4]
     assert table.transactions == {bytes([commit]) * 16: commit for commit in range(1, 5)}
-    # The greatest of those that are made of the time; the others are not of their order.
-    assert table.newest_id == b"\x01" * 16
+    # An id says a time of its own, which is years ahead of this log's.
+    assert table.seen_ids.early == [b"\x01" * 16]
 
 
 def test_a_commit_that_skips_positions_is_a_defect_of_ours() -> None:

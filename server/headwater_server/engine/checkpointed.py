@@ -58,7 +58,6 @@ from headwater_server.engine.index_keys import (
     parse_latest_value,
     parse_number,
     parse_unfinished,
-    together_end,
     together_key,
 )
 from headwater_server.engine.latest_cache import LatestCache
@@ -71,6 +70,7 @@ from headwater_server.engine.scan_cache import (
     ValueRun,
     packed_run,
 )
+from headwater_server.engine.seen_ids import SeenIds, read_seen_ids
 from headwater_server.storage.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.state_store import Family, StateStore
@@ -118,7 +118,7 @@ class CheckpointedState:
         applied: commit, position and time of the last checkpoint.
         time: what the log said about time at the last checkpoint.
         horizon: every commit from here on can be read; before it, only at active views.
-        newest_id: no transaction id in the files is between this and IDS_END.
+        seen_ids: which transaction ids the files may have.
         store, event_log, commit_log: the files, for the checkpoint that writes them.
         latest: entries of LATEST that were read or written lately, for the reading thread.
         handed_over: the same for the checkpoint that is running, see latest_cache.py.
@@ -131,9 +131,7 @@ class CheckpointedState:
         self.applied = read_applied(store)
         self.time = read_time(store, self.applied, commit_log)
         self.horizon = self.time.horizon
-        ids = store.scan(Family.TRANSACTIONS, b"", IDS_END, reverse=True)
-        newest = next(ids, None)
-        self.newest_id = b"" if newest is None else together_end(newest[0])
+        self.seen_ids = read_seen_ids(store, self.time.time)
         self.latest = LatestCache()
         self.handed_over = LatestCache()
         self._scan_cache = ScanCache()
@@ -159,6 +157,12 @@ class CheckpointedState:
         self.time = result.time
         self.latest, self.handed_over = self.handed_over, LatestCache()
         self._scan_cache.forget_all()
+
+    def add_seen_ids(self, added: SeenIds) -> None:
+        """Count ids of transactions that the last checkpoint wrote."""
+        self.seen_ids.absorb(added, self.time.time)
+        if self.seen_ids.is_outrun:
+            self.seen_ids = read_seen_ids(self.store, self.time.time)
 
     def reopen(self) -> None:
         """Get the store to write again after DiskFull; the checkpoint is then written again.

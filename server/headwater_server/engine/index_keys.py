@@ -110,8 +110,8 @@ second come to, and whoever makes ids that lie about the time cannot make an ent
 
 IDS_END: Final = b"\x02"
 """Transaction ids that are UUIDv7 grow with the time, and stay below this until the year 2039.
-Among the ids below it, a new one is greater than all that are stored, so it needs no look-up;
-only one that is repeated, late, or not made of the time does."""
+Among the ids below it, a new one is greater than nearly all that are stored, so it needs no look-up
+(seen_ids.py); only one that is repeated, late, or not made of the time does."""
 
 _HIGH_NIBBLES: Final = [bytes([value & 0xF0]) for value in range(256)]
 

@@ -26,6 +26,7 @@ from headwater_server.engine.events import category_of
 from headwater_server.engine.index_keys import IDS_END, tag_id
 from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.planned import COMMIT, TICK, Planned
+from headwater_server.engine.seen_ids import SeenIds
 from headwater_server.engine.sorted_keys import SortedKeys
 from headwater_server.storage.commit_log import CommitRecord
 
@@ -79,7 +80,7 @@ class MemTable:
     Attributes:
         last_commit: the newest commit in here, or the one before its first.
         last_position: the position of the newest event in here, or the one before its first.
-        newest_id: the greatest transaction id in here below IDS_END, of commits and fences.
+        seen_ids: the transaction ids in here, of commits and fences, for the files.
         newest_time, horizon, forget_before: what the newest record says about time.
     """
 
@@ -99,7 +100,7 @@ class MemTable:
         self.tag_ids: dict[str, int] = {}
         self.transactions: dict[bytes, int] = {}
         self.aborted: dict[bytes, int] = {}
-        self.newest_id = b""
+        self.seen_ids = SeenIds()
         self.newest_time, self.horizon, self.forget_before = time
         self.size = 0
         self._sorted = SortedKeys()
@@ -114,6 +115,7 @@ class MemTable:
         leaves half of a commit behind: the process must end.
         """
         chains = self.chains
+        seen = self.seen_ids
         size = 0
         for planned in run:
             kind = planned.kind
@@ -157,8 +159,12 @@ class MemTable:
                 )
             )
             self.transactions[transaction] = commit
-            if self.newest_id < transaction < IDS_END:
-                self.newest_id = transaction
+            # As `note` has it, mostly without the call.
+            if transaction < seen.early_from:
+                if transaction > seen.newest:
+                    seen.newest = transaction
+            elif transaction < IDS_END:
+                seen.note(transaction, planned.time)
             self.newest_time = planned.time
             self.last_commit = commit
             size += _COMMIT_OVERHEAD
@@ -175,8 +181,7 @@ class MemTable:
         transaction = planned.transaction
         self.transactions[transaction] = ABORTED
         self.aborted[transaction] = planned.time
-        if self.newest_id < transaction < IDS_END:
-            self.newest_id = transaction
+        self.seen_ids.note(transaction, planned.time)
 
     def _apply_events(self, planned: Planned) -> None:
         """Append the events of a commit at the next positions, to streams and indexes."""

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from headwater_protocol import limits
 from headwater_server.engine import keyspaces
 from headwater_server.engine.checkpointed import CheckpointedState
-from headwater_server.engine.index_keys import IDS_END, NUMBER_END
+from headwater_server.engine.index_keys import NUMBER_END
 from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.memtable import MemTable
 from headwater_server.engine.planned import Planned
@@ -99,7 +99,7 @@ class State:
         """Drop the frozen memtable, whose content is in the files now."""
         assert self.frozen is not None
         assert self.files.applied_commit == self.frozen.last_commit
-        self.files.newest_id = max(self.files.newest_id, self.frozen.newest_id)
+        self.files.add_seen_ids(self.frozen.seen_ids)
         self.frozen = None
 
     # Keys.
@@ -330,8 +330,12 @@ class State:
         known = self.active.transactions.get(transaction)
         if known is None and self.frozen is not None:
             known = self.frozen.transactions.get(transaction)
-        if known is None and not self.files.newest_id < transaction < IDS_END:
-            known = self.files.transaction(transaction)
+        if known is None:
+            seen = self.files.seen_ids
+            # As `may_have` has it, without the call where no id is early.
+            outside = not seen.newest < transaction < seen.beyond
+            if outside or (seen.early and seen.may_have(transaction)):
+                known = self.files.transaction(transaction)
         return known
 
     def commit_at(self, time: int) -> int:
