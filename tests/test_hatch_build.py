@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "protocol" / "sample" / "__init__.py").write_text("")
     (tmp_path / MODULE).write_text("def doubled(number: int) -> int:\n    return 2 * number\n")
     return tmp_path
+
+
+def test_every_module_that_is_to_be_compiled_exists() -> None:
+    # One name of a file that was gone, and a build compiled nothing at all, with a warning.
+    root = Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
+    assert hook["modules"]
+    assert [module for module in hook["modules"] if not (root / module).is_file()] == []
 
 
 @pytest.mark.slow
