@@ -18,8 +18,9 @@ from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.transaction_ids import new_transaction_id
 from headwater_server.storage.directory import FORMAT
+from headwater_server.storage.errors import DiskFull, NoRoomToStart
 from headwater_server.storage.file_write_ahead_log import read_files
-from headwater_server.storage.memory_files import Crash, MemoryFileSystem
+from headwater_server.storage.memory_files import Call, Crash, MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
 from headwater_server.storage.state_store import Family
 from headwater_server.storage.write_ahead_log import records
@@ -161,6 +162,23 @@ def test_an_upgrade_is_told_before_it_is_done(tmp_path: Path) -> None:
         )
         engine.close()
     assert told == [(3, FORMAT, 3)]
+
+
+def test_a_full_disk_leaves_the_old_format_and_says_so(tmp_path: Path) -> None:
+    data = unpack(next(each for each in OLD if name_of(each) == "3-stopped"), tmp_path)
+    files, store = load_files(data), load_store(data)
+
+    def full(call: Call) -> None:
+        if call.path == "data/FORMAT.tmp" and call.operation == "write":
+            raise DiskFull("data", 100)
+
+    files.faults.before = full
+    with pytest.raises(NoRoomToStart):
+        opened(files, store)
+    assert format_of(files) == 3
+    files.faults.before = None
+    opened(files, store.crash())
+    assert format_of(files) == FORMAT
 
 
 def newer(commit: int, position: int, **parts: object) -> list[object]:

@@ -105,7 +105,9 @@ def read_time(store: StateStore, applied: Applied, commit_log: CommitLog) -> Log
         # Format 3 had no such entry. An id that was forgotten must not be taken for a new one
         # until the first tick comes: all that were are of commits before the oldest that is known.
         forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
-        before = commit_log.read(CommitNumber(forgotten + 1)).time if forgotten else 0
+        # The newest commit is never forgotten; a store that says so was put together again.
+        known = 0 < forgotten < commit_log.last_commit
+        before = commit_log.read(CommitNumber(forgotten + 1)).time if known else 0
         return LogTime(applied.time, horizon, before)
     time = parse_clock(entry)
     return time._replace(horizon=max(time.horizon, horizon))

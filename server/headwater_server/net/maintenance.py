@@ -25,6 +25,12 @@ _log = structlog.get_logger(__name__)
 PREPARE_SIZE: Final = 4 * MIB
 """Bytes written to the log after which space is prepared without waiting for the second."""
 
+_WAY_OUT_AHEAD: Final = "set the clock; if it is right now, restart the server"
+_WAY_OUT_BEHIND: Final = (
+    "set the clock; if it is right now, commits are dated in the future: stop the server and run "
+    "headwater repair"
+)
+
 
 class Maintenance:
     """The periodic work beside requests."""
@@ -88,7 +94,7 @@ class Maintenance:
             _log.error(
                 "the wall clock is not believed: time goes on by the monotonic clock",
                 wall_clock_ahead_s=offset_us / 1_000_000,
-                way_out="set the clock; if it is right now, restart the server",
+                way_out=_WAY_OUT_AHEAD if offset_us > 0 else _WAY_OUT_BEHIND,
             )
         else:
             _log.info("the wall clock is believed again")

@@ -263,3 +263,10 @@ def test_a_wrong_key_of_a_consumer_group_is_found(
     findings = Closed(database).check().findings
     told = [finding for finding in findings if finding.kind is Kind.GROUP]
     assert any(what in finding.what for finding in told)
+
+
+def test_a_change_with_flags_of_a_later_version_is_found() -> None:
+    closed = Closed(some_database())
+    key, entry = closed.entries(Family.CHANGES)[-1]
+    closed.overwrite(Family.CHANGES, key, entry[:8] + b"\x05" + entry[9:])
+    assert Kind.VERSIONS in closed.kinds()

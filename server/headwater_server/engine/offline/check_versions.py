@@ -15,6 +15,7 @@ from headwater_server.engine import postings
 from headwater_server.engine.checkpointed import CheckpointedState
 from headwater_server.engine.index_keys import (
     ABORTED,
+    CHANGE_EXISTS,
     CHANGE_REPLACED,
     META_COLLECTED,
     META_FORGOTTEN,
@@ -138,13 +139,15 @@ class VersionCheck:
             try:
                 changes = parse_changes(entry)
                 in_order = [before, *[commit for commit, _, _ in changes]]
-                is_whole = in_order == sorted(in_order) and entry_key[:8] == NUMBER.pack(
-                    in_order[-1]
+                is_whole = (
+                    in_order == sorted(in_order)
+                    and entry_key[:8] == NUMBER.pack(in_order[-1])
+                    and all(flags <= CHANGE_EXISTS | CHANGE_REPLACED for _, flags, _ in changes)
                 )
             except (ValueError, TypeError, struct.error):
                 is_whole = False
             if not is_whole:
-                self._wrong(f"the changes at {entry_key.hex()} are not in order")
+                self._wrong(f"the changes at {entry_key.hex()} are not in order, or not changes")
                 continue
             before = in_order[-1]
             for change in changes:

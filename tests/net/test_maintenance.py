@@ -1,0 +1,38 @@
+"""What is done once a second beside requests: a wall clock that jumps is told, with the way out."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from headwater_server.net.maintenance import Maintenance
+
+
+class Engine:
+    """As much of an engine as the look at the clock takes."""
+
+    clock_offset_us = 0
+
+
+@pytest.mark.parametrize(
+    ("offset_us", "way_out"),
+    [(3_600_000_000, "restart the server"), (-3_600_000_000, "headwater repair")],
+)
+def test_a_clock_that_is_not_believed_is_told_once_with_the_way_out(
+    offset_us: int, way_out: str
+) -> None:
+    engine = Engine()
+    service: Any = SimpleNamespace(engine=engine, group_commit=None)
+    run_blocking: Any = None
+    maintenance = Maintenance(service, run_blocking, interval_ms=1000, on_tick=lambda: None)
+    with capture_logs() as told:
+        for offset in (0, offset_us, offset_us, 0, 0):
+            engine.clock_offset_us = offset
+            maintenance._look_at_clock()
+    assert [each["event"] for each in told] == [
+        "the wall clock is not believed: time goes on by the monotonic clock",
+        "the wall clock is believed again",
+    ]
+    assert told[0]["way_out"].startswith("set the clock; if it is right now, ")
+    assert told[0]["way_out"].endswith(way_out)
