@@ -13,14 +13,19 @@ class BlockingPages(Iterator[T], Generic[T]):
     """An iterator over items that come in pages."""
 
     def __init__(self, pages: Pages[T]) -> None:
-        # A generator, so that there is one coroutine for each page and not for each item.
-        self._items = _items(pages)
+        self._pages = pages
 
     def __iter__(self) -> Iterator[T]:
-        return self._items
+        # A generator is faster, because `for` then calls no Python function for each item.
+        return _items(self._pages)
 
     def __next__(self) -> T:
-        return next(self._items)
+        # Not the generator, which would end at an item that cannot be decoded.
+        while True:
+            for item in self._pages.items:
+                return item
+            if not step(self._pages.turn()):
+                raise StopIteration
 
 
 def _items(pages: Pages[T]) -> Iterator[T]:

@@ -30,7 +30,8 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
     """A subscription. Made by `db.subscribe()`; use it with `async with` and `async for`.
 
     It has no end. It raises ConnectionLost if no server could be reached for `retry_timeout`
-    seconds, or the error with which the server ended it.
+    seconds, or the error with which the server ended it. An event that the codec cannot decode
+    raises Undecodable; a consumer that continues receives the event after it.
 
     Attributes:
         position: the position of the last item that it returned. A later subscription can continue
@@ -71,7 +72,11 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
         # A consumer that asks for the next item has processed the last one.
         size, self._last_size = self._last_size, 0
         self._grant(size)
-        item = self._item(await self._take())
+        payload = await self._take()
+        try:
+            item = self._item(payload)
+        except Exception as error:
+            item = self._item_before(payload, error)
         self.position = item.position
         return item
 
@@ -104,6 +109,29 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
             return EventBatch(from_stored(events, codec))
         kind = CaughtUp if payload[0] == "caught_up" else FellBehind
         return kind(Position(payload[1]))
+
+    def _item_before(self, payload: list[Any], error: Exception) -> Item:
+        """The events of a push before the first that cannot be decoded.
+
+        If that is the first of the push, *error* is raised. The rest of the push stays in the
+        queue, so that no other event is skipped.
+        """
+        if payload[0] != "events":
+            raise error
+        rows = payload[1]
+        good = 0
+        try:
+            for row in rows:
+                self._item(["events", [row]])
+                good += 1
+        except Exception as failed:
+            rest = rows[max(1, good) :]
+            if rest:
+                self._queue.appendleft(["events", rest])
+            if not good:
+                self._last_size = 1
+                raise failed from None
+        return self._item(["events", rows[:good]])
 
 
 class Events(AsyncIterator[RecordedEvent]):

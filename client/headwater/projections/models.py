@@ -42,8 +42,11 @@ class ModelPages(KeyPages):
         super().__init__(fetch, codec, first, last, reverse=reverse, limit=limit)
 
     def _decoded(self, items: list[bytes]) -> Iterator[tuple[KeyTuple, Any]]:
-        skipped = self._skipped
-        return ((key[skipped:], value) for key, value in super()._decoded(items))
+        return map(self._below, super()._decoded(items))
+
+    def _below(self, item: tuple[KeyTuple, Any]) -> tuple[KeyTuple, Any]:
+        key, value = item
+        return key[self._skipped :], value
 
 
 class Model:

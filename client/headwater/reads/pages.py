@@ -6,6 +6,7 @@ was read can conflict. Later pages grow, so a million items take few round trips
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -101,14 +102,17 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
         return len(items) // 2, self._decoded(items), more
 
     def _decoded(self, items: list[bytes]) -> Iterator[tuple[KeyTuple, Any]]:
-        codec = self._codec
-        for index in range(0, len(items), 2):
-            key = decode_key(items[index])
-            try:
-                yield key, codec.decode(items[index + 1])
-            except Exception:
-                decode_with(codec, items[index + 1], f"value of {key!r:.80}")
-                raise
+        # `map` and no generator: a generator would end at a value that cannot be decoded, and a
+        # caller that continues would miss the rest of the page.
+        return map(self._pair, items[::2], items[1::2])
+
+    def _pair(self, encoded: bytes, data: bytes) -> tuple[KeyTuple, Any]:
+        key = decode_key(encoded)
+        try:
+            return key, self._codec.decode(data)
+        except Exception:
+            decode_with(self._codec, data, f"value of {key!r:.80}")
+            raise
 
 
 class Span(NamedTuple):
@@ -183,7 +187,7 @@ class EventPages(Pages[RecordedEvent]):
         if self._keep is not None:
             events = [event for event in events if self._keep(event)]
         codec = self._codec
-        items: Iterator[RecordedEvent] = (recorded_event(event, codec) for event in events)
+        items: Iterator[RecordedEvent] = map(partial(recorded_event, codec=codec), events)
         revive = getattr(codec, "from_stored", None)
         return len(events), items if revive is None else map(revive, items), more
 
@@ -221,18 +225,12 @@ class SnapshotPages(Pages[StoredSnapshot]):
     async def _page(self, size: int) -> tuple[int, Iterator[StoredSnapshot], bool]:
         commit = None if self._at is None else await self._at()
         rows, self._cursor = await self._fetch("read_snapshots", self._cursor, size, commit)
-        codec = self._codec
-        items = (
-            StoredSnapshot(
-                stream,
-                name,
-                schema,
-                version,
-                decode_with(codec, state, f"snapshot {version} of {stream}"),
-            )
-            for stream, name, schema, version, state in rows
-        )
-        return len(rows), items, self._cursor is not None
+        return len(rows), map(self._snapshot, rows), self._cursor is not None
+
+    def _snapshot(self, row: list[Any]) -> StoredSnapshot:
+        stream, name, schema, version, stored = row
+        state = decode_with(self._codec, stored, f"snapshot {version} of {stream}")
+        return StoredSnapshot(stream, name, schema, version, state)
 
 
 def _commit_record(row: list[Any]) -> CommitRecord:

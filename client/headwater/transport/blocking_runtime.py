@@ -31,6 +31,8 @@ class BlockingConnection(Connection):
         super().__init__(name)
         self._socket = sock
         self._timeout = timeout
+        self._expects_pushes = False
+        self._pinged = False
         # Reentrant, because an answer may close the connection, which ends a subscription, which
         # may send a request.
         self._lock = threading.RLock()
@@ -67,6 +69,11 @@ class BlockingConnection(Connection):
             try:
                 data = self._socket.recv(RECEIVE_SIZE_MAX)
             except (BlockingIOError, TimeoutError):
+                if self._expects_pushes and not self._pinged:
+                    # Is there no news, or no connection? A ping tells.
+                    self._pinged = True
+                    self.post([("ping",)])
+                    continue
                 self.close(TimedOut(f"no answer from {self.name} within {self._timeout:g} s"))
             except OSError as error:
                 self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
@@ -74,6 +81,7 @@ class BlockingConnection(Connection):
                 if not data:
                     self.close()
                     continue
+                self._pinged = False
                 try:
                     self.receive(data)
                 except BaseException:
@@ -100,9 +108,12 @@ class BlockingConnection(Connection):
         _set_timeout(self._socket, seconds)
 
     def wait_without_timeout(self) -> None:
-        _set_timeout(self._socket, None)
+        # The socket keeps its timeout, after which this side sends a ping. Otherwise a server whose
+        # machine dies would never be missed.
+        self._expects_pushes = True
 
     def wait_with_timeout(self, seconds: float) -> None:
+        self._expects_pushes = False
         self.set_timeout(seconds)
 
     def _shut(self) -> None:
@@ -205,14 +216,14 @@ def _connect(address: Address, timeout: float) -> socket.socket:
     return sock
 
 
-def _set_timeout(sock: socket.socket, seconds: float | None) -> None:
+def _set_timeout(sock: socket.socket, seconds: float) -> None:
     """Set the timeout of each receive and send."""
     if isinstance(sock, ssl.SSLSocket):
         # OpenSSL would treat the kernel's timeout as "try again", and retry.
         sock.settimeout(seconds)
         return
     sock.settimeout(None)
-    whole, part = divmod(seconds or 0.0, 1)
+    whole, part = divmod(seconds, 1)
     interval = struct.pack("ll", int(whole), int(part * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)

@@ -200,10 +200,10 @@ class Connection(ABC):
             reply.sleeper = None
 
     def wait_without_timeout(self) -> None:  # noqa: B027 - most runtimes need not be told
-        """Disable the timeout, before waiting for pushes, which may take any time."""
+        """Expect pushes, which may take any time, instead of answers."""
 
     def wait_with_timeout(self, seconds: float) -> None:  # noqa: B027 - as wait_without_timeout
-        """Set the timeout again, before waiting for answers."""
+        """Expect answers again, within a timeout."""
 
     def new_reply(self) -> Reply:
         """A reply to park on, which belongs to no request."""

@@ -212,3 +212,82 @@ def test_what_a_newer_server_says_is_passed_over(face: str, server: FakeServer) 
             assert await anext(feed) == headwater.CaughtUp(headwater.Position(4))
 
     run_on(face, server.url, scenario)
+
+
+# An event that cannot be decoded is raised once, and no other event is skipped with it.
+
+
+def undecodable(position: int) -> list[Any]:
+    return [position, "s", position, 1, 0, b"0" * 16, "A", b"\xc1", b""]
+
+
+@pytest.mark.parametrize("bad", [{1}, {3}, {5}, {1, 2}, {2, 4}, {1, 2, 3, 4, 5}], ids=str)
+def test_an_event_that_cannot_be_read_hides_no_other(
+    face: str, server: FakeServer, bad: set[int]
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        seen: list[int] = []
+        failed = 0
+        async with db.subscribe() as feed:
+            rows = [undecodable(n) if n in bad else event(n) for n in range(1, 6)]
+            push(server, ["events", rows], ["caught_up", 5])
+            while True:
+                try:
+                    item = await anext(feed)
+                except headwater.Undecodable:
+                    failed += 1
+                    continue
+                if isinstance(item, headwater.CaughtUp):
+                    break
+                seen += [one.position for one in item]  # type: ignore[union-attr]
+                assert feed.position == seen[-1]
+        assert failed == len(bad)
+        assert seen == [n for n in range(1, 6) if n not in bad]
+
+    run_on(face, server.url, scenario)
+
+
+def test_the_position_stays_before_an_event_that_cannot_be_read(
+    face: str, server: FakeServer
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe() as feed:
+            push(server, ["events", [event(1), undecodable(2), event(3)]])
+            assert len(await anext(feed)) == 1  # type: ignore[arg-type]
+            with pytest.raises(headwater.Undecodable):
+                await anext(feed)
+            assert feed.position == 1
+
+    run_on(face, server.url, scenario)
+
+
+def test_credit_is_granted_for_events_that_cannot_be_read_too(
+    face: str, server: FakeServer
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe(window=4) as feed:
+            push(server, ["events", [undecodable(1), undecodable(2)]], ["caught_up", 2])
+            for _ in range(2):
+                with pytest.raises(headwater.Undecodable):
+                    await anext(feed)
+            await anext(feed)
+            server.wait_for("credit")
+
+    run_on(face, server.url, scenario)
+    assert sum(came.arguments[1] for came in server.named("credit")) == 2
+
+
+def test_a_subscription_notices_that_the_server_is_gone_without_a_word(
+    face: str, server: FakeServer
+) -> None:
+    # The blocking face waited for pushes without a timeout, and so for ever.
+    server.on("ping", server.HANG)
+
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe() as feed:
+            pusher = subscribe_then_push(server, 2, ["caught_up", 9], known=2)
+            assert (await anext(feed)).position == 9
+            pusher.join()
+
+    run_on(face, server.url, scenario, request_timeout=0.3)
+    assert server.named("ping")

@@ -227,7 +227,7 @@ def test_a_query_reads_well_and_one_that_can_mean_nothing_is_refused() -> None:
     for call, message in (
         (Query, "query: no criterion"),
         (Criterion, "criterion: give types or tags"),
-        (lambda: Query(tags="x"), "query: tags is a list, not 'x'"),
+        (lambda: Query(tags="x"), "query: tags: expected a list, got 'x'"),
         (lambda: Criterion(types="A"), "criterion: types: expected a list, not 'A'"),
         (lambda: Query("x"), "expected a Criterion"),  # type: ignore[arg-type]
     ):
