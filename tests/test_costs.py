@@ -70,11 +70,11 @@ class Costs:
 
     def commit(self) -> None:
         """What the committer does with a group, without its task."""
-        engine, commits = self.server.service.engine, self.server.service.group_commit
-        group = engine.take_group()
+        commits = self.server.service.group_commit
+        group = commits._engine.take_group()
         if group is not None:
             commits._begin(group)
-            engine.make_durable(group)
+            commits._engine.make_durable(group)
             commits._finish(group)
 
     def take(self) -> bytes:

@@ -112,6 +112,8 @@ class Members(Fitting):
     def __init__(self, tests: Sequence[Fitting], count_min: int) -> None:
         self._tests = list(tests)
         self._count_min = count_min
+        # The word of a ByWord was looked at already.
+        self._begin = 1 if tests and type(tests[0]) is Anything else 0
 
     def fits(self, value: object) -> bool:
         if type(value) is not list:
@@ -120,7 +122,7 @@ class Members(Fitting):
         count = len(value)
         if not self._count_min <= count <= len(tests):
             return False
-        for place in range(count):  # noqa: SIM110 - as above
+        for place in range(self._begin, count):  # noqa: SIM110 - as above
             if not tests[place].fits(value[place]):
                 return False
         return True

@@ -111,7 +111,7 @@ def test_the_steps_of_a_checkpoint_wait_write_and_trim() -> None:
     database = Database()
     database.execute(["put", b"k", b"v"])
     steps = checkpoint_steps(database.engine)
-    assert next(steps) == WaitDurable(database.engine._sequencer.sequence)
+    assert next(steps) == WaitDurable(database.engine.sequencer.sequence)
     write = next(steps)
     assert isinstance(write, Write)
     write.call()

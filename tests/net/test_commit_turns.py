@@ -38,9 +38,6 @@ class Engine:
     def publish(self, group: Group) -> None:
         self.published = group.last_commit
 
-    def seal_log(self) -> None:
-        """There is no log."""
-
 
 class Answer:
     """An answer that waits."""
@@ -51,10 +48,14 @@ class Answer:
         self.sequence = sequence
         self.said: list[str] = []
 
-    def release(self) -> None:
+    @property
+    def owner(self) -> "Answer":
+        return self
+
+    def release(self, _: object) -> None:
         self.said.append("durable")
 
-    def fail(self) -> None:
+    def fail(self, _: object) -> None:
         self.said.append("unknown")
 
 
@@ -68,6 +69,7 @@ class Turns:
         self.commits = GroupCommit(
             self.engine,
             self._thread,
+            seal_log=lambda: None,
             after_publish=lambda: None,
             waiting_size_max=1000,
             disk_retry_ms=1000,

@@ -276,7 +276,7 @@ async def test_a_mistake_after_a_publish_tells_who_waits_for_the_next_group(
             await wait_all_tasks_blocked()
             await two.send("execute", server.new_id(), [], [], [["put", b"k", b"2"]])
             await wait_all_tasks_blocked()
-            monkeypatch.setattr(server.server._subscriptions, "published", broken(MISTAKE))
+            monkeypatch.setattr(server.server._checkpointer, "published", broken(MISTAKE))
             server.disk.release()
             await one.result(first)
             item = await two.receive()

@@ -34,7 +34,9 @@ def whatever_the_disk_says(right: Any) -> Any:
 def once_it_is_taken(right: Any) -> Any:
     def begin(self: GroupCommit, group: Any) -> None:
         right(self, group)
-        self._release(group.last_sequence)
+        taken, self._syncing = self._syncing, []
+        for waiter in taken:
+            waiter.owner.release(waiter)
 
     return begin
 

@@ -154,8 +154,8 @@ def before_it_is_durable(right: Any) -> Any:
     def take(self: Engine) -> Any:
         group = right(self)
         if group is not None:
-            self._sequencer.published = group.last_commit
-            self._sequencer.published_position = group.last_position
+            self.sequencer.published = group.last_commit
+            self.sequencer.published_position = group.last_position
         return group
 
     return take

@@ -47,7 +47,7 @@ from headwater_server.engine.views import OpenTransactions
 from headwater_server.engine.write_buffer import WriteBuffer
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+from headwater_server.storage.write_ahead_log import WriteAheadLog
 
 _DAY_US: Final = 24 * 3600 * 1_000_000
 
@@ -65,7 +65,11 @@ class Fate:
 
 
 class Engine:
-    """A database in a directory. `recovery.open_engine` makes one."""
+    """A database in a directory. `recovery.open_engine` makes one.
+
+    Attributes:
+        sequencer: applies commits, makes groups of them durable and publishes them.
+    """
 
     def __init__(
         self,
@@ -89,8 +93,7 @@ class Engine:
         self._file_system = file_system
         self._state = state
         self._log = log
-        self._log_index = WalIndex(0)
-        self._sequencer = sequencer
+        self.sequencer = sequencer
         self._clock = clock
         self._files = ExitStack()
         self.checkpoints = Checkpointing(state, sequencer, log, settings, clock)
@@ -109,17 +112,17 @@ class Engine:
     @property
     def published(self) -> int:
         """The newest commit that readers see."""
-        return self._sequencer.published
+        return self.sequencer.published
 
     @property
     def published_position(self) -> int:
         """The newest event that readers see."""
-        return self._sequencer.published_position
+        return self.sequencer.published_position
 
     @property
     def durable_sequence(self) -> int:
         """Tickets up to this sequence may be answered."""
-        return self._sequencer.durable_sequence
+        return self.sequencer.durable_sequence
 
     @property
     def oldest_readable(self) -> int:
@@ -133,7 +136,7 @@ class Engine:
             NoSuchCommit, HistoryGone: it was not made yet, or cannot be read any more.
         """
         if at_commit is None:
-            view, position = self._sequencer.published, self._sequencer.published_position
+            view, position = self.sequencer.published, self.sequencer.published_position
         else:
             view, position = at_commit, self._position_at(at_commit)
         time, examined_max = self._time_at(view), self.settings.examined_events_max
@@ -141,7 +144,7 @@ class Engine:
 
     def get(self, key: bytes) -> bytes | None:
         """The newest published value of a user's key, or None: `reader().get(key)`, made short."""
-        return self._state.get(keyspaces.USER + key, self._sequencer.published)
+        return self._state.get(keyspaces.USER + key, self.sequencer.published)
 
     def commit_at(self, time: int) -> int:
         """The newest commit at a time in microseconds, 0 before the first."""
@@ -253,13 +256,13 @@ class Engine:
         if found is None or found.owner is not owner:
             known = self._known(transaction)
             if known is not None:
-                return self._sequencer.answer_again(transaction, known)
+                return self.sequencer.answer_again(transaction, known)
         opened = self._open.owned(transaction, owner, self._clock())
         self._open.remove(opened)
         opened.write(writes)
         if opened.buffer:
             self._check_writable()
-        return self._sequencer.commit(opened)
+        return self.sequencer.commit(opened)
 
     def rollback(self, transaction: bytes, owner: object) -> None:
         """Close the owner's transaction, if it is open."""
@@ -286,15 +289,18 @@ class Engine:
             HistoryGone: sent again, it was committed as details["commit"], and its reads are
                 not possible any more.
         """
-        known = self._known(transaction)
+        known = self._state.transaction(transaction)
+        if known is None and transaction < self.sequencer.forgotten_ids_end:
+            known = self._known(transaction)
         buffer = WriteBuffer()
-        if known is None and self._open.find(transaction) is not None:
+        if known is not None:
+            buffer.add(writes)
+            ticket = self.sequencer.answer_again(transaction, known, buffer)
+            return ticket, [] if reads is None or not known else reads(self._before(known))
+        if transaction in self._open.by_id:
             raise InvalidArgument(f"transaction {transaction.hex()} is open")
         buffer.add(writes)
-        if known is not None:
-            ticket = self._sequencer.answer_again(transaction, known, buffer)
-            return ticket, [] if reads is None or not known else reads(self._before(known))
-        if buffer:
+        if writes and self.read_only_reason is not None:
             self._check_writable()
         failures = failed_conditions(self._state, conditions) if conditions else []
         results: list[Any] = []
@@ -304,7 +310,7 @@ class Engine:
             view, position, time = state.last_commit, state.last_position, state.time.time
             newest = Reader(state, view, position, examined_max=examined_max, time=time)
             results = reads(newest)
-        return self._sequencer.commit_at_once(transaction, user, buffer, failures), results
+        return self.sequencer.commit_at_once(transaction, user, buffer, failures), results
 
     def status(self, transaction: bytes, *, resolve: bool, user: int = 0) -> Fate:
         """What became of a transaction; with *resolve*, abort it for good unless it committed.
@@ -314,9 +320,9 @@ class Engine:
         """
         known = self._state.transaction(transaction)
         if known is not None:
-            ticket = self._sequencer.answer_again(transaction, known)
+            ticket = self.sequencer.answer_again(transaction, known)
             return Fate("aborted" if known == ABORTED else "committed", ticket)
-        if made_between(transaction, UUID7_BEGAN_US, self._sequencer.published_time.forget_before):
+        if made_between(transaction, UUID7_BEGAN_US, self.sequencer.published_time.forget_before):
             return Fate("forgotten", Ticket(0, transaction, []))
         if not resolve:
             return Fate("open", Ticket(0, transaction, []))
@@ -324,7 +330,7 @@ class Engine:
         opened = self._open.find(transaction)
         if opened is not None:
             self._open.remove(opened)
-        return Fate("aborted", self._sequencer.abort(transaction, user))
+        return Fate("aborted", self.sequencer.abort(transaction, user))
 
     def close_owner(self, owner: object) -> int:
         """Roll back what a connection left open; return how many transactions that were."""
@@ -341,33 +347,26 @@ class Engine:
     def tick(self) -> None:
         """Put the time into the log, if something depends on it. To be called once a second."""
         # A full disk is left alone.
-        self._sequencer.tick(write=self.read_only_reason is None)
+        self.sequencer.tick(write=self.read_only_reason is None)
 
     @property
     def clock_offset_us(self) -> int:
         """By how much the wall clock is ahead of what can be believed (negative: behind), or 0."""
-        return self._sequencer.clock.offset_us
+        return self.sequencer.clock.offset_us
 
     # Making durable.
 
     def take_group(self) -> Group | None:
-        """What was numbered since the last group, or None."""
-        return self._sequencer.take_group()
+        """What was applied since the last group, or None."""
+        return self.sequencer.take_group()
 
     def make_durable(self, group: Group) -> None:
-        """Write a group to the log and sync it; blocks, and may run in another thread.
-
-        Raises:
-            Exception: the log failed. It must not be tried again, and the process must end:
-                what is durable, only the restart can tell.
-        """
-        self._log_index = self._log.submit(group.records)
+        """Write a group to the log and sync it; see `Sequencer.make_durable`."""
+        self.sequencer.make_durable(group)
 
     def publish(self, group: Group) -> None:
         """Make a durable group visible to all that begins from now on."""
-        self._sequencer.publish(group, self._log_index)
-        if self._state.retention.pending:
-            self._state.retention.publish(self.published)
+        self.sequencer.publish(group)
 
     def prepare_log(self) -> None:
         """Make room in the log ahead of need; blocks, and may run in another thread.
@@ -397,7 +396,7 @@ class Engine:
 
     def begin_checkpoint(self, *, tidy: bool = False) -> Checkpoint | None:
         """Freeze the memtable; None if one is under way, or if it is empty, unless *tidy*."""
-        views, before = self._open.views(), self._sequencer.published_time.forget_before
+        views, before = self._open.views(), self.sequencer.published_time.forget_before
         begin = self.checkpoints.begin
         return begin(published=self.published, views=views, forget_before=before, tidy=tidy)
 
@@ -432,7 +431,7 @@ class Engine:
         """Figures of the engine, by name."""
         return collect_statistics(
             self._state,
-            self._sequencer,
+            self.sequencer,
             self._open,
             now=self._clock(),
             log_size=self._log.size,
@@ -446,7 +445,7 @@ class Engine:
     def _known(self, transaction: bytes) -> int | None:
         """The commit number of a transaction, ABORTED, or None if it may still be committed."""
         known = self._state.transaction(transaction)
-        forget_before = self._sequencer.published_time.forget_before
+        forget_before = self.sequencer.published_time.forget_before
         # An id made before the database was cannot have been committed here and be forgotten.
         # A day is for clocks that differ.
         seen_from = self._created - _DAY_US
@@ -456,7 +455,7 @@ class Engine:
                 f"{self.settings.transaction_retention_us // 1_000_000} s: whether it was "
                 f"committed is forgotten. By the client's clock it was made at "
                 f"{told_time(made_at(transaction))}, and by the server's it is "
-                f"{told_time(self._sequencer.clock.now())}"
+                f"{told_time(self.sequencer.clock.now())}"
             )
         return known
 
@@ -475,7 +474,7 @@ class Engine:
 
     def _time_at(self, view: int) -> int | None:
         """The time of a read view: the newest one's is fixed now, a past one's by the log."""
-        return self._sequencer.published_time.time if view == self.published else None
+        return self.sequencer.published_time.time if view == self.published else None
 
     def _position_at(self, commit: int) -> int:
         if commit > self.published:

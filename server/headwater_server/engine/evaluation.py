@@ -43,9 +43,10 @@ def evaluate_buffer(
     Raises:
         NotANumber, DuplicateEvent, InvalidArgument, TooLarge: the transaction cannot be done.
     """
-    newest = state.last_commit
+    active = state.active
+    newest = active.last_commit
     writes: list[bytes | None] = []
-    planned = Planned(COMMIT, transaction, now, user, newest + 1, state.last_position + 1, writes)
+    planned = Planned(COMMIT, transaction, now, user, newest + 1, active.last_position + 1, writes)
     retention = RetentionEvaluator(state, now) if buffer.retention else None
     if buffer.appends or retention is not None:
         appender = _Appender(state, transaction, now, retention)
@@ -251,20 +252,28 @@ class _Appender:
             unmet = standing_event(self._state, append.unless, append.after, self._budget)
             if unmet is not None:
                 self.unmet.append(unmet)
+        expect = append.expect
+        if expect in (ANY, version) or not self._fails(append, version):
+            self._place_events(append, head, version)
+
+    def _fails(self, append: Append, version: int) -> bool:
+        """Whether the expectation does not hold; if so, it is noted."""
+        stream = append.stream
         deleted = None if self._retention is None else self._retention.deleted.get(stream)
         failure = expectation_failure(self._state, stream, append.expect, version, deleted=deleted)
-        if failure is not None:
-            describe_winner(self._state, stream, failure)
-            # The next append to the stream expects that this one was done.
-            self._versions[stream] = version + len(append.events)
-            self.failures.append(failure)
-            return
-        self._place_events(append, head, version)
+        if failure is None:
+            return False
+        describe_winner(self._state, stream, failure)
+        # The next append to the stream expects that this one was done.
+        self._versions[stream] = version + len(append.events)
+        self.failures.append(failure)
+        return True
 
     def _place_events(self, append: Append, head: Head, version: int) -> None:
         stream, events = append.stream, append.events
         first, count = len(self._events), len(events)
-        position = self._state.last_position + first + 1
+        active = self._state.active
+        position = active.last_position + first + 1
         if not head.id:
             # A stream's id is the position of its first event.
             head = self._heads[stream] = head._replace(id=position)
@@ -272,9 +281,12 @@ class _Appender:
             position,
             stream,
             version + 1,
-            self._state.last_commit + 1,
+            active.last_commit + 1,
             self._now,
-            derive_event_ids(self._transaction, self._place, count),
+            # Nothing is added to the id for the first event.
+            [self._transaction]
+            if count == 1 and self._place == 0
+            else derive_event_ids(self._transaction, self._place, count),
             events,
         )
         if append.has_ids:

@@ -19,7 +19,10 @@ the bound is not: then the newest commits are dated in the future, and time goes
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+COMPARED_US: Final = 1_000_000
+"""Microseconds of the wall clock between two comparisons of the clocks."""
 
 
 class LogTime(NamedTuple):
@@ -57,15 +60,24 @@ class LogClock:
         self._monotonic = monotonic
         self._jump_us_max = jump_us_max
         self._time = max(newest, wall())
+        self._compared = self._time
         self._seen = monotonic()
         self.offset_us = 0
-        self.now()
+        self._compare(wall())
 
     def now(self) -> int:
         """The time for the next record, in microseconds; never before that of an earlier one."""
         wall = self._wall()
+        if self._time <= wall < self._compared + COMPARED_US and not self.offset_us:
+            # A step of less than that needs no second opinion.
+            self._time = wall
+            return wall
+        return self._compare(wall)
+
+    def _compare(self, wall: int) -> int:
+        """The time, by both clocks."""
         seen = self._monotonic()
-        expected = self._time + max(seen - self._seen, 0)
+        expected = max(self._compared + max(seen - self._seen, 0), self._time)
         self._seen = seen
         off = wall - expected
         if -self._jump_us_max <= off <= self._jump_us_max:
@@ -75,4 +87,5 @@ class LogClock:
         else:
             self.offset_us = off
             self._time = expected
+        self._compared = self._time
         return self._time

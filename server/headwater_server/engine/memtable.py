@@ -22,7 +22,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from headwater_server.engine.events import category_of
 from headwater_server.engine.index_keys import IDS_END, tag_id
 from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.planned import COMMIT, TICK, Planned
@@ -211,7 +210,8 @@ class MemTable:
     ) -> None:
         """Append stored events of one type and one stream."""
         first = self.last_position + 1
-        category = category_of(stream)
+        # As category_of(stream).
+        category = stream.partition("-")[0]
         of_category = self.categories.get(category)
         if of_category is None:
             of_category = self.categories[category] = array("Q")

@@ -38,6 +38,7 @@ class Planned:
         runs: how the events fall on streams and types.
         tags: the tags of those events that have any, by the event's place.
         horizon, forget_before: of a tick; see log_clock.py.
+        record: its bytes in the log; empty for one that was read from there.
         versions: the version of each stream that the transaction appended to.
         repeated: the first and the last event of each append that was there already.
         failures: the expectations and conditions that do not hold; such a plan is not applied.
@@ -53,6 +54,7 @@ class Planned:
         "forget_before",
         "horizon",
         "kind",
+        "record",
         "repeated",
         "runs",
         "settled",
@@ -90,5 +92,6 @@ class Planned:
         self.repeated: Sequence[tuple[StoredEvent, StoredEvent]] = ()
         self.failures: Sequence[dict[str, Any]] = ()
         self.settled: Any = None
+        self.record = b""
         self.horizon = 0
         self.forget_before = 0

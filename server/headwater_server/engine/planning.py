@@ -67,57 +67,78 @@ class Planner:
         if conflicts:
             conflicts += self._failed_expectations(buffer, transaction.id, transaction.user, now)
             raise conflict_error(conflicts)
-        planned = self._evaluate(buffer, transaction.id, transaction.user, now)
-        if planned.failures:
-            # If an expectation held when the transaction began, it lost a race, and can win
-            # the next; one that was wrong from the start would be wrong again.
-            raced = all(self._held_at(transaction, failure) for failure in planned.failures)
-            raise _failure_error(planned.failures, retryable=raced)
-        return planned
+        return self.plan_buffer(transaction.id, transaction.user, buffer, now, transaction)
 
-    def plan_at_once(
+    def refuse(
         self,
         transaction: bytes,
         user: int,
         buffer: WriteBuffer,
         failed_conditions: list[dict[str, Any]],
         now: int,
+    ) -> ConditionFailed:
+        """The error of a transaction that has conditions which do not hold."""
+        failures = failed_conditions + self._failed_expectations(buffer, transaction, user, now)
+        return _condition_error(failures, retryable=False)
+
+    def plan_buffer(
+        self,
+        transaction: bytes,
+        user: int,
+        buffer: WriteBuffer,
+        now: int,
+        opened: Transaction | None = None,
     ) -> Planned:
-        """The plan of a transaction that read nothing before.
+        """The plan of writes on the newest state; *opened* is the transaction that made them.
 
         Raises:
             ConditionFailed, WrongVersion: a condition or an expectation of it does not hold.
             HeadwaterError: it cannot be done.
         """
-        if failed_conditions:
-            failures = failed_conditions + self._failed_expectations(buffer, transaction, user, now)
-            raise _condition_error(failures, retryable=False)
-        planned = self._evaluate(buffer, transaction, user, now)
+        kept = self._settings.snapshots_kept
+        planned = evaluate_buffer(self._state, buffer, transaction, user, now, snapshots_kept=kept)
+        if buffer.acks:
+            self._acknowledge(buffer, planned)
         if planned.failures:
-            raise _failure_error(planned.failures, retryable=False)
+            # If an expectation held when the transaction began, it lost a race, and can win
+            # the next; one that was wrong from the start would be wrong again.
+            raced = opened is not None and all(
+                self._held_at(opened, failure) for failure in planned.failures
+            )
+            raise _failure_error(planned.failures, retryable=raced)
+        planned.record = encode_commit(
+            planned.commit,
+            transaction,
+            now,
+            user,
+            planned.writes,
+            planned.first_position,
+            planned.events,
+            planned.event_ids,
+        )
+        if len(planned.record) > RECORD_SIZE_MAX:
+            raise TooLarge(
+                f"a commit record of {len(planned.record)} bytes; allowed are {RECORD_SIZE_MAX}"
+            )
         return planned
 
-    def _evaluate(self, buffer: WriteBuffer, transaction: bytes, user: int, now: int) -> Planned:
-        planned = evaluate_buffer(
-            self._state,
-            buffer,
-            transaction,
-            user,
-            now,
-            snapshots_kept=self._settings.snapshots_kept,
-        )
-        if buffer.acks:
-            assert self.acknowledging is not None, "the engine is open"
-            writes, planned.settled = self.acknowledging.evaluate(buffer.acks)
-            # In front: who applies a record looks at its last key.
-            planned.writes = [*writes, *planned.writes]
-        return planned
+    def _acknowledge(self, buffer: WriteBuffer, planned: Planned) -> None:
+        assert self.acknowledging is not None, "the engine is open"
+        writes, planned.settled = self.acknowledging.evaluate(buffer.acks)
+        # In front: who applies a record looks at its last key.
+        planned.writes = [*writes, *planned.writes]
 
     def _failed_expectations(
         self, buffer: WriteBuffer, transaction: bytes, user: int, now: int
     ) -> list[dict[str, Any]]:
         try:
-            return [*self._evaluate(buffer, transaction, user, now).failures]
+            kept = self._settings.snapshots_kept
+            planned = evaluate_buffer(
+                self._state, buffer, transaction, user, now, snapshots_kept=kept
+            )
+            if buffer.acks:
+                self._acknowledge(buffer, planned)
+            return [*planned.failures]
         except HeadwaterError:
             # It may be wrong only because of what others wrote; the conflict is the news.
             return []
@@ -131,27 +152,6 @@ class Planner:
         now = failure["actual"]
         # Its own earlier appends to the stream moved both in the same way.
         return bool(then + (now - head.version) == failure["expected"])
-
-
-def encode_planned(planned: Planned) -> bytes:
-    """The record of a planned commit.
-
-    Raises:
-        TooLarge: it is larger than a record may be.
-    """
-    encoded = encode_commit(
-        planned.commit,
-        planned.transaction,
-        planned.time,
-        planned.user,
-        planned.writes,
-        planned.first_position,
-        planned.events,
-        planned.event_ids,
-    )
-    if len(encoded) > RECORD_SIZE_MAX:
-        raise TooLarge(f"a commit record of {len(encoded)} bytes; allowed are {RECORD_SIZE_MAX}")
-    return encoded
 
 
 def _condition_error(failures: Sequence[dict[str, Any]], *, retryable: bool) -> ConditionFailed:

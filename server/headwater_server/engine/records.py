@@ -48,6 +48,7 @@ _ABORT_HEAD: Final = b"\x96\x01\x02\xc4\x10"
 # 96 01 03  cf time 8 | cf horizon 8 | cf forget_before 8 | c0
 _pack_tick: Final = Struct(">4sQBQBQB").pack
 _TICK_HEAD: Final = b"\x96\x01\x03\xcf"
+_FIXARRAYS: Final = [array_header(count) for count in range(16)]
 _NIL: Final = b"\xc0"
 _NO_EVENTS: Final = array_header(0) + array_header(0) + _NIL
 
@@ -86,7 +87,8 @@ def encode_commit(
     # By hand, in a third of the time that packing it takes; hence the numbers of fixed width.
     assert len(transaction) == 16
     head: bytes = _pack_head(_COMMIT_HEAD, commit, b"\xc4\x10", transaction, 0xCF, time, 0xCF, user)
-    parts = [head, array_header(len(writes))]
+    count = len(writes)
+    parts = [head, _FIXARRAYS[count] if count < 16 else array_header(count)]
     for member in writes:
         if member is None:
             parts.append(_NIL)
@@ -99,7 +101,8 @@ def encode_commit(
     if not events:
         parts.append(_NO_EVENTS)
         return b"".join(parts)
-    parts.append(array_header(len(events)))
+    count = len(events)
+    parts.append(_FIXARRAYS[count] if count < 16 else array_header(count))
     for event in events:
         size = len(event)
         parts.append(BIN_HEADERS[size] if size < 256 else bin_header(size))

@@ -157,7 +157,7 @@ def _open(
         opened.callback(log.close)
         state = State(CheckpointedState(store, event_log, commit_log))
         state.load_retention()
-        sequencer = Sequencer(state, settings)
+        sequencer = Sequencer(state, log, settings)
         engine = Engine(
             path=path,
             file_system=file_system,

@@ -24,12 +24,14 @@ from headwater_server.engine.events import StoredEvent
 from headwater_server.engine.log_clock import LogClock, LogTime
 from headwater_server.engine.memtable import ABORTED
 from headwater_server.engine.planned import ABORT, TICK, Planned
-from headwater_server.engine.planning import Planner, encode_planned
+from headwater_server.engine.planning import Planner
 from headwater_server.engine.records import encode_abort, encode_tick
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.engine.transaction import Transaction
+from headwater_server.engine.transaction_ids import ids_from
 from headwater_server.engine.write_buffer import WriteBuffer
+from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
 
 TICK_US: Final = SECOND_US
 """Microseconds between two ticks of the log's clock while there is work."""
@@ -67,7 +69,8 @@ class Group:
     last_sequence: int
     last_commit: int
     last_position: int
-    time: LogTime
+    time: tuple[int, int, int]
+    """The members of a LogTime."""
 
 
 class Sequencer:
@@ -81,10 +84,13 @@ class Sequencer:
         durable_sequence: number of the newest record that is durable.
         published, published_position: the newest commit and event that readers may see.
         published_time: what the log says about time, as far as it is published.
+        forgotten_ids_end: an id that is made of the time and forgotten is below these bytes.
     """
 
-    def __init__(self, state: State, settings: EngineSettings) -> None:
+    def __init__(self, state: State, log: WriteAheadLog, settings: EngineSettings) -> None:
         self._state = state
+        self._log = log
+        self._log_index = WalIndex(0)
         self._settings = settings
         self._pending: list[bytes] = []
         self._log_ends: deque[tuple[int, int]] = deque()
@@ -99,6 +105,7 @@ class Sequencer:
         self.published = state.last_commit
         self.published_position = state.last_position
         self.published_time = state.time
+        self.forgotten_ids_end = ids_from(state.time.forget_before)
 
     def start(self, wall: Callable[[], int], monotonic: Callable[[], int]) -> None:
         """The log is replayed, and records may be written from here on."""
@@ -118,10 +125,9 @@ class Sequencer:
             return self._read_only_ticket(transaction.id, transaction.view)
         try:
             planned = self.planner.plan(transaction, self._now())
-            encoded = encode_planned(planned)
         except HeadwaterError as error:
             return self._failed(transaction.id, error)
-        return self._apply(planned, encoded)
+        return self._apply(planned)
 
     def commit_at_once(
         self,
@@ -131,15 +137,18 @@ class Sequencer:
         failed_conditions: list[dict[str, Any]],
     ) -> Ticket:
         """Plan and apply a transaction that read nothing before, unless a condition fails."""
-        if not buffer and not failed_conditions:
+        if buffer.is_empty and not failed_conditions:
             return self._read_only_ticket(transaction, self._state.last_commit)
+        now = self.clock.now()
+        if now - self._ticked >= TICK_US:
+            self._tick(now)
         try:
-            now = self._now()
-            planned = self.planner.plan_at_once(transaction, user, buffer, failed_conditions, now)
-            encoded = encode_planned(planned)
+            if failed_conditions:
+                raise self.planner.refuse(transaction, user, buffer, failed_conditions, now)
+            planned = self.planner.plan_buffer(transaction, user, buffer, now)
         except HeadwaterError as error:
             return self._failed(transaction, error)
-        return self._apply(planned, encoded)
+        return self._apply(planned)
 
     def commit_stored(self, transaction: bytes, user: int, writes: list[bytes | None]) -> Ticket:
         """Plan and apply stored keys and their values, flat; each key once."""
@@ -163,7 +172,7 @@ class Sequencer:
             record = self._state.commit_record(commit)
             if not record.event_count:
                 # All of its events were there before it, and its answer was that of the first.
-                planned = self.planner.plan_at_once(transaction, 0, buffer, [], record.time)
+                planned = self.planner.plan_buffer(transaction, 0, buffer, record.time)
                 if planned.repeated:
                     answer = self._answer_of(*planned.repeated[-1])
                     return Ticket(self.sequence, transaction, answer)
@@ -173,31 +182,32 @@ class Sequencer:
         """Fence a transaction id: it can never commit once the ticket's sequence is durable."""
         now = self._now()
         planned = Planned(ABORT, transaction, now, user, 0, 0, ())
-        self._add(planned, encode_abort(transaction, now, user))
+        planned.record = encode_abort(transaction, now, user)
+        self._add(planned)
         self.commits_and_fences += 1
         return Ticket(self.sequence, transaction, [])
 
-    def _apply(self, planned: Planned, encoded: bytes) -> Ticket:
+    def _apply(self, planned: Planned) -> Ticket:
         """Apply a plan: from here on it has happened, if it becomes durable."""
-        self._add(planned, encoded)
+        self._state.apply([planned])
+        self._pending.append(planned.record)
+        self.sequence += 1
         self.commits_and_fences += 1
-        transaction = planned.transaction
         if planned.settled is not None:
             assert self.planner.acknowledging is not None, "it evaluated them"
             self.planner.acknowledging.settle(planned.settled, self.sequence)
         if planned.events:
-            first = planned.first_position
-            last = self._state.last_position
+            first, last = planned.first_position, self._state.last_position
             answer = [planned.commit, planned.time, first, last, planned.versions]
         elif planned.repeated:
             answer = self._answer_of(*planned.repeated[-1])
         else:
             answer = [planned.commit, planned.time, None, None, {}]
-        return Ticket(self.sequence, transaction, answer)
+        return Ticket(self.sequence, planned.transaction, answer)
 
-    def _add(self, planned: Planned, encoded: bytes) -> None:
+    def _add(self, planned: Planned) -> None:
         self._state.apply([planned])
-        self._pending.append(encoded)
+        self._pending.append(planned.record)
         self.sequence += 1
 
     def _read_only_ticket(self, transaction: bytes, view: int) -> Ticket:
@@ -258,7 +268,8 @@ class Sequencer:
         planned.forget_before = max(
             before.forget_before, now - self._settings.transaction_retention_us
         )
-        self._add(planned, encode_tick(now, planned.horizon, planned.forget_before))
+        planned.record = encode_tick(now, planned.horizon, planned.forget_before)
+        self._add(planned)
         self._ticked = now
         self._ticked_at_sequence = self.sequence
 
@@ -268,30 +279,51 @@ class Sequencer:
         """What was applied since the last group, or None."""
         if not self._pending:
             return None
-        state = self._state
+        active = self._state.active
         group = Group(
-            self._pending, self.sequence, state.last_commit, state.last_position, state.time
+            self._pending,
+            self.sequence,
+            active.last_commit,
+            active.last_position,
+            (active.newest_time, active.horizon, active.forget_before),
         )
         self._pending = []
         return group
 
-    def publish(self, group: Group, log_index: int) -> None:
-        """Make a group visible that is durable up to an index of the log."""
+    def make_durable(self, group: Group) -> None:
+        """Write a group to the log and sync it; blocks, and may run in another thread.
+
+        Raises:
+            Exception: the log failed. It must not be tried again, and the process must end:
+                what is durable, only the restart can tell.
+        """
+        self._log_index = self._log.submit(group.records)
+
+    def publish(self, group: Group) -> None:
+        """Make a durable group visible to all that begins from now on."""
         assert group.last_sequence > self.durable_sequence, "groups are published in order"
-        self._log_ends.append((group.last_sequence, log_index))
+        self._log_ends.append((group.last_sequence, self._log_index))
         self.durable_sequence = group.last_sequence
-        self._publish(group.last_commit, group.last_position, group.time)
+        self.published = commit = group.last_commit
+        self.published_position = group.last_position
+        retention = self._state.retention
+        if retention.pending:
+            retention.publish(commit)
+        if group.time != self.published_time:
+            self._publish_time(LogTime(*group.time))
 
     def replayed(self, log_index: int, count: int) -> None:
         """Count records that recovery read from one entry of the log, and that are applied."""
         self.sequence += count
         self._log_ends.append((self.sequence, log_index))
         self.durable_sequence = self.sequence
-        self._publish(self._state.last_commit, self._state.last_position, self._state.time)
+        self.published = self._state.last_commit
+        self.published_position = self._state.last_position
+        self._publish_time(self._state.time)
 
-    def _publish(self, commit: int, position: int, time: LogTime) -> None:
-        self.published = commit
-        self.published_position = position
+    def _publish_time(self, time: LogTime) -> None:
+        if time.forget_before != self.published_time.forget_before:
+            self.forgotten_ids_end = ids_from(time.forget_before)
         self.published_time = time
         # Nobody begins to read below it from here on.
         if time.horizon > self._state.files.horizon:

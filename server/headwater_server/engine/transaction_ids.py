@@ -40,6 +40,11 @@ def made_at(transaction: bytes) -> int:
     return int.from_bytes(transaction[:6], "big") * _MS_US
 
 
+def ids_from(time: int) -> bytes:
+    """What a UUIDv7 that was made at a time in microseconds, or later, is not below."""
+    return max(time // _MS_US, 0).to_bytes(6, "big")
+
+
 def told_time(time: int) -> str:
     """A time in microseconds as a message tells it."""
     try:

@@ -11,7 +11,11 @@ from headwater_server.engine.transaction import Transaction
 
 
 class OpenTransactions:
-    """The transactions that were begun and are neither committed nor rolled back."""
+    """The transactions that were begun and are neither committed nor rolled back.
+
+    Attributes:
+        by_id: all of them.
+    """
 
     def __init__(self, *, count_max: int, size_max: int, idle_us_max: int, age_us_max: int) -> None:
         self._count_max = count_max
@@ -19,30 +23,30 @@ class OpenTransactions:
         self._size = 0
         self._idle_us_max = idle_us_max
         self._age_us_max = age_us_max
-        self._by_id: dict[bytes, Transaction] = {}
+        self.by_id: dict[bytes, Transaction] = {}
         self._by_owner: dict[object, dict[bytes, Transaction]] = {}
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self.by_id)
 
     def __iter__(self) -> Iterator[Transaction]:
-        return iter(self._by_id.values())
+        return iter(self.by_id.values())
 
     def check_room(self) -> None:
         """Raise TooMany if no further transaction may be opened."""
-        if len(self._by_id) >= self._count_max:
-            raise TooMany(f"{len(self._by_id)} open transactions; allowed are {self._count_max}")
+        if len(self.by_id) >= self._count_max:
+            raise TooMany(f"{len(self.by_id)} open transactions; allowed are {self._count_max}")
 
     def add(self, transaction: Transaction) -> None:
         """Take a lease."""
-        if transaction.id in self._by_id:
+        if transaction.id in self.by_id:
             raise InvalidArgument(f"transaction {transaction.id.hex()} is open already")
-        self._by_id[transaction.id] = transaction
+        self.by_id[transaction.id] = transaction
         self._by_owner.setdefault(transaction.owner, {})[transaction.id] = transaction
 
     def find(self, transaction: bytes) -> Transaction | None:
         """The open transaction of this id, whoever owns it."""
-        return self._by_id.get(transaction)
+        return self.by_id.get(transaction)
 
     def owned(self, transaction: bytes, owner: object, now: int) -> Transaction:
         """The owner's open transaction, whose lease this renews.
@@ -52,7 +56,7 @@ class OpenTransactions:
             TooMany: all open transactions together hold more than is allowed; this one is
                 rolled back.
         """
-        found = self._by_id.get(transaction)
+        found = self.by_id.get(transaction)
         if found is None or found.owner is not owner:
             raise TransactionGone(
                 f"transaction {transaction.hex()} is not open on this connection: it was never "
@@ -84,7 +88,7 @@ class OpenTransactions:
 
     def remove(self, transaction: Transaction) -> None:
         """End a lease."""
-        del self._by_id[transaction.id]
+        del self.by_id[transaction.id]
         self._size -= transaction.charged_size
         owned = self._by_owner[transaction.owner]
         del owned[transaction.id]
@@ -107,14 +111,14 @@ class OpenTransactions:
 
         A clock that was set back must not keep them for as long: they begin anew then.
         """
-        for transaction in self._by_id.values():
+        for transaction in self.by_id.values():
             if transaction.used > now:
                 transaction.used = now
             if transaction.begun > now:
                 transaction.begun = now
         ended = [
             transaction
-            for transaction in self._by_id.values()
+            for transaction in self.by_id.values()
             if now - transaction.used > self._idle_us_max
             or now - transaction.begun > self._age_us_max
         ]
@@ -124,4 +128,4 @@ class OpenTransactions:
 
     def views(self) -> list[int]:
         """The commits at which open transactions read, in order, each once."""
-        return sorted({transaction.view for transaction in self._by_id.values()})
+        return sorted({transaction.view for transaction in self.by_id.values()})

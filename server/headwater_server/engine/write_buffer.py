@@ -12,7 +12,7 @@ here reads the database; atomic operations that need the stored value get it han
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from headwater_protocol import limits
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge
@@ -94,8 +94,18 @@ class SnapshotWrite:
     key: bytes
 
 
+_SMALL: Final = 64 * limits.KIB
+_FEW: Final = 1_000
+"""Bytes and puts of a buffer that has nothing else: below them, no bound needs to be looked at."""
+
+
 class WriteBuffer:
-    """The folded writes of one transaction. Keys carry the byte of their key space."""
+    """The folded writes of one transaction. Keys carry the byte of their key space.
+
+    Attributes:
+        is_empty: nothing was written yet.
+        puts_only: nothing came yet but puts of values.
+    """
 
     __slots__ = (
         "acks",
@@ -104,6 +114,8 @@ class WriteBuffer:
         "erased",
         "events",
         "failure",
+        "is_empty",
+        "puts_only",
         "ranges",
         "retention",
         "size",
@@ -121,9 +133,11 @@ class WriteBuffer:
         self.events = 0
         self.erased = 0
         self.failure: HeadwaterError | None = None
+        self.is_empty = True
+        self.puts_only = True
 
     def __bool__(self) -> bool:
-        return bool(self.entries or self.ranges or self.appends or self.acks or self.retention)
+        return not self.is_empty
 
     def add(self, writes: list[list[Any]]) -> None:
         """Fold in writes as they stand in a request, already checked against the vocabulary.
@@ -138,40 +152,51 @@ class WriteBuffer:
         """
         if self.failure is not None:
             raise type(self.failure)(f"an earlier write failed: {self.failure.message}")
+        entries = self.entries
+        if writes:
+            self.is_empty = False
         try:
-            self._fold(writes)
+            for write in writes:
+                if write[0] == "put":
+                    key = keyspaces.USER + write[1]
+                    value: bytes = write[2]
+                    entries[key] = value
+                    self.size += len(key) + len(value)
+                    if self.puts_only and self.size <= _SMALL and len(entries) <= _FEW:
+                        continue
+                else:
+                    self.puts_only = False
+                    self._fold(write)
+                # After each: a hostile list must not be folded whole before it is refused.
+                self._check_bounds()
         except HeadwaterError as error:
             self.failure = error
             raise
 
-    def _fold(self, writes: list[list[Any]]) -> None:
-        for write in writes:
-            match write[0]:
-                case "put":
-                    self.put(keyspaces.USER + write[1], write[2])
-                case "delete":
-                    self.put(keyspaces.USER + write[1], None)
-                case "add" | "min" | "max":
-                    self._add_atomic(keyspaces.USER + write[1], Atomic(write[0], write[2]))
-                case "append":
-                    # Most come without a condition, and every call counts.
-                    plain = len(write) == 4
-                    self._append(Append(*write[1:]) if plain else _append_of(*write[1:]))
-                case "save_snapshot":
-                    self._save_snapshot(*write[1:])
-                case "delete_range":
-                    self._delete_range(write[1], write[2])
-                case "ack":
-                    self._add_acks(write[1], write[2])
-                case word if word in WORDS:
-                    self._add_retention(RetentionWrite(word, write[1:], len(self.appends)))
-                case unknown:
-                    raise AssertionError(f"a write {unknown!r} that the vocabulary let through")
-            # After each: a hostile list must not be folded whole before it is refused.
-            self._check_bounds()
+    def _fold(self, write: list[Any]) -> None:
+        match write[0]:
+            case "delete":
+                self.put(keyspaces.USER + write[1], None)
+            case "add" | "min" | "max":
+                self._add_atomic(keyspaces.USER + write[1], Atomic(write[0], write[2]))
+            case "append":
+                # Most come without a condition, and every call counts.
+                plain = len(write) == 4
+                self._append(Append(*write[1:]) if plain else _append_of(*write[1:]))
+            case "save_snapshot":
+                self._save_snapshot(*write[1:])
+            case "delete_range":
+                self._delete_range(write[1], write[2])
+            case "ack":
+                self._add_acks(write[1], write[2])
+            case word if word in WORDS:
+                self._add_retention(RetentionWrite(word, write[1:], len(self.appends)))
+            case unknown:
+                raise AssertionError(f"a write {unknown!r} that the vocabulary let through")
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Write a key of any key space; None deletes it."""
+        self.is_empty = False
         self.entries[key] = value
         self.size += len(key) + (0 if value is None else len(value))
 

@@ -93,6 +93,7 @@ class Authentication:
         except (ScramException, ValueError) as error:
             raise self._failure(session, exchange) from error
         session.account = exchange.account
+        session.user_number = exchange.account.number
         return True, reply.encode()
 
     def _failure(self, session: "Session", exchange: Exchange | None) -> AuthenticationFailed:

@@ -22,7 +22,7 @@ and report success the next time.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 import trio
@@ -61,10 +61,6 @@ class CommitEngine(Protocol):
         """Show the group to every reader that begins from now on."""
         ...
 
-    def seal_log(self) -> None:
-        """Vouch for the end of the log; blocks."""
-        ...
-
 
 class Waiter(Protocol):
     """An answer that waits for a sync."""
@@ -79,12 +75,21 @@ class Waiter(Protocol):
         """About how many bytes are kept in memory for it."""
         ...
 
-    def release(self) -> None:
+    @property
+    def owner(self) -> "WaiterOwner":
+        """Who sends it."""
+        ...
+
+
+class WaiterOwner(Protocol):
+    """Who sends answers that wait."""
+
+    def release(self, waiter: Any, /) -> None:
         """It is durable: send the answer."""
         ...
 
-    def fail(self) -> None:
-        """Its fate is unknown: say so."""
+    def fail(self, waiter: Any, /) -> None:
+        """Its outcome is unknown: say so."""
         ...
 
 
@@ -102,12 +107,14 @@ class GroupCommit:
         engine: CommitEngine,
         run_blocking: RunBlocking,
         *,
+        seal_log: Callable[[], None],
         after_publish: Callable[[], None],
         waiting_size_max: int,
         disk_retry_ms: int,
         adaptive_fsync: AdaptiveFsync | None = None,
     ) -> None:
         self._engine = engine
+        self._seal_log = seal_log
         self._adaptive_fsync = adaptive_fsync
         self._run_blocking = run_blocking
         self._after_publish = after_publish
@@ -138,7 +145,7 @@ class GroupCommit:
         that this wake-up commits goes into one group.
         """
         if self._failed:
-            waiter.fail()
+            waiter.owner.fail(waiter)
             return
         self._waiting_size += waiter.size
         self.overloaded = self._waiting_size > self._waiting_size_max
@@ -147,7 +154,7 @@ class GroupCommit:
             self._syncing.append(waiter)
         else:
             self._gathering.append(waiter)
-            if not self._in_turn:
+            if self._asleep and not self._in_turn:
                 self.wake()
 
     @property
@@ -236,15 +243,24 @@ class GroupCommit:
 
     def _begin(self, group: Group) -> None:
         self._busy = True
-        self._taken_sequence = group.last_sequence
-        self._take_waiters(group.last_sequence)
+        self._taken_sequence = last_sequence = group.last_sequence
+        assert not self._syncing, "the last group released its waiters"
+        gathered, self._gathering = self._gathering, []
+        for waiter in gathered:
+            later = waiter.sequence > last_sequence
+            (self._gathering if later else self._syncing).append(waiter)
 
     def _finish(self, group: Group) -> None:
         """The group is durable: publish it, and answer."""
         self._engine.publish(group)
         self.groups += 1
         self.written_size += sum(map(len, group.records))
-        self._release(group.last_sequence)
+        waiters, self._syncing = self._syncing, []
+        for waiter in waiters:
+            assert waiter.sequence <= group.last_sequence, "nothing is answered before its sync"
+            self._waiting_size -= waiter.size
+            waiter.owner.release(waiter)
+        self.overloaded = self._waiting_size > self._waiting_size_max
         self._after_publish()
         self._published.unpark_all()
 
@@ -275,19 +291,12 @@ class GroupCommit:
         self._seal_wanted = False
         self._sealed_groups = self.groups
         try:
-            await self._run_blocking(self._engine.seal_log)
+            await self._run_blocking(self._seal_log)
         except DiskFull:
             # Nothing was written, and nobody waits for it.
             return
         except Exception as error:
             raise await self._fail(error) from error
-
-    def _take_waiters(self, last_sequence: int) -> None:
-        assert not self._syncing, "the last group released its waiters"
-        gathered, self._gathering = self._gathering, []
-        for waiter in gathered:
-            later = waiter.sequence > last_sequence
-            (self._gathering if later else self._syncing).append(waiter)
 
     async def _make_durable(self, group: Group) -> None:
         while True:
@@ -307,21 +316,13 @@ class GroupCommit:
         _log.error("no room for the write-ahead log", reason=str(error))
         await trio.sleep(self._disk_retry_s)
 
-    def _release(self, durable_sequence: int) -> None:
-        waiters, self._syncing = self._syncing, []
-        self._waiting_size -= sum(waiter.size for waiter in waiters)
-        self.overloaded = self._waiting_size > self._waiting_size_max
-        for waiter in waiters:
-            assert waiter.sequence <= durable_sequence, "nothing is answered before its sync"
-            waiter.release()
-
     def abandon(self) -> None:
         """Write no more groups, and tell everybody who waits that the outcome is unknown."""
         self._failed = True
         waiters = [*self._syncing, *self._gathering]
         self._syncing, self._gathering = [], []
         for waiter in waiters:
-            waiter.fail()
+            waiter.owner.fail(waiter)
 
     async def _fail(self, error: Exception) -> CommitFailed:
         _log.critical(

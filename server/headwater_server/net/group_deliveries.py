@@ -138,13 +138,11 @@ class GroupDeliveries:
 
     # What happens.
 
-    def published(self) -> None:
-        """Something was published: there may be events, and acknowledgements are durable."""
-        if self._groups.active:
-            self.wake()
-
     def wake(self) -> None:
-        """Let the task look what there is to do, and what is to be written be written."""
+        """Let the task look what there is to do, and what is to be written be written.
+
+        Also after a publish: there may be events, and acknowledgements are durable.
+        """
         self._awake = True
         self._idle.unpark()
 

@@ -33,7 +33,11 @@ _WAY_OUT_BEHIND: Final = (
 
 
 class Maintenance:
-    """The periodic work beside requests."""
+    """The periodic work beside requests.
+
+    Attributes:
+        look_at_size: `published` wants to be called once as many bytes were written to the log.
+    """
 
     def __init__(
         self,
@@ -49,14 +53,13 @@ class Maintenance:
         self._run_blocking = run_blocking
         self._interval_s = interval_ms / 1000
         self._on_tick = on_tick
-        self._prepared_at = 0
+        self.look_at_size = PREPARE_SIZE
         self._clock_is_off = False
         self._wanted = trio.lowlevel.ParkingLot()
 
     def published(self) -> None:
-        """Look whether the log needs space, after each publish."""
-        if self._group_commit.written_size - self._prepared_at >= PREPARE_SIZE:
-            self._wanted.unpark()
+        """So much was written that the log may need space before the next second."""
+        self._wanted.unpark()
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -102,7 +105,7 @@ class Maintenance:
     async def _prepare_log(self) -> None:
         reason: str | None = None
         while True:
-            self._prepared_at = self._group_commit.written_size
+            self.look_at_size = self._group_commit.written_size + PREPARE_SIZE
             await self._run_blocking(self._engine.prepare_log)
             if self._engine.read_only_reason != reason:
                 if reason is None:

@@ -80,7 +80,11 @@ _Watched = _Connection | _Listener
 
 
 class PlainSockets:
-    """Drives all TCP and Unix connections that speak no TLS."""
+    """Drives all TCP and Unix connections that speak no TLS.
+
+    Attributes:
+        to_flush: connections that have something to send.
+    """
 
     def __init__(
         self,
@@ -98,7 +102,7 @@ class PlainSockets:
         self._listeners: list[_Listener] = []
         self._accepting = True
         self._connections: dict[_Connection, None] = {}
-        self._to_flush: list[_Connection] = []
+        self.to_flush: list[_Connection] = []
         self._to_run: list[_Connection] = []
         self._idle = trio.lowlevel.ParkingLot()
 
@@ -131,7 +135,7 @@ class PlainSockets:
 
     async def _serve_others(self) -> None:
         while True:
-            if not self._to_flush and not self._to_run:
+            if not self.to_flush and not self._to_run:
                 await self._idle.park()
             runnable, self._to_run = self._to_run, []
             for connection in runnable:
@@ -201,19 +205,19 @@ class PlainSockets:
     # Output.
 
     def _notify(self, connection: _Connection) -> None:
-        if not self._to_flush:
+        if not self.to_flush:
             self._idle.unpark()
-        self._to_flush.append(connection)
+        self.to_flush.append(connection)
 
     def flush(self, count_max: int | None = None) -> None:
         """Send to the connections that have output; those above the count stay for later."""
-        connections = self._to_flush
+        connections = self.to_flush
         if count_max is not None and len(connections) > count_max:
-            self._to_flush = connections[count_max:]
+            self.to_flush = connections[count_max:]
             del connections[count_max:]
             self._idle.unpark()
         else:
-            self._to_flush = []
+            self.to_flush = []
         for connection in connections:
             self._send(connection)
 

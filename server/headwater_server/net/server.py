@@ -107,8 +107,9 @@ class Server:
         self._stopped = trio.Event()
         self._failures = Failures()
         self._group_commit = GroupCommit(
-            engine,
+            engine.sequencer,
             worker("commit"),
+            seal_log=engine.seal_log,
             adaptive_fsync=adaptive_fsync,
             after_publish=self._after_publish,
             waiting_size_max=settings.commits_waiting_size_max,
@@ -185,13 +186,18 @@ class Server:
         self._checkpointer.tick()
 
     def _after_publish(self) -> None:
-        self._key_feeds.published()
-        self._subscriptions.published()
-        self._group_deliveries.published()
+        if self._subscriptions.count:
+            self._subscriptions.published()
+        if self._key_feeds.count:
+            self._key_feeds.published()
+        if self._engine.groups.active:
+            self._group_deliveries.wake()
         self._checkpointer.published()
-        self._maintenance.published()
+        if self._group_commit.written_size >= self._maintenance.look_at_size:
+            self._maintenance.published()
         # The answers of the group, here and not after a task switch.
-        self.plain_sockets.flush(FLUSHES_PER_TURN_MAX)
+        if self.plain_sockets.to_flush:
+            self.plain_sockets.flush(FLUSHES_PER_TURN_MAX)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` is through.

@@ -54,10 +54,14 @@ class _AccountChange:
         self.sequence = sequence
         self._applied = applied
 
-    def release(self) -> None:
+    @property
+    def owner(self) -> "_AccountChange":
+        return self
+
+    def release(self, _: object) -> None:
         self._applied()
 
-    def fail(self) -> None:
+    def fail(self, _: object) -> None:
         """The process ends; the restart decides."""
 
 

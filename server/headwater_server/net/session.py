@@ -63,6 +63,7 @@ class Session:
         peer: the client's address, for logs.
         client: what the client calls itself in hello.
         account: the user, once one has proved to be it.
+        user_number: its number, which commits are recorded with; 0 without a user.
         connection: the protocol's state of this connection.
         feeds: the open feeds and memberships in consumer groups, by the id of the request that
             opened them.
@@ -81,6 +82,7 @@ class Session:
         self.peer = peer
         self.client = ""
         self.account: Account | None = None
+        self.user_number = 0
         self.exchange: Exchange | None = None
         self.authentications_failed = 0
         self.connection = ServerConnection()
@@ -117,11 +119,6 @@ class Session:
         """The user's name, or nothing."""
         return "" if self.account is None else self.account.name
 
-    @property
-    def user_number(self) -> int:
-        """The number of the user, which commits are recorded with; 0 if there are no users."""
-        return 0 if self.account is None else self.account.number
-
     # Input.
 
     def _look(self) -> None:
@@ -150,7 +147,11 @@ class Session:
         items = self.connection.receive(data)
         if len(items) == 1 and self.wants_input:
             # Nearly always. It need not go through the backlog.
-            self._take(items[0])
+            item = items[0]
+            if type(item) is Request:
+                self._serve(item[0], item[1], item[2])
+            else:
+                self._take(item)
         elif items:
             self._backlog.extend(items)
             self._backlog_size += self._partial_size + len(data)
@@ -235,7 +236,7 @@ class Session:
     def answer_durable(self, request_id: int, ticket: Ticket, answer: Answer) -> bytes | None:
         """The frame of *answer* if its ticket is durable; else None, and it goes out then."""
         first = self._waiting.get(ticket.transaction) if self._waiting else None
-        if first is None and ticket.sequence <= self.service.engine.durable_sequence:
+        if first is None and ticket.sequence <= self.service.engine.sequencer.durable_sequence:
             return self._encode(request_id, ticket.transaction, answer)
         self._waiting_count += 1
         if (
@@ -254,14 +255,27 @@ class Session:
 
     def release(self, waiting: WaitingAnswers) -> None:
         """Send answers whose sync is done."""
-        for request in self._end_wait(waiting):
+        transaction = waiting.transaction
+        if self._waiting.get(transaction) is waiting:
+            del self._waiting[transaction]
+        for request in waiting.answers:
+            frame: bytes | None
             if isinstance(request, bytes):
-                self.send(request)
+                frame = request
             else:
+                self._waiting_count -= 1
                 request_id, answer = request
-                frame = self._encode(request_id, waiting.transaction, answer)
-                if frame is not None:
-                    self.send(frame)
+                if self.closed:
+                    continue
+                if isinstance(answer, bytes):
+                    frame = self.connection.answer_frame(request_id, answer)
+                else:
+                    frame = self._encode(request_id, transaction, answer)
+            if frame is not None:
+                self.send(frame)
+        # One commit less that waits can let requests in again, and never keeps them out.
+        if not self.wants_input and not self.runnable:
+            self._look()
         if self._last_word is not None:
             self._say_last_word()
 

@@ -29,26 +29,19 @@ class WaitingAnswers:
     """The answer of a commit that waits for its sync, and those that must come behind it.
 
     Attributes:
+        owner: the session that sends them.
         answers: frames that may go out, and requests with their answers, which a failed sync can
             still turn into another answer.
         size: about the bytes that were received for it, all of which it keeps in memory.
     """
 
-    __slots__ = ("_session", "answers", "sequence", "size", "transaction")
+    __slots__ = ("answers", "owner", "sequence", "size", "transaction")
 
     def __init__(
         self, session: Answers, request_id: int, ticket: Ticket, answer: Answer, size: int
     ) -> None:
-        self._session = session
+        self.owner = session
         self.sequence = ticket.sequence
         self.transaction = ticket.transaction
         self.answers: list[bytes | tuple[int, Answer]] = [(request_id, answer)]
         self.size = size
-
-    def release(self) -> None:
-        """Send the answers: what they say is durable."""
-        self._session.release(self)
-
-    def fail(self) -> None:
-        """Send errors that say that the commit's fate is unknown."""
-        self._session.fail(self)

@@ -51,7 +51,6 @@ from headwater_server.storage.write_ahead_log_entry import (
     attachment,
     attachment_of,
     chain_before,
-    hash_of,
     pack,
     unpack,
 )
@@ -303,17 +302,20 @@ class FileWriteAheadLog:
             raise LogFailed("the log failed before") from self._failure
         # The group does not vouch for itself: each of its entries says what was durable before.
         durable = self._last.index
-        last = ChainEnd(durable, epoch, self._last.hash, durable)
+        last = self._last
         entries: list[bytes] = []
         for body in bodies:
-            packed = pack(body, last, epoch, self._random.randbytes(16))
+            packed, last = pack(body, last, epoch, self._random.randbytes(16), durable)
             entries.append(packed)
-            index = WalIndex(last.index + 1)
-            last = ChainEnd(index, epoch, hash_of(packed), durable, not body.parts)
-        self._log.reserve(entries)
+        log = self._log
+        if len(entries) > 1 or log.end + len(entries[0]) > log.limit:
+            log.reserve(entries)
         try:
-            self._log.append(entries)
-            self._timed(self._log.sync)
+            log.append(entries)
+            if self._timed is untimed:
+                log.sync()
+            else:
+                self._timed(log.sync)
         except BaseException as error:
             # Never again with this object: a second sync could report success for lost pages.
             self._failure = error

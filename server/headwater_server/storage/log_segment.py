@@ -35,12 +35,12 @@ READ_SIZE: Final = 1024 * 1024
 
 _MAGIC: Final = b"HEADWATR"
 _HEADER: Final = struct.Struct(">8s8sIIQQ16s64s")
-_HEADER_PADDING: Final = bytes(SEGMENT_HEADER_SIZE - _HEADER.size - 4)
+_HEADERPADDING: Final = bytes(SEGMENT_HEADER_SIZE - _HEADER.size - 4)
 _CRC: Final = struct.Struct(">I")
-_LENGTH_CRC: Final = struct.Struct(">II")
+LENGTH_CRC: Final = struct.Struct(">II")
 _INDEX: Final = struct.Struct(">Q")
 _ENTRY: Final = struct.Struct(">IIQ")
-_PADDING: Final = tuple(bytes(-size % 8) for size in range(8))
+PADDING: Final = tuple(bytes(-size % 8) for size in range(8))
 _ZEROS: Final = bytes(READ_SIZE)
 
 
@@ -94,7 +94,7 @@ class SegmentHeader:
                 self.database_id,
                 self.attachment,
             )
-            + _HEADER_PADDING
+            + _HEADERPADDING
         )
         return block + _CRC.pack(zlib.crc32(block))
 
@@ -125,15 +125,15 @@ class SegmentHeader:
 def pack_entry(index: int, *parts: bytes) -> bytes:
     """An entry with the concatenation of *parts* as its payload, ready to be written."""
     size = sum(map(len, parts))
-    content = b"".join((_INDEX.pack(index), *parts, _PADDING[size & 7]))
-    return _LENGTH_CRC.pack(size, zlib.crc32(content, size)) + content
+    content = b"".join((_INDEX.pack(index), *parts, PADDING[size & 7]))
+    return LENGTH_CRC.pack(size, zlib.crc32(content, size)) + content
 
 
 def pack_entries(first_index: int, payloads: Sequence[bytes]) -> list[bytes]:
     """Entries with these payloads and indexes from *first_index* on: as `pack_entry`, in bulk."""
-    pack_header = _LENGTH_CRC.pack
+    pack_header = LENGTH_CRC.pack
     crc32 = zlib.crc32
-    padding = _PADDING
+    padding = PADDING
     # All indexes at once; each is eight bytes of it.
     indexes = struct.pack(f">{len(payloads)}Q", *range(first_index, first_index + len(payloads)))
     entries: list[bytes] = []

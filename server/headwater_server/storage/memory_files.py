@@ -98,20 +98,24 @@ class MemoryFile:
         return bytes(self._node.live[offset : offset + size])
 
     def write_at(self, offset: int, data: bytes) -> None:
-        crash = self._enter("write", len(data), writes=True)
+        if not self._open or not self._writable:
+            raise OSError(errno.EBADF, "write on a file not open for it", self._path)
+        crash = self._disk.enter("write", self._path, len(data))
         grown = max(0, offset + len(data) - len(self._node.live))
-        allowed = self._disk.room(grown)
+        allowed = grown if self._disk.faults.capacity is None else self._disk.room(grown)
         fits = max(0, len(data) - (grown - allowed))
         if fits:
             self._disk.used += max(0, offset + fits - len(self._node.live))
             self._node.change(Change(offset, bytes(data[:fits])))
-        self._disk.leave(crash)
+        if crash:
+            self._disk.leave(crash)
         if allowed < grown:
             raise DiskFull(self._path, len(data))
 
     def sync(self) -> None:
         crash = self._enter("sync")
-        self._disk.leave(crash)
+        if crash:
+            self._disk.leave(crash)
         failing = self._disk.faults.sync_error_in
         if failing is not None and failing in self._path:
             self._node.lose_some(self._disk.random)

@@ -187,7 +187,7 @@ class MemoryWriteAheadLog:
         chain = self._log.last.all_durable()
         group: list[tuple[bytes, ChainEnd]] = []
         for body in bodies:
-            packed = pack(body, chain, epoch, self._log.random.randbytes(16))
+            packed, _ = pack(body, chain, epoch, self._log.random.randbytes(16), durable)
             entry = unpack(packed)
             assert entry is not None
             assert entry.durable == durable

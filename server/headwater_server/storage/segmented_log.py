@@ -268,7 +268,7 @@ class SegmentedLog:
         Raises:
             DiskFull: there is no room; nothing was changed.
         """
-        if self._fits(entries):
+        if len(entries) == 1 and self.end + len(entries[0]) <= self.limit:
             return
         needed = len(self._runs(entries)) - 1
         if needed > len(self._spares) and self.layout.preallocate:
@@ -284,6 +284,13 @@ class SegmentedLog:
             where the entries lie, in each segment.
         """
         assert entries
+        if len(entries) == 1 and self.end + len(entries[0]) <= self.limit:
+            # Nearly every group of commits is one entry.
+            entry, offset = entries[0], self.end
+            self.segments[-1].file.write_at(offset, entry)
+            self.end = offset + len(entry)
+            self.next_index += 1
+            return [Placed(self.segments[-1].first_index, [offset], self.end)]
         assert entry_index(entries[0]) == self.next_index
         runs = self._runs(entries)
         placed: list[Placed] = []

@@ -12,10 +12,11 @@ hash answers for everything before it.
 
 import hashlib
 import struct
+import zlib
 from dataclasses import dataclass, replace
 from typing import Final
 
-from headwater_server.storage.log_segment import ENTRY_HEADER_SIZE, pack_entry
+from headwater_server.storage.log_segment import ENTRY_HEADER_SIZE, LENGTH_CRC, PADDING
 from headwater_server.storage.write_ahead_log import (
     ENTRY_FIELDS_SIZE,
     FIRST_HASH,
@@ -28,10 +29,10 @@ from headwater_server.storage.write_ahead_log import (
 CONTINUED: Final = 1
 RESUMED: Final = 2
 
-_FIELDS: Final = struct.Struct(">Q16s16sQQ")
+_INDEX_AND_FIELDS: Final = struct.Struct(">QQ16s16sQQ")
 _ENTRY: Final = struct.Struct(">IIQQ16s16sQQ")
 _ATTACHMENT: Final = struct.Struct(">Q16s")
-assert _FIELDS.size == ENTRY_FIELDS_SIZE
+assert _INDEX_AND_FIELDS.size == 8 + ENTRY_FIELDS_SIZE
 
 HASH_SIZE: Final = 16
 _sha256: Final = hashlib.sha256
@@ -43,11 +44,22 @@ def hash_of(entry: bytes) -> bytes:
     return _sha256(entry, usedforsecurity=False).digest()[:HASH_SIZE]
 
 
-def pack(body: Body, follows: "ChainEnd", epoch: Epoch, entry_id: bytes) -> bytes:
-    """The entry that carries *body* and comes after *follows*."""
+def pack(
+    body: Body, follows: "ChainEnd", epoch: Epoch, entry_id: bytes, durable: WalIndex
+) -> tuple[bytes, "ChainEnd"]:
+    """The entry that carries *body* and comes after *follows*, and the chain's end with it.
+
+    *durable* is the index up to which the log is known to be durable.
+    """
+    parts = body.parts
     flags = (CONTINUED if body.continued else 0) | (RESUMED if body.resumed else 0)
-    fields = _FIELDS.pack(epoch, entry_id, follows.hash, follows.durable, flags)
-    return pack_entry(follows.index + 1, fields, *body.parts)
+    index = follows.index + 1
+    fields = _INDEX_AND_FIELDS.pack(index, epoch, entry_id, follows.hash, durable, flags)
+    size = ENTRY_FIELDS_SIZE + sum(map(len, parts))
+    content = b"".join((fields, *parts, PADDING[size & 7]))
+    packed = LENGTH_CRC.pack(size, zlib.crc32(content, size)) + content
+    digest = _sha256(packed, usedforsecurity=False).digest()[:HASH_SIZE]
+    return packed, ChainEnd(WalIndex(index), epoch, digest, durable, not parts)
 
 
 def unpack(entry: bytes) -> WalEntry | None:

@@ -258,7 +258,7 @@ def test_a_wrong_key_of_a_consumer_group_is_found(
     key = keyspaces.GROUPS + kind + (number.to_bytes(8, "big") if rest is None else rest)
     if kind in b"pr":
         key += b"\x00\x01" + bytes(6)
-    database.engine._sequencer.commit_stored(database.new_id(), 0, [key, value])
+    database.engine.sequencer.commit_stored(database.new_id(), 0, [key, value])
     database.checkpoint()
     findings = Closed(database).check().findings
     told = [finding for finding in findings if finding.kind is Kind.GROUP]
