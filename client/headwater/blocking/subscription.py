@@ -29,7 +29,8 @@ class BlockingSubscription(Iterator[Item]):
     It has a connection of its own, because waiting for an event blocks it.
 
     It has no end. It raises ConnectionLost if no server could be reached for `retry_timeout`
-    seconds, or the error with which the server ended it.
+    seconds, or the error with which the server ended it. An event that the codec cannot decode
+    raises Undecodable; a consumer that continues receives the event after it.
 
     Attributes:
         position: the position of the last item that it returned. A later subscription can continue

@@ -20,7 +20,7 @@ from typing import Any
 
 from headwater.errors import ConnectionLost, TimedOut
 from headwater.transport.address import Address
-from headwater.transport.connection import RECEIVE_SIZE_MAX, Connection, Feed, Reply
+from headwater.transport.connection import RECEIVE_SIZE_MAX, Connection, PushReceiver, Reply
 from headwater.transport.runtime import Greeting, Options, not_connected
 
 
@@ -57,7 +57,9 @@ class BlockingConnection(Connection):
         with self._lock:
             return super().post(requests)
 
-    async def subscribe(self, feed: Feed, *arguments: Any, operation: str = "subscribe") -> int:
+    async def subscribe(
+        self, feed: PushReceiver, *arguments: Any, operation: str = "subscribe"
+    ) -> int:
         with self._lock:
             return await super().subscribe(feed, *arguments, operation=operation)
 

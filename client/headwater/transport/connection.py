@@ -56,7 +56,7 @@ class Reply:
         self.sleeper: Any = None
 
 
-class Feed(Protocol):
+class PushReceiver(Protocol):
     """The receiver of the pushes of a subscription."""
 
     def deliver(self, payload: list[Any]) -> None:
@@ -81,7 +81,7 @@ class Connection(ABC):
         self.reason: HeadwaterError | None = None
         self._protocol = ClientConnection()
         self._pending: dict[int, Reply] = {}
-        self._feeds: dict[int, Feed] = {}
+        self._feeds: dict[int, PushReceiver] = {}
         self._checks = 0
         # The number of checks when bytes last arrived.
         self._received = 0
@@ -158,7 +158,9 @@ class Connection(ABC):
         self._send(b"".join(frames) if len(frames) > 1 else frames[0], alone)
         return replies
 
-    async def subscribe(self, feed: Feed, *arguments: Any, operation: str = "subscribe") -> int:
+    async def subscribe(
+        self, feed: PushReceiver, *arguments: Any, operation: str = "subscribe"
+    ) -> int:
         """Open a subscription, or a membership, whose pushes go to *feed*. Returns its id."""
         if self.closed:
             raise self.lost()

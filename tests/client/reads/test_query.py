@@ -228,7 +228,7 @@ def test_a_query_reads_well_and_one_that_can_mean_nothing_is_refused() -> None:
         (Query, "query: no criterion"),
         (Criterion, "criterion: give types or tags"),
         (lambda: Query(tags="x"), "query: tags: expected a list, got 'x'"),
-        (lambda: Criterion(types="A"), "criterion: types: expected a list, not 'A'"),
+        (lambda: Criterion(types="A"), "criterion: types: expected a list, got 'A'"),
         (lambda: Query("x"), "expected a Criterion"),  # type: ignore[arg-type]
     ):
         with pytest.raises(headwater.InvalidArgument, match=message):
