@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from headwater_server.engine import replaying
+from headwater_server.engine import replaying, retention
 from headwater_server.engine.latest_cache import LatestCache
 from headwater_server.engine.log_clock import LogClock
 from headwater_server.engine.scan_cache import ScanCache
@@ -88,6 +88,21 @@ def without_tags(right: Any) -> Any:
     return plan_events
 
 
+def from_the_first(_: Any) -> Any:
+    def first_since(_state: Any, _stream: str, _head: Any, first: int, *_: Any) -> int:
+        return first
+
+    return first_since
+
+
+def at_each_read(right: Any) -> Any:
+    def first_version(state: Any, *rest: Any) -> int:
+        first: int = right(state, *rest[:-1], state.time.time)
+        return first
+
+    return first_version
+
+
 FAST_PATHS: Final[Sequence[Mutant]] = (
     Mutant(
         "a turn goes on after an fsync that failed",
@@ -136,6 +151,22 @@ FAST_PATHS: Final[Sequence[Mutant]] = (
         without_tags,
         WRONG_READ + "|on condition of|not serializable|subscribed after|caught up",
         "crashes",
+    ),
+    Mutant(
+        "events never grow old",
+        retention,
+        "_first_since",
+        from_the_first,
+        WRONG_READ,
+        "calm",
+    ),
+    Mutant(
+        "events grow old under the eyes of a view",
+        retention,
+        "first_version",
+        at_each_read,
+        WRONG_READ,
+        "calm",
     ),
     Mutant(
         "a clock that is set back is believed",

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tests.simulation.ages import Ages, age_us
 from tests.simulation.history import (
     Add,
     Append,
@@ -56,6 +57,8 @@ class Model:
 
     def __init__(self) -> None:
         self.last = 0
+        self.times: list[int] = []
+        """Of the commits, in microseconds."""
         self.events: list[Seen] = []
         self._keys: dict[Key, list[tuple[int, Any]]] = defaultdict(list)
         self._streams: dict[str, list[Seen]] = defaultdict(list)
@@ -66,8 +69,9 @@ class Model:
         self.erased: dict[int, int] = {}
         """Positions of events that are erased, and the commits from which on."""
 
-    def commit(self, operations: Iterable[Operation]) -> None:
+    def commit(self, operations: Iterable[Operation], time: int = 0) -> None:
         """The next commit."""
+        self.times.append(time)
         view = View(self, self.last)
         for operation in operations:
             view.apply(operation)
@@ -141,9 +145,11 @@ class Model:
 class View:
     """The model at a commit, with the writes of a transaction on top."""
 
-    def __init__(self, model: Model, commit: int) -> None:
+    def __init__(self, model: Model, commit: int, *, aging: bool = True) -> None:
+        """Unless *aging*, any event that is too old some day may be missing."""
         self._model = model
         self._commit = commit
+        self._ages = Ages(model.times, commit) if aging else None
         self.changed: dict[Key, Any] = {}
         self.order: list[tuple[str, str, str]] = []
         self.rules: dict[str, Rule] = {}
@@ -182,12 +188,14 @@ class View:
                 return read._replace(items=items[:limit])
             case Read(stream, after, _):
                 later = [event for event in self._events(stream) if event.version > after]
+                later = self._young_enough(later, read.elements)
                 return read._replace(elements=self._settled(later, read.elements, floor))
             case Query(after, category, kind, _, tags):
                 kinds = (kind,) if kind else ()
                 feed = Feed("", 0, category=category, kinds=kinds, tags=tags)
                 events = self._model.all_events(self._commit)[after:]
                 found = [e for e in events if feed.wants(e) and e.version >= self._first(e.stream)]
+                found = self._young_enough(found, read.elements)
                 return read._replace(elements=self._settled(found, read.elements, floor))
             case Load(stream, schema, _, _):
                 elements = [event.element for event in self._events(stream)]
@@ -230,6 +238,11 @@ class View:
     def _events(self, stream: str) -> list[Seen]:
         first = self._first(stream)
         return [event for event in self._all_events(stream) if event.version >= first]
+
+    def _young_enough(self, events: list[Seen], found: list[str]) -> list[Seen]:
+        if self._ages is not None:
+            return self._ages.readable(events, found)
+        return [each for each in events if age_us(each.stream) is None or each.element in found]
 
     def _settled(self, events: list[Seen], found: list[str], floor: int) -> list[str]:
         """The elements of events, where either is right as they were found."""

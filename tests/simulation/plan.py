@@ -193,7 +193,9 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
         actions=dice.randint(15, 30),
         think_s=dice.choice((0.001, 0.01, 0.05)),
         consumers=source(seed, "consumers").choice((0, 0, 1, 3)),
-        mix=_mix(dice) | ({"kept": 15} if thinning else {}) | {"hollow": shipped.choice((0, 1, 3))},
+        mix=_mix(dice)
+        | ({"kept": 15} if thinning else {})
+        | {"hollow": shipped.choice((0, 1, 3)), "aging": shipped.choice((0, 1, 4))},
     )
 
 

@@ -19,6 +19,7 @@ from headwater.reads.reads import Reads
 from headwater.records import TransactionStatus
 from headwater.transactions.transaction import Transaction
 from headwater.transactions.writes import Writes
+from tests.simulation.ages import age_us
 from tests.simulation.history import (
     Add,
     Append,
@@ -222,6 +223,13 @@ class Recording:
     def retain(self, stream: str, count: int | None) -> None:
         self._writes.set_retention(stream, max_count=count)
         self.attempt.operations.append(Retain(stream, count))
+
+    def append_aging(self, stream: str, element: str) -> None:
+        """Append to a stream whose events are kept for as long as its name says."""
+        age = age_us(stream)
+        assert age is not None
+        self._writes.set_retention(stream, max_age=age / 1_000_000)
+        self.append(stream, [(element, "Aged")])
 
     def erase(self, stream: str, versions: list[int]) -> None:
         self._writes.erase(stream, versions=versions)

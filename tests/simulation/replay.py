@@ -14,6 +14,7 @@ model (model.py), and compares.
     numbers               of commits, positions, versions: each once, none left out
     subscriptions         each the events that it asked for, in order, up to where it came
     hidden, erased        in no read, from the commit on that took it away; see thinning.py
+    kept for a time       in a read while young enough, and the same in all reads of a view; ages.py
     the end               what the database holds is what the model holds
 """
 
@@ -21,7 +22,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
+from tests.simulation.ages import NEVER, age_us
 from tests.simulation.history import (
+    Append,
     Attempt,
     DeleteStream,
     Dump,
@@ -39,9 +42,9 @@ from tests.simulation.history import (
 from tests.simulation.model import Model, View
 
 
-def misfit(model: Model, attempt: Attempt, commit: int) -> str | None:
+def misfit(model: Model, attempt: Attempt, commit: int, *, aging: bool = True) -> str | None:
     """The first read of an attempt that is not of a commit, or None."""
-    view = View(model, commit)
+    view = View(model, commit, aging=aging)
     for place, operation in enumerate(attempt.operations):
         expected = view.expected(operation, attempt.floors.get(place, attempt.floor))
         if expected is None:
@@ -55,7 +58,9 @@ def check_history(history: History, dump: Dump) -> list[str]:
     """What is wrong with a history that ended with *dump*; empty if nothing is."""
     thinning = Truncate | DeleteStream | Retain
     whole = not any(
-        isinstance(each, thinning) for attempt in history.attempts for each in attempt.operations
+        isinstance(each, thinning) or (isinstance(each, Append) and age_us(each.stream) is not None)
+        for attempt in history.attempts
+        for each in attempt.operations
     )
     problems = [*_numbers(dump, whole=whole)]
     if problems:
@@ -73,14 +78,14 @@ def check_history(history: History, dump: Dump) -> list[str]:
         attempt = by_identity.get(logged.transaction) or by_commit.get(logged.commit)
         if attempt is None and history.grouped and not logged.events:
             # Of a consumer group: no key of a client may have changed by it.
-            model.commit([])
+            model.commit([], logged.time)
             continue
         if attempt is None:
             return [f"commit {logged.commit} is of nobody: {logged.transaction.hex()}"]
         problems += _told(attempt, logged.commit)
         attempt.commit = logged.commit
         problems += _conditions(model, attempt)
-        model.commit(attempt.operations)
+        model.commit(attempt.operations, logged.time)
         if len(model.all_events(logged.commit)) - len(model.all_events(logged.commit - 1)) != (
             logged.events
         ):
@@ -90,8 +95,9 @@ def check_history(history: History, dump: Dump) -> list[str]:
     problems += _reads(history, model)
     problems += _real_time(history)
     problems += _end(model, dump)
+    aged = {each.position: NEVER for each in model.events if age_us(each.stream) is not None}
     for feed in history.feeds:
-        problems += feed_problems(feed, model.events, model.hidden, model.erased)
+        problems += feed_problems(feed, model.events, aged | model.hidden, model.erased)
     return problems
 
 
@@ -190,7 +196,8 @@ def _reads(history: History, model: Model) -> Iterator[str]:
             if all(problems):
                 yield f"at no commit from {attempt.floor} on: {problems[:1]}"
         if attempt.commit is not None and attempt.isolation == "serializable":
-            problem = misfit(model, attempt, attempt.commit - 1)
+            # That an event has grown too old since the view is no conflict.
+            problem = misfit(model, attempt, attempt.commit - 1, aging=False)
             if problem is not None:
                 yield f"not serializable: {problem}"
 
@@ -202,7 +209,8 @@ def _real_time(history: History) -> Iterator[str]:
 
 
 def _end(model: Model, dump: Dump) -> Iterator[str]:
-    shown = model.shown(model.events)
+    # What is there of those that grow old depends on when it was read.
+    shown = [event for event in model.shown(model.events) if age_us(event.stream) is None]
     if dump.events != shown:
         wrong = [
             (found, expected)

@@ -12,6 +12,7 @@ past          reads at commits that were, which are what was current then
 long reads    a read view that stays open while all goes on
 batches       a whole transaction in one round trip, on conditions
 fates         asking what became of a transaction, and fencing it
+aging         streams whose events are kept for a time, read again and again in one view
 hollow        writes that change nothing, and asking what became of them
 kept          streams that are truncated, kept short, deleted, and of which events are erased
 """
@@ -22,6 +23,7 @@ from typing import Final
 import trio
 
 import headwater
+from tests.simulation.ages import CATEGORY, stream_kept_for
 from tests.simulation.history import (
     Add,
     Append,
@@ -40,6 +42,7 @@ PAIRS: Final = 3
 AGGREGATES: Final = 3
 SNAPSHOT_EVERY: Final = 3
 KEPT: Final = 3
+AGES_MS: Final = (200, 1000, 3000)
 
 
 async def prepare(recorder: Recorder) -> None:
@@ -330,6 +333,26 @@ async def fates(recorder: Recorder) -> None:
         await recorder.ask_fate(identity, resolve=dice.random() < 0.3)
 
 
+async def aging(recorder: Recorder) -> None:
+    dice = recorder.dice
+    stream = stream_kept_for(dice.choice(AGES_MS))
+    if dice.random() < 0.4:
+        async with recorder.transaction("aging", isolation="snapshot") as transaction:
+            transaction.append_aging(stream, element(recorder))
+        return
+    if dice.random() < 0.3:
+        commit = max(0, recorder.history.acknowledged - dice.choice((0, 1, 3, 10)))
+        async with recorder.reading("past", at_commit=commit) as reading:
+            await reading.read(stream)
+            await reading.query(category=CATEGORY)
+        return
+    async with recorder.transaction("aging", read_only=dice.random() < 0.5) as transaction:
+        for _ in range(dice.randint(1, 4)):
+            await transaction.read(stream, after=dice.choice((0, 0, 2)))
+            await transaction.query(category=CATEGORY)
+            await trio.sleep(dice.expovariate(1 / 0.5))
+
+
 async def hollow(recorder: Recorder) -> None:
     dice = recorder.dice
     number = dice.randrange(3)
@@ -457,6 +480,7 @@ ACTIONS: Final[Mapping[str, Callable[[Recorder], Awaitable[None]]]] = {
     "long reads": long_reads,
     "batches": batches,
     "fates": fates,
+    "aging": aging,
     "hollow": hollow,
     "kept": kept,
 }
