@@ -172,7 +172,10 @@ class Writes(RetentionWrites):
         taken = claimed(deliveries, "ack")
         for delivery in taken:
             delivery.check_mine()
-        for write in ack_writes(taken):
+        writes = ack_writes(taken)
+        # Checked for all groups before the first is added.
+        self._check_room("ack", sum(16 * len(write[2]) for write in writes), count=len(writes))
+        for write in writes:
             self._keep(write, 16 * len(write[2]))
         self._acknowledged += taken
 
@@ -229,18 +232,23 @@ class Writes(RetentionWrites):
             raise InvalidArgument(f"{place}: id: expected a UUID, got {event.id!r:.60}") from None
 
     def _keep(self, write: list[Any], size: int) -> None:
+        self._check_room(write[0], size)
         size += WRITE_OVERHEAD_SIZE
-        if self._written_size + size > limits.TRANSACTION_SIZE_MAX:
-            raise TooLarge(
-                f"{write[0]}: the transaction would have {self._written_size + size} bytes; "
-                f"the maximum is {limits.TRANSACTION_SIZE_MAX}"
-            )
-        if self._written_count == limits.WRITES_MAX:
-            raise TooLarge(f"{write[0]}: a transaction may have at most {limits.WRITES_MAX} writes")
         self._written_size += size
         self._written_count += 1
         self._writes.append(write)
         self._sizes.append(size)
+
+    def _check_room(self, place: str, size: int, *, count: int = 1) -> None:
+        """Raise TooLarge unless *count* writes of *size* bytes together can be added."""
+        size += self._written_size + count * WRITE_OVERHEAD_SIZE
+        if size > limits.TRANSACTION_SIZE_MAX:
+            raise TooLarge(
+                f"{place}: the transaction would have {size} bytes; the maximum is "
+                f"{limits.TRANSACTION_SIZE_MAX}"
+            )
+        if self._written_count + count > limits.WRITES_MAX:
+            raise TooLarge(f"{place}: a transaction may have at most {limits.WRITES_MAX} writes")
 
     def _parts(self) -> Iterator[list[list[Any]]]:
         """The buffered writes, in parts that each fit into one request."""

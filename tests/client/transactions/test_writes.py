@@ -68,8 +68,33 @@ def test_what_is_wrong_is_said_at_the_call_and_nothing_is_kept(what: str) -> Non
     writes = new()
     with pytest.raises((InvalidArgument, TooLarge), match=what):
         WRONG[what](writes)
-    writes._empty()
     assert [*writes._parts()] == []
+
+
+class Held:
+    """A delivery of a consumer group, as a write sees it."""
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.claim = [1, 2]
+
+    def claimed(self) -> "Held":
+        return self
+
+    def check_mine(self) -> None:
+        pass
+
+
+def test_deliveries_of_several_groups_are_acknowledged_together_or_not_at_all() -> None:
+    writes = new()
+    for _ in range(WRITES_MAX - 1):
+        writes.delete("a")
+    with pytest.raises(TooLarge, match="at most"):
+        writes.ack(Held("one"), Held("two"))  # type: ignore[arg-type]
+    assert sum(len(part) for part in writes._parts()) == WRITES_MAX - 1
+    # There is room for one of them.
+    writes.ack(Held("one"))  # type: ignore[arg-type]
+    assert sum(len(part) for part in writes._parts()) == WRITES_MAX
 
 
 def test_an_append_that_is_larger_than_a_request_is_refused() -> None:
