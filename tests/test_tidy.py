@@ -223,6 +223,14 @@ def test_every_command_that_is_declared_can_be_loaded() -> None:
             assert point.load(), f"{group}: {name} = {value}"
 
 
+def test_every_module_that_is_compiled_exists() -> None:
+    # One that does not keeps all the others from being compiled.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
+    assert hook["modules"]
+    assert not [each for each in hook["modules"] if not (ROOT / each).is_file()]
+
+
 def test_every_ignored_lint_rule_has_its_reason() -> None:
     lint = (ROOT / "pyproject.toml").read_text().partition("[tool.ruff.lint]")[2]
     ignored = lint.partition("[tool.ruff.lint.pydocstyle]")[0].partition("ignore = [")[2]
