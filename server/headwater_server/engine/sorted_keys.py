@@ -14,6 +14,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Final
 
+from headwater_server.engine.pacing import GiveWay
+
 _BLOCK_KEYS_MAX: Final = 1024
 """Keys of a block, above which it becomes two: 8 KiB, which are moved in no time."""
 
@@ -66,6 +68,13 @@ class SortedKeys:
             self._blocks.insert(place + 1, block[half:])
             del block[half:]
             lasts.insert(place, block[-1])
+
+    def take_apart(self, give_way: GiveWay) -> None:
+        """Free the keys, block by block."""
+        while self._blocks:
+            self._count -= len(self._blocks.pop())
+            self._lasts.pop()
+            give_way()
 
     def first(
         self, start: bytes, end: bytes | None, count_max: int, *, reverse: bool = False
