@@ -17,7 +17,6 @@ committed is answered; a last checkpoint, so that the next start has nothing to 
 signal ends the waiting.
 """
 
-import gc
 import os
 import random
 import resource
@@ -25,8 +24,7 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -46,6 +44,7 @@ from headwater_server.net.checkpointer import Checkpointer, CheckpointFailed
 from headwater_server.net.event_source import EventSource
 from headwater_server.net.failures import CommitFailed, Failures
 from headwater_server.net.feeds import Feeds
+from headwater_server.net.garbage_collection import GarbageCollection, replaying
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.group_deliveries import GroupDeliveries
 from headwater_server.net.key_source import KeyRange, KeySource
@@ -65,15 +64,6 @@ from headwater_server.storage.write_ahead_log import WalIndex
 _log = structlog.get_logger(__name__)
 
 _LOOK_S = 0.01
-_GC_THRESHOLDS = (10_000, 20, 50)
-"""Allocations between collections of the youngest, and how many of those go before an older
-generation's. A memtable is a million objects without a cycle; with Python's own thresholds they
-were looked at again and again, which cost a tenth of the time and pauses of 86 ms."""
-
-_GC_THRESHOLDS_REPLAYING = (500_000, 10, 10)
-"""The same while the log is replayed: above what two full memtables have. Looking at each object
-once was an eighth of a replay; what cycles there may be in a long one are still found."""
-
 _SWITCH_INTERVAL_S = 0.001
 """How long the thread of a checkpoint may keep the interpreter from the one that serves. Python's
 own 5 ms would be paid again and again, after every sync."""
@@ -99,6 +89,7 @@ class Server:
         worker: Callable[[str], RunBlocking],
         adaptive_fsync: AdaptiveFsync | None = None,
         give_way: GiveWay = on_and_on,
+        garbage_collection: GarbageCollection | None = None,
         local_only: bool = True,
         plain_sockets: Callable[[Service], PlainSockets] = PlainSockets,
     ) -> None:
@@ -106,6 +97,7 @@ class Server:
         self._settings = settings
         self._stopped = trio.Event()
         self._failures = Failures()
+        self._garbage_collection = garbage_collection
         self._group_commit = GroupCommit(
             engine.sequencer,
             worker("commit"),
@@ -184,6 +176,8 @@ class Server:
     def _on_tick(self) -> None:
         self.plain_sockets.resume_accepting()
         self._checkpointer.tick()
+        if self._garbage_collection is not None:
+            self._garbage_collection.tick(checkpoint_runs=self._engine.checkpoints.running)
 
     def _after_publish(self) -> None:
         if self._subscriptions.count:
@@ -292,7 +286,7 @@ def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
             new_format=new,
         )
 
-    with _collecting_rarely():
+    with replaying():
         return open_engine(
             RealFileSystem(),
             settings.data,
@@ -305,17 +299,6 @@ def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
             on_progress=on_progress,
             on_upgrade=on_upgrade,
         )
-
-
-@contextmanager
-def _collecting_rarely() -> Iterator[None]:
-    """Nearly all that a replay makes, the memtable keeps."""
-    before = gc.get_threshold()
-    gc.set_threshold(*_GC_THRESHOLDS_REPLAYING)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _open_log(
@@ -353,15 +336,21 @@ async def serve(
     listeners = Listeners(settings)
     try:
         adaptive_fsync = AdaptiveFsync(time.perf_counter)
-        # Up to the freeze: what was replayed is not looked at even once.
-        gc.set_threshold(*_GC_THRESHOLDS_REPLAYING)
         engine = await trio.to_thread.run_sync(open_directory, settings, adaptive_fsync.timed)
         try:
             listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
-            gc.freeze()
-            gc.set_threshold(*_GC_THRESHOLDS)
+            garbage_collection = GarbageCollection(time.monotonic)
+            garbage_collection.start()
             sys.setswitchinterval(_SWITCH_INTERVAL_S)
-            await _serve_engine(engine, settings, listeners, context, adaptive_fsync, task_status)
+            await _serve_engine(
+                engine,
+                settings,
+                listeners,
+                context,
+                adaptive_fsync,
+                garbage_collection,
+                task_status,
+            )
         except BaseExceptionGroup as group:
             # A failed disk ends everything else too; what the caller must know is that.
             failed, _ = group.split((CommitFailed, CheckpointFailed))
@@ -385,6 +374,7 @@ async def _serve_engine(
     listeners: Listeners,
     context: ssl.SSLContext | None,
     adaptive_fsync: AdaptiveFsync,
+    garbage_collection: GarbageCollection,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     workers: list[WorkerThread] = []
@@ -400,6 +390,7 @@ async def _serve_engine(
         worker=worker,
         adaptive_fsync=adaptive_fsync,
         give_way=Pacer(time.perf_counter, time.sleep, lambda: engine.checkpoints.fill),
+        garbage_collection=garbage_collection,
         local_only=listeners.local_only,
     )
     try:
