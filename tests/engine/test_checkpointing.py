@@ -1,5 +1,7 @@
 """Checkpointing: when one is due, and what it vouches for."""
 
+from dataclasses import replace
+
 import pytest
 
 from headwater_server.engine.checkpointed import read_applied
@@ -66,6 +68,35 @@ def test_what_was_written_last_comes_into_the_files_once_it_is_quiet() -> None:
     database.checkpoint(tidy=True)
     assert not quiet(database), "there is nothing left to do"
     assert database.engine.stats()["checkpoint_commit"] == 2
+
+
+@pytest.mark.parametrize(("frozen", "allowed"), [(10, 20), (12, 18), (20, 10), (30, 10), (45, 10)])
+def test_writers_wait_once_both_memtables_hold_three_times_what_makes_one_due(
+    frozen: int, allowed: int
+) -> None:
+    """They waited at nearly every checkpoint, when the active one was as full as makes one due."""
+    database = Database(replace(SETTINGS, memtable_commits_max=10))
+    for _ in range(frozen):
+        put(database, b"v")
+    assert database.engine.checkpoints.due
+    assert database.engine.begin_checkpoint() is not None
+    for _ in range(allowed):
+        assert not database.engine.checkpoints.behind
+        put(database, b"v")
+    assert database.engine.checkpoints.behind
+
+
+def test_a_freed_memtable_is_the_one_that_was_finished() -> None:
+    database = Database(SETTINGS)
+    put(database, b"1")
+    checkpoint = database.engine.begin_checkpoint()
+    assert checkpoint is not None
+    checkpoint.run()
+    with pytest.raises(AssertionError, match="it was finished"):
+        checkpoint.free()
+    database.engine.finish_checkpoint(checkpoint)
+    checkpoint.free()
+    assert not checkpoint.frozen.chains
 
 
 def test_quiet_checkpoints_keep_their_distance() -> None:

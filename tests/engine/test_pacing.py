@@ -6,18 +6,33 @@ import random
 import pytest
 
 from headwater_server.engine.checkpoint import write_checkpoint
-from headwater_server.engine.pacing import RESTS_MAX, SLICE_S, Pacer
+from headwater_server.engine.pacing import (
+    FILL_AT_END,
+    RESTS_MAX,
+    RESTS_MIN,
+    SLICE_S,
+    WORK_S_GUESSED,
+    Pacer,
+)
 from tests.engine.written import Written
 
 
 class Thread:
-    """A thread that works and sleeps, and its clock."""
+    """A thread that works and sleeps, and its clock.
 
-    def __init__(self) -> None:
+    Attributes:
+        fill_per_s: how much of a memtable is committed in a second.
+    """
+
+    def __init__(self, fill_per_s: float = 0.0) -> None:
         self.now = 0.0
         self.slept = 0.0
-        self.fill = 0.0
-        self.pacer = Pacer(lambda: self.now, self._sleep, lambda: self.fill)
+        self.base_fill = 0.0
+        self.fill_per_s = fill_per_s
+        self.pacer = Pacer(lambda: self.now, self._sleep, self.fill)
+
+    def fill(self) -> float:
+        return self.base_fill + self.fill_per_s * self.now
 
     def _sleep(self, seconds: float) -> None:
         assert seconds > 0.0
@@ -32,25 +47,70 @@ class Thread:
             self.pacer()
         return self.slept - before
 
+    def checkpoint(self, seconds: float, frozen_fill: float = 1.0) -> float:
+        """A checkpoint with so much work; returns how full the active memtable is at its end."""
+        self.base_fill = -self.fill_per_s * self.now
+        self.pacer.begin(frozen_fill)
+        self.work(seconds)
+        self.pacer.end(frozen_fill)
+        return self.fill()
+
 
 def test_while_little_is_committed_it_mostly_sleeps() -> None:
+    assert Thread(fill_per_s=0.001).work(1.0) == pytest.approx(RESTS_MAX, rel=0.05)
+
+
+def test_while_nothing_is_committed_it_mostly_sleeps() -> None:
     assert Thread().work(1.0) == pytest.approx(RESTS_MAX, rel=0.05)
 
 
-def test_the_more_is_committed_the_less_it_sleeps() -> None:
+@pytest.mark.parametrize("work_s", [WORK_S_GUESSED / 2, WORK_S_GUESSED, 2 * WORK_S_GUESSED])
+@pytest.mark.parametrize("share", [0.25, 0.35, 0.45])
+def test_it_ends_when_the_schedule_says_at_any_speed(work_s: float, share: float) -> None:
+    # It slept as if it had a whole memtable's time in any case, and then not at all.
+    thread = Thread(fill_per_s=FILL_AT_END * share / work_s)
+    thread.checkpoint(work_s)
+    assert thread.checkpoint(work_s) == pytest.approx(FILL_AT_END, rel=0.05)
+
+
+def test_its_sleeps_are_spread_evenly() -> None:
+    thread = Thread(fill_per_s=1.0)
+    thread.checkpoint(0.3)
+    thread.base_fill = -thread.now
+    thread.pacer.begin(1.0)
+    slept = [thread.work(0.03) for _ in range(10)]
+    assert min(slept) > 0.7 * max(slept)
+
+
+def test_how_much_work_there_is_depends_on_how_full_the_memtable_is() -> None:
+    thread = Thread(fill_per_s=1.0)
+    thread.checkpoint(0.2)
+    assert thread.checkpoint(0.3, frozen_fill=1.5) == pytest.approx(FILL_AT_END, rel=0.05)
+
+
+def test_a_small_checkpoint_says_nothing_about_large_ones() -> None:
+    thread = Thread(fill_per_s=1.0)
+    thread.checkpoint(0.3)
+    thread.checkpoint(0.15, frozen_fill=0.01)
+    assert thread.checkpoint(0.3) == pytest.approx(FILL_AT_END, rel=0.05)
+
+
+def test_a_checkpoint_with_more_work_than_expected_goes_on_by_the_fill() -> None:
+    thread = Thread(fill_per_s=1.0)
+    thread.checkpoint(0.1)
+    assert thread.checkpoint(0.3) < 1.25, "writers wait at 2"
+
+
+def test_one_that_is_late_sleeps_a_little_until_the_next_memtable_is_full() -> None:
     thread = Thread()
-    slept = []
-    for fill in (0.0, 0.25, 0.5, 0.75, 0.99):
-        thread.fill = fill
-        slept.append(thread.work(1.0))
-    assert slept == sorted(slept, reverse=True)
-    assert slept[-1] < 0.05 * RESTS_MAX
+    thread.base_fill = 0.9
+    assert thread.work(1.0) == pytest.approx(RESTS_MIN, rel=0.05)
 
 
 @pytest.mark.parametrize("fill", [1.0, 1.5])
-def test_it_does_not_sleep_when_writers_would_have_to_wait(fill: float) -> None:
+def test_it_does_not_sleep_when_writers_may_have_to_wait_soon(fill: float) -> None:
     thread = Thread()
-    thread.fill = fill
+    thread.base_fill = fill
     assert thread.work(1.0) == 0.0
 
 

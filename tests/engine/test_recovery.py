@@ -117,8 +117,8 @@ def test_the_log_is_replayed_with_checkpoints_on_the_way_and_progress_is_told() 
     before = everything(database)
     settings = replace(SETTINGS, memtable_commits_max=7)
     again = opened(database, settings=settings)
-    assert again.engine.stats()["checkpoints"] == 60 // 14
-    assert again.engine.stats()["memtable_commits"] == 60 % 14
+    assert again.engine.stats()["checkpoints"] == 60 // 21
+    assert again.engine.stats()["memtable_commits"] == 60 % 21
     assert everything(again)[0][-1] == before[0][-1]
     assert everything(again)[3] == before[3]
     told: list[int] = []

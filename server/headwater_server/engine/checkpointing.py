@@ -4,12 +4,17 @@
     run       write it to the files                      anywhere; see checkpoint.py
     finish    readers turn to the files                  on the thread that reads
     trim      the log goes that is not needed any more   anywhere
+    free      the memtable goes, piece by piece          anywhere
 
 `checkpoint_steps` takes these steps in order and tries again after a full disk; it yields what its
 driver has to do in between. The recovery takes them one after the other (`run_to_end`), the server
 awaits the thread that writes.
 
-One runs at a time. What is committed meanwhile gathers in the next memtable.
+One runs at a time. What is committed meanwhile gathers in the next memtable. Both together may be
+three times as much as makes a checkpoint due:
+
+    frozen    |=======|                     a checkpoint was due at 1
+    active    |=======:=======|             writers wait at 2
 
 A checkpoint is due when the memtable is full. One is also due in quiet times, so that a server
 that nobody writes to does not keep a log to replay, keys in two layers, and old versions whose
@@ -23,12 +28,16 @@ from typing import Final, Protocol, assert_never
 
 from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
 from headwater_server.engine.memtable import MemTable
-from headwater_server.engine.pacing import GiveWay, on_and_on
+from headwater_server.engine.pacing import UNPACED, GiveWay, Pacing, on_and_on
 from headwater_server.engine.sequencer import Sequencer
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.state import State
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+
+FILLS_MAX: Final = 3.0
+"""Full memtables that the frozen and the active one may hold together. Beyond, writers wait for the
+checkpoint. Two would make them wait at nearly every checkpoint that they keep up with."""
 
 QUIET_US: Final = 2 * SECOND_US
 """How long nothing must have been committed for the times to be quiet."""
@@ -43,9 +52,13 @@ class Checkpoint:
 
     `run` may be called once everything up to `last_sequence` is durable: what is not in the
     log for good must not get into the files. It may be called again after it raised DiskFull.
+
+    Attributes:
+        fill: how full the frozen memtable is; 1 made the checkpoint due.
     """
 
     frozen: MemTable
+    fill: float
     last_sequence: int
     state: State
     horizon: int
@@ -83,6 +96,15 @@ class Checkpoint:
         Called by the thread that reads, since the state store is opened anew.
         """
         self.state.files.reopen()
+
+    def free(self, give_way: GiveWay = on_and_on) -> None:
+        """Free the frozen memtable, after `finish`; may run in another thread.
+
+        All readers run on the thread that finished the checkpoint, and none keeps a memtable
+        after it has answered. So nobody has this one any more.
+        """
+        assert self.state.frozen is not self.frozen, "it was finished"
+        self.frozen.take_apart(give_way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +155,13 @@ class CheckpointEngine(Protocol):
 
 
 def checkpoint_steps(
-    engine: CheckpointEngine, *, tidy: bool = False, give_way: GiveWay = on_and_on
+    engine: CheckpointEngine, *, tidy: bool = False, pacing: Pacing = UNPACED
 ) -> Generator[CheckpointStep, None, CheckpointResult | None]:
     """Make a checkpoint; return its result, or None if there was nothing to write.
 
-    Everything but Write and Trim runs on the thread that reads. A checkpoint that was given up,
-    by closing the generator, stays begun: the process ends with it.
+    Everything but Write and Trim runs on the thread that reads. The last step frees the frozen
+    memtable. A checkpoint that was given up, by closing the generator, stays begun: the process
+    ends with it.
     """
     checkpoint = engine.begin_checkpoint(tidy=tidy)
     if checkpoint is None:
@@ -147,8 +170,9 @@ def checkpoint_steps(
     # What is not in the log for good must not get into the files.
     yield WaitDurable(checkpoint.last_sequence)
     while True:
+        pacing.begin(checkpoint.fill)
         try:
-            yield Write(partial(checkpoint.run, give_way))
+            yield Write(partial(checkpoint.run, pacing))
             break
         except DiskFull as error:
             full = error
@@ -160,9 +184,16 @@ def checkpoint_steps(
             except DiskFull as error:
                 full = error
     result = engine.finish_checkpoint(checkpoint)
-    # Files are removed and a directory synced, for which no reader should wait.
-    yield Trim(engine.trim_log)
+    yield Trim(partial(_clean_up, engine, checkpoint, pacing))
     return result
+
+
+def _clean_up(engine: CheckpointEngine, checkpoint: Checkpoint, pacing: Pacing) -> None:
+    """Let go of what the files have now, in the log and in memory: no reader should wait for it."""
+    # Files are removed and a directory is synced.
+    engine.trim_log()
+    checkpoint.free(pacing)
+    pacing.end(checkpoint.fill)
 
 
 def run_to_end(
@@ -237,19 +268,21 @@ class Checkpointing:
 
     @property
     def behind(self) -> bool:
-        """Whether one is running, and as much was committed since as would make another due.
+        """Whether one is running, and as much was committed since as memory and restart allow.
 
-        Writers must wait then: two memtables are what the memory and a restart are bounded for.
+        Writers must wait then. One full memtable is always allowed: after a replay, the frozen
+        one may hold FILLS_MAX by itself.
         """
-        return self._current is not None and self._full
+        current = self._current
+        return current is not None and self.fill >= max(FILLS_MAX - current.fill, 1.0)
 
     @property
     def overdue(self) -> bool:
-        """Whether a replay must stop for one: the memtable holds more than two may.
+        """Whether a replay must stop for one: the memtable holds more than a crash leaves.
 
         Before that it is sooner done with the log, and the checkpoint runs beside the readers.
         """
-        return self._current is None and self.fill >= 2.0
+        return self._current is None and self.fill >= FILLS_MAX
 
     def due_in_quiet(self) -> bool:
         """Whether it is quiet and there is something to tidy up. To be asked about once a second.
@@ -302,8 +335,10 @@ class Checkpointing:
             self._note_needless(self._sequencer.durable_sequence)
             self._trim_below = int(self._log.last_index) + 1
             return None
+        fill = self.fill
         self._current = Checkpoint(
             frozen=self._state.freeze(),
+            fill=fill,
             last_sequence=self._sequencer.sequence,
             state=self._state,
             # It was published, so nobody begins to read what the checkpoint may collect.

@@ -28,12 +28,12 @@ class EngineSettings:
     of the past; older ones only save them time."""
 
     memtable_size_max: int = 32 * MIB
-    """Estimated bytes of the memtable at which a checkpoint is due. Two of them, the frozen and
-    the active one, and the checkpoint's batch may stand in memory at once."""
+    """Estimated bytes of the memtable at which a checkpoint is due. Three times as much may stand
+    in memory at once, in the frozen and the active one, before writers wait for the checkpoint."""
 
     memtable_commits_max: int = 24_000
-    """Commits in the memtable at which a checkpoint is due. It bounds the replay after a crash,
-    of the frozen and the active memtable, to what takes well below two seconds."""
+    """Commits in the memtable at which a checkpoint is due. It bounds the replay after a crash:
+    three times as many, in the frozen and the active one, take about a second."""
 
     transactions_max: int = 10_000
     """Open transactions. Each holds a read view, which keeps old versions alive."""

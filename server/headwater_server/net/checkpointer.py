@@ -3,9 +3,9 @@
     due --> freeze --> wait until all that is frozen is durable --> write the files --> trim
                                                                    (in a thread)
 
-Readers and writers go on beside it. Only if they write so fast that the next memtable is full
-before this one is written, the group commit is held back until it is: memory is bounded, and so
-is the replay after a crash.
+Readers and writers go on beside it. Only if they write so fast that the next memtable holds twice
+as much as this one before it is written, the group commit is held back until it is: memory is
+bounded, and so is the replay after a crash.
 
 A full disk is waited out; the data is safe in the log meanwhile. Any other failure ends the
 process, as a failed sync does: the restart starts from what is known to be on the disk.
@@ -29,7 +29,7 @@ from headwater_server.engine.checkpointing import (
     checkpoint_steps,
 )
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.pacing import GiveWay, on_and_on
+from headwater_server.engine.pacing import UNPACED, Pacing
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
@@ -51,13 +51,13 @@ class Checkpointer:
         run_blocking: RunBlocking,
         *,
         disk_retry_ms: int,
-        give_way: GiveWay = on_and_on,
+        pacing: Pacing = UNPACED,
     ) -> None:
         self._engine = engine
         self._group_commit = group_commit
         self._run_blocking = run_blocking
         self._disk_retry_s = disk_retry_ms / 1000
-        self._give_way = give_way
+        self._pacing = pacing
         self._due = trio.lowlevel.ParkingLot()
         self._one_at_a_time = trio.Lock()
         self._writing = False
@@ -116,7 +116,7 @@ class Checkpointer:
 
     async def _checkpoint(self, *, wait_for_room: bool, tidy: bool) -> None:
         began = trio.current_time()
-        steps = checkpoint_steps(self._engine, tidy=tidy, give_way=self._give_way)
+        steps = checkpoint_steps(self._engine, tidy=tidy, pacing=self._pacing)
         try:
             result = await self._take(steps, wait_for_room=wait_for_room)
         finally:

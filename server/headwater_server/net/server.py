@@ -35,7 +35,7 @@ import trio
 from headwater_protocol.errors import ShuttingDown
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.pacing import GiveWay, Pacer, on_and_on
+from headwater_server.engine.pacing import UNPACED, Pacer, Pacing
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net import streams
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
@@ -88,7 +88,7 @@ class Server:
         clock: Callable[[], int],
         worker: Callable[[str], RunBlocking],
         adaptive_fsync: AdaptiveFsync | None = None,
-        give_way: GiveWay = on_and_on,
+        pacing: Pacing = UNPACED,
         garbage_collection: GarbageCollection | None = None,
         local_only: bool = True,
         plain_sockets: Callable[[Service], PlainSockets] = PlainSockets,
@@ -119,7 +119,7 @@ class Server:
             self._group_commit,
             worker("checkpoint"),
             disk_retry_ms=settings.disk_retry_ms,
-            give_way=give_way,
+            pacing=pacing,
         )
         self._rewriter = Rewriter(
             engine,
@@ -389,7 +389,7 @@ async def _serve_engine(
         clock=wall_clock,
         worker=worker,
         adaptive_fsync=adaptive_fsync,
-        give_way=Pacer(time.perf_counter, time.sleep, lambda: engine.checkpoints.fill),
+        pacing=Pacer(time.perf_counter, time.sleep, lambda: engine.checkpoints.fill),
         garbage_collection=garbage_collection,
         local_only=listeners.local_only,
     )
