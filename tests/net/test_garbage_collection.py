@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from headwater_server.net.garbage_collection import (
+    GROWTH_SIZE_MAX,
     INTERVAL_S_MAX,
     LOADED_INTERVAL_S,
     QUIET_INTERVAL_S,
     YOUNG_OBJECTS,
     GarbageCollection,
+    peak_memory,
     replaying,
 )
 
@@ -37,7 +39,8 @@ class Serving:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.collection = GarbageCollection(lambda: self.now)
+        self.peak = GROWTH_SIZE_MAX
+        self.collection = GarbageCollection(lambda: self.now, lambda: self.peak)
         self.collection.start()
 
     def tick(self, *, checkpoint_runs: bool = False) -> None:
@@ -149,6 +152,26 @@ def test_cycles_do_not_gather_under_a_load_that_never_ends() -> None:
         left = [cycle for cycle in left if cycle() is not None]
         most = max(most, len(left))
     assert most <= LOADED_INTERVAL_S
+
+
+def test_cycles_are_found_once_the_process_has_grown() -> None:
+    serving = Serving()
+    for _ in range(3):
+        cycle = old_cycle()
+        serving.peak += GROWTH_SIZE_MAX - 1
+        serving.tick(checkpoint_runs=True)
+        assert cycle() is not None
+        gc.collect(0)
+        serving.peak += 1
+        serving.tick(checkpoint_runs=True)
+        assert cycle() is None
+
+
+def test_the_peak_of_memory_is_told_in_bytes() -> None:
+    before = peak_memory()
+    block = b"\1" * (3 * before)
+    assert peak_memory() > 2 * before
+    assert block
 
 
 def test_a_replay_keeps_what_it_made_from_the_collector() -> None:

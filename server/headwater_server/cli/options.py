@@ -168,13 +168,13 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _count(
         "checkpoint-size",
         _ENGINE.memtable_size_max // MIB,
-        "Committed data in memory at which the files are written.",
+        "Committed data at which the files are written; up to three times as much is in memory.",
         "MIB",
     ),
     _count(
         "checkpoint-commits",
         _ENGINE.memtable_commits_max,
-        "Commits at which the files are written; a crash replays as many.",
+        "Commits at which the files are written; a crash replays up to three times as many.",
     ),
     _seconds(
         "shutdown-grace",

@@ -33,7 +33,7 @@ class EngineSettings:
 
     memtable_commits_max: int = 24_000
     """Commits in the memtable at which a checkpoint is due. It bounds the replay after a crash:
-    three times as many, in the frozen and the active one, take about a second."""
+    three times as many, in the frozen and the active one, take a quarter of a second."""
 
     transactions_max: int = 10_000
     """Open transactions. Each holds a read view, which keeps old versions alive."""

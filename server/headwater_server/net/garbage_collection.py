@@ -9,13 +9,18 @@ Nearly everything here is freed by its reference count, and the collector finds 
 looks at each object that it knows, and a memtable is hundreds of thousands of them: to look at the
 middle generation stopped the event loop for 42 to 59 ms, once in each memtable. So Python leaves
 the two older generations alone, and `GarbageCollection` collects them when nobody waits for it. A
-server that is never quiet collects all the same after a while: cycles must not gather for ever.
+server that is never quiet collects all the same after a while, or when its memory has grown:
+cycles must not gather for ever.
 """
 
 import gc
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
+
+from headwater_protocol.limits import MIB
 
 _NEVER: Final = 2**31 - 1
 
@@ -37,6 +42,17 @@ runs: it holds up all requests for some 50 ms."""
 
 INTERVAL_S_MAX: Final = 2 * LOADED_INTERVAL_S
 """Seconds after which it is done beside a checkpoint, too."""
+
+GROWTH_SIZE_MAX: Final = 128 * MIB
+"""Bytes by which the process may have grown since the last full collection, before there is one in
+any case. Ordinary load reaches its size once and keeps it; cycles that gather go beyond it."""
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that the process ever had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts in bytes, all others in KiB.
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager
@@ -60,10 +76,15 @@ class GarbageCollection:
 
     Args:
         monotonic: seconds from any beginning.
+        peak_memory: the most bytes that the process ever had.
     """
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float], peak_memory: Callable[[], int] = peak_memory
+    ) -> None:
         self._monotonic = monotonic
+        self._peak_memory = peak_memory
+        self._peak = peak_memory()
         self._collected_at = monotonic()
         self._young_at_full = self._young_at_tick = _young_collections()
 
@@ -85,8 +106,9 @@ class GarbageCollection:
             wait = QUIET_INTERVAL_S
         else:
             wait = INTERVAL_S_MAX if checkpoint_runs else LOADED_INTERVAL_S
-        if passed >= wait:
+        if passed >= wait or self._peak_memory() - self._peak >= GROWTH_SIZE_MAX:
             gc.collect()
+            self._peak = self._peak_memory()
             self._collected_at = self._monotonic()
             self._young_at_full = self._young_at_tick = _young_collections()
 

@@ -145,10 +145,13 @@ class Server:
             local_only=local_only,
         )
         self.plain_sockets = plain_sockets(self.service)
-        self._maintenance = Maintenance(
+        self._maintenance = self._open_maintenance(worker("log-space"))
+
+    def _open_maintenance(self, run_blocking: RunBlocking) -> Maintenance:
+        return Maintenance(
             self.service,
-            worker("log-space"),
-            interval_ms=settings.maintenance_ms,
+            run_blocking,
+            interval_ms=self._settings.maintenance_ms,
             on_tick=self._on_tick,
         )
 
