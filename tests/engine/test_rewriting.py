@@ -15,7 +15,7 @@ from headwater_server.engine.offline.repair_state import StateRepair
 from headwater_server.storage.memory_files import Crash, MemoryFileSystem
 from headwater_server.storage.memory_store import MemoryStore
 from headwater_server.storage.state_store import Family
-from tests.engine.database import SETTINGS, Database, all_events
+from tests.engine.database import OWNER, SETTINGS, Database, all_events
 from tests.engine.test_retention import contents, stream_versions
 
 SMALL = replace(
@@ -117,6 +117,28 @@ def test_events_that_grew_old_go_without_any_commit() -> None:
     database.wait(70_000_000)
     database.rewrite()
     assert database.engine.rewriting.removed == 12
+    assert stream_versions(database.engine.reader()) == []
+    sound(database)
+
+
+def test_what_has_grown_old_since_an_open_view_stays_until_it_ends() -> None:
+    # A rewrite measured age by the commit after the oldest view, or by the log's newest time, and
+    # took events from a transaction that had read them before.
+    database = Database(SMALL)
+    database.execute(["set_retention", "a-1", None, 5_000_000])
+    written(database)
+    opened = database.begin()
+    before = stream_versions(opened)
+    assert before == [*range(1, 13)]
+    database.wait(10_000_000)
+    database.execute(append("b-1"))
+    database.wait(10_000_000)
+    database.rewrite()
+    assert database.engine.rewriting.removed == 0
+    assert stream_versions(opened) == before
+    database.engine.rollback(opened.id, OWNER)
+    database.rewrite()
+    assert database.engine.rewriting.removed > 0
     assert stream_versions(database.engine.reader()) == []
     sound(database)
 

@@ -105,7 +105,9 @@ class Engine:
             idle_us_max=settings.transaction_idle_us_max,
             age_us_max=settings.transaction_age_us_max,
         )
-        self.rewriting = Rewriting(state, sequencer, log, settings, self._open.views)
+        self.rewriting = Rewriting(
+            state, sequencer, log, settings, views=self._open.views, times=self._open.times
+        )
 
     # What is visible.
 

@@ -294,12 +294,15 @@ class Rewriting:
         log: WriteAheadLog,
         settings: EngineSettings,
         views: Callable[[], list[int]],
+        times: Callable[[], list[int]],
     ) -> None:
+        """*views* and *times* are those of the open transactions."""
         self._state = state
         self._sequencer = sequencer
         self._log = log
         self._settings = settings
         self._views = views
+        self._times = times
         self._walk = Walk()
         self._seen: set[int] = set()
         self._rewritten: set[int] = set()
@@ -343,7 +346,8 @@ class Rewriting:
             files=files,
             view=view,
             horizon=horizon,
-            now=self._time_at(view),
+            # A view's time is fixed when it begins, which may be before its commit was followed.
+            now=min([self._time_at(view), *self._times()]),
             is_in_use=state.retention.in_use,
             erased={p for p, commit in masked.items() if commit <= files.applied_commit},
             rewritten=self._rewritten,

@@ -129,3 +129,7 @@ class OpenTransactions:
     def views(self) -> list[int]:
         """The commits at which open transactions read, in order, each once."""
         return sorted({transaction.view for transaction in self.by_id.values()})
+
+    def times(self) -> list[int]:
+        """The times by which age is measured in the open transactions, in microseconds."""
+        return [transaction.time for transaction in self.by_id.values()]
