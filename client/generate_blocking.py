@@ -4,10 +4,10 @@
         async def get(self, key): ...        -->          def get(self, key):
                                                               return step(self._core.get(key))
 
-Every public method of a class becomes a method of its blocking class, with the same signature
-and the same docstring, in which `async` and `await` are left out. So the two faces cannot drift
-apart, and type checkers and `help` see plain code. What a generator cannot know stands in
-`headwater.blocking`: how pages are iterated over, and how handlers and projections run.
+Every public method of a class becomes a method of its blocking class, with the same signature and
+the same docstring, without `async` and `await`. So the two faces cannot drift apart, and type
+checkers and `help` see plain code. The rest of `headwater.blocking` is written by hand: iterating
+over pages, calling handlers, and running projections.
 
     make blocking        write the modules anew
 """
@@ -64,7 +64,7 @@ LEFT_OUT: Final = {
 """Names that the client uses within itself."""
 
 NOTES: Final = {
-    "Database": "Threads may share it. One of them asks at a time, and the others wait.",
+    "Database": "One thread sends a request at a time, and the others wait for it.",
     "Membership": "It has a connection of its own, because waiting for an event blocks it.",
     "Subscription": "It has a connection of its own, because waiting for an event blocks it.",
 }

@@ -46,7 +46,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class BlockingDatabase(BlockingReads, BlockingSingleWrites):
     """A database on a server. Any number of threads may use it at once, over one connection.
 
-    Threads may share it. One of them asks at a time, and the others wait.
+    One thread sends a request at a time, and the others wait for it.
 
     Use it with `with`. A lost connection is reopened when it is next needed.
 

@@ -7,10 +7,10 @@
                   |  '------------ credit ----------'                        |
                   '--> ended by the server with an error that is not retryable: raised
 
-The server pushes no more items than it was granted, and credit is granted again as the consumer
-goes on. So a slow consumer fills a queue of known size and no more. When the connection is lost,
-the feed is opened again, with growing pauses, for `retry_timeout` seconds. Where it then goes on
-is for the subclass to say.
+The server never pushes more items than the client has granted. The client grants more credit as the
+consumer processes items, so the queue of a slow consumer has a bounded size. When the connection is
+lost, the feed is opened again, with growing pauses, for `retry_timeout` seconds. The subclass knows
+where it has to continue.
 
 Subscriptions, feeds of keys and memberships in consumer groups are feeds.
 """
@@ -52,20 +52,20 @@ class Feed(ABC, Generic[Q]):
 
     @abstractmethod
     async def _request(self, connection: Connection) -> int:
-        """Ask for the feed, from where it has come to; the id of the request."""
+        """Request the feed, from where it has to continue. Returns the id of the request."""
 
     @abstractmethod
     def _accept(self, payload: list[Any]) -> bool:
-        """Put a push into the queue; False if it is of a kind that this client does not know."""
+        """Process a push. Returns False if this client does not know its kind."""
 
     def _reset(self) -> None:
-        """Forget what belongs to the connection before. The feed is opened again."""
+        """Forget the state of the last connection, before the feed is opened again."""
 
     def _is_finished(self) -> bool:
-        """Whether the feed ends here: everything that was wanted has been delivered."""
+        """Whether the feed has delivered everything, and ends."""
         return False
 
-    # What the consumer calls.
+    # Called by the consumer.
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -90,10 +90,10 @@ class Feed(ABC, Generic[Q]):
             raise InvalidArgument(f"a {self._word} is for one task; another waits on this one")
 
     async def _take(self) -> Q:
-        """The next of the queue, once there is one.
+        """Wait for the next item of the queue, and return it.
 
         Raises:
-            HeadwaterError: what the server ended the feed with.
+            HeadwaterError: the error with which the server ended the feed.
             ConnectionLost: no server was found for `retry_timeout` seconds.
             StopAsyncIteration: the feed is finished.
         """
@@ -115,10 +115,10 @@ class Feed(ABC, Generic[Q]):
         return self._queue.popleft()
 
     def _grant(self, count: int) -> None:
-        """Grant credit for *count* items that were dealt with.
+        """Grant credit for *count* processed items.
 
-        The server is told once half of the credit is used: it never has to wait for us, and it
-        receives few messages.
+        The message is sent once half of the credit is used. So the server never has to wait for
+        credit, and it receives few messages.
         """
         self._owed += count
         connection = self._connection
@@ -130,10 +130,10 @@ class Feed(ABC, Generic[Q]):
             return  # The next wait notices it.
         self._owed = 0
 
-    # What the connection calls.
+    # Called by the connection.
 
     def deliver(self, payload: list[Any]) -> None:
-        """A push came."""
+        """Receive a push."""
         match payload:
             case ["ended", error, *_]:
                 self._ended = HeadwaterError.from_payload(error)
@@ -144,14 +144,14 @@ class Feed(ABC, Generic[Q]):
         self._notice()
 
     def lose(self) -> None:
-        """The connection is closed."""
+        """Note that the connection is closed."""
         self._notice()
 
     def _notice(self) -> None:
         if self._arrival is not None and not self._arrival.done and self._connection is not None:
             self._connection.wake(self._arrival)
 
-    # Opening, and opening again.
+    # Opening and reopening.
 
     async def _open(self) -> None:
         connection = await self._channel.own_connection()

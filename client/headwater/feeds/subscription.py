@@ -1,7 +1,7 @@
-"""Subscriptions: events from a position, through history, into what is still to come.
+"""Subscriptions: the events after a position, first those of the past and then new ones.
 
     server --events--> feed --async for--> consumer
-           <-credit--       <- a batch was dealt with
+           <-credit--       <- a batch was processed
 
 When the connection is lost, the subscription continues after the last event that it received. No
 event is missed, and none is delivered twice.

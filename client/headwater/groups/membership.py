@@ -122,7 +122,7 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
         taken = [one for one in self._taken.values() if one.position <= to.position]
         await acknowledge(self._channel, taken)
 
-    # What the feed calls.
+    # Called by the feed.
 
     async def _request(self, connection: Connection) -> int:
         return await connection.subscribe(self, self.group, self._credit, operation="group_join")

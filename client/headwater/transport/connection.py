@@ -201,7 +201,7 @@ class Connection(ABC):
             self._wake(reply.sleeper)
             reply.sleeper = None
 
-    def wait_without_timeout(self) -> None:  # noqa: B027 - most runtimes need not be told
+    def wait_without_timeout(self) -> None:  # noqa: B027 - only sockets that block need it
         """Expect pushes, which may take any time, instead of answers."""
 
     def wait_with_timeout(self, seconds: float) -> None:  # noqa: B027 - as wait_without_timeout
