@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import scramp
 
-from headwater.errors import AuthenticationFailed, ProtocolError
+from headwater.errors import AuthenticationFailed, InvalidArgument, ProtocolError
 from headwater.transport.address import Address
 from headwater.transport.connection import Connection
 from headwater_protocol.limits import PROTOCOL_VERSION
@@ -23,10 +23,18 @@ ITERATIONS_DEFAULT: Final = 15_000
 def verifier(
     password: str, iterations: int = ITERATIONS_DEFAULT
 ) -> tuple[bytes, int, bytes, bytes]:
-    """What a server stores instead of a password: salt, iterations, stored key, server key."""
-    salt, stored_key, server_key, iterations = scramp.ScramMechanism(MECHANISM).make_auth_info(
-        password, iteration_count=iterations
-    )
+    """What a server stores instead of a password: salt, iterations, stored key, server key.
+
+    Raises:
+        InvalidArgument: the password has characters that SCRAM does not allow (RFC 4013).
+    """
+    mechanism = scramp.ScramMechanism(MECHANISM)
+    try:
+        salt, stored_key, server_key, iterations = mechanism.make_auth_info(
+            password, iteration_count=iterations
+        )
+    except scramp.ScramException as error:
+        raise InvalidArgument(f"password: {error}") from error
     return salt, iterations, stored_key, server_key
 
 

@@ -154,3 +154,17 @@ def test_a_certificate_that_is_not_trusted_is_said_and_not_retried(
 def test_a_server_without_tls_is_said(face: str) -> None:
     with FakeServer() as server, pytest.raises(headwater.ConnectionLost, match="TLS"):
         run_on(face, server.url, nothing, tls=True)
+
+
+@pytest.mark.parametrize("password", ["\U0001faf6", "a\tb"], ids=["a new emoji", "a tab"])
+def test_a_password_that_scram_does_not_allow_is_refused_with_an_error_of_ours(
+    face: str, password: str
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        for set_user in (db.add_user, db.set_password):
+            with pytest.raises(headwater.InvalidArgument, match=r"password: .* forbidden"):
+                await set_user("ann", password)
+
+    with FakeServer() as server:
+        run_on(face, server.url, scenario)
+        assert not server.named("user_set")
