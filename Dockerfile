@@ -1,16 +1,16 @@
-# The server, in an image that runs as nobody in particular.
+# The server, in an image that runs as an unprivileged user.
 #
 #   docker build -t headwater .
 #   docker run -p 127.0.0.1:4323:4323 -v headwater:/data headwater
 #
-# Whoever reaches the port can read and write until there is a user. Add one before the port is
-# open to others, on the volume, while no server runs on it:
+# Until the first user is added, anybody who can reach the port can read and write. Add a user to
+# the volume while no server runs on it, before you open the port to others:
 #
 #   docker run -it --rm -v headwater:/data headwater user add ann --data /data
 
 FROM python:3.12-slim AS build
 WORKDIR /source
-# With a compiler, the hot modules are compiled; without one, the same image is slower.
+# With a C compiler, the install compiles the hot modules. Without one, the server is slower.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 RUN python -m venv /opt/headwater
 COPY . .
@@ -25,9 +25,9 @@ ENV PATH=/opt/headwater/bin:$PATH \
 USER headwater
 VOLUME /data
 EXPOSE 4323
-# A ping needs no user: it proves that the server answers, and tells nobody anything.
+# A ping without a user shows that the server answers, and reveals nothing else.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
   CMD ["headwater", "ping", "--url", "headwater://127.0.0.1:4323"]
-# The server ends its work on SIGTERM, which is what `docker stop` sends.
+# `docker stop` sends SIGTERM, on which the server shuts down cleanly.
 ENTRYPOINT ["headwater"]
 CMD ["serve", "--data", "/data", "--listen", "0.0.0.0:4323"]

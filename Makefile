@@ -1,5 +1,5 @@
-# Everything a checkout can do. Each target sets up what it needs: python3 (3.11 or newer) and
-# make are enough.
+# The tasks of a checkout. Each target installs what it needs; python3 (3.11 or newer) and make
+# are enough.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,108 +15,108 @@ HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-setup: $(COMPILED)  ## Make .venv with everything in it
+setup: $(COMPILED)  ## Create .venv with all dependencies
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Python 3.11 or newer is needed; say PYTHON=… to name one" >&2; exit 1; }
+	  || { echo "Python 3.11 or newer is required; choose one with PYTHON=…" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	HEADWATER_PURE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --editable ".[dev]"
 	@touch $@
 
-# An edited source is taken in place of what was compiled of it, with a warning. This compiles anew.
+# If a source is newer than its compiled module, the source runs, with a warning. This recompiles.
 $(COMPILED): $(READY) hatch_build.py $(HOT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-compile: $(COMPILED)  ## Compile the hot modules anew, where their source has changed
+compile: $(COMPILED)  ## Recompile the hot modules if their sources have changed
 
-demo: $(COMPILED)  ## Load a month of flights, kill the server in the middle, show that nothing is lost
+demo: $(COMPILED)  ## Load a month of flights, kill the server halfway, show that nothing is lost
 	$(BIN)/headwater demo
 
 test: $(READY)  ## Run the whole test suite
 	$(BIN)/pytest -n logical --dist worksteal
 
-quick: $(READY)  ## Run what takes less than a minute: no worlds, crash searches, models, processes
+quick: $(READY)  ## Run the fast tests (under a minute): no crash searches, models, processes
 	$(BIN)/pytest -q -n logical --dist worksteal -m "not slow" tests/protocol tests/storage \
 	  tests/engine tests/net tests/isolation tests/simulation tests/test_tidy.py
 
-test-compiled: $(COMPILED)  ## Run the tests that look from outside on the compiled modules
+test-compiled: $(COMPILED)  ## Run the black-box tests on the compiled modules
 	HEADWATER_PURE=0 HEADWATER_SIMULATION_SEEDS=50 HEADWATER_SIMULATION_FROM=1001 \
 	  $(BIN)/pytest -q -n logical --dist worksteal tests/net tests/isolation tests/protocol \
 	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py tests/simulation
 
-check: $(READY)  ## Lint, formatting, types, layers, tidiness
+check: $(READY)  ## Check lint, formatting, types, layers and tidiness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_tidy.py
 
-blocking: $(READY)  ## Generate the blocking face of the client from the asynchronous one
+blocking: $(READY)  ## Generate the blocking client from the asynchronous one
 	$(BIN)/python client/generate_blocking.py
 
-format: $(READY)  ## Put the source into its format
+format: $(READY)  ## Format the source
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-simulate: $(COMPILED)  ## Run SEEDS worlds from seed FROM (1,000 from 1 by default), compiled
+simulate: $(COMPILED)  ## Simulate SEEDS worlds from seed FROM (default: 1,000 from 1), compiled
 	$(BIN)/python -m tests.simulation.run --seeds $${SEEDS:-1000} --first $${FROM:-1}
 
-mutants: $(READY)  ## Plant defects, one after the other; the simulation must see each
+mutants: $(READY)  ## Plant defects one at a time; the simulation must detect each
 	$(BIN)/python -m tests.simulation.mutants
 
-fuzz: $(READY)  ## Send MESSAGES malformed frames (a million), damage FILES files (100,000)
+fuzz: $(READY)  ## Send MESSAGES malformed frames (1,000,000), damage FILES files (100,000)
 	$(BIN)/python -m tests.fuzz.messages --count $${MESSAGES:-1000000}
 	$(BIN)/python -m tests.fuzz.live --count 20000
 	$(BIN)/python -m tests.fuzz.files --count $${FILES:-100000}
 	$(BIN)/python -m tests.fuzz.store_files --count 1000
 
-torture: $(READY)  ## Run WORLDS worlds (10,000) and KILLS kills (500), failpoints, hard times
+torture: $(READY)  ## Simulate WORLDS worlds (10,000), kill KILLS times (500), fail system calls
 	$(BIN)/python -m tests.torture.run --worlds $${WORLDS:-10000} --kills $${KILLS:-500}
 
 torture-kill: $(READY)  ## Kill the server HEADWATER_KILL_ROUNDS times under load (default 200)
 	HEADWATER_KILL_ROUNDS=$${HEADWATER_KILL_ROUNDS:-200} \
 	  $(BIN)/pytest -s --timeout 3600 tests/test_kill.py
 
-torture-groups: $(READY)  ## 20 consumers, 100,000 events, members and the server killed at random
+torture-groups: $(READY)  ## Run 20 consumers over 100,000 events; kill members and the server at random
 	HEADWATER_GROUPS=whole $(BIN)/pytest -s --timeout 3600 tests/test_kill_groups.py
 
-# The Python clients of the rivals. Without them the pairs that need them are skipped and named.
+# Python clients of other databases. Without them, the comparisons that need them are skipped.
 $(RIVALS): pyproject.toml | $(READY)
 	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,rivals]"; \
 	  then touch $@ $(COMPILED); \
-	  else echo "the clients of the rivals could not be installed; the rest is compared" >&2; fi
+	  else echo "cannot install the other databases' clients; comparing without them" >&2; fi
 
-torture-projections: $(READY)  ## Kill a projection 50 times; it must equal one that ran through
+torture-projections: $(READY)  ## Kill a projection 50 times; it must equal one that was not killed
 	HEADWATER_PROJECTION_KILLS=50 $(BIN)/pytest -s --timeout 3600 tests/test_projection_kills.py
 
-bench: $(RIVALS) $(COMPILED)  ## Compare with Redis, PostgreSQL, etcd and UmaDB, as far as they are installed
+bench: $(RIVALS) $(COMPILED)  ## Compare with Redis, PostgreSQL, etcd and UmaDB, where installed
 	$(BIN)/python -m bench.compare --page docs/benchmarks.md --json bench/results.json
 
-bench-quick: $(RIVALS) $(COMPILED)  ## The same in about two minutes, without writing it down
+bench-quick: $(RIVALS) $(COMPILED)  ## Compare in about two minutes, without saving the results
 	$(BIN)/python -m bench.compare --quick
 
-bench-restart: $(COMPILED)  ## Measure restart time and memory (KEYS=1000000 by default)
+bench-restart: $(COMPILED)  ## Measure restart time and memory (default: KEYS=1000000)
 	$(BIN)/python -m bench.restart --keys $${KEYS:-1000000}
 
 bench-aggregates: $(READY)  ## Measure loading an aggregate of 100,000 events with a snapshot
 	$(BIN)/python -m bench.aggregates
 
-bench-paired: $(READY)  ## Compare with the checkout at BASE, alternately (ROUNDS=5, ONLY=rows)
+bench-paired: $(READY)  ## Compare with the checkout at BASE in alternating runs (ROUNDS=5, ONLY=rows)
 	$(BIN)/python -m bench.paired --base $(BASE) --rounds $${ROUNDS:-5} --compile $(if $(ONLY),--only $(ONLY))
 
-journey: $(READY)  ## Count the calls, functions and modules that a request runs through
+journey: $(READY)  ## Count the calls, functions and modules of each kind of request
 	HEADWATER_PURE=1 $(BIN)/python -m bench.journey
 
-fixture: $(READY)  ## Write the data directories of the present format that later versions must open
+fixture: $(READY)  ## Write data directories of the current format, for tests of later versions
 	$(BIN)/python -m tests.formats.make
 
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-clean:  ## Remove what was built, and .venv
+clean:  ## Remove build results and .venv
 	find protocol client server -name '*.so' -delete
 	rm -f protocol/headwater__mypyc.json
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,14 +1,14 @@
-"""Compile the modules of the hot path while a wheel is built, if this machine can.
+"""Compiles the hot modules when a wheel is built and a C compiler is present.
 
-    pip install .          the extension modules go into the wheel, beside their source
-    pip install -e .       they go into the checkout, with the digests of what they were made of
-    no C compiler          a warning; the same modules run as the Python that they are
+    pip install .          the extension modules go into the wheel, next to their sources
+    pip install -e .       they go into the checkout, with the digests of their sources
+    no C compiler          a warning; the modules run as plain Python
 
-Which modules these are stands in pyproject.toml. mypyc compiles them as they stand, so there is
-one source; headwater_protocol/compiled.py decides at import which of the two is taken. With
+pyproject.toml lists the modules. mypyc compiles them unchanged, so each has one source.
+headwater_protocol/compiled.py chooses between source and compiled module at import. With
 HEADWATER_PURE=1 nothing is compiled.
 
-The compiler runs in a process of its own: whatever becomes of it, the install goes on.
+The compiler runs in a separate process, so the install continues even if the compiler crashes.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from typing import Any, Final
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 GROUP: Final = "headwater"
-"""mypyc puts all code into one library of this name, so calls between modules are plain calls."""
+"""Name of the one library that mypyc builds, so that calls between modules are plain C calls."""
 
 ROOTS: Final = ("protocol", "client", "server")
 RECORD: Final = Path("protocol", "headwater__mypyc.json")
-"""In a checkout: what was compiled, by the digest of each source. Read by compiled.py."""
+"""In a checkout: the digest of each compiled source, for compiled.py."""
 
 
 class CompileHook(BuildHookInterface[Any]):
-    """Hatchling's hook: called before a wheel, or an editable one, is put together."""
+    """Hatchling's hook, which runs before a wheel (editable or not) is built."""
 
     PLUGIN_NAME = "custom"
     _output: Path | None = None
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the extension modules to the wheel, or put them into the checkout."""
+        """Add the extension modules to the wheel, or copy them into the checkout."""
         root = Path(self.root)
         if version == "editable":
             remove_compiled(root)
@@ -47,7 +47,7 @@ class CompileHook(BuildHookInterface[Any]):
             return
         modules: list[str] = self.config["modules"]
         output = self._output = Path(mkdtemp(prefix="headwater-build-"))
-        compiled = subprocess.run(  # noqa: S603 - ourselves, on the paths of pyproject.toml
+        compiled = subprocess.run(  # noqa: S603 - this script, with paths from pyproject.toml
             [sys.executable, __file__, str(root), str(output), *modules],
             capture_output=True,
             text=True,
@@ -56,7 +56,7 @@ class CompileHook(BuildHookInterface[Any]):
         found = sorted((output / "lib").rglob("*.so")) if compiled.returncode == 0 else []
         if not found:
             said = "\n".join((compiled.stdout + compiled.stderr).splitlines()[-12:])
-            self.app.display_warning(f"Headwater is installed without compiled modules.\n{said}")
+            self.app.display_warning(f"Installing Headwater without compiled modules.\n{said}")
             return
         for file in found:
             place = file.relative_to(output / "lib")
@@ -73,13 +73,13 @@ class CompileHook(BuildHookInterface[Any]):
             build_data["infer_tag"] = True
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
-        """Forget what the wheel has now."""
+        """Remove the compiler's output; the wheel now contains it."""
         if self._output is not None:
             shutil.rmtree(self._output)
 
 
 def remove_compiled(root: Path) -> None:
-    """Take what an earlier build left out of the checkout."""
+    """Remove the results of an earlier build from the checkout."""
     (root / RECORD).unlink(missing_ok=True)
     for top in ROOTS:
         for file in (root / top).rglob("*.so"):
@@ -88,18 +88,18 @@ def remove_compiled(root: Path) -> None:
 
 def _in_checkout(root: Path, place: Path) -> Path:
     tops = (top for top in ROOTS if (root / top / place.parts[0]).is_dir())
-    # The library that all modules share belongs to no package.
+    # The library shared by all modules belongs to no package.
     return root / next(tops, ROOTS[0]) / place
 
 
 def compile_modules(root: Path, output: Path, modules: Sequence[str]) -> None:
-    """Compile *modules*, paths under *root*, into *output*/lib."""
+    """Compile *modules* (paths relative to *root*) into *output*/lib."""
     from mypyc.build import mypycify
     from setuptools import Distribution
 
     os.chdir(root)
     os.environ["MYPYPATH"] = ":".join(ROOTS)
-    # The same whatever else is installed: other packages' types are not looked at.
+    # Ignore the types of installed packages, so that every machine compiles the same.
     options = ["--config-file=", "--no-site-packages", "--ignore-missing-imports"]
     options += ["--explicit-package-bases", f"--cache-dir={output / 'cache'}"]
     extensions = mypycify(
