@@ -3,7 +3,7 @@
 from functools import partial
 
 from headwater.cli.server_process import ServerProcess
-from headwater_server.engine.offline.check import check
+from headwater_server.engine.check.check import check
 from headwater_server.storage.real_files import RealFileSystem
 from headwater_server.storage.rocks_store import RocksStore
 

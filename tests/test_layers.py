@@ -20,8 +20,8 @@ PACKAGES: Final = {
 }
 
 STILL_TO_CUT: Final[Mapping[str, AbstractSet[str]]] = {
-    "headwater_server.engine.checkpointed": {"headwater_server.engine.checkpoint"},
-    "headwater_server.engine.state": {"headwater_server.engine.retention"},
+    "headwater_server.engine.state.stored_state": {"headwater_server.engine.checkpoint.checkpoint"},
+    "headwater_server.engine.state.layers": {"headwater_server.engine.retention.rules"},
     **{
         f"headwater_server.net.{module}": {"headwater_server.net.session"}
         for module in (

@@ -11,15 +11,15 @@ from typing import Any
 
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 from headwater_protocol.operations import WRITES
-from headwater_server.engine.checkpointing import checkpoint_steps, run_to_end
+from headwater_server.engine.checkpoint.schedule import checkpoint_steps, run_to_end
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.reading import Reader
+from headwater_server.engine.format.transaction_ids import new_transaction_id
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.reading import Reader
 from headwater_server.engine.recovery import open_engine
-from headwater_server.engine.sequencer import Ticket
 from headwater_server.engine.settings import SECOND_US, EngineSettings
-from headwater_server.engine.transaction import Transaction
-from headwater_server.engine.transaction_ids import new_transaction_id
+from headwater_server.engine.transactions.sequencer import Ticket
+from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.memory_files import MemoryFileSystem

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from headwater_protocol.numbers import ANY, STREAM_EXISTS
-from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.reads.filters import EventFilter
 
 SNAPSHOTS_KEPT = 2
 

@@ -10,11 +10,11 @@ import pytest
 
 from headwater_protocol.errors import BackupFailed, InvalidArgument, ShuttingDown
 from headwater_server.engine.backup import Backup, check_name, write_backup
+from headwater_server.engine.check.check import check
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.filters import EVERYTHING
-from headwater_server.engine.offline.check import check
-from headwater_server.engine.offline.restore import restore
+from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.recovery import open_engine
+from headwater_server.engine.restore import restore
 from headwater_server.storage.copying import remove_tree
 from headwater_server.storage.directory import PARTS
 from headwater_server.storage.memory_files import Call, Crash, MemoryFileSystem

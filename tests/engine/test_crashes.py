@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from headwater_server.engine.checkpointing import Checkpoint
+from headwater_server.engine.checkpoint.schedule import Checkpoint
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.filters import EVERYTHING
+from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.settings import SECOND_US
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.memory_files import Crash, MemoryFileSystem

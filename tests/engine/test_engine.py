@@ -19,10 +19,10 @@ from headwater_protocol.errors import (
     TransactionGone,
 )
 from headwater_protocol.limits import PAGE_SIZE_MAX
-from headwater_server.engine.events import decode_event
-from headwater_server.engine.filters import EVERYTHING
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.format.transaction_ids import new_transaction_id
+from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.settings import SECOND_US
-from headwater_server.engine.transaction_ids import new_transaction_id
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.memory_files import MemoryFileSystem
 from tests.engine.database import OWNER, SETTINGS, START_US, Database

@@ -14,7 +14,7 @@ import pytest
 
 from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.numbers import ANY
-from headwater_server.engine.filters import EVERYTHING
+from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.storage.memory_files import Call
 from headwater_server.storage.memory_store import MemoryStore
 from headwater_server.storage.state_store import Family, Page

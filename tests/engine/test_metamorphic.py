@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.filters import EVERYTHING, EventFilter
+from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from tests.engine import database as database_module
 from tests.engine.database import START_US, Database, all_events

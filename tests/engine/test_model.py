@@ -24,13 +24,13 @@ from headwater_protocol.errors import (
 )
 from headwater_protocol.numbers import ANY, NO_STREAM, STREAM_EXISTS
 from headwater_protocol.operations import SERIALIZABLE, SNAPSHOT
-from headwater_server.engine.checkpointing import Checkpoint
-from headwater_server.engine.events import decode_event
-from headwater_server.engine.filters import EVERYTHING, EventFilter
-from headwater_server.engine.reading import Reader
-from headwater_server.engine.sequencer import Ticket
+from headwater_server.engine.checkpoint.schedule import Checkpoint
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
+from headwater_server.engine.reads.reading import Reader
 from headwater_server.engine.settings import SECOND_US
-from headwater_server.engine.transaction import Transaction
+from headwater_server.engine.transactions.sequencer import Ticket
+from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.storage.memory_files import Crash
 from tests.engine.database import OWNER, SETTINGS, Database, all_events
 from tests.engine.model import Model, ModelEvent, ModelTransaction, PlainState

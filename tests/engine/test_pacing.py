@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from headwater_server.engine.checkpoint import write_checkpoint
+from headwater_server.engine.checkpoint.checkpoint import write_checkpoint
 from headwater_server.engine.pacing import (
     FILL_AT_END,
     RESTS_MAX,

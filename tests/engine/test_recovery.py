@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from headwater_protocol.errors import DamagedFile, DirectoryInUse
-from headwater_server.engine.events import decode_event
-from headwater_server.engine.filters import EVERYTHING
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.recovery import PROGRESS_RECORDS, open_engine
 from headwater_server.storage.errors import NoRoomToStart
 from headwater_server.storage.memory_files import MemoryFileSystem

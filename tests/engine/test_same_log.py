@@ -14,8 +14,8 @@ import pytest
 
 from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.numbers import ANY
-from headwater_server.engine.filters import EVERYTHING, EventFilter
-from headwater_server.engine.reading import Reader
+from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
+from headwater_server.engine.reads.reading import Reader
 from headwater_server.engine.settings import SECOND_US
 from tests.engine.database import OWNER, SETTINGS, Database, all_events
 

@@ -12,15 +12,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from headwater_protocol.numbers import CommitNumber, Position
-from headwater_server.engine.changed_keys import ChangedKeys
-from headwater_server.engine.checkpoint import CheckpointResult, write_checkpoint
-from headwater_server.engine.checkpointed import CheckpointedState, read_applied
-from headwater_server.engine.events import category_of, encode_event
-from headwater_server.engine.records import Record
-from headwater_server.engine.replaying import plan_records
-from headwater_server.engine.scanning import scan_page
-from headwater_server.engine.state import State
-from headwater_server.engine.validation_budget import commit_budget
+from headwater_server.engine.checkpoint.checkpoint import CheckpointResult, write_checkpoint
+from headwater_server.engine.format.events import category_of, encode_event
+from headwater_server.engine.format.records import Record
+from headwater_server.engine.reads.scanning import scan_page
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.stored_state import CheckpointedState, read_applied
+from headwater_server.engine.transactions.changed_keys import ChangedKeys
+from headwater_server.engine.transactions.replaying import plan_records
+from headwater_server.engine.transactions.validation_budget import commit_budget
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.event_log import EventLog
 from headwater_server.storage.file_system import make_durable_directory

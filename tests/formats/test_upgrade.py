@@ -10,13 +10,13 @@ import msgpack
 import pytest
 
 from headwater_protocol.errors import FormatTooNew, TransactionForgotten
-from headwater_server.engine.index_keys import META_FORGOTTEN, parse_number
-from headwater_server.engine.offline.check import check
-from headwater_server.engine.offline.findings import Kind
-from headwater_server.engine.offline.repair import perform
+from headwater_server.engine.check.check import check
+from headwater_server.engine.check.findings import Kind
+from headwater_server.engine.format.index_keys import META_FORGOTTEN, parse_number
+from headwater_server.engine.format.transaction_ids import new_transaction_id
 from headwater_server.engine.recovery import open_engine
+from headwater_server.engine.repair.repair import perform
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.engine.transaction_ids import new_transaction_id
 from headwater_server.storage.directory import FORMAT
 from headwater_server.storage.errors import DiskFull, NoRoomToStart
 from headwater_server.storage.file_write_ahead_log import read_files

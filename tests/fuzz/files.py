@@ -27,9 +27,9 @@ from typing import Any, Final, NamedTuple
 
 from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.limits import KIB, MIB
+from headwater_server.engine.check.check import check
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.filters import EVERYTHING
-from headwater_server.engine.offline.check import check
+from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog

@@ -23,7 +23,7 @@ import headwater
 from headwater.cli.server_process import ServerProcess
 from headwater_protocol.frames import encode_frame
 from headwater_protocol.limits import MIB, PROTOCOL_VERSION
-from headwater_server.engine.offline.check import check
+from headwater_server.engine.check.check import check
 from headwater_server.storage.real_files import RealFileSystem
 from headwater_server.storage.rocks_store import RocksStore
 from tests.fuzz.messages import Frames, encode, fate_of

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.limits import KIB
+from headwater_server.engine.check.check import check
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.offline.check import check
 from headwater_server.engine.recovery import open_engine
 from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.real_files import RealFileSystem

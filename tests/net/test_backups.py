@@ -9,8 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from headwater_protocol.errors import BackupFailed, InvalidArgument, ShuttingDown, TooMany
 from headwater_protocol.messages import decode
+from headwater_server.engine.check.check import check
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.offline.check import check
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net.settings import ServerSettings
 from tests.engine.database import SETTINGS, open_test_log

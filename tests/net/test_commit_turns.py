@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from headwater_server.engine.log_clock import LogTime
-from headwater_server.engine.sequencer import Group
+from headwater_server.engine.transactions.sequencer import Group
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.failures import CommitFailed
 from headwater_server.net.group_commit import GroupCommit

@@ -5,8 +5,8 @@ from typing import cast
 
 import pytest
 
-from headwater_server.engine.events import decode_event, encode_event
-from headwater_server.engine.filters import EVERYTHING, Criterion, EventFilter
+from headwater_server.engine.format.events import decode_event, encode_event
+from headwater_server.engine.reads.filters import EVERYTHING, Criterion, EventFilter
 from headwater_server.net.event_source import LiveIndex
 from headwater_server.net.feeds import Feed, Owner, Subscriber
 

@@ -6,7 +6,7 @@ import trio
 
 from headwater_server.net.settings import ServerSettings
 from tests.engine.database import SETTINGS
-from tests.engine.test_rewriting import is_on_disk
+from tests.engine.retention.test_rewriting import is_on_disk
 from tests.net.serving import serving, settings
 
 SECRET = b"the data that must go"

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from headwater_server.engine import replaying, retention
-from headwater_server.engine.latest_cache import LatestCache
 from headwater_server.engine.log_clock import LogClock
-from headwater_server.engine.scan_cache import ScanCache
+from headwater_server.engine.retention import rules
+from headwater_server.engine.state.latest_cache import LatestCache
+from headwater_server.engine.state.scan_cache import ScanCache
+from headwater_server.engine.transactions import replaying
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.plain_sockets import PlainSockets
@@ -154,7 +155,7 @@ FAST_PATHS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "events never grow old",
-        retention,
+        rules,
         "_first_since",
         from_the_first,
         WRONG_READ,
@@ -162,7 +163,7 @@ FAST_PATHS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "events grow old under the eyes of a view",
-        retention,
+        rules,
         "first_version",
         at_each_read,
         WRONG_READ,

@@ -26,27 +26,22 @@ from headwater.errors import ConnectionLost
 from headwater.feeds import subscription as client_subscription
 from headwater.identifiers import new_transaction_id
 from headwater.transport.channel import Channel
-from headwater_server.engine import (
-    checkpoint,
-    evaluation,
-    planning,
-    rewriting,
-    validation,
-    version_writer,
-)
+from headwater_server.engine.checkpoint import checkpoint, version_writer
+from headwater_server.engine.checkpoint.state_writer import StateWriter
 from headwater_server.engine.consumer_groups import progress
 from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.consumer_groups.progress import GroupProgress
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.index_keys import TAG
-from headwater_server.engine.reading import Reader
-from headwater_server.engine.retention import Retention, Visibility
-from headwater_server.engine.retention_writes import RetentionEvaluator
-from headwater_server.engine.rewriting import Rewriting
-from headwater_server.engine.sequencer import Sequencer, Ticket
-from headwater_server.engine.state import State
-from headwater_server.engine.state_writer import StateWriter
-from headwater_server.engine.transaction import Transaction
+from headwater_server.engine.format.index_keys import TAG
+from headwater_server.engine.reads.reading import Reader
+from headwater_server.engine.retention import rewriting
+from headwater_server.engine.retention.rewriting import Rewriting
+from headwater_server.engine.retention.rules import Retention, Visibility
+from headwater_server.engine.retention.writes import RetentionEvaluator
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions import evaluation, planning, validation
+from headwater_server.engine.transactions.sequencer import Sequencer, Ticket
+from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.net import feeds, session
 from headwater_server.storage import directory, file_write_ahead_log
 from headwater_server.storage.commit_log import CommitLog

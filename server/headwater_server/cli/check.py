@@ -10,8 +10,8 @@ from typing import Final
 import click
 
 from headwater_server.cli.failures import one_line
-from headwater_server.engine.offline.check import check as check_directory
-from headwater_server.engine.offline.findings import Progress, Report
+from headwater_server.engine.check.check import check as check_directory
+from headwater_server.engine.check.findings import Progress, Report
 from headwater_server.storage.real_files import RealFileSystem
 from headwater_server.storage.rocks_store import RocksStore
 

@@ -7,9 +7,9 @@ import click
 
 from headwater_server.cli.check import DAMAGED, progress, show
 from headwater_server.cli.failures import one_line
-from headwater_server.engine.offline.check import check as check_directory
-from headwater_server.engine.offline.restore import check_target
-from headwater_server.engine.offline.restore import restore as restore_directory
+from headwater_server.engine.check.check import check as check_directory
+from headwater_server.engine.restore import check_target
+from headwater_server.engine.restore import restore as restore_directory
 from headwater_server.storage.real_files import RealFileSystem
 from headwater_server.storage.rocks_store import RocksStore
 

@@ -15,7 +15,7 @@ from scramp import ScramMechanism
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.accounts import Verifier
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.sequencer import Ticket
+from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net import logs
 from headwater_server.net.authentication import MECHANISM
 from headwater_server.net.server import open_directory

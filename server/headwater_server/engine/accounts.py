@@ -16,11 +16,11 @@ from typing import Final
 import msgpack
 
 from headwater_protocol.errors import InvalidArgument
-from headwater_server.engine import keyspaces
-from headwater_server.engine.sequencer import Sequencer, Ticket
-from headwater_server.engine.state import State
-from headwater_server.engine.transaction_ids import new_transaction_id
-from headwater_server.engine.write_buffer import WriteBuffer
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.transaction_ids import new_transaction_id
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.sequencer import Sequencer, Ticket
+from headwater_server.engine.transactions.write_buffer import WriteBuffer
 
 _MEMBERS: Final = 5
 """Members of an account's array. A later version may add some at the end."""

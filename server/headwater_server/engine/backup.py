@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 
 from headwater_protocol.errors import BackupFailed, HeadwaterError, InvalidArgument
 from headwater_protocol.limits import BACKUP_NAME_SIZE_MAX
-from headwater_server.engine.checkpointed import CheckpointedState, read_applied
+from headwater_server.engine.state.stored_state import CheckpointedState, read_applied
 from headwater_server.storage.copying import (
     FilePart,
     copy_file,

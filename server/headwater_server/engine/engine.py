@@ -24,27 +24,32 @@ from headwater_protocol.errors import (
     TransactionForgotten,
 )
 from headwater_protocol.operations import SERIALIZABLE
-from headwater_server.engine import keyspaces
 from headwater_server.engine.accounts import Accounts
-from headwater_server.engine.audit import read_commits, read_snapshots
 from headwater_server.engine.backup import Staged, stage
-from headwater_server.engine.checkpoint import CheckpointResult
-from headwater_server.engine.checkpointing import Checkpoint, Checkpointing
-from headwater_server.engine.conditions import failed_conditions
+from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
+from headwater_server.engine.checkpoint.schedule import Checkpoint, Checkpointing
+from headwater_server.engine.commit_listing import read_commits, read_snapshots
 from headwater_server.engine.consumer_groups.groups import Groups
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.memtable import ABORTED
-from headwater_server.engine.moments import position_before
-from headwater_server.engine.reading import EventsPage, Reader
-from headwater_server.engine.rewriting import Rewriting
-from headwater_server.engine.sequencer import Group, Sequencer, Ticket, aborted
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.transaction_ids import (
+    UUID7_BEGAN_US,
+    made_at,
+    made_between,
+    told_time,
+)
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.reading import EventsPage, Reader
+from headwater_server.engine.reads.time_index import position_before
+from headwater_server.engine.retention.rewriting import Rewriting
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.engine.state import State
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.memtable import ABORTED
 from headwater_server.engine.statistics import collect_statistics
-from headwater_server.engine.transaction import Transaction
-from headwater_server.engine.transaction_ids import UUID7_BEGAN_US, made_at, made_between, told_time
-from headwater_server.engine.views import OpenTransactions
-from headwater_server.engine.write_buffer import WriteBuffer
+from headwater_server.engine.transactions.conditions import failed_conditions
+from headwater_server.engine.transactions.open_transactions import OpenTransactions
+from headwater_server.engine.transactions.sequencer import Group, Sequencer, Ticket, aborted
+from headwater_server.engine.transactions.transaction import Transaction
+from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.file_system import FileSystem
 from headwater_server.storage.write_ahead_log import WriteAheadLog

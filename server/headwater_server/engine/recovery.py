@@ -20,13 +20,17 @@ from typing import Final, Protocol
 from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.backup import unstage
-from headwater_server.engine.checkpointed import CheckpointedState, oldest_needed, read_applied
-from headwater_server.engine.checkpointing import checkpoint_steps, run_to_end
+from headwater_server.engine.checkpoint.schedule import checkpoint_steps, run_to_end
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.replaying import plan_entry
-from headwater_server.engine.sequencer import Sequencer
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.engine.state import State
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.stored_state import (
+    CheckpointedState,
+    oldest_needed,
+    read_applied,
+)
+from headwater_server.engine.transactions.replaying import plan_entry
+from headwater_server.engine.transactions.sequencer import Sequencer
 from headwater_server.storage.commit_log import CommitLog
 from headwater_server.storage.directory import FORMAT, DataDirectory
 from headwater_server.storage.errors import DiskFull, NoRoomToStart

@@ -2,9 +2,9 @@
 
 from typing import Any, Final
 
-from headwater_server.engine.sequencer import Sequencer
-from headwater_server.engine.state import State
-from headwater_server.engine.views import OpenTransactions
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.open_transactions import OpenTransactions
+from headwater_server.engine.transactions.sequencer import Sequencer
 
 _PINNING_MAX: Final = 10
 """Transactions with the oldest read views that are named."""

@@ -19,8 +19,8 @@ import trio
 
 from headwater_protocol.errors import DamagedFile, ShuttingDown
 from headwater_server.engine.backup import Staged
-from headwater_server.engine.checkpoint import CheckpointResult
-from headwater_server.engine.checkpointing import (
+from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
+from headwater_server.engine.checkpoint.schedule import (
     CheckpointStep,
     Trim,
     WaitDurable,

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 import structlog
 import trio
 
-from headwater_server.engine.sequencer import Group
+from headwater_server.engine.transactions.sequencer import Group
 from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.failures import LAST_WORDS_S, CommitFailed
 from headwater_server.net.worker_thread import RunBlocking

@@ -11,8 +11,8 @@ from headwater_protocol.errors import InvalidArgument, NoSuchGroup
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.consumer_groups.records import GroupSettings
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.sequencer import Ticket
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.group_deliveries import Membership
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from headwater_protocol.limits import BODY_SIZE_MAX, KIB, PROTOCOL_VERSION
 from headwater_protocol.messages import array_header, encode
 from headwater_protocol.operations import OPERATIONS
 from headwater_server.engine.accounts import Verifier
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.reading import Reader
-from headwater_server.engine.sequencer import Ticket
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.reading import Reader
+from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.authentication import MECHANISM
 from headwater_server.net.feeds import Feed
 from headwater_server.net.group_handlers import GROUP_HANDLERS

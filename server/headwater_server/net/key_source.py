@@ -15,10 +15,10 @@ from typing import Final, TypeAlias
 from headwater_protocol.errors import HistoryGone, InvalidArgument
 from headwater_protocol.limits import BODY_SIZE_MAX, KIB, PAGE_ITEMS_MAX
 from headwater_protocol.messages import array_header, encode
-from headwater_server.engine import keyspaces
-from headwater_server.engine.changes import Change, CommitChanges
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.reading import user_range
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.reads.changes import Change, CommitChanges
+from headwater_server.engine.reads.reading import user_range
 from headwater_server.net.feeds import Batch, Feed, LivePage, Page
 
 KeyRange: TypeAlias = tuple[bytes, bytes]

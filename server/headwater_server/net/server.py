@@ -34,8 +34,8 @@ import trio
 
 from headwater_protocol.errors import ShuttingDown
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.filters import EventFilter
 from headwater_server.engine.pacing import UNPACED, Pacer, Pacing
+from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net import streams
 from headwater_server.net.adaptive_fsync import AdaptiveFsync

@@ -21,8 +21,8 @@ from headwater_protocol.errors import (
     TooMany,
 )
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.sequencer import Ticket
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.authentication import Authentication
 from headwater_server.net.backups import Backups
 from headwater_server.net.failures import Failures

@@ -31,7 +31,7 @@ from headwater_protocol.errors import (
     TooLarge,
 )
 from headwater_protocol.operations import OPERATIONS
-from headwater_server.engine.sequencer import Ticket
+from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.failed_requests import commit_unknown, failed_answer
 from headwater_server.net.feeds import Channel
 from headwater_server.net.memory_budget import FREE_SIZE

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from headwater_protocol.connection import ServerConnection
-from headwater_server.engine.sequencer import Ticket
+from headwater_server.engine.transactions.sequencer import Ticket
 
 Encode = Callable[[ServerConnection], bytes]
 """Makes the frame of an answer when its time has come."""

@@ -13,8 +13,8 @@ from typing import Any
 from headwater_server.engine.consumer_groups.host import Turn
 from headwater_server.engine.consumer_groups.records import GroupSettings
 from headwater_server.engine.consumer_groups.streams import Member
-from headwater_server.engine.events import decode_event
-from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.reads.filters import EventFilter
 from tests.engine.database import Database
 
 NAME = "mailer"

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import pytest
 
 from headwater_protocol.errors import DeliveryLost
-from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.settings import EngineSettings
 from tests.engine.consumer_groups.consuming import Consumer, Consuming, Delivered
+from tests.engine.damaged import Closed
 from tests.engine.database import Database
-from tests.engine.offline.damaged import Closed
 
 STEPS = 200
 SETTINGS = EngineSettings(disk_reserve_size=0)

@@ -5,7 +5,7 @@ import pytest
 from headwater_protocol.errors import DeliveryLost, ReadOnly
 from headwater_server.engine.consumer_groups import progress, records
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.reads.filters import EventFilter
 from tests.engine.consumer_groups.consuming import Consuming
 from tests.engine.database import Database
 

@@ -9,7 +9,7 @@ from headwater_protocol.errors import (
     NoSuchGroup,
 )
 from headwater_server.engine.consumer_groups.records import GroupSettings
-from headwater_server.engine.filters import EventFilter
+from headwater_server.engine.reads.filters import EventFilter
 from tests.engine.consumer_groups.consuming import Consuming
 from tests.engine.database import Database
 

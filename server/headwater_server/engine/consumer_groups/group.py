@@ -32,7 +32,7 @@ from headwater_server.engine.consumer_groups.records import Definition
 from headwater_server.engine.consumer_groups.schedule import RETRY_US_MAX, GroupSchedule
 from headwater_server.engine.consumer_groups.streams import Lease, Member, StreamProgress, Trial
 from headwater_server.engine.settings import SECOND_US
-from headwater_server.engine.state import State
+from headwater_server.engine.state.layers import State
 
 DELIVERIES_PER_TURN_MAX: Final = 256
 """Deliveries that are handed out before others get their turn."""

@@ -45,12 +45,12 @@ from headwater_server.engine.consumer_groups.records import (
     stream_keys,
 )
 from headwater_server.engine.consumer_groups.streams import Lease, Member
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.reading import Reader
-from headwater_server.engine.retention import visibility_at
-from headwater_server.engine.sequencer import Sequencer, Ticket
-from headwater_server.engine.state import State
-from headwater_server.engine.transaction_ids import new_transaction_id
+from headwater_server.engine.format.transaction_ids import new_transaction_id
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.reading import Reader
+from headwater_server.engine.retention.rules import visibility_at
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.sequencer import Sequencer, Ticket
 
 _MS_US: Final = 1000
 _TOKEN_BITS: Final = 62

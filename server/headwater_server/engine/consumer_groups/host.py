@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from headwater_server.engine.consumer_groups.streams import Member
-from headwater_server.engine.reading import Reader
+from headwater_server.engine.reads.reading import Reader
 
 
 class Host(Protocol):

@@ -36,10 +36,10 @@ from headwater_server.engine.consumer_groups.records import (
     stream_key,
 )
 from headwater_server.engine.consumer_groups.streams import QUEUE_MAX, StreamProgress, Trial
-from headwater_server.engine.events import decode_event
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.reading import Reader
-from headwater_server.engine.state import State
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.reading import Reader
+from headwater_server.engine.state.layers import State
 
 WINDOW_MAX: Final = 4096
 """Positions that a group reads ahead. Each takes about a hundred bytes, and that many streams

@@ -32,9 +32,9 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from headwater_protocol.limits import RETRY_MS_MAX
-from headwater_server.engine.filters import EventFilter
-from headwater_server.engine.keyspaces import GROUPS
-from headwater_server.engine.state import State
+from headwater_server.engine.format.keyspaces import GROUPS
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.state.layers import State
 
 HOLD: Final = "hold"
 """Later events of a stream wait until its parked event was replayed or discarded."""

@@ -1,0 +1,62 @@
+"""The part of `check` that looks at consumer groups.
+
+Each key can be read, belongs to a group that there is, and speaks of positions that there are.
+A checkpoint that a crash left unfinished may have written some keys of a group and not others, of
+commits that the log brings again. Those are not looked at.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from headwater_server.engine.check.findings import Counter, Finding, Kind, Report
+from headwater_server.engine.consumer_groups.records import number_in_definition, problem_of
+from headwater_server.engine.format.index_keys import latest_commit
+from headwater_server.engine.format.keyspaces import GROUPS, GROUPS_END
+from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.storage.state_store import Family
+
+REMAKE: Final = "none: delete the group, and create it again after the position that it had"
+
+_VALUE_AT: Final = 9
+"""Where the value begins in a LATEST entry, behind its commit and whether the key exists."""
+
+
+class GroupCheck:
+    """Checks the keys of consumer groups. *last_commit*: the newest that may be in the files."""
+
+    def __init__(self, state: CheckpointedState, last_commit: int, report: Report) -> None:
+        self._state = state
+        self._report = report
+        self._whole = last_commit <= state.applied_commit
+
+    def check(self, counter: Counter) -> None:
+        """Look at every key of every group."""
+        numbers = set()
+        for key, value in self._entries():
+            number = number_in_definition(key, value)
+            if number is not None:
+                numbers.add(number)
+        for key, value in self._entries():
+            counter.add(1)
+            problem = problem_of(key, value, self._state.applied_position)
+            if problem is None and self._whole:
+                problem = self._stray(key, numbers)
+            if problem is not None:
+                what = f"consumer groups, key {key[1:]!r}: {problem}"
+                self._report.add(Finding(Kind.GROUP, "state/", None, what, REMAKE))
+
+    def _entries(self) -> Iterator[tuple[bytes, bytes]]:
+        store = self._state.store
+        for key, entry in store.scan(Family.LATEST, GROUPS, GROUPS_END):
+            # What is too short to be an entry is told with the other keys.
+            if len(entry) < _VALUE_AT or not entry[8]:
+                continue
+            if latest_commit(entry) <= self._state.applied_commit:
+                yield key, entry[_VALUE_AT:]
+
+    @staticmethod
+    def _stray(key: bytes, numbers: set[int]) -> str | None:
+        if key[1:2] == b"g":
+            return None
+        number = int.from_bytes(key[2:10], "big")
+        return None if number in numbers else f"it belongs to group {number}, which is not there"

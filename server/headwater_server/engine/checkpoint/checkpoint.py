@@ -1,0 +1,165 @@
+"""A checkpoint: the frozen memtable goes to the files, and the write-ahead log may be trimmed.
+
+    1  event log       append, sync      an interrupted attempt's part is cut at the next open
+    2  commit log      append, sync      likewise
+    3  state store     small batches: keys, streams, categories, types, transactions
+    4  state store     one batch: the new applied commit
+    5  state store     small batches: garbage
+    6  state store     flush             from here on it survives a crash
+    7  commit log      trim
+
+It runs in a thread of its own while the server reads. A batch holds the interpreter while the
+store takes it in, and a batch of the whole memtable would stop every reader for 100 ms and more;
+hence many small ones. The store keeps a prefix of batches over a crash, so one can end between
+any two of them, and each kind of entry must stand being written again:
+
+- A key's entries are in one batch. Its LATEST entry says up to which commit they are written;
+  versions at or below that are skipped, and the ones above are put on top.
+- A head says up to which position its postings are written, likewise.
+- All else is the same bytes under the same key, whichever attempt writes it.
+
+Until step 4 is durable, the applied commit is the old one: the write-ahead log brings the rest
+again, and readers (see stored_state.py) never depend on what is beyond the applied commit. The
+same makes an attempt repeatable that ended with a full disk.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headwater_server.engine.checkpoint.garbage import (
+    BATCH_VERSIONS_MAX,
+    Collected,
+    Forgotten,
+    collect_garbage,
+    forget_transactions,
+)
+from headwater_server.engine.checkpoint.state_writer import StateWriter
+from headwater_server.engine.checkpoint.store_batches import BATCH_ENTRIES_MAX
+from headwater_server.engine.format.index_keys import META_HORIZON, Applied, parse_number
+from headwater_server.engine.log_clock import LogTime
+from headwater_server.engine.pacing import GiveWay, on_and_on
+from headwater_server.engine.state.memtable import MemTable
+from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.storage.state_store import Family
+
+_LOG_CHUNK: Final = 256
+"""Events or commits that are handed to a log at once: its loop holds the interpreter."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointResult:
+    """What a checkpoint made durable."""
+
+    applied: Applied
+    """The new applied commit, position and time."""
+    time: LogTime
+    """What the log says about time."""
+    keys: int
+    """Keys whose newest version was written."""
+    versions: int
+    """Older versions that were put into the history."""
+    events: int
+    commits: int
+    garbage: Collected
+    forgotten: Forgotten
+
+
+def write_checkpoint(
+    frozen: MemTable,
+    state: CheckpointedState,
+    *,
+    horizon: int,
+    views: Sequence[int],
+    garbage_entries_max: int,
+    forget_before: int,
+    log_index: int,
+    give_way: GiveWay = on_and_on,
+    batch_entries_max: int = BATCH_ENTRIES_MAX,
+) -> CheckpointResult:
+    """Make a frozen memtable durable in the files. All of it must be durable in the log.
+
+    Args:
+        horizon: every commit from here on must stay readable. Nobody may begin to read below it
+            any more, but who reads at one of *views* goes on.
+        views: the read views that are active, sorted.
+        garbage_entries_max: superseded versions to look at; those that this checkpoint adds
+            come on top, so that garbage cannot grow faster than it is collected.
+        forget_before: a time in microseconds; transactions that ended before are forgotten.
+        log_index: an entry of the write-ahead log that is durable.
+        give_way: called whenever others may have the interpreter for a while.
+        batch_entries_max: after how many entries a batch is written.
+
+    Raises:
+        DiskFull: nothing is lost, and readers saw nothing. Call `state.reopen` from the thread
+            that reads, then this again.
+    """
+    assert (frozen.base_commit, frozen.base_position) == state.applied[:2], "they follow each other"
+    assert all(a <= b for a, b in itertools.pairwise(views)), "views are sorted"
+    horizon = _usable_horizon(frozen, state, horizon)
+    _append_logs(frozen, state, give_way)
+    writer = StateWriter(
+        frozen,
+        state.store,
+        horizon=horizon,
+        views=views,
+        log_index=log_index,
+        latest=state.handed_over,
+        give_way=give_way,
+        batch_entries_max=batch_entries_max,
+    )
+    applied = writer.write()
+    garbage = collect_garbage(
+        state.store,
+        upto=min(horizon, applied.commit),
+        views=views,
+        entries_max=garbage_entries_max + writer.changes,
+        give_way=give_way,
+        batch_versions_max=min(batch_entries_max, BATCH_VERSIONS_MAX),
+    )
+    records_max = garbage_entries_max + len(frozen.commits)
+    forgotten = _forget(state, forget_before, min([horizon, *views]), records_max)
+    state.store.flush()
+    # Only now: a crash before the flush brings the index entries back, and they need the records.
+    state.commit_log.trim(forgotten.trim_below)
+    return CheckpointResult(
+        applied=applied,
+        time=frozen.time,
+        keys=writer.keys,
+        versions=writer.versions,
+        events=len(frozen.events),
+        commits=len(frozen.commits),
+        garbage=garbage,
+        forgotten=forgotten,
+    )
+
+
+def _usable_horizon(frozen: MemTable, state: CheckpointedState, horizon: int) -> int:
+    # Not what readers are told by now, which may be later: views that were opened since the
+    # checkpoint began are not among those that are spared.
+    collected = parse_number(state.store.get(Family.INDEX, META_HORIZON))
+    return min(max(horizon, collected), frozen.last_commit)
+
+
+def _forget(state: CheckpointedState, before: int, keep_from: int, records_max: int) -> Forgotten:
+    store, log = state.store, state.commit_log
+    return forget_transactions(
+        store, log, before=before, keep_from=keep_from, records_max=records_max
+    )
+
+
+def _append_logs(frozen: MemTable, state: CheckpointedState, give_way: GiveWay) -> None:
+    # An attempt before may have come some way; what the logs have of us already is the same.
+    done = state.event_log.last_position - frozen.base_position
+    assert 0 <= done <= len(frozen.events), "the event log was cut to the applied position"
+    for start in range(done, len(frozen.events), _LOG_CHUNK):
+        state.event_log.append(frozen.events[start : start + _LOG_CHUNK])
+        give_way()
+    state.event_log.sync()
+    done = state.commit_log.last_commit - frozen.base_commit
+    assert 0 <= done <= len(frozen.commits), "the commit log was cut to the applied commit"
+    for start in range(done, len(frozen.commits), _LOG_CHUNK):
+        state.commit_log.append(frozen.commits[start : start + _LOG_CHUNK])
+        give_way()
+    state.commit_log.sync()

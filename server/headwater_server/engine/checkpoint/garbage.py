@@ -1,0 +1,385 @@
+"""Garbage: superseded versions that nobody can read any more, and transactions long past.
+
+A version lives from its own commit to that of the version that replaced it. Every view from the
+horizon on is protected, and so is each active view before it, whatever stands between:
+
+    commit          1    2    3    4    5    6    7    8
+    active views              v                   h = horizon
+    key a           x---------|----y----|----z----|----------
+    x  [1, 4)       the view at 3 reads it: kept
+    y  [4, 6)       no view, and replaced before the horizon: garbage
+    z  [6, ...)     the newest: it stays
+
+So one old reader costs one version a key, not everything since it began. (Keeping whatever is
+newer than the oldest reader, as many systems do, lets one forgotten session fill the disk.)
+
+CHANGES is the work list. It is read once, in commit order, up to the horizon; how far, is kept
+in "m" "collected", and an entry of it goes once all its changes were looked at. A version that
+only a view protects is filed under that view ("r" entries of INDEX), and looked at again when that
+view has gone: then it is garbage, or filed under another. So a run costs what was changed since
+the last run and what the views that went had kept, and never a walk over all that is there.
+
+A deletion is a version too. It stays in LATEST as long as there is an older version in HISTORY,
+because a scan finds keys by LATEST; after that the key is as if it had never been.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, TypeVar
+
+from headwater_protocol.numbers import CommitNumber
+from headwater_server.engine.format.index_keys import (
+    ABORTED,
+    CHANGE_EXISTS,
+    CHANGE_REPLACED,
+    IDS_END,
+    META_COLLECTED,
+    META_FORGOTTEN,
+    NUMBER,
+    NUMBER_END,
+    Change,
+    aborted_key,
+    changes_key,
+    collected_value,
+    history_key,
+    latest_commit,
+    parse_aborted_key,
+    parse_changes,
+    parse_collected,
+    parse_latest,
+    parse_number,
+    parse_retained_key,
+    parse_transactions,
+    retained_key,
+    together_key,
+    together_value,
+)
+from headwater_server.engine.pacing import GiveWay, on_and_on
+from headwater_server.storage.commit_log import CommitLog
+from headwater_server.storage.state_store import Family, StateStore, WriteBatch
+
+BATCH_VERSIONS_MAX: Final = 128
+"""Versions whose removal goes into one batch, which holds the interpreter while it is written."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What one run of garbage collection did."""
+
+    examined: int
+    """Versions looked at."""
+    versions: int
+    """Versions removed."""
+    deletions: int
+    """Deleted keys of which nothing is left."""
+    retained: int
+    """Versions that were filed under the view that keeps them."""
+    complete: bool
+    """Whether nothing is left to do before the next commit or the end of a view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """How far transactions are forgotten."""
+
+    commit: int
+    """The ids of the transactions of this commit and those before are no longer known."""
+    transactions: int
+    """How many were forgotten by this run, with those that were fenced."""
+    trim_below: CommitNumber
+    """Records of the commit log below this one are of no use to anybody."""
+
+
+def is_needed(commit: int, next_commit: int, horizon: int, views: Sequence[int]) -> bool:
+    """Whether a version that *next_commit* replaced can still be read by anybody."""
+    return next_commit > horizon or keeper(commit, next_commit, views) is not None
+
+
+def keeper(commit: int, next_commit: int, views: Sequence[int]) -> int | None:
+    """The oldest of the sorted *views* that reads a version that *next_commit* replaced."""
+    index = bisect_left(views, commit)
+    return views[index] if index < len(views) and views[index] < next_commit else None
+
+
+def collect_garbage(
+    store: StateStore,
+    *,
+    upto: int,
+    views: Sequence[int],
+    entries_max: int,
+    give_way: GiveWay = on_and_on,
+    batch_versions_max: int = BATCH_VERSIONS_MAX,
+) -> Collected:
+    """Remove versions that were replaced at or before the commit *upto* and that no view reads.
+
+    Args:
+        upto: the horizon, or the newest applied commit if that is lower.
+        views: the active read views, sorted; a view may begin meanwhile, but not below *upto*.
+        entries_max: versions to look at, of the new ones and of those that views had kept each.
+        give_way: called whenever others may have the interpreter for a while.
+        batch_versions_max: after how many of them a batch is written.
+    """
+    run = _Run(store, views, give_way, batch_versions_max)
+    released = run.release(entries_max)
+    swept = run.sweep(upto, entries_max)
+    return Collected(run.examined, run.versions, run.deletions, run.retained, released and swept)
+
+
+class _Run:
+    """One run: decides version by version, writes batch by batch.
+
+    Each batch moves the cursor, so a crash that undoes the later ones leaves those before whole.
+    """
+
+    def __init__(
+        self, store: StateStore, views: Sequence[int], give_way: GiveWay, batch_versions_max: int
+    ) -> None:
+        self._store = store
+        self._give_way = give_way
+        self._batch_versions_max = batch_versions_max
+        self._views = views
+        self._batch = WriteBatch()
+        self._removed: set[bytes] = set()
+        self._perhaps_gone: dict[bytes, None] = {}
+        # The changes before this commit were looked at, and of its own those of these keys.
+        self._commit, count = parse_collected(store.get(Family.INDEX, META_COLLECTED))
+        self._keys = {key for _, _, key in islice(_changes(store, self._commit), count)}
+        self._kept_by_views = next(_retained(store, 0, NUMBER_END), None) is not None
+        self.examined = self.versions = self.deletions = self.retained = 0
+
+    def release(self, entries_max: int) -> bool:
+        """Look again at versions kept for views that have gone; whether that was all of them."""
+        left = entries_max
+        view = 0
+        # From view to view: one seek for each that keeps anything, not a walk over the entries.
+        while (found := next(_retained(self._store, view, NUMBER_END), None)) is not None:
+            view = found[0]
+            if not self._is_active(view):
+                if left == 0:
+                    return False
+                left -= self._release_view(view, left)
+            if left or self._is_active(view):
+                view += 1
+        return True
+
+    def _is_active(self, view: int) -> bool:
+        index = bisect_left(self._views, view)
+        return index < len(self._views) and self._views[index] == view
+
+    def _release_view(self, view: int, entries_max: int) -> int:
+        count = 0
+        kept = islice(_retained(self._store, view, view + 1), entries_max)
+        for chunk in _chunks(kept, self._batch_versions_max):
+            for _, next_commit, key, commit in chunk:
+                self._batch.delete(Family.INDEX, retained_key(view, next_commit, key))
+                if not self._keep_or_remove(key, commit, next_commit):
+                    self._perhaps_gone[key] = None
+            count += len(chunk)
+            self.examined += len(chunk)
+            self._write()
+        return count
+
+    def sweep(self, upto: int, entries_max: int) -> bool:
+        """Look at what was replaced since the last run, up to a commit; whether that was all."""
+        if upto < self._commit:
+            return True
+        count = 0
+        done = len(self._keys)
+        changes = islice(_changes(self._store, self._commit, upto), done, done + entries_max)
+        for chunk in _chunks(changes, self._batch_versions_max):
+            self._look_at(chunk)
+            count += len(chunk)
+            self._batch.put(Family.INDEX, META_COLLECTED, self._cursor)
+            self._write()
+        complete = count < entries_max
+        if complete:
+            self._commit = upto + 1
+            self._keys.clear()
+        # One range for the run, not one a batch: a store keeps each as a thing of its own. What a
+        # crash left behind the cursor goes with it.
+        self._batch.delete_range(Family.CHANGES, b"", changes_key(self._commit))
+        self._batch.put(Family.INDEX, META_COLLECTED, self._cursor)
+        self._store.write(self._batch)
+        self._batch = WriteBatch()
+        return complete
+
+    @property
+    def _cursor(self) -> bytes:
+        return collected_value(self._commit, len(self._keys))
+
+    def _look_at(self, changes: list[Change]) -> None:
+        replaced = [(commit, key) for commit, flags, key in changes if flags & CHANGE_REPLACED]
+        self.examined += len(replaced)
+        if self._views and self._views[0] < changes[-1][0]:
+            # A view may keep some of them, so it counts when they began.
+            entry_keys = [history_key(key, commit) for commit, key in replaced]
+            entries = self._store.get_many(Family.HISTORY, entry_keys)
+            for (commit, key), entry in zip(replaced, entries, strict=True):
+                # It is gone if a crash took back the cursor and not the removal.
+                if entry is not None:
+                    self._keep_or_remove(key, latest_commit(entry), commit)
+        else:
+            for commit, key in replaced:
+                self._remove(key, commit)
+        for commit, flags, key in changes:
+            if not flags & CHANGE_EXISTS:
+                self._perhaps_gone[key] = None
+            if commit != self._commit:
+                self._commit = commit
+                self._keys = set()
+            self._keys.add(key)
+
+    def _keep_or_remove(self, key: bytes, commit: int, next_commit: int) -> bool:
+        view = keeper(commit, next_commit, self._views)
+        if view is not None:
+            entry = NUMBER.pack(commit)
+            self._batch.put(Family.INDEX, retained_key(view, next_commit, key), entry)
+            self._kept_by_views = True
+            self.retained += 1
+            return True
+        self._remove(key, next_commit)
+        return False
+
+    def _remove(self, key: bytes, until: int) -> None:
+        removed = history_key(key, until)
+        self._batch.delete(Family.HISTORY, removed)
+        self._removed.add(removed)
+        self.versions += 1
+
+    def _write(self) -> None:
+        """End a batch, with the keys of which only a deletion is left.
+
+        A deletion whose own change is not before the cursor will have its turn: what it replaced
+        was not looked at yet.
+        """
+        keys = sorted(self._perhaps_gone)
+        entries = self._store.get_many(Family.LATEST, keys) if keys else []
+        for key, entry in zip(keys, entries, strict=True):
+            if entry is None:
+                continue
+            commit, value = parse_latest(entry)
+            is_seen = commit < self._commit or (commit == self._commit and key in self._keys)
+            if value is None and is_seen and not self._has_history(key):
+                self._batch.delete(Family.LATEST, key)
+                self.deletions += 1
+        self._store.write(self._batch)
+        self._batch = WriteBatch()
+        self._removed.clear()
+        self._perhaps_gone.clear()
+        self._give_way()
+
+    def _has_history(self, key: bytes) -> bool:
+        # All versions before a deletion were looked at before it, so what is left of them is
+        # kept by a view; mostly there is none, and the search can be spared.
+        if not self._kept_by_views:
+            return False
+        start, end = history_key(key, 0), history_key(key, NUMBER_END)
+        return any(
+            entry_key not in self._removed
+            for entry_key, _ in self._store.scan(Family.HISTORY, start, end)
+        )
+
+
+def forget_transactions(
+    store: StateStore,
+    commit_log: CommitLog,
+    *,
+    before: int,
+    keep_from: int,
+    records_max: int,
+) -> Forgotten:
+    """Forget the ids of transactions that ended before a time (microseconds).
+
+    Args:
+        before: the time; the clock of the server gave the records theirs.
+        keep_from: records of the commit log from here on are needed to read at a past commit.
+        records_max: how many to forget at most.
+    """
+    forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
+    start = max(forgotten + 1, commit_log.first_commit)
+    # The newest record stays: the next commit's time must not be before its time.
+    end = min(commit_log.last_commit, start + records_max)
+    count = 0
+    while start < end:
+        records = [
+            record
+            for record in commit_log.read_range(
+                CommitNumber(start), min(BATCH_VERSIONS_MAX, end - start)
+            )
+            if record.time < before
+        ]
+        if not records:
+            break
+        batch = WriteBatch()
+        _forget_ids(store, [record.transaction for record in records], batch)
+        forgotten = records[-1].commit
+        batch.put(Family.INDEX, META_FORGOTTEN, NUMBER.pack(forgotten))
+        store.write(batch)
+        count += len(records)
+        start = forgotten + 1
+    count += _forget_aborted(store, before, records_max)
+    return Forgotten(forgotten, count, CommitNumber(min(forgotten + 1, keep_from)))
+
+
+def _forget_ids(store: StateStore, transactions: list[bytes], batch: WriteBatch) -> None:
+    together: dict[bytes, set[bytes]] = {}
+    for transaction in transactions:
+        if transaction < IDS_END:
+            together.setdefault(together_key(transaction), set()).add(transaction)
+        else:
+            batch.delete(Family.TRANSACTIONS, transaction)
+    entry_keys = list(together)
+    entries = store.get_many(Family.TRANSACTIONS, entry_keys) if entry_keys else []
+    for entry_key, entry in zip(entry_keys, entries, strict=True):
+        gone = together[entry_key]
+        known = [] if entry is None else parse_transactions(entry_key, entry)
+        left = [together_value(each, commit) for each, commit in known if each not in gone]
+        if left:
+            batch.put(Family.TRANSACTIONS, entry_key, b"".join(left))
+        elif known:
+            batch.delete(Family.TRANSACTIONS, entry_key)
+        for transaction in gone.difference([each for each, _ in known]):
+            batch.delete(Family.TRANSACTIONS, transaction)
+
+
+def _forget_aborted(store: StateStore, before: int, records_max: int) -> int:
+    count = 0
+    entries = store.scan(Family.INDEX, ABORTED, aborted_key(max(before, 0), b""))
+    for chunk in _chunks(islice(entries, records_max), BATCH_VERSIONS_MAX):
+        batch = WriteBatch()
+        for entry_key, _ in chunk:
+            batch.delete(Family.INDEX, entry_key)
+            batch.delete(Family.TRANSACTIONS, parse_aborted_key(entry_key)[1])
+        store.write(batch)
+        count += len(chunk)
+    return count
+
+
+def _changes(store: StateStore, first: int, last: int = NUMBER_END) -> Iterator[Change]:
+    """What was changed by the commits from *first* up to *last*, in their order."""
+    for _, entry in store.scan(Family.CHANGES, changes_key(first)):
+        for change in parse_changes(entry):
+            if change[0] > last:
+                return
+            if change[0] >= first:
+                yield change
+
+
+def _retained(
+    store: StateStore, first_view: int, end_view: int
+) -> Iterator[tuple[int, int, bytes, int]]:
+    """View, the commit that replaced it, key and commit of versions that views keep."""
+    start, end = retained_key(first_view, 0, b""), retained_key(end_view, 0, b"")
+    for entry_key, entry in store.scan(Family.INDEX, start, end):
+        view, next_commit, key = parse_retained_key(entry_key)
+        yield view, next_commit, key, parse_number(entry)
+
+
+def _chunks(items: Iterable[_T], count: int) -> Iterator[list[_T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, count)):
+        yield chunk

@@ -1,0 +1,42 @@
+"""Listings of what no key leads to: the commit log, and every stored snapshot."""
+
+from typing import Any
+
+from headwater_protocol.limits import PAGE_SIZE_MAX
+from headwater_server.engine.accounts import account_name
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.retention.rules import is_usable
+from headwater_server.engine.state.layers import State
+
+
+def read_commits(state: State, published: int, after: int, limit: int) -> list[list[Any]]:
+    """Who committed what, from after a commit on, as the protocol has it."""
+    first = max(after + 1, state.files.oldest_commit)
+    found: list[list[Any]] = []
+    for commit in range(first, min(published, first + limit - 1) + 1):
+        record = state.commit_record(commit)
+        name = account_name(state, published, record.user) if record.user else None
+        first_position = record.first_position if record.event_count else 0
+        found.append(
+            [commit, record.transaction, record.time, name, first_position, record.event_count]
+        )
+    return found
+
+
+def read_snapshots(
+    state: State, view: int, cursor: bytes | None, limit: int
+) -> tuple[list[list[Any]], bytes | None]:
+    """Stored snapshots in order of stream, and where to go on, None at the end."""
+    first = keyspaces.SNAPSHOTS if cursor is None else keyspaces.SNAPSHOTS + cursor + b"\0"
+    found: list[list[Any]] = []
+    size = 0
+    last: bytes | None = None
+    for key, stored in state.scan(first, keyspaces.SNAPSHOTS_END, view):
+        if state.retention.in_use and not is_usable(state, keyspaces.parse_snapshot_key(key), view):
+            continue
+        if len(found) == limit or size > PAGE_SIZE_MAX:
+            return found, last
+        found.append([*keyspaces.parse_snapshot_key(key), stored])
+        size += len(stored) + len(key)
+        last = key[1:]
+    return found, None

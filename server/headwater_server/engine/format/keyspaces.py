@@ -1,0 +1,104 @@
+"""Key spaces: what a stored key belongs to, by its first byte.
+
+    01  keys of users
+    02  snapshots of aggregates     stream 00 name 00 schema(u32) version(u64)  ->  state
+    03  accounts                    name  ->  msgpack of the account
+    04  consumer groups             see consumer_groups/records.py
+    f0  retention of streams        stream  ->  msgpack of the rule, see rules.py in retention
+    f1  erasures                    position(u64)  ->  nothing: the event there is erased
+
+Everything in the state store is a versioned key, so snapshots, accounts and groups are
+transactional, have a history, and are collected as garbage, without code of their own. What
+retention writes stands last in a record of the log, so one look at its last key tells of it.
+
+Reserved for several databases in one directory. Database 0 has the spaces above, as they are:
+
+    81  82  83  84   number(u32) …      as 01 to 04, of the database with that number
+    f2               number(u32) stream  as f0; erasures need none, for positions are of all
+"""
+
+import struct
+from typing import Final, NamedTuple
+
+USER: Final = b"\x01"
+SNAPSHOTS: Final = b"\x02"
+ACCOUNTS: Final = b"\x03"
+GROUPS: Final = b"\x04"
+
+RETENTION: Final = b"\xf0"
+ERASURES: Final = b"\xf1"
+
+RESERVED: Final = frozenset({b"\x81", b"\x82", b"\x83", b"\x84", b"\xf2"})
+"""What no key begins with today, and may in a directory of a later version."""
+
+USER_END: Final = b"\x02"
+SNAPSHOTS_END: Final = b"\x03"
+ACCOUNTS_END: Final = b"\x04"
+RETENTION_END: Final = b"\xf1"
+ERASURES_END: Final = b"\xf2"
+GROUPS_END: Final = b"\x05"
+
+_SCHEMA_AND_VERSION: Final = struct.Struct(">IQ")
+_POSITION: Final = struct.Struct(">Q")
+
+
+class SnapshotKey(NamedTuple):
+    """What a snapshot is of, and by which code."""
+
+    stream: str
+    name: str
+    schema: int
+    version: int
+
+
+def snapshot_key(stream: str, name: str, schema: int, version: int) -> bytes:
+    """The key of a snapshot. Names hold no U+0000, so it ends them."""
+    return (
+        SNAPSHOTS
+        + stream.encode()
+        + b"\0"
+        + name.encode()
+        + b"\0"
+        + _SCHEMA_AND_VERSION.pack(schema, version)
+    )
+
+
+def snapshot_range(stream: str, name: str, schema: int, version_max: int) -> tuple[bytes, bytes]:
+    """The range of keys of the snapshots of one code, up to and with a version."""
+    return snapshot_key(stream, name, schema, 0), snapshot_key(
+        stream, name, schema, version_max + 1
+    )
+
+
+def parse_snapshot_key(key: bytes) -> SnapshotKey:
+    """Take a snapshot's key apart."""
+    stream, name, _ = key[1:].split(b"\0", 2)
+    schema, version = _SCHEMA_AND_VERSION.unpack(key[-_SCHEMA_AND_VERSION.size :])
+    return SnapshotKey(stream.decode(), name.decode(), schema, version)
+
+
+def snapshots_of(stream: str) -> tuple[bytes, bytes]:
+    """The range of keys of all snapshots of a stream."""
+    prefix = SNAPSHOTS + stream.encode()
+    return prefix + b"\0", prefix + b"\x01"
+
+
+def retention_key(stream: str) -> bytes:
+    """The key of a stream's rule of retention."""
+    return RETENTION + stream.encode()
+
+
+def stream_of_rule(key: bytes) -> str:
+    """The stream of a key of retention."""
+    return key[1:].decode()
+
+
+def erasure_key(position: int) -> bytes:
+    """The key that says that the event at a position is erased."""
+    return ERASURES + _POSITION.pack(position)
+
+
+def erased_position(key: bytes) -> int:
+    """The position of an erasure's key."""
+    position: int = _POSITION.unpack(key[1:])[0]
+    return position

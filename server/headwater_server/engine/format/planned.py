@@ -1,0 +1,97 @@
+"""A planned record: all that a record of the log does, with nothing left to look up.
+
+    plan    reads the state, may raise, changes nothing          planning.py, replaying.py
+    apply   changes the memtable, reads nothing, cannot fail     MemTable.apply
+
+Live commits, fences, ticks of the clock and the replay of the log all make planned records and
+apply them by the same function. Because apply needs nothing but its arguments, a commit is
+either wholly in the memtable or not at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from headwater_server.engine.format.events import StoredEvent
+
+COMMIT: Final = 1
+ABORT: Final = 2
+TICK: Final = 3
+
+StreamRun = tuple[str, int, int, str, int]
+"""Events of one stream and one type that follow each other: the stream, its id, its version
+before them, the type, and how many."""
+
+
+class Planned:
+    """A record before it is applied.
+
+    Attributes:
+        kind: COMMIT, ABORT or TICK.
+        commit: the commit's number; 0 for the other kinds.
+        transaction: 16 bytes; empty for a tick.
+        time: microseconds, of the log's clock.
+        user: the number of the user, 0 if there are no users.
+        writes: flat, key, value or None, …. Keys of retention stand last.
+        first_position: of the first event, or of the next one to come.
+        events: stored events, in the order of positions.
+        event_ids: flat, place, id, …, of the ids that users gave.
+        runs: how the events fall on streams and types.
+        tags: the tags of those events that have any, by the event's place.
+        horizon, forget_before: of a tick; see log_clock.py.
+        record: its bytes in the log; empty for one that was read from there.
+        versions: the version of each stream that the transaction appended to.
+        repeated: the first and the last event of each append that was there already.
+        failures: the expectations and conditions that do not hold; such a plan is not applied.
+        settled: what the consumer groups must be told once the commit has its number.
+    """
+
+    __slots__ = (
+        "commit",
+        "event_ids",
+        "events",
+        "failures",
+        "first_position",
+        "forget_before",
+        "horizon",
+        "kind",
+        "record",
+        "repeated",
+        "runs",
+        "settled",
+        "tags",
+        "time",
+        "transaction",
+        "user",
+        "versions",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        kind: int,
+        transaction: bytes,
+        time: int,
+        user: int,
+        commit: int,
+        first_position: int,
+        writes: Sequence[bytes | None],
+    ) -> None:
+        self.kind = kind
+        self.transaction = transaction
+        self.time = time
+        self.user = user
+        self.commit = commit
+        self.first_position = first_position
+        self.writes = writes
+        # Most commits have no events, so these are shared until there is something in them.
+        self.events: Sequence[bytes] = ()
+        self.event_ids: Sequence[Any] = ()
+        self.runs: Sequence[StreamRun] = ()
+        self.tags: Mapping[int, Sequence[str]] | None = None
+        self.versions: Mapping[str, int] | None = None
+        self.repeated: Sequence[tuple[StoredEvent, StoredEvent]] = ()
+        self.failures: Sequence[dict[str, Any]] = ()
+        self.settled: Any = None
+        self.record = b""
+        self.horizon = 0
+        self.forget_before = 0

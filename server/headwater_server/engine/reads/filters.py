@@ -1,0 +1,102 @@
+"""Filters of events: by stream, category, prefix of the stream's name, types, and a query.
+
+    query      criterion or criterion or …
+    criterion  one of these types, and all of these tags        either part may be left out
+
+A filter is one value that can be hashed, so that a read set and the live subscriptions hold each
+once.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from headwater_server.engine.format.events import StoredEvent, category_of
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """An event fits if its type is one of *types*, if any, and it has all of *tags*."""
+
+    types: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    def fits(self, event: StoredEvent) -> bool:
+        """Whether the event is one of those that are wanted."""
+        return (not self.types or event.type in self.types) and all(
+            tag in event.tags for tag in self.tags
+        )
+
+    def as_wire(self) -> dict[str, Any]:
+        """The criterion as it stands in a request."""
+        members: dict[str, Any] = {}
+        if self.types:
+            members["types"] = list(self.types)
+        if self.tags:
+            members["tags"] = list(self.tags)
+        return members
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events are wanted. All that is given must fit; nothing given fits every event."""
+
+    stream: str | None = None
+    category: str | None = None
+    prefix: str | None = None
+    types: tuple[str, ...] = ()
+    query: tuple[Criterion, ...] = ()
+
+    @classmethod
+    def from_wire(cls, members: dict[str, Any]) -> "EventFilter":
+        """The filter of a request, whose members were checked against the vocabulary."""
+        if not members:
+            return EVERYTHING
+        return cls(
+            stream=members.get("stream"),
+            category=members.get("category"),
+            prefix=members.get("prefix"),
+            types=tuple(dict.fromkeys(members.get("types", ()))),
+            query=tuple(
+                dict.fromkeys(
+                    Criterion(
+                        tuple(dict.fromkeys(criterion.get("types", ()))),
+                        tuple(dict.fromkeys(criterion.get("tags", ()))),
+                    )
+                    for criterion in members.get("query", ())
+                )
+            ),
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in memory, about."""
+        names = len(self.types) + sum(len(each.types) + len(each.tags) for each in self.query)
+        return 400 + 100 * names
+
+    def fits(self, event: StoredEvent) -> bool:
+        """Whether the event is one of those that are wanted."""
+        return (
+            (self.stream is None or event.stream == self.stream)
+            and (self.category is None or category_of(event.stream) == self.category)
+            and (self.prefix is None or event.stream.startswith(self.prefix))
+            and (not self.types or event.type in self.types)
+            and (not self.query or any(criterion.fits(event) for criterion in self.query))
+        )
+
+    def as_wire(self) -> dict[str, Any]:
+        """The filter as it stands in a request."""
+        members: dict[str, Any] = {}
+        if self.stream is not None:
+            members["stream"] = self.stream
+        if self.category is not None:
+            members["category"] = self.category
+        if self.prefix is not None:
+            members["prefix"] = self.prefix
+        if self.types:
+            members["types"] = list(self.types)
+        if self.query:
+            members["query"] = [criterion.as_wire() for criterion in self.query]
+        return members
+
+
+EVERYTHING = EventFilter()

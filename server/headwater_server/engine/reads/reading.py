@@ -1,0 +1,344 @@
+"""Reading at a read view: keys, ranges, streams, the log, and aggregates with their snapshots.
+
+A Reader is a state and a commit number. Everything that it returns is of that commit, and of
+every event up to `position`, the newest at that commit. Pages are bounded by items and bytes;
+`more` says that something may follow.
+
+Events come as they are stored. Only a filter that no index answers takes events apart.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from headwater_protocol import limits
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.reads.changes import ChangesPage, read_changes
+from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
+from headwater_server.engine.reads.listing import (
+    CategoriesPage,
+    StreamsPage,
+    list_categories,
+    list_streams,
+)
+from headwater_server.engine.reads.scanning import ScanPage, scan_page
+from headwater_server.engine.reads.searching import Search
+from headwater_server.engine.retention.rules import NO_LIMIT, Rule, Visibility, as_of, hiding_rule
+from headwater_server.engine.state.layers import State
+
+_LOAD_SIZE_MAX: Final = limits.BODY_SIZE_MAX - 64 * limits.KIB
+"""Bytes of a snapshot and of the events behind it in one answer: the rest of its frame is for
+what stands around them."""
+
+_BATCH: Final = 512
+"""Positions whose events are fetched at a time while a page is filled."""
+
+
+class StreamPage(NamedTuple):
+    """The stream's version, stored events, and whether the stream goes on after the last."""
+
+    version: int
+    events: list[bytes]
+    more: bool
+
+
+class EventsPage(NamedTuple):
+    """The last position that was looked at, the events that fit, and whether more may follow."""
+
+    position: int
+    events: list[bytes]
+    more: bool
+
+
+class Loaded(NamedTuple):
+    """A stream's version, its newest usable snapshot (version, state), and the events after.
+
+    *begins* is the version of the first event of its present life, whether it is hidden or not.
+    """
+
+    version: int
+    snapshot: tuple[int, bytes] | None
+    events: list[bytes]
+    more: bool
+    begins: int
+
+
+class Reader:
+    """Reads at one commit, and at one time: age is measured by it, however long reading takes.
+
+    *time* is the log's, in microseconds. None: until when the commit was the newest.
+    """
+
+    __slots__ = ("_examined_max", "_state", "_time", "position", "view")
+
+    def __init__(
+        self, state: State, view: int, position: int, *, examined_max: int, time: int | None = None
+    ) -> None:
+        self._state = state
+        self.view = view
+        self.position = position
+        self._time = time
+        self._examined_max = examined_max
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a user's key, or None."""
+        return self._state.get(keyspaces.USER + key, self.view)
+
+    def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
+        """The keys of [start, end) in order; in reverse the last come first."""
+        first, last = user_range(start, end)
+        return self._page(first, last, limit, reverse)
+
+    def read_stream(self, stream: str, after: int, limit: int, reverse: bool) -> StreamPage:
+        """Events of a stream after a version, or in reverse before it (0: from the end)."""
+        head = self._state.head(stream)
+        version = self._state.version_at(stream, head, self.position)
+        lowest = self._visibility().first(stream) if self._may_hide(stream) else 1
+        if reverse:
+            last = version if after == 0 else min(version, after - 1)
+            first = max(lowest, last - limit + 1)
+        else:
+            after = max(after, lowest - 1)
+            first = after + 1
+            last = min(version, after + limit)
+        positions = self._state.stream_positions(stream, head, first, last)
+        events = self._events_within(positions[::-1] if reverse else positions)
+        if reverse:
+            more = last - len(events) >= lowest
+        else:
+            more = first + len(events) - 1 < version and first <= version
+        return StreamPage(version, events, more)
+
+    def load(self, stream: str, name: str, schema: int) -> Loaded:
+        """The newest snapshot of this name and schema, and the events after it."""
+        head = self._state.head(stream)
+        version = self._state.version_at(stream, head, self.position)
+        snapshot = self._usable_snapshot(stream, name, schema, version)
+        after = 0 if snapshot is None else snapshot[0]
+        page = self.read_stream(stream, after, limits.PAGE_ITEMS_MAX, reverse=False)
+        if snapshot is None:
+            return Loaded(page.version, None, page.events, page.more, self._begins(stream))
+        # An answer is one frame: a large snapshot leaves little room, or none, for events.
+        events = _within(page.events, _LOAD_SIZE_MAX - len(snapshot[1]))
+        more = page.more or len(events) < len(page.events)
+        return Loaded(page.version, snapshot, events, more, self._begins(stream))
+
+    def read_all(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> EventsPage:
+        """Events of all streams after a position, or in reverse before it (0: from the end)."""
+        if reverse:
+            upto = self.position if after == 0 else min(self.position, after - 1)
+            after = 0
+        else:
+            upto = self.position
+        if after >= upto:
+            return EventsPage(after if not reverse else 0, [], more=False)
+        if wanted == EVERYTHING:
+            if self._hides_any():
+                return self._read_shown(after, upto, limit, reverse)
+            return self._read_log(after, upto, limit, reverse)
+        return self._read_filtered(after, upto, wanted, limit, reverse)
+
+    def read_changes(self, after: int, first: bytes, last: bytes, count_max: int) -> ChangesPage:
+        """What commits after one have changed of the stored keys in [first, last)."""
+        return read_changes(
+            self._state,
+            after,
+            self.view,
+            first,
+            last,
+            count_max=count_max,
+            size_max=limits.PAGE_SIZE_MAX,
+            examined_max=self._examined_max,
+        )
+
+    def list_streams(self, prefix: str, after: str | None, limit: int) -> StreamsPage:
+        """Streams whose names begin with *prefix*, after a name, with their versions."""
+        return list_streams(
+            self._state,
+            self.view,
+            self.position,
+            prefix,
+            after,
+            limit,
+            examined_max=self._examined_max,
+        )
+
+    def list_categories(self, after: str | None, limit: int) -> CategoriesPage:
+        """Categories after a name, with their counts of events."""
+        return list_categories(
+            self._state, self.view, self.position, after, limit, examined_max=self._examined_max
+        )
+
+    # What is hidden of it; see retention/rules.py.
+
+    def _hides_any(self) -> bool:
+        """Whether any event may be hidden from this reader."""
+        return bool(self._state.retention.hiding)
+
+    def _may_hide(self, stream: str) -> bool:
+        """Whether any event of a stream may be hidden from this reader."""
+        return self._state.retention.hiding.may_have(stream)
+
+    def _begins(self, stream: str) -> int:
+        """The version at which the present life of a stream begins."""
+        return self._rule_of(stream).deleted + 1
+
+    def _rule_of(self, stream: str) -> Rule:
+        return hiding_rule(self._state, stream, self.view)
+
+    @property
+    def time(self) -> int:
+        """The time by which age is measured, in microseconds."""
+        if self._time is None:
+            self._time = as_of(self._state, self.view)
+        return self._time
+
+    def _visibility(self) -> Visibility:
+        return Visibility(self._state, self.position, rule_of=self._rule_of, now=self.time)
+
+    def _usable_snapshot(
+        self, stream: str, name: str, schema: int, version: int
+    ) -> tuple[int, bytes] | None:
+        """The newest snapshot that may be read, of those up to a version."""
+        if not self._state.retention.in_use and not self._hides_any():
+            return self._newest_snapshot(stream, name, schema, version, NO_LIMIT)
+        lowest, highest = self._visibility().snapshot_versions(stream, self.view)
+        snapshot = self._newest_snapshot(stream, name, schema, version, highest)
+        return None if snapshot is None or snapshot[0] < lowest else snapshot
+
+    # What lies below.
+
+    def _page(self, first: bytes, last: bytes, limit: int, reverse: bool) -> ScanPage:
+        return scan_page(
+            self._state,
+            first,
+            last,
+            self.view,
+            limit=limit,
+            size_max=limits.PAGE_SIZE_MAX,
+            reverse=reverse,
+        )
+
+    def _newest_snapshot(
+        self, stream: str, name: str, schema: int, version: int, version_max: int
+    ) -> tuple[int, bytes] | None:
+        """The newest snapshot up to *version_max*, and up to the *version* of the stream."""
+        first, last = keyspaces.snapshot_range(stream, name, schema, min(version, version_max))
+        newest = self._state.scan(first, last, self.view, reverse=True, ahead=1)
+        for key, state in newest:
+            return keyspaces.parse_snapshot_key(key).version, state
+        return None
+
+    def _read_log(self, after: int, upto: int, limit: int, reverse: bool) -> EventsPage:
+        if reverse:
+            first = max(after + 1, upto - limit + 1)
+            events = self._events_within(range(upto, first - 1, -1))
+            position = upto - len(events) + 1
+            return EventsPage(position, events, more=position > after + 1)
+        # A page may cross from the files into a memtable, each of which fills what it can.
+        events = self._state.events_from(after + 1, upto, limit, limits.PAGE_SIZE_MAX)
+        position = after + len(events)
+        return EventsPage(position, events, more=position < upto)
+
+    def _read_shown(self, after: int, upto: int, limit: int, reverse: bool) -> EventsPage:
+        """As `_read_log`, without what is hidden; a page ends where enough was looked at, too."""
+        visibility = self._visibility()
+        events: list[bytes] = []
+        size = examined = 0
+        position = upto + 1 if reverse else after
+        step = -1 if reverse else 1
+        count = limit
+        while True:
+            if reverse:
+                found = self._events_within(
+                    range(position - 1, max(after, position - 1 - count), -1)
+                )
+            else:
+                found = self._state.events_from(position + 1, upto, count, limits.PAGE_SIZE_MAX)
+            for stored in found:
+                if visibility.shows(stored):
+                    size += len(stored)
+                    if events and size > limits.PAGE_SIZE_MAX:
+                        return EventsPage(position, events, more=True)
+                    events.append(stored)
+                position += step
+                if len(events) == limit:
+                    break
+            more = self._goes_on(position, after, upto, reverse)
+            examined += len(found)
+            if not more or len(events) == limit or examined >= self._examined_max:
+                return EventsPage(position, events, more)
+            # Where much is hidden, a small page must not be filled one event at a time.
+            count = max(limit - len(events), _BATCH)
+
+    def _read_filtered(
+        self, after: int, upto: int, wanted: EventFilter, limit: int, reverse: bool
+    ) -> EventsPage:
+        """What the indexes find, in batches, until the page is full or enough was looked at."""
+        events: list[bytes] = []
+        size = examined = 0
+        position = upto + 1 if reverse else after
+        thinned = self._hides_any() if wanted.stream is None else self._may_hide(wanted.stream)
+        shows = self._visibility().shows if thinned else None
+        search = Search(
+            self._state, wanted, after, upto, reverse=reverse, budget=self._examined_max
+        )
+        while True:
+            # Of what may not fit, more is fetched than the page still takes.
+            room = limit - len(events) if search.exact else self._examined_max - examined
+            positions = search.take(min(_BATCH, room))
+            for candidate, stored in zip(positions, self._state.events(positions), strict=True):
+                shown = shows is None or shows(stored)
+                if shown and (search.exact or wanted.fits(decode_event(stored))):
+                    if events and size + len(stored) > limits.PAGE_SIZE_MAX:
+                        return EventsPage(position, events, more=True)
+                    events.append(stored)
+                    size += len(stored)
+                position = candidate
+                if len(events) == limit:
+                    more = self._goes_on(position, after, upto, reverse)
+                    return EventsPage(position, events, more)
+            if search.over:
+                # Everything up to the end of the view was looked at.
+                return EventsPage(after + 1 if reverse else upto, events, more=False)
+            position = search.looked_at
+            examined += len(positions)
+            if search.spent or examined >= self._examined_max:
+                return EventsPage(
+                    position, events, more=self._goes_on(position, after, upto, reverse)
+                )
+
+    @staticmethod
+    def _goes_on(position: int, after: int, upto: int, reverse: bool) -> bool:
+        return position > after + 1 if reverse else position < upto
+
+    def _events_within(self, positions: Sequence[int]) -> list[bytes]:
+        """The events at positions until a page's bytes are full; at least one, if there is."""
+        events: list[bytes] = []
+        size = 0
+        pending = list(positions)
+        for start in range(0, len(pending), _BATCH):
+            for stored in self._state.events(pending[start : start + _BATCH]):
+                if events and size + len(stored) > limits.PAGE_SIZE_MAX:
+                    return events
+                events.append(stored)
+                size += len(stored)
+        return events
+
+
+def _within(events: list[bytes], size_max: int) -> list[bytes]:
+    """As many of the first events as have *size_max* bytes together."""
+    size = 0
+    for count, event in enumerate(events):
+        size += len(event)
+        if size > size_max:
+            return events[:count]
+    return events
+
+
+def user_range(start: bytes, end: bytes | None) -> tuple[bytes, bytes]:
+    """The stored range of a range of users' keys."""
+    return (
+        keyspaces.USER + start,
+        keyspaces.USER_END if end is None else keyspaces.USER + end,
+    )

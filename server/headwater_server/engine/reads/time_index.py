@@ -1,0 +1,54 @@
+"""Moments: from a time to a place in the order of events.
+
+Times never go back from one commit to the next, so a time cuts the events in two. The commit log
+says where, by halves; for what is older than its retention, the events' own times do.
+"""
+
+from typing import Final
+
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.state.layers import State
+
+_LOOKED_AT: Final = 256
+
+
+def position_before(state: State, time: int, published: int) -> int:
+    """The last position before a time in microseconds: what comes after has that time or a later.
+
+    *published* is the newest commit that readers see.
+    """
+    if time <= 0:
+        return 0
+    commit = min(state.commit_at(time - 1), published)
+    oldest = int(state.files.oldest_commit)
+    if commit >= oldest or commit == 0:
+        return state.position_at(commit)
+    # Which of the commits before the log began it was, nobody knows.
+    return _by_events(state, time, state.commit_record(oldest).first_position - 1)
+
+
+def _by_events(state: State, time: int, upto: int) -> int:
+    """The last position up to *upto* whose event is older than *time*."""
+    low, high = 0, upto
+    while low < high:
+        middle = (low + high + 1) // 2
+        found = _next_event(state, middle, high)
+        if found is None:
+            # Nothing is left of these; whichever side they are on, nobody can tell.
+            high = middle - 1
+        elif found[1] < time:
+            low = found[0]
+        else:
+            high = middle - 1
+    return low
+
+
+def _next_event(state: State, position: int, upto: int) -> tuple[int, int] | None:
+    """Position and time of the first event from *position* on of which something is left."""
+    while position <= upto:
+        positions = range(position, min(position + _LOOKED_AT, upto + 1))
+        for place, stored in zip(positions, state.events(positions), strict=True):
+            if stored:
+                return place, decode_event(stored).time
+        position = positions.stop
+    return None

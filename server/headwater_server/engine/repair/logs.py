@@ -1,0 +1,433 @@
+"""The part of `repair` that makes the commit log and the event log whole again.
+
+Neither may have a hole: commits and positions are dense. So what cannot be read is put together
+from what the other files say of it, and what nobody knows is marked as lost. A file is never
+changed in place: the new one is written beside it and takes its name, the old one is kept.
+"""
+
+import bisect
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from headwater_server.engine.check.logs import LOST_TRANSACTION
+from headwater_server.engine.format.events import (
+    StoredEvent,
+    decode_event,
+    derive_event_id,
+    encode_event,
+)
+from headwater_server.engine.format.index_keys import (
+    EVENT_ID,
+    NUMBER,
+    STREAM,
+    Applied,
+    parse_event_id_key,
+    parse_head,
+    parse_number,
+    parse_transactions,
+)
+from headwater_server.engine.format.records import decode_record
+from headwater_server.engine.state.postings import all_postings
+from headwater_server.engine.state.stored_state import oldest_needed
+from headwater_server.storage import commit_log_repair, event_log_repair
+from headwater_server.storage.commit_log import RECORDS_DEFAULT, CommitRecord
+from headwater_server.storage.copying import FilePart, link_or_copy, size_of
+from headwater_server.storage.directory import DataDirectory
+from headwater_server.storage.event_segment import EventSegment
+from headwater_server.storage.file_system import FileSystem
+from headwater_server.storage.file_write_ahead_log import read_files
+from headwater_server.storage.state_store import Family, StateStore
+from headwater_server.storage.write_ahead_log import records
+
+DAMAGED_TYPE = "$damaged"
+"""Type of an event that was lost and stands in for it."""
+
+_TEMPORARY = ".tmp"
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What a repair of the logs did.
+
+    Attributes:
+        commits: records put together again.
+        nameless: those of them whose transaction id is lost.
+        restored: events that the write-ahead log still had.
+        replaced: positions of events whose content is lost.
+        copies: files that were kept.
+    """
+
+    commits: int = 0
+    nameless: int = 0
+    restored: int = 0
+    replaced: list[int] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+
+
+class LogRepair:
+    """Repairs the logs of a directory that this process owns."""
+
+    def __init__(
+        self,
+        file_system: FileSystem,
+        directory: DataDirectory,
+        store: StateStore,
+        applied: Applied,
+    ) -> None:
+        self._file_system = file_system
+        self._directory = directory
+        self._store = store
+        self._applied = applied
+        self.rebuilt = Rebuilt()
+
+    # Files.
+
+    def _ranges(self, files: list[tuple[int, str]], last: int) -> list[tuple[int, int, str | None]]:
+        """First, last and path of each segment up to *last*; None where a file is missing."""
+        wanted = [(first, path) for first, path in files if first <= last]
+        ranges: list[tuple[int, int, str | None]] = []
+        for place, (first, path) in enumerate(wanted):
+            end = wanted[place + 1][0] - 1 if place + 1 < len(wanted) else last
+            ranges.append((first, end, path))
+        return ranges
+
+    def _replace(self, path: str, write: Callable[[str], None]) -> None:
+        """Put a new file in the place of *path*, durably, and keep the old one beside it.
+
+        The old one gets its second name first. So there is a file at *path* whenever the power
+        fails: what is sound in it must not be lost to a repair that did not come to its end.
+        """
+        files = self._file_system
+        parent = path.rpartition("/")[0]
+        temporary = path + _TEMPORARY
+        if files.exists(temporary):
+            files.remove(temporary)
+        write(temporary)
+        if files.exists(path):
+            number = 1
+            while files.exists(f"{path}.damaged-{number}"):
+                number += 1
+            copy = f"{path}.damaged-{number}"
+            link_or_copy(files, FilePart(path, size_of(files, path), True), copy)
+            files.sync_directory(parent)
+            self.rebuilt.copies.append(copy)
+        files.rename(temporary, path)
+        files.sync_directory(parent)
+
+    # Commits.
+
+    def repair_commits(self, suspects: set[int]) -> None:
+        """Make every segment of the commit log whole.
+
+        *suspects* are commits whose record is wrong though its checksum is right.
+        """
+        directory = self._directory.commits
+        files = commit_log_repair.segment_files(self._file_system, directory)
+        last = self._applied.commit
+        if not last:
+            return
+        if not files or files[0][0] > last:
+            files = [(max(1, last - RECORDS_DEFAULT + 1), "")]
+        oldest = oldest_needed(self._store)
+        if oldest < files[0][0]:
+            files.insert(0, (oldest, ""))
+        for first, end, path in self._ranges(files, last):
+            self._repair_commit_segment(first, end, path or "", suspects)
+
+    def _repair_commit_segment(self, first: int, end: int, path: str, suspects: set[int]) -> None:
+        files = self._file_system
+        known: dict[int, CommitRecord] = {}
+        capacity = 0
+        if path and files.exists(path):
+            file = files.open(path, writable=False)
+            try:
+                capacity = commit_log_repair.read_capacity(file)
+                for record in commit_log_repair.sound_records(file, first):
+                    if record.commit <= end and record.commit not in suspects:
+                        known[record.commit] = record
+            finally:
+                file.close()
+        lost = [commit for commit in range(first, end + 1) if commit not in known]
+        if not lost and capacity:
+            return
+        path = path or commit_log_repair.segment_path(self._directory.commits, first)
+        # A segment that another one follows holds exactly the commits before that one.
+        is_last = end == self._applied.commit
+        capacity = capacity or (RECORDS_DEFAULT if is_last else end - first + 1)
+        known.update(self._rebuild_records(lost, known))
+        self._replace(
+            path,
+            lambda temporary: commit_log_repair.write_segment(
+                files,
+                temporary,
+                first,
+                capacity,
+                (known[commit] for commit in range(first, end + 1)),
+                database_id=self._directory.database_id,
+            ),
+        )
+
+    def _rebuild_records(
+        self, lost: list[int], known: dict[int, CommitRecord]
+    ) -> dict[int, CommitRecord]:
+        wanted = set(lost)
+        transactions: dict[int, bytes] = {}
+        for entry_key, entry in self._store.scan(Family.TRANSACTIONS, b""):
+            for transaction, commit in parse_transactions(entry_key, entry):
+                if commit in wanted:
+                    transactions[commit] = transaction
+        events: dict[int, list[StoredEvent]] = {}
+        # The first event of each commit, to tell where commits without events stand.
+        firsts: list[tuple[int, int]] = []
+        for event in self._sound_events():
+            if not firsts or firsts[-1][0] < event.commit:
+                firsts.append((event.commit, event.position))
+            if event.commit in wanted:
+                events.setdefault(event.commit, []).append(event)
+        found: dict[int, CommitRecord] = {}
+        for commit in lost:
+            own = events.get(commit)
+            before = found.get(commit - 1) or known.get(commit - 1)
+            if before is not None:
+                position = before.first_position + before.event_count
+            elif own:
+                position = own[0].position
+            else:
+                place = bisect.bisect_left(firsts, (commit, 0))
+                position = firsts[place][1] if place < len(firsts) else self._applied.position + 1
+            after = known.get(commit + 1)
+            if after is not None:
+                count = after.first_position - position
+            elif commit == self._applied.commit:
+                count = self._applied.position + 1 - position
+            else:
+                count = own[-1].position + 1 - position if own else 0
+            time = own[0].time if own else before.time if before else after.time if after else 0
+            transaction = transactions.get(commit, LOST_TRANSACTION)
+            found[commit] = CommitRecord(commit, transaction, time, 0, position, max(count, 0))
+            self.rebuilt.commits += 1
+            self.rebuilt.nameless += transaction == LOST_TRANSACTION
+        return found
+
+    # Events.
+
+    def _event_ranges(self) -> list[tuple[int, int, str | None]]:
+        files = event_log_repair.segment_files(self._file_system, self._directory.events)
+        last = self._applied.position
+        ranges = self._ranges(files, last)
+        if last and (not ranges or ranges[0][0] > 1):
+            ranges.insert(0, (1, ranges[0][0] - 1 if ranges else last, None))
+        return ranges
+
+    def _sound_events(self) -> Iterator[StoredEvent]:
+        for first, end, path in self._event_ranges():
+            for _, stored in self._sound_in(first, end, path):
+                if stored:
+                    yield decode_event(stored)
+
+    def _sound_in(self, first: int, end: int, path: str | None) -> Iterator[tuple[int, bytes]]:
+        if path is None:
+            return
+        file = self._file_system.open(path, writable=False)
+        try:
+            yield from event_log_repair.sound_events(file, first, end)
+        finally:
+            file.close()
+
+    def repair_events(
+        self, suspects: set[int], commit_of: Callable[[int], CommitRecord | None]
+    ) -> None:
+        """Make every segment of the event log whole.
+
+        *suspects* are positions whose event is wrong though its checksum is right; *commit_of*
+        gives the record of the commit to which a position belongs.
+        """
+        broken: list[tuple[int, int, str | None]] = []
+        lost: list[int] = []
+        for first, end, path in self._event_ranges():
+            sound = {
+                position
+                for position, _ in self._sound_in(first, end, path)
+                if position not in suspects
+            }
+            missing = [position for position in range(first, end + 1) if position not in sound]
+            if missing or not self._has_sound_header(first, path):
+                broken.append((first, end, path))
+                lost += missing
+        if not broken:
+            return
+        stand_ins = StandIns(self._store, lost, commit_of)
+        self._look_in_the_log(stand_ins)
+        stand_ins.find_places(self._sound_events)
+        for first, end, path in broken:
+            self._rewrite_events(first, end, path, suspects, stand_ins)
+
+    def _has_sound_header(self, first: int, path: str | None) -> bool:
+        if path is None:
+            return False
+        file = self._file_system.open(path, writable=False)
+        try:
+            return event_log_repair.has_sound_header(file, path, first, self._directory.database_id)
+        finally:
+            file.close()
+
+    def _look_in_the_log(self, stand_ins: "StandIns") -> None:
+        entries = read_files(
+            self._file_system, self._directory.wal, database_id=self._directory.database_id
+        )
+        for _, encoded in records(entries):
+            record = decode_record(encoded)
+            for position, stored in enumerate(record.events, record.first_position):
+                if stand_ins.restore(position, stored):
+                    self.rebuilt.restored += 1
+
+    def _rewrite_events(
+        self,
+        first: int,
+        end: int,
+        path: str | None,
+        suspects: set[int],
+        stand_ins: "StandIns",
+    ) -> None:
+        def payloads() -> Iterator[bytes]:
+            sound = self._sound_in(first, end, path)
+            ahead = next(sound, None)
+            previous: bytes | None = None
+            for position in range(first, end + 1):
+                while ahead is not None and ahead[0] < position:
+                    ahead = next(sound, None)
+                if ahead is not None and ahead[0] == position and position not in suspects:
+                    previous = ahead[1]
+                else:
+                    previous, is_lost = stand_ins.event(position, previous)
+                    if is_lost:
+                        self.rebuilt.replaced.append(position)
+                yield previous
+
+        whole = path or event_log_repair.segment_path(self._directory.events, first)
+        self._replace(
+            whole,
+            lambda temporary: event_log_repair.write_segment(
+                self._file_system,
+                temporary,
+                first,
+                payloads(),
+                database_id=self._directory.database_id,
+            ),
+        )
+        offsets = EventSegment.offsets_path_of(whole)
+        if self._file_system.exists(offsets):
+            # It is made again when the log is opened.
+            self._file_system.remove(offsets)
+            self._file_system.sync_directory(self._directory.events)
+
+    def remove_offsets(self, paths: set[str]) -> None:
+        """Remove .idx files, which are made again when the log is opened."""
+        for path in sorted(paths):
+            if self._file_system.exists(path):
+                self._file_system.remove(path)
+        if paths:
+            self._file_system.sync_directory(self._directory.events)
+
+
+class StandIns:
+    """What takes the place of lost events: the same from the write-ahead log, or a marker."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        lost: list[int],
+        commit_of: Callable[[int], CommitRecord | None],
+    ) -> None:
+        self._store = store
+        self._lost = set(lost)
+        self._commit_of = commit_of
+        self._restored: dict[int, bytes] = {}
+        self._places: dict[int, tuple[str, int, int]] = {}
+
+    def restore(self, position: int, stored: bytes) -> bool:
+        """Take an event of the write-ahead log, if it is a lost one."""
+        if position not in self._lost or position in self._restored:
+            return False
+        self._restored[position] = stored
+        return True
+
+    def find_places(self, sound_events: Callable[[], Iterator[StoredEvent]]) -> None:
+        """Find stream and version of those that are lost for good."""
+        lost = self._lost - self._restored.keys()
+        if not lost:
+            return
+        for key, entry in self._store.scan(Family.INDEX, STREAM, bytes([STREAM[0] + 1])):
+            head = parse_head(entry)
+            version = 0
+            in_postings = len(head.tail) < head.version
+            older = all_postings(self._store, STREAM, head.id) if in_postings else iter(())
+            for run in itertools.chain((run for _, run in older), [head.tail]):
+                for position in run:
+                    version += 1
+                    if position in lost:
+                        self._places[position] = (key[1:].decode(), version, head.id)
+        unknown = sorted(lost - self._places.keys())
+        if unknown:
+            self._guess_places(unknown, sound_events())
+
+    def _guess_places(self, unknown: list[int], events: Iterator[StoredEvent]) -> None:
+        """The index does not know them either. A gap in a stream's versions is one of them.
+
+        Holds the newest version of every stream in memory.
+        """
+        newest: dict[str, tuple[int, int]] = {}
+        free = list(unknown)
+        for event in events:
+            version, position = newest.get(event.stream, (0, 0))
+            for missing in range(version + 1, event.version):
+                # Any lost position between its neighbours will do: which it was, nobody knows.
+                place = bisect.bisect_right(free, position)
+                if place < len(free) and free[place] < event.position:
+                    position = free.pop(place)
+                    self._places[position] = (event.stream, missing, 0)
+            newest[event.stream] = (event.version, event.position)
+
+    def event(self, position: int, previous: bytes | None) -> tuple[bytes, bool]:
+        """The event to put at a position, and whether its content is lost.
+
+        *previous* is the event before it in the file, whose commit it gets if no record of the
+        commit log tells.
+        """
+        if position in self._restored:
+            return self._restored[position], False
+        record = self._commit_of(position)
+        if record is not None:
+            commit, time = record.commit, record.time
+        elif previous is not None:
+            before = decode_event(previous)
+            commit, time = before.commit, before.time
+        else:
+            commit, time = 1, 0
+        # A stream of its own is the last resort: no version of another is made up.
+        stream, version, stream_id = self._places.get(
+            position, (f"{DAMAGED_TYPE}-{position}", 1, position)
+        )
+        event_id = self._event_id(stream_id, version)
+        if event_id is None and record is not None and record.transaction != LOST_TRANSACTION:
+            event_id = derive_event_id(record.transaction, position - record.first_position)
+        stored = encode_event(
+            position,
+            stream,
+            version,
+            commit,
+            time,
+            event_id or position.to_bytes(16, "big"),
+            DAMAGED_TYPE,
+            b"",
+            b"",
+        )
+        return stored, True
+
+    def _event_id(self, stream_id: int, version: int) -> bytes | None:
+        start, end = EVENT_ID + NUMBER.pack(stream_id), EVENT_ID + NUMBER.pack(stream_id + 1)
+        for key, entry in self._store.scan(Family.INDEX, start, end):
+            if parse_number(entry) == version:
+                return parse_event_id_key(key)[1]
+        return None

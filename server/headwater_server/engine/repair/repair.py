@@ -1,0 +1,487 @@
+"""Repair: a damaged data directory made whole, with every loss said in words and numbers.
+
+    plan      check the directory; for each kind of damage, what would be done and given up
+    perform   do it, check again, and go on if what was hidden behind the damage is damaged too
+    redate    last, in a directory that is whole: end a state in which times are in the future
+
+The order is that of what depends on what: the state store's own files, the write-ahead log, the
+commit log, the events, and then what the state store has of them. Nothing is thrown away that
+could be read: files that are replaced, and parts of the log that are cut off, stay beside the
+new ones under a name of their own. Never on a directory that a server has open: LOCK sees to it.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from headwater_protocol.errors import DamagedFile
+from headwater_protocol.numbers import CommitNumber, Position
+from headwater_server.engine.check.check import OpenStore, check, check_parts
+from headwater_server.engine.check.findings import Kind, Progress, Report
+from headwater_server.engine.format.index_keys import META_APPLIED, Applied
+from headwater_server.engine.format.records import decode_record
+from headwater_server.engine.recovery import OpenLog
+from headwater_server.engine.repair.logs import LogRepair
+from headwater_server.engine.repair.redating import redate
+from headwater_server.engine.repair.state import (
+    StateRepair,
+    commit_of_position,
+    set_applied,
+)
+from headwater_server.engine.state.stored_state import CheckpointedState, read_applied
+from headwater_server.storage import commit_log_repair
+from headwater_server.storage.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.directory import DataDirectory
+from headwater_server.storage.event_log import EventLog
+from headwater_server.storage.file_system import FileSystem
+from headwater_server.storage.file_write_ahead_log import (
+    FileWriteAheadLog,
+    check_files,
+    cut_files,
+    read_files,
+    repair_files,
+)
+from headwater_server.storage.state_store import Family, StateStore
+from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog, records
+
+ROUNDS_MAX: Final = 4
+"""Rounds of check and repair. Damage can hide other damage, but not often one behind another."""
+
+RepairStore = Callable[[str], str]
+"""Mends the files of a state store in a directory by its own means; tells what it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that a repair does.
+
+    Attributes:
+        kinds: the kinds of findings that it answers.
+        what: what would be done, and to what.
+        gives_up: what is lost by it; empty if nothing is.
+    """
+
+    kinds: tuple[Kind, ...]
+    what: str
+    gives_up: str
+
+    def __str__(self) -> str:
+        return f"{self.what}. Gives up: {self.gives_up or 'nothing'}."
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is wrong, and what a repair would do about it, in order.
+
+    Attributes:
+        report: what the check found.
+        actions: what would be done.
+        hopeless: findings for which there is nothing to be done here.
+    """
+
+    report: Report
+    actions: list[Action] = field(default_factory=list)
+    hopeless: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a repair did.
+
+    Attributes:
+        done: in words, in order.
+        copies: files that were kept.
+        report: what a check finds now.
+    """
+
+    done: list[str]
+    copies: list[str]
+    report: Report
+
+
+def plan(
+    file_system: FileSystem,
+    path: str,
+    *,
+    open_store: OpenStore,
+    now: int | None = None,
+    on_progress: Progress = lambda _done, _total: None,
+) -> Plan:
+    """Say what a repair of the directory at *path* would do; changes nothing.
+
+    Args:
+        open_store: opens the state store in a directory to read only.
+        now: what the wall clock says, as for `check`.
+
+    Raises:
+        DirectoryInUse, FormatTooNew, InvalidArgument: as `check`.
+    """
+    return _plan_of(
+        check(file_system, path, open_store=open_store, now=now, on_progress=on_progress)
+    )
+
+
+def _plan_of(report: Report) -> Plan:
+    found = Plan(report)
+    for finding in report.findings:
+        if finding.kind is Kind.DIRECTORY:
+            found.hopeless.append(f"{finding}; {finding.remedy}")
+    for action in (
+        _store_action(report),
+        _log_action(report),
+        _commits_action(report),
+        _events_action(report),
+        _offsets_action(report),
+        _index_action(report),
+        _transactions_action(report),
+        _versions_action(report),
+        _snapshots_action(report),
+        _clock_action(report),
+    ):
+        if action is not None:
+            found.actions.append(action)
+    return found
+
+
+def _count(report: Report, *kinds: Kind) -> int:
+    return sum(finding.kind in kinds for finding in report.findings)
+
+
+def _store_action(report: Report) -> Action | None:
+    if report.has(Kind.APPLIED) and not report.has(Kind.STORE):
+        return Action(
+            (Kind.APPLIED,),
+            "Take for applied what lies before the write-ahead log, then make all indexes again",
+            "all older versions of keys",
+        )
+    if not report.has(Kind.STORE):
+        return None
+    return Action(
+        (Kind.STORE,),
+        "Copy what can be read of the state store into a new one, keep the old one, and make all "
+        "indexes again from the logs",
+        "keys whose newest value is in a damaged block and not in the write-ahead log, and all "
+        f"older versions: commits before {report.applied.commit} can no longer be read",
+    )
+
+
+def _log_action(report: Report) -> Action | None:
+    findings = [each for each in report.findings if each.kind in (Kind.LOG, Kind.LOG_GAP)]
+    if not findings:
+        return None
+    return Action(
+        (Kind.LOG, Kind.LOG_GAP),
+        "Cut the write-ahead log before the damage and keep a copy of the rest",
+        "; ".join(finding.what for finding in findings),
+    )
+
+
+def _commits_action(report: Report) -> Action | None:
+    if not report.has(Kind.COMMIT, Kind.COMMIT_FILE):
+        return None
+    numbers = [each.number for each in report.findings if each.kind is Kind.COMMIT]
+    named = f" ({', '.join(map(str, numbers[:20]))})" if numbers else ""
+    return Action(
+        (Kind.COMMIT, Kind.COMMIT_FILE),
+        f"Put {len(numbers) or 'all damaged'} records of the commit log together again{named} "
+        "from their neighbours, their events and the transaction index; keep the old file",
+        "who made these commits, the time of those that had no events, and the ids of "
+        "transactions that the index has forgotten",
+    )
+
+
+def _events_action(report: Report) -> Action | None:
+    if not report.has(Kind.EVENT, Kind.EVENT_FILE):
+        return None
+    numbers = [each.number for each in report.findings if each.kind is Kind.EVENT and each.number]
+    named = f" at positions {', '.join(map(str, numbers[:20]))}" if numbers else ""
+    return Action(
+        (Kind.EVENT, Kind.EVENT_FILE),
+        f"Take {len(numbers) or 'all damaged'} events{named} from the write-ahead log; where it "
+        'has them no more, put events of the type "$damaged" without data in their places; keep '
+        "the old files",
+        "type, data and metadata of those that the write-ahead log has no more",
+    )
+
+
+def _offsets_action(report: Report) -> Action | None:
+    count = _count(report, Kind.OFFSETS)
+    if not count:
+        return None
+    return Action((Kind.OFFSETS,), f"Make {count} .idx files again from the events", "")
+
+
+def _index_action(report: Report) -> Action | None:
+    if not report.has(Kind.INDEX, Kind.EVENT_IDS):
+        return None
+    return Action(
+        (Kind.INDEX, Kind.EVENT_IDS),
+        "Make the index of streams, categories, types and event ids again from the events",
+        "",
+    )
+
+
+def _transactions_action(report: Report) -> Action | None:
+    if not report.has(Kind.TRANSACTIONS):
+        return None
+    return Action(
+        (Kind.TRANSACTIONS,),
+        "Make the index of transaction ids again from the commit log",
+        "the fate of transactions that the commit log does not name",
+    )
+
+
+def _versions_action(report: Report) -> Action | None:
+    if not report.has(Kind.VERSIONS):
+        return None
+    return Action(
+        (Kind.VERSIONS,),
+        "Keep the newest value of every key, and drop all older versions",
+        f"the history: commits before {report.applied.commit} can no longer be read",
+    )
+
+
+def _snapshots_action(report: Report) -> Action | None:
+    count = _count(report, Kind.SNAPSHOT)
+    if not count:
+        return None
+    return Action((Kind.SNAPSHOT,), f"Remove {count} snapshots", "")
+
+
+def _clock_action(report: Report) -> Action | None:
+    if not report.warnings:
+        return None
+    return Action(
+        (Kind.CLOCK,),
+        "Give the present as their time to all commits and events that are dated after it; "
+        "keep the old files",
+        "their times, which were wrong; and the status of transactions whose ids were made "
+        "before the present, as far as it is forgotten",
+    )
+
+
+def _open_log(
+    file_system: FileSystem,
+    path: str,
+    *,
+    database_id: bytes,
+    random: random.Random,
+    vouched: WalIndex,
+) -> WriteAheadLog:
+    return FileWriteAheadLog.open(
+        file_system, path, database_id=database_id, random=random, vouched=vouched
+    )
+
+
+def perform(
+    file_system: FileSystem,
+    path: str,
+    *,
+    open_store: OpenStore,
+    open_store_to_check: OpenStore,
+    repair_store: RepairStore | None,
+    open_log: OpenLog = _open_log,
+    now: int | None = None,
+    on_progress: Progress = lambda _done, _total: None,
+) -> Outcome:
+    """Repair the directory at *path*, as `plan` says.
+
+    Args:
+        open_store: opens the state store to write, or makes an empty one.
+        open_store_to_check: opens it to read only.
+        repair_store: mends a store that does not open; None if there is no such means.
+        open_log: opens the write-ahead log to write.
+        now: what the wall clock says, as for `check`.
+
+    Raises:
+        DirectoryInUse, FormatTooNew, InvalidArgument: as `check`.
+        DamagedFile: there is nothing to be done; the message says why.
+        DiskFull: no room for the new files; nothing was given up, try again.
+    """
+    outcome = Outcome([], [], Report())
+    look = partial(_look, file_system, path, open_store_to_check, outcome, on_progress, now)
+    for _ in range(ROUNDS_MAX):
+        with look() as directory:
+            if outcome.report.is_clean:
+                break
+            _Round(file_system, directory, outcome).run(open_store, repair_store)
+    if outcome.report.is_clean and outcome.report.warnings and now is not None:
+        done, copies = redate(file_system, path, open_store=open_store, open_log=open_log, now=now)
+        outcome.done += done
+        outcome.copies += copies
+        with look():
+            pass
+    return outcome
+
+
+@contextmanager
+def _look(
+    file_system: FileSystem,
+    path: str,
+    open_store: OpenStore,
+    outcome: Outcome,
+    on_progress: Progress,
+    now: int | None,
+) -> Iterator[DataDirectory]:
+    """Own the directory, and check it."""
+    directory = DataDirectory.open(file_system, path, source=random.Random(0), now=0, create=False)
+    try:
+        outcome.report = Report()
+        check_parts(file_system, directory, open_store, outcome.report, on_progress, now=now)
+        yield directory
+    finally:
+        directory.close()
+
+
+class _Round:
+    """One round of repair."""
+
+    def __init__(self, file_system: FileSystem, directory: DataDirectory, outcome: Outcome) -> None:
+        self._file_system = file_system
+        self._directory = directory
+        self._outcome = outcome
+        self._report = outcome.report
+        # Much of the state store may be missing, or it may be older than the logs.
+        self._is_store_new = outcome.report.has(Kind.STORE)
+
+    def run(self, open_store: OpenStore, repair_store: RepairStore | None) -> None:
+        """Do what the report asks for."""
+        report, done = self._report, self._outcome.done
+        if report.has(Kind.STORE):
+            if repair_store is None:
+                raise DamagedFile(
+                    f"{self._directory.state}: the state store is damaged, and it has no means to "
+                    "mend itself; restore the directory from a backup",
+                    details={"file": self._directory.state},
+                )
+            done.append(repair_store(self._directory.state))
+        store = open_store(self._directory.state)
+        try:
+            self._repair(store)
+        finally:
+            store.close()
+
+    def _repair(self, store: StateStore) -> None:
+        report, done = self._report, self._outcome.done
+        if store.get(Family.INDEX, META_APPLIED) is None:
+            self._is_store_new = True
+            applied = self._find_applied()
+            set_applied(store, applied)
+            done.append(f"took commit {applied.commit} for the last one of the files")
+        applied = self._repair_log(store, read_applied(store))
+        logs = LogRepair(self._file_system, self._directory, store, applied)
+        if report.has(Kind.COMMIT, Kind.COMMIT_FILE):
+            logs.repair_commits(self._numbers(Kind.COMMIT))
+            done.append(
+                f"put {logs.rebuilt.commits} commit records together again; "
+                f"{logs.rebuilt.nameless} of them have lost their transaction's id"
+            )
+        if report.has(Kind.OFFSETS):
+            paths = {each.file for each in report.findings if each.kind is Kind.OFFSETS}
+            logs.remove_offsets(paths)
+            done.append(f"made {len(paths)} .idx files again")
+        with ExitStack() as opened:
+            commit_log = CommitLog.open(
+                self._file_system,
+                self._directory.commits,
+                CommitNumber(applied.commit),
+                database_id=self._directory.database_id,
+            )
+            opened.callback(commit_log.close)
+            if report.has(Kind.EVENT, Kind.EVENT_FILE):
+                self._repair_events(logs, commit_log)
+            event_log = EventLog.open(
+                self._file_system,
+                self._directory.events,
+                Position(applied.position),
+                database_id=self._directory.database_id,
+            )
+            opened.callback(event_log.close)
+            self._repair_state(CheckpointedState(store, event_log, commit_log), logs)
+        self._outcome.copies += logs.rebuilt.copies
+
+    def _numbers(self, kind: Kind) -> set[int]:
+        return {each.number for each in self._report.findings if each.kind is kind}
+
+    # The write-ahead log.
+
+    def _repair_log(self, store: StateStore, applied: Applied) -> Applied:
+        if not self._report.has(Kind.LOG, Kind.LOG_GAP):
+            return applied
+        directory, database_id = self._directory.wal, self._directory.database_id
+        repaired = repair_files(self._file_system, directory, database_id=database_id)
+        gaps = sorted(self._numbers(Kind.LOG_GAP) - {0})
+        if repaired is None and gaps:
+            repaired = cut_files(
+                self._file_system, directory, database_id=database_id, before=WalIndex(gaps[0])
+            )
+        if repaired is not None:
+            self._outcome.copies += repaired.copies
+            self._outcome.done.append(f"cut the write-ahead log after entry {repaired.last_index}")
+        found = check_files(self._file_system, directory, database_id=database_id)
+        last = found.last.index if found is not None else 0
+        if last < applied.log_index:
+            applied = applied._replace(log_index=last)
+            set_applied(store, applied)
+        return applied
+
+    def _find_applied(self) -> Applied:
+        """What the files hold, when the state store does not know any more."""
+        entries = read_files(
+            self._file_system, self._directory.wal, database_id=self._directory.database_id
+        )
+        for _, encoded in records(entries):
+            record = decode_record(encoded)
+            if record.commit:
+                # A log that still has the first commit of all needs no files.
+                return Applied(record.commit - 1, record.first_position - 1, 0, 0)
+        last: CommitRecord | None = None
+        files = commit_log_repair.segment_files(self._file_system, self._directory.commits)
+        for first, path in files:
+            file = self._file_system.open(path, writable=False)
+            try:
+                for each in commit_log_repair.sound_records(file, first):
+                    last = each
+            finally:
+                file.close()
+        if last is None:
+            return Applied(0, 0, 0, 0)
+        position = last.first_position + last.event_count - 1
+        return Applied(last.commit, position, last.time, 0)
+
+    # Events and what is made of them.
+
+    def _repair_events(self, logs: LogRepair, commit_log: CommitLog) -> None:
+        def commit_of(position: int) -> CommitRecord | None:
+            return commit_of_position(commit_log, position)
+
+        logs.repair_events(self._numbers(Kind.EVENT) - {0}, commit_of)
+        replaced = logs.rebuilt.replaced
+        named = f", at positions {', '.join(map(str, replaced[:20]))}" if replaced else ""
+        self._outcome.done.append(
+            f"took {logs.rebuilt.restored} events from the write-ahead log; the content of "
+            f"{len(replaced)} is lost{named}"
+        )
+
+    def _repair_state(self, state: CheckpointedState, logs: LogRepair) -> None:
+        report, done = self._report, self._outcome.done
+        repair = StateRepair(state)
+        is_store_new = self._is_store_new
+        # A log that was cut can leave the store ahead of it, by an unfinished checkpoint.
+        is_log_cut = report.has(Kind.LOG, Kind.LOG_GAP)
+        if is_store_new or is_log_cut or report.has(Kind.VERSIONS):
+            versions, lost = repair.give_up_history()
+            done.append(f"dropped {versions} older versions, and {lost} keys that were unreadable")
+        rebuilt = (Kind.INDEX, Kind.EVENT_IDS, Kind.EVENT, Kind.EVENT_FILE)
+        if is_store_new or is_log_cut or report.has(*rebuilt):
+            done.append(f"made the index again from {repair.rebuild_index()} events")
+        if is_store_new or is_log_cut or report.has(Kind.TRANSACTIONS, *_COMMITS):
+            done.append(f"made the index of {repair.rebuild_transactions()} transactions again")
+        if is_store_new or report.has(Kind.SNAPSHOT) or logs.rebuilt.replaced:
+            done.append(f"removed {repair.drop_snapshots()} snapshots")
+
+
+_COMMITS: Final = (Kind.COMMIT, Kind.COMMIT_FILE)

@@ -1,0 +1,138 @@
+"""Restoring: a backup, or any data directory at rest, becomes a data directory elsewhere.
+
+    1  both are locked: no server runs on the one, nobody else makes the other
+    2  every file is copied and synced, directories too
+    3  FORMAT, last: it says that all of it is there
+
+Everything is copied and nothing linked: what is restored shares no byte with the backup. If it
+fails, the target is left as it was, missing or empty.
+"""
+
+import random
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from headwater_protocol.errors import InvalidArgument
+from headwater_server.engine.check.findings import Progress
+from headwater_server.engine.format.index_keys import Applied
+from headwater_server.engine.state.stored_state import read_applied
+from headwater_server.storage.copying import (
+    FilePart,
+    copy_file,
+    list_if_directory,
+    remove_tree,
+    size_of,
+)
+from headwater_server.storage.directory import FORMAT_NAME, LOCK_NAME, PARTS, DataDirectory
+from headwater_server.storage.file_system import FileSystem, join, parent
+from headwater_server.storage.state_store import StateStore
+
+_NOT_OF_ANYBODY = "lost+found"
+
+
+def restore(
+    file_system: FileSystem,
+    backup: str,
+    target: str,
+    *,
+    open_store: Callable[[str], StateStore],
+    on_progress: Progress = lambda _done, _total: None,
+) -> Applied:
+    """Make the data directory *target*, which must be missing or empty, of a backup.
+
+    Args:
+        open_store: opens a state store to read.
+        on_progress: called with the bytes that are done, and how many there are.
+
+    Returns:
+        the commit and the position that its files stand for.
+
+    Raises:
+        InvalidArgument: there is no backup, or no place for the target.
+        DirectoryInUse: a server runs on the backup.
+        FormatTooNew: a newer version made it.
+        DamagedFile: it lacks a part.
+        DiskFull, OSError: nothing is left of the target.
+    """
+    check_target(file_system, target)
+    with ExitStack() as opened:
+        # No directory is made, so neither the id nor the time is used.
+        source = DataDirectory.open(
+            file_system, backup, source=random.Random(0), now=0, create=False
+        )
+        opened.callback(source.close)
+        was_there = file_system.exists(target)
+        try:
+            file_system.make_directory(target)
+            lock = file_system.lock(join(target, LOCK_NAME))
+            opened.callback(lock.close)
+            _copy(file_system, backup, target, on_progress)
+        except OSError:
+            for name in file_system.list(target) if file_system.exists(target) else ():
+                if name != _NOT_OF_ANYBODY:
+                    remove_tree(file_system, join(target, name))
+            if not was_there:
+                remove_tree(file_system, target)
+            raise
+    store = open_store(join(target, "state"))
+    try:
+        return read_applied(store)
+    finally:
+        store.close()
+
+
+def check_target(file_system: FileSystem, target: str) -> None:
+    """Raise InvalidArgument unless *target* is missing or empty, and the directory above is not."""
+    above = parent(target)
+    if not file_system.exists(above):
+        raise InvalidArgument(f"{target}: {above} is missing", details={"path": target})
+    names = list_if_directory(file_system, target) if file_system.exists(target) else []
+    if names is None:
+        raise InvalidArgument(f"{target} is no directory", details={"path": target})
+    foreign = [name for name in names if name != _NOT_OF_ANYBODY]
+    if foreign:
+        raise InvalidArgument(
+            f"{target} is not empty: it holds {foreign[0]!r}; restore to a new directory",
+            details={"path": target},
+        )
+
+
+def _copy(file_system: FileSystem, backup: str, target: str, on_progress: Progress) -> None:
+    parts: list[tuple[FilePart, str]] = []
+    directories: list[str] = []
+    for part in PARTS:
+        _list(file_system, join(backup, part), join(target, part), parts, directories)
+    total = sum(file.size for file, _ in parts)
+    done = 0
+    for directory in directories:
+        file_system.make_directory(directory)
+    for file, new in parts:
+        copy_file(file_system, file.path, new, file.size)
+        done += file.size
+        on_progress(done, total)
+    for directory in directories:
+        file_system.sync_directory(directory)
+    file_system.sync_directory(target)
+    form, temporary = join(backup, FORMAT_NAME), join(target, FORMAT_NAME + ".tmp")
+    copy_file(file_system, form, temporary, size_of(file_system, form))
+    file_system.rename(temporary, join(target, FORMAT_NAME))
+    file_system.sync_directory(target)
+    file_system.sync_directory(parent(target))
+
+
+def _list(
+    file_system: FileSystem,
+    path: str,
+    new: str,
+    parts: list[tuple[FilePart, str]],
+    directories: list[str],
+) -> None:
+    """What is to be copied of a directory, and where to."""
+    directories.append(new)
+    for name in file_system.list(path):
+        each = join(path, name)
+        if list_if_directory(file_system, each) is None:
+            file = FilePart(each, size_of(file_system, each), True)
+            parts.append((file, join(new, name)))
+        else:
+            _list(file_system, each, join(new, name), parts, directories)

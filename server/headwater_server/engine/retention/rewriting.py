@@ -1,0 +1,375 @@
+"""Rewriting: what retention hides and what is erased goes from the disk.
+
+    begin    what nobody can read any more, up to which commit       on the thread that reads
+    run      segments of the event log are written anew              anywhere, no checkpoint beside
+    finish   the old files are let go                                on the thread that reads
+
+Hidden events are given up once no commit of the history window and no open transaction can read
+them. A walk over the streams that have a rule counts, segment by segment, how much of it that is;
+a segment is worth writing anew when enough is. How far a stream was looked at is kept in INDEX, so
+a walk costs what was hidden since the last one. Positions, postings and commits stay as they are:
+an event that is gone leaves an empty entry, and readers pass over it.
+
+Erased events wait for nobody. Their masks (see rules.py) hold until the event log was written
+anew *and* the write-ahead log has let go of the segments with their first form; only then are the
+masks removed, from the store directly, as if they had never been.
+
+It can be stopped at any point. Nothing is removed before what replaces it is durable, and what was
+done already is found done. One run writes few segments, so that a checkpoint need not wait long.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.events import decode_event, erase_event
+from headwater_server.engine.format.index_keys import (
+    META_HORIZON,
+    NUMBER,
+    NUMBER_END,
+    history_key,
+    history_prefix,
+    latest_value,
+    parse_latest,
+    parse_number,
+    removed_key,
+)
+from headwater_server.engine.retention.rules import Visibility, as_of, stored_rule
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.transactions.sequencer import Sequencer
+from headwater_server.storage.event_segment import EventSegment
+from headwater_server.storage.log_segment import ENTRY_HEADER_SIZE, SEGMENT_HEADER_SIZE
+from headwater_server.storage.state_store import Family, WriteBatch
+from headwater_server.storage.write_ahead_log import WriteAheadLog
+
+STREAMS_MAX: Final = 1_000
+"""Streams that one run looks at: each costs some look-ups."""
+
+POSITIONS_MAX: Final = 200_000
+"""Hidden events that one run looks for in their segments, about."""
+
+ERASED_SEGMENTS_MAX: Final = 4
+"""Segments with erased events that one run writes anew: a second or so of work each."""
+
+_EVENTS: Final = 64
+"""Events that are taken apart at a time: each may be large."""
+
+_SLICE: Final = 10_000
+"""Versions of a stream that are looked for at a time."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """A walk over the streams with rules; it goes on from run to run.
+
+    Attributes:
+        after: the key of the last stream that was looked at.
+        dead: bytes of hidden events by the first position of their segment.
+        due: segments that a finished walk found worth writing anew.
+    """
+
+    after: bytes = keyspaces.RETENTION
+    dead: dict[int, int] = field(default_factory=dict)
+    due: deque[int] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class Rewrite:
+    """One run between its begin and its finish.
+
+    Attributes:
+        erased: positions whose data must go, those that `finish` unmasks among them.
+        given_back: bytes that the event log is smaller by.
+        removed: hidden events that were removed.
+        complete: whether the walk came to its end and nothing is left to write.
+    """
+
+    files: CheckpointedState
+    view: int
+    horizon: int
+    now: int
+    is_in_use: bool
+    erased: set[int]
+    rewritten: set[int]
+    log_is_clean: bool
+    walk: Walk
+    settings: EngineSettings
+    given_back: int = 0
+    removed: int = 0
+    complete: bool = False
+    unmasked: list[int] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Write anew what is due; blocks, and may run in another thread, not beside a checkpoint.
+
+        Raises:
+            DiskFull: there is no room for a second copy of a segment; nothing is lost.
+            DamagedFile: a segment has an event that is not what was written; it stays as it is.
+        """
+        state = State(self.files.for_another_thread())
+        state.retention.in_use = self.is_in_use
+        visibility = Visibility(
+            state,
+            state.position_at(self.view),
+            rule_of=lambda stream: stored_rule(state, stream, self.view),
+            now=self.now,
+        )
+        if self.erased:
+            self._erase(visibility)
+        if not self.is_in_use:
+            self.complete = True
+            return
+        self._keep_horizon()
+        if not self.walk.due:
+            self._go_on(visibility)
+        if self.walk.due:
+            first = self.walk.due.popleft()
+            for segment in self.files.event_log.segments:
+                if segment.first == first:
+                    self._write_anew(segment, visibility)
+        self.complete = not self.walk.due and self.walk.after == keyspaces.RETENTION
+
+    def _keep_horizon(self) -> None:
+        """See to it that nobody reads below the horizon, after a restart either."""
+        store = self.files.store
+        if parse_number(store.get(Family.INDEX, META_HORIZON)) < self.horizon:
+            batch = WriteBatch()
+            batch.put(Family.INDEX, META_HORIZON, NUMBER.pack(self.horizon))
+            store.write(batch)
+            store.flush()
+
+    # Erased events.
+
+    def _erase(self, visibility: Visibility) -> None:
+        waiting = sorted(self.erased - self.rewritten)
+        written = 0
+        for segment in self.files.event_log.segments:
+            low, high = bisect_left(waiting, segment.first), bisect_right(waiting, segment.last)
+            if low == high:
+                continue
+            if written == ERASED_SEGMENTS_MAX:
+                return
+            streams: set[str] = set()
+            for start in range(low, high, _EVENTS):
+                stored = self.files.events(waiting[start : min(high, start + _EVENTS)])
+                events = [decode_event(each) for each in stored if each]
+                streams.update(event.stream for event in events if event.data is not None)
+            for stream in sorted(streams):
+                self._empty_snapshots(stream)
+            if streams:
+                self._write_anew(segment, visibility)
+                written += 1
+            self.rewritten.update(waiting[low:high])
+        if self.log_is_clean:
+            self._remove_masks()
+
+    def _empty_snapshots(self, stream: str) -> None:
+        """Take the state out of snapshots that hold what was erased; no reader is given them."""
+        store = self.files.store
+        state = State(self.files.for_another_thread())
+        rule = stored_rule(state, stream, self.files.applied_commit)
+        batch = WriteBatch()
+        emptied: list[bytes] = []
+        first, last = keyspaces.snapshots_of(stream)
+        for key, _ in store.scan(Family.LATEST, first, last):
+            if keyspaces.parse_snapshot_key(key).version < rule.erased_from:
+                continue
+            emptied.append(key)
+            start, end = history_prefix(key), history_key(key, NUMBER_END)
+            for entry_key, entry in store.scan(Family.HISTORY, start, end):
+                commit, value = parse_latest(entry)
+                if commit < rule.erased_commit and value:
+                    batch.put(Family.HISTORY, entry_key, latest_value(commit, b""))
+        if not emptied:
+            return
+        store.write(batch)
+        store.flush()
+        # What was overwritten or removed is in older files of the store still.
+        for key in emptied:
+            store.compact(Family.HISTORY, history_prefix(key), history_key(key, NUMBER_END))
+        store.compact(Family.LATEST, first, last)
+
+    def _remove_masks(self) -> None:
+        store = self.files.store
+        batch = WriteBatch()
+        for position in sorted(self.erased & self.rewritten):
+            key = keyspaces.erasure_key(position)
+            entry = store.get(Family.LATEST, key)
+            if entry is not None:
+                batch.delete(Family.LATEST, key)
+            self.unmasked.append(position)
+        store.write(batch)
+        store.flush()
+
+    # Hidden events.
+
+    def _go_on(self, visibility: Visibility) -> None:
+        """Look at some more streams; at the end of the walk, say which segments are due."""
+        log = self.files.event_log
+        store = self.files.store
+        firsts = [segment.first for segment in log.segments]
+        sizes: dict[int, array[int]] = {}
+        batch = WriteBatch()
+        positions = 0
+        start = self.walk.after + b"\0"
+        streams = self.files.scan(start, keyspaces.RETENTION_END, self.view)
+        for count, (key, _, _) in enumerate(streams):
+            if count == STREAMS_MAX or positions > POSITIONS_MAX:
+                break
+            stream = key[1:].decode()
+            self.walk.after = key
+            entry_key = removed_key(stream)
+            removed = parse_number(store.get(Family.INDEX, entry_key))
+            last = visibility.first(stream) - 1
+            found = 0
+            for low in range(removed + 1, last + 1, _SLICE):
+                run = self.files.stream_positions(stream, low, min(last, low + _SLICE - 1))
+                positions += len(run)
+                found += self._count_dead(run, log.segments, firsts, sizes)
+            if not found and last > removed:
+                # All of it is gone, so nobody need look there again.
+                batch.put(Family.INDEX, entry_key, NUMBER.pack(last))
+        else:
+            self._finish_walk(log.segments)
+        if batch:
+            store.write(batch)
+
+    def _count_dead(
+        self,
+        positions: Sequence[int],
+        segments: Sequence[EventSegment],
+        firsts: list[int],
+        sizes: dict[int, "array[int]"],
+    ) -> int:
+        """Count the hidden events that are not removed yet, and their bytes by segment."""
+        found = 0
+        for position in positions:
+            segment = segments[bisect_right(firsts, position) - 1]
+            if segment.first not in sizes:
+                sizes[segment.first] = segment.sizes()
+            size = sizes[segment.first][position - segment.first]
+            if size > ENTRY_HEADER_SIZE:
+                found += 1
+                dead = self.walk.dead
+                dead[segment.first] = dead.get(segment.first, 0) + size - ENTRY_HEADER_SIZE
+        return found
+
+    def _finish_walk(self, segments: Sequence[EventSegment]) -> None:
+        for segment in segments:
+            dead = self.walk.dead.get(segment.first, 0)
+            if dead and dead >= self.settings.rewrite_dead_share * (
+                segment.size - SEGMENT_HEADER_SIZE
+            ):
+                self.walk.due.append(segment.first)
+        self.walk.dead.clear()
+        self.walk.after = keyspaces.RETENTION
+
+    def _write_anew(self, segment: EventSegment, visibility: Visibility) -> None:
+        erased = self.erased
+
+        def changed(position: int, stored: bytes) -> bytes:
+            if not stored:
+                return stored
+            if self.is_in_use and not visibility.shows(stored):
+                self.removed += 1
+                return b""
+            return erase_event(stored) if position in erased else stored
+
+        self.given_back += self.files.event_log.rewrite(segment, changed)
+
+
+class Rewriting:
+    """Begins and finishes rewrites, one at a time, and none beside a checkpoint."""
+
+    def __init__(
+        self,
+        state: State,
+        sequencer: Sequencer,
+        log: WriteAheadLog,
+        settings: EngineSettings,
+        views: Callable[[], list[int]],
+        times: Callable[[], list[int]],
+    ) -> None:
+        """*views* and *times* are those of the open transactions."""
+        self._state = state
+        self._sequencer = sequencer
+        self._log = log
+        self._settings = settings
+        self._views = views
+        self._times = times
+        self._walk = Walk()
+        self._seen: set[int] = set()
+        self._rewritten: set[int] = set()
+        self._log_index = 0
+        self.removed = 0
+        self.given_back = 0
+
+    @property
+    def erasing(self) -> bool:
+        """Whether anything that was erased may still be on the disk."""
+        return bool(self._state.retention.masked)
+
+    @property
+    def wants_roll(self) -> bool:
+        """Whether the log must begin a new segment, so that it can let go of what was erased."""
+        return (
+            self.erasing
+            and self._rewritten >= self._state.retention.masked.keys()
+            and not self._log_is_clean
+        )
+
+    @property
+    def _log_is_clean(self) -> bool:
+        return int(self._log.first_index) > self._log_index
+
+    def begin(self) -> Rewrite | None:
+        """Fix what may go; None if there is nothing to do. No checkpoint may be running."""
+        state = self._state
+        assert state.frozen is None, "not beside a checkpoint"
+        files = state.files
+        masked = state.retention.masked
+        if not masked.keys() <= self._seen:
+            # Their first form may be in any segment that the log has now.
+            self._seen = set(masked)
+            self._log_index = int(self._log.last_index)
+        if not state.retention.in_use and not masked:
+            return None
+        horizon = min(files.horizon, files.applied_commit)
+        view = min([horizon, *self._views()])
+        return Rewrite(
+            files=files,
+            view=view,
+            horizon=horizon,
+            # A view's time is fixed when it begins, which may be before its commit was followed.
+            now=min([self._time_at(view), *self._times()]),
+            is_in_use=state.retention.in_use,
+            erased={p for p, commit in masked.items() if commit <= files.applied_commit},
+            rewritten=self._rewritten,
+            log_is_clean=self._log_is_clean,
+            walk=self._walk,
+            settings=self._settings,
+        )
+
+    def _time_at(self, view: int) -> int:
+        if view < self._sequencer.published:
+            return as_of(self._state, view)
+        # What a power loss could still undo must not decide what is removed.
+        return self._sequencer.published_time.time
+
+    def finish(self, rewrite: Rewrite) -> None:
+        """Let go of the old files, and of the masks that are not needed any more."""
+        self._state.files.event_log.close_replaced()
+        for position in rewrite.unmasked:
+            # In this thread, whose cache it is.
+            self._state.files.latest.forget(keyspaces.erasure_key(position))
+            self._state.retention.masked.pop(position, None)
+            self._rewritten.discard(position)
+            self._seen.discard(position)
+        self.removed += rewrite.removed
+        self.given_back += rewrite.given_back

@@ -1,0 +1,233 @@
+"""Writes of retention: what they do to a stream's rule, and what their commit writes.
+
+    ["truncate", stream, before]             ["erase", stream, [version…]]
+    ["delete_stream", stream]                ["erase_positions", [position…]]
+    ["set_retention", stream, count, age]    ["erase_ids", stream, [id…]]
+
+They are evaluated in the order in which they were asked for, between the appends of their
+transaction: what is appended to a stream after it was deleted is the beginning of its next life.
+
+Snapshots that these writes leave useless go in the same commit: all of a deleted stream, those
+before a truncation that events are missing after, and those that hold what was erased.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from headwater_protocol.errors import InvalidArgument, NoSuchEvent
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.retention.rules import (
+    NO_RULE,
+    Rule,
+    encode_rule,
+    first_version,
+    stored_rule,
+)
+from headwater_server.engine.state.layers import State
+
+WORDS: Final = frozenset(
+    {"truncate", "delete_stream", "set_retention", "erase", "erase_positions", "erase_ids"}
+)
+"""The writes that this module is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionWrite:
+    """One of them, as it stands in the request.
+
+    Attributes:
+        place: how many appends the transaction had before it.
+    """
+
+    word: str
+    arguments: list[Any]
+    place: int
+
+    @property
+    def stream(self) -> str | None:
+        """The stream that it names."""
+        return None if self.word == "erase_positions" else self.arguments[0]
+
+    @property
+    def erased_count(self) -> int:
+        """How many events it erases."""
+        return len(self.arguments[-1]) if self.word.startswith("erase") else 0
+
+
+def changed_rule(
+    state: State, write: RetentionWrite, stream: str, rule: Rule, version: int, now: int
+) -> Rule:
+    """The rule of a stream that is at *version*, after a write that is no erasure.
+
+    Raises:
+        InvalidArgument: a truncation behind the stream's end.
+    """
+    # What is hidden stays hidden, whatever the new rule would show.
+    first = first_version(state, stream, state.head(stream), version, rule, now)
+    rule = rule._replace(before=max(rule.before, first))
+    match write.word:
+        case "truncate":
+            before = write.arguments[1]
+            if before > version + 1:
+                raise InvalidArgument(
+                    f"truncate: stream {stream!r} before version {before}; it is at version "
+                    f"{version}"
+                )
+            return rule._replace(before=max(rule.before, before))
+        case "delete_stream":
+            if not version:
+                return rule
+            return rule._replace(before=version + 1, deleted=version, count_max=0, age_us_max=0)
+        case "set_retention":
+            _, count, age = write.arguments
+            return rule._replace(count_max=count or 0, age_us_max=age or 0)
+        case word:
+            raise AssertionError(f"a write {word!r} that sets no rule")
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What becomes of one stream."""
+
+    before: Rule
+    rule: Rule
+    is_deleted: bool = False
+
+
+@dataclass(slots=True)
+class RetentionEvaluator:
+    """Evaluates the writes of one transaction, on the newest state.
+
+    Attributes:
+        deleted: streams that it deletes, with the version at which it does.
+    """
+
+    state: State
+    now: int
+    deleted: dict[str, int] = field(default_factory=dict)
+    _streams: dict[str, _Stream] = field(default_factory=dict)
+    _erased: dict[int, None] = field(default_factory=dict)
+
+    def apply(self, write: RetentionWrite, version: int) -> None:
+        """Do one write; *version* is that of its stream, with what was appended before.
+
+        Raises:
+            InvalidArgument, NoSuchEvent.
+        """
+        name = write.stream
+        if write.word.startswith("erase"):
+            positions, versions = self._places(write)
+            self._erase(name, positions, versions)
+            return
+        assert name is not None
+        stream = self._stream(name)
+        stream.rule = changed_rule(self.state, write, name, stream.rule, version, self.now)
+        if write.word == "delete_stream" and version:
+            stream.is_deleted = True
+            self.deleted[name] = version
+
+    def rule(self, stream: str) -> Rule:
+        """The rule of a stream, after what was done to it so far."""
+        return self._stream(stream).rule
+
+    def writes(self, taken: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
+        """Keys and values to write, those of retention last.
+
+        *taken* are keys that the transaction writes in any case: they are left alone.
+        """
+        keys = set(taken)
+        for name, stream in self._streams.items():
+            if stream.rule == stream.before:
+                continue
+            for key in self._useless_snapshots(name, stream):
+                if key not in keys:
+                    yield key, None
+        for name, stream in self._streams.items():
+            if stream.rule != stream.before:
+                yield keyspaces.retention_key(name), encode_rule(stream.rule)
+        for position in self._erased:
+            yield keyspaces.erasure_key(position), b""
+
+    def _stream(self, name: str) -> _Stream:
+        stream = self._streams.get(name)
+        if stream is None:
+            rule = NO_RULE
+            if self.state.retention.in_use:
+                rule = stored_rule(self.state, name, self.state.last_commit)
+            stream = self._streams[name] = _Stream(rule, rule)
+        return stream
+
+    def _useless_snapshots(self, name: str, stream: _Stream) -> Iterator[bytes]:
+        first, last = keyspaces.snapshots_of(name)
+        rule = stream.rule
+        erased_now = rule.erased_commit != stream.before.erased_commit
+        for key, _ in self.state.scan(first, last, self.state.last_commit):
+            version = keyspaces.parse_snapshot_key(key).version
+            holds_erased = erased_now and version >= rule.erased_from
+            if stream.is_deleted or version < rule.before - 1 or holds_erased:
+                yield key
+
+    # Erasing.
+
+    def _places(self, write: RetentionWrite) -> tuple[list[int], list[int]]:
+        """The positions of the events, and their versions, as far as the write names a stream."""
+        state = self.state
+        if write.word == "erase_positions":
+            (positions,) = write.arguments
+            for position in positions:
+                if not 1 <= position <= state.last_position:
+                    raise NoSuchEvent(
+                        f"erase: there is no event at position {position}; the newest is at "
+                        f"{state.last_position}"
+                    )
+            return list(positions), [0] * len(positions)
+        stream, members = write.arguments
+        head = state.head(stream)
+        if write.word == "erase_ids":
+            versions = []
+            for event_id in members:
+                version = state.event_version(stream, head, event_id) if head.version else None
+                if version is None:
+                    raise NoSuchEvent(
+                        f"erase: stream {stream!r} has no event that was given the id "
+                        f"{event_id.hex()}"
+                    )
+                versions.append(version)
+        else:
+            versions = members
+            for version in versions:
+                if not 1 <= version <= head.version:
+                    raise NoSuchEvent(
+                        f"erase: stream {stream!r} has no version {version}; it is at version "
+                        f"{head.version}"
+                    )
+        positions = [state.stream_positions(stream, head, each, each)[0] for each in versions]
+        return positions, list(versions)
+
+    def _erase(self, name: str | None, positions: list[int], versions: list[int]) -> None:
+        state = self.state
+        pending = {position for _, position in state.retention.pending}
+        events = zip(positions, versions, state.events(positions), strict=True)
+        for position, version, stored in events:
+            if not stored:
+                # Of one that was removed nothing is left to erase, but snapshots may hold it.
+                if name is not None:
+                    self._note_erased(name, version)
+                continue
+            if position in pending or position in self._erased:
+                continue
+            event = decode_event(stored)
+            if event.data is None:
+                continue
+            self._erased[position] = None
+            self._note_erased(event.stream, event.version)
+
+    def _note_erased(self, name: str, version: int) -> None:
+        stream = self._stream(name)
+        lowest = stream.rule.erased_from
+        stream.rule = stream.rule._replace(
+            erased_from=min(lowest, version) if lowest else version,
+            erased_commit=self.state.last_commit + 1,
+        )

@@ -1,0 +1,429 @@
+"""What the last checkpoint made durable, as reads: state store, event log and commit log.
+
+    LATEST    key -> its newest version, a deletion too while an older version is in HISTORY
+    HISTORY   the versions before it, as far as the history window or a read view needs them
+
+                 commit   1    2    3    4    5    6
+    key a                 x----------------x--------     LATEST 5, HISTORY 1 until 5
+    key b                      x---------o               LATEST 4 (deleted), HISTORY 2 until 4
+    read at commit 3      a: LATEST is of 5, so the first in HISTORY until 4 or later: 1.
+                          b: LATEST is of 4, likewise: 2
+
+So a scan at any view walks LATEST alone, which has every key with any version, and looks into
+HISTORY for those keys only that were written after the view.
+
+Reading goes on while a checkpoint is written in another thread. That is safe without a lock:
+- `applied_commit` and `applied_position` say what readers may expect of this object. They change
+  in `advance` alone, which the thread that reads calls; what the files hold beyond them is also
+  in the frozen memtable, the same versions, which readers ask first.
+- The versions of a key go into the store in one batch, so that a reader finds the old LATEST, or
+  the new one with the old version in HISTORY.
+- Garbage collection spares what any commit from the horizon on and any active view can see, and
+  nobody begins to read below the horizon.
+The same holds after a crash in the midst of a checkpoint: what is beyond `applied_commit` is in
+the write-ahead log, and so in the memtable before anybody reads.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from headwater_protocol.numbers import CommitNumber, Position
+from headwater_server.engine.format.index_keys import (
+    CATEGORY,
+    IDS_END,
+    META_APPLIED,
+    META_CLOCK,
+    META_FORGOTTEN,
+    META_HORIZON,
+    META_UNFINISHED,
+    NUMBER_END,
+    STREAM,
+    TAG,
+    TYPE,
+    Applied,
+    IndexHead,
+    Stored,
+    changes_key,
+    event_id_key,
+    find_together,
+    history_key,
+    latest_commit,
+    parse_applied,
+    parse_changes,
+    parse_clock,
+    parse_latest,
+    parse_latest_value,
+    parse_number,
+    parse_unfinished,
+    together_key,
+)
+from headwater_server.engine.log_clock import LogTime
+from headwater_server.engine.state import postings
+from headwater_server.engine.state.latest_cache import LatestCache
+from headwater_server.engine.state.scan_cache import (
+    KEYS_MIN,
+    CachedRange,
+    PackedRun,
+    ScanCache,
+    ValueRun,
+    packed_run,
+)
+from headwater_server.engine.state.seen_ids import SeenIds, read_seen_ids
+from headwater_server.storage.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.event_log import EventLog
+from headwater_server.storage.state_store import Family, StateStore
+
+if TYPE_CHECKING:
+    from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
+
+_INDEXES: Final = {"category": CATEGORY, "type": TYPE, "tag": TAG}
+
+
+def read_applied(store: StateStore) -> Applied:
+    """What the last checkpoint made durable; all zero for a store that is empty.
+
+    If another one was begun after it, its commits were durable in the write-ahead log too, and
+    `log_index` says so: a log that has lost them must not be taken for whole.
+    """
+    applied = parse_applied(store.get(Family.INDEX, META_APPLIED))
+    _, log_index = parse_unfinished(store.get(Family.INDEX, META_UNFINISHED))
+    return applied._replace(log_index=max(applied.log_index, log_index))
+
+
+def oldest_needed(store: StateStore) -> int:
+    """The oldest commit whose record must be in the commit log; those before are forgotten."""
+    return parse_number(store.get(Family.INDEX, META_FORGOTTEN)) + 1
+
+
+def read_time(store: StateStore, applied: Applied, commit_log: CommitLog) -> LogTime:
+    """What the log said about time at the last checkpoint."""
+    entry = store.get(Family.INDEX, META_CLOCK)
+    horizon = parse_number(store.get(Family.INDEX, META_HORIZON))
+    if entry is None:
+        # Format 3 had no such entry. An id that was forgotten must not be taken for a new one
+        # until the first tick comes: all that were are of commits before the oldest that is known.
+        forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
+        # The newest commit is never forgotten; a store that says so was put together again.
+        known = 0 < forgotten < commit_log.last_commit
+        before = commit_log.read(CommitNumber(forgotten + 1)).time if known else 0
+        return LogTime(applied.time, horizon, before)
+    time = parse_clock(entry)
+    return time._replace(horizon=max(time.horizon, horizon))
+
+
+class CheckpointedState:
+    """Reads of the files. A `view` is a commit number; it sees that commit and all before.
+
+    Attributes:
+        applied: commit, position and time of the last checkpoint.
+        time: what the log said about time at the last checkpoint.
+        horizon: every commit from here on can be read; before it, only at active views.
+        seen_ids: which transaction ids the files may have.
+        store, event_log, commit_log: the files, for the checkpoint that writes them.
+        latest: entries of LATEST that were read or written lately, for the reading thread.
+        handed_over: the same for the checkpoint that is running, see latest_cache.py.
+    """
+
+    def __init__(self, store: StateStore, event_log: EventLog, commit_log: CommitLog) -> None:
+        self.store = store
+        self.event_log = event_log
+        self.commit_log = commit_log
+        self.applied = read_applied(store)
+        self.time = read_time(store, self.applied, commit_log)
+        self.horizon = self.time.horizon
+        self.seen_ids = read_seen_ids(store, self.time.time)
+        self.latest = LatestCache()
+        self.handed_over = LatestCache()
+        self._scan_cache = ScanCache()
+
+    @property
+    def applied_commit(self) -> CommitNumber:
+        """The newest commit of the last checkpoint."""
+        return CommitNumber(self.applied.commit)
+
+    @property
+    def applied_position(self) -> Position:
+        """The newest position of the last checkpoint."""
+        return Position(self.applied.position)
+
+    def advance(self, result: "CheckpointResult") -> None:
+        """Let readers expect what a checkpoint wrote.
+
+        The thread that reads calls it, in one stretch with dropping the frozen memtable, so that
+        no reader sees half of it.
+        """
+        assert result.applied.commit >= self.applied.commit
+        self.applied = result.applied
+        self.time = result.time
+        self.latest, self.handed_over = self.handed_over, LatestCache()
+        self._scan_cache.forget_all()
+
+    def add_seen_ids(self, added: SeenIds) -> None:
+        """Count ids of transactions that the last checkpoint wrote."""
+        self.seen_ids.absorb(added, self.time.time)
+        if self.seen_ids.is_outrun:
+            self.seen_ids = read_seen_ids(self.store, self.time.time)
+
+    def reopen(self) -> None:
+        """Get the store to write again after DiskFull; the checkpoint is then written again.
+
+        The thread that reads calls it, while no checkpoint runs. What the store lost of the
+        attempt is in the frozen memtable still.
+
+        Raises:
+            DiskFull: there is no room yet, and nothing can be read until it was called again.
+        """
+        self._scan_cache.forget_all()
+        self.latest = LatestCache()
+        self.handed_over = LatestCache()
+        self.store.reopen()
+        assert read_applied(self.store).commit >= self.applied.commit, "what was flushed stays"
+
+    def hand_over(self) -> None:
+        """Give the cache of LATEST to the checkpoint that is about to begin, until `advance`.
+
+        The thread that reads calls it. A checkpoint that fails gives nothing back.
+        """
+        self.latest.make_room()
+        self.latest, self.handed_over = LatestCache(), self.latest
+
+    def for_another_thread(self) -> "CheckpointedState":
+        """The same files as they are now, with caches of its own; not beside a checkpoint."""
+        other = CheckpointedState(self.store, self.event_log, self.commit_log)
+        other.applied = self.applied
+        other.time = self.time
+        other.horizon = self.horizon
+        return other
+
+    # Keys.
+
+    def version_at(self, key: bytes, view: int) -> Stored | None:
+        """The newest version of a key at or before *view*, or None if there is none."""
+        cache = self.latest
+        entry = cache.found.get(key)
+        if entry is None:
+            entry = self.store.get(Family.LATEST, key)
+            if entry is None:
+                return None
+            newest = parse_latest(entry)
+            if newest.value is not None:
+                cache.add(key, entry)
+        else:
+            newest = parse_latest(entry)
+        return newest if newest.commit <= view else self._version_before(key, view)
+
+    def newest_commit(self, key: bytes) -> int:
+        """The commit that wrote the key last, or 0.
+
+        0 also for a key whose deletion is older than the horizon: it is as if never written.
+        """
+        entry = self.store.get(Family.LATEST, key)
+        return 0 if entry is None else latest_commit(entry)
+
+    def scan(
+        self, start: bytes, end: bytes | None, view: int, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, int, bytes | None]]:
+        """Key, commit and value of each key in [start, end) that has a version at *view*.
+
+        A deleted key comes with None as long as it is remembered.
+        """
+        for key, entry in self.store.scan(Family.LATEST, start, end, reverse=reverse):
+            found: Stored | None = parse_latest(entry)
+            assert found is not None
+            if found.commit > view:
+                found = self._version_before(key, view)
+                if found is None:
+                    continue
+            yield key, found.commit, found.value
+
+    def run(
+        self,
+        start: bytes,
+        end: bytes,
+        view: int,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> PackedRun:
+        """The first keys of the range that exist: at most *count_max*, about *size_max* bytes.
+
+        It may have fewer, or none, and the range goes on all the same.
+        """
+        if reverse:
+            run = self.run_at(
+                start, end, view, count_max=count_max, size_max=size_max, reverse=True
+            )
+            return packed_run(run.keys, run.values, run.rest)
+        cached = self._scan_cache.find(start)
+        if cached is None:
+            cached = self._cached_range(start, end, count_max, size_max)
+        if cached.newest <= view:
+            return cached.run(start, end, count_max)
+        # Somebody reads the past of these keys.
+        upto = min(end, cached.end)
+        run = self.run_at(start, upto, view, count_max=count_max, size_max=size_max)
+        if run.rest is None and upto < end:
+            run.rest = upto
+        return packed_run(run.keys, run.values, run.rest)
+
+    def _cached_range(self, start: bytes, end: bytes, count: int, size_max: int) -> CachedRange:
+        """The cached range that begins with *start*, read from the files."""
+        end = self._scan_cache.next_start(start, end)
+        found = self.store.page(
+            Family.LATEST, start, end, count_max=max(count, KEYS_MIN), size_max=size_max
+        )
+        # The commit stands first in an entry, so the greatest entry has the newest.
+        newest = latest_commit(max(found.values)) if found.values else 0
+        values = [parse_latest_value(entry) for entry in found.values]
+        if found.more:
+            end = found.keys[-1] + b"\0"
+        cached = CachedRange(start, end, packed_run(found.keys, values, None), newest)
+        self._scan_cache.add(cached)
+        return cached
+
+    def run_at(
+        self,
+        start: bytes,
+        end: bytes,
+        view: int,
+        *,
+        count_max: int,
+        size_max: int,
+        reverse: bool = False,
+    ) -> ValueRun:
+        """As `run`, always from the files: it neither asks the cache nor fills it.
+
+        Keys that do not exist at the view are among them.
+        """
+        found = self.store.page(
+            Family.LATEST, start, end, count_max=count_max, size_max=size_max, reverse=reverse
+        )
+        values: list[bytes | None] = []
+        for key, entry in zip(found.keys, found.values, strict=True):
+            version: Stored | None = parse_latest(entry)
+            if version is not None and version.commit > view:
+                version = self._version_before(key, view)
+            values.append(None if version is None else version.value)
+        rest: bytes | None = None
+        if found.more:
+            rest = found.keys[-1] if reverse else found.keys[-1] + b"\0"
+        return ValueRun(found.keys, values, rest)
+
+    def newest_commits(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
+        """The keys of a range, each with the commit that wrote it last."""
+        for key, entry in self.store.scan(Family.LATEST, start, end):
+            yield key, latest_commit(entry)
+
+    def changes_after(self, after: int) -> Iterator[tuple[int, bytes]]:
+        """Commits after one, and the keys that each changed, in the order of commits.
+
+        Those before the horizon are missing.
+        """
+        for _, entry in self.store.scan(Family.CHANGES, changes_key(after + 1)):
+            for commit, _, key in parse_changes(entry):
+                if commit > after:
+                    yield commit, key
+
+    def _version_before(self, key: bytes, view: int) -> Stored | None:
+        start, end = history_key(key, view + 1), history_key(key, NUMBER_END)
+        for _, entry in self.store.scan(Family.HISTORY, start, end):
+            found = parse_latest(entry)
+            return found if found.commit <= view else None
+        return None
+
+    # Streams, categories, types, tags.
+
+    def stream_head(self, name: str) -> IndexHead | None:
+        """The end of a stream, or None if it has no events."""
+        head = postings.read_head(self.store, STREAM, name)
+        if head is None or head.last_position <= self.applied.position:
+            return head
+        # A checkpoint that is being written, or was cut off by a crash, is ahead of us.
+        position = self.applied.position
+        version = postings.version_at_position(self.store, head, position)
+        if version == 0:
+            return None
+        last = postings.positions_of_versions(self.store, head, version, version)[0]
+        tail = head.tail[: bisect_right(head.tail, position)]
+        return IndexHead(head.id, version, last, tail)
+
+    def stream_positions(self, name: str, first: int, last: int) -> "array[int]":
+        """The positions of a stream's versions *first* to *last*, both included, which exist."""
+        head = self.stream_head(name)
+        if head is None or first > last:
+            assert first > last, f"versions {first} to {last} of a stream without events"
+            return array("Q")
+        return postings.positions_of_versions(self.store, head, first, last)
+
+    def stream_version_at(self, name: str, position: int) -> int:
+        """The stream's version when *position* was the newest of all."""
+        head = postings.read_head(self.store, STREAM, name)
+        if head is None or head.id > position:
+            return 0
+        position = min(position, self.applied.position)
+        return postings.version_at_position(self.store, head, position)
+
+    def indexed_count(self, index: str, name: str) -> int:
+        """How many events a category, a type or a tag has in the files."""
+        head = postings.read_head(self.store, _INDEXES[index], name)
+        return 0 if head is None else head.version
+
+    def indexed_positions(
+        self, index: str, name: str, after: int, upto: int, limit: int, *, reverse: bool = False
+    ) -> "array[int]":
+        """At most *limit* positions in (after, upto], in order or in reverse.
+
+        *index* is "category", "type" or "tag", and *name* one of that kind.
+        """
+        kind = _INDEXES[index]
+        upto = min(upto, self.applied.position)
+        head = postings.read_head(self.store, kind, name) if after < upto else None
+        if head is None:
+            return array("Q")
+        return postings.positions_between(
+            self.store, kind, head, after, upto, limit, reverse=reverse
+        )
+
+    def event_version(self, stream_id: int, event_id: bytes) -> int | None:
+        """The version of the stream's event to which a user gave this id, or None."""
+        entry = self.store.get(Family.INDEX, event_id_key(stream_id, event_id))
+        return None if entry is None else parse_number(entry)
+
+    # Events.
+
+    def events(self, positions: Sequence[int]) -> list[bytes]:
+        """The stored events at *positions*, which exist, in that order."""
+        return self.event_log.read_many(positions)
+
+    def events_from(self, first: int, count_max: int, size_max: int) -> list[bytes]:
+        """Stored events from position *first* on, at least one, until a count or size is full."""
+        count = min(count_max, self.applied.position - first + 1)
+        return self.event_log.read(Position(first), count, size_max) if count > 0 else []
+
+    # Commits.
+
+    @property
+    def oldest_commit(self) -> CommitNumber:
+        """The oldest commit in the commit log; those before are older than the retention."""
+        return self.commit_log.first_commit
+
+    def transaction(self, transaction: bytes) -> int | None:
+        """The commit number of a transaction, 0 if it was fenced, None if neither is known."""
+        entry = self.store.get(Family.TRANSACTIONS, transaction)
+        if entry is not None:
+            return parse_number(entry)
+        if transaction >= IDS_END:
+            return None
+        together = self.store.get(Family.TRANSACTIONS, together_key(transaction))
+        return None if together is None else find_together(together, transaction)
+
+    def commit_record(self, commit: int) -> CommitRecord:
+        """The record of a commit that is not forgotten."""
+        return self.commit_log.read(CommitNumber(commit))
+
+    def commit_at(self, time: int) -> CommitNumber:
+        """The newest commit with a time (microseconds) at or before *time*, or 0."""
+        return CommitNumber(min(self.commit_log.at_time(time), self.applied.commit))

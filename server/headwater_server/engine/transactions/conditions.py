@@ -1,0 +1,91 @@
+"""Conditions of an execute: what must hold, at the newest state, for it to be done."""
+
+from typing import Any
+
+from headwater_protocol.errors import HistoryGone, InvalidArgument
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.reading import user_range
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.changed_keys import ChangedKeys
+from headwater_server.engine.transactions.evaluation import describe_winner, expectation_failure
+from headwater_server.engine.transactions.validation import standing_event
+from headwater_server.engine.transactions.validation_budget import condition_budget
+
+
+def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[str, Any]]:
+    """Which conditions do not hold, each described; all of them, not only the first.
+
+    Raises:
+        InvalidArgument: a condition asks about what was not committed yet.
+        HistoryGone: a condition asks about what is not known any more.
+        TooLarge: a condition would have to look at too many events.
+    """
+    failures: list[dict[str, Any]] = []
+    budget = condition_budget()
+    changed_keys: dict[int, ChangedKeys] = {}
+    for condition in conditions:
+        match condition:
+            case ["value", key, value]:
+                failure = _check_value(state, key, value)
+            case ["stream", stream, expect]:
+                failure = expectation_failure(state, stream, expect, state.head(stream).version)
+                if failure is not None:
+                    describe_winner(state, stream, failure)
+            case ["unchanged", start, end, commit]:
+                _check_commit(state, commit)
+                changed = changed_keys.get(commit)
+                if changed is None:
+                    changed = changed_keys[commit] = ChangedKeys(state, commit, budget)
+                failure = _check_unchanged(state, start, end, changed)
+            case ["no_events", members, after]:
+                failure = standing_event(state, EventFilter.from_wire(members), after, budget)
+            case unknown:
+                raise AssertionError(f"a condition {unknown!r} that the vocabulary let through")
+        if failure is not None:
+            failures.append(failure)
+    return failures
+
+
+def _check_value(state: State, key: bytes, value: bytes | None) -> dict[str, Any] | None:
+    stored = state.get(keyspaces.USER + key, state.last_commit)
+    if stored == value:
+        return None
+    if stored is None:
+        found = "no value"
+    else:
+        found = "a value" if value is None else "another value"
+    return {"kind": "condition", "key": key, "message": f"key {key!r} has {found}"}
+
+
+def _check_commit(state: State, commit: int) -> None:
+    """Raise if it is not known what was changed since a commit."""
+    if commit > state.last_commit:
+        raise InvalidArgument(
+            f"unchanged since commit {commit}: commit {commit} was not made yet; "
+            f"the newest is {state.last_commit}"
+        )
+    if commit < state.files.horizon and commit < state.files.applied_commit:
+        raise HistoryGone(
+            f"unchanged since commit {commit}: changes are known from commit "
+            f"{state.files.horizon} on",
+            details={"oldest": state.files.horizon},
+        )
+
+
+def _check_unchanged(
+    state: State, start: bytes, end: bytes | None, changed: ChangedKeys
+) -> dict[str, Any] | None:
+    found = changed.in_range(*user_range(start, end))
+    if found is None:
+        return None
+    key, winner = found
+    return {
+        "kind": "condition",
+        "start": start,
+        "end": end,
+        "key": key[1:],
+        "commit": winner,
+        "transaction": state.commit_record(winner).transaction,
+        "message": f"key {key[1:]!r} was written by commit {winner}",
+    }

@@ -1,0 +1,135 @@
+"""Open transactions and their read views, which are leases.
+
+A read view keeps old versions alive, so it has an owner, an age and an idle time, and ends with
+the connection that opened it. What is pinned, and by whom, is told by `stats`.
+"""
+
+from collections.abc import Iterator
+
+from headwater_protocol.errors import InvalidArgument, TooMany, TransactionGone
+from headwater_server.engine.transactions.transaction import Transaction
+
+
+class OpenTransactions:
+    """The transactions that were begun and are neither committed nor rolled back.
+
+    Attributes:
+        by_id: all of them.
+    """
+
+    def __init__(self, *, count_max: int, size_max: int, idle_us_max: int, age_us_max: int) -> None:
+        self._count_max = count_max
+        self._size_max = size_max
+        self._size = 0
+        self._idle_us_max = idle_us_max
+        self._age_us_max = age_us_max
+        self.by_id: dict[bytes, Transaction] = {}
+        self._by_owner: dict[object, dict[bytes, Transaction]] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def __iter__(self) -> Iterator[Transaction]:
+        return iter(self.by_id.values())
+
+    def check_room(self) -> None:
+        """Raise TooMany if no further transaction may be opened."""
+        if len(self.by_id) >= self._count_max:
+            raise TooMany(f"{len(self.by_id)} open transactions; allowed are {self._count_max}")
+
+    def add(self, transaction: Transaction) -> None:
+        """Take a lease."""
+        if transaction.id in self.by_id:
+            raise InvalidArgument(f"transaction {transaction.id.hex()} is open already")
+        self.by_id[transaction.id] = transaction
+        self._by_owner.setdefault(transaction.owner, {})[transaction.id] = transaction
+
+    def find(self, transaction: bytes) -> Transaction | None:
+        """The open transaction of this id, whoever owns it."""
+        return self.by_id.get(transaction)
+
+    def owned(self, transaction: bytes, owner: object, now: int) -> Transaction:
+        """The owner's open transaction, whose lease this renews.
+
+        Raises:
+            TransactionGone: it is not open, or belongs to another connection.
+            TooMany: all open transactions together hold more than is allowed; this one is
+                rolled back.
+        """
+        found = self.by_id.get(transaction)
+        if found is None or found.owner is not owner:
+            raise TransactionGone(
+                f"transaction {transaction.hex()} is not open on this connection: it was never "
+                "begun here, has ended, or was idle for too long"
+            )
+        found.used = now
+        # What its last read added is counted now: one read is bounded by itself.
+        self.charge(found)
+        return found
+
+    def charge(self, transaction: Transaction) -> None:
+        """Count what a transaction holds by now.
+
+        Raises:
+            TooMany: all open transactions together hold more than is allowed; this one is
+                rolled back.
+        """
+        held = transaction.held_size
+        if held == transaction.charged_size:
+            return
+        self._size += held - transaction.charged_size
+        transaction.charged_size = held
+        if self._size > self._size_max:
+            size = self._size
+            self.remove(transaction)
+            raise TooMany(
+                f"{size} bytes are held by open transactions; allowed are {self._size_max}"
+            )
+
+    def remove(self, transaction: Transaction) -> None:
+        """End a lease."""
+        del self.by_id[transaction.id]
+        self._size -= transaction.charged_size
+        owned = self._by_owner[transaction.owner]
+        del owned[transaction.id]
+        if not owned:
+            del self._by_owner[transaction.owner]
+
+    def close_owner(self, owner: object) -> int:
+        """End every lease of a connection that has gone; return how many there were."""
+        owned = list(self._by_owner.get(owner, {}).values())
+        for transaction in owned:
+            self.remove(transaction)
+        return len(owned)
+
+    def count_of(self, owner: object) -> int:
+        """How many transactions the owner has open."""
+        return len(self._by_owner.get(owner, ()))
+
+    def expire(self, now: int) -> list[Transaction]:
+        """End the leases that were idle or open for too long, and return them.
+
+        A clock that was set back must not keep them for as long: they begin anew then.
+        """
+        for transaction in self.by_id.values():
+            if transaction.used > now:
+                transaction.used = now
+            if transaction.begun > now:
+                transaction.begun = now
+        ended = [
+            transaction
+            for transaction in self.by_id.values()
+            if now - transaction.used > self._idle_us_max
+            or now - transaction.begun > self._age_us_max
+        ]
+        for transaction in ended:
+            self.remove(transaction)
+        return ended
+
+    def views(self) -> list[int]:
+        """The commits at which open transactions read, in order, each once."""
+        return sorted({transaction.view for transaction in self.by_id.values()})
+
+    def times(self) -> list[int]:
+        """The times by which age is measured in the open transactions, in microseconds."""
+        return [transaction.time for transaction in self.by_id.values()]

@@ -1,0 +1,181 @@
+"""Planning: may a transaction commit, and what will its commit do?
+
+    validate -> evaluate -> number -> encode        a Planned and the bytes of its record
+
+A plan reads the newest state, with everything that is numbered. It may raise, and it changes
+nothing, so a transaction that is refused leaves no trace. Applying the plan cannot fail; see
+planned.py.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from headwater_protocol import limits
+from headwater_protocol.errors import (
+    ConditionFailed,
+    Conflict,
+    HeadwaterError,
+    TooLarge,
+    WrongVersion,
+)
+from headwater_server.engine.format.planned import Planned
+from headwater_server.engine.format.records import encode_commit
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.evaluation import evaluate_buffer
+from headwater_server.engine.transactions.transaction import Transaction
+from headwater_server.engine.transactions.validation import conflict_error, find_conflicts
+from headwater_server.engine.transactions.write_buffer import WriteBuffer
+
+RECORD_SIZE_MAX = 2 * limits.TRANSACTION_SIZE_MAX
+"""Bytes of a commit record: what a transaction may bring, and as much for what comes of it."""
+
+
+class Acknowledging(Protocol):
+    """Who knows the deliveries of consumer groups, which a transaction can acknowledge."""
+
+    def evaluate(self, acks: Sequence[tuple[str, int, int]]) -> tuple[list[bytes | None], Any]:
+        """What acknowledgements write, and what `settle` wants; DeliveryLost: they are too late."""
+        ...
+
+    def settle(self, settled: Any, sequence: int) -> None:
+        """They have been numbered, and are durable with a sequence number."""
+        ...
+
+
+class Planner:
+    """Plans commits on one state.
+
+    Attributes:
+        acknowledging: who evaluates acknowledgements; set once, when the engine is opened.
+    """
+
+    def __init__(self, state: State, settings: EngineSettings) -> None:
+        self._state = state
+        self._settings = settings
+        self.acknowledging: Acknowledging | None = None
+
+    def plan(self, transaction: Transaction, now: int) -> Planned:
+        """The plan of an open transaction that has written something.
+
+        Raises:
+            Conflict, WrongVersion, ConditionFailed: it came too late.
+            HeadwaterError: it cannot be done.
+        """
+        buffer = transaction.buffer
+        conflicts = find_conflicts(self._state, transaction)
+        if conflicts:
+            conflicts += self._failed_expectations(buffer, transaction.id, transaction.user, now)
+            raise conflict_error(conflicts)
+        return self.plan_buffer(transaction.id, transaction.user, buffer, now, transaction)
+
+    def refuse(
+        self,
+        transaction: bytes,
+        user: int,
+        buffer: WriteBuffer,
+        failed_conditions: list[dict[str, Any]],
+        now: int,
+    ) -> ConditionFailed:
+        """The error of a transaction that has conditions which do not hold."""
+        failures = failed_conditions + self._failed_expectations(buffer, transaction, user, now)
+        return _condition_error(failures, retryable=False)
+
+    def plan_buffer(
+        self,
+        transaction: bytes,
+        user: int,
+        buffer: WriteBuffer,
+        now: int,
+        opened: Transaction | None = None,
+    ) -> Planned:
+        """The plan of writes on the newest state; *opened* is the transaction that made them.
+
+        Raises:
+            ConditionFailed, WrongVersion: a condition or an expectation of it does not hold.
+            HeadwaterError: it cannot be done.
+        """
+        kept = self._settings.snapshots_kept
+        planned = evaluate_buffer(self._state, buffer, transaction, user, now, snapshots_kept=kept)
+        if buffer.acks:
+            self._acknowledge(buffer, planned)
+        if planned.failures:
+            # If an expectation held when the transaction began, it lost a race, and can win
+            # the next; one that was wrong from the start would be wrong again.
+            raced = opened is not None and all(
+                self._held_at(opened, failure) for failure in planned.failures
+            )
+            raise _failure_error(planned.failures, retryable=raced)
+        planned.record = encode_commit(
+            planned.commit,
+            transaction,
+            now,
+            user,
+            planned.writes,
+            planned.first_position,
+            planned.events,
+            planned.event_ids,
+        )
+        if len(planned.record) > RECORD_SIZE_MAX:
+            raise TooLarge(
+                f"a commit record of {len(planned.record)} bytes; allowed are {RECORD_SIZE_MAX}"
+            )
+        return planned
+
+    def _acknowledge(self, buffer: WriteBuffer, planned: Planned) -> None:
+        assert self.acknowledging is not None, "the engine is open"
+        writes, planned.settled = self.acknowledging.evaluate(buffer.acks)
+        # In front: who applies a record looks at its last key.
+        planned.writes = [*writes, *planned.writes]
+
+    def _failed_expectations(
+        self, buffer: WriteBuffer, transaction: bytes, user: int, now: int
+    ) -> list[dict[str, Any]]:
+        try:
+            kept = self._settings.snapshots_kept
+            planned = evaluate_buffer(
+                self._state, buffer, transaction, user, now, snapshots_kept=kept
+            )
+            if buffer.acks:
+                self._acknowledge(buffer, planned)
+            return [*planned.failures]
+        except HeadwaterError:
+            # It may be wrong only because of what others wrote; the conflict is the news.
+            return []
+
+    def _held_at(self, transaction: Transaction, failure: dict[str, Any]) -> bool:
+        if failure["kind"] == "condition":
+            return bool(failure["position"] > transaction.position)
+        stream = failure["stream"]
+        head = self._state.head(stream)
+        then = self._state.version_at(stream, head, transaction.position)
+        now = failure["actual"]
+        # Its own earlier appends to the stream moved both in the same way.
+        return bool(then + (now - head.version) == failure["expected"])
+
+
+def _condition_error(failures: Sequence[dict[str, Any]], *, retryable: bool) -> ConditionFailed:
+    return ConditionFailed(
+        f"{len(failures)} of the conditions do not hold: {_describe(failures[0])}",
+        retryable=retryable,
+        details={"conflicts": list(failures)},
+    )
+
+
+def _failure_error(failures: Sequence[dict[str, Any]], *, retryable: bool) -> Conflict:
+    if any(failure["kind"] == "condition" for failure in failures):
+        return _condition_error(failures, retryable=retryable)
+    others = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return WrongVersion(
+        _describe(failures[0]) + others, retryable=retryable, details={"conflicts": list(failures)}
+    )
+
+
+def _describe(failure: dict[str, Any]) -> str:
+    if failure["kind"] == "expected version":
+        words = {0: "no stream", -1: "any", -2: "an existing stream"}
+        expected = words.get(failure["expected"], f"version {failure['expected']}")
+        if failure.get("deleted"):
+            return f"stream {failure['stream']!r} was deleted, at version {failure['actual']}"
+        return f"stream {failure['stream']!r} is at version {failure['actual']}, not {expected}"
+    return str(failure["message"])

@@ -1,0 +1,344 @@
+"""The sequencer: one writer, one order, no lock.
+
+    plan (may fail) -> apply (cannot) -> pending -> group -> durable -> publish
+
+Plan and apply happen in one stretch, between two awaits of the server, so two commits never
+interleave, and none needs a lock. A plan changes nothing. Applying it puts the whole commit into
+the memtable; an exception there is a defect of ours, and the process must end. What was applied
+waits in the group; the server writes a group and syncs it while the next one gathers, and then
+publishes it. Until it is published, validation sees a commit and no read view reaches it.
+
+Whatever an answer was decided on must be durable before the answer goes out: also a conflict,
+which tells of a commit that a crash could still undo. So every answer is a Ticket with the
+sequence number of the newest record at the time.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headwater_protocol.errors import HeadwaterError, TransactionAborted
+from headwater_server.engine.format.events import StoredEvent
+from headwater_server.engine.format.planned import ABORT, TICK, Planned
+from headwater_server.engine.format.records import encode_abort, encode_tick
+from headwater_server.engine.format.transaction_ids import ids_from
+from headwater_server.engine.log_clock import LogClock, LogTime
+from headwater_server.engine.settings import SECOND_US, EngineSettings
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.memtable import ABORTED
+from headwater_server.engine.transactions.commit_answer import versions_after
+from headwater_server.engine.transactions.planning import Planner
+from headwater_server.engine.transactions.transaction import Transaction
+from headwater_server.engine.transactions.write_buffer import WriteBuffer
+from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+
+TICK_US: Final = SECOND_US
+"""Microseconds between two ticks of the log's clock while there is work."""
+
+HORIZON_US: Final = 10 * SECOND_US
+"""Microseconds between two looks whether commits have left the history window in quiet times."""
+
+
+class Ticket:
+    """An answer that may go out once `sequence` is durable; 0 means at once.
+
+    `payload` is the answer to a commit as the protocol has it, unless `error` is set.
+    """
+
+    __slots__ = ("error", "payload", "sequence", "transaction")
+
+    def __init__(
+        self,
+        sequence: int,
+        transaction: bytes,
+        payload: list[Any],
+        error: HeadwaterError | None = None,
+    ) -> None:
+        self.sequence = sequence
+        self.transaction = transaction
+        self.payload = payload
+        self.error = error
+
+
+@dataclass(slots=True)
+class Group:
+    """Records that become durable together, and what is published then. Never changed."""
+
+    records: list[bytes]
+    last_sequence: int
+    last_commit: int
+    last_position: int
+    time: tuple[int, int, int]
+    """The members of a LogTime."""
+
+
+class Sequencer:
+    """Turns transactions into numbered records, and groups of records into published commits.
+
+    Attributes:
+        clock: gives records their times.
+        planner: plans commits.
+        sequence: number of the newest record, which counts commits, fences and ticks.
+        commits_and_fences: the same without the ticks.
+        durable_sequence: number of the newest record that is durable.
+        published, published_position: the newest commit and event that readers may see.
+        published_time: what the log says about time, as far as it is published.
+        forgotten_ids_end: an id that is made of the time and forgotten is below these bytes.
+    """
+
+    def __init__(self, state: State, log: WriteAheadLog, settings: EngineSettings) -> None:
+        self._state = state
+        self._log = log
+        self._log_index = WalIndex(0)
+        self._settings = settings
+        self._pending: list[bytes] = []
+        self._log_ends: deque[tuple[int, int]] = deque()
+        self._ticked = 0
+        self._ticked_at_sequence = 0
+        self._looked_at = 0
+        self.clock = LogClock(lambda: 0, lambda: 0, jump_us_max=0, newest=0)
+        self.planner = Planner(state, settings)
+        self.sequence = 0
+        self.commits_and_fences = 0
+        self.durable_sequence = 0
+        self.published = state.last_commit
+        self.published_position = state.last_position
+        self.published_time = state.time
+        self.forgotten_ids_end = ids_from(state.time.forget_before)
+
+    def start(self, wall: Callable[[], int], monotonic: Callable[[], int]) -> None:
+        """The log is replayed, and records may be written from here on."""
+        self.clock = LogClock(
+            wall,
+            monotonic,
+            jump_us_max=self._settings.clock_jump_us_max,
+            newest=self._state.time.time,
+        )
+        self._ticked = self.clock.now()
+
+    # Commit.
+
+    def commit(self, transaction: Transaction) -> Ticket:
+        """Plan and apply an open transaction; what stands against it is the ticket's error."""
+        if not transaction.buffer:
+            return self._read_only_ticket(transaction.id, transaction.view)
+        try:
+            planned = self.planner.plan(transaction, self._now())
+        except HeadwaterError as error:
+            return self._failed(transaction.id, error)
+        return self._apply(planned)
+
+    def commit_at_once(
+        self,
+        transaction: bytes,
+        user: int,
+        buffer: WriteBuffer,
+        failed_conditions: list[dict[str, Any]],
+    ) -> Ticket:
+        """Plan and apply a transaction that read nothing before, unless a condition fails."""
+        if buffer.is_empty and not failed_conditions:
+            return self._read_only_ticket(transaction, self._state.last_commit)
+        now = self.clock.now()
+        if now - self._ticked >= TICK_US:
+            self._tick(now)
+        try:
+            if failed_conditions:
+                raise self.planner.refuse(transaction, user, buffer, failed_conditions, now)
+            planned = self.planner.plan_buffer(transaction, user, buffer, now)
+        except HeadwaterError as error:
+            return self._failed(transaction, error)
+        return self._apply(planned)
+
+    def commit_stored(self, transaction: bytes, user: int, writes: list[bytes | None]) -> Ticket:
+        """Plan and apply stored keys and their values, flat; each key once."""
+        buffer = WriteBuffer()
+        for place in range(0, len(writes), 2):
+            key = writes[place]
+            assert key is not None
+            buffer.put(key, writes[place + 1])
+        return self.commit_at_once(transaction, user, buffer, [])
+
+    def answer_again(
+        self, transaction: bytes, commit: int, buffer: WriteBuffer | None = None
+    ) -> Ticket:
+        """The answer that a transaction of known status got, or would have got, the first time.
+
+        *buffer* has its writes, if they were sent again.
+        """
+        if commit == ABORTED:
+            return self._failed(transaction, aborted(transaction))
+        if buffer is not None and any(append.has_ids for append in buffer.appends):
+            record = self._state.commit_record(commit)
+            if not record.event_count:
+                # All of its events were there before it, and its answer was that of the first.
+                planned = self.planner.plan_buffer(transaction, 0, buffer, record.time)
+                if planned.repeated:
+                    answer = self._answer_of(*planned.repeated[-1])
+                    return Ticket(self.sequence, transaction, answer)
+        return Ticket(self.sequence, transaction, self._first_answer(commit))
+
+    def abort(self, transaction: bytes, user: int) -> Ticket:
+        """Fence a transaction id: it can never commit once the ticket's sequence is durable."""
+        now = self._now()
+        planned = Planned(ABORT, transaction, now, user, 0, 0, ())
+        planned.record = encode_abort(transaction, now, user)
+        self._add(planned)
+        self.commits_and_fences += 1
+        return Ticket(self.sequence, transaction, [])
+
+    def _apply(self, planned: Planned) -> Ticket:
+        """Apply a plan: from here on it has happened, if it becomes durable."""
+        self._state.apply([planned])
+        self._pending.append(planned.record)
+        self.sequence += 1
+        self.commits_and_fences += 1
+        if planned.settled is not None:
+            assert self.planner.acknowledging is not None, "it evaluated them"
+            self.planner.acknowledging.settle(planned.settled, self.sequence)
+        if planned.events:
+            first, last = planned.first_position, self._state.last_position
+            answer = [planned.commit, planned.time, first, last, planned.versions]
+        elif planned.repeated:
+            answer = self._answer_of(*planned.repeated[-1])
+        else:
+            answer = [planned.commit, planned.time, None, None, {}]
+        return Ticket(self.sequence, planned.transaction, answer)
+
+    def _add(self, planned: Planned) -> None:
+        self._state.apply([planned])
+        self._pending.append(planned.record)
+        self.sequence += 1
+
+    def _read_only_ticket(self, transaction: bytes, view: int) -> Ticket:
+        # What was read is durable if it was published; else the answer waits until it is.
+        sequence = 0 if view <= self.published else self.sequence
+        time = self._state.commit_record(view).time if view else 0
+        return Ticket(sequence, transaction, [view, time, None, None, {}])
+
+    def _failed(self, transaction: bytes, error: HeadwaterError) -> Ticket:
+        return Ticket(self.sequence, transaction, [], error)
+
+    def _answer_of(self, first: StoredEvent, last: StoredEvent) -> list[Any]:
+        """The answer to the commit that appended these events."""
+        if last.commit >= self._state.files.oldest_commit:
+            return self._first_answer(last.commit)
+        # Ids of events are remembered for good, and commits are not.
+        return [last.commit, last.time, first.position, last.position, {last.stream: last.version}]
+
+    def _first_answer(self, commit: int) -> list[Any]:
+        record = self._state.commit_record(commit)
+        if not record.event_count:
+            return [commit, record.time, None, None, {}]
+        last = record.first_position + record.event_count - 1
+        versions = versions_after(self._state, record.first_position, last)
+        return [commit, record.time, record.first_position, last, versions]
+
+    # Time.
+
+    def _now(self) -> int:
+        """The time of the next record. About once a second, a tick goes ahead of it."""
+        now = self.clock.now()
+        if now - self._ticked >= TICK_US:
+            self._tick(now)
+        return now
+
+    def tick(self, *, write: bool) -> None:
+        """Look at the clock, and put the time into the log if something depends on it.
+
+        That is when records came since the last tick, when events have an age, or, looked at less
+        often, when commits have left the history window. To be called about once a second.
+        """
+        now = self.clock.now()
+        if not write or now - self._ticked < TICK_US:
+            return
+        wanted = self.sequence != self._ticked_at_sequence or self._state.retention.has_ages
+        if not wanted and now - self._looked_at >= HORIZON_US:
+            self._looked_at = now
+            window_start = self._state.commit_at(now - self._settings.history_window_us)
+            wanted = min(window_start, self.published) > self._state.time.horizon
+        if wanted:
+            self._tick(now)
+
+    def _tick(self, now: int) -> None:
+        before = self._state.time
+        window_start = self._state.commit_at(now - self._settings.history_window_us)
+        planned = Planned(TICK, b"", now, 0, 0, 0, ())
+        planned.horizon = max(before.horizon, min(window_start, self.published))
+        planned.forget_before = max(
+            before.forget_before, now - self._settings.transaction_retention_us
+        )
+        planned.record = encode_tick(now, planned.horizon, planned.forget_before)
+        self._add(planned)
+        self._ticked = now
+        self._ticked_at_sequence = self.sequence
+
+    # Groups.
+
+    def take_group(self) -> Group | None:
+        """What was applied since the last group, or None."""
+        if not self._pending:
+            return None
+        active = self._state.active
+        group = Group(
+            self._pending,
+            self.sequence,
+            active.last_commit,
+            active.last_position,
+            (active.newest_time, active.horizon, active.forget_before),
+        )
+        self._pending = []
+        return group
+
+    def make_durable(self, group: Group) -> None:
+        """Write a group to the log and sync it; blocks, and may run in another thread.
+
+        Raises:
+            Exception: the log failed. It must not be tried again, and the process must end:
+                what is durable, only the restart can tell.
+        """
+        self._log_index = self._log.submit(group.records)
+
+    def publish(self, group: Group) -> None:
+        """Make a durable group visible to all that begins from now on."""
+        assert group.last_sequence > self.durable_sequence, "groups are published in order"
+        self._log_ends.append((group.last_sequence, self._log_index))
+        self.durable_sequence = group.last_sequence
+        self.published = commit = group.last_commit
+        self.published_position = group.last_position
+        retention = self._state.retention
+        if retention.pending:
+            retention.publish(commit)
+        if group.time != self.published_time:
+            self._publish_time(LogTime(*group.time))
+
+    def replayed(self, log_index: int, count: int) -> None:
+        """Count records that recovery read from one entry of the log, and that are applied."""
+        self.sequence += count
+        self._log_ends.append((self.sequence, log_index))
+        self.durable_sequence = self.sequence
+        self.published = self._state.last_commit
+        self.published_position = self._state.last_position
+        self._publish_time(self._state.time)
+
+    def _publish_time(self, time: LogTime) -> None:
+        if time.forget_before != self.published_time.forget_before:
+            self.forgotten_ids_end = ids_from(time.forget_before)
+        self.published_time = time
+        # Nobody begins to read below it from here on.
+        if time.horizon > self._state.files.horizon:
+            self._state.files.horizon = time.horizon
+
+    def log_needed_from(self, sequence: int) -> int | None:
+        """The log index below which every record is at or before *sequence*; None: no news."""
+        below: int | None = None
+        while self._log_ends and self._log_ends[0][0] <= sequence:
+            below = self._log_ends.popleft()[1] + 1
+        return below
+
+
+def aborted(transaction: bytes) -> TransactionAborted:
+    """The error of a transaction that was fenced."""
+    return TransactionAborted(
+        f"transaction {transaction.hex()} was aborted by a status request with resolve"
+    )

@@ -1,0 +1,327 @@
+"""An open transaction: a read view, what it read, and what it will write.
+
+Reads go to the state at the read view, with the transaction's own writes on top. A serializable
+transaction registers what it *asked*, not what came back: an absent key, an empty range, the
+range up to where a scan stopped, the head of a stream, a query that reached the end of the log.
+What it knows from its own writes it did not read.
+
+The transaction's id is chosen by its client, and is what makes its commit exactly once.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from headwater_protocol import limits
+from headwater_protocol.errors import InvalidArgument, TooLarge
+from headwater_protocol.operations import SERIALIZABLE
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.events import encode_event
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.reading import (
+    EventsPage,
+    Reader,
+    StreamPage,
+    user_range,
+)
+from headwater_server.engine.reads.scanning import ScanPage, pack_page
+from headwater_server.engine.retention.rules import Rule
+from headwater_server.engine.retention.writes import changed_rule
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.write_buffer import (
+    Append,
+    WriteBuffer,
+    evaluate,
+    next_key,
+)
+
+_UNCOMMITTED_ID: Final = bytes(16)
+
+_READ_SIZE: Final = 150
+"""Bytes that a key, range, stream or query in a read set costs, about."""
+
+
+class ReadSet:
+    """What a serializable transaction asked of the database.
+
+    Dicts for sets: conflicts are told in the order in which things were read, every time.
+    """
+
+    __slots__ = ("keys", "pages", "queries", "ranges", "streams")
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, None] = {}
+        self.ranges: dict[tuple[bytes, bytes], None] = {}
+        self.streams: dict[str, None] = {}
+        self.queries: dict[EventFilter, None] = {}
+        # Queries that did not come to the end: only retention can change what they found.
+        self.pages: dict[EventFilter, None] = {}
+
+    def __len__(self) -> int:
+        events = len(self.streams) + len(self.queries) + len(self.pages)
+        return len(self.keys) + len(self.ranges) + events
+
+
+class Transaction(Reader):
+    """A transaction between begin and commit or rollback.
+
+    Attributes:
+        id: 16 bytes, chosen by the client.
+        owner: the connection that it dies with; the engine only compares it.
+        user: the number of the user who began it, 0 if there are no users.
+        isolation: "serializable" or "snapshot".
+        read_only: takes no writes, keeps no read set, and never conflicts.
+        charged_size: bytes that the engine counts for it; see `held_size`.
+        begun, used: when it began and was last heard of, in microseconds.
+    """
+
+    __slots__ = (
+        "_read_set_max",
+        "begun",
+        "buffer",
+        "charged_size",
+        "id",
+        "isolation",
+        "owner",
+        "read_only",
+        "read_set",
+        "used",
+        "user",
+    )
+
+    def __init__(
+        self,
+        state: State,
+        view: int,
+        position: int,
+        *,
+        transaction: bytes,
+        owner: object,
+        user: int,
+        isolation: str,
+        read_only: bool,
+        now: int,
+        examined_max: int,
+        read_set_max: int,
+        time: int | None = None,
+    ) -> None:
+        super().__init__(state, view, position, examined_max=examined_max, time=time)
+        self.id = transaction
+        self.owner = owner
+        self.user = user
+        self.isolation = isolation
+        self.read_only = read_only
+        self.begun = now
+        self.used = now
+        self.buffer = WriteBuffer()
+        self.charged_size = 0
+        self.read_set: ReadSet | None = (
+            ReadSet() if isolation == SERIALIZABLE and not read_only else None
+        )
+        self._read_set_max = read_set_max
+
+    @property
+    def held_size(self) -> int:
+        """Bytes that it holds as buffered writes and as its read set, about."""
+        reads = 0 if self.read_set is None else len(self.read_set)
+        return self.buffer.size + _READ_SIZE * reads
+
+    def write(self, writes: list[list[Any]]) -> None:
+        """Add writes, as they stand in a request, to the buffer.
+
+        Raises:
+            InvalidArgument: the transaction is read-only.
+            TooLarge: the transaction has become too large. It can only be rolled back.
+        """
+        if self.read_only and writes:
+            raise InvalidArgument("a write in a read-only transaction")
+        self.buffer.add(writes)
+
+    # Reads, with the transaction's own writes on top.
+
+    def get(self, key: bytes) -> bytes | None:
+        stored_key = keyspaces.USER + key
+        if stored_key in self.buffer.entries:
+            entry = self.buffer.entries[stored_key]
+            if not isinstance(entry, list):
+                return entry
+            self._register_key(stored_key)
+            return evaluate(entry, self._state.get(stored_key, self.view))
+        if self.buffer.ranges and self.buffer.covers(stored_key):
+            return None
+        self._register_key(stored_key)
+        return self._state.get(stored_key, self.view)
+
+    def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
+        first, last = user_range(start, end)
+        if self.buffer:
+            found = self._scan_own(first, last, reverse=reverse)
+            page = pack_page(found, limit, limits.PAGE_SIZE_MAX)
+        else:
+            page = self._page(first, last, limit, reverse)
+        if page.more and page.key_count:
+            # What the scan did not come to, it did not read.
+            if reverse:
+                first = page.last
+            else:
+                last = next_key(page.last)
+        self._register_range(first, last)
+        return page
+
+    def read_stream(self, stream: str, after: int, limit: int, reverse: bool) -> StreamPage:
+        self._register_stream(stream)
+        page = super().read_stream(stream, after, limit, reverse)
+        own = self._own_events(stream)
+        if not own:
+            return page
+        return self._with_own_events(stream, page, own, after, limit, reverse)
+
+    def read_all(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> EventsPage:
+        page = super().read_all(after, wanted, limit, reverse)
+        # What lies before the end of the view can never change; what comes after it can.
+        open_ended = after == 0 or after > self.position + 1 if reverse else not page.more
+        if open_ended:
+            self._register_query(wanted)
+        elif self.read_set is not None:
+            self.read_set.pages[wanted] = None
+            self._check_read_set()
+        return page
+
+    def _hides_any(self) -> bool:
+        return super()._hides_any() or bool(self.buffer.retention)
+
+    def _may_hide(self, stream: str) -> bool:
+        return super()._may_hide(stream) or any(
+            write.stream == stream for write in self.buffer.retention
+        )
+
+    def _rule_of(self, stream: str) -> Rule:
+        rule = super()._rule_of(stream)
+        if not self.buffer.retention:
+            return rule
+        head = self._state.head(stream)
+        version = self._state.version_at(stream, head, self.position)
+        for write in self.buffer.retention:
+            if write.stream == stream and not write.erased_count:
+                # With what was appended to it before.
+                before = self.buffer.appends[: write.place]
+                own = sum(len(append.events) for append in before if append.stream == stream)
+                rule = changed_rule(self._state, write, stream, rule, version + own, self.time)
+        return rule
+
+    def _scan_own(
+        self, first: bytes, last: bytes, *, reverse: bool, ahead: int = 32
+    ) -> Iterator[tuple[bytes, bytes]]:
+        stored = self._state.scan(first, last, self.view, reverse=reverse, ahead=ahead)
+        if not self.buffer:
+            return stored
+        return self.buffer.overlay(stored, first, last, reverse=reverse)
+
+    def _newest_snapshot(
+        self, stream: str, name: str, schema: int, version: int, version_max: int
+    ) -> tuple[int, bytes] | None:
+        version = min(version + len(self._own_events(stream)), version_max)
+        first, last = keyspaces.snapshot_range(stream, name, schema, version)
+        for key, state in self._scan_own(first, last, reverse=True, ahead=1):
+            self._register_range(key, last)
+            return keyspaces.parse_snapshot_key(key).version, state
+        self._register_range(first, last)
+        return None
+
+    def _own_events(self, stream: str) -> list[list[Any]]:
+        """The events that this transaction adds to a stream, in order."""
+        return [
+            event
+            for append in self.buffer.appends
+            if append.stream == stream and not self._is_done(append)
+            for event in append.events
+        ]
+
+    def _is_done(self, append: Append) -> bool:
+        """Whether all events of an append are there by their ids: it will only count as done."""
+        if any(event[0] is None for event in append.events):
+            return False
+        stream = append.stream
+        head = self._state.head(stream)
+        last = self._state.version_at(stream, head, self.position)
+        if last == 0:
+            return False
+        first = self._visibility().first(stream) if self._may_hide(stream) else 1
+        found = (self._state.event_version(stream, head, event[0]) for event in append.events)
+        return all(version is not None and first <= version <= last for version in found)
+
+    def _with_own_events(
+        self,
+        stream: str,
+        page: StreamPage,
+        own: list[list[Any]],
+        after: int,
+        limit: int,
+        reverse: bool,
+    ) -> StreamPage:
+        """The page with events that this transaction appends, at position and commit 0."""
+        version = page.version + len(own)
+        own_stored = [
+            (
+                page.version + place,
+                encode_event(
+                    0,
+                    stream,
+                    page.version + place,
+                    0,
+                    self.used,
+                    event[0] or _UNCOMMITTED_ID,
+                    event[1],
+                    event[2],
+                    event[3],
+                    event[4] if len(event) > 4 else (),
+                ),
+            )
+            for place, event in enumerate(own, 1)
+        ]
+        if self._may_hide(stream):
+            lowest = self._visibility().first(stream)
+            own_stored = [each for each in own_stored if each[0] >= lowest]
+        more = page.more
+        if reverse:
+            upto = version if after == 0 else after - 1
+            events = [stored for number, stored in reversed(own_stored) if number <= upto]
+            events += page.events
+        else:
+            events = list(page.events)
+            if not more:
+                events += [stored for number, stored in own_stored if number > after]
+        size = 0
+        for count, stored in enumerate(events):
+            size += len(stored)
+            if count == limit or (count and size > limits.PAGE_SIZE_MAX):
+                return StreamPage(version, events[:count], more=True)
+        return StreamPage(version, events, more)
+
+    # What is registered. A transaction that read too much is refused, not silently widened.
+
+    def _register_key(self, stored_key: bytes) -> None:
+        if self.read_set is not None:
+            self.read_set.keys[stored_key] = None
+            self._check_read_set()
+
+    def _register_range(self, first: bytes, last: bytes) -> None:
+        if self.read_set is not None and first < last:
+            self.read_set.ranges[first, last] = None
+            self._check_read_set()
+
+    def _register_stream(self, stream: str) -> None:
+        if self.read_set is not None:
+            self.read_set.streams[stream] = None
+            self._check_read_set()
+
+    def _register_query(self, wanted: EventFilter) -> None:
+        if self.read_set is not None:
+            self.read_set.queries[wanted] = None
+            self._check_read_set()
+
+    def _check_read_set(self) -> None:
+        if self.read_set is not None and len(self.read_set) > self._read_set_max:
+            raise TooLarge(
+                f"a serializable transaction that read {len(self.read_set)} keys, ranges, "
+                f"streams and queries; allowed are {self._read_set_max}"
+            )

@@ -1,0 +1,243 @@
+"""Validation: may a transaction commit after all that was committed since its read view?
+
+serializable    nothing that it read was written by a commit after its read view. The serial
+                order is then the order of commit numbers (backward validation, Härder 1984;
+                ranges and absent keys as in FoundationDB's resolver).
+snapshot        nothing that it writes was written by a commit after its read view: the first
+                committer wins (Berenson et al. 1995). Atomic operations and appends without an
+                expectation do not count as writes: they are evaluated after what came before.
+
+Commits that are numbered but not yet durable count. Every conflict is found, not only the
+first, up to a bound; each says what, which kind, and which transaction won. What a commit may
+look at is bounded too, see validation_budget.py.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from headwater_protocol.errors import Conflict, InvalidArgument, TooLarge
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.retention.rules import stored_rule
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.changed_keys import ChangedKeys
+from headwater_server.engine.transactions.later_events import LaterEvents, first_event
+from headwater_server.engine.transactions.transaction import ReadSet, Transaction
+from headwater_server.engine.transactions.validation_budget import ValidationBudget, commit_budget
+
+CONFLICTS_MAX: Final = 100
+"""Conflicts that one error tells of."""
+
+
+def find_conflicts(state: State, transaction: Transaction) -> list[dict[str, Any]]:
+    """What stands against the commit of a transaction; empty if nothing does.
+
+    Raises:
+        TooLarge: nothing does so far, and there is too much to look at.
+    """
+    view = transaction.view
+    if state.last_commit == view:
+        return []
+    found: list[dict[str, Any]] = []
+    try:
+        for conflict in _conflicts(state, transaction, commit_budget()):
+            found.append(conflict)
+            if len(found) >= CONFLICTS_MAX:
+                break
+    except TooLarge:
+        # One conflict is enough to refuse the commit, and its client can try again.
+        if not found:
+            raise
+    return found
+
+
+def conflict_error(conflicts: list[dict[str, Any]]) -> Conflict:
+    """The error of a transaction that came too late."""
+    first = conflicts[0]
+    others = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+    return Conflict(
+        f"{first['kind']} conflict on {_subject(first)}: written by commit {first['commit']}, "
+        f"transaction {first['transaction'].hex()}{others}",
+        details={"conflicts": conflicts},
+    )
+
+
+def _conflicts(
+    state: State, transaction: Transaction, budget: ValidationBudget
+) -> Iterator[dict[str, Any]]:
+    view = transaction.view
+    changed_keys = ChangedKeys(state, view, budget)
+    if transaction.read_set is not None:
+        yield from _changed_reads(state, transaction, transaction.read_set, changed_keys, budget)
+        return
+    for key, entry in transaction.buffer.entries.items():
+        if isinstance(entry, list):
+            continue
+        winner = state.newest_commit(key, view)
+        if not winner and state.retention.in_use and key.startswith(keyspaces.SNAPSHOTS):
+            winner = _erased_since(state, key, view)
+        if winner:
+            yield _key_conflict(state, "write-write", key, winner)
+    for first, last in transaction.buffer.ranges:
+        changed = changed_keys.in_range(first, last)
+        if changed is not None:
+            yield _range_conflict(state, "write-write", first, last, changed)
+
+
+def _changed_reads(
+    state: State,
+    transaction: Transaction,
+    reads: ReadSet,
+    changed_keys: ChangedKeys,
+    budget: ValidationBudget,
+) -> Iterator[dict[str, Any]]:
+    view = transaction.view
+    for key in reads.keys:
+        winner = state.newest_commit(key, view)
+        if winner:
+            yield _key_conflict(state, "read-write", key, winner)
+    for first, last in reads.ranges:
+        changed = changed_keys.in_range(first, last)
+        if changed is not None:
+            yield _range_conflict(state, "read-write", first, last, changed)
+    for stream in reads.streams:
+        winner = stream_changed(state, stream, transaction.position)
+        if not winner and state.retention.in_use:
+            winner = state.newest_commit(keyspaces.retention_key(stream), view)
+        if winner:
+            yield _described(state, "read-write", winner, stream=stream)
+    if not reads.queries and not reads.pages:
+        return
+    later = LaterEvents(state, transaction.position, reads.queries, budget)
+    for query in reads.queries:
+        event = later.first_event(query)
+        winner = 0 if event is None else event.commit
+        if not winner and state.retention.in_use:
+            winner = _hidden_since(state, query, transaction, changed_keys, later)
+        if winner:
+            yield _described(state, "read-write", winner, query=query.as_wire())
+    if state.retention.in_use:
+        for query in reads.pages:
+            winner = _hidden_since(state, query, transaction, changed_keys, later)
+            if winner:
+                yield _described(state, "read-write", winner, query=query.as_wire())
+
+
+def stream_changed(state: State, stream: str, position: int) -> int:
+    """The commit of the stream's newest event if that is beyond a position, else 0."""
+    head = state.head(stream)
+    if head.last_position <= position:
+        return 0
+    stored = state.events([head.last_position])[0]
+    # Of an event that was removed it is not known any more; a reader's view would have kept it.
+    return decode_event(stored).commit if stored else 0
+
+
+def standing_event(
+    state: State, wanted: EventFilter, after: int, budget: ValidationBudget
+) -> dict[str, Any] | None:
+    """What stands against the condition that no event that fits is beyond a position.
+
+    Events that are numbered and not yet durable count.
+
+    Raises:
+        InvalidArgument: the position was not reached yet, so nobody can have read up to it.
+        TooLarge: no index answers it, and there are too many events to look at.
+    """
+    if after > state.last_position:
+        raise InvalidArgument(
+            f"no event after position {after}: the newest is {state.last_position}"
+        )
+    event = first_event(state, wanted, after, budget)
+    if event is None:
+        return None
+    failure: dict[str, Any] = {
+        "kind": "condition",
+        "query": wanted.as_wire(),
+        "after": after,
+        "position": event.position,
+        "commit": event.commit,
+        "message": f"the event at position {event.position}, of commit {event.commit}, fits what "
+        f"must not be there after position {after}",
+    }
+    if event.commit >= state.files.oldest_commit:
+        failure["transaction"] = state.commit_record(event.commit).transaction
+    return failure
+
+
+def _erased_since(state: State, key: bytes, view: int) -> int:
+    """The commit after a view that erased an event which a snapshot may hold, or 0."""
+    snapshot = keyspaces.parse_snapshot_key(key)
+    rule = stored_rule(state, snapshot.stream, state.last_commit)
+    holds = rule.erased_commit > view and snapshot.version >= rule.erased_from
+    return rule.erased_commit if holds else 0
+
+
+def _hidden_since(
+    state: State,
+    query: EventFilter,
+    transaction: Transaction,
+    changed: ChangedKeys,
+    later: LaterEvents,
+) -> int:
+    """A commit after the read view that hid events which the query may have found, or 0."""
+    winner = _retention_changed(query, changed)
+    if not winner:
+        stream = later.stream_that_lost(query)
+        if stream is not None:
+            winner = stream_changed(state, stream, transaction.position)
+    return winner
+
+
+def _retention_changed(query: EventFilter, changed: ChangedKeys) -> int:
+    """A commit after the view that hid events of a stream that the query is about, or 0."""
+    ranges: list[tuple[bytes, bytes]]
+    if query.stream is not None:
+        key = keyspaces.retention_key(query.stream)
+        ranges = [(key, key + b"\0")]
+    elif query.category is not None:
+        key = keyspaces.retention_key(query.category)
+        # The stream of the category's own name, and those that go on with "-".
+        ranges = [(key, key + b"\0"), (key + b"-", key + b".")]
+    elif query.prefix is not None:
+        key = keyspaces.retention_key(query.prefix)
+        ranges = [(key, key + b"\xff")]
+    else:
+        ranges = [(keyspaces.RETENTION, keyspaces.RETENTION_END)]
+    for first, last in ranges:
+        found = changed.in_range(first, last)
+        if found is not None:
+            return found[1]
+    return 0
+
+
+def _key_conflict(state: State, kind: str, key: bytes, winner: int) -> dict[str, Any]:
+    if key.startswith(keyspaces.SNAPSHOTS):
+        stream, name, schema, _ = keyspaces.parse_snapshot_key(key)
+        return _described(state, kind, winner, snapshot=[stream, name, schema])
+    return _described(state, kind, winner, key=key[1:])
+
+
+def _range_conflict(
+    state: State, kind: str, first: bytes, last: bytes, changed: tuple[bytes, int]
+) -> dict[str, Any]:
+    key, winner = changed
+    if key.startswith(keyspaces.SNAPSHOTS):
+        return _key_conflict(state, kind, key, winner)
+    end = None if last == keyspaces.USER_END else last[1:]
+    return _described(state, kind, winner, start=first[1:], end=end, key=key[1:])
+
+
+def _described(state: State, kind: str, winner: int, **subject: Any) -> dict[str, Any]:
+    record = state.commit_record(winner)
+    return {"kind": kind, **subject, "commit": winner, "transaction": record.transaction}
+
+
+def _subject(conflict: dict[str, Any]) -> str:
+    if "start" in conflict:
+        return f"range {conflict['start']!r} to {conflict['end']!r}, key {conflict['key']!r}"
+    for name in ("key", "stream", "query", "snapshot"):
+        if name in conflict:
+            return f"{name} {conflict[name]!r}"
+    raise AssertionError(f"a conflict about nothing: {conflict!r}")

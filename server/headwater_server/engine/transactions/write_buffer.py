@@ -1,0 +1,331 @@
+"""The write buffer of a transaction: what it will write, and what its own reads see of it.
+
+Writes are folded as they come, so the buffer holds one entry a key:
+
+    put, delete        replace whatever was there
+    add, min, max      on a buffered put or delete: evaluated at once; else kept, in order
+    delete_range       drops the entries in its range, then hides the stored keys of it
+
+An entry is therefore always newer than a range, and a look-up asks entries first. Nothing
+here reads the database; atomic operations that need the stored value get it handed in.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headwater_protocol import limits
+from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.atomics import Atomic, apply_atomic
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.retention.writes import WORDS, RetentionWrite
+
+Entry = bytes | None | list[Atomic]
+"""What a key will hold: a value, nothing (deleted), or atomic operations on what is stored."""
+
+
+class Append:
+    """Events for the end of a stream: each is [id | None, type, data, metadata, tags].
+
+    The tags may have been left out, and mostly were. If *unless* is given, no event that fits it
+    may be there beyond the position *after*. It is never changed.
+
+    Attributes:
+        size: bytes of data, metadata and tags.
+        largest: those of the event that has most.
+        has_ids: whether a user gave an id to any event.
+        has_tags: whether any event has tags.
+    """
+
+    __slots__ = (
+        "after",
+        "events",
+        "expect",
+        "has_ids",
+        "has_tags",
+        "largest",
+        "size",
+        "stream",
+        "unless",
+    )
+
+    def __init__(
+        self,
+        stream: str,
+        expect: int,
+        events: list[list[Any]],
+        unless: EventFilter | None = None,
+        after: int = 0,
+    ) -> None:
+        self.stream = stream
+        self.expect = expect
+        self.events = events
+        self.unless = unless
+        self.after = after
+        total = largest = 0
+        has_ids = has_tags = False
+        for event in events:
+            data: bytes = event[2]
+            metadata: bytes = event[3]
+            size = len(data) + len(metadata)
+            if event[0] is not None:
+                has_ids = True
+            if len(event) == 5 and event[4]:
+                has_tags = True
+                size += sum(map(len, event[4]))
+            if size > largest:
+                largest = size
+            total += size
+        self.size = total
+        self.largest = largest
+        self.has_ids = has_ids
+        self.has_tags = has_tags
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotWrite:
+    """A snapshot that the transaction saves; its state is an entry of the buffer."""
+
+    stream: str
+    name: str
+    schema: int
+    version: int
+    key: bytes
+
+
+_SMALL: Final = 64 * limits.KIB
+_FEW: Final = 1_000
+"""Bytes and puts of a buffer that has nothing else: below them, no bound needs to be looked at."""
+
+
+class WriteBuffer:
+    """The folded writes of one transaction. Keys carry the byte of their key space.
+
+    Attributes:
+        is_empty: nothing was written yet.
+        puts_only: nothing came yet but puts of values.
+    """
+
+    __slots__ = (
+        "acks",
+        "appends",
+        "entries",
+        "erased",
+        "events",
+        "failure",
+        "is_empty",
+        "puts_only",
+        "ranges",
+        "retention",
+        "size",
+        "snapshots",
+    )
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.ranges: list[tuple[bytes, bytes]] = []
+        self.appends: list[Append] = []
+        self.snapshots: list[SnapshotWrite] = []
+        self.acks: list[tuple[str, int, int]] = []
+        self.retention: list[RetentionWrite] = []
+        self.size = 0
+        self.events = 0
+        self.erased = 0
+        self.failure: HeadwaterError | None = None
+        self.is_empty = True
+        self.puts_only = True
+
+    def __bool__(self) -> bool:
+        return not self.is_empty
+
+    def add(self, writes: list[list[Any]]) -> None:
+        """Fold in writes as they stand in a request, already checked against the vocabulary.
+
+        After an error the buffer holds a part of the writes, so every later call raises too: a
+        commit that was sent behind them must not make that part durable.
+
+        Raises:
+            TooLarge: the transaction has more writes, events or bytes than is allowed.
+            NotANumber: an atomic operation on a buffered value that is no number.
+            InvalidArgument: a range that ends before it begins.
+        """
+        if self.failure is not None:
+            raise type(self.failure)(f"an earlier write failed: {self.failure.message}")
+        entries = self.entries
+        if writes:
+            self.is_empty = False
+        try:
+            for write in writes:
+                if write[0] == "put":
+                    key = keyspaces.USER + write[1]
+                    value: bytes = write[2]
+                    entries[key] = value
+                    self.size += len(key) + len(value)
+                    if self.puts_only and self.size <= _SMALL and len(entries) <= _FEW:
+                        continue
+                else:
+                    self.puts_only = False
+                    self._fold(write)
+                # After each: a hostile list must not be folded whole before it is refused.
+                self._check_bounds()
+        except HeadwaterError as error:
+            self.failure = error
+            raise
+
+    def _fold(self, write: list[Any]) -> None:
+        match write[0]:
+            case "delete":
+                self.put(keyspaces.USER + write[1], None)
+            case "add" | "min" | "max":
+                self._add_atomic(keyspaces.USER + write[1], Atomic(write[0], write[2]))
+            case "append":
+                # Most come without a condition, and every call counts.
+                plain = len(write) == 4
+                self._append(Append(*write[1:]) if plain else _append_of(*write[1:]))
+            case "save_snapshot":
+                self._save_snapshot(*write[1:])
+            case "delete_range":
+                self._delete_range(write[1], write[2])
+            case "ack":
+                self._add_acks(write[1], write[2])
+            case word if word in WORDS:
+                self._add_retention(RetentionWrite(word, write[1:], len(self.appends)))
+            case unknown:
+                raise AssertionError(f"a write {unknown!r} that the vocabulary let through")
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        """Write a key of any key space; None deletes it."""
+        self.is_empty = False
+        self.entries[key] = value
+        self.size += len(key) + (0 if value is None else len(value))
+
+    def covers(self, key: bytes) -> bool:
+        """Whether a range delete of this transaction hides what is stored under the key."""
+        return any(start <= key < end for start, end in self.ranges)
+
+    def overlay(
+        self, stored: Iterator[tuple[bytes, bytes]], start: bytes, end: bytes, *, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """A scan of stored items as this transaction sees it: its own writes on top."""
+        own = sorted((key for key in self.entries if start <= key < end), reverse=reverse)
+        ahead = next(stored, None)
+        for key in own:
+            while ahead is not None and (ahead[0] > key if reverse else ahead[0] < key):
+                if not self.covers(ahead[0]):
+                    yield ahead
+                ahead = next(stored, None)
+            beneath: bytes | None = None
+            if ahead is not None and ahead[0] == key:
+                # An entry is newer than any range delete, but what lies beneath it is not.
+                beneath = None if self.covers(key) else ahead[1]
+                ahead = next(stored, None)
+            value = evaluate(self.entries[key], beneath)
+            if value is not None:
+                yield key, value
+        while ahead is not None:
+            if not self.covers(ahead[0]):
+                yield ahead
+            ahead = next(stored, None)
+
+    def _add_atomic(self, key: bytes, atomic: Atomic) -> None:
+        self.size += len(key) + 9
+        if key not in self.entries:
+            if self.covers(key):
+                self.entries[key] = apply_atomic(atomic, None)
+            else:
+                self.entries[key] = [atomic]
+            return
+        entry = self.entries[key]
+        if isinstance(entry, list):
+            entry.append(atomic)
+        else:
+            self.entries[key] = apply_atomic(atomic, entry)
+
+    def _delete_range(self, start: bytes, end: bytes | None) -> None:
+        first = keyspaces.USER + start
+        last = keyspaces.USER_END if end is None else keyspaces.USER + end
+        if first >= last:
+            raise InvalidArgument(f"delete_range: start {start!r} is not below end {end!r}")
+        for key in [key for key in self.entries if first <= key < last]:
+            del self.entries[key]
+        self.ranges.append((first, last))
+        self.size += len(first) + len(last)
+
+    def _append(self, append: Append) -> None:
+        self.appends.append(append)
+        self.events += len(append.events)
+        if append.largest > limits.EVENT_SIZE_MAX:
+            raise TooLarge(
+                f"an event for stream {append.stream!r} of {append.largest} bytes of data, "
+                f"metadata and tags; allowed are {limits.EVENT_SIZE_MAX}"
+            )
+        if append.unless is not None:
+            self.size += append.unless.size
+        self.size += 64 * len(append.events) + append.size
+
+    def _save_snapshot(
+        self, stream: str, name: str, schema: int, version: int, state: bytes
+    ) -> None:
+        key = keyspaces.snapshot_key(stream, name, schema, version)
+        self.snapshots.append(SnapshotWrite(stream, name, schema, version, key))
+        self.put(key, state)
+
+    def _add_acks(self, group: str, deliveries: list[list[int]]) -> None:
+        self.acks += [(group, position, token) for position, token in deliveries]
+        self.size += 64 * len(deliveries)
+
+    def _add_retention(self, write: RetentionWrite) -> None:
+        self.retention.append(write)
+        self.erased += write.erased_count
+        self.size += 64 + 9 * write.erased_count
+
+    def _check_bounds(self) -> None:
+        if self.size > limits.TRANSACTION_SIZE_MAX:
+            raise TooLarge(
+                f"a transaction of {self.size} bytes; allowed are {limits.TRANSACTION_SIZE_MAX}"
+            )
+        count = len(self.entries) + len(self.ranges) + len(self.acks) + len(self.retention)
+        if count > limits.WRITES_MAX:
+            raise TooLarge(f"a transaction of {count} writes; allowed are {limits.WRITES_MAX}")
+        if len(self.ranges) > limits.RANGE_DELETES_MAX:
+            raise TooLarge(
+                f"a transaction of {len(self.ranges)} range deletes; "
+                f"allowed are {limits.RANGE_DELETES_MAX}"
+            )
+        if self.erased > limits.ERASED_MAX:
+            raise TooLarge(
+                f"a transaction that erases {self.erased} events; allowed are {limits.ERASED_MAX}"
+            )
+        if self.events > limits.EVENTS_MAX:
+            raise TooLarge(
+                f"a transaction of {self.events} events; allowed are {limits.EVENTS_MAX}"
+            )
+
+
+def _append_of(
+    stream: str,
+    expect: int,
+    events: list[list[Any]],
+    unless: dict[str, Any] | None = None,
+    after: int = 0,
+) -> Append:
+    """An append, from its members in a request."""
+    if unless is None:
+        return Append(stream, expect, events)
+    return Append(stream, expect, events, EventFilter.from_wire(unless), after)
+
+
+def evaluate(entry: Entry, stored: bytes | None) -> bytes | None:
+    """What a key holds once the entry is applied to the stored value."""
+    if not isinstance(entry, list):
+        return entry
+    value = stored
+    for atomic in entry:
+        value = apply_atomic(atomic, value)
+    return value
+
+
+def next_key(key: bytes) -> bytes:
+    """The smallest key above a key."""
+    return key + b"\0"

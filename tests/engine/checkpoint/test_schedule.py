@@ -1,0 +1,188 @@
+"""Checkpointing: when one is due, and what it vouches for."""
+
+from dataclasses import replace
+
+import pytest
+
+from headwater_server.engine.checkpoint.schedule import (
+    QUIET_INTERVAL_US,
+    QUIET_US,
+    Checkpoint,
+    Trim,
+    WaitDurable,
+    WaitForRoom,
+    Write,
+    checkpoint_steps,
+    run_to_end,
+)
+from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.state.stored_state import read_applied
+from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.state_store import Family
+from tests.engine.database import Database
+
+WINDOW_US = 3_000_000_000
+SETTINGS = EngineSettings(disk_reserve_size=0, history_window_us=WINDOW_US)
+
+
+def put(database: Database, value: bytes) -> None:
+    database.execute(["put", b"k", value])
+
+
+def quiet(database: Database) -> bool:
+    """Whether a checkpoint is due after long enough a quiet time."""
+    database.engine.checkpoints.due_in_quiet()
+    database.now += max(QUIET_US, QUIET_INTERVAL_US)
+    return database.engine.checkpoints.due_in_quiet()
+
+
+def test_a_checkpoint_vouches_for_the_log_with_the_commits_that_were_under_way() -> None:
+    """It took the log's end when it began, while its last commits were not durable yet.
+
+    A log that lost just those was then taken for whole.
+    """
+    database = Database()
+    put(database, b"1")
+    ticket, _ = database.engine.execute(
+        database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"k", b"2"]]
+    )
+    checkpoint = database.engine.begin_checkpoint()
+    assert checkpoint is not None
+    database.settle(ticket)
+    checkpoint.run()
+    assert checkpoint.last_commit == 2
+    assert read_applied(database.store).log_index == database.engine._log.last_index
+
+
+def test_what_was_written_last_comes_into_the_files_once_it_is_quiet() -> None:
+    database = Database(SETTINGS)
+    assert not quiet(database), "nothing was ever written"
+    put(database, b"1")
+    assert not database.engine.checkpoints.due_in_quiet()
+    database.now += QUIET_US - 1
+    assert not database.engine.checkpoints.due_in_quiet()
+    put(database, b"2")
+    database.now += QUIET_US
+    assert not database.engine.checkpoints.due_in_quiet(), "somebody wrote meanwhile"
+    assert quiet(database)
+    database.checkpoint(tidy=True)
+    assert not quiet(database), "there is nothing left to do"
+    assert database.engine.stats()["checkpoint_commit"] == 2
+
+
+@pytest.mark.parametrize(("frozen", "allowed"), [(10, 20), (12, 18), (20, 10), (30, 10), (45, 10)])
+def test_writers_wait_once_both_memtables_hold_three_times_what_makes_one_due(
+    frozen: int, allowed: int
+) -> None:
+    """They waited at nearly every checkpoint, when the active one was as full as makes one due."""
+    database = Database(replace(SETTINGS, memtable_commits_max=10))
+    for _ in range(frozen):
+        put(database, b"v")
+    assert database.engine.checkpoints.due
+    assert database.engine.begin_checkpoint() is not None
+    for _ in range(allowed):
+        assert not database.engine.checkpoints.behind
+        put(database, b"v")
+    assert database.engine.checkpoints.behind
+
+
+def test_a_freed_memtable_is_the_one_that_was_finished() -> None:
+    database = Database(SETTINGS)
+    put(database, b"1")
+    checkpoint = database.engine.begin_checkpoint()
+    assert checkpoint is not None
+    checkpoint.run()
+    with pytest.raises(AssertionError, match="it was finished"):
+        checkpoint.free()
+    database.engine.finish_checkpoint(checkpoint)
+    checkpoint.free()
+    assert not checkpoint.frozen.chains
+
+
+def test_quiet_checkpoints_keep_their_distance() -> None:
+    database = Database(SETTINGS)
+    put(database, b"1")
+    assert quiet(database)
+    database.checkpoint(tidy=True)
+    put(database, b"2")
+    assert not database.engine.checkpoints.due_in_quiet()
+    database.now += QUIET_US
+    assert not database.engine.checkpoints.due_in_quiet()
+    database.now += QUIET_INTERVAL_US - QUIET_US
+    assert database.engine.checkpoints.due_in_quiet()
+
+
+def test_garbage_is_collected_though_nobody_writes_any_more() -> None:
+    """Old versions stayed until the next commit, which may never come."""
+    database = Database(SETTINGS)
+    for value in (b"1", b"2", b"3"):
+        put(database, value)
+    database.checkpoint()
+    assert len(list(database.store.scan(Family.HISTORY, b""))) == 2
+    assert not quiet(database), "the history window still has them"
+    database.wait(WINDOW_US)
+    assert quiet(database)
+    database.checkpoint(tidy=True)
+    assert list(database.store.scan(Family.HISTORY, b"")) == []
+    assert not quiet(database)
+    assert database.crash().engine.get(b"k") == b"3"
+
+
+def test_a_clock_that_is_set_back_does_not_keep_the_checkpoint_away() -> None:
+    database = Database(SETTINGS)
+    put(database, b"1")
+    assert quiet(database)
+    database.checkpoint(tidy=True)
+    put(database, b"2")
+    database.now -= 10**9
+    assert quiet(database)
+
+
+def test_the_steps_of_a_checkpoint_wait_write_and_trim() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    steps = checkpoint_steps(database.engine)
+    assert next(steps) == WaitDurable(database.engine.sequencer.sequence)
+    write = next(steps)
+    assert isinstance(write, Write)
+    write.call()
+    assert database.engine.checkpoints.running
+    trim = next(steps)
+    assert isinstance(trim, Trim)
+    assert not database.engine.checkpoints.running, "readers use the files before the log is cut"
+    with pytest.raises(StopIteration) as ended:
+        next(steps)
+    assert ended.value.value.applied.commit == 1
+    assert [type(step) for step in checkpoint_steps(database.engine)] == [Trim]
+
+
+def test_a_checkpoint_that_finds_no_room_is_written_again_when_there_is_some() -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    steps = checkpoint_steps(database.engine)
+    next(steps)
+    for _ in range(3):
+        assert isinstance(next(steps), Write)
+        full = DiskFull("state", 4096)
+        assert steps.throw(full) == WaitForRoom(full)
+    write = next(steps)
+    assert isinstance(write, Write)
+    write.call()
+    assert [type(step) for step in steps] == [Trim]
+    assert database.engine.get(b"k") == b"v"
+
+
+def test_a_checkpoint_without_anybody_to_wait_for_room_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    full = DiskFull("state", 4096)
+
+    def no_room(_: Checkpoint, *__: object) -> None:
+        raise full
+
+    monkeypatch.setattr(Checkpoint, "run", no_room)
+    with pytest.raises(DiskFull) as raised:
+        run_to_end(checkpoint_steps(database.engine))
+    assert raised.value is full

@@ -1,0 +1,86 @@
+"""Changes of keys: what each commit wrote in a range, the same as a model has it."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from headwater_server.engine.reads.changes import CommitChanges
+from headwater_server.engine.reads.reading import user_range
+from tests.engine.database import SETTINGS, Database
+
+
+def changes(
+    database: Database, after: int, start: bytes = b"", end: bytes | None = None, count: int = 10**6
+) -> list[CommitChanges]:
+    """All changes after a commit, over as many pages as it takes."""
+    found: list[CommitChanges] = []
+    while True:
+        reader = database.engine.reader()
+        page = reader.read_changes(after, *user_range(start, end), count)
+        found += page.commits
+        if not page.more:
+            assert page.commit == reader.view
+            return found
+        assert page.commit > after
+        after = page.commit
+
+
+def test_a_change_has_the_value_before_and_after() -> None:
+    database = Database()
+    database.execute(["put", b"a", b"1"], ["put", b"b", b"5"])
+    database.execute(["append", "s", -1, [[None, "T", b"", b""]]])
+    database.execute(["put", b"a", b"2"], ["delete", b"never"])
+    database.execute(["delete", b"a"], ["add", b"c", 1])
+    expected = [
+        (1, [(b"a", None, b"1"), (b"b", None, b"5")]),
+        (3, [(b"a", b"1", b"2")]),
+        (4, [(b"a", b"2", None), (b"c", None, b"\x01")]),
+    ]
+    for _ in range(2):
+        assert changes(database, 0) == expected
+        assert changes(database, 2) == expected[1:]
+        assert changes(database, 0, b"b", b"c") == [(1, [(b"b", None, b"5")])]
+        assert changes(database, 0, count=1) == expected
+        database.checkpoint()
+
+
+def test_only_published_commits_are_told_of() -> None:
+    database = Database()
+    database.engine.execute(
+        database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"a", b"1"]]
+    )
+    assert changes(database, 0) == []
+    database.sync()
+    assert [each.commit for each in changes(database, 0)] == [1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_changes_are_those_of_a_model_wherever_they_lie(seed: int) -> None:
+    print(f"seed {seed}")
+    source = random.Random(seed)
+    database = Database(replace(SETTINGS, history_window_us=40_000, examined_events_max=7))
+    values: dict[bytes, bytes] = {}
+    truth: list[CommitChanges] = []
+    for step in range(200):
+        database.now += 1000
+        chosen = {b"%d" % source.randrange(9): source.randbytes(2) for _ in range(3)}
+        for key in list(chosen):
+            if key in values and source.random() < 0.3:
+                chosen[key] = b""
+        database.execute(
+            *(["put", key, value] if value else ["delete", key] for key, value in chosen.items())
+        )
+        told = [(key, values.get(key), value or None) for key, value in sorted(chosen.items())]
+        truth.append((database.engine.published, told))  # type: ignore[arg-type]
+        for key, value in chosen.items():
+            values.pop(key, None)
+            if value:
+                values[key] = value
+        if step % 17 == 0:
+            database.checkpoint()
+        if step % 50 == 49:
+            database = database.crash()
+        oldest = database.engine.oldest_readable
+        after = source.randrange(oldest, database.engine.published + 1)
+        assert changes(database, after, count=3) == truth[after:]

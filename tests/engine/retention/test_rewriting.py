@@ -1,0 +1,317 @@
+"""Rewriting: room comes back, nothing else is lost, and nothing that was erased comes back."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from headwater_server.engine.check.check import check as check_directory
+from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.reads.filters import EVERYTHING
+from headwater_server.engine.repair.state import StateRepair
+from headwater_server.storage.memory_files import Crash, MemoryFileSystem
+from headwater_server.storage.memory_store import MemoryStore
+from headwater_server.storage.state_store import Family
+from tests.engine.database import OWNER, SETTINGS, Database, all_events
+from tests.engine.retention.test_rules import contents, stream_versions
+
+SMALL = replace(
+    SETTINGS, event_segment_size=4096 + 1500, history_window_us=1_000_000, rewrite_dead_share=0.1
+)
+SECRET = b"the data that must go"
+STATE = b"a state with the data in it"
+
+
+def append(stream: str, count: int = 1, data: bytes = SECRET) -> list[Any]:
+    return ["append", stream, -1, [[None, "T", data, b""]] * count]
+
+
+def written(database: Database) -> None:
+    """Twelve events of one stream among twenty-four of others, in several segments."""
+    for number in range(12):
+        database.execute(append("a-1"), append(f"b-{number}", 2, b"other"))
+        database.now += 1000
+    database.checkpoint()
+
+
+def every_byte(files: MemoryFileSystem, directory: str = "data") -> Iterator[bytes]:
+    """All that is in files."""
+    for name in files.list(directory):
+        path = f"{directory}/{name}"
+        try:
+            file = files.open(path)
+        except OSError:
+            yield from every_byte(files, path)
+            continue
+        yield file.read_at(0, file.size())
+        file.close()
+
+
+def is_on_disk(database: Database, secret: bytes) -> bool:
+    stored = (entry for family in Family for _, entry in database.store.scan(family, b""))
+    return any(secret in data for data in (*every_byte(database.files), *stored))
+
+
+def sound(database: Database) -> None:
+    """What `headwater check` has to say: nothing."""
+    files, store = database.files.crash(), database.store.crash(database.random)
+    report = check_directory(files, "data", open_store=lambda _: store)
+    assert [str(finding) for finding in report.findings] == []
+
+
+def test_what_nobody_can_read_any_more_gives_its_room_back() -> None:
+    database = Database(SMALL)
+    written(database)
+    database.execute(["truncate", "a-1", 11])
+    before = database.engine.published - 1
+    database.rewrite()
+    # The history window needs it still.
+    assert database.engine.rewriting.removed == 0
+    assert stream_versions(database.engine.reader(before)) == [*range(1, 13)]
+    database.wait(10_000_000)
+    database.rewrite()
+    assert database.engine.rewriting.removed == 10
+    assert database.engine.rewriting.given_back > 10 * len(SECRET)
+    assert database.engine.oldest_readable > before
+    for _ in range(2):
+        assert stream_versions(database.engine.reader()) == [11, 12]
+        reader = database.engine.reader()
+        assert len(all_events(reader, 0, EVERYTHING)) == 26
+        assert len(all_events(reader, 0, EVERYTHING, reverse=True)) == 26
+        assert reader.read_all(0, EVERYTHING, 100, False).position == 36
+        sound(database)
+        database = database.crash()
+    # There is nothing left to do.
+    names = database.files.list("data/events")
+    database.rewrite()
+    assert database.engine.rewriting.removed == 0
+    assert database.files.list("data/events") == names
+
+
+def test_an_open_transaction_keeps_what_it_can_read() -> None:
+    database = Database(SMALL)
+    written(database)
+    opened = database.begin()
+    database.execute(["delete_stream", "a-1"])
+    database.wait(10_000_000)
+    database.rewrite()
+    assert stream_versions(opened) == [*range(1, 13)]
+    database.engine.rollback(opened.id, opened.owner)
+    database.rewrite()
+    assert database.engine.rewriting.removed == 12
+    database.execute(append("a-1"))
+    assert stream_versions(database.engine.reader()) == [13]
+    assert database.engine.reader().list_streams("a", None, 9).streams == [
+        ("a-1", 13, 13, None, None, 13)
+    ]
+    sound(database)
+
+
+def test_events_that_grew_old_go_without_any_commit() -> None:
+    database = Database(SMALL)
+    written(database)
+    database.execute(["set_retention", "a-1", None, 60_000_000])
+    database.wait(70_000_000)
+    database.rewrite()
+    assert database.engine.rewriting.removed == 12
+    assert stream_versions(database.engine.reader()) == []
+    sound(database)
+
+
+def test_what_has_grown_old_since_an_open_view_stays_until_it_ends() -> None:
+    # A rewrite measured age by the commit after the oldest view, or by the log's newest time, and
+    # took events from a transaction that had read them before.
+    database = Database(SMALL)
+    database.execute(["set_retention", "a-1", None, 5_000_000])
+    written(database)
+    opened = database.begin()
+    before = stream_versions(opened)
+    assert before == [*range(1, 13)]
+    database.wait(10_000_000)
+    database.execute(append("b-1"))
+    database.wait(10_000_000)
+    database.rewrite()
+    assert database.engine.rewriting.removed == 0
+    assert stream_versions(opened) == before
+    database.engine.rollback(opened.id, OWNER)
+    database.rewrite()
+    assert database.engine.rewriting.removed > 0
+    assert stream_versions(database.engine.reader()) == []
+    sound(database)
+
+
+def test_a_long_run_of_removed_events_is_passed_over_page_by_page() -> None:
+    database = Database(replace(SMALL, examined_events_max=5))
+    written(database)
+    database.execute(*(["delete_stream", f"b-{number}"] for number in range(12)))
+    database.wait(10_000_000)
+    database.rewrite()
+    reader = database.engine.reader()
+    assert len(all_events(reader, 0, EVERYTHING)) == 12
+    position = 0
+    while position < 36:
+        page = database.engine.events_page(position, EVERYTHING, 1000)
+        assert page.position > position
+        position = page.position
+    assert position == 36
+
+
+def test_what_is_erased_is_nowhere_on_the_disk() -> None:
+    database = Database(SMALL)
+    written(database)
+    database.execute(["save_snapshot", "a-1", "", 0, 12, STATE])
+    database.execute(["erase", "a-1", [*range(1, 13)]])
+    assert database.engine.rewriting.begin() is not None
+    assert is_on_disk(database, SECRET)
+    database.rewrite()
+    for _ in range(2):
+        assert contents(database.engine.reader()) == [None] * 12
+        assert not is_on_disk(database, SECRET)
+        assert not is_on_disk(database, STATE)
+        sound(database)
+        database = database.crash()
+    assert not database.engine.rewriting.erasing
+    assert not list(database.store.scan(Family.LATEST, b"\xf1", b"\xf2"))
+    database.execute(["erase", "a-1", [1, 12]])
+    assert not database.engine.rewriting.erasing
+
+
+def test_a_snapshot_goes_with_an_event_that_is_erased_after_it_was_removed() -> None:
+    # The event was hidden, and its bytes were gone already, so to erase it did nothing: whoever
+    # was named in it stayed in the snapshot, but only if the rewrite had been faster.
+    database = Database(SMALL)
+    written(database)
+    database.execute(["save_snapshot", "a-1", "", 0, 11, STATE])
+    database.execute(["truncate", "a-1", 12])
+    database.wait(10_000_000)
+    database.rewrite()
+    assert database.engine.rewriting.removed
+    before = database.engine.published
+    assert database.engine.reader().load("a-1", "", 0).snapshot == (11, STATE)
+    database.execute(["erase", "a-1", [3]])
+    for at in (None, before):
+        assert database.engine.reader(at).load("a-1", "", 0).snapshot is None
+    assert database.engine.read_snapshots(None, 10) == ([], None)
+
+
+def test_an_event_that_was_hidden_and_erased_is_gone() -> None:
+    database = Database(SMALL)
+    written(database)
+    database.execute(["erase", "a-1", [2, 5]])
+    database.execute(["truncate", "a-1", 4])
+    database.rewrite()
+    database.wait(10_000_000)
+    database.rewrite()
+    assert contents(database.engine.reader())[:3] == [SECRET, None, SECRET]
+    sound(database)
+
+
+@pytest.mark.slow
+def test_a_crash_at_any_call_loses_nothing_and_brings_nothing_back() -> None:
+    def begun(files: MemoryFileSystem, store: MemoryStore) -> Database:
+        database = Database(SMALL, files=files, store=store)
+        written(database)
+        database.execute(["truncate", "a-1", 9])
+        database.wait(10_000_000)
+        database.execute(["erase", "a-1", [10, 12]], ["put", b"k", b"v"])
+        return database
+
+    def check(database: Database, where: str) -> None:
+        reader = database.engine.reader()
+        assert contents(reader) == [SECRET, None, SECRET, None], where
+        assert reader.get(b"k") == b"v", where
+        events = [decode_event(e) for e in all_events(reader, 0, EVERYTHING)]
+        others = [event.data for event in events if event.stream != "a-1"]
+        assert others == [b"other"] * 24, where
+
+    files = MemoryFileSystem(1)
+    database = begun(files, MemoryStore())
+    before = files.calls
+    database.rewrite()
+    calls = files.calls - before
+    assert calls > 40
+    for call in range(1, calls + 1):
+        where = f"call {call}"
+        files = MemoryFileSystem(call)
+        database = begun(files, MemoryStore(random.Random(call)))
+        files.faults.crash_at = files.calls + call
+        with contextlib.suppress(Crash):
+            database.rewrite()
+        database = database.crash()
+        check(database, where)
+        sound(database)
+        database.rewrite()
+        check(database, where)
+        assert database.engine.reader().load("a-1", "", 0).version == 12
+        data = b"".join(every_byte(database.files))
+        assert data.count(SECRET) == 2, where
+        sound(database)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
+def test_reads_are_those_of_a_model_whatever_is_hidden_erased_and_rewritten(seed: int) -> None:
+    print(f"seed {seed}")
+    source = random.Random(seed)
+    database = Database(SMALL, seed=seed)
+    streams: dict[str, list[bytes | None]] = {f"s-{n}": [] for n in range(5)}
+    first = dict.fromkeys(streams, 1)
+    keep = dict.fromkeys(streams, 0)
+    for step in range(150):
+        database.now += 100_000
+        name = source.choice(sorted(streams))
+        stored = streams[name]
+        match source.randrange(8):
+            case 0 if stored:
+                before = source.randrange(1, len(stored) + 2)
+                database.execute(["truncate", name, before])
+                first[name] = max(first[name], before)
+            case 1 if stored:
+                chosen = source.sample(range(1, len(stored) + 1), min(3, len(stored)))
+                database.execute(["erase", name, chosen])
+                for version in chosen:
+                    stored[version - 1] = None
+            case 2 if source.random() < 0.4 and stored:
+                database.execute(["delete_stream", name])
+                first[name], keep[name] = len(stored) + 1, 0
+            case 3:
+                keep[name] = source.randrange(0, 6)
+                database.execute(["set_retention", name, keep[name] or None, None])
+            case _:
+                data = [source.randbytes(source.randrange(1, 120)) for _ in range(3)]
+                database.execute(*(append(name, 1, each) for each in data))
+                stored += data
+        if keep[name]:
+            first[name] = max(first[name], len(stored) - keep[name] + 1)
+        if step % 15 == 14:
+            database.rewrite()
+            sound(database)
+        if step % 25 == 24:
+            database = database.crash()
+        if step % 5 != 4:
+            continue
+        for name, stored in streams.items():
+            assert contents(database.engine.reader(), name) == stored[first[name] - 1 :], step
+
+
+def test_an_index_that_is_made_again_counts_what_was_removed() -> None:
+    database = Database(SMALL)
+    written(database)
+    database.execute(["truncate", "a-1", 9], ["delete_stream", "b-3"], ["delete_stream", "b-11"])
+    database.wait(10_000_000)
+    database.rewrite()
+    assert database.engine.rewriting.removed == 12
+    before = all_events(database.engine.reader(), 0, EVERYTHING)
+    repair = StateRepair(database.engine._state.files)
+    assert repair.rebuild_index() == 24
+    sound(database)
+    reader = database.engine.reader()
+    assert all_events(reader, 0, EVERYTHING) == before
+    assert stream_versions(reader) == [9, 10, 11, 12]
+    database.execute(append("b-3"), append("b-11"), append("a-1"))
+    assert stream_versions(database.engine.reader(), "b-3") == [3]
+    assert stream_versions(database.engine.reader(), "b-11") == [3]
+    assert stream_versions(database.engine.reader()) == [9, 10, 11, 12, 13]

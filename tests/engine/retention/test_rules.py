@@ -1,0 +1,447 @@
+"""Retention and erasure: what is hidden is in no read, and what is erased is nil in all of them."""
+
+from typing import Any
+
+import pytest
+
+from headwater_protocol.errors import (
+    Conflict,
+    InvalidArgument,
+    NoSuchEvent,
+    TooLarge,
+    WrongVersion,
+)
+from headwater_protocol.numbers import NO_STREAM, STREAM_EXISTS
+from headwater_server.engine.format.events import StoredEvent, category_of, decode_event
+from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
+from headwater_server.engine.reads.reading import Reader
+from tests.engine.database import Database, all_events
+
+DAY_US = 24 * 3600 * 1_000_000
+
+
+def filters(stream: str) -> list[EventFilter]:
+    """Filters that a stream's events fit, by every index."""
+    category = category_of(stream)
+    return [
+        EVERYTHING,
+        EventFilter(stream=stream),
+        EventFilter(category=category),
+        EventFilter(prefix=stream[:1]),
+        EventFilter(prefix=stream),
+        EventFilter(types=("T",)),
+        EventFilter(stream=stream, types=("T",)),
+    ]
+
+
+def append(stream: str, count: int = 1, expect: int = -1, data: bytes = b"data") -> list[Any]:
+    return ["append", stream, expect, [[None, "T", data, b"meta"]] * count]
+
+
+def given(stream: str, *numbers: int) -> list[Any]:
+    return ["append", stream, -1, [[bytes([n] * 16), "T", b"data", b""] for n in numbers]]
+
+
+def versions(events: list[bytes]) -> list[int]:
+    return [decode_event(stored).version for stored in events]
+
+
+def stream_versions(reader: Reader, stream: str = "a-1") -> list[int]:
+    """The versions of a stream that can be read, found in every way that there is."""
+    page = reader.read_stream(stream, 0, 1000, False)
+    found = versions(page.events)
+    assert not page.more
+    backwards = reader.read_stream(stream, 0, 1000, True)
+    assert versions(backwards.events) == found[::-1]
+    assert not backwards.more
+    one_by_one: list[int] = []
+    after = 0
+    while (part := reader.read_stream(stream, after, 1, False)).events:
+        one_by_one += versions(part.events)
+        after = one_by_one[-1]
+        assert part.more == (after < page.version)
+    assert one_by_one == found
+    assert versions(reader.load(stream, "", 0).events) == found
+    for wanted in filters(stream):
+        for reverse in (False, True):
+            events = [decode_event(e) for e in all_events(reader, 0, wanted, reverse=reverse)]
+            numbers = [event.version for event in events if event.stream == stream]
+            assert numbers == (found[::-1] if reverse else found), (wanted, reverse)
+    return found
+
+
+def now(database: Database) -> Reader:
+    return database.engine.reader()
+
+
+@pytest.fixture(params=["in memory", "in the files", "after a crash"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """A stream of nine events among others, wherever they lie."""
+    database = Database()
+    database.execute(append("b-1"), append("a-1", 5))
+    database.execute(append("a-2", 2), append("a-1", 4))
+    if request.param == "in the files":
+        database.checkpoint()
+    return database.crash() if request.param == "after a crash" else database
+
+
+def test_what_is_truncated_is_in_no_read_but_in_those_of_before(database: Database) -> None:
+    before = database.engine.published
+    database.execute(["truncate", "a-1", 5])
+    for _ in range(2):
+        assert stream_versions(now(database)) == [5, 6, 7, 8, 9]
+        assert stream_versions(now(database), "a-2") == [1, 2]
+        assert stream_versions(database.engine.reader(before)) == [*range(1, 10)]
+        database.checkpoint()
+    database = database.crash()
+    assert stream_versions(now(database)) == [5, 6, 7, 8, 9]
+    assert now(database).read_stream("a-1", 0, 10, False).version == 9
+
+
+def test_a_truncation_does_not_go_back_and_not_beyond_the_end(database: Database) -> None:
+    database.execute(["truncate", "a-1", 6])
+    database.execute(["truncate", "a-1", 2])
+    assert stream_versions(now(database)) == [6, 7, 8, 9]
+    with pytest.raises(InvalidArgument, match="before version 11; it is at version 9"):
+        database.execute(["truncate", "a-1", 11])
+    database.execute(["truncate", "a-1", 10])
+    assert stream_versions(now(database)) == []
+    # It is there still, with nothing in it.
+    with pytest.raises(WrongVersion):
+        database.execute(append("a-1", 1, NO_STREAM))
+    database.execute(append("a-1", 1, 9))
+    assert stream_versions(now(database)) == [10]
+
+
+def test_the_newest_n_are_kept_and_the_others_never_come_back(database: Database) -> None:
+    database.execute(["set_retention", "a-1", 3, None])
+    assert stream_versions(now(database)) == [7, 8, 9]
+    database.execute(append("a-1", 2))
+    assert stream_versions(now(database)) == [9, 10, 11]
+    database.execute(["set_retention", "a-1", None, None])
+    assert stream_versions(now(database)) == [9, 10, 11]
+    database.execute(append("a-1"))
+    assert stream_versions(now(database)) == [9, 10, 11, 12]
+
+
+def test_events_are_kept_for_a_time() -> None:
+    database = Database()
+    for _ in range(6):
+        database.execute(append("a-1", 2), append("b-1"))
+        database.now += DAY_US
+    database.execute(["set_retention", "a-1", None, 3 * DAY_US])
+    assert stream_versions(now(database)) == [7, 8, 9, 10, 11, 12]
+    # Without any commit, as the time goes.
+    database.wait(DAY_US)
+    for _ in range(2):
+        assert stream_versions(now(database)) == [9, 10, 11, 12]
+        # What was hidden stays hidden when the clock is set back.
+        database.now -= DAY_US
+        database.checkpoint()
+    commit = database.engine.published
+    database.execute(["put", b"k", b"v"])
+    before = database.engine.reader(commit)
+    database.wait(30 * DAY_US)
+    assert stream_versions(now(database)) == []
+    # The past is as it was until the next commit came.
+    assert stream_versions(before) == [9, 10, 11, 12]
+    assert stream_versions(now(database), "b-1") == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_deleted_stream_is_no_stream_until_it_is_appended_to_again(database: Database) -> None:
+    database.execute(["save_snapshot", "a-1", "", 0, 9, b"state"])
+    database.execute(["delete_stream", "a-1"])
+    for _ in range(2):
+        reader = now(database)
+        assert stream_versions(reader) == []
+        loaded = reader.load("a-1", "", 0)
+        assert (loaded.version, loaded.snapshot, loaded.events) == (9, None, [])
+        assert database.engine.read_snapshots(None, 10) == ([], None)
+        names = [entry.stream for entry in reader.list_streams("", None, 10).streams]
+        assert names == ["a-2", "b-1"]
+        with pytest.raises(WrongVersion, match="'a-1' was deleted, at version 9"):
+            database.execute(append("a-1", 1, STREAM_EXISTS))
+        database.checkpoint()
+    database.execute(["delete_stream", "a-2"], ["delete_stream", "never"])
+    assert [c.category for c in now(database).list_categories(None, 10).categories] == ["b"]
+    database.execute(append("a-1", 2, NO_STREAM))
+    assert stream_versions(now(database)) == [10, 11]
+    assert now(database).list_streams("a", None, 10).streams == [("a-1", 11, 10, None, None, 10)]
+    with pytest.raises(WrongVersion):
+        database.execute(append("a-1", 1, NO_STREAM))
+
+
+def test_a_deletion_holds_for_what_its_transaction_did_before_it(database: Database) -> None:
+    database.execute(append("a-1"), ["delete_stream", "a-1"], append("a-1", 1, NO_STREAM))
+    assert stream_versions(now(database)) == [11]
+    database.execute(append("c", 3), ["truncate", "c", 3])
+    assert stream_versions(now(database), "c") == [3]
+
+
+def test_the_id_of_an_event_that_is_gone_is_free_again() -> None:
+    database = Database()
+    database.execute(given("a-1", 1, 2, 3))
+    database.execute(["truncate", "a-1", 3])
+    database.execute(given("a-1", 3))
+    assert now(database).read_stream("a-1", 0, 10, False).version == 3
+    database.execute(given("a-1", 1))
+    assert stream_versions(now(database)) == [3, 4]
+    database.execute(given("a-1", 1))
+    assert stream_versions(now(database)) == [3, 4]
+    database.execute(["delete_stream", "a-1"])
+    database.execute(given("a-1", 1, 2, 3))
+    assert stream_versions(now(database)) == [5, 6, 7]
+
+
+def test_who_read_what_is_then_hidden_conflicts(database: Database) -> None:
+    def reads(transaction: Reader) -> list[Any]:
+        return [
+            lambda: transaction.read_stream("a-1", 0, 3, False),
+            lambda: transaction.read_stream("none", 0, 3, False),
+            lambda: transaction.load("a-1", "", 0),
+            lambda: transaction.read_all(0, EVERYTHING, 2, False),
+            lambda: transaction.read_all(0, EventFilter(category="a"), 2, False),
+            lambda: transaction.read_all(0, EventFilter(prefix="a"), 2, False),
+            lambda: transaction.read_all(0, EventFilter(types=("T",)), 100, False),
+            lambda: transaction.read_all(0, EventFilter(category="b"), 100, False),
+        ]
+
+    for place in range(8):
+        opened = database.begin()
+        reads(opened)[place]()
+        database.execute(["truncate", "a-1", 2 + place])
+        if place in (1, 7):
+            database.commit(opened, ["put", b"k", b"v"])
+            continue
+        with pytest.raises(Conflict) as caught:
+            database.commit(opened, ["put", b"k", b"v"])
+        assert caught.value.conflicts[0]["commit"] == database.engine.published
+
+
+@pytest.mark.parametrize("wanted", [{}, {"category": "a"}, {"prefix": "a-"}, {"stream": "a-1"}])
+def test_who_found_what_an_append_then_pushes_out_conflicts(wanted: dict[str, Any]) -> None:
+    # What was appended did not fit the query, and no rule was changed. But the stream keeps its
+    # newest events, so one that the query had found was gone: it was not serializable.
+    for stream, kept, conflicts in (("a-1", 3, True), ("a-1", 4, False), ("b-1", 3, False)):
+        for limit in (1, 10):
+            database = Database()
+            database.execute(["append", "a-1", -1, [[None, "Rare", b"", b""]]], append("a-1", 2))
+            database.execute(["set_retention", stream, kept, None], append("b-1", 3))
+            opened = database.begin()
+            found = opened.read_all(0, EventFilter(types=("Rare",), **wanted), limit, False)
+            assert versions(found.events) == [1]
+            database.execute(append("a-1"), append("b-1"))
+            if not conflicts:
+                database.commit(opened, ["put", b"k", b"v"])
+                continue
+            with pytest.raises(Conflict, match="read-write conflict on query") as caught:
+                database.commit(opened, ["put", b"k", b"v"])
+            assert caught.value.conflicts[0]["commit"] == database.engine.published
+
+
+def test_a_transaction_sees_what_it_hides(database: Database) -> None:
+    opened = database.begin()
+    opened.write([["truncate", "a-1", 8]])
+    assert stream_versions(opened) == [8, 9]
+    opened.write([append("a-1"), ["delete_stream", "a-1"]])
+    assert versions(opened.read_stream("a-1", 0, 10, False).events) == []
+    opened.write([append("a-1")])
+    assert versions(opened.read_stream("a-1", 0, 10, False).events) == [11]
+    database.commit(opened)
+    assert stream_versions(now(database)) == [11]
+
+
+def test_a_snapshot_counts_as_long_as_the_events_after_it_are_there(database: Database) -> None:
+    database.execute(["save_snapshot", "a-1", "", 0, 4, b"four"])
+    database.execute(["truncate", "a-1", 5])
+    loaded = now(database).load("a-1", "", 0)
+    assert loaded.snapshot == (4, b"four")
+    assert versions(loaded.events) == [5, 6, 7, 8, 9]
+    before = database.engine.published
+    database.execute(["truncate", "a-1", 6])
+    assert now(database).load("a-1", "", 0).snapshot is None
+    assert database.engine.reader(before).load("a-1", "", 0).snapshot == (4, b"four")
+    # Saved late by somebody who does not know.
+    database.execute(["save_snapshot", "a-1", "", 0, 4, b"four"])
+    assert now(database).load("a-1", "", 0).snapshot is None
+    assert database.engine.read_snapshots(None, 10) == ([], None)
+
+
+def test_a_truncated_stream_is_told_from_one_that_was_deleted_and_begins_anew(
+    database: Database,
+) -> None:
+    # Both have events from some version on, and nothing before: whoever makes a state of them
+    # must know whether anything is missing.
+    def begins(at: int | None = None) -> list[int]:
+        reader = database.engine.reader(at)
+        listed = [e.begins for e in reader.list_streams("a-1", None, 1).streams]
+        return [reader.load("a-1", "", 0).begins, *listed]
+
+    assert begins() == [1, 1]
+    database.execute(["truncate", "a-1", 4])
+    assert begins() == [1, 1]
+    before = database.engine.published
+    database.execute(["delete_stream", "a-1"])
+    assert begins() == [10]
+    database.execute(append("a-1", 3))
+    database.execute(["save_snapshot", "a-1", "", 0, 11, b"eleven"])
+    for change in (["truncate", "a-1", 12], ["set_retention", "a-1", 1, None]):
+        database.execute(change)
+        database.checkpoint()
+        assert begins() == [10, 10]
+        assert begins(before) == [1, 1]
+    opened = database.begin()
+    opened.write([["delete_stream", "a-1"], append("a-1")])
+    loaded = opened.load("a-1", "", 0)
+    assert (loaded.begins, versions(loaded.events)) == (13, [13])
+    database.engine.rollback(opened.id, opened.owner)
+
+
+# Erasing.
+
+
+def contents(reader: Reader, stream: str = "a-1") -> list[bytes | None]:
+    """The data of a stream's events, the same in every way of reading them."""
+    decoded = [decode_event(e) for e in reader.read_stream(stream, 0, 1000, False).events]
+    for wanted in filters(stream):
+        found = [decode_event(e) for e in all_events(reader, 0, wanted)]
+        assert [event for event in found if event.stream == stream] == decoded
+    for event in decoded:
+        assert (event.data is None) == (event.metadata is None)
+    return [event.data for event in decoded]
+
+
+D = b"data"
+
+
+def test_what_is_erased_is_nil_at_every_commit(database: Database) -> None:
+    database.execute(["erase", "a-1", [2, 7]], ["erase_positions", [1]])
+    expected = [D, None, D, D, D, D, None, D, D]
+    for _ in range(2):
+        for commit in (2, 3):
+            assert contents(database.engine.reader(commit)) == expected
+        assert contents(now(database), "b-1") == [None]
+        assert contents(database.engine.reader(1))[:2] == [D, None]
+        database.checkpoint()
+    database = database.crash()
+    assert contents(now(database)) == expected
+    event = decode_event(now(database).read_stream("a-1", 1, 1, False).events[0])
+    assert event[:3] == (3, "a-1", 2)
+    assert event.type == "T"
+
+
+def test_an_erasure_is_seen_once_it_is_durable_and_not_before(database: Database) -> None:
+    ticket, _ = database.engine.execute(
+        database.new_id(), user=0, conditions=[], reads=None, writes=[["erase", "a-1", [1]]]
+    )
+    assert contents(now(database))[0] == D
+    database.settle(ticket)
+    assert contents(now(database))[0] is None
+
+
+def test_erasing_twice_is_done_and_erasing_what_is_not_there_is_an_error(
+    database: Database,
+) -> None:
+    database.execute(["erase", "a-1", [2, 2]])
+    database.execute(["erase", "a-1", [2]])
+    for wrong, message in (
+        (["erase", "a-1", [1, 10]], "no version 10; it is at version 9"),
+        (["erase", "none", [1]], "no version 1; it is at version 0"),
+        (["erase_positions", [13]], "no event at position 13; the newest is at 12"),
+        (["erase_ids", "a-1", [bytes(16)]], "no event that was given the id 0000"),
+    ):
+        with pytest.raises(NoSuchEvent, match=message):
+            database.execute(wrong)
+    assert contents(now(database))[0] == D
+    with pytest.raises(TooLarge):
+        database.execute(["erase", "a-1", [1] * 10_000], ["erase", "a-1", [1]])
+
+
+def test_events_are_erased_by_the_ids_that_they_were_given() -> None:
+    database = Database()
+    database.execute(given("a-1", 1, 2, 3))
+    database.execute(["erase_ids", "a-1", [bytes([2] * 16)]])
+    assert contents(now(database)) == [D, None, D]
+    # It is there all the same: the append is done already.
+    database.execute(given("a-1", 1, 2, 3))
+    assert now(database).read_stream("a-1", 0, 10, False).version == 3
+
+
+def test_a_hidden_event_can_be_erased(database: Database) -> None:
+    before = database.engine.published
+    database.execute(["truncate", "a-1", 5])
+    database.execute(["erase", "a-1", [1]])
+    assert contents(database.engine.reader(before))[0] is None
+
+
+def test_snapshots_that_hold_what_was_erased_are_gone_from_the_past_too(
+    database: Database,
+) -> None:
+    database.execute(["save_snapshot", "a-1", "", 0, 3, b"three"])
+    database.execute(["save_snapshot", "a-1", "", 0, 6, b"six"])
+    database.execute(["save_snapshot", "a-1", "", 0, 9, b"nine"])
+    commits = range(database.engine.published - 2, database.engine.published + 1)
+    database.execute(["erase", "a-1", [5]])
+    for _ in range(2):
+        for commit in commits:
+            reader = database.engine.reader(commit)
+            assert reader.load("a-1", "", 0).snapshot == (3, b"three") or commit > commits[1]
+            kept = database.engine.read_snapshots(None, 10, commit)[0]
+            assert all(version < 5 for _, _, _, version, _ in kept)
+            assert b"six" not in str(reader.load("a-1", "", 0)).encode()
+            assert b"nine" not in str(reader.load("a-1", "", 0)).encode()
+        database.checkpoint()
+    # One that is made of what is left is as good as any.
+    database.execute(["save_snapshot", "a-1", "", 0, 9, b"anew"])
+    assert now(database).load("a-1", "", 0).snapshot == (9, b"anew")
+
+
+def test_own_appends_do_not_bring_back_a_snapshot_that_holds_what_was_erased() -> None:
+    # The versions that may be read end below the erased event. A transaction added its own events
+    # to that end, and so came to a snapshot above it.
+    database = Database()
+    database.execute(append("a-1", 5))
+    database.execute(["save_snapshot", "a-1", "", 0, 2, b"two"])
+    database.execute(["save_snapshot", "a-1", "", 0, 5, b"five"])
+    opened = database.begin()
+    database.execute(["erase", "a-1", [4]])
+    opened.write([append("a-1", 3)])
+    assert opened.load("a-1", "", 0).snapshot == (2, b"two")
+
+
+def test_no_snapshot_brings_back_what_was_erased_since_its_transaction_read() -> None:
+    # At the isolation "snapshot" reads are not checked. What had been read before was erased, and
+    # then saved as a state, where no erasure would find it again.
+    database = Database()
+    database.execute(append("a-1", 5))
+    for version, conflicts in ((5, True), (2, False)):
+        opened = database.begin(isolation="snapshot")
+        opened.load("a-1", "", 0)
+        database.execute(append("a-1", 1), ["erase", "a-1", [version - 2 if conflicts else 4]])
+        writes = [["save_snapshot", "a-1", "", 0, version, b"with what was erased"]]
+        if conflicts:
+            with pytest.raises(Conflict, match="conflict on snapshot"):
+                database.commit(opened, *writes)
+        else:
+            database.commit(opened, *writes)
+    assert now(database).load("a-1", "", 0).snapshot == (2, b"with what was erased")
+
+
+def test_who_read_what_is_then_erased_conflicts(database: Database) -> None:
+    opened = database.begin()
+    opened.read_stream("a-1", 0, 10, False)
+    database.execute(["erase", "a-1", [1]])
+    with pytest.raises(Conflict):
+        database.commit(opened, ["save_snapshot", "a-1", "", 0, 9, b"with what was erased"])
+
+
+def test_without_retention_nothing_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database()
+    database.execute(append("a-1", 3))
+
+    def fail(*_arguments: Any) -> StoredEvent:
+        raise AssertionError("looked up")
+
+    monkeypatch.setattr("headwater_server.engine.reads.reading.as_of", fail)
+    monkeypatch.setattr("headwater_server.engine.retention.rules.stored_rule", fail)
+    assert stream_versions(now(database)) == [1, 2, 3]

@@ -1,0 +1,167 @@
+"""Appends on condition of a query: what stands against them, at either isolation."""
+
+from typing import Any
+
+import pytest
+
+from headwater_protocol.errors import (
+    ConditionFailed,
+    Conflict,
+    HeadwaterError,
+    InvalidArgument,
+    TooLarge,
+)
+from headwater_server.engine.reads.filters import Criterion, EventFilter
+from headwater_server.engine.transactions import validation_budget
+from tests.engine.database import Database
+
+QUERY = {"query": [{"types": ["Taken"], "tags": ["name:ann"]}]}
+LAYERS = ["active", "frozen", "files"]
+
+
+def take(name: str, *, stream: str = "names", identity: bytes | None = None) -> list[Any]:
+    return ["append", stream, -1, [[identity, "Taken", b"", b"", [f"name:{name}"]]]]
+
+
+def move(database: Database, layer: str) -> None:
+    if layer == "frozen":
+        assert database.engine.begin_checkpoint() is not None
+    elif layer == "files":
+        database.checkpoint()
+
+
+def failure_of(database: Database, *writes: list[Any], **rest: Any) -> HeadwaterError:
+    with pytest.raises(HeadwaterError) as failure:
+        database.execute(*writes, **rest)
+    return failure.value
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_an_append_fails_if_an_event_that_fits_is_there_and_says_which(layer: str) -> None:
+    database = Database()
+    database.execute(take("bob"))
+    winner = database.new_id()
+    database.execute(take("ann"), transaction=winner)
+    database.execute(take("cid"))
+    move(database, layer)
+    for error in (
+        failure_of(database, [*take("ann"), QUERY, 0]),
+        failure_of(database, [*take("ann"), QUERY]),
+        failure_of(database, take("ann"), conditions=[["no_events", QUERY, 1]]),
+    ):
+        assert type(error) is ConditionFailed
+        assert not error.retryable
+        (conflict,) = error.conflicts
+        assert conflict.pop("message").startswith("the event at position 2, of commit 2, fits")
+        assert conflict.pop("after") in (0, 1)
+        assert conflict == {
+            "kind": "condition",
+            "query": QUERY,
+            "position": 2,
+            "commit": 2,
+            "transaction": winner,
+        }
+    # Beyond what it has read, there is none.
+    database.execute([*take("ann"), QUERY, 2], conditions=[["no_events", QUERY, 2]])
+    assert database.engine.published_position == 4
+
+
+def test_an_event_that_is_numbered_and_not_durable_stands_against_an_append() -> None:
+    database = Database()
+    first, _ = database.engine.execute(
+        database.new_id(), user=0, conditions=[], reads=None, writes=[[*take("ann"), QUERY]]
+    )
+    second, _ = database.engine.execute(
+        database.new_id(), user=0, conditions=[], reads=None, writes=[[*take("ann"), QUERY]]
+    )
+    assert first.error is None
+    assert isinstance(second.error, ConditionFailed)
+    # What it tells of must be durable before it is told.
+    assert second.sequence == first.sequence > database.engine.durable_sequence
+
+
+def test_all_that_fails_is_told_at_once() -> None:
+    database = Database()
+    database.execute(take("ann"), take("bob"))
+    other = {"query": [{"tags": ["name:bob"]}]}
+    error = failure_of(
+        database,
+        [*take("ann"), QUERY],
+        ["append", "names", 7, [[None, "T", b"", b""]]],
+        [*take("bob", stream="b"), other, 1],
+    )
+    assert type(error) is ConditionFailed
+    assert [each["kind"] for each in error.conflicts] == [
+        "expected version",
+        "condition",
+        "condition",
+    ]
+    assert database.engine.published == 1
+
+
+@pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
+def test_in_a_transaction_it_is_retryable_if_it_held_at_the_beginning(isolation: str) -> None:
+    database = Database()
+    raced = database.begin(isolation=isolation)
+    database.execute(take("ann"))
+    wrong = database.begin(isolation=isolation)
+    for running, retryable in ((raced, True), (wrong, False)):
+        with pytest.raises(ConditionFailed) as failure:
+            database.commit(running, [*take("ann"), QUERY])
+        assert failure.value.retryable is retryable
+
+
+@pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
+def test_the_events_of_the_transaction_itself_do_not_stand_against_it(isolation: str) -> None:
+    database = Database()
+    running = database.begin(isolation=isolation)
+    running.write([[*take("ann"), QUERY], [*take("ann", stream="other"), QUERY]])
+    assert database.commit(running)[2:4] == [1, 2]
+
+
+def test_an_append_that_was_done_counts_as_done_whatever_its_condition() -> None:
+    database = Database()
+    write = [*take("ann", identity=bytes(16)), QUERY]
+    answer = database.execute(write)
+    assert database.execute(write) == answer
+
+
+def test_a_position_that_was_not_reached_can_not_have_been_read() -> None:
+    database = Database()
+    database.execute(take("bob"))
+    assert isinstance(failure_of(database, [*take("ann"), QUERY, 2]), InvalidArgument)
+    error = failure_of(database, conditions=[["no_events", QUERY, 2]])
+    assert isinstance(error, InvalidArgument)
+    assert "the newest is 1" in error.message
+
+
+def test_a_condition_that_would_look_at_every_event_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 200)
+    database = Database()
+    database.execute(*[take("ann", stream=f"n{n}") for n in range(300)])
+    error = failure_of(database, [*take("ann"), {"prefix": "x"}])
+    assert isinstance(error, TooLarge)
+    assert "give a later position" in error.message
+    database.execute([*take("ann"), {"prefix": "x"}, 250])
+    # An index answers, however much there is.
+    database.execute([*take("ann"), {"query": [{"tags": ["name:bob"]}]}])
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_query_that_was_read_is_validated_by_what_fits_it_alone(layer: str) -> None:
+    database = Database()
+    wanted = EventFilter(query=(Criterion(("Taken",), ("name:ann",)),))
+    one, other = database.begin(), database.begin()
+    for running in (one, other):
+        assert running.read_all(0, wanted, 10, False).events == []
+    database.execute(
+        take("bob"), ["append", "names", -1, [[None, "Other", b"", b"", ["name:ann"]]]]
+    )
+    move(database, layer)
+    database.commit(one, take("ann"))
+    with pytest.raises(Conflict) as failure:
+        database.commit(other, take("ann"))
+    (conflict,) = failure.value.conflicts
+    assert (conflict["kind"], conflict["query"], conflict["commit"]) == ("read-write", QUERY, 2)
