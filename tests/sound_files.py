@@ -4,8 +4,8 @@ from functools import partial
 
 from headwater.cli.server_process import ServerProcess
 from headwater_server.engine.check.check import check
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_store import RocksStore
 
 
 def check_files(server: ServerProcess) -> None:

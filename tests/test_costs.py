@@ -18,7 +18,7 @@ from headwater_protocol.frames import encode_frame
 from headwater_protocol.messages import encode
 from headwater_server.net.server import Server
 from headwater_server.net.session import Session
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 from tests.engine.database import Database
 from tests.net.serving import settings
 

@@ -13,8 +13,8 @@ from headwater.cli.server_process import ServerProcess
 from headwater_server.cli.main import main
 from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_store import RocksStore
 from tests.engine.database import open_test_log
 from tests.wire import Wire
 

@@ -6,8 +6,8 @@ from typing import Any
 from headwater_server.engine.check.check import check
 from headwater_server.engine.check.findings import Kind, Report
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.storage.memory_files import MemoryFileSystem
-from headwater_server.storage.state_store import Family, WriteBatch
+from headwater_server.storage.store.interface import Family, WriteBatch
+from headwater_server.testing.memory_files import MemoryFileSystem
 from tests.engine.database import Database
 
 SETTINGS = EngineSettings(disk_reserve_size=0, history_window_us=30_000_000)

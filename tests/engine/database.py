@@ -20,11 +20,11 @@ from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.engine.transactions.transaction import Transaction
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
-from headwater_server.storage.memory_files import MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
+from headwater_server.testing.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 
 OWNER = "the test"
 START_US = 1_700_000_000_000_000

@@ -7,7 +7,7 @@ import pytest
 
 from headwater_protocol.errors import InvalidArgument, ReadOnly
 from headwater_server.engine.accounts import Verifier
-from headwater_server.storage.state_store import Family, WriteBatch
+from headwater_server.storage.store.interface import Family, WriteBatch
 from tests.engine.database import SETTINGS, Database
 
 ANN = Verifier(b"salt-of-ann", 4096, b"a" * 32, b"A" * 32)

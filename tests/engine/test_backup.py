@@ -15,10 +15,10 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.restore import restore
-from headwater_server.storage.copying import remove_tree
-from headwater_server.storage.directory import PARTS
-from headwater_server.storage.memory_files import Call, Crash, MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
+from headwater_server.storage.files.copying import remove_tree
+from headwater_server.storage.files.directory import PARTS
+from headwater_server.testing.memory_files import Call, Crash, MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import SETTINGS, Database, all_events, open_test_log
 
 # Segments so small that a few commits leave some that are sealed.

@@ -17,8 +17,8 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.settings import SECOND_US
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.memory_files import Crash, MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
+from headwater_server.testing.memory_files import Crash, MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import SEGMENT_SIZE, SETTINGS, Database, all_events
 
 HISTORY = replace(SETTINGS, history_window_us=10 * SECOND_US, garbage_entries_max=8)

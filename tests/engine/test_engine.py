@@ -24,7 +24,7 @@ from headwater_server.engine.format.transaction_ids import new_transaction_id
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.settings import SECOND_US
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_files import MemoryFileSystem
 from tests.engine.database import OWNER, SETTINGS, START_US, Database
 
 OTHER = "another connection"

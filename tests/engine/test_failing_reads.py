@@ -15,9 +15,9 @@ import pytest
 from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.numbers import ANY
 from headwater_server.engine.reads.filters import EVERYTHING
-from headwater_server.storage.memory_files import Call
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Family, Page
+from headwater_server.storage.store.interface import Family, Page
+from headwater_server.testing.memory_files import Call
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import OWNER, Database, all_events
 
 READS_MAX = 200

@@ -31,7 +31,7 @@ from headwater_server.engine.reads.reading import Reader
 from headwater_server.engine.settings import SECOND_US
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.engine.transactions.transaction import Transaction
-from headwater_server.storage.memory_files import Crash
+from headwater_server.testing.memory_files import Crash
 from tests.engine.database import OWNER, SETTINGS, Database, all_events
 from tests.engine.model import Model, ModelEvent, ModelTransaction, PlainState
 

@@ -11,8 +11,8 @@ from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.recovery import PROGRESS_RECORDS, open_engine
 from headwater_server.storage.errors import NoRoomToStart
-from headwater_server.storage.memory_files import MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
+from headwater_server.testing.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import SEGMENT_SIZE, SETTINGS, START_US, Database, open_test_log
 
 

@@ -21,12 +21,12 @@ from headwater_server.engine.state.stored_state import CheckpointedState, read_a
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
 from headwater_server.engine.transactions.replaying import plan_records
 from headwater_server.engine.transactions.validation_budget import commit_budget
-from headwater_server.storage.commit_log import CommitLog
-from headwater_server.storage.event_log import EventLog
-from headwater_server.storage.file_system import make_durable_directory
-from headwater_server.storage.memory_files import MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Family, Page, WriteBatch
+from headwater_server.storage.commits.commit_log import CommitLog
+from headwater_server.storage.events.event_log import EventLog
+from headwater_server.storage.files.file_system import make_durable_directory
+from headwater_server.storage.store.interface import Family, Page, WriteBatch
+from headwater_server.testing.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000

@@ -33,7 +33,7 @@ from uuid import UUID, uuid4
 import headwater
 from headwater import BlockingDatabase, Event
 from headwater.cli.server_process import ServerProcess
-from headwater_server.storage.directory import FORMAT
+from headwater_server.storage.files.directory import FORMAT
 from tests.formats.reading import everything
 
 HERE: Final = Path(__file__).parent

@@ -16,9 +16,9 @@ import signal
 from typing import Final
 
 from headwater_server.cli.main import main
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
-from headwater_server.storage.rocks_store import RocksStore
-from headwater_server.storage.state_store import WriteBatch
+from headwater_server.storage.store.interface import WriteBatch
+from headwater_server.storage.store.rocks_store import RocksStore
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 
 SEGMENT_SIZE_DEFAULT: Final = 64 * 1024
 

@@ -11,7 +11,7 @@ import headwater
 from headwater import BlockingDatabase, Event
 from headwater.cli.server_process import ServerProcess
 from headwater_server.cli.main import main
-from headwater_server.storage.directory import FORMAT
+from headwater_server.storage.files.directory import FORMAT
 from tests.formats.make import KEEP_ALL, PASSWORD, USER
 from tests.formats.reading import everything, state_of
 from tests.formats.unpacking import FIXTURES, expected_of, name_of, unpack

@@ -17,13 +17,13 @@ from headwater_server.engine.format.transaction_ids import new_transaction_id
 from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.repair.repair import perform
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.storage.directory import FORMAT
 from headwater_server.storage.errors import DiskFull, NoRoomToStart
-from headwater_server.storage.file_write_ahead_log import read_files
-from headwater_server.storage.memory_files import Call, Crash, MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Family
-from headwater_server.storage.write_ahead_log import records
+from headwater_server.storage.files.directory import FORMAT
+from headwater_server.storage.store.interface import Family
+from headwater_server.storage.wal.file_write_ahead_log import read_files
+from headwater_server.storage.wal.interface import records
+from headwater_server.testing.memory_files import Call, Crash, MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import Database, open_test_log
 from tests.formats.unpacking import FIXTURES, load_files, load_store, name_of, unpack
 

@@ -7,11 +7,11 @@ import tarfile
 from pathlib import Path
 from typing import Any, Final
 
-from headwater_server.storage.directory import PARTS
-from headwater_server.storage.memory_files import MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.rocks_store import RocksStore
-from headwater_server.storage.state_store import Family, WriteBatch
+from headwater_server.storage.files.directory import PARTS
+from headwater_server.storage.store.interface import Family, WriteBatch
+from headwater_server.storage.store.rocks_store import RocksStore
+from headwater_server.testing.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 from tests.formats.make import EXPECTED, HERE
 
 FIXTURES: Final = sorted(HERE.glob("*/*.tar.xz"))

@@ -32,11 +32,11 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
-from headwater_server.storage.log_segment import ENTRY_HEADER_SIZE, SEGMENT_HEADER_SIZE
-from headwater_server.storage.memory_disk import PAGE_SIZE, SECTOR_SIZE
-from headwater_server.storage.memory_files import MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
+from headwater_server.storage.log.log_segment import ENTRY_HEADER_SIZE, SEGMENT_HEADER_SIZE
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.testing.memory_disk import PAGE_SIZE, SECTOR_SIZE
+from headwater_server.testing.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import START_US, all_events
 
 SEGMENT_SIZE: Final = 8 * KIB

@@ -24,8 +24,8 @@ from headwater.cli.server_process import ServerProcess
 from headwater_protocol.frames import encode_frame
 from headwater_protocol.limits import MIB, PROTOCOL_VERSION
 from headwater_server.engine.check.check import check
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_store import RocksStore
 from tests.fuzz.messages import Frames, encode, fate_of
 from tests.protocol.connections import ready_pair
 

@@ -22,9 +22,9 @@ from headwater_protocol.limits import KIB
 from headwater_server.engine.check.check import check
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.recovery import open_engine
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_store import RocksStore
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 from tests.engine.database import START_US
 from tests.fuzz.files import DAMAGES, SETTINGS, Answers, Base, Wrong, ask, identity
 

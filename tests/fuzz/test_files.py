@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from headwater_server.storage import log_segment
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
+from headwater_server.storage.log import log_segment
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 from tests.fuzz.files import Fuzzer, Wrong
 from tests.fuzz.store_files import StoreFuzzer
 from tests.simulation.determinism import replaced

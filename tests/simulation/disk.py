@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from headwater_server.storage.memory_disk import DirectoryNode, FileNode
-from headwater_server.storage.memory_files import MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Family, Page, WriteBatch
+from headwater_server.storage.store.interface import Family, Page, WriteBatch
+from headwater_server.testing.memory_disk import DirectoryNode, FileNode
+from headwater_server.testing.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 from tests.simulation.blocking import in_blocking_call, pause
 
 SyncFate = Literal["dirty", "lost", "evicted"]

@@ -6,7 +6,7 @@ goes the same way whether it is inspected or not.
 
 from headwater_protocol.errors import HeadwaterError, InvalidArgument
 from headwater_server.engine.check.check import check
-from headwater_server.storage.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_files import MemoryFileSystem
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
 from tests.simulation.rocks import SimulatedRocks
 

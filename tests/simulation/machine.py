@@ -26,11 +26,11 @@ from headwater_server.net.failures import CommitFailed
 from headwater_server.net.server import Server
 from headwater_server.net.streams import serve_stream
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog, Timed
-from headwater_server.storage.memory_disk import PAGE_SIZE, SECTOR_SIZE
-from headwater_server.storage.memory_files import Crash
-from headwater_server.storage.write_ahead_log import WalIndex
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog, Timed
+from headwater_server.storage.wal.interface import WalIndex
+from headwater_server.testing.memory_disk import PAGE_SIZE, SECTOR_SIZE
+from headwater_server.testing.memory_files import Crash
 from tests.simulation.blocking import CooperativeLock, run_blocking
 from tests.simulation.determinism import source, wall_clock
 from tests.simulation.disk import SimulatedDisk, SimulatedStore, sealed_files

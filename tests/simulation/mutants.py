@@ -43,11 +43,12 @@ from headwater_server.engine.transactions import evaluation, planning, validatio
 from headwater_server.engine.transactions.sequencer import Sequencer, Ticket
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.net import feeds, session
-from headwater_server.storage import directory, file_write_ahead_log
-from headwater_server.storage.commit_log import CommitLog
-from headwater_server.storage.event_log import EventLog
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
-from headwater_server.storage.segmented_log import SegmentedLog
+from headwater_server.storage.commits.commit_log import CommitLog
+from headwater_server.storage.events.event_log import EventLog
+from headwater_server.storage.files import directory
+from headwater_server.storage.log.segmented_log import SegmentedLog
+from headwater_server.storage.wal import file_write_ahead_log
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 from tests.simulation.determinism import replaced
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
 from tests.simulation.fast_paths import FAST_PATHS

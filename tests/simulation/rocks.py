@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.rocks_store import RocksSettings, RocksStore
-from headwater_server.storage.state_store import Family, WriteBatch
+from headwater_server.storage.store.interface import Family, WriteBatch
+from headwater_server.storage.store.rocks_store import RocksSettings, RocksStore
+from headwater_server.testing.memory_store import MemoryStore
 from tests.simulation.disk import STATE, SimulatedDisk
 
 _SETTINGS = RocksSettings(cache_size=1024 * 1024, write_buffer_size=256 * 1024)

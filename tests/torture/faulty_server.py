@@ -32,10 +32,10 @@ from headwater_server.cli.main import main
 from headwater_server.net import server
 from headwater_server.net.settings import ServerSettings, SessionSettings
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.file_system import File
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_store import RocksSettings, RocksStore
-from headwater_server.storage.state_store import WriteBatch
+from headwater_server.storage.files.file_system import File
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.interface import WriteBatch
+from headwater_server.storage.store.rocks_store import RocksSettings, RocksStore
 
 FAULTS: Final[dict[str, Any]] = json.loads(os.environ.get("FAULTS", "{}"))
 

@@ -12,8 +12,8 @@ import click
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.check import check as check_directory
 from headwater_server.engine.check.findings import Progress, Report
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_store import RocksStore
 
 DAMAGED: Final = 1
 """Exit status if something is wrong."""

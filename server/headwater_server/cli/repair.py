@@ -9,9 +9,9 @@ from headwater_server.cli.check import DAMAGED, WARNED, progress, show, wall_clo
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.findings import Report
 from headwater_server.engine.repair.repair import Plan, perform, plan
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_repair import repair_rocks
-from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_repair import repair_rocks
+from headwater_server.storage.store.rocks_store import RocksStore
 
 
 @click.command()

@@ -10,8 +10,8 @@ from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.check import check as check_directory
 from headwater_server.engine.restore import check_target
 from headwater_server.engine.restore import restore as restore_directory
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_store import RocksStore
 
 
 @click.command()

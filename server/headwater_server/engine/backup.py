@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 from headwater_protocol.errors import BackupFailed, HeadwaterError, InvalidArgument
 from headwater_protocol.limits import BACKUP_NAME_SIZE_MAX
 from headwater_server.engine.state.stored_state import CheckpointedState, read_applied
-from headwater_server.storage.copying import (
+from headwater_server.storage.files.copying import (
     FilePart,
     copy_file,
     go_on,
@@ -38,10 +38,10 @@ from headwater_server.storage.copying import (
     remove_tree,
     size_of,
 )
-from headwater_server.storage.directory import FORMAT_NAME, PARTS
-from headwater_server.storage.file_system import FileSystem, join
-from headwater_server.storage.file_write_ahead_log import begin_files
-from headwater_server.storage.write_ahead_log import WalIndex
+from headwater_server.storage.files.directory import FORMAT_NAME, PARTS
+from headwater_server.storage.files.file_system import FileSystem, join
+from headwater_server.storage.wal.file_write_ahead_log import begin_files
+from headwater_server.storage.wal.interface import WalIndex
 
 STAGE: Final = "backup.tmp"
 """The directory in the data directory that holds on to the files of a backup."""

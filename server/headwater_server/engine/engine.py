@@ -51,8 +51,8 @@ from headwater_server.engine.transactions.sequencer import Group, Sequencer, Tic
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.write_ahead_log import WriteAheadLog
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.wal.interface import WriteAheadLog
 
 _DAY_US: Final = 24 * 3600 * 1_000_000
 

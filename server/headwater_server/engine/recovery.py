@@ -1,6 +1,6 @@
 """Recovery: from the files of a directory to a running engine.
 
-    1  the directory is ours, and nobody else's            storage/directory.py
+    1  the directory is ours, and nobody else's            storage/files/directory.py
     2  the state store says what the last checkpoint applied
     3  event log and commit log are cut there: what lies beyond was never part of a checkpoint
     4  the write-ahead log is verified, its torn tail cut
@@ -31,13 +31,13 @@ from headwater_server.engine.state.stored_state import (
 )
 from headwater_server.engine.transactions.replaying import plan_entry
 from headwater_server.engine.transactions.sequencer import Sequencer
-from headwater_server.storage.commit_log import CommitLog
-from headwater_server.storage.directory import FORMAT, DataDirectory
+from headwater_server.storage.commits.commit_log import CommitLog
 from headwater_server.storage.errors import DiskFull, NoRoomToStart
-from headwater_server.storage.event_log import EventLog
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.state_store import StateStore
-from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog, records_by_entry
+from headwater_server.storage.events.event_log import EventLog
+from headwater_server.storage.files.directory import FORMAT, DataDirectory
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.store.interface import StateStore
+from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog, records_by_entry
 
 PROGRESS_RECORDS = 10_000
 """Records between two calls of the progress callback, about: it is called between entries."""

@@ -16,16 +16,16 @@ from headwater_protocol.errors import InvalidArgument
 from headwater_server.engine.check.findings import Progress
 from headwater_server.engine.format.index_keys import Applied
 from headwater_server.engine.state.stored_state import read_applied
-from headwater_server.storage.copying import (
+from headwater_server.storage.files.copying import (
     FilePart,
     copy_file,
     list_if_directory,
     remove_tree,
     size_of,
 )
-from headwater_server.storage.directory import FORMAT_NAME, LOCK_NAME, PARTS, DataDirectory
-from headwater_server.storage.file_system import FileSystem, join, parent
-from headwater_server.storage.state_store import StateStore
+from headwater_server.storage.files.directory import FORMAT_NAME, LOCK_NAME, PARTS, DataDirectory
+from headwater_server.storage.files.file_system import FileSystem, join, parent
+from headwater_server.storage.store.interface import StateStore
 
 _NOT_OF_ANYBODY = "lost+found"
 

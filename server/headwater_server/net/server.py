@@ -55,11 +55,11 @@ from headwater_server.net.rewriter import Rewriter
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.worker_thread import RunBlocking, WorkerThread
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_store import RocksStore
-from headwater_server.storage.write_ahead_log import WalIndex
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_store import RocksStore
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
+from headwater_server.storage.wal.interface import WalIndex
 
 _log = structlog.get_logger(__name__)
 

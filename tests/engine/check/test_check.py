@@ -10,7 +10,7 @@ from headwater_server.engine.check.findings import Kind
 from headwater_server.engine.checkpoint.checkpoint import write_checkpoint
 from headwater_server.engine.format import keyspaces
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 from tests.engine.consumer_groups.consuming import Consuming
 from tests.engine.damaged import SETTINGS, Closed, some_database
 from tests.engine.database import Database

@@ -21,7 +21,7 @@ from headwater_server.engine.state.stored_state import read_applied
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
 from headwater_server.engine.transactions.validation_budget import commit_budget
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 from tests.engine.written import START_US, PowerLoss, Written
 
 

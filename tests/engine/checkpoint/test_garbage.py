@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from headwater_server.engine.checkpoint.garbage import is_needed, keeper
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 from tests.engine.written import PowerLoss, Written
 
 KEYS = [b"\x01a", b"\x01ab", b"\x01b", b"\x01c" * 9, b"\x02a", b"\x01b\x00"]

@@ -18,7 +18,7 @@ from headwater_server.engine.checkpoint.schedule import (
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.stored_state import read_applied
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 from tests.engine.database import Database
 
 WINDOW_US = 3_000_000_000

@@ -14,7 +14,7 @@ from headwater_server.engine.format.events import StoredEvent, decode_event
 from headwater_server.engine.format.transaction_ids import new_transaction_id
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.repair.repair import Outcome, perform, plan
-from headwater_server.storage.memory_files import Crash
+from headwater_server.testing.memory_files import Crash
 from tests.engine.damaged import SETTINGS, Closed, contents
 from tests.engine.database import START_US, Database, all_events, open_test_log
 

@@ -11,14 +11,14 @@ from headwater_server.engine.check.findings import Kind
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
 from headwater_server.engine.repair.repair import Outcome, perform, plan
-from headwater_server.storage.commit_log_repair import (
+from headwater_server.storage.commits.commit_log_repair import (
     segment_files,
     segment_path,
     sound_records,
     write_segment,
 )
-from headwater_server.storage.memory_files import Call, Crash
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
+from headwater_server.testing.memory_files import Call, Crash
 from tests.engine.damaged import SETTINGS, Closed, contents, some_database
 from tests.engine.database import Database
 

@@ -11,10 +11,10 @@ from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.repair.repair import perform, plan
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.storage.file_write_ahead_log import FileWriteAheadLog
-from headwater_server.storage.real_files import RealFileSystem
-from headwater_server.storage.rocks_repair import repair_rocks
-from headwater_server.storage.rocks_store import RocksStore
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_repair import repair_rocks
+from headwater_server.storage.store.rocks_store import RocksStore
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 
 COMMITS = 60
 to_check = partial(RocksStore.open, read_only=True)

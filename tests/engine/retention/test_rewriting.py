@@ -12,9 +12,9 @@ from headwater_server.engine.check.check import check as check_directory
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.repair.state import StateRepair
-from headwater_server.storage.memory_files import Crash, MemoryFileSystem
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
+from headwater_server.testing.memory_files import Crash, MemoryFileSystem
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import OWNER, SETTINGS, Database, all_events
 from tests.engine.retention.test_rules import contents, stream_versions
 

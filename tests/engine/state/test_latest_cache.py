@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from headwater_server.engine.state.latest_cache import LatestCache
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import Database
 from tests.engine.written import Written
 

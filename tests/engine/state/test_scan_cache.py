@@ -12,8 +12,8 @@ from headwater_server.engine.reads import scanning
 from headwater_server.engine.reads.scanning import scan_page
 from headwater_server.engine.state import layers, scan_cache, stored_state
 from headwater_server.engine.state.scan_cache import CachedRange, ScanCache, packed_run
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Page
+from headwater_server.storage.store.interface import Page
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import SETTINGS, Database
 from tests.engine.written import Written
 

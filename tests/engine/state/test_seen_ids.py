@@ -9,8 +9,8 @@ from headwater_server.engine.format.index_keys import IDS_END
 from headwater_server.engine.format.transaction_ids import new_transaction_id
 from headwater_server.engine.state import seen_ids
 from headwater_server.engine.state.seen_ids import EARLY_MAX, SeenIds, read_seen_ids
-from headwater_server.storage.memory_store import MemoryStore
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
+from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import START_US, Database
 
 SECOND_US = 1_000_000

@@ -44,11 +44,11 @@ from headwater_server.engine.state.stored_state import (
     oldest_needed,
     read_applied,
 )
-from headwater_server.storage.commit_log import CommitLog
-from headwater_server.storage.directory import FORMAT, DataDirectory
-from headwater_server.storage.event_log import EventLog
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.state_store import Family, StateStore
+from headwater_server.storage.commits.commit_log import CommitLog
+from headwater_server.storage.events.event_log import EventLog
+from headwater_server.storage.files.directory import FORMAT, DataDirectory
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.store.interface import Family, StateStore
 
 OpenStore = Callable[[str], StateStore]
 """Opens the state store in a directory to read only."""

@@ -13,7 +13,7 @@ from headwater_server.engine.consumer_groups.records import number_in_definition
 from headwater_server.engine.format.index_keys import latest_commit
 from headwater_server.engine.format.keyspaces import GROUPS, GROUPS_END
 from headwater_server.engine.state.stored_state import CheckpointedState
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 
 REMAKE: Final = "none: delete the group, and create it again after the position that it had"
 

@@ -39,7 +39,7 @@ from headwater_server.engine.format.index_keys import (
 from headwater_server.engine.retention.rules import decode_rule
 from headwater_server.engine.state import postings
 from headwater_server.engine.state.stored_state import CheckpointedState
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 
 KINDS: Final = {STREAM: "stream", CATEGORY: "category", TYPE: "type", TAG: "tag"}
 REBUILD: Final = "the index is made again from the events; nothing is given up"

@@ -17,12 +17,12 @@ from headwater_server.engine.check.findings import Counter, Finding, Kind, Repor
 from headwater_server.engine.format.events import StoredEvent, decode_event
 from headwater_server.engine.format.index_keys import Applied
 from headwater_server.engine.format.records import decode_record
-from headwater_server.storage.commit_log import CommitLog, CommitRecord
-from headwater_server.storage.event_log import EventLog
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.file_write_ahead_log import check_files, read_files
-from headwater_server.storage.log_segment import reason_of
-from headwater_server.storage.write_ahead_log import WalIndex, records
+from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.events.event_log import EventLog
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.log.log_segment import reason_of
+from headwater_server.storage.wal.file_write_ahead_log import check_files, read_files
+from headwater_server.storage.wal.interface import WalIndex, records
 
 LOST_TRANSACTION: Final = bytes(16)
 """Stands in a commit record whose transaction id was lost and could not be found again."""

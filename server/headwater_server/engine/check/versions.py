@@ -40,7 +40,7 @@ from headwater_server.engine.format.index_keys import (
 from headwater_server.engine.format.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
 from headwater_server.engine.state import postings
 from headwater_server.engine.state.stored_state import CheckpointedState
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 
 GIVE_UP_HISTORY: Final = (
     "older versions of all keys are given up: commits before the last checkpoint can no longer "

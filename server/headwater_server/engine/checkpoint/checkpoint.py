@@ -42,7 +42,7 @@ from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.state.stored_state import CheckpointedState
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 
 _LOG_CHUNK: Final = 256
 """Events or commits that are handed to a log at once: its loop holds the interpreter."""

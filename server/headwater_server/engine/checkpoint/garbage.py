@@ -57,8 +57,8 @@ from headwater_server.engine.format.index_keys import (
     together_value,
 )
 from headwater_server.engine.pacing import GiveWay, on_and_on
-from headwater_server.storage.commit_log import CommitLog
-from headwater_server.storage.state_store import Family, StateStore, WriteBatch
+from headwater_server.storage.commits.commit_log import CommitLog
+from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
 
 BATCH_VERSIONS_MAX: Final = 128
 """Versions whose removal goes into one batch, which holds the interpreter while it is written."""

@@ -33,7 +33,7 @@ from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.transactions.sequencer import Sequencer
 from headwater_server.storage.errors import DiskFull
-from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 
 FILLS_MAX: Final = 3.0
 """Full memtables that the frozen and the active one may hold together. Beyond, writers wait for the

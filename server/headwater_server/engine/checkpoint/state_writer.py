@@ -43,7 +43,7 @@ from headwater_server.engine.format.index_keys import (
 from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.engine.state.latest_cache import LatestCache
 from headwater_server.engine.state.memtable import MemTable
-from headwater_server.storage.state_store import Family, StateStore
+from headwater_server.storage.store.interface import Family, StateStore
 
 _LOOKUPS: Final = 64
 """Heads that are looked up in one call, and written before others may have the interpreter."""

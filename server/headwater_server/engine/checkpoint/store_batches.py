@@ -11,7 +11,7 @@ writes to two families in turn hands in what belongs to the second as *later*.
 from typing import Final
 
 from headwater_server.engine.pacing import GiveWay
-from headwater_server.storage.state_store import Family, StateStore, WriteBatch
+from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
 
 BATCH_ENTRIES_MAX: Final = 128
 """Entries after which a batch is written. The store holds the interpreter meanwhile: 0.2 ms."""

@@ -20,7 +20,7 @@ from headwater_server.engine.format.index_keys import (
 )
 from headwater_server.engine.pacing import GiveWay
 from headwater_server.engine.state.memtable import MemTable
-from headwater_server.storage.state_store import Family, StateStore
+from headwater_server.storage.store.interface import Family, StateStore
 
 _RECORDS: Final = 256
 """Commits that are gathered before others may have the interpreter."""

@@ -40,7 +40,7 @@ from headwater_server.engine.format.index_keys import (
 from headwater_server.engine.pacing import GiveWay
 from headwater_server.engine.state.latest_cache import LatestCache
 from headwater_server.engine.state.memtable import MemTable, Version
-from headwater_server.storage.state_store import Family, StateStore
+from headwater_server.storage.store.interface import Family, StateStore
 
 CHANGES_MAX: Final = 512
 """Changes in one entry. Garbage collection reads the last entry of a run once more in the next."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from headwater_server.engine.format.index_keys import changes_key, parse_changes
 from headwater_server.engine.state.layers import State
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 
 
 class Change(NamedTuple):

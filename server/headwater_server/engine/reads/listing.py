@@ -17,7 +17,7 @@ from headwater_server.engine.format.index_keys import CATEGORY, STREAM, IndexHea
 from headwater_server.engine.retention.rules import stored_rule, visibility_at
 from headwater_server.engine.state import postings
 from headwater_server.engine.state.layers import Head, State
-from headwater_server.storage.state_store import Family
+from headwater_server.storage.store.interface import Family
 
 _LOOKED_AT: Final = 1000
 """Deleted streams that are looked at in one go."""

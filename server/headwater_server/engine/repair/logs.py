@@ -30,15 +30,16 @@ from headwater_server.engine.format.index_keys import (
 from headwater_server.engine.format.records import decode_record
 from headwater_server.engine.state.postings import all_postings
 from headwater_server.engine.state.stored_state import oldest_needed
-from headwater_server.storage import commit_log_repair, event_log_repair
-from headwater_server.storage.commit_log import RECORDS_DEFAULT, CommitRecord
-from headwater_server.storage.copying import FilePart, link_or_copy, size_of
-from headwater_server.storage.directory import DataDirectory
-from headwater_server.storage.event_segment import EventSegment
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.file_write_ahead_log import read_files
-from headwater_server.storage.state_store import Family, StateStore
-from headwater_server.storage.write_ahead_log import records
+from headwater_server.storage.commits import commit_log_repair
+from headwater_server.storage.commits.commit_log import RECORDS_DEFAULT, CommitRecord
+from headwater_server.storage.events import event_log_repair
+from headwater_server.storage.events.event_segment import EventSegment
+from headwater_server.storage.files.copying import FilePart, link_or_copy, size_of
+from headwater_server.storage.files.directory import DataDirectory
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.store.interface import Family, StateStore
+from headwater_server.storage.wal.file_write_ahead_log import read_files
+from headwater_server.storage.wal.interface import records
 
 DAMAGED_TYPE = "$damaged"
 """Type of an event that was lost and stands in for it."""

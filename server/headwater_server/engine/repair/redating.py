@@ -37,12 +37,13 @@ from headwater_server.engine.recovery import OpenLog, open_engine
 from headwater_server.engine.repair.logs import LogRepair
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.stored_state import oldest_needed, read_applied, read_time
-from headwater_server.storage import commit_log_repair, event_log_repair
-from headwater_server.storage.commit_log import CommitLog, CommitRecord
-from headwater_server.storage.directory import DataDirectory
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.state_store import Family, StateStore, WriteBatch
-from headwater_server.storage.write_ahead_log import WalIndex
+from headwater_server.storage.commits import commit_log_repair
+from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.events import event_log_repair
+from headwater_server.storage.files.directory import DataDirectory
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
+from headwater_server.storage.wal.interface import WalIndex
 
 EARLIEST_US: Final = 1_577_836_800_000_000
 """The year 2020: a clock that says less was reset, and to follow it would lose all times."""

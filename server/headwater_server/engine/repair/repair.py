@@ -32,20 +32,20 @@ from headwater_server.engine.repair.state import (
     set_applied,
 )
 from headwater_server.engine.state.stored_state import CheckpointedState, read_applied
-from headwater_server.storage import commit_log_repair
-from headwater_server.storage.commit_log import CommitLog, CommitRecord
-from headwater_server.storage.directory import DataDirectory
-from headwater_server.storage.event_log import EventLog
-from headwater_server.storage.file_system import FileSystem
-from headwater_server.storage.file_write_ahead_log import (
+from headwater_server.storage.commits import commit_log_repair
+from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.events.event_log import EventLog
+from headwater_server.storage.files.directory import DataDirectory
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.store.interface import Family, StateStore
+from headwater_server.storage.wal.file_write_ahead_log import (
     FileWriteAheadLog,
     check_files,
     cut_files,
     read_files,
     repair_files,
 )
-from headwater_server.storage.state_store import Family, StateStore
-from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog, records
+from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog, records
 
 ROUNDS_MAX: Final = 4
 """Rounds of check and repair. Damage can hide other damage, but not often one behind another."""

@@ -54,8 +54,8 @@ from headwater_server.engine.format.keyspaces import SNAPSHOTS, SNAPSHOTS_END, p
 from headwater_server.engine.retention.rules import decode_rule
 from headwater_server.engine.state.memtable import MemTable, StreamTail
 from headwater_server.engine.state.stored_state import CheckpointedState
-from headwater_server.storage.commit_log import CommitLog, CommitRecord
-from headwater_server.storage.state_store import Family, StateStore, WriteBatch
+from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
 
 _CHUNK_EVENTS: Final = 20_000
 _BATCH_ENTRIES: Final = 1000

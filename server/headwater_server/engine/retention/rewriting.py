@@ -43,10 +43,10 @@ from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.stored_state import CheckpointedState
 from headwater_server.engine.transactions.sequencer import Sequencer
-from headwater_server.storage.event_segment import EventSegment
-from headwater_server.storage.log_segment import ENTRY_HEADER_SIZE, SEGMENT_HEADER_SIZE
-from headwater_server.storage.state_store import Family, WriteBatch
-from headwater_server.storage.write_ahead_log import WriteAheadLog
+from headwater_server.storage.events.event_segment import EventSegment
+from headwater_server.storage.log.log_segment import ENTRY_HEADER_SIZE, SEGMENT_HEADER_SIZE
+from headwater_server.storage.store.interface import Family, WriteBatch
+from headwater_server.storage.wal.interface import WriteAheadLog
 
 STREAMS_MAX: Final = 1_000
 """Streams that one run looks at: each costs some look-ups."""

@@ -24,7 +24,7 @@ from headwater_server.engine.retention.rules import Retention
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.state.range_merge import RUN_KEYS, first_items
 from headwater_server.engine.state.stored_state import CheckpointedState
-from headwater_server.storage.commit_log import CommitRecord
+from headwater_server.storage.commits.commit_log import CommitRecord
 
 
 class Head(NamedTuple):

@@ -28,7 +28,7 @@ from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.pacing import GiveWay
 from headwater_server.engine.state.seen_ids import SeenIds
 from headwater_server.engine.state.sorted_keys import SortedKeys
-from headwater_server.storage.commit_log import CommitRecord
+from headwater_server.storage.commits.commit_log import CommitRecord
 
 Version = tuple[int, "bytes | None", Any]
 """A commit number, the value that it wrote (None: it deleted the key), and the version before, a

@@ -27,7 +27,7 @@ from headwater_server.engine.format.index_keys import (
     posting_key,
     unpack_positions,
 )
-from headwater_server.storage.state_store import Family, StateStore
+from headwater_server.storage.store.interface import Family, StateStore
 
 
 def read_head(store: StateStore, kind: bytes, name: str) -> IndexHead | None:

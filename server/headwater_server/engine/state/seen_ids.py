@@ -25,7 +25,7 @@ from headwater_server.engine.format.index_keys import (
     together_end,
     together_key,
 )
-from headwater_server.storage.state_store import Family, StateStore
+from headwater_server.storage.store.interface import Family, StateStore
 
 EARLY_MAX: Final = 1024
 """Early ids that are kept: what clients that are ten seconds ahead commit at 100 a second."""

@@ -31,7 +31,7 @@ from headwater_server.engine.transactions.commit_answer import versions_after
 from headwater_server.engine.transactions.planning import Planner
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
-from headwater_server.storage.write_ahead_log import WalIndex, WriteAheadLog
+from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 
 TICK_US: Final = SECOND_US
 """Microseconds between two ticks of the log's clock while there is work."""

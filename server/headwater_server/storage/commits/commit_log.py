@@ -1,0 +1,495 @@
+"""The commit log: one record of 64 bytes for each commit, at a computed place.
+
+    00000000000000000001.commits    commits 1 to 1,048,576
+    00000000000001048577.commits    the next as many; the last segment is appended to
+
+    0             64            128           192
+    +-------------+-------------+-------------+----
+    | header      | record n    | record n+1  |        n: the first commit, as in the file's name
+    +-------------+-------------+-------------+----
+
+    header    magic 8 | format u32 | records u32 | first commit u64 | database id 16 | zeros 20 |
+              crc32 u32 of all before it
+    record    transaction id 16 | commit u64 | time u64 | user u64 | first position u64 |
+              event count u32 | zeros 8 | crc32 u32 of all before it
+
+Numbers are big-endian. Record n lies at 64 * (n - first + 1): who asks for a commit needs one
+read, and who asks for a time needs some twenty, because times never go back.
+
+The log is derived: its owner knows how far it counts (the applied commit) and says so at open.
+What lies beyond was never acknowledged by this file and comes again from the write-ahead log.
+It is cut off by the first append and not before, so that opening alone destroys nothing.
+"""
+
+import bisect
+import itertools
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from headwater_protocol.errors import DamagedFile, FormatTooNew, HistoryGone, NoSuchCommit
+from headwater_protocol.limits import NUMBER_MAX
+from headwater_protocol.numbers import CommitNumber
+from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.files.copying import FilePart
+from headwater_server.storage.files.file_system import File, FileSystem, join
+
+RECORD_SIZE: Final = 64
+RECORDS_DEFAULT: Final = 1024 * 1024
+"""Records of a segment: 64 MiB, so that trimming gives back room in useful pieces."""
+
+_MAGIC: Final = b"HWCOMMIT"
+_FORMAT: Final = 1
+_HEADER: Final = struct.Struct(">8sIIQ16s20sI")
+_RECORD: Final = struct.Struct(">16sQQQQI8xI")
+_CRC: Final = struct.Struct(">I")
+_CRC_AT: Final = RECORD_SIZE - _CRC.size
+SUFFIX: Final = ".commits"
+_TEMPORARY: Final = ".tmp"
+DIGITS: Final = 20
+_READ_RECORDS: Final = 16384
+"""Records read in one call: 1 MiB."""
+
+
+class CommitRecord(NamedTuple):
+    """What is remembered of a commit.
+
+    Attributes:
+        commit: its number.
+        transaction: its transaction's id, 16 bytes.
+        time: microseconds since 1970-01-01 UTC; never less than that of the commit before.
+        user: who; 0 if nobody was named.
+        first_position: position of its first event; if it has none, of the next one to come.
+        event_count: how many events it appended.
+    """
+
+    commit: int
+    transaction: bytes
+    time: int
+    user: int
+    first_position: int
+    event_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    path: str
+    file: File
+    first: int
+    capacity: int
+
+    @property
+    def last(self) -> int:
+        """The last commit that it can hold."""
+        return self.first + self.capacity - 1
+
+    def offset(self, commit: int) -> int:
+        return RECORD_SIZE * (commit - self.first + 1)
+
+
+class CommitLog:
+    """The commit log of an open database. Reads may run in any thread beside one writer."""
+
+    def __init__(
+        self,
+        file_system: FileSystem,
+        directory: str,
+        last: int,
+        *,
+        database_id: bytes,
+        records: int,
+    ) -> None:
+        self._file_system = file_system
+        self._directory = directory
+        self._database_id = database_id
+        self._records = records
+        self._segments: list[_Segment] = []
+        self._removed: list[_Segment] = []
+        self._last = last
+        self._is_cut = False
+
+    @staticmethod
+    def open(
+        file_system: FileSystem,
+        directory: str,
+        last: CommitNumber,
+        *,
+        database_id: bytes = bytes(16),
+        records: int = RECORDS_DEFAULT,
+        first: int = NUMBER_MAX,
+        writable: bool = True,
+    ) -> "CommitLog":
+        """Open the log in *directory*, which must exist, as one that ends with commit *last*.
+
+        Args:
+            database_id: 16 bytes, so that a file of another database is noticed.
+            records: records of each segment that is begun from now on.
+            first: the oldest commit that must be there; those before may have been trimmed.
+            writable: unless it is, nothing is changed, and append and trim are not allowed.
+
+        Raises:
+            DamagedFile: a file is missing, too short, or its header is not what was written.
+            FormatTooNew: a newer version wrote a file.
+        """
+        log = CommitLog(file_system, directory, last, database_id=database_id, records=records)
+        try:
+            for name in file_system.list(directory):
+                stem = name.removesuffix(SUFFIX)
+                if stem != name and stem.isdigit() and len(stem) == DIGITS:
+                    log._segments.append(log._open_segment(name, int(stem), writable))
+                elif name.endswith(_TEMPORARY) and writable:
+                    file_system.remove(join(directory, name))
+            log._check_files(first)
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    def _open_segment(self, name: str, first: int, writable: bool) -> _Segment:
+        path = join(self._directory, name)
+        file = self._file_system.open(path, writable=writable)
+        try:
+            return _Segment(path, file, first, self._read_header(file, path, first))
+        except BaseException:
+            file.close()
+            raise
+
+    def _read_header(self, file: File, path: str, first: int) -> int:
+        """Check a segment's header; returns how many records the segment can hold."""
+        block = file.read_at(0, RECORD_SIZE)
+        if len(block) < RECORD_SIZE:
+            raise _damaged(path, len(block), "the file ends inside its header")
+        magic, form, records, found, database_id, _, crc = _HEADER.unpack(block)
+        if zlib.crc32(block[:_CRC_AT]) != crc or magic != _MAGIC:
+            raise _damaged(path, 0, "the header fails its checksum")
+        if form > _FORMAT:
+            raise FormatTooNew(f"{path} has format {form}; this version reads up to {_FORMAT}")
+        if found != first or records < 1:
+            raise _damaged(path, 0, f"the header is that of {records} commits from {found} on")
+        if database_id != self._database_id:
+            raise _damaged(path, 0, f"the file belongs to the database {database_id.hex()}")
+        return int(records)
+
+    def _check_files(self, first: int) -> None:
+        """See that every record from *first* up to the last has its place in a file."""
+        segments = self._segments
+        for before, after in itertools.pairwise(segments):
+            if after.first != before.last + 1 and after.first <= self._last:
+                raise self._missing(before.last + 1)
+        if self._last == 0:
+            return
+        if not segments or segments[0].first > self._last:
+            raise self._missing(self._last)
+        if segments[0].first > first:
+            # Without the caller's word, it would look like a log that was trimmed.
+            raise self._missing(first)
+        for segment in segments:
+            if segment.first > self._last:
+                break
+            end = segment.offset(min(segment.last, self._last) + 1)
+            if segment.file.size() < end:
+                size = segment.file.size()
+                raise _damaged(segment.path, size, f"the file ends before offset {end}")
+        if segments[-1].last < self._last:
+            raise self._missing(segments[-1].last + 1)
+
+    def _missing(self, commit: int) -> DamagedFile:
+        path = join(self._directory, f"{commit:0{DIGITS}d}{SUFFIX}")
+        return _damaged(path, 0, f"the file with commit {commit} is missing")
+
+    # Where it begins and ends.
+
+    @property
+    def first_commit(self) -> CommitNumber:
+        """The oldest commit that is remembered; one above the last if there is none."""
+        segments = self._segments
+        return CommitNumber(min(segments[0].first, self._last + 1) if segments else self._last + 1)
+
+    @property
+    def last_commit(self) -> CommitNumber:
+        """The newest commit that was appended."""
+        return CommitNumber(self._last)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, as far as they count."""
+        segments = self._segments
+        return RECORD_SIZE * (self._last + 1 - self.first_commit + len(segments))
+
+    def parts(self) -> list[FilePart]:
+        """The files of all records, for a copy. Not beside `append` and `trim`."""
+        counting = [segment for segment in self._segments if segment.first <= self._last]
+        return [
+            FilePart(
+                segment.path,
+                segment.offset(min(segment.last, self._last) + 1),
+                segment is not counting[-1],
+            )
+            for segment in counting
+        ]
+
+    # Appending.
+
+    def append(self, records: Sequence[CommitRecord]) -> None:
+        """Add the commits that follow the last one. Not durable before `sync`.
+
+        Raises:
+            DiskFull: there is no room. What `last_commit` says counts; try the rest again.
+        """
+        if not self._is_cut:
+            self._cut()
+        at = 0
+        while at < len(records):
+            assert records[at].commit == self._last + 1, "commits are dense"
+            segment = self._segment_to_append()
+            run = records[at : at + segment.last - self._last]
+            assert run[-1].commit == self._last + len(run), "commits are dense"
+            segment.file.write_at(segment.offset(self._last + 1), pack_records(run))
+            self._last += len(run)
+            at += len(run)
+
+    def sync(self) -> None:
+        """Wait until everything appended is on the disk. Full segments are already."""
+        if self._segments and self._is_cut:
+            self._segments[-1].file.sync()
+
+    def _segment_to_append(self) -> _Segment:
+        if self._segments and self._segments[-1].last > self._last:
+            return self._segments[-1]
+        # Whoever finds the next segment after a power loss can count on all of this one.
+        self.sync()
+        first = self._last + 1
+        path = join(self._directory, f"{first:0{DIGITS}d}{SUFFIX}")
+        header = pack_header(first, self._records, self._database_id)
+        if self._file_system.exists(path + _TEMPORARY):
+            self._file_system.remove(path + _TEMPORARY)
+        file = self._file_system.create(path + _TEMPORARY)
+        try:
+            file.write_at(0, header)
+        except DiskFull:
+            file.close()
+            self._file_system.remove(path + _TEMPORARY)
+            raise
+        file.sync()
+        self._file_system.rename(path + _TEMPORARY, path)
+        self._file_system.sync_directory(self._directory)
+        segment = _Segment(path, file, first, self._records)
+        self._segments = [*self._segments, segment]
+        return segment
+
+    def _cut(self) -> None:
+        """Remove what lies beyond the last commit, the newest file first."""
+        while self._segments and self._segments[-1].first > max(self._last, 0):
+            segment = self._segments[-1]
+            self._file_system.remove(segment.path)
+            self._file_system.sync_directory(self._directory)
+            self._segments = self._segments[:-1]
+            self._removed.append(segment)
+        if self._segments:
+            segment = self._segments[-1]
+            segment.file.truncate(segment.offset(self._last + 1))
+            segment.file.sync()
+        self._is_cut = True
+
+    def trim(self, below: CommitNumber) -> int:
+        """Remove the segments whose commits are all below *below*, but never the last one.
+
+        Returns:
+            how many were removed.
+        """
+        # A read in another thread may just have picked a segment that the last trim took away.
+        self._close_removed()
+        removed = 0
+        while len(self._segments) > 1 and self._segments[1].first <= min(below, self._last):
+            segment = self._segments[0]
+            self._segments = self._segments[1:]
+            self._file_system.remove(segment.path)
+            # Oldest first, and each for certain: a power loss in between leaves no gap.
+            self._file_system.sync_directory(self._directory)
+            self._removed.append(segment)
+            removed += 1
+        return removed
+
+    # Reading.
+
+    def read(self, commit: CommitNumber) -> CommitRecord:
+        """The record of a commit.
+
+        Raises:
+            HistoryGone: it was trimmed.
+            NoSuchCommit: it is above the last one.
+            DamagedFile: the record is not what was written.
+        """
+        return self.read_range(commit, 1)[0]
+
+    def read_range(self, first: CommitNumber, count: int) -> list[CommitRecord]:
+        """Up to *count* records from *first* on; fewer only where the log ends.
+
+        Raises:
+            HistoryGone, NoSuchCommit, DamagedFile: as for `read`.
+        """
+        segments, last = self._segments, self._last
+        if first > last:
+            raise NoSuchCommit(f"commit {first} is not in the commit log; its last is {last}")
+        if not segments or first < segments[0].first:
+            oldest = self.first_commit
+            raise HistoryGone(
+                f"commit {first} is forgotten; the oldest is {oldest}", details={"oldest": oldest}
+            )
+        found: list[CommitRecord] = []
+        end = min(first + count - 1, last)
+        place = bisect.bisect_right(segments, int(first), key=lambda each: each.first) - 1
+        at = int(first)
+        while at <= end:
+            segment = segments[place]
+            upto = min(end, segment.last, at + _READ_RECORDS - 1)
+            found += _read_records(segment, at, upto)
+            at = upto + 1
+            place += at > segment.last
+        return found
+
+    def at_time(self, time: int) -> CommitNumber:
+        """The newest commit at or before *time*, in microseconds since 1970-01-01 UTC.
+
+        If that one is older than all that are remembered, it is the one before the first.
+        """
+        low, high = int(self.first_commit), self._last + 1
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                record = self.read(CommitNumber(middle))
+            except HistoryGone:
+                # Trimmed by another thread since we began.
+                low = int(self.first_commit)
+                continue
+            if record.time <= time:
+                low = middle + 1
+            else:
+                high = middle
+        return CommitNumber(min(low, self._last + 1) - 1)
+
+    def find_damage(self) -> Iterator[DamagedFile]:
+        """Read every record; gives all that are not what was written, and times that go back."""
+        time = 0
+        for segment in self._segments:
+            for first in range(segment.first, min(segment.last, self._last) + 1, _READ_RECORDS):
+                upto = min(first + _READ_RECORDS - 1, segment.last, self._last)
+                try:
+                    records = _read_records(segment, first, upto)
+                except DamagedFile:
+                    records = []
+                    for commit in range(first, upto + 1):
+                        try:
+                            records += _read_records(segment, commit, commit)
+                        except DamagedFile as error:
+                            yield error
+                for record in records:
+                    if record.time < time:
+                        at = segment.offset(record.commit)
+                        yield _damaged(segment.path, at, f"time {record.time} is before {time}")
+                    time = record.time
+
+    def close(self) -> None:
+        """Close all files. Nothing is synced. Twice is allowed."""
+        for segment in self._segments:
+            segment.file.close()
+        self._close_removed()
+
+    def _close_removed(self) -> None:
+        for segment in self._removed:
+            segment.file.close()
+        self._removed.clear()
+
+
+def pack_header(first: int, records: int, database_id: bytes) -> bytes:
+    """The header block of a segment."""
+    fields = _HEADER.pack(_MAGIC, _FORMAT, records, first, database_id, b"", 0)
+    return fields[:_CRC_AT] + _CRC.pack(zlib.crc32(fields[:_CRC_AT]))
+
+
+def unpack_header(block: bytes) -> int:
+    """How many records a segment was made for, by its header block; 0 if that is damaged."""
+    if (
+        len(block) < RECORD_SIZE
+        or zlib.crc32(block[:_CRC_AT]) != _CRC.unpack_from(block, _CRC_AT)[0]
+    ):
+        return 0
+    records: int = _HEADER.unpack_from(block)[2]
+    return records
+
+
+def pack_records(records: Sequence[CommitRecord]) -> bytes:
+    """Records one behind the other, 64 bytes each.
+
+    Column by column, because a call of `struct` for each record takes as long as all of this.
+    """
+    if not records:
+        return b""
+    commits, transactions, times, users, first_positions, event_counts = zip(*records, strict=True)
+    data = bytearray(RECORD_SIZE * len(records))
+    longs = memoryview(data).cast("Q")
+    ids = memoryview(b"".join(transactions)).cast("Q")
+    assert len(ids) == 2 * len(records), "ids have 16 bytes"
+    longs[0::8] = ids[0::2]
+    longs[1::8] = ids[1::2]
+    longs[2::8] = _packed("Q", commits)
+    longs[3::8] = _packed("Q", times)
+    if any(users):
+        longs[4::8] = _packed("Q", users)
+    words = memoryview(data).cast("I")
+    if any(event_counts):
+        longs[5::8] = _packed("Q", first_positions)
+        words[12::16] = _packed("I", event_counts)
+    else:
+        # Without events, the next one to come is the same for all.
+        assert first_positions[0] == first_positions[-1]
+        same = struct.pack(">Q", first_positions[0]) * len(records)
+        longs[5::8] = memoryview(same).cast("Q")
+    fields = bytes(data)
+    crc32 = zlib.crc32
+    crcs = [crc32(fields[at : at + _CRC_AT]) for at in range(0, len(fields), RECORD_SIZE)]
+    words[15::16] = _packed("I", crcs)
+    return bytes(data)
+
+
+def _packed(size: Literal["Q", "I"], numbers: Sequence[int]) -> "memoryview[int]":
+    """Numbers of "Q", eight bytes each, or "I", four, as they are stored, to copy them as such."""
+    return memoryview(struct.pack(f">{len(numbers)}{size}", *numbers)).cast(size)
+
+
+def unpack_record(data: bytes, offset: int) -> CommitRecord | None:
+    """The record at *offset*; None if it fails its checksum."""
+    transaction, commit, time, user, first, count, crc = _RECORD.unpack_from(data, offset)
+    if zlib.crc32(data[offset : offset + _CRC_AT]) != crc:
+        return None
+    return CommitRecord(commit, transaction, time, user, first, count)
+
+
+def _read_records(segment: _Segment, first: int, last: int) -> list[CommitRecord]:
+    """The records of a range that lies in one segment, checked."""
+    offset = segment.offset(first)
+    data = segment.file.read_at(offset, RECORD_SIZE * (last - first + 1))
+    if len(data) < RECORD_SIZE * (last - first + 1):
+        raise _damaged(segment.path, offset + len(data), f"the file ends before commit {last}")
+    view = memoryview(data)
+    crc32 = zlib.crc32
+    found: list[CommitRecord] = []
+    for number, fields in enumerate(_RECORD.iter_unpack(data)):
+        transaction, commit, time, user, first_position, event_count, crc = fields
+        at = number * RECORD_SIZE
+        if crc32(view[at : at + _CRC_AT]) != crc:
+            raise _damaged(segment.path, offset + at, f"commit {first + number} fails its checksum")
+        if commit != first + number:
+            raise _damaged(
+                segment.path, offset + at, f"commit {commit} in the place of {first + number}"
+            )
+        found.append(CommitRecord(commit, transaction, time, user, first_position, event_count))
+    return found
+
+
+def _damaged(path: str, offset: int, what: str) -> DamagedFile:
+    return DamagedFile(
+        f"{path} at offset {offset}: {what}", details={"file": path, "offset": offset}
+    )

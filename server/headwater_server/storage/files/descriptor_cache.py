@@ -1,0 +1,196 @@
+"""Files that rest: many are open, and few of them have a descriptor.
+
+The event log has two files a segment, and may have thousands of segments, which are read now and
+then. A process may have some thousand descriptors, and its connections want them. So a file that
+was not used for the longest gives its descriptor up, and gets another when it is used again.
+
+    open      a descriptor, and a place in the order of use
+    resting   neither; the next call opens it again by its path
+
+A file keeps its descriptor while that says something that its path does not: from a write to the
+sync after it, so that a sync that fails is told to the one who wrote; and from the moment on when
+its name is taken by another file, or removed.
+"""
+
+import threading
+from typing import Final
+
+from headwater_server.storage.files.file_system import File, FileSystem, Lock
+
+OPEN_FILES_MAX: Final = 128
+"""Files of one log that have a descriptor, beside those that must keep theirs."""
+
+
+class RestingFile:
+    """A file whose descriptor may come and go. Any thread may use it."""
+
+    def __init__(self, files: "RestingFiles", path: str, file: File, *, writable: bool) -> None:
+        self._files = files
+        self._path = path
+        self._writable = writable
+        self._closed = False
+        self.beneath: File | None = file
+        self.dirty = False
+        self.nameless = False
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        with self._files.using:
+            return self._files.opened(self).read_at(offset, size)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self._changing().write_at(offset, data)
+
+    def sync(self) -> None:
+        # On the descriptor that wrote, if one has: that is the one which is told of a failure.
+        with self._files.using:
+            self.dirty = True
+            file = self._files.opened(self)
+        file.sync()
+        # Not if it failed: then it is dirty for good.
+        self.dirty = False
+
+    def size(self) -> int:
+        with self._files.using:
+            return self._files.opened(self).size()
+
+    def truncate(self, size: int) -> None:
+        self._changing().truncate(size)
+
+    def _changing(self) -> File:
+        """Its descriptor, which it keeps until the next sync; so it can be used without a lock."""
+        with self._files.using:
+            self.dirty = True
+            return self._files.opened(self)
+
+    def close(self) -> None:
+        with self._files.using:
+            self._closed = True
+            self._files.forget(self)
+
+    def open_again(self, file_system: FileSystem) -> File:
+        """A new descriptor for it, which must be resting."""
+        assert not self._closed, f"{self._path} was closed"
+        assert self.beneath is None
+        self.beneath = file_system.open(self._path, writable=self._writable)
+        return self.beneath
+
+    def renamed(self, path: str) -> None:
+        """It has another name from now on."""
+        self._path = path
+
+
+class RestingFiles:
+    """A file system whose open files rest when there are too many of them.
+
+    Attributes:
+        using: held while a descriptor is looked up and used.
+        descriptors: files that have one, the one used last at the end.
+    """
+
+    def __init__(self, file_system: FileSystem, open_files_max: int = OPEN_FILES_MAX) -> None:
+        assert open_files_max > 0
+        self.using = threading.RLock()
+        self.descriptors: dict[RestingFile, None] = {}
+        self._file_system = file_system
+        self._open_files_max = open_files_max
+        self._named: dict[str, list[RestingFile]] = {}
+
+    # What its files ask of it, with the lock.
+
+    def opened(self, file: RestingFile) -> File:
+        """The descriptor of a file, which is now the one used last."""
+        beneath = file.beneath
+        if beneath is None:
+            beneath = file.open_again(self._file_system)
+        else:
+            self.descriptors.pop(file, None)
+        self.descriptors[file] = None
+        if len(self.descriptors) > self._open_files_max:
+            self._rest_others(file)
+        return beneath
+
+    def forget(self, file: RestingFile) -> None:
+        """It was closed."""
+        self.descriptors.pop(file, None)
+        named = self._named.get(file.path, [])
+        if file in named:
+            named.remove(file)
+            if not named:
+                del self._named[file.path]
+        if file.beneath is not None:
+            file.beneath.close()
+            file.beneath = None
+
+    def _rest_others(self, used: RestingFile) -> None:
+        surplus = len(self.descriptors) - self._open_files_max
+        for file in list(self.descriptors):
+            if surplus == 0:
+                return
+            if not (file.dirty or file.nameless or file is used):
+                assert file.beneath is not None
+                file.beneath.close()
+                file.beneath = None
+                del self.descriptors[file]
+                surplus -= 1
+
+    def _add(self, path: str, beneath: File, *, writable: bool) -> File:
+        file = RestingFile(self, path, beneath, writable=writable)
+        with self.using:
+            self._named.setdefault(path, []).append(file)
+            self.opened(file)
+        return file
+
+    def _keep_descriptors(self, path: str) -> None:
+        """Files of this name lose it: their descriptors are all that is left of them."""
+        for file in self._named.pop(path, []):
+            self.opened(file)
+            file.nameless = True
+
+    # The file system.
+
+    def open(self, path: str, *, writable: bool = True) -> File:
+        beneath = self._file_system.open(path, writable=writable)
+        return self._add(path, beneath, writable=writable)
+
+    def create(self, path: str) -> File:
+        return self._add(path, self._file_system.create(path), writable=True)
+
+    def exists(self, path: str) -> bool:
+        return self._file_system.exists(path)
+
+    def list(self, directory: str) -> list[str]:
+        return self._file_system.list(directory)
+
+    def make_directory(self, path: str) -> None:
+        self._file_system.make_directory(path)
+
+    def rename(self, old: str, new: str) -> None:
+        with self.using:
+            self._keep_descriptors(new)
+            self._file_system.rename(old, new)
+            renamed = self._named.pop(old, [])
+            for file in renamed:
+                file.renamed(new)
+            if renamed:
+                self._named[new] = renamed
+
+    def hard_link(self, path: str, new: str) -> None:
+        self._file_system.hard_link(path, new)
+
+    def remove(self, path: str) -> None:
+        with self.using:
+            self._keep_descriptors(path)
+            self._file_system.remove(path)
+
+    def sync_directory(self, path: str) -> None:
+        self._file_system.sync_directory(path)
+
+    def free_bytes(self, path: str) -> int:
+        return self._file_system.free_bytes(path)
+
+    def lock(self, path: str) -> Lock:
+        return self._file_system.lock(path)

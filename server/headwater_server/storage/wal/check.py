@@ -1,0 +1,291 @@
+"""Is the log whole, and if not: did a crash tear its tail, or did the disk lose something?
+
+A checksum alone cannot tell. A write that was under way when the power failed leaves a bad
+entry, and that is no loss: nobody was told that it is durable. A bad entry that was once durable
+is a loss, and going on without it would be a lie. So the bad entry's neighbours are heard:
+
+    entry   5   6   bad   8   9            torn tail:   nobody says that 7 was durable
+    durable 4   5    ?    6   6
+
+    entry   5   6   bad   8   9            corruption:  8 was written after 7 was durable
+    durable 4   5    ?    7   7
+
+It is corruption, too, in every segment but the last (a segment is synced before the next one
+appears); if entries are missing between segments; if the entry is sound and does not fit the
+chain (no crash makes one); and if somebody else knows that the entry was durable.
+
+What is left undecided: the last group of a log after which nothing was written. If it rots, it
+looks like a torn tail. `seal` closes this gap at a clean stop, as does the next group.
+
+Nothing here writes.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from headwater_protocol.errors import DamagedFile
+from headwater_server.storage.log.log_segment import (
+    ENTRY_HEADER_SIZE,
+    SEGMENT_HEADER_SIZE,
+    damaged,
+    end_of_data,
+    find_entries,
+    reason_of,
+)
+from headwater_server.storage.log.segmented_log import Segment, SegmentedLog
+from headwater_server.storage.wal.entry import (
+    CHAIN_START,
+    ChainEnd,
+    chain_before,
+    unpack,
+)
+from headwater_server.storage.wal.interface import WalEntry, WalIndex
+
+_KEPT_OVERHEAD: Final = 400
+"""Bytes that an entry takes in memory beside its body: six objects. Of this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """The first place where the log is not what was written.
+
+    Attributes:
+        path: the file.
+        offset: where the bad bytes begin.
+        end: where the bytes that are not zero end.
+        index: the entry that should begin there.
+        reason: what is wrong.
+        is_corruption: something durable is lost. If not, it is a torn tail, and nothing is.
+        readable_after: how many later entries are sound; with a cut they are given up.
+        last_readable: the highest index of those, 0 if there are none.
+        vouched: the highest index that is known to have been durable, as far as one can see.
+    """
+
+    path: str
+    offset: int
+    end: int
+    index: WalIndex
+    reason: str
+    is_corruption: bool
+    readable_after: int
+    last_readable: WalIndex
+    vouched: WalIndex
+
+    def describe(self) -> str:
+        """What is wrong, and what cutting the log here gives up."""
+        if not self.is_corruption:
+            return (
+                f"{self.reason}; a torn tail: nothing says that entry {self.index} was ever durable"
+            )
+        lost = max(self.last_readable, self.vouched, self.index)
+        entries = f"entries {self.index} to {lost}" if lost > self.index else f"entry {lost}"
+        return (
+            f"{self.reason}; this is no torn tail. `headwater repair` would cut the log before "
+            f"entry {self.index} and give up {entries}, of which {self.readable_after} can still "
+            f"be read and entries up to {self.vouched} are known to have been durable"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """What a walk over the whole log found. It can be cut at `end` of `segment`.
+
+    Attributes:
+        segments: how many files.
+        entries: sound entries before the first damage.
+        first_index: the oldest entry.
+        last: the chain's end before the first damage.
+        segment: first index of the segment in which the log ends.
+        end: offset in that segment, where the next entry would go.
+        unvouched: offset in that segment of the first entry that no other one vouches for.
+        damage: the first damage; None if the log is whole.
+    """
+
+    segments: int
+    entries: int
+    first_index: WalIndex
+    last: ChainEnd
+    segment: int
+    end: int
+    unvouched: int
+    damage: Damage | None
+
+
+class KeptEntries:
+    """The first entries that a check comes by, without a gap, as many as there is room for."""
+
+    def __init__(self, size_max: int) -> None:
+        self.entries: deque[WalEntry] = deque()
+        self._room = size_max
+
+    def add(self, entry: WalEntry) -> None:
+        """Keep the next entry. After one for which there was no room, none is kept."""
+        self._room -= len(entry.body) + _KEPT_OVERHEAD
+        if self._room >= 0:
+            self.entries.append(entry)
+
+
+def check_log(
+    log: SegmentedLog,
+    *,
+    vouched: WalIndex,
+    on_entry: Callable[[WalEntry], None] = lambda _: None,
+) -> LogReport:
+    """Walk over every entry of a log that has segments.
+
+    *vouched* is an index that the caller knows to have been durable, from a checkpoint say.
+    *on_entry* is called with each of the entries that the report counts, in their order.
+    """
+    assert log.segments
+    last = len(log.segments) - 1
+    walk = _Walk(CHAIN_START, SEGMENT_HEADER_SIZE, SEGMENT_HEADER_SIZE, 0, None, False)
+    for place, segment in enumerate(log.segments):
+        chain, reason = _begin(segment, walk.chain if place else None)
+        if reason is not None:
+            # Without a right header, the log ends with the segment before.
+            damage = _inquest(log, place, 0, chain, reason, sure=True, vouched=vouched)
+            return _report(log, max(0, place - 1), replace(walk, chain=chain), damage)
+        walk = _walk(log, segment, chain, walk.entries, on_entry)
+        if walk.reason is not None:
+            sure = walk.is_misfit or place < last
+            damage = _inquest(
+                log, place, walk.end, walk.chain, walk.reason, sure=sure, vouched=vouched
+            )
+            return _report(log, place, walk, damage)
+    if walk.chain.index >= vouched:
+        return _report(log, last, walk, None)
+    reason = f"the log ends with entry {walk.chain.index}, but entry {vouched} was durable"
+    damage = _inquest(log, last, walk.end, walk.chain, reason, sure=True, vouched=vouched)
+    return _report(log, last, walk, damage)
+
+
+def _begin(segment: Segment, chain: ChainEnd | None) -> tuple[ChainEnd, str | None]:
+    """The chain's end before a segment's first entry, and what is wrong with its header.
+
+    *chain* is where the segment before came to, None for the first one.
+    """
+    header = segment.header
+    if header is None or segment.problem is not None:
+        before = chain or replace(CHAIN_START, index=WalIndex(segment.first_index - 1))
+        return before, reason_of(segment.problem) if segment.problem else "no header"
+    before = chain_before(segment.first_index, header.attachment)
+    if chain is None:
+        return before, None
+    if before.index != chain.index:
+        return chain, (
+            f"the segment begins with entry {segment.first_index}, "
+            f"but the one before it ends with entry {chain.index}"
+        )
+    if before.hash != chain.hash or before.epoch < chain.epoch:
+        return chain, "it does not carry on the chain of the segment before it"
+    return replace(chain, epoch=before.epoch), None
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """Where the walk through one segment came to."""
+
+    chain: ChainEnd
+    end: int
+    unvouched: int
+    entries: int
+    reason: str | None
+    is_misfit: bool
+
+
+def _walk(
+    log: SegmentedLog,
+    segment: Segment,
+    chain: ChainEnd,
+    entries: int,
+    on_entry: Callable[[WalEntry], None],
+) -> _Walk:
+    scanner = log.scan(segment)
+    reason = None
+    is_misfit = False
+    # Offset of the first entry of the group that was written last: what none vouches for.
+    group = SEGMENT_HEADER_SIZE
+    for packed in scanner:
+        entry = unpack(packed)
+        reason = "not an entry of this log" if entry is None else chain.misfit(entry)
+        if entry is None or reason is not None:
+            is_misfit = True
+            break
+        if entry.durable == chain.index:
+            group = scanner.offset
+        chain = chain.then(entry, packed)
+        entries += 1
+        on_entry(entry)
+    else:
+        reason = scanner.problem
+        is_misfit = scanner.is_sound
+        if reason is None and end_of_data(segment.file, scanner.offset) > scanner.offset:
+            reason = f"no entry {scanner.index}, but bytes that are not zero after its place"
+        size_made = segment.header.size if segment.header is not None else 0
+        if reason is None and segment.file.size() < size_made:
+            reason = f"the file ends after {segment.file.size()} bytes of {size_made}"
+            is_misfit = True
+    return _Walk(chain, scanner.offset, group, entries, reason, is_misfit)
+
+
+def _inquest(
+    log: SegmentedLog,
+    place: int,
+    offset: int,
+    chain: ChainEnd,
+    reason: str,
+    *,
+    sure: bool,
+    vouched: WalIndex,
+) -> Damage:
+    """Hear every later entry on what was durable, and judge."""
+    segment = log.segments[place]
+    index = WalIndex(chain.index + 1)
+    known = max(vouched, chain.durable)
+    readable = 0
+    last_readable = WalIndex(0)
+    for number, each in enumerate(log.segments[place:]):
+        found = find_entries(
+            each.file,
+            offset=SEGMENT_HEADER_SIZE if number else offset,
+            index=index,
+            index_max=max(index, each.first_index) + each.file.size() // ENTRY_HEADER_SIZE,
+            entry_size_max=log.layout.entry_size_max,
+        )
+        for _, packed in found:
+            entry = unpack(packed)
+            if entry is not None:
+                readable += 1
+                last_readable = max(last_readable, entry.index)
+                known = max(known, entry.durable)
+    return Damage(
+        path=segment.path,
+        offset=offset,
+        end=end_of_data(segment.file, offset),
+        index=index,
+        reason=reason,
+        is_corruption=sure or known >= index,
+        readable_after=readable,
+        last_readable=last_readable,
+        vouched=known,
+    )
+
+
+def _report(log: SegmentedLog, place: int, walk: _Walk, damage: Damage | None) -> LogReport:
+    return LogReport(
+        segments=len(log.segments),
+        entries=walk.entries,
+        first_index=WalIndex(log.segments[0].first_index),
+        last=walk.chain,
+        segment=log.segments[place].first_index,
+        end=walk.end,
+        unvouched=walk.unvouched,
+        damage=damage,
+    )
+
+
+def as_error(damage: Damage) -> DamagedFile:
+    """The DamagedFile that refuses to open a log with this damage."""
+    return damaged(damage.path, damage.offset, damage.describe())

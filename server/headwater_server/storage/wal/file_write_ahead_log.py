@@ -1,0 +1,489 @@
+"""The write-ahead log in files: one segmented log, preallocated, one sync a group.
+
+What happens at open, in this order, before anything is trusted:
+
+1. Every entry is checked (check.py). Corruption refuses to open.
+2. A torn tail is copied to a file of its own, then erased; both are synced. So what a dead
+   writer left beyond the end can never be taken for something of a later one.
+3. The last group is written again where it is, and synced. After a process that died between
+   its write and its sync, we may see bytes that only the page cache has; and after a sync that
+   failed, the kernel takes them for written, so only a new write makes a new sync mean anything.
+4. The directory is synced: a segment that was renamed just before may have its name in the
+   cache only.
+
+The first read after that, which is the replay's, gets what the check has in its hands, as far
+as there was room to keep it, so most restarts read and hash the log once. What it gets is what
+was checked, whatever becomes of the file in between; the rest is read and checked again.
+
+A submit is one write and one fdatasync, or one of each a segment when it crosses into the next.
+"""
+
+import random as random_module
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from headwater_protocol.limits import MIB
+from headwater_server.storage.errors import DiskFull, LogFailed, LogGoesOn, NotClaimed
+from headwater_server.storage.files.file_system import FileSystem, make_durable_directory
+from headwater_server.storage.log.log_segment import SEGMENT_HEADER_SIZE, damaged, end_of_data
+from headwater_server.storage.log.segmented_log import LogLayout, Place, SegmentedLog
+from headwater_server.storage.wal.check import (
+    Damage,
+    KeptEntries,
+    LogReport,
+    as_error,
+    check_log,
+)
+from headwater_server.storage.wal.entry import (
+    ChainEnd,
+    attachment,
+    attachment_of,
+    chain_before,
+    pack,
+    unpack,
+)
+from headwater_server.storage.wal.interface import (
+    BODY_SIZE_MAX,
+    ENTRY_SIZE_MAX,
+    FIRST_HASH,
+    Body,
+    Epoch,
+    WalEntry,
+    WalIndex,
+    cut_into_bodies,
+)
+
+SEGMENT_SIZE_DEFAULT: Final = 16 * MIB
+"""Bytes of a segment. A crossing costs two syncs more, so not too small; writing a spare full of
+zeros takes a slice of the disk's bandwidth at once, so not too large."""
+
+COPIES_MAX: Final = 16
+"""Torn tails that are kept: each is up to a group, and a server that crashes again and again
+would fill the disk with them. Nobody was told that what they hold is durable."""
+
+KEPT_SIZE_DEFAULT: Final = 16 * MIB
+"""Bytes of entries, as they are in memory, that the check keeps for the replay: what two full
+memtables of small commits have in the log. They go one by one as the replay takes them."""
+
+SEGMENT_SIZE_MIN: Final = SEGMENT_HEADER_SIZE + 512
+"""Bytes of the smallest segment that is allowed: for tests that cross often."""
+
+_BEGUN_SIZE: Final = SEGMENT_HEADER_SIZE + ENTRY_SIZE_MAX
+"""Bytes of the segment of a log that is begun for a copy: the largest entry goes in."""
+
+_OVERHEAD: Final = ENTRY_SIZE_MAX - BODY_SIZE_MAX + 7
+"""Bytes of an entry beside its body: its header, its fields, and zeros up to a multiple of 8."""
+
+
+Timed = Callable[[Callable[[], None]], None]
+"""Makes a call, and may measure how long it takes."""
+
+
+def untimed(call: Callable[[], None]) -> None:
+    """Make the call."""
+    call()
+
+
+def _layout(database_id: bytes, segment_size: int) -> LogLayout:
+    assert segment_size >= SEGMENT_SIZE_MIN
+    return LogLayout(
+        kind=b"wal",
+        suffix=".wal",
+        database_id=database_id,
+        segment_size=segment_size,
+        entry_size_max=ENTRY_SIZE_MAX,
+        preallocate=True,
+        attachment_of=attachment_of,
+    )
+
+
+class FileWriteAheadLog:
+    """A WriteAheadLog on a FileSystem. The caller has locked the data directory.
+
+    Attributes:
+        torn: the torn tail that `open` found and set aside; None if there was none.
+    """
+
+    def __init__(
+        self,
+        log: SegmentedLog,
+        report: LogReport,
+        random: random_module.Random,
+        kept: KeptEntries,
+    ) -> None:
+        self.torn: Damage | None = None
+        self._kept = kept.entries
+        self._log = log
+        self._random = random
+        self._last: ChainEnd = report.last
+        self._epoch: Epoch | None = None
+        self._failure: BaseException | None = None
+        self._timed: Timed = untimed
+        # An entry must fit into a segment, of today's size or of the one that is still open.
+        smallest = min(log.layout.segment_size, log.limit) - SEGMENT_HEADER_SIZE
+        self._entry_size_max = min(ENTRY_SIZE_MAX, smallest & ~7)
+        self._body_size_max = self._entry_size_max - _OVERHEAD
+
+    @classmethod
+    def open(
+        cls,
+        file_system: FileSystem,
+        directory: str,
+        *,
+        database_id: bytes,
+        random: random_module.Random,
+        segment_size: int = SEGMENT_SIZE_DEFAULT,
+        vouched: WalIndex = WalIndex(0),  # noqa: B008
+        kept_size_max: int = KEPT_SIZE_DEFAULT,
+        timed: Timed = untimed,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> "FileWriteAheadLog":
+        """Open the log in *directory*, or begin one if there is none.
+
+        *vouched* is an index that is known to have been durable, from a checkpoint say: a log
+        that lost it, or any entry before it, is damaged. *random* gives entries their ids.
+        Entries that take up to *kept_size_max* bytes are kept for the first read, or until the
+        claim. *timed* makes the fsyncs of groups, and may measure how long they take.
+        *lock* is passed to the segments; see SegmentedLog.open.
+
+        Raises:
+            DamagedFile: something durable is lost; the message says what a repair gives up.
+            FormatTooNew: a newer version wrote the log.
+            DiskFull: no room for a first segment, or for the copy of a torn tail.
+        """
+        make_durable_directory(file_system, directory)
+        log = SegmentedLog.open(
+            file_system, directory, _layout(database_id, segment_size), lock=lock
+        )
+        try:
+            if not log.segments:
+                if vouched or log.has_copies:
+                    raise damaged(directory, 0, f"no log; entries up to {vouched} were durable")
+                log.start(1, attachment(Epoch(0), FIRST_HASH))
+            kept = KeptEntries(kept_size_max)
+            report = check_log(log, vouched=vouched, on_entry=kept.add)
+            damage = report.damage
+            if damage is not None and cls._is_corruption(damage):
+                raise as_error(damage)
+            log.resume(report.last.index + 1, report.end)
+            if damage is not None:
+                segment = log.segments[-1]
+                if damage.end > damage.offset:
+                    log.keep_copy(segment, damage.offset, damage.end)
+                log.cut(Place(report.segment, report.end), report.last.index + 1)
+                log.remove_old_copies(COPIES_MAX)
+            _write_again(log, report)
+            file_system.sync_directory(directory)
+        except BaseException:
+            log.close()
+            raise
+        opened = cls(log, report, random, kept)
+        opened._timed = timed
+        opened.torn = damage
+        # All that was found is durable now, whatever it was when it was written.
+        opened._last = report.last.all_durable()
+        return opened
+
+    @staticmethod
+    def _is_corruption(damage: Damage) -> bool:
+        """The judgement on damage, by itself so that a test can take it away and see the loss."""
+        return damage.is_corruption
+
+    @property
+    def first_index(self) -> WalIndex:
+        return WalIndex(self._log.segments[0].first_index)
+
+    @property
+    def last_index(self) -> WalIndex:
+        return self._last.index
+
+    @property
+    def size(self) -> int:
+        return self._log.size
+
+    @property
+    def room(self) -> int:
+        left = self._log.limit - self._log.end
+        spares = self._log.spares
+        whole = self._body_size_max if spares else min(self._body_size_max, left - _OVERHEAD)
+        # A group of more than one entry loses, in each segment, less than the entry that did
+        # not fit, and pays for up to three entries where one full body would do.
+        entry = self._entry_size_max
+        capacity = self._log.layout.segment_size - SEGMENT_HEADER_SIZE
+        bytes_left = max(0, left - entry) + spares * max(0, capacity - entry) - 3 * _OVERHEAD
+        many = bytes_left * self._body_size_max // (self._body_size_max + 3 * _OVERHEAD)
+        return max(0, whole, many)
+
+    def read(self, after: WalIndex) -> Iterator[WalEntry]:
+        last = self._last.index
+        if after >= last:
+            return
+        if after + 1 < self.first_index:
+            raise damaged(
+                self._log.directory,
+                0,
+                f"entry {after + 1} was trimmed; the log begins with entry {self.first_index}",
+            )
+        kept = self._kept
+        # Each goes to one reader; who asks for one that is gone reads the file.
+        while kept and kept[0].index <= after + 1:
+            entry = kept.popleft()
+            if entry.index > after:
+                after = entry.index
+                yield entry
+        if after >= last:
+            return
+        chain: ChainEnd | None = None
+        segments = list(self._log.segments)
+        first = self._log.segment_of(after + 1) or segments[0]
+        for segment in segments[segments.index(first) :]:
+            assert segment.header is not None
+            if chain is None:
+                chain = chain_before(segment.first_index, segment.header.attachment)
+            scanner = self._log.scan(segment)
+            for packed in scanner:
+                found = unpack(packed)
+                misfit = "not an entry of this log" if found is None else chain.misfit(found)
+                if found is None or misfit is not None:
+                    raise damaged(segment.path, scanner.offset, f"it changed since open: {misfit}")
+                if found.index > after:
+                    yield found
+                if found.index == last:
+                    return
+                chain = chain.then(found, packed)
+            if scanner.problem is not None:
+                raise damaged(
+                    segment.path, scanner.offset, f"it changed since open: {scanner.problem}"
+                )
+        raise damaged(self._log.directory, 0, f"entry {last} is gone since open")
+
+    def claim(self, after: WalIndex) -> Epoch:
+        if self._failure is not None:
+            raise LogFailed("the log failed before") from self._failure
+        if after < self._last.index:
+            raise LogGoesOn(f"claim after entry {after}; the log ends with {self._last.index}")
+        if after > self._last.index:
+            raise damaged(
+                self._log.directory,
+                0,
+                f"entry {after} was durable, but the log ends with entry {self._last.index}",
+            )
+        epoch = Epoch(self._last.epoch + 1)
+        self._append([Body(())], epoch)
+        self._epoch = epoch
+        self._kept.clear()
+        return epoch
+
+    def submit(self, records: Sequence[bytes]) -> WalIndex:
+        assert records
+        if self._epoch is None:
+            raise NotClaimed("submit without a claim")
+        self._append(cut_into_bodies(records, self._body_size_max), self._epoch)
+        return self._last.index
+
+    def seal(self) -> None:
+        if self._epoch is None:
+            raise NotClaimed("seal without a claim")
+        if not self._last.is_empty:
+            self._append([Body(())], self._epoch)
+
+    def roll(self) -> None:
+        if self._epoch is None:
+            raise NotClaimed("roll without a claim")
+        # Only whole segments are trimmed, so the entry gets a new one.
+        self._log.limit = self._log.end
+        self._append([Body(())], self._epoch)
+
+    def _append(self, bodies: Sequence[Body], epoch: Epoch) -> None:
+        """Write one group and sync it."""
+        if self._failure is not None:
+            raise LogFailed("the log failed before") from self._failure
+        # The group does not vouch for itself: each of its entries says what was durable before.
+        durable = self._last.index
+        last = self._last
+        entries: list[bytes] = []
+        for body in bodies:
+            packed, last = pack(body, last, epoch, self._random.randbytes(16), durable)
+            entries.append(packed)
+        log = self._log
+        if len(entries) > 1 or log.end + len(entries[0]) > log.limit:
+            log.reserve(entries)
+        try:
+            log.append(entries)
+            if self._timed is untimed:
+                log.sync()
+            else:
+                self._timed(log.sync)
+        except BaseException as error:
+            # Never again with this object: a second sync could report success for lost pages.
+            self._failure = error
+            if isinstance(error, DiskFull):
+                raise LogFailed("the disk took a preallocated write for new space") from error
+            raise
+        self._last = last
+
+    def prepare(self) -> None:
+        self._log.prepare()
+
+    def trim(self, below: WalIndex) -> None:
+        self._log.remove_below(below)
+
+    def close(self) -> None:
+        self._log.close()
+
+
+def _write_again(log: SegmentedLog, report: LogReport) -> None:
+    """Make the last group durable, whatever became of it before. See the module."""
+    file = log.segments[-1].file
+    for at in range(report.unvouched, report.end, MIB):
+        file.write_at(at, file.read_at(at, min(MIB, report.end - at)))
+    file.sync()
+
+
+# For `headwater check` and `headwater repair`.
+
+
+def check_files(
+    file_system: FileSystem,
+    directory: str,
+    *,
+    database_id: bytes,
+    vouched: WalIndex = WalIndex(0),  # noqa: B008
+) -> LogReport | None:
+    """Read every byte of the log and change nothing; None if there is no log.
+
+    `damage.describe()` of the report says what is wrong, and what a repair would give up.
+    """
+    if not file_system.exists(directory):
+        return None
+    layout = _layout(database_id, SEGMENT_SIZE_DEFAULT)
+    log = SegmentedLog.open(file_system, directory, layout, writable=False)
+    try:
+        return check_log(log, vouched=vouched) if log.segments else None
+    finally:
+        log.close()
+
+
+def read_files(
+    file_system: FileSystem, directory: str, *, database_id: bytes
+) -> Iterator[WalEntry]:
+    """The entries of a log up to its first damage, and change nothing."""
+    layout = _layout(database_id, SEGMENT_SIZE_DEFAULT)
+    log = SegmentedLog.open(file_system, directory, layout, writable=False)
+    try:
+        if not log.segments:
+            return
+        last = check_log(log, vouched=WalIndex(0)).last.index
+        for segment in log.segments:
+            for packed in log.scan(segment):
+                entry = unpack(packed)
+                if entry is None or entry.index > last:
+                    return
+                yield entry
+    finally:
+        log.close()
+
+
+def begin_files(
+    file_system: FileSystem, directory: str, *, database_id: bytes, after: WalIndex
+) -> None:
+    """Make an empty log, durably, in which the entry behind *after* is the first.
+
+    It is that of a copy of the files, which have all that the entries up to there brought.
+
+    Raises:
+        DiskFull: there is no room.
+    """
+    # Small: most copies are never written to, and the next segments are of the usual size.
+    log = SegmentedLog(file_system, directory, _layout(database_id, _BEGUN_SIZE))
+    try:
+        log.start(after + 1, attachment(Epoch(0), FIRST_HASH))
+    finally:
+        log.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What a repair did.
+
+    Attributes:
+        last_index: the entry with which the log ends now.
+        copies: files with the bytes that were given up.
+    """
+
+    last_index: WalIndex
+    copies: tuple[str, ...]
+
+
+def repair_files(
+    file_system: FileSystem,
+    directory: str,
+    *,
+    database_id: bytes,
+    segment_size: int = SEGMENT_SIZE_DEFAULT,
+) -> Repair | None:
+    """Cut the log before its first damage and keep what is given up in files beside it.
+
+    None if the log is whole: nothing was changed. Entries before the damage stay; all after it
+    are given up, sound ones too, for nothing may be missing in between.
+    """
+    layout = _layout(database_id, segment_size)
+    log = SegmentedLog.open(file_system, directory, layout)
+    try:
+        report = check_log(log, vouched=WalIndex(0)) if log.segments else None
+        if report is None or report.damage is None:
+            return None
+        copies: list[str] = []
+        last = report.last
+        if log.segments[0].problem is not None:
+            while log.segments:
+                copies.append(log.set_last_aside())
+            log.start(last.index + 1, attachment(last.epoch, last.hash))
+        else:
+            segment = log.segment_of(report.segment)
+            assert segment is not None
+            end = max(report.end, report.damage.end)
+            if report.damage.path == segment.path and end > report.end:
+                copies.append(log.keep_copy(segment, report.end, end))
+            place = Place(report.segment, report.end)
+            copies += log.cut(place, last.index + 1)
+        return Repair(last.index, tuple(copies))
+    finally:
+        log.close()
+
+
+def cut_files(
+    file_system: FileSystem,
+    directory: str,
+    *,
+    database_id: bytes,
+    before: WalIndex,
+    segment_size: int = SEGMENT_SIZE_DEFAULT,
+) -> Repair:
+    """Cut a log that is sound before one of its entries, as `repair_files` does at damage."""
+    layout = _layout(database_id, segment_size)
+    log = SegmentedLog.open(file_system, directory, layout)
+    try:
+        copies: list[str] = []
+        last = check_log(log, vouched=WalIndex(0)).last
+        while log.segments and log.segments[-1].first_index >= before:
+            copies.append(log.set_last_aside())
+        if not log.segments:
+            log.start(last.index + 1, attachment(last.epoch, last.hash))
+            return Repair(last.index, tuple(copies))
+        segment = log.segments[-1]
+        scanner = log.scan(segment)
+        for _ in scanner:
+            if scanner.index == before:
+                break
+        # The scanner stands at the entry that it gave last.
+        place = Place(segment.first_index, scanner.offset)
+        behind = end_of_data(segment.file, place.offset)
+        if behind > place.offset:
+            copies.append(log.keep_copy(segment, place.offset, behind))
+        log.cut(place, before)
+        return Repair(WalIndex(before - 1), tuple(copies))
+    finally:
+        log.close()
