@@ -17,7 +17,7 @@ FOLDERS: Final = ("protocol", "client", "server")
 HERE: Final = Path(__file__).parent.parent
 
 _WHAT_RUNS: Final = """
-import headwater, headwater_protocol, headwater_server.net.session
+import headwater, headwater_protocol, headwater_server.net.server
 from headwater_protocol.compiled import in_use
 print(headwater_protocol.__file__, headwater_server.__file__, headwater.__file__, sep="\\n")
 print("compiled" if in_use() else "source")

@@ -17,7 +17,7 @@ import pytest
 from headwater_protocol.frames import encode_frame
 from headwater_protocol.messages import encode
 from headwater_server.net.server import Server
-from headwater_server.net.session import Session
+from headwater_server.net.session.session import Session
 from headwater_server.storage.store.interface import Family
 from tests.engine.database import Database
 from tests.net.serving import settings

@@ -23,12 +23,12 @@ STILL_TO_CUT: Final[Mapping[str, AbstractSet[str]]] = {
     "headwater_server.engine.state.stored_state": {"headwater_server.engine.checkpoint.checkpoint"},
     "headwater_server.engine.state.layers": {"headwater_server.engine.retention.rules"},
     **{
-        f"headwater_server.net.{module}": {"headwater_server.net.session"}
+        f"headwater_server.net.{module}": {"headwater_server.net.session.session"}
         for module in (
-            "authentication",
-            "backups",
-            "group_handlers",
-            "handlers",
+            "session.authentication",
+            "tasks.backups",
+            "requests.group_handlers",
+            "requests.handlers",
             "service",
         )
     },

@@ -195,7 +195,7 @@ def test_links_of_the_pages_lead_somewhere() -> None:
 
 
 def test_tests_mirror_the_source_tree() -> None:
-    """tests/net/test_session.py is of net/session.py; any other file says what it is about."""
+    """tests/engine/test_engine.py is of engine/engine.py; any other file says what it is about."""
     packages = {
         "protocol": ["protocol/headwater_protocol"],
         "client": ["client/headwater"],

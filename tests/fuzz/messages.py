@@ -37,11 +37,11 @@ from headwater_protocol.messages import depth, scan
 from headwater_protocol.messages import encode as pack
 from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH
 from headwater_protocol.states import Verdict, verdict
-from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.server import Server
-from headwater_server.net.session import Session
+from headwater_server.net.session.session import Session
 from headwater_server.net.settings import ServerSettings
-from headwater_server.net.worker_thread import run_inline
+from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
+from headwater_server.net.threads.worker_thread import run_inline
 from tests.engine.database import Database
 from tests.fuzz import mutations
 from tests.vectors import examples

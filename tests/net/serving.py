@@ -19,10 +19,10 @@ from trio.testing import memory_stream_pair
 
 from headwater_protocol.connection import Answer, ClientConnection, Failure, Push, Responded
 from headwater_protocol.limits import PROTOCOL_VERSION
+from headwater_server.net.drivers.streams import serve_stream
 from headwater_server.net.server import Server
 from headwater_server.net.settings import ServerSettings, SessionSettings
-from headwater_server.net.streams import serve_stream
-from headwater_server.net.worker_thread import RunBlocking
+from headwater_server.net.threads.worker_thread import RunBlocking
 from tests.engine.database import Database
 
 T = TypeVar("T")

@@ -21,8 +21,8 @@ from headwater_protocol.errors import (
     InternalError,
     ShuttingDown,
 )
-from headwater_server.net import handlers
 from headwater_server.net.failures import CommitFailed, Failures
+from headwater_server.net.requests import handlers
 from tests.net.serving import Client, MemoryServer, serving
 
 MISTAKE = AssertionError("positions are dense")

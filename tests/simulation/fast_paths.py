@@ -8,9 +8,9 @@ from headwater_server.engine.retention import rules
 from headwater_server.engine.state.latest_cache import LatestCache
 from headwater_server.engine.state.scan_cache import ScanCache
 from headwater_server.engine.transactions import replaying
-from headwater_server.net.adaptive_fsync import AdaptiveFsync
-from headwater_server.net.group_commit import GroupCommit
-from headwater_server.net.plain_sockets import PlainSockets
+from headwater_server.net.drivers.plain_sockets import PlainSockets
+from headwater_server.net.tasks.group_commit import GroupCommit
+from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from tests.simulation.determinism import replaced
 from tests.simulation.planted import ISOLATION, LOSS, WRONG_READ, Mutant, nothing
 

@@ -20,11 +20,11 @@ import trio
 from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.recovery import open_engine
-from headwater_server.net.adaptive_fsync import FSYNCS_AVERAGED, AdaptiveFsync
-from headwater_server.net.checkpointer import CheckpointFailed
+from headwater_server.net.drivers.streams import serve_stream
 from headwater_server.net.failures import CommitFailed
 from headwater_server.net.server import Server
-from headwater_server.net.streams import serve_stream
+from headwater_server.net.tasks.checkpointer import CheckpointFailed
+from headwater_server.net.threads.adaptive_fsync import FSYNCS_AVERAGED, AdaptiveFsync
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog, Timed

@@ -42,7 +42,8 @@ from headwater_server.engine.state.layers import State
 from headwater_server.engine.transactions import evaluation, planning, validation
 from headwater_server.engine.transactions.sequencer import Sequencer, Ticket
 from headwater_server.engine.transactions.transaction import Transaction
-from headwater_server.net import feeds, session
+from headwater_server.net.push import feeds
+from headwater_server.net.session import session
 from headwater_server.storage.commits.commit_log import CommitLog
 from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.files import directory

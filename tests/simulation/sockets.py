@@ -1,4 +1,4 @@
-"""Sockets in memory, for the driver that the real server uses: net/plain_sockets.py.
+"""Sockets in memory, for the driver that the real server uses: net/drivers/plain_sockets.py.
 
     network.py    connection, server end
                          |
@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import trio
 
-from headwater_server.net.plain_sockets import PlainSockets
-from headwater_server.net.readiness import READ, WRITE
+from headwater_server.net.drivers.plain_sockets import PlainSockets
+from headwater_server.net.drivers.readiness import READ, WRITE
 from headwater_server.net.service import Service
 from tests.simulation.network import IN_FLIGHT_SIZE_MAX, Pipe, SimulatedStream
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from headwater_server.net.readiness import READ, WRITE
+from headwater_server.net.drivers.readiness import READ, WRITE
 from tests.simulation.network import IN_FLIGHT_SIZE_MAX, Network, NetworkFaults
 from tests.simulation.plan import draw
 from tests.simulation.sockets import SimulatedListener, SimulatedReadiness, SimulatedSocket

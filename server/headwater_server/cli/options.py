@@ -15,7 +15,7 @@ import click
 from headwater_protocol.limits import MIB, PORT_DEFAULT
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.net import logs
-from headwater_server.net.memory_budget import SIZE_MIN
+from headwater_server.net.session.memory_budget import SIZE_MIN
 from headwater_server.net.settings import SECOND_MS, Address, ServerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -10,9 +10,9 @@ from headwater_server.cli.descriptors import raise_limit
 from headwater_server.cli.failures import one_line
 from headwater_server.cli.options import server_options, settings_from
 from headwater_server.net import logs
-from headwater_server.net.checkpointer import CheckpointFailed
 from headwater_server.net.failures import CommitFailed
 from headwater_server.net.server import serve as run_server
+from headwater_server.net.tasks.checkpointer import CheckpointFailed
 
 DISK_FAILED: Final = 74
 """Exit status after a disk that failed: EX_IOERR of sysexits.h. Start again; the log decides."""

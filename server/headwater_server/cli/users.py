@@ -17,8 +17,8 @@ from headwater_server.engine.accounts import Verifier
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net import logs
-from headwater_server.net.authentication import MECHANISM
 from headwater_server.net.server import open_directory
+from headwater_server.net.session.authentication import MECHANISM
 from headwater_server.net.settings import ServerSettings
 
 ITERATIONS: Final = 15_000

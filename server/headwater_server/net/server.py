@@ -37,24 +37,24 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.pacing import UNPACED, Pacer, Pacing
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.recovery import open_engine
-from headwater_server.net import streams
-from headwater_server.net.adaptive_fsync import AdaptiveFsync
-from headwater_server.net.backups import Backups
-from headwater_server.net.checkpointer import Checkpointer, CheckpointFailed
-from headwater_server.net.event_source import EventSource
+from headwater_server.net.drivers import streams
+from headwater_server.net.drivers.listening import Listeners, tls_context
+from headwater_server.net.drivers.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
 from headwater_server.net.failures import CommitFailed, Failures
-from headwater_server.net.feeds import Feeds
-from headwater_server.net.garbage_collection import GarbageCollection, replaying
-from headwater_server.net.group_commit import GroupCommit
-from headwater_server.net.group_deliveries import GroupDeliveries
-from headwater_server.net.key_source import KeyRange, KeySource
-from headwater_server.net.listening import Listeners, tls_context
-from headwater_server.net.maintenance import Maintenance
-from headwater_server.net.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
-from headwater_server.net.rewriter import Rewriter
+from headwater_server.net.push.event_source import EventSource
+from headwater_server.net.push.feeds import Feeds
+from headwater_server.net.push.group_deliveries import GroupDeliveries
+from headwater_server.net.push.key_source import KeyRange, KeySource
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
-from headwater_server.net.worker_thread import RunBlocking, WorkerThread
+from headwater_server.net.tasks.backups import Backups
+from headwater_server.net.tasks.checkpointer import Checkpointer, CheckpointFailed
+from headwater_server.net.tasks.garbage_collection import GarbageCollection, replaying
+from headwater_server.net.tasks.group_commit import GroupCommit
+from headwater_server.net.tasks.maintenance import Maintenance
+from headwater_server.net.tasks.rewriter import Rewriter
+from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
+from headwater_server.net.threads.worker_thread import RunBlocking, WorkerThread
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore

@@ -23,17 +23,17 @@ from headwater_protocol.errors import (
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.transactions.sequencer import Ticket
-from headwater_server.net.authentication import Authentication
-from headwater_server.net.backups import Backups
 from headwater_server.net.failures import Failures
-from headwater_server.net.feeds import Feeds
-from headwater_server.net.group_commit import GroupCommit
-from headwater_server.net.group_deliveries import GroupDeliveries
-from headwater_server.net.handlers import HANDLERS, Handler
-from headwater_server.net.key_source import KeyRange
-from headwater_server.net.memory_budget import MemoryBudget, default_size
-from headwater_server.net.session import Session
+from headwater_server.net.push.feeds import Feeds
+from headwater_server.net.push.group_deliveries import GroupDeliveries
+from headwater_server.net.push.key_source import KeyRange
+from headwater_server.net.requests.handlers import HANDLERS, Handler
+from headwater_server.net.session.authentication import Authentication
+from headwater_server.net.session.memory_budget import MemoryBudget, default_size
+from headwater_server.net.session.session import Session
 from headwater_server.net.settings import ServerSettings
+from headwater_server.net.tasks.backups import Backups
+from headwater_server.net.tasks.group_commit import GroupCommit
 
 _log = structlog.get_logger(__name__)
 

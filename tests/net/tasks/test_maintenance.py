@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from headwater_server.net.maintenance import Maintenance
+from headwater_server.net.tasks.maintenance import Maintenance
 
 
 class Engine:

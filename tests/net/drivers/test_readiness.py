@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from headwater_server.net.readiness import READ, WRITE, AnySystem, Epoll, Readiness
+from headwater_server.net.drivers.readiness import READ, WRITE, AnySystem, Epoll, Readiness
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -13,10 +13,10 @@ from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.consumer_groups.records import GroupSettings
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.transactions.sequencer import Ticket
-from headwater_server.net.group_deliveries import Membership
+from headwater_server.net.push.group_deliveries import Membership
 
 if TYPE_CHECKING:
-    from headwater_server.net.session import Session
+    from headwater_server.net.session.session import Session
 
 
 def _answer(

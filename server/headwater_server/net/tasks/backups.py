@@ -17,11 +17,11 @@ import trio
 
 from headwater_protocol.errors import BackupFailed, HeadwaterError, ShuttingDown, TooMany
 from headwater_server.engine.backup import Backup, check_name, write_backup
-from headwater_server.net.checkpointer import Checkpointer
-from headwater_server.net.worker_thread import RunBlocking
+from headwater_server.net.tasks.checkpointer import Checkpointer
+from headwater_server.net.threads.worker_thread import RunBlocking
 
 if TYPE_CHECKING:
-    from headwater_server.net.session import Session
+    from headwater_server.net.session.session import Session
 
 _log = structlog.get_logger(__name__)
 

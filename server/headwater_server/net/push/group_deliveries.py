@@ -23,8 +23,8 @@ from headwater_server.engine.consumer_groups.host import Turn
 from headwater_server.engine.consumer_groups.streams import Member
 from headwater_server.engine.engine import Engine
 from headwater_server.net.failures import Failures
-from headwater_server.net.feeds import STEPS_PER_TURN_MAX, Channel, Subscriber
-from headwater_server.net.group_commit import GroupCommit
+from headwater_server.net.push.feeds import STEPS_PER_TURN_MAX, Channel, Subscriber
+from headwater_server.net.tasks.group_commit import GroupCommit
 
 _log = structlog.get_logger(__name__)
 

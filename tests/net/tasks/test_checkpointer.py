@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from headwater_server.net.checkpointer import CheckpointFailed
 from headwater_server.net.settings import ServerSettings
+from headwater_server.net.tasks.checkpointer import CheckpointFailed
 from headwater_server.storage.errors import DiskFull
 from tests.engine.database import SETTINGS
 from tests.net.serving import serving, settings

@@ -16,9 +16,9 @@ import trio
 
 from headwater_protocol.limits import MIB
 from headwater_server.engine.engine import Engine
-from headwater_server.net.group_commit import GroupCommit
 from headwater_server.net.service import Service
-from headwater_server.net.worker_thread import RunBlocking
+from headwater_server.net.tasks.group_commit import GroupCommit
+from headwater_server.net.threads.worker_thread import RunBlocking
 
 _log = structlog.get_logger(__name__)
 

@@ -10,9 +10,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.transactions.sequencer import Group
-from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.failures import CommitFailed
-from headwater_server.net.group_commit import GroupCommit
+from headwater_server.net.tasks.group_commit import GroupCommit
+from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from headwater_server.storage.errors import DiskFull
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ import trio.testing
 from headwater_protocol.connection import Answer, ClientConnection, Failure
 from headwater_protocol.errors import TooMany
 from headwater_protocol.limits import PROTOCOL_VERSION
-from headwater_server.net.listening import CannotListen, Listeners
+from headwater_server.net.drivers.listening import CannotListen, Listeners
 from headwater_server.net.settings import Address, ServerSettings
 from tests.net.serving import Client, MemoryServer, serving, settings
 

@@ -19,13 +19,13 @@ from headwater_protocol.errors import TooMany
 from headwater_protocol.frames import encode_frame
 from headwater_protocol.limits import KIB, MIB, PROTOCOL_VERSION
 from headwater_protocol.messages import encode
-from headwater_server.net.memory_budget import (
+from headwater_server.net.session.memory_budget import (
     FREE_SIZE,
     SIZE_DEFAULT_MAX,
     MemoryBudget,
     default_size,
 )
-from headwater_server.net.session import Session
+from headwater_server.net.session.session import Session
 from headwater_server.net.settings import ServerSettings
 from tests.net.serving import MemoryServer, serving, settings
 

@@ -13,7 +13,7 @@ from headwater_protocol.messages import array_header
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.format.events import StoredEvent, category_of, decode_event
 from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
-from headwater_server.net.feeds import Batch, Feed, LivePage, Page
+from headwater_server.net.push.feeds import Batch, Feed, LivePage, Page
 
 EventFeed: TypeAlias = Feed[EventFilter]
 

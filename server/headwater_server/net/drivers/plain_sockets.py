@@ -29,9 +29,9 @@ import structlog
 import trio
 
 from headwater_protocol.errors import HeadwaterError
-from headwater_server.net.readiness import READ, WRITE, Readiness, open_readiness
+from headwater_server.net.drivers.readiness import READ, WRITE, Readiness, open_readiness
 from headwater_server.net.service import Service
-from headwater_server.net.session import Session
+from headwater_server.net.session.session import Session
 
 _log = structlog.get_logger(__name__)
 

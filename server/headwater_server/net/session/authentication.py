@@ -23,7 +23,7 @@ from headwater_server.engine.accounts import Account, Verifier
 from headwater_server.engine.engine import Engine
 
 if TYPE_CHECKING:
-    from headwater_server.net.session import Session
+    from headwater_server.net.session.session import Session
 
 _log = structlog.get_logger(__name__)
 

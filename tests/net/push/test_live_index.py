@@ -7,8 +7,8 @@ import pytest
 
 from headwater_server.engine.format.events import decode_event, encode_event
 from headwater_server.engine.reads.filters import EVERYTHING, Criterion, EventFilter
-from headwater_server.net.event_source import LiveIndex
-from headwater_server.net.feeds import Feed, Owner, Subscriber
+from headwater_server.net.push.event_source import LiveIndex
+from headwater_server.net.push.feeds import Feed, Owner, Subscriber
 
 STREAMS = ["a-1", "a-2", "b-1", "b"]
 TYPES = ["T", "U", "V"]

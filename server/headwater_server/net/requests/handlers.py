@@ -25,13 +25,13 @@ from headwater_server.engine.accounts import Verifier
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.reads.reading import Reader
 from headwater_server.engine.transactions.sequencer import Ticket
-from headwater_server.net.authentication import MECHANISM
-from headwater_server.net.feeds import Feed
-from headwater_server.net.group_handlers import GROUP_HANDLERS
-from headwater_server.net.key_source import key_range
+from headwater_server.net.push.feeds import Feed
+from headwater_server.net.push.key_source import key_range
+from headwater_server.net.requests.group_handlers import GROUP_HANDLERS
+from headwater_server.net.session.authentication import MECHANISM
 
 if TYPE_CHECKING:
-    from headwater_server.net.session import Session
+    from headwater_server.net.session.session import Session
 
 Handler = Callable[["Session", int, list[Any]], bytes | None]
 

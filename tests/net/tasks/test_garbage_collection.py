@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headwater_server.net.garbage_collection import (
+from headwater_server.net.tasks.garbage_collection import (
     GROWTH_SIZE_MAX,
     INTERVAL_S_MAX,
     LOADED_INTERVAL_S,

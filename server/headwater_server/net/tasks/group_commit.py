@@ -28,9 +28,9 @@ import structlog
 import trio
 
 from headwater_server.engine.transactions.sequencer import Group
-from headwater_server.net.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.failures import LAST_WORDS_S, CommitFailed
-from headwater_server.net.worker_thread import RunBlocking
+from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
+from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
 
 _log = structlog.get_logger(__name__)

@@ -32,15 +32,15 @@ from headwater_protocol.errors import (
 )
 from headwater_protocol.operations import OPERATIONS
 from headwater_server.engine.transactions.sequencer import Ticket
-from headwater_server.net.failed_requests import commit_unknown, failed_answer
-from headwater_server.net.feeds import Channel
-from headwater_server.net.memory_budget import FREE_SIZE
-from headwater_server.net.waiting_answers import Answer, WaitingAnswers
+from headwater_server.net.push.feeds import Channel
+from headwater_server.net.session.failed_requests import commit_unknown, failed_answer
+from headwater_server.net.session.memory_budget import FREE_SIZE
+from headwater_server.net.session.waiting_answers import Answer, WaitingAnswers
 
 if TYPE_CHECKING:
     from headwater_server.engine.accounts import Account
-    from headwater_server.net.authentication import Exchange
     from headwater_server.net.service import Service
+    from headwater_server.net.session.authentication import Exchange
 
 _log = structlog.get_logger(__name__)
 

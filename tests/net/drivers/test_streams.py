@@ -8,7 +8,7 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 from headwater_protocol.connection import Failure
 from headwater_protocol.errors import TooMany
-from headwater_server.net.streams import serve_stream
+from headwater_server.net.drivers.streams import serve_stream
 from tests.net.serving import Client, MemoryServer, serving, settings
 
 

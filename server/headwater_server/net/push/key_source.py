@@ -19,7 +19,7 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.reads.changes import Change, CommitChanges
 from headwater_server.engine.reads.reading import user_range
-from headwater_server.net.feeds import Batch, Feed, LivePage, Page
+from headwater_server.net.push.feeds import Batch, Feed, LivePage, Page
 
 KeyRange: TypeAlias = tuple[bytes, bytes]
 """The first key and the end of a range, as the state has them."""

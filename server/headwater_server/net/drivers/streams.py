@@ -12,7 +12,7 @@ import trio
 
 from headwater_protocol.errors import HeadwaterError
 from headwater_server.net.service import Service
-from headwater_server.net.session import Session
+from headwater_server.net.session.session import Session
 
 _log = structlog.get_logger(__name__)
 

@@ -13,8 +13,8 @@ import trio
 
 from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.engine import Engine
-from headwater_server.net.checkpointer import Checkpointer
-from headwater_server.net.group_commit import GroupCommit
+from headwater_server.net.tasks.checkpointer import Checkpointer
+from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.storage.errors import DiskFull
 
 _log = structlog.get_logger(__name__)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headwater_server.net.adaptive_fsync import FAST_FSYNC_S_MAX, AdaptiveFsync
+from headwater_server.net.threads.adaptive_fsync import FAST_FSYNC_S_MAX, AdaptiveFsync
 
 
 class Disk:

@@ -30,8 +30,8 @@ from headwater_server.engine.checkpoint.schedule import (
 )
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.pacing import UNPACED, Pacing
-from headwater_server.net.group_commit import GroupCommit
-from headwater_server.net.worker_thread import RunBlocking
+from headwater_server.net.tasks.group_commit import GroupCommit
+from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
 
 _log = structlog.get_logger(__name__)

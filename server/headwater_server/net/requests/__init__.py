@@ -1,0 +1,1 @@
+"""Requests: one function for each operation, from its arguments to the frame of its answer."""

@@ -1,0 +1,1 @@
+"""The worker thread, and which blocking calls are made in it."""
