@@ -244,7 +244,7 @@ class Written:
         )
 
     def finish_checkpoint(self, result: CheckpointResult) -> None:
-        self.checkpointed.advance(result)
+        self.checkpointed.advance(result.applied, result.time)
         self.state.thaw()
 
     def checkpoint(

@@ -354,7 +354,7 @@ class Checkpointing:
         """Let readers use the files; `trim` then lets the log go that is not needed any more."""
         assert checkpoint is self._current, "one checkpoint at a time"
         assert checkpoint.result is not None, "it has run"
-        self._state.files.advance(checkpoint.result)
+        self._state.files.advance(checkpoint.result.applied, checkpoint.result.time)
         self._state.thaw()
         self._current = None
         self._collected = min(checkpoint.horizon, checkpoint.last_commit)

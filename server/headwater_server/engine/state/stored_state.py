@@ -27,7 +27,7 @@ the write-ahead log, and so in the memtable before anybody reads.
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.format.index_keys import (
@@ -74,9 +74,6 @@ from headwater_server.engine.state.seen_ids import SeenIds, read_seen_ids
 from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.store.interface import Family, StateStore
-
-if TYPE_CHECKING:
-    from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
 
 _INDEXES: Final = {"category": CATEGORY, "type": TYPE, "tag": TAG}
 
@@ -148,15 +145,15 @@ class CheckpointedState:
         """The newest position of the last checkpoint."""
         return Position(self.applied.position)
 
-    def advance(self, result: "CheckpointResult") -> None:
-        """Let readers expect what a checkpoint wrote.
+    def advance(self, applied: Applied, time: LogTime) -> None:
+        """Let readers expect what a checkpoint wrote, up to a commit and a time of the log.
 
         The thread that reads calls it, in one stretch with dropping the frozen memtable, so that
         no reader sees half of it.
         """
-        assert result.applied.commit >= self.applied.commit
-        self.applied = result.applied
-        self.time = result.time
+        assert applied.commit >= self.applied.commit
+        self.applied = applied
+        self.time = time
         self.latest, self.handed_over = self.handed_over, LatestCache()
         self._scan_cache.forget_all()
 
