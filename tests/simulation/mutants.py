@@ -36,9 +36,10 @@ from headwater_server.engine.format.index_keys import TAG
 from headwater_server.engine.reads.reading import Reader
 from headwater_server.engine.retention import rewriting
 from headwater_server.engine.retention.rewriting import Rewriting
-from headwater_server.engine.retention.rules import Retention, Visibility
+from headwater_server.engine.retention.rules import Visibility
 from headwater_server.engine.retention.writes import RetentionEvaluator
 from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.masks import Retention
 from headwater_server.engine.transactions import evaluation, planning, validation
 from headwater_server.engine.transactions.sequencer import Sequencer, Ticket
 from headwater_server.engine.transactions.transaction import Transaction

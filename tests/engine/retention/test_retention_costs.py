@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from headwater_server.engine.format.events import StoredEvent, decode_event
+from headwater_server.engine.format.stored_rules import Rule
 from headwater_server.engine.reads import reading
 from headwater_server.engine.reads.filters import EVERYTHING, Criterion, EventFilter
 from headwater_server.engine.reads.reading import Reader
@@ -126,7 +127,7 @@ def test_a_stream_without_a_rule_is_read_as_if_no_other_had_one(
     looked_up: list[str] = []
     stored_rule = rules.stored_rule
 
-    def counted(state: Any, stream: str, view: int) -> rules.Rule:
+    def counted(state: Any, stream: str, view: int) -> Rule:
         looked_up.append(stream)
         return stored_rule(state, stream, view)
 
@@ -145,7 +146,7 @@ def test_a_page_looks_up_each_stream_with_a_rule_once(
     looked_up: list[str] = []
     stored_rule = rules.stored_rule
 
-    def counted(state: Any, stream: str, view: int) -> rules.Rule:
+    def counted(state: Any, stream: str, view: int) -> Rule:
         looked_up.append(stream)
         return stored_rule(state, stream, view)
 

@@ -36,7 +36,7 @@ from headwater_server.engine.format.index_keys import (
     parse_latest,
     parse_number,
 )
-from headwater_server.engine.retention.rules import decode_rule
+from headwater_server.engine.format.stored_rules import decode_rule
 from headwater_server.engine.state import postings
 from headwater_server.engine.state.stored_state import CheckpointedState
 from headwater_server.storage.store.interface import Family

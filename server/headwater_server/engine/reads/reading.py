@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from headwater_protocol import limits
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
+from headwater_server.engine.format.stored_rules import Rule
 from headwater_server.engine.reads.changes import ChangesPage, read_changes
 from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
 from headwater_server.engine.reads.listing import (
@@ -23,7 +24,7 @@ from headwater_server.engine.reads.listing import (
 )
 from headwater_server.engine.reads.scanning import ScanPage, scan_page
 from headwater_server.engine.reads.searching import Search
-from headwater_server.engine.retention.rules import NO_LIMIT, Rule, Visibility, as_of, hiding_rule
+from headwater_server.engine.retention.rules import NO_LIMIT, Visibility, as_of, hiding_rule
 from headwater_server.engine.state.layers import State
 
 _LOAD_SIZE_MAX: Final = limits.BODY_SIZE_MAX - 64 * limits.KIB

@@ -51,7 +51,7 @@ from headwater_server.engine.format.index_keys import (
     parse_number,
 )
 from headwater_server.engine.format.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
-from headwater_server.engine.retention.rules import decode_rule
+from headwater_server.engine.format.stored_rules import decode_rule
 from headwater_server.engine.state.memtable import MemTable, StreamTail
 from headwater_server.engine.state.stored_state import CheckpointedState
 from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord

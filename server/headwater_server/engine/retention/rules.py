@@ -11,8 +11,8 @@ read the stream conflicts with who changed it. The first version that can be rea
 back: each change of a rule begins with what was hidden before it.
 
 An erasure is no rule: from its commit on the event's data and metadata are nil in every read, at
-past commits too. Positions of erased events are held in memory, as masks, until the event log was
-rewritten without their data; see rewriting.py.
+past commits too. Positions of erased events are held in memory, as masks (state/masks.py), until
+the event log was rewritten without their data; see rewriting.py.
 
 Reads pay for rules only where they meet a stream that has one. `Retention.hiding` has the names of
 all streams whose events a rule may hide, so a read of the log decodes events of these streams and
@@ -20,146 +20,29 @@ copies the bytes of all others. An erasure writes a rule too, to refuse snapshot
 nothing, so its stream is not among them.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-import msgpack
+from collections.abc import Callable
+from typing import Final
 
 from headwater_server.engine.format import keyspaces
-from headwater_server.engine.format.events import decode_event, erase_event, stream_name
-from headwater_server.engine.state.name_filter import NameFilter
-
-if TYPE_CHECKING:
-    from headwater_server.engine.state.layers import Head, State
-
-
-class Rule(NamedTuple):
-    """What is kept of a stream.
-
-    Attributes:
-        before: events below this version are hidden.
-        deleted: the version at which the stream was deleted, 0 if it never was. As long as it
-            is the stream's version, there is no such stream.
-        count_max: events that are kept, the newest; 0: all.
-        age_us_max: microseconds for which an event is kept; 0: for ever.
-        erased_from: the lowest version that was erased, 0 if none was. Snapshots from it on that
-            were made before `erased_commit` hold what was erased.
-        erased_commit: the newest commit that erased an event.
-    """
-
-    before: int = 1
-    deleted: int = 0
-    count_max: int = 0
-    age_us_max: int = 0
-    erased_from: int = 0
-    erased_commit: int = 0
-
-    @property
-    def may_hide(self) -> bool:
-        """Whether events are hidden by it, or can become hidden while it stands."""
-        return self.before > 1 or self.deleted > 0 or self.count_max > 0 or self.age_us_max > 0
-
-
-NO_RULE: Final = Rule()
+from headwater_server.engine.format.events import decode_event, stream_name
+from headwater_server.engine.format.stored_rules import NO_RULE, Rule, decode_rule
+from headwater_server.engine.state.layers import Head, State
 
 NO_LIMIT: Final = 2**63
 """Above every version of a stream."""
 
 
-def encode_rule(rule: Rule) -> bytes:
-    """A rule as it is stored."""
-    packed: bytes = msgpack.packb(rule)
-    return packed
-
-
-def decode_rule(stored: bytes | None) -> Rule:
-    """A rule, from how it is stored. A newer version may have added to it."""
-    return NO_RULE if stored is None else Rule(*msgpack.unpackb(stored)[: len(NO_RULE)])
-
-
-class Retention:
-    """The part of the state that hides and masks.
-
-    Attributes:
-        in_use: whether any stream ever had a rule, or an event erased.
-        hiding: streams whose events may be hidden, at any commit, numbered ones among them. What a
-            rule hides stays hidden, so a stream whose rule hides nothing now hides nothing at
-            past commits either.
-        has_ages: whether any rule ever had an age, so that what can be read changes with time.
-        masked: positions of erased events whose data may still be in the log, with the commit.
-        pending: erasures that are numbered and not published: commit and position.
-    """
-
-    __slots__ = ("has_ages", "hiding", "in_use", "masked", "pending")
-
-    def __init__(self) -> None:
-        self.in_use = False
-        self.hiding = NameFilter()
-        self.masked: dict[int, int] = {}
-        self.pending: deque[tuple[int, int]] = deque()
-        self.has_ages = False
-
-    def load(
-        self,
-        rules: Iterable[tuple[bytes, int, bytes | None]],
-        erasures: Iterable[tuple[bytes, int, bytes | None]],
-    ) -> None:
-        """Begin with the rules and erasures of the files: each a key, its commit and its value."""
-        for key, _, value in rules:
-            self._note_rule(key, value)
-        for key, commit, value in erasures:
-            if value is not None:
-                self.masked[keyspaces.erased_position(key)] = commit
-
-    def note(self, commit: int, writes: Sequence[bytes | None]) -> None:
-        """Take in a commit that is applied, whose last key is one of ours."""
-        for place in range(len(writes) - 2, -1, -2):
-            key, value = writes[place], writes[place + 1]
-            assert key is not None
-            if key < keyspaces.RETENTION:
-                return
-            if key < keyspaces.RETENTION_END:
-                self._note_rule(key, value)
-            elif value is not None:
-                self.pending.append((commit, keyspaces.erased_position(key)))
-
-    def _note_rule(self, key: bytes, value: bytes | None) -> None:
-        self.in_use = True
-        rule = decode_rule(value)
-        if rule.age_us_max:
-            self.has_ages = True
-        if rule.may_hide:
-            self.hiding.add(keyspaces.stream_of_rule(key))
-
-    def publish(self, commit: int) -> None:
-        """Mask what commits up to this one have erased."""
-        while self.pending and self.pending[0][0] <= commit:
-            number, position = self.pending.popleft()
-            self.masked[position] = number
-
-    def mask(self, positions: Iterable[int], stored: list[bytes]) -> list[bytes]:
-        """The stored events at positions, those that are erased without their data."""
-        masked = self.masked
-        return [
-            erase_event(event) if position in masked and event else event
-            for position, event in zip(positions, stored, strict=True)
-        ]
-
-
 # Which events can be read.
 
 
-def as_of(state: "State", view: int) -> int:
+def as_of(state: State, view: int) -> int:
     """The time until which a commit was the newest; the log's time, if it still is."""
     if view >= state.last_commit:
         return state.time.time
     return state.commit_record(view + 1).time
 
 
-def first_version(
-    state: "State", stream: str, head: "Head", version: int, rule: Rule, now: int
-) -> int:
+def first_version(state: State, stream: str, head: Head, version: int, rule: Rule, now: int) -> int:
     """The first version of a stream that can be read while it is at *version*."""
     first = max(rule.before, 1)
     if rule.count_max:
@@ -169,9 +52,7 @@ def first_version(
     return first
 
 
-def _first_since(
-    state: "State", stream: str, head: "Head", first: int, last: int, time: int
-) -> int:
+def _first_since(state: State, stream: str, head: Head, first: int, last: int, time: int) -> int:
     """The first version from *first* on that is not from before a time; *last* + 1 if all are."""
     if _time_of(state, stream, head, first) >= time:
         return first
@@ -185,7 +66,7 @@ def _first_since(
     return high
 
 
-def _time_of(state: "State", stream: str, head: "Head", version: int) -> int:
+def _time_of(state: State, stream: str, head: Head, version: int) -> int:
     stored = state.events(state.stream_positions(stream, head, version, version))[0]
     # What was removed is older than all that can be read.
     return decode_event(stored).time if stored else 0
@@ -201,7 +82,7 @@ class Visibility:
 
     def __init__(
         self,
-        state: "State",
+        state: State,
         position: int,
         *,
         rule_of: Callable[[str], Rule],
@@ -252,7 +133,7 @@ class Visibility:
         return first == 1 or decode_event(stored).version >= first
 
 
-def visibility_at(state: "State", view: int, position: int) -> Visibility:
+def visibility_at(state: State, view: int, position: int) -> Visibility:
     """What can be read at a commit, whose newest event is at *position*."""
     return Visibility(
         state,
@@ -262,33 +143,33 @@ def visibility_at(state: "State", view: int, position: int) -> Visibility:
     )
 
 
-def stored_rule(state: "State", stream: str, view: int) -> Rule:
+def stored_rule(state: State, stream: str, view: int) -> Rule:
     """The rule of a stream at a commit."""
     return decode_rule(state.get(keyspaces.retention_key(stream), view))
 
 
-def hiding_rule(state: "State", stream: str, view: int) -> Rule:
+def hiding_rule(state: State, stream: str, view: int) -> Rule:
     """The rule of a stream at a commit, if it can hide anything; else NO_RULE, mostly unread."""
     if not state.retention.hiding.may_have(stream):
         return NO_RULE
     return stored_rule(state, stream, view)
 
 
-def is_usable(state: "State", snapshot: keyspaces.SnapshotKey, view: int) -> bool:
+def is_usable(state: State, snapshot: keyspaces.SnapshotKey, view: int) -> bool:
     """Whether a snapshot that is there at a commit may be read."""
     visibility = visibility_at(state, view, state.position_at(view))
     lowest, highest = visibility.snapshot_versions(snapshot.stream, view)
     return lowest <= snapshot.version <= highest
 
 
-def is_deleted(state: "State", stream: str, version: int) -> bool:
+def is_deleted(state: State, stream: str, version: int) -> bool:
     """Whether a stream that is at *version* now is deleted."""
     if not state.retention.in_use or not version:
         return False
     return hiding_rule(state, stream, state.last_commit).deleted == version
 
 
-def newest_first_version(state: "State", stream: str) -> int:
+def newest_first_version(state: State, stream: str) -> int:
     """The first version of a stream that can be read now, with all that is numbered."""
     if not state.retention.in_use or not state.retention.hiding.may_have(stream):
         return 1

@@ -18,13 +18,8 @@ from typing import Any, Final
 from headwater_protocol.errors import InvalidArgument, NoSuchEvent
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
-from headwater_server.engine.retention.rules import (
-    NO_RULE,
-    Rule,
-    encode_rule,
-    first_version,
-    stored_rule,
-)
+from headwater_server.engine.format.stored_rules import NO_RULE, Rule, encode_rule
+from headwater_server.engine.retention.rules import first_version, stored_rule
 from headwater_server.engine.state.layers import State
 
 WORDS: Final = frozenset(

@@ -20,7 +20,7 @@ from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.index_keys import NUMBER_END
 from headwater_server.engine.format.planned import Planned
 from headwater_server.engine.log_clock import LogTime
-from headwater_server.engine.retention.rules import Retention
+from headwater_server.engine.state.masks import Retention
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.state.range_merge import RUN_KEYS, first_items
 from headwater_server.engine.state.stored_state import CheckpointedState

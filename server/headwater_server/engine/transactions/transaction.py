@@ -16,6 +16,7 @@ from headwater_protocol.errors import InvalidArgument, TooLarge
 from headwater_protocol.operations import SERIALIZABLE
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import encode_event
+from headwater_server.engine.format.stored_rules import Rule
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.reads.reading import (
     EventsPage,
@@ -24,7 +25,6 @@ from headwater_server.engine.reads.reading import (
     user_range,
 )
 from headwater_server.engine.reads.scanning import ScanPage, pack_page
-from headwater_server.engine.retention.rules import Rule
 from headwater_server.engine.retention.writes import changed_rule
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.transactions.write_buffer import (
