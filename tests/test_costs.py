@@ -17,7 +17,7 @@ import pytest
 from headwater_protocol.frames import encode_frame
 from headwater_protocol.messages import encode
 from headwater_server.net.server import Server
-from headwater_server.net.session.session import Session
+from headwater_server.net.session.session import Session, open_session
 from headwater_server.storage.store.interface import Family
 from tests.engine.database import Database
 from tests.net.serving import settings
@@ -59,7 +59,7 @@ class Costs:
             clock=lambda: self.database.now,
             worker=lambda name: nobody,  # type: ignore[arg-type, return-value]
         )
-        self.session: Session = self.server.service.open_session("test", lambda: None)
+        self.session: Session = open_session(self.server.service, "test", lambda: None)
         self.request("hello", 1, "test")
 
     def request(self, operation: str, *arguments: object) -> bytes:

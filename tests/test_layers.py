@@ -7,8 +7,7 @@ imports inside of functions count too, since a reader has to follow them too.
 
 import ast
 import functools
-from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,22 +17,6 @@ PACKAGES: Final = {
     "headwater_protocol": ROOT / "protocol",
     "headwater_server": ROOT / "server",
 }
-
-STILL_TO_CUT: Final[Mapping[str, AbstractSet[str]]] = {
-    "headwater_server.engine.state.stored_state": {"headwater_server.engine.checkpoint.checkpoint"},
-    "headwater_server.engine.state.layers": {"headwater_server.engine.retention.rules"},
-    **{
-        f"headwater_server.net.{module}": {"headwater_server.net.session.session"}
-        for module in (
-            "session.authentication",
-            "tasks.backups",
-            "requests.group_handlers",
-            "requests.handlers",
-            "service",
-        )
-    },
-}
-"""Imports that close a cycle and are still to be removed, by module. This list only shrinks."""
 
 Graph = dict[str, set[str]]
 
@@ -85,26 +68,10 @@ def told(groups: list[set[str]]) -> str:
     return "\n".join(" <-> ".join(sorted(group)) for group in groups)
 
 
-def without(graph: Graph, cut: Mapping[str, AbstractSet[str]]) -> Graph:
-    """A graph without some of its imports."""
-    return {module: others - cut.get(module, set()) for module, others in graph.items()}
-
-
 def test_no_module_imports_itself_by_way_of_others() -> None:
     for package, folder in PACKAGES.items():
-        graph = without(imports_of(package, folder), STILL_TO_CUT)
+        graph = imports_of(package, folder)
         assert not cycles(graph), told(cycles(graph))
-
-
-def test_what_is_still_to_be_cut_does_close_a_cycle() -> None:
-    for module, others in STILL_TO_CUT.items():
-        package = module.partition(".")[0]
-        graph = imports_of(package, PACKAGES[package])
-        rest = without(graph, STILL_TO_CUT)
-        for other in others:
-            assert other in graph.get(module, set()), f"{module} no longer imports {other}"
-            closed = {**rest, module: rest[module] | {other}}
-            assert cycles(closed), f"{module} may import {other}: strike it from the list"
 
 
 def test_a_cycle_is_found_also_if_only_a_type_checker_sees_it() -> None:

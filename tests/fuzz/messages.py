@@ -38,7 +38,7 @@ from headwater_protocol.messages import encode as pack
 from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH
 from headwater_protocol.states import Verdict, verdict
 from headwater_server.net.server import Server
-from headwater_server.net.session.session import Session
+from headwater_server.net.session.session import Session, open_session
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.threads.worker_thread import run_inline
@@ -83,7 +83,7 @@ class Bare:
 
     def connect(self, *, hello: bool = True) -> Session:
         """A new session."""
-        session = self.service.open_session("fuzz", lambda: None)
+        session = open_session(self.service, "fuzz", lambda: None)
         if hello:
             self.feed(session, encode_frame(encode([1, "hello", PROTOCOL_VERSION, "fuzz"])))
             answers(session)
@@ -338,6 +338,7 @@ class Fuzzer:
         assert status == OK
         session.close()
         for other in list(bare.service.sessions):
+            assert isinstance(other, Session)
             other.close()
         assert bare.database.engine.open_count(session) == 0
         assert bare.subscriptions.count == 0

@@ -45,6 +45,7 @@ from headwater_server.net.push.event_source import EventSource
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange, KeySource
+from headwater_server.net.requests.handlers import HANDLERS
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.tasks.backups import Backups
@@ -134,6 +135,7 @@ class Server:
         self.service = Service(
             engine,
             settings,
+            handlers=HANDLERS,
             clock=clock,
             monotonic=trio.current_time,
             group_commit=self._group_commit,

@@ -27,10 +27,9 @@ from headwater_server.net.failures import Failures
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange
-from headwater_server.net.requests.handlers import HANDLERS, Handler
 from headwater_server.net.session.authentication import Authentication
 from headwater_server.net.session.memory_budget import MemoryBudget, default_size
-from headwater_server.net.session.session import Session
+from headwater_server.net.session.peer import Peer
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.tasks.backups import Backups
 from headwater_server.net.tasks.group_commit import GroupCommit
@@ -43,6 +42,11 @@ def _server_name() -> str:
         return f"headwater {version('headwater')}"
     except PackageNotFoundError:
         return "headwater"
+
+
+Handler = Callable[[Any, int, list[Any]], bytes | None]
+"""Serves one operation: takes the session, the request's id and its arguments, and returns the
+frame of the answer, or None if that comes later."""
 
 
 class _AccountChange:
@@ -83,6 +87,7 @@ class Service:
         engine: Engine,
         settings: ServerSettings,
         *,
+        handlers: Mapping[str, Handler],
         clock: Callable[[], int],
         monotonic: Callable[[], float],
         group_commit: GroupCommit,
@@ -103,7 +108,7 @@ class Service:
         self.backups = backups
         self.failures = failures
         failures.on_failure(self._stop_serving)
-        self.handlers: Mapping[str, Handler] = HANDLERS
+        self.handlers = handlers
         self.server_name: Final = _server_name()
         self.local_only = local_only
         self.authentication_needed = engine.accounts.any() or not local_only
@@ -117,9 +122,9 @@ class Service:
         )
         self.stopping = False
         # A dict, so that they are gone through in the same order every time.
-        self.sessions: dict[Session, None] = {}
-        self.strangers: dict[Session, float] = {}
-        self._departing: dict[Session, float] = {}
+        self.sessions: dict[Peer, None] = {}
+        self.strangers: dict[Peer, float] = {}
+        self._departing: dict[Peer, float] = {}
         self._monotonic = monotonic
         self._connections_total = 0
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -144,8 +149,8 @@ class Service:
                 "those that its data need; ulimit -n raises the limit"
             )
 
-    def open_session(self, peer: str, notify: Callable[[], None]) -> Session:
-        """A session for a new connection.
+    def check_room(self) -> None:
+        """Whether one more connection may have a session.
 
         Raises:
             TooMany, ShuttingDown: no more connections are taken; `refusal` makes the bytes.
@@ -155,11 +160,12 @@ class Service:
             raise TooMany(
                 f"{len(self.sessions)} connections; allowed are {self.settings.connections_max}"
             )
-        session = Session(self, peer=peer, notify=notify)
+
+    def enter(self, session: Peer) -> None:
+        """A session was opened; who it is with is not known yet."""
         self.sessions[session] = None
         self.strangers[session] = self._monotonic()
         self._connections_total += 1
-        return session
 
     @staticmethod
     def refusal(error: HeadwaterError) -> bytes:
@@ -168,11 +174,11 @@ class Service:
         connection.close()
         return connection.error(0, error)
 
-    def welcome(self, session: Session) -> None:
+    def welcome(self, session: Peer) -> None:
         """The session has said hello and proved who it is."""
         self.strangers.pop(session, None)
 
-    def close_session(self, session: Session) -> None:
+    def close_session(self, session: Peer) -> None:
         """Give back what a session held. Its waiting commits go on, unanswered."""
         self.sessions.pop(session, None)
         self.strangers.pop(session, None)
@@ -183,7 +189,7 @@ class Service:
         if rolled_back:
             _log.debug("rolled back with the connection", session=str(session), count=rolled_back)
 
-    def depart(self, session: Session) -> None:
+    def depart(self, session: Peer) -> None:
         """The session only waits until its last word has been sent."""
         self.strangers.pop(session, None)
         self._departing[session] = self._monotonic()
@@ -210,7 +216,7 @@ class Service:
 
     # Rights.
 
-    def authorize(self, operation: str, session: Session) -> None:
+    def authorize(self, operation: str, session: Peer) -> None:
         """Whether the session's user may do this. Today, every user may do everything.
 
         It is asked for every request, while there are users.
@@ -241,7 +247,7 @@ class Service:
                 "addresses: nobody could connect any more"
             )
 
-    def account_changes(self, by: Session, ticket: Ticket, name: str, *, removed: bool) -> None:
+    def account_changes(self, by: Peer, ticket: Ticket, name: str, *, removed: bool) -> None:
         """Put a change of the users in force once it is durable."""
 
         def applied() -> None:

@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from headwater_protocol.connection import ClientConnection, Failure, Push
 from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.limits import PROTOCOL_VERSION
+from headwater_server.net.session.session import open_session
 from tests.net.serving import Client, MemoryServer, serving, settings
 
 Item = tuple[int, int]
@@ -98,7 +99,7 @@ class Reader:
     """A client that reads when it is told to, and holds what comes against the laws."""
 
     def __init__(self, server: MemoryServer, kind: Kind, written: list[Item]) -> None:
-        self.session = server.server.service.open_session("by hand", lambda: None)
+        self.session = open_session(server.server.service, "by hand", lambda: None)
         self.connection = ClientConnection()
         self.kind = kind
         self.written = written

@@ -17,6 +17,7 @@ from headwater_protocol.errors import (
     TooMany,
 )
 from headwater_server.engine.consumer_groups.schedule import RETRY_US_MAX
+from headwater_server.net.session.session import open_session
 from tests.net.serving import Client, MemoryServer, serving, settings
 
 CREATE: Final[tuple[Any, ...]] = (
@@ -304,7 +305,7 @@ async def test_a_member_that_does_not_read_gets_no_more_until_it_does() -> None:
         for n in range(40):
             await server.append(writer, f"a-{n}", b"x" * 10_000)
         await writer.ask(*CREATE)
-        session = server.server.service.open_session("by hand", lambda: None)
+        session = open_session(server.server.service, "by hand", lambda: None)
         client = Client(writer.stream)
         for name, arguments in (("hello", (1,)), ("group_join", ("mailer", 1000))):
             _, frame = client.connection.request(name, *arguments)

@@ -8,6 +8,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from headwater_protocol.connection import Answer, Push
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge, TooMany
+from headwater_server.net.session.session import open_session
 from tests.net.serving import Client, MemoryServer, serving, settings
 
 
@@ -149,7 +150,7 @@ async def test_a_subscriber_that_does_not_read_falls_behind_and_costs_no_memory(
     given = settings(output_pause_size=100_000, output_resume_size=10_000)
     async with serving(given) as server:
         writer = await server.connect()
-        session = server.server.service.open_session("by hand", lambda: None)
+        session = open_session(server.server.service, "by hand", lambda: None)
         client = Client(writer.stream)
         for name, arguments in (("hello", (1,)), ("subscribe", (0, {}, 1_000_000))):
             _, frame = client.connection.request(name, *arguments)

@@ -25,7 +25,7 @@ from headwater_server.net.session.memory_budget import (
     MemoryBudget,
     default_size,
 )
-from headwater_server.net.session.session import Session
+from headwater_server.net.session.session import Session, open_session
 from headwater_server.net.settings import ServerSettings
 from tests.net.serving import MemoryServer, serving, settings
 
@@ -165,7 +165,7 @@ class Peer:
 
     def __init__(self, server: MemoryServer, *, hello: bool = True) -> None:
         self.service = server.server.service
-        self.session: Session = self.service.open_session("by hand", lambda: None)
+        self.session: Session = open_session(self.service, "by hand", lambda: None)
         self.connection = ClientConnection()
         if hello:
             self.ask("hello", PROTOCOL_VERSION)
@@ -223,7 +223,8 @@ async def test_clients_that_behave_are_served_beside_any_mix_that_does_not(seed:
             for each in peers:
                 each.close_if_over()
             peers = [each for each in peers if not each.session.closed]
-            sessions = server.server.service.sessions
+            service = server.server.service
+            sessions = [each for each in service.sessions if isinstance(each, Session)]
             assert budget.used <= SIZE_MAX
             held = sum(session.held_size for session in sessions)
             assert held <= SIZE_MAX + FREE_SIZE * len(sessions)

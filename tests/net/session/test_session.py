@@ -18,6 +18,7 @@ from headwater_protocol.errors import (
 )
 from headwater_protocol.frames import encode_frame
 from headwater_protocol.messages import encode
+from headwater_server.net.session.session import open_session
 from tests.net.serving import serving, settings
 
 
@@ -227,7 +228,7 @@ async def test_too_much_output_is_bounded_while_the_client_reads_nothing() -> No
     async with serving(given) as server:
         client = await server.connect()
         await server.put(client, b"k", b"v" * 10_000)
-        session = server.server.service.open_session("by hand", lambda: None)
+        session = open_session(server.server.service, "by hand", lambda: None)
         session.receive(encode_frame(encode([1, "hello", 1])))
         requests = [encode_frame(encode([n, "get", None, b"k"])) for n in range(2, 102)]
         session.receive(b"".join(requests))
@@ -251,7 +252,7 @@ async def test_a_connection_with_too_much_unread_output_is_dropped() -> None:
     async with serving(given) as server:
         client = await server.connect()
         await server.put(client, b"k", b"v" * 300_000)
-        session = server.server.service.open_session("by hand", lambda: None)
+        session = open_session(server.server.service, "by hand", lambda: None)
         session.receive(encode_frame(encode([1, "hello", 1])))
         session.receive(encode_frame(encode([2, "get", None, b"k"])))
         assert session.aborted

@@ -31,7 +31,7 @@ import trio
 from headwater_protocol.errors import HeadwaterError
 from headwater_server.net.drivers.readiness import READ, WRITE, Readiness, open_readiness
 from headwater_server.net.service import Service
-from headwater_server.net.session.session import Session
+from headwater_server.net.session.session import Session, open_session
 
 _log = structlog.get_logger(__name__)
 
@@ -284,7 +284,7 @@ class PlainSockets:
         connection = _Connection(client)
         try:
             self._service.check_descriptor(client.fileno())
-            session = self._service.open_session(peer, partial(self._notify, connection))
+            session = open_session(self._service, peer, partial(self._notify, connection))
         except HeadwaterError as error:
             _log.warning("connection refused", peer=peer, error=error.message)
             refuse(client, self._service.refusal(error))

@@ -12,7 +12,7 @@ import trio
 
 from headwater_protocol.errors import HeadwaterError
 from headwater_server.net.service import Service
-from headwater_server.net.session.session import Session
+from headwater_server.net.session.session import open_session
 
 _log = structlog.get_logger(__name__)
 
@@ -25,7 +25,7 @@ class _StreamConnection:
         self._receive_size = service.settings.session.receive_size
         self._output = trio.lowlevel.ParkingLot()
         self._input = trio.lowlevel.ParkingLot()
-        self.session: Session = service.open_session(peer, self._wake)
+        self.session = open_session(service, peer, self._wake)
 
     def _wake(self) -> None:
         self._output.unpark()

@@ -4,7 +4,7 @@ As in handlers.py. What changes a group is answered once it is durable.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import InvalidArgument, NoSuchGroup
@@ -14,14 +14,10 @@ from headwater_server.engine.consumer_groups.records import GroupSettings
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.push.group_deliveries import Membership
-
-if TYPE_CHECKING:
-    from headwater_server.net.session.session import Session
+from headwater_server.net.session.session import Session
 
 
-def _answer(
-    session: "Session", request_id: int, ticket: Ticket, payload: Any = None
-) -> bytes | None:
+def _answer(session: Session, request_id: int, ticket: Ticket, payload: Any = None) -> bytes | None:
     def answer(connection: ServerConnection) -> bytes:
         if ticket.error is not None:
             return connection.error(request_id, ticket.error)
@@ -30,7 +26,7 @@ def _answer(
     return session.answer_durable(request_id, ticket, answer)
 
 
-def create(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def create(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Make a group."""
     name, members, after, settings = arguments
     service = session.service
@@ -45,7 +41,7 @@ def create(session: "Session", request_id: int, arguments: list[Any]) -> bytes |
     return _answer(session, request_id, ticket, ticket.payload)
 
 
-def update(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def update(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Change a group."""
     name, members, after, settings = arguments
     service = session.service
@@ -56,7 +52,7 @@ def update(session: "Session", request_id: int, arguments: list[Any]) -> bytes |
     return _answer(session, request_id, ticket)
 
 
-def delete(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def delete(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Remove a group; its members are told."""
     name = arguments[0]
     service = session.service
@@ -66,17 +62,17 @@ def delete(session: "Session", request_id: int, arguments: list[Any]) -> bytes |
     return _answer(session, request_id, ticket)
 
 
-def list_groups(session: "Session", request_id: int, _arguments: list[Any]) -> bytes:
+def list_groups(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
     """The groups."""
     return session.connection.answer(request_id, session.service.engine.groups.overview())
 
 
-def info(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def info(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """All about a group."""
     return session.connection.answer(request_id, session.service.engine.groups.info(arguments[0]))
 
 
-def join(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def join(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Become a member; the first push comes after this answer."""
     name, credit = arguments
     session.service.check_running()
@@ -84,7 +80,7 @@ def join(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     return session.connection.answer(request_id, None)
 
 
-def leave(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def leave(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """End a membership."""
     membership = session.feeds.get(arguments[0])
     if not isinstance(membership, Membership):
@@ -93,7 +89,7 @@ def leave(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     return session.connection.answer(request_id, None)
 
 
-def nack(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def nack(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Give events back."""
     name, deliveries, delay_ms, reason, park = arguments
     service = session.service
@@ -108,7 +104,7 @@ def nack(session: "Session", request_id: int, arguments: list[Any]) -> bytes | N
     return _answer(session, request_id, ticket)
 
 
-def parked(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def parked(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of parked events, each as it is stored."""
     name, after, limit = arguments
     groups = session.service.engine.groups
@@ -134,7 +130,7 @@ def parked(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     )
 
 
-def replay(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def replay(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Deliver parked events again."""
     name, positions = arguments
     service = session.service
@@ -144,7 +140,7 @@ def replay(session: "Session", request_id: int, arguments: list[Any]) -> bytes |
     return _answer(session, request_id, ticket, ticket.payload)
 
 
-def discard(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def discard(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Forget parked events."""
     name, positions = arguments
     service = session.service
@@ -154,7 +150,7 @@ def discard(session: "Session", request_id: int, arguments: list[Any]) -> bytes 
     return _answer(session, request_id, ticket, ticket.payload)
 
 
-GROUP_HANDLERS: Final[Mapping[str, Callable[["Session", int, list[Any]], bytes | None]]] = {
+GROUP_HANDLERS: Final[Mapping[str, Callable[[Session, int, list[Any]], bytes | None]]] = {
     "group_create": create,
     "group_update": update,
     "group_delete": delete,

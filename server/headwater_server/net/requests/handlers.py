@@ -7,7 +7,7 @@ Stored events are spliced into answers as they are.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from headwater_protocol.answers import (
     begun_frame,
@@ -28,12 +28,9 @@ from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.push.feeds import Feed
 from headwater_server.net.push.key_source import key_range
 from headwater_server.net.requests.group_handlers import GROUP_HANDLERS
+from headwater_server.net.service import Handler
 from headwater_server.net.session.authentication import MECHANISM
-
-if TYPE_CHECKING:
-    from headwater_server.net.session.session import Session
-
-Handler = Callable[["Session", int, list[Any]], bytes | None]
+from headwater_server.net.session.session import Session
 
 RESULTS_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
 """Bytes of the results of an execute: with the commit's own answer they must fit a body."""
@@ -42,7 +39,7 @@ RESULTS_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
 # Saying hello.
 
 
-def hello(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def hello(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Agree on a version, and say whether authentication is needed."""
     version, client, _features = arguments
     service = session.service
@@ -62,7 +59,7 @@ def hello(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     )
 
 
-def authenticate(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def authenticate(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Take one step of the proof."""
     _mechanism, message = arguments
     done, reply = session.service.authentication.step(session, message)
@@ -71,7 +68,7 @@ def authenticate(session: "Session", request_id: int, arguments: list[Any]) -> b
     return session.connection.answer(request_id, [done, reply])
 
 
-def ping(session: "Session", request_id: int, _arguments: list[Any]) -> bytes:
+def ping(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
     """Say that the server is there."""
     service = session.service
     return session.connection.answer(request_id, [service.engine.published, service.clock()])
@@ -80,7 +77,7 @@ def ping(session: "Session", request_id: int, _arguments: list[Any]) -> bytes:
 # Transactions.
 
 
-def begin(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def begin(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Open a transaction that belongs to this connection."""
     transaction, isolation, read_only, at_commit = arguments
     service = session.service
@@ -102,14 +99,14 @@ def begin(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     return session.connection.answer_frame(request_id, begun_frame(request_id, opened.view))
 
 
-def write(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def write(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Add to a transaction's buffer."""
     transaction, writes = arguments
     session.service.engine.write(transaction, session, writes)
     return session.connection.answer(request_id, None)
 
 
-def commit(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def commit(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Commit; answered once it is durable."""
     transaction, writes = arguments
     ticket = session.service.engine.commit(transaction, session, writes)
@@ -129,13 +126,13 @@ def _answer_committed(request_id: int, ticket: Ticket, connection: ServerConnect
         return connection.answer(request_id, [*ticket.payload[:4], {}])
 
 
-def rollback(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def rollback(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Forget a transaction."""
     session.service.engine.rollback(arguments[0], session)
     return session.connection.answer(request_id, None)
 
 
-def execute(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """A whole transaction; answered once what it did, and what it read, is durable."""
     transaction, conditions, reads, writes = arguments
     service = session.service
@@ -191,7 +188,7 @@ def _encode_executed(
     return connection.answer_encoded(request_id, array_header(2), encode(committed), *results)
 
 
-def status(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def status(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Say what became of a transaction; a fence is answered once it is durable."""
     transaction, resolve = arguments
     fate = session.service.engine.status(transaction, resolve=resolve, user=session.user_number)
@@ -204,7 +201,7 @@ def status(session: "Session", request_id: int, arguments: list[Any]) -> bytes |
 # Reads.
 
 
-def _reader(session: "Session", transaction: bytes | None, at_commit: int | None) -> Reader:
+def _reader(session: Session, transaction: bytes | None, at_commit: int | None) -> Reader:
     engine = session.service.engine
     if transaction is None:
         return engine.reader(at_commit)
@@ -213,7 +210,7 @@ def _reader(session: "Session", transaction: bytes | None, at_commit: int | None
     return engine.transaction(transaction, session)
 
 
-def get(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def get(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """The value of a key."""
     transaction, key, at_commit = arguments
     if transaction is None and at_commit is None:
@@ -226,13 +223,13 @@ def get(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
     return session.connection.answer(request_id, value)
 
 
-def _read(name: str, session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def _read(name: str, session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Any other read: the transaction stands before its arguments, the commit behind."""
     reader = _reader(session, arguments[0], arguments[-1])
     return session.connection.answer_encoded(request_id, *READS[name](reader, arguments[1:-1]))
 
 
-def scan(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def scan(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of keys, which is packed as it goes out."""
     transaction, start, end, limit, reverse, at_commit = arguments
     reader = _reader(session, transaction, at_commit)
@@ -308,32 +305,32 @@ READS: Final[Mapping[str, Callable[[Reader, list[Any]], list[bytes]]]] = {
 """From a reader and a read's own arguments to its encoded answer, in parts."""
 
 
-def commit_at(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def commit_at(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """The newest commit at a time."""
     return session.connection.answer(request_id, session.service.engine.commit_at(arguments[0]))
 
 
-def position_before(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def position_before(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """The last position before a time."""
     position = session.service.engine.position_before(arguments[0])
     return session.connection.answer(request_id, position)
 
 
-def read_commits(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def read_commits(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of the commit log."""
     after, limit = arguments
     commits = session.service.engine.read_commits(after, limit)
     return session.connection.answer(request_id, commits)
 
 
-def read_snapshots(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def read_snapshots(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of all stored snapshots."""
     after, limit, at_commit = arguments
     snapshots, cursor = session.service.engine.read_snapshots(after, limit, at_commit)
     return session.connection.answer(request_id, [snapshots, cursor])
 
 
-def list_streams(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def list_streams(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of streams, in order of name."""
     prefix, after, limit, at_commit = arguments
     reader = session.service.engine.reader(at_commit)
@@ -341,7 +338,7 @@ def list_streams(session: "Session", request_id: int, arguments: list[Any]) -> b
     return session.connection.answer(request_id, [reader.view, *page])
 
 
-def list_categories(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def list_categories(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of categories, in order of name."""
     after, limit, at_commit = arguments
     reader = session.service.engine.reader(at_commit)
@@ -352,7 +349,7 @@ def list_categories(session: "Session", request_id: int, arguments: list[Any]) -
 # Subscriptions.
 
 
-def subscribe(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def subscribe(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Open a subscription; its first push comes after this answer."""
     after, members, credit = arguments
     session.service.check_running()
@@ -362,7 +359,7 @@ def subscribe(session: "Session", request_id: int, arguments: list[Any]) -> byte
     return session.connection.answer(request_id, None)
 
 
-def subscribe_keys(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def subscribe_keys(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Open a feed of a range of keys; its first push comes after this answer."""
     start, end, after, credit = arguments
     session.service.check_running()
@@ -371,7 +368,7 @@ def subscribe_keys(session: "Session", request_id: int, arguments: list[Any]) ->
     return session.connection.answer(request_id, None)
 
 
-def grant_credit(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def grant_credit(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Allow a feed, or a member of a consumer group, more items."""
     identity, credit = arguments
     channel = session.feeds.get(identity)
@@ -381,7 +378,7 @@ def grant_credit(session: "Session", request_id: int, arguments: list[Any]) -> b
     return session.connection.answer(request_id, None)
 
 
-def unsubscribe(session: "Session", request_id: int, arguments: list[Any]) -> bytes:
+def unsubscribe(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """End a feed."""
     channel = session.feeds.get(arguments[0])
     if not isinstance(channel, Feed):
@@ -393,18 +390,18 @@ def unsubscribe(session: "Session", request_id: int, arguments: list[Any]) -> by
 # Administration.
 
 
-def stats(session: "Session", request_id: int, _arguments: list[Any]) -> bytes:
+def stats(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
     """Figures of the server."""
     return session.connection.answer(request_id, session.service.stats())
 
 
-def backup(session: "Session", request_id: int, arguments: list[Any]) -> None:
+def backup(session: Session, request_id: int, arguments: list[Any]) -> None:
     """Make a backup; answered once it is there, which may take long."""
     session.service.check_running()
     session.service.backups.ask(session, request_id, arguments[0])
 
 
-def user_set(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def user_set(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Add a user or change a password; answered once it is durable and in force."""
     name, salt, iterations, stored_key, server_key, create = arguments
     service = session.service
@@ -418,7 +415,7 @@ def user_set(session: "Session", request_id: int, arguments: list[Any]) -> bytes
     return _answer_account_change(session, request_id, ticket, name, removed=False)
 
 
-def user_remove(session: "Session", request_id: int, arguments: list[Any]) -> bytes | None:
+def user_remove(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Remove a user; answered once it is durable and in force."""
     name = arguments[0]
     service = session.service
@@ -429,7 +426,7 @@ def user_remove(session: "Session", request_id: int, arguments: list[Any]) -> by
 
 
 def _answer_account_change(
-    session: "Session", request_id: int, ticket: Ticket, name: str, *, removed: bool
+    session: Session, request_id: int, ticket: Ticket, name: str, *, removed: bool
 ) -> bytes | None:
     def answer(connection: ServerConnection) -> bytes:
         if ticket.error is not None:
@@ -440,7 +437,7 @@ def _answer_account_change(
     return session.answer_durable(request_id, ticket, answer)
 
 
-def user_list(session: "Session", request_id: int, _arguments: list[Any]) -> bytes:
+def user_list(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
     """The names of the users."""
     return session.connection.answer(request_id, session.service.engine.accounts.names())
 

@@ -13,7 +13,7 @@ verifier that no password fits; so an answer, and the time that it takes, tell n
 import hashlib
 import hmac
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import structlog
 from scramp import ScramException, ScramMechanism
@@ -21,9 +21,6 @@ from scramp import ScramException, ScramMechanism
 from headwater_protocol.errors import AuthenticationFailed
 from headwater_server.engine.accounts import Account, Verifier
 from headwater_server.engine.engine import Engine
-
-if TYPE_CHECKING:
-    from headwater_server.net.session.session import Session
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +61,28 @@ class Exchange:
         return verifier.salt, verifier.stored_key, verifier.server_key, verifier.iterations
 
 
+class Candidate(Protocol):
+    """The part of a session that says who the client is, and that proves it.
+
+    Attributes:
+        peer: the client's address, for logs.
+        account: the user, once one has proved to be it.
+        user_number: its number; 0 without a user.
+        exchange: the conversation, between its first message and its last.
+        authentications_failed: how often the client has failed to prove it.
+    """
+
+    peer: str
+    account: Account | None
+    user_number: int
+    exchange: Exchange | None
+    authentications_failed: int
+
+    def end_after_answer(self) -> None:
+        """Close once the answer that is being made has been sent."""
+        ...
+
+
 class Authentication:
     """Proves who is at the other end of a session."""
 
@@ -72,7 +91,7 @@ class Authentication:
         self._failed_max = failed_max
         self._decoy_key = secrets.token_bytes(32)
 
-    def step(self, session: "Session", message: bytes) -> tuple[bool, bytes]:
+    def step(self, session: Candidate, message: bytes) -> tuple[bool, bytes]:
         """Take one message of the client; return whether that was the last, and the reply.
 
         Raises:
@@ -96,7 +115,7 @@ class Authentication:
         session.user_number = exchange.account.number
         return True, reply.encode()
 
-    def _failure(self, session: "Session", exchange: Exchange | None) -> AuthenticationFailed:
+    def _failure(self, session: Candidate, exchange: Exchange | None) -> AuthenticationFailed:
         session.authentications_failed += 1
         failed = session.authentications_failed
         name = "" if exchange is None else exchange.name

@@ -20,27 +20,21 @@ still waits for its sync is answered behind it. All else is answered as soon as 
 from collections import deque
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
 from headwater_protocol.connection import Received, Refused, Request, ServerConnection, Violation
-from headwater_protocol.errors import (
-    HeadwaterError,
-    InvalidArgument,
-    TooLarge,
-)
+from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge
 from headwater_protocol.operations import OPERATIONS
+from headwater_server.engine.accounts import Account
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.push.feeds import Channel
+from headwater_server.net.service import Service
+from headwater_server.net.session.authentication import Exchange
 from headwater_server.net.session.failed_requests import commit_unknown, failed_answer
 from headwater_server.net.session.memory_budget import FREE_SIZE
 from headwater_server.net.session.waiting_answers import Answer, WaitingAnswers
-
-if TYPE_CHECKING:
-    from headwater_server.engine.accounts import Account
-    from headwater_server.net.service import Service
-    from headwater_server.net.session.authentication import Exchange
 
 _log = structlog.get_logger(__name__)
 
@@ -77,7 +71,7 @@ class Session:
         aborted: the driver closes at once, even in the middle of a send.
     """
 
-    def __init__(self, service: "Service", *, peer: str, notify: Callable[[], None]) -> None:
+    def __init__(self, service: Service, *, peer: str, notify: Callable[[], None]) -> None:
         self.service = service
         self.peer = peer
         self.client = ""
@@ -486,6 +480,18 @@ class Session:
         self.output_size = 0
         if self._charged:
             self._hold(moved=False)
+
+
+def open_session(service: Service, peer: str, notify: Callable[[], None]) -> Session:
+    """A session for a new connection.
+
+    Raises:
+        TooMany, ShuttingDown: no more connections are taken; `Service.refusal` makes the bytes.
+    """
+    service.check_room()
+    session = Session(service, peer=peer, notify=notify)
+    service.enter(session)
+    return session
 
 
 def _nobody() -> None:

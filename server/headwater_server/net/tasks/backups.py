@@ -10,25 +10,22 @@ backup and never a path. Without that setting, it makes none.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from headwater_protocol.errors import BackupFailed, HeadwaterError, ShuttingDown, TooMany
 from headwater_server.engine.backup import Backup, check_name, write_backup
+from headwater_server.net.session.peer import Peer
 from headwater_server.net.tasks.checkpointer import Checkpointer
 from headwater_server.net.threads.worker_thread import RunBlocking
-
-if TYPE_CHECKING:
-    from headwater_server.net.session.session import Session
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    session: "Session"
+    session: Peer
     request_id: int
     name: str
 
@@ -46,7 +43,7 @@ class Backups:
         self._asked = trio.lowlevel.ParkingLot()
         self._stopping = False
 
-    def ask(self, session: "Session", request_id: int, name: str) -> None:
+    def ask(self, session: Peer, request_id: int, name: str) -> None:
         """Have a backup made, and the request answered once it is.
 
         Raises:
