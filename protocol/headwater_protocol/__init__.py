@@ -1,20 +1,20 @@
 """The protocol of Headwater: bytes in, messages out. No I/O, no clock.
 
-    limits          every bound, with its unit and reason
-    numbers         commit numbers, positions, versions, as types
-    errors          HeadwaterError and its classes, by the code that travels
-    fields          what an argument may be, and the check of it
-    operations      the vocabulary: every operation, its arguments, its answer
+    limits          every limit, with its unit and reason
+    numbers         types for commit numbers, positions and versions
+    errors          HeadwaterError and its subclasses, by error code
+    fields          the types of arguments, and their validation
+    operations      every operation, its arguments and its answer
     keys            encode_key, decode_key, prefix_range: tuples as bytes that sort
-    frames          FrameSplitter, encode_frame: how a stream is cut into bodies
-    messages        encode, decode, encode_array: msgpack within bounds
-    answers         answers whose form never varies, as whole frames
-    states          State: how far a conversation is, and what may be said then
-    connection      ServerConnection, ClientConnection: the conversation, for both ends
-    compiled        whether the compiled modules run, where there are any
+    frames          FrameSplitter, encode_frame: frames in a stream of bytes
+    messages        encode, decode, encode_array: msgpack within limits
+    answers         frames of the most frequent answers, built in one step
+    states          State: the state of a connection, and the requests allowed in it
+    connection      ServerConnection, ClientConnection: the two ends of a connection
+    compiled        whether the compiled modules or their sources run
 
-All of these modules are public, and nothing else is. docs/protocol.md says the same for those who
-write a client in another language; tests/vectors/ has the bytes.
+Only these modules are public. docs/protocol.md specifies the protocol for authors of clients in
+other languages; tests/vectors/ has test vectors.
 """
 
 from headwater_protocol import compiled

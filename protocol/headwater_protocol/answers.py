@@ -1,8 +1,8 @@
-"""Answers whose form never varies, as whole frames.
+"""Frames of the most frequent answers, built with one or two calls of struct.
 
-Most requests are gets, and commits that append no events, or some to one stream. Between the
-numbers of such an answer stand the same bytes every time, so it is put together in one call or
-two, with numbers of a fixed width:
+Most requests are gets, and commits that append no events or append to one stream. Their answers
+differ only in numbers, names and values. The bytes between these are constant, and numbers take
+the fixed width that msgpack allows:
 
     size 4 | 93 ce  request id 4 | 00 92 95 cf  commit 8 | cf  time 8 | c0 c0 80 90
              [      request_id,    OK, [[       commit,        time,    nil, nil, {}], []]]
@@ -30,10 +30,10 @@ _pack_value: Final = Struct(">I2sI2sB").pack
 _pack_scanned: Final = Struct(">I2sI3sQBH").pack
 
 _VALUE_SIZE_MAX: Final = 255
-"""Bytes of a value whose length msgpack tells in one byte."""
+"""Bytes of a value whose length msgpack stores in one byte."""
 
 _OF_STREAM: Final = [bytes([0x81, 0xA0 | size]) for size in range(32)]
-"""What stands before the name of the only stream of an answer, by the name's size."""
+"""The header of a map of one stream and of its name, by the size of the name."""
 
 
 def begun_frame(request_id: int, view: int) -> bytes:
@@ -43,7 +43,7 @@ def begun_frame(request_id: int, view: int) -> bytes:
 
 
 def commit_answer(request_id: int, committed: list[Any]) -> bytes | None:
-    """The answer to a commit, or None if its form is none of these.
+    """The answer to a commit, or None if it appended to several streams or to a long name.
 
     *committed* is [commit, time, first position, last position, {stream: version}].
     """
@@ -53,7 +53,7 @@ def commit_answer(request_id: int, committed: list[Any]) -> bytes | None:
 
 
 def execute_answer(request_id: int, committed: list[Any]) -> bytes | None:
-    """The same for an execute that read nothing."""
+    """Like commit_answer, for an execute without reads."""
     if committed[2] is None:
         frame: bytes = _pack_executed(
             b"\0\0\0\x1f\x93\xce",
@@ -74,7 +74,7 @@ def _appended_frame(
 ) -> bytes | None:
     """The answer to a commit that appended to one stream with a short name; else None.
 
-    What stands between *opening* and *ending* is the same for both kinds of commits.
+    *opening* and *ending* are the bytes that differ between commit and execute.
     """
     stream = _stream_of(committed[4])
     if stream is None:
@@ -96,7 +96,7 @@ def _appended_frame(
 
 
 def _stream_of(versions: dict[str, int]) -> bytes | None:
-    """The versions of an answer if they are of one stream with a short name, encoded."""
+    """The encoded map of versions if it has one stream with a short name; else None."""
     if len(versions) != 1:
         return None
     for name, version in versions.items():
@@ -116,7 +116,7 @@ def committed_frame(request_id: int, commit: int, time: int) -> bytes:
 
 
 def value_frame(request_id: int, value: bytes) -> bytes | None:
-    """The answer to a get that found a small value; None for a larger one."""
+    """The answer to a get of a small value; None for a larger value."""
     size = len(value)
     if size > _VALUE_SIZE_MAX:
         return None
@@ -127,8 +127,8 @@ def value_frame(request_id: int, value: bytes) -> bytes | None:
 def scanned_frame(
     request_id: int, commit: int, key_count: int, members: bytes, *, more: bool
 ) -> bytes:
-    """The answer to a scan: keys and values in turn, which are msgpack already."""
-    assert key_count <= PAGE_ITEMS_MAX, "so the count of both fits two bytes"
+    """The answer to a scan. *members* are alternating keys and values, encoded as msgpack."""
+    assert key_count <= PAGE_ITEMS_MAX, "the count of keys and values must fit two bytes"
     head: bytes = _pack_scanned(
         len(members) + 21,
         b"\x93\xce",

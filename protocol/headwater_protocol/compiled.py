@@ -1,15 +1,15 @@
-"""Compiled or not: which form of the hot modules an import takes.
+"""Decides whether imports load the compiled modules or their sources.
 
-    HEADWATER_PURE=1                the source, always: for tests that replace parts, for debuggers
-    a checkout whose source is      the source, with a warning: the compiled modules speak of what
-    newer than what was compiled    the source was; `make compile` brings them level
-    else                            the compiled modules where there are any, else the source
+    HEADWATER_PURE=1                the sources, for tests that replace parts and for debuggers
+    a checkout with a source        the sources, with a warning; `make compile` recompiles the
+    newer than its compiled module  modules
+    otherwise                       the compiled modules, or the sources if nothing is compiled
 
-Python takes an extension module before a source file of the same name, and says nothing. In a
-checkout that would be an edit which does nothing. So a build in a checkout leaves the digests
-of its sources (hatch_build.py), and they are compared here, before anything else is imported;
-the calls between compiled modules are bound, so one that is stale takes all others with it.
-A wheel has no such record: its sources do not change.
+Python silently prefers an extension module to a source file of the same name, so in a checkout an
+edit would have no effect. Therefore a build in a checkout records the digests of its sources
+(hatch_build.py), and this module compares them before anything else is imported. If one module is
+stale, the sources of all modules run, because compiled modules call each other directly.
+A wheel has no such record, since its sources do not change.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ _ROOT: Final = Path(__file__).parent.parent
 
 
 class SourceFinder:
-    """Finds our modules as source files, before the usual finders find extension modules."""
+    """Finds the source files of our modules, before the usual finders find extension modules."""
 
     @staticmethod
     def find_spec(
         name: str,
         path: Sequence[str] | None,
-        target: ModuleType | None = None,  # noqa: ARG004 - the import system gives it
+        target: ModuleType | None = None,  # noqa: ARG004 - the import system passes it
     ) -> ModuleSpec | None:
-        """The source of a module of ours; None for all others."""
+        """The source of a module of Headwater; None for other modules."""
         if not name.startswith(_PACKAGES):
             return None
         leaf = name.rpartition(".")[2] + ".py"
@@ -48,13 +48,13 @@ class SourceFinder:
 
 
 def choose() -> None:
-    """Make all later imports take the right form. Called once, by the package itself."""
+    """Decide what later imports load. The package calls this once, on its own import."""
     pure = os.environ.get("HEADWATER_PURE", "0") not in ("", "0")
     stale = [] if pure else stale_sources(_ROOT)
     if stale:
         warnings.warn(
-            f"compiled modules are older than their source ({', '.join(stale)}), which runs in "
-            "their place; `make compile` brings them level",
+            f"compiled modules are older than their source ({', '.join(stale)}), "
+            "so the source runs; recompile with `make compile`",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -68,7 +68,7 @@ def in_use() -> bool:
 
 
 def stale_sources(root: Path) -> list[str]:
-    """Sources that changed since they were compiled in the checkout around *root*."""
+    """Sources in the checkout around *root* that changed after they were compiled."""
     try:
         record: dict[str, str] = json.loads((root / f"{_LIBRARY}.json").read_text())
     except OSError:

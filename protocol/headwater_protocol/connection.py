@@ -1,16 +1,16 @@
-"""A connection without I/O: bytes in, messages out, for both ends.
+"""The two ends of a connection, without I/O: bytes in, messages out.
 
-Who owns a socket feeds what it received into `receive` and sends the bytes that the other
-methods return. Nothing here waits, reads a clock or calls back, so a server's loop, a task, a
-test or a simulation can drive the same code. The idea is h11's: both ends follow one table
+The owner of a socket passes received bytes to `receive` and sends the bytes that the other methods
+return. This module never waits, reads no clock and makes no callbacks, so an event loop, a task, a
+test or a simulation can run the same code. As in h11, both ends follow one table
 (headwater_protocol.states).
 
-Three ways to be wrong, kept apart:
-    the peer's words      an unknown operation, an argument out of bounds: `Refused`. That
-                          request fails, the connection goes on.
-    the peer's bytes      no msgpack, no request id, no hello, an id that is in use: `Violation`.
-                          It is told (server to client), and the connection ends.
-    ours                  an answer to what was not asked: an assertion.
+There are three kinds of errors:
+    a wrong request       an unknown operation, an argument out of bounds: `Refused`. The request
+                          fails and the connection continues.
+    a violation           bytes that are not msgpack, a missing hello, a request id in use:
+                          `Violation`. The server sends the error, and the connection ends.
+    our own mistake       an answer without a request: an assertion.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from headwater_protocol.errors import (
     UnknownOperation,
     shown,
 )
-from headwater_protocol.fitting import Arguments
+from headwater_protocol.fast_validators import Arguments
 from headwater_protocol.frames import FrameSplitter, encode_frame, join_frame
 from headwater_protocol.limits import (
     BODY_SIZE_MAX,
@@ -57,7 +57,7 @@ from headwater_protocol.states import (
 
 
 class Request(NamedTuple):
-    """A request to serve; *arguments* are checked and complete."""
+    """A valid request. *arguments* include the defaults of missing ones."""
 
     request_id: int
     name: str
@@ -65,10 +65,10 @@ class Request(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A request that is wrong. Answer it with its error; the connection goes on.
+    """A wrong request. Answer it with its error; the connection continues.
 
-    *transaction* is the id that its first argument gave, if that much was right. What follows
-    in that transaction may rest on what was refused, so the transaction must be rolled back.
+    *transaction* is the id in its first argument, if that argument is valid. Roll back this
+    transaction, because its later requests may depend on the refused one.
     """
 
     request_id: int
@@ -78,9 +78,9 @@ class Refused(NamedTuple):
 
 
 class Violation(NamedTuple):
-    """Bytes that the protocol does not allow. It is the last item; the state is CLOSED.
+    """Bytes that violate the protocol. It is the last item, and the state is CLOSED.
 
-    *request_id* is 0 unless it could be read. A server sends the error, then closes.
+    *request_id* is 0 if it could not be read. A server sends the error, then closes.
     """
 
     request_id: int
@@ -95,9 +95,9 @@ class Answer(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The error that a request ended in.
+    """An error in answer to a request.
 
-    With the id 0 it is about the whole connection, which the server is closing.
+    With the id 0 it concerns the whole connection, which the server closes.
     """
 
     request_id: int
@@ -105,7 +105,7 @@ class Failure(NamedTuple):
 
 
 class Push(NamedTuple):
-    """What a subscription sends, under the id of its subscribe."""
+    """A push of a subscription, with the request id of its subscribe."""
 
     request_id: int
     payload: Any
@@ -125,7 +125,7 @@ _CHECKS: Final[dict[State, dict[str, Arguments]]] = {
     for state, names in ACCEPTED.items()
 }
 
-# operations, by whether their first argument is the transaction.
+# The operations whose first argument is the transaction.
 _IN_TRANSACTION: Final = frozenset(
     name
     for name, operation in OPERATIONS.items()
@@ -134,12 +134,12 @@ _IN_TRANSACTION: Final = frozenset(
 
 
 class _Connection:
-    """What both ends have.
+    """The common part of both ends.
 
     Attributes:
-        state: how far the conversation is.
+        state: the state of the connection.
         closed: whether the state is CLOSED.
-        in_flight: the requests without an answer, and the open subscriptions, by id: the name
+        in_flight: unanswered requests and open subscriptions by request id. The value is the name
             of the operation, or "subscription".
     """
 
@@ -162,20 +162,20 @@ class _Connection:
             self._splitter.body_size_max = BODY_SIZE_MAX
 
     def close(self) -> None:
-        """Take nothing more from the peer. `in_flight` stays, to tell who waits in vain."""
+        """Ignore all further bytes. `in_flight` stays, to show the requests that get no answer."""
         self._enter(State.CLOSED)
         self._splitter.discard()
 
     @property
     def buffered_size(self) -> int:
-        """Bytes held of a frame that is not complete."""
+        """Buffered bytes of an incomplete frame."""
         return self._splitter.buffered_size
 
     def _split(self, data: bytes) -> list[bytes]:
         try:
             return self._splitter.feed(data)
         except ProtocolError:
-            # The splitter keeps it; it is told after what came before.
+            # The splitter keeps the error. It is reported after the items before it.
             return []
 
     def _violation(self, request_id: int, error: ProtocolError) -> Violation:
@@ -183,16 +183,16 @@ class _Connection:
         return Violation(request_id, error)
 
     def _note_request(self, request_id: int, name: str, arguments: Sequence[Any]) -> None:
-        """An operation was requested that changes more than itself."""
+        """Note the effect of a request on the state or on subscriptions."""
         if name in REQUESTED:
             self._enter(REQUESTED[name])
         elif name in _ENDING:
             self._ending[request_id] = arguments[0]
 
     def _note_answer(self, request_id: int, name: str, status: int, payload: Any) -> None:
-        """An operation was answered that changes more than itself."""
+        """Note the effect of an answer on the state or on subscriptions."""
         if name in REQUESTED:
-            # After a violation the answer may still go out, but nothing comes back to life.
+            # After a violation the answer may still be sent, but the state stays CLOSED.
             if not self.closed:
                 self._enter(after_answer(self.state, status, payload))
         elif name in _OPENING:
@@ -212,10 +212,10 @@ class ServerConnection(_Connection):
     role = Role.SERVER
 
     def receive(self, data: bytes) -> list[Received]:
-        """Add received bytes; return what they complete, in order.
+        """Add received bytes; return the items that they complete, in order.
 
-        Each Request and each Refused must be answered, once. After a Violation, which is the
-        last item, send its error and close; further bytes are ignored.
+        Answer each Request and each Refused once. After a Violation, which is the last item, send
+        its error and close. Further bytes are ignored.
         """
         items: list[Received] = []
         if self.closed:
@@ -223,7 +223,7 @@ class ServerConnection(_Connection):
         try:
             bodies = self._splitter.feed(data)
         except ProtocolError:
-            # The splitter keeps it; it is told after what came before.
+            # The splitter keeps the error. It is reported after the items before it.
             bodies = []
         in_flight = self.in_flight
         for body in bodies:
@@ -239,7 +239,7 @@ class ServerConnection(_Connection):
                     raise ProtocolError(_REQUEST_FORM)
                 if request_id in in_flight:
                     raise ProtocolError(
-                        f"request id {request_id} is in use: {in_flight[request_id]}"
+                        f"request id {request_id} is in use by {in_flight[request_id]}"
                     )
                 check = self._checks.get(name)
                 if check is None:
@@ -258,40 +258,40 @@ class ServerConnection(_Connection):
                     self._note_request(request_id, name, arguments)
             except ProtocolError as error:
                 request_id = request_id_of(body)
-                # Under the id of another request the error would be taken for its answer.
+                # With the id of another open request, the error would be taken for its answer.
                 items.append(self._violation(0 if request_id in in_flight else request_id, error))
                 return items
-            # As Request(…), in half its time.
+            # Same as Request(…), but takes half the time.
             items.append(_new(Request, (request_id, name, arguments)))
         if self._splitter.violation is not None:
             items.append(self._violation(0, self._splitter.violation))
         return items
 
     def _out_of_place(self, request_id: int, name: str, message: list[Any]) -> Refused:
-        """The refusal of an operation that the state does not accept.
+        """Refuse an operation that the state does not accept.
 
         Raises:
-            ProtocolError: the state allows no refusal, but ends the connection.
+            ProtocolError: in this state the operation is a violation.
         """
         _bound_depth(message)
         match verdict(self.state, name):
             case Verdict.REFUSED if self.state is State.AUTHENTICATION:
                 error: HeadwaterError = AuthenticationFailed(
-                    f"{shown(name)}: authenticate first; the server needs a user"
+                    f"{shown(name)}: the server has users; authenticate first"
                 )
             case Verdict.REFUSED:
-                error = UnknownOperation(f"there is no operation {shown(name)}")
+                error = UnknownOperation(f"unknown operation {shown(name)}")
             case _:
-                raise ProtocolError(f"{shown(name)} is not allowed in the state {self.state.name}")
+                raise ProtocolError(f"{shown(name)} is not allowed in state {self.state.name}")
         self.in_flight[request_id] = name
-        # What it would have done is unknown, so what looks like a transaction's id is taken for
-        # one: a commit behind it must not commit without it.
+        # An unknown operation may belong to a transaction, which then must not commit without it.
+        # So a first argument that looks like a transaction id counts as one.
         return Refused(request_id, name, _transaction_of(message[2:]), error)
 
     def _refused(
         self, request_id: int, name: str, arguments: list[Any], error: HeadwaterError
     ) -> Refused:
-        # Checked here and not before: what fits the vocabulary is not deep.
+        # Valid arguments have a bounded depth, so only refused ones are checked.
         _bound_depth(arguments)
         self.in_flight[request_id] = name
         if name in REQUESTED:
@@ -303,7 +303,7 @@ class ServerConnection(_Connection):
         """The frame of the answer to a request.
 
         Raises:
-            TooLarge: it is above BODY_SIZE_MAX. The request still waits for its answer.
+            TooLarge: the frame is above BODY_SIZE_MAX. The request still needs an answer.
         """
         frame = encode_frame(encode((request_id, OK, payload)))
         name = self.in_flight.pop(request_id)
@@ -311,38 +311,38 @@ class ServerConnection(_Connection):
             try:
                 self._note_answer(request_id, name, OK, payload)
             except ProtocolError as error:
-                raise AssertionError(f"our answer to {name}: {error}") from error
+                raise AssertionError(f"wrong answer to {name}: {error}") from error
         return frame
 
     def answer_frame(self, request_id: int, frame: bytes) -> bytes:
-        """Take a whole frame (headwater_protocol.answers) for the answer to a request."""
+        """Answer a request with a whole frame (headwater_protocol.answers)."""
         del self.in_flight[request_id]
         return frame
 
     def answer_encoded(self, request_id: int, *parts: bytes) -> bytes:
-        """As `answer`, with a payload that is msgpack already, in one part or several."""
+        """Like `answer`, with the encoded payload in one or several parts."""
         frame = join_frame(b"\x93", encode(request_id), b"\0", *parts)
         name = self.in_flight.pop(request_id)
-        assert name not in _SPECIAL, f"{name} has an effect; answer it with answer()"
+        assert name not in _SPECIAL, f"{name} changes the state; use answer()"
         return frame
 
     def error(self, request_id: int, error: HeadwaterError) -> bytes:
-        """The frame of the error that a request, or after a Violation the connection, ends in."""
+        """The frame of an error, in answer to a request or after a Violation."""
         code, message, retryable, details = error.as_payload()
         payload = (code, message[:ERROR_MESSAGE_MAX], retryable, details)
         try:
             frame = encode_frame(encode((request_id, ERROR, payload)))
         except TooLarge:
-            # All conflicts of a very large transaction, say. That it failed must be told.
+            # For example all conflicts of a very large transaction. Send the error without details.
             frame = encode_frame(encode((request_id, ERROR, (*payload[:3], {}))))
         name = self.in_flight.pop(request_id, None)
-        assert name is not None or self.state is State.CLOSED, f"no request {request_id} waits"
+        assert name is not None or self.state is State.CLOSED, f"request {request_id} is not open"
         if name in _SPECIAL:
             self._note_answer(request_id, name, ERROR, None)
         return frame
 
     def push(self, request_id: int, payload: Any) -> bytes:
-        """The frame of what a subscription sends. ["ended", …] is the last of it."""
+        """The frame of a push. ["ended", …] is the last push of a subscription."""
         assert self.in_flight.get(request_id) == _SUBSCRIPTION, f"no subscription {request_id}"
         if payload[0] == "ended":
             del self.in_flight[request_id]
@@ -350,13 +350,13 @@ class ServerConnection(_Connection):
 
 
 _REQUEST_FORM: Final = (
-    "a request is an array [request_id, operation, arguments…],"
-    f" of an int of 1 to {REQUEST_ID_MAX}, a str, and what the operation takes"
+    "a request is an array [request_id, operation, arguments…]:"
+    f" an int of 1 to {REQUEST_ID_MAX}, a str and the operation's arguments"
 )
 
 
 def _transaction_of(arguments: list[Any]) -> bytes | None:
-    """The first argument, if it can be the id of a transaction."""
+    """The first argument, if it has the form of a transaction id."""
     match arguments:
         case [bytes(transaction), *_] if len(transaction) == TRANSACTION_ID.size_max:
             return transaction
@@ -367,7 +367,7 @@ def _transaction_of(arguments: list[Any]) -> bytes | None:
 def _bound_depth(value: Any, outer: int = 0) -> None:
     deep = depth(value)
     if deep + outer > DEPTH_MAX:
-        raise ProtocolError(f"nesting of {deep + outer}; allowed are {DEPTH_MAX}")
+        raise ProtocolError(f"{deep + outer} nested levels; allowed are {DEPTH_MAX}")
 
 
 class ClientConnection(_Connection):
@@ -382,17 +382,17 @@ class ClientConnection(_Connection):
         self._last_id = 0
 
     def request(self, name: str, *arguments: Any) -> tuple[int, bytes]:
-        """A new request: its id, and its frame. Trailing defaults may be left out.
+        """Make a request: its id and its frame. Trailing defaults may be left out.
 
         Raises:
-            UnknownOperation: there is none of that name.
-            InvalidArgument, TooLarge: an argument is wrong; nothing must be sent.
+            UnknownOperation: no operation has this name.
+            InvalidArgument, TooLarge: an argument is wrong. The state is unchanged.
         """
         check = self._checks.get(name)
         if check is None:
             if name not in OPERATIONS:
-                raise UnknownOperation(f"there is no operation {shown(name)}")
-            raise AssertionError(f"{name} in the state {self.state.name}")
+                raise UnknownOperation(f"unknown operation {shown(name)}")
+            raise AssertionError(f"{name} in state {self.state.name}")
         values = list(arguments)
         if not check.accepts(values):
             OPERATIONS[name].arguments.complete(values, name)
@@ -411,9 +411,9 @@ class ClientConnection(_Connection):
         return request_id, frame
 
     def receive(self, data: bytes) -> list[Responded]:
-        """Add received bytes; return what they complete, in order.
+        """Add received bytes; return the items that they complete, in order.
 
-        After a Violation, which is the last item, close; further bytes are ignored.
+        After a Violation, which is the last item, close. Further bytes are ignored.
         """
         items: list[Responded] = []
         if self.closed:
@@ -435,20 +435,20 @@ class ClientConnection(_Connection):
         if type(message) is not list or len(message) != 3:
             raise ProtocolError("a response is an array [request_id, status, payload]")
         request_id, status, payload = message
-        # bool is a subclass of int, and 1 == True: an id or status of that type is no match.
+        # bool is a subclass of int, so True would pass for 1.
         if type(request_id) is not int or type(status) is not int:
-            raise ProtocolError("a response's request id and status are ints")
+            raise ProtocolError("the request id and status of a response must be ints")
         name = self.in_flight.get(request_id)
         if status == ERROR:
             return self._failure(request_id, name, payload)
         if name is None:
-            raise ProtocolError(f"a response to request {request_id}, which does not wait")
+            raise ProtocolError(f"a response to request {request_id}, which is not open")
         if status == OK and name != _SUBSCRIPTION:
             del self.in_flight[request_id]
             if name in _SPECIAL:
                 self._note_answer(request_id, name, OK, payload)
             elif name == "stats":
-                _bound_depth(payload, 1)  # the one answer of a free form
+                _bound_depth(payload, 1)  # the only answer without a fixed form
             return _new(Answer, (request_id, payload))
         if status == PUSH and name == _SUBSCRIPTION:
             if type(payload) is not list or not payload or type(payload[0]) is not str:
@@ -463,7 +463,7 @@ class ClientConnection(_Connection):
         if request_id == 0:
             self._enter(State.CLOSED)
         elif name is None or name == _SUBSCRIPTION:
-            raise ProtocolError(f"an error of request {request_id}, which does not wait")
+            raise ProtocolError(f"an error for request {request_id}, which is not open")
         else:
             del self.in_flight[request_id]
             if name in _SPECIAL:

@@ -1,26 +1,26 @@
 """Errors that cross the wire.
 
-Each class has a code, which is what travels, and says whether the same request can succeed if
-it is sent again (`retryable`). A class registers its code when it is defined, so the client
-raises what the server raised:
+Each class has a code, which is sent on the wire, and a flag `retryable`, which says whether the
+same work can succeed if it is begun again. A class registers its code when it is defined, so the
+client raises the class that the server raised:
 
     raise Conflict(…) --as_payload--> ["conflict", message, true, {…}] --from_payload--> Conflict
 
-What the user or the peer did wrong is a HeadwaterError. What we did wrong is an assertion.
+Mistakes of the user or the peer are HeadwaterErrors. Our own mistakes are assertions.
 """
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 _SHOWN_MAX: Final = 60
-"""Characters or bytes of a value in a message: enough to know it again."""
+"""Characters or bytes of a value in a message: enough to recognize it."""
 
 
 def shown(value: Any) -> str:
     """The start of a value's repr, for a message.
 
-    Only so much of it is looked at: the repr of a value of 8 MiB would take 32 MiB, and that of
-    a list nested a thousand deep would exhaust the stack.
+    The whole repr is never computed: for a value of 8 MiB it would take 32 MiB, and for a list
+    nested a thousand levels deep it would exhaust the stack.
     """
     match value:
         case str() | bytes() if len(value) > _SHOWN_MAX:
@@ -42,9 +42,9 @@ class HeadwaterError(Exception):
     """Base of all errors of Headwater.
 
     Attributes:
-        code: the word that travels on the wire, one a class.
-        retryable: whether the same work, begun again, can succeed.
-        details: more about it, of msgpack types, by name.
+        code: identifies the class on the wire.
+        retryable: whether the same work can succeed if it is begun again.
+        details: more about the error by name, as msgpack types.
     """
 
     code: ClassVar[str] = "error"
@@ -75,10 +75,10 @@ class HeadwaterError(Exception):
 
     @staticmethod
     def from_payload(payload: Any) -> "HeadwaterError":
-        """The error that a response's payload tells of.
+        """The error that the payload of a response describes.
 
-        A code that this version does not know gives a plain HeadwaterError whose message
-        starts with that code, so a newer server's errors are still readable.
+        An unknown code gives a plain HeadwaterError whose message starts with the code, so errors
+        of a newer server are still readable.
         """
         match payload:
             case [str(code), str(message), bool(retryable), dict(details), *_]:
@@ -89,14 +89,14 @@ class HeadwaterError(Exception):
                     )
                 return known(message, retryable=retryable, details=details)
             case _:
-                return ProtocolError(f"an error response with the payload {shown(payload)}")
+                return ProtocolError(f"invalid payload of an error response: {shown(payload)}")
 
 
-# What is wrong with the bytes or the words.
+# Wrong bytes and wrong requests.
 
 
 class ProtocolError(HeadwaterError, code="protocol_error"):
-    """The peer sent what the protocol does not allow. The connection ends after it."""
+    """The peer violated the protocol. The connection ends."""
 
 
 class UnknownOperation(HeadwaterError, code="unknown_operation"):
@@ -104,160 +104,160 @@ class UnknownOperation(HeadwaterError, code="unknown_operation"):
 
 
 class InvalidArgument(HeadwaterError, code="invalid_argument"):
-    """An argument is of the wrong type or out of bounds; the message says which."""
+    """An argument has a wrong type or is out of bounds; the message says which."""
 
 
 class NotANumber(InvalidArgument, code="not_a_number"):
-    """An add, min or max met a stored value that is no number, or left the 64-bit range."""
+    """The stored value of an add, min or max is not a number, or the result exceeds 64 bits."""
 
 
 class TooLarge(HeadwaterError, code="too_large"):
-    """A frame, value, transaction or count is above its bound."""
+    """A frame, value, transaction or count is above its limit."""
 
 
-# What became of a transaction.
+# Outcomes of a transaction.
 
 
 class Conflict(HeadwaterError, code="conflict"):
     """Another transaction committed first. Begin again.
 
-    details["conflicts"] lists all of them, each a map with `kind` ("read-write",
-    "write-write", "expected version", "condition"), what it was about (`key`, or `start` and
-    `end`, or `stream`, or `query`, or `snapshot`: its stream, name and schema), and `commit` and
-    `transaction` of the winner where there is one and it is remembered.
+    details["conflicts"] lists all conflicts. Each is a map with `kind` ("read-write",
+    "write-write", "expected version", "condition"), its subject (`key`, or `start` and `end`, or
+    `stream`, or `query`, or `snapshot`: stream, name and schema), and, if known, `commit` and
+    `transaction` of the other transaction.
     """
 
     retryable = True
 
     @property
     def conflicts(self) -> list[dict[str, Any]]:
-        """Every conflict that was found, not only the first."""
+        """All conflicts that were found."""
         found: list[dict[str, Any]] = self.details.get("conflicts", [])
         return found
 
 
 class WrongVersion(Conflict, code="wrong_version"):
-    """A stream is not at the version that an append expected.
+    """A stream does not have the version that an append expected.
 
-    It is retryable if the expectation held when the transaction began, and a concurrent commit
-    broke it; it is not if it was wrong from the start.
+    Retryable if the stream had that version when the transaction began and a concurrent commit
+    changed it. Not retryable if the expected version was wrong from the start.
     """
 
     retryable = False
 
 
 class ConditionFailed(Conflict, code="condition_failed"):
-    """A condition of an execute, or of an append, does not hold.
+    """A condition of an execute or of an append does not hold.
 
-    In a transaction that was begun, it is retryable if the condition held at its beginning.
+    In an open transaction, it is retryable if the condition held when the transaction began.
     """
 
     retryable = False
 
 
 class TransactionGone(HeadwaterError, code="transaction_gone"):
-    """The transaction is not open on this connection: timed out, rolled back, or never begun."""
+    """The transaction is not open on this connection: it ended or was never begun."""
 
     retryable = True
 
 
 class TransactionAborted(HeadwaterError, code="transaction_aborted"):
-    """The transaction's id was fenced by `status(resolve)`: it can never commit."""
+    """`status(resolve)` aborted the transaction's id: it can never commit."""
 
     retryable = True
 
 
 class TransactionForgotten(HeadwaterError, code="transaction_forgotten"):
-    """The transaction's id is older than the retention of the commit log."""
+    """The transaction's id is older than the server remembers outcomes."""
 
 
 class CommitUnknown(HeadwaterError, code="commit_unknown"):
-    """The connection or the server went away between commit and its answer.
+    """The connection or the server was lost between commit and its answer.
 
-    details["transaction"] is the transaction's id; `status(id, resolve=True)` settles it.
+    details["transaction"] is the transaction's id; `status(id, resolve=True)` tells the outcome.
     """
 
     @property
     def transaction(self) -> bytes:
-        """The id of the transaction whose fate is unknown, 16 bytes."""
+        """The id of the transaction whose outcome is unknown, 16 bytes."""
         identity: bytes = self.details["transaction"]
         return identity
 
 
 class DuplicateEvent(HeadwaterError, code="duplicate_event"):
-    """An event id is already in the stream, with other content or without its neighbours."""
+    """An event id is already in the stream, with other content or without its neighbors."""
 
 
 class NoSuchEvent(HeadwaterError, code="no_such_event"):
-    """There is no event where one is to be erased: no such version, position or id."""
+    """An event to erase does not exist: no such version, position or id."""
 
 
 # Consumer groups.
 
 
 class NoSuchGroup(HeadwaterError, code="no_such_group"):
-    """There is no consumer group of this name; it may have been deleted."""
+    """No consumer group has this name; it may have been deleted."""
 
 
 class GroupExists(HeadwaterError, code="group_exists"):
-    """There is a consumer group of this name already."""
+    """A consumer group with this name already exists."""
 
 
 class DeliveryLost(HeadwaterError, code="delivery_lost"):
-    """A delivery is not the consumer's any more, so it can be settled no more.
+    """The consumer no longer holds the delivery, so it cannot settle it.
 
-    It was settled before, its lease ran out, its connection was lost, or the group was changed.
-    A transaction with its acknowledgement does nothing.
+    It was settled before, its lease expired, its connection was lost, or the group was changed.
+    A transaction that acknowledges it does not commit.
     """
 
 
-# What the server cannot do, now or ever.
+# Limits and states of the server.
 
 
 class HistoryGone(HeadwaterError, code="history_gone"):
-    """The commit is older than the history window; details["oldest"] can still be read."""
+    """The commit is older than the history window; details["oldest"] is the oldest readable one."""
 
 
 class NoSuchCommit(HeadwaterError, code="no_such_commit"):
-    """The commit number was not given yet, or nothing was committed at that time."""
+    """The commit does not exist yet, or nothing had been committed at that time."""
 
 
 class ReadOnly(HeadwaterError, code="read_only"):
-    """The server takes no writes for now; the message says why."""
+    """The server refuses writes at present; the message says why."""
 
     retryable = True
 
 
 class TooMany(HeadwaterError, code="too_many"):
-    """A bound of the server is used up: connections, transactions, subscriptions, memory."""
+    """A limit of the server is reached: connections, transactions, subscriptions, memory."""
 
     retryable = True
 
 
 class ShuttingDown(HeadwaterError, code="shutting_down"):
-    """The server is going down and takes no new work."""
+    """The server is shutting down and takes no new work."""
 
     retryable = True
 
 
 class BackupFailed(HeadwaterError, code="backup_failed"):
-    """The backup was not made, and nothing is left of it; the message says why."""
+    """The backup failed and nothing of it remains; the message says why."""
 
 
 class DamagedFile(HeadwaterError, code="damaged_file"):
-    """Stored bytes fail their checksum; details["file"] and ["offset"] say where."""
+    """The checksum of stored bytes is wrong; details["file"] and ["offset"] say where."""
 
 
 class DirectoryInUse(HeadwaterError, code="directory_in_use"):
-    """Another process owns the data directory."""
+    """Another process uses the data directory."""
 
 
 class FormatTooNew(HeadwaterError, code="format_too_new"):
-    """The data directory was written by a newer Headwater."""
+    """A newer version of Headwater wrote the data directory."""
 
 
 class AuthenticationFailed(HeadwaterError, code="authentication_failed"):
-    """Name or password are wrong, or the operation needs a user and there is none."""
+    """The name or password is wrong, or the client has not authenticated."""
 
 
 class PermissionDenied(HeadwaterError, code="permission_denied"):
@@ -265,13 +265,13 @@ class PermissionDenied(HeadwaterError, code="permission_denied"):
 
 
 class ConnectionLost(HeadwaterError, code="connection_lost"):
-    """The connection ended before the answer. Nothing was being committed."""
+    """The connection ended before the answer. No commit was in flight."""
 
     retryable = True
 
 
 class InternalError(HeadwaterError, code="internal_error"):
-    """The server could not read its disk, or made a mistake and ends. Its log has more."""
+    """The server could not read its disk, or has a bug and stops. Its log has more."""
 
 
 _CLASSES["error"] = HeadwaterError

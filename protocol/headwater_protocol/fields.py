@@ -1,17 +1,18 @@
-"""Field types: what an argument on the wire may be, and the check of it.
+"""Fields: the types of arguments on the wire, and their validation.
 
-A field is built once, when the vocabulary is defined, and then called for every value:
+A field is created once, when the operations are defined, and validates every value:
 
     KEY = Binary(1, limits.KEY_SIZE_MAX)
     KEY.check(value)           # returns nothing, or raises InvalidArgument or TooLarge
     KEY(value, "get: key")     # the same, and the message begins with that place
 
-Nearly all values are right, so a request is first put to tests that only say so
-(headwater_protocol.fitting). What that does not accept is checked, by a `check` that knows no
-places; and only when that has refused is the value gone through once more, by name, to say
-where the fault is.
+Nearly all values are valid, so validation has three steps:
 
-Checks only look; they never convert, so what was decoded is what the engine gets.
+    fast validator      accepts nearly all valid requests (headwater_protocol.fast_validators)
+    check               the full check, which does not track the place in the request
+    __call__            only if check refused: checks again, to name the place in the message
+
+Fields never convert values, so the engine receives exactly what was decoded.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +20,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge, shown
-from headwater_protocol.fitting import (
+from headwater_protocol.fast_validators import (
     Anything,
     Arguments,
     Bool,
     Bytes,
     ByWord,
     Each,
-    Fitting,
+    FastValidator,
     Int,
     Members,
     NoMembers,
@@ -38,33 +39,33 @@ from headwater_protocol.fitting import (
 
 
 class Field(Protocol):
-    """Something that an argument may be."""
+    """The type of an argument."""
 
     def check(self, value: Any) -> None:
-        """Raise InvalidArgument or TooLarge unless *value* is allowed."""
+        """Raise InvalidArgument or TooLarge unless *value* is valid."""
 
     def __call__(self, value: Any, place: str) -> None:
-        """As check; the error's message begins with *place*."""
+        """Like check, but the error's message begins with *place*."""
 
-    def fitting(self) -> Fitting:
-        """A test that accepts only what `check` allows."""
+    def fast_validator(self) -> FastValidator:
+        """A validator that accepts only what `check` allows."""
 
     def describe(self) -> str:
-        """The field in words, as docs/protocol.md gives it."""
+        """The field in words, as in docs/protocol.md."""
 
 
-def _wrong(value: Any, wanted: str) -> InvalidArgument:
-    return InvalidArgument(f"{wanted} is wanted, not {type(value).__name__} {shown(value)}")
+def _wrong(value: Any, expected: str) -> InvalidArgument:
+    return InvalidArgument(f"expected {expected}; got {type(value).__name__} {shown(value)}")
 
 
 def _out_of_bounds(count: int, unit: str, minimum: int, maximum: int) -> HeadwaterError:
-    # Only what is above its bound is too large: a key of no bytes is not.
+    # A value below its bounds, such as an empty key, is not too large.
     wrong = TooLarge if count > maximum else InvalidArgument
     return wrong(f"{count} {unit}; allowed are {minimum} to {maximum}")
 
 
 class _Scalar:
-    """A field without members: its place is the one that it is given."""
+    """A field without members, so the place of an error is the place of the field."""
 
     __slots__ = ()
 
@@ -91,7 +92,7 @@ class Binary(_Scalar):
         if not self.size_min <= len(value) <= self.size_max:
             raise _out_of_bounds(len(value), "bytes", self.size_min, self.size_max)
 
-    def fitting(self) -> Fitting:
+    def fast_validator(self) -> FastValidator:
         return Bytes(self.size_min, self.size_max)
 
     def describe(self) -> str:
@@ -110,18 +111,18 @@ class Text(_Scalar):
     def check(self, value: Any) -> None:
         if type(value) is not str:
             raise _wrong(value, self.describe())
-        # A character is one to four bytes: most names are settled without encoding them.
+        # A character takes one to four bytes, so most names need not be encoded to be measured.
         if not (self.size_min <= len(value) and len(value) * 4 <= self.size_max):
             try:
                 size = len(value.encode())
             except UnicodeEncodeError as error:
-                raise InvalidArgument(f"{shown(value)} holds a lone surrogate") from error
+                raise InvalidArgument(f"{shown(value)} contains a lone surrogate") from error
             if not self.size_min <= size <= self.size_max:
                 raise _out_of_bounds(size, "bytes", self.size_min, self.size_max)
         if "\0" in value:
-            raise InvalidArgument(f"{shown(value)} holds U+0000")
+            raise InvalidArgument(f"{shown(value)} contains U+0000")
 
-    def fitting(self) -> Fitting:
+    def fast_validator(self) -> FastValidator:
         return Str(self.size_min, self.size_max)
 
     def describe(self) -> str:
@@ -141,7 +142,7 @@ class Integer(_Scalar):
         if not self.minimum <= value <= self.maximum:
             raise InvalidArgument(f"{value}; allowed are {self.minimum} to {self.maximum}")
 
-    def fitting(self) -> Fitting:
+    def fast_validator(self) -> FastValidator:
         return Int(self.minimum, self.maximum)
 
     def describe(self) -> str:
@@ -150,7 +151,7 @@ class Integer(_Scalar):
 
 @dataclass(frozen=True, slots=True)
 class Number(_Scalar):
-    """A msgpack int or float; never NaN, which has no order."""
+    """A msgpack int or float. Not NaN, which cannot be ordered."""
 
     def check(self, value: Any) -> None:
         if type(value) is int:
@@ -159,7 +160,7 @@ class Number(_Scalar):
         elif type(value) is not float or value != value:
             raise _wrong(value, self.describe())
 
-    def fitting(self) -> Fitting:
+    def fast_validator(self) -> FastValidator:
         return Int(-(2**63), 2**64 - 1)
 
     def describe(self) -> str:
@@ -174,7 +175,7 @@ class Boolean(_Scalar):
         if type(value) is not bool:
             raise _wrong(value, self.describe())
 
-    def fitting(self) -> Fitting:
+    def fast_validator(self) -> FastValidator:
         return Bool()
 
     def describe(self) -> str:
@@ -191,7 +192,7 @@ class Choice(_Scalar):
         if type(value) is not str or value not in self.words:
             raise _wrong(value, self.describe())
 
-    def fitting(self) -> Fitting:
+    def fast_validator(self) -> FastValidator:
         return OneOf(self.words)
 
     def describe(self) -> str:
@@ -212,8 +213,8 @@ class Nullable:
         if value is not None:
             self.inner(value, place)
 
-    def fitting(self) -> Fitting:
-        return OrNone(self.inner.fitting())
+    def fast_validator(self) -> FastValidator:
+        return OrNone(self.inner.fast_validator())
 
     def describe(self) -> str:
         return f"{self.inner.describe()}, or nil"
@@ -221,7 +222,7 @@ class Nullable:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """An array of a bounded count, every item of one field; no two alike if they are *unique*."""
+    """An array of bounded length, whose items all have one type; *unique* forbids duplicates."""
 
     item: Field
     count_max: int
@@ -238,7 +239,7 @@ class ListOf:
     def _check_unique(self, value: list[Any]) -> None:
         if self.unique and len(set(value)) < len(value):
             twice = next(member for member in value if value.count(member) > 1)
-            raise InvalidArgument(f"{shown(twice)} stands in it more than once")
+            raise InvalidArgument(f"{shown(twice)} occurs more than once")
 
     def _check_count(self, value: Any) -> None:
         if type(value) is not list:
@@ -258,17 +259,17 @@ class ListOf:
         except HeadwaterError as error:
             raise type(error)(f"{place}: {error.message}") from None
 
-    def fitting(self) -> Fitting:
-        return Each(self.item.fitting(), self.count_min, self.count_max)
+    def fast_validator(self) -> FastValidator:
+        return Each(self.item.fast_validator(), self.count_min, self.count_max)
 
     def describe(self) -> str:
-        unique = ", no two alike" if self.unique else ""
+        unique = " without duplicates" if self.unique else ""
         return f"array of {self.count_min} to {self.count_max}{unique}: {self.item.describe()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A named place in a record. Trailing arguments that have a default may be left out."""
+    """A named member of a record. Trailing arguments with a default may be left out."""
 
     name: str
     field: Field
@@ -278,28 +279,29 @@ class Argument:
 
 
 def _check_each(values: Sequence[Any], checks: Sequence[Callable[[Any], None]]) -> None:
-    """Check each of *values*, of which there are no more than *checks*."""
+    """Call the check of each value. There may be fewer values than checks."""
     for value, check in zip(values, checks, strict=False):
         check(value)
 
 
 class Record:
-    """An array with a named place for each member; trailing ones may have defaults.
+    """An array of named members. Trailing ones may have defaults.
 
-    Inside a message members are looked up by place, so there none may be left out, unless the
-    record *may_be_short*: then whoever uses it sees to those that have a default.
+    In the arguments of a request, the defaults of missing members are added. In a nested record no
+    member may be missing, because its users index it by place. The exception is a record that
+    *may_be_short*: its users supply the defaults.
 
     Attributes:
-        inside_min: members that it has at least inside a message.
-        members: the test of each.
-        fast: completes arguments that are surely right.
+        inside_min: smallest number of members in a nested record.
+        members: the fast validator of each member.
+        fast: validates arguments fast, and adds their defaults.
     """
 
     __slots__ = (
         "_checks",
         "_count",
         "_count_min",
-        "_tails",
+        "_defaults",
         "arguments",
         "fast",
         "inside_min",
@@ -312,33 +314,33 @@ class Record:
         self._count = len(self.arguments)
         self._count_min = sum(1 for argument in arguments if argument.required)
         self.inside_min = self._count_min if may_be_short else self._count
-        # By how many were given: the defaults of the rest.
-        self._tails = [
+        # The defaults of missing arguments, by the number of given ones.
+        self._defaults = [
             [argument.default for argument in self.arguments[given:]]
             for given in range(self._count + 1)
         ]
-        self.members = [argument.field.fitting() for argument in arguments]
-        self.fast = Arguments(Members(self.members, self._count_min), self._tails)
+        self.members = [argument.field.fast_validator() for argument in arguments]
+        self.fast = Arguments(Members(self.members, self._count_min), self._defaults)
         assert all(not a.required for a in arguments[self._count_min :]), "defaults must trail"
         assert all(not a.default for a in arguments if type(a.default) in (list, dict))
 
     def complete(self, values: list[Any], place: str) -> list[Any]:
-        """Check *values* and return them with the defaults of those left out.
+        """Check *values* and return them with the defaults of missing ones.
 
         Raises:
-            InvalidArgument, TooLarge: a value is not allowed; the message begins with *place*
-                and the argument's name.
+            InvalidArgument, TooLarge: a value is invalid; the message begins with *place* and the
+                argument's name.
         """
         count = len(values)
         if not self._count_min <= count <= self._count:
-            raise InvalidArgument(f"{place}: {count} arguments; wanted are {self.describe()}")
+            raise InvalidArgument(f"{place}: {count} arguments; expected {self.describe()}")
         completed = self.fast.completed(values)
         if completed is not None:
             return completed
-        self._check_closely(values, place)
-        return values + [fresh(member) for member in self._tails[count]]
+        self._check_fully(values, place)
+        return values + [fresh(member) for member in self._defaults[count]]
 
-    def _check_closely(self, values: Sequence[Any], place: str) -> None:
+    def _check_fully(self, values: Sequence[Any], place: str) -> None:
         try:
             _check_each(values, self._checks)
         except HeadwaterError:
@@ -346,7 +348,7 @@ class Record:
             raise
 
     def _explain(self, values: Sequence[Any], place: str) -> None:
-        """Raise what is wrong with *values*, with its place."""
+        """Check *values* again, and raise the error with its place."""
         for value, argument in zip(values, self.arguments, strict=False):
             argument.field(value, f"{place}: {argument.name}")
 
@@ -358,7 +360,7 @@ class Record:
         if type(value) is not list:
             raise _wrong(value, "an array " + self.describe())
         if not self.inside_min <= len(value) <= self._count:
-            raise InvalidArgument(f"{len(value)} members; wanted are {self.describe()}")
+            raise InvalidArgument(f"{len(value)} members; expected {self.describe()}")
 
     def __call__(self, value: Any, place: str) -> None:
         try:
@@ -367,7 +369,7 @@ class Record:
             raise type(error)(f"{place}: {error.message}") from None
         self._explain(value, place)
 
-    def fitting(self) -> Fitting:
+    def fast_validator(self) -> FastValidator:
         return Members(self.members, self.inside_min)
 
     def describe(self) -> str:
@@ -376,7 +378,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Tagged:
-    """An array whose first member is a word that says what the others are."""
+    """An array whose first member is a word that selects the record of the others."""
 
     variants: Mapping[str, Record]
     words: str = field(init=False)
@@ -398,7 +400,7 @@ class Tagged:
         )
 
     def check(self, value: Any) -> None:
-        # The word stands in the array with its members, which are not cut out to be checked.
+        # Checks the array as it is, with the word as first member: slicing would copy it.
         if type(value) is list and value and type(value[0]) is str:
             checks = self._checks.get(value[0])
             if checks is not None and self._least[value[0]] <= len(value) <= len(checks):
@@ -412,10 +414,11 @@ class Tagged:
             raise InvalidArgument(f"{place}: {error.message}")
         variant = self.variants.get(value[0]) if type(value[0]) is str else None
         if variant is None:
-            raise InvalidArgument(f"{place}: {shown(value[0])} is none of {self.words}")
+            error = _wrong(value[0], f"one of {self.words}")
+            raise InvalidArgument(f"{place}: {error.message}")
         variant(value[1:], f"{place}: {value[0]}")
 
-    def fitting(self) -> Fitting:
+    def fast_validator(self) -> FastValidator:
         return ByWord(
             {
                 word: Members((Anything(), *variant.members), 1 + variant.inside_min)
@@ -428,12 +431,12 @@ class Tagged:
 
 
 def _accept(value: Any) -> None:
-    """The check of what was looked at already."""
+    """Check nothing: the word of a Tagged has been checked already."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """A map with known names, each of which may be left out, but for *count_min* of them."""
+    """A map with known names and at least *count_min* members."""
 
     members: Mapping[str, Field]
     count_min: int = 0
@@ -446,17 +449,17 @@ class MapOf:
             error = _wrong(value, self.describe())
             raise InvalidArgument(f"{place}: {error.message}")
         if len(value) < self.count_min:
-            raise InvalidArgument(f"{place}: {len(value)} members; wanted is a {self.describe()}")
+            raise InvalidArgument(f"{place}: {len(value)} members; expected {self.describe()}")
         for name, member in value.items():
             check = self.members.get(name) if type(name) is str else None
             if check is None:
                 raise InvalidArgument(
-                    f"{place}: {shown(name)} is none of {', '.join(sorted(self.members))}"
+                    f"{place}: {shown(name)} is not one of {', '.join(sorted(self.members))}"
                 )
             check(member, f"{place}: {name}")
 
-    def fitting(self) -> Fitting:
-        return Fitting() if self.count_min else NoMembers()
+    def fast_validator(self) -> FastValidator:
+        return FastValidator() if self.count_min else NoMembers()
 
     def describe(self) -> str:
         least = f"at least {self.count_min}" if self.count_min else "any"

@@ -1,12 +1,12 @@
-"""Frames: how a stream of bytes is cut into messages.
+"""Frames: each message in the stream of bytes is a frame.
 
     0          4             4 + size
     +----------+---- ... ----+
-    |   size   |    body     |      size: big-endian u32, of the body alone
+    |   size   |    body     |      size: bytes of the body, big-endian u32
     +----------+---- ... ----+
 
-A body is one msgpack array (headwater_protocol.messages). No I/O happens here, so every test of
-this file is bytes in, bytes out.
+A body is one msgpack array (headwater_protocol.messages). This module does no I/O, so tests are
+bytes in, bytes out.
 """
 
 from struct import Struct
@@ -20,10 +20,10 @@ _pack_size = _SIZE.pack
 
 
 def encode_frame(body: bytes) -> bytes:
-    """The frame of *body*.
+    """Make a frame of *body*.
 
     Raises:
-        TooLarge: the body is above BODY_SIZE_MAX.
+        TooLarge: the body is larger than BODY_SIZE_MAX.
     """
     size = len(body)
     if not 0 < size <= BODY_SIZE_MAX:
@@ -32,10 +32,10 @@ def encode_frame(body: bytes) -> bytes:
 
 
 def join_frame(*parts: bytes) -> bytes:
-    """The frame whose body is *parts*, one after the other. They are copied once.
+    """Make a frame whose body is the concatenation of *parts*, which are copied once.
 
     Raises:
-        TooLarge: the body would be above BODY_SIZE_MAX.
+        TooLarge: the body would be larger than BODY_SIZE_MAX.
     """
     size = sum(map(len, parts))
     if not 0 < size <= BODY_SIZE_MAX:
@@ -44,12 +44,12 @@ def join_frame(*parts: bytes) -> bytes:
 
 
 class FrameSplitter:
-    """Collects received bytes and gives back whole frames.
+    """Collects received bytes and returns whole frames.
 
     Attributes:
-        body_size_max: bytes that a body may have. It may be changed between two calls: it is
-            small until the peer has shown who it is.
-        violation: the bad size, once there was one. Frames that came before it were given back.
+        body_size_max: bytes that a body may have. It may be changed between two calls; it is small
+            until the peer has authenticated.
+        violation: the error of the first bad size, or None. `feed` returns the frames before it.
     """
 
     __slots__ = ("_buffer", "_wanted", "body_size_max", "violation")
@@ -58,23 +58,23 @@ class FrameSplitter:
         self.body_size_max = body_size_max
         self.violation: ProtocolError | None = None
         self._buffer = bytearray()
-        # Bytes that the buffer must hold before it can complete a frame.
+        # Length at which the buffer holds a whole frame; 4 while its size is incomplete.
         self._wanted = 0
 
     @property
     def buffered_size(self) -> int:
-        """Bytes held of a frame that is not complete."""
+        """Buffered bytes of an incomplete frame."""
         return len(self._buffer)
 
     def discard(self) -> None:
-        """Free the bytes of a frame that is not complete. Nothing may be fed any more."""
+        """Free the bytes of an incomplete frame. Do not call `feed` afterwards."""
         self._buffer.clear()
 
     def feed(self, data: bytes) -> list[bytes]:
         """Add *data*; return the bodies of the frames that it completes, in order.
 
-        Frames in front of a bad size are returned, and the next call raises; `violation` tells
-        at once. So what a peer sent before its mistake is not lost.
+        Frames before a bad size are not lost: they are returned, `violation` is set, and the next
+        call raises.
 
         Raises:
             ProtocolError: a size is zero or above `body_size_max`.
@@ -84,14 +84,14 @@ class FrameSplitter:
         buffer = self._buffer
         size_max = self.body_size_max
         if not buffer and len(data) >= 4:
-            # The common case, one whole frame, at half the price.
+            # A shortcut for the common case, one whole frame. It takes half the time.
             size = data[0] << 24 | data[1] << 16 | data[2] << 8 | data[3]
             if size == len(data) - 4 and 0 < size <= size_max:
                 return [data[4:]]
         bodies: list[bytes] = []
         if buffer:
             buffer += data
-            # A large body comes in many pieces; it is looked at once, when the last is there.
+            # A large body arrives in many pieces. Do nothing until the last piece is here.
             if len(buffer) < self._wanted:
                 return bodies
             if self._wanted == 4:
@@ -104,11 +104,11 @@ class FrameSplitter:
         start = 0
         available = len(data)
         while available - start >= 4:
-            # Unpacked by hand: compiled, it costs a tenth of the call.
+            # When compiled, these shifts take a tenth of the time of a call to unpack.
             size = (
                 data[start] << 24 | data[start + 1] << 16 | data[start + 2] << 8 | data[start + 3]
             )
-            # Refuse before buffering: a hostile size must not cost us memory.
+            # Refuse before buffering, so that a hostile size costs no memory.
             if not 0 < size <= size_max:
                 self.violation = ProtocolError(
                     f"frame of {size} bytes; allowed are 1 to {size_max}"

@@ -1,8 +1,4 @@
-"""The part of the vocabulary that is about consumer groups; operations.py has the rest.
-
-push of a membership    ["deliveries", [[token, attempt, event], …]], ["lost", [token, …]],
-                        ["caught_up", position], ["ended", error payload]
-"""
+"""The operations on consumer groups. operations.py has all others."""
 
 from typing import Any, Final
 
@@ -36,7 +32,7 @@ SETTINGS: Final = MapOf(
         "parked_stream": Choice(("hold", "continue")),
     }
 )
-"""How a consumer group treats its members, and what fails."""
+"""Settings of a consumer group; docs/protocol.md explains them under `group_create`."""
 
 
 def _record(*arguments: Argument) -> Record:
@@ -59,39 +55,39 @@ ACK: Final = _record(
     _required("group", NAME),
     _required("deliveries", DELIVERIES, "each as it was delivered"),
 )
-"""A write of a transaction: the events are done."""
+"""A write of a transaction that marks events as done."""
 
 
 Described = tuple[str, Record, str, str]
-"""Name, arguments, answer and what it does of an operation."""
+"""Name, arguments, answer and description of an operation."""
 
 _CONSUMING: Final[tuple[Described, ...]] = (
     (
         "group_join",
         _record(
             _required("group", NAME),
-            _optional("credit", CREDIT, 0, "deliveries before more is granted"),
+            _optional("credit", CREDIT, 0, "initial credit, in deliveries"),
         ),
         "nil, then pushes",
-        "Become a member of a consumer group, and get a share of its events.",
+        "Become a member of a consumer group and receive a share of its events.",
     ),
     (
         "group_leave",
         _record(_required("membership", MEMBERSHIP)),
         "nil",
-        "Leave a consumer group. What was not settled goes to others, as if never delivered.",
+        "Leave a consumer group. Unsettled deliveries go to others and do not count as attempts.",
     ),
     (
         "nack",
         _record(
             _required("group", NAME),
             _required("deliveries", DELIVERIES, "each as it was delivered"),
-            _optional("delay_ms", Nullable(RETRY_MS), None, "nil: as the group has it"),
+            _optional("delay_ms", Nullable(RETRY_MS), None, "nil: the group's delay"),
             _optional("reason", REASON, ""),
             _optional("park", Boolean(), False, "true: park them now"),
         ),
         "nil",
-        "Give events back, to be delivered again after a pause, or to be parked.",
+        "Return events, to have them delivered again after a delay, or parked.",
     ),
     (
         "group_parked",
@@ -101,7 +97,7 @@ _CONSUMING: Final[tuple[Described, ...]] = (
             _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
         ),
         "[[[position, attempts, reason, time, event | nil], …], more]",
-        "A page of the parked events of a group, in order of position.",
+        "A page of the parked events of a group, in position order.",
     ),
     (
         "group_replay",
@@ -119,53 +115,53 @@ _CONSUMING: Final[tuple[Described, ...]] = (
             _optional("positions", Nullable(POSITIONS), None, "nil: all"),
         ),
         "[count]",
-        "Forget parked events: they count as done.",
+        "Discard parked events: they count as done.",
     ),
 )
 
 
 def group_operations(wanted: Field) -> tuple[Described, ...]:
-    """All operations on consumer groups; *wanted* is the filter of events."""
+    """All operations on consumer groups; *wanted* is the field of an event filter."""
     return (
         (
             "group_create",
             _record(
                 _required("name", NAME),
                 _optional("filter", wanted, {}),
-                _optional("after", Nullable(POSITION), 0, "exclusive; nil: the newest event"),
+                _optional("after", Nullable(POSITION), 0, "exclusive; nil: after the newest event"),
                 _optional("settings", SETTINGS, {}),
             ),
             "[position]",
-            "Make a consumer group that begins after a position.",
+            "Create a consumer group that starts after a position.",
         ),
         (
             "group_update",
             _record(
                 _required("name", NAME),
                 _optional("filter", Nullable(wanted), None, "nil: unchanged"),
-                _optional("after", Nullable(POSITION), None, "begin anew there; nil: go on"),
-                _optional("settings", SETTINGS, {}, "those to be changed"),
+                _optional("after", Nullable(POSITION), None, "restart after it; nil: continue"),
+                _optional("settings", SETTINGS, {}, "the settings to change"),
             ),
             "nil",
-            "Change a consumer group. What its members have is taken back from them.",
+            "Change a consumer group. Its members lose their unsettled deliveries.",
         ),
         (
             "group_delete",
             _record(_required("name", NAME)),
             "nil",
-            "Remove a consumer group, with its parked events.",
+            "Delete a consumer group with its parked events.",
         ),
         (
             "group_list",
             _record(),
             "[[name, position, members], …]",
-            "The consumer groups in order of name.",
+            "The consumer groups in name order.",
         ),
         (
             "group_info",
             _record(_required("name", NAME)),
             "a map",
-            "All about a consumer group, by name.",
+            "The settings and state of a consumer group, by name.",
         ),
         *_CONSUMING,
     )

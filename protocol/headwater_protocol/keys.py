@@ -2,11 +2,11 @@
 
     ("balance", "ann", 7)  ->  02 62 61 6c 61 6e 63 65 00   02 61 6e 6e 00   15 07
 
-The encoding is the tuple layer of FoundationDB, byte for byte for the types that both have
-(https://github.com/apple/foundationdb/blob/main/design/tuple.md), so there are libraries of it
-for most languages. Each member is a byte that says its type, then its value in a form that
-sorts, and ends by itself; a tuple is its members one after the other. Hence a tuple sorts
-before those that go on after it, and all that begin with it lie in one range (prefix_range).
+The encoding is that of FoundationDB's tuple layer, for the types that both have
+(https://github.com/apple/foundationdb/blob/main/design/tuple.md), so most languages have a library
+for it. Each member is a byte for its type and then its value, in a form that sorts and has a
+recognizable end. A tuple is the concatenation of its members. Hence a tuple sorts directly before
+the longer tuples that begin with it, and all of these are one range (prefix_range).
 
     type            code        then
     None            00          in an inner tuple: ff
@@ -21,10 +21,10 @@ before those that go on after it, and all that begin with it lie in one range (p
     UUID            30          16 bytes
     datetime        40          microseconds since 1970 UTC plus 2**63, 8 bytes big-endian
 
-The type comes first: every int sorts before every float, whatever their values, so that each
-value has one encoding and comes back as what it was. -0.0 becomes 0.0, which it equals. NaN is
-refused: it equals nothing, not even itself. A datetime must know its time zone; it comes back
-in UTC. There is one encoding of each tuple, and decode_key takes no other.
+The type comes first, so every int sorts before every float, whatever their values. In return each
+value keeps its type. -0.0 becomes 0.0, which it equals. NaN is refused, since it equals nothing,
+not even itself. A datetime must have a time zone; decoding gives it in UTC. Each tuple has exactly
+one encoding, and decode_key refuses all others.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ Key: TypeAlias = bool | int | float | str | bytes | UUID | datetime | tuple["Key
 KeyTuple: TypeAlias = tuple[Key, ...]
 
 INT_SIZE_MAX: Final = 255
-"""Bytes of an int's magnitude: its count of bytes is one byte."""
+"""Bytes of an int's magnitude, since their count is stored in one byte."""
 
 _NONE, _BYTES, _STR, _TUPLE, _ZERO, _FLOAT = 0x00, 0x01, 0x02, 0x05, 0x14, 0x21
 _NEGATIVE, _POSITIVE = 0x0B, 0x1D
@@ -57,18 +57,16 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 def _encode_large_int(value: int) -> bytes:
     size = (value.bit_length() + 7) // 8
     if size > INT_SIZE_MAX:
-        raise InvalidArgument(
-            f"key: an int of {size} bytes; allowed are {INT_SIZE_MAX} (2**{8 * INT_SIZE_MAX - 1})"
-        )
+        raise InvalidArgument(f"key: an int of {size} bytes; the maximum is {INT_SIZE_MAX}")
     if value >= 0:
         digits = value.to_bytes(size, "big")
         return (bytes((_ZERO + size,)) if size <= 8 else bytes((_POSITIVE, size))) + digits
-    # One's complement, so that the smaller number has the smaller bytes.
+    # One's complement, so that a smaller number has smaller bytes.
     digits = (value + (1 << 8 * size) - 1).to_bytes(size, "big")
     return (bytes((_ZERO - size,)) if size <= 8 else bytes((_NEGATIVE, size ^ 0xFF))) + digits
 
 
-# Counters, years, quantities: most ints in keys are small.
+# Most ints in keys are small: counters, years, quantities.
 _SMALL_INTS: Final = tuple(_encode_large_int(value) for value in range(1024))
 
 
@@ -83,7 +81,7 @@ def _encode_str(value: str) -> bytes:
         data = value.encode()
     except UnicodeEncodeError as error:
         raise InvalidArgument(
-            f"key: {shown(value)} holds a lone surrogate, which UTF-8 has no bytes for"
+            f"key: {shown(value)} has a lone surrogate, which UTF-8 cannot encode"
         ) from error
     if 0 in data:
         data = data.replace(b"\0", b"\0\xff")
@@ -96,8 +94,8 @@ def _encode_bytes(value: bytes) -> bytes:
 
 def _encode_float(value: float) -> bytes:
     if value != value:
-        raise InvalidArgument("key: NaN has no place in an order")
-    # Adding 0.0 makes 0.0 of -0.0.
+        raise InvalidArgument("key: NaN cannot be ordered")
+    # Adding 0.0 turns -0.0 into 0.0.
     bits: int = _U64.unpack(_DOUBLE.pack(value + 0.0))[0]
     return b"\x21" + _U64.pack(bits ^ (_ALL if bits & _SIGN else _SIGN))
 
@@ -105,8 +103,8 @@ def _encode_float(value: float) -> bytes:
 def _encode_datetime(value: datetime) -> bytes:
     if value.tzinfo is None or value.utcoffset() is None:
         raise InvalidArgument(
-            f"key: {value!r} has no time zone, so it is no point in time; use for example"
-            f" datetime.now(UTC) or .replace(tzinfo=UTC)"
+            f"key: {value!r} has no time zone; use for example datetime.now(UTC)"
+            f" or .replace(tzinfo=UTC)"
         )
     return b"\x40" + _U64.pack((value - _EPOCH) // _MICROSECOND + _SIGN)
 
@@ -125,10 +123,12 @@ _find_encoder = _ENCODERS.get
 
 
 def _encode_other(value: object, depth: int) -> bytes:
-    """A tuple, or a subclass of what a key may have; anything else is refused."""
+    """Encode a tuple, or a value of a subclass of an allowed type; refuse anything else."""
     if isinstance(value, tuple):
         if depth == DEPTH_MAX:
-            raise InvalidArgument(f"key: tuples nested {depth + 1} deep; allowed are {DEPTH_MAX}")
+            raise InvalidArgument(
+                f"key: tuples nested {depth + 1} levels deep; allowed are {DEPTH_MAX}"
+            )
         inner = [
             b"\0\xff" if member is None else _encode_member(member, depth + 1) for member in value
         ]
@@ -137,7 +137,7 @@ def _encode_other(value: object, depth: int) -> bytes:
         if isinstance(value, known):
             return encode(value)
     raise InvalidArgument(
-        f"key: {type(value).__name__} {shown(value)}; a key is made of None, bool, int, float,"
+        f"key: {type(value).__name__} {shown(value)}; a key may contain None, bool, int, float,"
         f" str, bytes, UUID, datetime and tuples of them"
     )
 
@@ -160,46 +160,45 @@ def _encode_tuple(key: object) -> bytes:
 
 
 def encode_key(key: Key) -> bytes:
-    """The bytes of *key*, a tuple; a bare value is a tuple of one.
+    """Encode *key*, a tuple. A single value counts as a tuple of one.
 
     Raises:
-        InvalidArgument: it is empty, or has a member that a key cannot have.
+        InvalidArgument: it is empty, or has a member that a key cannot contain.
         TooLarge: it takes more than KEY_SIZE_MAX bytes.
     """
     encoded = _encode_tuple(key)
     if not encoded:
-        raise InvalidArgument("key: the empty tuple is no key; it is a prefix, of all keys")
+        raise InvalidArgument("key: the empty tuple is not a key, but the prefix of all keys")
     return encoded
 
 
 def prefix_range(prefix: Key) -> tuple[bytes, bytes]:
-    """The range [start, end) that holds exactly the keys that begin with *prefix*.
+    """The range [start, end) of exactly the keys that begin with *prefix*.
 
-    A key that is equal to the prefix begins with it. The empty tuple gives the range of all
-    tuples.
+    It includes the key that equals the prefix. The empty tuple gives the range of all keys.
 
     Raises:
         InvalidArgument, TooLarge: as encode_key.
     """
     start = _encode_tuple(prefix)
     if len(start) < KEY_SIZE_MAX:
-        # No type has the code ff, and an escaped 00 is what ff follows inside of a member.
+        # No type has the code ff. Inside a member, ff follows 00 only as an escape.
         return start, start + b"\xff"
     return start, key_after(start)
 
 
 def key_after(key: bytes) -> bytes:
-    """The least bytes that are a key and sort after *key*, for a scan that goes on after it."""
+    """The smallest possible key after *key*, from which a scan continues."""
     if len(key) < KEY_SIZE_MAX:
         return key + b"\0"
-    # No longer key exists, so nothing lies between this one and the next of its length.
+    # No key is longer, so the next key of the same length is the successor.
     trimmed = key.rstrip(b"\xff")
-    assert trimmed, "no tuple is encoded as nothing but ff"
+    assert trimmed, "no tuple is encoded as ff only"
     return trimmed[:-1] + bytes((trimmed[-1] + 1,))
 
 
-# Decoding. Each decoder takes the bytes and where the value begins, after its code, and gives
-# the value and where the next member begins.
+# Decoding. Each decoder takes the bytes and the offset of the value after its code. It returns the
+# value and the offset of the next member.
 
 
 def _wrong(data: bytes, at: int, what: str) -> InvalidArgument:
@@ -211,7 +210,7 @@ def _decode_escaped(data: bytes, at: int) -> tuple[bytes, int]:
     while end >= 0 and data[end + 1 : end + 2] == b"\xff":
         end = data.find(b"\0", end + 2)
     if end < 0:
-        raise _wrong(data, at, "str or bytes without an end")
+        raise _wrong(data, at, "the str or bytes has no end")
     return data[at:end].replace(b"\0\xff", b"\0"), end + 1
 
 
@@ -224,13 +223,13 @@ def _decode_str(data: bytes, at: int) -> tuple[str, int]:
 
 
 def _not_utf8(data: bytes, at: int) -> InvalidArgument:
-    return _wrong(data, at, "a str that is not UTF-8")
+    return _wrong(data, at, "the str is not UTF-8")
 
 
 def _fixed(data: bytes, at: int, size: int) -> bytes:
     raw = data[at : at + size]
     if len(raw) != size:
-        raise _wrong(data, at, f"{size} bytes are wanted, {len(raw)} are left")
+        raise _wrong(data, at, f"expected {size} bytes; {len(raw)} are left")
     return raw
 
 
@@ -245,9 +244,9 @@ def _decode_int(data: bytes, at: int, code: int) -> tuple[int, int]:
     value = int.from_bytes(_fixed(data, start, size), "big")
     if negative:
         value -= (1 << 8 * size) - 1
-    # With fewer bytes possible, or with a count though it needs none, it is another's place.
+    # Each int has one encoding: the fewest bytes, and no count if it has up to 8 bytes.
     if (abs(value).bit_length() + 7) // 8 != size or (start > at and size <= 8):
-        raise _wrong(data, at, "an int of more bytes than it needs")
+        raise _wrong(data, at, "the int has more bytes than it needs")
     return value, start + size
 
 
@@ -255,7 +254,7 @@ def _decode_float(data: bytes, at: int) -> tuple[float, int]:
     bits: int = _U64.unpack(_fixed(data, at, 8))[0]
     value: float = _DOUBLE.unpack(_U64.pack(bits ^ (_SIGN if bits & _SIGN else _ALL)))[0]
     if value != value or bits == _SIGN - 1:
-        raise _wrong(data, at, "a float that is NaN or -0.0")
+        raise _wrong(data, at, "the float is NaN or -0.0")
     return value, at + 8
 
 
@@ -264,18 +263,18 @@ def _decode_datetime(data: bytes, at: int) -> tuple[datetime, int]:
     try:
         return _EPOCH + timedelta(microseconds=microseconds), at + 8
     except OverflowError as error:
-        raise _wrong(data, at, f"{microseconds} microseconds are outside of years 1 to 9999") from (
+        raise _wrong(data, at, f"{microseconds} microseconds are outside years 1 to 9999") from (
             error
         )
 
 
 def _decode_tuple(data: bytes, at: int, depth: int) -> tuple[KeyTuple, int]:
     if depth == DEPTH_MAX:
-        raise _wrong(data, at, f"tuples nested {depth + 1} deep; allowed are {DEPTH_MAX}")
+        raise _wrong(data, at, f"tuples nested {depth + 1} levels deep; allowed are {DEPTH_MAX}")
     members: list[Key] = []
     while True:
         if at >= len(data):
-            raise _wrong(data, at, "a tuple without an end")
+            raise _wrong(data, at, "the tuple has no end")
         if data[at] != _NONE:
             member, at = _decode_member(data, at, depth + 1)
             members.append(member)
@@ -309,23 +308,23 @@ def _decode_member(data: bytes, at: int, depth: int) -> tuple[Key, int]:
         case 0x40:
             return _decode_datetime(data, at)
         case _:
-            raise _wrong(data, at - 1, f"0x{code:02x} is the code of no type")
+            raise _wrong(data, at - 1, f"no type has the code 0x{code:02x}")
 
 
 def decode_key(data: bytes) -> KeyTuple:
-    """The tuple that encode_key made *data* of. A bare value comes back as a tuple of one.
+    """Decode a key to a tuple. A single value comes back as a tuple of one.
 
     Raises:
-        InvalidArgument: encode_key makes no such bytes.
+        InvalidArgument: *data* is not the encoding of a key.
     """
     if not data:
-        raise InvalidArgument("key: no bytes; the empty tuple is no key")
+        raise InvalidArgument("key: no bytes; the empty tuple is not a key")
     members: list[Key] = []
     at, size = 0, len(data)
     while at < size:
         code = data[at]
-        # Scans decode many keys, and most members are short strs and positive ints. What is not
-        # plain here, or wrong, goes the long way.
+        # Scans decode many keys, and most members are short strs and positive ints. All other
+        # members, and wrong ones, are decoded by _decode_member below.
         if code == _STR:
             end = data.find(b"\0", at)
             if end > 0 and (end + 1 == size or data[end + 1] != 0xFF):

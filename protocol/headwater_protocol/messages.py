@@ -1,21 +1,21 @@
-"""Messages: the msgpack array in a frame's body, decoded within bounds.
+"""Messages: the msgpack array in the body of a frame, decoded within limits.
 
     request     [request_id, operation, arguments…]
     response    [request_id, status, payload]
 
-A msgpack header of five bytes can claim four billion members, and a list of empty lists takes
+A msgpack header of five bytes can announce four billion members, and a list of empty lists takes
 64 bytes of memory for each byte of input. So a body is decoded in one of two ways:
 
-    small body              the C decoder, with arrays bounded so low that even its deepest
-    (nearly all)            nesting, 1024, cannot claim much. It only looks at each byte once.
-    large body, or one      a scan of the headers first, without building anything: nesting,
-    that the C decoder      members, types, ends. Then the C decoder.
+    small body              the C decoder. Arrays are limited to so few members that even 1024
+    (nearly all)            nested ones, its maximum, take little memory.
+    large body, or one      first a scan of the headers, which checks nesting, members, types and
+    that the C decoder      ends and allocates nothing. Then the C decoder.
     refuses
 
-The scan also is what says what is wrong and at which byte, so the fast way need not.
+The scan also finds the error and its byte offset for the message, so the fast path need not.
 
-Not allowed, although msgpack has them: extension types (timestamps too), map keys that are not
-str, str that is not UTF-8, bytes after the array.
+Some features of msgpack are not allowed: extension types (including timestamps), map keys that are
+not str, str that is not UTF-8, bytes after the array.
 """
 
 from collections.abc import Sequence
@@ -35,19 +35,19 @@ from headwater_protocol.limits import (
 _U16: Final = Struct(">H")
 _U32: Final = Struct(">I")
 
-# One packer for all, so that the buffer of the largest message is kept once. It runs no Python
-# code while it packs these types, so threads cannot meet in it.
+# All messages share one packer, which keeps a buffer of the size of the largest message. While it
+# packs these types it runs no Python code and so keeps the GIL, so threads can share it.
 _packer: Final = Packer(autoreset=True)
 encode: Final = _packer.pack
-"""The msgpack of a value."""
+"""Encode a value as msgpack."""
 
 _ARRAY_HEADERS: Final = tuple(bytes([0x90 + count]) for count in range(16))
 BIN_HEADERS: Final = tuple(b"\xc4" + bytes([size]) for size in range(256))
-"""What stands before bytes, by their number: for who cannot afford a call."""
+"""The headers of short bins by size, for hot paths that avoid the call of bin_header."""
 
 
 def array_header(count: int) -> bytes:
-    """What stands before the *count* members of an array."""
+    """The header of an array of *count* members."""
     if count < 16:
         return _ARRAY_HEADERS[count]
     if count < 1 << 16:
@@ -56,7 +56,7 @@ def array_header(count: int) -> bytes:
 
 
 def bin_header(size: int) -> bytes:
-    """What stands before *size* bytes."""
+    """The header of a bin of *size* bytes."""
     if size < 1 << 8:
         return BIN_HEADERS[size]
     if size < 1 << 16:
@@ -65,16 +65,16 @@ def bin_header(size: int) -> bytes:
 
 
 def encode_array(members: Sequence[bytes]) -> bytes:
-    """An array of members that are msgpack already: they are copied, not decoded."""
+    """An array of members that are already encoded."""
     return b"".join((array_header(len(members)), *members))
 
 
 def _refuse(*_: Any) -> Any:
-    raise ValueError("not allowed here; the scan says where")
+    raise ValueError("not allowed; the scan finds the place")
 
 
 def _only_str_keys(map_: dict[Any, Any]) -> dict[str, Any]:
-    # The C decoder lets through str and bytes.
+    # The C decoder accepts str and bytes as keys.
     for key in map_:
         if type(key) is not str:
             _refuse()
@@ -82,12 +82,12 @@ def _only_str_keys(map_: dict[Any, Any]) -> dict[str, Any]:
 
 
 def decode(body: bytes, unscanned_size_max: int, items_max: int) -> Any:
-    """The value in *body*; if it is larger than *unscanned_size_max* bytes, it is scanned first.
+    """Decode *body*, after a scan if it is larger than *unscanned_size_max* bytes.
 
-    A body that is scanned may hold *items_max* values, over all its arrays and maps.
+    A scanned body may have *items_max* values over all its arrays and maps.
 
     Raises:
-        ProtocolError: it is no msgpack, or not within the bounds; the message says where.
+        ProtocolError: it is not msgpack, or exceeds a limit; the message says where.
     """
     if len(body) <= unscanned_size_max:
         try:
@@ -101,7 +101,8 @@ def decode(body: bytes, unscanned_size_max: int, items_max: int) -> Any:
                 max_ext_len=0,
             )
         except (ValueError, TypeError):
-            # Wrong, or only with more members than are allowed unscanned: the scan knows.
+            # The body is wrong, or has arrays that are too long to decode unscanned. The scan
+            # tells.
             pass
     scan(body, items_max)
     try:
@@ -116,13 +117,13 @@ def decode(body: bytes, unscanned_size_max: int, items_max: int) -> Any:
         )
     except UnicodeDecodeError as error:
         at = body.find(error.object) + error.start
-        raise ProtocolError(f"byte {at} of the body: a str that is not UTF-8") from error
+        raise ProtocolError(f"byte {at} of the body: the str is not UTF-8") from error
     except (ValueError, TypeError) as error:
-        raise ProtocolError(f"a body that is no msgpack: {error}") from error
+        raise ProtocolError(f"the body is not msgpack: {error}") from error
 
 
 def depth(value: Any) -> int:
-    """How deep arrays and maps are nested in *value*, empty ones not counted, without recursion."""
+    """Levels of nested arrays and maps in *value*, without empty ones. Not recursive."""
     level = [value]
     deep = 0
     while True:
@@ -139,7 +140,7 @@ def depth(value: Any) -> int:
 
 
 def request_id_of(body: bytes) -> int:
-    """The request id at the start of a body that is otherwise wrong; 0 if it cannot be read."""
+    """The request id of a body that is otherwise wrong; 0 if it cannot be read."""
     first = body[0]
     at = 1 if 0x90 <= first <= 0x9F else {0xDC: 3, 0xDD: 5}.get(first, len(body))
     code = body[at] if at < len(body) else 0xC1
@@ -151,9 +152,9 @@ def request_id_of(body: bytes) -> int:
 
 
 def _widths() -> list[int]:
-    """By first byte: the bytes of a value whose size its first byte tells; else 0."""
+    """Total bytes of a value by its first byte; 0 if the first byte does not determine them."""
     widths = [0] * 256
-    # An empty array or map (80, 90) is among them: it nests nothing.
+    # Includes the empty array and the empty map (90, 80), which nest nothing.
     for code in (*range(0x81), 0x90, 0xC0, 0xC2, 0xC3, *range(0xE0, 0x100)):
         widths[code] = 1
     for code in range(0xA0, 0xC0):
@@ -174,15 +175,15 @@ _STR_CODES: Final = frozenset((*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB))
 
 
 def scan(body: bytes, items_max: int) -> None:
-    """Look at every header of *body*, building nothing, and refuse what is not allowed.
+    """Check all headers of *body* without building values.
 
     Raises:
-        ProtocolError: what is wrong, and at which byte of the body.
+        ProtocolError: the body is wrong; the message says what and at which byte.
     """
     size = len(body)
     widths = _WIDTHS
     outer: list[tuple[int, bool]] = []
-    remaining, is_map = 1, False  # members that the innermost array or map still wants
+    remaining, is_map = 1, False  # missing members of the innermost array or map
     items = 1
     at = 0
     while True:
@@ -190,9 +191,9 @@ def scan(body: bytes, items_max: int) -> None:
             if at >= size:
                 raise ProtocolError(f"the body ends at byte {size}, inside its value")
             code = body[at]
-            # A map's members are key, value, key, value: it wants an even number before a key.
+            # Keys and values of a map alternate, so before a key an even number is missing.
             if is_map and not remaining & 1 and code not in _STR_CODES:
-                raise ProtocolError(f"byte {at} of the body: a map key that is not str")
+                raise ProtocolError(f"byte {at} of the body: the map key is not a str")
             remaining -= 1
             width = widths[code]
             if width:
@@ -203,13 +204,13 @@ def scan(body: bytes, items_max: int) -> None:
                 continue
             if len(outer) == DEPTH_MAX:
                 raise ProtocolError(
-                    f"byte {at} of the body: nesting of {DEPTH_MAX + 1}; allowed are {DEPTH_MAX}"
+                    f"byte {at} of the body: {DEPTH_MAX + 1} nested levels; allowed are {DEPTH_MAX}"
                 )
             count, at = _members(body, at, code)
             items += count
             if items > items_max:
                 raise ProtocolError(
-                    f"byte {at} of the body: more than the {items_max} values allowed in a body"
+                    f"byte {at} of the body: more than {items_max} values, the maximum of a body"
                 )
             outer.append((remaining, is_map))
             remaining, is_map = count, 0x80 <= code <= 0x8F or code >= 0xDE
@@ -223,7 +224,7 @@ def scan(body: bytes, items_max: int) -> None:
 
 
 def _after_bin_or_str(body: bytes, at: int, code: int) -> int:
-    """Where a bin or str with a length of its own ends; it may be past the body's end."""
+    """The end of a bin or str with a length field. It may be beyond the end of the body."""
     width = _BIN_AND_STR[code]
     length = int.from_bytes(body[at + 1 : at + 1 + width], "big")
     if code >= 0xD9 and length > STR_SIZE_MAX:
@@ -234,7 +235,7 @@ def _after_bin_or_str(body: bytes, at: int, code: int) -> int:
 
 
 def _members(body: bytes, at: int, code: int) -> tuple[int, int]:
-    """How many values are in the array or map at *at*, and where the first of them is."""
+    """The number of values in the array or map at *at*, and the offset of the first."""
     if 0x80 <= code <= 0x9F:
         count, start = code & 0x0F, at + 1
     elif code in _ARRAYS_AND_MAPS:
@@ -245,15 +246,15 @@ def _members(body: bytes, at: int, code: int) -> tuple[int, int]:
     elif code in _EXTENSIONS:
         raise ProtocolError(f"byte {at} of the body: an extension type (0x{code:02x})")
     else:
-        raise ProtocolError(f"byte {at} of the body: 0x{code:02x} is no msgpack")
+        raise ProtocolError(f"byte {at} of the body: 0x{code:02x} is not msgpack")
     if count > MEMBERS_MAX:
         raise ProtocolError(f"byte {at} of the body: {count} members; allowed are {MEMBERS_MAX}")
     if 0x80 <= code <= 0x8F or code >= 0xDE:
         count *= 2
-    # Each member takes a byte at least.
+    # Each member takes at least one byte.
     if count > len(body) - start:
         raise ProtocolError(
             f"byte {at} of the body: {count} values are announced,"
-            f" and {len(body) - start} bytes are left"
+            f" but {len(body) - start} bytes are left"
         )
     return count, start

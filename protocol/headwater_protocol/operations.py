@@ -1,18 +1,16 @@
-"""The whole vocabulary: every operation, its arguments, its answer.
+"""All operations of the protocol, with their arguments and answers.
 
-A request is `[request_id, operation, arguments…]`. This table is the only place that says what
-an operation's arguments are: the server decodes by it, the client encodes by it, and
-docs/protocol.md is compared with it by a test. Arguments are positional; trailing ones that
-have a default may be left out.
+A request is `[request_id, operation, arguments…]`. This table is the single definition of the
+arguments: client and server validate with it, and a test compares docs/protocol.md with it.
+Arguments are positional. Trailing ones with a default may be left out.
 
-    read       reads, writes and conditions are also the parts of `execute`
     write      ["put", key, value], ["append", stream, expect, [event…]], …
     event in   [id | nil, type, data, metadata, tags]      tags may be left out
     event out  [position, stream, version, commit, time, id, type, data, metadata, tags]
 
-Values, event data and states are opaque bytes to the server (a client encodes them, by default
-as msgpack), except that add, min and max read and write them as msgpack numbers. Times are
-microseconds since 1970-01-01 UTC.
+`execute` combines conditions, reads and writes. Values, event data and snapshot states are opaque
+bytes to the server; clients encode them, by default as msgpack. Only add, min and max read and
+write values, as msgpack numbers. Times are microseconds since 1970-01-01 UTC.
 """
 
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ from typing import Any, Final
 
 from headwater_protocol import limits
 from headwater_protocol.errors import TooLarge
+from headwater_protocol.fast_validators import FastValidator
 from headwater_protocol.fields import (
     Argument,
     Binary,
@@ -35,7 +34,6 @@ from headwater_protocol.fields import (
     Tagged,
     Text,
 )
-from headwater_protocol.fitting import Fitting
 from headwater_protocol.group_operations import ACK, group_operations
 from headwater_protocol.numbers import STREAM_EXISTS
 
@@ -69,12 +67,12 @@ CRITERION: Final = MapOf(
     },
     count_min=1,
 )
-"""Which events: the type is one of `types`, if given, and all of `tags` are there, if given."""
+"""An event matches if its type is one of `types`, if given, and it has all of `tags`, if given."""
 
 
 @dataclass(frozen=True)
 class Criteria(ListOf):
-    """The criteria of a query: an array of them, with a bounded count of names in all."""
+    """The criteria of a query: an array, with a limit on the names in all of them together."""
 
     def check(self, value: Any) -> None:
         ListOf.check(self, value)
@@ -88,15 +86,15 @@ class Criteria(ListOf):
         count = sum(len(names) for criterion in value for names in criterion.values())
         if count > limits.QUERY_NAMES_MAX:
             raise TooLarge(
-                f"{place}{count} types and tags; allowed in a query are {limits.QUERY_NAMES_MAX}"
+                f"{place}{count} types and tags; a query may have {limits.QUERY_NAMES_MAX}"
             )
 
-    def fitting(self) -> Fitting:
-        return Fitting()
+    def fast_validator(self) -> FastValidator:
+        return FastValidator()
 
 
 QUERY: Final = Criteria(CRITERION, limits.CRITERIA_MAX, count_min=1)
-"""Which events: those that fit one of the criteria."""
+"""An event matches a query if it matches one of the criteria."""
 
 FILTER: Final = MapOf(
     {
@@ -107,7 +105,7 @@ FILTER: Final = MapOf(
         "query": QUERY,
     }
 )
-"""Which events: all members that are given must fit. `types` fits if the type is one of them."""
+"""An event matches a filter if it matches all its members."""
 
 
 def _record(*arguments: Argument) -> Record:
@@ -132,10 +130,10 @@ EVENT: Final = Record(
     ),
     may_be_short=True,
 )
-"""An event to append. Its tags may be left out, and mostly are."""
+"""An event to append. Its tags may be left out."""
 
 ERASED_NUMBERS: Final = ListOf(Integer(1, limits.NUMBER_MAX), limits.ERASED_MAX, count_min=1)
-"""Versions or positions of events to be erased."""
+"""Versions or positions of events to erase."""
 
 WRITE: Final = Tagged(
     {
@@ -153,8 +151,8 @@ WRITE: Final = Tagged(
                 _required("stream", STREAM),
                 _required("expect", EXPECT, "a version, 0 no stream, -1 any, -2 stream exists"),
                 _required("events", ListOf(EVENT, limits.EVENTS_MAX, count_min=1)),
-                _optional("unless", Nullable(FILTER), None, "no event that fits may be there"),
-                _optional("after", POSITION, 0, "beyond this position"),
+                _optional("unless", Nullable(FILTER), None, "no event may match this filter"),
+                _optional("after", POSITION, 0, "only events after this position count"),
             ),
             may_be_short=True,
         ),
@@ -162,7 +160,7 @@ WRITE: Final = Tagged(
             _required("stream", STREAM),
             _required("name", Text(0, limits.NAME_SIZE_MAX)),
             _required("schema", SCHEMA),
-            _required("version", VERSION, "of the stream, that the state stands for"),
+            _required("version", VERSION, "version of the stream that the state includes"),
             _required("state", VALUE),
         ),
         "ack": ACK,
@@ -173,14 +171,16 @@ WRITE: Final = Tagged(
         "delete_stream": _record(_required("stream", STREAM)),
         "set_retention": _record(
             _required("stream", STREAM),
-            _required("max_count", Nullable(Integer(1, limits.NUMBER_MAX)), "nil: any"),
-            _required("max_age", Nullable(Integer(1, limits.NUMBER_MAX)), "microseconds; nil: any"),
+            _required("max_count", Nullable(Integer(1, limits.NUMBER_MAX)), "nil: no limit"),
+            _required(
+                "max_age", Nullable(Integer(1, limits.NUMBER_MAX)), "microseconds; nil: no limit"
+            ),
         ),
         "erase": _record(_required("stream", STREAM), _required("versions", ERASED_NUMBERS)),
         "erase_positions": _record(_required("positions", ERASED_NUMBERS)),
         "erase_ids": _record(
             _required("stream", STREAM),
-            _required("ids", ListOf(EVENT_ID, limits.ERASED_MAX, count_min=1), "given by users"),
+            _required("ids", ListOf(EVENT_ID, limits.ERASED_MAX, count_min=1), "given by clients"),
         ),
     }
 )
@@ -198,7 +198,7 @@ CONDITION: Final = Tagged(
             _required("commit", COMMIT, "no key in the range was written after it"),
         ),
         "no_events": _record(
-            _required("filter", FILTER), _required("after", POSITION, "none that fits beyond it")
+            _required("filter", FILTER), _required("after", POSITION, "no event after it matches")
         ),
     }
 )
@@ -251,14 +251,14 @@ _EVENTS = "[commit, events, more]"
 
 @dataclass(frozen=True)
 class Operation:
-    """One word of the vocabulary."""
+    """An operation that a client can request."""
 
     name: str
     arguments: Record
     answer: str
-    """The payload of the response, in words."""
+    """The payload of the response."""
     what: str
-    """What it does, in a sentence."""
+    """A sentence that describes the operation."""
 
 
 _TABLE = (
@@ -290,28 +290,28 @@ _TABLE = (
             _required("transaction", TRANSACTION_ID, "chosen by the client, never used before"),
             _optional("isolation", ISOLATION, SERIALIZABLE),
             _optional("read_only", Boolean(), False),
-            _optional("at_commit", Nullable(COMMIT), None, "a past commit; read-only then"),
+            _optional("at_commit", Nullable(COMMIT), None, "a past commit; implies read_only"),
         ),
         "[commit]",
-        "Open a transaction; it reads as of `commit`.",
+        "Open a transaction that reads as of `commit`.",
     ),
     Operation(
         "write",
         _record(_required("transaction", TRANSACTION_ID), _required("writes", WRITES)),
         "nil",
-        "Add to the transaction's buffer, which its own later reads see.",
+        "Add writes to the transaction. Its own later reads see them.",
     ),
     Operation(
         "commit",
         _record(_required("transaction", TRANSACTION_ID), _optional("writes", WRITES, [])),
         _COMMITTED,
-        "Add the writes and commit. The same transaction committed again answers as the first.",
+        "Add the writes and commit. Committing the same transaction again gives the same answer.",
     ),
     Operation(
         "rollback",
         _record(_required("transaction", TRANSACTION_ID)),
         "nil",
-        "Forget the transaction. It is no error if it is not open.",
+        "Discard the transaction. If it is not open, do nothing.",
     ),
     Operation(
         "execute",
@@ -322,36 +322,36 @@ _TABLE = (
             _optional("writes", WRITES, []),
         ),
         f"[committed, results]; committed is {_COMMITTED}; results: the answer of each read",
-        "A whole transaction: if all conditions hold, read, then write and commit.",
+        "Run a whole transaction: if all conditions hold, read, then write and commit.",
     ),
     Operation(
         "status",
         _record(
             _required("transaction", TRANSACTION_ID),
-            _optional("resolve", Boolean(), False, "abort it for good unless it committed"),
+            _optional("resolve", Boolean(), False, "abort it unless it committed"),
         ),
         '[state, committed | nil]; state is "committed", "aborted", "open" or "forgotten"',
-        "What became of a transaction. Without resolve, one never seen is open.",
+        "The outcome of a transaction. Without `resolve`, an unknown transaction is open.",
     ),
-    # Reads: in a transaction, or outside of one at the newest or a past commit.
+    # Reads: in a transaction, or outside of one as of the newest or a past commit.
     Operation("get", _record(_IN, *_GET, _AT), "value | nil", "The value of a key."),
     Operation(
         "scan",
         _record(_IN, *_SCAN, _AT),
         "[commit, [key, value, key, value, …], more]",
-        "Keys of a range in order. If `more`, go on after the last key.",
+        "The keys of a range in order. If `more`, continue after the last key.",
     ),
     Operation(
         "read_stream",
         _record(_IN, *_READ_STREAM, _AT),
         "[commit, version, events, more]; version: of the stream",
-        "Events of a stream in the order of versions.",
+        "The events of a stream in version order.",
     ),
     Operation(
         "read_all",
         _record(_IN, *_READ_ALL, _AT),
-        "[commit, position, events, more]; position: the last that was looked at",
-        "Events of all streams in the order of positions. If `more`, go on after `position`.",
+        "[commit, position, events, more]; position: the last that was examined",
+        "The events of all streams in position order. If `more`, continue after `position`.",
     ),
     Operation(
         "load",
@@ -385,19 +385,19 @@ _TABLE = (
             _AT,
         ),
         "[[[stream, name, schema, version, state], …], cursor | nil]",
-        "Every stored snapshot, for a dump. Go on after the cursor until it is nil.",
+        "All stored snapshots, for a dump. Continue after the cursor until it is nil.",
     ),
     Operation(
         "list_streams",
         _record(
-            _optional("prefix", Text(0, limits.STREAM_NAME_SIZE_MAX), "", "of the names"),
+            _optional("prefix", Text(0, limits.STREAM_NAME_SIZE_MAX), "", "of the streams' names"),
             _optional("after", Nullable(STREAM), None, "a cursor"),
             _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
             _AT,
         ),
         "[commit, [[stream, version, first, max_count | nil, max_age | nil, begins], …], "
         "cursor | nil]",
-        "Streams in the order of names. Go on after the cursor until it is nil.",
+        "The streams in name order. Continue after the cursor until it is nil.",
     ),
     Operation(
         "list_categories",
@@ -407,18 +407,18 @@ _TABLE = (
             _AT,
         ),
         "[commit, [[category, events], …], cursor | nil]",
-        "Categories in the order of names. Go on after the cursor until it is nil.",
+        "The categories in name order. Continue after the cursor until it is nil.",
     ),
-    # Subscriptions. Pushes carry the request id of the subscribe.
+    # Subscriptions. Their pushes have the request id of the subscribe.
     Operation(
         "subscribe",
         _record(
             _optional("after", POSITION, 0, "exclusive"),
             _optional("filter", FILTER, {}),
-            _optional("credit", CREDIT, 0, "events that may be pushed before more is granted"),
+            _optional("credit", CREDIT, 0, "initial credit, in events"),
         ),
         "nil, then pushes",
-        "Push the events after a position, from history into live.",
+        "Push the events after a position: first past events, then new ones.",
     ),
     Operation(
         "subscribe_keys",
@@ -426,32 +426,32 @@ _TABLE = (
             _required("start", Binary(0, limits.KEY_SIZE_MAX), "inclusive"),
             _required("end", Nullable(KEY), "exclusive; nil: to the last key"),
             _required("after", COMMIT, "exclusive"),
-            _optional("credit", CREDIT, 0, "changes that may be pushed before more is granted"),
+            _optional("credit", CREDIT, 0, "initial credit, in changes"),
         ),
         "nil, then pushes",
-        "Push the changes of a range of keys after a commit, from history into live.",
+        "Push the changes of a range of keys after a commit: first past changes, then new ones.",
     ),
     Operation(
         "credit",
         _record(_required("subscription", REQUEST_ID), _required("events", CREDIT)),
         "nil",
-        "Allow a subscription that many more events.",
+        "Grant a subscription credit for more events.",
     ),
     Operation(
         "unsubscribe",
         _record(_required("subscription", REQUEST_ID)),
         "nil",
-        "End a subscription. Nothing of it is pushed after the answer.",
+        "End a subscription. It pushes nothing after the answer.",
     ),
-    # Consumer groups. Pushes carry the request id of the group_join.
+    # Consumer groups. Their pushes have the request id of the group_join.
     *(Operation(*operation) for operation in group_operations(FILTER)),
     # Administration.
-    Operation("stats", _record(), "a map", "Figures of the server, by name."),
+    Operation("stats", _record(), "a map", "Statistics of the server, by name."),
     Operation(
         "backup",
         _record(_required("name", Text(1, limits.BACKUP_NAME_SIZE_MAX))),
         "[commit, position, size]",
-        "Make a backup under a new name, in the directory that the server has for them.",
+        "Make a backup with a new name in the server's backup directory.",
     ),
     Operation(
         "user_set",
@@ -464,10 +464,10 @@ _TABLE = (
             _optional("create", Boolean(), True, "true: it must not exist; false: it must"),
         ),
         "nil",
-        "Add a user or change its password, given as a SCRAM-SHA-256 verifier.",
+        "Add a user or change a password, which is given as a SCRAM-SHA-256 verifier.",
     ),
     Operation("user_remove", _record(_required("name", NAME)), "nil", "Remove a user."),
-    Operation("user_list", _record(), "[name, …]", "The users in order of name."),
+    Operation("user_list", _record(), "[name, …]", "The users in name order."),
 )
 
 OPERATIONS: Final[dict[str, Operation]] = {operation.name: operation for operation in _TABLE}
@@ -479,7 +479,7 @@ ERROR: Final = 1
 """Status of a response whose payload is [code, message, retryable, details]."""
 
 PUSH: Final = 2
-"""Status of what a subscription sends: ["events", [event…]], ["caught_up", position],
-["fell_behind", position] or, as the last one, ["ended", error payload]; a membership in a
-consumer group: ["deliveries", [[token, attempt, event]…]], ["lost", [token…]], ["caught_up",
-position], ["ended", error payload]."""
+"""Status of a push. A subscription pushes ["events", [event…]], ["caught_up", position],
+["fell_behind", position] and, last, ["ended", error payload]. A membership in a consumer group
+pushes ["deliveries", [[token, attempt, event]…]], ["lost", [token…]], ["caught_up", position] and,
+last, ["ended", error payload]."""

@@ -1,4 +1,4 @@
-"""The states of a connection, and what may be said in each: one table for both ends.
+"""The states of a connection and the requests allowed in each: one table for both ends.
 
     state             requested         answered                            then
     HELLO             hello             -                                   GREETING
@@ -9,10 +9,10 @@
     AUTHENTICATING    -                 done                                READY
                                         not done, or an error               AUTHENTICATION
     READY             all the others    in any order                        READY
-    any               what is not allowed, and is no mere refusal           CLOSED
+    any               a request that violates the protocol                  CLOSED
 
-While hello or authenticate waits for its answer, the client sends nothing: what the next bytes
-may be depends on that answer. In READY it sends as many requests as it likes.
+A client must wait for the answer to hello or authenticate, because the answer decides what it may
+send next. In READY it may send any number of requests without waiting.
 """
 
 from enum import Enum, auto
@@ -30,7 +30,7 @@ class Role(Enum):
 
 
 class State(Enum):
-    """How far the conversation is. Both ends go through the same states."""
+    """The state of a connection. Both ends go through the same states."""
 
     HELLO = auto()
     GREETING = auto()
@@ -41,7 +41,7 @@ class State(Enum):
 
 
 class Verdict(Enum):
-    """What an operation is in a state."""
+    """Whether a state allows an operation. A violation ends the connection."""
 
     ACCEPTED = auto()
     REFUSED = auto()
@@ -58,19 +58,19 @@ ACCEPTED: Final[dict[State, frozenset[str]]] = {
     State.READY: _WORK,
     State.CLOSED: frozenset(),
 }
-"""The operations that may be requested in each state. ping is work too: it tells the newest
-commit, which is no business of a stranger."""
+"""The operations that each state accepts. ping needs authentication too, because its answer
+contains the newest commit number."""
 
 REQUESTED: Final = {"hello": State.GREETING, "authenticate": State.AUTHENTICATING}
-"""The operations that change the state when they are requested, with the state after."""
+"""The operations whose request changes the state, with the new state."""
 
 
 def verdict(state: State, operation: str) -> Verdict:
-    """What it means that a client requests *operation* in *state*."""
+    """Whether *state* allows a request of *operation*."""
     if operation in ACCEPTED[state]:
         return Verdict.ACCEPTED
-    # A client that must authenticate and does not, or asks for a word we do not know, is told;
-    # one that says hello twice, or speaks while it should wait, has lost the thread.
+    # A request before authentication and an unknown operation are only refused. A second hello, or
+    # a request while the client must wait, means that the client is out of step: a violation.
     if state in (State.AUTHENTICATION, State.READY) and operation not in REQUESTED:
         return Verdict.REFUSED
     return Verdict.VIOLATION
@@ -80,9 +80,9 @@ def after_answer(state: State, status: int, payload: Any) -> State:
     """The state after the answer to hello (in GREETING) or authenticate (in AUTHENTICATING).
 
     Raises:
-        ProtocolError: the payload is not of the form that the answer has.
+        ProtocolError: the payload does not have the form of that answer.
     """
-    assert state in (State.GREETING, State.AUTHENTICATING), f"no such answer in {state}"
+    assert state in (State.GREETING, State.AUTHENTICATING), f"no answer is expected in {state}"
     if status == ERROR:
         return State.HELLO if state is State.GREETING else State.AUTHENTICATION
     match state, payload:
@@ -91,4 +91,4 @@ def after_answer(state: State, status: int, payload: Any) -> State:
         case State.AUTHENTICATING, [bool(done), bytes()]:
             return State.READY if done else State.AUTHENTICATION
         case _:
-            raise ProtocolError(f"an answer in {state.name} that is not of its form")
+            raise ProtocolError(f"the answer in state {state.name} has a wrong form")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headwater_protocol import connection, messages
 from headwater_protocol.errors import ProtocolError
-from headwater_protocol.fitting import Anything
+from headwater_protocol.fast_validators import Anything
 from headwater_protocol.frames import encode_frame
 from headwater_protocol.operations import OPERATIONS
 from tests.fuzz.live import Target
@@ -65,7 +65,7 @@ def test_any_message_gets_what_the_protocol_says(
 
 def test_the_oracle_sees_arguments_that_are_not_checked() -> None:
     with (
-        replaced(OPERATIONS["get"].arguments.fast, "_test", Anything()),
+        replaced(OPERATIONS["get"].arguments.fast, "_validator", Anything()),
         strict_log(),
         pytest.raises(AssertionError, match="seed 1, frame"),
     ):

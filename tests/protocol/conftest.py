@@ -2,6 +2,6 @@
 
 from hypothesis import settings
 
-# No deadline: it would test how busy the machine is. A failure prints how to repeat it.
+# No deadline, because the machine may be busy. A failure prints how to reproduce it.
 settings.register_profile("protocol", deadline=None, print_blob=True)
 settings.load_profile("protocol")

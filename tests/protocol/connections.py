@@ -29,7 +29,7 @@ def ready_pair() -> tuple[ClientConnection, ServerConnection]:
 
 
 def connection_in(state: State) -> ServerConnection:
-    """A server's connection that came to *state* by what is sent and answered."""
+    """A server's connection that reached *state* by requests and answers."""
     server = ServerConnection()
     if state is State.HELLO:
         return server

@@ -23,13 +23,13 @@ def message(frame: bytes) -> object:
 
 @pytest.mark.parametrize("request_id", IDS)
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_begin_is_answered_as_the_protocol_has_it(request_id: int, number: int) -> None:
+def test_the_frame_of_a_begin_equals_the_encoded_answer(request_id: int, number: int) -> None:
     assert message(begun_frame(request_id, number)) == [request_id, 0, [number]]
 
 
 @pytest.mark.parametrize("request_id", IDS)
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_commit_without_events_is_answered_as_the_protocol_has_it(
+def test_the_frame_of_a_commit_without_events_equals_the_encoded_answer(
     request_id: int, number: int
 ) -> None:
     committed: list[object] = [number, number - 1, None, None, {}]
@@ -44,7 +44,7 @@ def test_a_commit_without_events_is_answered_as_the_protocol_has_it(
 @pytest.mark.parametrize("request_id", IDS)
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("stream", ["a", "order-1", "ö" * 15, "s" * 31])
-def test_a_commit_to_one_stream_is_answered_as_the_protocol_has_it(
+def test_the_frame_of_a_commit_to_one_stream_equals_the_encoded_answer(
     request_id: int, number: int, stream: str
 ) -> None:
     committed = [number, number - 1, number, number, {stream: number}]
@@ -57,7 +57,7 @@ def test_a_commit_to_one_stream_is_answered_as_the_protocol_has_it(
 
 
 @pytest.mark.parametrize("versions", [{"s" * 32: 1}, {"ö" * 16: 1}, {"a": 1, "b": 2}])
-def test_a_commit_to_several_streams_or_to_one_of_a_long_name_has_no_fixed_form(
+def test_a_commit_to_several_streams_or_a_long_name_has_no_prepared_frame(
     versions: dict[str, int],
 ) -> None:
     committed = [7, 1, 1, 2, versions]
@@ -67,20 +67,22 @@ def test_a_commit_to_several_streams_or_to_one_of_a_long_name_has_no_fixed_form(
 
 @pytest.mark.parametrize("request_id", IDS)
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 255])
-def test_a_small_value_is_answered_as_the_protocol_has_it(request_id: int, size: int) -> None:
+def test_the_frame_of_a_small_value_equals_the_encoded_answer(request_id: int, size: int) -> None:
     frame = value_frame(request_id, bytes(size))
     assert frame is not None
     assert message(frame) == [request_id, 0, bytes(size)]
 
 
-def test_a_large_value_has_no_frame_of_a_fixed_form() -> None:
+def test_a_large_value_has_no_prepared_frame() -> None:
     assert value_frame(1, bytes(256)) is None
 
 
 @pytest.mark.parametrize("request_id", IDS)
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 100, PAGE_ITEMS_MAX])
 @pytest.mark.parametrize("more", [False, True])
-def test_a_scan_is_answered_as_the_protocol_has_it(request_id: int, count: int, more: bool) -> None:
+def test_the_frame_of_a_scan_equals_the_encoded_answer(
+    request_id: int, count: int, more: bool
+) -> None:
     items = [b"key", b"value"] * count
     packed = b"".join(map(encode, items))
     frame = scanned_frame(request_id, NUMBER_MAX, count, packed, more=more)

@@ -16,7 +16,7 @@ print(frames.__file__, compiled.in_use())
 
 
 def ask(protocol: Path, *, pure: str = "0", strict: bool = True) -> str:
-    """Which form of `frames` a new interpreter takes, from a copy of the protocol's package."""
+    """What a new interpreter loads as `frames` from a copy of the protocol's package."""
     asked = subprocess.run(
         [sys.executable, "-c", ASK.format(strict=strict)],
         env={**os.environ, "PYTHONPATH": str(protocol), "HEADWATER_PURE": pure},
@@ -28,7 +28,7 @@ def ask(protocol: Path, *, pure: str = "0", strict: bool = True) -> str:
 
 
 def checkout(path: Path) -> Path:
-    """A package that looks as if `frames` had been compiled: its extension module is a dud."""
+    """A package in which `frames` seems compiled: its extension module is an invalid file."""
     package = path / "protocol" / "headwater_protocol"
     package.mkdir(parents=True)
     source = Path(compiled.__file__).parent
@@ -50,15 +50,15 @@ def record(path: Path, *sources: Path) -> None:
     (path / "protocol" / "headwater__mypyc.json").write_text(json.dumps(digests))
 
 
-def test_what_was_compiled_of_this_source_is_taken(tmp_path: Path) -> None:
-    assert "ImportError" in ask(checkout(tmp_path)), "the dud extension module"
+def test_a_compiled_module_of_the_current_source_is_loaded(tmp_path: Path) -> None:
+    assert "ImportError" in ask(checkout(tmp_path)), "the invalid extension module"
 
 
-def test_the_source_is_taken_if_that_is_asked_for(tmp_path: Path) -> None:
+def test_the_source_is_loaded_with_HEADWATER_PURE(tmp_path: Path) -> None:
     assert ask(checkout(tmp_path), pure="1").endswith("frames.py False\n")
 
 
-def test_an_edited_source_is_taken_with_a_warning(tmp_path: Path) -> None:
+def test_an_edited_source_is_loaded_with_a_warning(tmp_path: Path) -> None:
     protocol = checkout(tmp_path)
     with (protocol / "headwater_protocol" / "frames.py").open("a") as file:
         file.write("# edited\n")
@@ -66,7 +66,7 @@ def test_an_edited_source_is_taken_with_a_warning(tmp_path: Path) -> None:
     assert "RuntimeWarning: compiled modules are older than their source" in ask(protocol)
 
 
-def test_a_source_that_is_gone_counts_as_edited(tmp_path: Path) -> None:
+def test_a_missing_source_counts_as_edited(tmp_path: Path) -> None:
     protocol = checkout(tmp_path)
     (protocol / "headwater_protocol" / "frames.py").unlink()
     assert compiled.stale_sources(protocol) == ["protocol/headwater_protocol/frames.py"]

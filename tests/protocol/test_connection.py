@@ -36,7 +36,7 @@ from tests.protocol.connections import TX, connection_in, frame, ready_pair, rec
 
 
 @pytest.mark.parametrize("state", [State.HELLO, State.AUTHENTICATION])
-def test_a_stranger_cannot_make_a_server_buffer_a_large_frame(state: State) -> None:
+def test_an_unauthenticated_client_cannot_make_a_server_buffer_a_large_frame(state: State) -> None:
     server = connection_in(state)
     item = receive_one(server, (HELLO_BODY_SIZE_MAX + 1).to_bytes(4, "big") + bytes(100))
     assert isinstance(item, Violation)
@@ -44,10 +44,10 @@ def test_a_stranger_cannot_make_a_server_buffer_a_large_frame(state: State) -> N
     assert server.buffered_size == 0
 
 
-# What the server is asked.
+# Requests to the server.
 
 
-def test_a_request_comes_with_its_defaults() -> None:
+def test_missing_arguments_get_their_defaults() -> None:
     server = connection_in(State.READY)
     assert server.receive(frame(7, "scan", None, b"a", b"b")) == [
         Request(7, "scan", [None, b"a", b"b", 10_000, False, None])
@@ -69,7 +69,7 @@ def test_a_wrong_argument_costs_one_request_and_not_the_connection() -> None:
     client, server = ready_pair()
     bad, good = server.receive(frame(7, "get", None, "no bin") + frame(8, "get", None, b"k"))
     assert isinstance(bad, Refused)
-    assert bad.error.message == "get: key: bin of 1 to 8192 bytes is wanted, not str 'no bin'"
+    assert bad.error.message == "get: key: expected bin of 1 to 8192 bytes; got str 'no bin'"
     assert good == Request(8, "get", [None, b"k", None])
     client.in_flight[7] = "get"
     (failure,) = client.receive(server.error(7, bad.error))
@@ -81,7 +81,7 @@ def test_an_unknown_operation_costs_one_request_and_not_the_connection() -> None
     server = connection_in(State.READY)
     bad, good = server.receive(frame(7, "incr", b"k") + frame(8, "ping"))
     assert isinstance(bad, Refused)
-    assert bad.error.message == "there is no operation 'incr'"
+    assert bad.error.message == "unknown operation 'incr'"
     assert good == Request(8, "ping", [])
 
 
@@ -95,7 +95,7 @@ def test_an_unknown_operation_costs_one_request_and_not_the_connection() -> None
         ((7, "write"), None),
         ((7, "user_remove", ""), None),
         ((7, "user_remove", TX), None),
-        # A newer client's word for a write, say, with its commit on the way.
+        # For example a write of a newer client, followed by its commit.
         ((7, "write_more", TX, []), TX),
         ((7, "write_more", b"short"), None),
     ],
@@ -116,18 +116,18 @@ VIOLATIONS = [
     (encode([True, "ping"]), 0, "an int of 1 to 4294967295"),
     (encode([REQUEST_ID_MAX + 1, "ping"]), 0, "an int of 1 to 4294967295"),
     (encode(["7", "ping"]), 0, "an int of 1 to 4294967295"),
-    (encode([7, b"ping"]), 7, "a str, and what"),
-    (encode([7, ["ping"]]), 7, "a str, and what"),
-    (b"\x93\x07\xa4ping\xc1", 7, "byte 7 of the body: 0xc1 is no msgpack"),
+    (encode([7, b"ping"]), 7, "a str and the operation"),
+    (encode([7, ["ping"]]), 7, "a str and the operation"),
+    (b"\x93\x07\xa4ping\xc1", 7, "byte 7 of the body: 0xc1 is not msgpack"),
     (b"\x92\x07\xa4pi", 7, "the body ends at byte 5"),
-    (b"\xc1", 0, "byte 0 of the body: 0xc1 is no msgpack"),
-    (b"\x93\x07\xa3get" + b"\x91" * 30 + b"\xc0", 7, "nesting of 31; allowed are 16"),
-    (b"\x93\x07\xa4nope" + b"\x91" * 30 + b"\xc0", 7, "nesting of 31; allowed are 16"),
+    (b"\xc1", 0, "byte 0 of the body: 0xc1 is not msgpack"),
+    (b"\x93\x07\xa3get" + b"\x91" * 30 + b"\xc0", 7, "31 nested levels; allowed are 16"),
+    (b"\x93\x07\xa4nope" + b"\x91" * 30 + b"\xc0", 7, "31 nested levels; allowed are 16"),
 ]
 
 
 @pytest.mark.parametrize(("body", "request_id", "message"), VIOLATIONS)
-def test_bytes_that_are_no_request_end_the_connection_after_an_error(
+def test_bytes_that_are_not_a_request_end_the_connection_after_an_error(
     body: bytes, request_id: int, message: str
 ) -> None:
     server = connection_in(State.READY)
@@ -138,7 +138,7 @@ def test_bytes_that_are_no_request_end_the_connection_after_an_error(
     assert message in item.error.message
     assert server.closed
     assert server.receive(frame(3, "ping")) == []
-    # What came before is still answered, then comes the error.
+    # Earlier requests are still answered, then the error follows.
     client, _ = ready_pair()
     client.in_flight.update({1: "ping", 7: "get"})
     data = server.answer(1, [5, 6]) + server.error(item.request_id, item.error)
@@ -161,17 +161,17 @@ def test_an_id_in_use_ends_the_connection_and_is_not_taken_for_an_answer(operati
     assert "request id 7 is in use" in item.error.message
 
 
-def test_an_id_may_be_used_again_once_it_was_answered() -> None:
+def test_an_id_may_be_reused_after_its_answer() -> None:
     server = connection_in(State.READY)
     for _ in range(3):
         assert receive_one(server, frame(7, "ping")) == Request(7, "ping", [])
         server.answer(7, [0, 0])
 
 
-# What the server answers.
+# Answers of the server.
 
 
-def test_an_answer_that_is_encoded_already_is_as_if_it_were_encoded_from_its_values() -> None:
+def test_an_encoded_answer_equals_the_answer_made_of_its_values() -> None:
     events = [[n, "account-ann", n, 1, 2, TX, "T", b"data", b""] for n in range(1, 40)]
     stored = [*map(encode, events)]
     for count in (0, 1, 15, 16, 39):
@@ -186,7 +186,7 @@ def test_an_answer_that_is_encoded_already_is_as_if_it_were_encoded_from_its_val
         ) == frame(9, OK, [None, [page]])
 
 
-def test_an_answer_above_the_bound_is_refused_and_the_request_can_still_fail() -> None:
+def test_after_a_refused_answer_above_the_bound_the_request_can_get_an_error() -> None:
     server = connection_in(State.READY)
     server.receive(frame(7, "get", None, b"k"))
     for answer in (server.answer, server.answer_encoded):
@@ -197,7 +197,7 @@ def test_an_answer_above_the_bound_is_refused_and_the_request_can_still_fail() -
     assert server.in_flight == {}
 
 
-def test_an_error_that_is_too_large_goes_without_its_details() -> None:
+def test_an_error_that_is_too_large_is_sent_without_details() -> None:
     client, server = ready_pair()
     request_id, data = client.request("commit", TX)
     server.receive(data)
@@ -210,11 +210,11 @@ def test_an_error_that_is_too_large_goes_without_its_details() -> None:
     assert len(failure.error.message) == ERROR_MESSAGE_MAX
 
 
-def test_an_answer_that_nobody_waits_for_is_our_mistake() -> None:
+def test_an_answer_without_a_request_is_an_assertion_error() -> None:
     server = connection_in(State.READY)
     with pytest.raises(KeyError):
         server.answer(7, None)
-    with pytest.raises(AssertionError, match="no request 7 waits"):
+    with pytest.raises(AssertionError, match="request 7 is not open"):
         server.error(7, InvalidArgument("x"))
     with pytest.raises(AssertionError, match="no subscription 7"):
         server.push(7, ["caught_up", 0])
@@ -248,7 +248,7 @@ def test_unsubscribe_ends_a_subscription_with_its_answer() -> None:
     client.receive(server.answer(subscription, None))
     ending, data = client.request("unsubscribe", subscription)
     server.receive(data)
-    # What was on its way is still taken.
+    # A push that is already in flight is still accepted.
     late = server.push(subscription, ["caught_up", 0])
     done = server.answer(ending, None)
     assert client.receive(late + done) == [
@@ -268,7 +268,7 @@ def test_a_refused_subscribe_opens_nothing() -> None:
     assert client.in_flight == server.in_flight == {}
 
 
-def test_unsubscribe_of_what_is_not_open_leaves_all_as_it_is() -> None:
+def test_unsubscribe_of_an_unknown_subscription_changes_nothing() -> None:
     client, server = ready_pair()
     request_id, data = client.request("unsubscribe", 99)
     server.receive(data)
@@ -280,21 +280,21 @@ def test_unsubscribe_of_what_is_not_open_leaves_all_as_it_is() -> None:
 
 def test_a_wrong_argument_is_refused_before_it_is_sent() -> None:
     client, _ = ready_pair()
-    with pytest.raises(InvalidArgument, match="get: key: bin of 1 to 8192 bytes"):
+    with pytest.raises(InvalidArgument, match="get: key: expected bin of 1 to 8192 bytes"):
         client.request("get", None, "k")
-    with pytest.raises(UnknownOperation, match="there is no operation 'incr'"):
+    with pytest.raises(UnknownOperation, match="unknown operation 'incr'"):
         client.request("incr", b"k")
     with pytest.raises(InvalidArgument, match="lone surrogate"):
         client.request("user_remove", "\ud800")
     with pytest.raises(TooLarge, match="frame of"):
         client.request("write", TX, [["put", b"k", bytes(8 * MIB)]] * 2)
-    with pytest.raises(AssertionError, match="hello in the state READY"):
+    with pytest.raises(AssertionError, match="hello in state READY"):
         client.request("hello", 1)
     assert client.in_flight == {}
     assert client.request("ping")[0] == 2
 
 
-def test_ids_are_not_used_twice_at_a_time_and_begin_again_after_the_last() -> None:
+def test_no_two_open_requests_share_an_id_and_ids_wrap_around() -> None:
     client, _ = ready_pair()
     first, _ = client.request("subscribe")
     client._last_id = REQUEST_ID_MAX - 1
@@ -311,13 +311,15 @@ def test_ids_are_not_used_twice_at_a_time_and_begin_again_after_the_last() -> No
         ([True, OK, None], "ints"),
         ([2, True, None], "ints"),
         (["2", OK, None], "ints"),
-        ([3, OK, None], "request 3, which does not wait"),
+        ([3, OK, None], "request 3, which is not open"),
         ([2, 3, None], r"request 2 \(ping\) with status 3"),
         ([2, PUSH, ["caught_up", 1]], r"request 2 \(ping\) with status 2"),
-        ([3, ERROR, ["conflict", "x", True, {}]], "an error of request 3, which does not wait"),
+        ([3, ERROR, ["conflict", "x", True, {}]], "an error for request 3, which is not open"),
     ],
 )
-def test_a_response_that_fits_no_request_ends_the_connection(message: Any, words: str) -> None:
+def test_a_response_without_a_matching_request_ends_the_connection(
+    message: Any, words: str
+) -> None:
     client, _ = ready_pair()
     client.request("ping")
     (item,) = client.receive(encode_frame(encode(message)))
@@ -325,7 +327,7 @@ def test_a_response_that_fits_no_request_ends_the_connection(message: Any, words
     with pytest.raises(ProtocolError, match=words):
         raise item.error
     assert client.closed
-    assert client.in_flight == {2: "ping"}  # who waits in vain
+    assert client.in_flight == {2: "ping"}  # this request gets no answer
 
 
 def test_an_error_of_the_whole_connection_closes_it() -> None:
@@ -338,7 +340,7 @@ def test_an_error_of_the_whole_connection_closes_it() -> None:
     assert client.closed
 
 
-def test_a_push_that_is_none_ends_the_connection() -> None:
+def test_a_malformed_push_ends_the_connection() -> None:
     client, server = ready_pair()
     request_id, data = client.request("subscribe")
     server.receive(data)
@@ -349,7 +351,7 @@ def test_a_push_that_is_none_ends_the_connection() -> None:
         client.closed = False
 
 
-def test_deep_answers_of_a_free_form_are_refused() -> None:
+def test_a_stats_answer_that_is_nested_too_deep_is_refused() -> None:
     deep: Any = {}
     for _ in range(20):
         deep = {"a": deep}
@@ -358,7 +360,7 @@ def test_deep_answers_of_a_free_form_are_refused() -> None:
         request_id, _ = client.request(name)
         (item,) = client.receive(frame(request_id, *response))
         assert isinstance(item, Violation)
-        assert "nesting of" in item.error.message
+        assert "nested levels" in item.error.message
 
 
 # Garbage.
@@ -380,7 +382,7 @@ GARBAGE = st.binary(max_size=200) | st.lists(
 
 @given(data=GARBAGE, state=st.sampled_from(State))
 @settings(max_examples=300)
-def test_garbage_never_gives_anything_but_requests_refusals_and_protocol_errors(
+def test_garbage_gives_only_requests_refusals_and_protocol_errors(
     data: bytes, state: State
 ) -> None:
     server = connection_in(state)
@@ -397,7 +399,7 @@ def test_garbage_never_gives_anything_but_requests_refusals_and_protocol_errors(
                 assert type(error) is ProtocolError
                 assert index == len(items) - 1
                 assert server.closed
-    # Every item but the violation waits for an answer, once.
+    # Every item except the violation needs exactly one answer.
     waiting = [item.request_id for item in items if not isinstance(item, Violation)]
     assert len(set(waiting)) == len(waiting)
     assert set(waiting) <= server.in_flight.keys()
@@ -405,7 +407,7 @@ def test_garbage_never_gives_anything_but_requests_refusals_and_protocol_errors(
 
 @given(data=GARBAGE)
 @settings(max_examples=300)
-def test_garbage_from_a_server_never_gives_anything_but_answers_and_protocol_errors(
+def test_garbage_from_a_server_gives_only_answers_and_protocol_errors(
     data: bytes,
 ) -> None:
     client, _ = ready_pair()
@@ -434,7 +436,7 @@ def test_garbage_from_a_server_never_gives_anything_but_answers_and_protocol_err
         bytes(MIB),
     ],
 )
-def test_hostile_bodies_cost_a_bounded_amount_of_memory(body: bytes) -> None:
+def test_hostile_bodies_take_a_bounded_amount_of_memory(body: bytes) -> None:
     server = connection_in(State.READY)
     data = encode_frame(body)
     tracemalloc.start()

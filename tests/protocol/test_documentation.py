@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the vocabulary says, and its bytes are those of the code."""
+"""docs/protocol.md agrees with the table of operations, and its examples with the code."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ PAGE: Final = (Path(__file__).parents[2] / "docs/protocol.md").read_text()
 
 
 def flat(text: str) -> str:
-    """Text without its line breaks, which are where they fit."""
+    """Text without line breaks, which may be anywhere."""
     return " ".join(text.split())
 
 
@@ -30,7 +30,7 @@ def cell(text: str) -> str:
 
 
 def section(heading: str) -> str:
-    """What stands under a heading, up to the next of its level or above."""
+    """The text under a heading, up to the next heading of its level or above."""
     level = heading.split(" ")[0]
     _, _, rest = PAGE.partition(f"\n{heading}\n")
     assert rest, f"no heading {heading}"
@@ -47,7 +47,7 @@ def argument_rows(record: Record) -> list[str]:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_is_documented_as_it_is(name: str) -> None:
+def test_the_page_documents_each_operation(name: str) -> None:
     operation = OPERATIONS[name]
     text = section(f"#### `{name}`")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
@@ -61,7 +61,7 @@ def test_an_operation_is_documented_as_it_is(name: str) -> None:
         assert f"    <- {notation([number, 0, example.answer])}" in text
 
 
-def test_no_operation_is_documented_that_there_is_not() -> None:
+def test_the_page_documents_no_other_operations() -> None:
     assert set(re.findall(r"^#### `(\w+)`", PAGE, re.MULTILINE)) == OPERATIONS.keys()
 
 
@@ -69,7 +69,7 @@ def test_no_operation_is_documented_that_there_is_not() -> None:
     ("heading", "tagged"),
     [("## Writes", WRITE), ("## Conditions", CONDITION), ("## Reads in an execute", READ)],
 )
-def test_the_parts_of_an_execute_are_documented_as_they_are(heading: str, tagged: Tagged) -> None:
+def test_the_page_documents_the_parts_of_an_execute(heading: str, tagged: Tagged) -> None:
     rows = [line for line in section(heading).splitlines() if line.startswith("| `")]
     assert len(rows) == len(tagged.variants)
     for row, (word, record) in zip(rows, tagged.variants.items(), strict=True):
@@ -80,13 +80,13 @@ def test_the_parts_of_an_execute_are_documented_as_they_are(heading: str, tagged
             assert argument.why in row
 
 
-def test_the_filter_is_documented_as_it_is() -> None:
+def test_the_page_documents_the_filter() -> None:
     text = section("## Filters")
     for name, field in FILTER.members.items():
         assert f"| `{name}` | {field.describe()} |" in text
 
 
-def test_every_error_code_is_documented_with_whether_to_try_again() -> None:
+def test_the_page_documents_every_error_code_and_whether_it_is_retryable() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (yes|no) \| .+ \|$", section("## Errors"), re.MULTILINE)
     classes = [
         value
@@ -96,7 +96,7 @@ def test_every_error_code_is_documented_with_whether_to_try_again() -> None:
     assert dict(rows) == {known.code: "yes" if known.retryable else "no" for known in classes}
 
 
-def test_the_errors_that_an_operation_may_end_in_exist() -> None:
+def test_the_errors_listed_for_an_operation_exist() -> None:
     for name in OPERATIONS:
         for named in re.findall(r"Errors[^:]*: (.*?)(?:\n\n|$)", section(f"#### `{name}`"), re.S):
             words = re.findall(r"`([a-z]+_[a-z_]+)`", named)
@@ -104,7 +104,7 @@ def test_the_errors_that_an_operation_may_end_in_exist() -> None:
             assert set(words) <= known, name
 
 
-def test_every_limit_is_documented_with_its_value() -> None:
+def test_the_page_documents_every_limit_with_its_value() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| .+ \|$", section("## Limits"), re.MULTILINE)
     bounds = {
         name: str(value)
@@ -114,7 +114,7 @@ def test_every_limit_is_documented_with_its_value() -> None:
     assert dict(rows) == bounds
 
 
-def test_the_examples_of_keys_are_what_keys_are() -> None:
+def test_the_examples_of_keys_are_right() -> None:
     rows = re.findall(r"^\| `\((.+)\)` \| `([0-9a-f ]+)` \|$", section("## Keys"), re.MULTILINE)
     wanted = {shown: encode_key(key).hex(" ") for shown, key in examples.KEYS_DOCUMENTED.items()}
     assert dict(rows) == wanted
@@ -122,14 +122,14 @@ def test_the_examples_of_keys_are_what_keys_are() -> None:
     assert f'for `("balance")` from `{start}` to `{end}`' in flat(section("## Keys"))
 
 
-def test_the_scram_messages_are_those_of_the_vectors() -> None:
+def test_the_scram_messages_equal_the_test_vectors() -> None:
     text = section("## Authentication")
     for message in examples.SCRAM:
         assert message.decode() in text
 
 
 def session_lines() -> list[tuple[str, str, bytes]]:
-    """Of the session in hex: the direction, the message as shown, and the frame."""
+    """The direction, the notation and the frame of each message of the session in hex."""
     found: list[tuple[str, str, bytes]] = []
     for line in section("## A session in hex").splitlines():
         if match := re.fullmatch(r"    (->|<-) (.+)", line):
@@ -140,7 +140,7 @@ def session_lines() -> list[tuple[str, str, bytes]]:
     return found
 
 
-def test_the_session_in_hex_is_one_that_takes_place() -> None:
+def test_the_session_in_hex_is_a_real_session() -> None:
     server = ServerConnection()
     lines = session_lines()
     assert len(lines) > 10

@@ -23,7 +23,7 @@ CLASSES = [
 
 
 @pytest.mark.parametrize("known", CLASSES)
-def test_an_error_comes_back_as_the_class_that_it_was(known: type[HeadwaterError]) -> None:
+def test_an_error_is_decoded_to_its_own_class(known: type[HeadwaterError]) -> None:
     sent = known("what went wrong", details={"key": b"k", "commit": 7})
     found = HeadwaterError.from_payload(sent.as_payload())
     assert type(found) is known
@@ -31,18 +31,18 @@ def test_an_error_comes_back_as_the_class_that_it_was(known: type[HeadwaterError
     assert str(found) == "what went wrong"
 
 
-def test_each_class_has_a_code_of_its_own_in_the_style_of_the_others() -> None:
+def test_each_class_has_a_unique_code_in_snake_case() -> None:
     codes = [known.code for known in CLASSES]
     assert len(set(codes)) == len(codes) == len(CLASSES)
     assert all(re.fullmatch("[a-z]+(_[a-z]+)*", code) for code in codes)
 
 
-def test_two_classes_cannot_have_one_code() -> None:
+def test_two_classes_cannot_have_the_same_code() -> None:
     with pytest.raises(AssertionError, match="two error classes with the code 'conflict'"):
         type("Other", (HeadwaterError,), {}, code="conflict")
 
 
-def test_whether_to_try_again_can_differ_from_the_class() -> None:
+def test_an_error_can_differ_from_its_class_in_retryable() -> None:
     sent = WrongVersion("a race", retryable=True)
     found = HeadwaterError.from_payload(sent.as_payload())
     assert found.retryable
@@ -57,7 +57,7 @@ def test_the_error_of_a_newer_server_is_still_readable() -> None:
     assert found.details == {"degrees": 99}
 
 
-def test_more_members_of_a_newer_server_are_passed_over() -> None:
+def test_additional_members_of_a_newer_server_are_ignored() -> None:
     found = HeadwaterError.from_payload(["conflict", "lost", True, {}, "more"])
     assert type(found) is Conflict
 
@@ -65,13 +65,13 @@ def test_more_members_of_a_newer_server_are_passed_over() -> None:
 @pytest.mark.parametrize(
     "payload", [None, [], ["conflict"], ["conflict", "m", 1, {}], [1, "m", True, {}], b"x" * 999]
 )
-def test_a_payload_that_is_no_error_is_a_protocol_error(payload: Any) -> None:
+def test_a_payload_that_is_not_an_error_is_a_protocol_error(payload: Any) -> None:
     found = HeadwaterError.from_payload(payload)
     assert type(found) is ProtocolError
     assert len(found.message) < 200
 
 
-def test_conflicts_and_the_unknown_transaction_are_at_hand() -> None:
+def test_conflicts_and_the_unknown_transaction_are_properties() -> None:
     conflict = {"kind": "read-write", "key": b"k", "commit": 9}
     assert Conflict("lost", details={"conflicts": [conflict]}).conflicts == [conflict]
     assert Conflict("lost").conflicts == []
@@ -100,5 +100,5 @@ def test_a_class_of_errors_can_be_caught_by_its_base() -> None:
         (1.5, "1.5"),
     ],
 )
-def test_a_value_is_shown_by_its_start(value: Any, text: str) -> None:
+def test_a_message_shows_the_start_of_a_value(value: Any, text: str) -> None:
     assert shown(value) == text

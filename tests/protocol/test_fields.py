@@ -59,84 +59,84 @@ ACCEPTED: list[tuple[Field, Any]] = [
 ]
 
 REFUSED: list[tuple[Field, Any, type[HeadwaterError], str]] = [
-    (Binary(1, 3), "abc", InvalidArgument, "at: bin of 1 to 3 bytes is wanted, not str 'abc'"),
+    (Binary(1, 3), "abc", InvalidArgument, "at: expected bin of 1 to 3 bytes; got str 'abc'"),
     (Binary(1, 3), b"", InvalidArgument, "at: 0 bytes; allowed are 1 to 3"),
     (Binary(1, 3), b"abcd", TooLarge, "at: 4 bytes; allowed are 1 to 3"),
     (
         Text(1, 8),
         b"abc",
         InvalidArgument,
-        "at: str of 1 to 8 UTF-8 bytes is wanted, not bytes b'abc'",
+        "at: expected str of 1 to 8 UTF-8 bytes; got bytes b'abc'",
     ),
     (Text(1, 8), "", InvalidArgument, "at: 0 bytes; allowed are 1 to 8"),
     (Text(1, 8), "\u00e4" * 5, TooLarge, "at: 10 bytes; allowed are 1 to 8"),
-    (Text(1, 8), "a\0b", InvalidArgument, r"at: 'a\x00b' holds U+0000"),
-    (Text(1, 8), "abcdef\ud800", InvalidArgument, r"at: 'abcdef\ud800' holds a lone surrogate"),
-    (Integer(0, 9), True, InvalidArgument, "at: int of 0 to 9 is wanted, not bool True"),
-    (Integer(0, 9), 1.0, InvalidArgument, "at: int of 0 to 9 is wanted, not float 1.0"),
+    (Text(1, 8), "a\0b", InvalidArgument, r"at: 'a\x00b' contains U+0000"),
+    (Text(1, 8), "abcdef\ud800", InvalidArgument, r"at: 'abcdef\ud800' contains a lone surrogate"),
+    (Integer(0, 9), True, InvalidArgument, "at: expected int of 0 to 9; got bool True"),
+    (Integer(0, 9), 1.0, InvalidArgument, "at: expected int of 0 to 9; got float 1.0"),
     (Integer(0, 9), 10, InvalidArgument, "at: 10; allowed are 0 to 9"),
-    (Number(), float("nan"), InvalidArgument, "at: int or float, not NaN is wanted, not float nan"),
-    (Number(), True, InvalidArgument, "at: int or float, not NaN is wanted, not bool True"),
+    (Number(), float("nan"), InvalidArgument, "at: expected int or float, not NaN; got float nan"),
+    (Number(), True, InvalidArgument, "at: expected int or float, not NaN; got bool True"),
     (
         Number(),
         2**64,
         InvalidArgument,
         "at: 18446744073709551616; allowed are -9223372036854775808 to 18446744073709551615",
     ),
-    (Boolean(), 1, InvalidArgument, "at: bool is wanted, not int 1"),
-    (Choice(("a", "b")), "c", InvalidArgument, 'at: "a" or "b" is wanted, not str \'c\''),
-    (Nullable(Boolean()), 1, InvalidArgument, "at: bool is wanted, not int 1"),
+    (Boolean(), 1, InvalidArgument, "at: expected bool; got int 1"),
+    (Choice(("a", "b")), "c", InvalidArgument, 'at: expected "a" or "b"; got str \'c\''),
+    (Nullable(Boolean()), 1, InvalidArgument, "at: expected bool; got int 1"),
     (
         ListOf(Boolean(), 2),
         True,
         InvalidArgument,
-        "at: array of 0 to 2: bool is wanted, not bool True",
+        "at: expected array of 0 to 2: bool; got bool True",
     ),
     (ListOf(Boolean(), 2), [True] * 3, TooLarge, "at: 3 items; allowed are 0 to 2"),
     (ListOf(Boolean(), 2, 1), [], InvalidArgument, "at: 0 items; allowed are 1 to 2"),
-    (ListOf(Boolean(), 2), [True, 0], InvalidArgument, "at[1]: bool is wanted, not int 0"),
+    (ListOf(Boolean(), 2), [True, 0], InvalidArgument, "at[1]: expected bool; got int 0"),
     (
         ListOf(Text(1, 8), 3, unique=True),
         ["a", "b", "a"],
         InvalidArgument,
-        "at: 'a' stands in it more than once",
+        "at: 'a' occurs more than once",
     ),
-    (SHORT, [], InvalidArgument, "at: 0 members; wanted are [name, count]"),
+    (SHORT, [], InvalidArgument, "at: 0 members; expected [name, count]"),
     (SHORT, ["ann", 11], InvalidArgument, "at: count: 11; allowed are 0 to 9"),
-    (SHORT, ["ann", 1, 1], InvalidArgument, "at: 3 members; wanted are [name, count]"),
-    (PAIR, ["ann"], InvalidArgument, "at: 1 members; wanted are [name, count]"),
-    (PAIR, {"name": 1}, InvalidArgument, "at: an array [name, count] is wanted, not dict of 1"),
+    (SHORT, ["ann", 1, 1], InvalidArgument, "at: 3 members; expected [name, count]"),
+    (PAIR, ["ann"], InvalidArgument, "at: 1 members; expected [name, count]"),
+    (PAIR, {"name": 1}, InvalidArgument, "at: expected an array [name, count]; got dict of 1"),
     (PAIR, ["ann", -1], InvalidArgument, "at: count: -1; allowed are 0 to 9"),
     (
         TAGGED,
         [],
         InvalidArgument,
-        "at: array that starts with one of nothing, put is wanted, not list of 0",
+        "at: expected array that starts with one of nothing, put; got list of 0",
     ),
-    (TAGGED, ["set", 1], InvalidArgument, "at: 'set' is none of nothing, put"),
-    (TAGGED, [["put"], 1], InvalidArgument, "at: of 1 is none of nothing, put"),
+    (TAGGED, ["set", 1], InvalidArgument, "at: expected one of nothing, put; got str 'set'"),
+    (TAGGED, [["put"], 1], InvalidArgument, "at: expected one of nothing, put; got list of 1"),
     (TAGGED, ["put", "ann", 11], InvalidArgument, "at: put: count: 11; allowed are 0 to 9"),
-    (TAGGED, ["put", "ann"], InvalidArgument, "at: put: 1 members; wanted are [name, count]"),
-    (MAP, [], InvalidArgument, "at: map with any of counts, name is wanted, not list of 0"),
-    (MAP, {"size": 1}, InvalidArgument, "at: 'size' is none of counts, name"),
-    (MAP, {1: 1}, InvalidArgument, "at: 1 is none of counts, name"),
+    (TAGGED, ["put", "ann"], InvalidArgument, "at: put: 1 members; expected [name, count]"),
+    (MAP, [], InvalidArgument, "at: expected map with any of counts, name; got list of 0"),
+    (MAP, {"size": 1}, InvalidArgument, "at: 'size' is not one of counts, name"),
+    (MAP, {1: 1}, InvalidArgument, "at: 1 is not one of counts, name"),
     (
         MAP,
         {"counts": [1, "x"]},
         InvalidArgument,
-        "at: counts[1]: int of 0 to 9 is wanted, not str 'x'",
+        "at: counts[1]: expected int of 0 to 9; got str 'x'",
     ),
 ]
 
 
 @pytest.mark.parametrize(("field", "value"), ACCEPTED)
-def test_what_fits_is_accepted(field: Field, value: Any) -> None:
+def test_a_valid_value_is_accepted(field: Field, value: Any) -> None:
     field.check(value)
     field(value, "at")
 
 
 @pytest.mark.parametrize(("field", "value", "error", "message"), REFUSED)
-def test_what_does_not_fit_is_refused_with_its_place(
+def test_an_invalid_value_is_refused_with_its_place(
     field: Field, value: Any, error: type[HeadwaterError], message: str
 ) -> None:
     with pytest.raises(error) as found:
@@ -167,9 +167,7 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from([field for field, _ in ACCEPTED]), VALUES)
-def test_the_check_without_places_refuses_exactly_what_the_one_with_places_does(
-    field: Field, value: Any
-) -> None:
+def test_the_check_without_places_agrees_with_the_one_with_places(field: Field, value: Any) -> None:
     def refuses(call: Any) -> bool:
         try:
             call()
@@ -180,7 +178,7 @@ def test_the_check_without_places_refuses_exactly_what_the_one_with_places_does(
     assert refuses(lambda: field.check(value)) == refuses(lambda: field(value, "at"))
 
 
-def test_defaults_are_added_for_what_is_left_out() -> None:
+def test_the_defaults_of_missing_arguments_are_added() -> None:
     record = Record(
         [
             Argument("key", Binary(1, 3)),
@@ -192,7 +190,7 @@ def test_defaults_are_added_for_what_is_left_out() -> None:
     assert record.complete([b"a", 2], "scan") == [b"a", 2, {}]
     assert record.complete([b"a", 2, {"name": "x"}], "scan") == [b"a", 2, {"name": "x"}]
     with pytest.raises(
-        InvalidArgument, match=r"^scan: 0 arguments; wanted are \[key, limit, filter\]$"
+        InvalidArgument, match=r"^scan: 0 arguments; expected \[key, limit, filter\]$"
     ):
         record.complete([], "scan")
     with pytest.raises(InvalidArgument, match=r"^scan: 4 arguments"):
@@ -201,7 +199,7 @@ def test_defaults_are_added_for_what_is_left_out() -> None:
         record.complete([b"a", 10], "scan")
 
 
-def test_a_default_that_can_be_changed_is_not_shared() -> None:
+def test_a_mutable_default_is_not_shared() -> None:
     commit = OPERATIONS["commit"].arguments
     first = commit.complete([bytes(16)], "commit")
     first[1].append("a write")

@@ -20,13 +20,13 @@ def feed_in_pieces(splitter: FrameSplitter, data: bytes, cuts: list[int]) -> lis
     return bodies
 
 
-def test_a_frame_is_its_size_and_its_body() -> None:
+def test_a_frame_is_the_size_and_the_body() -> None:
     assert encode_frame(b"\x90") == b"\x00\x00\x00\x01\x90"
     assert join_frame(b"\x92", b"\x01", b"\x02") == b"\x00\x00\x00\x03\x92\x01\x02"
 
 
 @given(bodies=BODIES, cuts=st.lists(st.integers(0, 10_000), max_size=12))
-def test_frames_come_out_as_they_went_in_however_they_are_cut(
+def test_the_splitter_finds_the_frames_however_the_data_is_cut(
     bodies: list[bytes], cuts: list[int]
 ) -> None:
     splitter = FrameSplitter()
@@ -35,7 +35,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(
     assert splitter.buffered_size == 0
 
 
-def test_frames_that_come_byte_by_byte_are_whole() -> None:
+def test_frames_may_arrive_byte_by_byte() -> None:
     splitter = FrameSplitter()
     stream = encode_frame(b"one") + encode_frame(b"two")
     bodies = [body for byte in stream for body in splitter.feed(bytes([byte]))]
@@ -43,14 +43,14 @@ def test_frames_that_come_byte_by_byte_are_whole() -> None:
 
 
 @pytest.mark.parametrize("size", [0, HELLO_BODY_SIZE_MAX + 1, 2**32 - 1])
-def test_a_size_out_of_bounds_is_refused_before_its_body_comes(size: int) -> None:
+def test_a_size_out_of_bounds_is_refused_before_its_body_arrives(size: int) -> None:
     splitter = FrameSplitter(HELLO_BODY_SIZE_MAX)
     with pytest.raises(ProtocolError, match=f"frame of {size} bytes; allowed are 1 to 16384"):
         splitter.feed(size.to_bytes(4, "big"))
     assert splitter.buffered_size == 0
 
 
-def test_frames_before_a_bad_size_are_given_back_and_then_it_is_told() -> None:
+def test_frames_before_a_bad_size_are_returned_and_the_next_call_raises() -> None:
     splitter = FrameSplitter()
     bodies = splitter.feed(encode_frame(b"good") + bytes(4) + encode_frame(b"lost"))
     assert bodies == [b"good"]
@@ -66,7 +66,7 @@ def test_the_bound_may_be_raised_between_two_calls() -> None:
     assert splitter.feed(encode_frame(large)) == [large]
 
 
-def test_a_frame_of_exactly_the_bound_passes_and_one_byte_more_does_not() -> None:
+def test_a_frame_of_the_largest_size_passes_and_a_larger_one_does_not() -> None:
     splitter = FrameSplitter(100)
     assert splitter.feed(encode_frame(bytes(100))) == [bytes(100)]
     with pytest.raises(ProtocolError, match="frame of 101 bytes; allowed are 1 to 100"):
@@ -81,7 +81,7 @@ def test_a_body_above_the_bound_is_not_sent() -> None:
             encode(b"")
 
 
-def test_an_announced_body_costs_no_memory_before_it_comes() -> None:
+def test_an_announced_body_takes_no_memory_before_it_arrives() -> None:
     splitter = FrameSplitter()
     tracemalloc.start()
     splitter.feed(BODY_SIZE_MAX.to_bytes(4, "big") + b"x")
@@ -103,5 +103,5 @@ def test_a_large_body_in_many_pieces_is_joined_once() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == [body]
-    # The buffer, which grows by an eighth at a time, and the body.
+    # The body and the buffer, which grows by an eighth at a time.
     assert peak < 2.5 * len(body)

@@ -44,12 +44,12 @@ SCALARS = (
 MEMBERS = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=6)
 KEYS = st.lists(MEMBERS, min_size=1, max_size=4).map(tuple)
 
-# The order of types, as the module's docstring gives it.
+# The order of types in the module's docstring.
 RANKS = [type(None), bytes, str, tuple, int, float, bool, UUID, datetime]
 
 
 def in_order(value: Any) -> Any:
-    """Something that Python compares as keys are to sort."""
+    """A value that Python orders as the keys must sort."""
     rank = RANKS.index(type(value))
     match value:
         case None:
@@ -63,14 +63,14 @@ def in_order(value: Any) -> Any:
 @pytest.mark.parametrize(
     ("key", "encoded"),
     [
-        # Examples of FoundationDB's specification, so that its libraries can be used.
+        # Examples from FoundationDB's specification, so that its libraries are compatible.
         (None, "00"),
         (b"foo\x00bar", "01 66 6f 6f 00 ff 62 61 72 00"),
         ("F\u00d4O\u0000bar", "02 46 c3 94 4f 00 ff 62 61 72 00"),
         (((b"foo\x00bar", None, ()),), "05 01 66 6f 6f 00 ff 62 61 72 00 00 ff 05 00 00"),
         (-5551212, "11 ab 4b 93"),
         (-42.0, "21 3f ba ff ff ff ff ff ff"),
-        # Ours.
+        # Our own examples.
         (0, "14"),
         (1, "15 01"),
         (-1, "13 fe"),
@@ -88,7 +88,7 @@ def in_order(value: Any) -> Any:
         (("balance", "ann", 7), "02 62 61 6c 61 6e 63 65 00 02 61 6e 6e 00 15 07"),
     ],
 )
-def test_the_bytes_are_these(key: Key, encoded: str) -> None:
+def test_the_encoding_of_each_type(key: Key, encoded: str) -> None:
     assert encode_key(key).hex(" ") == encoded
     assert decode_key(bytes.fromhex(encoded)) == (key if isinstance(key, tuple) else (key,))
 
@@ -97,7 +97,7 @@ def test_the_bytes_are_these(key: Key, encoded: str) -> None:
 @example((INT_MAX, -INT_MAX))
 @example((((),), ((None,),), ""))
 @example((datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)))
-def test_a_key_comes_back_with_its_types(key: tuple[Any, ...]) -> None:
+def test_a_decoded_key_equals_the_key_and_has_its_types(key: tuple[Any, ...]) -> None:
     def types(value: Any) -> Any:
         return [types(member) for member in value] if type(value) is tuple else type(value)
 
@@ -134,7 +134,7 @@ def test_ints_of_any_size_sort_by_value(values: list[int]) -> None:
 @example(("a",), ("a\0b", 1))
 @example(((),), ((None,),))
 @example((255,), (256,))
-def test_a_prefix_range_holds_those_that_begin_with_it_and_no_others(
+def test_a_prefix_range_has_exactly_the_keys_that_begin_with_the_prefix(
     prefix: tuple[Any, ...], key: tuple[Any, ...]
 ) -> None:
     start, end = prefix_range(prefix)
@@ -145,19 +145,19 @@ def test_a_prefix_range_holds_those_that_begin_with_it_and_no_others(
 
 
 @given(KEYS)
-def test_the_empty_prefix_is_that_of_all_tuples(key: tuple[Any, ...]) -> None:
+def test_the_empty_prefix_is_the_prefix_of_all_keys(key: tuple[Any, ...]) -> None:
     start, end = prefix_range(())
     assert (start, end) == (b"", b"\xff")
     assert start <= encode_key(key) < end
 
 
-def test_a_bare_value_is_a_tuple_of_one() -> None:
+def test_a_single_value_is_a_tuple_of_one() -> None:
     assert encode_key("ann") == encode_key(("ann",))
     assert decode_key(encode_key("ann")) == ("ann",)
     assert prefix_range("ann") == prefix_range(("ann",))
 
 
-def test_the_range_of_a_prefix_as_long_as_a_key_may_be_has_an_end_that_is_a_key() -> None:
+def test_the_range_of_a_prefix_of_the_largest_size_ends_at_a_key() -> None:
     prefix = (b"x" * (KEY_SIZE_MAX - 2),)
     start, end = prefix_range(prefix)
     assert len(start) == KEY_SIZE_MAX >= len(end)
@@ -167,26 +167,26 @@ def test_the_range_of_a_prefix_as_long_as_a_key_may_be_has_an_end_that_is_a_key(
 
 
 @given(KEYS, KEYS)
-def test_a_scan_that_goes_on_after_a_key_leaves_out_nothing_but_it(
+def test_no_key_lies_between_a_key_and_key_after(
     one: tuple[Any, ...], other: tuple[Any, ...]
 ) -> None:
     key, another = encode_key(one), encode_key(other)
     assert (key_after(key) <= another) == (key < another)
 
 
-def test_what_comes_after_a_key_as_long_as_it_may_be_is_a_key() -> None:
+def test_key_after_a_key_of_the_largest_size_is_a_key() -> None:
     key = encode_key(b"x" * (KEY_SIZE_MAX - 2))
     assert len(key) == KEY_SIZE_MAX == len(key_after(key))
     assert key < key_after(key)
     assert key_after(key[:-1] + b"\xff") == key[:-2] + b"y"
 
 
-def test_minus_zero_is_zero() -> None:
+def test_minus_zero_becomes_zero() -> None:
     assert encode_key(-0.0) == encode_key(0.0)
     assert math.copysign(1, decode_key(encode_key(-0.0))[0]) == 1  # type: ignore[arg-type]
 
 
-def test_a_datetime_of_any_zone_is_kept_as_the_moment_it_is() -> None:
+def test_a_datetime_of_any_zone_keeps_its_point_in_time() -> None:
     moment = datetime(2024, 5, 17, 12, 30, 0, 123456, tzinfo=timezone(timedelta(hours=5)))
     (found,) = decode_key(encode_key(moment))
     assert found == moment
@@ -194,7 +194,7 @@ def test_a_datetime_of_any_zone_is_kept_as_the_moment_it_is() -> None:
     assert found.tzinfo is UTC
 
 
-def test_subclasses_of_what_a_key_may_have_are_taken_as_what_they_are() -> None:
+def test_a_value_of_a_subclass_is_encoded_like_its_base_class() -> None:
     class Level(IntEnum):
         HIGH = 3
 
@@ -207,35 +207,35 @@ def test_subclasses_of_what_a_key_may_have_are_taken_as_what_they_are() -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ((), "the empty tuple is no key"),
-        (math.nan, "NaN has no place in an order"),
+        ((), "the empty tuple is not a key"),
+        (math.nan, "NaN cannot be ordered"),
         (("at", datetime(2024, 1, 1)), "has no time zone"),  # noqa: DTZ001
-        (["a"], "list of 1; a key is made of None, bool"),
-        (("a", {"b": 1}), "dict of 1; a key is made of"),
-        (("a", 1j), "complex 1j; a key is made of"),
-        (bytearray(b"a"), "bytearray of 1; a key is made of"),
+        (["a"], "list of 1; a key may contain None, bool"),
+        (("a", {"b": 1}), "dict of 1; a key may contain"),
+        (("a", 1j), "complex 1j; a key may contain"),
+        (bytearray(b"a"), "bytearray of 1; a key may contain"),
         ("\ud800", "lone surrogate"),
-        (INT_MAX + 1, "an int of 256 bytes; allowed are 255"),
-        (-INT_MAX - 1, "an int of 256 bytes; allowed are 255"),
+        (INT_MAX + 1, "an int of 256 bytes; the maximum is 255"),
+        (-INT_MAX - 1, "an int of 256 bytes; the maximum is 255"),
     ],
 )
-def test_what_cannot_be_a_key_is_refused_by_name(key: Any, message: str) -> None:
+def test_an_invalid_key_is_refused_with_its_type(key: Any, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         encode_key(key)
 
 
-def test_tuples_nest_to_the_bound_and_not_further() -> None:
+def test_tuples_nest_up_to_the_limit() -> None:
     key: Any = "core"
     for _ in range(DEPTH_MAX):
         key = (key,)
     assert decode_key(encode_key(key)) == key
-    with pytest.raises(InvalidArgument, match="nested 17 deep; allowed are 16"):
+    with pytest.raises(InvalidArgument, match="nested 17 levels deep; allowed are 16"):
         encode_key((key,))
-    with pytest.raises(InvalidArgument, match="nested 17 deep; allowed are 16"):
+    with pytest.raises(InvalidArgument, match="nested 17 levels deep; allowed are 16"):
         decode_key(b"\x05" * DEPTH_MAX + b"\x14" + b"\0" * DEPTH_MAX)
 
 
-def test_a_key_that_is_too_long_is_refused_with_both_sizes() -> None:
+def test_a_key_that_is_too_long_is_refused_with_its_size_and_the_limit() -> None:
     encode_key("x" * (KEY_SIZE_MAX - 2))
     with pytest.raises(TooLarge, match="key: 8193 bytes encoded; allowed are 1 to 8192"):
         encode_key("x" * (KEY_SIZE_MAX - 1))
@@ -245,24 +245,24 @@ def test_a_key_that_is_too_long_is_refused_with_both_sizes() -> None:
     ("encoded", "message"),
     [
         ("", "no bytes"),
-        ("02 61", "without an end"),
-        ("02 61 00 ff", "without an end"),
+        ("02 61", "has no end"),
+        ("02 61 00 ff", "has no end"),
         ("02 ff 00", "not UTF-8"),
-        ("05 14", "a tuple without an end"),
-        ("16 01", "2 bytes are wanted, 1 are left"),
+        ("05 14", "the tuple has no end"),
+        ("16 01", "expected 2 bytes; 1 are left"),
         ("16 00 01", "more bytes than it needs"),
         ("13 ff", "more bytes than it needs"),
         ("1d 08 ff ff ff ff ff ff ff ff", "more bytes than it needs"),
-        ("1d", "1 bytes are wanted, 0 are left"),
+        ("1d", "expected 1 bytes; 0 are left"),
         ("21 7f ff ff ff ff ff ff ff", "NaN or -0.0"),
         ("21 ff ff ff ff ff ff ff ff", "NaN or -0.0"),
-        ("30 00", "16 bytes are wanted, 1 are left"),
-        ("40 ff ff ff ff ff ff ff ff", "outside of years 1 to 9999"),
-        ("20 00 00 00 00", "byte 0: 0x20 is the code of no type"),
-        ("15 01 ff", "byte 2: 0xff is the code of no type"),
+        ("30 00", "expected 16 bytes; 1 are left"),
+        ("40 ff ff ff ff ff ff ff ff", "outside years 1 to 9999"),
+        ("20 00 00 00 00", "byte 0: no type has the code 0x20"),
+        ("15 01 ff", "byte 2: no type has the code 0xff"),
     ],
 )
-def test_bytes_that_no_key_has_are_refused_and_shown(encoded: str, message: str) -> None:
+def test_bytes_that_are_not_a_key_are_refused_and_shown(encoded: str, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         decode_key(bytes.fromhex(encoded))
 
@@ -276,7 +276,7 @@ def test_bytes_that_no_key_has_are_refused_and_shown(encoded: str, message: str)
         max_size=24,
     ).map(bytes)
 )
-def test_any_bytes_are_refused_or_are_the_one_encoding_of_their_key(data: bytes) -> None:
+def test_decodable_bytes_are_the_only_encoding_of_their_key(data: bytes) -> None:
     try:
         key = decode_key(data)
     except InvalidArgument:

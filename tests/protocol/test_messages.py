@@ -29,7 +29,7 @@ from headwater_protocol.messages import (
 
 
 def decode_both(body: bytes) -> list[Any]:
-    """Decode with the fast way tried first, and with the scan first."""
+    """Decode on the fast path and after a scan."""
     return [decode(body, size, REQUEST_ITEMS_MAX) for size in (BODY_SIZE_MAX, 0)]
 
 
@@ -49,68 +49,66 @@ VALUES = st.recursive(
 @example(["x" * STR_SIZE_MAX, bytes(70_000), "y" * 300, [1] * 70_000])
 @example({str(number): number for number in range(70_000)})
 @example([0] * MEMBERS_MAX)
-def test_a_value_comes_back_by_the_fast_way_and_by_the_scan(value: Any) -> None:
+def test_a_value_is_decoded_on_the_fast_path_and_after_a_scan(value: Any) -> None:
     assert decode_both(encode(value)) == [value, value]
 
 
 REFUSED = [
     ("", "the body ends at byte 0, inside its value"),
-    ("92 01", "byte 0 of the body: 2 values are announced, and 1 bytes are left"),
+    ("92 01", "byte 0 of the body: 2 values are announced, but 1 bytes are left"),
     ("91 a3 61", "the body ends at byte 3, inside its value"),
     ("91 c4", "the body ends at byte 2, inside its value"),
     ("91 c6 ff ff ff ff", "the body ends at byte 6, inside its value"),
     ("91 cf 00", "the body ends at byte 3, inside its value"),
     ("91 01 02", "byte 2 of the body: 1 bytes after the value"),
-    ("91 c1", "byte 1 of the body: 0xc1 is no msgpack"),
+    ("91 c1", "byte 1 of the body: 0xc1 is not msgpack"),
     ("91 d4 01 00", "byte 1 of the body: an extension type (0xd4)"),
     ("91 c7 00 01", "byte 1 of the body: an extension type (0xc7)"),
     ("91 d6 ff 00 00 00 00", "byte 1 of the body: an extension type (0xd6)"),
     ("91 c7 00 ff", "byte 1 of the body: an extension type (0xc7)"),
     ("dd ff ff ff ff", "byte 0 of the body: 4294967295 members; allowed are 100000"),
     ("91 df ff ff ff ff", "byte 1 of the body: 4294967295 members; allowed are 100000"),
-    ("dc ff ff 01", "byte 0 of the body: 65535 values are announced, and 1 bytes are left"),
+    ("dc ff ff 01", "byte 0 of the body: 65535 values are announced, but 1 bytes are left"),
     ("dd 00", "the body ends at byte 2, inside its value"),
     ("91 db 00 01 00 01", "byte 1 of the body: str of 65537 bytes; allowed are 65536"),
-    ("91 81 01 02", "byte 2 of the body: a map key that is not str"),
-    ("91 81 c4 01 61 02", "byte 2 of the body: a map key that is not str"),
-    ("91 81 90 02", "byte 2 of the body: a map key that is not str"),
-    ("91 82 a1 61 90 c0 02", "byte 5 of the body: a map key that is not str"),
-    ("92 01 a2 61 ff", "byte 4 of the body: a str that is not UTF-8"),
-    ("91 a3 ed a0 80", "byte 2 of the body: a str that is not UTF-8"),
-    ("91 " * DEPTH_MAX + "91 c0", "byte 16 of the body: nesting of 17; allowed are 16"),
-    ("81 a1 61 " * DEPTH_MAX + "91 c0", "byte 48 of the body: nesting of 17; allowed are 16"),
+    ("91 81 01 02", "byte 2 of the body: the map key is not a str"),
+    ("91 81 c4 01 61 02", "byte 2 of the body: the map key is not a str"),
+    ("91 81 90 02", "byte 2 of the body: the map key is not a str"),
+    ("91 82 a1 61 90 c0 02", "byte 5 of the body: the map key is not a str"),
+    ("92 01 a2 61 ff", "byte 4 of the body: the str is not UTF-8"),
+    ("91 a3 ed a0 80", "byte 2 of the body: the str is not UTF-8"),
+    ("91 " * DEPTH_MAX + "91 c0", "byte 16 of the body: 17 nested levels; allowed are 16"),
+    ("81 a1 61 " * DEPTH_MAX + "91 c0", "byte 48 of the body: 17 nested levels; allowed are 16"),
 ]
 
 
 @pytest.mark.parametrize(("body", "message"), REFUSED)
-def test_what_is_not_allowed_is_refused_with_its_place(body: str, message: str) -> None:
+def test_an_invalid_body_is_refused_with_its_place(body: str, message: str) -> None:
     data = bytes.fromhex(body)
     with pytest.raises(ProtocolError) as found:
         decode(data, 0, REQUEST_ITEMS_MAX)
     assert found.value.message == message
 
 
-@pytest.mark.parametrize(
-    ("body", "message"), [case for case in REFUSED if "nesting" not in case[1]]
-)
-def test_the_fast_way_refuses_the_same_with_the_same_words(body: str, message: str) -> None:
+@pytest.mark.parametrize(("body", "message"), [case for case in REFUSED if "nested" not in case[1]])
+def test_the_fast_path_refuses_with_the_same_message(body: str, message: str) -> None:
     with pytest.raises(ProtocolError) as found:
         decode(bytes.fromhex(body), BODY_SIZE_MAX, REQUEST_ITEMS_MAX)
     assert found.value.message == message
 
 
-def test_nesting_to_the_bound_passes() -> None:
+def test_nesting_up_to_the_limit_passes() -> None:
     value = decode(b"\x91" * DEPTH_MAX + b"\x90", 0, REQUEST_ITEMS_MAX)
     assert depth(value) == DEPTH_MAX
 
 
 @pytest.mark.slow
 def test_more_values_than_a_body_may_have_are_refused_before_they_are_built() -> None:
-    # Lists of empty lists: 64 bytes of memory for each byte.
+    # Lists of empty lists take 64 bytes of memory for each byte.
     inner = array_header(MEMBERS_MAX) + b"\x90" * MEMBERS_MAX
     body = encode_array([inner] * 21)
     tracemalloc.start()
-    with pytest.raises(ProtocolError, match="more than the 2000000 values allowed in a body"):
+    with pytest.raises(ProtocolError, match="more than 2000000 values, the maximum of a body"):
         decode(body, 65536, REQUEST_ITEMS_MAX)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -128,7 +126,7 @@ def test_more_values_than_a_body_may_have_are_refused_before_they_are_built() ->
         b"\xde\x0f\xff\xa1a",
     ],
 )
-def test_the_deepest_nesting_of_the_largest_claims_costs_a_bounded_amount(header: bytes) -> None:
+def test_the_deepest_nesting_of_the_largest_headers_takes_bounded_memory(header: bytes) -> None:
     body = (header * 65536)[:65536]
     tracemalloc.start()
     with pytest.raises(ProtocolError):
@@ -151,7 +149,7 @@ def test_a_long_array_in_a_small_body_is_scanned_and_accepted() -> None:
     ).map(bytes)
 )
 def test_the_scan_and_the_decoder_agree_on_every_byte_string(body: bytes) -> None:
-    """What the scan lets through the decoder can decode, and the other way round."""
+    """The scan accepts exactly the bodies that the decoder can decode, except as noted below."""
     outcomes = []
     for unscanned in (BODY_SIZE_MAX, 0):
         try:
@@ -159,30 +157,30 @@ def test_the_scan_and_the_decoder_agree_on_every_byte_string(body: bytes) -> Non
         except ProtocolError as error:
             outcomes.append(error.message)
     fast, scanned = outcomes
-    assert fast == scanned or "nesting" in scanned
+    assert fast == scanned or "nested" in scanned
     try:
         msgpack.unpackb(body)
     except (ValueError, TypeError):
-        # Nothing that msgpack itself refuses gets through.
+        # The scan never accepts what msgpack itself refuses.
         assert "byte" in scanned
     else:
         if "byte" in scanned:
-            assert any(word in scanned for word in ("map key", "extension", "nesting"))
+            assert any(word in scanned for word in ("map key", "extension", "nested"))
 
 
 @given(st.lists(VALUES, max_size=40))
 @pytest.mark.slow
-def test_an_array_of_encoded_members_is_the_encoded_array(members: list[Any]) -> None:
+def test_an_array_of_encoded_members_equals_the_encoded_array(members: list[Any]) -> None:
     assert encode_array([*map(encode, members)]) == encode(members)
 
 
 @pytest.mark.parametrize("count", [0, 15, 16, 65535, 65536, 100_000])
-def test_an_array_header_is_as_short_as_it_can_be(count: int) -> None:
+def test_an_array_header_is_as_short_as_possible(count: int) -> None:
     assert array_header(count) == encode([None] * count)[: -count or None]
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 2**16 - 1, 2**16])
-def test_the_header_of_bytes_is_as_short_as_it_can_be(size: int) -> None:
+def test_the_header_of_bytes_is_as_short_as_possible(size: int) -> None:
     assert bin_header(size) + bytes(size) == encode(bytes(size))
 
 
@@ -203,7 +201,7 @@ def test_a_request_id_that_cannot_be_read_is_0(body: str) -> None:
     assert request_id_of(bytes.fromhex(body)) == 0
 
 
-def test_depth_counts_arrays_and_maps_that_hold_something_however_deep() -> None:
+def test_depth_counts_nonempty_arrays_and_maps_at_any_depth() -> None:
     values: list[Any] = [1, "x", [], {}, [[]], [1], {"a": [1]}, [1, {"a": {"b": 2}}]]
     assert [depth(value) for value in values] == [0, 0, 0, 0, 1, 1, 2, 3]
     deep: Any = [1]
@@ -212,7 +210,7 @@ def test_depth_counts_arrays_and_maps_that_hold_something_however_deep() -> None
     assert depth(deep) == 5001
 
 
-def test_a_value_that_cannot_be_encoded_leaves_nothing_behind() -> None:
+def test_a_failed_encoding_leaves_nothing_in_the_packer() -> None:
     for value in (["x", 2**64], ["x", object()], ["x", "\ud800"]):
         with pytest.raises((OverflowError, TypeError, UnicodeEncodeError)):
             encode(value)

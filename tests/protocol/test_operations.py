@@ -10,7 +10,7 @@ from headwater_protocol.operations import CONDITION, FILTER, OPERATIONS, READ, W
 
 TX = bytes(16)
 
-# A request of each operation with nothing left out, and one with all that may be.
+# For each operation: arguments with nothing left out, and with all defaults left out.
 EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "hello": ([1, "test 1.0", ["x"]], [1]),
     "authenticate": (["SCRAM-SHA-256", b"n,,n=ann,r=x"], ["SCRAM-SHA-256", b""]),
@@ -72,14 +72,14 @@ def test_there_is_an_example_of_every_operation() -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_takes_all_its_arguments_or_completes_them(name: str) -> None:
+def test_an_operation_accepts_all_arguments_or_adds_their_defaults(name: str) -> None:
     arguments = OPERATIONS[name].arguments
     full, short = EXAMPLES[name]
     assert arguments.complete(full, name) == full
     completed = arguments.complete(short, name)
     assert len(completed) == len(arguments.arguments)
     assert completed[: len(short)] == short
-    # What the defaults gave would be accepted if it were sent.
+    # The completed arguments are valid if they are sent.
     assert arguments.complete(completed, name) == completed
 
 
@@ -87,7 +87,7 @@ def test_an_operation_takes_all_its_arguments_or_completes_them(name: str) -> No
 def test_an_operation_refuses_one_argument_too_many_or_too_few(name: str) -> None:
     arguments = OPERATIONS[name].arguments
     full, short = EXAMPLES[name]
-    with pytest.raises(InvalidArgument, match=f"^{name}: {len(full) + 1} arguments; wanted are"):
+    with pytest.raises(InvalidArgument, match=f"^{name}: {len(full) + 1} arguments; expected"):
         arguments.complete([*full, None], name)
     if any(argument.required for argument in arguments.arguments):
         required = sum(argument.required for argument in arguments.arguments)
@@ -96,7 +96,7 @@ def test_an_operation_refuses_one_argument_too_many_or_too_few(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_argument_is_checked_and_named_when_it_is_wrong(name: str) -> None:
+def test_every_argument_is_checked_and_an_error_names_it(name: str) -> None:
     arguments = OPERATIONS[name].arguments
     full, _ = EXAMPLES[name]
     for index, argument in enumerate(arguments.arguments):
@@ -132,8 +132,8 @@ def test_every_kind_of_write_is_accepted(write: list[Any]) -> None:
         (["append", "s", -3, [[None, "T", b"", b""]]], r"append: expect: -3; allowed are -2 to"),
         (["append", "s", 0, []], "append: events: 0 items; allowed are 1 to"),
         (["append", "s", 0, [[b"x", "T", b"", b""]]], r"events\[0\]: id: 1 bytes; allowed are 16"),
-        (["append", "s", 0, [[None, "T", b""]]], r"events\[0\]: 3 members; wanted are \[id, type"),
-        (["add", b"k", "1"], "add: number: int or float"),
+        (["append", "s", 0, [[None, "T", b""]]], r"events\[0\]: 3 members; expected \[id, type"),
+        (["add", b"k", "1"], "add: number: expected int or float"),
     ],
 )
 def test_a_wrong_write_is_refused_with_its_place(write: list[Any], message: str) -> None:
@@ -141,7 +141,7 @@ def test_a_wrong_write_is_refused_with_its_place(write: list[Any], message: str)
         OPERATIONS["write"].arguments.complete([TX, [write]], "write")
 
 
-def test_an_append_may_come_with_a_condition_and_its_position_or_without() -> None:
+def test_the_condition_and_position_of_an_append_are_optional() -> None:
     append = ["append", "s", -1, [[None, "A", b"", b""]]]
     tails: list[list[Any]] = [[], [None], [{"query": [{"tags": ["x"]}]}], [{"types": ["A"]}, 7]]
     for tail in tails:
@@ -156,7 +156,7 @@ def test_an_append_may_come_with_a_condition_and_its_position_or_without() -> No
             OPERATIONS["write"].arguments.complete([TX, [[*append, *tail]]], "write")
 
 
-def test_every_kind_of_condition_and_read_has_its_form() -> None:
+def test_every_kind_of_condition_and_read_is_accepted() -> None:
     for condition in (
         ["value", b"k", None],
         ["stream", "account-ann", 0],
@@ -176,10 +176,12 @@ def test_every_kind_of_condition_and_read_has_its_form() -> None:
     assert READ.variants.keys() == {"get", "scan", "read_stream", "read_all", "load"}
 
 
-def test_a_filter_has_known_members_only() -> None:
+def test_a_filter_with_unknown_members_is_refused() -> None:
     FILTER.check({"stream": "a", "category": "b", "prefix": "c", "types": ["T"]})
     FILTER.check({"query": [{"types": ["A"]}, {"types": ["A", "B"], "tags": ["x"]}]})
-    with pytest.raises(InvalidArgument, match="filter: 'tag' is none of category, prefix, query"):
+    with pytest.raises(
+        InvalidArgument, match="filter: 'tag' is not one of category, prefix, query"
+    ):
         OPERATIONS["read_all"].arguments.complete([None, 0, {"tag": "x"}], "read_all")
 
 
@@ -187,16 +189,16 @@ def test_a_filter_has_known_members_only() -> None:
     ("query", "message"),
     [
         ([], r"query: 0 items; allowed are 1 to 100$"),
-        ([{"tags": ["x"]}, {}], r"query\[1\]: 0 members; wanted is a map with at least 1 of tags"),
+        ([{"tags": ["x"]}, {}], r"query\[1\]: 0 members; expected map with at least 1 of tags"),
         ([{"tags": []}], r"query\[0\]: tags: 0 items; allowed are 1 to 64"),
         ([{"types": ["A", ""]}], r"query\[0\]: types\[1\]: 0 bytes"),
-        ([{"stream": "s"}], r"query\[0\]: 'stream' is none of tags, types"),
-        ({"tags": ["x"]}, r"query: array of 1 to 100"),
-        ([{"types": ["A"] * 20}] * 51, r"query: 1020 types and tags; allowed in a query are 1000"),
+        ([{"stream": "s"}], r"query\[0\]: 'stream' is not one of tags, types"),
+        ({"tags": ["x"]}, r"query: expected array of 1 to 100"),
+        ([{"types": ["A"] * 20}] * 51, r"query: 1020 types and tags; a query may have 1000"),
         ([{"tags": ["x"]}] * 101, r"query: 101 items; allowed are 1 to 100"),
     ],
 )
-def test_a_query_that_can_mean_nothing_is_refused_with_its_place(query: Any, message: str) -> None:
+def test_an_invalid_query_is_refused_with_its_place(query: Any, message: str) -> None:
     with pytest.raises((InvalidArgument, TooLarge), match=f"^read_all: filter: {message}"):
         OPERATIONS["read_all"].arguments.complete([None, 0, {"query": query}], "read_all")
     with pytest.raises((InvalidArgument, TooLarge)):
@@ -221,7 +223,7 @@ def inner_fields(field: Any) -> list[Field]:
 
 def deepest(field: Any) -> int:
     below = max(map(deepest, inner_fields(field)), default=0)
-    # A variant of Tagged is the array itself, not one in it.
+    # A variant of Tagged is the array itself, not a nested one.
     array = isinstance(field, ListOf | Record | MapOf)
     return below + array
 
@@ -230,19 +232,19 @@ def every_field(field: Any) -> list[Any]:
     return [field, *(deeper for inner in inner_fields(field) for deeper in every_field(inner))]
 
 
-def test_the_deepest_request_is_far_within_the_bound_of_nesting() -> None:
+def test_the_deepest_request_is_well_below_the_nesting_limit() -> None:
     deep = max(deepest(operation.arguments) for operation in OPERATIONS.values())
-    # The execute, its reads, a read_all, its filter, the query, a criterion, its tags.
+    # Levels: execute, reads, read_all, filter, query, criterion, tags.
     assert deep == 7
     assert deep < DEPTH_MAX
 
 
-def test_no_list_of_the_vocabulary_may_be_longer_than_any_array() -> None:
+def test_no_argument_may_be_longer_than_the_limit_of_arrays() -> None:
     for operation in OPERATIONS.values():
         for field in every_field(operation.arguments):
             if isinstance(field, ListOf):
                 assert field.count_max <= MEMBERS_MAX
-    # A page of a scan lists keys and values in one array.
+    # A page of a scan has keys and values in one array.
     assert 2 * limits.PAGE_ITEMS_MAX <= MEMBERS_MAX
 
 

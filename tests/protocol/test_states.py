@@ -35,7 +35,7 @@ def test_each_state_is_reached_as_the_table_says(state: State) -> None:
 @pytest.mark.parametrize(
     ("state", "operation"), [*itertools.product(State, [*OPERATIONS, "no_such_operation"])]
 )
-def test_each_operation_in_each_state_gets_the_verdict_of_the_table(
+def test_each_state_accepts_refuses_or_ends_on_each_operation_as_in_the_table(
     state: State, operation: str
 ) -> None:
     match state:
@@ -64,7 +64,8 @@ def test_each_operation_in_each_state_gets_the_verdict_of_the_table(
     (item,) = items
     match wanted:
         case Verdict.ACCEPTED:
-            # Some operations refuse to be without arguments: they got that far.
+            # Operations with required arguments refuse a request without them. That is later than
+            # the verdict.
             assert isinstance(item, Request) or isinstance(item.error, InvalidArgument)
         case Verdict.REFUSED:
             assert isinstance(item, Refused)
@@ -87,7 +88,7 @@ def test_each_operation_in_each_state_gets_the_verdict_of_the_table(
         (State.AUTHENTICATING, ERROR, None, State.AUTHENTICATION),
     ],
 )
-def test_the_answer_to_hello_or_authenticate_decides_what_comes_next(
+def test_the_answer_to_hello_or_authenticate_decides_the_next_state(
     state: State, status: int, payload: Any, after: State
 ) -> None:
     assert after_answer(state, status, payload) is after
@@ -103,14 +104,14 @@ def test_the_answer_to_hello_or_authenticate_decides_what_comes_next(
         (State.AUTHENTICATING, [True]),
     ],
 )
-def test_an_answer_of_another_form_is_the_peers_fault_at_the_client_and_ours_at_the_server(
+def test_a_malformed_answer_is_a_protocol_error_at_the_client_and_an_assertion_at_the_server(
     state: State, payload: Any
 ) -> None:
     with pytest.raises(ProtocolError):
         after_answer(state, OK, payload)
     server = connection_in(state)
     (request_id,) = server.in_flight
-    with pytest.raises(AssertionError, match="our answer to"):
+    with pytest.raises(AssertionError, match="wrong answer to"):
         server.answer(request_id, payload)
 
 
@@ -140,7 +141,7 @@ def test_both_ends_go_through_the_same_states_with_scram() -> None:
     assert seen == [(state, state) for state in states]
 
 
-def test_a_refused_hello_or_authenticate_may_be_tried_again() -> None:
+def test_a_refused_hello_or_authenticate_may_be_retried() -> None:
     client, server = ClientConnection(), ServerConnection()
     for name, arguments, answer in (
         ("hello", (1,), HELLO_ANSWER_SCRAM),
@@ -157,7 +158,7 @@ def test_a_refused_hello_or_authenticate_may_be_tried_again() -> None:
     assert client.state is server.state is State.READY
 
 
-def test_a_hello_with_wrong_arguments_is_refused_and_may_be_tried_again() -> None:
+def test_a_hello_with_wrong_arguments_is_refused_and_may_be_retried() -> None:
     server = ServerConnection()
     item = receive_one(server, frame(1, "hello", "one"))
     assert isinstance(item, Refused)
@@ -166,9 +167,9 @@ def test_a_hello_with_wrong_arguments_is_refused_and_may_be_tried_again() -> Non
     assert isinstance(receive_one(server, frame(1, "hello", 1)), Request)
 
 
-def test_nothing_may_follow_a_hello_before_its_answer() -> None:
+def test_a_request_before_the_answer_to_hello_is_a_violation() -> None:
     server = ServerConnection()
     hello, ping = server.receive(frame(1, "hello", 1) + frame(2, "ping"))
     assert isinstance(hello, Request)
     assert isinstance(ping, Violation)
-    assert "'ping' is not allowed in the state GREETING" in ping.error.message
+    assert "'ping' is not allowed in state GREETING" in ping.error.message

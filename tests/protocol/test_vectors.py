@@ -1,4 +1,4 @@
-"""The vectors are what the code writes, and are read back here as another client would."""
+"""The test vectors equal what the code writes, and the code reads them like another client."""
 
 import base64
 import hashlib
@@ -57,17 +57,17 @@ def load(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_is_what_the_code_would_write(name: str) -> None:
+def test_each_file_equals_what_the_generator_writes(name: str) -> None:
     assert (FOLDER / name).read_text() == text(name), "run python -m tests.vectors.generate"
 
 
-def test_the_readme_tells_of_every_file_and_of_no_other() -> None:
+def test_the_readme_lists_exactly_the_files() -> None:
     readme = (FOLDER / "README.md").read_text()
     assert {path.name for path in Path(FOLDER).glob("*.json")} == FILES.keys()
     assert all(f"`{name}`" in readme for name in FILES)
 
 
-def test_keys_are_encoded_and_decoded_as_the_vectors_say() -> None:
+def test_keys_are_encoded_and_decoded_like_the_vectors() -> None:
     vectors = load("keys.json")
     for vector in vectors["keys"] + vectors["in_order"]:
         key = tuple(map(from_json, vector["key"]))
@@ -86,7 +86,7 @@ def test_the_keys_in_order_are_in_order() -> None:
     assert encoded == sorted(set(encoded))
 
 
-def test_there_is_a_request_of_every_operation_and_a_server_takes_it() -> None:
+def test_every_operation_has_a_request_that_a_server_accepts() -> None:
     vectors = load("requests.json")
     assert {vector["message"][1] for vector in vectors} == OPERATIONS.keys()
     states = {"hello": State.HELLO, "authenticate": State.AUTHENTICATION}
@@ -102,7 +102,7 @@ def test_there_is_a_request_of_every_operation_and_a_server_takes_it() -> None:
         assert item.arguments[: len(arguments)] == arguments
 
 
-def test_a_client_takes_every_response() -> None:
+def test_a_client_accepts_every_response() -> None:
     names = [vector["message"][1] for vector in load("requests.json")]
     for vector in load("responses.json"):
         request_id, status, payload = from_json(vector["message"])
@@ -134,7 +134,7 @@ def test_a_client_knows_every_error_code() -> None:
         assert type(item.error) is not HeadwaterError or vector["code"] == "error"
 
 
-def test_a_server_refuses_what_is_malformed_as_the_vectors_say() -> None:
+def test_a_server_refuses_malformed_requests_like_the_vectors() -> None:
     for vector in load("malformed.json"):
         server = connection_in(State.READY)
         (item,) = server.receive(bytes.fromhex(vector["sent"]))
@@ -142,7 +142,7 @@ def test_a_server_refuses_what_is_malformed_as_the_vectors_say() -> None:
         assert isinstance(item, Violation | Refused)
         assert (item.request_id, item.error.code) == (vector["request_id"], vector["code"])
         assert server.closed == vector["closes"]
-        # And the answer can be encoded and read.
+        # The answer can be encoded and decoded.
         client = ClientConnection()
         client.in_flight[7] = "get"
         (failure,) = client.receive(server.error(item.request_id, item.error))
@@ -150,8 +150,8 @@ def test_a_server_refuses_what_is_malformed_as_the_vectors_say() -> None:
         assert failure.error.code == vector["code"]
 
 
-def test_the_scram_example_is_that_of_its_rfc_and_its_proofs_are_right() -> None:
-    """The steps of docs/protocol.md, done here with nothing but hashes."""
+def test_the_scram_example_is_that_of_the_rfc_and_its_proofs_are_right() -> None:
+    """The steps of docs/protocol.md, computed with hashes only."""
 
     def hmac_sha256(key: bytes, message: bytes) -> bytes:
         return hmac.digest(key, message, "sha256")

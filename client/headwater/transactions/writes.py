@@ -35,9 +35,9 @@ REQUEST_SIZE_MAX: Final = limits.BODY_SIZE_MAX - limits.MIB
 """Bytes of writes in one request. The rest of the frame is for everything around them."""
 
 # Fast checks. Only if one fails does the slow check run, which builds the error message.
-_stream_fits: Final = STREAM.fitting().fits
-_expect_fits: Final = EXPECT.fitting().fits
-_name_fits: Final = NAME.fitting().fits
+_accepts_stream: Final = STREAM.fast_validator().accepts
+_accepts_expect: Final = EXPECT.fast_validator().accepts
+_accepts_name: Final = NAME.fast_validator().accepts
 
 
 class Writes(RetentionWrites):
@@ -117,9 +117,9 @@ class Writes(RetentionWrites):
                 this query; otherwise the commit raises ConditionFailed. *after* is the position
                 up to which the query was read. Events of this transaction do not count.
         """
-        if not _stream_fits(stream):
+        if not _accepts_stream(stream):
             STREAM(stream, "append: stream")
-        if not _expect_fits(expect):
+        if not _accepts_expect(expect):
             EXPECT(expect, "append: expect")
         condition = _condition(unless, after)
         encoded: list[list[Any]] = []
@@ -209,7 +209,7 @@ class Writes(RetentionWrites):
             self._check_event(event, _place_of(number, stream))
             raise
         size = len(data) + len(metadata)
-        if size > limits.VALUE_SIZE_MAX or not _name_fits(event.type):
+        if size > limits.VALUE_SIZE_MAX or not _accepts_name(event.type):
             self._check_event(event, _place_of(number, stream))
         size += len(event.type)
         if not event.tags:
