@@ -17,6 +17,7 @@ from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.restore import restore
 from headwater_server.storage.files.copying import remove_tree
 from headwater_server.storage.files.directory import PARTS
+from headwater_server.storage.wal.file_write_ahead_log import begin_files
 from headwater_server.testing.memory_files import Call, Crash, MemoryFileSystem
 from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import SETTINGS, Database, all_events, open_test_log
@@ -54,7 +55,7 @@ def stage_and_write(
     database.checkpoint()
     staged = database.engine.stage_backup()
     between()
-    return write_backup(staged, "backups", name)
+    return write_backup(staged, "backups", name, begin_log=begin_files)
 
 
 def picture(engine: Engine) -> tuple[list[bytes], list[bytes]]:
@@ -182,7 +183,7 @@ def test_a_backup_can_be_made_of_a_backup_that_is_served() -> None:
     store = store_of(database)
     engine = opened(database.files, "backups/monday", store)
     assert engine.begin_checkpoint() is None
-    write_backup(engine.stage_backup(), "backups", "tuesday")
+    write_backup(engine.stage_backup(), "backups", "tuesday", begin_log=begin_files)
     engine.close()
     engine = opened(
         database.files, "backups/tuesday", store.checkpoints["backups/monday/backup.tmp/state"]
@@ -251,7 +252,7 @@ def test_wherever_the_power_fails_the_backup_is_whole_or_not_there(seed: int) ->
         engine = opened(files, "data", store)
         files.faults.crash_at = files.calls + call
         with suppress(Crash):
-            write_backup(engine.stage_backup(), "backups", "monday")
+            write_backup(engine.stage_backup(), "backups", "monday", begin_log=begin_files)
         # A call that has to fail, of a directory that is not empty, does not lose the power.
         crashes += files.crashed
         found = files.crash()
@@ -266,7 +267,7 @@ def test_wherever_the_power_fails_the_backup_is_whole_or_not_there(seed: int) ->
         assert "backup.tmp" not in found.list("data")
         if not names:
             # What was left of it is in nobody's way.
-            write_backup(source.stage_backup(), "backups", "monday")
+            write_backup(source.stage_backup(), "backups", "monday", begin_log=begin_files)
             assert found.list("backups") == ["monday"]
         source.close()
     assert whole, "the last calls leave a backup"
@@ -326,7 +327,9 @@ def test_a_backup_that_is_given_up_leaves_nothing() -> None:
             raise ShuttingDown("going down")
 
     with pytest.raises(ShuttingDown):
-        write_backup(database.engine.stage_backup(), "backups", "monday", look=look)
+        write_backup(
+            database.engine.stage_backup(), "backups", "monday", look=look, begin_log=begin_files
+        )
     assert database.files.list("backups") == []
     assert "backup.tmp" not in database.files.list("data")
 
@@ -338,7 +341,7 @@ def test_a_name_that_is_taken_or_a_directory_that_is_missing_is_refused() -> Non
         stage_and_write(database)
     assert database.files.list("backups") == ["monday"]
     with pytest.raises(BackupFailed, match="nowhere is missing"):
-        write_backup(database.engine.stage_backup(), "nowhere", "monday")
+        write_backup(database.engine.stage_backup(), "nowhere", "monday", begin_log=begin_files)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a b", "ä", "a\n", "x" * 101])

@@ -25,7 +25,7 @@ leaves a directory that begins with a dot, which the next backup of that name re
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from headwater_protocol.errors import BackupFailed, HeadwaterError, InvalidArgument
 from headwater_protocol.limits import BACKUP_NAME_SIZE_MAX
@@ -40,13 +40,22 @@ from headwater_server.storage.files.copying import (
 )
 from headwater_server.storage.files.directory import FORMAT_NAME, PARTS
 from headwater_server.storage.files.file_system import FileSystem, join
-from headwater_server.storage.wal.file_write_ahead_log import begin_files
 from headwater_server.storage.wal.interface import WalIndex
 
 STAGE: Final = "backup.tmp"
 """The directory in the data directory that holds on to the files of a backup."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+class BeginLog(Protocol):
+    """Makes the write-ahead log of a copy; the log knows how."""
+
+    def __call__(
+        self, file_system: FileSystem, directory: str, *, database_id: bytes, after: WalIndex
+    ) -> None:
+        """Make an empty log, durably, in which the entry behind *after* is the first."""
+        ...
 
 
 class Backup(NamedTuple):
@@ -157,11 +166,13 @@ def write_backup(
     directory: str,
     name: str,
     *,
+    begin_log: BeginLog,
     look: Callable[[], None] = go_on,
 ) -> Backup:
     """Make the backup *name* in *directory* of what was staged, and let go of that; blocks.
 
     Args:
+        begin_log: makes the write-ahead log of the backup.
         look: called now and then; it raises a HeadwaterError if the backup is to be given up.
 
     Raises:
@@ -181,7 +192,7 @@ def write_backup(
         _refuse_taken(file_system, path)
         try:
             remove_tree(file_system, unfinished)
-            size = _write_files(staged, unfinished, look)
+            size = _write_files(staged, unfinished, begin_log, look)
             _refuse_taken(file_system, path)
         except (OSError, HeadwaterError):
             _quietly_remove(file_system, unfinished)
@@ -204,7 +215,7 @@ def _refuse_taken(file_system: FileSystem, path: str) -> None:
         raise BackupFailed(f"backup: there is {path} already; remove it, or take another name")
 
 
-def _write_files(staged: Staged, path: str, look: Callable[[], None]) -> int:
+def _write_files(staged: Staged, path: str, begin_log: BeginLog, look: Callable[[], None]) -> int:
     """Make all of a backup, durably, under any name; returns its size in bytes."""
     file_system = staged.file_system
     file_system.make_directory(path)
@@ -217,7 +228,7 @@ def _write_files(staged: Staged, path: str, look: Callable[[], None]) -> int:
             link_or_copy(file_system, file, new, look=look)
         else:
             copy_file(file_system, file.path, new, file.size, look=look)
-    begin_files(
+    begin_log(
         file_system, join(path, "wal"), database_id=staged.database_id, after=staged.log_index
     )
     for part in PARTS:

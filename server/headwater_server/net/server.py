@@ -59,7 +59,12 @@ from headwater_server.net.threads.worker_thread import RunBlocking, WorkerThread
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
-from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
+from headwater_server.storage.wal.file_write_ahead_log import (
+    FileWriteAheadLog,
+    Timed,
+    begin_files,
+    untimed,
+)
 from headwater_server.storage.wal.interface import WalIndex
 
 _log = structlog.get_logger(__name__)
@@ -130,7 +135,10 @@ class Server:
             rest_ms=settings.rewrite_rest_ms,
         )
         self._backups = Backups(
-            self._checkpointer, worker("backup"), directory=settings.backup_directory
+            self._checkpointer,
+            worker("backup"),
+            begin_log=begin_files,
+            directory=settings.backup_directory,
         )
         self.service = Service(
             engine,

@@ -7,6 +7,8 @@ a full disk turns the server read-only, a failed log ends the process.
 
 import errno
 
+from headwater_protocol.errors import DamagedFile
+
 
 class DiskFull(OSError):
     """The disk has no room. What was asked was not done, and may be tried again later."""
@@ -42,3 +44,12 @@ class NotClaimed(Exception):
 
 class LogGoesOn(Exception):
     """A claim named an index that is not the last one: there are entries it has not read."""
+
+
+def reason_of(error: DamagedFile) -> str:
+    """The message of a DamagedFile without the place, which stands beside it."""
+    file = str(error.details.get("file", ""))
+    message = error.message
+    for prefix in (f"{file} at offset {error.details.get('offset')}: ", f"{file}: "):
+        message = message.removeprefix(prefix)
+    return message

@@ -11,7 +11,7 @@ from headwater_protocol.numbers import Position
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.files.file_system import make_durable_directory
-from headwater_server.storage.log.log_segment import SEGMENT_HEADER_SIZE
+from headwater_server.storage.log.log_segment import ENTRY_HEADER_SIZE, SEGMENT_HEADER_SIZE
 from headwater_server.testing.memory_files import Crash, MemoryFileSystem
 
 LAST = 60
@@ -119,7 +119,8 @@ def test_an_event_that_is_damaged_keeps_its_segment_from_being_written_anew() ->
     disk = written()
     log = open_log(disk)
     segment = log.segments[1]
-    offset = sum(log.segments[1].sizes()[:2]) + SEGMENT_HEADER_SIZE + 20
+    sizes = log.segments[1].payload_sizes()[:2]
+    offset = SEGMENT_HEADER_SIZE + sum(size + ENTRY_HEADER_SIZE for size in sizes) + 20
     disk.flip_bit(segment.path, offset)
     names = disk.list("e")
     with pytest.raises(DamagedFile):

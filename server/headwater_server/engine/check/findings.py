@@ -8,7 +8,7 @@ from typing import Final
 
 from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.format.index_keys import Applied
-from headwater_server.storage.log.log_segment import reason_of
+from headwater_server.storage.errors import reason_of
 
 FINDINGS_MAX: Final = 1000
 """Findings that are kept. More are counted: what went wrong is clear by then."""

@@ -18,9 +18,9 @@ from headwater_server.engine.format.events import StoredEvent, decode_event
 from headwater_server.engine.format.index_keys import Applied
 from headwater_server.engine.format.records import decode_record
 from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.errors import reason_of
 from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.files.file_system import FileSystem
-from headwater_server.storage.log.log_segment import reason_of
 from headwater_server.storage.wal.file_write_ahead_log import check_files, read_files
 from headwater_server.storage.wal.interface import WalIndex, records
 

@@ -23,7 +23,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event, erase_event
@@ -38,13 +38,12 @@ from headwater_server.engine.format.index_keys import (
     parse_number,
     removed_key,
 )
+from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.retention.rules import Visibility, as_of, stored_rule
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.stored_state import CheckpointedState
-from headwater_server.engine.transactions.sequencer import Sequencer
 from headwater_server.storage.events.event_segment import EventSegment
-from headwater_server.storage.log.log_segment import ENTRY_HEADER_SIZE, SEGMENT_HEADER_SIZE
 from headwater_server.storage.store.interface import Family, WriteBatch
 from headwater_server.storage.wal.interface import WriteAheadLog
 
@@ -252,20 +251,18 @@ class Rewrite:
         for position in positions:
             segment = segments[bisect_right(firsts, position) - 1]
             if segment.first not in sizes:
-                sizes[segment.first] = segment.sizes()
+                sizes[segment.first] = segment.payload_sizes()
             size = sizes[segment.first][position - segment.first]
-            if size > ENTRY_HEADER_SIZE:
+            if size > 0:
                 found += 1
                 dead = self.walk.dead
-                dead[segment.first] = dead.get(segment.first, 0) + size - ENTRY_HEADER_SIZE
+                dead[segment.first] = dead.get(segment.first, 0) + size
         return found
 
     def _finish_walk(self, segments: Sequence[EventSegment]) -> None:
         for segment in segments:
             dead = self.walk.dead.get(segment.first, 0)
-            if dead and dead >= self.settings.rewrite_dead_share * (
-                segment.size - SEGMENT_HEADER_SIZE
-            ):
+            if dead and dead >= self.settings.rewrite_dead_share * segment.entries_size:
                 self.walk.due.append(segment.first)
         self.walk.dead.clear()
         self.walk.after = keyspaces.RETENTION
@@ -284,13 +281,27 @@ class Rewrite:
         self.given_back += self.files.event_log.rewrite(segment, changed)
 
 
+class Published(Protocol):
+    """What commits are known to be durable. The sequencer is one."""
+
+    @property
+    def published(self) -> int:
+        """The newest commit that readers may see."""
+        ...
+
+    @property
+    def published_time(self) -> LogTime:
+        """What the log said about time at that commit."""
+        ...
+
+
 class Rewriting:
     """Begins and finishes rewrites, one at a time, and none beside a checkpoint."""
 
     def __init__(
         self,
         state: State,
-        sequencer: Sequencer,
+        durable: Published,
         log: WriteAheadLog,
         settings: EngineSettings,
         views: Callable[[], list[int]],
@@ -298,7 +309,7 @@ class Rewriting:
     ) -> None:
         """*views* and *times* are those of the open transactions."""
         self._state = state
-        self._sequencer = sequencer
+        self._durable = durable
         self._log = log
         self._settings = settings
         self._views = views
@@ -357,10 +368,10 @@ class Rewriting:
         )
 
     def _time_at(self, view: int) -> int:
-        if view < self._sequencer.published:
+        if view < self._durable.published:
             return as_of(self._state, view)
         # What a power loss could still undo must not decide what is removed.
-        return self._sequencer.published_time.time
+        return self._durable.published_time.time
 
     def finish(self, rewrite: Rewrite) -> None:
         """Let go of the old files, and of the masks that are not needed any more."""

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from headwater_protocol.errors import BackupFailed, HeadwaterError, ShuttingDown, TooMany
-from headwater_server.engine.backup import Backup, check_name, write_backup
+from headwater_server.engine.backup import Backup, BeginLog, check_name, write_backup
 from headwater_server.net.session.peer import Peer
 from headwater_server.net.tasks.checkpointer import Checkpointer
 from headwater_server.net.threads.worker_thread import RunBlocking
@@ -34,10 +34,16 @@ class Backups:
     """Makes the backups that clients ask for."""
 
     def __init__(
-        self, checkpointer: Checkpointer, run_blocking: RunBlocking, *, directory: str | None
+        self,
+        checkpointer: Checkpointer,
+        run_blocking: RunBlocking,
+        *,
+        begin_log: BeginLog,
+        directory: str | None,
     ) -> None:
         self._checkpointer = checkpointer
         self._run_blocking = run_blocking
+        self._begin_log = begin_log
         self._directory = directory
         self._request: _Request | None = None
         self._asked = trio.lowlevel.ParkingLot()
@@ -99,7 +105,14 @@ class Backups:
         began = trio.current_time()
         staged = await self._checkpointer.stage_backup()
         made = await self._run_blocking(
-            partial(write_backup, staged, self._directory, name, look=self._look)
+            partial(
+                write_backup,
+                staged,
+                self._directory,
+                name,
+                begin_log=self._begin_log,
+                look=self._look,
+            )
         )
         _log.info(
             "backup",

@@ -102,6 +102,11 @@ class EventSegment:
         last, end = self._tail
         return end + _OFFSET_SIZE * (last + 1 - self.first)
 
+    @property
+    def entries_size(self) -> int:
+        """Bytes of the entries and their offsets, without the header of the segment."""
+        return self.size - SEGMENT_HEADER_SIZE
+
     # Finding the end.
 
     def resume(self, last: int, *, is_sealed: bool, writable: bool) -> None:
@@ -310,13 +315,18 @@ class EventSegment:
             offsets.byteswap()
         return offsets
 
-    def sizes(self) -> "array[int]":
-        """Bytes of each entry, in order, as the .idx file has it: true or not."""
+    def payload_sizes(self) -> "array[int]":
+        """Bytes of each event in the segment, in order; 0 for one that was removed.
+
+        As the .idx file has it, true or not, and rounded up as entries are.
+        """
         last, _ = self._tail
         if last < self.first:
             return array("I")
         offsets = self._offsets(self.first, last)
-        return array("I", [max(0, b - a) for a, b in itertools.pairwise(offsets)])
+        return array(
+            "I", [max(0, b - a - ENTRY_HEADER_SIZE) for a, b in itertools.pairwise(offsets)]
+        )
 
     def find_damage(self, *, offsets_matter: bool = True) -> Iterator[DamagedFile]:
         """Read every entry; gives each that is not what was written, and wrong offsets.

@@ -51,15 +51,6 @@ def damaged(path: str, offset: int, what: str) -> DamagedFile:
     )
 
 
-def reason_of(error: DamagedFile) -> str:
-    """The message of a DamagedFile without the place, which stands beside it."""
-    file = str(error.details.get("file", ""))
-    message = error.message
-    for prefix in (f"{file} at offset {error.details.get('offset')}: ", f"{file}: "):
-        message = message.removeprefix(prefix)
-    return message
-
-
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
     """What a segment says of itself.

@@ -26,13 +26,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from headwater_protocol.errors import DamagedFile
+from headwater_server.storage.errors import reason_of
 from headwater_server.storage.log.log_segment import (
     ENTRY_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
     damaged,
     end_of_data,
     find_entries,
-    reason_of,
 )
 from headwater_server.storage.log.segmented_log import Segment, SegmentedLog
 from headwater_server.storage.wal.entry import (
