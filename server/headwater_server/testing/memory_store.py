@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from weakref import WeakSet
 
-from sortedcontainers import SortedDict
-
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.store.interface import (
     DELETE,
@@ -23,6 +21,12 @@ from headwater_server.storage.store.interface import (
     Page,
     WriteBatch,
 )
+
+try:
+    from sortedcontainers import SortedDict
+except ModuleNotFoundError as error:
+    message = "the state store in memory is for tests and needs sortedcontainers: headwater[dev]"
+    raise ModuleNotFoundError(message, name="sortedcontainers") from error
 
 _Content = SortedDict[bytes, bytes]
 
