@@ -55,16 +55,7 @@ def commit_answer(request_id: int, committed: list[Any]) -> bytes | None:
 def execute_answer(request_id: int, committed: list[Any]) -> bytes | None:
     """Like commit_answer, for an execute without reads."""
     if committed[2] is None:
-        frame: bytes = _pack_executed(
-            b"\0\0\0\x1f\x93\xce",
-            request_id,
-            b"\x00\x92\x95\xcf",
-            committed[0],
-            0xCF,
-            committed[1],
-            b"\xc0\xc0\x80\x90",
-        )
-        return frame
+        return executed_frame(request_id, committed[0], committed[1])
     opening = b"\x00\x92\x95\xcf"
     return _appended_frame(_pack_appended_in_execute, opening, b"\x90", request_id, committed)
 
@@ -111,6 +102,20 @@ def committed_frame(request_id: int, commit: int, time: int) -> bytes:
     """The answer to a commit that appended no events: [commit, time, nil, nil, {}]."""
     frame: bytes = _pack_committed(
         b"\0\0\0\x1d\x93\xce", request_id, b"\x00\x95\xcf", commit, 0xCF, time, b"\xc0\xc0\x80"
+    )
+    return frame
+
+
+def executed_frame(request_id: int, commit: int, time: int) -> bytes:
+    """The answer to an execute that read nothing and appended no events."""
+    frame: bytes = _pack_executed(
+        b"\0\0\0\x1f\x93\xce",
+        request_id,
+        b"\x00\x92\x95\xcf",
+        commit,
+        0xCF,
+        time,
+        b"\xc0\xc0\x80\x90",
     )
     return frame
 

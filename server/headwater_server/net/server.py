@@ -27,7 +27,6 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import structlog
 import trio
@@ -37,6 +36,7 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.pacing import UNPACED, Pacer, Pacing
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.recovery import open_engine
+from headwater_server.net.clocks import monotonic_clock, wall_clock
 from headwater_server.net.drivers import streams
 from headwater_server.net.drivers.listening import Listeners, tls_context
 from headwater_server.net.drivers.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
@@ -263,20 +263,6 @@ class Server:
 async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
-
-
-# macOS counts sleep in its monotonic clock; Linux has a clock of its own for that.
-_MONOTONIC: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def wall_clock() -> int:
-    """Microseconds since 1970-01-01 UTC."""
-    return time.time_ns() // 1000
-
-
-def monotonic_clock() -> int:
-    """Microseconds of a clock that nobody sets, and that goes on while the machine sleeps."""
-    return time.clock_gettime_ns(_MONOTONIC) // 1000
 
 
 def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:

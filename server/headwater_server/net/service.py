@@ -56,6 +56,7 @@ class _AccountChange:
 
     def __init__(self, sequence: int, applied: Callable[[], None]) -> None:
         self.sequence = sequence
+        self.taken = False
         self._applied = applied
 
     @property

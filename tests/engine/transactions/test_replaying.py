@@ -16,7 +16,7 @@ def content(table: MemTable) -> dict[str, object]:
     """All that a memtable has, but for what only orders its keys."""
     found = dict(vars(table))
     del found["_sorted"], found["_unsorted"]
-    found["written"] = {commit: list(writes) for commit, writes in table.written.items()}
+    found["written"] = [list(writes) for writes in table.written]
     seen = table.seen_ids
     found["seen_ids"] = (seen.newest, seen.early, seen.beyond, seen.early_from)
     found["keys"] = list(table.keys(b"", None))

@@ -46,6 +46,7 @@ class Answer:
 
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
+        self.taken = False
         self.said: list[str] = []
 
     @property

@@ -90,6 +90,6 @@ def _written(state: State, after: int, upto: int) -> Iterator[tuple[int, list[by
         for commit in range(
             max(after, table.base_commit, applied) + 1, min(upto, table.last_commit) + 1
         ):
-            writes = table.written.get(commit)
-            if writes is not None:
+            writes = table.writes_of(commit)
+            if writes:
                 yield commit, [key for key in writes[::2] if key is not None]

@@ -93,7 +93,7 @@ class MemTable:
         self.last_commit = base_commit
         self.last_position = base_position
         self.chains: dict[bytes, Version] = {}
-        self.written: dict[int, Sequence[bytes | None]] = {}
+        self.written: list[Sequence[bytes | None]] = []
         self.commits: list[CommitRecord] = []
         self.events: list[bytes] = []
         self.streams: dict[str, StreamTail] = {}
@@ -117,51 +117,45 @@ class MemTable:
         It needs nothing but what the plans say. An exception in here is a defect of ours, and
         leaves half of a commit behind: the process must end.
         """
-        chains = self.chains
+        # Any: a number becomes an object once, and not each time that it is put somewhere.
+        chains: dict[bytes, Any] = self.chains
+        transactions: dict[bytes, Any] = self.transactions
         seen = self.seen_ids
         size = 0
         for planned in run:
-            kind = planned.kind
             transaction = planned.transaction
-            if kind != COMMIT:
+            if planned.kind != COMMIT:
                 self._apply_without_commit(planned)
                 continue
             commit = planned.commit
             assert commit == self.last_commit + 1, "records are applied in commit order"
             assert planned.first_position == self.last_position + 1, "and positions are dense"
+            number: Any = commit
+            time: Any = planned.time
             writes = planned.writes
-            if writes:
-                members = iter(writes)
-                for key, value in zip(members, members):  # noqa: B905 - it costs, at every commit
-                    assert key is not None
-                    older = chains.get(key)
-                    if older is None:
-                        self._unsorted.append(key)
-                    else:
-                        assert older[0] < commit, "a key is written once a commit"
-                    chains[key] = (commit, value, older)
-                    size += _VERSION_OVERHEAD + len(key)
-                    if value is not None:
-                        size += len(value)
-                self.written[commit] = writes
+            members = iter(writes)
+            for key, value in zip(members, members):  # noqa: B905 - it costs, at every commit
+                assert key is not None
+                older: Any = chains.get(key)
+                if older is None:
+                    self._unsorted.append(key)
+                else:
+                    assert older[0] < number, "a key is written once a commit"
+                chains[key] = (number, value, older)
+                size += _VERSION_OVERHEAD + len(key)
+                if value is not None:
+                    size += len(value)
+            self.written.append(writes)
             events = planned.events
+            count = 0
             if events:
+                count = len(events)
                 self._apply_events(planned)
-            self.commits.append(
-                # As CommitRecord(…), in a fifth of its time.
-                _new(
-                    CommitRecord,
-                    (
-                        commit,
-                        transaction,
-                        planned.time,
-                        planned.user,
-                        planned.first_position,
-                        len(events),
-                    ),
-                )
-            )
-            self.transactions[transaction] = commit
+            position: Any = planned.first_position
+            members_of_record = (number, transaction, time, planned.user, position, count)
+            # As CommitRecord(…), in a fifth of its time.
+            self.commits.append(_new(CommitRecord, members_of_record))
+            transactions[transaction] = number
             # As `note` has it, mostly without the call.
             if transaction < seen.early_from:
                 if transaction > seen.newest:
@@ -293,7 +287,7 @@ class MemTable:
         written = self.written
         count = 0
         while written:
-            _, writes = written.popitem()
+            writes = written.pop()
             count += 1 + len(writes)
             del writes
             if count >= PIECE_ENTRIES:
@@ -355,6 +349,11 @@ class MemTable:
         """The stored event at a position that is in here."""
         assert self.base_position < position <= self.last_position
         return self.events[position - self.base_position - 1]
+
+    def writes_of(self, commit: int) -> Sequence[bytes | None]:
+        """What a commit that is in here wrote: key, value, …."""
+        assert self.base_commit < commit <= self.last_commit
+        return self.written[commit - self.base_commit - 1]
 
     def commit_record(self, commit: int) -> CommitRecord:
         """The record of a commit that is in here."""

@@ -74,7 +74,7 @@ class ChangedKeys:
         if changed is None:
             keys: set[bytes] = set()
             for commit in range(max(self._after, table.base_commit) + 1, table.last_commit + 1):
-                writes = table.written.get(commit, ())
+                writes = table.writes_of(commit)
                 self._budget.spend(keys=1 + len(writes) // 2)
                 keys.update(key for key in writes[::2] if key is not None)
             changed = self._in_tables[table.base_commit] = sorted(keys)

@@ -43,22 +43,40 @@ HORIZON_US: Final = 10 * SECOND_US
 class Ticket:
     """An answer that may go out once `sequence` is durable; 0 means at once.
 
-    `payload` is the answer to a commit as the protocol has it, unless `error` is set.
+    Attributes:
+        commit, time: of a commit without events, whose answer has no more; else 0.
+        error: why it was refused, or None.
     """
 
-    __slots__ = ("error", "payload", "sequence", "transaction")
+    __slots__ = ("_payload", "commit", "error", "sequence", "time", "transaction")
 
     def __init__(
         self,
         sequence: int,
         transaction: bytes,
-        payload: list[Any],
+        payload: list[Any] | None,
         error: HeadwaterError | None = None,
+        commit: int = 0,
+        time: int = 0,
     ) -> None:
         self.sequence = sequence
         self.transaction = transaction
-        self.payload = payload
+        self._payload = payload
         self.error = error
+        self.commit = commit
+        self.time = time
+
+    @property
+    def payload(self) -> list[Any]:
+        """The answer to a commit as the protocol has it, unless `error` is set."""
+        if self._payload is None:
+            self._payload = [self.commit, self.time, None, None, {}]
+        return self._payload
+
+    @payload.setter
+    def payload(self, payload: list[Any]) -> None:
+        self._payload = payload
+        self.commit = 0
 
 
 @dataclass(slots=True)
@@ -202,7 +220,9 @@ class Sequencer:
         elif planned.repeated:
             answer = self._answer_of(*planned.repeated[-1])
         else:
-            answer = [planned.commit, planned.time, None, None, {}]
+            return Ticket(
+                self.sequence, planned.transaction, None, None, planned.commit, planned.time
+            )
         return Ticket(self.sequence, planned.transaction, answer)
 
     def _add(self, planned: Planned) -> None:

@@ -12,7 +12,9 @@ from typing import Any, Final
 from headwater_protocol.answers import (
     begun_frame,
     commit_answer,
+    committed_frame,
     execute_answer,
+    executed_frame,
     scanned_frame,
     value_frame,
 )
@@ -110,7 +112,12 @@ def commit(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
     """Commit; answered once it is durable."""
     transaction, writes = arguments
     ticket = session.service.engine.commit(transaction, session, writes)
-    known = None if ticket.error is not None else commit_answer(request_id, ticket.payload)
+    known = None
+    if ticket.error is None:
+        if ticket.commit:
+            known = committed_frame(request_id, ticket.commit, ticket.time)
+        else:
+            known = commit_answer(request_id, ticket.payload)
     return session.answer_durable(
         request_id, ticket, known or partial(_answer_committed, request_id, ticket)
     )
@@ -147,7 +154,10 @@ def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | 
     )
     known = None
     if ticket.error is None and not results:
-        known = execute_answer(request_id, ticket.payload)
+        if ticket.commit:
+            known = executed_frame(request_id, ticket.commit, ticket.time)
+        else:
+            known = execute_answer(request_id, ticket.payload)
     return session.answer_durable(
         request_id, ticket, known or partial(_answer_executed, request_id, ticket, results)
     )

@@ -100,7 +100,8 @@ class Session:
         self._notify = notify
         self._output: list[bytes | memoryview] = []
         self._backlog: deque[Received] = deque()
-        self._waiting: dict[bytes, WaitingAnswers] = {}
+        # One for the sync that runs, and one for the next.
+        self._waiting: list[WaitingAnswers] = []
         self._waiting_count = 0
         self._received_size = 0
         self._last_word: tuple[int, HeadwaterError] | None = None
@@ -219,54 +220,73 @@ class Session:
 
     def _put_behind(self, transaction: bytes | None, answer: bytes) -> bool:
         """Put an answer behind that of its transaction's commit, if that still waits."""
-        waiting = None if transaction is None else self._waiting.get(transaction)
-        if waiting is None:
+        waiting = None if transaction is None else self._waiting_for(transaction)
+        if transaction is None or waiting is None:
             return False
-        waiting.answers.append(answer)
+        self._waiting_count += 1
+        waiting.answers.append((0, transaction, answer))
         return True
+
+    def _waiting_for(self, transaction: bytes) -> WaitingAnswers | None:
+        """The last answers that wait in which one of the transaction is."""
+        for waiting in reversed(self._waiting):
+            if waiting.has(transaction):
+                return waiting
+        return None
 
     # Answers that wait for a sync.
 
     def answer_durable(self, request_id: int, ticket: Ticket, answer: Answer) -> bytes | None:
         """The frame of *answer* if its ticket is durable; else None, and it goes out then."""
-        first = self._waiting.get(ticket.transaction) if self._waiting else None
-        if first is None and ticket.sequence <= self.service.engine.sequencer.durable_sequence:
-            return self._encode(request_id, ticket.transaction, answer)
+        sequence = ticket.sequence
+        transaction = ticket.transaction
+        group_commit = self.service.group_commit
+        waiting: WaitingAnswers | None
+        if sequence <= self.service.engine.sequencer.durable_sequence:
+            waiting = self._waiting_for(transaction) if self._waiting else None
+            if waiting is None:
+                return self._encode(request_id, transaction, answer)
+        else:
+            waiting = self._waiting[-1] if self._waiting else None
+            size, self._received_size = self._received_size, 0
+            if waiting is None or (waiting.taken and sequence > waiting.sequence):
+                waiting = WaitingAnswers(self, sequence, size)
+                waiting.answers.append((request_id, transaction, answer))
+                self._waiting.append(waiting)
+                self._waiting_count += 1
+                # After a failure it is answered at once.
+                group_commit.wait_for(waiting)
+                if group_commit.overloaded:
+                    self._look()
+                return None
+            if sequence > waiting.sequence:
+                waiting.sequence = sequence
+            waiting.size += size
+            group_commit.grow(size)
+        waiting.answers.append((request_id, transaction, answer))
         self._waiting_count += 1
-        if (
-            self._waiting_count >= self._settings.requests_waiting_max
-            or self.service.group_commit.overloaded
-        ):
+        if self._waiting_count >= self._settings.requests_waiting_max or group_commit.overloaded:
             self._look()
-        if first is not None and ticket.sequence <= first.sequence:
-            first.answers.append((request_id, answer))
-            return None
-        size, self._received_size = self._received_size, 0
-        waiting = WaitingAnswers(self, request_id, ticket, answer, size)
-        self._waiting[ticket.transaction] = waiting
-        self.service.group_commit.wait_for(waiting)
         return None
 
     def release(self, waiting: WaitingAnswers) -> None:
         """Send answers whose sync is done."""
-        transaction = waiting.transaction
-        if self._waiting.get(transaction) is waiting:
-            del self._waiting[transaction]
-        for request in waiting.answers:
-            frame: bytes | None
-            if isinstance(request, bytes):
-                frame = request
+        self._waiting.remove(waiting)
+        answers = waiting.answers
+        self._waiting_count -= len(answers)
+        in_flight = self.connection.in_flight
+        for request_id, transaction, answer in answers:
+            if self.closed:
+                break
+            if isinstance(answer, bytes):
+                if request_id:
+                    # As connection.answer_frame has it.
+                    del in_flight[request_id]
+                self.send(answer)
             else:
-                self._waiting_count -= 1
-                request_id, answer = request
-                if self.closed:
-                    continue
-                if isinstance(answer, bytes):
-                    frame = self.connection.answer_frame(request_id, answer)
-                else:
-                    frame = self._encode(request_id, transaction, answer)
-            if frame is not None:
-                self.send(frame)
+                frame = self._encode(request_id, transaction, answer)
+                if frame is not None:
+                    self.send(frame)
         # One commit less that waits can let requests in again, and never keeps them out.
         if not self.wants_input and not self.runnable:
             self._look()
@@ -274,12 +294,17 @@ class Session:
             self._say_last_word()
 
     def fail(self, waiting: WaitingAnswers) -> None:
-        """Say of commits that their fate is unknown."""
-        for request in self._end_wait(waiting):
-            if type(request) is bytes:
-                self.send(request)
-                continue
-            self.send(commit_unknown(self.connection, request[0], waiting.transaction))
+        """Say of commits that their outcome is unknown."""
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
+        self._waiting_count -= len(waiting.answers)
+        for request_id, transaction, answer in waiting.answers:
+            if self.closed:
+                break
+            if isinstance(answer, bytes) and not request_id:
+                self.send(answer)
+            else:
+                self.send(commit_unknown(self.connection, request_id, transaction))
         self._say_last_word()
 
     def _encode(self, request_id: int, transaction: bytes, answer: Answer) -> bytes | None:
@@ -292,18 +317,6 @@ class Session:
             self.send(commit_unknown(self.connection, request_id, transaction))
             self.service.failures.end_process(error, "the answer to a commit")
             return None
-
-    def _end_wait(self, waiting: WaitingAnswers) -> list[bytes | tuple[int, Answer]]:
-        answers = waiting.answers
-        if self._waiting.get(waiting.transaction) is waiting:
-            del self._waiting[waiting.transaction]
-        for answer in answers:
-            if type(answer) is tuple:
-                self._waiting_count -= 1
-        # One commit less that waits can let requests in again, and never keeps them out.
-        if not self.wants_input and not self.runnable:
-            self._look()
-        return [] if self.closed else answers
 
     # Output.
 

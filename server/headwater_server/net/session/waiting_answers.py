@@ -1,10 +1,9 @@
-"""Waiting answers: what a session sends once a commit is durable, or once it has failed."""
+"""Waiting answers: what a session sends once a group of commits is durable, or has failed."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 from headwater_protocol.connection import ServerConnection
-from headwater_server.engine.transactions.sequencer import Ticket
 
 Encode = Callable[[ServerConnection], bytes]
 """Makes the frame of an answer when its time has come."""
@@ -13,7 +12,7 @@ Answer = Encode | bytes
 """The answer to a request that waits, or a whole frame that is known before its time."""
 
 
-class Answers(Protocol):
+class AnswersOwner(Protocol):
     """The session that the answers are of."""
 
     def release(self, waiting: "WaitingAnswers", /) -> None:
@@ -26,22 +25,26 @@ class Answers(Protocol):
 
 
 class WaitingAnswers:
-    """The answer of a commit that waits for its sync, and those that must come behind it.
+    """The answers of one session that wait for the same sync, in the order of their requests.
 
     Attributes:
         owner: the session that sends them.
-        answers: frames that may go out, and requests with their answers, which a failed sync can
-            still turn into another answer.
-        size: about the bytes that were received for it, all of which it keeps in memory.
+        answers: request id, transaction and answer of each. The id is 0 for a whole frame that is
+            known already, and that only must not overtake its transaction's commit.
+        sequence: what must be durable before they may go out.
+        size: about the bytes that were received for them, all of which they keep in memory.
+        taken: the sync has begun, so what is committed from now on waits for the next.
     """
 
-    __slots__ = ("answers", "owner", "sequence", "size", "transaction")
+    __slots__ = ("answers", "owner", "sequence", "size", "taken")
 
-    def __init__(
-        self, session: Answers, request_id: int, ticket: Ticket, answer: Answer, size: int
-    ) -> None:
-        self.owner = session
-        self.sequence = ticket.sequence
-        self.transaction = ticket.transaction
-        self.answers: list[bytes | tuple[int, Answer]] = [(request_id, answer)]
+    def __init__(self, owner: AnswersOwner, sequence: int, size: int) -> None:
+        self.owner = owner
+        self.sequence = sequence
         self.size = size
+        self.taken = False
+        self.answers: list[tuple[int, bytes, Answer]] = []
+
+    def has(self, transaction: bytes) -> bool:
+        """Whether an answer of a transaction is among them."""
+        return any(each[1] == transaction for each in self.answers)

@@ -80,6 +80,9 @@ class Waiter(Protocol):
         """Who sends it."""
         ...
 
+    taken: bool
+    """Its sync has begun; set here."""
+
 
 class WaiterOwner(Protocol):
     """Who sends answers that wait."""
@@ -151,11 +154,17 @@ class GroupCommit:
         self.overloaded = self._waiting_size > self._waiting_size_max
         if waiter.sequence <= self._taken_sequence:
             # A repeated commit whose first answer is on its way to the disk already.
+            waiter.taken = True
             self._syncing.append(waiter)
         else:
             self._gathering.append(waiter)
             if self._asleep and not self._in_turn:
                 self.wake()
+
+    def grow(self, size: int) -> None:
+        """An answer that waits has become so much larger."""
+        self._waiting_size += size
+        self.overloaded = self._waiting_size > self._waiting_size_max
 
     @property
     def busy(self) -> bool:
@@ -247,8 +256,9 @@ class GroupCommit:
         assert not self._syncing, "the last group released its waiters"
         gathered, self._gathering = self._gathering, []
         for waiter in gathered:
-            later = waiter.sequence > last_sequence
-            (self._gathering if later else self._syncing).append(waiter)
+            assert waiter.sequence <= last_sequence, "a group takes all that was numbered"
+            waiter.taken = True
+        self._syncing = gathered
 
     def _finish(self, group: Group) -> None:
         """The group is durable: publish it, and answer."""
