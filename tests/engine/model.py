@@ -193,11 +193,6 @@ class ModelTransaction:
     def streams_written(self) -> set[str]:
         return {event.stream for event in self.now.events[len(self.base.events) :]}
 
-    @property
-    def has_effect(self) -> bool:
-        """Whether its commit gets a number: a range delete may meet no key."""
-        return bool(self.keys_written() or self.appends or self.saved)
-
     def pruned(self) -> PlainState:
         """The state that it leaves: `now` without snapshots that are superseded."""
         for code in {code for code, _ in self.saved}:
@@ -246,15 +241,14 @@ class Model:
     def commit(
         self, identity: bytes, running: ModelTransaction, *, serializable: bool
     ) -> ModelTransaction:
-        """Execute a transaction as the next commit, if it has any effect."""
+        """Execute a transaction that wrote something as the next commit, whatever it changed."""
         again = running.again_on(self.states[-1], check_reads=serializable)
         assert not again.failed, (
             f"committed although the expectations of appends {again.failed} fail"
         )
-        if again.has_effect:
-            self.states.append(again.pruned().copy())
-            self.transactions.append(identity)
-            self.written.append((again.keys_written(), again.streams_written()))
+        self.states.append(again.pruned().copy())
+        self.transactions.append(identity)
+        self.written.append((again.keys_written(), again.streams_written()))
         return again
 
     def forget_after(self, commit: int) -> None:

@@ -264,8 +264,6 @@ class EngineBesideModel(RuleBasedStateMachine):
         number, _, first, last, versions = ticket.payload
         assert ticket.error is None
         assert number == self.model.last_commit
-        if not again.has_effect:
-            return
         appended = again.now.events[len(again.base.events) :]
         if appended:
             assert (first, last) == (len(again.base.events) + 1, len(again.now.events))
