@@ -32,6 +32,7 @@ class Planned:
         time: microseconds, of the log's clock.
         user: the number of the user, 0 if there are no users.
         writes: flat, key, value or None, …. Keys of retention stand last.
+        has_retention: whether there are any of these.
         first_position: of the first event, or of the next one to come.
         events: stored events, in the order of positions.
         event_ids: flat, place, id, …, of the ids that users gave.
@@ -52,6 +53,7 @@ class Planned:
         "failures",
         "first_position",
         "forget_before",
+        "has_retention",
         "horizon",
         "kind",
         "record",
@@ -93,5 +95,6 @@ class Planned:
         self.failures: Sequence[dict[str, Any]] = ()
         self.settled: Any = None
         self.record = b""
+        self.has_retention = False
         self.horizon = 0
         self.forget_before = 0

@@ -53,12 +53,8 @@ class State:
         """Put planned records, which follow the newest commit, into the active memtable."""
         self.active.apply(run)
         for planned in run:
-            writes = planned.writes
-            if writes:
-                last_key = writes[-2]
-                assert last_key is not None
-                if last_key >= keyspaces.RETENTION:
-                    self.retention.note(planned.commit, writes)
+            if planned.has_retention:
+                self.retention.note(planned.commit, planned.writes)
 
     @property
     def time(self) -> LogTime:

@@ -133,8 +133,9 @@ class MemTable:
             number: Any = commit
             time: Any = planned.time
             writes = planned.writes
-            members = iter(writes)
-            for key, value in zip(members, members):  # noqa: B905 - it costs, at every commit
+            for place in range(0, len(writes), 2):
+                key = writes[place]
+                value = writes[place + 1]
                 assert key is not None
                 older: Any = chains.get(key)
                 if older is None:

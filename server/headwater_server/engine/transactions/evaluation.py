@@ -78,6 +78,7 @@ def evaluate_buffer(
         # Last of all: whoever applies the record looks at its last key.
         for key, value in retention.writes(set(writes[::2])):  # type: ignore[arg-type]
             writes += (key, value)
+            planned.has_retention = True
     return planned
 
 

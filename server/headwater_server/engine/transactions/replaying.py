@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from headwater_protocol.errors import DamagedFile
+from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.format.planned import COMMIT, Planned, StreamRun
 from headwater_server.engine.format.records import Record, record_of, unpack_records
@@ -53,9 +54,12 @@ def _plan(state: State, members: tuple[Any, ...], stream_ids: dict[str, int]) ->
     if len(members) == 11 and members[0] == 1 and members[1] == COMMIT and members[10] is None:
         if not members[8]:
             # Nearly every record of a log with many: no detour.
-            return Planned(
-                COMMIT, members[3], members[4], members[5], members[2], members[7], members[6]
+            writes = members[6]
+            planned = Planned(
+                COMMIT, members[3], members[4], members[5], members[2], members[7], writes
             )
+            planned.has_retention = bool(writes) and writes[-2] >= keyspaces.RETENTION
+            return planned
     return _planned(state, record_of(members), stream_ids)
 
 
@@ -69,6 +73,11 @@ def _planned(state: State, record: Record, stream_ids: dict[str, int]) -> Planne
         record.first_position,
         record.writes,
     )
+    writes = record.writes
+    if writes:
+        last_key = writes[-2]
+        assert last_key is not None
+        planned.has_retention = last_key >= keyspaces.RETENTION
     planned.horizon = record.horizon
     planned.forget_before = record.forget_before
     if record.events and record.commit > state.last_commit:

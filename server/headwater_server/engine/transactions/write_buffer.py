@@ -94,6 +94,9 @@ class SnapshotWrite:
     key: bytes
 
 
+_EMPTY: Final[list[Any]] = []
+"""Stands for a list that is made when there is something in it. Never changed."""
+
 _SMALL: Final = 64 * limits.KIB
 _FEW: Final = 1_000
 """Bytes and puts of a buffer that has nothing else: below them, no bound needs to be looked at."""
@@ -124,11 +127,12 @@ class WriteBuffer:
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
-        self.ranges: list[tuple[bytes, bytes]] = []
-        self.appends: list[Append] = []
-        self.snapshots: list[SnapshotWrite] = []
-        self.acks: list[tuple[str, int, int]] = []
-        self.retention: list[RetentionWrite] = []
+        # Most transactions have only keys, so these are made when there is something in them.
+        self.ranges: list[tuple[bytes, bytes]] = _EMPTY
+        self.appends: list[Append] = _EMPTY
+        self.snapshots: list[SnapshotWrite] = _EMPTY
+        self.acks: list[tuple[str, int, int]] = _EMPTY
+        self.retention: list[RetentionWrite] = _EMPTY
         self.size = 0
         self.events = 0
         self.erased = 0
@@ -249,10 +253,14 @@ class WriteBuffer:
             raise InvalidArgument(f"delete_range: start {start!r} is not below end {end!r}")
         for key in [key for key in self.entries if first <= key < last]:
             del self.entries[key]
+        if not self.ranges:
+            self.ranges = []
         self.ranges.append((first, last))
         self.size += len(first) + len(last)
 
     def _append(self, append: Append) -> None:
+        if not self.appends:
+            self.appends = []
         self.appends.append(append)
         self.events += len(append.events)
         if append.largest > limits.EVENT_SIZE_MAX:
@@ -268,14 +276,18 @@ class WriteBuffer:
         self, stream: str, name: str, schema: int, version: int, state: bytes
     ) -> None:
         key = keyspaces.snapshot_key(stream, name, schema, version)
+        if not self.snapshots:
+            self.snapshots = []
         self.snapshots.append(SnapshotWrite(stream, name, schema, version, key))
         self.put(key, state)
 
     def _add_acks(self, group: str, deliveries: list[list[int]]) -> None:
-        self.acks += [(group, position, token) for position, token in deliveries]
+        self.acks = [*self.acks, *((group, position, token) for position, token in deliveries)]
         self.size += 64 * len(deliveries)
 
     def _add_retention(self, write: RetentionWrite) -> None:
+        if not self.retention:
+            self.retention = []
         self.retention.append(write)
         self.erased += write.erased_count
         self.size += 64 + 9 * write.erased_count
