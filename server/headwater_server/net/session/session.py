@@ -34,7 +34,7 @@ from headwater_server.net.service import Service
 from headwater_server.net.session.authentication import Exchange
 from headwater_server.net.session.failed_requests import commit_unknown, failed_answer
 from headwater_server.net.session.memory_budget import FREE_SIZE
-from headwater_server.net.session.waiting_answers import Answer, WaitingAnswers
+from headwater_server.net.session.waiting_answers import Answer, WaitingAnswers, last_with
 
 _log = structlog.get_logger(__name__)
 
@@ -100,7 +100,6 @@ class Session:
         self._notify = notify
         self._output: list[bytes | memoryview] = []
         self._backlog: deque[Received] = deque()
-        # One for the sync that runs, and one for the next.
         self._waiting: list[WaitingAnswers] = []
         self._waiting_count = 0
         self._received_size = 0
@@ -220,19 +219,11 @@ class Session:
 
     def _put_behind(self, transaction: bytes | None, answer: bytes) -> bool:
         """Put an answer behind that of its transaction's commit, if that still waits."""
-        waiting = None if transaction is None else self._waiting_for(transaction)
-        if transaction is None or waiting is None:
-            return False
-        self._waiting_count += 1
-        waiting.answers.append((0, transaction, answer))
-        return True
-
-    def _waiting_for(self, transaction: bytes) -> WaitingAnswers | None:
-        """The last answers that wait in which one of the transaction is."""
-        for waiting in reversed(self._waiting):
-            if waiting.has(transaction):
-                return waiting
-        return None
+        if transaction is not None and (waiting := last_with(self._waiting, transaction)):
+            self._waiting_count += 1
+            waiting.answers.append((0, transaction, answer))
+            return True
+        return False
 
     # Answers that wait for a sync.
 
@@ -243,7 +234,7 @@ class Session:
         group_commit = self.service.group_commit
         waiting: WaitingAnswers | None
         if sequence <= self.service.engine.sequencer.durable_sequence:
-            waiting = self._waiting_for(transaction) if self._waiting else None
+            waiting = last_with(self._waiting, transaction) if self._waiting else None
             if waiting is None:
                 return self._encode(request_id, transaction, answer)
         else:
@@ -287,7 +278,7 @@ class Session:
                 frame = self._encode(request_id, transaction, answer)
                 if frame is not None:
                     self.send(frame)
-        # One commit less that waits can let requests in again, and never keeps them out.
+        # What waits no more can let requests in again, and never keeps them out.
         if not self.wants_input and not self.runnable:
             self._look()
         if self._last_word is not None:
@@ -299,11 +290,9 @@ class Session:
             self._waiting.remove(waiting)
         self._waiting_count -= len(waiting.answers)
         for request_id, transaction, answer in waiting.answers:
-            if self.closed:
-                break
             if isinstance(answer, bytes) and not request_id:
                 self.send(answer)
-            else:
+            elif not self.closed:
                 self.send(commit_unknown(self.connection, request_id, transaction))
         self._say_last_word()
 

@@ -45,6 +45,11 @@ class WaitingAnswers:
         self.taken = False
         self.answers: list[tuple[int, bytes, Answer]] = []
 
-    def has(self, transaction: bytes) -> bool:
-        """Whether an answer of a transaction is among them."""
-        return any(each[1] == transaction for each in self.answers)
+
+def last_with(waiting: list[WaitingAnswers], transaction: bytes) -> WaitingAnswers | None:
+    """The last of a session's waiting answers in which there is one of the transaction."""
+    for answers in reversed(waiting):
+        for each in answers.answers:
+            if each[1] == transaction:
+                return answers
+    return None
