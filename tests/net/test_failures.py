@@ -22,7 +22,7 @@ from headwater_protocol.errors import (
     ShuttingDown,
 )
 from headwater_server.net.failures import CommitFailed, Failures
-from headwater_server.net.requests import handlers
+from headwater_server.net.requests import transactions
 from tests.net.serving import Client, MemoryServer, serving
 
 MISTAKE = AssertionError("positions are dense")
@@ -255,7 +255,7 @@ async def test_an_answer_to_a_commit_that_cannot_be_made_ends_the_process(
             read = ["get", b"k"]
             await client.send("execute", transaction, [], [read], [["put", b"k", b"v"]])
             await wait_all_tasks_blocked()
-            monkeypatch.setattr(handlers, "_encode_executed", broken(MISTAKE))
+            monkeypatch.setattr(transactions, "_encode_executed", broken(MISTAKE))
             server.disk.release()
             item = await client.receive()
             assert isinstance(item, Failure)

@@ -1,6 +1,6 @@
 """The operations of consumer groups: from the arguments of a request to the frame of its answer.
 
-As in handlers.py. What changes a group is answered once it is durable.
+What changes a group is answered once it is durable.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,0 +1,43 @@
+"""Requests with which a connection begins: hello, the proof of who the client is, and ping."""
+
+from typing import Any
+
+from headwater_protocol.errors import InvalidArgument
+from headwater_protocol.limits import PROTOCOL_VERSION
+from headwater_server.net.session.authentication import MECHANISM
+from headwater_server.net.session.session import Session
+
+
+def hello(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Agree on a version, and say whether authentication is needed."""
+    version, client, _features = arguments
+    service = session.service
+    service.check_running()
+    if version < PROTOCOL_VERSION:
+        raise InvalidArgument(
+            f"hello: version {version} is not spoken any more; this server speaks "
+            f"{PROTOCOL_VERSION}"
+        )
+    session.client = client
+    mechanisms = [MECHANISM] if service.authentication_needed else []
+    if not mechanisms:
+        service.welcome(session)
+    return session.connection.answer(
+        request_id,
+        [PROTOCOL_VERSION, service.server_name, [], mechanisms, service.engine.database_id],
+    )
+
+
+def authenticate(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Take one step of the proof."""
+    _mechanism, message = arguments
+    done, reply = session.service.authentication.step(session, message)
+    if done:
+        session.service.welcome(session)
+    return session.connection.answer(request_id, [done, reply])
+
+
+def ping(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
+    """Say that the server is there."""
+    service = session.service
+    return session.connection.answer(request_id, [service.engine.published, service.clock()])

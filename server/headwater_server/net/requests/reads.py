@@ -1,0 +1,162 @@
+"""Requests that read: keys, streams, the log, and listings.
+
+Stored events are spliced into answers as they are.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from headwater_protocol.answers import (
+    scanned_frame,
+    value_frame,
+)
+from headwater_protocol.errors import InvalidArgument
+from headwater_protocol.messages import array_header, encode
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.reading import Reader
+from headwater_server.net.session.session import Session
+
+
+def _reader(session: Session, transaction: bytes | None, at_commit: int | None) -> Reader:
+    engine = session.service.engine
+    if transaction is None:
+        return engine.reader(at_commit)
+    if at_commit is not None:
+        raise InvalidArgument("at_commit: a transaction reads at its own commit; leave it out")
+    return engine.transaction(transaction, session)
+
+
+def get(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """The value of a key."""
+    transaction, key, at_commit = arguments
+    if transaction is None and at_commit is None:
+        value = session.service.engine.get(key)
+    else:
+        value = _reader(session, transaction, at_commit).get(key)
+    frame = None if value is None else value_frame(request_id, value)
+    if frame is not None:
+        return session.connection.answer_frame(request_id, frame)
+    return session.connection.answer(request_id, value)
+
+
+def read(name: str, session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Any other read: the transaction stands before its arguments, the commit behind."""
+    reader = _reader(session, arguments[0], arguments[-1])
+    return session.connection.answer_encoded(request_id, *READS[name](reader, arguments[1:-1]))
+
+
+def scan(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """A page of keys, which is packed as it goes out."""
+    transaction, start, end, limit, reverse, at_commit = arguments
+    reader = _reader(session, transaction, at_commit)
+    page = reader.scan(start, end, limit, reverse)
+    frame = scanned_frame(request_id, reader.view, page.key_count, page.packed, more=page.more)
+    return session.connection.answer_frame(request_id, frame)
+
+
+def _get_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    return [encode(reader.get(arguments[0]))]
+
+
+def _scan_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    start, end, limit, reverse = arguments
+    page = reader.scan(start, end, limit, reverse)
+    return [
+        array_header(3),
+        encode(reader.view),
+        array_header(2 * page.key_count),
+        page.packed,
+        encode(page.more),
+    ]
+
+
+def _read_stream_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    stream, after, limit, reverse = arguments
+    page = reader.read_stream(stream, after, limit, reverse)
+    return [
+        array_header(4),
+        encode(reader.view),
+        encode(page.version),
+        array_header(len(page.events)),
+        *page.events,
+        encode(page.more),
+    ]
+
+
+def _read_all_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    after, members, limit, reverse = arguments
+    page = reader.read_all(after, EventFilter.from_wire(members), limit, reverse)
+    return [
+        array_header(4),
+        encode(reader.view),
+        encode(page.position),
+        array_header(len(page.events)),
+        *page.events,
+        encode(page.more),
+    ]
+
+
+def _load_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    stream, name, schema = arguments
+    loaded = reader.load(stream, name, schema)
+    return [
+        array_header(6),
+        encode(reader.view),
+        encode(loaded.version),
+        encode(loaded.snapshot),
+        array_header(len(loaded.events)),
+        *loaded.events,
+        encode(loaded.more),
+        encode(loaded.begins),
+    ]
+
+
+READS: Final[Mapping[str, Callable[[Reader, list[Any]], list[bytes]]]] = {
+    "get": _get_parts,
+    "scan": _scan_parts,
+    "read_stream": _read_stream_parts,
+    "read_all": _read_all_parts,
+    "load": _load_parts,
+}
+"""From a reader and a read's own arguments to its encoded answer, in parts."""
+
+
+def commit_at(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """The newest commit at a time."""
+    return session.connection.answer(request_id, session.service.engine.commit_at(arguments[0]))
+
+
+def position_before(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """The last position before a time."""
+    position = session.service.engine.position_before(arguments[0])
+    return session.connection.answer(request_id, position)
+
+
+def read_commits(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """A page of the commit log."""
+    after, limit = arguments
+    commits = session.service.engine.read_commits(after, limit)
+    return session.connection.answer(request_id, commits)
+
+
+def read_snapshots(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """A page of all stored snapshots."""
+    after, limit, at_commit = arguments
+    snapshots, cursor = session.service.engine.read_snapshots(after, limit, at_commit)
+    return session.connection.answer(request_id, [snapshots, cursor])
+
+
+def list_streams(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """A page of streams, in order of name."""
+    prefix, after, limit, at_commit = arguments
+    reader = session.service.engine.reader(at_commit)
+    page = reader.list_streams(prefix, after, limit)
+    return session.connection.answer(request_id, [reader.view, *page])
+
+
+def list_categories(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """A page of categories, in order of name."""
+    after, limit, at_commit = arguments
+    reader = session.service.engine.reader(at_commit)
+    page = reader.list_categories(after, limit)
+    return session.connection.answer(request_id, [reader.view, *page])

@@ -1,0 +1,155 @@
+"""Requests of transactions: from begin to commit, whole ones at once, and what became of one.
+
+A commit is answered once it is durable.
+"""
+
+from functools import partial
+from typing import Any, Final
+
+from headwater_protocol.answers import (
+    begun_frame,
+    commit_answer,
+    committed_frame,
+    execute_answer,
+    executed_frame,
+)
+from headwater_protocol.connection import ServerConnection
+from headwater_protocol.errors import TooLarge, TooMany
+from headwater_protocol.limits import BODY_SIZE_MAX, KIB
+from headwater_protocol.messages import array_header, encode
+from headwater_server.engine.reads.reading import Reader
+from headwater_server.engine.transactions.sequencer import Ticket
+from headwater_server.net.requests.reads import READS
+from headwater_server.net.session.session import Session
+
+RESULTS_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
+"""Bytes of the results of an execute: with the commit's own answer they must fit a body."""
+
+
+def begin(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Open a transaction that belongs to this connection."""
+    transaction, isolation, read_only, at_commit = arguments
+    service = session.service
+    service.check_running()
+    count = service.engine.open_count(session)
+    if count >= service.settings.session.transactions_max:
+        raise TooMany(
+            f"{count} open transactions on this connection; "
+            f"allowed are {service.settings.session.transactions_max}"
+        )
+    opened = service.engine.begin(
+        transaction,
+        owner=session,
+        user=session.user_number,
+        isolation=isolation,
+        read_only=read_only,
+        at_commit=at_commit,
+    )
+    return session.connection.answer_frame(request_id, begun_frame(request_id, opened.view))
+
+
+def write(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Add to a transaction's buffer."""
+    transaction, writes = arguments
+    session.service.engine.write(transaction, session, writes)
+    return session.connection.answer(request_id, None)
+
+
+def commit(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
+    """Commit; answered once it is durable."""
+    transaction, writes = arguments
+    ticket = session.service.engine.commit(transaction, session, writes)
+    known = None
+    if ticket.error is None:
+        if ticket.commit:
+            known = committed_frame(request_id, ticket.commit, ticket.time)
+        else:
+            known = commit_answer(request_id, ticket.payload)
+    return session.answer_durable(
+        request_id, ticket, known or partial(_answer_committed, request_id, ticket)
+    )
+
+
+def _answer_committed(request_id: int, ticket: Ticket, connection: ServerConnection) -> bytes:
+    if ticket.error is not None:
+        return connection.error(request_id, ticket.error)
+    try:
+        return connection.answer(request_id, ticket.payload)
+    except TooLarge:
+        # 100,000 streams with long names. The commit stands; the versions can be read.
+        return connection.answer(request_id, [*ticket.payload[:4], {}])
+
+
+def rollback(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Forget a transaction."""
+    session.service.engine.rollback(arguments[0], session)
+    return session.connection.answer(request_id, None)
+
+
+def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
+    """A whole transaction; answered once what it did, and what it read, is durable."""
+    transaction, conditions, reads, writes = arguments
+    service = session.service
+    if service.stopping:
+        service.check_running()
+    ticket, results = service.engine.execute(
+        transaction,
+        user=session.user_number,
+        conditions=conditions,
+        reads=partial(_read_all_of, reads) if reads else None,
+        writes=writes,
+    )
+    known = None
+    if ticket.error is None and not results:
+        if ticket.commit:
+            known = executed_frame(request_id, ticket.commit, ticket.time)
+        else:
+            known = execute_answer(request_id, ticket.payload)
+    return session.answer_durable(
+        request_id, ticket, known or partial(_answer_executed, request_id, ticket, results)
+    )
+
+
+def _read_all_of(reads: list[list[Any]], reader: Reader) -> list[bytes]:
+    """The results of an execute's reads, encoded; bounded before anything is committed."""
+    parts: list[bytes] = []
+    size = 0
+    for read in reads:
+        result = READS[read[0]](reader, read[1:])
+        parts += result
+        size += sum(map(len, result))
+        if size > RESULTS_SIZE_MAX:
+            raise TooLarge(
+                f"execute: results of more than {size} bytes; allowed are {RESULTS_SIZE_MAX}; "
+                "read in smaller pages"
+            )
+    return [array_header(len(reads)), *parts]
+
+
+def _answer_executed(
+    request_id: int, ticket: Ticket, results: list[bytes], connection: ServerConnection
+) -> bytes:
+    if ticket.error is not None:
+        return connection.error(request_id, ticket.error)
+    try:
+        return _encode_executed(request_id, ticket.payload, results, connection)
+    except TooLarge:
+        return _encode_executed(request_id, [*ticket.payload[:4], {}], results, connection)
+
+
+def _encode_executed(
+    request_id: int, committed: list[Any], results: list[bytes], connection: ServerConnection
+) -> bytes:
+    if not results:
+        return connection.answer(request_id, (committed, ()))
+    return connection.answer_encoded(request_id, array_header(2), encode(committed), *results)
+
+
+def status(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
+    """Say what became of a transaction; a fence is answered once it is durable."""
+    transaction, resolve = arguments
+    fate = session.service.engine.status(transaction, resolve=resolve, user=session.user_number)
+    payload = [fate.state, fate.ticket.payload if fate.state == "committed" else None]
+    return session.answer_durable(
+        request_id, fate.ticket, lambda connection: connection.answer(request_id, payload)
+    )
