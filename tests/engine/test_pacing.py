@@ -131,10 +131,10 @@ def test_a_checkpoint_gives_way_all_the_time() -> None:
     assert written.state.frozen is not None
     said: list[str] = []
     written.store.before_write = lambda: said.append("write")
-    written.checkpointed.horizon = 1000
+    written.stored_state.horizon = 1000
     write_checkpoint(
         written.state.frozen,
-        written.checkpointed,
+        written.stored_state,
         horizon=1000,
         views=[],
         garbage_entries_max=1000,

@@ -17,7 +17,7 @@ from headwater_server.engine.format.events import category_of, encode_event
 from headwater_server.engine.format.records import Record
 from headwater_server.engine.reads.scanning import scan_page
 from headwater_server.engine.state.layers import State
-from headwater_server.engine.state.stored_state import CheckpointedState, read_applied
+from headwater_server.engine.state.stored_state import StoredState, read_applied
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
 from headwater_server.engine.transactions.replaying import plan_records
 from headwater_server.engine.transactions.validation_budget import commit_budget
@@ -158,8 +158,8 @@ class Written:
         applied = read_applied(self.store)
         self.event_log = EventLog.open(self.files, "data/events", Position(applied.position))
         self.commit_log = CommitLog.open(self.files, "data/commits", CommitNumber(applied.commit))
-        self.checkpointed = CheckpointedState(self.store, self.event_log, self.commit_log)
-        self.state = State(self.checkpointed)
+        self.stored_state = StoredState(self.store, self.event_log, self.commit_log)
+        self.state = State(self.stored_state)
         for record in self.truth.records[applied.commit :]:
             self._apply(record)
 
@@ -169,7 +169,7 @@ class Written:
 
     @property
     def horizon(self) -> int:
-        return self.checkpointed.horizon
+        return self.stored_state.horizon
 
     def commit(
         self,
@@ -231,10 +231,10 @@ class Written:
     ) -> CheckpointResult:
         """What the other thread does."""
         assert self.state.frozen is not None
-        self.checkpointed.horizon = max(self.checkpointed.horizon, horizon)
+        self.stored_state.horizon = max(self.stored_state.horizon, horizon)
         return write_checkpoint(
             self.state.frozen,
-            self.checkpointed,
+            self.stored_state,
             horizon=horizon,
             views=sorted(self.views),
             garbage_entries_max=garbage_entries_max,
@@ -244,7 +244,7 @@ class Written:
         )
 
     def finish_checkpoint(self, result: CheckpointResult) -> None:
-        self.checkpointed.advance(result.applied, result.time)
+        self.stored_state.advance(result.applied, result.time)
         self.state.thaw()
 
     def checkpoint(
@@ -286,7 +286,7 @@ class Written:
             self.check_keys(view)
             if with_streams:
                 self.check_streams(view)
-        for key, entry in self.checkpointed.latest.found.items():
+        for key, entry in self.stored_state.latest.found.items():
             # While a checkpoint is written, what readers have found may be older.
             if self.state.frozen is None:
                 assert self.store.get(Family.LATEST, key) == entry, key

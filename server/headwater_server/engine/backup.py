@@ -29,7 +29,7 @@ from typing import Final, NamedTuple, Protocol
 
 from headwater_protocol.errors import BackupFailed, HeadwaterError, InvalidArgument
 from headwater_protocol.limits import BACKUP_NAME_SIZE_MAX
-from headwater_server.engine.state.stored_state import CheckpointedState, read_applied
+from headwater_server.engine.state.stored_state import StoredState, read_applied
 from headwater_server.storage.files.copying import (
     FilePart,
     copy_file,
@@ -101,9 +101,7 @@ def check_name(name: str) -> None:
         )
 
 
-def stage(
-    file_system: FileSystem, data: str, files: CheckpointedState, database_id: bytes
-) -> Staged:
+def stage(file_system: FileSystem, data: str, files: StoredState, database_id: bytes) -> Staged:
     """Hold on to the files as they are; blocks. Nobody may write to them meanwhile.
 
     Raises:

@@ -27,7 +27,7 @@ from headwater_protocol.operations import SERIALIZABLE
 from headwater_server.engine.accounts import Accounts
 from headwater_server.engine.backup import Staged, stage
 from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
-from headwater_server.engine.checkpoint.schedule import Checkpoint, Checkpointing
+from headwater_server.engine.checkpoint.schedule import Checkpoint, CheckpointSchedule
 from headwater_server.engine.commit_listing import read_commits, read_snapshots
 from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.format import keyspaces
@@ -58,7 +58,7 @@ _DAY_US: Final = 24 * 3600 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class TransactionStatus:
     """What became of a transaction: a word, and for a commit the ticket with its answer.
 
     The answer to the client waits for `ticket.sequence` also when the transaction was aborted:
@@ -101,7 +101,7 @@ class Engine:
         self.sequencer = sequencer
         self._clock = clock
         self._files = ExitStack()
-        self.checkpoints = Checkpointing(state, sequencer, log, settings, clock)
+        self.checkpoints = CheckpointSchedule(state, sequencer, log, settings, clock)
         self.accounts = Accounts(state, sequencer, clock, source, self._check_writable)
         self.groups = Groups(state, sequencer, self.reader, clock, source, self._check_writable)
         self._open = OpenTransactions(
@@ -319,7 +319,7 @@ class Engine:
             results = reads(newest)
         return self.sequencer.commit_at_once(transaction, user, buffer, failures), results
 
-    def status(self, transaction: bytes, *, resolve: bool, user: int = 0) -> Fate:
+    def status(self, transaction: bytes, *, resolve: bool, user: int = 0) -> TransactionStatus:
         """What became of a transaction; with *resolve*, abort it for good unless it committed.
 
         Raises:
@@ -328,16 +328,16 @@ class Engine:
         known = self._state.transaction(transaction)
         if known is not None:
             ticket = self.sequencer.answer_again(transaction, known)
-            return Fate("aborted" if known == ABORTED else "committed", ticket)
+            return TransactionStatus("aborted" if known == ABORTED else "committed", ticket)
         if made_between(transaction, UUID7_BEGAN_US, self.sequencer.published_time.forget_before):
-            return Fate("forgotten", Ticket(0, transaction, []))
+            return TransactionStatus("forgotten", Ticket(0, transaction, []))
         if not resolve:
-            return Fate("open", Ticket(0, transaction, []))
+            return TransactionStatus("open", Ticket(0, transaction, []))
         self._check_writable()
         opened = self._open.find(transaction)
         if opened is not None:
             self._open.remove(opened)
-        return Fate("aborted", self.sequencer.abort(transaction, user))
+        return TransactionStatus("aborted", self.sequencer.abort(transaction, user))
 
     def close_owner(self, owner: object) -> int:
         """Roll back what a connection left open; return how many transactions that were."""

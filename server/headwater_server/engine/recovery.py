@@ -25,7 +25,7 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.stored_state import (
-    CheckpointedState,
+    StoredState,
     oldest_needed,
     read_applied,
 )
@@ -159,7 +159,7 @@ def _open(
             vouched=WalIndex(applied.log_index),
         )
         opened.callback(log.close)
-        state = State(CheckpointedState(store, event_log, commit_log))
+        state = State(StoredState(store, event_log, commit_log))
         state.load_retention()
         sequencer = Sequencer(state, log, settings)
         engine = Engine(

@@ -52,7 +52,7 @@ def test_everything_is_read_from_the_files_as_it_was_from_memory() -> None:
         written.check()
         written.checkpoint()
         written.check()
-    assert written.checkpointed.applied_commit == 48
+    assert written.stored_state.applied_commit == 48
 
 
 def test_readers_see_the_same_between_any_two_batches_of_a_checkpoint() -> None:
@@ -130,7 +130,7 @@ def test_a_checkpoint_goes_on_after_a_full_disk() -> None:
         with pytest.raises(DiskFull):
             written.run_checkpoint(horizon=8)
         written.check()
-        written.checkpointed.reopen()
+        written.stored_state.reopen()
         written.check()
     written.store.beneath.full = False
     written.finish_checkpoint(written.run_checkpoint(horizon=8))
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_was_begun_vouches_for_the_log_it_was_made_of() -> Non
     written.store.before_write = count_down
     with pytest.raises(PowerLoss):
         written.run_checkpoint()
-    assert read_applied(written.store) == written.checkpointed.applied._replace(log_index=9)
+    assert read_applied(written.store) == written.stored_state.applied._replace(log_index=9)
 
 
 def test_a_version_that_nobody_can_read_is_not_written_at_all() -> None:
@@ -226,11 +226,11 @@ def test_a_long_stream_is_cut_into_postings() -> None:
         (16_384, 16_386),
         (20_000, 20_000),
     ):
-        found = written.checkpointed.stream_positions("long", first, last)
+        found = written.stored_state.stream_positions("long", first, last)
         assert list(found) == list(range(first, last + 1))
     for position in (1, 8191, 8192, 8193, 19_999, 20_000):
-        assert written.checkpointed.stream_version_at("long", position) == position
-    backwards = written.checkpointed.indexed_positions(
+        assert written.stored_state.stream_version_at("long", position) == position
+    backwards = written.stored_state.indexed_positions(
         "type", "Ticked", 8000, 17_000, 1001, reverse=True
     )
     assert list(backwards) == list(range(17_000, 15_999, -1))
@@ -243,14 +243,14 @@ def test_transactions_are_forgotten_when_their_retention_is_over() -> None:
     for transaction, time in ((b"a" * 16, START_US), (b"b" * 16, START_US + 9_000_000)):
         written.state.apply([Planned(ABORT, transaction, time, 0, 0, 0, ())])
     written.checkpoint(horizon=8)
-    record = written.checkpointed.commit_record(6)
+    record = written.stored_state.commit_record(6)
     written.commit({b"\x01k": b"w"})
     result = written.checkpoint(horizon=8, forget_before=record.time)
     assert (result.forgotten.commit, result.forgotten.transactions) == (5, 6)
-    known = [written.checkpointed.transaction(each.to_bytes(16, "big")) for each in range(1, 12)]
+    known = [written.stored_state.transaction(each.to_bytes(16, "big")) for each in range(1, 12)]
     assert known == [None] * 5 + [6, 7, 8, 9, 10, 11]
-    assert written.checkpointed.transaction(b"a" * 16) is None
-    assert written.checkpointed.transaction(b"b" * 16) == 0
+    assert written.stored_state.transaction(b"a" * 16) is None
+    assert written.stored_state.transaction(b"b" * 16) == 0
     written.check()
 
 
@@ -265,7 +265,7 @@ def test_ids_of_the_same_16_ms_share_an_entry_until_it_is_full() -> None:
     entries = written.entries(Family.TRANSACTIONS)
     assert len(entries) == 1 + 5
     written.check()
-    found = written.checkpointed
+    found = written.stored_state
     for record in written.truth.records:
         assert found.transaction(record.transaction) == record.commit
     assert found.transaction(bytes(14) + b"\xff\xff") is None
@@ -302,7 +302,7 @@ def test_a_commit_of_many_keys_has_its_changes_in_many_entries() -> None:
         1, *[commit for commit in (2, 3, 4) for _ in keys], 5
     ]  # fmt: skip
     for after in range(6):
-        changed = ChangedKeys(State(written.checkpointed), after, commit_budget())
+        changed = ChangedKeys(State(written.stored_state), after, commit_budget())
         found = changed.in_range(keys[0], keys[2])
         assert (found is not None) == (after < 5), after
         assert changed.in_range(keys[2], b"\xff") == ((keys[2], 4) if after < 4 else None)
@@ -396,8 +396,8 @@ def test_what_a_failed_checkpoint_wrote_is_looked_up_again() -> None:
     written.store.beneath.full = True
     with pytest.raises(DiskFull):
         written.run_checkpoint()
-    assert not written.checkpointed.latest.found
-    written.checkpointed.reopen()
+    assert not written.stored_state.latest.found
+    written.stored_state.reopen()
     written.store.beneath.full = False
     written.finish_checkpoint(written.run_checkpoint())
     written.check()

@@ -87,12 +87,12 @@ def test_a_deletion_stays_while_a_reader_can_see_what_was_deleted() -> None:
     written.commit({b"\x01k": None})
     written.checkpoint()
     written.checkpoint(horizon=2)
-    assert list(written.checkpointed.scan(b"", None, 1)) == [(b"\x01k", 1, b"v")]
-    assert list(written.checkpointed.scan(b"", None, 2)) == [(b"\x01k", 2, None)]
+    assert list(written.stored_state.scan(b"", None, 1)) == [(b"\x01k", 1, b"v")]
+    assert list(written.stored_state.scan(b"", None, 2)) == [(b"\x01k", 2, None)]
     written.views = []
     result = written.checkpoint(horizon=2)
     assert (result.garbage.versions, result.garbage.deletions) == (1, 1)
-    assert list(written.checkpointed.scan(b"", None, 2)) == []
+    assert list(written.stored_state.scan(b"", None, 2)) == []
 
 
 class GarbageMachine(RuleBasedStateMachine):

@@ -1,4 +1,4 @@
-"""Checkpointing: when one is due, and what it vouches for."""
+"""The checkpoint schedule: when one is due, and what it makes known as durable."""
 
 from dataclasses import replace
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headwater_server.engine.reads.filters import EVERYTHING
-from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.state.stored_state import StoredState
 from tests.engine.database import START_US, Database, all_events
 
 
@@ -40,7 +40,7 @@ def test_the_events_after_the_position_have_the_time_or_a_later_one() -> None:
 def test_it_is_exact_where_the_commits_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     database = filled(Database())
     # Whole files of commits are forgotten, and these are a part of one.
-    monkeypatch.setattr(CheckpointedState, "oldest_commit", 21)
+    monkeypatch.setattr(StoredState, "oldest_commit", 21)
     for second in range(33):
         time = START_US + second * 1_000_000
         assert database.engine.position_before(time) == expected(second)

@@ -1,4 +1,4 @@
-"""Resting files: few descriptors for many files, and none given up that says something."""
+"""The descriptor cache: few descriptors for many files, and none closed that is still needed."""
 
 import os
 import random
@@ -9,7 +9,7 @@ import pytest
 
 from headwater_protocol.numbers import Position
 from headwater_server.storage.events.event_log import EventLog
-from headwater_server.storage.files.descriptor_cache import OPEN_FILES_MAX, RestingFiles
+from headwater_server.storage.files.descriptor_cache import OPEN_FILES_MAX, DescriptorCache
 from headwater_server.storage.files.file_system import File
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.testing.memory_files import MemoryFileSystem
@@ -26,7 +26,7 @@ def open_descriptors(directory: Path) -> int:
     return count
 
 
-def written(files: RestingFiles, directory: Path, count: int) -> list[File]:
+def written(files: DescriptorCache, directory: Path, count: int) -> list[File]:
     made = [files.create(str(directory / f"{number}")) for number in range(count)]
     for number, file in enumerate(made):
         file.write_at(0, b"%d" % number)
@@ -35,7 +35,7 @@ def written(files: RestingFiles, directory: Path, count: int) -> list[File]:
 
 
 def test_many_files_are_read_with_few_descriptors(tmp_path: Path) -> None:
-    files = RestingFiles(RealFileSystem(), open_files_max=3)
+    files = DescriptorCache(RealFileSystem(), open_files_max=3)
     made = written(files, tmp_path, 20)
     assert open_descriptors(tmp_path) == 3
     source = random.Random(1)
@@ -50,7 +50,7 @@ def test_many_files_are_read_with_few_descriptors(tmp_path: Path) -> None:
 
 
 def test_a_file_keeps_its_descriptor_from_a_write_to_the_sync(tmp_path: Path) -> None:
-    files = RestingFiles(RealFileSystem(), open_files_max=2)
+    files = DescriptorCache(RealFileSystem(), open_files_max=2)
     made = written(files, tmp_path, 5)
     for file in made:
         file.write_at(0, b"x")
@@ -65,7 +65,7 @@ def test_a_file_keeps_its_descriptor_from_a_write_to_the_sync(tmp_path: Path) ->
 
 def test_a_file_that_could_not_be_synced_never_rests() -> None:
     disk = MemoryFileSystem(1)
-    files = RestingFiles(disk, open_files_max=1)
+    files = DescriptorCache(disk, open_files_max=1)
     disk.make_directory("d")
     bad = files.create("d/bad")
     bad.write_at(0, b"x")
@@ -78,7 +78,7 @@ def test_a_file_that_could_not_be_synced_never_rests() -> None:
 
 
 def test_a_file_whose_name_is_taken_or_removed_is_still_read(tmp_path: Path) -> None:
-    files = RestingFiles(RealFileSystem(), open_files_max=1)
+    files = DescriptorCache(RealFileSystem(), open_files_max=1)
     old, removed, new, *rest = written(files, tmp_path, 5)
     files.rename(new.path, old.path)
     files.remove(removed.path)
@@ -94,7 +94,7 @@ def test_a_file_whose_name_is_taken_or_removed_is_still_read(tmp_path: Path) -> 
 
 
 def test_threads_read_while_descriptors_come_and_go(tmp_path: Path) -> None:
-    files = RestingFiles(RealFileSystem(), open_files_max=2)
+    files = DescriptorCache(RealFileSystem(), open_files_max=2)
     made = written(files, tmp_path, 8)
     wrong: list[bytes] = []
 

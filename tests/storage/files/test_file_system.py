@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headwater_protocol.errors import DirectoryInUse
-from headwater_server.storage.files.descriptor_cache import RestingFiles
+from headwater_server.storage.files.descriptor_cache import DescriptorCache
 from headwater_server.storage.files.file_system import (
     FileSystem,
     join,
@@ -17,10 +17,10 @@ from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.testing.memory_files import MemoryFileSystem
 
 
-@pytest.fixture(params=["real", "memory", "resting"])
+@pytest.fixture(params=["real", "memory", "descriptor cache"])
 def disk(request: pytest.FixtureRequest) -> FileSystem:
-    if request.param == "resting":
-        return RestingFiles(RealFileSystem(), open_files_max=1)
+    if request.param == "descriptor cache":
+        return DescriptorCache(RealFileSystem(), open_files_max=1)
     return RealFileSystem() if request.param == "real" else MemoryFileSystem(1)
 
 

@@ -40,7 +40,7 @@ from headwater_server.engine.check.logs import (
 from headwater_server.engine.check.versions import TransactionCheck, VersionCheck
 from headwater_server.engine.format.index_keys import META_UNFINISHED, Applied, parse_number
 from headwater_server.engine.state.stored_state import (
-    CheckpointedState,
+    StoredState,
     oldest_needed,
     read_applied,
 )
@@ -159,10 +159,10 @@ def _check_parts(
         if unreadable or store is None or commit_log is None or event_log is None:
             report.notes.append("what depends on files that cannot be opened was not looked at")
             return
-        state: CheckpointedState | None = None
+        state: StoredState | None = None
         # In a directory of format 3, a record of the commit log says what the time is.
         with report.told(Kind.COMMIT, directory.commits, CUT_COMMITS):
-            state = CheckpointedState(store, event_log, commit_log)
+            state = StoredState(store, event_log, commit_log)
         if state is None:
             return
         future.add(state.time.time)
@@ -236,7 +236,7 @@ def _open_event_log(
 
 
 def _check_content(
-    state: CheckpointedState,
+    state: StoredState,
     last_commit: int,
     report: Report,
     counter: Counter,

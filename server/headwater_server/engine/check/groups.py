@@ -12,7 +12,7 @@ from headwater_server.engine.check.findings import Counter, Finding, Kind, Repor
 from headwater_server.engine.consumer_groups.records import number_in_definition, problem_of
 from headwater_server.engine.format.index_keys import latest_commit
 from headwater_server.engine.format.keyspaces import GROUPS, GROUPS_END
-from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.store.interface import Family
 
 REMAKE: Final = "none: delete the group, and create it again after the position that it had"
@@ -24,7 +24,7 @@ _VALUE_AT: Final = 9
 class GroupCheck:
     """Checks the keys of consumer groups. *last_commit*: the newest that may be in the files."""
 
-    def __init__(self, state: CheckpointedState, last_commit: int, report: Report) -> None:
+    def __init__(self, state: StoredState, last_commit: int, report: Report) -> None:
         self._state = state
         self._report = report
         self._whole = last_commit <= state.applied_commit

@@ -38,7 +38,7 @@ from headwater_server.engine.format.index_keys import (
 )
 from headwater_server.engine.format.stored_rules import decode_rule
 from headwater_server.engine.state import postings
-from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.store.interface import Family
 
 KINDS: Final = {STREAM: "stream", CATEGORY: "category", TYPE: "type", TAG: "tag"}
@@ -50,7 +50,7 @@ _EVENT_IDS_CHUNK: Final = 1024
 class IndexCheck:
     """Takes in all events, then all of the index, then compares."""
 
-    def __init__(self, state: CheckpointedState, reader: EventReader, report: Report) -> None:
+    def __init__(self, state: StoredState, reader: EventReader, report: Report) -> None:
         self._state = state
         self._store = state.store
         self._reader = reader

@@ -39,7 +39,7 @@ from headwater_server.engine.format.index_keys import (
 )
 from headwater_server.engine.format.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
 from headwater_server.engine.state import postings
-from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.store.interface import Family
 
 GIVE_UP_HISTORY: Final = (
@@ -60,7 +60,7 @@ _T = TypeVar("_T")
 class VersionCheck:
     """Checks LATEST, HISTORY, CHANGES and TRANSACTIONS. *last_commit*: the newest that may be."""
 
-    def __init__(self, state: CheckpointedState, last_commit: int, report: Report) -> None:
+    def __init__(self, state: StoredState, last_commit: int, report: Report) -> None:
         self._state = state
         self._store = state.store
         self._last_commit = last_commit
@@ -230,7 +230,7 @@ class VersionCheck:
 class TransactionCheck:
     """Checks that the index of transaction ids and the commit log say the same."""
 
-    def __init__(self, state: CheckpointedState, report: Report) -> None:
+    def __init__(self, state: StoredState, report: Report) -> None:
         self._state = state
         self._store = state.store
         self._report = report

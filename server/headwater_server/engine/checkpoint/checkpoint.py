@@ -41,7 +41,7 @@ from headwater_server.engine.format.index_keys import META_HORIZON, Applied, par
 from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.pacing import GiveWay, on_and_on
 from headwater_server.engine.state.memtable import MemTable
-from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.store.interface import Family
 
 _LOG_CHUNK: Final = 256
@@ -68,7 +68,7 @@ class CheckpointResult:
 
 def write_checkpoint(
     frozen: MemTable,
-    state: CheckpointedState,
+    state: StoredState,
     *,
     horizon: int,
     views: Sequence[int],
@@ -135,21 +135,21 @@ def write_checkpoint(
     )
 
 
-def _usable_horizon(frozen: MemTable, state: CheckpointedState, horizon: int) -> int:
+def _usable_horizon(frozen: MemTable, state: StoredState, horizon: int) -> int:
     # Not what readers are told by now, which may be later: views that were opened since the
     # checkpoint began are not among those that are spared.
     collected = parse_number(state.store.get(Family.INDEX, META_HORIZON))
     return min(max(horizon, collected), frozen.last_commit)
 
 
-def _forget(state: CheckpointedState, before: int, keep_from: int, records_max: int) -> Forgotten:
+def _forget(state: StoredState, before: int, keep_from: int, records_max: int) -> Forgotten:
     store, log = state.store, state.commit_log
     return forget_transactions(
         store, log, before=before, keep_from=keep_from, records_max=records_max
     )
 
 
-def _append_logs(frozen: MemTable, state: CheckpointedState, give_way: GiveWay) -> None:
+def _append_logs(frozen: MemTable, state: StoredState, give_way: GiveWay) -> None:
     # An attempt before may have come some way; what the logs have of us already is the same.
     done = state.event_log.last_position - frozen.base_position
     assert 0 <= done <= len(frozen.events), "the event log was cut to the applied position"

@@ -1,4 +1,4 @@
-"""Checkpointing: when a checkpoint is due, and the steps of one.
+"""The checkpoint schedule: when a checkpoint is due, and the steps of one.
 
     begin     freeze the memtable, fix the horizon       on the thread that reads
     run       write it to the files                      anywhere; see checkpoint.py
@@ -227,7 +227,7 @@ def run_to_end(
         return result
 
 
-class Checkpointing:
+class CheckpointSchedule:
     """Begins and finishes checkpoints, one at a time.
 
     Attributes:

@@ -31,7 +31,7 @@ from headwater_server.engine.repair.state import (
     commit_of_position,
     set_applied,
 )
-from headwater_server.engine.state.stored_state import CheckpointedState, read_applied
+from headwater_server.engine.state.stored_state import StoredState, read_applied
 from headwater_server.storage.commits import commit_log_repair
 from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.events.event_log import EventLog
@@ -400,7 +400,7 @@ class _Round:
                 database_id=self._directory.database_id,
             )
             opened.callback(event_log.close)
-            self._repair_state(CheckpointedState(store, event_log, commit_log), logs)
+            self._repair_state(StoredState(store, event_log, commit_log), logs)
         self._outcome.copies += logs.rebuilt.copies
 
     def _numbers(self, kind: Kind) -> set[int]:
@@ -466,7 +466,7 @@ class _Round:
             f"{len(replaced)} is lost{named}"
         )
 
-    def _repair_state(self, state: CheckpointedState, logs: LogRepair) -> None:
+    def _repair_state(self, state: StoredState, logs: LogRepair) -> None:
         report, done = self._report, self._outcome.done
         repair = StateRepair(state)
         is_store_new = self._is_store_new

@@ -53,7 +53,7 @@ from headwater_server.engine.format.index_keys import (
 from headwater_server.engine.format.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
 from headwater_server.engine.format.stored_rules import decode_rule
 from headwater_server.engine.state.memtable import MemTable, StreamTail
-from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
 from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
 
@@ -64,7 +64,7 @@ _BATCH_ENTRIES: Final = 1000
 class StateRepair:
     """Repairs the state store of a directory whose logs are whole."""
 
-    def __init__(self, state: CheckpointedState) -> None:
+    def __init__(self, state: StoredState) -> None:
         self._state = state
         self._store = state.store
         # Positions of removed events that no stream has been given back yet.

@@ -42,7 +42,7 @@ from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.retention.rules import Visibility, as_of, stored_rule
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.layers import State
-from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.events.event_segment import EventSegment
 from headwater_server.storage.store.interface import Family, WriteBatch
 from headwater_server.storage.wal.interface import WriteAheadLog
@@ -89,7 +89,7 @@ class Rewrite:
         complete: whether the walk came to its end and nothing is left to write.
     """
 
-    files: CheckpointedState
+    files: StoredState
     view: int
     horizon: int
     now: int

@@ -23,7 +23,7 @@ from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.state.masks import Retention
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.state.range_merge import RUN_KEYS, first_items
-from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.commits.commit_log import CommitRecord
 
 
@@ -43,7 +43,7 @@ _new: Final = tuple.__new__
 class State:
     """Layered lookups. `view` is always a commit number: what it and all before it wrote."""
 
-    def __init__(self, files: CheckpointedState) -> None:
+    def __init__(self, files: StoredState) -> None:
         self.files = files
         self.retention = Retention()
         self.frozen: MemTable | None = None

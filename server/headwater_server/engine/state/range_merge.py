@@ -15,7 +15,7 @@ from typing import Final
 
 from headwater_server.engine.state.memtable import MemTable, Version
 from headwater_server.engine.state.scan_cache import KeyRun, ValueRun
-from headwater_server.engine.state.stored_state import CheckpointedState
+from headwater_server.engine.state.stored_state import StoredState
 
 RUN_KEYS: Final = 256
 """Keys that are taken from each layer at a time at most."""
@@ -166,7 +166,7 @@ class _Items(RangeSink):
 def first_items(
     active: MemTable,
     frozen: MemTable | None,
-    files: CheckpointedState,
+    files: StoredState,
     start: bytes,
     end: bytes,
     view: int,

@@ -110,7 +110,7 @@ def read_time(store: StateStore, applied: Applied, commit_log: CommitLog) -> Log
     return time._replace(horizon=max(time.horizon, horizon))
 
 
-class CheckpointedState:
+class StoredState:
     """Reads of the files. A `view` is a commit number; it sees that commit and all before.
 
     Attributes:
@@ -186,9 +186,9 @@ class CheckpointedState:
         self.latest.make_room()
         self.latest, self.handed_over = LatestCache(), self.latest
 
-    def for_another_thread(self) -> "CheckpointedState":
+    def for_another_thread(self) -> "StoredState":
         """The same files as they are now, with caches of its own; not beside a checkpoint."""
-        other = CheckpointedState(self.store, self.event_log, self.commit_log)
+        other = StoredState(self.store, self.event_log, self.commit_log)
         other.applied = self.applied
         other.time = self.time
         other.horizon = self.horizon

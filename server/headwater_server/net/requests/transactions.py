@@ -148,8 +148,8 @@ def _encode_executed(
 def status(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Say what became of a transaction; a fence is answered once it is durable."""
     transaction, resolve = arguments
-    fate = session.service.engine.status(transaction, resolve=resolve, user=session.user_number)
-    payload = [fate.state, fate.ticket.payload if fate.state == "committed" else None]
+    found = session.service.engine.status(transaction, resolve=resolve, user=session.user_number)
+    payload = [found.state, found.ticket.payload if found.state == "committed" else None]
     return session.answer_durable(
-        request_id, fate.ticket, lambda connection: connection.answer(request_id, payload)
+        request_id, found.ticket, lambda connection: connection.answer(request_id, payload)
     )

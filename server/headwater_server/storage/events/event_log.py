@@ -29,7 +29,7 @@ from headwater_server.storage.events.event_segment import (
     EventSegment,
 )
 from headwater_server.storage.files.copying import FilePart
-from headwater_server.storage.files.descriptor_cache import RestingFiles
+from headwater_server.storage.files.descriptor_cache import DescriptorCache
 from headwater_server.storage.files.file_system import FileSystem, join
 from headwater_server.storage.log.log_segment import damaged, pack_entries
 from headwater_server.storage.log.segmented_log import LogLayout, SegmentedLog
@@ -89,7 +89,7 @@ class EventLog:
             preallocate=False,
         )
         # There are two files a segment, for all of history.
-        files = RestingFiles(file_system)
+        files = DescriptorCache(file_system)
         segments = SegmentedLog.open(files, directory, layout, writable=writable)
         log = EventLog(files, segments, end)
         try:

@@ -1,15 +1,14 @@
-"""Files that rest: many are open, and few of them have a descriptor.
+"""The descriptor cache: many files are open, and few of them have a descriptor.
 
 The event log has two files a segment, and may have thousands of segments, which are read now and
 then. A process may have some thousand descriptors, and its connections want them. So a file that
 was not used for the longest gives its descriptor up, and gets another when it is used again.
 
     open      a descriptor, and a place in the order of use
-    resting   neither; the next call opens it again by its path
+    closed    neither; the next call opens it again by its path
 
-A file keeps its descriptor while that says something that its path does not: from a write to the
-sync after it, so that a sync that fails is told to the one who wrote; and from the moment on when
-its name is taken by another file, or removed.
+A file keeps its descriptor while it has writes that are not synced, so that the writer learns of
+a sync that fails, and once its path no longer names it.
 """
 
 import threading
@@ -21,17 +20,17 @@ OPEN_FILES_MAX: Final = 128
 """Files of one log that have a descriptor, beside those that must keep theirs."""
 
 
-class RestingFile:
+class CachedFile:
     """A file whose descriptor may come and go. Any thread may use it."""
 
-    def __init__(self, files: "RestingFiles", path: str, file: File, *, writable: bool) -> None:
+    def __init__(self, files: "DescriptorCache", path: str, file: File, *, writable: bool) -> None:
         self._files = files
         self._path = path
         self._writable = writable
         self._closed = False
         self.beneath: File | None = file
         self.dirty = False
-        self.nameless = False
+        self.unlinked = False
 
     @property
     def path(self) -> str:
@@ -72,7 +71,7 @@ class RestingFile:
             self._files.forget(self)
 
     def open_again(self, file_system: FileSystem) -> File:
-        """A new descriptor for it, which must be resting."""
+        """A new descriptor for it, which must have none."""
         assert not self._closed, f"{self._path} was closed"
         assert self.beneath is None
         self.beneath = file_system.open(self._path, writable=self._writable)
@@ -83,7 +82,7 @@ class RestingFile:
         self._path = path
 
 
-class RestingFiles:
+class DescriptorCache:
     """A file system whose open files rest when there are too many of them.
 
     Attributes:
@@ -94,14 +93,14 @@ class RestingFiles:
     def __init__(self, file_system: FileSystem, open_files_max: int = OPEN_FILES_MAX) -> None:
         assert open_files_max > 0
         self.using = threading.RLock()
-        self.descriptors: dict[RestingFile, None] = {}
+        self.descriptors: dict[CachedFile, None] = {}
         self._file_system = file_system
         self._open_files_max = open_files_max
-        self._named: dict[str, list[RestingFile]] = {}
+        self._named: dict[str, list[CachedFile]] = {}
 
     # What its files ask of it, with the lock.
 
-    def opened(self, file: RestingFile) -> File:
+    def opened(self, file: CachedFile) -> File:
         """The descriptor of a file, which is now the one used last."""
         beneath = file.beneath
         if beneath is None:
@@ -110,10 +109,10 @@ class RestingFiles:
             self.descriptors.pop(file, None)
         self.descriptors[file] = None
         if len(self.descriptors) > self._open_files_max:
-            self._rest_others(file)
+            self._close_others(file)
         return beneath
 
-    def forget(self, file: RestingFile) -> None:
+    def forget(self, file: CachedFile) -> None:
         """It was closed."""
         self.descriptors.pop(file, None)
         named = self._named.get(file.path, [])
@@ -125,12 +124,12 @@ class RestingFiles:
             file.beneath.close()
             file.beneath = None
 
-    def _rest_others(self, used: RestingFile) -> None:
+    def _close_others(self, used: CachedFile) -> None:
         surplus = len(self.descriptors) - self._open_files_max
         for file in list(self.descriptors):
             if surplus == 0:
                 return
-            if not (file.dirty or file.nameless or file is used):
+            if not (file.dirty or file.unlinked or file is used):
                 assert file.beneath is not None
                 file.beneath.close()
                 file.beneath = None
@@ -138,7 +137,7 @@ class RestingFiles:
                 surplus -= 1
 
     def _add(self, path: str, beneath: File, *, writable: bool) -> File:
-        file = RestingFile(self, path, beneath, writable=writable)
+        file = CachedFile(self, path, beneath, writable=writable)
         with self.using:
             self._named.setdefault(path, []).append(file)
             self.opened(file)
@@ -148,7 +147,7 @@ class RestingFiles:
         """Files of this name lose it: their descriptors are all that is left of them."""
         for file in self._named.pop(path, []):
             self.opened(file)
-            file.nameless = True
+            file.unlinked = True
 
     # The file system.
 
