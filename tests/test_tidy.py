@@ -28,6 +28,9 @@ MODULE_LINES_MAX: Final = 500
 FUNCTION_LINES_MAX: Final = 70
 """A function that does not fit a screen has two subjects. The aim is 60."""
 
+FOLDER_MODULES_MAX: Final = 20
+"""Modules that lie side by side in a folder, as many as one reads at a glance. The aim is 12."""
+
 VAGUE_NAMES: Final = frozenset({"common", "helper", "helpers", "manager", "misc", "util", "utils"})
 """Names that say nothing of what is inside, so everything ends up there."""
 
@@ -87,6 +90,12 @@ def long_functions(source: Source) -> Iterator[str]:
             if lines > FUNCTION_LINES_MAX:
                 what = f"{node.name}() has {lines} lines; allowed are {FUNCTION_LINES_MAX}"
                 yield source.at(node.lineno, what)
+
+
+def crowded(folder: Path, modules: list[str]) -> Iterator[str]:
+    count = sum(name != "__init__.py" for name in modules)
+    if count > FOLDER_MODULES_MAX:
+        yield f"{folder}: {count} modules; a folder has at most {FOLDER_MODULES_MAX}"
 
 
 def vague_name(source: Source) -> Iterator[str]:
@@ -202,6 +211,7 @@ def test_tests_mirror_the_source_tree() -> None:
         "storage": ["server/headwater_server/storage"],
         "engine": ["server/headwater_server/engine"],
         "net": ["server/headwater_server/net"],
+        "testing": ["server/headwater_server/testing"],
         "cli": ["client/headwater/cli", "server/headwater_server/cli"],
     }
     for area, folders in packages.items():
@@ -213,6 +223,28 @@ def test_tests_mirror_the_source_tree() -> None:
             named = any((ROOT / folder / room / module).is_file() for folder in folders)
             told = ast.get_docstring(ast.parse(file.read_text()))
             assert named or told, f"{file.relative_to(ROOT)} is of no module, and has no docstring"
+
+
+def package_folders(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted(path.parent for path in (ROOT / folder).rglob("__init__.py"))
+
+
+def test_no_folder_of_the_source_is_crowded() -> None:
+    for folder in package_folders(*SOURCES):
+        names = [path.name for path in folder.glob("*.py")]
+        found = "".join(crowded(folder.relative_to(ROOT), names))
+        assert not found, found
+
+
+def test_the_rooms_of_the_server_are_told_in_the_architecture() -> None:
+    """docs/architecture.md has a line for each room, and for no other."""
+    server = ROOT / "server/headwater_server"
+    apart = {"cli", "net", "engine", "storage", "."}
+    rooms = {str(path.relative_to(server)) for path in package_folders(str(server))} - apart
+    page = (ROOT / "docs/architecture.md").read_text()
+    section = page.partition("## The rooms of the server")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([a-z_/]+)` \|", section, re.MULTILINE)) == rooms
 
 
 def test_every_command_that_is_declared_can_be_loaded() -> None:
@@ -264,6 +296,9 @@ def test_a_rule_finds_what_is_too_long() -> None:
     assert not list(long_functions(source(f"def f():\n{body}".removesuffix("    pass\n"))))
     assert list(long_module(source("\n" * (MODULE_LINES_MAX + 1))))
     assert not list(long_module(source("\n" * MODULE_LINES_MAX)))
+    names = [f"m{n}.py" for n in range(FOLDER_MODULES_MAX + 1)]
+    assert list(crowded(Path("net"), names))
+    assert not list(crowded(Path("net"), [*names[1:], "__init__.py"]))
 
 
 def test_a_rule_finds_names_that_say_nothing() -> None:
