@@ -213,7 +213,7 @@ def open_test_log(
     *,
     database_id: bytes,
     random: random.Random,
-    vouched: WalIndex,
+    known_durable: WalIndex,
 ) -> WriteAheadLog:
     """The log on files, in segments small enough that tests cross them."""
     return FileWriteAheadLog.open(
@@ -224,5 +224,5 @@ def open_test_log(
         segment_size=SEGMENT_SIZE,
         # So small that the replay of a longer log goes on in the files.
         kept_size_max=SEGMENT_SIZE // 4,
-        vouched=vouched,
+        known_durable=known_durable,
     )

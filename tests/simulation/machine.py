@@ -390,7 +390,7 @@ def _open_log(
     *,
     database_id: bytes,
     random: random.Random,
-    vouched: WalIndex,
+    known_durable: WalIndex,
     segment_size: int,
     timed: Timed,
 ) -> FileWriteAheadLog:
@@ -399,7 +399,7 @@ def _open_log(
         path,
         database_id=database_id,
         random=random,
-        vouched=vouched,
+        known_durable=known_durable,
         segment_size=segment_size,
         timed=timed,
         lock=CooperativeLock(),

@@ -61,7 +61,7 @@ class OpenLog(Protocol):
         *,
         database_id: bytes,
         random: random.Random,
-        vouched: WalIndex,
+        known_durable: WalIndex,
     ) -> WriteAheadLog:
         """The log at *path*, verified, with its torn tail cut."""
         ...
@@ -156,7 +156,7 @@ def _open(
             directory.wal,
             database_id=directory.database_id,
             random=source,
-            vouched=WalIndex(applied.log_index),
+            known_durable=WalIndex(applied.log_index),
         )
         opened.callback(log.close)
         state = State(StoredState(store, event_log, commit_log))

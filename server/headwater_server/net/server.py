@@ -306,11 +306,16 @@ def _open_log(
     *,
     database_id: bytes,
     random: random.Random,
-    vouched: WalIndex,
+    known_durable: WalIndex,
     timed: Timed,
 ) -> FileWriteAheadLog:
     log = FileWriteAheadLog.open(
-        file_system, path, database_id=database_id, random=random, vouched=vouched, timed=timed
+        file_system,
+        path,
+        database_id=database_id,
+        random=random,
+        known_durable=known_durable,
+        timed=timed,
     )
     if log.torn is not None:
         _log.warning("the log ended in a torn write, which was set aside", where=str(log.torn))

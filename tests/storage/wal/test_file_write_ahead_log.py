@@ -40,7 +40,7 @@ def open_log(
     *,
     kind: type[FileWriteAheadLog] = FileWriteAheadLog,
     segment_size: int = SEGMENT_SIZE,
-    vouched: int = 0,
+    known_durable: int = 0,
     kept_size_max: int = KEPT_SIZE_DEFAULT,
 ) -> FileWriteAheadLog:
     return kind.open(
@@ -49,7 +49,7 @@ def open_log(
         database_id=DATABASE_ID,
         random=random.Random(1),
         segment_size=segment_size,
-        vouched=WalIndex(vouched),
+        known_durable=WalIndex(known_durable),
         kept_size_max=kept_size_max,
     )
 
@@ -269,7 +269,7 @@ def test_a_torn_tail_is_cut_and_kept_as_a_copy() -> None:
     before = disk.content(segment)
     log = open_log(disk, segment_size=LARGE_SEGMENT_SIZE)
     assert log.torn is not None
-    assert (log.torn.index, log.torn.readable_after, log.torn.vouched) == (4, 2, 3)
+    assert (log.torn.index, log.torn.readable_after, log.torn.known_durable) == (4, 2, 3)
     assert found_in(log) == [b"sure"]
     (copy,) = copies_of(disk)
     assert copy == f"{segment}.torn-1"
@@ -478,11 +478,11 @@ def test_entries_that_a_checkpoint_saw_are_missed_at_open() -> None:
     disk.remove(segments_of(disk)[-1])
     assert open_log(disk.copy()).last_index < last
     with pytest.raises(DamagedFile, match=f"but entry {last} was durable"):
-        open_log(disk, vouched=last)
+        open_log(disk, known_durable=last)
     for path in segments_of(disk):
         disk.remove(path)
     with pytest.raises(DamagedFile, match="no log"):
-        open_log(disk, vouched=last)
+        open_log(disk, known_durable=last)
 
 
 def test_a_torn_last_group_that_a_checkpoint_saw_is_corruption() -> None:
@@ -494,7 +494,7 @@ def test_a_torn_last_group_that_a_checkpoint_saw_is_corruption() -> None:
     disk.flip_bit(segments_of(disk)[0], SEGMENT_HEADER_SIZE + 150)
     open_log(disk.copy())
     with pytest.raises(DamagedFile, match="entries up to 2 are known to have been durable"):
-        open_log(disk, vouched=2)
+        open_log(disk, known_durable=2)
 
 
 def test_a_sound_entry_that_does_not_fit_the_chain_is_corruption() -> None:
@@ -737,11 +737,15 @@ def test_a_log_that_is_begun_for_a_copy_goes_on_where_that_was_made() -> None:
     make_durable_directory(disk, DIRECTORY)
     begin_files(disk, DIRECTORY, database_id=DATABASE_ID, after=WalIndex(41))
     disk = disk.crash()
-    report = check_files(disk, DIRECTORY, database_id=DATABASE_ID, vouched=WalIndex(41))
+    report = check_files(disk, DIRECTORY, database_id=DATABASE_ID, known_durable=WalIndex(41))
     assert report is not None
     assert (report.damage, report.entries) == (None, 0)
     log = FileWriteAheadLog.open(
-        disk, DIRECTORY, database_id=DATABASE_ID, random=random.Random(1), vouched=WalIndex(41)
+        disk,
+        DIRECTORY,
+        database_id=DATABASE_ID,
+        random=random.Random(1),
+        known_durable=WalIndex(41),
     )
     assert (log.first_index, log.last_index) == (42, 41)
     log.claim(log.last_index)
@@ -754,13 +758,13 @@ def test_a_log_that_is_begun_for_a_copy_goes_on_where_that_was_made() -> None:
         DIRECTORY,
         database_id=DATABASE_ID,
         random=random.Random(1),
-        vouched=WalIndex(42),
+        known_durable=WalIndex(42),
     )
     assert found_in(log) == [large]
     log.close()
-    # Entries up to the copy's are vouched for by its files, and those behind it are not there.
+    # Entries up to the copy's are known_durable for by its files, and those behind it are not there.
     with pytest.raises(DamagedFile):
         begun = MemoryFileSystem(1)
         begun.make_directory(DIRECTORY)
         begin_files(begun, DIRECTORY, database_id=DATABASE_ID, after=WalIndex(41))
-        open_log(begun, vouched=42)
+        open_log(begun, known_durable=42)

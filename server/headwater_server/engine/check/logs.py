@@ -66,7 +66,7 @@ def check_write_ahead_log(
 ) -> None:
     """Verify the chain of entries, and that commits go on where the files end."""
     found = check_files(
-        file_system, directory, database_id=database_id, vouched=WalIndex(applied.log_index)
+        file_system, directory, database_id=database_id, known_durable=WalIndex(applied.log_index)
     )
     if found is None:
         if applied.log_index:

@@ -136,7 +136,7 @@ def _empty_log(
             directory.wal,
             database_id=directory.database_id,
             random=random.Random(),
-            vouched=WalIndex(read_applied(store).log_index),
+            known_durable=WalIndex(read_applied(store).log_index),
         )
         opened.callback(log.close)
         log.claim(log.last_index)

@@ -269,10 +269,10 @@ def _open_log(
     *,
     database_id: bytes,
     random: random.Random,
-    vouched: WalIndex,
+    known_durable: WalIndex,
 ) -> WriteAheadLog:
     return FileWriteAheadLog.open(
-        file_system, path, database_id=database_id, random=random, vouched=vouched
+        file_system, path, database_id=database_id, random=random, known_durable=known_durable
     )
 
 

@@ -60,7 +60,7 @@ class Damage:
         is_corruption: something durable is lost. If not, it is a torn tail, and nothing is.
         readable_after: how many later entries are sound; with a cut they are given up.
         last_readable: the highest index of those, 0 if there are none.
-        vouched: the highest index that is known to have been durable, as far as one can see.
+        known_durable: the highest index that is known to have been durable, as far as one can see.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Damage:
     is_corruption: bool
     readable_after: int
     last_readable: WalIndex
-    vouched: WalIndex
+    known_durable: WalIndex
 
     def describe(self) -> str:
         """What is wrong, and what cutting the log here gives up."""
@@ -79,12 +79,12 @@ class Damage:
             return (
                 f"{self.reason}; a torn tail: nothing says that entry {self.index} was ever durable"
             )
-        lost = max(self.last_readable, self.vouched, self.index)
+        lost = max(self.last_readable, self.known_durable, self.index)
         entries = f"entries {self.index} to {lost}" if lost > self.index else f"entry {lost}"
         return (
             f"{self.reason}; this is no torn tail. `headwater repair` would cut the log before "
             f"entry {self.index} and give up {entries}, of which {self.readable_after} can still "
-            f"be read and entries up to {self.vouched} are known to have been durable"
+            f"be read and entries up to {self.known_durable} are known to have been durable"
         )
 
 
@@ -99,7 +99,7 @@ class LogReport:
         last: the chain's end before the first damage.
         segment: first index of the segment in which the log ends.
         end: offset in that segment, where the next entry would go.
-        unvouched: offset in that segment of the first entry that no other one vouches for.
+        unconfirmed: offset in that segment of the first entry that no other one vouches for.
         damage: the first damage; None if the log is whole.
     """
 
@@ -109,7 +109,7 @@ class LogReport:
     last: ChainEnd
     segment: int
     end: int
-    unvouched: int
+    unconfirmed: int
     damage: Damage | None
 
 
@@ -130,12 +130,12 @@ class KeptEntries:
 def check_log(
     log: SegmentedLog,
     *,
-    vouched: WalIndex,
+    known_durable: WalIndex,
     on_entry: Callable[[WalEntry], None] = lambda _: None,
 ) -> LogReport:
     """Walk over every entry of a log that has segments.
 
-    *vouched* is an index that the caller knows to have been durable, from a checkpoint say.
+    *known_durable* is an index that the caller knows to have been durable, from a checkpoint say.
     *on_entry* is called with each of the entries that the report counts, in their order.
     """
     assert log.segments
@@ -145,19 +145,27 @@ def check_log(
         chain, reason = _begin(segment, walk.chain if place else None)
         if reason is not None:
             # Without a right header, the log ends with the segment before.
-            damage = _inquest(log, place, 0, chain, reason, sure=True, vouched=vouched)
+            damage = _inquest(log, place, 0, chain, reason, sure=True, known_durable=known_durable)
             return _report(log, max(0, place - 1), replace(walk, chain=chain), damage)
         walk = _walk(log, segment, chain, walk.entries, on_entry)
         if walk.reason is not None:
             sure = walk.is_misfit or place < last
             damage = _inquest(
-                log, place, walk.end, walk.chain, walk.reason, sure=sure, vouched=vouched
+                log,
+                place,
+                walk.end,
+                walk.chain,
+                walk.reason,
+                sure=sure,
+                known_durable=known_durable,
             )
             return _report(log, place, walk, damage)
-    if walk.chain.index >= vouched:
+    if walk.chain.index >= known_durable:
         return _report(log, last, walk, None)
-    reason = f"the log ends with entry {walk.chain.index}, but entry {vouched} was durable"
-    damage = _inquest(log, last, walk.end, walk.chain, reason, sure=True, vouched=vouched)
+    reason = f"the log ends with entry {walk.chain.index}, but entry {known_durable} was durable"
+    damage = _inquest(
+        log, last, walk.end, walk.chain, reason, sure=True, known_durable=known_durable
+    )
     return _report(log, last, walk, damage)
 
 
@@ -189,7 +197,7 @@ class _Walk:
 
     chain: ChainEnd
     end: int
-    unvouched: int
+    unconfirmed: int
     entries: int
     reason: str | None
     is_misfit: bool
@@ -238,12 +246,12 @@ def _inquest(
     reason: str,
     *,
     sure: bool,
-    vouched: WalIndex,
+    known_durable: WalIndex,
 ) -> Damage:
     """Hear every later entry on what was durable, and judge."""
     segment = log.segments[place]
     index = WalIndex(chain.index + 1)
-    known = max(vouched, chain.durable)
+    known = max(known_durable, chain.durable)
     readable = 0
     last_readable = WalIndex(0)
     for number, each in enumerate(log.segments[place:]):
@@ -269,7 +277,7 @@ def _inquest(
         is_corruption=sure or known >= index,
         readable_after=readable,
         last_readable=last_readable,
-        vouched=known,
+        known_durable=known,
     )
 
 
@@ -281,7 +289,7 @@ def _report(log: SegmentedLog, place: int, walk: _Walk, damage: Damage | None) -
         last=walk.chain,
         segment=log.segments[place].first_index,
         end=walk.end,
-        unvouched=walk.unvouched,
+        unconfirmed=walk.unconfirmed,
         damage=damage,
     )
 

@@ -135,14 +135,14 @@ class FileWriteAheadLog:
         database_id: bytes,
         random: random_module.Random,
         segment_size: int = SEGMENT_SIZE_DEFAULT,
-        vouched: WalIndex = WalIndex(0),  # noqa: B008
+        known_durable: WalIndex = WalIndex(0),  # noqa: B008
         kept_size_max: int = KEPT_SIZE_DEFAULT,
         timed: Timed = untimed,
         lock: AbstractContextManager[object] | None = None,
     ) -> "FileWriteAheadLog":
         """Open the log in *directory*, or begin one if there is none.
 
-        *vouched* is an index that is known to have been durable, from a checkpoint say: a log
+        *known_durable* is an index that is known to have been durable, from a checkpoint say: a log
         that lost it, or any entry before it, is damaged. *random* gives entries their ids.
         Entries that take up to *kept_size_max* bytes are kept for the first read, or until the
         claim. *timed* makes the fsyncs of groups, and may measure how long they take.
@@ -159,11 +159,13 @@ class FileWriteAheadLog:
         )
         try:
             if not log.segments:
-                if vouched or log.has_copies:
-                    raise damaged(directory, 0, f"no log; entries up to {vouched} were durable")
+                if known_durable or log.has_copies:
+                    raise damaged(
+                        directory, 0, f"no log; entries up to {known_durable} were durable"
+                    )
                 log.start(1, attachment(Epoch(0), FIRST_HASH))
             kept = KeptEntries(kept_size_max)
-            report = check_log(log, vouched=vouched, on_entry=kept.add)
+            report = check_log(log, known_durable=known_durable, on_entry=kept.add)
             damage = report.damage
             if damage is not None and cls._is_corruption(damage):
                 raise as_error(damage)
@@ -337,7 +339,7 @@ class FileWriteAheadLog:
 def _write_again(log: SegmentedLog, report: LogReport) -> None:
     """Make the last group durable, whatever became of it before. See the module."""
     file = log.segments[-1].file
-    for at in range(report.unvouched, report.end, MIB):
+    for at in range(report.unconfirmed, report.end, MIB):
         file.write_at(at, file.read_at(at, min(MIB, report.end - at)))
     file.sync()
 
@@ -350,7 +352,7 @@ def check_files(
     directory: str,
     *,
     database_id: bytes,
-    vouched: WalIndex = WalIndex(0),  # noqa: B008
+    known_durable: WalIndex = WalIndex(0),  # noqa: B008
 ) -> LogReport | None:
     """Read every byte of the log and change nothing; None if there is no log.
 
@@ -361,7 +363,7 @@ def check_files(
     layout = _layout(database_id, SEGMENT_SIZE_DEFAULT)
     log = SegmentedLog.open(file_system, directory, layout, writable=False)
     try:
-        return check_log(log, vouched=vouched) if log.segments else None
+        return check_log(log, known_durable=known_durable) if log.segments else None
     finally:
         log.close()
 
@@ -375,7 +377,7 @@ def read_files(
     try:
         if not log.segments:
             return
-        last = check_log(log, vouched=WalIndex(0)).last.index
+        last = check_log(log, known_durable=WalIndex(0)).last.index
         for segment in log.segments:
             for packed in log.scan(segment):
                 entry = unpack(packed)
@@ -432,7 +434,7 @@ def repair_files(
     layout = _layout(database_id, segment_size)
     log = SegmentedLog.open(file_system, directory, layout)
     try:
-        report = check_log(log, vouched=WalIndex(0)) if log.segments else None
+        report = check_log(log, known_durable=WalIndex(0)) if log.segments else None
         if report is None or report.damage is None:
             return None
         copies: list[str] = []
@@ -467,7 +469,7 @@ def cut_files(
     log = SegmentedLog.open(file_system, directory, layout)
     try:
         copies: list[str] = []
-        last = check_log(log, vouched=WalIndex(0)).last
+        last = check_log(log, known_durable=WalIndex(0)).last
         while log.segments and log.segments[-1].first_index >= before:
             copies.append(log.set_last_aside())
         if not log.segments:
