@@ -118,9 +118,9 @@ class MemoryWriteAheadLog:
             entry = unpack(packed)
             assert entry is not None
             assert len(entry_payload(packed)) == ENTRY_FIELDS_SIZE + len(entry.body)
-            misfit = chain.misfit(entry)
-            if misfit is not None:
-                raise DamagedFile(f"the log in memory: {misfit}")
+            chain_error = chain.error_of(entry)
+            if chain_error is not None:
+                raise DamagedFile(f"the log in memory: {chain_error}")
             if entry.index > after:
                 yield entry
             chain = chain.then(entry, packed)

@@ -262,7 +262,7 @@ def find_entries(
 ) -> Iterator[tuple[int, bytes]]:
     """Every sound entry after *offset* with an index above *index*, to *index_max*; its offset too.
 
-    For the inquest on a damaged segment: the chain is broken, so each place where an entry can
+    For the diagnosis of a damaged segment: the chain is broken, so each place where an entry can
     begin is tried. Costs memory for the rest of the segment.
     """
     data = file.read_at(offset, max(0, file.size() - offset))

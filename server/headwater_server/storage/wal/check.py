@@ -145,12 +145,12 @@ def check_log(
         chain, reason = _begin(segment, walk.chain if place else None)
         if reason is not None:
             # Without a right header, the log ends with the segment before.
-            damage = _inquest(log, place, 0, chain, reason, sure=True, known_durable=known_durable)
+            damage = _diagnose(log, place, 0, chain, reason, sure=True, known_durable=known_durable)
             return _report(log, max(0, place - 1), replace(walk, chain=chain), damage)
         walk = _walk(log, segment, chain, walk.entries, on_entry)
         if walk.reason is not None:
-            sure = walk.is_misfit or place < last
-            damage = _inquest(
+            sure = walk.is_broken or place < last
+            damage = _diagnose(
                 log,
                 place,
                 walk.end,
@@ -163,7 +163,7 @@ def check_log(
     if walk.chain.index >= known_durable:
         return _report(log, last, walk, None)
     reason = f"the log ends with entry {walk.chain.index}, but entry {known_durable} was durable"
-    damage = _inquest(
+    damage = _diagnose(
         log, last, walk.end, walk.chain, reason, sure=True, known_durable=known_durable
     )
     return _report(log, last, walk, damage)
@@ -200,7 +200,7 @@ class _Walk:
     unconfirmed: int
     entries: int
     reason: str | None
-    is_misfit: bool
+    is_broken: bool
 
 
 def _walk(
@@ -212,14 +212,14 @@ def _walk(
 ) -> _Walk:
     scanner = log.scan(segment)
     reason = None
-    is_misfit = False
+    is_broken = False
     # Offset of the first entry of the group that was written last: what none vouches for.
     group = SEGMENT_HEADER_SIZE
     for packed in scanner:
         entry = unpack(packed)
-        reason = "not an entry of this log" if entry is None else chain.misfit(entry)
+        reason = "not an entry of this log" if entry is None else chain.error_of(entry)
         if entry is None or reason is not None:
-            is_misfit = True
+            is_broken = True
             break
         if entry.durable == chain.index:
             group = scanner.offset
@@ -228,17 +228,17 @@ def _walk(
         on_entry(entry)
     else:
         reason = scanner.problem
-        is_misfit = scanner.is_sound
+        is_broken = scanner.is_sound
         if reason is None and end_of_data(segment.file, scanner.offset) > scanner.offset:
             reason = f"no entry {scanner.index}, but bytes that are not zero after its place"
         size_made = segment.header.size if segment.header is not None else 0
         if reason is None and segment.file.size() < size_made:
             reason = f"the file ends after {segment.file.size()} bytes of {size_made}"
-            is_misfit = True
-    return _Walk(chain, scanner.offset, group, entries, reason, is_misfit)
+            is_broken = True
+    return _Walk(chain, scanner.offset, group, entries, reason, is_broken)
 
 
-def _inquest(
+def _diagnose(
     log: SegmentedLog,
     place: int,
     offset: int,

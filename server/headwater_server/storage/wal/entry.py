@@ -103,7 +103,7 @@ class ChainEnd:
         """The same, once the log is known to be durable up to here."""
         return replace(self, durable=self.index)
 
-    def misfit(self, entry: WalEntry) -> str | None:
+    def error_of(self, entry: WalEntry) -> str | None:
         """Why an entry cannot come next; None if it can."""
         if entry.index != self.index + 1:
             return f"entry {entry.index} follows entry {self.index}"

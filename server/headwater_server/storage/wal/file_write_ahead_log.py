@@ -247,9 +247,11 @@ class FileWriteAheadLog:
             scanner = self._log.scan(segment)
             for packed in scanner:
                 found = unpack(packed)
-                misfit = "not an entry of this log" if found is None else chain.misfit(found)
-                if found is None or misfit is not None:
-                    raise damaged(segment.path, scanner.offset, f"it changed since open: {misfit}")
+                chain_error = "not an entry of this log" if found is None else chain.error_of(found)
+                if found is None or chain_error is not None:
+                    raise damaged(
+                        segment.path, scanner.offset, f"it changed since open: {chain_error}"
+                    )
                 if found.index > after:
                     yield found
                 if found.index == last:
