@@ -21,7 +21,7 @@ import trio
 
 _log = structlog.get_logger(__name__)
 
-LAST_WORDS_S: Final = 0.1
+SHUTDOWN_NOTICE_S: Final = 0.1
 """Seconds that the connections get to send the last answers."""
 
 
@@ -85,7 +85,7 @@ class Failures:
         while self._error is None:
             await self._wanted.park()
         with trio.CancelScope(shield=True):
-            await trio.sleep(LAST_WORDS_S)
+            await trio.sleep(SHUTDOWN_NOTICE_S)
         raise self._error
 
 

@@ -74,7 +74,7 @@ _SWITCH_INTERVAL_S = 0.001
 """How long the thread of a checkpoint may keep the interpreter from the one that serves. Python's
 own 5 ms would be paid again and again, after every sync."""
 
-LAST_WORDS_S_MAX = 1.0
+SHUTDOWN_NOTICE_S_MAX = 1.0
 """Seconds that clients get, at the end, to take what was sent to them."""
 
 
@@ -241,7 +241,7 @@ class Server:
                 await self._group_commit.drain()
             if grace.cancelled_caught:
                 _log.warning("stopping: transactions are still open", connections=len(sessions))
-            await self._send_last_words()
+            await self._send_shutdown_notice()
             nursery.cancel_scope.cancel()
         await self._checkpointer.checkpoint(wait_for_room=False)
         # After it, damage to the newest group cannot be taken for the torn write of a crash.
@@ -249,13 +249,13 @@ class Server:
         await self._group_commit.drain()
         self._stopped.set()
 
-    async def _send_last_words(self) -> None:
+    async def _send_shutdown_notice(self) -> None:
         error = ShuttingDown("the server is going down; connect again later")
         for session in self.service.sessions:
             for channel in list(session.feeds.values()):
                 channel.owner.end(channel, error)
             session.end(error)
-        with trio.move_on_after(LAST_WORDS_S_MAX):
+        with trio.move_on_after(SHUTDOWN_NOTICE_S_MAX):
             while any(s.output_size for s in self.service.sessions):  # noqa: ASYNC110
                 await trio.sleep(_LOOK_S)
 

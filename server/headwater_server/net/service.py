@@ -79,7 +79,7 @@ class Service:
         authentication_needed: every new connection must prove who it is.
         stopping: no new connections, transactions and subscriptions are taken.
         sessions: all that are open, the oldest first.
-        strangers: those that did not finish hello and authentication, with the time (seconds,
+        unauthenticated: those that did not finish hello and authentication, with the time (seconds,
             of the event loop's clock) at which they came.
     """
 
@@ -124,7 +124,7 @@ class Service:
         self.stopping = False
         # A dict, so that they are gone through in the same order every time.
         self.sessions: dict[Peer, None] = {}
-        self.strangers: dict[Peer, float] = {}
+        self.unauthenticated: dict[Peer, float] = {}
         self._departing: dict[Peer, float] = {}
         self._monotonic = monotonic
         self._connections_total = 0
@@ -165,7 +165,7 @@ class Service:
     def enter(self, session: Peer) -> None:
         """A session was opened; who it is with is not known yet."""
         self.sessions[session] = None
-        self.strangers[session] = self._monotonic()
+        self.unauthenticated[session] = self._monotonic()
         self._connections_total += 1
 
     @staticmethod
@@ -177,12 +177,12 @@ class Service:
 
     def welcome(self, session: Peer) -> None:
         """The session has said hello and proved who it is."""
-        self.strangers.pop(session, None)
+        self.unauthenticated.pop(session, None)
 
     def close_session(self, session: Peer) -> None:
         """Give back what a session held. Its waiting commits go on, unanswered."""
         self.sessions.pop(session, None)
-        self.strangers.pop(session, None)
+        self.unauthenticated.pop(session, None)
         self._departing.pop(session, None)
         for channel in list(session.feeds.values()):
             channel.owner.lost(channel)
@@ -192,7 +192,7 @@ class Service:
 
     def depart(self, session: Peer) -> None:
         """The session only waits until its last word has been sent."""
-        self.strangers.pop(session, None)
+        self.unauthenticated.pop(session, None)
         self._departing[session] = self._monotonic()
 
     def end_slow_sessions(self) -> None:
@@ -205,7 +205,7 @@ class Service:
         since = self._monotonic() - bound_ms / 1000
         for session in [session for session, left in self._departing.items() if left < since]:
             session.abort()
-        for session in [session for session, came in self.strangers.items() if came < since]:
+        for session in [session for session, came in self.unauthenticated.items() if came < since]:
             session.end(AuthenticationFailed(f"no hello and authentication within {bound_ms} ms"))
 
     def _stop_serving(self) -> None:
@@ -228,7 +228,7 @@ class Service:
         if (
             session.account is None
             # hello and authenticate are what a session without a user is there for.
-            and session not in self.strangers
+            and session not in self.unauthenticated
         ):
             raise AuthenticationFailed(
                 f"{operation}: users were added since this connection was opened; "

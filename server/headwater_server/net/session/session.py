@@ -388,7 +388,7 @@ class Session:
     @property
     def authenticated(self) -> bool:
         """Whether the client has said hello, and proved who it is if that is asked for."""
-        return self not in self.service.strangers
+        return self not in self.service.unauthenticated
 
     def _hold(self, *, moved: bool) -> None:
         self._charged = self._budget.hold(self, self.held_size, moved=moved)

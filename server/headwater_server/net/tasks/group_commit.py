@@ -28,7 +28,7 @@ import structlog
 import trio
 
 from headwater_server.engine.transactions.sequencer import Group
-from headwater_server.net.failures import LAST_WORDS_S, CommitFailed
+from headwater_server.net.failures import SHUTDOWN_NOTICE_S, CommitFailed
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
@@ -343,5 +343,5 @@ class GroupCommit:
         self.abandon()
         # A moment for the drivers to send that, since nobody will ever be able to again.
         with trio.CancelScope(shield=True):
-            await trio.sleep(LAST_WORDS_S)
+            await trio.sleep(SHUTDOWN_NOTICE_S)
         return CommitFailed(f"the write-ahead log failed: {error}")
