@@ -50,7 +50,7 @@ class Holder:
         assert not self.paused
         self.paused = True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         assert self.paused
         self.paused = False
 

@@ -762,7 +762,7 @@ def test_a_log_that_is_begun_for_a_copy_goes_on_where_that_was_made() -> None:
     )
     assert found_in(log) == [large]
     log.close()
-    # Entries up to the copy's are known_durable for by its files, and those behind it are not there.
+    # The copy's files hold everything up to its last entry; the log begins behind that.
     with pytest.raises(DamagedFile):
         begun = MemoryFileSystem(1)
         begun.make_directory(DIRECTORY)

@@ -6,8 +6,8 @@
     server-final                                     <-   v=<our proof that we know the verifier>
 
 The password never travels, and what is stored is not enough to log in. A name that does not
-exist is answered like one that does: with a salt that stays the same for that name, and a
-verifier that no password fits; so an answer, and the time that it takes, tell nothing.
+exist is answered like one that does, with a salt that stays the same for that name and a verifier
+that no password fits. So neither the answer nor its timing tells whether the name exists.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ _log = structlog.get_logger(__name__)
 MECHANISM: Final = "SCRAM-SHA-256"
 
 _DECOY: Final = Verifier(salt=bytes(16), iterations=15_000, stored_key=b"", server_key=b"")
-"""What a decoy looks like while there is no user to look like."""
+"""The template of decoys while the database has no users."""
 
 
 class Exchange:
-    """One conversation: which account it is about, and the library's state of it."""
+    """One SCRAM conversation: the account, and the state of the scramp library."""
 
     def __init__(self, authentication: "Authentication") -> None:
         self._authentication = authentication
@@ -62,14 +62,14 @@ class Exchange:
 
 
 class Candidate(Protocol):
-    """The part of a session that says who the client is, and that proves it.
+    """The part of a session that authentication needs.
 
     Attributes:
         peer: the client's address, for logs.
-        account: the user, once one has proved to be it.
-        user_number: its number; 0 without a user.
+        account: the user, once authenticated.
+        user_number: the user's number; 0 without a user.
         exchange: the conversation, between its first message and its last.
-        authentications_failed: how often the client has failed to prove it.
+        authentications_failed: how often the client has failed to authenticate.
     """
 
     peer: str
@@ -79,12 +79,12 @@ class Candidate(Protocol):
     authentications_failed: int
 
     def end_after_answer(self) -> None:
-        """Close once the answer that is being made has been sent."""
+        """Close once the answer to the current request has been sent."""
         ...
 
 
 class Authentication:
-    """Proves who is at the other end of a session."""
+    """Authenticates the clients of sessions."""
 
     def __init__(self, engine: Engine, *, failed_max: int) -> None:
         self._engine = engine
@@ -95,7 +95,7 @@ class Authentication:
         """Take one message of the client; return whether that was the last, and the reply.
 
         Raises:
-            AuthenticationFailed: name or password are wrong, or the message is none.
+            AuthenticationFailed: name or password is wrong, or the message is malformed.
         """
         exchange, session.exchange = session.exchange, None
         try:
@@ -106,7 +106,7 @@ class Authentication:
                 session.exchange = exchange
                 return False, reply.encode()
             reply = exchange.finish(text)
-            # A decoy has no account; its proof cannot be right, but that is not left to chance.
+            # No proof can fit a decoy, but we do not rely on that.
             if exchange.account is None:
                 raise ScramException("no such user")
         except (ScramException, ValueError) as error:
@@ -125,15 +125,15 @@ class Authentication:
         return AuthenticationFailed("the name or the password is wrong")
 
     def look_up(self, name: str) -> tuple[Account | None, Verifier]:
-        """The account of this name with its verifier; if there is none, a decoy of a verifier."""
+        """The account of this name with its verifier; None and a decoy if there is none."""
         account = self._engine.accounts.find(name)
-        # Made for everyone, so that it takes as long for a name that exists.
+        # Also computed for a name that exists, so that both take the same time.
         decoy = self._decoy(name)
         return account, decoy if account is None else account.verifier
 
     def _decoy(self, name: str) -> Verifier:
-        # As the first user's: salt and iterations must look like everybody's. Its secret keeps
-        # the salts the same over a restart, which a stranger could otherwise wait for.
+        # Salt and iterations must look like those of real users, so they follow the first user's.
+        # Its secret keeps a decoy's salt the same after a restart; a new salt would give it away.
         names = self._engine.accounts.names()
         first = self._engine.accounts.find(names[0]) if names else None
         like = _DECOY if first is None else first.verifier

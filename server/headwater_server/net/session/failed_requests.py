@@ -1,9 +1,9 @@
-"""Failed requests: what a client is told after an exception that is no fault of its own.
+"""Failed requests: what a client is told after an exception that it did not cause.
 
-A read of the disk that fails changes nothing: a commit is planned before anything is applied. So
-it costs one request, and everybody else goes on. The client of a commit asks for its status. What
-groups and users keep in memory beside the state may be half changed by then, so there the process
-ends, as it does after any other exception.
+A failed disk read changes nothing, since a commit is planned before anything is applied. So it
+fails one request, and the server goes on. The client of a commit asks for its status. Operations on
+groups and users may have half changed their state in memory by then, so for them the process ends,
+as it does after any other exception.
 """
 
 from typing import Any, Final
@@ -16,7 +16,7 @@ from headwater_protocol.errors import CommitUnknown, InternalError
 _log = structlog.get_logger(__name__)
 
 COMMITS: Final = frozenset({"commit", "execute"})
-"""Operations whose client can ask for the outcome, since it chose the transaction's id."""
+"""Operations whose client can ask for the outcome, since it knows the transaction's id."""
 
 KEPT_IN_MEMORY: Final = frozenset(
     {
@@ -31,12 +31,12 @@ KEPT_IN_MEMORY: Final = frozenset(
         "user_remove",
     }
 )
-"""Operations that change what is kept in memory beside the state."""
+"""Operations that change memory beside the state."""
 
 
 SERVER_ENDS: Final = (
-    "the server could not make the commit durable, and ends; "
-    "ask for the transaction's status once it is back"
+    "the server could not make the commit durable and is shutting down; "
+    "ask for the transaction's status after it restarts"
 )
 
 
@@ -51,7 +51,7 @@ def failed_answer(
     if isinstance(error, OSError) and name not in KEPT_IN_MEMORY:
         _log.error("a read failed", operation=name, exc_info=error)
         if name in COMMITS:
-            told = "a read of the disk failed inside of the commit; ask for the status"
+            told = "a disk read failed during the commit; ask for the transaction's status"
             return commit_unknown(connection, request_id, arguments[0], told), False
         message = f"{name} failed in the server; its log says more"
         return connection.error(request_id, InternalError(message)), False
@@ -64,6 +64,6 @@ def failed_answer(
 def commit_unknown(
     connection: ServerConnection, request_id: int, transaction: bytes, message: str = SERVER_ENDS
 ) -> bytes:
-    """The answer to a commit whose outcome the client has to ask for."""
+    """The error for a commit whose outcome is unknown; the client asks for its status."""
     error = CommitUnknown(message, details={"transaction": transaction})
     return connection.error(request_id, error)

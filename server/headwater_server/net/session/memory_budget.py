@@ -1,16 +1,15 @@
-"""The memory budget: one bound for what all connections together make the server hold.
+"""The memory budget: one bound on the memory that all connections together use.
 
-A connection holds bytes that were received and not served yet (a frame that is not complete,
-requests that wait for their turn), and output that the client has not taken. Each connection may
-hold FREE_SIZE without being counted, so most requests never come here. What a connection holds
-above that is charged to the budget.
+A connection holds received bytes that were not served yet (an incomplete frame, requests that wait
+for their turn) and output that the client has not read. FREE_SIZE of this is free, so most
+connections are never charged. Anything above it is charged to the budget.
 
     used   0 ............ resume ............ pause ............ size_max
                              |                  |                    |
                  paused ones are read again     |      the largest is closed
                           above its fair share: not read from; unauthenticated: closed
 
-The fair share of a connection is the pause mark divided by the number of those that are charged.
+The fair share of a connection is the pause mark divided by the number of charged connections.
 While connections are paused, one whose frame or output does not move for `stalled_s_max` is closed,
 so the budget cannot be held forever. A connection within its free allowance is never affected.
 """
@@ -28,7 +27,7 @@ from headwater_protocol.limits import KIB, MIB
 _log = structlog.get_logger(__name__)
 
 FREE_SIZE: Final = 64 * KIB
-"""Bytes that a connection may hold without being charged: what is taken from a socket at once."""
+"""Bytes that a connection may hold without being charged: one read from a socket."""
 
 SIZE_DEFAULT_MAX: Final = 1024 * MIB
 """Bytes of the default budget, however much memory the machine has."""
@@ -56,28 +55,28 @@ class Holder(Protocol):
 
     @property
     def authenticated(self) -> bool:
-        """Whether the client has said hello and proved who it is, if that is asked for."""
+        """Whether the client has said hello and, if required, authenticated."""
         ...
 
     def pause(self) -> None:
-        """Read nothing more from the client until `go_on`."""
+        """Read nothing more from the client until `resume`."""
         ...
 
-    def go_on(self) -> None:
-        """There is room again."""
+    def resume(self) -> None:
+        """There is room again: read from the client."""
         ...
 
     def end_over_budget(self, error: TooMany) -> None:
-        """Give back all that is held, tell the client why, and close."""
+        """Free the memory, tell the client why, and close."""
         ...
 
 
 class MemoryBudget:
-    """Charges connections for what they make the server hold.
+    """Charges connections for the memory that they use.
 
     Attributes:
-        size_max: bytes that all charges together may reach.
-        used: bytes that are charged now.
+        size_max: bound on the sum of all charges, in bytes.
+        used: the sum of all charges now, in bytes.
     """
 
     def __init__(
@@ -94,9 +93,9 @@ class MemoryBudget:
         self._paused: dict[Holder, None] = {}
 
     def hold(self, holder: Holder, size: int, *, moved: bool) -> bool:
-        """*holder* holds *size* bytes now; return whether it is charged for them.
+        """Record that *holder* holds *size* bytes; return whether it is charged.
 
-        *moved*: the client itself did something, it sent more of a frame or took output.
+        *moved*: the client made progress, by sending more of a frame or reading output.
         """
         charge = size if size > FREE_SIZE else 0
         before = self._charged.get(holder, 0)
@@ -108,7 +107,7 @@ class MemoryBudget:
             del self._charged[holder], self._moved_at[holder]
             if holder in self._paused:
                 del self._paused[holder]
-                holder.go_on()
+                holder.resume()
         self.used += charge - before
         if charge > before and self.used > self._pause_size:
             self._press(holder)
@@ -117,14 +116,14 @@ class MemoryBudget:
         return holder in self._charged
 
     def _press(self, holder: Holder) -> None:
-        """*holder* has grown, and the budget is nearly used up."""
+        """Pause or close connections: *holder* has grown, and the budget is nearly used up."""
         if not holder.authenticated:
             self._end(holder, "this connection is not authenticated")
         elif self._charged[holder] > self._fair_share and holder not in self._paused:
             self._paused[holder] = None
             holder.pause()
         while self.used > self.size_max:
-            # One of them is above the average, so whoever is within its share is safe.
+            # The largest is above the average, so a connection within its share is safe.
             largest = max(self._charged, key=self._eviction_order)
             self._end(largest, f"the fair share is {self._fair_share} bytes")
 
@@ -138,10 +137,10 @@ class MemoryBudget:
     def _resume(self) -> None:
         paused, self._paused = self._paused, {}
         for holder in paused:
-            holder.go_on()
+            holder.resume()
 
     def end_stalled(self) -> None:
-        """While there is no room, close connections that have not moved for too long."""
+        """While the budget is used up, close connections without progress for too long."""
         if not self._paused and self.used <= self._pause_size:
             return
         since = self._monotonic() - self._stalled_s_max

@@ -1,8 +1,7 @@
 """A peer: what the rest of the server sees of a session.
 
-The service keeps account of the sessions, and backups answer one later. Neither needs to know how
-a session takes requests, so they see it as a peer, and only the requests and the drivers import
-session.py.
+The service keeps the set of sessions, and a backup answers its session later. Neither needs to know
+how a session handles requests, so they see a peer. Only requests and drivers import session.py.
 """
 
 from typing import Protocol
@@ -14,7 +13,7 @@ from headwater_server.net.push.feeds import Channel
 
 
 class Peer(Protocol):
-    """A connection with a client. Its string is for logs: the address, the user, the client."""
+    """A connection to a client. str() is for logs: the address, the user, the client."""
 
     @property
     def connection(self) -> ServerConnection:
@@ -23,12 +22,12 @@ class Peer(Protocol):
 
     @property
     def account(self) -> Account | None:
-        """The user, once one has proved to be it."""
+        """The user, once authenticated."""
         ...
 
     @property
     def user(self) -> str:
-        """The user's name, or nothing."""
+        """The user's name, or ""."""
         ...
 
     @property
@@ -38,16 +37,16 @@ class Peer(Protocol):
 
     @property
     def output_size(self) -> int:
-        """Bytes that were not sent yet."""
+        """Bytes not sent yet."""
         ...
 
     @property
     def closing(self) -> bool:
-        """Nothing more is sent."""
+        """Nothing more is added to the output."""
         ...
 
     def send(self, frame: bytes, /) -> None:
-        """Put a frame into the output."""
+        """Add a frame to the output."""
         ...
 
     def end(self, error: HeadwaterError, /) -> None:
@@ -55,5 +54,5 @@ class Peer(Protocol):
         ...
 
     def abort(self) -> None:
-        """Throw away what was not sent, and let the driver close at once."""
+        """Discard the output, and let the driver close immediately."""
         ...

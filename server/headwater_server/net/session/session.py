@@ -5,16 +5,15 @@
        '----- notify, output, sent -- output <+------------- release / fail --- group commit
                                               <------------- push ------------- feeds
 
-The driver (plain_sockets, streams, a test) owns the bytes' way; it holds no protocol. It feeds
-what came, and when `notify` was called it takes the output. It reads on while `wants_input`,
-and calls `run` again while `runnable`.
+The driver (plain_sockets, streams, a test) moves the bytes and knows no protocol. It passes input
+to `receive` while `wants_input`, sends output after `notify`, and calls `run` while `runnable`.
 
-Bounds. A client that does not read its answers is not read from (`output_pause_size`), nor one
-that has too many commits waiting for a sync; what it sent stays in its socket. So a client can
-make us hold one turn of requests and their answers, and no more.
+Bounds. We stop reading from a client that does not read its answers (`output_pause_size`), or that
+has too many commits waiting for a sync. Its requests then stay in the socket. So a client can make
+us hold one turn of requests and their answers, and no more.
 
-Order. Answers come in order within one transaction: what is asked of a transaction whose commit
-still waits for its sync is answered behind it. All else is answered as soon as it can be.
+Order. Answers within one transaction come in order: a request in a transaction whose commit still
+waits for its sync is answered after the commit. All others are answered as soon as possible.
 """
 
 from collections import deque
@@ -39,7 +38,7 @@ from headwater_server.net.session.waiting_answers import Answer, WaitingAnswers,
 _log = structlog.get_logger(__name__)
 
 SEND_SIZE: Final = 256 * 1024
-"""Bytes that are put together for one send; a socket seldom takes more."""
+"""Bytes that one send joins; a socket seldom takes more."""
 
 _IN_TRANSACTION: Final = frozenset(
     name
@@ -56,19 +55,19 @@ class Session:
     Attributes:
         peer: the client's address, for logs.
         client: what the client calls itself in hello.
-        account: the user, once one has proved to be it.
-        user_number: its number, which commits are recorded with; 0 without a user.
+        account: the user, once authenticated.
+        user_number: the user's number, recorded with commits; 0 without a user.
         connection: the protocol's state of this connection.
         feeds: the open feeds and memberships in consumer groups, by the id of the request that
             opened them.
-        output_size: bytes that were not sent yet.
-        output_blocked: too much of it; nothing more is served or pushed until it has shrunk.
-        notified: the driver knows of output; it says False before it takes it.
+        output_size: bytes not sent yet.
+        output_blocked: output_size is too large; nothing is served or pushed until it shrinks.
+        notified: the driver knows of output; it sets this to False before it takes the output.
         wants_input: the driver may read more from the client.
-        runnable: requests are left of the last turn, and `run` would serve some of them.
+        runnable: requests are left from the last turn, and `run` would serve some of them.
         ended: nothing more is read or served.
-        closing: nothing more is sent; the driver closes once the output is taken.
-        aborted: the driver closes at once, even in the middle of a send.
+        closing: nothing more is added to the output; the driver sends the rest and closes.
+        aborted: the driver closes immediately, even in the middle of a send.
     """
 
     def __init__(self, service: Service, *, peer: str, notify: Callable[[], None]) -> None:
@@ -103,20 +102,20 @@ class Session:
         self._waiting: list[WaitingAnswers] = []
         self._waiting_count = 0
         self._received_size = 0
-        self._last_word: tuple[int, HeadwaterError] | None = None
+        self._end_reason: tuple[int, HeadwaterError] | None = None
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.peer, self.user, self.client)))
 
     @property
     def user(self) -> str:
-        """The user's name, or nothing."""
+        """The user's name, or ""."""
         return "" if self.account is None else self.account.name
 
     # Input.
 
-    def _look(self) -> None:
-        """Say anew whether input is wanted; called whenever something of it has changed."""
+    def _update_readiness(self) -> None:
+        """Recompute `wants_input` and `runnable`; call it after anything they depend on changed."""
         waiting = self._waiting_count
         held = (
             self.ended
@@ -134,13 +133,13 @@ class Session:
         self.runnable = not held and left
 
     def receive(self, data: bytes) -> None:
-        """Take received bytes, and serve what they complete, as far as one turn goes."""
+        """Take received bytes, and serve the requests that they complete, for one turn."""
         if self.ended:
             return
         self._received_size += len(data)
         items = self.connection.receive(data)
         if len(items) == 1 and self.wants_input:
-            # Nearly always. It need not go through the backlog.
+            # The usual case: skip the backlog.
             item = items[0]
             if type(item) is Request:
                 self._serve(item[0], item[1], item[2])
@@ -149,18 +148,18 @@ class Session:
         elif items:
             self._backlog.extend(items)
             self._backlog_size += self._partial_size + len(data)
-            self._look()
+            self._update_readiness()
             self.run()
         if items:
-            # Of the next frame there is less than one receive takes, which is free.
+            # The rest is part of one receive, which FREE_SIZE covers.
             self._partial_size = 0
         else:
             self._partial_size = self.connection.buffered_size
         if self._charged or self._backlog or self._partial_size > FREE_SIZE:
-            self._hold(moved=True)
+            self._charge_memory(moved=True)
 
     def run(self) -> None:
-        """Serve requests that were received, as far as one turn goes."""
+        """Serve received requests, for one turn."""
         backlog = self._backlog
         for _ in range(self._settings.requests_per_turn_max):
             if not self.runnable:
@@ -168,10 +167,10 @@ class Session:
             item = backlog.popleft()
             if not backlog:
                 self._backlog_size = 0
-                self._look()
+                self._update_readiness()
             self._take(item)
         if self._charged:
-            self._hold(moved=False)
+            self._charge_memory(moved=False)
 
     def _take(self, item: Received) -> None:
         if type(item) is Request:
@@ -192,7 +191,7 @@ class Session:
         except HeadwaterError as error:
             answer = self.connection.error(request_id, error)
             if name in _IN_TRANSACTION and isinstance(error, InvalidArgument | TooLarge):
-                # As `_refuse` does: the client cannot tell who of us found the argument wrong.
+                # As in `_refuse`: the client cannot tell which check refused the argument.
                 service.engine.rollback(arguments[0], self)
         except Exception as error:
             answer, ends = failed_answer(self.connection, request_id, name, arguments, error)
@@ -206,19 +205,19 @@ class Session:
         if self._waiting and name in _IN_TRANSACTION and self._put_behind(arguments[0], answer):
             return
         self.send(answer)
-        if self.ended and self._last_word is None:
+        if self.ended and self._end_reason is None:
             self.closing = True
 
     def _refuse(self, refused: Refused) -> None:
         answer = self.connection.error(refused.request_id, refused.error)
         if refused.transaction is not None:
-            # What the client sends next in it may rest on what was refused.
+            # Later requests in this transaction may depend on the refused one.
             self.service.engine.rollback(refused.transaction, self)
         if not self._put_behind(refused.transaction, answer):
             self.send(answer)
 
     def _put_behind(self, transaction: bytes | None, answer: bytes) -> bool:
-        """Put an answer behind that of its transaction's commit, if that still waits."""
+        """Queue an answer behind that of its transaction's commit, if that still waits."""
         if transaction is not None and (waiting := last_with(self._waiting, transaction)):
             self._waiting_count += 1
             waiting.answers.append((0, transaction, answer))
@@ -228,7 +227,7 @@ class Session:
     # Answers that wait for a sync.
 
     def answer_durable(self, request_id: int, ticket: Ticket, answer: Answer) -> bytes | None:
-        """The frame of *answer* if its ticket is durable; else None, and it goes out then."""
+        """The frame of *answer* if its ticket is durable; else None, and it is sent later."""
         sequence = ticket.sequence
         transaction = ticket.transaction
         group_commit = self.service.group_commit
@@ -245,10 +244,10 @@ class Session:
                 waiting.answers.append((request_id, transaction, answer))
                 self._waiting.append(waiting)
                 self._waiting_count += 1
-                # After a failure it is answered at once.
+                # After a failure, this calls `fail` immediately.
                 group_commit.wait_for(waiting)
                 if group_commit.overloaded:
-                    self._look()
+                    self._update_readiness()
                 return None
             if sequence > waiting.sequence:
                 waiting.sequence = sequence
@@ -257,7 +256,7 @@ class Session:
         waiting.answers.append((request_id, transaction, answer))
         self._waiting_count += 1
         if self._waiting_count >= self._settings.requests_waiting_max or group_commit.overloaded:
-            self._look()
+            self._update_readiness()
         return None
 
     def release(self, waiting: WaitingAnswers) -> None:
@@ -271,21 +270,21 @@ class Session:
                 break
             if isinstance(answer, bytes):
                 if request_id:
-                    # As connection.answer_frame has it.
+                    # As connection.answer_frame does.
                     del in_flight[request_id]
                 self.send(answer)
             else:
                 frame = self._encode(request_id, transaction, answer)
                 if frame is not None:
                     self.send(frame)
-        # What waits no more can let requests in again, and never keeps them out.
+        # Fewer waiting answers can only let requests in again.
         if not self.wants_input and not self.runnable:
-            self._look()
-        if self._last_word is not None:
-            self._say_last_word()
+            self._update_readiness()
+        if self._end_reason is not None:
+            self._send_end_reason()
 
     def fail(self, waiting: WaitingAnswers) -> None:
-        """Say of commits that their outcome is unknown."""
+        """Tell the client that the outcome of these commits is unknown."""
         if waiting in self._waiting:
             self._waiting.remove(waiting)
         self._waiting_count -= len(waiting.answers)
@@ -294,7 +293,7 @@ class Session:
                 self.send(answer)
             elif not self.closed:
                 self.send(commit_unknown(self.connection, request_id, transaction))
-        self._say_last_word()
+        self._send_end_reason()
 
     def _encode(self, request_id: int, transaction: bytes, answer: Answer) -> bytes | None:
         if isinstance(answer, bytes):
@@ -302,7 +301,7 @@ class Session:
         try:
             return answer(self.connection)
         except Exception as error:
-            # The commit stands, and the client can hear so once the server is back.
+            # The commit stands; the client can ask for its status after the restart.
             self.send(commit_unknown(self.connection, request_id, transaction))
             self.service.failures.end_process(error, "the answer to a commit")
             return None
@@ -310,7 +309,7 @@ class Session:
     # Output.
 
     def send(self, frame: bytes) -> None:
-        """Put a frame into the output."""
+        """Add a frame to the output."""
         if self.closing:
             return
         self._output.append(frame)
@@ -318,19 +317,19 @@ class Session:
         if self.output_size > self._output_bounded_size:
             if self.output_size > self._settings.output_pause_size:
                 self._bound_output()
-            self._hold(moved=False)
+            self._charge_memory(moved=False)
         if not self.notified:
             self.notified = True
             self._notify()
 
     def send_shared(self, head: bytes, shared: bytes) -> None:
-        """Put a frame into the output whose body is *head* and *shared*, which is not copied."""
+        """Add a frame with the body *head* + *shared* to the output; *shared* is not copied."""
         self.send(_pack_size(len(head) + len(shared)) + head)
         self.send(shared)
 
     def _bound_output(self) -> None:
         self.output_blocked = True
-        self._look()
+        self._update_readiness()
         if self.output_size > self._settings.output_size_max and not self.closing:
             _log.warning(
                 "closed: the client does not read its answers",
@@ -338,11 +337,11 @@ class Session:
                 output_size=self.output_size,
                 output_size_max=self._settings.output_size_max,
             )
-            # Not told: the client would have to read all of it before it got to this.
+            # No error is sent: the client would have to read all the output before it.
             self.abort()
 
     def output(self) -> bytes | memoryview:
-        """What to send next; empty if there is nothing. `sent` tells how much of it went out."""
+        """The bytes to send next, b"" if there are none. Call `sent` with how many were sent."""
         chunks = self._output
         if len(chunks) == 1:
             return chunks[0]
@@ -361,64 +360,66 @@ class Session:
     def sent(self, size: int) -> None:
         """Forget the first *size* bytes of what `output` returned."""
         if not self._output:
-            # Thrown away meanwhile, by `abort`.
+            # `abort` has discarded it meanwhile.
             return
         first = self._output[0]
         if size == len(first):
             del self._output[0]
         elif size:
-            # A view: a large answer goes out in many pieces, and must not be copied for each.
+            # A view: a large answer goes out in many pieces, and copying each would cost much.
             self._output[0] = memoryview(first)[size:]
         self.output_size -= size
         if self._charged:
-            self._hold(moved=size > 0)
+            self._charge_memory(moved=size > 0)
         if self.output_blocked and self.output_size <= self._settings.output_resume_size:
             self.output_blocked = False
-            self._look()
+            self._update_readiness()
             for channel in self.feeds.values():
                 channel.owner.resume(channel)
 
-    # Memory. What is held for a client is charged to the budget of the server.
+    # Memory. Bytes held for a client are charged to the server's memory budget.
 
     @property
     def held_size(self) -> int:
-        """Bytes that were received and not served, and bytes that were not sent."""
+        """Bytes received and not yet served, plus bytes not yet sent."""
         return self.connection.buffered_size + self._backlog_size + self.output_size
 
     @property
     def authenticated(self) -> bool:
-        """Whether the client has said hello, and proved who it is if that is asked for."""
+        """Whether the client has said hello and, if required, authenticated."""
         return self not in self.service.unauthenticated
 
-    def _hold(self, *, moved: bool) -> None:
+    def _charge_memory(self, *, moved: bool) -> None:
         self._charged = self._budget.hold(self, self.held_size, moved=moved)
 
     def pause(self) -> None:
-        """Read nothing more from the client, and push nothing, until `go_on`."""
-        _log.info("not read from: the memory is used up", session=str(self), held=self.held_size)
+        """Read nothing more from the client, and push nothing, until `resume`."""
+        _log.info(
+            "reading paused: the memory budget is used up", session=str(self), held=self.held_size
+        )
         self._paused = True
         if self.output_size > FREE_SIZE:
             self.output_blocked = True
-        self._look()
+        self._update_readiness()
 
-    def go_on(self) -> None:
-        """There is room for what the client sends again."""
+    def resume(self) -> None:
+        """The memory budget has room again: read from the client."""
         self._paused = False
-        self._look()
+        self._update_readiness()
         if not self.notified and not self.closed:
             self.notified = True
             self._notify()
 
     def end_over_budget(self, error: HeadwaterError) -> None:
-        """Give back the memory that is held, tell the client why if it reads, and close."""
-        _log.warning("closed: the memory is used up", session=str(self), error=error.message)
+        """Free the memory, tell the client why if it reads its output, and close."""
+        _log.warning("closed: the memory budget is used up", session=str(self), error=error.message)
         self.connection.close()
         if self.output_size > FREE_SIZE:
-            # Not told: the client would have to read all of it before it got to this.
+            # No error is sent: the client would have to read all the output before it.
             self.abort()
         else:
             self.end(error)
-        self._hold(moved=False)
+        self._charge_memory(moved=False)
 
     # The end.
 
@@ -428,46 +429,45 @@ class Session:
             return
         self.ended = True
         self._clear_backlog()
-        self._look()
-        self._last_word = (request_id, error)
+        self._update_readiness()
+        self._end_reason = (request_id, error)
         self.service.depart(self)
-        self._say_last_word()
+        self._send_end_reason()
 
-    def _say_last_word(self) -> None:
-        if self._last_word is None or self._waiting or self.closing:
+    def _send_end_reason(self) -> None:
+        if self._end_reason is None or self._waiting or self.closing:
             return
-        request_id, error = self._last_word
+        request_id, error = self._end_reason
         self.connection.close()
         if self._charged:
-            self._hold(moved=False)
+            self._charge_memory(moved=False)
         self.send(self.connection.error(request_id, error))
         self.closing = True
 
     def end_after_answer(self) -> None:
-        """Close once the answer that is being made has been sent."""
+        """Close once the answer to the current request has been sent."""
         self.ended = True
-        self._look()
+        self._update_readiness()
         self.service.depart(self)
 
     def abort(self) -> None:
-        """Throw away what was not sent, and let the driver close at once."""
+        """Discard the output, and let the driver close immediately."""
         self._clear_output()
         self.aborted = self.ended = self.closing = True
         self._clear_backlog()
-        self._look()
+        self._update_readiness()
         self._notify()
 
     def close(self) -> None:
-        """The connection is gone: what the session holds goes with it."""
+        """The connection is gone: release everything that the session holds."""
         if self.closed:
             return
         self.closed = self.closing = self.ended = True
-        self._look()
+        self._update_readiness()
         self.connection.close()
         self._clear_backlog()
         self._clear_output()
-        # The driver's end holds the session, and the session it: nobody else should have to
-        # find out that neither is needed.
+        # Break the reference cycle with the driver, so that reference counting frees both.
         self._notify = _nobody
         self.service.close_session(self)
 
@@ -475,20 +475,20 @@ class Session:
         self._backlog.clear()
         self._backlog_size = 0
         if self._charged:
-            self._hold(moved=False)
+            self._charge_memory(moved=False)
 
     def _clear_output(self) -> None:
         self._output.clear()
         self.output_size = 0
         if self._charged:
-            self._hold(moved=False)
+            self._charge_memory(moved=False)
 
 
 def open_session(service: Service, peer: str, notify: Callable[[], None]) -> Session:
-    """A session for a new connection.
+    """Open a session for a new connection.
 
     Raises:
-        TooMany, ShuttingDown: no more connections are taken; `Service.refusal` makes the bytes.
+        TooMany, ShuttingDown: no more connections are accepted; see `Service.refusal`.
     """
     service.check_room()
     session = Session(service, peer=peer, notify=notify)
@@ -497,4 +497,4 @@ def open_session(service: Service, peer: str, notify: Callable[[], None]) -> Ses
 
 
 def _nobody() -> None:
-    """Stands for a driver that has gone."""
+    """Replaces the notify of a driver that is gone."""

@@ -1,4 +1,4 @@
-"""Waiting answers: what a session sends once a group of commits is durable, or has failed."""
+"""Waiting answers: a session sends them once a commit group is durable, or has failed."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -6,21 +6,21 @@ from typing import Protocol
 from headwater_protocol.connection import ServerConnection
 
 Encode = Callable[[ServerConnection], bytes]
-"""Makes the frame of an answer when its time has come."""
+"""Makes the frame of an answer once it may be sent."""
 
 Answer = Encode | bytes
-"""The answer to a request that waits, or a whole frame that is known before its time."""
+"""A function that makes the answer's frame, or an encoded payload, or a whole frame."""
 
 
 class AnswersOwner(Protocol):
-    """The session that the answers are of."""
+    """The session that sends the answers."""
 
     def release(self, waiting: "WaitingAnswers", /) -> None:
         """Send answers whose sync is done."""
         ...
 
     def fail(self, waiting: "WaitingAnswers", /) -> None:
-        """Say of commits that their outcome is unknown."""
+        """Tell the client that the outcome of these commits is unknown."""
         ...
 
 
@@ -29,11 +29,11 @@ class WaitingAnswers:
 
     Attributes:
         owner: the session that sends them.
-        answers: request id, transaction and answer of each. The id is 0 for a whole frame that is
-            known already, and that only must not overtake its transaction's commit.
-        sequence: what must be durable before they may go out.
-        size: about the bytes that were received for them, all of which they keep in memory.
-        taken: the sync has begun, so what is committed from now on waits for the next.
+        answers: request id, transaction and answer of each. The id is 0 for a whole frame, which
+            waits only so that it does not overtake its transaction's commit.
+        sequence: they may be sent once this sequence is durable.
+        size: about how many received bytes they keep in memory.
+        taken: the sync has begun, so later commits wait for the next one.
     """
 
     __slots__ = ("answers", "owner", "sequence", "size", "taken")
@@ -47,7 +47,7 @@ class WaitingAnswers:
 
 
 def last_with(waiting: list[WaitingAnswers], transaction: bytes) -> WaitingAnswers | None:
-    """The last of a session's waiting answers in which there is one of the transaction."""
+    """The last of a session's waiting answers that contains one of the transaction."""
     for answers in reversed(waiting):
         for each in answers.answers:
             if each[1] == transaction:
