@@ -1,4 +1,4 @@
-"""The engine as its callers see it: transactions and their fate, leases, the past, a full disk."""
+"""The engine as its callers see it: transactions and their status, leases, the past, a full disk."""
 
 import uuid
 from dataclasses import replace
@@ -150,9 +150,9 @@ def test_the_fate_of_a_transaction_at_each_of_its_stages() -> None:
     assert state_of(database, running.id) == "open"
     ticket = database.engine.commit(running.id, OWNER, [["put", b"k", b"v"]])
     # Numbered: it will be committed, and the answer waits until that is certain.
-    fate = database.engine.status(running.id, resolve=True)
-    assert (fate.state, fate.ticket.payload) == ("committed", ticket.payload)
-    assert fate.ticket.sequence >= ticket.sequence > database.engine.durable_sequence
+    status = database.engine.status(running.id, resolve=True)
+    assert (status.state, status.ticket.payload) == ("committed", ticket.payload)
+    assert status.ticket.sequence >= ticket.sequence > database.engine.durable_sequence
     database.sync()
     for again in (database, database.reopen(), database.crash()):
         assert state_of(again, running.id, resolve=True) == "committed"
@@ -267,8 +267,8 @@ def test_an_old_id_that_is_not_remembered_is_forgotten_and_can_do_nothing() -> N
     for again, forgotten in ((database, (old, fenced, never)), (database.crash(), (old, never))):
         for transaction in forgotten:
             for resolve in (False, True):
-                fate = again.engine.status(transaction, resolve=resolve)
-                assert (fate.state, fate.ticket.sequence) == ("forgotten", 0)
+                status = again.engine.status(transaction, resolve=resolve)
+                assert (status.state, status.ticket.sequence) == ("forgotten", 0)
             with pytest.raises(TransactionForgotten, match="retention of 10 s"):
                 again.execute(["put", b"k", b"again"], transaction=transaction)
             with pytest.raises(TransactionForgotten):

@@ -146,7 +146,7 @@ def run(seed: int, keeping: Keeping) -> tuple[Engine, list[Answers]]:
     return database.engine, found
 
 
-def fate(engine: Engine, identity: bytes) -> Any:
+def status(engine: Engine, identity: bytes) -> Any:
     found = engine.status(identity, resolve=False)
     return found.state, found.ticket.payload
 
@@ -167,7 +167,7 @@ def test_a_history_reads_the_same_however_it_is_kept(seed: int) -> None:
         assert engine.read_commits(0, 100) == plain.read_commits(0, 100)
         for place in range(COMMITS):
             identity = b"transaction %04d" % place
-            assert fate(engine, identity) == fate(plain, identity)
+            assert status(engine, identity) == status(plain, identity)
 
 
 def test_the_ways_of_keeping_differ_in_what_they_do() -> None:

@@ -310,13 +310,13 @@ class EngineBesideModel(RuleBasedStateMachine):
         if not fenced:
             self.engine.rollback(running.handle.id, OWNER)
             return
-        fate = self.engine.status(running.handle.id, resolve=True)
-        assert fate.state == "aborted"
+        status = self.engine.status(running.handle.id, resolve=True)
+        assert status.state == "aborted"
         with contextlib.suppress(TransactionGone):
             assert isinstance(
                 self.engine.commit(running.handle.id, OWNER, []).error, TransactionAborted
             )
-        self.waiting.append((fate.ticket, 0))
+        self.waiting.append((status.ticket, 0))
         self.fenced.add(running.handle.id)
 
     @precondition(lambda self: self.model.last_commit)
@@ -407,8 +407,8 @@ class EngineBesideModel(RuleBasedStateMachine):
         for identity in lost:
             assert self.engine.status(identity, resolve=False).state == "open"
         for identity in self.model.transactions[1:]:
-            fate = self.engine.status(identity, resolve=False)
-            assert (fate.state, fate.ticket.payload) == ("committed", self.answers[identity])
+            status = self.engine.status(identity, resolve=False)
+            assert (status.state, status.ticket.payload) == ("committed", self.answers[identity])
 
     # What always holds.
 

@@ -157,8 +157,8 @@ def test_the_same_transaction_gets_the_same_answer_on_any_connection_at_any_time
         for owner in (OWNER, "another connection"):
             again = database.engine.commit(transaction, owner, [["put", b"k", b"other"]])
             assert (again.payload, again.error, again.sequence) == (first.payload, None, sequence)
-        fate = database.engine.status(transaction, resolve=True)
-        assert (fate.state, fate.ticket.payload) == ("committed", first.payload)
+        status = database.engine.status(transaction, resolve=True)
+        assert (status.state, status.ticket.payload) == ("committed", first.payload)
         assert database.engine.take_group() is None
 
     # Numbered and not durable: the answer waits.
@@ -237,9 +237,9 @@ def test_an_execute_sent_again_says_that_it_was_committed_even_if_what_it_read_i
 def test_a_fence_is_a_record_and_its_answer_waits() -> None:
     database = Database()
     transaction = database.new_id()
-    fate = database.engine.status(transaction, resolve=True)
-    assert fate.state == "aborted"
-    assert fate.ticket.sequence == 1 > database.engine.durable_sequence
+    status = database.engine.status(transaction, resolve=True)
+    assert status.state == "aborted"
+    assert status.ticket.sequence == 1 > database.engine.durable_sequence
     late = numbered(database, ["put", b"k", b"v"], transaction=transaction)
     assert isinstance(late.error, TransactionAborted)
     assert late.sequence == 1
