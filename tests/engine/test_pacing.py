@@ -140,7 +140,7 @@ def test_a_checkpoint_gives_way_all_the_time() -> None:
         garbage_entries_max=1000,
         forget_before=0,
         log_index=0,
-        give_way=lambda: said.append("give way"),
+        yield_gil=lambda: said.append("give way"),
         batch_entries_max=16,
     )
     # Beside the logs, which come before the first batch, and then between most batches.

@@ -18,7 +18,7 @@ tells: a memtable takes as long as it is full.
 from collections.abc import Callable
 from typing import Final, Protocol
 
-GiveWay = Callable[[], None]
+YieldGil = Callable[[], None]
 """Called by who computes for long, whenever others may have the interpreter for a while."""
 
 SLICE_S: Final = 0.0003
@@ -43,7 +43,7 @@ _LEFT_MIN: Final = 0.1
 """Share of the work done that is left at least, when there is more than was expected."""
 
 
-def on_and_on() -> None:
+def unpaced() -> None:
     """Give way to nobody."""
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from headwater_server.engine.checkpoint.sorting import chunks, sorted_parts
-from headwater_server.engine.pacing import on_and_on
+from headwater_server.engine.pacing import unpaced
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -14,7 +14,7 @@ def test_the_parts_are_all_keys_in_order(seed: int) -> None:
     count = source.choice([0, 1, 63, 64, 65, 1000, 5000])
     keys = list({source.randbytes(source.randint(1, 3)) for _ in range(count)})
     source.shuffle(keys)
-    parts = list(sorted_parts(dict.fromkeys(keys), on_and_on, run_keys=source.choice([64, 256])))
+    parts = list(sorted_parts(dict.fromkeys(keys), unpaced, run_keys=source.choice([64, 256])))
     assert [key for part in parts for key in part] == sorted(keys)
 
 
@@ -27,11 +27,11 @@ def test_no_part_is_much_longer_than_a_run_however_the_keys_came(order: str) -> 
         keys.reverse()
     pauses = 0
 
-    def give_way() -> None:
+    def yield_gil() -> None:
         nonlocal pauses
         pauses += 1
 
-    parts = list(sorted_parts(keys, give_way, run_keys=512))
+    parts = list(sorted_parts(keys, yield_gil, run_keys=512))
     assert sum(map(len, parts)) == len(keys)
     # A run has up to one key more than its share on either side of each cut.
     assert max(map(len, parts)) <= 6 * 512

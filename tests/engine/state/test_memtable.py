@@ -76,11 +76,11 @@ def test_it_is_taken_apart_in_small_pieces(keys: int) -> None:
     sizes = [sizes_of(memtable)]
     freed = [0]
 
-    def give_way() -> None:
+    def yield_gil() -> None:
         sizes.append(sizes_of(memtable))
         freed.append(Value.freed)
 
-    memtable.take_apart(give_way)
+    memtable.take_apart(yield_gil)
     assert Value.freed == COMMITS
     freed.append(Value.freed)
     for before, after in itertools.pairwise(freed):

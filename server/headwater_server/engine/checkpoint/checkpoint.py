@@ -39,7 +39,7 @@ from headwater_server.engine.checkpoint.state_writer import StateWriter
 from headwater_server.engine.checkpoint.store_batches import BATCH_ENTRIES_MAX
 from headwater_server.engine.format.index_keys import META_HORIZON, Applied, parse_number
 from headwater_server.engine.log_clock import LogTime
-from headwater_server.engine.pacing import GiveWay, on_and_on
+from headwater_server.engine.pacing import YieldGil, unpaced
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.store.interface import Family
@@ -75,7 +75,7 @@ def write_checkpoint(
     garbage_entries_max: int,
     forget_before: int,
     log_index: int,
-    give_way: GiveWay = on_and_on,
+    yield_gil: YieldGil = unpaced,
     batch_entries_max: int = BATCH_ENTRIES_MAX,
 ) -> CheckpointResult:
     """Make a frozen memtable durable in the files. All of it must be durable in the log.
@@ -88,7 +88,7 @@ def write_checkpoint(
             come on top, so that garbage cannot grow faster than it is collected.
         forget_before: a time in microseconds; transactions that ended before are forgotten.
         log_index: an entry of the write-ahead log that is durable.
-        give_way: called whenever others may have the interpreter for a while.
+        yield_gil: called whenever others may have the interpreter for a while.
         batch_entries_max: after how many entries a batch is written.
 
     Raises:
@@ -98,7 +98,7 @@ def write_checkpoint(
     assert (frozen.base_commit, frozen.base_position) == state.applied[:2], "they follow each other"
     assert all(a <= b for a, b in itertools.pairwise(views)), "views are sorted"
     horizon = _usable_horizon(frozen, state, horizon)
-    _append_logs(frozen, state, give_way)
+    _append_logs(frozen, state, yield_gil)
     writer = StateWriter(
         frozen,
         state.store,
@@ -106,7 +106,7 @@ def write_checkpoint(
         views=views,
         log_index=log_index,
         latest=state.handed_over,
-        give_way=give_way,
+        yield_gil=yield_gil,
         batch_entries_max=batch_entries_max,
     )
     applied = writer.write()
@@ -115,7 +115,7 @@ def write_checkpoint(
         upto=min(horizon, applied.commit),
         views=views,
         entries_max=garbage_entries_max + writer.changes,
-        give_way=give_way,
+        yield_gil=yield_gil,
         batch_versions_max=min(batch_entries_max, BATCH_VERSIONS_MAX),
     )
     records_max = garbage_entries_max + len(frozen.commits)
@@ -149,17 +149,17 @@ def _forget(state: StoredState, before: int, keep_from: int, records_max: int) -
     )
 
 
-def _append_logs(frozen: MemTable, state: StoredState, give_way: GiveWay) -> None:
+def _append_logs(frozen: MemTable, state: StoredState, yield_gil: YieldGil) -> None:
     # An attempt before may have come some way; what the logs have of us already is the same.
     done = state.event_log.last_position - frozen.base_position
     assert 0 <= done <= len(frozen.events), "the event log was cut to the applied position"
     for start in range(done, len(frozen.events), _LOG_CHUNK):
         state.event_log.append(frozen.events[start : start + _LOG_CHUNK])
-        give_way()
+        yield_gil()
     state.event_log.sync()
     done = state.commit_log.last_commit - frozen.base_commit
     assert 0 <= done <= len(frozen.commits), "the commit log was cut to the applied commit"
     for start in range(done, len(frozen.commits), _LOG_CHUNK):
         state.commit_log.append(frozen.commits[start : start + _LOG_CHUNK])
-        give_way()
+        yield_gil()
     state.commit_log.sync()

@@ -56,7 +56,7 @@ from headwater_server.engine.format.index_keys import (
     together_key,
     together_value,
 )
-from headwater_server.engine.pacing import GiveWay, on_and_on
+from headwater_server.engine.pacing import YieldGil, unpaced
 from headwater_server.storage.commits.commit_log import CommitLog
 from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
 
@@ -111,7 +111,7 @@ def collect_garbage(
     upto: int,
     views: Sequence[int],
     entries_max: int,
-    give_way: GiveWay = on_and_on,
+    yield_gil: YieldGil = unpaced,
     batch_versions_max: int = BATCH_VERSIONS_MAX,
 ) -> Collected:
     """Remove versions that were replaced at or before the commit *upto* and that no view reads.
@@ -120,10 +120,10 @@ def collect_garbage(
         upto: the horizon, or the newest applied commit if that is lower.
         views: the active read views, sorted; a view may begin meanwhile, but not below *upto*.
         entries_max: versions to look at, of the new ones and of those that views had kept each.
-        give_way: called whenever others may have the interpreter for a while.
+        yield_gil: called whenever others may have the interpreter for a while.
         batch_versions_max: after how many of them a batch is written.
     """
-    run = _Run(store, views, give_way, batch_versions_max)
+    run = _Run(store, views, yield_gil, batch_versions_max)
     released = run.release(entries_max)
     swept = run.sweep(upto, entries_max)
     return Collected(run.examined, run.versions, run.deletions, run.retained, released and swept)
@@ -136,10 +136,10 @@ class _Run:
     """
 
     def __init__(
-        self, store: StateStore, views: Sequence[int], give_way: GiveWay, batch_versions_max: int
+        self, store: StateStore, views: Sequence[int], yield_gil: YieldGil, batch_versions_max: int
     ) -> None:
         self._store = store
-        self._give_way = give_way
+        self._yield_gil = yield_gil
         self._batch_versions_max = batch_versions_max
         self._views = views
         self._batch = WriteBatch()
@@ -270,7 +270,7 @@ class _Run:
         self._batch = WriteBatch()
         self._removed.clear()
         self._perhaps_gone.clear()
-        self._give_way()
+        self._yield_gil()
 
     def _has_history(self, key: bytes) -> bool:
         # All versions before a deletion were looked at before it, so what is left of them is

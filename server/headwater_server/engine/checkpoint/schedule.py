@@ -27,7 +27,7 @@ from functools import partial
 from typing import Final, Protocol, assert_never
 
 from headwater_server.engine.checkpoint.checkpoint import CheckpointResult, write_checkpoint
-from headwater_server.engine.pacing import UNPACED, GiveWay, Pacing, on_and_on
+from headwater_server.engine.pacing import UNPACED, Pacing, YieldGil, unpaced
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.memtable import MemTable
@@ -73,10 +73,10 @@ class Checkpoint:
         """The newest commit that it writes."""
         return self.frozen.last_commit
 
-    def run(self, give_way: GiveWay = on_and_on) -> None:
+    def run(self, yield_gil: YieldGil = unpaced) -> None:
         """Write the frozen memtable to the files; blocks, and may run in another thread.
 
-        *give_way* is called every few hundred microseconds of work.
+        *yield_gil* is called every few hundred microseconds of work.
         """
         self.result = write_checkpoint(
             self.frozen,
@@ -87,7 +87,7 @@ class Checkpoint:
             forget_before=self.forget_before,
             # As of now: at the beginning, the last of its commits were not durable yet.
             log_index=int(self.log.last_index),
-            give_way=give_way,
+            yield_gil=yield_gil,
         )
 
     def start_over(self) -> None:
@@ -97,14 +97,14 @@ class Checkpoint:
         """
         self.state.files.reopen()
 
-    def free(self, give_way: GiveWay = on_and_on) -> None:
+    def free(self, yield_gil: YieldGil = unpaced) -> None:
         """Free the frozen memtable, after `finish`; may run in another thread.
 
         All readers run on the thread that finished the checkpoint, and none keeps a memtable
         after it has answered. So nobody has this one any more.
         """
         assert self.state.frozen is not self.frozen, "it was finished"
-        self.frozen.take_apart(give_way)
+        self.frozen.take_apart(yield_gil)
 
 
 @dataclass(frozen=True, slots=True)

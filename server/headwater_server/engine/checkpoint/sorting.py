@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import Final, TypeVar
 
-from headwater_server.engine.pacing import GiveWay
+from headwater_server.engine.pacing import YieldGil
 
 RUN_KEYS: Final = 1024
 """Keys that are sorted in one call, which takes about 0.5 ms."""
@@ -28,14 +28,14 @@ _T = TypeVar("_T")
 
 
 def sorted_parts(
-    keys: Collection[bytes], give_way: GiveWay, run_keys: int = RUN_KEYS
+    keys: Collection[bytes], yield_gil: YieldGil, run_keys: int = RUN_KEYS
 ) -> Iterator[list[bytes]]:
     """The keys in order, in lists of about *run_keys*. *keys* must not change meanwhile."""
     runs: list[list[bytes]] = []
     for run in chunks(keys, run_keys):
         run.sort()
         runs.append(run)
-        give_way()
+        yield_gil()
     if len(runs) <= 1:
         yield from runs
         return
@@ -51,7 +51,7 @@ def sorted_parts(
             begun[place] = end
         part.sort()
         yield part
-        give_way()
+        yield_gil()
 
 
 def chunks(items: Iterable[_T], count: int) -> Iterator[list[_T]]:

@@ -40,7 +40,7 @@ from headwater_server.engine.format.index_keys import (
     unfinished_value,
     version_heads,
 )
-from headwater_server.engine.pacing import GiveWay, on_and_on
+from headwater_server.engine.pacing import YieldGil, unpaced
 from headwater_server.engine.state.latest_cache import LatestCache
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.storage.store.interface import Family, StateStore
@@ -70,7 +70,7 @@ class StateWriter:
         views: Sequence[int],
         log_index: int,
         latest: LatestCache | None = None,
-        give_way: GiveWay = on_and_on,
+        yield_gil: YieldGil = unpaced,
         batch_entries_max: int = BATCH_ENTRIES_MAX,
     ) -> None:
         self._frozen = frozen
@@ -79,8 +79,8 @@ class StateWriter:
         self._views = views
         self._log_index = log_index
         self._latest = latest or LatestCache(0)
-        self._give_way = give_way
-        self._batches = StoreBatches(store, give_way, batch_entries_max)
+        self._yield_gil = yield_gil
+        self._batches = StoreBatches(store, yield_gil, batch_entries_max)
         self._put = self._batches.put
         self.keys = 0
         self.versions = 0
@@ -99,7 +99,7 @@ class StateWriter:
         heads = self._version_heads()
         self._write_versions(heads, interrupted=unfinished > 0)
         self.write_index(interrupted=unfinished > 0)
-        TransactionWriter(frozen, self._store, batches, heads, self._give_way).write()
+        TransactionWriter(frozen, self._store, batches, heads, self._yield_gil).write()
         time = frozen.commits[-1].time if frozen.commits else before.time
         applied = Applied(last, frozen.last_position, time, self._log_index)
         self._put(Family.INDEX, META_APPLIED, applied_value(applied))
@@ -115,7 +115,7 @@ class StateWriter:
         end = self._frozen.last_commit + 1
         for first in range(self._frozen.base_commit + 1, end, _COMMITS):
             parts.append(version_heads(first, min(first + _COMMITS, end) - 1))
-            self._give_way()
+            self._yield_gil()
         return b"".join(parts)
 
     def _write_versions(self, heads: bytes, *, interrupted: bool) -> None:
@@ -127,7 +127,7 @@ class StateWriter:
             self._latest,
             horizon=self._horizon,
             views=self._views,
-            give_way=self._give_way,
+            yield_gil=self._yield_gil,
         )
         writer.write_keys()
         writer.write_changes(interrupted=interrupted)

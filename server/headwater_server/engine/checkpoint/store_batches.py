@@ -10,7 +10,7 @@ writes to two families in turn hands in what belongs to the second as *later*.
 
 from typing import Final
 
-from headwater_server.engine.pacing import GiveWay
+from headwater_server.engine.pacing import YieldGil
 from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
 
 BATCH_ENTRIES_MAX: Final = 128
@@ -29,9 +29,9 @@ class StoreBatches:
         later_keys, later_values: likewise, of what stands behind all those in the batch.
     """
 
-    def __init__(self, store: StateStore, give_way: GiveWay, entries_max: int) -> None:
+    def __init__(self, store: StateStore, yield_gil: YieldGil, entries_max: int) -> None:
         self._store = store
-        self._give_way = give_way
+        self._yield_gil = yield_gil
         self._entries_max = entries_max
         self._batch = WriteBatch()
         self._size = 0
@@ -72,4 +72,4 @@ class StoreBatches:
         self.later_keys.clear()
         self.later_values.clear()
         self._size = 0
-        self._give_way()
+        self._yield_gil()

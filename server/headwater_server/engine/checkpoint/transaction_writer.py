@@ -18,7 +18,7 @@ from headwater_server.engine.format.index_keys import (
     aborted_value,
     together_key,
 )
-from headwater_server.engine.pacing import GiveWay
+from headwater_server.engine.pacing import YieldGil
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.storage.store.interface import Family, StateStore
 
@@ -48,13 +48,13 @@ class TransactionWriter:
         store: StateStore,
         batches: StoreBatches,
         heads: bytes,
-        give_way: GiveWay,
+        yield_gil: YieldGil,
     ) -> None:
         self._frozen = frozen
         self._store = store
         self._batches = batches
         self._heads = heads
-        self._give_way = give_way
+        self._yield_gil = yield_gil
 
     def write(self) -> None:
         """Write them all."""
@@ -63,7 +63,7 @@ class TransactionWriter:
         for start in range(0, len(commits), _RECORDS):
             ids = [record.transaction for record in commits[start : start + _RECORDS]]
             self._gather(ids, HEAD_SIZE * start, together)
-            self._give_way()
+            self._yield_gil()
         for entry_keys in chunks(together, _LOOKUPS):
             entries = self._store.get_many(Family.TRANSACTIONS, entry_keys)
             for entry_key, entry in zip(entry_keys, entries, strict=True):

@@ -37,7 +37,7 @@ from headwater_server.engine.format.index_keys import (
     history_prefix,
     latest_commit,
 )
-from headwater_server.engine.pacing import GiveWay
+from headwater_server.engine.pacing import YieldGil
 from headwater_server.engine.state.latest_cache import LatestCache
 from headwater_server.engine.state.memtable import MemTable, Version
 from headwater_server.storage.store.interface import Family, StateStore
@@ -79,7 +79,7 @@ class VersionWriter:
         *,
         horizon: int,
         views: Sequence[int],
-        give_way: GiveWay,
+        yield_gil: YieldGil,
     ) -> None:
         self._store = store
         self._batches = batches
@@ -90,7 +90,7 @@ class VersionWriter:
         self._latest = latest
         self._horizon = horizon
         self._views = views
-        self._give_way = give_way
+        self._yield_gil = yield_gil
         # Older versions of the key at hand that are kept, the newest first.
         self._kept_keys: list[bytes] = []
         self._kept: list[bytes] = []
@@ -106,7 +106,7 @@ class VersionWriter:
 
     def write_keys(self) -> None:
         """Write all versions that are needed, and note the changes."""
-        for part in sorted_parts(self._chains, self._give_way):
+        for part in sorted_parts(self._chains, self._yield_gil):
             for keys in chunks(part, _LOOKUPS):
                 found = self._latest.found
                 missing = [key for key in keys if key not in found]
@@ -118,7 +118,7 @@ class VersionWriter:
                     known = found.get(key)
                     entry = stored[key] if known is None else known
                     self._batches.end_item(self._write_key(key, entry, known))
-                self._give_way()
+                self._yield_gil()
 
     def _write_key(self, key: bytes, entry: bytes | None, known: bytes | None) -> int:
         """Put all entries of a key, whose stored one is *entry*; returns their size, about."""

@@ -25,7 +25,7 @@ from typing import Any, Final
 from headwater_server.engine.format.index_keys import IDS_END, tag_id
 from headwater_server.engine.format.planned import COMMIT, TICK, Planned
 from headwater_server.engine.log_clock import LogTime
-from headwater_server.engine.pacing import GiveWay
+from headwater_server.engine.pacing import YieldGil
 from headwater_server.engine.state.seen_ids import SeenIds
 from headwater_server.engine.state.sorted_keys import SortedKeys
 from headwater_server.storage.commits.commit_log import CommitRecord
@@ -254,20 +254,20 @@ class MemTable:
 
     # Freeing.
 
-    def take_apart(self, give_way: GiveWay) -> None:
+    def take_apart(self, yield_gil: YieldGil) -> None:
         """Free everything in here, piece by piece; nobody may read it any more.
 
         To free hundreds of thousands of objects at once holds the interpreter for 10 to 20 ms.
-        *give_way* is called after PIECE_ENTRIES of them. One commit's writes are one piece.
+        *yield_gil* is called after PIECE_ENTRIES of them. One commit's writes are one piece.
         """
-        self._sorted.take_apart(give_way)
+        self._sorted.take_apart(yield_gil)
         lists: list[list[Any]] = [self._unsorted, self.commits, self.events]
         for each in lists:
             while each:
                 del each[-PIECE_ENTRIES:]
-                give_way()
-        self._take_apart_written(give_way)
-        self._take_apart_chains(give_way)
+                yield_gil()
+        self._take_apart_written(yield_gil)
+        self._take_apart_chains(yield_gil)
         dicts: list[dict[Any, Any]] = [
             self.streams,
             self.categories,
@@ -281,9 +281,9 @@ class MemTable:
             while entries:
                 for _ in range(min(PIECE_ENTRIES, len(entries))):
                     entries.popitem()
-                give_way()
+                yield_gil()
 
-    def _take_apart_written(self, give_way: GiveWay) -> None:
+    def _take_apart_written(self, yield_gil: YieldGil) -> None:
         # Before the chains, which have the same keys and values: so these lists alone are freed.
         written = self.written
         count = 0
@@ -292,11 +292,11 @@ class MemTable:
             count += 1 + len(writes)
             del writes
             if count >= PIECE_ENTRIES:
-                give_way()
+                yield_gil()
                 count = 0
-        give_way()
+        yield_gil()
 
-    def _take_apart_chains(self, give_way: GiveWay) -> None:
+    def _take_apart_chains(self, yield_gil: YieldGil) -> None:
         chains: dict[bytes, Any] = self.chains
         count = 0
         while chains:
@@ -307,7 +307,7 @@ class MemTable:
                 version = version[2]
                 count += 1
                 if count >= PIECE_ENTRIES:
-                    give_way()
+                    yield_gil()
                     count = 0
 
     # Reading.

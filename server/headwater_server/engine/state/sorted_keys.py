@@ -14,7 +14,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Final
 
-from headwater_server.engine.pacing import GiveWay
+from headwater_server.engine.pacing import YieldGil
 
 _BLOCK_KEYS_MAX: Final = 1024
 """Keys of a block, above which it becomes two: 8 KiB, which are moved in no time."""
@@ -69,12 +69,12 @@ class SortedKeys:
             del block[half:]
             lasts.insert(place, block[-1])
 
-    def take_apart(self, give_way: GiveWay) -> None:
+    def take_apart(self, yield_gil: YieldGil) -> None:
         """Free the keys, block by block."""
         while self._blocks:
             self._count -= len(self._blocks.pop())
             self._lasts.pop()
-            give_way()
+            yield_gil()
 
     def first(
         self, start: bytes, end: bytes | None, count_max: int, *, reverse: bool = False
