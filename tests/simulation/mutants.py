@@ -282,10 +282,10 @@ def where_it_has_read_to(_: Any) -> Any:
 def against_the_read_view(right: Any) -> Any:
     def commit(self: Sequencer, transaction: Transaction) -> Ticket:
         def standing(state: Any, wanted: Any, after: int, budget: Any) -> Any:
-            found = validation.standing_event(state, wanted, after, budget)
+            found = validation.matching_event(state, wanted, after, budget)
             return None if found is None or found["commit"] > transaction.view else found
 
-        with replaced(evaluation, "standing_event", standing):
+        with replaced(evaluation, "matching_event", standing):
             ticket: Ticket = right(self, transaction)
             return ticket
 
@@ -454,7 +454,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     Mutant(
         "conditions on queries are not checked",
         evaluation,
-        "standing_event",
+        "matching_event",
         nothing,
         "on condition of",
         "calm",

@@ -9,7 +9,7 @@ from headwater_server.engine.reads.reading import user_range
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
 from headwater_server.engine.transactions.evaluation import describe_winner, expectation_failure
-from headwater_server.engine.transactions.validation import standing_event
+from headwater_server.engine.transactions.validation import matching_event
 from headwater_server.engine.transactions.validation_budget import condition_budget
 
 
@@ -39,7 +39,7 @@ def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[st
                     changed = changed_keys[commit] = ChangedKeys(state, commit, budget)
                 failure = _check_unchanged(state, start, end, changed)
             case ["no_events", members, after]:
-                failure = standing_event(state, EventFilter.from_wire(members), after, budget)
+                failure = matching_event(state, EventFilter.from_wire(members), after, budget)
             case unknown:
                 raise AssertionError(f"a condition {unknown!r} that the vocabulary let through")
         if failure is not None:

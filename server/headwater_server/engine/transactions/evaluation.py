@@ -24,7 +24,7 @@ from headwater_server.engine.format.planned import COMMIT, Planned, StreamRun
 from headwater_server.engine.retention.rules import is_deleted, newest_first_version
 from headwater_server.engine.retention.writes import RetentionEvaluator, RetentionWrite
 from headwater_server.engine.state.layers import Head, State
-from headwater_server.engine.transactions.validation import standing_event, stream_changed
+from headwater_server.engine.transactions.validation import matching_event, stream_changed
 from headwater_server.engine.transactions.validation_budget import (
     ValidationBudget,
     condition_budget,
@@ -60,8 +60,8 @@ def evaluate_buffer(
             appender.append(append)
         for write in retaining:
             appender.retain(write)
-        if appender.failures or appender.unmet:
-            planned.failures = appender.failures + appender.unmet
+        if appender.failures or appender.failed_conditions:
+            planned.failures = appender.failures + appender.failed_conditions
             return planned
         appender.finish(planned)
     for key, entry in buffer.entries.items():
@@ -186,7 +186,7 @@ class _Appender:
 
     Attributes:
         failures: the expectations that do not hold.
-        unmet: the conditions of appends that do not hold.
+        failed_conditions: the conditions of appends that do not hold.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class _Appender:
         self._versions: dict[str, int] = {}
         self._appended: dict[str, int] = {}
         self.failures: list[dict[str, Any]] = []
-        self.unmet: list[dict[str, Any]] = []
+        self.failed_conditions: list[dict[str, Any]] = []
 
     def finish(self, planned: Planned) -> None:
         """Put what was placed into the plan."""
@@ -253,9 +253,11 @@ class _Appender:
         if append.unless is not None:
             if self._budget is None:
                 self._budget = condition_budget()
-            unmet = standing_event(self._state, append.unless, append.after, self._budget)
-            if unmet is not None:
-                self.unmet.append(unmet)
+            failed_condition = matching_event(
+                self._state, append.unless, append.after, self._budget
+            )
+            if failed_condition is not None:
+                self.failed_conditions.append(failed_condition)
         expect = append.expect
         if expect in (ANY, version) or not self._fails(append, version):
             self._place_events(append, head, version)

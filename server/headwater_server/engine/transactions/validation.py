@@ -134,7 +134,7 @@ def stream_changed(state: State, stream: str, position: int) -> int:
     return decode_event(stored).commit if stored else 0
 
 
-def standing_event(
+def matching_event(
     state: State, wanted: EventFilter, after: int, budget: ValidationBudget
 ) -> dict[str, Any] | None:
     """What stands against the condition that no event that fits is beyond a position.
