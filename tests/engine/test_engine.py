@@ -1,4 +1,4 @@
-"""The engine as its callers see it: transactions and their status, leases, the past, a full disk."""
+"""The engine as its callers see it: transactions, their status, leases, the past, a full disk."""
 
 import uuid
 from dataclasses import replace

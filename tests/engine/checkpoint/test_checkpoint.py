@@ -8,12 +8,12 @@ import pytest
 
 from headwater_server.engine.checkpoint.version_writer import CHANGES_MAX
 from headwater_server.engine.format.index_keys import (
+    ID_BUCKET_IDS_MAX,
     META_UNFINISHED,
-    TOGETHER_MAX,
-    find_together,
+    find_in_id_bucket,
+    id_bucket_entry,
     parse_changes,
     parse_transactions,
-    together_value,
 )
 from headwater_server.engine.format.planned import ABORT, Planned
 from headwater_server.engine.state.layers import State
@@ -257,7 +257,7 @@ def test_transactions_are_forgotten_when_their_retention_is_over() -> None:
 def test_ids_of_the_same_16_ms_share_an_entry_until_it_is_full() -> None:
     written = Written(random.Random(8), batch_entries_max=64)
     # The ids of these commits differ in their last bytes only.
-    for number in range(TOGETHER_MAX + 5):
+    for number in range(ID_BUCKET_IDS_MAX + 5):
         written.commit({b"\x01k": b"%d" % number})
         if number == 700:
             written.checkpoint(horizon=written.last_commit)
@@ -270,7 +270,7 @@ def test_ids_of_the_same_16_ms_share_an_entry_until_it_is_full() -> None:
         assert found.transaction(record.transaction) == record.commit
     assert found.transaction(bytes(14) + b"\xff\xff") is None
     # Some of both kinds go, then all but the newest.
-    for last in (900, TOGETHER_MAX + 2):
+    for last in (900, ID_BUCKET_IDS_MAX + 2):
         forget_before = written.truth.records[last].time
         written.checkpoint(horizon=written.last_commit, forget_before=forget_before)
         for record in written.truth.records:
@@ -280,10 +280,10 @@ def test_ids_of_the_same_16_ms_share_an_entry_until_it_is_full() -> None:
 
 
 def test_an_id_that_stands_across_two_others_is_not_found() -> None:
-    entry = b"".join(together_value(bytes([each]) * 16, 0x0202020202020202) for each in (1, 2))
-    assert find_together(entry, b"\x02" * 16) == 0x0202020202020202
-    assert find_together(entry, b"\x01" * 15 + b"\x02") is None
-    assert find_together(entry, b"\x01" * 8 + b"\x02" * 8) is None
+    entry = b"".join(id_bucket_entry(bytes([each]) * 16, 0x0202020202020202) for each in (1, 2))
+    assert find_in_id_bucket(entry, b"\x02" * 16) == 0x0202020202020202
+    assert find_in_id_bucket(entry, b"\x01" * 15 + b"\x02") is None
+    assert find_in_id_bucket(entry, b"\x01" * 8 + b"\x02" * 8) is None
 
 
 def test_a_commit_of_many_keys_has_its_changes_in_many_entries() -> None:

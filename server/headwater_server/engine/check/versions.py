@@ -18,15 +18,16 @@ from headwater_server.engine.format.index_keys import (
     ABORTED,
     CHANGE_EXISTS,
     CHANGE_REPLACED,
+    ID_BUCKET_ENTRY_SIZE,
     META_COLLECTED,
     META_FORGOTTEN,
     NUMBER,
     RETAINED,
     STREAM,
-    TOGETHER_SIZE,
     Change,
     aborted_key,
     changes_key,
+    id_bucket_key,
     latest_commit,
     parse_aborted_key,
     parse_changes,
@@ -35,7 +36,6 @@ from headwater_server.engine.format.index_keys import (
     parse_number,
     parse_retained_key,
     parse_transactions,
-    together_key,
 )
 from headwater_server.engine.format.keyspaces import SNAPSHOTS, SNAPSHOTS_END, parse_snapshot_key
 from headwater_server.engine.state import postings
@@ -291,10 +291,10 @@ class TransactionCheck:
         """The ids of an entry, with their commits; none if it is no entry of this family."""
         is_whole = len(entry) in (8, 16)
         if len(entry_key) != 16:
-            is_whole = len(entry) > 0 and len(entry) % TOGETHER_SIZE == 0
+            is_whole = len(entry) > 0 and len(entry) % ID_BUCKET_ENTRY_SIZE == 0
         if is_whole:
             ids = parse_transactions(entry_key, entry)
-            if len(entry_key) == 16 or {together_key(each) for each, _ in ids} == {entry_key}:
+            if len(entry_key) == 16 or {id_bucket_key(each) for each, _ in ids} == {entry_key}:
                 return ids
         self._wrong(f"the entry at {entry_key.hex()} does not hold transaction ids")
         return []

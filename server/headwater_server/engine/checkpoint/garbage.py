@@ -44,6 +44,8 @@ from headwater_server.engine.format.index_keys import (
     changes_key,
     collected_value,
     history_key,
+    id_bucket_entry,
+    id_bucket_key,
     latest_commit,
     parse_aborted_key,
     parse_changes,
@@ -53,8 +55,6 @@ from headwater_server.engine.format.index_keys import (
     parse_retained_key,
     parse_transactions,
     retained_key,
-    together_key,
-    together_value,
 )
 from headwater_server.engine.pacing import YieldGil, unpaced
 from headwater_server.storage.commits.commit_log import CommitLog
@@ -326,18 +326,18 @@ def forget_transactions(
 
 
 def _forget_ids(store: StateStore, transactions: list[bytes], batch: WriteBatch) -> None:
-    together: dict[bytes, set[bytes]] = {}
+    buckets: dict[bytes, set[bytes]] = {}
     for transaction in transactions:
         if transaction < IDS_END:
-            together.setdefault(together_key(transaction), set()).add(transaction)
+            buckets.setdefault(id_bucket_key(transaction), set()).add(transaction)
         else:
             batch.delete(Family.TRANSACTIONS, transaction)
-    entry_keys = list(together)
+    entry_keys = list(buckets)
     entries = store.get_many(Family.TRANSACTIONS, entry_keys) if entry_keys else []
     for entry_key, entry in zip(entry_keys, entries, strict=True):
-        gone = together[entry_key]
+        gone = buckets[entry_key]
         known = [] if entry is None else parse_transactions(entry_key, entry)
-        left = [together_value(each, commit) for each, commit in known if each not in gone]
+        left = [id_bucket_entry(each, commit) for each, commit in known if each not in gone]
         if left:
             batch.put(Family.TRANSACTIONS, entry_key, b"".join(left))
         elif known:

@@ -36,7 +36,7 @@ hundreds of changes, because the store wants twenty times as long for an entry a
 more in one.
 
 An id of a transaction that is made of the time (below IDS_END) stands with the others of the same
-16 ms, whose first 44 bits it shares. It stands by itself if they are TOGETHER_MAX, and so does any
+16 ms, whose first 44 bits it shares. It stands by itself if they are ID_BUCKET_IDS_MAX, and so does any
 other id.
 
 The id of a stream, a category or a type is the position
@@ -101,10 +101,10 @@ META_UNFINISHED: Final = META + b"unfinished"
 POSTING_COUNT_MAX: Final = 8192
 """Positions in one posting: 64 KiB, read and checked whole."""
 
-TOGETHER_SIZE: Final = 24
+ID_BUCKET_ENTRY_SIZE: Final = 24
 """Bytes of a transaction in a TRANSACTIONS entry that it shares."""
 
-TOGETHER_MAX: Final = 1024
+ID_BUCKET_IDS_MAX: Final = 1024
 """Transactions that share an entry: 24 KiB to read for one of them. It is what 64,000 commits a
 second come to, and whoever makes ids that lie about the time cannot make an entry longer."""
 
@@ -429,26 +429,26 @@ def parse_number(entry: bytes | None) -> int:
     return 0 if entry is None else int(NUMBER.unpack_from(entry)[0])
 
 
-def together_key(transaction: bytes) -> bytes:
+def id_bucket_key(transaction: bytes) -> bytes:
     """The key of the TRANSACTIONS entry that an id shares with the others of its 16 ms."""
     return transaction[:5] + _HIGH_NIBBLES[transaction[5]]
 
 
-def together_end(entry_key: bytes) -> bytes:
+def id_bucket_end(entry_key: bytes) -> bytes:
     """An id above every other of the 16 ms of a TRANSACTIONS entry."""
     return entry_key[:5] + bytes([entry_key[5] | 0x0F]) + b"\xff" * 10
 
 
-def together_value(transaction: bytes, commit: int) -> bytes:
+def id_bucket_entry(transaction: bytes, commit: int) -> bytes:
     """What a shared TRANSACTIONS entry has for one of its transactions."""
     return transaction + NUMBER.pack(commit)
 
 
-def find_together(entry: bytes, transaction: bytes) -> int | None:
+def find_in_id_bucket(entry: bytes, transaction: bytes) -> int | None:
     """The commit of a transaction by a shared TRANSACTIONS entry, or None."""
     at = entry.find(transaction)
     # The bytes of the id may stand across two others first.
-    while at >= 0 and at % TOGETHER_SIZE:
+    while at >= 0 and at % ID_BUCKET_ENTRY_SIZE:
         at = entry.find(transaction, at + 1)
     return None if at < 0 else parse_number(entry[at + 16 :])
 

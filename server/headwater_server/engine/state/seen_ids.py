@@ -21,9 +21,9 @@ from typing import Final
 
 from headwater_server.engine.format.index_keys import (
     IDS_END,
+    id_bucket_end,
+    id_bucket_key,
     parse_transactions,
-    together_end,
-    together_key,
 )
 from headwater_server.storage.store.interface import Family, StateStore
 
@@ -104,11 +104,11 @@ class SeenIds:
 def read_seen_ids(store: StateStore, time: int) -> SeenIds:
     """The ids that a store has, when the log's time is *time*."""
     seen = SeenIds()
-    boundary = together_key(_first_id(time + SLACK_US) + bytes(10))
+    boundary = id_bucket_key(_first_id(time + SLACK_US) + bytes(10))
     below = store.scan(Family.TRANSACTIONS, b"", min(boundary, IDS_END), reverse=True)
     newest = next(below, None)
     if newest is not None:
-        seen.newest = together_end(newest[0])
+        seen.newest = id_bucket_end(newest[0])
     if boundary >= IDS_END:
         return seen
     for entry_key, entry in store.scan(Family.TRANSACTIONS, boundary, IDS_END):

@@ -47,8 +47,9 @@ from headwater_server.engine.format.index_keys import (
     Stored,
     changes_key,
     event_id_key,
-    find_together,
+    find_in_id_bucket,
     history_key,
+    id_bucket_key,
     latest_commit,
     parse_applied,
     parse_changes,
@@ -57,7 +58,6 @@ from headwater_server.engine.format.index_keys import (
     parse_latest_value,
     parse_number,
     parse_unfinished,
-    together_key,
 )
 from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.state import postings
@@ -414,8 +414,8 @@ class StoredState:
             return parse_number(entry)
         if transaction >= IDS_END:
             return None
-        together = self.store.get(Family.TRANSACTIONS, together_key(transaction))
-        return None if together is None else find_together(together, transaction)
+        bucket = self.store.get(Family.TRANSACTIONS, id_bucket_key(transaction))
+        return None if bucket is None else find_in_id_bucket(bucket, transaction)
 
     def commit_record(self, commit: int) -> CommitRecord:
         """The record of a commit that is not forgotten."""
