@@ -270,10 +270,10 @@ def without_its_writes(right: Any) -> Any:
 
 
 def where_it_has_read_to(_: Any) -> Any:
-    def floor(self: GroupProgress, aside: Any) -> int:
+    def low_watermark(self: GroupProgress, aside: Any) -> int:
         return self.read_to
 
-    return floor
+    return low_watermark
 
 
 # Retention and erasure.
@@ -671,9 +671,9 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "crashes",
     ),
     Mutant(
-        "the floor of a group passes what is not done",
+        "the low watermark of a group passes what is not done",
         GroupProgress,
-        "_floor_beside",
+        "_low_watermark_beside",
         where_it_has_read_to,
         CONSUMED,
         "crashes",

@@ -1,4 +1,4 @@
-"""Members of a consumer group: leases, suspects, rebalancing, and what a restart forgets."""
+"""Members of a consumer group: leases, quarantine, rebalancing, and what a restart forgets."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def consuming(**settings: object) -> Consuming:
 
 
 def stored_entries(group: Consuming) -> int:
-    """Keys that the group has on the disk, but for its definition and its floor."""
+    """Keys that the group has on the disk, but for its definition and its low watermark."""
     engine: Engine = group.database.engine
     state = engine._state
     number = records.list_definitions(state, state.last_commit)[0].number
@@ -222,7 +222,7 @@ def test_who_leaves_gives_back_in_order_and_uncounted() -> None:
 # What is stored.
 
 
-def test_what_is_done_leaves_nothing_but_the_floor() -> None:
+def test_what_is_done_leaves_nothing_but_the_low_watermark() -> None:
     group = consuming()
     member = group.join()
     for n in range(200):
@@ -253,7 +253,7 @@ def test_a_stuck_event_does_not_let_the_state_grow(monkeypatch: pytest.MonkeyPat
     group.pass_time(1.1)
     group.turn()
     assert stored_entries(group) < 60
-    assert group.groups.active[group.name].progress.floor > 400
+    assert group.groups.active[group.name].progress.low_watermark > 400
     group = group.restart(group.database.crash())
     group.join()
     assert [one.position for one in group.drain()] == [stuck.position]

@@ -37,17 +37,17 @@ from headwater_server.engine.state.layers import State
 DELIVERIES_PER_TURN_MAX: Final = 256
 """Deliveries that are handed out before others get their turn."""
 
-NOTED_AFTER_US: Final = SECOND_US
+RECORDED_AFTER_US: Final = SECOND_US
 """An attempt that takes longer is counted on the disk while it lasts. So an event that takes the
 server down with its consumer is counted too, and one that takes no time costs no write."""
 
-FOLD_SETTLED_MAX: Final = 1024
+COMPACT_SETTLED_MAX: Final = 1024
 """Events that are settled before progress is folded, however busy the group is."""
 
-FOLD_POSITIONS_MAX: Final = 4096
+COMPACT_POSITIONS_MAX: Final = 4096
 """Positions that an idle group reads past, because nothing fits, before that is written."""
 
-FOLD_AFTER_US: Final = SECOND_US
+COMPACT_AFTER_US: Final = SECOND_US
 """How long progress may go unfolded once something was settled."""
 
 _MS_US: Final = 1000
@@ -70,10 +70,10 @@ class ConsumerGroup:
         self._host = host
         self._leases: dict[int, Lease] = {}
         self._schedule = GroupSchedule(host.wall_clock, hold=self.progress.hold)
-        self._unnoted: deque[Lease] = deque()
+        self._unrecorded: deque[Lease] = deque()
         self.lost: list[Lease] = []
         self._round = 0
-        self._folded_at = 0
+        self._compacted_at = 0
         # What it was read from may not be durable yet.
         self._begins_at = host.sequence
         self._begun = False
@@ -103,7 +103,7 @@ class ConsumerGroup:
         del self.members[member]
         if died:
             for lease in list(member.leases.values()):
-                self._fail(lease, "the consumer's connection was lost", suspect=True)
+                self._fail(lease, "the consumer's connection was lost", quarantined=True)
             self._flush()
         else:
             self.return_leases(member)
@@ -115,7 +115,7 @@ class ConsumerGroup:
             self.lost.append(lease)
             stream = lease.stream
             stream.trial_of(lease.position).count -= 1
-            if lease.noted:
+            if lease.recorded:
                 self._change(stream, lease.position)
             else:
                 self._schedule.make_ready(stream, first=True)
@@ -163,7 +163,7 @@ class ConsumerGroup:
                 self._end(lease)
                 self._park(lease.stream, lease.position, reason)
             else:
-                self._fail(lease, reason, suspect=False, delay_us=delay_us)
+                self._fail(lease, reason, quarantined=False, delay_us=delay_us)
         return self._write_changes()
 
     def replay(self, positions: Sequence[tuple[int, str]]) -> None:
@@ -191,19 +191,19 @@ class ConsumerGroup:
             return turn
         if not self._begun:
             self._begun = True
-            self._folded_at = now
+            self._compacted_at = now
             for stream in list(self.progress.streams.values()):
                 self._schedule.place(stream, now)
         self._schedule.release(self._host.durable_sequence, now)
         self._expire(now)
-        self._note_long_attempts(now)
+        self._record_long_attempts(now)
         self._flush()
         found, turn.more = self.progress.read_ahead(self._host.reader())
         for stream in found:
             self._schedule.place(stream, now)
         self._hand_out(now, turn)
         self._flush()
-        self._fold_if_due(now)
+        self._compact_if_due(now)
         for lease in self.lost:
             turn.lost.setdefault(lease.member, []).append(lease.token)
         self.lost.clear()
@@ -231,10 +231,10 @@ class ConsumerGroup:
         for lease in self._leases.values():
             times.append(lease.deadline)
             break
-        if self._unnoted:
-            times.append(self._unnoted[0].given + NOTED_AFTER_US)
+        if self._unrecorded:
+            times.append(self._unrecorded[0].given + RECORDED_AFTER_US)
         if self.progress.settled:
-            times.append(self._folded_at + FOLD_AFTER_US)
+            times.append(self._compacted_at + COMPACT_AFTER_US)
         if self._schedule.unwritten or self.progress.unwritten:
             times.append(now + SECOND_US)
         return min(times, default=None)
@@ -244,7 +244,7 @@ class ConsumerGroup:
         try:
             if self.progress.unwritten:
                 self.progress.flush(self._host.write)
-            self.progress.fold(self._host.write)
+            self.progress.compact(self._host.write)
         except ReadOnly:
             # Then it is read again from where it was folded last; entries tell what is done.
             pass
@@ -297,13 +297,13 @@ class ConsumerGroup:
                 return
             self.lost.append(lease)
             lasted = f"not settled within {self._settings.lease_ms} ms"
-            self._fail(lease, lasted, suspect=True)
+            self._fail(lease, lasted, quarantined=True)
 
-    def _note_long_attempts(self, now: int) -> None:
-        while self._unnoted and self._unnoted[0].given + NOTED_AFTER_US <= now:
-            lease = self._unnoted.popleft()
+    def _record_long_attempts(self, now: int) -> None:
+        while self._unrecorded and self._unrecorded[0].given + RECORDED_AFTER_US <= now:
+            lease = self._unrecorded.popleft()
             if lease.token in self._leases:
-                lease.noted = True
+                lease.recorded = True
                 self.progress.note(lease.stream, lease.position)
 
     def _fail(
@@ -311,7 +311,7 @@ class ConsumerGroup:
         lease: Lease,
         reason: str,
         *,
-        suspect: bool,
+        quarantined: bool,
         delay_us: int | None = None,
     ) -> None:
         """An attempt has failed: try again later, or park."""
@@ -324,9 +324,9 @@ class ConsumerGroup:
             return
         if delay_us is None:
             # Who died may have died of anything: the first time, nobody waits.
-            delay_us = self._pause(trial.count - 1 if suspect else trial.count)
+            delay_us = self._pause(trial.count - 1 if quarantined else trial.count)
         trial.pause(delay_us, self._host.wall_clock())
-        stream.suspect = suspect
+        stream.quarantined = quarantined
         self._change(stream, lease.position)
 
     def _is_last(self, trial: Trial) -> bool:
@@ -352,7 +352,7 @@ class ConsumerGroup:
 
     def _hand_out(self, now: int, turn: Turn) -> None:
         size = count = 0
-        while self._schedule.ready or self._schedule.suspects:
+        while self._schedule.ready or self._schedule.quarantined:
             if count >= DELIVERIES_PER_TURN_MAX or size >= PAGE_SIZE_MAX:
                 turn.more = True
                 return
@@ -379,13 +379,13 @@ class ConsumerGroup:
         able = [m for m in self.members if m.credit > 0 and not m.alone and m.takes()]
         if not able:
             return None
-        if self._schedule.suspects:
+        if self._schedule.quarantined:
             # One member is set free for them: it gets nothing until it has nothing. Not the one
             # that let it lapse, if there is another.
-            last = self._schedule.suspects[0].member
+            last = self._schedule.quarantined[0].member
             reserved = min(able, key=lambda member: (len(member.leases), member is last))
             if not reserved.leases:
-                return self._schedule.suspects.popleft(), reserved
+                return self._schedule.quarantined.popleft(), reserved
             able.remove(reserved)
         if not able or not self._schedule.ready:
             return None
@@ -422,28 +422,34 @@ class ConsumerGroup:
         lease = Lease(self._host.new_token(), stream, position, member, now)
         lease.deadline = now + self._settings.lease_ms * _MS_US
         self._leases[lease.token] = member.leases[lease.token] = stream.lease = lease
-        self._unnoted.append(lease)
-        if stream.suspect:
+        self._unrecorded.append(lease)
+        if stream.quarantined:
             member.alone = lease.token
         stream.member = member
         member.credit -= 1
         self._round += 1
         turn.deliveries.setdefault(member, []).append((lease.token, trial.count, stored))
 
-    # The floor.
+    # The low watermark.
 
-    def _fold_if_due(self, now: int) -> None:
+    def _compact_if_due(self, now: int) -> None:
         progress = self.progress
         if progress.settled:
-            due = progress.settled >= FOLD_SETTLED_MAX or now - self._folded_at >= FOLD_AFTER_US
+            due = (
+                progress.settled >= COMPACT_SETTLED_MAX
+                or now - self._compacted_at >= COMPACT_AFTER_US
+            )
         else:
-            due = progress.read_to - progress.floor >= FOLD_POSITIONS_MAX and not self._leases
+            due = (
+                progress.read_to - progress.low_watermark >= COMPACT_POSITIONS_MAX
+                and not self._leases
+            )
         if not due:
             return
         # Also if it fails: it is tried again after a while, and not at once.
-        self._folded_at = now
+        self._compacted_at = now
         if not progress.unwritten:
             try:
-                progress.fold(self._host.write)
+                progress.compact(self._host.write)
             except ReadOnly:
                 pass  # It says no less than before; entries tell what is done.

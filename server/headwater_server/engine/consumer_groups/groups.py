@@ -34,10 +34,10 @@ from headwater_server.engine.consumer_groups.records import (
     definition_key,
     encode_definition,
     encode_entry,
-    encode_floor,
+    encode_low_watermark,
     find_definition,
-    floor_key,
     list_definitions,
+    low_watermark_key,
     parked_key,
     read_parked,
     replay_key,
@@ -141,15 +141,15 @@ class Groups:
         count = len(list_definitions(self._state, newest))
         if count >= GROUPS_MAX:
             raise TooMany(f"{count} groups; allowed are {GROUPS_MAX}")
-        floor = self._check_position(after)
+        low_watermark = self._check_position(after)
         definition = Definition(name, newest + 1, wanted, settings)
         writes = [
             definition_key(name),
             encode_definition(definition),
-            floor_key(definition.number),
-            encode_floor(floor),
+            low_watermark_key(definition.number),
+            encode_low_watermark(low_watermark),
         ]
-        return self._with_payload(self._commit([*writes], user), [floor])
+        return self._with_payload(self._commit([*writes], user), [low_watermark])
 
     def update(
         self,
@@ -173,7 +173,7 @@ class Groups:
             wanted=old.wanted if wanted is None else wanted,
             settings=replace(old.settings, **settings),
         )
-        floor = None if after is None else self._check_position(after)
+        low_watermark = None if after is None else self._check_position(after)
         self._check_writable()
         group = self.active.get(name)
         if group is not None:
@@ -181,8 +181,8 @@ class Groups:
                 group.return_leases(member)
             group.close()
         writes: list[bytes | None] = [definition_key(name), encode_definition(definition)]
-        if floor is not None:
-            writes += (floor_key(old.number), encode_floor(floor))
+        if low_watermark is not None:
+            writes += (low_watermark_key(old.number), encode_low_watermark(low_watermark))
             for key in stream_keys(self._state, self._state.last_commit, old.number):
                 writes += (key, None)
         ticket = self._commit(writes, user)

@@ -2,16 +2,16 @@
 
     done            | read ahead: at most WINDOW_MAX positions | not read
     ----------------+------------------------------------------+--------->  positions
-                  floor                                     read_to
+              low watermark                                         read_to
 
 The log is read once, in the order of positions, and only positions are kept of it. A stream that
 cannot follow (it is held, or has more than QUEUE_MAX events ahead) is left behind, and read from
 its own index later, so nobody waits for it.
 
-The floor moves when progress is folded: to the first event that is not done and whose stream has
-no entry. Entries that say no more than the floor are deleted in the same commit. An
+The low watermark moves when progress is folded: to the first event that is not done and whose stream has
+no entry. Entries that say no more than the low watermark are deleted in the same commit. An
 acknowledgement writes an entry, so between two folds the entries grow with the streams that were
-worked on; beyond ENTRIES_MAX the streams that keep the floor back get an entry too, and the floor
+worked on; beyond ENTRIES_MAX the streams that keep the low watermark back get an entry too, and the low watermark
 moves up to where the log was read.
 """
 
@@ -25,10 +25,10 @@ from headwater_server.engine.consumer_groups.records import (
     ParkedEntry,
     StreamEntry,
     encode_entry,
-    encode_floor,
-    floor_key,
+    encode_low_watermark,
+    low_watermark_key,
     parked_key,
-    read_floor,
+    read_low_watermark,
     read_parked,
     read_replays,
     read_streams,
@@ -49,7 +49,7 @@ READ_MAX: Final = 512
 """Events that are read ahead in one turn: a page of them takes a few milliseconds."""
 
 ENTRIES_MAX: Final = 8192
-"""Entries of streams beyond which the floor is moved up at any price."""
+"""Entries of streams beyond which the low watermark is moved up at any price."""
 
 PARKED_MAX: Final = 100_000
 """Parked events of a group. With so many the fault is not theirs: those that fail now are tried
@@ -61,11 +61,11 @@ Write = Callable[[list[bytes | None]], int]
 
 def stored_position(state: State, view: int, definition: Definition) -> int:
     """The position of a group that nobody has joined, see GroupProgress.position."""
-    floor = read_floor(state, view, definition.number)
-    # Only entries below the floor can say that something is left there.
+    low_watermark = read_low_watermark(state, view, definition.number)
+    # Only entries below the low watermark can say that something is left there.
     entries = read_streams(state, view, definition.number)
-    if all(entry.after >= floor for _, entry in entries):
-        return floor
+    if all(entry.after >= low_watermark for _, entry in entries):
+        return low_watermark
     return GroupProgress(state, view, definition).position
 
 
@@ -73,8 +73,8 @@ class GroupProgress:
     """The streams of an active group.
 
     Attributes:
-        streams: those of which the floor does not say everything, by name.
-        floor: the stored one.
+        streams: those of which the low watermark does not say everything, by name.
+        low_watermark: the stored one.
         read_to: every event up to it was read.
         pending: positions in all queues.
         parked_count: parked events.
@@ -85,7 +85,7 @@ class GroupProgress:
         self.definition = definition
         self.hold = definition.settings.parked_stream == HOLD
         self.streams: dict[str, StreamProgress] = {}
-        self.floor = self.read_to = read_floor(state, view, definition.number)
+        self.low_watermark = self.read_to = read_low_watermark(state, view, definition.number)
         self.pending = 0
         self.parked_count = 0
         self.settled = 0
@@ -101,9 +101,9 @@ class GroupProgress:
             stream.entry = True
             self._entries += 1
             # Why it failed is not kept: it may be why the last consumer died.
-            stream.suspect = entry.attempts > 0
-            # Of what lies between its entry and the floor, nothing is in the log ahead.
-            stream.behind = entry.after < self.floor
+            stream.quarantined = entry.attempts > 0
+            # Of what lies between its entry and the low watermark, nothing is in the log ahead.
+            stream.behind = entry.after < self.low_watermark
         for position, parked in read_parked(state, view, number, 0, PARKED_MAX):
             self.stream(parked.stream).add_parked(position)
             self.parked_count += 1
@@ -112,10 +112,10 @@ class GroupProgress:
             trial = Trial(attempts, retry_at, reason, pause_us)
             stream = self.stream(name)
             stream.replays.append((position, trial))
-            stream.suspect = stream.suspect or attempts > 0
+            stream.quarantined = stream.quarantined or attempts > 0
 
     def stream(self, name: str) -> StreamProgress:
-        """The progress of a stream; one that nothing was known of is where the floor is."""
+        """The progress of a stream; one that nothing was known of is where the low watermark is."""
         stream = self.streams.get(name)
         if stream is None:
             stream = self.streams[name] = StreamProgress(name, self.read_to)
@@ -216,7 +216,7 @@ class GroupProgress:
         """Forget a parked event. It was written."""
         stream.parked.remove(position)
         self.parked_count -= 1
-        # What says no more than the floor may go with the next fold.
+        # What says no more than the low watermark may go with the next fold.
         self.settled += 1
 
     def _note_entry(self, stream: StreamProgress) -> None:
@@ -253,7 +253,7 @@ class GroupProgress:
     def position(self) -> int:
         """Every event up to it is done or parked, or is held behind one that is.
 
-        Not the floor, which leaves out the streams that have an entry.
+        Not the low watermark, which leaves out the streams that have an entry.
         """
         undone = [
             stream.undone
@@ -262,16 +262,16 @@ class GroupProgress:
         ]
         return min(self.read_to, min(undone, default=self.read_to + 1) - 1)
 
-    def _floor_beside(self, aside: Mapping[StreamProgress, None]) -> int:
-        floor = self.read_to
+    def _low_watermark_beside(self, aside: Mapping[StreamProgress, None]) -> int:
+        low_watermark = self.read_to
         for stream in self.streams.values():
             undone = stream.undone
-            if undone and undone <= floor and not stream.entry and stream not in aside:
-                floor = undone - 1
-        return max(floor, self.floor)
+            if undone and undone <= low_watermark and not stream.entry and stream not in aside:
+                low_watermark = undone - 1
+        return max(low_watermark, self.low_watermark)
 
-    def fold(self, write: Write) -> None:
-        """Move the floor, and delete entries that say no more than it.
+    def compact(self, write: Write) -> None:
+        """Move the low watermark, and delete entries that say no more than it.
 
         Raises:
             ReadOnly: it cannot be written now.
@@ -288,16 +288,18 @@ class GroupProgress:
         writes: list[bytes | None] = []
         for stream in aside:
             writes += (stream_key(number, stream.name), encode_entry(stream.as_entry()))
-        floor = self._floor_beside(aside)
-        covered = [stream for stream in self.streams.values() if self._is_covered(stream, floor)]
+        low_watermark = self._low_watermark_beside(aside)
+        covered = [
+            stream for stream in self.streams.values() if self._is_covered(stream, low_watermark)
+        ]
         for stream in covered:
             if stream.entry:
                 writes += (stream_key(number, stream.name), None)
-        if floor != self.floor:
-            writes += (floor_key(number), encode_floor(floor))
+        if low_watermark != self.low_watermark:
+            writes += (low_watermark_key(number), encode_low_watermark(low_watermark))
         if writes:
             write(writes)
-        self.floor = floor
+        self.low_watermark = low_watermark
         for stream in aside:
             self._note_entry(stream)
         for stream in covered:
@@ -308,11 +310,11 @@ class GroupProgress:
         self.settled = 0
 
     @staticmethod
-    def _is_covered(stream: StreamProgress, floor: int) -> bool:
-        """Whether the floor says all that the stream's entry would."""
+    def _is_covered(stream: StreamProgress, low_watermark: int) -> bool:
+        """Whether the low watermark says all that the stream's entry would."""
         return (
             not stream.behind
-            and stream.after <= floor
-            and not (stream.queue and stream.queue[0] <= floor)
+            and stream.after <= low_watermark
+            and not (stream.queue and stream.queue[0] <= low_watermark)
             and stream.trial.count == 0
         )

@@ -1,7 +1,7 @@
 """Consumer groups as they are stored: ordinary keys, with versions and a history.
 
     04 "g" name                       ->  [number, filter, lease_ms, attempts_max, retry_ms, parked]
-    04 "f" number(8)                  ->  floor(8)
+    04 "f" number(8)                  ->  low watermark(8)
     04 "s" number(8) stream           ->  [after, attempts, retry_at, reason, pause]
     04 "p" number(8) position(8)      ->  [stream, attempts, reason, time]
     04 "r" number(8) position(8)      ->  [stream, attempts, retry_at, reason, pause]
@@ -9,18 +9,18 @@
 A group's number is that of the commit that created it, so a group that is deleted and made anew
 under the same name finds nothing of the old one.
 
-What is done is told by one number, the floor, and by one entry for each stream that the floor
+What is done is told by one number, the low watermark, and by one entry for each stream that the low watermark
 does not speak for:
 
-    a stream without an entry     its events up to the floor are done
+    a stream without an entry     its events up to the low watermark are done
     a stream with one             its events up to `after` are done, and no later one, whatever
-                                  the floor is: above it for a stream that is ahead, below it
+                                  the low watermark is: above it for a stream that is ahead, below it
                                   for one that waits for a retry, or behind a parked event
 
 `attempts`, `retry_at` (microseconds since 1970), `reason` and `pause` (microseconds) are of the
 event after `after`. By `retry_at` alone a pause would last for days after the clock was set back,
 so its length stands beside it; entries of earlier versions have no `pause`. A parked event ("p")
-is done as far as the floor and the entries go, and so is one that was parked and is to be tried
+is done as far as the low watermark and the entries go, and so is one that was parked and is to be tried
 again ("r"). So the state of a group is as large as what is unfinished in it, and not as what it
 has done.
 """
@@ -43,7 +43,7 @@ CONTINUE: Final = "continue"
 """Later events of a stream go on past its parked events."""
 
 _DEFINITION: Final = GROUPS + b"g"
-_FLOOR: Final = GROUPS + b"f"
+_LOW_WATERMARK: Final = GROUPS + b"f"
 _STREAM: Final = GROUPS + b"s"
 _PARKED: Final = GROUPS + b"p"
 _REPLAY: Final = GROUPS + b"r"
@@ -144,13 +144,13 @@ def decode_definition(name: str, value: bytes) -> Definition:
     return Definition(name, number, EventFilter.from_wire(wanted), settings)
 
 
-def floor_key(number: int) -> bytes:
-    """The key of a group's floor."""
-    return _FLOOR + _number(number)
+def low_watermark_key(number: int) -> bytes:
+    """The key of a group's low watermark."""
+    return _LOW_WATERMARK + _number(number)
 
 
-def encode_floor(position: int) -> bytes:
-    """The value of a floor."""
+def encode_low_watermark(position: int) -> bytes:
+    """The value of a low watermark."""
     return _number(position)
 
 
@@ -189,9 +189,9 @@ def list_definitions(state: State, view: int) -> list[Definition]:
     return [decode_definition(key[len(_DEFINITION) :].decode(), value) for key, value in found]
 
 
-def read_floor(state: State, view: int, number: int) -> int:
-    """The floor of a group at a commit."""
-    stored = state.get(floor_key(number), view)
+def read_low_watermark(state: State, view: int, number: int) -> int:
+    """The low watermark of a group at a commit."""
+    stored = state.get(low_watermark_key(number), view)
     return 0 if stored is None else int.from_bytes(stored, "big")
 
 
@@ -230,7 +230,7 @@ def read_replays(state: State, view: int, number: int) -> list[tuple[int, Replay
 def state_keys(state: State, view: int, number: int) -> list[bytes]:
     """Every key of a group but its definition."""
     keys: list[bytes] = []
-    for kind in (_FLOOR, _STREAM, _PARKED, _REPLAY):
+    for kind in (_LOW_WATERMARK, _STREAM, _PARKED, _REPLAY):
         start = kind + _number(number)
         keys += [key for key, _ in state.scan(start, _end(start), view)]
     return keys
@@ -249,7 +249,7 @@ def problem_of(key: bytes, value: bytes, last_position: int) -> str | None:
         if kind == _DEFINITION:
             decode_definition(key[len(_DEFINITION) :].decode(), value)
             return None
-        if kind == _FLOOR:
+        if kind == _LOW_WATERMARK:
             position = int.from_bytes(value, "big")
         elif kind == _STREAM:
             key[len(kind) + _NUMBER_SIZE :].decode()

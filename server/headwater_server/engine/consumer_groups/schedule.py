@@ -24,12 +24,12 @@ class GroupSchedule:
 
     Attributes:
         ready: those whose next event can be handed out.
-        suspects: likewise, but the next event was with a member that died or fell silent.
+        quarantined: likewise, but the next event was with a member that died or fell silent.
     """
 
     def __init__(self, wall_clock: Callable[[], int], *, hold: bool) -> None:
         self.ready: deque[StreamProgress] = deque()
-        self.suspects: deque[StreamProgress] = deque()
+        self.quarantined: deque[StreamProgress] = deque()
         self._wall_clock = wall_clock
         self._hold = hold
         self._retries: list[tuple[int, int, StreamProgress]] = []
@@ -59,7 +59,7 @@ class GroupSchedule:
     def make_ready(self, stream: StreamProgress, *, first: bool = False) -> None:
         """Its next event can be handed out."""
         stream.waits = True
-        queue = self.suspects if stream.suspect else self.ready
+        queue = self.quarantined if stream.quarantined else self.ready
         if first:
             queue.appendleft(stream)
         else:
@@ -100,7 +100,9 @@ class GroupSchedule:
     @property
     def busy(self) -> bool:
         """Whether any stream is in any of these places."""
-        return bool(self.ready or self.suspects or self._retries or self._settling or self._changed)
+        return bool(
+            self.ready or self.quarantined or self._retries or self._settling or self._changed
+        )
 
     @property
     def retrying(self) -> int:

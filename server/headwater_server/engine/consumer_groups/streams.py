@@ -87,10 +87,10 @@ class Lease:
     """An event that is with a member until a time, in microseconds of a clock that never goes back.
 
     Attributes:
-        noted: the attempt is counted on the disk already.
+        recorded: the attempt is counted on the disk already.
     """
 
-    __slots__ = ("deadline", "given", "member", "noted", "position", "stream", "token")
+    __slots__ = ("deadline", "given", "member", "position", "recorded", "stream", "token")
 
     def __init__(
         self, token: int, stream: "StreamProgress", position: int, member: Member, given: int
@@ -101,7 +101,7 @@ class Lease:
         self.member = member
         self.given = given
         self.deadline = given
-        self.noted = False
+        self.recorded = False
 
 
 class StreamProgress:
@@ -115,10 +115,10 @@ class StreamProgress:
         trial: of the head of the queue.
         replays: positions that were parked and are tried again, in order, with their trials.
         parked: positions that are parked, in order.
-        entry: the stream has an entry on the disk, so the floor does not speak for it.
+        entry: the stream has an entry on the disk, so the low watermark does not speak for it.
         lease: who has the next event.
         waits: it waits for something: a sync, a time, a member.
-        suspect: the next event was with a member that died or fell silent.
+        quarantined: the next event was with a member that died or fell silent.
         member: who had the last event.
     """
 
@@ -133,7 +133,7 @@ class StreamProgress:
         "queue",
         "read_to",
         "replays",
-        "suspect",
+        "quarantined",
         "trial",
         "waits",
     )
@@ -150,7 +150,7 @@ class StreamProgress:
         self.entry = False
         self.lease: Lease | None = None
         self.waits = False
-        self.suspect = False
+        self.quarantined = False
         self.member: Member | None = None
 
     def take(self, position: int, *, held: bool) -> bool:
@@ -194,7 +194,7 @@ class StreamProgress:
 
     @property
     def undone(self) -> int:
-        """The first position that is not done as far as the floor goes; 0: all are that were read.
+        """The first position that is not done as far as the low watermark goes; 0: all are that were read.
 
         Exact if the queue has it, else a bound below it.
         """
@@ -215,7 +215,7 @@ class StreamProgress:
 
     def settle(self, position: int) -> bool:
         """An event is done, or set aside; whether it was the head of the queue."""
-        self.suspect = False
+        self.quarantined = False
         if self.is_replay(position):
             self.replays = [replay for replay in self.replays if replay[0] != position]
             return False
