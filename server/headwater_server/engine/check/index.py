@@ -18,7 +18,7 @@ from headwater_protocol.errors import DamagedFile, HistoryGone
 from headwater_protocol.numbers import CommitNumber
 from headwater_server.engine.check.findings import Counter, Finding, Kind, Report
 from headwater_server.engine.check.logs import CheckedEvent, EventReader, is_given
-from headwater_server.engine.check.sums import SUSPECTS_MAX, Sums
+from headwater_server.engine.check.sums import DIFFERING_MAX, Sums
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import StoredEvent, category_of, decode_event
 from headwater_server.engine.format.index_keys import (
@@ -171,14 +171,14 @@ class IndexCheck:
     # Where sums differ.
 
     def _compare(self, kind: bytes, counter: Counter) -> None:
-        suspects = self._sums[kind].suspects
-        if not suspects:
+        differing = self._sums[kind].differing
+        if not differing:
             return
-        if len(suspects) > SUSPECTS_MAX:
+        if len(differing) > DIFFERING_MAX:
             sums = self._sums[kind]
             self._wrong(
                 f"the index of events by {KINDS[kind]} does not fit the events: "
-                f"{sums.left} events, {sums.right} in the index, {len(suspects)} groups differ"
+                f"{sums.left} events, {sums.right} in the index, {len(differing)} groups differ"
             )
             return
         names_of = _NAMES[kind]
@@ -186,10 +186,10 @@ class IndexCheck:
         for checked in self._reader.read(counter, quiet=True):
             event = checked.event
             for name in names_of(event):
-                if Sums.bucket(name) in suspects:
+                if Sums.bucket(name) in differing:
                     found.setdefault(name, []).append((event.position, event.version))
         for name, head in self._heads(kind):
-            if Sums.bucket(name) in suspects:
+            if Sums.bucket(name) in differing:
                 self._compare_name(kind, name, head, found.pop(name, []))
         for name, events in found.items():
             self._wrong(
@@ -242,8 +242,8 @@ class IndexCheck:
                 continue
             for start in range(0, len(members), _EVENT_IDS_CHUNK):
                 self._check_ids_of(stream, head, members[start : start + _EVENT_IDS_CHUNK])
-        if suspects := self._ids.suspects:
-            self._find_missing_ids(suspects, counter)
+        if differing := self._ids.differing:
+            self._find_missing_ids(differing, counter)
 
     def _check_ids_of(self, stream: str, head: IndexHead, members: list[tuple[bytes, int]]) -> None:
         applied = self._state.applied_position
@@ -277,10 +277,10 @@ class IndexCheck:
     def _is_gone(self, position: int) -> bool:
         return position in self._reader.damaged or position in self._reader.removed
 
-    def _find_missing_ids(self, suspects: set[int], counter: Counter) -> None:
+    def _find_missing_ids(self, differing: set[int], counter: Counter) -> None:
         for checked in self._reader.read(counter, quiet=True):
             event = checked.event
-            if not checked.is_given or Sums.bucket(event.id) not in suspects:
+            if not checked.is_given or Sums.bucket(event.id) not in differing:
                 continue
             head = postings.read_head(self._store, STREAM, event.stream)
             key = event_id_key(head.id if head else 0, event.id)

@@ -18,7 +18,7 @@ from typing import Final
 BUCKETS: Final = 4096
 """Sums kept. Of ten million members, a second pass for one bucket looks at 2,500."""
 
-SUSPECTS_MAX: Final = 32
+DIFFERING_MAX: Final = 32
 """Buckets that a second pass takes on; beyond that everything is wrong anyway."""
 
 _MASK: Final = 2**64 - 1
@@ -43,7 +43,7 @@ class Sums:
         self.right += 1
 
     @property
-    def suspects(self) -> set[int]:
+    def differing(self) -> set[int]:
         """The buckets in which the two differ."""
         return {bucket for bucket, each in enumerate(self._sums) if each & _MASK}
 

@@ -74,9 +74,9 @@ class VersionCheck:
         self._check_latest(counter)
         self._check_history(counter)
         self._check_changes(counter)
-        for bucket in sorted(self._older.suspects)[:3]:
+        for bucket in sorted(self._older.differing)[:3]:
             self._tell_unled(bucket)
-        for bucket in sorted(self._recent.suspects)[:3]:
+        for bucket in sorted(self._recent.differing)[:3]:
             self._tell_untold(bucket)
         self._check_snapshots(counter)
 
@@ -255,24 +255,24 @@ class TransactionCheck:
         for entry_key, _ in self._store.scan(Family.INDEX, ABORTED, _end_of(ABORTED)):
             time, transaction = parse_aborted_key(entry_key)
             fenced.add_right(transaction, aborted_key(time, b"")[1:])
-        if fenced.suspects:
+        if fenced.differing:
             self._wrong("fenced transactions are not listed by time as they are by id")
-        if suspects := sums.suspects:
-            self._tell_suspects(suspects)
+        if differing := sums.differing:
+            self._report_differing(differing)
 
-    def _tell_suspects(self, suspects: set[int]) -> None:
+    def _report_differing(self, differing: set[int]) -> None:
         known: dict[bytes, int] = {}
         for entry_key, entry in self._store.scan(Family.TRANSACTIONS, b""):
             for transaction, commit in self._ids(entry_key, entry):
                 if (
-                    Sums.bucket(transaction) in suspects
+                    Sums.bucket(transaction) in differing
                     and 0 < commit <= self._state.applied_commit
                 ):
                     known[transaction] = commit
         for record in commit_records(self._state.commit_log):
             if isinstance(record, DamagedFile) or record.commit <= self._forgotten:
                 continue
-            if Sums.bucket(record.transaction) not in suspects:
+            if Sums.bucket(record.transaction) not in differing:
                 continue
             commit = known.pop(record.transaction, 0)
             if commit != record.commit and record.transaction != LOST_TRANSACTION:

@@ -53,14 +53,14 @@ class Rebuilt:
 
     Attributes:
         commits: records put together again.
-        nameless: those of them whose transaction id is lost.
+        without_id: those of them whose transaction id is lost.
         restored: events that the write-ahead log still had.
         replaced: positions of events whose content is lost.
         copies: files that were kept.
     """
 
     commits: int = 0
-    nameless: int = 0
+    without_id: int = 0
     restored: int = 0
     replaced: list[int] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
@@ -118,10 +118,10 @@ class LogRepair:
 
     # Commits.
 
-    def repair_commits(self, suspects: set[int]) -> None:
+    def repair_commits(self, rejected: set[int]) -> None:
         """Make every segment of the commit log whole.
 
-        *suspects* are commits whose record is wrong though its checksum is right.
+        *rejected* are commits whose record is wrong though its checksum is right.
         """
         directory = self._directory.commits
         files = commit_log_repair.segment_files(self._file_system, directory)
@@ -134,9 +134,9 @@ class LogRepair:
         if oldest < files[0][0]:
             files.insert(0, (oldest, ""))
         for first, end, path in self._ranges(files, last):
-            self._repair_commit_segment(first, end, path or "", suspects)
+            self._repair_commit_segment(first, end, path or "", rejected)
 
-    def _repair_commit_segment(self, first: int, end: int, path: str, suspects: set[int]) -> None:
+    def _repair_commit_segment(self, first: int, end: int, path: str, rejected: set[int]) -> None:
         files = self._file_system
         known: dict[int, CommitRecord] = {}
         capacity = 0
@@ -145,7 +145,7 @@ class LogRepair:
             try:
                 capacity = commit_log_repair.read_capacity(file)
                 for record in commit_log_repair.sound_records(file, first):
-                    if record.commit <= end and record.commit not in suspects:
+                    if record.commit <= end and record.commit not in rejected:
                         known[record.commit] = record
             finally:
                 file.close()
@@ -208,7 +208,7 @@ class LogRepair:
             transaction = transactions.get(commit, LOST_TRANSACTION)
             found[commit] = CommitRecord(commit, transaction, time, 0, position, max(count, 0))
             self.rebuilt.commits += 1
-            self.rebuilt.nameless += transaction == LOST_TRANSACTION
+            self.rebuilt.without_id += transaction == LOST_TRANSACTION
         return found
 
     # Events.
@@ -237,11 +237,11 @@ class LogRepair:
             file.close()
 
     def repair_events(
-        self, suspects: set[int], commit_of: Callable[[int], CommitRecord | None]
+        self, rejected: set[int], commit_of: Callable[[int], CommitRecord | None]
     ) -> None:
         """Make every segment of the event log whole.
 
-        *suspects* are positions whose event is wrong though its checksum is right; *commit_of*
+        *rejected* are positions whose event is wrong though its checksum is right; *commit_of*
         gives the record of the commit to which a position belongs.
         """
         broken: list[tuple[int, int, str | None]] = []
@@ -250,7 +250,7 @@ class LogRepair:
             sound = {
                 position
                 for position, _ in self._sound_in(first, end, path)
-                if position not in suspects
+                if position not in rejected
             }
             missing = [position for position in range(first, end + 1) if position not in sound]
             if missing or not self._has_sound_header(first, path):
@@ -262,7 +262,7 @@ class LogRepair:
         self._look_in_the_log(stand_ins)
         stand_ins.find_places(self._sound_events)
         for first, end, path in broken:
-            self._rewrite_events(first, end, path, suspects, stand_ins)
+            self._rewrite_events(first, end, path, rejected, stand_ins)
 
     def _has_sound_header(self, first: int, path: str | None) -> bool:
         if path is None:
@@ -288,7 +288,7 @@ class LogRepair:
         first: int,
         end: int,
         path: str | None,
-        suspects: set[int],
+        rejected: set[int],
         stand_ins: "StandIns",
     ) -> None:
         def payloads() -> Iterator[bytes]:
@@ -298,7 +298,7 @@ class LogRepair:
             for position in range(first, end + 1):
                 while ahead is not None and ahead[0] < position:
                     ahead = next(sound, None)
-                if ahead is not None and ahead[0] == position and position not in suspects:
+                if ahead is not None and ahead[0] == position and position not in rejected:
                     previous = ahead[1]
                 else:
                     previous, is_lost = stand_ins.event(position, previous)

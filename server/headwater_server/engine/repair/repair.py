@@ -377,7 +377,7 @@ class _Round:
             logs.repair_commits(self._numbers(Kind.COMMIT))
             done.append(
                 f"put {logs.rebuilt.commits} commit records together again; "
-                f"{logs.rebuilt.nameless} of them have lost their transaction's id"
+                f"{logs.rebuilt.without_id} of them have lost their transaction's id"
             )
         if report.has(Kind.OFFSETS):
             paths = {each.file for each in report.findings if each.kind is Kind.OFFSETS}
