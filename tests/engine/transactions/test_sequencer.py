@@ -17,7 +17,7 @@ from headwater_server.engine.transactions.sequencer import Ticket
 from tests.engine.database import OWNER, SETTINGS, START_US, Database
 
 
-def numbered(database: Database, *writes: list[Any], transaction: bytes | None = None) -> Ticket:
+def sequenced(database: Database, *writes: list[Any], transaction: bytes | None = None) -> Ticket:
     """Execute, without a sync."""
     ticket, _ = database.engine.execute(
         transaction or database.new_id(), user=0, conditions=[], reads=None, writes=list(writes)
@@ -46,7 +46,7 @@ def test_commits_are_dense_and_positions_too() -> None:
 def test_nobody_sees_a_commit_before_it_is_durable() -> None:
     database = Database()
     engine = database.engine
-    ticket = numbered(database, ["put", b"k", b"v"], append("a", "One"))
+    ticket = sequenced(database, ["put", b"k", b"v"], append("a", "One"))
     group = engine.take_group()
     assert group is not None
     assert engine.take_group() is None
@@ -67,10 +67,10 @@ def test_nobody_sees_a_commit_before_it_is_durable() -> None:
 def test_what_is_numbered_while_a_group_is_written_goes_into_the_next() -> None:
     database = Database()
     engine = database.engine
-    first = numbered(database, ["put", b"a", b"1"])
+    first = sequenced(database, ["put", b"a", b"1"])
     one = engine.take_group()
-    second = numbered(database, ["put", b"b", b"2"])
-    third = numbered(database, ["put", b"c", b"3"])
+    second = sequenced(database, ["put", b"b", b"2"])
+    third = sequenced(database, ["put", b"c", b"3"])
     assert one is not None
     engine.make_durable(one)
     engine.publish(one)
@@ -115,8 +115,8 @@ def test_an_error_that_was_decided_on_what_is_not_durable_waits_for_it(
 ) -> None:
     # Told at once, a client could act on a value that a crash then took back.
     database = Database()
-    first = numbered(database, before)
-    second = numbered(database, after)
+    first = sequenced(database, before)
+    second = sequenced(database, after)
     assert isinstance(second.error, error)
     assert second.sequence == first.sequence > database.engine.durable_sequence
     running = database.begin()
@@ -127,8 +127,8 @@ def test_an_error_that_was_decided_on_what_is_not_durable_waits_for_it(
 
 def test_a_read_only_answer_waits_for_what_it_has_read_and_for_no_more() -> None:
     database = Database()
-    assert numbered(database).sequence == 0
-    ticket = numbered(database, ["put", b"k", b"v"])
+    assert sequenced(database).sequence == 0
+    ticket = sequenced(database, ["put", b"k", b"v"])
     running = database.begin()
     running.get(b"k")
     assert database.engine.commit(running.id, OWNER, []).sequence == 0
@@ -161,7 +161,7 @@ def test_the_same_transaction_gets_the_same_answer_on_any_connection_at_any_time
         assert (status.state, status.ticket.payload) == ("committed", first.payload)
         assert database.engine.take_group() is None
 
-    # Numbered and not durable: the answer waits.
+    # Sequenced and not durable: the answer waits.
     again = database.engine.commit(transaction, "another connection", [])
     assert again.payload == first.payload
     assert again.sequence == first.sequence > database.engine.durable_sequence
@@ -194,7 +194,7 @@ def test_an_execute_that_is_sent_again_answers_with_what_it_read_the_first_time(
             writes=[["add", b"n", 1]],
         )
 
-    numbered(database, ["put", b"m", b"not durable yet"])
+    sequenced(database, ["put", b"m", b"not durable yet"])
     transaction = database.new_id()
     first = send(transaction)
     assert first[1] == [b"\x05", b"not durable yet"]
@@ -240,7 +240,7 @@ def test_a_fence_is_a_record_and_its_answer_waits() -> None:
     status = database.engine.status(transaction, resolve=True)
     assert status.state == "aborted"
     assert status.ticket.sequence == 1 > database.engine.durable_sequence
-    late = numbered(database, ["put", b"k", b"v"], transaction=transaction)
+    late = sequenced(database, ["put", b"k", b"v"], transaction=transaction)
     assert isinstance(late.error, TransactionAborted)
     assert late.sequence == 1
     database.sync()
