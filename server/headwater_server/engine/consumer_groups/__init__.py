@@ -1,1 +1,1 @@
-"""Consumer groups: who is given which event, and what is stored of it."""
+"""Consumer groups: which member gets which event, and what is stored about it."""

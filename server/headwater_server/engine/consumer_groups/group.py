@@ -1,23 +1,24 @@
-"""A consumer group at work: who has which event, until when, and who gets the next.
+"""A consumer group with members: its leases, and which member gets the next event.
 
     read ahead --> ready --> leased to a member --ack----> done
-                    ^  ^            |-------nack---> waits for its time, or is parked
-                    |  '------------|--- time is over, or the member died: it is a suspect
+                    ^  ^            |-------nack---> pauses, or is parked
+                    |  '------------|--- lease ran out, or the member died: quarantined
                     '---- on disk <-'
 
-Order. A stream is in one of these places, so one event of it is with one member at a time, and
-the next is handed out once what became of it is published.
+Order. A stream is in one of these states. So only one of its events is with a member at a time,
+and the next is delivered once the outcome of the previous one is published.
 
-Whom. A stream goes to the member that had it last, if that one has credit, and else to the one
-with the most. So work moves to whoever can take it, as members come, go, and fall silent.
+Assignment. A stream goes to the member that had it last, if that member has credit, and otherwise
+to the member with the most credit. So work moves to those who can take it as members come, go and
+fall silent.
 
-Suspects. When a member dies, any of its events may be why. Each is tried again alone: with a
-member that has nothing else, and gets nothing else until it is settled. So one that kills its
-consumers is counted for itself, and does not get its neighbours parked.
+Quarantine. When a member dies, any of its events may have killed it. Each is then retried alone: by
+a member that has no other delivery and gets none until this one is settled. So an event that kills
+its consumers uses up its own attempts, and its neighbours are not parked with it.
 
-All of this is in memory and lasts as long as a member is joined; what must last longer is in
-GroupProgress. Times are microseconds: `now` of a clock that never goes back, and the engine's
-clock for what is stored.
+All of this is in memory and exists while the group has members. GroupProgress stores what must
+outlast them. Times are microseconds: `now` is monotonic, and stored times are of the engine's
+clock.
 """
 
 from collections import deque
@@ -35,31 +36,31 @@ from headwater_server.engine.settings import SECOND_US
 from headwater_server.engine.state.layers import State
 
 DELIVERIES_PER_TURN_MAX: Final = 256
-"""Deliveries that are handed out before others get their turn."""
+"""Deliveries in one turn, so that other groups get their turn too."""
 
 RECORDED_AFTER_US: Final = SECOND_US
-"""An attempt that takes longer is counted on the disk while it lasts. So an event that takes the
-server down with its consumer is counted too, and one that takes no time costs no write."""
+"""An attempt that takes longer is recorded on disk while it runs. So an event that takes down the
+server together with its consumer is counted too, and short attempts cost no write."""
 
 COMPACT_SETTLED_MAX: Final = 1024
-"""Events that are settled before progress is folded, however busy the group is."""
+"""Settled events after which progress is compacted, however busy the group is."""
 
 COMPACT_POSITIONS_MAX: Final = 4096
-"""Positions that an idle group reads past, because nothing fits, before that is written."""
+"""Positions without a matching event that an idle group reads past before it stores that."""
 
 COMPACT_AFTER_US: Final = SECOND_US
-"""How long progress may go unfolded once something was settled."""
+"""How long after an event was settled progress is compacted at the latest."""
 
 _MS_US: Final = 1000
 
 
 class ConsumerGroup:
-    """A group that has members. `turn` does what there is to do.
+    """A group that has members. `turn` does all pending work.
 
     Attributes:
-        members: a dict for a set, in the order in which they joined.
+        members: a dict as an ordered set, in the order in which they joined.
         progress: what is done, and what is read ahead.
-        lost: leases that were taken back, whose members are to be told.
+        lost: leases that were taken back and whose members were not told yet.
     """
 
     def __init__(self, host: Host, state: State, definition: Definition) -> None:
@@ -74,20 +75,20 @@ class ConsumerGroup:
         self.lost: list[Lease] = []
         self._round = 0
         self._compacted_at = 0
-        # What it was read from may not be durable yet.
+        # Progress was read from the newest state, which may not be durable yet.
         self._begins_at = host.sequence
         self._begun = False
 
     # Members.
 
     def join(self, owner: object, credit: int, takes: Callable[[], bool]) -> Member:
-        """A new member."""
+        """Add a member."""
         member = Member(owner, credit, takes)
         self.members[member] = None
         return member
 
     def take_over(self, old: "ConsumerGroup") -> None:
-        """Take the members of a group whose definition was changed; what they have is lost."""
+        """Take over the members of a group whose definition was changed; their leases are lost."""
         for member in old.members:
             old.return_leases(member)
             member.caught_up_at = -1
@@ -95,10 +96,10 @@ class ConsumerGroup:
         self.lost += old.lost
 
     def leave(self, member: Member, *, died: bool) -> None:
-        """Forget a member: what it has goes to others.
+        """Remove a member; its deliveries go to others.
 
-        If it died, each of its deliveries counts as an attempt that failed; if it says that it
-        leaves, none does.
+        If it died, each of its deliveries counts as a failed attempt. If it left by request, none
+        does.
         """
         del self.members[member]
         if died:
@@ -109,7 +110,7 @@ class ConsumerGroup:
             self.return_leases(member)
 
     def return_leases(self, member: Member) -> None:
-        """Take back what a member has, as if it never had it."""
+        """Take back a member's leases without counting the attempts."""
         for lease in reversed(list(member.leases.values())):
             self._end(lease)
             self.lost.append(lease)
@@ -121,13 +122,13 @@ class ConsumerGroup:
                 self._schedule.make_ready(stream, first=True)
         self._flush()
 
-    # What members say.
+    # Requests of members.
 
     def find(self, position: int, token: int) -> Lease:
-        """The lease that a token stands for.
+        """The lease that a token identifies.
 
         Raises:
-            DeliveryLost: it was settled, or taken back, or never given for this event.
+            DeliveryLost: the delivery was settled or taken back, or is of another event.
         """
         lease = self._leases.get(token)
         if lease is None:
@@ -144,7 +145,7 @@ class ConsumerGroup:
         return lease
 
     def acknowledged(self, lease: Lease, sequence: int) -> None:
-        """An acknowledgement was committed, and is durable with a sequence number."""
+        """An acknowledgement was committed; it is durable once *sequence* is."""
         self._end(lease)
         stream = lease.stream
         self.progress.done(stream, lease.position)
@@ -153,10 +154,10 @@ class ConsumerGroup:
     def nack(
         self, leases: Sequence[Lease], *, delay_us: int | None, reason: str, park: bool
     ) -> int:
-        """Give events back, to be tried again after a pause, or parked; when that is durable.
+        """Return events, to be retried after a pause or parked; return the sequence number.
 
         Raises:
-            ReadOnly: it cannot be written now, and is when it can be.
+            ReadOnly: nothing can be written now; the change is kept and written later.
         """
         for lease in leases:
             if park:
@@ -167,7 +168,7 @@ class ConsumerGroup:
         return self._write_changes()
 
     def replay(self, positions: Sequence[tuple[int, str]]) -> None:
-        """Parked events were given back, on the disk: try them again."""
+        """Try parked events again, after that was stored."""
         for position, name in positions:
             stream = self.progress.stream(name)
             self.progress.replay(stream, position)
@@ -175,7 +176,7 @@ class ConsumerGroup:
         self._round += 1
 
     def discard(self, positions: Sequence[tuple[int, str]]) -> None:
-        """Parked events were forgotten, on the disk: what they held up goes on."""
+        """Forget parked events, after that was stored, and release what they held up."""
         for position, name in positions:
             stream = self.progress.stream(name)
             self.progress.discard(stream, position)
@@ -185,7 +186,7 @@ class ConsumerGroup:
     # A turn.
 
     def turn(self, now: int) -> Turn:
-        """Do what there is to do: take back, read ahead, hand out, fold."""
+        """Do all pending work: expire leases, read ahead, deliver, compact."""
         turn = Turn()
         if self._host.durable_sequence < self._begins_at:
             return turn
@@ -216,7 +217,7 @@ class ConsumerGroup:
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything that was published is done, parked, or held behind what is."""
+        """Whether every published event is done, parked, or held behind a parked one."""
         return not (
             self._leases
             or self._schedule.busy
@@ -224,7 +225,7 @@ class ConsumerGroup:
         )
 
     def next_time(self, now: int) -> int | None:
-        """When there will be something to do, if nobody says anything until then."""
+        """When the group will next have work to do if no request comes before."""
         times: list[int] = []
         if self._schedule.next_retry is not None:
             times.append(self._schedule.next_retry)
@@ -240,17 +241,17 @@ class ConsumerGroup:
         return min(times, default=None)
 
     def close(self) -> None:
-        """Nobody is joined any more: write what is worth keeping."""
+        """Store the progress of a group that has no members any more."""
         try:
             if self.progress.unwritten:
                 self.progress.flush(self._host.write)
             self.progress.compact(self._host.write)
         except ReadOnly:
-            # Then it is read again from where it was folded last; entries tell what is done.
+            # The group will start from the last compaction; the entries say what is done.
             pass
 
     def figures(self) -> dict[str, Any]:
-        """What `group_info` tells of a group that is at work."""
+        """What `group_info` reports of a group with members."""
         return {
             "position": self.progress.position,
             "members": len(self.members),
@@ -259,10 +260,10 @@ class ConsumerGroup:
             "parked": self.progress.parked_count,
         }
 
-    # What is written.
+    # Writing.
 
     def _change(self, stream: StreamProgress, position: int) -> None:
-        """Write the attempts of a stream's next event; until then it waits."""
+        """Write the attempts of a stream's next event; the stream waits until that is durable."""
         self.progress.note(stream, position)
         self._schedule.await_write(stream)
 
@@ -272,7 +273,7 @@ class ConsumerGroup:
         try:
             self._write_changes()
         except ReadOnly:
-            # What changed waits in memory, and its streams with it.
+            # The changes stay in memory, and their streams wait for them.
             pass
 
     def _write_changes(self) -> int:
@@ -291,7 +292,7 @@ class ConsumerGroup:
 
     def _expire(self, now: int) -> None:
         while self._leases:
-            # They all last equally long, so the oldest is the first to end.
+            # All leases last equally long, so the oldest ends first.
             lease = next(iter(self._leases.values()))
             if lease.deadline > now:
                 return
@@ -314,7 +315,7 @@ class ConsumerGroup:
         quarantined: bool,
         delay_us: int | None = None,
     ) -> None:
-        """An attempt has failed: try again later, or park."""
+        """Count a failed attempt: retry the event later, or park it."""
         self._end(lease)
         stream = lease.stream
         trial = stream.trial_of(lease.position)
@@ -323,7 +324,7 @@ class ConsumerGroup:
             self._park(stream, lease.position, reason)
             return
         if delay_us is None:
-            # Who died may have died of anything: the first time, nobody waits.
+            # A member may die for any reason, so the first retry comes without a pause.
             delay_us = self._pause(trial.count - 1 if quarantined else trial.count)
         trial.pause(delay_us, self._host.wall_clock())
         stream.quarantined = quarantined
@@ -348,7 +349,7 @@ class ConsumerGroup:
         self.progress.park(stream, position, reason, self._host.wall_clock())
         self._schedule.await_write(stream)
 
-    # Handing out.
+    # Delivering.
 
     def _hand_out(self, now: int, turn: Turn) -> None:
         size = count = 0
@@ -366,7 +367,7 @@ class ConsumerGroup:
                 self.progress.refill(stream, self._host.reader())
             head = stream.head()
             if head is None or head[1].due(now, self._host.wall_clock()) > now:
-                # Nothing yet, or it is a replay's turn whose pause is not over.
+                # Nothing was read yet, or the next event is a replay that still pauses.
                 self._schedule.place(stream, now)
                 continue
             stored = self._fetch(stream, *head)
@@ -375,13 +376,13 @@ class ConsumerGroup:
                 self._lease(stream, member, head, now, stored, turn)
 
     def _choose(self) -> tuple[StreamProgress, Member] | None:
-        """The next stream and the member that gets it; None: nobody can take any."""
+        """The next stream and the member that gets it; None if no member can take one."""
         able = [m for m in self.members if m.credit > 0 and not m.alone and m.takes()]
         if not able:
             return None
         if self._schedule.quarantined:
-            # One member is set free for them: it gets nothing until it has nothing. Not the one
-            # that let it lapse, if there is another.
+            # Reserve the member with the fewest leases: it gets nothing new until it has none.
+            # Prefer one other than the member whose lease on the event has failed.
             last = self._schedule.quarantined[0].member
             reserved = min(able, key=lambda member: (len(member.leases), member is last))
             if not reserved.leases:
@@ -396,9 +397,9 @@ class ConsumerGroup:
         return stream, max(able, key=lambda member: (member.credit, -len(member.leases)))
 
     def _fetch(self, stream: StreamProgress, position: int, trial: Trial) -> bytes | None:
-        """The event to be delivered, or None: it is not to be."""
+        """The event to deliver; None if it was parked or removed instead."""
         if self._is_last(trial):
-            # It was under way for the last time when the server ended.
+            # The server ended during the last attempt that is allowed.
             self._park(stream, position, trial.reason or "the server ended during its last attempt")
             return None
         stored = self._host.event(position)
@@ -430,7 +431,7 @@ class ConsumerGroup:
         self._round += 1
         turn.deliveries.setdefault(member, []).append((lease.token, trial.count, stored))
 
-    # The low watermark.
+    # Compaction.
 
     def _compact_if_due(self, now: int) -> None:
         progress = self.progress
@@ -446,10 +447,10 @@ class ConsumerGroup:
             )
         if not due:
             return
-        # Also if it fails: it is tried again after a while, and not at once.
+        # Set this even if compaction fails, so that the next try waits a while.
         self._compacted_at = now
         if not progress.unwritten:
             try:
                 progress.compact(self._host.write)
             except ReadOnly:
-                pass  # It says no less than before; entries tell what is done.
+                pass  # Nothing is lost: the low watermark stays, and the entries are stored.

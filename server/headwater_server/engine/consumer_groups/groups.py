@@ -1,13 +1,13 @@
-"""Consumer groups: several consumers share the events of a filter, each event is with one of them.
+"""Consumer groups: several consumers share the events of a filter; each event goes to one of them.
 
-    create, update, delete, overview, info   commits like any other
-    join, leave, nack, turn                what a group that has members does (group.py)
-    acknowledge                            a write of a transaction: evaluated with its others
+    create, update, delete, overview, info   administration: ordinary commits and reads
+    join, leave, nack, turn                  what a group with members does (group.py)
+    acknowledge                              a write of a transaction, evaluated with the others
 
-An acknowledgement is evaluated in the stretch in which its transaction gets its number. It holds
-if the lease does, and then the transaction's record has the stream's new entry in it. So what a
-consumer writes and the event's being done are one commit, or neither is: if the lease was lost
-meanwhile, the transaction is refused as a whole. That is what makes consumption exactly once.
+An acknowledgement is evaluated when its transaction is sequenced. If the lease is still valid, the
+transaction's record includes the stream's new entry. If it is not, the whole transaction is
+refused. So a consumer's writes and the fact that the event is done commit together or not at all,
+which makes consumption exactly once.
 """
 
 import random
@@ -84,7 +84,7 @@ class Groups:
         self._check_writable = check_writable
         sequencer.planner.acknowledging = self
 
-    # What a group at work needs (group_host.Host).
+    # What a group with members needs (host.Host).
 
     @property
     def sequence(self) -> int:
@@ -97,11 +97,11 @@ class Groups:
         return self._sequencer.durable_sequence
 
     def write(self, writes: list[bytes | None]) -> int:
-        """Commit key, value, …; the sequence number at which it is durable."""
+        """Commit key, value, …; return the sequence number at which it is durable."""
         return self._commit(writes).sequence
 
     def event(self, position: int) -> bytes | None:
-        """A stored event; None if it cannot be read any more."""
+        """A stored event; None if it was removed or is hidden."""
         stored = self._state.events([position])[0]
         if self._state.retention.hiding:
             published, newest = self._sequencer.published, self._sequencer.published_position
@@ -110,7 +110,7 @@ class Groups:
         return stored
 
     def new_token(self) -> int:
-        """A token that does not come up twice, also after a restart."""
+        """A token that is unique, even across restarts."""
         return self._source.getrandbits(_TOKEN_BITS)
 
     def _commit(self, writes: list[bytes | None], user: int = 0) -> Ticket:
@@ -129,7 +129,7 @@ class Groups:
         *,
         user: int = 0,
     ) -> Ticket:
-        """Make a group that begins after a position; None: with what comes from now on.
+        """Create a group that begins after a position; None: after the newest event.
 
         Raises:
             GroupExists, TooMany, ReadOnly.
@@ -160,9 +160,9 @@ class Groups:
         *,
         user: int = 0,
     ) -> Ticket:
-        """Change what is given of a group. What its members have is taken back from them.
+        """Change the given properties of a group. Its members lose their deliveries.
 
-        With a position it begins anew after that one; what is parked stays parked.
+        With a position, the group starts over after it; parked events stay parked.
 
         Raises:
             NoSuchGroup, InvalidArgument, ReadOnly.
@@ -192,7 +192,7 @@ class Groups:
         return self._with_payload(ticket, [])
 
     def delete(self, name: str, *, user: int = 0) -> tuple[Ticket, list[Member]]:
-        """Remove a group with all its state, and its members, who are returned.
+        """Delete a group with all its state; return its former members.
 
         Raises:
             NoSuchGroup, ReadOnly.
@@ -206,7 +206,7 @@ class Groups:
         return self._with_payload(ticket, []), [] if group is None else list(group.members)
 
     def overview(self) -> list[list[Any]]:
-        """Name, position and count of members of every group, in order of names."""
+        """Name, position and member count of every group, in the order of names."""
         view = self._sequencer.published
         rows: list[list[Any]] = []
         for definition in list_definitions(self._state, view):
@@ -220,7 +220,7 @@ class Groups:
         return rows
 
     def info(self, name: str) -> dict[str, Any]:
-        """All about a group, by name.
+        """The settings and figures of a group.
 
         Raises:
             NoSuchGroup.
@@ -258,7 +258,7 @@ class Groups:
         if after is None:
             return newest
         if after > newest:
-            # It would miss what comes until then, and believe to have seen it.
+            # The group would silently skip the events up to that position.
             raise InvalidArgument(f"after: {after}; the newest position is {newest}")
         return after
 
@@ -266,7 +266,7 @@ class Groups:
     def _with_payload(ticket: Ticket, payload: list[Any]) -> Ticket:
         return Ticket(ticket.sequence, ticket.transaction, payload, ticket.error)
 
-    # What is parked.
+    # Parked events.
 
     def parked(self, name: str, after: int, limit: int) -> list[tuple[int, ParkedEntry]]:
         """Parked events after a position, in order.
@@ -278,7 +278,7 @@ class Groups:
         return read_parked(self._state, self._sequencer.published, definition.number, after, limit)
 
     def replay(self, name: str, positions: Sequence[int] | None, *, user: int = 0) -> Ticket:
-        """Give parked events to the members again, in order; None: all of them.
+        """Deliver parked events again, in order; None: all of them.
 
         Raises:
             NoSuchGroup, ReadOnly.
@@ -287,7 +287,7 @@ class Groups:
         return self._unpark(name, positions, user, again=True)
 
     def discard(self, name: str, positions: Sequence[int] | None, *, user: int = 0) -> Ticket:
-        """Forget parked events: they count as done. None: all of them.
+        """Forget parked events, which then count as done; None: all of them.
 
         Raises:
             As replay.
@@ -346,7 +346,7 @@ class Groups:
         return group, group.join(owner, credit, takes)
 
     def leave(self, name: str, member: Member, *, died: bool) -> None:
-        """Remove a member; with the last one, the group comes to rest."""
+        """Remove a member; without members the group becomes inactive."""
         group = self.active.get(name)
         if group is None or member not in group.members:
             return
@@ -356,11 +356,11 @@ class Groups:
             del self.active[name]
 
     def turn(self, name: str, now: int) -> Turn:
-        """Let a group that is at work do what there is to do."""
+        """Let a group with members do all pending work."""
         return self.active[name].turn(now)
 
     def next_time(self, now: int) -> int | None:
-        """When a group will have something to do, if nobody says anything until then."""
+        """When a group will next have work to do if no request comes before."""
         times = [group.next_time(now) for group in self.active.values()]
         return min((time for time in times if time is not None), default=None)
 
@@ -373,11 +373,11 @@ class Groups:
         reason: str,
         park: bool,
     ) -> Ticket:
-        """Give events back: to be tried again after a pause, or to be parked.
+        """Return events, to be retried after a pause or parked.
 
         Raises:
             NoSuchGroup, ReadOnly.
-            DeliveryLost: one of them is not with the consumer any more; nothing was done.
+            DeliveryLost: the consumer no longer holds one of them; nothing was done.
         """
         leases = self._leases([(name, position, token) for position, token in deliveries])
         self._check_writable()
@@ -389,11 +389,11 @@ class Groups:
     # Acknowledging, in a transaction (sequencer.Acknowledging).
 
     def evaluate(self, acks: Sequence[tuple[str, int, int]]) -> tuple[list[bytes | None], Any]:
-        """What acknowledgements write, and what `settle` wants to know once that has a number.
+        """The writes of acknowledgements, and what to pass to `settle` once they are sequenced.
 
         Raises:
-            NoSuchGroup: a group is not there any more.
-            DeliveryLost: a delivery is not with the consumer any more.
+            NoSuchGroup: a group does not exist any more.
+            DeliveryLost: the consumer no longer holds a delivery.
         """
         leases = self._leases(acks)
         writes: list[bytes | None] = []
@@ -402,7 +402,7 @@ class Groups:
         return writes, [(name, lease) for (name, _, _), lease in zip(acks, leases, strict=True)]
 
     def settle(self, settled: Any, sequence: int) -> None:
-        """The acknowledgements are numbered, and durable with a sequence number."""
+        """The acknowledgements are sequenced, and durable once *sequence* is."""
         for name, lease in settled:
             self.active[name].acknowledged(lease, sequence)
 

@@ -1,4 +1,4 @@
-"""What a consumer group needs of the engine, and what comes of its turn."""
+"""The interface between a consumer group and the engine: what it needs, and what a turn returns."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -8,7 +8,7 @@ from headwater_server.engine.reads.reading import Reader
 
 
 class Host(Protocol):
-    """What a group needs of the engine."""
+    """What a group needs from the engine."""
 
     @property
     def sequence(self) -> int:
@@ -25,15 +25,19 @@ class Host(Protocol):
         ...
 
     def write(self, writes: list[bytes | None]) -> int:
-        """Commit key, value, …; the sequence number at which it is durable. ReadOnly: it cannot."""
+        """Commit key, value, …; return the sequence number at which it is durable.
+
+        Raises:
+            ReadOnly: nothing can be written now.
+        """
         ...
 
     def event(self, position: int) -> bytes | None:
-        """A stored event; None if it is not there any more."""
+        """A stored event; None if it was removed."""
         ...
 
     def new_token(self) -> int:
-        """A token that does not come up twice, also after a restart."""
+        """A token that is unique, even across restarts."""
         ...
 
     def wall_clock(self) -> int:
@@ -43,12 +47,12 @@ class Host(Protocol):
 
 @dataclass(slots=True)
 class Turn:
-    """What came of a turn: what to send, and whether there is more to be done at once.
+    """The result of a turn: what to send, and whether there is more to do immediately.
 
     Attributes:
-        deliveries: by member: token, attempt, stored event.
-        lost: tokens that are worth nothing any more, by the member that has them.
-        caught_up: members that are to hear that everything is done, up to `position`.
+        deliveries: token, attempt and stored event, by member.
+        lost: tokens that are no longer valid, by the member that has them.
+        caught_up: members to be told that everything up to `position` is done.
     """
 
     deliveries: dict[Member, list[tuple[int, int, bytes]]] = field(default_factory=dict)

@@ -1,18 +1,18 @@
-"""What a consumer group has done, what it has read ahead, and how that gets to the disk.
+"""The progress of a consumer group: what is done, what was read ahead, and how it is stored.
 
     done            | read ahead: at most WINDOW_MAX positions | not read
     ----------------+------------------------------------------+--------->  positions
               low watermark                                         read_to
 
-The log is read once, in the order of positions, and only positions are kept of it. A stream that
-cannot follow (it is held, or has more than QUEUE_MAX events ahead) is left behind, and read from
-its own index later, so nobody waits for it.
+A group reads the log once, in order, and keeps only the positions. A stream that cannot keep up
+(it is held, or has more than QUEUE_MAX events queued) falls behind. The group reads on without it,
+and reads that stream from its own index later.
 
-The low watermark moves when progress is folded: to the first event that is not done and whose stream has
-no entry. Entries that say no more than the low watermark are deleted in the same commit. An
-acknowledgement writes an entry, so between two folds the entries grow with the streams that were
-worked on; beyond ENTRIES_MAX the streams that keep the low watermark back get an entry too, and the low watermark
-moves up to where the log was read.
+Compaction moves the low watermark up to the first event that is not done and whose stream has no
+entry. In the same commit it deletes entries that add nothing to the low watermark. Each
+acknowledgement writes an entry, so between two compactions there is one for every stream worked
+on. Beyond ENTRIES_MAX, compaction also writes entries for the streams that hold the low watermark
+back, and moves it up to where the log was read.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,27 +42,27 @@ from headwater_server.engine.reads.reading import Reader
 from headwater_server.engine.state.layers import State
 
 WINDOW_MAX: Final = 4096
-"""Positions that a group reads ahead. Each takes about a hundred bytes, and that many streams
-can be at work at once."""
+"""Positions that a group reads ahead, about a hundred bytes each. It also bounds how many streams
+are worked on at the same time."""
 
 READ_MAX: Final = 512
-"""Events that are read ahead in one turn: a page of them takes a few milliseconds."""
+"""Events read ahead in one turn. Reading that many takes a few milliseconds."""
 
 ENTRIES_MAX: Final = 8192
-"""Entries of streams beyond which the low watermark is moved up at any price."""
+"""Entries of streams above which compaction writes more entries to move the low watermark up."""
 
 PARKED_MAX: Final = 100_000
-"""Parked events of a group. With so many the fault is not theirs: those that fail now are tried
-on, with the longest pause, until some were replayed or discarded."""
+"""Parked events of a group. If there are more, the events are hardly to blame. Further failures
+are then retried with the longest pause, until parked events are replayed or discarded."""
 
 Write = Callable[[list[bytes | None]], int]
-"""Commits key, value, …; the sequence number at which it is durable."""
+"""Commits key, value, …; returns the sequence number at which this is durable."""
 
 
 def stored_position(state: State, view: int, definition: Definition) -> int:
-    """The position of a group that nobody has joined, see GroupProgress.position."""
+    """The position of a group without members; see GroupProgress.position."""
     low_watermark = read_low_watermark(state, view, definition.number)
-    # Only entries below the low watermark can say that something is left there.
+    # Below the low watermark, only a stream with an entry can have unfinished events.
     entries = read_streams(state, view, definition.number)
     if all(entry.after >= low_watermark for _, entry in entries):
         return low_watermark
@@ -73,12 +73,12 @@ class GroupProgress:
     """The streams of an active group.
 
     Attributes:
-        streams: those of which the low watermark does not say everything, by name.
-        low_watermark: the stored one.
+        streams: the streams whose state the low watermark alone does not describe, by name.
+        low_watermark: as it is stored.
         read_to: every event up to it was read.
         pending: positions in all queues.
         parked_count: parked events.
-        settled: events that were done or parked since the last fold.
+        settled: events that were done or parked since the last compaction.
     """
 
     def __init__(self, state: State, view: int, definition: Definition) -> None:
@@ -100,9 +100,9 @@ class GroupProgress:
             stream.trial = Trial(entry.attempts, entry.retry_at, entry.reason, entry.pause_us)
             stream.entry = True
             self._entries += 1
-            # Why it failed is not kept: it may be why the last consumer died.
+            # The entry does not say whether its consumer died, so assume that it did.
             stream.quarantined = entry.attempts > 0
-            # Of what lies between its entry and the low watermark, nothing is in the log ahead.
+            # Reading ahead begins at the low watermark and would miss the events before it.
             stream.behind = entry.after < self.low_watermark
         for position, parked in read_parked(state, view, number, 0, PARKED_MAX):
             self.stream(parked.stream).add_parked(position)
@@ -115,7 +115,7 @@ class GroupProgress:
             stream.quarantined = stream.quarantined or attempts > 0
 
     def stream(self, name: str) -> StreamProgress:
-        """The progress of a stream; one that nothing was known of is where the low watermark is."""
+        """The progress of a stream; a stream that is new begins where the group has read to."""
         stream = self.streams.get(name)
         if stream is None:
             stream = self.streams[name] = StreamProgress(name, self.read_to)
@@ -124,7 +124,7 @@ class GroupProgress:
     # Reading ahead.
 
     def read_ahead(self, reader: Reader) -> tuple[list[StreamProgress], bool]:
-        """Read on in the log; the streams that have something new, and whether there is more."""
+        """Read on in the log; return the streams with new events, and whether there is more."""
         room = WINDOW_MAX - self.pending
         if room <= 0 or self.read_to >= reader.position:
             return [], False
@@ -143,21 +143,21 @@ class GroupProgress:
         return list(found), page.more
 
     def refill(self, stream: StreamProgress, reader: Reader) -> None:
-        """Read a page of what a stream that is behind has next; it may bring nothing yet."""
+        """Read the next page of a stream that is behind; the page may be empty."""
         limit = QUEUE_MAX if self.pending < WINDOW_MAX else 1
         wanted: EventFilter = replace(self.definition.wanted, stream=stream.name)
         page = reader.read_all(stream.read_to, wanted, limit, False)
         positions = [decode_event(stored).position for stored in page.events]
         stream.queue.extend(positions)
         self.pending += len(positions)
-        # If it is the last page, it goes beyond what the log's reader has passed.
+        # The last page may reach beyond the position to which the group has read.
         stream.read_to = page.position
         stream.behind = page.more
 
-    # What becomes of an event.
+    # The outcome of an event.
 
     def done_writes(self, stream: StreamProgress, position: int) -> list[bytes | None]:
-        """What says, once it is committed, that an event is done."""
+        """The writes that record, once committed, that an event is done."""
         number = self.definition.number
         if stream.is_replay(position):
             return [replay_key(number, position), None]
@@ -167,7 +167,7 @@ class GroupProgress:
         """The writes of `done_writes` were committed."""
         for key in self.done_writes(stream, position)[::2]:
             assert key is not None
-            # An attempt that could not be written yet must not overwrite that.
+            # An older entry that is still in the outbox must not overwrite this one.
             self._outbox.pop(key, None)
         self._settle(stream, position)
 
@@ -178,7 +178,7 @@ class GroupProgress:
         self.settled += 1
 
     def drop(self, stream: StreamProgress, position: int) -> None:
-        """An event is not there any more: it counts as done."""
+        """Count an event that was removed as done."""
         self._put(self.done_writes(stream, position))
         self._settle(stream, position)
 
@@ -208,15 +208,15 @@ class GroupProgress:
         self.parked_count += 1
 
     def replay(self, stream: StreamProgress, position: int) -> None:
-        """Try a parked event again. It was written."""
+        """Try a parked event again, after this was committed."""
         stream.replay(position)
         self.parked_count -= 1
 
     def discard(self, stream: StreamProgress, position: int) -> None:
-        """Forget a parked event. It was written."""
+        """Forget a parked event, after this was committed."""
         stream.parked.remove(position)
         self.parked_count -= 1
-        # What says no more than the low watermark may go with the next fold.
+        # The next compaction may then delete the stream's entry.
         self.settled += 1
 
     def _note_entry(self, stream: StreamProgress) -> None:
@@ -229,7 +229,7 @@ class GroupProgress:
             assert key is not None
             self._outbox[key] = value
 
-    # Getting it to the disk.
+    # Writing.
 
     @property
     def unwritten(self) -> bool:
@@ -237,10 +237,10 @@ class GroupProgress:
         return bool(self._outbox)
 
     def flush(self, write: Write) -> int:
-        """Write what waits for it; the sequence number at which it is durable.
+        """Write the outbox; return the sequence number at which it is durable.
 
         Raises:
-            ReadOnly: it cannot be written now, and waits on.
+            ReadOnly: nothing can be written now; the outbox is kept.
         """
         flat: list[bytes | None] = []
         for key, value in self._outbox.items():
@@ -251,9 +251,9 @@ class GroupProgress:
 
     @property
     def position(self) -> int:
-        """Every event up to it is done or parked, or is held behind one that is.
+        """Every event up to it is done or parked, or is held behind a parked one.
 
-        Not the low watermark, which leaves out the streams that have an entry.
+        This differs from the low watermark, which ignores streams that have an entry.
         """
         undone = [
             stream.undone
@@ -271,15 +271,16 @@ class GroupProgress:
         return max(low_watermark, self.low_watermark)
 
     def compact(self, write: Write) -> None:
-        """Move the low watermark, and delete entries that say no more than it.
+        """Move the low watermark up, and delete the entries that it makes redundant.
 
         Raises:
-            ReadOnly: it cannot be written now.
+            ReadOnly: nothing can be written now.
         """
         number = self.definition.number
-        # Who is behind is not waited for, and if there are too many entries, nobody is.
+        # Streams that are behind get an entry, so that they do not hold the low watermark back.
+        # If there are too many entries, all streams with unfinished events get one.
         everybody = self._entries > ENTRIES_MAX
-        # A dict for a set: what is written is in the same order every time.
+        # A dict as a set: the order of writes must be deterministic.
         aside = {
             stream: None
             for stream in self.streams.values()
@@ -311,7 +312,7 @@ class GroupProgress:
 
     @staticmethod
     def _is_covered(stream: StreamProgress, low_watermark: int) -> bool:
-        """Whether the low watermark says all that the stream's entry would."""
+        """Whether the low watermark makes the stream's entry redundant."""
         return (
             not stream.behind
             and stream.after <= low_watermark

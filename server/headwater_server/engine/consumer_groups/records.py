@@ -6,23 +6,22 @@
     04 "p" number(8) position(8)      ->  [stream, attempts, reason, time]
     04 "r" number(8) position(8)      ->  [stream, attempts, retry_at, reason, pause]
 
-A group's number is that of the commit that created it, so a group that is deleted and made anew
-under the same name finds nothing of the old one.
+A group's number is the number of the commit that created it. So a group that is deleted and
+created again under the same name does not see the old one's state.
 
-What is done is told by one number, the low watermark, and by one entry for each stream that the low watermark
-does not speak for:
+One number, the low watermark, says what is done, together with an entry for each exception:
 
     a stream without an entry     its events up to the low watermark are done
-    a stream with one             its events up to `after` are done, and no later one, whatever
-                                  the low watermark is: above it for a stream that is ahead, below it
-                                  for one that waits for a retry, or behind a parked event
+    a stream with an entry        its events up to `after` are done and no later ones. `after` is
+                                  above the low watermark if the stream is ahead, and below it if
+                                  the stream waits for a retry or behind a parked event
 
-`attempts`, `retry_at` (microseconds since 1970), `reason` and `pause` (microseconds) are of the
-event after `after`. By `retry_at` alone a pause would last for days after the clock was set back,
-so its length stands beside it; entries of earlier versions have no `pause`. A parked event ("p")
-is done as far as the low watermark and the entries go, and so is one that was parked and is to be tried
-again ("r"). So the state of a group is as large as what is unfinished in it, and not as what it
-has done.
+`attempts`, `retry_at` (microseconds since 1970), `reason` and `pause` (microseconds) belong to the
+event after `after`. `pause` is the length of the pause: with `retry_at` alone, a pause would last
+for days after the clock was set back. Entries of earlier versions have no `pause`. The low
+watermark and the entries count a parked event ("p") as done, and also one that was parked and will
+be tried again ("r"). So the size of a group's state depends on its unfinished events and not on
+the finished ones.
 """
 
 from dataclasses import dataclass, fields
@@ -37,10 +36,10 @@ from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.state.layers import State
 
 HOLD: Final = "hold"
-"""Later events of a stream wait until its parked event was replayed or discarded."""
+"""Later events of a stream wait until its parked event is replayed or discarded."""
 
 CONTINUE: Final = "continue"
-"""Later events of a stream go on past its parked events."""
+"""Later events of a stream are delivered although one is parked."""
 
 _DEFINITION: Final = GROUPS + b"g"
 _LOW_WATERMARK: Final = GROUPS + b"f"
@@ -49,7 +48,7 @@ _PARKED: Final = GROUPS + b"p"
 _REPLAY: Final = GROUPS + b"r"
 
 PAUSE_US_MAX: Final = RETRY_MS_MAX * 1000
-"""The longest pause that there can be; that of entries which do not say how long theirs is."""
+"""The longest possible pause, assumed for entries that do not say how long theirs is."""
 
 _number = Struct(">Q").pack
 _NUMBER_SIZE: Final = 8
@@ -57,13 +56,13 @@ _NUMBER_SIZE: Final = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSettings:
-    """How a group treats its members and what fails.
+    """How a group treats its members and its failures.
 
     Attributes:
-        lease_ms: how long a member may take for a delivery before another one gets it.
-        attempts_max: deliveries of an event after which it is parked; 0: it never is.
-        retry_ms: the pause after a first failed delivery; doubled by each further one.
-        parked_stream: what becomes of a stream one of whose events is parked: HOLD, CONTINUE.
+        lease_ms: how long a member may hold a delivery before another member gets it.
+        attempts_max: deliveries after which an event is parked; 0: never.
+        retry_ms: the pause after the first failed delivery; each further failure doubles it.
+        parked_stream: what a stream with a parked event does: HOLD or CONTINUE.
     """
 
     lease_ms: int = 30_000
@@ -78,7 +77,7 @@ class GroupSettings:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a group is: its name, its number, which events it is about, its settings."""
+    """A group's name, its number, the filter of its events, and its settings."""
 
     name: str
     number: int
@@ -87,7 +86,7 @@ class Definition:
 
 
 class StreamEntry(NamedTuple):
-    """How far a stream is, and how often its next event was tried."""
+    """How far a group is with a stream, and how often it tried the next event."""
 
     after: int
     attempts: int = 0
@@ -97,7 +96,7 @@ class StreamEntry(NamedTuple):
 
 
 class ParkedEntry(NamedTuple):
-    """An event that was set aside: of which stream, after how many attempts, why and when."""
+    """An event that was parked: its stream, after how many attempts, why, and when."""
 
     stream: str
     attempts: int
@@ -106,7 +105,7 @@ class ParkedEntry(NamedTuple):
 
 
 class ReplayEntry(NamedTuple):
-    """An event that was parked and is to be tried again."""
+    """An event that was parked and will be tried again."""
 
     stream: str
     attempts: int = 0
@@ -136,7 +135,7 @@ def encode_definition(definition: Definition) -> bytes:
 
 
 def decode_definition(name: str, value: bytes) -> Definition:
-    """Take a definition apart."""
+    """Decode a group's definition."""
     number, wanted, lease_ms, attempts_max, retry_ms, parked_stream, *_ = msgpack.unpackb(value)
     settings = GroupSettings(
         lease_ms=lease_ms, attempts_max=attempts_max, retry_ms=retry_ms, parked_stream=parked_stream
@@ -207,7 +206,7 @@ def read_streams(state: State, view: int, number: int) -> list[tuple[str, Stream
 def read_parked(
     state: State, view: int, number: int, after: int, limit: int
 ) -> list[tuple[int, ParkedEntry]]:
-    """The parked events of a group at a commit, from after a position on, at most *limit*."""
+    """The parked events of a group after a position, as of a commit, at most *limit*."""
     found: list[tuple[int, ParkedEntry]] = []
     for key, value in state.scan(
         parked_key(number, after + 1), _end(_PARKED + _number(number)), view
@@ -219,7 +218,7 @@ def read_parked(
 
 
 def read_replays(state: State, view: int, number: int) -> list[tuple[int, ReplayEntry]]:
-    """The events of a group that are to be tried again, at a commit, in order."""
+    """The parked events of a group that will be tried again, as of a commit, in order."""
     start = _REPLAY + _number(number)
     return [
         (_position_of(key), ReplayEntry(*_with_pause(value)))
@@ -228,7 +227,7 @@ def read_replays(state: State, view: int, number: int) -> list[tuple[int, Replay
 
 
 def state_keys(state: State, view: int, number: int) -> list[bytes]:
-    """Every key of a group but its definition."""
+    """Every key of a group except its definition."""
     keys: list[bytes] = []
     for kind in (_LOW_WATERMARK, _STREAM, _PARKED, _REPLAY):
         start = kind + _number(number)
@@ -280,7 +279,7 @@ def number_in_definition(key: bytes, value: bytes) -> int | None:
 
 
 def _with_pause(value: bytes) -> list[Any]:
-    """The members of an entry; those of earlier versions do not say how long their pause is."""
+    """The members of an entry. Entries of earlier versions lack the length of the pause."""
     members: list[Any] = msgpack.unpackb(value)[:5]
     return [*members, PAUSE_US_MAX] if len(members) == 4 else members
 

@@ -1,10 +1,10 @@
-"""Where each stream of a consumer group is, while no member has an event of it.
+"""The queues in which the streams of a consumer group wait while no member has their next event.
 
-    settling --its record is durable--> ready, or suspects --a member takes it--> leased
+    settling --its record is durable--> ready, or quarantined --a member takes it--> leased
         ^                                 ^
         '-- written <-- changed           '--its pause is over-- retrying
 
-A stream is in one of these places at most (`waits`), or with a member (`lease`), or idle, or held.
+A stream is in one of these queues at most (`waits`), or leased (`lease`), or idle, or held.
 """
 
 import heapq
@@ -16,15 +16,15 @@ from headwater_server.engine.consumer_groups.streams import StreamProgress
 from headwater_server.engine.settings import SECOND_US
 
 RETRY_US_MAX: Final = 60 * SECOND_US
-"""The longest pause between attempts that nobody chose."""
+"""The longest pause between attempts that the server chooses by itself."""
 
 
 class GroupSchedule:
     """The streams that wait for something.
 
     Attributes:
-        ready: those whose next event can be handed out.
-        quarantined: likewise, but the next event was with a member that died or fell silent.
+        ready: streams whose next event can be delivered.
+        quarantined: likewise, but the member that last had that event died or fell silent.
     """
 
     def __init__(self, wall_clock: Callable[[], int], *, hold: bool) -> None:
@@ -38,9 +38,9 @@ class GroupSchedule:
         self._changed: list[StreamProgress] = []
 
     def place(self, stream: StreamProgress, now: int | None = None) -> None:
-        """Find a stream its place, if it has something to be delivered and is in none.
+        """Put a stream into the right queue, if it has something to deliver and is in none.
 
-        Without *now* its pause is looked at when it is handed out.
+        Without *now*, its pause is only checked at delivery.
         """
         if stream.waits or stream.lease is not None or not stream.has_more:
             return
@@ -57,7 +57,7 @@ class GroupSchedule:
         self.make_ready(stream)
 
     def make_ready(self, stream: StreamProgress, *, first: bool = False) -> None:
-        """Its next event can be handed out."""
+        """Queue a stream whose next event can be delivered."""
         stream.waits = True
         queue = self.quarantined if stream.quarantined else self.ready
         if first:
@@ -66,7 +66,7 @@ class GroupSchedule:
             queue.append(stream)
 
     def release(self, durable_sequence: int, now: int) -> None:
-        """Let go on what waited for a sync or for its time."""
+        """Release the streams whose sync is done or whose pause is over."""
         while self._settling and self._settling[0][0] <= durable_sequence:
             _, stream = self._settling.popleft()
             stream.waits = False
@@ -77,17 +77,17 @@ class GroupSchedule:
             self.place(stream, now)
 
     def await_sync(self, stream: StreamProgress, sequence: int) -> None:
-        """It goes on once a sequence number is durable."""
+        """Let a stream wait until a sequence number is durable."""
         stream.waits = True
         self._settling.append((sequence, stream))
 
     def await_write(self, stream: StreamProgress) -> None:
-        """It goes on once what changed of it is written, and durable."""
+        """Let a stream wait until its change is written and durable."""
         stream.waits = True
         self._changed.append(stream)
 
     def written(self, sequence: int) -> None:
-        """What changed is in a record, which is durable with a sequence number."""
+        """The changes are in a record; let their streams wait until *sequence* is durable."""
         for stream in self._changed:
             self._settling.append((sequence, stream))
         self._changed.clear()
@@ -99,17 +99,17 @@ class GroupSchedule:
 
     @property
     def busy(self) -> bool:
-        """Whether any stream is in any of these places."""
+        """Whether any stream is in any of these queues."""
         return bool(
             self.ready or self.quarantined or self._retries or self._settling or self._changed
         )
 
     @property
     def retrying(self) -> int:
-        """Streams whose next event has a pause."""
+        """Streams that wait for the end of a pause."""
         return len(self._retries)
 
     @property
     def next_retry(self) -> int | None:
-        """When the first pause is over."""
+        """When the first pause ends."""
         return self._retries[0][0] if self._retries else None

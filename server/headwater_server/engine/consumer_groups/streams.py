@@ -1,11 +1,11 @@
-"""A stream as a consumer group sees it, and who has an event of it.
+"""The state of one stream in a consumer group, and the lease on its next event.
 
     done ... | parked | to be tried again | queue: read ahead | behind: not read yet
                         ^ the next one is here, or at the head of the queue
 
-One event of a stream is with one member at a time, so the order within the stream is kept
-whatever becomes of it: acknowledged, it is done; nacked or lost, it is the next one again; parked,
-it is set aside, and what comes after waits or not, as the group is set.
+Only one event of a stream is leased at a time, which keeps the order within the stream. An event
+that is acknowledged is done. One that is nacked or lost becomes the next event again. One that is
+parked is set aside; the group's settings decide whether later events wait for it.
 """
 
 from bisect import insort
@@ -16,18 +16,18 @@ from typing import Final
 from headwater_server.engine.consumer_groups.records import ReplayEntry, StreamEntry
 
 QUEUE_MAX: Final = 64
-"""Positions of one stream that are read ahead. What comes later is looked up in the stream's own
-index when the queue is empty, so one busy stream does not fill the window of all."""
+"""Positions of one stream that are read ahead. Later ones are looked up in the stream's own index
+once the queue is empty, so a busy stream does not fill the group's window."""
 
 
 class Trial:
-    """How often an event was tried, and what came of it.
+    """How often an event was tried, and why it failed.
 
     Attributes:
-        count: deliveries, the present one included.
-        retry_at: not before this time, in microseconds since 1970; 0: at any time.
-        pause_us: how long the pause is that ends then.
-        reason: why the last one failed.
+        count: deliveries, including the current one.
+        retry_at: the earliest time of the next, in microseconds since 1970; 0: any time.
+        pause_us: the length of the pause that ends at `retry_at`.
+        reason: why the last delivery failed.
     """
 
     __slots__ = ("_due", "count", "pause_us", "reason", "retry_at")
@@ -42,16 +42,16 @@ class Trial:
         self._due: int | None = None
 
     def pause(self, pause_us: int, wall: int) -> None:
-        """Try it again after a pause; *wall* is the time since 1970."""
+        """Delay the next attempt by a pause; *wall* is the time since 1970."""
         self.retry_at = wall + pause_us if pause_us else 0
         self.pause_us = pause_us
         self._due = None
 
     def due(self, now: int, wall: int) -> int:
-        """When the pause is over, by the clock of *now*, which never goes back.
+        """When the pause ends, by the monotonic clock of *now*.
 
-        The wall clock is looked at once: what was stored can only be compared with that. It may
-        have been set back or forward since, so the rest is at most the length of the pause.
+        A stored time can only be compared with the wall clock, so that is read once. It may have
+        been set back since, so the rest is at most the length of the pause.
         """
         if not self.retry_at:
             return now
@@ -64,12 +64,12 @@ class Member:
     """One consumer of a group.
 
     Attributes:
-        owner: what the net side knows it by.
-        credit: deliveries that may be handed to it before it grants more.
+        owner: how the net side identifies it.
+        credit: deliveries that may be sent to it before it grants more.
         takes: whether deliveries can be sent to it now.
-        leases: what it has, by token.
-        alone: the token of a delivery beside which it gets no other; 0: none.
-        caught_up_at: which round of the group's it was told the end of.
+        leases: its leases, by token.
+        alone: the token of a quarantined delivery, during which it gets no other; 0: none.
+        caught_up_at: the last round of the group of whose end it was told.
     """
 
     __slots__ = ("alone", "caught_up_at", "credit", "leases", "owner", "takes")
@@ -84,7 +84,7 @@ class Member:
 
 
 class Lease:
-    """An event that is with a member until a time, in microseconds of a clock that never goes back.
+    """An event that a member holds until a deadline, in microseconds of a monotonic clock.
 
     Attributes:
         recorded: the attempt is counted on the disk already.
@@ -108,18 +108,18 @@ class StreamProgress:
     """How far a group is with one stream.
 
     Attributes:
-        after: every event up to it is done, or parked.
-        read_to: every event up to it is done, parked, or in the queue.
+        after: every event up to this position is done or parked.
+        read_to: every event up to this position is done, parked, or in the queue.
         queue: positions that were read and are not done.
-        behind: there may be events after `read_to` that the group has read past.
+        behind: the group may have read past events after `read_to`.
         trial: of the head of the queue.
-        replays: positions that were parked and are tried again, in order, with their trials.
+        replays: positions that were parked and will be tried again, in order, with their trials.
         parked: positions that are parked, in order.
-        entry: the stream has an entry on the disk, so the low watermark does not speak for it.
-        lease: who has the next event.
-        waits: it waits for something: a sync, a time, a member.
-        quarantined: the next event was with a member that died or fell silent.
-        member: who had the last event.
+        entry: the stream has a stored entry, which overrides the low watermark.
+        lease: the lease on the next event, if a member has it.
+        waits: the stream waits for a sync, a time or a member.
+        quarantined: the member that last had the next event died or fell silent.
+        member: the member that had the last event.
     """
 
     __slots__ = (
@@ -154,7 +154,7 @@ class StreamProgress:
         self.member: Member | None = None
 
     def take(self, position: int, *, held: bool) -> bool:
-        """Queue an event that the group has read, unless it is done; whether it was queued."""
+        """Queue an event that the group has read, unless it is done; return whether it did."""
         if position <= self.read_to or self.behind:
             return False
         if held or len(self.queue) >= QUEUE_MAX:
@@ -165,19 +165,19 @@ class StreamProgress:
         return True
 
     def is_held(self, *, hold: bool) -> bool:
-        """Whether nothing of it may be delivered because of a parked event."""
+        """Whether a parked event stops all deliveries of the stream."""
         if not hold or not self.parked:
             return False
         return not self.replays or self.parked[0] < self.replays[0][0]
 
     def head(self) -> tuple[int, Trial] | None:
-        """The position of the event to be delivered next and its trial; None: it is not read."""
+        """Position and trial of the next event to deliver; None if it was not read yet."""
         if self.replays:
             return self.replays[0]
         return (self.queue[0], self.trial) if self.queue else None
 
     def trial_of(self, position: int) -> Trial:
-        """The trial of an event that is with a member, or next."""
+        """The trial of an event that is leased or next."""
         for replayed, trial in self.replays:
             if replayed == position:
                 return trial
@@ -189,14 +189,14 @@ class StreamProgress:
 
     @property
     def has_more(self) -> bool:
-        """Whether something of it is not done, and not parked."""
+        """Whether any of its events is neither done nor parked."""
         return bool(self.replays or self.queue or self.behind)
 
     @property
     def undone(self) -> int:
-        """The first position that is not done as far as the low watermark goes; 0: all are that were read.
+        """The first position that is not done, ignoring replays; 0 if all that were read are done.
 
-        Exact if the queue has it, else a bound below it.
+        Exact if it is in the queue, else a lower bound.
         """
         if self.queue:
             return self.queue[0]
@@ -204,17 +204,17 @@ class StreamProgress:
 
     def as_entry(self) -> StreamEntry:
         """The entry to be stored."""
-        # Between `after` and the head there is no event of the stream that the group wants.
+        # The trial belongs to the queue's head: the filter matches no event before it.
         trial = self.trial
         return StreamEntry(self.after, trial.count, trial.retry_at, trial.reason, trial.pause_us)
 
     def as_replay(self, position: int) -> ReplayEntry:
-        """The entry of an event that is tried again."""
+        """The entry of a replayed event."""
         trial = self.trial_of(position)
         return ReplayEntry(self.name, trial.count, trial.retry_at, trial.reason, trial.pause_us)
 
     def settle(self, position: int) -> bool:
-        """An event is done, or set aside; whether it was the head of the queue."""
+        """Count an event as done or parked; return whether it was the head of the queue."""
         self.quarantined = False
         if self.is_replay(position):
             self.replays = [replay for replay in self.replays if replay[0] != position]
@@ -225,7 +225,7 @@ class StreamProgress:
         return True
 
     def add_parked(self, position: int) -> None:
-        """Note a parked event."""
+        """Add a parked event."""
         insort(self.parked, position)
 
     def replay(self, position: int) -> None:

@@ -35,9 +35,9 @@ are CHANGE_EXISTS and CHANGE_REPLACED; 4 is reserved for a value that expires. O
 hundreds of changes, because the store wants twenty times as long for an entry as for a few bytes
 more in one.
 
-An id of a transaction that is made of the time (below IDS_END) stands with the others of the same
-16 ms, whose first 44 bits it shares. It stands by itself if they are ID_BUCKET_IDS_MAX, and so does any
-other id.
+Transaction ids that are made of the time (below IDS_END) are grouped: all ids of the same 16 ms,
+which share their first 44 bits, are in one entry, an id bucket. An id has an entry of its own if
+its bucket is full (ID_BUCKET_IDS_MAX), or if it is any other kind of id.
 
 The id of a stream, a category or a type is the position
 of its first event: it needs no counter, and a repeated checkpoint gives the same. That of a tag
