@@ -62,7 +62,7 @@ def python_files(*folders: str) -> Iterator[Source]:
 
 
 def pages() -> Iterator[tuple[Path, str]]:
-    for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]:
         yield path.relative_to(ROOT), path.read_text()
 
 
@@ -160,7 +160,7 @@ def checkless_tests(source: Source) -> Iterator[str]:
 
 def links_to_nowhere(path: Path, text: str) -> Iterator[str]:
     """Relative links of a page lead to a file, and to a heading if they name one."""
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text)):
         if re.match(r"[a-z]+:", target):
             continue
         file, _, anchor = target.partition("#")
@@ -169,6 +169,25 @@ def links_to_nowhere(path: Path, text: str) -> Iterator[str]:
             yield f"{path}: link to {target}, which does not exist"
         elif anchor and anchor not in anchors(found.read_text()):
             yield f"{path}: link to {target}, which has no such heading"
+
+
+PATH_ROOTS: Final = ("", "server/headwater_server", "client/headwater")
+"""Where paths in the pages begin."""
+
+
+def code_that_is_nowhere(path: Path, text: str) -> Iterator[str]:
+    """`engine/engine.py` is a file, and `engine/engine.py: commit` a function or class in it."""
+    for named, name in re.findall(r"`([\w.]+/[\w./-]*)(?::\s+(\w+))?`", text):
+        files = [ROOT / root / named for root in PATH_ROOTS if (ROOT / root / named).exists()]
+        known = any((ROOT / root / named.split("/")[0]).exists() for root in PATH_ROOTS)
+        if not files and (known or named.endswith(".py")):
+            yield f"{path}: {named} does not exist"
+        elif name and not any(defines(file, name) for file in files):
+            yield f"{path}: {named} has no {name}"
+
+
+def defines(file: Path, name: str) -> bool:
+    return bool(re.search(rf"^ *(async def|def|class) {name}\b", file.read_text(), re.MULTILINE))
 
 
 def anchors(text: str) -> set[str]:
@@ -201,6 +220,11 @@ def test_tests_are_sentences_that_can_fail_and_never_sleep() -> None:
 
 def test_links_of_the_pages_lead_somewhere() -> None:
     assert not "\n".join(line for path, text in pages() for line in links_to_nowhere(path, text))
+
+
+def test_code_that_the_pages_name_exists() -> None:
+    found = [line for path, text in pages() for line in code_that_is_nowhere(path, text)]
+    assert not "\n".join(found)
 
 
 def test_tests_mirror_the_source_tree() -> None:
@@ -333,4 +357,13 @@ def test_a_rule_finds_links_to_nowhere() -> None:
     page = Path("README.md")
     assert list(links_to_nowhere(page, "[x](docs/missing.md)"))
     assert list(links_to_nowhere(page, "[x](#no-such-heading)"))
-    assert not list(links_to_nowhere(page, "[x](LICENSE) [y](https://example.org/)"))
+    assert not list(links_to_nowhere(page, "[x](LICENSE) [y](https://example.org/) `[z](file.md)`"))
+
+
+def test_a_rule_finds_code_that_is_nowhere() -> None:
+    page = Path("README.md")
+    assert list(code_that_is_nowhere(page, "`engine/missing.py`"))
+    assert list(code_that_is_nowhere(page, "`missing/engine.py`"))
+    assert list(code_that_is_nowhere(page, "`engine/missing`"))
+    assert list(code_that_is_nowhere(page, "`engine/engine.py: no_such_function`"))
+    assert not list(code_that_is_nowhere(page, "`engine/engine.py: commit`, `tests/net` and `a/b`"))
