@@ -186,6 +186,14 @@ def code_that_is_nowhere(path: Path, text: str) -> Iterator[str]:
             yield f"{path}: {named} has no {name}"
 
 
+def targets_that_are_nowhere(path: Path, text: str) -> Iterator[str]:
+    """`make check` is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"`make ([a-z-]+)", text):
+        if target not in targets:
+            yield f"{path}: make {target} is no target of the Makefile"
+
+
 def defines(file: Path, name: str) -> bool:
     return bool(re.search(rf"^ *(async def|def|class) {name}\b", file.read_text(), re.MULTILINE))
 
@@ -222,8 +230,9 @@ def test_links_of_the_pages_lead_somewhere() -> None:
     assert not "\n".join(line for path, text in pages() for line in links_to_nowhere(path, text))
 
 
-def test_code_that_the_pages_name_exists() -> None:
-    found = [line for path, text in pages() for line in code_that_is_nowhere(path, text)]
+def test_code_and_targets_that_the_pages_name_exist() -> None:
+    rules = (code_that_is_nowhere, targets_that_are_nowhere)
+    found = [line for path, text in pages() for rule in rules for line in rule(path, text)]
     assert not "\n".join(found)
 
 
@@ -367,3 +376,5 @@ def test_a_rule_finds_code_that_is_nowhere() -> None:
     assert list(code_that_is_nowhere(page, "`engine/missing`"))
     assert list(code_that_is_nowhere(page, "`engine/engine.py: no_such_function`"))
     assert not list(code_that_is_nowhere(page, "`engine/engine.py: commit`, `tests/net` and `a/b`"))
+    assert list(targets_that_are_nowhere(page, "`make nothing`"))
+    assert not list(targets_that_are_nowhere(page, "`make check`"))
