@@ -1,1 +1,1 @@
-"""The network side: sessions, what drives them, and the tasks around the engine. It awaits."""
+"""The network side: sessions, their drivers, and the tasks around the engine. Only it awaits."""

@@ -1,9 +1,9 @@
-"""The machine's clocks, in microseconds. The hot path asks them, so this module is compiled."""
+"""The machine's clocks, in microseconds. The hot path reads them, so this module is compiled."""
 
 import time
 from typing import Final
 
-# macOS counts sleep in its monotonic clock; Linux has a clock of its own for that.
+# The monotonic clock of macOS counts sleep; on Linux that is a separate clock.
 _MONOTONIC: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -13,5 +13,5 @@ def wall_clock() -> int:
 
 
 def monotonic_clock() -> int:
-    """Microseconds of a clock that nobody sets, and that goes on while the machine sleeps."""
+    """Microseconds of a clock that is never set, and that counts time asleep."""
     return time.clock_gettime_ns(_MONOTONIC) // 1000

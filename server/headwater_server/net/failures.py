@@ -1,15 +1,15 @@
 """Failures: which exceptions end the process, and what clients are told before it ends.
 
     HeadwaterError            the answer to one request, or the end of one feed
-    OSError in a plain read   the same: an internal_error; the log of the server has the reason
+    OSError in a plain read   the same, as internal_error; the server's log has the reason
     OSError in a commit       the outcome is unknown, until the client asks (failed_requests.py)
-    anything else             a mistake of the server, an assertion say: the process ends
+    anything else             a bug in the server, such as a failed assertion: the process ends
 
-After a mistake nothing that the process holds in memory can be relied on. So no commit group is
-written and no request is served any more. Clients that wait for a commit are told that its outcome
-is unknown, with the transaction's id. The restart reads the log and decides.
+After a bug, the process cannot rely on its memory. So it writes no commit group and serves no
+request any more. Clients that wait for a commit are told that its outcome is unknown, with the
+transaction's id. The restart reads the log and decides.
 
-Every task of the server runs under `guard`. Code that has a client to answer first catches the
+Every task of the server runs under `guard`. Code that must first answer a client catches the
 exception itself, answers, and calls `end_process`.
 """
 
@@ -22,7 +22,7 @@ import trio
 _log = structlog.get_logger(__name__)
 
 SHUTDOWN_NOTICE_S: Final = 0.1
-"""Seconds that the connections get to send the last answers."""
+"""Seconds for the connections to send the last answers."""
 
 
 class CommitFailed(Exception):
@@ -47,9 +47,9 @@ class Failures:
         self._stop_serving = stop_serving
 
     def end_process(self, error: Exception, what: str) -> None:
-        """Serve nothing more, tell clients, and let `run` raise. *what* says where it happened."""
+        """Stop serving, tell clients, and make `run` raise. *what* names what failed."""
         if self.failed:
-            # The first failure is the one to look at; this one may be its consequence.
+            # Report the first failure; this one may be its consequence.
             _log.critical("another failure while the process ends", where=what, exc_info=error)
             return
         self.failed = True
@@ -62,7 +62,7 @@ class Failures:
         self._wanted.unpark_all()
 
     async def guard(self, task: Callable[[], Awaitable[None]], what: str) -> None:
-        """Run a task of the server; if it raises, let the process end in an orderly way.
+        """Run a task of the server; if it raises, end the process in an orderly way.
 
         Raises:
             CommitFailed: clients were told already.
@@ -79,7 +79,7 @@ class Failures:
         """Wait for a failure.
 
         Raises:
-            CommitFailed: it was the disk that failed.
+            CommitFailed: the disk failed.
             Exception: whatever else `end_process` was called with.
         """
         while self._error is None:

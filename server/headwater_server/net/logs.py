@@ -1,4 +1,4 @@
-"""Log output: one line an event, for people or for machines, on standard error."""
+"""Log output: one line for each event, as text or JSON, on standard error."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ FORMATS = ("console", "json")
 
 
 def configure(log_format: str, level: str) -> None:
-    """Say how this process logs. *log_format* is one of FORMATS, *level* one of LEVELS."""
+    """Configure the log of this process. *log_format* is one of FORMATS, *level* of LEVELS."""
     assert log_format in FORMATS, log_format
     assert level in LEVELS, level
     shared: list[Processor] = [

@@ -1,20 +1,20 @@
-"""The server: an engine with everything around it, from start to an orderly end.
+"""The server: an engine and the tasks around it, from start to an orderly shutdown.
 
     Server   the tasks around an engine; simulation runs it too, on streams in memory
-    serve    the real thing: directory, sockets, signals
+    serve    the real server: data directory, sockets, signals
 
-    committer        groups become durable, are published, and are answered
-    checkpointer     what was committed gets into the files, the log is trimmed
-    backups          those that clients ask for
-    maintenance      leases, log space, slow strangers
-    feeds            history of events and keys for those who are behind
-    group deliveries events for the members of consumer groups, when it is their time
+    committer        makes commit groups durable, publishes and answers them
+    checkpointer     writes committed data to the files, and trims the log
+    backups          makes the backups that clients ask for
+    maintenance      leases, log space, slow unauthenticated connections
+    feeds            pushes history of events and keys to feeds that are behind
+    group deliveries pushes events to members of consumer groups when they are due
     plain sockets    all connections without TLS
-    TLS listener     a task for each connection with it
+    TLS listener     two tasks for each connection with TLS
 
-SIGTERM or SIGINT: no new connections and transactions; what runs may end, for a while; what was
-committed is answered; a last checkpoint, so that the next start has nothing to replay. A second
-signal ends the waiting.
+On SIGTERM or SIGINT the server takes no new connections and transactions. Open transactions get
+some time to end, and commits are answered. A last checkpoint leaves nothing for the next start to
+replay. A second signal skips the waiting.
 """
 
 import os
@@ -71,19 +71,19 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_S = 0.01
 _SWITCH_INTERVAL_S = 0.001
-"""How long the thread of a checkpoint may keep the interpreter from the one that serves. Python's
-own 5 ms would be paid again and again, after every sync."""
+"""How long a checkpoint's thread may keep the interpreter lock from the event loop. With Python's
+default, the event loop could wait 5 ms for it after every sync."""
 
 SHUTDOWN_NOTICE_S_MAX = 1.0
-"""Seconds that clients get, at the end, to take what was sent to them."""
+"""Seconds for clients to read their last output at shutdown."""
 
 
 class Server:
-    """Everything around an engine. `run` it, and `stop` it from another task.
+    """An engine's tasks. Call `run`, and call `stop` from another task.
 
     Attributes:
-        service: what the sessions share; a stream is served by `streams.serve_stream`.
-        plain_sockets: where sockets that listen are handed in.
+        service: shared by all sessions; `streams.serve_stream` takes it to serve a stream.
+        plain_sockets: takes listening sockets.
     """
 
     def __init__(
@@ -202,16 +202,16 @@ class Server:
         self._checkpointer.published()
         if self._group_commit.written_size >= self._maintenance.look_at_size:
             self._maintenance.published()
-        # The answers of the group, here and not after a task switch.
+        # Send the group's answers here: a task switch would delay them.
         if self.plain_sockets.to_flush:
             self.plain_sockets.flush(FLUSHES_PER_TURN_MAX)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until `stop` is through.
+        """Serve until `stop` has finished.
 
         Raises:
             CommitFailed, CheckpointFailed: in an exception group; the process must end.
-            Exception: the same, after a mistake of our own.
+            Exception: the same, after a bug.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -225,7 +225,7 @@ class Server:
             self.plain_sockets.close()
 
     async def stop(self, *, hurry: trio.Event | None = None) -> None:
-        """Come to an orderly end; *hurry* cuts the waiting for clients short."""
+        """Shut down in order; *hurry* cuts the waiting for clients short."""
         self.service.stopping = True
         self._backups.stop()
         self.plain_sockets.stop_accepting()
@@ -235,7 +235,7 @@ class Server:
             if hurry is not None:
                 nursery.start_soon(_cancel_on, hurry, nursery.cancel_scope)
             with trio.move_on_after(self._settings.shutdown_ms_max / 1000) as grace:
-                # An event for this would be kept up to date for years, and used once.
+                # Poll: an event would have to be maintained for the server's whole life.
                 while any(map(self._engine.open_count, sessions)):  # noqa: ASYNC110
                     await trio.sleep(_LOOK_S)
                 await self._group_commit.drain()
@@ -244,13 +244,13 @@ class Server:
             await self._send_shutdown_notice()
             nursery.cancel_scope.cancel()
         await self._checkpointer.checkpoint(wait_for_room=False)
-        # After it, damage to the newest group cannot be taken for the torn write of a crash.
+        # Once sealed, damage to the newest group cannot be mistaken for a torn write.
         self._group_commit.seal()
         await self._group_commit.drain()
         self._stopped.set()
 
     async def _send_shutdown_notice(self) -> None:
-        error = ShuttingDown("the server is going down; connect again later")
+        error = ShuttingDown("the server is shutting down; connect again later")
         for session in self.service.sessions:
             for channel in list(session.feeds.values()):
                 channel.owner.end(channel, error)
@@ -271,7 +271,7 @@ def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
     *timed* makes the fsyncs of commit groups.
 
     Raises:
-        DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be.
+        DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be opened.
     """
 
     def on_progress(count: int) -> None:
@@ -318,7 +318,7 @@ def _open_log(
         timed=timed,
     )
     if log.torn is not None:
-        _log.warning("the log ended in a torn write, which was set aside", where=str(log.torn))
+        _log.warning("the log ended with a torn write, which was set aside", where=str(log.torn))
     return log
 
 
@@ -327,16 +327,16 @@ async def serve(
     *,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve a data directory until SIGTERM or SIGINT. Started with the addresses.
+    """Serve a data directory until SIGTERM or SIGINT. The task status gets the addresses.
 
     Raises:
-        CannotListen, DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot begin.
+        CannotListen, DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot start.
         CommitFailed, CheckpointFailed: the disk failed; the restart decides what is durable.
     """
     context = None
     if settings.tls_certificate is not None:
         context = tls_context(settings.tls_certificate, settings.tls_key)
-    # Bound before the log is replayed, so that a port that is taken is told at once.
+    # Bind before replaying the log, so that an occupied port is reported immediately.
     listeners = Listeners(settings)
     try:
         adaptive_fsync = AdaptiveFsync(time.perf_counter)
@@ -356,7 +356,7 @@ async def serve(
                 task_status,
             )
         except BaseExceptionGroup as group:
-            # A failed disk ends everything else too; what the caller must know is that.
+            # A failed disk makes other tasks fail too; raise the failure of the disk.
             failed, _ = group.split((CommitFailed, CheckpointFailed))
             raise group if failed is None else _first(failed)
         finally:
@@ -449,7 +449,7 @@ async def _serve_tls(
     )
     sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in listeners.tcp]
     with accepting:
-        # Running out of descriptors is waited out in there, without spinning.
+        # serve_listeners waits without spinning when descriptors run out.
         await trio.serve_listeners(handler, sockets, handler_nursery=nursery)
 
 
@@ -465,7 +465,7 @@ def _tell(settings: ServerSettings, addresses: list[str], engine: Engine, *, tls
         pid=os.getpid(),
     )
     if settings.ready_file is not None:
-        # Renamed into place, so that who waits for it never reads half of it.
+        # Rename it into place, so that nobody reads half a file.
         path = Path(settings.ready_file)
         unfinished = path.with_name(path.name + ".new")
         unfinished.write_text("".join(f"{address}\n" for address in addresses))

@@ -1,8 +1,8 @@
-"""The service: what all sessions of a server share, and what holds for all of them.
+"""The service: the state that all sessions of a server share.
 
-It knows the engine, the settings, the group commit and the feeds; which sessions there
-are; whether a user is needed; and whether the server is going down. The rights of a user are
-asked for in one place, `authorize`.
+It holds the engine, the settings, the group commit, the feeds and the set of sessions. It knows
+whether clients must authenticate, and whether the server is shutting down. All rights are checked
+in one place, `authorize`.
 """
 
 import resource
@@ -46,11 +46,11 @@ def _server_name() -> str:
 
 Handler = Callable[[Any, int, list[Any]], bytes | None]
 """Serves one operation: takes the session, the request's id and its arguments, and returns the
-frame of the answer, or None if that comes later."""
+answer's frame, or None if the answer comes later."""
 
 
 class _AccountChange:
-    """Waits, like an answer, until a change of the users is durable."""
+    """A change of the users that waits, like an answer, until it is durable."""
 
     size = 0
 
@@ -74,13 +74,13 @@ class Service:
     """Shared by all sessions.
 
     Attributes:
-        handlers: what serves each operation.
-        local_only: nobody but this machine can connect, so a user may be done without.
-        authentication_needed: every new connection must prove who it is.
-        stopping: no new connections, transactions and subscriptions are taken.
-        sessions: all that are open, the oldest first.
-        unauthenticated: those that did not finish hello and authentication, with the time (seconds,
-            of the event loop's clock) at which they came.
+        handlers: the handler of each operation.
+        local_only: only this machine can connect, so users are optional.
+        authentication_needed: every new connection must authenticate.
+        stopping: no new connections, transactions and subscriptions are accepted.
+        sessions: all open sessions, the oldest first.
+        unauthenticated: sessions without a finished hello and authentication, each with the time
+            (seconds, on the event loop's clock) at which it was opened.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Service:
             monotonic=monotonic,
         )
         self.stopping = False
-        # A dict, so that they are gone through in the same order every time.
+        # A dict, so that the order of iteration is the same every time.
         self.sessions: dict[Peer, None] = {}
         self.unauthenticated: dict[Peer, float] = {}
         self._departing: dict[Peer, float] = {}
@@ -130,8 +130,8 @@ class Service:
         self._connections_total = 0
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         kept = min(settings.descriptors_kept, soft_limit // 2)
-        # Descriptors are given out from the lowest free one on, so a high one says that most are
-        # in use, by connections or by files.
+        # The system assigns the lowest free descriptor. So a high number means that most are in
+        # use, by connections or by files.
         self.descriptors_max: int | None = None
         if soft_limit != resource.RLIM_INFINITY:
             self.descriptors_max = soft_limit - kept
@@ -142,19 +142,19 @@ class Service:
         """Refuse a connection whose socket has one of the last descriptors.
 
         Raises:
-            TooMany: it is left to the files of the database.
+            TooMany: that descriptor is reserved for the files of the database.
         """
         if self.descriptors_max is not None and descriptor >= self.descriptors_max:
             raise TooMany(
-                f"{len(self.sessions)} connections, and this process may open no more files but "
-                "those that its data need; ulimit -n raises the limit"
+                f"{len(self.sessions)} connections, and the remaining file descriptors are "
+                "reserved for the data; ulimit -n raises the limit"
             )
 
     def check_room(self) -> None:
-        """Whether one more connection may have a session.
+        """Check that one more session may be opened.
 
         Raises:
-            TooMany, ShuttingDown: no more connections are taken; `refusal` makes the bytes.
+            TooMany, ShuttingDown: no more connections are accepted; see `refusal`.
         """
         self.check_running()
         if len(self.sessions) >= self.settings.connections_max:
@@ -163,24 +163,24 @@ class Service:
             )
 
     def enter(self, session: Peer) -> None:
-        """A session was opened; who it is with is not known yet."""
+        """Add a new session, which is not authenticated yet."""
         self.sessions[session] = None
         self.unauthenticated[session] = self._monotonic()
         self._connections_total += 1
 
     @staticmethod
     def refusal(error: HeadwaterError) -> bytes:
-        """What to send to a connection that gets no session."""
+        """The bytes to send to a connection that gets no session."""
         connection = ServerConnection()
         connection.close()
         return connection.error(0, error)
 
     def welcome(self, session: Peer) -> None:
-        """The session has said hello and proved who it is."""
+        """The session has finished hello and authentication."""
         self.unauthenticated.pop(session, None)
 
     def close_session(self, session: Peer) -> None:
-        """Give back what a session held. Its waiting commits go on, unanswered."""
+        """Release everything that a session holds. Its waiting commits continue, unanswered."""
         self.sessions.pop(session, None)
         self.unauthenticated.pop(session, None)
         self._departing.pop(session, None)
@@ -191,14 +191,14 @@ class Service:
             _log.debug("rolled back with the connection", session=str(session), count=rolled_back)
 
     def depart(self, session: Peer) -> None:
-        """The session only waits until its last word has been sent."""
+        """The session is ending; it only has to send the reason."""
         self.unauthenticated.pop(session, None)
         self._departing[session] = self._monotonic()
 
     def end_slow_sessions(self) -> None:
-        """End who took too long to say who they are, and drop who does not take its last word.
+        """End sessions that took too long to authenticate, or to read why they were ended.
 
-        While the memory for connections is used up, end those that do not move as well.
+        While the memory budget is used up, end sessions without progress, too.
         """
         self.memory_budget.end_stalled()
         bound_ms = self.settings.session.hello_ms_max
@@ -209,53 +209,53 @@ class Service:
             session.end(AuthenticationFailed(f"no hello and authentication within {bound_ms} ms"))
 
     def _stop_serving(self) -> None:
-        """The process is about to end after a failure: tell every client what it can be told."""
+        """Answer every client as far as possible: the process ends after a failure."""
         self.stopping = True
         self.group_commit.abandon()
         for session in list(self.sessions):
-            session.end(ShuttingDown("the server failed and ends; connect again later"))
+            session.end(ShuttingDown("the server failed and is shutting down; connect again later"))
 
     # Rights.
 
     def authorize(self, operation: str, session: Peer) -> None:
-        """Whether the session's user may do this. Today, every user may do everything.
+        """Check that the session's user may do this. Today, every user may do everything.
 
-        It is asked for every request, while there are users.
+        Called for every request while there are users.
 
         Raises:
             AuthenticationFailed: the session has no user.
         """
         if (
             session.account is None
-            # hello and authenticate are what a session without a user is there for.
+            # A session without a user may call hello and authenticate.
             and session not in self.unauthenticated
         ):
             raise AuthenticationFailed(
-                f"{operation}: users were added since this connection was opened; "
-                "connect again, as one of them"
+                f"{operation}: users were added after this connection was opened; "
+                "connect again as one of them"
             )
 
     def check_running(self) -> None:
-        """Raise ShuttingDown if nothing new may begin."""
+        """Raise ShuttingDown if the server is shutting down."""
         if self.stopping:
-            raise ShuttingDown("the server is going down; connect again later")
+            raise ShuttingDown("the server is shutting down; connect again later")
 
     def check_user_removal(self, name: str) -> None:
-        """Refuse to remove the last user of a server that others than this machine can reach."""
+        """Refuse to remove the last user of a server that other machines can reach."""
         if not self.local_only and self.engine.accounts.names() == [name]:
             raise InvalidArgument(
                 f"{name!r} is the last user, and this server listens on more than loopback "
-                "addresses: nobody could connect any more"
+                "addresses: without users, nobody could connect"
             )
 
     def account_changes(self, by: Peer, ticket: Ticket, name: str, *, removed: bool) -> None:
-        """Put a change of the users in force once it is durable."""
+        """Apply a change of the users once it is durable."""
 
         def applied() -> None:
             _log.info("user removed" if removed else "user set", name=name, by=str(by))
             self.authentication_needed = self.engine.accounts.any() or not self.local_only
             for session in [s for s in self.sessions if removed and s.user == name]:
-                # Who removed itself gets the answer to that first: it waits for the same sync.
+                # A user that removed itself gets its answer first: that waits for the same sync.
                 session.end(AuthenticationFailed(f"the user {name!r} was removed"))
 
         if ticket.error is None:

@@ -140,7 +140,7 @@ async def test_one_backup_is_made_at_a_time() -> None:
         server.backup_disk.hold()
         request = await client.send("backup", "monday")
         await wait_all_tasks_blocked()
-        with pytest.raises(TooMany, match="'monday' is being made"):
+        with pytest.raises(TooMany, match="'monday' is running"):
             await client.ask("backup", "tuesday")
         server.backup_disk.release()
         await client.result(request)

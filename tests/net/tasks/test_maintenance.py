@@ -31,8 +31,8 @@ def test_a_clock_that_is_not_believed_is_told_once_with_the_way_out(
             engine.clock_offset_us = offset
             maintenance._look_at_clock()
     assert [each["event"] for each in told] == [
-        "the wall clock is not believed: time goes on by the monotonic clock",
-        "the wall clock is believed again",
+        "the wall clock jumped and is ignored; time follows the monotonic clock",
+        "the wall clock is used again",
     ]
     assert told[0]["way_out"].startswith("set the clock; if it is right now, ")
     assert told[0]["way_out"].endswith(way_out)

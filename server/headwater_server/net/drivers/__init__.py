@@ -1,4 +1,4 @@
 """Drivers: from sockets to sessions and back.
 
-Comes in: what listens, reads and writes connections. What the bytes mean is the session's business.
+The modules here listen, accept, read and write. The session knows what the bytes mean.
 """

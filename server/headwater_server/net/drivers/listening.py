@@ -1,7 +1,7 @@
-"""Listening: which addresses, whether they may be had without a user, and their sockets.
+"""Listening: the addresses, the sockets, and which addresses need a user.
 
-While a database has no user, nobody is asked who they are; so only this machine may connect:
-loopback addresses and Unix sockets. Any other address is refused at start, before it is open.
+A database without users authenticates nobody. So it listens only on loopback addresses and Unix
+sockets, and the server refuses any other address before it opens it.
 """
 
 import errno
@@ -17,7 +17,7 @@ from headwater_server.net.settings import Address, ServerSettings
 
 
 class CannotListen(HeadwaterError, code="cannot_listen"):
-    """An address cannot be listened on; the message says which, why, and what to do."""
+    """We cannot listen on an address; the message says which, why, and what to do."""
 
 
 class Listeners:
@@ -25,7 +25,7 @@ class Listeners:
 
     Attributes:
         tcp, unix: the sockets.
-        local_only: none of them can be reached from another machine.
+        local_only: no other machine can reach any of them.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -45,7 +45,7 @@ class Listeners:
         )
 
     def check_allowed(self, *, has_users: bool, data: str) -> None:
-        """Refuse addresses that others can reach while there is no user.
+        """Refuse addresses that other machines can reach while there is no user.
 
         Raises:
             CannotListen: see the message.
@@ -59,18 +59,18 @@ class Listeners:
             for name in [name_of(listener)]
         ]
         raise CannotListen(
-            f"{', '.join(exposed)} can be reached from other machines, and this database has no "
-            f"users, so anybody could use it. Add one first: headwater user add NAME --data {data}"
+            f"other machines can reach {', '.join(exposed)}, and this database has no users, so "
+            f"anybody could use it. Add a user first: headwater user add NAME --data {data}"
         )
 
     def listen(self, backlog: int) -> list[str]:
-        """Begin to listen; return the addresses, with the ports that were really given."""
+        """Begin to listen; return the addresses, with the real port where 0 was asked for."""
         for listener in (*self.tcp, *self.unix):
             listener.listen(backlog)
         return [name_of(listener) for listener in (*self.tcp, *self.unix)]
 
     def close(self) -> None:
-        """Give the sockets back, and the Unix socket's name."""
+        """Close the sockets, and remove the Unix socket's file."""
         for listener in (*self.tcp, *self.unix):
             listener.close()
         if self.unix and self._unix_path is not None:
@@ -81,7 +81,7 @@ class Listeners:
 
 
 def name_of(listener: socket.socket) -> str:
-    """The address of a bound socket, as a client is told it."""
+    """The address of a bound socket, as clients write it."""
     address = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return f"unix:{address}"
@@ -89,7 +89,7 @@ def name_of(listener: socket.socket) -> str:
 
 
 def _bind_tcp(address: Address) -> list[socket.socket]:
-    """A socket for each address that the host's name stands for."""
+    """A socket for each address that the host name resolves to."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -103,13 +103,13 @@ def _bind_tcp(address: Address) -> list[socket.socket]:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                # An address is asked for, so an address is what it listens on, not two.
+                # An IPv6 address means IPv6 alone, not IPv4 too.
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind(where)
         except OSError as error:
             listener.close()
             failed = error
-            # "localhost" also stands for ::1, which a machine without IPv6 does not have.
+            # "localhost" also resolves to ::1, which a machine without IPv6 does not have.
             if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 continue
             break
@@ -119,7 +119,7 @@ def _bind_tcp(address: Address) -> list[socket.socket]:
             return bound
     for listener in bound:
         listener.close()
-    assert failed is not None, "a name stands for one address at least"
+    assert failed is not None, "a name resolves to one address at least"
     raise CannotListen(f"{address}: {_why(failed)}") from failed
 
 
@@ -138,13 +138,13 @@ def _bind_unix(path: str) -> socket.socket:
         listener.bind(path)
     except OSError as error:
         listener.close()
-        # A path above some 100 bytes has no errno, only a text.
+        # For a path above some 100 bytes, Python raises an OSError without errno.
         raise CannotListen(f"{path}: {error.strerror or error}") from error
     return listener
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket that a server left behind which did not end well."""
+    """Remove the socket file that a crashed server left behind."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise CannotListen(f"{path}: there is a file of this name that is no socket")
@@ -160,7 +160,7 @@ def _remove_stale(path: str) -> None:
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
-    """The TLS settings: version 1.2 or newer, with this certificate.
+    """A TLS context for version 1.2 or newer, with this certificate.
 
     Raises:
         CannotListen: the files cannot be read, or do not belong together.

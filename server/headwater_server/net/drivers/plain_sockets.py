@@ -1,22 +1,22 @@
-"""Plain sockets: one task that serves all connections which are ready at each wake-up.
+"""Plain sockets: one task that serves all ready connections at each wake-up.
 
-A task a connection costs a task switch and a wait for every request. Here all sockets are in
-one set (readiness.py), and trio waits for the descriptor of that (epoll on Linux, kqueue on macOS):
+With a task for each connection, every request would cost a task switch and a wait. Here all sockets
+are in one set (readiness.py), and trio waits for its descriptor (epoll on Linux, kqueue on macOS):
 
-    trio --wake-up--> ready() -----> for each that is readable: recv
-                                --> for each that was received from: session.receive
-                                --> as long as there are commits, and more who are ready: they too
-                                --> one sync for all
-                                --> for each that was served: send its output
-                                --> back to trio, where the committer starts its sync
+    trio --wake-up--> ready() --> each readable connection: recv
+                              --> each of those: session.receive
+                              --> while there are commits and more connections are ready: serve them
+                              --> one sync for all
+                              --> each served connection: send its output
+                              --> back to trio, where the committer starts its sync
 
-So a wake-up serves everyone who is ready, all their commits go into one group, and each
-connection is read from and written to once. Fairness: what a connection sent is served in
-bounded turns; what is left over is served by the second task, in between. That one also sends
-what came out of a sync or of a subscription, outside of a wake-up.
+So one wake-up serves every ready connection, all their commits go into one group, and each
+connection costs one read and one write. Fairness: each connection is served in bounded turns, and a
+second task serves the rest in between. That task also sends the output that a sync or a
+subscription produces outside of a wake-up.
 
-No protocol is known here. A socket that is not read from any more, because its session does not
-want input, fills up, and TCP slows the client down.
+This module knows no protocol. When a session does not want input, its socket is not read and fills
+up, and TCP slows the client down.
 """
 
 import errno
@@ -36,20 +36,20 @@ from headwater_server.net.session.session import Session, open_session
 _log = structlog.get_logger(__name__)
 
 CONNECTIONS_PER_TURN_MAX: Final = 256
-"""Connections that are served before the committer and the others get their turn: a few
-milliseconds. Their commits still make large groups."""
+"""Connections served before other tasks get their turn: a few milliseconds. Their commits still
+make large groups."""
 
 FLUSHES_PER_TURN_MAX: Final = 128
-"""Connections that are sent to before others get their turn: about a millisecond."""
+"""Connections flushed before other tasks get their turn: about a millisecond."""
 
 LOOKS_MAX: Final = 4
-"""How often we look for more before other tasks get their turn: about a millisecond."""
+"""How often we poll for ready sockets before other tasks get their turn: about a millisecond."""
 
 READY_MIN: Final = 2
-"""Connections that were ready at once, below which there will hardly be more right away."""
+"""If fewer connections were ready together, polling again right away would seldom find more."""
 
 GATHERINGS_MAX: Final = 8
-"""How often we look for more commits that can share a sync, before it is done."""
+"""How often we poll for more commits that can share a sync, before we start it."""
 
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -67,7 +67,7 @@ class _Connection:
 
 
 class _Listener:
-    """A socket on which connections come in."""
+    """A listening socket."""
 
     __slots__ = ("name", "socket")
 
@@ -76,14 +76,14 @@ class _Listener:
         self.name = name
 
 
-_Watched = _Connection | _Listener
+_Registered = _Connection | _Listener
 
 
 class PlainSockets:
-    """Drives all TCP and Unix connections that speak no TLS.
+    """Drives all TCP and Unix connections without TLS.
 
     Attributes:
-        to_flush: connections that have something to send.
+        to_flush: connections that have output.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class PlainSockets:
         self._wait_readable = wait_readable
         self._settings = service.settings
         self._receive_size = service.settings.session.receive_size
-        self._readiness: Readiness[_Watched] = readiness or open_readiness()
+        self._readiness: Readiness[_Registered] = readiness or open_readiness()
         self._listeners: list[_Listener] = []
         self._accepting = True
         self._connections: dict[_Connection, None] = {}
@@ -128,8 +128,8 @@ class PlainSockets:
                     if start:
                         await trio.lowlevel.checkpoint()
                     self._turn(ready[start : start + CONNECTIONS_PER_TURN_MAX])
-                # The way through the event loop costs as much as a few requests. Under load
-                # there is more already; but a sync that is under way must not wait for us.
+                # A pass through the event loop costs as much as a few requests. Under load more
+                # sockets are ready already. But the end of a running sync must not wait for us.
                 if len(ready) < READY_MIN or self._service.group_commit.busy:
                     break
 
@@ -147,14 +147,14 @@ class PlainSockets:
             self.flush(FLUSHES_PER_TURN_MAX)
             await trio.lowlevel.checkpoint()
 
-    def _turn(self, ready: list[tuple[_Watched, int]]) -> None:
+    def _turn(self, ready: list[tuple[_Registered, int]]) -> None:
         """Serve everything that is ready."""
         served: list[_Connection] = []
         group_commit = self._service.group_commit
         group_commit.begin_turn()
         self._serve(ready, served)
         for _ in range(GATHERINGS_MAX):
-            # Who has sent meanwhile shares the sync that is due now.
+            # Requests that arrived meanwhile can share the sync that is due now.
             if not group_commit.gathering or len(served) >= CONNECTIONS_PER_TURN_MAX:
                 break
             ready = self._readiness.ready()
@@ -162,16 +162,16 @@ class PlainSockets:
                 break
             self._serve(ready, served)
         group_commit.end_turn()
-        # After all were served: a client that shares our processor would else be woken, and run,
-        # in between.
+        # Send only after serving everyone. An earlier send could wake a client on this CPU and
+        # preempt us.
         for connection in served:
             self._send(connection)
 
-    def _serve(self, ready: list[tuple[_Watched, int]], served: list[_Connection]) -> None:
-        """Read from what is ready, serve what was received, and add it to *served*.
+    def _serve(self, ready: list[tuple[_Registered, int]], served: list[_Connection]) -> None:
+        """Read from the ready sockets, then serve their requests; add the served to *served*.
 
-        First the one, then the other: a processor that goes to and fro between the kernel and us
-        has forgotten the way each time.
+        Alternating between the two would switch between kernel and our code each time, and both
+        would find the processor's caches cold.
         """
         size = self._receive_size
         received: list[tuple[_Connection, bytes]] = []
@@ -197,7 +197,7 @@ class PlainSockets:
         for connection, data in received:
             session = connection.session
             if not session.closed:
-                # It need not tell of output that is looked for right here.
+                # No notify is needed: `_turn` sends the output.
                 session.notified = True
                 session.receive(data)
                 served.append(connection)
@@ -210,7 +210,7 @@ class PlainSockets:
         self.to_flush.append(connection)
 
     def flush(self, count_max: int | None = None) -> None:
-        """Send to the connections that have output; those above the count stay for later."""
+        """Send to the connections that have output, at most *count_max* of them."""
         connections = self.to_flush
         if count_max is not None and len(connections) > count_max:
             self.to_flush = connections[count_max:]
@@ -222,7 +222,7 @@ class PlainSockets:
             self._send(connection)
 
     def _send(self, connection: _Connection) -> None:
-        """Send what the socket takes, and see what is to be done next for the connection."""
+        """Send as much as the socket takes; then run the session, wait again, or close."""
         session = connection.session
         if session.closed:
             return
@@ -236,7 +236,7 @@ class PlainSockets:
             except OSError:
                 self._close(connection)
                 return
-            # A socket that took only a part is full: asking again would cost a call to hear so.
+            # A socket that took only a part is full: another call would only say so.
             connection.output_full = size < len(output)
             session.sent(size)
         if session.closing and not session.output_size:
@@ -248,7 +248,7 @@ class PlainSockets:
             self._watch(connection)
 
     def _watch(self, connection: _Connection) -> None:
-        """Tell the selector what to wait for."""
+        """Tell the selector which events to wait for."""
         interest = READ if connection.session.wants_input else 0
         if connection.output_full:
             interest |= WRITE
@@ -272,10 +272,10 @@ class PlainSockets:
                 return
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    # It stays readable; waiting for it would spin until a connection closes.
+                    # The listener stays readable, so waiting would spin until a connection closes.
                     self._pause_accepting(error)
                     return
-                # The client went away before we got to it: ECONNABORTED and its kin.
+                # The client closed before the accept: ECONNABORTED and the like.
                 continue
             self._open(client, _peer_name(address, listener.name))
 
@@ -312,7 +312,7 @@ class PlainSockets:
                 self._readiness.unregister(listener.socket)
 
     def resume_accepting(self) -> None:
-        """Try again after descriptors ran out: when a connection was closed, and once a while."""
+        """Try again after descriptors ran out: when a connection closes, and periodically."""
         if not self._accepting:
             self._accepting = True
             for listener in self._listeners:
@@ -328,7 +328,7 @@ class PlainSockets:
         self._listeners = []
 
     def close(self) -> None:
-        """Close every socket, after a last try to send what is there."""
+        """Close every socket, after a last try to send its output."""
         self.stop_accepting()
         self.flush()
         for connection in list(self._connections):
@@ -337,12 +337,12 @@ class PlainSockets:
 
 
 def set_socket_options(client: socket.socket) -> None:
-    """What a connection of ours needs: no delay for small answers, and an end for dead peers."""
+    """Send small answers without delay, and detect dead peers."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if client.family != socket.AF_UNIX:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Linux waits for two hours by default, macOS does not have the name; a peer that lost
-        # its power holds read views and memory meanwhile.
+        # The default of Linux is two hours, and meanwhile a peer that lost power would hold read
+        # views and memory. macOS does not have the option.
         if hasattr(socket, "TCP_KEEPIDLE"):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
@@ -350,11 +350,11 @@ def set_socket_options(client: socket.socket) -> None:
 
 
 def refuse(client: socket.socket, refusal: bytes) -> None:
-    """Tell why there is no session, as far as the socket takes it, and close."""
+    """Send the refusal as far as the socket takes it, and close."""
     with client:
         try:
             client.send(refusal)
-            # With unread input a close resets the connection, and the refusal may be lost.
+            # Closing with unread input resets the connection, and the client may lose the refusal.
             client.shutdown(socket.SHUT_WR)
             client.recv(16 * 1024)
         except OSError:

@@ -1,7 +1,8 @@
-"""Streams: a task for each connection, over any trio stream.
+"""Streams: two tasks for each connection, over any trio stream.
 
-For TLS, whose records trio's SSLStream takes apart, and for memory streams in simulation and
-tests. The session is the same as on plain sockets; here two tasks carry its bytes.
+TLS connections use this, since trio's SSLStream handles TLS records, and so do memory streams in
+simulation and tests. The session is the same as on plain sockets; here one task reads its bytes
+and one writes them.
 """
 
 import ssl
@@ -32,7 +33,7 @@ class _StreamConnection:
         self._input.unpark()
 
     async def read(self) -> None:
-        """Feed the session what comes, while it wants input; return when it is over at once."""
+        """Feed received bytes to the session while it wants input; return once it is over."""
         session = self.session
         while not session.ended:
             if session.runnable:
@@ -45,13 +46,13 @@ class _StreamConnection:
                     break
                 session.receive(bytes(data))
             else:
-                # Whatever makes it want input again goes with output.
+                # Input is wanted again only together with new output, which wakes us.
                 await self._input.park()
         while not (session.aborted or session.closed):
             await self._input.park()
 
     async def write(self) -> None:
-        """Send what the session has to say; return when it is closing and all is sent."""
+        """Send the session's output; return when it is closing and everything is sent."""
         session = self.session
         while True:
             session.notified = False
@@ -80,7 +81,7 @@ async def serve_stream(stream: trio.abc.Stream, service: Service, *, peer: str) 
             for carry in (connection.read, connection.write):
                 nursery.start_soon(_cancel_after, carry, nursery.cancel_scope)
     except* (trio.BrokenResourceError, trio.ClosedResourceError):
-        # The client went away in the middle.
+        # The client closed the connection during a call.
         pass
     finally:
         connection.session.close()
@@ -102,7 +103,7 @@ async def _refuse(stream: trio.abc.Stream, refusal: bytes) -> None:
 
 
 async def _close(stream: trio.abc.Stream) -> None:
-    # A goodbye in good form needs the client; it gets a moment for it.
+    # A graceful close needs the client's help; give it a bounded time.
     with trio.move_on_after(1, shield=True):
         try:
             await stream.aclose()
@@ -121,14 +122,14 @@ async def serve_tls(
     try:
         host, port, *_ = stream.socket.getpeername()
     except OSError:
-        # It was gone before we came to it.
+        # The client closed before we got the connection.
         await trio.aclose_forcefully(stream)
         return
     peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         service.check_descriptor(stream.socket.fileno())
     except HeadwaterError as error:
-        # Before the handshake, which nobody may hold up a descriptor with.
+        # Refuse before the handshake: a slow handshake must not hold a descriptor.
         _log.warning("connection refused", peer=peer, error=error.message)
         await trio.aclose_forcefully(stream)
         return

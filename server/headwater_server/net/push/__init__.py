@@ -1,4 +1,4 @@
-"""What the server sends without being asked for each item: feeds and group deliveries.
+"""Pushes: feeds and group deliveries, which the server sends without a request for each item.
 
-Comes in: sources of feeds, and the state machine that they share.
+The modules here are the sources of feeds, their common state machine, and group deliveries.
 """

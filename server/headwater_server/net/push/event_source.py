@@ -1,8 +1,8 @@
-"""Events as a source of feeds: subscriptions to the events that fit a filter.
+"""Events as a source of feeds: subscriptions to the events that match a filter.
 
-A position is an event's. Live feeds are found by their filter: an event is compared with the few
-filters that name its stream, category, type or tag, not with all of them. A publish is read once,
-and encoded once for each filter.
+A position is an event's position. An index finds live feeds by filter: an event is compared only
+with the few filters that name its stream, category, type or tag. A publish is read once, and
+encoded once for each filter.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from headwater_server.net.push.feeds import Batch, Feed, LivePage, Page
 EventFeed: TypeAlias = Feed[EventFilter]
 
 _EVENTS_PUSH: Final = b"\x02\x92\xa6events"
-"""What is between the request id and the events in a push: [id, PUSH, ["events", […]]]."""
+"""The bytes between the request id and the events in a push: [id, PUSH, ["events", […]]]."""
 
 
 class LiveGroup:
@@ -32,10 +32,10 @@ class LiveGroup:
 
 
 class LiveIndex:
-    """Finds the filters that an event may fit, without asking each of thousands.
+    """Finds the filters that an event may match, without trying thousands of them.
 
-    A filter stands under names of which every event that fits it has at least one: its stream,
-    its category, or for each criterion a tag, or else all of its types.
+    The index lists a filter under names such that every matching event has at least one: its
+    stream, its category, or for each criterion one tag, or else all of its types.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class LiveIndex:
         return [feed for group in self.groups.values() for feed in group.feeds]
 
     def add(self, feed: EventFeed) -> None:
-        """Add a feed under the names of its filter."""
+        """Add a feed, under the names of its filter."""
         group = self.groups.get(feed.wanted)
         if group is None:
             group = self.groups[feed.wanted] = LiveGroup(feed.wanted)
@@ -65,7 +65,7 @@ class LiveIndex:
         group.feeds[feed] = None
 
     def remove(self, feed: EventFeed) -> None:
-        """Remove a feed, and its filter with the last one."""
+        """Remove a feed; with the last feed of a filter, remove the filter."""
         group = self.groups[feed.wanted]
         del group.feeds[feed]
         if group.feeds:
@@ -81,7 +81,7 @@ class LiveIndex:
             self._others.remove(group)
 
     def batches(self, events: list[bytes]) -> list[tuple[LiveGroup, list[bytes]]]:
-        """For each filter that some of the events fit, those events."""
+        """The matching events of each filter that matches any."""
         everything = self.groups.get(EVERYTHING)
         found: dict[LiveGroup, list[bytes]] = {}
         if everything is not None:
@@ -106,12 +106,12 @@ class LiveIndex:
         if event.tags and tagged:
             for tag in event.tags:
                 found += tagged.get(tag, ())
-        # Under a type and a tag, or two tags, a filter may stand twice.
+        # A filter may be listed under several of the event's names, such as a type and a tag.
         return dict.fromkeys(found)
 
 
 def _names_of(wanted: EventFilter) -> list[tuple[str, str]]:
-    """Kinds and names under which a filter stands, each once; none if it has none."""
+    """Kinds and names under which to list a filter, each once; none if it names nothing."""
     if wanted.stream is not None:
         return [("stream", wanted.stream)]
     if wanted.category is not None:
@@ -150,7 +150,7 @@ class EventSource:
         return self._engine.published_position
 
     def check_readable(self, position: int) -> None:
-        """See Source. Events are known from the first one on."""
+        """See Source. Events of all positions can be read."""
 
     def page(self, position: int, wanted: EventFilter, limit: int) -> Page:
         """See Source."""

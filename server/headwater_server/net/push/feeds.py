@@ -1,22 +1,22 @@
-"""Feeds: from a position through history into live, without a gap or a repetition.
+"""Feeds: from a position through history to live, without gaps or repetitions.
 
               open, credit                     reached the newest position: caught_up
     stalled <--------------> behind (reads pages) ---------------------------> live
                                 ^                                               |
                                 '---- fell_behind: no credit, or output full ---'
 
-A source (event_source.py, key_source.py) says what positions are, reads pages and encodes them;
-the state machine is here, once. Behind, a feed reads its source a page at a time, in turn with the
-others. How far it came is one number, so a slow client costs no memory. Live, a feed is registered
-with the source, which reads each publish once and encodes it once for all feeds of one interest.
+A source (event_source.py, key_source.py) defines positions, reads pages and encodes them. This
+module has the state machine. A feed that is behind reads its source page by page, in turn with
+other feeds. Its progress is one number, so a slow client costs no memory. A live feed is
+registered with the source, which reads each publish once and encodes it once for each interest.
 
-Nothing is lost between the two: `_step` reads up to the newest position and registers the feed as
-live without an await in between, and `published` runs in the same thread right after the engine
-published. So what is published before the read is in the page, and what comes after finds the feed
-registered. All live feeds of a source are at one position.
+Nothing is lost in the step from behind to live. `_step` reads up to the newest position and
+registers the feed without an await in between, and `published` runs in the same thread right after
+the engine published. So the page contains everything published before the read, and everything
+later finds the feed registered. All live feeds of a source are at the same position.
 
-Credit. Each item costs one. A source whose items come whole (`overdraws`) may begin one as long as
-there is any credit, and leave the credit below zero; other sources never send more than the credit.
+Credit. Each item costs one. A source whose items are indivisible (`overdraws`) sends one if the
+credit is above zero, even if that makes it negative. Other sources never send more than the credit.
 """
 
 from collections import deque
@@ -41,8 +41,7 @@ from headwater_server.net.failures import Failures
 _log = structlog.get_logger(__name__)
 
 STEPS_PER_TURN_MAX: Final = 4
-"""Pages that are read for feeds before the connections get their turn: each can take a megabyte
-from the disk."""
+"""Pages that feeds read before connections get their turn: each can be a megabyte from the disk."""
 
 _HEAD_SIZE_MAX: Final = 6
 """Bytes of an array header and a request id."""
@@ -51,7 +50,7 @@ W = TypeVar("W", bound=Hashable)
 
 
 class Pushes(Protocol):
-    """The part of a server connection that makes the frames of pushes."""
+    """The part of a server connection that makes frames of pushes."""
 
     def push(self, request_id: int, payload: Any, /) -> bytes:
         """The frame of a push."""
@@ -63,12 +62,12 @@ class Subscriber(Protocol):
 
     @property
     def output_blocked(self) -> bool:
-        """Too much output was not taken; nothing more is pushed until it was."""
+        """Too much output is unread; nothing is pushed until the client reads it."""
         ...
 
     @property
     def feeds(self) -> "MutableMapping[int, Channel]":
-        """What is open, by the id of the request that opened it."""
+        """The open channels, by the id of the request that opened them."""
         ...
 
     @property
@@ -77,20 +76,20 @@ class Subscriber(Protocol):
         ...
 
     def send(self, frame: bytes, /) -> None:
-        """Put a frame into the output."""
+        """Add a frame to the output."""
         ...
 
     def send_shared(self, head: bytes, shared: bytes, /) -> None:
-        """Put a frame into the output whose body is *head* and *shared*, which is not copied."""
+        """Add a frame with the body *head* + *shared* to the output; *shared* is not copied."""
         ...
 
 
 class Channel:
-    """Something that a request opened and that pushes under the id of that request.
+    """A feed or membership: a request opened it, and its pushes carry that request's id.
 
     Attributes:
-        owner: what serves it.
-        head: the first bytes of the body of each of its pushes.
+        owner: serves this channel.
+        head: the first bytes of each push's body.
     """
 
     __slots__ = ("head", "owner", "request_id", "session")
@@ -103,11 +102,11 @@ class Channel:
 
     @property
     def is_open(self) -> bool:
-        """Whether anything may still be pushed."""
+        """Whether pushes are still allowed."""
         return self.session.feeds.get(self.request_id) is self
 
     def push(self, payload: list[Any]) -> None:
-        """Push something that is not encoded yet."""
+        """Encode a payload and push it."""
         self.session.send(self.session.connection.push(self.request_id, payload))
 
 
@@ -119,15 +118,15 @@ class Owner(Protocol):
         ...
 
     def resume(self, channel: Any, /) -> None:
-        """The client has taken its output: push again."""
+        """The client has read its output: push again."""
         ...
 
     def close(self, channel: Any, /) -> None:
-        """Push nothing more: the client asked for it."""
+        """Push nothing more, because the client asked for that."""
         ...
 
     def lost(self, channel: Any, /) -> None:
-        """Push nothing more: the connection is gone."""
+        """Push nothing more, because the connection is gone."""
         ...
 
     def end(self, channel: Any, error: HeadwaterError, /) -> None:
@@ -140,8 +139,8 @@ class Batch:
     """Items that are pushed together.
 
     Attributes:
-        count: what they cost of the credit.
-        bodies: of one frame or more, each without its head; shared by all that get them.
+        count: the credit that they cost.
+        bodies: of one or more frames, each without its head; shared by all receiving feeds.
     """
 
     count: int
@@ -149,18 +148,18 @@ class Batch:
 
     @property
     def fits(self) -> bool:
-        """Whether each body fits a frame."""
+        """Whether each body fits into a frame."""
         return all(len(body) + _HEAD_SIZE_MAX <= BODY_SIZE_MAX for body in self.bodies)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a source has after a position.
+    """Items of a source after a position.
 
     Attributes:
-        batch: the items that were wanted, or None.
-        position: how far was looked.
-        more: there is more behind it.
+        batch: the wanted items, or None.
+        position: the last position that was read.
+        more: there may be items after it.
     """
 
     batch: Batch | None
@@ -172,9 +171,9 @@ class Feed(Channel, Generic[W]):
     """One subscriber to a source.
 
     Attributes:
-        position: the last position that was looked at for it, while it is not live.
-        wanted: which items of the source.
-        credit: items that may be pushed before more is granted; below zero if overdrawn.
+        position: the last position that was read for it, while it is not live.
+        wanted: which items of the source it gets.
+        credit: items that may be pushed before more is granted; negative if overdrawn.
     """
 
     __slots__ = ("credit", "live", "position", "queued", "wanted")
@@ -197,7 +196,7 @@ class Feed(Channel, Generic[W]):
 
 
 class LiveFeeds(Protocol[W]):
-    """The live feeds of a source, found by what they want."""
+    """The live feeds of a source, indexed by what they want."""
 
     def add(self, feed: Feed[W]) -> None:
         """Add a feed."""
@@ -214,7 +213,7 @@ class LiveFeeds(Protocol[W]):
 
 @dataclass(frozen=True, slots=True)
 class LivePage(Generic[W]):
-    """What is to be handed to live feeds: each batch with the feeds that want it."""
+    """Items for live feeds: each batch with the feeds that want it."""
 
     batches: list[tuple[list[Feed[W]], Batch]]
     position: int
@@ -222,12 +221,12 @@ class LivePage(Generic[W]):
 
 
 class Source(Protocol[W]):
-    """What feeds are fed from.
+    """Where feeds read their items.
 
     Attributes:
-        name: what messages call a feed of this source, and `plural` several of them.
-        unit: what messages call a position.
-        overdraws: an item is begun as long as there is any credit.
+        name: a feed of this source, in messages; `plural`: several of them.
+        unit: a position, in messages.
+        overdraws: an item is sent if the credit is above zero, and may make it negative.
         live: the live feeds.
     """
 
@@ -243,19 +242,19 @@ class Source(Protocol[W]):
 
     @property
     def newest(self) -> int:
-        """The newest position that is published."""
+        """The newest published position."""
         ...
 
     def check_readable(self, position: int) -> None:
-        """Raise HistoryGone if what comes after a position is not known any more."""
+        """Raise HistoryGone if items after a position were already discarded."""
         ...
 
     def page(self, position: int, wanted: W, limit: int) -> Page:
-        """What comes after a position."""
+        """The items after a position."""
         ...
 
     def live_page(self, position: int) -> LivePage[W]:
-        """What comes after a position, for the live feeds."""
+        """The items after a position, for the live feeds."""
         ...
 
 
@@ -263,7 +262,7 @@ class Feeds(Generic[W]):
     """All feeds of a source.
 
     Attributes:
-        count: how many are open.
+        count: number of open feeds.
     """
 
     def __init__(self, source: Source[W], failures: Failures, *, per_session_max: int) -> None:
@@ -281,16 +280,16 @@ class Feeds(Generic[W]):
     def open(
         self, session: Subscriber, request_id: int, after: int, wanted: W, credit: int
     ) -> None:
-        """Open a feed of what comes after a position.
+        """Open a feed of the items after a position.
 
         Raises:
-            InvalidArgument: the position was not reached yet.
+            InvalidArgument: the position is above the newest.
             HistoryGone: the position is older than the history window.
             TooMany: the session has too many.
         """
         source = self._source
         if after > source.newest:
-            # It would miss what comes until then, and believe to have seen it.
+            # The feed would miss all items up to this position, and the client would not notice.
             raise InvalidArgument(f"after: {after}; the newest {source.unit} is {source.newest}")
         source.check_readable(after)
         count = sum(channel.owner is self for channel in session.feeds.values())
@@ -307,7 +306,7 @@ class Feeds(Generic[W]):
         """Allow that many more items.
 
         Raises:
-            TooLarge: it would be more than a feed may have.
+            TooLarge: the credit would exceed what a feed may have.
         """
         if feed.credit + credit > CREDIT_MAX:
             raise TooLarge(f"credit: {feed.credit} and {credit} events; allowed are {CREDIT_MAX}")
@@ -315,19 +314,19 @@ class Feeds(Generic[W]):
         self.resume(feed)
 
     def resume(self, feed: Feed[W], /) -> None:
-        """There is credit, or room in the output: push again."""
+        """There is credit or room in the output: push again."""
         if not feed.live:
             self._enqueue(feed)
 
     def close(self, feed: Feed[W], /) -> None:
-        """Forget a feed; nothing of it is pushed any more."""
+        """Remove a feed, and push nothing more."""
         del feed.session.feeds[feed.request_id]
         self.count -= 1
         if feed.live:
             self._leave_live(feed)
 
     def lost(self, feed: Feed[W], /) -> None:
-        """The connection is gone, and the feed with it."""
+        """Remove a feed whose connection is gone."""
         self.close(feed)
 
     def end(self, feed: Feed[W], error: HeadwaterError, /) -> None:
@@ -338,7 +337,7 @@ class Feeds(Generic[W]):
     # Live.
 
     def published(self) -> None:
-        """Hand what the engine has just published to the live feeds."""
+        """Push the items of the last publish to the live feeds."""
         if not self._live_count:
             return
         upto = self._source.newest
@@ -347,7 +346,7 @@ class Feeds(Generic[W]):
             try:
                 page = self._source.live_page(self._live_position)
             except (OSError, HeadwaterError) as error:
-                # Each feed reads again by itself, and ends if it cannot.
+                # Each feed reads again on its own, and ends if that fails.
                 _log.error(f"live {self._source.plural} could not be read", exc_info=error)
                 for feed in self._source.live.all():
                     self._fall_behind(feed)
@@ -368,7 +367,7 @@ class Feeds(Generic[W]):
 
     def _fall_behind(self, feed: Feed[W]) -> None:
         self._leave_live(feed)
-        # The batch at hand was not sent: it is read from the source when there is room.
+        # The current batch was not sent: the feed reads it again when there is room.
         feed.position = self._live_position
         feed.push(["fell_behind", feed.position])
         self._enqueue(feed)
@@ -410,7 +409,7 @@ class Feeds(Generic[W]):
         except HeadwaterError as error:
             self.end(feed, error)
         except Exception as error:
-            message = f"the {name} failed in the server; its log says more"
+            message = f"the {name} failed in the server; see the server's log"
             self.end(feed, InternalError(message))
             if not isinstance(error, OSError):
                 self._failures.end_process(error, f"a {name}")
@@ -418,23 +417,22 @@ class Feeds(Generic[W]):
             _log.error(f"a {name} failed", session=str(feed.session), exc_info=error)
 
     def _step(self, feed: Feed[W]) -> None:
-        """Push one page, or see that there is nothing more and go live."""
+        """Push one page, or go live if there is none."""
         if feed.live or feed.session.output_blocked:
-            # `resume` brings it back once the output has been taken.
+            # `resume` enqueues the feed again once the client has read the output.
             return
         source = self._source
         if feed.position < source.newest:
             source.check_readable(feed.position)
-            # Without credit it is still worth a look whether anything is left to be sent at all:
-            # a client that got the last item must hear that it has caught up.
+            # Read even without credit: if nothing is left, the client must hear caught_up.
             limit = max(1, min(feed.credit, PAGE_ITEMS_MAX))
             page = source.page(feed.position, feed.wanted, limit)
             if page.batch is not None:
                 if feed.credit <= 0:
-                    # `grant` brings it back.
+                    # `grant` enqueues the feed again.
                     return
                 if not page.batch.fits:
-                    raise TooLarge(f"a {source.name}: an item that no frame can hold")
+                    raise TooLarge(f"a {source.name}: an item is too large for a frame")
                 _send(feed, page.batch)
             feed.position = page.position
             if page.more or feed.position < source.newest:
@@ -445,9 +443,11 @@ class Feeds(Generic[W]):
     def _go_live(self, feed: Feed[W]) -> None:
         newest = self._source.newest
         if not self._live_count:
-            # Nobody moved it while nobody was live.
+            # Without live feeds, nobody advanced the live position.
             self._live_position = newest
-        assert feed.position == newest == self._live_position, "all live feeds are level"
+        assert feed.position == newest == self._live_position, (
+            "all live feeds are at the same position"
+        )
         feed.live = True
         self._live_count += 1
         self._source.live.add(feed)

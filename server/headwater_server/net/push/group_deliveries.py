@@ -1,13 +1,13 @@
-"""Consumer groups on the wire: members join, deliveries go out, time passes.
+"""Consumer groups on the wire: members, their deliveries and their timeouts.
 
     session --join, leave, credit--> GroupDeliveries --turn--> engine.groups
             <-deliveries, lost, caught_up--'   ^ ^ ^
                                  published ----' | '---- a member said something
                                    lease or pause is over
 
-One task drives all groups, a turn each in turn. It sleeps until something is published, a member
-says something, or the first lease or pause is over. Whoever wakes it sets a flag first, and it
-looks at the flag before it sleeps, so no wake-up is lost in between.
+One task drives all groups, one turn for each. It sleeps until a publish, a request of a member, or
+the end of the first lease or pause. A waker sets a flag first, and the task checks the flag before
+it sleeps, so no wake-up is lost.
 """
 
 from functools import partial
@@ -29,7 +29,7 @@ from headwater_server.net.tasks.group_commit import GroupCommit
 _log = structlog.get_logger(__name__)
 
 _DELIVERIES_PUSH: Final = b"\x02\x92\xaadeliveries"
-"""What is between the request id and the deliveries in a push."""
+"""The bytes between the request id and the deliveries in a push."""
 
 _SECOND_US: Final = 1_000_000
 
@@ -74,7 +74,7 @@ class GroupDeliveries:
     # What sessions ask for.
 
     def now(self) -> int:
-        """Microseconds of the clock by which leases run."""
+        """Microseconds of the clock that measures leases."""
         return int(trio.current_time() * _SECOND_US)
 
     def join(self, session: Subscriber, request_id: int, name: str, credit: int) -> None:
@@ -99,7 +99,7 @@ class GroupDeliveries:
         """Allow a member that many more deliveries.
 
         Raises:
-            InvalidArgument: it would be more than a member may hold.
+            InvalidArgument: the credit would exceed what a member may have.
         """
         total = membership.member.credit + credit
         if total > DELIVERIES_MAX:
@@ -108,15 +108,15 @@ class GroupDeliveries:
         self.wake()
 
     def resume(self, _membership: Membership, /) -> None:
-        """There is room in the output: deliver again."""
+        """There is room in the output again: deliver."""
         self.wake()
 
     def close(self, membership: Membership, /) -> None:
-        """End a membership; nothing of it is pushed any more."""
+        """End a membership, and push nothing more."""
         self._close(membership, died=False)
 
     def lost(self, membership: Membership, /) -> None:
-        """The connection is gone, and the member with it."""
+        """Remove a member whose connection is gone."""
         self._close(membership, died=True)
 
     def _close(self, membership: Membership, *, died: bool) -> None:
@@ -131,7 +131,7 @@ class GroupDeliveries:
         membership.push(["ended", error.as_payload()])
 
     def end_members(self, members: list[Member], error: HeadwaterError) -> None:
-        """Tell members of a group that is not there any more."""
+        """Tell members that their group has ended, and why."""
         for member in members:
             assert isinstance(member.owner, Membership)
             self.end(member.owner, error)
@@ -139,9 +139,9 @@ class GroupDeliveries:
     # What happens.
 
     def wake(self) -> None:
-        """Let the task look what there is to do, and what is to be written be written.
+        """Wake the task to deliver events and write progress.
 
-        Also after a publish: there may be events, and acknowledgements are durable.
+        Call it after each publish: there may be events, and acknowledgements are durable.
         """
         self._awake = True
         self._idle.unpark()
@@ -159,7 +159,7 @@ class GroupDeliveries:
                 for name in names[start : start + STEPS_PER_TURN_MAX]:
                     if name in self._groups.active and self._try_turn(name):
                         self._awake = True
-            # Groups write attempts and positions of their own accord.
+            # A turn may have written attempts and positions.
             self._group_commit.wake()
             await trio.lowlevel.checkpoint()
 
@@ -168,12 +168,12 @@ class GroupDeliveries:
         if due is None:
             await self._idle.park()
             return
-        # Rounded up: a lease must be over when we wake.
+        # Round up: the lease must be over when we wake.
         with trio.move_on_at((due + 1) / _SECOND_US):
             await self._idle.park()
 
     def _try_turn(self, name: str) -> bool:
-        """Do what there is to do for a group; whether there is more at once."""
+        """Run one turn of a group; return whether it has more to do now."""
         try:
             turn = self._groups.turn(name, self.now())
             self._send(turn)
@@ -183,7 +183,7 @@ class GroupDeliveries:
             return False
         except Exception as error:
             self._end_group(
-                name, InternalError("the consumer group failed in the server; its log says more")
+                name, InternalError("the consumer group failed in the server; see the server's log")
             )
             if not isinstance(error, OSError):
                 self._failures.end_process(error, "a consumer group")
@@ -220,5 +220,5 @@ class GroupDeliveries:
 
 
 def _takes(session: Subscriber) -> bool:
-    """Whether deliveries can be sent to a session now."""
+    """Whether a session can take deliveries now."""
     return not session.output_blocked

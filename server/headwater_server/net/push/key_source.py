@@ -1,12 +1,12 @@
-"""Changes of keys as a source of feeds: every change of a range of keys, in commit order.
+"""Changes of keys as a source of feeds: every change in a range of keys, in commit order.
 
-A position is a commit. Commits are pushed whole: one begins as long as there is credit, and may
-overdraw it. History is only as long as the window: a feed that falls behind it ends with
-`history_gone`, and the client begins anew.
+A position is a commit. Commits are pushed whole: one is sent if the credit is above zero, even if
+that makes it negative. History reaches back as far as the history window: a feed that falls behind
+the window ends with `history_gone`, and the client starts again.
 
-    ["changes", [[commit, [[key, old, new], …], more], …]]      more: the commit goes on in the next
+    ["changes", [[commit, [[key, old, new], …], more], …]]      more: the next entry continues it
 
-A change that is too large for a frame comes in two, [key, old] and then [key, new].
+A change that is too large for a frame is sent in two parts, [key, old] and then [key, new].
 """
 
 from bisect import bisect_left
@@ -22,22 +22,22 @@ from headwater_server.engine.reads.reading import user_range
 from headwater_server.net.push.feeds import Batch, Feed, LivePage, Page
 
 KeyRange: TypeAlias = tuple[bytes, bytes]
-"""The first key and the end of a range, as the state has them."""
+"""The first key and the end of a range, in stored form."""
 
 KeyFeed: TypeAlias = Feed[KeyRange]
 
 _CHANGES_PUSH: Final = b"\x02\x92\xa7changes"
-"""What is between the request id and the commits in a push: [id, PUSH, ["changes", […]]]."""
+"""The bytes between the request id and the commits in a push: [id, PUSH, ["changes", […]]]."""
 
 PART_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
-"""Bytes of changes in one push; the rest is for what stands around them."""
+"""Bytes of changes in one push; the rest of the frame is for the fields around them."""
 
 
 def key_range(start: bytes, end: bytes | None) -> KeyRange:
-    """The range of the keys from *start* to before *end*.
+    """The range of keys from *start* up to *end*, exclusive.
 
     Raises:
-        InvalidArgument: it is empty.
+        InvalidArgument: the range is empty.
     """
     if end is not None and start >= end:
         raise InvalidArgument(f"start {start!r} is not below end {end!r}")
@@ -45,17 +45,17 @@ def key_range(start: bytes, end: bytes | None) -> KeyRange:
 
 
 class LiveRanges:
-    """The live feeds by their range, so that each range is searched and encoded once."""
+    """The live feeds by range, so that each range is searched and encoded once."""
 
     def __init__(self) -> None:
         self.by_range: dict[KeyRange, dict[KeyFeed, None]] = {}
 
     def add(self, feed: KeyFeed) -> None:
-        """Add a feed under its range."""
+        """Add a feed, under its range."""
         self.by_range.setdefault(feed.wanted, {})[feed] = None
 
     def remove(self, feed: KeyFeed) -> None:
-        """Remove a feed, and its range with the last one."""
+        """Remove a feed; with the last feed of a range, remove the range."""
         feeds = self.by_range[feed.wanted]
         del feeds[feed]
         if not feeds:
@@ -93,8 +93,8 @@ class KeySource:
         oldest = self._engine.oldest_readable
         if position < oldest:
             raise HistoryGone(
-                f"changes after commit {position} are older than the history window; they are "
-                f"known from commit {oldest} on",
+                f"changes after commit {position} are older than the history window; a feed can "
+                f"start at commit {oldest} or later",
                 details={"oldest": oldest},
             )
 
@@ -117,7 +117,7 @@ class KeySource:
 
 
 def _batch(commits: list[CommitChanges]) -> Batch:
-    """Whole commits, in as few frames as they fit."""
+    """Whole commits, in as few frames as possible."""
     bodies: list[bytes] = []
     parts: list[bytes] = []
     size = count = 0
@@ -145,7 +145,7 @@ def _body(parts: list[bytes]) -> bytes:
 
 
 def _within(commit: CommitChanges, wanted: KeyRange) -> CommitChanges | None:
-    """The part of a commit's changes that is in a range; they are sorted."""
+    """The part of a commit's sorted changes that is in a range."""
     first, last = wanted
     changes = commit.changes
     low = bisect_left(changes, first[1:], key=lambda change: change.key)

@@ -1,4 +1,4 @@
-"""Requests of administration: figures, backups, users."""
+"""Administrative requests: statistics, backups, users."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from headwater_server.net.session.session import Session
 
 
 def stats(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
-    """Figures of the server."""
+    """The server's statistics."""
     return session.connection.answer(request_id, session.service.stats())
 
 
 def backup(session: Session, request_id: int, arguments: list[Any]) -> None:
-    """Make a backup; answered once it is there, which may take long."""
+    """Make a backup; answered once it is finished, which may take long."""
     session.service.check_running()
     session.service.backups.ask(session, request_id, arguments[0])
 

@@ -1,7 +1,4 @@
-"""The operations of consumer groups: from the arguments of a request to the frame of its answer.
-
-What changes a group is answered once it is durable.
-"""
+"""Requests of consumer groups. A change of a group is answered once it is durable."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -68,7 +65,7 @@ def list_groups(session: Session, request_id: int, _arguments: list[Any]) -> byt
 
 
 def info(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """All about a group."""
+    """The details of a group."""
     return session.connection.answer(request_id, session.service.engine.groups.info(arguments[0]))
 
 
@@ -105,7 +102,7 @@ def nack(session: Session, request_id: int, arguments: list[Any]) -> bytes | Non
 
 
 def parked(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """A page of parked events, each as it is stored."""
+    """A page of parked events, in stored form."""
     name, after, limit = arguments
     groups = session.service.engine.groups
     found = groups.parked(name, after, limit + 1)
@@ -141,7 +138,7 @@ def replay(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
 
 
 def discard(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
-    """Forget parked events."""
+    """Discard parked events."""
     name, positions = arguments
     service = session.service
     service.check_running()
@@ -163,4 +160,4 @@ GROUP_HANDLERS: Final[Mapping[str, Callable[[Session, int, list[Any]], bytes | N
     "group_replay": replay,
     "group_discard": discard,
 }
-"""What serves each operation of consumer groups."""
+"""The handler of each operation of consumer groups."""

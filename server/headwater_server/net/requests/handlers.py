@@ -1,8 +1,8 @@
-"""The handlers: one function an operation, from the arguments of a request to its answer.
+"""The handlers: one function for each operation, from a request's arguments to its answer.
 
-The arguments were checked against the vocabulary, and are complete. A handler returns the frame of
-the answer, or None if that comes later, after a sync mostly; what it raises becomes the request's
-error. The modules beside this one have the handlers, by subject.
+The protocol has checked the arguments, and they are complete. A handler returns the answer's frame,
+or None if the answer comes later, usually after a sync. A HeadwaterError that it raises becomes the
+request's error. The modules in this folder have the handlers, by subject.
 """
 
 from collections.abc import Mapping
@@ -46,6 +46,6 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "user_remove": administration.user_remove,
     "user_list": administration.user_list,
 }
-"""What serves each operation of the vocabulary."""
+"""The handler of each operation of the protocol."""
 
 assert HANDLERS.keys() == OPERATIONS.keys(), "every operation has a handler"

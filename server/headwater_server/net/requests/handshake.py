@@ -1,4 +1,4 @@
-"""Requests with which a connection begins: hello, the proof of who the client is, and ping."""
+"""Requests at the start of a connection: hello, authentication, and ping."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def hello(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     service.check_running()
     if version < PROTOCOL_VERSION:
         raise InvalidArgument(
-            f"hello: version {version} is not spoken any more; this server speaks "
+            f"hello: version {version} is not supported any more; this server speaks "
             f"{PROTOCOL_VERSION}"
         )
     session.client = client
@@ -29,7 +29,7 @@ def hello(session: Session, request_id: int, arguments: list[Any]) -> bytes:
 
 
 def authenticate(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """Take one step of the proof."""
+    """Take one step of the authentication."""
     _mechanism, message = arguments
     done, reply = session.service.authentication.step(session, message)
     if done:
@@ -38,6 +38,6 @@ def authenticate(session: Session, request_id: int, arguments: list[Any]) -> byt
 
 
 def ping(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
-    """Say that the server is there."""
+    """Answer that the server is alive."""
     service = session.service
     return session.connection.answer(request_id, [service.engine.published, service.clock()])

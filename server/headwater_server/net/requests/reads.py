@@ -1,6 +1,6 @@
 """Requests that read: keys, streams, the log, and listings.
 
-Stored events are spliced into answers as they are.
+Stored events are copied into answers without decoding them.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,13 +40,13 @@ def get(session: Session, request_id: int, arguments: list[Any]) -> bytes:
 
 
 def read(name: str, session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """Any other read: the transaction stands before its arguments, the commit behind."""
+    """Any other read. The arguments are [transaction, …, at_commit]."""
     reader = _reader(session, arguments[0], arguments[-1])
     return session.connection.answer_encoded(request_id, *READS[name](reader, arguments[1:-1]))
 
 
 def scan(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """A page of keys, which is packed as it goes out."""
+    """A page of keys. The engine packs it in wire format."""
     transaction, start, end, limit, reverse, at_commit = arguments
     reader = _reader(session, transaction, at_commit)
     page = reader.scan(start, end, limit, reverse)

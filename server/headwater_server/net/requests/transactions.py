@@ -1,4 +1,4 @@
-"""Requests of transactions: from begin to commit, whole ones at once, and what became of one.
+"""Requests of transactions: begin to commit, execute, and status.
 
 A commit is answered once it is durable.
 """
@@ -23,7 +23,7 @@ from headwater_server.net.requests.reads import READS
 from headwater_server.net.session.session import Session
 
 RESULTS_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
-"""Bytes of the results of an execute: with the commit's own answer they must fit a body."""
+"""Bytes of the results of an execute: with the commit's answer, they must fit into a body."""
 
 
 def begin(session: Session, request_id: int, arguments: list[Any]) -> bytes:
@@ -49,7 +49,7 @@ def begin(session: Session, request_id: int, arguments: list[Any]) -> bytes:
 
 
 def write(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """Add to a transaction's buffer."""
+    """Add writes to a transaction's buffer."""
     transaction, writes = arguments
     session.service.engine.write(transaction, session, writes)
     return session.connection.answer(request_id, None)
@@ -76,18 +76,19 @@ def _answer_committed(request_id: int, ticket: Ticket, connection: ServerConnect
     try:
         return connection.answer(request_id, ticket.payload)
     except TooLarge:
-        # 100,000 streams with long names. The commit stands; the versions can be read.
+        # 100,000 streams with long names: leave their versions out. The commit stands, and the
+        # client can read the versions.
         return connection.answer(request_id, [*ticket.payload[:4], {}])
 
 
 def rollback(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """Forget a transaction."""
+    """Roll back a transaction."""
     session.service.engine.rollback(arguments[0], session)
     return session.connection.answer(request_id, None)
 
 
 def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
-    """A whole transaction; answered once what it did, and what it read, is durable."""
+    """A whole transaction; answered once its writes, and what it read, are durable."""
     transaction, conditions, reads, writes = arguments
     service = session.service
     if service.stopping:
@@ -111,7 +112,7 @@ def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | 
 
 
 def _read_all_of(reads: list[list[Any]], reader: Reader) -> list[bytes]:
-    """The results of an execute's reads, encoded; bounded before anything is committed."""
+    """The encoded results of an execute's reads; their size is checked before the commit."""
     parts: list[bytes] = []
     size = 0
     for read in reads:
@@ -146,7 +147,7 @@ def _encode_executed(
 
 
 def status(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
-    """Say what became of a transaction; a fence is answered once it is durable."""
+    """The status of a transaction; a fence is answered once it is durable."""
     transaction, resolve = arguments
     found = session.service.engine.status(transaction, resolve=resolve, user=session.user_number)
     payload = [found.state, found.ticket.payload if found.state == "committed" else None]

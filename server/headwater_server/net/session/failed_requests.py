@@ -53,11 +53,11 @@ def failed_answer(
         if name in COMMITS:
             told = "a disk read failed during the commit; ask for the transaction's status"
             return commit_unknown(connection, request_id, arguments[0], told), False
-        message = f"{name} failed in the server; its log says more"
+        message = f"{name} failed in the server; see the server's log"
         return connection.error(request_id, InternalError(message)), False
     if name in COMMITS:
         return commit_unknown(connection, request_id, arguments[0]), True
-    message = f"{name} failed in the server, which ends; its log says more"
+    message = f"{name} failed in the server, which is shutting down; see the server's log"
     return connection.error(request_id, InternalError(message)), True
 
 

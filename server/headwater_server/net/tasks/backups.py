@@ -1,11 +1,11 @@
 """Backups on request: one at a time, beside everything else.
 
-    backup(name) -> checkpoint, stage     in the checkpointer's turn, soon over
-                 -> write                 in a thread of its own; checkpoints go on
+    backup(name) -> checkpoint, stage     in the checkpointer's turn; takes little time
+                 -> write                 in a thread of its own; checkpoints continue
                  -> answer
 
-The server makes backups in the one directory that it was started with, so that a client names a
-backup and never a path. Without that setting, it makes none.
+The server makes backups only in the directory that it was started with, so a client names a backup
+and never a path. Without that setting, it makes none.
 """
 
 from dataclasses import dataclass
@@ -50,26 +50,28 @@ class Backups:
         self._stopping = False
 
     def ask(self, session: Peer, request_id: int, name: str) -> None:
-        """Have a backup made, and the request answered once it is.
+        """Start a backup; the request is answered when it is finished.
 
         Raises:
-            InvalidArgument: the name is none.
+            InvalidArgument: the name is not allowed.
             BackupFailed: this server makes no backups.
-            TooMany: one is being made.
+            TooMany: another backup is running.
         """
         check_name(name)
         if self._directory is None:
             raise BackupFailed(
-                "backup: this server has no directory for backups; start it with --backup-dir, "
+                "backup: this server has no directory for backups; start it with --backup-dir "
                 "or HEADWATER_BACKUP_DIR"
             )
         if self._request is not None:
-            raise TooMany(f"backup: {self._request.name!r} is being made; one at a time")
+            raise TooMany(
+                f"backup: {self._request.name!r} is running; only one backup can run at a time"
+            )
         self._request = _Request(session, request_id, name)
         self._asked.unpark()
 
     def stop(self) -> None:
-        """Give up what is being made: the server is going down."""
+        """Abort the running backup: the server is shutting down."""
         self._stopping = True
 
     async def run(self) -> None:
@@ -124,6 +126,6 @@ class Backups:
         return made
 
     def _look(self) -> None:
-        # Read in the thread that copies, and set in the one that serves.
+        # The copying thread reads this, and the event loop sets it.
         if self._stopping:
-            raise ShuttingDown("backup: the server is going down, and gave it up")
+            raise ShuttingDown("backup: aborted, the server is shutting down")

@@ -1,14 +1,14 @@
-"""The checkpointer: the one task that owns checkpoints and the trimming of the log.
+"""The checkpointer: the one task that makes checkpoints and trims the log.
 
-    due --> freeze --> wait until all that is frozen is durable --> write the files --> trim
+    due --> freeze --> wait until the frozen commits are durable --> write the files --> trim
                                                                    (in a thread)
 
-Readers and writers go on beside it. Only if they write so fast that the next memtable holds twice
-as much as this one before it is written, the group commit is held back until it is: memory is
-bounded, and so is the replay after a crash.
+Readers and writers continue meanwhile. If writers are so fast that the next memtable reaches twice
+this one's size before this one is written, group commit is held back until it is. That bounds the
+memory, and the replay after a crash.
 
-A full disk is waited out; the data is safe in the log meanwhile. Any other failure ends the
-process, as a failed sync does: the restart starts from what is known to be on the disk.
+If the disk is full, the checkpointer waits; the data is safe in the log. Any other failure ends the
+process, as a failed sync does. The restart begins with what is known to be on the disk.
 """
 
 from collections.abc import Generator
@@ -38,7 +38,7 @@ _log = structlog.get_logger(__name__)
 
 
 class CheckpointFailed(Exception):
-    """The files could not be written. The process must end; the log has everything."""
+    """Writing the files failed. The process must end; the log has everything."""
 
 
 class Checkpointer:
@@ -65,12 +65,12 @@ class Checkpointer:
         group_commit.hold_while(self._is_behind)
 
     def published(self) -> None:
-        """Look whether a checkpoint is due, after each publish."""
+        """Check whether a checkpoint is due, after each publish."""
         if self._engine.checkpoints.due:
             self._due.unpark()
 
     def tick(self) -> None:
-        """Look whether one is due because it is quiet, about once a second."""
+        """Check whether one is due because the server is idle, about once a second."""
         if self._engine.checkpoints.due_in_quiet():
             self._tidy = True
             self._due.unpark()
@@ -79,7 +79,7 @@ class Checkpointer:
         """Make checkpoints until cancelled.
 
         Raises:
-            CheckpointFailed: one failed for another reason than a full disk.
+            CheckpointFailed: a checkpoint failed, and not because the disk is full.
         """
         while True:
             if self._engine.checkpoints.due or self._tidy:
@@ -89,9 +89,9 @@ class Checkpointer:
                 await self._due.park()
 
     async def checkpoint(self, *, wait_for_room: bool = True, tidy: bool = False) -> None:
-        """Make a checkpoint of all that was committed, if anything was; if *tidy*, in any case.
+        """Make a checkpoint if anything was committed since the last; with *tidy*, in any case.
 
-        With *wait_for_room* false it is given up if the disk is full.
+        Unless *wait_for_room*, a full disk aborts it.
 
         Raises:
             CheckpointFailed: see the class.
@@ -100,18 +100,18 @@ class Checkpointer:
             await self._checkpoint(wait_for_room=wait_for_room, tidy=tidy)
 
     async def stage_backup(self) -> Staged:
-        """Make a checkpoint of all that was committed, and hold on to its files for a backup.
+        """Make a checkpoint of all commits, and keep its files for a backup.
 
         Raises:
-            BackupFailed, DamagedFile: the files could not be held on to.
-            ShuttingDown: the server is going down.
+            BackupFailed, DamagedFile: the files could not be kept.
+            ShuttingDown: the server is shutting down.
             CheckpointFailed: see the class.
         """
         async with self._one_at_a_time:
             await self._checkpoint(wait_for_room=True, tidy=False)
             if self._engine.checkpoints.running:
-                # It is our turn, so that one was given up: the server ends.
-                raise ShuttingDown("backup: the server is going down")
+                # We hold the turn, so the checkpoint was aborted: the server is shutting down.
+                raise ShuttingDown("backup: the server is shutting down")
             return await self._run_blocking(self._engine.stage_backup)
 
     async def _checkpoint(self, *, wait_for_room: bool, tidy: bool) -> None:
@@ -136,7 +136,7 @@ class Checkpointer:
         *,
         wait_for_room: bool,
     ) -> CheckpointResult | None:
-        """Take the steps of a checkpoint; None if there was nothing to do, or it was given up."""
+        """Run the steps of a checkpoint; None if there was nothing to do, or it was aborted."""
         try:
             step = next(steps)
             while True:
@@ -171,15 +171,15 @@ class Checkpointer:
             self._group_commit.wake()
 
     async def rewrite(self) -> bool:
-        """Write anew what retention and erasure let go of, some of it; whether that was all.
+        """Rewrite some segments without hidden and erased events; return whether that was all.
 
         Raises:
-            DiskFull, DamagedFile: what was to be written anew stays as it is.
+            DiskFull, DamagedFile: the segment stays as it is.
             CheckpointFailed: the disk failed.
         """
         async with self._one_at_a_time:
             if self._engine.checkpoints.running:
-                # It is our turn, so that one was given up: the server ends, and this waits.
+                # We hold the turn, so the checkpoint was aborted: the server is shutting down.
                 return False
             rewrite = self._engine.rewriting.begin()
             if rewrite is None:
@@ -195,5 +195,5 @@ class Checkpointer:
             return rewrite.complete
 
     def _is_behind(self) -> bool:
-        # Not while it waits for its own commits to be durable: they are in the groups held back.
+        # Not while the checkpoint waits for its own commits: they may be in a group held back.
         return self._writing and self._engine.checkpoints.behind

@@ -1,16 +1,16 @@
-"""Garbage collection: when Python looks for cycles of objects that nothing refers to any more.
+"""Garbage collection: when Python looks for reference cycles.
 
-    replay        young objects seldom     what a replay makes stays in the memtable
-    start         freeze                   what is there stays until the end; never looked at
-    under load    young objects alone      0.2 ms each
-    quiet times   everything               what lived long enough to leave the young objects
+    replay        young generation, seldom   the objects of a replay stay in the memtable
+    start         freeze                     existing objects live as long as the process
+    under load    young generation           0.2 ms each
+    idle          all generations            objects that outlived the young generation
 
-Nearly everything here is freed by its reference count, and the collector finds nothing. Yet it
-looks at each object that it knows, and a memtable is hundreds of thousands of them: to look at the
-middle generation stopped the event loop for 42 to 59 ms, once in each memtable. So Python leaves
-the two older generations alone, and `GarbageCollection` collects them when nobody waits for it. A
-server that is never quiet collects all the same after a while, or when its memory has grown:
-cycles must not gather for ever.
+Reference counting frees nearly all objects here, and the collector finds almost nothing. Yet it
+visits every object, and a memtable has hundreds of thousands: collecting the middle generation
+stopped the event loop for 42 to 59 ms, once in each memtable. So Python collects only the young
+generation, and `GarbageCollection` collects the others while the server is idle. A server that is
+never idle collects them too, after some time or when its memory has grown; otherwise cycles would
+accumulate.
 """
 
 import gc
@@ -25,31 +25,31 @@ from headwater_protocol.limits import MIB
 _NEVER: Final = 2**31 - 1
 
 YOUNG_OBJECTS: Final = 10_000
-"""Objects made, less those freed, after which the youngest generation is collected."""
+"""Objects created minus objects freed at which the young generation is collected."""
 
 _SERVING: Final = (YOUNG_OBJECTS, _NEVER, _NEVER)
 
 _REPLAYING: Final = (500_000, _NEVER, _NEVER)
-"""Looking once at each object that a replay makes was an eighth of it. Cycles that a long one may
-have are still found while they are young."""
+"""The same during a replay. Visiting each of its objects once took an eighth of its time. Cycles
+of a long replay are still found while they are young."""
 
 QUIET_INTERVAL_S: Final = 10.0
-"""Seconds between two full collections of quiet times."""
+"""Seconds between two full collections while the server is idle."""
 
 LOADED_INTERVAL_S: Final = 300.0
-"""Seconds without a quiet moment after which everything is collected, as soon as no checkpoint
-runs: it holds up all requests for some 50 ms."""
+"""Seconds without an idle moment after which everything is collected, once no checkpoint runs. It
+stops all requests for some 50 ms."""
 
 INTERVAL_S_MAX: Final = 2 * LOADED_INTERVAL_S
-"""Seconds after which it is done beside a checkpoint, too."""
+"""Seconds after which this happens even during a checkpoint."""
 
 GROWTH_SIZE_MAX: Final = 128 * MIB
-"""Bytes by which the process may have grown since the last full collection, before there is one in
-any case. Ordinary load reaches its size once and keeps it; cycles that gather go beyond it."""
+"""Bytes by which the process may grow before a full collection is forced. Under ordinary load its
+size stays constant after some time; accumulating cycles make it grow further."""
 
 
 def peak_memory() -> int:
-    """The most bytes of memory that the process ever had."""
+    """The peak memory of the process in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # macOS counts in bytes, all others in KiB.
     return peak if sys.platform == "darwin" else peak * 1024
@@ -57,15 +57,15 @@ def peak_memory() -> int:
 
 @contextmanager
 def replaying() -> Iterator[None]:
-    """While a log is replayed: look at young objects seldom, at older ones not at all.
+    """During a replay: collect the young generation seldom, and the older ones never.
 
-    What exists at its end is not looked at afterwards, either.
+    The objects that exist at its end are excluded from later collections, too.
     """
     before = gc.get_threshold()
     gc.set_threshold(*_REPLAYING)
     try:
         yield
-        # First, since the old thresholds would have all that was made looked at once.
+        # Freeze first: with the old thresholds, Python would visit all new objects once.
         gc.freeze()
     finally:
         gc.set_threshold(*before)
@@ -75,8 +75,8 @@ class GarbageCollection:
     """Collects cycles while the server serves.
 
     Args:
-        monotonic: seconds from any beginning.
-        peak_memory: the most bytes that the process ever had.
+        monotonic: a clock in seconds, from any start.
+        peak_memory: the peak memory of the process in bytes.
     """
 
     def __init__(
@@ -89,17 +89,17 @@ class GarbageCollection:
         self._young_at_full = self._young_at_tick = _young_collections()
 
     def start(self) -> None:
-        """Exclude all objects that exist, and from now on collect young objects alone."""
+        """Exclude all existing objects, and from now on collect the young generation only."""
         gc.freeze()
         gc.set_threshold(*_SERVING)
 
     def tick(self, *, checkpoint_runs: bool) -> None:
-        """Collect everything if the time is right. To be called about once a second."""
+        """Collect everything if it is time to. Call it about once a second."""
         young = _young_collections()
         quiet = young == self._young_at_tick
         self._young_at_tick = young
         if young == self._young_at_full:
-            # What nobody has looked at yet is young, and is looked at before it gets old.
+            # No object has left the young generation since the last full collection.
             return
         passed = self._monotonic() - self._collected_at
         if quiet:
@@ -114,6 +114,6 @@ class GarbageCollection:
 
 
 def _young_collections() -> int:
-    """How often the youngest generation was collected: a measure of the objects made."""
+    """How often the young generation was collected: a measure of created objects."""
     collections: int = gc.get_stats()[0]["collections"]
     return collections

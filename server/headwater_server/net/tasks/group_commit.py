@@ -1,23 +1,22 @@
-"""Group commit: what was numbered while the last sync ran goes out in one write and one sync.
+"""Group commit: commits sequenced during one sync share the next write and sync.
 
     sessions          commit 7   commit 8  9  10          commit 11
                           |          |  |  |                  |
     committer       [ take: 7 | sync ][ take: 8 9 10 | sync ][ take: 11 | sync ] …
                                publish, answer 7       publish, answer 8 9 10
 
-One task, so groups are made durable and published in order. The sync runs in a thread, and
-reads go on meanwhile; they see what is published, never what is only numbered. The order is
-fixed: sync, then publish, then answer and wake subscribers. Nothing is acknowledged before its
-sync, and whoever reads after an answer sees what was answered.
+A single task, the committer, owns the order: sync, publish, then send answers and wake subscribers.
+Nothing is acknowledged before its sync, and a read that follows an answer sees the commit. The sync
+runs in a worker thread, and reads continue meanwhile. They see only published commits.
 
 While fsync is fast (adaptive_fsync.py), a driver that serves many connections in a turn calls it
-on the event loop at the end of the turn: no task switch, no thread. The task then finds nothing
-to do, and takes over again when fsync becomes slow.
+on the event loop at the end of the turn: no task switch, no thread. The committer then finds
+nothing to do, and takes over again when fsync becomes slow.
 
-A sync that fails is fatal. What the disk holds then is unknown, so every client that waits is
-told "unknown" with its transaction's id, and the process ends; the restart reads the log and
-decides. It is never tried again: after a failed fsync the kernel may have dropped the pages
-and report success the next time.
+A failed sync is fatal, since nobody knows what the disk holds then. Every waiting client is told
+that its outcome is unknown, with its transaction's id, and the process ends. The restart reads the
+log and decides. The sync is never retried: after a failed fsync the kernel may have dropped the
+pages, and a second fsync would report success.
 """
 
 from collections.abc import Callable
@@ -46,19 +45,19 @@ class CommitEngine(Protocol):
 
     @property
     def durable_sequence(self) -> int:
-        """Answers up to this sequence may go out."""
+        """Answers up to this sequence may be sent."""
         ...
 
     def take_group(self) -> Group | None:
-        """What was numbered since the last group, or None."""
+        """The commits sequenced since the last group, or None."""
         ...
 
     def make_durable(self, group: Group) -> None:
-        """Write and sync; blocks."""
+        """Write and sync the group; blocks."""
         ...
 
     def publish(self, group: Group) -> None:
-        """Show the group to every reader that begins from now on."""
+        """Make the group visible to every reader that starts from now on."""
         ...
 
 
@@ -67,32 +66,32 @@ class Waiter(Protocol):
 
     @property
     def sequence(self) -> int:
-        """What must be durable before it may go out."""
+        """The sequence that must be durable before it may be sent."""
         ...
 
     @property
     def size(self) -> int:
-        """About how many bytes are kept in memory for it."""
+        """About how many bytes it keeps in memory."""
         ...
 
     @property
     def owner(self) -> "WaiterOwner":
-        """Who sends it."""
+        """The sender of the answer."""
         ...
 
     taken: bool
-    """Its sync has begun; set here."""
+    """Its sync has begun; set by this module."""
 
 
 class WaiterOwner(Protocol):
-    """Who sends answers that wait."""
+    """Sends answers that wait."""
 
     def release(self, waiter: Any, /) -> None:
-        """It is durable: send the answer."""
+        """The commit is durable: send the answer."""
         ...
 
     def fail(self, waiter: Any, /) -> None:
-        """Its outcome is unknown: say so."""
+        """Tell the client that the outcome is unknown."""
         ...
 
 
@@ -100,9 +99,10 @@ class GroupCommit:
     """Owns the order of syncs, and the answers that wait for them.
 
     Attributes:
-        groups: how many were made durable.
+        groups: number of durable groups.
         written_size: bytes of records in all of them.
-        overloaded: so much waits for the disk that who has commits waiting must send no more.
+        overloaded: too many bytes wait for the disk; connections with waiting commits are not
+            read from.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class GroupCommit:
     def wait_for(self, waiter: Waiter) -> None:
         """Hold the answer until its sequence is durable, then release it.
 
-        The committer is woken, and runs when the present wake-up of the loop is over, so all
-        that this wake-up commits goes into one group.
+        It wakes the committer, which runs after the event loop's current wake-up. So all commits
+        of this wake-up go into one group.
         """
         if self._failed:
             waiter.owner.fail(waiter)
@@ -153,7 +153,7 @@ class GroupCommit:
         self._waiting_size += waiter.size
         self.overloaded = self._waiting_size > self._waiting_size_max
         if waiter.sequence <= self._taken_sequence:
-            # A repeated commit whose first answer is on its way to the disk already.
+            # A repeated commit; the sync of the first attempt is already running.
             waiter.taken = True
             self._syncing.append(waiter)
         else:
@@ -162,13 +162,13 @@ class GroupCommit:
                 self.wake()
 
     def grow(self, size: int) -> None:
-        """An answer that waits has become so much larger."""
+        """Add *size* to the bytes that waiting answers keep in memory."""
         self._waiting_size += size
         self.overloaded = self._waiting_size > self._waiting_size_max
 
     @property
     def busy(self) -> bool:
-        """Whether the committer has work, or waits for the disk."""
+        """Whether the committer has work or waits for the disk."""
         return self._busy or bool(self._gathering)
 
     @property
@@ -177,11 +177,11 @@ class GroupCommit:
         return bool(self._gathering)
 
     def begin_turn(self) -> None:
-        """Requests of several connections are going to be served, up to `end_turn`."""
+        """A turn begins: until `end_turn`, requests of several connections are served."""
         self._in_turn = True
 
     def end_turn(self) -> None:
-        """Make durable what the turn committed: here and now, or in the task."""
+        """Make the turn's commits durable: on the event loop, or in the committer."""
         self._in_turn = False
         if not self._gathering:
             return
@@ -202,7 +202,7 @@ class GroupCommit:
         try:
             self._engine.make_durable(group)
         except Exception as error:
-            # To wait until there is room, or for the end, is the task's part.
+            # The committer waits for room on the disk, or ends the process.
             self._handed_over = group, error
             self.wake()
             return
@@ -210,27 +210,27 @@ class GroupCommit:
         self._busy = False
 
     def hold_while(self, held: Callable[[], bool]) -> None:
-        """Begin no group while *held* says so; call `wake` once it does not any more."""
+        """Begin no group while *held* returns True; call `wake` once it no longer does."""
         self._held = held
 
     def seal(self, *, always: bool = False) -> None:
-        """Vouch for the end of the log, if it is quiet and was not done since the last group.
+        """If idle, append an empty entry that marks the previous group as durable.
 
-        *always* even if it was: the log is to begin a new segment.
+        Once for each group; with *always* in any case, to make the log begin a new segment.
         """
         if not self._busy and (always or self.groups != self._sealed_groups):
             self._seal_wanted = True
             self.wake()
 
     def wake(self) -> None:
-        """Let the committer look for work, if it sleeps."""
-        # Asked for every commit, and of two thousand in a row only the first finds it asleep.
+        """Wake the committer if it sleeps."""
+        # Called for every commit; of two thousand in a row, only the first finds it asleep.
         if self._asleep:
             self._asleep = False
             self._sleeping.unpark()
 
     async def run(self) -> None:
-        """Make groups durable until cancelled, or until `abandon` was called.
+        """Make groups durable until cancelled, or until `abandon` is called.
 
         Raises:
             CommitFailed: a write or sync of the log failed.
@@ -261,7 +261,7 @@ class GroupCommit:
         self._syncing = gathered
 
     def _finish(self, group: Group) -> None:
-        """The group is durable: publish it, and answer."""
+        """Publish a durable group, and release its answers."""
         self._engine.publish(group)
         self.groups += 1
         self.written_size += sum(map(len, group.records))
@@ -277,20 +277,20 @@ class GroupCommit:
     async def wait_durable(self, sequence: int) -> None:
         """Return once everything up to *sequence* is durable and published; after a failure, never.
 
-        A checkpoint begins with this wait, so none is made of a memtable that may be wrong.
+        A checkpoint begins with this wait, so it never writes a memtable that may be wrong.
         """
         while self._failed or self._engine.durable_sequence < sequence:
             self.wake()
             await self._published.park()
 
     async def drain(self) -> None:
-        """Return once nothing waits for a sync, nor for the seal."""
+        """Return once nothing waits for a sync or a seal."""
         self.wake()
         while self._busy or self._gathering or self._syncing or self._seal_wanted:
             await self._published.park()
 
     async def _pause(self) -> None:
-        """There is nothing to write; put the log in order if that is wanted, or sleep."""
+        """Nothing is to be written: seal the log if that was asked for, or sleep."""
         self._busy = False
         self._published.unpark_all()
         if not self._seal_wanted:
@@ -303,7 +303,7 @@ class GroupCommit:
         try:
             await self._run_blocking(self._seal_log)
         except DiskFull:
-            # Nothing was written, and nobody waits for it.
+            # Nothing was written, and no client waits for a seal.
             return
         except Exception as error:
             raise await self._fail(error) from error
@@ -318,16 +318,16 @@ class GroupCommit:
                 return
 
     async def _meet(self, error: Exception) -> None:
-        """Wait until a group can be written again, or raise that it never can."""
+        """Wait before retrying a full disk; raise CommitFailed for any other error."""
         if not isinstance(error, DiskFull):
             raise await self._fail(error) from error
-        # Met before a byte was written, at preallocation: the group is whole, and may be
-        # written later. The engine refuses new writes meanwhile.
+        # Preallocation failed before a byte was written, so the group can be written later. The
+        # engine refuses new writes meanwhile.
         _log.error("no room for the write-ahead log", reason=str(error))
         await trio.sleep(self._disk_retry_s)
 
     def abandon(self) -> None:
-        """Write no more groups, and tell everybody who waits that the outcome is unknown."""
+        """Write no more groups, and tell all waiting clients that the outcome is unknown."""
         self._failed = True
         waiters = [*self._syncing, *self._gathering]
         self._syncing, self._gathering = [], []
@@ -336,12 +336,12 @@ class GroupCommit:
 
     async def _fail(self, error: Exception) -> CommitFailed:
         _log.critical(
-            "the write-ahead log failed; the process ends, the restart decides",
+            "the write-ahead log failed; the process ends, and the restart reads what is durable",
             error=repr(error),
             unknown_commits=len(self._syncing) + len(self._gathering),
         )
         self.abandon()
-        # A moment for the drivers to send that, since nobody will ever be able to again.
+        # Give the drivers time to send these answers before the process ends.
         with trio.CancelScope(shield=True):
             await trio.sleep(SHUTDOWN_NOTICE_S)
         return CommitFailed(f"the write-ahead log failed: {error}")

@@ -1,11 +1,11 @@
-"""Maintenance: what has to be looked at once a second, whether or not anybody asks.
+"""Maintenance: periodic checks, about once a second.
 
-- Time: the log's clock ticks, and a wall clock that jumps is told.
-- Leases: transactions that were idle or open for too long are rolled back.
-- Strangers: connections that do not say who they are are closed.
-- The log: space is prepared ahead of need. A full disk makes the engine read-only, and room
-  makes it writable again.
-- Quiet: the end of the log is sealed when nothing was written for a while.
+- Time: advance the engine's clock, and report a wall clock that jumps.
+- Leases: roll back transactions that were idle or open for too long.
+- Unauthenticated connections: close those that take too long.
+- The log: prepare space ahead of need. A full disk makes the engine read-only, and free space makes
+  it writable again.
+- Idle: seal the end of the log when nothing was written for an interval.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from headwater_server.net.threads.worker_thread import RunBlocking
 _log = structlog.get_logger(__name__)
 
 PREPARE_SIZE: Final = 4 * MIB
-"""Bytes written to the log after which space is prepared without waiting for the second."""
+"""Bytes written to the log after which space is prepared before the next tick."""
 
 _WAY_OUT_AHEAD: Final = "set the clock; if it is right now, restart the server"
 _WAY_OUT_BEHIND: Final = (
@@ -33,10 +33,10 @@ _WAY_OUT_BEHIND: Final = (
 
 
 class Maintenance:
-    """The periodic work beside requests.
+    """Periodic work, independent of requests.
 
     Attributes:
-        look_at_size: `published` wants to be called once as many bytes were written to the log.
+        look_at_size: call `published` once this many bytes were written to the log.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Maintenance:
         self._wanted = trio.lowlevel.ParkingLot()
 
     def published(self) -> None:
-        """So much was written that the log may need space before the next second."""
+        """Prepare log space now: much was written, and it may run out before the next tick."""
         self._wanted.unpark()
 
     async def run(self) -> None:
@@ -95,12 +95,12 @@ class Maintenance:
         self._clock_is_off = offset_us != 0
         if offset_us:
             _log.error(
-                "the wall clock is not believed: time goes on by the monotonic clock",
+                "the wall clock jumped and is ignored; time follows the monotonic clock",
                 wall_clock_ahead_s=offset_us / 1_000_000,
                 way_out=_WAY_OUT_AHEAD if offset_us > 0 else _WAY_OUT_BEHIND,
             )
         else:
-            _log.info("the wall clock is believed again")
+            _log.info("the wall clock is used again")
 
     async def _prepare_log(self) -> None:
         reason: str | None = None
@@ -109,8 +109,8 @@ class Maintenance:
             await self._run_blocking(self._engine.prepare_log)
             if self._engine.read_only_reason != reason:
                 if reason is None:
-                    _log.error("read-only", reason=self._engine.read_only_reason)
+                    _log.error("the database is read-only", reason=self._engine.read_only_reason)
                 elif self._engine.read_only_reason is None:
-                    _log.info("writable again")
+                    _log.info("the database is writable again")
                 reason = self._engine.read_only_reason
             await self._wanted.park()

@@ -1,11 +1,11 @@
-"""The rewriter: gives back the room of what retention hides, and sees erased data off the disk.
+"""The rewriter: removes hidden events and erased data from the disk.
 
     erased    checkpoint --> rewrite --> the log begins a new segment --> trim        within seconds
     hidden    rewrite, a segment at a time                                            every minute
 
-It shares the checkpointer's turn and thread: a rewrite and a checkpoint never run side by side. A
-disk that is full is waited out, and an event that is damaged leaves its segment as it is: neither
-is a reason to stop serving.
+It shares the checkpointer's turn and thread, so a rewrite and a checkpoint never run at the same
+time. If the disk is full, it tries again later. If an event is damaged, its segment stays as it is.
+The server continues to serve in both cases.
 """
 
 import structlog
@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Rewriter:
-    """Runs rewrites when there is something to let go of."""
+    """Runs rewrites when there is something to remove."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Rewriter:
         self._rest_until = float("-inf")
 
     async def run(self) -> None:
-        """Look every now and then until cancelled."""
+        """Check periodically until cancelled."""
         while True:
             await trio.sleep(self._interval_s)
             if self._engine.rewriting.erasing or trio.current_time() >= self._rest_until:
@@ -49,18 +49,16 @@ class Rewriter:
     async def _step(self) -> None:
         rewriting = self._engine.rewriting
         if rewriting.erasing:
-            # What was erased is in the log and the memtable first, and both must let go of it.
+            # Erased data may still be in the log and the memtable; a checkpoint removes both.
             await self._checkpointer.checkpoint()
         given_back = rewriting.given_back
         try:
             complete = await self._checkpointer.rewrite()
         except (DiskFull, DamagedFile) as error:
-            _log.error("the event log was not written anew", reason=str(error))
+            _log.error("the event log was not rewritten", reason=str(error))
             complete = True
         if rewriting.given_back > given_back:
-            _log.info(
-                "the event log was written anew", given_back=rewriting.given_back - given_back
-            )
+            _log.info("the event log was rewritten", given_back=rewriting.given_back - given_back)
         if rewriting.wants_roll:
             self._group_commit.seal(always=True)
         if complete:

@@ -3,9 +3,9 @@
     fast:  end of a turn --> fsync here --> publish --> answer       no task switch, no thread
     slow:  end of a turn --> wake the committer --> fsync in the thread --> publish --> answer
 
-The way to the thread and back takes longer than the fsync of a fast disk, and both threads wait
-for the interpreter lock on that way. On a slow disk the event loop must not wait. So the caller
-times every fsync, and the decision follows the measured times.
+Switching to the thread and back takes longer than an fsync on a fast disk, and both threads wait
+for the interpreter lock meanwhile. On a slow disk the event loop must not wait. So the caller times
+every fsync, and the measured times decide.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,14 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 FAST_FSYNC_S_MAX: Final = 0.001
-"""Seconds that an fsync on the event loop may take on average. Everybody else waits meanwhile;
-serving the requests of one wake-up takes as long."""
+"""Seconds that an fsync on the event loop may take on average. All clients wait meanwhile, as long
+as they wait while we serve one wake-up."""
 
 FSYNCS_AVERAGED: Final = 32
-"""Number of calls in the moving average. As many calls go to the thread before the disk is
-judged."""
+"""Number of calls in the moving average, and of calls in the thread before the first decision."""
 
 FSYNCS_IN_THREAD_MAX: Final = 4096
-"""Calls that go to the thread, at most, before a disk that was slow is judged again."""
+"""Calls that go to the thread, at most, before the next decision."""
 
 
 class AdaptiveFsync:

@@ -1,11 +1,11 @@
-"""A thread of one's own for calls that block, with a short way there and back.
+"""A worker thread for blocking calls, with little overhead.
 
-`trio.to_thread` is general: a limiter, context variables, a pool of threads. A commit group
-makes the way thousands of times a second, always from one task, so here one thread waits on a
-queue, and its result reschedules the task that asked. What blocks must let go of the
-interpreter lock, as file calls do; then reads are answered while a sync runs.
+`trio.to_thread` is general: it has a limiter, context variables and a pool of threads. Commit
+groups need a thread thousands of times a second, always from one task. So here one thread waits on
+a queue, and its result reschedules the calling task. A blocking call must release the interpreter
+lock, as file calls do; then the event loop answers reads while a sync runs.
 
-`RunBlocking` is the seam: simulation, where there are no threads, gives `run_inline` instead.
+`RunBlocking` is the interface. Simulation has no threads and passes `run_inline`.
 """
 
 import threading
@@ -20,15 +20,15 @@ T = TypeVar("T")
 
 
 class RunBlocking(Protocol):
-    """Runs a call that blocks, and awaits what it returns or raises."""
+    """Runs a blocking call, and returns or raises what it does."""
 
     async def __call__(self, call: Callable[[], T], /) -> T:
-        """Await *call*; a cancellation has to wait until it is done."""
+        """Run *call*; a cancellation has to wait until it is done."""
         ...
 
 
 async def run_inline(call: Callable[[], T], /) -> T:
-    """Run *call* here and now: for simulation and tests."""
+    """Run *call* in the current thread, for simulation and tests."""
     await trio.lowlevel.checkpoint()
     return call()
 
@@ -40,21 +40,21 @@ class WorkerThread:
         self._calls: SimpleQueue[tuple[Callable[[], Any], trio.lowlevel.Task] | None]
         self._calls = SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
-        # A daemon: after a fatal error nobody waits for a disk that may never answer.
+        # A daemon: after a fatal error the process must not wait for a disk that hangs.
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     async def run(self, call: Callable[[], T], /) -> T:
         """Run *call* in the thread; return or raise what it does.
 
-        It cannot be cancelled: whether the call took place must be known.
+        It cannot be cancelled: the caller must know whether the call took place.
         """
         self._calls.put((call, trio.lowlevel.current_task()))
         result: T = await trio.lowlevel.wait_task_rescheduled(_cannot_abort)
         return result
 
     def close(self) -> None:
-        """Let the thread end after the call that it is in."""
+        """Let the thread end after its current call."""
         self._calls.put(None)
 
     def _serve(self) -> None:
@@ -65,7 +65,7 @@ class WorkerThread:
                 self._token.run_sync_soon(trio.lowlevel.reschedule, task, result)
             except trio.RunFinishedError:
                 return
-            # A result must not stay alive until the next call: it may hold a whole group.
+            # Drop the result before the next call: it may hold a whole group in memory.
             del work, call, task, result
 
 
