@@ -169,7 +169,7 @@ def test_an_address_that_others_can_reach_needs_a_user(tmp_path: Path) -> None:
     [
         ([], "--data"),
         (["--data", "d", "--listen", "host:port"], "the port is a number"),
-        (["--data", "d", "--listen", "::1"], "stands in brackets"),
+        (["--data", "d", "--listen", "::1"], "in brackets"),
         (["--data", "d", "--history-window", "-1"], "--history-window"),
         (["--data", "d", "--tls-key", "key.pem"], "--tls-cert"),
         (["--data", "d", "--config", "missing.toml"], "missing.toml"),

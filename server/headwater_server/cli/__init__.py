@@ -1,1 +1,1 @@
-"""The server's commands, and what `headwater user` does to a data directory."""
+"""The server's commands, and `headwater user` on a data directory."""

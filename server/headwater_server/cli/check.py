@@ -16,7 +16,7 @@ from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
 
 DAMAGED: Final = 1
-"""Exit status if something is wrong."""
+"""Exit status if the data directory is damaged."""
 
 WARNED: Final = 3
 """Exit status if nothing is damaged, but commits are dated in the future."""
@@ -27,8 +27,8 @@ WARNED: Final = 3
 def check(directory: str) -> None:
     """Read every byte of the data directory DIR, and change nothing.
 
-    No server may be running on it. Exit status 0: it is whole. 1: something is wrong, or it
-    could not be read. 3: it is whole, but commits are dated in the future.
+    No server may be running on it. Exit status 0: it is sound. 1: it is damaged, or could not be
+    read. 3: it is sound, but commits are dated in the future.
     """
     with one_line(), progress("checking") as on_progress:
         report = check_directory(
@@ -40,10 +40,12 @@ def check(directory: str) -> None:
         )
     show(report)
     if not report.is_clean:
-        click.echo(f"To make it usable again, and what that gives up: headwater repair {directory}")
+        click.echo(f"To repair it, and to see what a repair discards: headwater repair {directory}")
         sys.exit(DAMAGED)
     if report.warnings:
-        click.echo(f"To end this, and what that gives up: headwater repair {directory}")
+        click.echo(
+            f"To correct this, and to see what a repair discards: headwater repair {directory}"
+        )
         sys.exit(WARNED)
 
 
@@ -76,7 +78,7 @@ def show(report: Report) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
-    """A bar on standard error while something long is done, if somebody watches."""
+    """A progress bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None
         return

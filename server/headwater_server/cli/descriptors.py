@@ -1,21 +1,21 @@
-"""How many files and connections the process may have open.
+"""The limit of open files and connections of the process.
 
-Each connection is a descriptor, and so is each file of the data directory that is in use. Most
-systems start a process with a soft limit of 1,024, for the sake of programs that use select(),
-and let it ask for more. We do not use select(), so we ask.
+Each connection needs a descriptor, and so does each open file of the data directory. Most systems
+start a process with a soft limit of 1,024, for programs that use select(), and let it raise the
+limit. We do not use select(), so we raise it.
 """
 
 import resource
 
 WANTED = 65_536
-"""Descriptors that we ask for: more than connections and files can be. Not the hard limit, which
-may be a billion, and then costs time wherever descriptors are gone through."""
+"""Descriptors that we ask for: more than connections and files can use. Not the hard limit, which
+may be a billion; loops over all possible descriptors would then be slow."""
 
 
 def raise_limit(wanted: int = WANTED) -> int:
-    """Raise the soft limit of open files as far as *wanted*, if it is lower; return what it is.
+    """Raise the soft limit of open files to *wanted*, if it is lower; return the limit.
 
-    It is never lowered, and never an error: a server with fewer descriptors is a server.
+    It never lowers the limit, and never fails: a server can run with fewer descriptors.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -24,6 +24,6 @@ def raise_limit(wanted: int = WANTED) -> int:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
     except (OSError, ValueError):
-        # macOS refuses more than kern.maxfilesperproc, whatever the hard limit says.
+        # macOS refuses more than kern.maxfilesperproc, even below the hard limit.
         return soft
     return reachable

@@ -1,4 +1,4 @@
-"""What a command says when it cannot go on: one line, and exit status 1."""
+"""How a command fails: one line on standard error, and exit status 1."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from headwater_protocol.errors import HeadwaterError
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn what the user can act on into one line on standard error, without a traceback."""
+    """Print errors that the user can act on as one line on standard error, without a traceback."""
     try:
         yield
     except HeadwaterError as error:

@@ -10,7 +10,7 @@ from headwater_server.cli.serve import serve
 
 @click.group()
 def main() -> None:
-    """Headwater, the server's side: run it, check its files, repair them, restore a backup."""
+    """Headwater server: run it, check its files, repair them, restore a backup."""
 
 
 main.add_command(serve)

@@ -1,8 +1,8 @@
-"""Where the settings of `serve` come from: flags, then HEADWATER_*, then a TOML file.
+"""The settings of `serve`: from options, then HEADWATER_* variables, then a TOML file.
 
 Every setting has one name in three spellings: `--history-window`, `HEADWATER_HISTORY_WINDOW`,
-and `history-window` in the file. click asks them in that order, and shows the default. In the
-file it stands at the top, or in a table [serve]; tables of other commands are left alone.
+and `history-window` in the file. click looks them up in that order, and shows the default. In the
+file, settings are at the top or in a table [serve]; tables of other commands are ignored.
 """
 
 import tomllib
@@ -25,11 +25,11 @@ _ENGINE = EngineSettings()
 _PORT_MAX = 65535
 
 _OF_CLIENTS = frozenset({"url", "user", "password", "ca-file", "timeout"})
-"""What clients look for at the top of the same file."""
+"""Settings of clients, at the top of the same file."""
 
 
 def parse_address(text: str) -> Address:
-    """HOST:PORT, HOST, :PORT, [IPV6]:PORT. No host, or "*", is every address of this machine."""
+    """HOST:PORT, HOST, :PORT, [IPV6]:PORT. No host, or "*", means all addresses of this machine."""
     host, separator, digits = text.rpartition(":")
     if not separator or text.endswith("]"):
         host, digits = text, str(PORT_DEFAULT)
@@ -37,7 +37,7 @@ def parse_address(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host:
         raise click.BadParameter(
-            f"{text!r}: an IPv6 address stands in brackets, as in [::1]:{PORT_DEFAULT}"
+            f"{text!r}: write an IPv6 address in brackets, as in [::1]:{PORT_DEFAULT}"
         )
     if not (digits.isascii() and digits.isdigit() and int(digits) <= _PORT_MAX):
         raise click.BadParameter(f"{text!r}: the port is a number from 0 to {_PORT_MAX}")
@@ -53,7 +53,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}", ctx, param) from error
     except tomllib.TOMLDecodeError as error:
-        raise click.BadParameter(f"{path}: no TOML: {error}", ctx, param) from error
+        raise click.BadParameter(f"{path}: not valid TOML: {error}", ctx, param) from error
     known = {
         option.opts[0].removeprefix("--"): option
         for option in ctx.command.params
@@ -61,16 +61,16 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     }
     own = settings.pop(ctx.command.name or "", {})
     if not isinstance(own, dict):
-        raise click.BadParameter(f"{path}: {ctx.command.name!r} is no table", ctx, param)
+        raise click.BadParameter(f"{path}: {ctx.command.name!r} is not a table", ctx, param)
     defaults: dict[str, Any] = {}
     for name, value in [*settings.items(), *own.items()]:
         option = known.get(name)
         if option is not None and option.name is not None:
             defaults[option.name] = value
         elif name in own or not (isinstance(value, dict) or name in _OF_CLIENTS):
-            # A mistyped name must not leave a server with another setting than was meant.
+            # Refuse unknown names: a mistyped one must not leave a setting at its default.
             raise click.BadParameter(
-                f"{path}: there is no setting {name!r}; there are {', '.join(sorted(known))}",
+                f"{path}: no setting {name!r}; the settings are {', '.join(sorted(known))}",
                 ctx,
                 param,
             )
@@ -106,43 +106,57 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         is_eager=True,
         expose_value=False,
         callback=_read_config,
-        help="TOML file with settings, named as the options are.",
+        help="TOML file with settings, named like the options.",
     ),
-    _option("data", "Data directory; made if it does not exist.", required=True, metavar="DIR"),
+    _option("data", "Data directory; created if it does not exist.", required=True, metavar="DIR"),
     _option(
         "listen",
-        "Address to listen on; may be repeated. Port 0: one that is free.",
+        "Address to listen on; may be repeated. Port 0: any free port.",
         type=parse_address,
         multiple=True,
         default=[str(address) for address in _SERVER.listen],
         metavar="HOST:PORT",
     ),
-    _option("unix", "Unix socket to listen on as well.", metavar="PATH"),
-    _option("tls-cert", "Certificate and its chain, PEM. All --listen speak TLS.", metavar="FILE"),
+    _option("unix", "Unix socket to listen on.", metavar="PATH"),
+    _option(
+        "tls-cert",
+        "Certificate and its chain, PEM. All --listen addresses use TLS.",
+        metavar="FILE",
+    ),
     _option("tls-key", "Private key, PEM, if it is not in the same file.", metavar="FILE"),
-    _option("backup-dir", "Where backups are made; without it there are none.", metavar="DIR"),
-    _option("ready-file", "Written once listening: an address a line.", metavar="FILE"),
+    _option(
+        "backup-dir", "Directory for backups; without it, backups are disabled.", metavar="DIR"
+    ),
+    _option(
+        "ready-file",
+        "File written once the server listens, one address on each line.",
+        metavar="FILE",
+    ),
     _option(
         "log-format",
-        "For people or for machines.",
+        "Log format: for people or for machines.",
         type=click.Choice(logs.FORMATS),
         default=_SERVER.log_format,
     ),
     _option(
         "log-level",
-        "The least that is logged.",
+        "Lowest level that is logged.",
         type=click.Choice(logs.LEVELS),
         default=_SERVER.log_level,
     ),
-    _count("connections-max", _SERVER.connections_max, "Open connections."),
+    _count("connections-max", _SERVER.connections_max, "Bound on open connections."),
     _option(
         "memory-max",
-        "Memory for incomplete requests and answers not taken, over all connections.",
+        "Memory for incomplete requests and unread answers, over all connections.",
         type=click.IntRange(min=SIZE_MIN // MIB),
         metavar="MIB",
         show_default="a quarter of the memory, at most 1024",
     ),
-    _count("transactions-max", _ENGINE.transactions_max, "Open transactions, over all."),
+    _count(
+        "transactions-max",
+        _ENGINE.transactions_max,
+        "Bound on open transactions, over all connections.",
+    ),
     _seconds(
         "transaction-idle",
         _ENGINE.transaction_idle_us_max / SECOND_US,
@@ -156,43 +170,43 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _seconds(
         "history-window",
         _ENGINE.history_window_us / SECOND_US,
-        "How far back every commit can be read.",
+        "How far back all commits can be read.",
         zero=True,
     ),
     _seconds(
         "transaction-retention",
         _ENGINE.transaction_retention_us / SECOND_US,
-        "How long the fate of a transaction is known.",
+        "How long the status of a transaction is known.",
     ),
     _count("snapshots-kept", _ENGINE.snapshots_kept, "Snapshots kept of each aggregate."),
     _count(
         "checkpoint-size",
         _ENGINE.memtable_size_max // MIB,
-        "Committed data at which the files are written; up to three times as much is in memory.",
+        "Committed data at which a checkpoint begins; memory may hold up to three times as much.",
         "MIB",
     ),
     _count(
         "checkpoint-commits",
         _ENGINE.memtable_commits_max,
-        "Commits at which the files are written; a crash replays up to three times as many.",
+        "Commits at which a checkpoint begins; a restart replays up to three times as many.",
     ),
     _seconds(
         "shutdown-grace",
         _SERVER.shutdown_ms_max / SECOND_MS,
-        "How long transactions may take to end after SIGTERM.",
+        "How long open transactions may take to end after SIGTERM.",
     ),
 )
 
 
 def server_options(command: F) -> F:
-    """Add every option of `serve` to a function that takes them as keywords."""
+    """Add all options of `serve` to a function that takes them as keywords."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def settings_from(values: dict[str, Any]) -> ServerSettings:
-    """The settings that the options' values stand for."""
+    """Build the settings from the values of the options."""
     if values["tls_key"] is not None and values["tls_cert"] is None:
         raise click.UsageError("--tls-key without --tls-cert")
     if not values["listen"] and values["unix"] is None:

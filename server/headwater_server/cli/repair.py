@@ -1,4 +1,4 @@
-"""`headwater repair`: make a damaged data directory usable again, keeping what is given up."""
+"""`headwater repair`: make a damaged data directory usable again, keeping copies of lost parts."""
 
 import sys
 from functools import partial
@@ -17,17 +17,17 @@ from headwater_server.storage.store.rocks_store import RocksStore
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False))
 @click.option("--yes", is_flag=True, help="Do it without asking.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
     """Make the damaged data directory DIR usable again.
 
-    It says first what it would do and what that gives up, and asks. What it replaces or cuts off
-    stays beside the new files. Better still: work on a copy. No server may be running on it.
+    It first shows what it would do and what that discards, and asks. It keeps copies of everything
+    that it replaces or cuts off. Even so, better repair a copy. No server may be running on it.
 
-    Commits that a wrong clock dated in the future get the present as their time. If this machine's
-    clock is wrong, put it right before.
+    Commits that a wrong clock dated in the future get the present time. If this machine's clock is
+    wrong, set it first.
 
-    Exit status 0: it is whole now. 1: it is not. 3: it is, but commits are dated in the future.
+    Exit status 0: it is sound now. 1: it is not. 3: it is, but commits are dated in the future.
     """
     open_to_check = partial(RocksStore.open, read_only=True)
     with one_line(), progress("checking") as on_progress:
@@ -65,7 +65,7 @@ def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
 
 
 def _status(report: Report) -> int:
-    """The exit status that says what a check found."""
+    """The exit status for the result of a check."""
     if not report.is_clean:
         return DAMAGED
     return WARNED if report.warnings else 0

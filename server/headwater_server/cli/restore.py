@@ -1,4 +1,4 @@
-"""`headwater restore`: make a data directory of a backup."""
+"""`headwater restore`: make a data directory from a backup."""
 
 import sys
 from functools import partial
@@ -16,15 +16,15 @@ from headwater_server.storage.store.rocks_store import RocksStore
 
 @click.command()
 @click.argument("backup", type=click.Path(exists=True, file_okay=False))
-@click.option("--data", required=True, metavar="DIR", help="Made, or empty.")
-@click.option("--no-check", is_flag=True, help="Copy without reading all of it first.")
+@click.option("--data", required=True, metavar="DIR", help="New or empty directory.")
+@click.option("--no-check", is_flag=True, help="Copy without verifying the backup first.")
 def restore(backup: str, *, data: str, no_check: bool) -> None:
     """Copy BACKUP, the directory of a backup, to the new data directory DIR.
 
-    The backup is verified first, as `headwater check` does. A server can then be started with
-    --data DIR. The backup stays as it is.
+    The backup is verified first, as `headwater check` does. Then start a server with --data DIR.
+    The backup does not change.
 
-    Exit status 0: it is restored. 1: it is not, and DIR is as it was.
+    Exit status 0: it is restored. 1: it is not, and DIR is unchanged.
     """
     open_store = partial(RocksStore.open, read_only=True)
     files = RealFileSystem()
@@ -38,7 +38,7 @@ def restore(backup: str, *, data: str, no_check: bool) -> None:
                 )
             show(report)
             if not report.is_clean:
-                click.echo("Nothing was restored. --no-check copies it as it is.", err=True)
+                click.echo("Nothing was restored. --no-check copies the backup as it is.", err=True)
                 sys.exit(DAMAGED)
         with progress("copying") as on_progress:
             applied = restore_directory(

@@ -15,7 +15,7 @@ from headwater_server.net.server import serve as run_server
 from headwater_server.net.tasks.checkpointer import CheckpointFailed
 
 DISK_FAILED: Final = 74
-"""Exit status after a disk that failed: EX_IOERR of sysexits.h. Start again; the log decides."""
+"""Exit status after a disk failure: EX_IOERR of sysexits.h. A restart reads what is durable."""
 
 
 @click.command()
@@ -23,9 +23,9 @@ DISK_FAILED: Final = 74
 def serve(**values: Any) -> None:
     """Run a server on the data directory DIR until SIGTERM or Ctrl-C.
 
-    While the database has no users, only loopback addresses and Unix sockets can be listened on.
+    While the database has no users, the server listens only on loopback addresses and Unix sockets.
 
-    Each setting is taken from its option, else from its environment variable, else from the file
+    Each setting comes from its option, else from its environment variable, else from the file
     given by --config.
     """
     settings = settings_from(values)

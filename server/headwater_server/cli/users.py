@@ -1,7 +1,7 @@
-"""Users of a data directory whose server does not run: what `headwater user --data DIR` does.
+"""`headwater user --data DIR`: the users of a data directory while no server runs.
 
-It opens the directory as a server would, so it is refused while a server has it, and each
-change is a durable commit before the call returns.
+It opens the directory as a server would, so it fails while a server owns it. Each change is a
+durable commit when the call returns.
 """
 
 import builtins
@@ -22,8 +22,8 @@ from headwater_server.net.session.authentication import MECHANISM
 from headwater_server.net.settings import ServerSettings
 
 ITERATIONS: Final = 15_000
-"""Rounds of the password's hash: about 5 ms of the client's time at each login, and as much of
-a thief's for each guess."""
+"""Iterations of the password hash: about 5 ms for a client at each login, and for an attacker at
+each guess."""
 
 
 def add(data: str, name: str, password: str) -> None:
@@ -52,7 +52,7 @@ def list(data: str) -> builtins.list[str]:  # noqa: A001 - as above
 
 @contextmanager
 def _opened(data: str) -> Iterator[Engine]:
-    # The replay of a log is no news here; what is wrong with it is.
+    # Do not log the replay, only problems with it.
     logs.configure("console", "warning")
     with one_line():
         engine = open_directory(ServerSettings(data=data))
