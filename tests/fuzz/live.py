@@ -26,7 +26,7 @@ from headwater_protocol.limits import MIB, PROTOCOL_VERSION
 from headwater_server.engine.check.check import check
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
-from tests.fuzz.messages import Frames, encode, fate_of
+from tests.fuzz.messages import Frames, encode, outcome_of
 from tests.protocol.connections import ready_pair
 
 FRAMES_A_CONNECTION: Final = 40
@@ -49,7 +49,7 @@ def frames_of_one(source: random.Random) -> list[bytes]:
     while len(frames) < FRAMES_A_CONNECTION:
         frames.append(maker.frame())
         whole = int.from_bytes(frames[-1][:4], "big") == len(frames[-1]) - 4
-        if not whole or fate_of(frames[-1][4:], connection) == "violation":
+        if not whole or outcome_of(frames[-1][4:], connection) == "violation":
             break
     return frames
 

@@ -46,7 +46,7 @@ from tests.engine.database import Database
 from tests.fuzz import mutations
 from tests.vectors import examples
 
-Fate = Literal["served", "refused", "violation"]
+Outcome = Literal["served", "refused", "violation"]
 
 FRAMES_A_BATCH: Final = 1000
 """Frames that one seed stands for; then there is a new database."""
@@ -126,7 +126,7 @@ def encode(message: Any) -> bytes:
 # What must become of a body.
 
 
-def fate_of(body: bytes, connection: ServerConnection) -> Fate:
+def outcome_of(body: bytes, connection: ServerConnection) -> Outcome:
     """What the protocol says of a body, on a connection as it is now."""
     try:
         scan(body, REQUEST_ITEMS_MAX)
@@ -245,19 +245,19 @@ class Fuzzer:
     """Batches of frames against sessions, and what came of them.
 
     Attributes:
-        fates: how many bodies met which fate.
+        outcomes: how many bodies met which fate.
         peak_size: the most bytes that a frame that was measured has cost.
     """
 
     def __init__(self, *, measured: float = 0.0) -> None:
         self._measured = measured
-        self.fates: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self.peak_size = 0
 
     @property
     def malformed(self) -> int:
         """Frames that were wrong."""
-        return sum(self.fates.values()) - self.fates["served"]
+        return sum(self.outcomes.values()) - self.outcomes["served"]
 
     def run_batch(self, seed: int, frames: int = FRAMES_A_BATCH) -> None:
         """All frames of a seed, over as many connections as it takes."""
@@ -288,9 +288,9 @@ class Fuzzer:
     def _feed(self, bare: Bare, session: Session, data: bytes, source: random.Random) -> None:
         whole = int.from_bytes(data[:4], "big") == len(data) - 4
         buffered = session.connection.buffered_size
-        expected: Fate | None = None
+        expected: Outcome | None = None
         if whole and not buffered:
-            expected = fate_of(data[4:], session.connection)
+            expected = outcome_of(data[4:], session.connection)
         measure = source.random() < self._measured
         if measure:
             tracemalloc.start(1)
@@ -309,7 +309,7 @@ class Fuzzer:
         got = answers(session)
         self._judge(session, expected, got)
 
-    def _judge(self, session: Session, expected: Fate | None, got: list[list[Any]]) -> None:
+    def _judge(self, session: Session, expected: Outcome | None, got: list[list[Any]]) -> None:
         assert not session.service.failures.failed, "no request can end the process"
         for answer in got:
             assert len(answer) == 3, answer
@@ -317,9 +317,9 @@ class Fuzzer:
             if answer[1] == ERROR:
                 assert answer[2][0] != InternalError.code, answer
         if expected is None:
-            self.fates["a size that is wrong, or the rest of one"] += 1
+            self.outcomes["a size that is wrong, or the rest of one"] += 1
             return
-        self.fates[expected] += 1
+        self.outcomes[expected] += 1
         assert session.closing == (expected == "violation") or session.ended, (expected, got)
         direct = [answer for answer in got if answer[1] != PUSH]
         # A commit is durable within the turn, so everything has its answer.
@@ -379,7 +379,7 @@ def main() -> int:
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // KIB
     print(
         f"seeds {options.seed} to {seed - 1}: {fuzzer.malformed} malformed frames in "
-        f"{seconds:.0f} s; {dict(fuzzer.fates)}; at most {fuzzer.peak_size} bytes for one "
+        f"{seconds:.0f} s; {dict(fuzzer.outcomes)}; at most {fuzzer.peak_size} bytes for one "
         f"frame, {resident} MiB resident"
     )
     return 0

@@ -14,7 +14,7 @@ from headwater_protocol.fast_validators import Anything
 from headwater_protocol.frames import encode_frame
 from headwater_protocol.operations import OPERATIONS
 from tests.fuzz.live import Target
-from tests.fuzz.messages import Bare, Fuzzer, answers, fate_of, strict_log
+from tests.fuzz.messages import Bare, Fuzzer, answers, outcome_of, strict_log
 from tests.simulation.determinism import replaced
 
 BATCHES = 4
@@ -26,9 +26,9 @@ def test_malformed_frames_get_what_the_protocol_says_and_cost_little() -> None:
         for seed in range(BATCHES):
             print(f"python -m tests.fuzz.messages --seed {seed} --count 1")
             fuzzer.run_batch(seed)
-    assert fuzzer.fates["violation"] > 1000
-    assert fuzzer.fates["refused"] > 500
-    assert fuzzer.fates["served"] > 100
+    assert fuzzer.outcomes["violation"] > 1000
+    assert fuzzer.outcomes["refused"] > 500
+    assert fuzzer.outcomes["served"] > 100
     assert fuzzer.peak_size > 0
 
 
@@ -57,7 +57,7 @@ def test_any_message_gets_what_the_protocol_says(
     bare = Bare(1)
     session = bare.connect()
     body = messages.encode([request_id, name, *arguments])
-    expected = fate_of(body, session.connection)
+    expected = outcome_of(body, session.connection)
     with strict_log():
         bare.feed(session, encode_frame(body))
         fuzzer._judge(session, expected, answers(session))

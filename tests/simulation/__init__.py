@@ -1,24 +1,24 @@
-"""Simulation: a whole database, its clients, disk and network, in one process and from a seed.
+"""Simulation: a database with its clients, disk and network, in one process, from one seed.
 
     clients  ----->  network  ----->  machine  ----->  disk
     workloads.py     network.py       machine.py       disk.py
-       |             cut, delayed,    crashes and      loses power, tears,
-       |             silent           comes back       fails, fills, rots
+       |             cuts, delays,    crashes and      loses power, tears writes,
+       |             goes silent      restarts         fails, fills, flips bits
        v
-    history.py  what every client asked, saw and was told      --->  checkers at the end
-                                                                     replay.py, elle.py
+    history.py  every request and answer of the clients       --->  checkers at the end
+                                                                    replay.py, elle.py
 
-After FoundationDB's simulation and TigerBeetle's VOPR: the code that runs is the product's own,
-server and client, and only what touches the world is replaced. All chance comes from the seed
-(determinism.py), and time is trio's mock clock, which jumps to whatever is due next. So a world
-of minutes takes a second, and one that fails can be had again:
+One simulated run is called a world. The idea is that of FoundationDB's simulation and of
+TigerBeetle's VOPR: server and client are the product's own code, and only their environment is
+simulated. All randomness comes from the seed (determinism.py). Time is trio's mock clock, which
+jumps to the next deadline. So a world of minutes takes a second, and a failure can be reproduced:
 
     make simulate SEEDS=10000 FROM=1              many worlds, in two processes
-    python -m tests.simulation.run --seed 4711    one world, with its log
+    python -m tests.simulation.run --seed 4711    one world, with its trace
 
-Disk, store, clocks, locks and sockets go into the server as arguments, so worlds run the compiled
-modules as well as their source. Only planted defects (mutants.py) need the source.
+Disk, store, clocks, locks and sockets are arguments of the server, so worlds can run the compiled
+modules or their sources. Only planted defects (mutants.py) need the sources.
 
-The checkers are apart from the worlds, and know nothing of the product's code: they judge a
-history. docs/reliability.md says what is covered, what was found, and what is not covered.
+The checkers examine the history only, and use no code of the product. docs/reliability.md says
+what is covered, what was found, and what is not covered.
 """

@@ -1,15 +1,15 @@
-"""Events that are kept for a time: which of them a read may have found.
+"""Retention by age: which events a read may return.
 
-What can be read of such a stream depends on the log's time at the view of the read. Ticks of the
-log's clock are in no list that a client can read, but commits have times, and the log's time lies
-between that of the view and that of the commit after it:
+That depends on the log's time at the read view. Clients cannot read the ticks of the log's clock,
+but they know the times of commits, and the log's time is between that of the view and that of the
+next commit:
 
     the event was too old at the time of the view            it must be hidden
-    it was young enough at the time of the next commit       it must be there
-    in between                                               either, but the same at every read
-                                                             of one view
+    it was young enough at the time of the next commit       it must be returned
+    otherwise                                                either, but the same in all reads
+                                                             of a view
 
-The name of a stream says for how long its events are kept, so no rule of it ever changes.
+The name of a stream includes its maximum age, so the age never changes.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,12 +1,11 @@
-"""Calls that block, without threads: others go on in the middle of them.
+"""Blocking calls without threads: other tasks run in the middle of them.
 
-The server makes commits durable and writes checkpoints in threads, while it goes on reading.
-Here such a call runs in a greenlet. Where it comes to the disk, it may pause: then control goes
-back to the task that awaits it, which sleeps for as long as the disk takes, and all other tasks
-run meanwhile. So what is interleaved in production is interleaved here, at each call to the
-disk, and it is the seed that decides how.
+The server syncs commits and writes checkpoints in threads, while it keeps reading. In a world such
+a call runs in a greenlet. At each disk call the greenlet may pause: the task that awaits it sleeps
+for as long as the disk takes, and other tasks run meanwhile. So calls interleave as in production,
+at each disk call, and the seed decides how.
 
-    task      await run_blocking(call) ... sleeps ........... goes on with the result
+    task      await run_blocking(call) ... sleeps ........... continues with the result
     greenlet                          call | pause |  ... | return
 """
 
@@ -21,15 +20,15 @@ import trio.testing
 T = TypeVar("T")
 
 _SPIN_S: Final = 0.0001
-"""Seconds between two looks at a lock that is held."""
+"""Seconds between two attempts to acquire a lock."""
 
 
 class _Call(greenlet.greenlet):
-    """A blocking call under way."""
+    """A blocking call in progress."""
 
 
 async def run_blocking(call: Callable[[], T], /) -> T:
-    """Run *call*, sleeping where it pauses. It cannot be cancelled, as in a thread."""
+    """Run *call*, and sleep where it pauses. Like a thread, it cannot be cancelled."""
     await trio.lowlevel.checkpoint()
     running = _Call(outcome.capture)
     found: Any = running.switch(call)
@@ -42,12 +41,12 @@ async def run_blocking(call: Callable[[], T], /) -> T:
 
 
 def in_blocking_call() -> bool:
-    """Whether a blocking call asks, and not the event loop."""
+    """Whether the caller is a blocking call, not the event loop."""
     return isinstance(greenlet.getcurrent(), _Call)
 
 
 def pause(seconds: float) -> None:
-    """Take so long. The world goes on meanwhile, unless the event loop itself makes the call."""
+    """Take some time. Other tasks run meanwhile, unless the event loop itself calls this."""
     current = greenlet.getcurrent()
     if isinstance(current, _Call):
         assert current.parent is not None
@@ -57,14 +56,14 @@ def pause(seconds: float) -> None:
 
 
 def block_for(seconds: float) -> None:
-    """Block the event loop: the clock of the world goes on, and nobody runs meanwhile."""
+    """Block the event loop: the clock of the world advances, and no other task runs."""
     clock = trio.lowlevel.current_clock()
     if isinstance(clock, trio.testing.MockClock):
         clock.jump(seconds)
 
 
 class CooperativeLock:
-    """A lock between blocking calls. Who has to wait pauses, and does not block the process."""
+    """A lock between blocking calls. A call that has to wait pauses."""
 
     def __init__(self) -> None:
         self._held = False

@@ -1,11 +1,12 @@
-"""Consumers: a group whose members count the events of each stream, and acknowledge as they do.
+"""Consumers: members of a group that count the events of each stream.
 
-    seen = the count of the stream         read
-    the count = the event's version        written, and acknowledged, in the same transaction
+In one transaction a consumer
+    reads the count of the stream,
+    writes the event's version as the new count, and acknowledges the event.
 
-The transactions are in the history like those of other clients, so what is judged is: of those
-that took effect, each counted one more than what it read. An event that was lost, or consumed
-twice, or before its turn, breaks that; at the end each count is the version of its stream.
+The history includes these transactions. The checker requires that each one that committed increased
+the count by one. An event that is lost, consumed twice or out of order violates this. At the end
+each count must be the version of its stream.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ WORKLOAD: Final = "consumers"
 
 
 async def create_group(recorder: Recorder) -> None:
-    """Make the group, unless an earlier attempt did."""
+    """Create the group, unless an earlier attempt did."""
     dice = recorder.dice
     category = dice.choice(CATEGORIES)
     lease = dice.choice((0.1, 1.0, 30.0))
@@ -40,16 +41,16 @@ async def create_group(recorder: Recorder) -> None:
                 parked_stream=parked_stream,
             )
         except headwater.CommitUnknown:
-            # The server ends. Who asks again learns whether the group is there.
+            # The server is ending. Another attempt finds out whether the group exists.
             await trio.sleep(0.1)
         except headwater.GroupExists:
-            return  # The answer to its creation was lost.
+            return  # It exists: the answer to the creation was lost.
         else:
             return
 
 
 async def consume(recorder: Recorder, *, to_the_end: bool = False) -> None:
-    """Consume for a while, or until everything is done.
+    """Consume for some time, or until everything is done.
 
     Raises:
         headwater.HeadwaterError: the connection is lost for good.
@@ -84,18 +85,18 @@ async def _count(recorder: Recorder, delivery: headwater.Delivery) -> None:
 
 
 def consumed_out_of_turn(history: History) -> Iterator[str]:
-    """Transactions that took effect, and counted anything but one more."""
+    """Committed transactions that did not increase the count by one."""
     for attempt in history.attempts:
         if attempt.name != WORKLOAD or attempt.outcome is not Outcome.COMMITTED:
             continue
         reads = [each.value for each in attempt.operations if isinstance(each, Get)]
         writes = [each.value for each in attempt.operations if isinstance(each, Put)]
         if writes != [(value or 0) + 1 for value in reads]:
-            yield f"{attempt} consumed an event out of its turn: {attempt.operations}"
+            yield f"{attempt} consumed an event out of order: {attempt.operations}"
 
 
 def not_consumed(history: History, dump: Dump) -> Iterator[str]:
-    """Streams that were not consumed up to their end, though the group has caught up."""
+    """Streams that were not consumed completely, although the group has caught up."""
     if not history.consumed:
         return
     counts = {str(key[1]): value for key, value in dump.keys if key[0] == "seen"}

@@ -1,18 +1,17 @@
-"""One seed, one trace: where chance and time come from while a world runs.
+"""Determinism: the same seed gives the same trace.
 
-What must be taken in hand, and how:
+These sources of randomness and time are controlled:
 
-- trio shuffles the tasks that are ready, from a random source of its own, and lets their order
-  in a set decide before that. Both are settled by two private names of its scheduler, the
-  same two that trio's Hypothesis plugin sets; there is no public way.
-- The client makes transaction ids from the clock and os.urandom, and uneven pauses from the
-  global random source. Its module of ids gets both from the seed, and the global source is
-  seeded.
-- Time is a mock clock which jumps when all tasks wait.
-- The server's log is kept in memory: its words are part of the trace.
+- trio shuffles the ready tasks with its own random source, and before that their order depends on
+  a set. Two private names of its scheduler control both; trio's Hypothesis plugin sets the same
+  two. There is no public way.
+- The client makes transaction ids from the clock and os.urandom, and its backoff from the global
+  random source. Its module of ids gets both from the seed, and the global source is seeded.
+- Time is a mock clock, which jumps when all tasks wait.
+- The server's log is captured and is part of the trace.
 
-What the worlds draw, they draw from sources named after their purpose, `source(seed, name)`,
-so a draw more in one place does not change all others.
+Worlds draw from random sources that are named by purpose, `source(seed, name)`. So an additional
+draw in one place does not change the others.
 """
 
 import random
@@ -29,18 +28,18 @@ from trio.testing import MockClock
 from headwater import identifiers
 
 START_US: Final = 1_700_000_000_000_000
-"""The wall clock when a world begins, in microseconds since 1970."""
+"""The wall clock at the beginning of a world, in microseconds since 1970."""
 
 T = TypeVar("T")
 
 
 def source(seed: int, purpose: str) -> random.Random:
-    """A random source of its own for a purpose; of a string, so that no hash seed matters."""
+    """A separate random source for a purpose. Its seed is a str, so hash seeds do not matter."""
     return random.Random(f"{seed} {purpose}")
 
 
 def wall_clock() -> int:
-    """Microseconds since 1970, by the mock clock of the world that runs."""
+    """Microseconds since 1970, by the mock clock of the running world."""
     return START_US + round(trio.current_time() * 1_000_000)
 
 
@@ -82,11 +81,11 @@ def _client_chance(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _log_into(keep: LogKeeper) -> Iterator[None]:
-    """Hand every line of the server's log to *keep*, however this process logged before.
+    """Pass every line of the server's log to *keep*, whatever logging this process did before.
 
-    A logger may have been told to remember, at its first line, how it was configured then. Such
-    a memory would outlive the world; or, if it is older, keep the world's lines from the trace.
-    So each module gets a new logger, and for as long as the world lasts none remembers anything.
+    A logger can cache its configuration at its first line. Such a cache would outlive the world, or
+    an older one would keep the world's lines out of the trace. So each module gets a new logger,
+    and loggers cache nothing while the world runs.
     """
 
     def processor(_logger: object, level: str, entry: Any) -> Any:

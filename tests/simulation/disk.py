@@ -1,14 +1,13 @@
-"""The disk of a simulated machine: slow at the seed's will, and it fails as the plan says.
+"""The disk of a simulated machine: its delays come from the seed, its failures from the plan.
 
-It is the storage tests' file system in memory, which knows what a power loss leaves, and a
-state store in memory beside it. Here both get what a machine adds to them: calls take time, in
-which the rest of the server goes on; every call is traced; a power loss can come at any call of
-either; and the ways in which a disk fails short of that.
+It consists of the in-memory file system of the storage tests, which models a power loss, and an
+in-memory state store. This module adds what a machine adds: calls take time, while the rest of the
+server runs; every call is traced; power can be lost at any call; and disk errors.
 
-    fate of a sync that fails    what the disk has     what programs still read
-    "dirty"                      unchanged             all of it; a later sync may work
-    "lost"                       a part                all of it, from the cache
-    "evicted"                    a part                after the restart: what the disk has
+    a failed sync    data on disk     data that programs read
+    "dirty"          unchanged        all of it; a later sync may succeed
+    "lost"           a part           all of it, from the cache
+    "evicted"        a part           after a restart: only the data on disk
 """
 
 import errno
@@ -23,21 +22,21 @@ from headwater_server.testing.memory_files import MemoryFileSystem
 from headwater_server.testing.memory_store import MemoryStore
 from tests.simulation.blocking import in_blocking_call, pause
 
-SyncFate = Literal["dirty", "lost", "evicted"]
+SyncFault = Literal["dirty", "lost", "evicted"]
 
 _SYNCS: Final = frozenset({"sync", "sync_directory", "store flush"})
 STATE: Final = "data/state"
-"""The path of the state store, whichever it is."""
+"""The path of the state store of either kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """How long the disk takes, in seconds.
+    """Delays of the disk, in seconds.
 
     Attributes:
-        sync_s: for a sync, on average.
-        call_s: for another call that is not answered at once.
-        slow_share: the share of such calls.
+        sync_s: average time of a sync.
+        call_s: average time of another call that is slow.
+        slow_share: the share of slow calls.
     """
 
     sync_s: float = 0.001
@@ -46,13 +45,13 @@ class Latency:
 
 
 class SimulatedDisk(MemoryFileSystem):
-    """The files. *trace* hears of every call, *power_lost* of the moment at which it happens.
+    """The files. *trace* is called at every call, *power_lost* when the power is lost.
 
     Attributes:
-        sync_fate: how syncs of paths with `faults.sync_error_in` in them fail.
+        sync_fault: how syncs of paths that contain `faults.sync_error_in` fail.
         read_errors: the share of reads of files and of the state store that fail with EIO.
-        store_read_errors: the same of the state store alone.
-        failures: calls that failed by a fault.
+        store_read_errors: the same for the state store only.
+        failures: calls that failed because of a fault.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class SimulatedDisk(MemoryFileSystem):
         self.latency = latency
         self.trace = trace
         self.power_lost = power_lost
-        self.sync_fate: SyncFate = "dirty"
+        self.sync_fault: SyncFault = "dirty"
         self.read_errors = 0.0
         self.store_read_errors = 0.0
         self.failures = 0
@@ -83,7 +82,7 @@ class SimulatedDisk(MemoryFileSystem):
         return crash
 
     def read_store(self) -> None:
-        """The state store is about to read, and may fail at it."""
+        """Called before a read of the state store, which may fail."""
         share = max(self.read_errors, self.store_read_errors)
         if share and self.random.random() < share:
             self.failures += 1
@@ -109,7 +108,7 @@ class SimulatedDisk(MemoryFileSystem):
         failing = self.faults.sync_error_in
         if failing is not None and failing in path:
             self.failures += 1
-            if self.sync_fate == "dirty" or path == STATE:
+            if self.sync_fault == "dirty" or path == STATE:
                 raise OSError(errno.EIO, "sync failed", path)
 
     def room(self, wanted: int) -> int:
@@ -118,17 +117,17 @@ class SimulatedDisk(MemoryFileSystem):
             self.failures += 1
         return room
 
-    # What becomes of it when the machine stops.
+    # The disk after the machine stops.
 
     def after_power_loss(self) -> "SimulatedDisk":
-        """The disk as found after a power loss."""
+        """The disk after a power loss."""
         return self._found(super().crash())
 
     def after_exit(self) -> "SimulatedDisk":
-        """The disk as the next process finds it: the operating system has gone on."""
+        """The disk for the next process, while the operating system kept running."""
         twin = self._found(super().copy())
         twin.random = self.random
-        if self.sync_fate == "evicted":
+        if self.sync_fault == "evicted":
             _evict(twin._root)
         return twin
 
@@ -149,7 +148,7 @@ def _evict(directory: DirectoryNode) -> None:
 
 
 class SimulatedStore(MemoryStore):
-    """The state store: its writes and flushes are calls to the disk, and its reads may fail."""
+    """The state store: its writes and flushes are disk calls, and its reads may fail."""
 
     def __init__(self, disk: SimulatedDisk, source: random.Random) -> None:
         super().__init__(source)
@@ -196,14 +195,14 @@ class SimulatedStore(MemoryStore):
         super().flush()
 
     def found(self, disk: SimulatedDisk) -> "SimulatedStore":
-        """The store as it is opened again: any of the batches that were not flushed are gone."""
+        """The store after a crash: any number of unflushed batches are lost."""
         found = SimulatedStore(disk, self._source)
         found._durable = self._after_crash(self._source)
         found._live = found._durable.copy()
         return found
 
     def twin(self) -> MemoryStore:
-        """Another one with the same content."""
+        """A copy of the store."""
         twin = MemoryStore()
         twin._live = self._live.copy()
         twin._durable = twin._live.copy()
@@ -211,10 +210,10 @@ class SimulatedStore(MemoryStore):
 
 
 def sealed_files(disk: SimulatedDisk) -> list[tuple[str, int]]:
-    """Files of which nothing may change unnoticed, and their sizes.
+    """Files in which every change must be detected, with their sizes.
 
-    Of the write-ahead log, all segments but the last: damage to the newest group cannot be told
-    from a write that a crash has torn.
+    They include all segments of the write-ahead log except the last: damage of the newest group
+    looks like a torn write.
     """
     found: list[tuple[str, int]] = []
     data = disk._root.live.get("data")

@@ -1,24 +1,24 @@
 """Isolation anomalies in a history of lists, after Elle (Kingsbury and Alvaro, "Elle: Inferring
 Isolation Anomalies from Experimental Observations", VLDB 2020), in the terms of Adya's thesis.
 
-Every element is appended once in the world, so a read of a list shows which transactions wrote
-it, and in which order: that of the elements. From the reads alone, not from anything that the
-database says of itself, come the dependencies between transactions:
+Every element is appended only once in a world, so a read of a list shows which transactions wrote
+it and in which order. The dependencies between transactions follow from these reads only, and not
+from what the database says about itself:
 
     list under key x      a1  a2  a3         T1 appended a1, T2 a2, T3 a3; T9 read [a1, a2]
 
-    ww    T1 -> T2 -> T3                     each put its element behind that of the one before
-    wr    T2 -> T9                           T9 saw what T2 appended
-    rw    T9 -> T3                           T9 did not see what T3 appended
+    ww    T1 -> T2 -> T3                     each appended its element after the previous one
+    wr    T2 -> T9                           T9 saw the element of T2
+    rw    T9 -> T3                           T9 did not see the element of T3
     rt    A -> B                             A was acknowledged before B began
 
-A cycle means that no order of the transactions explains what was seen. Which edges it needs
-says what it is called: G0 (ww alone), G1c (and wr), G-single (and one rw), G2 (more rw). With
-"-realtime" behind it, it needs rt edges too: the order exists, but not in real time.
+A cycle means that no order of the transactions explains the reads. Its name depends on its edges:
+G0 (only ww), G1c (also wr), G-single (also one rw), G2 (more rw). The suffix "-realtime" means that
+it also needs rt edges: an order exists, but not in real time.
 
-What is looked for depends on isolation. Snapshot: all but G2. Serializable: all. Both occur in
-one history, so, as Adya has it for mixed levels, an rw edge counts for G2 only if its reader
-asked for serializable: that is whom the database owes it.
+The allowed anomalies depend on the isolation: G2 for snapshot, none for serializable. A history has
+both levels. As in Adya's definition of mixed levels, an rw edge counts for G2 only if its reader is
+serializable.
 """
 
 from collections import defaultdict, deque
@@ -30,7 +30,7 @@ from tests.simulation.history import Append, Attempt, Outcome, Read
 
 
 class Anomaly(NamedTuple):
-    """What should not be: its name in the literature, and how it shows."""
+    """An anomaly: its name in the literature, and the evidence."""
 
     name: str
     story: str
@@ -50,7 +50,7 @@ _RT: Final = "rt"
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """Dependencies by kind. Nodes are numbers of attempts; negative ones are moments in time."""
+    """Dependencies by kind. Nodes are numbers of attempts; negative ones are points in time."""
 
     edges: dict[str, Edges]
 
@@ -72,12 +72,12 @@ class _Graph:
 
 
 def check_lists(attempts: Iterable[Attempt], final: Mapping[str, list[str]]) -> list[Anomaly]:
-    """What is wrong with the appends and reads of lists.
+    """Find the anomalies in appends and reads of lists.
 
     Args:
-        attempts: their Append and Read operations are looked at; a list under a key must be
-            given as those too.
-        final: lists as they were read at the end, when nobody appended any more.
+        attempts: only Append and Read operations are examined, so lists under keys must be given as
+            these too.
+        final: the lists that were read at the end, after all appends.
     """
     considered = [attempt for attempt in attempts if _lists_of(attempt)]
     writers, anomalies = _writers(considered)
@@ -96,7 +96,7 @@ def _lists_of(attempt: Attempt) -> list[Append | Read]:
 
 
 def _writers(attempts: list[Attempt]) -> tuple[dict[str, Attempt], list[Anomaly]]:
-    """Who appended each element."""
+    """The attempt that appended each element."""
     writers: dict[str, Attempt] = {}
     anomalies = []
     for attempt in attempts:
@@ -118,7 +118,7 @@ def _reads(attempts: Iterable[Attempt]) -> Iterable[tuple[Attempt, Read]]:
             if isinstance(operation, Append):
                 own.update(element for element, _ in operation.elements)
             elif operation.after == 0:
-                # What a transaction sees of itself is looked at in _own.
+                # _own checks what a transaction sees of its own writes.
                 others = [element for element in operation.elements if element not in own]
                 yield attempt, operation._replace(elements=others)
 
@@ -126,7 +126,7 @@ def _reads(attempts: Iterable[Attempt]) -> Iterable[tuple[Attempt, Read]]:
 def _orders(
     attempts: list[Attempt], final: Mapping[str, list[str]], anomalies: list[Anomaly]
 ) -> dict[str, list[str]]:
-    """The order of each list's elements: the longest read, of which others must be prefixes."""
+    """The order of each list's elements: the longest read. All others must be prefixes of it."""
     orders = {stream: list(elements) for stream, elements in final.items()}
     for _, read in _reads(attempts):
         if read.stream not in final and len(read.elements) > len(orders.get(read.stream, [])):
@@ -141,7 +141,7 @@ def _orders(
             anomalies.append(
                 Anomaly(
                     "incompatible order",
-                    f"{attempt} read {read.stream} as {read.elements}, which is no prefix of "
+                    f"{attempt} read {read.stream} as {read.elements}, which is not a prefix of "
                     f"{order}",
                 )
             )
@@ -151,7 +151,7 @@ def _orders(
 def _happened(
     attempts: list[Attempt], orders: dict[str, list[str]], writers: dict[str, Attempt]
 ) -> dict[int, Attempt]:
-    """The transactions that committed: those that say so, and unknown ones that were seen."""
+    """The committed transactions, including unknown ones whose writes were read."""
     seen = {
         writers[element].number
         for order in orders.values()
@@ -194,7 +194,7 @@ def _reads_of_nothing(
 
 
 def _lost(attempts: list[Attempt], final: Mapping[str, list[str]]) -> Iterable[Anomaly]:
-    """Acknowledged appends that the last read does not have, and aborted ones that it has."""
+    """Acknowledged appends that are missing at the end, and aborted ones that are there."""
     for attempt in attempts:
         for operation in _lists_of(attempt):
             if not isinstance(operation, Append) or not final:
@@ -210,7 +210,7 @@ def _lost(attempts: list[Attempt], final: Mapping[str, list[str]]) -> Iterable[A
 
 
 def _own(attempts: Iterable[Attempt]) -> Iterable[Anomaly]:
-    """A transaction sees its own appends, and twice the same of all others."""
+    """A transaction must see its own appends, and always the same of all others."""
     for attempt in attempts:
         expected: dict[str, list[str]] = {}
         own: dict[str, list[str]] = defaultdict(list)
@@ -263,10 +263,10 @@ def _dependencies(
 
 
 def _add_real_time(graph: _Graph, attempts: Iterable[Attempt]) -> None:
-    """Whoever ended before another began comes first.
+    """An attempt that ended before another began comes first.
 
-    Not an edge for each such pair: each end is a moment, moments follow each other, and who
-    begins comes after the last moment before.
+    To avoid an edge for each such pair, each end is a node of its own. These nodes form a chain,
+    and an attempt that begins follows the last node before it.
     """
     moments: list[tuple[int, bool, int]] = []
     for attempt in attempts:
@@ -286,7 +286,7 @@ def _add_real_time(graph: _Graph, attempts: Iterable[Attempt]) -> None:
 
 
 def _cycles(graph: _Graph, happened: dict[int, Attempt]) -> list[Anomaly]:
-    """One cycle of each kind that there is; with real time only if there is none without."""
+    """One cycle of each kind; with real-time edges only if there is none without them."""
     for suffix, time in (("", ()), ("-realtime", (_RT,))):
         anomalies: list[Anomaly] = []
         for name, kinds in (("G0", (_WW, *time)), ("G1c", (_WW, _WR, *time))):
@@ -323,7 +323,7 @@ def _cycles_with_anti_dependencies(
 def _cycle_anywhere(
     successors: Callable[[int], dict[int, str]], happened: dict[int, Attempt]
 ) -> list[tuple[int, str]] | None:
-    """A shortest cycle through the first node that is on one."""
+    """A shortest cycle through the first node on a cycle."""
     on_cycles = _on_cycles(successors, happened)
     for node in sorted(on_cycles):
         if node >= 0:
@@ -335,9 +335,9 @@ def _cycle_anywhere(
 
 
 def _on_cycles(successors: Callable[[int], dict[int, str]], nodes: Iterable[int]) -> set[int]:
-    """Nodes that are on a cycle: what is left when those without successors go, again and again.
+    """Nodes on a cycle: the rest after repeatedly removing nodes without successors.
 
-    It keeps some that only lead to a cycle, which costs time and nothing else.
+    The rest includes nodes that only lead to a cycle. That costs time, but is not wrong.
     """
     out: dict[int, int] = {}
     before: dict[int, list[int]] = defaultdict(list)
@@ -363,7 +363,7 @@ def _on_cycles(successors: Callable[[int], dict[int, str]], nodes: Iterable[int]
 def _path(
     successors: Callable[[int], dict[int, str]], start: int, end: int
 ) -> list[tuple[int, str]] | None:
-    """A shortest path, as nodes with the reason for the step from each; without *end*."""
+    """A shortest path, as nodes with the reason for the next edge; without *end*."""
     came: dict[int, tuple[int, str]] = {}
     waiting = deque([start])
     while waiting:

@@ -1,4 +1,4 @@
-"""Planted defects in the fast paths, most of which have a slow path beside them, and in clocks."""
+"""Planted defects in fast paths and clocks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -15,7 +15,7 @@ from tests.simulation.determinism import replaced
 from tests.simulation.planted import ISOLATION, LOSS, WRONG_READ, Mutant, nothing
 
 
-def whatever_the_disk_says(right: Any) -> Any:
+def ignoring_failed_fsync(right: Any) -> Any:
     def end_turn(self: GroupCommit) -> None:
         engine: Any = self._engine
         make_durable = engine.make_durable
@@ -32,7 +32,7 @@ def whatever_the_disk_says(right: Any) -> Any:
     return end_turn
 
 
-def once_it_is_taken(right: Any) -> Any:
+def answering_too_early(right: Any) -> Any:
     def begin(self: GroupCommit, group: Any) -> None:
         right(self, group)
         taken, self._syncing = self._syncing, []
@@ -42,15 +42,15 @@ def once_it_is_taken(right: Any) -> Any:
     return begin
 
 
-def only_in_the_thread(right: Any) -> Any:
+def without_fsync_on_the_event_loop(right: Any) -> Any:
     def timed(self: AdaptiveFsync, call: Callable[[], Any]) -> Any:
         return None if self.on_event_loop else right(self, call)
 
     return timed
 
 
-def all_of_it(right: Any) -> Any:
-    """What a full socket takes a part of passes for sent."""
+def dropping_unsent_bytes(right: Any) -> Any:
+    """A partial write to a full socket counts as a complete one."""
 
     def send(self: PlainSockets, connection: Any) -> None:
         session = connection.session
@@ -66,7 +66,7 @@ def all_of_it(right: Any) -> Any:
     return send
 
 
-def the_first_one_stays(right: Any) -> Any:
+def keeping_the_first_entry(right: Any) -> Any:
     def put(self: LatestCache, key: bytes, entry: bytes, before: bytes | None) -> None:
         if before is None:
             right(self, key, entry, before)
@@ -74,7 +74,7 @@ def the_first_one_stays(right: Any) -> Any:
     return put
 
 
-def as_the_wall_says(_: Any) -> Any:
+def following_the_wall_clock(_: Any) -> Any:
     def now(self: LogClock) -> int:
         return self._wall()
 
@@ -89,14 +89,14 @@ def without_tags(right: Any) -> Any:
     return plan_events
 
 
-def from_the_first(_: Any) -> Any:
+def without_expiry(_: Any) -> Any:
     def first_since(_state: Any, _stream: str, _head: Any, first: int, *_: Any) -> int:
         return first
 
     return first_since
 
 
-def at_each_read(right: Any) -> Any:
+def expiring_during_a_view(right: Any) -> Any:
     def first_version(state: Any, *rest: Any) -> int:
         first: int = right(state, *rest[:-1], state.time.time)
         return first
@@ -106,34 +106,34 @@ def at_each_read(right: Any) -> Any:
 
 FAST_PATHS: Final[Sequence[Mutant]] = (
     Mutant(
-        "a turn goes on after an fsync that failed",
+        "a turn continues after a failed fsync",
         GroupCommit,
         "end_turn",
-        whatever_the_disk_says,
+        ignoring_failed_fsync,
         LOSS,
         "sync errors",
     ),
     Mutant(
-        "answers go out once their group is taken",
+        "answers are sent when their group is taken",
         GroupCommit,
         "_begin",
-        once_it_is_taken,
+        answering_too_early,
         LOSS,
         "crashes",
     ),
     Mutant(
-        "on the event loop nothing is synced",
+        "fsync on the event loop does nothing",
         AdaptiveFsync,
         "timed",
-        only_in_the_thread,
+        without_fsync_on_the_event_loop,
         LOSS,
         "crashes",
     ),
     Mutant(
-        "what a socket did not take is never sent",
+        "unsent bytes of a full socket are lost",
         PlainSockets,
         "_send",
-        all_of_it,
+        dropping_unsent_bytes,
         "sent no frame",
         "calm",
     ),
@@ -154,36 +154,36 @@ FAST_PATHS: Final[Sequence[Mutant]] = (
         "crashes",
     ),
     Mutant(
-        "events never grow old",
+        "events never expire",
         rules,
         "_first_since",
-        from_the_first,
+        without_expiry,
         WRONG_READ,
         "calm",
     ),
     Mutant(
-        "events grow old under the eyes of a view",
+        "events expire during a read view",
         rules,
         "first_version",
-        at_each_read,
+        expiring_during_a_view,
         WRONG_READ,
         "calm",
     ),
     Mutant(
-        "a clock that is set back is believed",
+        "a clock that is set back is followed",
         LogClock,
         "now",
-        as_the_wall_says,
-        "is of a time before",
+        following_the_wall_clock,
+        "has an earlier time",
         "calm",
     ),
     Mutant(
         "the latest cache keeps the first entry of a key",
         LatestCache,
         "put",
-        the_first_one_stays,
+        keeping_the_first_entry,
         WRONG_READ + "|" + ISOLATION,
         "calm",
     ),
 )
-"""Of mutants.py, where they are hunted."""
+"""mutants.py runs these with its own."""

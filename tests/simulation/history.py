@@ -1,14 +1,13 @@
-"""A history: what clients asked, what they saw, and what they were told, in real-time order.
+"""A history: the requests and answers of all clients, in real-time order.
 
-An attempt is one transaction as its client knows it. How it ended, as far as the client was
-told:
+An attempt is one transaction, as its client knows it. Its outcome is what the client was told:
 
     committed    with its commit number
-    aborted      never asked to commit, refused, or fenced: it must not have happened
-    unknown      no answer, and nobody could be asked: it may have happened
+    aborted      it never asked to commit, was refused, or was aborted: it must have no effect
+    unknown      no answer, and the status could not be asked: it may have taken effect
 
-The words are those of Jepsen's histories (ok, fail, info). Values are plain Python ones; a list
-under a key and a stream are both lists of elements, and every element is written once.
+Jepsen calls these outcomes ok, fail and info. Values are plain Python values. A list under a key
+and a stream are both lists of elements, and every element is written only once.
 """
 
 from collections.abc import Sequence
@@ -20,14 +19,14 @@ Key: TypeAlias = tuple[Any, ...]
 
 
 class Outcome(Enum):
-    """How an attempt ended, as far as its client knows."""
+    """The outcome of an attempt, as far as its client knows."""
 
     COMMITTED = "committed"
     ABORTED = "aborted"
     UNKNOWN = "unknown"
 
 
-# What was read, with what came back.
+# Reads, with their results.
 
 
 class Get(NamedTuple):
@@ -38,7 +37,7 @@ class Get(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """All keys with a prefix, or the first so many."""
+    """All keys with a prefix, or the first ones up to a limit."""
 
     prefix: Key
     limit: int | None
@@ -55,7 +54,7 @@ class Read(NamedTuple):
 
 
 class Query(NamedTuple):
-    """Elements of all streams, of a category or type, or with tags, after a position."""
+    """Elements after a position: of all streams, of a category or type, or with tags."""
 
     after: int
     category: str | None
@@ -65,7 +64,7 @@ class Query(NamedTuple):
 
 
 class Load(NamedTuple):
-    """A stream by way of its snapshot: the state that it comes to, and its version."""
+    """A load of a stream with its snapshot: the state and the version."""
 
     stream: str
     schema: int
@@ -74,9 +73,9 @@ class Load(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A stream of which something may be hidden or erased, by way of its snapshot.
+    """A load, with its snapshot, of a stream that may have hidden or erased events.
 
-    The state is the list of all elements: those that the snapshot has, and those after it.
+    The state is the list of all elements: those in the snapshot and those after it.
     """
 
     stream: str
@@ -88,51 +87,51 @@ class Kept(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Streams with a prefix: their names, versions, first versions, and where they begin."""
+    """A list of the streams with a prefix: names, versions, first versions and beginnings."""
 
     prefix: str
     streams: Sequence[tuple[str, int, int, int]]
 
 
 class NoEvents(NamedTuple):
-    """A condition of the commit: no event with these tags is beyond a position."""
+    """A condition of the commit: no event with these tags after a position."""
 
     tags: tuple[str, ...]
     after: int
 
 
-# What was written.
+# Writes.
 
 
 class Put(NamedTuple):
-    """A value, None being a deletion."""
+    """A value; None deletes the key."""
 
     key: Key
     value: Any
 
 
 class DeleteRange(NamedTuple):
-    """All keys with a prefix."""
+    """Deletes all keys with a prefix."""
 
     prefix: Key
 
 
 class Add(NamedTuple):
-    """A number to be added."""
+    """Adds a number."""
 
     key: Key
     number: int
 
 
 class Append(NamedTuple):
-    """Elements to a stream, in order, each with the type of its event."""
+    """Appends elements to a stream, each with the type of its event."""
 
     stream: str
     elements: list[tuple[str, str]]
 
 
 class Save(NamedTuple):
-    """A snapshot, whose state is what was loaded."""
+    """Saves the loaded state as a snapshot."""
 
     stream: str
     schema: int
@@ -140,34 +139,34 @@ class Save(NamedTuple):
 
 
 class Truncate(NamedTuple):
-    """The events of a stream below a version are hidden."""
+    """Hides the events of a stream below a version."""
 
     stream: str
     before: int
 
 
 class DeleteStream(NamedTuple):
-    """All events of a stream are hidden, and it begins anew."""
+    """Hides all events of a stream, which starts again."""
 
     stream: str
 
 
 class Retain(NamedTuple):
-    """Only the newest events of a stream are kept; None: all, from now on."""
+    """Keeps only the newest events of a stream; None: no limit."""
 
     stream: str
     newest: int | None
 
 
 class Erase(NamedTuple):
-    """The data of events of a stream goes."""
+    """Erases the data of events of a stream."""
 
     stream: str
     versions: list[int]
 
 
 Thinning: TypeAlias = Truncate | DeleteStream | Retain | Erase
-"""What takes events, or their data, away."""
+"""Operations that hide or erase events."""
 
 Operation: TypeAlias = (
     Get
@@ -188,7 +187,7 @@ Operation: TypeAlias = (
 
 
 def is_write(operation: Operation) -> bool:
-    """Whether it asks for anything to be changed."""
+    """Whether the operation is a write."""
     return isinstance(operation, Put | DeleteRange | Add | Append | Save | Thinning)
 
 
@@ -197,18 +196,18 @@ class Attempt:
     """One transaction, or one read outside of any.
 
     Attributes:
-        number: of the attempt in the world.
-        client: who made it.
-        name: of its workload.
+        number: number of the attempt in the world.
+        client: the client that made it.
+        name: name of its workload.
         isolation: "serializable" or "snapshot".
-        identity: of the transaction; None if its client was never told.
+        identity: id of the transaction; None if the client does not know it.
         begun, ended: its place among all beginnings and ends of attempts.
-        floor: the newest commit that anybody had been told of when it began.
-        view: the commit that it read at, if the client was told.
-        commit: its number, if it committed.
-        operations: in order.
-        floors: of operations, by their place: the newest commit that anybody had been told of when
-            they were asked.
+        floor: the newest commit that any client knew when it began.
+        view: the commit of its read view, if the client knows it.
+        commit: its commit number, if it committed.
+        operations: its operations, in order.
+        floors: for each operation by its index, the newest commit that any client knew when it was
+            requested.
     """
 
     number: int
@@ -227,7 +226,7 @@ class Attempt:
 
     @property
     def writes(self) -> bool:
-        """Whether it asked for anything to be changed."""
+        """Whether the attempt has a write."""
         return any(map(is_write, self.operations))
 
     def __str__(self) -> str:
@@ -239,12 +238,12 @@ class Attempt:
 
 
 def tags_of(element: str) -> list[str]:
-    """The tags of the event that has an element: they stand behind it, as "w1.7#red#odd"."""
+    """The tags of an element's event. They follow the element, as in "w1.7#red#odd"."""
     return element.split("#")[1:]
 
 
 def erased_element(position: int) -> str:
-    """What stands in place of the element of an event that was erased."""
+    """The placeholder for the element of an erased event."""
     return f"~{position}"
 
 
@@ -261,11 +260,11 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Feed:
-    """A subscription, over all connections that it took: what it was for and what came.
+    """A subscription, over all its connections: its filter and the events that it received.
 
     Attributes:
-        floors: for each event, the newest commit that anybody had been told of when the
-            subscription that brought it was made.
+        floors: for each event, the newest commit that any client knew when the subscription that
+            delivered it was opened.
     """
 
     client: str
@@ -280,7 +279,7 @@ class Feed:
     caught_up: int = 0
 
     def wants(self, event: Seen) -> bool:
-        """Whether an event fits its filter."""
+        """Whether an event matches its filter."""
         return (
             (self.category is None or event.stream.partition("-")[0] == self.category)
             and (self.stream is None or event.stream == self.stream)
@@ -291,7 +290,7 @@ class Feed:
 
 
 class Logged(NamedTuple):
-    """A line of the commit log."""
+    """A record of the commit log."""
 
     commit: int
     transaction: bytes
@@ -300,11 +299,11 @@ class Logged(NamedTuple):
     events: int
 
 
-class Fate(NamedTuple):
-    """What a client was told of a transaction that it asked about.
+class StatusAnswer(NamedTuple):
+    """The answer to a `status` request.
 
-    *floor* is the newest commit that anybody had been told of when it was asked. *asked* and *told*
-    are places among all beginnings and ends of attempts.
+    *floor* is the newest commit that any client knew at the request. *asked* and *told* are places
+    among all beginnings and ends of attempts.
     """
 
     transaction: bytes
@@ -317,7 +316,7 @@ class Fate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """All that a database holds, read at its end."""
+    """The contents of a database, read at the end."""
 
     commits: list[Logged]
     events: list[Seen]
@@ -327,18 +326,18 @@ class Dump:
 
 @dataclass(slots=True)
 class History:
-    """All of a world.
+    """The history of a whole world.
 
     Attributes:
-        fenced: transactions that somebody asked to be aborted.
-        acknowledged: the newest commit that any client was told of.
-        grouped: there is a consumer group, whose state the server commits by itself.
-        consumed: the category that the group has consumed to its end, if it has.
+        fenced: transactions that a client asked the server to abort.
+        acknowledged: the newest commit that any client knows.
+        grouped: whether there is a consumer group, whose state the server commits itself.
+        consumed: the category that the group has consumed completely, if it has.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
     feeds: list[Feed] = field(default_factory=list)
-    fates: list[Fate] = field(default_factory=list)
+    status_answers: list[StatusAnswer] = field(default_factory=list)
     fenced: set[bytes] = field(default_factory=set)
     acknowledged: int = 0
     grouped: bool = False
@@ -347,16 +346,16 @@ class History:
 
     @property
     def unknown(self) -> int:
-        """How many attempts to write have a fate that their client was never told."""
+        """The number of attempts with writes whose outcome the client does not know."""
         return sum(each.writes and each.outcome is Outcome.UNKNOWN for each in self.attempts)
 
     def tick(self) -> int:
-        """The next place in the order of all that happens to clients."""
+        """The next place in the order of all beginnings and ends."""
         self.ticks += 1
         return self.ticks
 
     def begin(self, client: str, name: str, *, isolation: str = "serializable") -> Attempt:
-        """An attempt begins now."""
+        """Begin an attempt."""
         attempt = Attempt(
             len(self.attempts),
             client,
@@ -369,7 +368,7 @@ class History:
         return attempt
 
     def end(self, attempt: Attempt, outcome: Outcome, commit: int | None = None) -> None:
-        """Its client is told now how it ended."""
+        """End an attempt: the client now knows its outcome."""
         attempt.ended = self.tick()
         attempt.outcome = outcome
         if commit is not None:
@@ -377,5 +376,5 @@ class History:
                 attempt.commit = commit
             self.acknowledged = max(self.acknowledged, commit)
         if attempt.view is not None:
-            # Whoever saw a commit knows of it as well.
+            # A client that has read a commit knows it too.
             self.acknowledged = max(self.acknowledged, attempt.view)

@@ -1,7 +1,7 @@
-"""Inspection: what `headwater check` says of a machine's files, without disturbing anything.
+"""Inspection: runs `headwater check` on a machine's files without side effects.
 
-It looks at twins of the disk and of the state store, in no time of the world's, so that a world
-goes the same way whether it is inspected or not.
+It uses copies of the disk and of the state store and takes no time of the world, so an inspection
+does not change the course of the world.
 """
 
 from headwater_protocol.errors import HeadwaterError, InvalidArgument

@@ -1,4 +1,4 @@
-"""The judgement on a world: all checkers over its history."""
+"""Judges a world: runs all checkers on its history."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tests.simulation.workloads import ACCOUNTS, BALANCE, PAIRS
 
 
 def judge(history: History, dump: Dump | None) -> list[str]:
-    """What is wrong; empty if nothing is. Without a dump, only what needs no end is looked at."""
+    """The problems of a history. Without a dump, only checks that need no final state run."""
     problems = [str(anomaly) for anomaly in check_lists(_as_lists(history), _final_lists(dump))]
     problems += invariants(history)
     problems += consumed_out_of_turn(history)
@@ -38,7 +38,7 @@ def _list_name(key: Key) -> str:
 
 
 def _as_lists(history: History) -> Iterator[Attempt]:
-    """The attempts as Elle wants them: a list under a key is a list like a stream."""
+    """The attempts in the form for Elle: a list under a key becomes a list like a stream."""
     for attempt in history.attempts:
         if attempt.name == "lists":
             operations = [
@@ -68,12 +68,12 @@ def _final_lists(dump: Dump | None) -> dict[str, list[str]]:
 
 
 def invariants(history: History) -> Iterator[str]:
-    """What the applications take for granted, whatever the database says of commits."""
+    """Violated invariants of the workloads. They do not depend on commit numbers."""
     for attempt in history.attempts:
         for operation in attempt.operations:
             if isinstance(operation, Scan) and operation.prefix == ("bank",):
                 total = sum(balance for _, balance in operation.items)
-                # Before `prepare` has committed, there is no account.
+                # There is no account before `prepare` has committed.
                 if total not in (0, ACCOUNTS * BALANCE):
                     yield f"{attempt} saw {total} in all accounts: {operation.items}"
             if isinstance(operation, Scan) and operation.prefix[:1] == ("skew",):

@@ -1,9 +1,10 @@
-"""The machine: one server after another on the same disk.
+"""The machine: it runs one server after another on the same disk.
 
-    boot --> serve --> trouble --> dead --> (what the disk kept) --> boot --> ...
+    boot --> serve --> trouble --> dead --> (contents of the disk) --> boot --> ...
 
-A life ends by power loss, by a kill, in order, or by the server's own decision when its disk
-has failed. The last life of a plan meets no trouble, and lasts until the world's end.
+One server run is called a life. It ends by a power loss, a kill, a clean stop, or because the
+server ends itself after a disk error. The last life of a plan has no trouble and lasts until the
+world ends.
 """
 
 import random
@@ -44,19 +45,19 @@ from tests.simulation.trace import Trace
 Death = Literal["power", "kill", "exit", "stop"]
 
 _EXPECTED: Final = (CommitFailed, CheckpointFailed, Crash, DamagedFile, OSError)
-"""What a server ends with when its disk has failed."""
+"""The errors with which a server ends after a disk error."""
 
 _BOOTS_MAX: Final = 50
-"""Boots that may fail in a row, while a disk is full."""
+"""Consecutive boots that may fail while the disk is full."""
 
 
 class Machine:
-    """A disk, and the server that runs on it now.
+    """A disk and the server that runs on it.
 
     Attributes:
-        refused: the server refuses to open its files; in a world that rots, it may.
-        engine: of the server that runs.
-        lives: how many servers there were.
+        refused: the server refuses to open its files; in a world with flipped bits, it may.
+        engine: the engine of the running server.
+        lives: the number of servers so far.
     """
 
     def __init__(
@@ -93,22 +94,22 @@ class Machine:
         return SimulatedRocks(self._disk, dice, Path(place))
 
     def discard(self) -> None:
-        """The world is over: remove what it had on the real disk."""
+        """Remove the world's files from the real disk."""
         self._store.close()
         self._files.close()
 
     @property
     def disk(self) -> SimulatedDisk:
-        """The disk as it is now."""
+        """The current disk."""
         return self._disk
 
     @property
     def is_excused(self) -> bool:
-        """Whether the server may fail at what it is asked: its disk is broken, or it is dead."""
+        """Whether requests may fail, because the disk is broken or the server is dead."""
         return self._plan.excuses_errors or self._death is not None or self._disk.failures > 0
 
     async def run(self) -> None:
-        """Live one life after the other, until the world ends or the files are refused."""
+        """Run one life after another, until the world ends or the files are refused."""
         troubles = iter(self._plan.troubles)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._set_clock)
@@ -117,7 +118,7 @@ class Machine:
             nursery.cancel_scope.cancel()
 
     def _wall_clock(self) -> int:
-        """The clock of the machine, which may be set wrong."""
+        """The wall clock of the machine, which may be wrong."""
         return wall_clock() + self._ahead_us
 
     async def _set_clock(self) -> None:
@@ -127,7 +128,7 @@ class Machine:
             self._trace.add("clock", ahead_s)
 
     def calm(self) -> None:
-        """No more trouble from the next life on; the disk works, and has room."""
+        """Have no trouble from the next life on; the disk works and has space."""
         self._calm = True
         self._heal()
 
@@ -137,12 +138,12 @@ class Machine:
         self._die("kill")
 
     async def restart(self, death: Death) -> None:
-        """End the present life, and wait until another server serves."""
+        """End the current life and wait until the next server serves."""
         await self.wait_serving()
         lives = self.lives
         async with trio.open_nursery() as nursery:
             if death == "stop":
-                # Something else may end the server before it has stopped in order.
+                # Something else may end the server before it has stopped cleanly.
                 nursery.start_soon(self._stop)
             else:
                 self._die(death)
@@ -150,7 +151,7 @@ class Machine:
             nursery.cancel_scope.cancel()
 
     async def wait_serving(self, lives: int = 0) -> None:
-        """Return once a server serves, and as many lives were begun; or none ever will."""
+        """Wait until a server serves and *lives* lives have begun, or none ever will."""
         while self._network.serve is None or self.lives < lives:
             if self.refused is not None:
                 return
@@ -192,7 +193,7 @@ class Machine:
             if not self.is_excused:
                 raise
             self._death = self._death or "exit"
-            # A cancellation, for one, goes on to who asked for it.
+            # For example, a cancellation must reach its scope.
             rest = group.split(_EXPECTED)[1]
             if rest is not None:
                 raise rest from None
@@ -213,7 +214,7 @@ class Machine:
                 self.refused = error
                 return None
             except DiskFull:
-                # There will be room.
+                # There will be space later.
                 self._disk.locked.clear()
                 self._store = self._store.found(self._disk)
                 await trio.sleep(0.1)
@@ -224,7 +225,7 @@ class Machine:
         raise AssertionError("the server cannot be started, though its disk has room again")
 
     def _inspect(self, when: str) -> None:
-        """Strictly: whatever the machine went through, no file may contradict another."""
+        """Check the files; no file may contradict another, whatever happened to the machine."""
         found = inspect(self._disk, self._store)
         self._is_sound = not found
         self._trace.add("inspection", when, len(found))
@@ -258,7 +259,7 @@ class Machine:
         async with trio.open_nursery() as nursery:
             if self._plan.driver == "sockets":
                 listener = SimulatedListener()
-                # In place of a socket of the system.
+                # Replaces a socket of the system.
                 server.plain_sockets.listen(cast("socket.socket", listener), "simulation")
                 accept = listener.connect
             else:
@@ -295,7 +296,7 @@ class Machine:
             case "stop":
                 await self._stop()
             case "sync error":
-                disk.sync_fate = trouble.fate
+                disk.sync_fault = trouble.sync_fault
                 disk.faults.sync_error_in = trouble.path
             case _:
                 disk.faults.capacity = disk.used + trouble.room
@@ -334,7 +335,7 @@ class Machine:
             self._misdirect(dice.choice(files), dice.choice(files))
 
     def _misdirect(self, meant: tuple[str, int], hit: tuple[str, int]) -> None:
-        """A block that was written to one place is found in another, and perhaps there only."""
+        """Write a block to a second place, and perhaps not to the first."""
         disk, dice = self._disk, self._random
         block = dice.choice((SECTOR_SIZE, PAGE_SIZE))
         source = dice.randrange(meant[1]) // block * block
@@ -349,7 +350,7 @@ class Machine:
         self._die("power")
 
     def _die(self, death: Death) -> None:
-        """End this life now: nothing that the server still does reaches disk or network."""
+        """End this life: nothing that the server does after this reaches disk or network."""
         if self._death is None:
             self._trace.add("death", death)
             self._death = death
@@ -367,7 +368,7 @@ class Machine:
 
 
 def _adaptive_fsync() -> AdaptiveFsync:
-    """One that has found the disk fast: in so small a world the first judgement would come late."""
+    """An AdaptiveFsync that already knows the disk is fast. A small world would end before that."""
     fsync = AdaptiveFsync(_world_time)
     for _ in range(FSYNCS_AVERAGED):
         fsync.timed(lambda: None)
@@ -376,7 +377,7 @@ def _adaptive_fsync() -> AdaptiveFsync:
 
 
 def _monotonic_clock() -> int:
-    """Microseconds of a clock that nobody sets."""
+    """Microseconds of a clock that is never set."""
     return round(trio.current_time() * 1_000_000)
 
 

@@ -1,10 +1,10 @@
-"""The model: keys and streams at every commit, in two pages of plain Python.
+"""The model: keys and streams at every commit, in plain Python.
 
-    Model      what commits have made, one after the other
-    View       the model at a commit, with the writes of a transaction on top: what it reads
+    Model      the effects of all commits, in order
+    View       the model at a commit, with the writes of a transaction: what that transaction reads
 
-Events are never taken from the model. What hides them, and what erases them, is kept beside them
-with its commit, and applied to what is read.
+The model never removes events. It stores which commits hide or erase them, and applies that when
+events are read.
 """
 
 from bisect import bisect_right
@@ -40,9 +40,9 @@ from tests.simulation.thinning import EVERYTHING, Rule, Snapshots, first_version
 
 
 def fold(schema: int, elements: Iterable[str], state: Any = None) -> dict[str, Any]:
-    """The aggregate of the aggregates' workload.
+    """The state of an aggregate in the workload `aggregates`.
 
-    It forgets nothing, not even the order, and code of another schema comes to another state.
+    It depends on all events and their order, and differs for different schemas.
     """
     count, digest = (0, schema) if state is None else (state["count"], state["digest"])
     for element in elements:
@@ -58,19 +58,19 @@ class Model:
     def __init__(self) -> None:
         self.last = 0
         self.times: list[int] = []
-        """Of the commits, in microseconds."""
+        """The times of the commits, in microseconds."""
         self.events: list[Seen] = []
         self._keys: dict[Key, list[tuple[int, Any]]] = defaultdict(list)
         self._streams: dict[str, list[Seen]] = defaultdict(list)
         self._rules: dict[str, list[tuple[int, Rule]]] = defaultdict(list)
         self.snapshots = Snapshots()
         self.hidden: dict[int, int] = {}
-        """Positions of events that are hidden, and the commits from which on."""
+        """The commit that hid an event, by position."""
         self.erased: dict[int, int] = {}
-        """Positions of events that are erased, and the commits from which on."""
+        """The commit that erased an event, by position."""
 
     def commit(self, operations: Iterable[Operation], time: int = 0) -> None:
-        """The next commit."""
+        """Apply the next commit."""
         self.times.append(time)
         view = View(self, self.last)
         for operation in operations:
@@ -104,17 +104,17 @@ class Model:
             self.hidden.setdefault(event.position, self.last)
 
     def rule(self, stream: str, commit: int) -> Rule:
-        """What is kept of a stream at a commit."""
+        """The retention of a stream at a commit."""
         rules = self._rules.get(stream, [])
         place = bisect_right(rules, commit, key=lambda rule: rule[0])
         return rules[place - 1][1] if place else EVERYTHING
 
     def first(self, stream: str, commit: int) -> int:
-        """The first version of a stream that can be read at a commit."""
+        """The first readable version of a stream at a commit."""
         return first_version(self.rule(stream, commit), len(self.stream(stream, commit)))
 
     def shown(self, events: Iterable[Seen]) -> list[Seen]:
-        """Events as they are read at the end: without what is hidden, or erased of them."""
+        """The events in the form of a final read, without hidden events and erased data."""
         return [
             event._replace(element=erased_element(event.position))
             if event.position in self.erased
@@ -143,10 +143,10 @@ class Model:
 
 
 class View:
-    """The model at a commit, with the writes of a transaction on top."""
+    """The model at a commit, with the writes of a transaction."""
 
     def __init__(self, model: Model, commit: int, *, aging: bool = True) -> None:
-        """Unless *aging*, any event that is too old some day may be missing."""
+        """Without *aging*, any event that expires at some time may be missing."""
         self._model = model
         self._commit = commit
         self._ages = Ages(model.times, commit) if aging else None
@@ -155,7 +155,7 @@ class View:
         self.rules: dict[str, Rule] = {}
 
     def apply(self, operation: Operation) -> None:
-        """Write."""
+        """Apply a write of the transaction."""
         match operation:
             case Put(key, value):
                 self.changed[key] = value
@@ -173,9 +173,10 @@ class View:
                 pass
 
     def expected(self, read: Operation, floor: int = 0) -> Operation | None:
-        """The read as it should have been; None if it is a write.
+        """The expected result of a read; None if the operation is a write.
 
-        What a commit up to *floor* has erased must not be seen; what a later one has, may be.
+        Data that a commit up to *floor* erased must not be returned; data that a later one erased
+        may.
         """
         floor = max(floor, self._commit)
         match read:
@@ -223,12 +224,12 @@ class View:
         return self._model.rule(stream, self._commit) if rule is None else rule
 
     def _first(self, stream: str) -> int:
-        # What a transaction appends pushes nothing out before it is committed.
+        # The cap of a stream counts a transaction's own events only after its commit.
         version = len(self._model.stream(stream, self._commit))
         return first_version(self._rule(stream), version)
 
     def _all_events(self, stream: str) -> list[Seen]:
-        """The events of a stream, hidden ones too, with those of the transaction at position 0."""
+        """All events of a stream, with those of the transaction at position 0."""
         events = list(self._model.stream(stream, self._commit))
         for name, kind, element in self.order:
             if name == stream:
@@ -245,7 +246,7 @@ class View:
         return [each for each in events if age_us(each.stream) is None or each.element in found]
 
     def _settled(self, events: list[Seen], found: list[str], floor: int) -> list[str]:
-        """The elements of events, where either is right as they were found."""
+        """The expected elements. Where two results are right, the one that was read."""
         elements = []
         for place, event in enumerate(events):
             erased = erased_element(event.position)

@@ -1,9 +1,8 @@
-"""Planted defects: does the simulation see what it is there to see?
+"""Planted defects: they show that the simulation detects bugs.
 
-Each mutant is a mistake that a database like this could have, put in place by a patch that
-exists here, or in fast_paths.py, alone. It names the check that must catch it, by the words of
-the problem, and the kind of world in which it must. Those that no check catches would be a hole
-in the simulation:
+Each mutant is a bug that a database like this could have, as a patch in this module or in
+fast_paths.py. It has a regular expression for the problem that must be reported, and the kind of
+world in which it must be. A mutant that no check detects shows a gap in the simulation:
 
     python -m tests.simulation.mutants            all of them (make mutants)
     python -m tests.simulation.mutants "a name"   one
@@ -18,7 +17,7 @@ from contextlib import ExitStack
 from multiprocessing import get_context
 from typing import Any, Final
 
-# Defects are planted into the source. Before anything of ours is imported: see
+# Defects are planted into the sources. This must be set before our modules are imported, see
 # headwater_protocol/compiled.py.
 os.environ["HEADWATER_PURE"] = "1"
 
@@ -69,12 +68,12 @@ from tests.simulation.planted import (
 from tests.simulation.world import run_world
 
 WORLDS_MAX: Final = 150
-"""Worlds in which a mutant must be caught at the latest."""
+"""Number of worlds within which a mutant must be detected."""
 
 # Isolation.
 
 
-def without_what_is_pending(right: Any) -> Any:
+def ignoring_pending_commits(right: Any) -> Any:
     def commit(self: Sequencer, transaction: Transaction) -> Ticket:
         def find(*arguments: Any, **named: Any) -> list[dict[str, Any]]:
             found = validation.find_conflicts(*arguments, **named)
@@ -87,7 +86,7 @@ def without_what_is_pending(right: Any) -> Any:
     return commit
 
 
-def only_reads_conflict(right: Any) -> Any:
+def without_write_conflicts(right: Any) -> Any:
     def find(state: Any, transaction: Any, **named: Any) -> Any:
         return [] if transaction.read_set is None else right(state, transaction, **named)
 
@@ -113,7 +112,7 @@ def without_tags(right: Any) -> Any:
     return write_names
 
 
-def of_what_is_not_durable(right: Any) -> Any:
+def reading_before_durability(right: Any) -> Any:
     def begin(self: Engine, transaction: bytes, **named: Any) -> Any:
         begun = right(self, transaction, **named)
         if named.get("at_commit") is None:
@@ -131,7 +130,7 @@ def one_commit_later(right: Any) -> Any:
     return position_at
 
 
-def below_the_horizon(_: Any) -> Any:
+def ignoring_the_horizon(_: Any) -> Any:
     def position_at(self: Engine, commit: int) -> int:
         return self._state.position_at(min(commit, self.published))
 
@@ -141,14 +140,14 @@ def below_the_horizon(_: Any) -> Any:
 # Durability.
 
 
-def at_once(_: Any) -> Any:
+def without_waiting(_: Any) -> Any:
     def answer(self: Any, request_id: int, _ticket: Any, encode: Any) -> Any:
         return self._encode(request_id, encode)
 
     return answer
 
 
-def before_it_is_durable(right: Any) -> Any:
+def publishing_too_early(right: Any) -> Any:
     def take(self: Engine) -> Any:
         group = right(self)
         if group is not None:
@@ -159,7 +158,7 @@ def before_it_is_durable(right: Any) -> Any:
     return take
 
 
-def with_sequence_zero(right: Any) -> Any:
+def without_waiting_for_the_first(right: Any) -> Any:
     def again(self: Sequencer, transaction: bytes, commit: int, *rest: Any) -> Ticket:
         ticket: Ticket = right(self, transaction, commit, *rest)
         ticket.sequence = 0
@@ -179,7 +178,7 @@ def trimmed_too_far(right: Any) -> Any:
 # Exactly once.
 
 
-def forgotten(right: Any) -> Any:
+def forgetting_commits(right: Any) -> Any:
     def transaction(self: State, identity: bytes) -> Any:
         known = right(self, identity)
         return known if known == 0 else None
@@ -187,14 +186,14 @@ def forgotten(right: Any) -> Any:
     return transaction
 
 
-def without_a_record(_: Any) -> Any:
+def without_an_abort_record(_: Any) -> Any:
     def abort(_self: Sequencer, transaction: bytes, _user: int) -> Ticket:
         return Ticket(0, transaction, [])
 
     return abort
 
 
-def under_a_new_id(right: Any) -> Any:
+def resending_with_a_new_id(right: Any) -> Any:
     async def persist(self: Any, transaction: bytes, name: str, *arguments: Any) -> Any:
         async def ask(connection: Any) -> Any:
             fresh = new_transaction_id()
@@ -213,7 +212,7 @@ def under_a_new_id(right: Any) -> Any:
 # Subscriptions.
 
 
-def one_too_far(right: Any) -> Any:
+def one_position_too_far(right: Any) -> Any:
     def open_at(self: Any, session: Any, request_id: int, after: int, *rest: Any) -> Any:
         newest = self._source.newest
         return right(self, session, request_id, min(after + 1, newest), *rest)
@@ -221,7 +220,7 @@ def one_too_far(right: Any) -> Any:
     return open_at
 
 
-def behind_the_batch(right: Any) -> Any:
+def skipping_the_batch(right: Any) -> Any:
     def fall_behind(self: Any, subscription: Any) -> None:
         right(self, subscription)
         subscription.position = self._source.newest
@@ -244,7 +243,7 @@ def without_views(right: Any) -> Any:
     return collect
 
 
-def with_a_later_snapshot(right: Any) -> Any:
+def with_a_higher_version(right: Any) -> Any:
     def newest(self: Reader, stream: str, name: str, schema: int, version: int) -> Any:
         found = right(self, stream, name, schema, version)
         return None if found is None else (found[0] + 1, found[1])
@@ -252,7 +251,7 @@ def with_a_later_snapshot(right: Any) -> Any:
     return newest
 
 
-def of_any_schema(right: Any) -> Any:
+def of_another_schema(right: Any) -> Any:
     def newest(self: Reader, stream: str, name: str, schema: int, version: int) -> Any:
         return right(self, stream, name, 3 - schema, version)
 
@@ -262,14 +261,14 @@ def of_any_schema(right: Any) -> Any:
 # Consumer groups.
 
 
-def without_its_writes(right: Any) -> Any:
+def without_writes(right: Any) -> Any:
     def evaluate(self: Groups, acks: Any) -> Any:
         return [], right(self, acks)[1]
 
     return evaluate
 
 
-def where_it_has_read_to(_: Any) -> Any:
+def at_the_read_position(_: Any) -> Any:
     def low_watermark(self: GroupProgress, aside: Any) -> int:
         return self.read_to
 
@@ -279,7 +278,7 @@ def where_it_has_read_to(_: Any) -> Any:
 # Retention and erasure.
 
 
-def against_the_read_view(right: Any) -> Any:
+def ignoring_concurrent_commits(right: Any) -> Any:
     def commit(self: Sequencer, transaction: Transaction) -> Ticket:
         def standing(state: Any, wanted: Any, after: int, budget: Any) -> Any:
             found = validation.matching_event(state, wanted, after, budget)
@@ -292,7 +291,7 @@ def against_the_read_view(right: Any) -> Any:
     return commit
 
 
-def of_everything(right: Any) -> Any:
+def showing_hidden_events(right: Any) -> Any:
     def read_all(self: Reader, *arguments: Any, **named: Any) -> Any:
         with replaced(Visibility, "shows", lambda _, stored: bool(stored)):
             return right(self, *arguments, **named)
@@ -300,7 +299,7 @@ def of_everything(right: Any) -> Any:
     return read_all
 
 
-def unless_it_is_erased(right: Any) -> Any:
+def keeping_snapshots_after_an_erasure(right: Any) -> Any:
     def useless(self: RetentionEvaluator, name: str, stream: Any) -> Any:
         if stream.rule.erased_commit == stream.before.erased_commit:
             yield from right(self, name, stream)
@@ -308,7 +307,7 @@ def unless_it_is_erased(right: Any) -> Any:
     return useless
 
 
-def beside_it_too(right: Any) -> Any:
+def erasing_the_next_event_too(right: Any) -> Any:
     def begin(self: Rewriting) -> Any:
         rewrite = right(self)
         if rewrite is not None:
@@ -318,7 +317,7 @@ def beside_it_too(right: Any) -> Any:
     return begin
 
 
-def as_it_was(_: Any) -> Any:
+def unchanged(_: Any) -> Any:
     return lambda stored: stored
 
 
@@ -329,7 +328,7 @@ def without_masks(right: Any) -> Any:
     return load
 
 
-def whoever_reads(right: Any) -> Any:
+def ignoring_read_views(right: Any) -> Any:
     def begin(self: Rewriting) -> Any:
         with replaced(self, "_views", list):
             return right(self)
@@ -339,15 +338,15 @@ def whoever_reads(right: Any) -> Any:
 
 MUTANTS: Final[Sequence[Mutant]] = (
     Mutant(
-        "conditions on queries forget commits that come between",
+        "conditions on queries ignore concurrent commits",
         Sequencer,
         "commit",
-        against_the_read_view,
+        ignoring_concurrent_commits,
         "on condition of",
         "calm",
     ),
     Mutant(
-        "queries are not validated against what hides events",
+        "queries are not validated against retention",
         validation,
         "_retention_changed",
         constant(0),
@@ -355,23 +354,23 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     Mutant(
-        "reads of all events show what is hidden",
+        "reads of all events show hidden events",
         Reader,
         "read_all",
-        of_everything,
+        showing_hidden_events,
         VISIBLE,
         "calm",
     ),
     Mutant(
-        "to erase leaves the snapshots that hold what was erased",
+        "an erasure keeps snapshots with erased data",
         RetentionEvaluator,
         "_useless_snapshots",
-        unless_it_is_erased,
+        keeping_snapshots_after_an_erasure,
         VISIBLE,
         "calm",
     ),
     Mutant(
-        "a snapshot is used though events after it are hidden",
+        "a snapshot is used although events after it are hidden",
         Visibility,
         "snapshot_versions",
         constant((0, 2**63)),
@@ -379,7 +378,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     Mutant(
-        "a stream that was deleted passes for one that was truncated",
+        "a deleted stream looks truncated",
         Reader,
         "_begins",
         constant(1),
@@ -387,31 +386,31 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     Mutant(
-        "a rewrite erases the event beside one that was erased",
+        "a rewrite also erases the event after an erased one",
         Rewriting,
         "begin",
-        beside_it_too,
+        erasing_the_next_event_too,
         VISIBLE + "|subscribed after",
         "calm",
     ),
     Mutant(
-        "a rewrite removes what is still being read",
+        "a rewrite removes events that a read view needs",
         Rewriting,
         "begin",
-        whoever_reads,
+        ignoring_read_views,
         VISIBLE + "|error",
         "calm",
     ),
     Mutant(
-        "a rewrite leaves what was erased, and unmasks it",
+        "a rewrite keeps erased data and unmasks it",
         rewriting,
         "erase_event",
-        as_it_was,
+        unchanged,
         VISIBLE,
         "calm",
     ),
     Mutant(
-        "a restart forgets what was erased",
+        "a restart forgets erasures",
         Retention,
         "load",
         without_masks,
@@ -468,26 +467,26 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     Mutant(
-        "validation forgets commits that are pending",
+        "validation ignores pending commits",
         Sequencer,
         "commit",
-        without_what_is_pending,
+        ignoring_pending_commits,
         ISOLATION,
         "calm",
     ),
     Mutant(
-        "at snapshot, nobody is the first committer",
+        "at snapshot isolation writes never conflict",
         planning,
         "find_conflicts",
-        only_reads_conflict,
+        without_write_conflicts,
         ISOLATION,
         "calm",
     ),
     Mutant(
-        "transactions read what is not durable",
+        "transactions read commits that are not durable",
         Engine,
         "begin",
-        of_what_is_not_durable,
+        reading_before_durability,
         LOSS,
         "crashes",
     ),
@@ -501,18 +500,18 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     Mutant("the log is not synced", SegmentedLog, "sync", nothing, LOSS, "crashes"),
     Mutant(
-        "commits are acknowledged before the sync",
+        "commits are acknowledged before fsync",
         session.Session,
         "answer_durable",
-        at_once,
+        without_waiting,
         LOSS,
         "crashes",
     ),
     Mutant(
-        "commits are published before the sync",
+        "commits are published before fsync",
         Engine,
         "take_group",
-        before_it_is_durable,
+        publishing_too_early,
         LOSS,
         "crashes",
     ),
@@ -520,7 +519,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "a repeated commit is answered before it is durable",
         Sequencer,
         "answer_again",
-        with_sequence_zero,
+        without_waiting_for_the_first,
         LOSS,
         "both",
     ),
@@ -533,7 +532,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "crashes",
     ),
     Mutant(
-        "what is found of a directory is taken for durable",
+        "an existing directory is assumed to be durable",
         directory,
         "_sync_above",
         nothing,
@@ -549,7 +548,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "sync errors",
     ),
     Mutant(
-        "damage is never corruption",
+        "damage always counts as a torn tail",
         FileWriteAheadLog,
         "_is_corruption",
         constant(False),
@@ -583,7 +582,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     Mutant(
-        "versions that a checkpoint supersedes are dropped in spite of read views",
+        "a checkpoint drops versions that read views need",
         version_writer,
         "is_needed",
         constant(False),
@@ -591,47 +590,47 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     Mutant(
-        "committed transactions are forgotten",
+        "committed transactions are forgetting_commits",
         State,
         "transaction",
-        forgotten,
+        forgetting_commits,
         LOSS,
         "both",
     ),
     Mutant(
-        "a fence is not kept",
+        "an abort is not recorded",
         Sequencer,
         "abort",
-        without_a_record,
+        without_an_abort_record,
         LOSS,
         "network",
     ),
     Mutant(
-        "the client sends a lost write again under a new id",
+        "the client resends a lost write with a new id",
         Channel,
         "persist",
-        under_a_new_id,
-        LOSS + "|is of nobody",
+        resending_with_a_new_id,
+        LOSS + "|belongs to no attempt",
         "both",
     ),
     Mutant(
         "a subscription begins one position too far",
         feeds.Feeds,
         "open",
-        one_too_far,
+        one_position_too_far,
         FEED,
         "calm",
     ),
     Mutant(
-        "who falls behind misses the batch at hand",
+        "a subscriber that falls behind misses the current batch",
         feeds.Feeds,
         "_fall_behind",
-        behind_the_batch,
+        skipping_the_batch,
         FEED,
         "calm",
     ),
     Mutant(
-        "a client that lost its connection subscribes again one event early",
+        "after a lost connection a client resubscribes one event early",
         client_subscription.Subscription,
         "_reopen",
         one_event_early,
@@ -639,47 +638,47 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "both",
     ),
     Mutant(
-        "a snapshot passes for that of one event more",
+        "a snapshot is returned with a version too high",
         Reader,
         "_newest_snapshot",
-        with_a_later_snapshot,
+        with_a_higher_version,
         WRONG_READ,
         "calm",
     ),
     Mutant(
-        "a snapshot is given to code of another version",
+        "a load returns a snapshot of another schema",
         Reader,
         "_newest_snapshot",
-        of_any_schema,
+        of_another_schema,
         WRONG_READ,
         "calm",
     ),
     Mutant(
-        "the horizon of the history is not kept",
+        "reads below the horizon are allowed",
         Engine,
         "_position_at",
-        below_the_horizon,
+        ignoring_the_horizon,
         WRONG_READ + "|InternalError|internal_error|AssertionError",
         "calm",
     ),
     Mutant(
-        "an acknowledgement is not in its transaction's record",
+        "an ack is missing in its transaction's record",
         Groups,
         "evaluate",
-        without_its_writes,
+        without_writes,
         CONSUMED,
         "crashes",
     ),
     Mutant(
-        "the low watermark of a group passes what is not done",
+        "the low watermark of a group passes unfinished events",
         GroupProgress,
         "_low_watermark_beside",
-        where_it_has_read_to,
+        at_the_read_position,
         CONSUMED,
         "crashes",
     ),
     Mutant(
-        "a group forgets over a restart how far its streams are",
+        "a restart forgets the progress of a group's streams",
         progress,
         "read_streams",
         constant([]),
@@ -691,7 +690,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
 
 
 def hunt(mutant: Mutant, worlds: int = WORLDS_MAX, *, first: int = 1) -> tuple[int, str] | None:
-    """The first seed that catches a mutant, and by which problem; None if none does."""
+    """The first seed that detects a mutant, and the problem; None if no seed does."""
     found = _hunt(mutant, range(first, first + worlds))
     if found is not None:
         problems = run_world(draw(found[0], mutant.kind)).problems
@@ -715,7 +714,7 @@ def _hunt_number(number: int) -> tuple[int, tuple[int, str] | None]:
 
 
 def main() -> int:
-    """Hunt all mutants, or those that are named; 1 if any gets away."""
+    """Run all mutants, or those that are named. Returns 1 if any is not detected."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="which; all without")
     parser.add_argument("--processes", type=int, default=2)

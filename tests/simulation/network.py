@@ -1,12 +1,12 @@
-"""The network: connections in memory that are slow, cut at any byte, or fall silent.
+"""The network: in-memory connections that are slow, are cut at any byte, or go silent.
 
-    client end  --pipe--> server end        each pipe delivers bytes in order, each chunk at a
-                <--pipe--                   time that was drawn when it was sent
+    client end  --pipe--> server end        each pipe delivers bytes in order; the delay of each
+                <--pipe--                   chunk is drawn when it is sent
 
-A connection's fate is drawn when it is opened: after a number of bytes, counted in both
-directions, it is cut (both ends are told), or silent (what is sent goes nowhere, and nobody is
-told: a half-open connection), or it stalls for a while. A machine that dies takes its
-connections with it, and a client is told at once or has to find out.
+A connection may have a fault, which is drawn when it is opened. After a number of bytes in both
+directions together, the connection is cut (both ends get an error), goes silent (bytes are lost
+without an error: a half-open connection), or stalls for a while. When a machine dies, its
+connections end, with or without an error at the client.
 """
 
 import random
@@ -18,29 +18,29 @@ from typing import Final, Literal
 import msgpack
 import trio
 
-Fate = Literal["cut", "silent", "stall"]
+Fault = Literal["cut", "silent", "stall"]
 
 _SIZE: Final = 4
 _MEMBERS: Final = 3
-"""Of a frame: bytes of its size; members of its body."""
+"""Bytes of a frame's size, and members of a frame's body."""
 
 _FRAME_SIZE_MAX: Final = 128 * 1024
-"""Bytes of a frame in a world, which is small. What is larger is no size but other bytes."""
+"""Largest frame in a world. A larger size means that the bytes are not a frame."""
 
 IN_FLIGHT_SIZE_MAX: Final = 256 * 1024
-"""Bytes under way in one direction, as of a socket's buffers: then the sender has to wait."""
+"""Bytes in flight in one direction, like a socket's buffers. Beyond this the sender waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkFaults:
-    """How bad the network is.
+    """The faults of the network.
 
     Attributes:
-        latency_s: of a chunk of bytes, at least; up to five times as much now and then.
-        faulty: the share of connections that meet a fate.
-        bytes_before: until then, about.
-        stall_s: how long a stall lasts at most.
-        silent_death: the share of connections of a dead machine whose clients are not told.
+        latency_s: the shortest delay of a chunk of bytes; sometimes it is up to five times as long.
+        faulty: the share of connections with a fault.
+        bytes_before: the average number of bytes before the fault.
+        stall_s: the longest stall.
+        silent_death: the share of a dead machine's connections that end without an error.
     """
 
     latency_s: float = 0.0005
@@ -63,17 +63,17 @@ class Pipe:
         self.arrival = 0.0
 
     def tell(self) -> None:
-        """Something has changed: wake those who wait."""
+        """Wake the waiting tasks after a change."""
         self.changed.unpark_all()
         for watcher in self.watchers:
             watcher()
 
     def take(self, size_max: int, dice: random.Random) -> bytes:
-        """Bytes that have arrived; there are some."""
+        """Take bytes that have arrived. There must be some."""
         arrival, data = self.chunks.popleft()
         size = min(size_max, len(data))
         if dice.random() < 0.1:
-            # Frames may come in any pieces.
+            # Frames may arrive in any pieces.
             size = dice.randint(1, size)
         if size < len(data):
             self.chunks.appendleft((arrival, data[size:]))
@@ -91,13 +91,13 @@ class Pipe:
 
 
 class _Frames:
-    """Reads along what the server sends: frames, whatever pieces they come in."""
+    """Checks that the server sends whole frames, in any pieces."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def problem(self, data: bytes) -> str | None:
-        """What is wrong with the next bytes, or None."""
+        """The problem with the next bytes, or None."""
         self._rest += data
         while len(self._rest) >= _SIZE:
             end = _SIZE + int.from_bytes(self._rest[:_SIZE], "big")
@@ -116,7 +116,7 @@ class _Frames:
 
 
 class Connection:
-    """Two ends and what lies between them."""
+    """The two ends of a connection, and its pipes."""
 
     def __init__(self, network: "Network", number: int) -> None:
         self.number = number
@@ -127,18 +127,18 @@ class Connection:
         self._to_client = Pipe()
         self._bytes = 0
         self._frames = _Frames()
-        self._fate: Fate | None = None
-        self._fate_at = 0
+        self._fault: Fault | None = None
+        self._fault_at = 0
         self._stalled_until = 0.0
         faults = network.faults
         if self._random.random() < faults.faulty:
-            self._fate = self._random.choice(("cut", "cut", "silent", "stall"))
-            self._fate_at = int(self._random.expovariate(1 / faults.bytes_before))
+            self._fault = self._random.choice(("cut", "cut", "silent", "stall"))
+            self._fault_at = int(self._random.expovariate(1 / faults.bytes_before))
         self.client = SimulatedStream(self, "client", self._to_server, self._to_client)
         self.server = SimulatedStream(self, "server", self._to_client, self._to_server)
 
     def carry(self, pipe: Pipe, sender: str, data: bytes) -> None:
-        """Take bytes from a sender, as far as the connection's fate lets them pass."""
+        """Carry a sender's bytes, up to the connection's fault."""
         self.network.trace("send", self.number, sender, data)
         if sender == "server":
             problem = self._frames.problem(data)
@@ -147,8 +147,8 @@ class Connection:
                     f"connection {self.number}: the server sent no frame: {problem}"
                 )
         passing = data
-        if self._fate is not None and self._bytes + len(data) > self._fate_at:
-            passing = data[: max(0, self._fate_at - self._bytes)]
+        if self._fault is not None and self._bytes + len(data) > self._fault_at:
+            passing = data[: max(0, self._fault_at - self._bytes)]
         self._bytes += len(data)
         if not self.silent and passing:
             self._deliver(pipe, passing)
@@ -165,9 +165,9 @@ class Connection:
         pipe.tell()
 
     def _meet(self, pipe: Pipe, rest: bytes) -> None:
-        fate, self._fate = self._fate, None
-        self.network.trace("fate", self.number, fate)
-        match fate:
+        fault, self._fault = self._fault, None
+        self.network.trace("fault", self.number, fault)
+        match fault:
             case "cut":
                 self.cut()
             case "silent":
@@ -178,25 +178,25 @@ class Connection:
                 self._deliver(pipe, rest)
 
     def cut(self) -> None:
-        """Both ends learn that it is over; what was under way is lost."""
+        """End the connection with an error at both ends. Bytes in flight are lost."""
         self._to_server.end(broken=True)
         self._to_client.end(broken=True)
 
     def die(self) -> None:
-        """The server's machine is gone."""
+        """End the connection, because the server's machine died."""
         if self._random.random() < self.network.faults.silent_death:
             self.silent = True
         else:
             self.cut()
 
     def close(self, pipe: Pipe) -> None:
-        """An end says that it sends no more."""
+        """Close one direction."""
         if not self.silent:
             pipe.end(broken=False)
 
 
 class SimulatedStream(trio.abc.Stream):
-    """One end of a connection. sockets.py makes a socket of it."""
+    """One end of a connection. sockets.py wraps it as a socket."""
 
     def __init__(self, connection: Connection, name: str, outgoing: Pipe, incoming: Pipe) -> None:
         self.connection = connection
@@ -250,11 +250,11 @@ class SimulatedStream(trio.abc.Stream):
 
 
 class Network:
-    """Everything between clients and the machine.
+    """The network between clients and the machine.
 
     Attributes:
-        serve: takes the server's end of a new connection; None while nobody listens.
-        faults: change them at any time; connections that are open keep their fate.
+        serve: accepts the server's end of a new connection; None while no server listens.
+        faults: may be changed at any time; open connections keep their fault.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class Network:
         self._count = 0
 
     def opener(self, client: str) -> Callable[[], Awaitable[trio.abc.Stream]]:
-        """What a client opens its connections with."""
+        """A function with which a client opens connections."""
 
         async def open_stream() -> trio.abc.Stream:
             await trio.sleep(self.faults.latency_s)
@@ -289,7 +289,7 @@ class Network:
         return open_stream
 
     def die(self) -> None:
-        """The machine is gone, with all its connections."""
+        """End all connections, because the machine died."""
         self.serve = None
         for connection in self._connections:
             connection.die()

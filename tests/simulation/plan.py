@@ -1,4 +1,4 @@
-"""What a world will be like, drawn from its seed before it begins."""
+"""The plan of a world, drawn from its seed before the world begins."""
 
 import random
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final, Literal
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.net.settings import ServerSettings, SessionSettings
 from tests.simulation.determinism import source
-from tests.simulation.disk import Latency, SyncFate
+from tests.simulation.disk import Latency, SyncFault
 from tests.simulation.network import NetworkFaults
 
 Kind = Literal[
@@ -37,8 +37,8 @@ KINDS: Final[tuple[Kind, ...]] = (
     "rot",
     "reads",
 )
-"""Each as often as it stands here. In a world that rots, or whose disk cannot be read, no more
-is asked than that nothing wrong is ever told."""
+"""Kinds of worlds; a kind is drawn as often as it is listed. In worlds with flipped bits or read
+errors, the only requirement is that no answer is wrong."""
 
 Driver = Literal["sockets", "streams"]
 Store = Literal["memory", "rocks"]
@@ -48,13 +48,13 @@ TroubleKind = Literal["power at call", "power", "kill", "stop", "sync error", "f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """What ends one life of the server, or makes it hard.
+    """A fault that ends or disturbs one life of the server.
 
     Attributes:
-        calls: to the disk, after which the power fails.
-        after_s: seconds of a life until it happens.
+        calls: number of disk calls after which the power fails.
+        after_s: seconds until the fault.
         lasting_s: seconds that a full disk stays full.
-        room: bytes that it still takes.
+        room: bytes that a full disk still accepts.
         path: text in the paths whose syncs fail.
         down_s: seconds until the machine is back.
     """
@@ -65,31 +65,34 @@ class Trouble:
     lasting_s: float = 0.0
     room: int = 0
     path: str = ""
-    fate: SyncFate = "dirty"
+    sync_fault: SyncFault = "dirty"
     down_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A world.
+    """The plan of a world.
 
     Attributes:
-        segment_size: of the write-ahead log, in bytes.
-        flips: how many bits rot at each start.
-        misdirected: how many writes turn out to have gone to a wrong place.
+        segment_size: bytes of a segment of the write-ahead log.
+        flips: bits that flip at each start.
+        misdirected: writes that go to a wrong place.
         read_errors: the share of reads of the disk that fail.
-        store_read_errors: the share of reads of the state store that fail, until the world calms
-            down; what is there at the end must be right.
-        actions: of each client.
-        think_s: between two of them, on average.
-        consumers: members of a consumer group; 0: there is none.
+        store_read_errors: the share of reads of the state store that fail, until the calm phase.
+        The
+            final state must still be right.
+        actions: number of actions of each client.
+        think_s: average seconds between two actions.
+        consumers: members of a consumer group; 0: there is no group.
         mix: how often each workload is chosen.
-        driver: what carries the bytes of connections: the real server's loop over plain sockets,
-            or a task for each connection, as the real server does with TLS.
-        adaptive: commits are synced in the event loop while the disk is fast.
-        store: the state store: one in memory that loses batches, or RocksDB.
-        clock_jumps: how the server's wall clock is set: seconds since the jump before, and by how
-            many seconds it is ahead of the true time then.
+        driver: the driver of connections: the real server's loop over plain sockets, or one task
+        for
+            each connection, as the real server does with TLS.
+        adaptive: whether fsync runs on the event loop while the disk is fast.
+        store: the state store: an in-memory store that loses batches, or RocksDB.
+        clock_jumps: jumps of the server's wall clock: seconds since the previous jump, and seconds
+        by
+            which the clock is then ahead of the true time.
     """
 
     seed: int
@@ -126,8 +129,8 @@ class Plan:
 
 
 _THINNING_SHARE: Final = 0.35
-"""Of the worlds: those in which most of what clients do is to truncate, delete and erase, and the
-server writes its event log anew all the time."""
+"""The share of worlds in which clients mostly truncate, delete and erase, and the server constantly
+rewrites its event log."""
 
 WORKLOADS: Final = (
     "bank",
@@ -141,21 +144,21 @@ WORKLOADS: Final = (
     "past",
     "long reads",
     "batches",
-    "fates",
+    "outcomes",
     "kept",
 )
-"""Their functions stand in workloads.py."""
+"""workloads.py has their functions."""
 
 
 _STORE_READS_SHARE: Final = 0.06
-"""Of the worlds: those in which single reads of the state store fail."""
+"""The share of worlds in which single reads of the state store fail."""
 
 _ROCKS_SHARE: Final = 0.05
-"""Of the worlds: RocksDB takes real time for its files."""
+"""The share of worlds with RocksDB. It is small, because RocksDB takes real time for its files."""
 
 
 def draw(seed: int, kind: Kind | None = None) -> Plan:
-    """The plan of a seed; *kind*, if given, in place of the one drawn."""
+    """The plan of a seed. *kind*, if given, replaces the drawn one."""
     dice = source(seed, "plan")
     drawn = dice.choice(KINDS)
     if source(seed, "store reads").random() < _STORE_READS_SHARE:
@@ -165,7 +168,7 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
     shipped = source(seed, "shipped")
     driver: Driver = shipped.choice(("sockets", "sockets", "streams"))
     adaptive = driver == "sockets" and shipped.random() < 0.5
-    # A disk on which the event loop itself makes the syncs, now and then or always.
+    # A disk that is fast enough for fsync on the event loop, sometimes or always.
     quick_s = shipped.choice((0.0001, 0.0005, 0.001)) if adaptive else 1.0
     store: Store = "rocks" if shipped.random() < _ROCKS_SHARE else "memory"
     return Plan(
@@ -202,7 +205,7 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
 def _clock_jumps(dice: random.Random) -> tuple[tuple[float, float], ...]:
     if dice.random() < 0.7:
         return ()
-    # Below and above the bound of what is believed; see engine/log_clock.py.
+    # Below and above the jump that the log's clock accepts, see engine/log_clock.py.
     ahead_s = (0.0, 0.5, -0.5, 100.0, -100.0, 3600.0, -3600.0)
     return tuple(
         (dice.expovariate(1 / 0.3), dice.choice(ahead_s)) for _ in range(dice.randint(1, 6))
@@ -285,12 +288,12 @@ def _stop(dice: random.Random) -> Trouble:
 
 
 def _sync_error(dice: random.Random) -> Trouble:
-    fates: tuple[SyncFate, ...] = ("dirty", "lost", "evicted")
+    faults: tuple[SyncFault, ...] = ("dirty", "lost", "evicted")
     return Trouble(
         kind="sync error",
         after_s=dice.expovariate(1 / 0.2),
         path=dice.choice(("data/wal", "data/wal", "data/events", "data/commits", "data")),
-        fate=dice.choice(fates),
+        sync_fault=dice.choice(faults),
         down_s=dice.choice((0.0, 0.1)),
     )
 
@@ -306,7 +309,7 @@ def _full(dice: random.Random) -> Trouble:
 
 
 def _mix(dice: random.Random) -> dict[str, int]:
-    """Swarm testing (Groce et al. 2012): leaving kinds out makes the others meet more often."""
+    """Swarm testing (Groce et al. 2012): with fewer workloads, the others collide more often."""
     mix = {name: dice.choice((0, 1, 1, 3)) for name in WORKLOADS}
     if not any(mix.values()):
         mix["lists"] = 1

@@ -1,4 +1,4 @@
-"""What a planted defect is: where it goes, what it makes wrong, and what must be noticed."""
+"""The description of a planted defect."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from tests.simulation.plan import Kind
 
-ISOLATION: Final = "not serializable|G-single|G2|no prefix|in all accounts|of a pair|is not what"
+ISOLATION: Final = "not serializable|G-single|G2|not a prefix|in all accounts|of a pair|is not what"
 LOSS: Final = (
-    "lost|DamagedFile|changed what is there|that never was|is not what commit|at no commit|G1a|"
-    "no prefix|garbage|was told|is in the commit log|twice"
+    "lost|DamagedFile|changed what is there|that does not exist|is not what commit|at no commit|"
+    "G1a|not a prefix|garbage|was told|is in the commit log|twice"
 )
 WRONG_READ: Final = "is not what commit|at no commit|in all accounts"
 FEED: Final = "subscribed after|caught up"
@@ -17,7 +17,7 @@ CONSUMED: Final = "out of its turn|were consumed"
 VISIBLE: Final = (
     "is not what commit|at no commit|not serializable|on condition of|had hidden|at the end"
 )
-"""Words of problems, by what went wrong."""
+"""Regular expressions for the problems that a kind of bug causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class Mutant:
     """A planted defect.
 
     Attributes:
-        name: what is wrong.
-        owner, attribute: what is replaced.
-        wrong: makes what takes its place, of what was there.
-        says: a regular expression; some problem must fit it.
-        kind: of the worlds.
+        name: describes the bug.
+        owner, attribute: the function that is replaced.
+        wrong: takes the right function and returns the wrong one.
+        says: a regular expression that some problem must match.
+        kind: the kind of worlds.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Mutant:
 
 
 def nothing(_: Any) -> Any:
-    """In place of a function: one that does nothing."""
+    """A replacement that does nothing."""
     return lambda *_arguments, **_named: None
 
 
 def constant(value: Any) -> Callable[[Any], Any]:
-    """In place of a function: one that always returns the same."""
+    """A replacement that always returns the same value."""
     return lambda _: lambda *_arguments, **_named: value

@@ -1,7 +1,7 @@
-"""The recorder: the client library's faces, with a history kept of what goes through them.
+"""The recorder: a wrapper of the client library that records a history.
 
-What is recorded is what the application gave and got, so the client library is under test as
-the server is.
+It records what the application passes and receives, so the client library is tested together with
+the server.
 """
 
 import random
@@ -27,7 +27,6 @@ from tests.simulation.history import (
     DeleteRange,
     DeleteStream,
     Erase,
-    Fate,
     Get,
     History,
     Kept,
@@ -43,6 +42,7 @@ from tests.simulation.history import (
     Retain,
     Save,
     Scan,
+    StatusAnswer,
     Truncate,
     tags_of,
 )
@@ -70,29 +70,30 @@ SURPRISING: Final = (
     headwater.TooLarge,
     headwater.TooMany,
 )
-"""Errors that say that somebody made a mistake, or that the disk is broken."""
+"""Errors that show a bug or a broken disk."""
 
 _LEFT_UNKNOWN: Final = 0.2
-"""The share of unknown commits whose client does not ask: one may still be on its way."""
+"""The share of unknown commits whose client does not ask for the outcome. They may still be in
+flight."""
 
 _ASKED_MAX: Final = 20
 """How often a client asks before it gives up."""
 
 
 class Recording:
-    """An attempt, and the face of the client through which it goes."""
+    """An attempt, and the object of the client library that it uses."""
 
     def __init__(self, attempt: Attempt, face: Any, history: History) -> None:
         self.attempt = attempt
         self.position = 0
-        """Of the last event that a query found."""
+        """The position of the last event that a query found."""
         self._history = history
         self._face = face
         self._reads: Reads = face
         self._writes: Writes = face
 
     def _keep_read(self, read: Operation, floor: int) -> None:
-        """Record a read, and which commits had been told of when it was asked."""
+        """Record a read, and the newest commit that any client knew when it was requested."""
         self.attempt.floors[len(self.attempt.operations)] = floor
         self.attempt.operations.append(read)
 
@@ -146,7 +147,7 @@ class Recording:
         return loaded.version, state
 
     async def load_kept(self, stream: str, schema: int) -> tuple[int, list[str] | None]:
-        """The version, and all elements of the stream's present life; None if some are hidden."""
+        """The version, and all elements since the last deletion; None if some are hidden."""
         floor = self._history.acknowledged
         loaded = await self._reads.load(stream, schema=schema)
         base = loaded.snapshot
@@ -158,7 +159,7 @@ class Recording:
         return loaded.version, elements if loaded.is_whole else None
 
     async def listing(self, prefix: str) -> None:
-        """List streams; not in a transaction."""
+        """List streams, outside a transaction."""
         found = [(s.stream, s.version, s.first, s.begins) async for s in self._streams(prefix)]
         self.attempt.operations.append(Listing(prefix, found))
 
@@ -192,7 +193,7 @@ class Recording:
         expect: int = headwater.ANY,
         unless: tuple[str, ...] = (),
     ) -> None:
-        """Append; *unless* an event with these tags is beyond what the last query found."""
+        """Append, if no event with the tags *unless* is after the position of the last query."""
         events = [event_of(element, kind) for element, kind in elements]
         if unless:
             query = headwater.Query(tags=unless)
@@ -225,7 +226,7 @@ class Recording:
         self.attempt.operations.append(Retain(stream, count))
 
     def append_aging(self, stream: str, element: str) -> None:
-        """Append to a stream whose events are kept for as long as its name says."""
+        """Append to a stream whose name contains its maximum age."""
         age = age_us(stream)
         assert age is not None
         self._writes.set_retention(stream, max_age=age / 1_000_000)
@@ -236,7 +237,7 @@ class Recording:
         self.attempt.operations.append(Erase(stream, versions))
 
     async def erase_newest(self, stream: str) -> None:
-        """Erase the newest event that is there, by its position."""
+        """Erase the newest event of all, by its position."""
         found = [event async for event in self._reads.read(stream, reverse=True, limit=1)]
         committed = [event for event in found if event.position]
         if committed:
@@ -245,17 +246,17 @@ class Recording:
 
 
 def event_of(element: str, kind: str) -> headwater.Event:
-    """An event with the tags that its element says."""
+    """An event with the tags of its element."""
     return headwater.Event(kind, element, tags=tags_of(element))
 
 
 class Recorder:
-    """One client's way to the database, recorded.
+    """A client whose requests and answers are recorded.
 
     Attributes:
-        database: the client library's own face.
+        database: the object of the client library.
         dice: the client's random source.
-        surprises: errors that no client should get from a server whose disk works.
+        surprises: errors that no client should get if the disk works.
     """
 
     def __init__(
@@ -279,7 +280,7 @@ class Recorder:
     async def transaction(
         self, name: str, *, isolation: str = "serializable", read_only: bool = False
     ) -> AsyncIterator[Recording]:
-        """A transaction whose errors end its block, and are recorded."""
+        """A transaction. Errors end its block and are recorded."""
         transaction = self.database.transaction(isolation=isolation, read_only=read_only)
         attempt = self._begin(name, transaction, isolation)
         try:
@@ -323,7 +324,7 @@ class Recorder:
     async def write(
         self, name: str, *operations: Operation, call: Callable[[], Awaitable[headwater.Committed]]
     ) -> None:
-        """A write in one round trip, and the condition that it may have."""
+        """A single write, with an optional condition."""
         attempt = self.history.begin(self.client, name)
         attempt.operations.extend(operations)
         try:
@@ -336,7 +337,7 @@ class Recorder:
 
     @asynccontextmanager
     async def reading(self, name: str, *, at_commit: int | None = None) -> AsyncIterator[Recording]:
-        """A read outside of a transaction, of now or of the past."""
+        """A read outside a transaction, of the newest or a past commit."""
         attempt = self.history.begin(self.client, name)
         attempt.view = at_commit
         face = self.database if at_commit is None else self.database.at(commit=at_commit)
@@ -349,14 +350,14 @@ class Recorder:
             self._end(attempt, Outcome.COMMITTED)
 
     async def execute(self, name: str, fill: Callable[[headwater.Batch], list[Operation]]) -> None:
-        """A batch. *fill* says what it does; of reads, that they come back as they were asked."""
+        """A batch. *fill* adds its operations and returns them; of reads, the expected results."""
         attempt = self.history.begin(self.client, name)
         batch = self.database.batch()
         attempt.operations = fill(batch)
         try:
             done = await self.database.execute(batch)
         except headwater.ConditionFailed as error:
-            # What it would have read did not hold, and it wrote nothing.
+            # Its expected reads were wrong, so it wrote nothing.
             attempt.operations.clear()
             await self._failed(attempt, error)
         except headwater.HeadwaterError as error:
@@ -381,8 +382,8 @@ class Recorder:
             attempt.view = commit - 1 if attempt.writes else commit
             self._end(attempt, Outcome.COMMITTED, commit)
 
-    async def ask_fate(self, identity: bytes, *, resolve: bool) -> None:
-        """Ask what became of a transaction, of whomever it is."""
+    async def ask_status(self, identity: bytes, *, resolve: bool) -> None:
+        """Ask for the outcome of a transaction of any client."""
         if resolve:
             self._fenced.add(identity)
         try:
@@ -396,12 +397,14 @@ class Recorder:
         status = await self.database.status(identity, resolve=resolve)
         commit = None if status.committed is None else status.committed.commit
         told = self.history.tick()
-        self.history.fates.append(Fate(identity, status.state, commit, floor, asked, told))
-        self._trace.add("fate of", identity, status.state, commit)
+        self.history.status_answers.append(
+            StatusAnswer(identity, status.state, commit, floor, asked, told)
+        )
+        self._trace.add("status of", identity, status.state, commit)
         return status
 
     def note(self, error: headwater.HeadwaterError, identity: bytes | None = None) -> None:
-        """Keep an error in mind that a client should not get."""
+        """Record an error that a client should not get."""
         self._trace.add("error", self.client, error.code)
         if isinstance(error, SURPRISING):
             self.surprises.append(f"{self.client}: {error.code}: {error.message}")
@@ -431,7 +434,7 @@ class Recorder:
             await self._settle(attempt, attempt.identity)
 
     async def _settle(self, attempt: Attempt, identity: bytes) -> None:
-        """Find out what became of a transaction; fence it if it was not committed."""
+        """Ask for the outcome of a transaction; abort it unless it committed."""
         for _ in range(_ASKED_MAX):
             try:
                 status = await self._status(identity, resolve=True)

@@ -1,21 +1,22 @@
-"""A history against the commit log: is everything that was seen what commits, in order, make?
+"""The replay: compares a history with the commit log.
 
-The database says more of itself than an order that must be guessed: it numbers its commits, and
-claims that this is the order in which they took place, that serializable transactions happened
-there and nowhere else, and that every read was of a commit. Elle (elle.py) does not look at
-these claims. This does: it replays what clients asked to be written, commit by commit, in a
-model (model.py), and compares.
+The database numbers its commits and claims that this is their serial order, that serializable
+transactions read as of their commit, and that every read is of one commit. Elle (elle.py) does not
+use these claims. This checker does: it replays the clients' writes, commit by commit, in a model
+(model.py), and compares.
 
-    every read            the model at the commit that it was of, with the reader's own writes
-    serializable          the same reads once more, right before its own commit
-    what was acknowledged is in the commit log, under the number that was told, also if it changed
-                          nothing; what was aborted is not; what is unknown may be
-    who began later       reads at, and commits after, all that was acknowledged before
-    numbers               of commits, positions, versions: each once, none left out
-    subscriptions         each the events that it asked for, in order, up to where it came
-    hidden, erased        in no read, from the commit on that took it away; see thinning.py
-    kept for a time       in a read while young enough, and the same in all reads of a view; ages.py
-    the end               what the database holds is what the model holds
+    every read            equals the model at its commit, with the reader's own writes
+    serializable reads    also equal the model just before their own commit
+    acknowledged commits  are in the commit log with their numbers, even if they changed nothing;
+                          aborted ones are not; unknown ones may be
+    later transactions    read at, and commit after, everything that was acknowledged before
+    numbers               of commits, positions and versions have no gaps or duplicates
+    subscriptions         receive exactly their events, in order, up to where they ended
+    hidden, erased        events are in no read after the commit that hid or erased them; see
+                          thinning.py
+    expiring events       are returned while young enough, the same in all reads of a view; see
+                          ages.py
+    the final state       of the database equals the model
 """
 
 from collections import defaultdict
@@ -28,7 +29,6 @@ from tests.simulation.history import (
     Attempt,
     DeleteStream,
     Dump,
-    Fate,
     Feed,
     History,
     NoEvents,
@@ -36,14 +36,15 @@ from tests.simulation.history import (
     Retain,
     Scan,
     Seen,
+    StatusAnswer,
     Truncate,
     erased_element,
 )
 from tests.simulation.model import Model, View
 
 
-def misfit(model: Model, attempt: Attempt, commit: int, *, aging: bool = True) -> str | None:
-    """The first read of an attempt that is not of a commit, or None."""
+def wrong_read(model: Model, attempt: Attempt, commit: int, *, aging: bool = True) -> str | None:
+    """The first read of an attempt that differs from the commit, or None."""
     view = View(model, commit, aging=aging)
     for place, operation in enumerate(attempt.operations):
         expected = view.expected(operation, attempt.floors.get(place, attempt.floor))
@@ -55,7 +56,7 @@ def misfit(model: Model, attempt: Attempt, commit: int, *, aging: bool = True) -
 
 
 def check_history(history: History, dump: Dump) -> list[str]:
-    """What is wrong with a history that ended with *dump*; empty if nothing is."""
+    """The problems of a history that ended with *dump*; empty if there are none."""
     thinning = Truncate | DeleteStream | Retain
     whole = not any(
         isinstance(each, thinning) or (isinstance(each, Append) and age_us(each.stream) is not None)
@@ -77,11 +78,11 @@ def check_history(history: History, dump: Dump) -> list[str]:
     for logged in dump.commits:
         attempt = by_identity.get(logged.transaction) or by_commit.get(logged.commit)
         if attempt is None and history.grouped and not logged.events:
-            # Of a consumer group: no key of a client may have changed by it.
+            # A commit of a consumer group. It must not change any key of a client.
             model.commit([], logged.time)
             continue
         if attempt is None:
-            return [f"commit {logged.commit} is of nobody: {logged.transaction.hex()}"]
+            return [f"commit {logged.commit} belongs to no attempt: {logged.transaction.hex()}"]
         problems += _told(attempt, logged.commit)
         attempt.commit = logged.commit
         problems += _conditions(model, attempt)
@@ -91,7 +92,7 @@ def check_history(history: History, dump: Dump) -> list[str]:
         ):
             problems.append(f"commit {logged.commit} has {logged.events} events; {attempt}")
     problems += _acknowledged(history, dump)
-    problems += _fates(history, dump)
+    problems += _status_answers(history, dump)
     problems += _reads(history, model)
     problems += _real_time(history)
     problems += _end(model, dump)
@@ -102,14 +103,14 @@ def check_history(history: History, dump: Dump) -> list[str]:
 
 
 def _numbers(dump: Dump, *, whole: bool) -> Iterator[str]:
-    """Numbers are dense, times do not go back. Unless it is *whole*, events may be hidden."""
+    """Check numbers and times. If not *whole*, some events are hidden."""
     time = 0
     position = 0
     for place, logged in enumerate(dump.commits, 1):
         if logged.commit != place:
-            yield f"commit {logged.commit} in the place of commit {place}"
+            yield f"commit {logged.commit} instead of commit {place}"
         if logged.time < time:
-            yield f"commit {logged.commit} is of a time before that of the commit before"
+            yield f"commit {logged.commit} has an earlier time than the commit before it"
         if logged.events and logged.first_position != position + 1:
             yield f"commit {logged.commit} begins at {logged.first_position}, not {position + 1}"
         position += logged.events
@@ -122,13 +123,13 @@ def _numbers(dump: Dump, *, whole: bool) -> Iterator[str]:
     for place, event in enumerate(dump.events, 1):
         versions[event.stream] += 1
         if event.position != place:
-            yield f"position {event.position} in the place of position {place}"
+            yield f"position {event.position} instead of position {place}"
         if event.version != versions[event.stream]:
-            yield f"{event} has not version {versions[event.stream]}"
+            yield f"{event} should have version {versions[event.stream]}"
 
 
 def _told(attempt: Attempt, commit: int) -> Iterator[str]:
-    """Whether its client was told what the commit log has."""
+    """Compare the outcome that the client was told with the commit log."""
     if attempt.outcome is Outcome.ABORTED:
         yield f"{attempt} is in the commit log as {commit}"
     if attempt.commit not in (None, commit):
@@ -138,7 +139,7 @@ def _told(attempt: Attempt, commit: int) -> Iterator[str]:
 
 
 def _conditions(model: Model, attempt: Attempt) -> Iterator[str]:
-    """Conditions of an attempt that did not hold at the end of the model, when it committed."""
+    """Conditions of an attempt that the model violates, just before the attempt's commit."""
     for operation in attempt.operations:
         if isinstance(operation, NoEvents):
             unwanted = Feed("", 0, tags=operation.tags)
@@ -161,43 +162,43 @@ def _acknowledged(history: History, dump: Dump) -> Iterator[str]:
         yield f"lost: commit {history.acknowledged} was acknowledged; the newest is {last}"
 
 
-def _fates(history: History, dump: Dump) -> Iterator[str]:
-    """What was said of transactions to those who asked."""
+def _status_answers(history: History, dump: Dump) -> Iterator[str]:
+    """Check the answers to `status` requests."""
     commits = {logged.transaction: logged.commit for logged in dump.commits}
-    aborted: dict[bytes, Fate] = {}
-    for fate in history.fates:
-        commit = commits.get(fate.transaction)
-        if fate.state == "committed" and fate.commit != commit:
-            yield f"{fate} was told; it is commit {commit}"
-        if fate.state == "aborted" and commit is not None:
-            yield f"{fate} was told, but it is commit {commit}"
-        if fate.state == "aborted":
-            aborted.setdefault(fate.transaction, fate)
-        earlier = aborted.get(fate.transaction)
-        if fate.state == "open" and earlier is not None and earlier.told < fate.asked:
-            yield f"{fate} was told, after {earlier}"
-        if fate.state == "open" and commit is not None and commit <= fate.floor:
-            yield f"{fate} was told after it was acknowledged as commit {commit}"
+    aborted: dict[bytes, StatusAnswer] = {}
+    for answer in history.status_answers:
+        commit = commits.get(answer.transaction)
+        if answer.state == "committed" and answer.commit != commit:
+            yield f"{answer} was told; it is commit {commit}"
+        if answer.state == "aborted" and commit is not None:
+            yield f"{answer} was told, but it is commit {commit}"
+        if answer.state == "aborted":
+            aborted.setdefault(answer.transaction, answer)
+        earlier = aborted.get(answer.transaction)
+        if answer.state == "open" and earlier is not None and earlier.told < answer.asked:
+            yield f"{answer} was told, after {earlier}"
+        if answer.state == "open" and commit is not None and commit <= answer.floor:
+            yield f"{answer} was told after it was acknowledged as commit {commit}"
 
 
 def _reads(history: History, model: Model) -> Iterator[str]:
     for attempt in history.attempts:
         if attempt.view is not None:
             if attempt.view > model.last:
-                yield f"{attempt} read at a commit that never was; the newest is {model.last}"
+                yield f"{attempt} read at a commit that does not exist; the newest is {model.last}"
                 continue
-            problem = misfit(model, attempt, attempt.view)
+            problem = wrong_read(model, attempt, attempt.view)
             if problem is not None:
                 yield problem
         elif attempt.commit is None and attempt.operations and not attempt.writes:
-            # Read outside of a transaction: of some commit that was not older than allowed.
+            # A read outside a transaction may be of any commit that is new enough.
             views = range(attempt.floor, model.last + 1)
-            problems = [misfit(model, attempt, view) for view in views]
+            problems = [wrong_read(model, attempt, view) for view in views]
             if all(problems):
                 yield f"at no commit from {attempt.floor} on: {problems[:1]}"
         if attempt.commit is not None and attempt.isolation == "serializable":
-            # That an event has grown too old since the view is no conflict.
-            problem = misfit(model, attempt, attempt.commit - 1, aging=False)
+            # Events that expired since the view are not a conflict.
+            problem = wrong_read(model, attempt, attempt.commit - 1, aging=False)
             if problem is not None:
                 yield f"not serializable: {problem}"
 
@@ -209,7 +210,7 @@ def _real_time(history: History) -> Iterator[str]:
 
 
 def _end(model: Model, dump: Dump) -> Iterator[str]:
-    # What is there of those that grow old depends on when it was read.
+    # Which expiring events remain depends on the time of the read.
     shown = [event for event in model.shown(model.events) if age_us(event.stream) is None]
     if dump.events != shown:
         wrong = [
@@ -218,7 +219,7 @@ def _end(model: Model, dump: Dump) -> Iterator[str]:
             if found != expected
         ]
         yield (
-            f"{len(dump.events)} events at the end, and not {len(shown)}; "
+            f"{len(dump.events)} events at the end, not {len(shown)}; "
             f"the first that differs: {wrong[:1]}"
         )
     expected = View(model, model.last).expected(Scan((), None, False, []))

@@ -1,8 +1,8 @@
-"""The state store on RocksDB itself, as the server has it, in a directory of the real disk.
+"""The server's state store on RocksDB, in a directory of the real disk.
 
-RocksDB has no seam for a simulated disk. What is simulated is the contract: after a crash, the
-store holds what the last flush made durable, or all that was written; which of both is drawn.
-After each flush the store makes a checkpoint of itself, in hard links, and a crash goes back to it.
+RocksDB cannot run on the simulated disk, so the simulation is of its contract: after a crash, the
+store has either what the last flush made durable, or everything that was written. The seed decides
+which. After each flush a RocksDB checkpoint is made with hard links, and a crash returns to it.
 """
 
 import random
@@ -20,9 +20,9 @@ _SETTINGS = RocksSettings(cache_size=1024 * 1024, write_buffer_size=256 * 1024)
 
 
 class SimulatedRocks(RocksStore):
-    """A RocksStore whose writes and flushes are calls to the disk like others.
+    """A RocksStore whose writes and flushes count as disk calls.
 
-    *place* is a directory of its own, in which there may be what an earlier one left.
+    *place* is its own directory, which may have the files of an earlier store.
     """
 
     def __init__(self, disk: SimulatedDisk, source: random.Random, place: Path) -> None:
@@ -61,8 +61,8 @@ class SimulatedRocks(RocksStore):
         made.rename(self._flushed)
 
     def found(self, disk: SimulatedDisk) -> "SimulatedRocks":
-        """The store as it is opened again, with or without what was not flushed."""
-        # To close it flushes what was written.
+        """The store after a crash, with or without unflushed data."""
+        # Closing the store flushes it.
         self.close()
         if self._source.random() < 0.5:
             live = Path(self._path)

@@ -11,12 +11,12 @@ from tests.simulation.world import Verdict, run_world
 
 
 def replay_command(seed: int) -> str:
-    """What runs the world of a seed once more, with its whole trace."""
+    """The command that runs the world of a seed again, with its whole trace."""
     return f"python -m tests.simulation.run --seed {seed}"
 
 
 def story(verdict: Verdict) -> str:
-    """A world that failed, told to whoever has to find out why."""
+    """The report of a world that failed."""
     problems = "\n".join(verdict.problems[:10])
     more = len(verdict.problems) - 10
     return (
@@ -27,7 +27,7 @@ def story(verdict: Verdict) -> str:
 
 
 def run_seed(seed: int) -> Verdict:
-    """The verdict on the world of a seed, without its trace unless it failed."""
+    """The verdict on the world of a seed; with its trace only if it failed."""
     verdict = run_world(draw(seed))
     if not verdict.problems:
         verdict.log = ""
@@ -35,7 +35,7 @@ def run_seed(seed: int) -> Verdict:
 
 
 def main() -> int:
-    """Run what the command line asks for; the number of worlds that failed, at most 1."""
+    """Run the worlds that the command line selects. Returns 1 if any failed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, help="run the world of this seed, with its trace")
     parser.add_argument("--seeds", type=int, default=200, help="how many worlds")

@@ -1,12 +1,11 @@
-"""Sockets in memory, for the driver that the real server uses: net/drivers/plain_sockets.py.
+"""In-memory sockets for the driver of the real server, net/drivers/plain_sockets.py.
 
     network.py    connection, server end
                          |
     sockets.py    SimulatedSocket  <--recv, send--  PlainSockets  <--ready--  SimulatedReadiness
 
-The driver gets what the kernel gives a real one: sockets that do not block, take a part of what is
-sent, and tell that they are readable once bytes have arrived. Which of those that are ready come
-first is drawn.
+They behave like sockets of the kernel: they do not block, accept partial writes, and are readable
+once bytes have arrived. The order of ready sockets is drawn.
 """
 
 import errno
@@ -24,7 +23,7 @@ from headwater_server.net.service import Service
 from tests.simulation.network import IN_FLIGHT_SIZE_MAX, Pipe, SimulatedStream
 
 _DESCRIPTOR: Final = 3
-"""Of every socket; nobody but the readiness of the kernel needs to tell them apart."""
+"""The file descriptor of every socket. Only the kernel's readiness would need different ones."""
 
 
 class SimulatedSocket:
@@ -40,7 +39,7 @@ class SimulatedSocket:
 
     @property
     def pipes(self) -> tuple[Pipe, Pipe]:
-        """What changes when it gets ready."""
+        """The pipes whose changes can make it ready."""
         return self._incoming, self._outgoing
 
     def readiness(self) -> int:
@@ -55,7 +54,7 @@ class SimulatedSocket:
         return ready
 
     def next_arrival(self) -> float:
-        """When the bytes come that are on their way; infinity if none are."""
+        """The time at which bytes in flight arrive; infinity if there are none."""
         chunks = self._incoming.chunks
         return chunks[0][0] if chunks else float("inf")
 
@@ -79,7 +78,7 @@ class SimulatedSocket:
         dice = self._connection.network.random
         size = min(len(data), room)
         if dice.random() < 0.1:
-            # The kernel may take any part.
+            # The kernel may accept any part.
             size = dice.randint(1, size)
         self._connection.carry(self._outgoing, "server", bytes(data[:size]))
         return size
@@ -99,7 +98,7 @@ class SimulatedSocket:
         assert not flag
 
     def setsockopt(self, *_options: int) -> None:
-        """Nothing that the simulated network knows."""
+        """Do nothing: the simulated network has no options."""
 
     def __enter__(self) -> "SimulatedSocket":
         return self
@@ -113,7 +112,7 @@ class SimulatedSocket:
 
 
 class SimulatedListener:
-    """A socket on which connections come in."""
+    """A listening socket."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[SimulatedSocket, str]] = deque()
@@ -121,7 +120,7 @@ class SimulatedListener:
         self.arrived: Callable[[], None] = lambda: None
 
     def connect(self, stream: SimulatedStream, peer: str) -> None:
-        """A client comes."""
+        """A client connects."""
         if self._closed:
             stream.connection.cut()
             return
@@ -133,7 +132,7 @@ class SimulatedListener:
         return READ if self._waiting else 0
 
     def next_arrival(self) -> float:
-        """Clients come without being announced."""
+        """Infinity: connections are accepted at once."""
         return float("inf")
 
     def accept(self) -> tuple[SimulatedSocket, tuple[str, int]]:
@@ -156,7 +155,7 @@ Watched = SimulatedSocket | SimulatedListener
 
 
 class SimulatedReadiness:
-    """Which of the sockets are ready. It is level-triggered, as epoll is for us."""
+    """Readiness of the sockets. It is level-triggered, as the server uses epoll."""
 
     def __init__(self, source: random.Random) -> None:
         self._random = source
@@ -164,7 +163,7 @@ class SimulatedReadiness:
         self._changed = trio.lowlevel.ParkingLot()
 
     def fileno(self) -> int:
-        """What `wait` is asked to wait for."""
+        """The descriptor that is passed to `wait`."""
         return -1
 
     async def wait(self, _descriptor: int) -> None:
@@ -196,7 +195,7 @@ class SimulatedReadiness:
                 pipe.watchers.remove(self._wake)
 
     def ready(self) -> list[tuple[Any, int]]:
-        """The sockets that are ready, in an order that is drawn."""
+        """The ready sockets, in a random order."""
         ready = self._ready()
         self._random.shuffle(ready)
         return ready
@@ -222,6 +221,6 @@ class SimulatedReadiness:
 
 
 def driver(source: random.Random) -> Callable[[Service], PlainSockets]:
-    """What makes the real driver, over sockets in memory."""
+    """A factory of the real driver over in-memory sockets."""
     readiness = SimulatedReadiness(source)
     return partial(PlainSockets, readiness=readiness, wait_readable=readiness.wait)

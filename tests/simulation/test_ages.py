@@ -1,4 +1,4 @@
-"""The checker's idea of events that are kept for a time: what must be read, and what may be."""
+"""The checker for retention by age knows which events must and which may be returned."""
 
 from tests.simulation.ages import Ages, age_us, stream_kept_for
 from tests.simulation.history import Append, Read, Seen
@@ -7,7 +7,7 @@ from tests.simulation.model import Model, View
 STREAM = stream_kept_for(1000)
 SECOND = 1_000_000
 TIMES = [second * SECOND for second in (1, 2, 3, 5)]
-"""Of four commits; the first three append an event each."""
+"""The times of four commits; the first three append an event each."""
 
 EVENTS = [Seen(n, STREAM, n, n, "Aged", str(n)) for n in (1, 2, 3)]
 
@@ -17,23 +17,23 @@ def readable(view: int, *found: str) -> list[str]:
     return [event.element for event in ages.readable(EVENTS[:view], found)]
 
 
-def test_the_name_of_a_stream_says_for_how_long_its_events_are_kept() -> None:
+def test_the_name_of_a_stream_has_its_maximum_age() -> None:
     assert age_us(STREAM) == SECOND
     assert age_us("kept-1") is None
     assert age_us("plain") is None
 
 
-def test_what_is_too_old_at_the_view_must_be_hidden() -> None:
+def test_an_event_that_is_too_old_at_the_view_must_be_hidden() -> None:
     # At the time of commit 3, the event of commit 1 is two seconds old.
     assert "1" not in readable(3, "1", "2", "3")
 
 
-def test_what_is_young_at_the_next_commit_must_be_there() -> None:
+def test_an_event_that_is_young_at_the_next_commit_must_be_returned() -> None:
     # Commit 2 is made when the event of commit 1 is one second old, which is not too old.
     assert readable(1) == ["1"]
 
 
-def test_what_grows_old_before_the_next_commit_may_be_there_or_not() -> None:
+def test_an_event_that_expires_before_the_next_commit_may_be_returned_or_not() -> None:
     assert readable(3, "2", "3") == ["2", "3"]
     assert readable(3, "3") == ["3"]
     assert readable(3) == []

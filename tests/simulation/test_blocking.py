@@ -1,4 +1,4 @@
-"""Calls that block let others go on, and take the time that they pause."""
+"""Blocking calls let other tasks run, and take the time for which they pause."""
 
 import pytest
 import trio
@@ -7,7 +7,9 @@ import trio.testing
 from tests.simulation.blocking import CooperativeLock, pause, run_blocking
 
 
-async def test_others_go_on_in_the_middle_of_a_call(autojump_clock: trio.testing.MockClock) -> None:
+async def test_other_tasks_run_in_the_middle_of_a_call(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     happened: list[str] = []
 
     def call() -> str:
@@ -27,7 +29,7 @@ async def test_others_go_on_in_the_middle_of_a_call(autojump_clock: trio.testing
     assert trio.current_time() == pytest.approx(2.0)
 
 
-async def test_an_error_of_the_call_is_raised_to_who_awaits_it() -> None:
+async def test_an_error_of_the_call_is_raised_in_the_task_that_awaits_it() -> None:
     def call() -> None:
         pause(0.0)
         raise OSError("of the disk")
@@ -48,10 +50,10 @@ async def test_a_call_cannot_be_cancelled(autojump_clock: trio.testing.MockClock
     assert done
 
 
-def test_a_pause_outside_of_a_call_is_none() -> None:
+def test_a_pause_outside_a_call_does_nothing() -> None:
     pause(1000.0)
     with CooperativeLock():
-        assert True, "and a lock that nobody holds is had at once"
+        assert True, "a free lock is acquired without waiting"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The network does what worlds count on, and its faults are real."""
+"""The simulated network delivers bytes in order, and its faults happen."""
 
 import random
 from typing import Any
@@ -11,7 +11,7 @@ from tests.simulation.network import Network, NetworkFaults, SimulatedStream
 
 
 class Ends:
-    """A network with somebody who listens, and what it traced."""
+    """A network with a listening server, and its trace."""
 
     def __init__(self, seed: int = 1, **faults: Any) -> None:
         self.traced: list[tuple[Any, ...]] = []
@@ -52,7 +52,9 @@ async def test_bytes_arrive_in_order_and_late(autojump_clock: trio.testing.MockC
     assert await receive_all(client, 4) == b"back"
 
 
-async def test_a_close_is_the_end_of_what_was_sent(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_close_ends_the_stream_after_the_sent_bytes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     client, server = await Ends().connect()
     await client.send_all(b"last word")
     await client.aclose()
@@ -62,7 +64,7 @@ async def test_a_close_is_the_end_of_what_was_sent(autojump_clock: trio.testing.
         await client.send_all(b"more")
 
 
-async def test_nobody_listens_on_a_machine_that_is_dead(
+async def test_a_dead_machine_refuses_connections(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ends = Ends()
@@ -75,7 +77,9 @@ async def test_nobody_listens_on_a_machine_that_is_dead(
         await ends.network.opener("client")()
 
 
-async def test_a_silent_death_is_told_to_nobody(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_silent_death_causes_no_error_at_the_client(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     ends = Ends(silent_death=1.0)
     client, _ = await ends.connect()
     ends.network.die()
@@ -85,10 +89,10 @@ async def test_a_silent_death_is_told_to_nobody(autojump_clock: trio.testing.Moc
     assert waiting.cancelled_caught
 
 
-async def test_connections_are_cut_silent_or_stalled_in_the_middle(
+async def test_connections_are_cut_go_silent_or_stall(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    fates: set[str] = set()
+    faults_met: set[str] = set()
     for seed in range(30):
         ends = Ends(seed, faulty=1.0, bytes_before=50)
         client, server = await ends.connect()
@@ -101,11 +105,11 @@ async def test_connections_are_cut_silent_or_stalled_in_the_middle(
             except trio.BrokenResourceError:
                 pass
         assert (b"0123456789" * 100).startswith(received), f"seed {seed}"
-        fates.update(what[2] for what in ends.traced if what[0] == "fate")
-    assert fates == {"cut", "silent", "stall"}
+        faults_met.update(what[2] for what in ends.traced if what[0] == "fault")
+    assert faults_met == {"cut", "silent", "stall"}
 
 
-async def test_a_sender_waits_when_too_much_is_under_way(
+async def test_a_sender_waits_if_too_many_bytes_are_in_flight(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     client, server = await Ends().connect()
@@ -116,7 +120,7 @@ async def test_a_sender_waits_when_too_much_is_under_way(
     assert await receive_all(server, 300_000) == bytes(300_000)
 
 
-async def test_what_the_server_sends_must_be_frames_in_any_pieces(
+async def test_the_server_must_send_whole_frames_in_any_pieces(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ends = Ends()

@@ -1,4 +1,4 @@
-"""The replay finds whatever a history and the commit log do not agree on."""
+"""The replay finds every contradiction between a history and the commit log."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,6 @@ from tests.simulation.history import (
     Append,
     Attempt,
     Dump,
-    Fate,
     Feed,
     Get,
     History,
@@ -24,6 +23,7 @@ from tests.simulation.history import (
     Read,
     Scan,
     Seen,
+    StatusAnswer,
     Truncate,
 )
 from tests.simulation.judge import invariants
@@ -38,7 +38,7 @@ def identity(number: int) -> bytes:
 
 
 class Sound:
-    """A small history in which all is right; the tests break it in one place each."""
+    """A small correct history; each test breaks it in one place."""
 
     def __init__(self) -> None:
         self.history = History()
@@ -107,7 +107,7 @@ def test_a_sound_history_has_no_problem() -> None:
         Load("t", 1, 2, fold(1, ["e3"])),
     ],
 )
-def test_a_read_that_is_not_of_its_commit_is_told(read: Operation) -> None:
+def test_a_read_that_differs_from_its_commit_is_reported(read: Operation) -> None:
     sound = Sound()
     sound.read(read, view=3)
     assert "is not what commit 3 has" in sound.problems()
@@ -122,7 +122,7 @@ def test_reads_see_the_writes_before_them() -> None:
     assert "is not what commit 3 has" in sound.problems()
 
 
-def test_a_read_outside_of_a_transaction_must_be_of_some_commit_that_is_new_enough() -> None:
+def test_a_read_outside_a_transaction_must_be_of_a_commit_that_is_new_enough() -> None:
     sound = Sound()
     sound.read(Get(A, 6))
     assert sound.problems() == ""
@@ -130,7 +130,7 @@ def test_a_read_outside_of_a_transaction_must_be_of_some_commit_that_is_new_enou
     assert "at no commit from 3 on" in sound.problems()
 
 
-def test_a_serializable_transaction_that_was_overtaken_is_told() -> None:
+def test_a_serializable_transaction_whose_reads_were_overwritten_is_reported() -> None:
     for isolation, said in (("serializable", "not serializable"), ("snapshot", "")):
         sound = Sound()
         attempt = sound.history.attempts[1]
@@ -142,13 +142,13 @@ def test_a_serializable_transaction_that_was_overtaken_is_told() -> None:
         assert bool(sound.problems()) == bool(said)
 
 
-def test_an_acknowledged_commit_that_is_gone_is_told() -> None:
+def test_a_missing_acknowledged_commit_is_reported() -> None:
     sound = Sound()
     found = sound.problems(commits=sound.dump.commits[:2], keys=[(A, 1), (B, 2)])
     assert "lost: attempt 2" in found
 
 
-def test_an_acknowledged_commit_whose_number_another_has_is_told() -> None:
+def test_an_acknowledged_commit_with_the_number_of_another_is_reported() -> None:
     sound = Sound()
     sound.history.attempts[2].identity = identity(9)
     sound.history.attempts.append(
@@ -157,13 +157,13 @@ def test_an_acknowledged_commit_whose_number_another_has_is_told() -> None:
     assert "lost: attempt 2" in sound.problems()
 
 
-def test_an_aborted_transaction_in_the_commit_log_is_told() -> None:
+def test_an_aborted_transaction_in_the_commit_log_is_reported() -> None:
     sound = Sound()
     sound.history.attempts[2].outcome = Outcome.ABORTED
     assert "is in the commit log as 3" in sound.problems()
 
 
-def test_an_unknown_one_may_be_there_or_not() -> None:
+def test_an_unknown_transaction_may_have_committed_or_not() -> None:
     sound = Sound()
     sound.history.attempts[2].outcome = Outcome.UNKNOWN
     sound.history.attempts[2].commit = None
@@ -172,31 +172,31 @@ def test_an_unknown_one_may_be_there_or_not() -> None:
     assert sound.problems(commits=sound.dump.commits[:2], keys=[(A, 1), (B, 2)]) == ""
 
 
-def test_a_commit_of_nobody_is_told() -> None:
+def test_a_commit_without_an_attempt_is_reported() -> None:
     sound = Sound()
     commits = [*sound.dump.commits, Logged(4, identity(4), 30, None, 0)]
-    assert "commit 4 is of nobody" in sound.problems(commits=commits)
+    assert "commit 4 belongs to no attempt" in sound.problems(commits=commits)
 
 
-def test_a_transaction_that_is_there_twice_is_told() -> None:
+def test_a_transaction_that_is_in_the_log_twice_is_reported() -> None:
     sound = Sound()
     commits = [*sound.dump.commits, Logged(4, identity(3), 30, None, 0)]
     assert "twice in the commit log" in sound.problems(commits=commits)
 
 
-def test_commit_numbers_positions_versions_and_times_must_be_dense_and_in_order() -> None:
+def test_numbers_must_have_no_gaps_and_times_must_not_go_back() -> None:
     sound = Sound()
     commits, events = sound.dump.commits, sound.dump.events
-    assert "in the place of commit 2" in sound.problems(commits=[commits[0], commits[2]])
+    assert "instead of commit 2" in sound.problems(commits=[commits[0], commits[2]])
     late = [commits[0], commits[1]._replace(time=5), commits[2]]
-    assert "of a time before" in sound.problems(commits=late)
+    assert "has an earlier time" in sound.problems(commits=late)
     gap = [events[0], events[1], events[2]._replace(position=4)]
-    assert "in the place of position 3" in sound.problems(events=gap)
+    assert "instead of position 3" in sound.problems(events=gap)
     again = [events[0], events[1]._replace(version=1), events[2]]
-    assert "has not version 2" in sound.problems(events=again)
+    assert "should have version 2" in sound.problems(events=again)
 
 
-def test_what_is_there_at_the_end_must_be_what_was_written() -> None:
+def test_the_final_state_must_equal_the_model() -> None:
     sound = Sound()
     assert "should not be there" in sound.problems(keys=[(A, 6), (B, 3)])
     events = [*sound.dump.events[:2], sound.dump.events[2]._replace(element="x")]
@@ -204,53 +204,59 @@ def test_what_is_there_at_the_end_must_be_what_was_written() -> None:
     assert "s-1 at the end" in sound.problems(streams={"s-1": []})
 
 
-def test_who_began_after_an_acknowledgement_reads_at_it_or_later() -> None:
+def test_a_transaction_that_began_after_an_acknowledgement_must_see_the_commit() -> None:
     sound = Sound()
     sound.read(Get(A, 1), view=2)
     assert "though 3 was acknowledged" in sound.problems()
 
 
-def test_who_began_after_an_acknowledgement_commits_later() -> None:
+def test_a_transaction_that_began_after_an_acknowledgement_must_commit_later() -> None:
     sound = Sound()
     sound.history.attempts[1].floor = 2
     assert "but began later" in sound.problems()
 
 
-def test_a_read_at_a_commit_that_never_was_is_told() -> None:
+def test_a_read_at_a_commit_that_does_not_exist_is_reported() -> None:
     sound = Sound()
     sound.read(Get(A, 6), view=4)
-    assert "read at a commit that never was" in sound.problems()
+    assert "read at a commit that does not exist" in sound.problems()
 
 
-def test_a_fate_that_does_not_hold_is_told() -> None:
-    for fate in (Fate(identity(3), "aborted", None), Fate(identity(3), "committed", 2)):
+def test_a_wrong_status_answer_is_reported() -> None:
+    for answer in (
+        StatusAnswer(identity(3), "aborted", None),
+        StatusAnswer(identity(3), "committed", 2),
+    ):
         sound = Sound()
-        sound.history.fates.append(fate)
+        sound.history.status_answers.append(answer)
         assert "was told" in sound.problems()
     sound = Sound()
-    sound.history.fates += [Fate(identity(3), "committed", 3), Fate(identity(8), "aborted", None)]
+    sound.history.status_answers += [
+        StatusAnswer(identity(3), "committed", 3),
+        StatusAnswer(identity(8), "aborted", None),
+    ]
     assert sound.problems() == ""
 
 
-def test_a_commit_that_is_open_again_after_it_was_acknowledged_is_told() -> None:
+def test_the_status_open_after_an_acknowledgement_is_reported() -> None:
     sound = Sound()
-    sound.history.fates.append(Fate(identity(3), "open", None, floor=2))
+    sound.history.status_answers.append(StatusAnswer(identity(3), "open", None, floor=2))
     assert sound.problems() == ""
-    sound.history.fates.append(Fate(identity(3), "open", None, floor=3))
+    sound.history.status_answers.append(StatusAnswer(identity(3), "open", None, floor=3))
     assert "was told after it was acknowledged" in sound.problems()
 
 
-def test_a_fence_that_is_gone_is_told() -> None:
+def test_the_status_open_after_aborted_is_reported() -> None:
     sound = Sound()
-    sound.history.fates.append(Fate(identity(8), "aborted", None, asked=1, told=3))
-    sound.history.fates.append(Fate(identity(8), "open", None, asked=2, told=4))
+    sound.history.status_answers.append(StatusAnswer(identity(8), "aborted", None, asked=1, told=3))
+    sound.history.status_answers.append(StatusAnswer(identity(8), "open", None, asked=2, told=4))
     assert sound.problems() == ""
-    sound.history.fates.append(Fate(identity(8), "open", None, asked=5, told=6))
+    sound.history.status_answers.append(StatusAnswer(identity(8), "open", None, asked=5, told=6))
     assert "was told, after" in sound.problems()
 
 
-def test_a_write_that_is_acknowledged_with_the_commit_of_another_is_told() -> None:
-    # A truncation that hid nothing got no commit, and its client was told somebody else's.
+def test_a_write_that_is_acknowledged_with_the_commit_of_another_is_reported() -> None:
+    # A truncation that hid nothing made no commit, and its answer had the commit of another client.
     sound = Sound()
     attempt = sound.history.begin("hand", "hollow")
     attempt.identity = identity(9)
@@ -259,7 +265,7 @@ def test_a_write_that_is_acknowledged_with_the_commit_of_another_is_told() -> No
     assert "its commit is of another transaction" in sound.problems()
 
 
-def test_a_subscription_with_a_gap_a_double_or_a_stranger_is_told() -> None:
+def test_a_subscription_with_a_missing_duplicate_or_wrong_event_is_reported() -> None:
     events = Sound().dump.events
 
     def problems(*found: Seen, caught_up: int = 0, **rest: Any) -> list[str]:
@@ -279,7 +285,7 @@ def test_a_subscription_with_a_gap_a_double_or_a_stranger_is_told() -> None:
     assert problems(events[0], events[1]._replace(element="x"))
 
 
-def test_invariants_of_the_applications_are_looked_at() -> None:
+def test_the_invariants_of_the_workloads_are_checked() -> None:
     history = History()
     attempt = history.begin("hand", "bank audit")
     attempt.operations.append(Scan(("bank",), None, False, [(("bank", 0), 599)]))
@@ -290,7 +296,7 @@ def test_invariants_of_the_applications_are_looked_at() -> None:
     assert len(list(invariants(history))) == 3
 
 
-def test_a_condition_on_a_query_must_have_held_when_its_transaction_committed() -> None:
+def test_a_condition_on_a_query_must_hold_when_its_transaction_commits() -> None:
     for after, problem in ((1, ""), (0, "committed on condition of NoEvents")):
         history = History()
         commits, events = [], []

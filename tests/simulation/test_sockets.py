@@ -1,4 +1,4 @@
-"""Sockets in memory behave as those of the kernel do, as far as the server's driver can tell."""
+"""In-memory sockets behave like those of the kernel, as far as the server's driver can see."""
 
 import random
 from typing import Any
@@ -15,7 +15,7 @@ from tests.simulation.world import run_world
 
 
 class Ends:
-    """A listening socket, a readiness that watches it, and clients that come."""
+    """A listening socket, its readiness, and clients that connect."""
 
     def __init__(self, **faults: Any) -> None:
         self.network = Network(random.Random(1), NetworkFaults(**faults), lambda *_: None)
@@ -52,7 +52,7 @@ async def test_a_socket_is_readable_once_bytes_have_arrived(
     received = server.recv(3)
     assert b"hello".startswith(received)
     assert 0 < len(received) <= 3
-    # As with epoll, what was not read is told of again.
+    # As with epoll, a socket with unread bytes stays ready.
     assert ends.readiness.ready() == [("server", READ)]
 
 
@@ -66,7 +66,7 @@ async def test_the_end_of_a_connection_is_read_as_no_bytes(
     assert server.recv(10) == b""
 
 
-async def test_a_connection_that_was_cut_is_ready_and_fails(
+async def test_a_cut_connection_is_ready_and_fails(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ends = Ends()
@@ -98,7 +98,7 @@ async def test_a_full_socket_takes_no_more_until_the_client_reads(
     assert ends.readiness.ready() == [("server", WRITE)]
 
 
-async def test_who_connects_after_the_listener_was_closed_is_cut(
+async def test_a_connection_to_a_closed_listener_is_cut(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ends = Ends()
@@ -108,7 +108,7 @@ async def test_who_connects_after_the_listener_was_closed_is_cut(
         await client.receive_some()
 
 
-def test_worlds_have_each_driver_and_store_and_commit_on_the_event_loop() -> None:
+def test_worlds_have_both_drivers_both_stores_and_fsync_on_the_event_loop() -> None:
     plans = [draw(seed) for seed in range(1, 101)]
     assert {(plan.driver, plan.adaptive) for plan in plans} == {
         ("sockets", False),

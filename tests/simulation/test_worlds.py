@@ -1,6 +1,6 @@
-"""Worlds from seeds. HEADWATER_SIMULATION_SEEDS and _FROM say which; 100 from 1 otherwise.
+"""Worlds from seeds: 100 from seed 1, or as HEADWATER_SIMULATION_SEEDS and _FROM say.
 
-A hundred have each kind of world several times. `make simulate` runs a thousand.
+A hundred worlds include each kind several times. `make simulate` runs a thousand.
 """
 
 import os
@@ -22,7 +22,7 @@ _FROM = int(os.environ.get("HEADWATER_SIMULATION_FROM", "1"))
 
 
 _PIECE = 10
-"""Worlds of one test item: so many that the items can be spread evenly over the processors."""
+"""Worlds in one test, few enough that the tests spread evenly over the processors."""
 
 
 def _pieces() -> list[range]:
@@ -57,10 +57,10 @@ def test_a_world_does_not_depend_on_the_process_in_which_it_runs() -> None:
 
 
 @pytest.mark.slow
-def test_the_compiled_modules_make_the_same_worlds_as_their_source() -> None:
+def test_the_compiled_modules_give_the_same_worlds_as_their_sources() -> None:
     form, *digests = _digests_elsewhere(HEADWATER_PURE="0")
     if form != "compiled":
-        pytest.skip("there are no compiled modules here that are level with their source")
+        pytest.skip("there are no up-to-date compiled modules")
     assert _digests_elsewhere(HEADWATER_PURE="1") == ("source", *digests)
 
 
@@ -68,7 +68,7 @@ _ELSEWHERE = (2, 4, 6)
 
 
 def _digests_elsewhere(**environment: str) -> tuple[str, ...]:
-    """Run a few worlds in another process: "compiled" or "source", and the digests."""
+    """Run worlds in another process: "compiled" or "source", and the digests."""
     program = (
         "from headwater_protocol import compiled\n"
         "from tests.simulation.plan import draw\n"
@@ -89,9 +89,9 @@ def _digests_elsewhere(**environment: str) -> tuple[str, ...]:
 
 @pytest.mark.slow
 def test_a_world_does_not_depend_on_how_the_process_logged_before() -> None:
-    # A server that a test started in this process had its loggers remember its own settings at
-    # their first line. The first world after it taught them its own, and had them for itself:
-    # the second one of the same seed had no log in its trace.
+    # The loggers of a server that a test had started in this process cached their settings at
+    # their first line. The first world afterwards then made them cache its own settings, so
+    # the second world of the same seed had no log in its trace.
     expected = run_world(draw(2)).digest
     before = structlog.get_config()
     logs.configure("console", "error")
@@ -105,7 +105,7 @@ def test_a_world_does_not_depend_on_how_the_process_logged_before() -> None:
         vars(service._log).pop("bind", None)
 
 
-def test_a_failure_tells_its_seed_and_how_to_have_it_again() -> None:
+def test_a_failure_reports_its_seed_and_the_command_to_reproduce_it() -> None:
     verdict = run_world(draw(1))
     verdict.problems.append("something is wrong")
     told = story(verdict)

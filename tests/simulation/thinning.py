@@ -1,9 +1,9 @@
-"""The model's retention: which versions of a stream can be read, and which snapshots must be there.
+"""The model's retention: which versions of a stream are readable, and which snapshots must exist.
 
-    rule     before 4, at most 3        events below both are hidden, for good
-    delete   all up to now are hidden; what is appended then is another life of the stream
+    rule     before 4, at most 3        events below version 4, and all but the newest 3, are hidden
+    delete   all events are hidden; later appends start the stream again
 
-What was hidden stays hidden, whatever is set later: each change begins with what was hidden before.
+Hidden events stay hidden whatever is set later, so each change starts from the current rule.
 """
 
 from typing import Final, NamedTuple
@@ -12,7 +12,7 @@ from tests.simulation.history import DeleteStream, Retain, Save, Truncate
 
 
 class Rule(NamedTuple):
-    """What is kept of a stream; 0 newest is no bound."""
+    """The retention of a stream. `newest` 0 means no limit."""
 
     before: int = 1
     deleted: int = 0
@@ -23,7 +23,7 @@ EVERYTHING: Final = Rule()
 
 
 def first_version(rule: Rule, version: int) -> int:
-    """The first version that can be read of a stream at a version."""
+    """The first readable version of a stream that is at a version."""
     return max(rule.before, version - rule.newest + 1 if rule.newest else 1)
 
 
@@ -40,22 +40,22 @@ def thinned(rule: Rule, version: int, change: Truncate | DeleteStream | Retain) 
 
 
 class Snapshots:
-    """Which snapshots a load must find, unless events of their stream were erased."""
+    """The snapshots that a load must find, unless events of their stream were erased."""
 
     def __init__(self) -> None:
         self._saved: dict[tuple[str, int], list[tuple[int, int]]] = {}
         self._doubtful: set[str] = set()
 
     def save(self, commit: int, save: Save) -> None:
-        """One was saved."""
+        """A snapshot was saved."""
         self._saved.setdefault((save.stream, save.schema), []).append((commit, save.version))
 
     def erase(self, stream: str) -> None:
-        """Events of a stream were erased: which snapshots are left is not told."""
+        """Events of a stream were erased: the model does not know which snapshots remain."""
         self._doubtful.add(stream)
 
     def newest(self, stream: str, schema: int, commit: int, version: int) -> int:
-        """The highest version up to one of which there is a snapshot; 0 if none must be there."""
+        """The highest version, up to *version*, with a snapshot; 0 if there need not be one."""
         if stream in self._doubtful:
             return 0
         saved = self._saved.get((stream, schema), [])

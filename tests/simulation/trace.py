@@ -1,4 +1,4 @@
-"""The trace: a hash of all that happens in a world, and its last lines for who must debug it."""
+"""The trace: a hash of everything that happens in a world, and its last lines for debugging."""
 
 import hashlib
 from collections import Counter, deque
@@ -7,15 +7,15 @@ from typing import Any, Final
 import trio
 
 _LINES_MAX: Final = 400
-"""Lines that are kept of a world that is not watched."""
+"""Lines that are kept unless the full trace is requested."""
 
 
 class Trace:
     """Everything that happens, in order. Two worlds of one seed have the same digest.
 
     Attributes:
-        counts: how often what happened.
-        lines: the last ones; all of them if *full*.
+        counts: how often each kind of event happened.
+        lines: the last lines; all lines if *full*.
     """
 
     def __init__(self, *, full: bool = False) -> None:
@@ -26,7 +26,7 @@ class Trace:
         )
 
     def add(self, *what: Any) -> None:
-        """Something happened."""
+        """Record an event."""
         now = trio.current_time()
         self.counts[what[0]] += 1
         self._hash.update(repr((now, what)).encode())
@@ -34,9 +34,9 @@ class Trace:
 
     @property
     def digest(self) -> str:
-        """What all of it comes to."""
+        """The hash of all events."""
         return self._hash.hexdigest()
 
     def text(self) -> str:
-        """The lines that are kept, cut to a readable width."""
+        """The kept lines, cut to a readable width."""
         return "\n".join(f"{now:12.6f}  {what!r:.160}" for now, what in self.lines)

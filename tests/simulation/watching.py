@@ -1,4 +1,4 @@
-"""Watchers: clients that subscribe, and keep what comes over every connection that it takes."""
+"""Watchers: clients that subscribe and record what they receive, across reconnections."""
 
 import random
 
@@ -12,7 +12,7 @@ _WINDOWS = (1, 3, 50, 4096)
 
 
 def draw_feed(client: str, dice: random.Random) -> Feed:
-    """A subscription to something."""
+    """A subscription with a random filter."""
     match dice.choice(("all", "all", "category", "stream", "prefix", "types", "tags")):
         case "category":
             return Feed(client, 0, category=dice.choice(("list", "order", "aggregate", "kept")))
@@ -33,10 +33,10 @@ def draw_feed(client: str, dice: random.Random) -> Feed:
 async def watch(
     database: Database, feed: Feed, dice: random.Random, goal: "Goal", history: History
 ) -> None:
-    """Take what comes, until the goal is reached or the subscription is given up.
+    """Receive events until the goal is reached or the subscription is given up.
 
     Raises:
-        headwater.HeadwaterError: the connection is lost for good, or never came.
+        headwater.HeadwaterError: the connection is lost permanently, or could not be opened.
     """
     position = feed.events[-1].position if feed.events else feed.after
     patience = dice.choice((5, 50, 1000))
@@ -66,11 +66,11 @@ async def watch(
 
 
 class Goal:
-    """How far the watchers must come: known at the end of the world.
+    """The position that all watchers must reach, known at the end of the world.
 
     Attributes:
-        position: of the newest event; None while there may be more.
-        waiting: who subscribed at least once.
+        position: the position of the newest event; None while there may be more.
+        waiting: watchers that subscribed at least once.
     """
 
     def __init__(self) -> None:
@@ -78,16 +78,16 @@ class Goal:
         self.waiting: set[str] = set()
 
     def is_reached(self, feed: Feed) -> bool:
-        """Whether all that is for the subscriber has come."""
+        """Whether the subscriber has received all its events."""
         return self.position is not None and feed.caught_up >= self.position
 
 
 def element_of(event: headwater.RecordedEvent) -> str:
-    """The element that an event carries, or what stands in its place if it was erased."""
+    """The element of an event, or the placeholder of an erased one."""
     return erased_element(event.position) if event.erased else str(event.data)
 
 
 def seen(event: headwater.RecordedEvent) -> Seen:
-    """An event as a history has it."""
+    """An event in the form of a history."""
     element = element_of(event)
     return Seen(event.position, event.stream, event.version, event.commit, event.type, element)

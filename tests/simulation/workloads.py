@@ -1,20 +1,20 @@
-"""What clients do. Each function is one action of one client; the plan says how often which.
+"""The workloads. Each function is one action of one client; the plan says how often each runs.
 
 bank          transfers; the total never changes
 lists         Elle's: append to lists under keys and to streams, and read them
 counters      add without reading
 skew          write skew: of each pair, one must stay set
-predicates    inserts and deletes by what a scan found
+predicates    inserts and deletes that depend on a scan
 streams       appends that expect a version, to several streams at once
-rules         numbers without a gap, over several streams: a query by tags, and what rests on it
-aggregates    load, decide, append, now and then a snapshot of the state
-past          reads at commits that were, which are what was current then
-long reads    a read view that stays open while all goes on
-batches       a whole transaction in one round trip, on conditions
-fates         asking what became of a transaction, and fencing it
-aging         streams whose events are kept for a time, read again and again in one view
-hollow        writes that change nothing, and asking what became of them
-kept          streams that are truncated, kept short, deleted, and of which events are erased
+rules         numbers without gaps over several streams: query by tags, then append
+aggregates    load, decide, append, sometimes a snapshot of the state
+past          reads as of earlier commits
+long reads    a read view that stays open while others write
+batches       a whole transaction in one round trip, with conditions
+outcomes      ask for the outcome of a transaction, or abort it
+aging         streams with a maximum age, read repeatedly in one view
+hollow        writes that change nothing, and queries for their outcome
+kept          streams that are truncated, capped, deleted, and whose events are erased
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -46,7 +46,7 @@ AGES_MS: Final = (200, 1000, 3000)
 
 
 async def prepare(recorder: Recorder) -> None:
-    """What must be there before the others begin."""
+    """Write the data that the other workloads need."""
 
     async def body(transaction: Recording) -> None:
         for account in range(ACCOUNTS):
@@ -59,7 +59,7 @@ async def prepare(recorder: Recorder) -> None:
 
 
 def element(recorder: Recorder) -> str:
-    """One that was never written before."""
+    """A new element, which was never written before."""
     recorder.history.ticks += 1
     return f"{recorder.client}.{recorder.history.ticks}"
 
@@ -319,18 +319,22 @@ async def batches(recorder: Recorder) -> None:
     await recorder.execute("batches", fill)
 
 
-async def fates(recorder: Recorder) -> None:
+async def outcomes(recorder: Recorder) -> None:
     dice = recorder.dice
-    fenced = [fate.transaction for fate in recorder.history.fates if fate.state == "aborted"]
+    fenced = [
+        answer.transaction
+        for answer in recorder.history.status_answers
+        if answer.state == "aborted"
+    ]
     if fenced and dice.random() < 0.5:
-        # Once more: it stays so.
-        await recorder.ask_fate(dice.choice(fenced), resolve=False)
+        # An aborted transaction must stay aborted.
+        await recorder.ask_status(dice.choice(fenced), resolve=False)
         return
     attempts = [each for each in recorder.history.attempts[-20:] if each.identity is not None]
     if attempts:
         identity = dice.choice(attempts).identity
         assert identity is not None
-        await recorder.ask_fate(identity, resolve=dice.random() < 0.3)
+        await recorder.ask_status(identity, resolve=dice.random() < 0.3)
 
 
 async def aging(recorder: Recorder) -> None:
@@ -375,7 +379,7 @@ async def hollow(recorder: Recorder) -> None:
                     transaction.erase(stream, [1])
     identity = transaction.attempt.identity
     if identity is not None and transaction.attempt.writes:
-        await recorder.ask_fate(identity, resolve=False)
+        await recorder.ask_status(identity, resolve=False)
 
 
 async def kept(recorder: Recorder) -> None:
@@ -420,7 +424,7 @@ async def kept(recorder: Recorder) -> None:
 
 
 async def _look(recording: Recording, stream: str, after: int, *, outside: bool = False) -> None:
-    """Read a stream in every way that there is; outside of a transaction, in one of them."""
+    """Read a stream in every way; outside a transaction, in one random way."""
     if not outside:
         await recording.read(stream, after=after)
         await recording.load_kept(stream, 1)
@@ -434,7 +438,7 @@ async def _look(recording: Recording, stream: str, after: int, *, outside: bool 
 
 
 async def _take_away(recorder: Recorder, stream: str) -> None:
-    """Truncate a stream, keep it short, delete it, or erase events; often more in one commit."""
+    """Truncate, cap or delete a stream, or erase events; often several of these in one commit."""
     dice = recorder.dice
     if dice.random() < 0.3:
         # Without a read, so in one round trip.
@@ -479,9 +483,9 @@ ACTIONS: Final[Mapping[str, Callable[[Recorder], Awaitable[None]]]] = {
     "past": past,
     "long reads": long_reads,
     "batches": batches,
-    "fates": fates,
+    "outcomes": outcomes,
     "aging": aging,
     "hollow": hollow,
     "kept": kept,
 }
-"""The plan's workloads."""
+"""The workloads by the name that the plan uses."""

@@ -1,10 +1,10 @@
-"""A world: a machine, a network and clients, from nothing to the judgement.
+"""A world: a machine, a network and clients, from the start to the judgement.
 
 begin      the machine boots; one client prepares the data
-middle     clients and watchers work; the plan's troubles come and go
-calm       faults end; the machine is restarted, once more in some way
-end        all that is there is read; power is lost; it is read again and must be the same;
-           every watcher must reach the last event
+middle     clients and watchers work; the faults of the plan happen
+calm       faults end; the machine is restarted once more
+end        everything is read; power is lost; a second read must be the same; every watcher must
+           reach the last event
 judgement  the history is checked
 """
 
@@ -31,22 +31,22 @@ from tests.simulation.watching import Goal, draw_feed, seen, watch
 from tests.simulation.workloads import ACTIONS, prepare
 
 WORLD_S_MAX: Final = 300
-"""Seconds, of the world's own time, after which somebody must be waiting for ever."""
+"""Seconds of the world's time after which a world is considered hung."""
 
 _FRAMES_MAX: Final = 6
-"""Frames of an error's traceback that are told; all of it comes with the replay."""
+"""Frames of an error's traceback in the report; the replay prints all."""
 
 _CALM: Final = NetworkFaults()
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What came of a world.
+    """The result of a world.
 
     Attributes:
-        problems: empty if all is well.
-        digest: of its trace.
-        counts: how much happened.
+        problems: what is wrong; empty if nothing is.
+        digest: the digest of its trace.
+        counts: how many of each thing happened.
     """
 
     plan: Plan
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def run_world(plan: Plan, *, full_trace: bool = False) -> Verdict:
-    """Run a world to its end, and judge it."""
+    """Run a world to its end and judge it."""
     world = World(plan, Trace(full=full_trace))
     problems: list[str] = []
     try:
@@ -72,18 +72,18 @@ def run_world(plan: Plan, *, full_trace: bool = False) -> Verdict:
 
 
 def _described(error: BaseException) -> list[str]:
-    """The errors inside of groups, each with where it came from."""
+    """The errors in an exception group, each with its origin."""
     if isinstance(error, BaseExceptionGroup):
         return [each for inner in error.exceptions for each in _described(inner)]
     return ["".join(traceback.format_exception(error, limit=-_FRAMES_MAX, chain=False))]
 
 
 class World:
-    """Everything, while it runs.
+    """A running world.
 
     Attributes:
-        dump: what the database held at the end, if it could be read.
-        surprises: what should not have happened on the way.
+        dump: the contents of the database at the end, if it could be read.
+        surprises: problems that were noticed before the end.
     """
 
     def __init__(self, plan: Plan, trace: Trace) -> None:
@@ -99,25 +99,25 @@ class World:
         self._machine = Machine(plan, self._network, trace, self.surprises.append)
 
     def discard(self) -> None:
-        """Nothing of it is needed any more."""
+        """Remove everything that the world made."""
         self._machine.discard()
 
     def counts(self) -> dict[str, int]:
-        """How much happened."""
+        """How many of each thing happened."""
         return {
             "lives": self._machine.lives,
             "attempts": len(self.history.attempts),
             "commits": self.history.acknowledged,
             "disk calls": self.trace.counts["disk"],
             "deaths": self.trace.counts["death"],
-            "network faults": self.trace.counts["fate"],
+            "network faults": self.trace.counts["fault"],
             "syncs in the event loop": self.trace.counts["sync in the event loop"],
             "clock jumps": self.trace.counts["clock"],
             "rewrites": self.trace.counts["rewrite"],
         }
 
     def keep_log(self, entry: dict[str, Any]) -> None:
-        """Take a line of the server's log; some must not occur."""
+        """Record a line of the server's log. Internal errors are surprises."""
         self.trace.add("log", entry["level"], entry["event"], entry.get("error"))
         if "given_back" in entry:
             self.trace.add("rewrite", entry["given_back"])
@@ -125,7 +125,7 @@ class World:
             self.surprises.append(f"the server's log: {entry['event']}\n{entry['exception']}")
 
     async def run(self) -> None:
-        """From nothing to the end."""
+        """Run the world from the start to the end."""
         with trio.fail_after(WORLD_S_MAX):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._machine.run)
@@ -165,7 +165,7 @@ class World:
         )
 
     async def _as_client(self, name: str, function: Callable[[Recorder], Awaitable[None]]) -> None:
-        """Call *function* with a connected client; again if no connection was to be had."""
+        """Call *function* with a connected client; again if it could not connect."""
         dice = source(self.plan.seed, name)
         while self._machine.refused is None:
             try:
@@ -181,7 +181,7 @@ class World:
 
     @property
     def _errors(self) -> list[str]:
-        # Whoever's disk is broken may say so.
+        # A server with a broken disk may report errors.
         return [] if self.plan.excuses_errors else self.surprises
 
     async def _client(self, name: str) -> None:
@@ -219,7 +219,7 @@ class World:
             await consume(recorder, to_the_end=True)
             info = await recorder.database.groups.info(GROUP)
             self.history.consumed = info.filter["category"]
-            # The group writes its position when nobody is left; what comes after has that too.
+            # The group writes its position when its last member has left, before the final dump.
             await recorder.write(
                 "consumed",
                 Put(("consumed",), True),
@@ -255,7 +255,7 @@ class World:
         await self._machine.restart("power")
         self.dump = await self._read_all()
         if first is not None and self.dump is not None and first != self.dump:
-            # A commit whose fate is unknown may have been on its way to a slow disk meanwhile.
+            # A commit with unknown outcome may still have been in flight to a slow disk.
             later = self.dump.commits[len(first.commits) :]
             if first.commits + later != self.dump.commits or len(later) not in range(
                 1, self.history.unknown + 1
@@ -265,7 +265,8 @@ class World:
                 )
         if self.dump is not None:
             self._goal.position = sum(logged.events for logged in self.dump.commits)
-            # A subscriber that is level hears nothing more; a new connection tells it so.
+            # A subscriber that has caught up receives nothing more. On a new connection it is told
+            # so.
             await self._machine.restart("kill")
 
     async def _read_all(self) -> Dump | None:
@@ -285,7 +286,7 @@ class World:
 
 
 async def read_dump(database: Database) -> Dump:
-    """All that a database holds, but for the events that grow old while it is read."""
+    """All contents of a database, except events that expire while it is read."""
     commits = [
         Logged(
             line.commit,
