@@ -3,12 +3,12 @@
     by key       the range's keys, each with the commit that wrote it last     LATEST, chains
     by commit    the commits since, each with the keys that it wrote           CHANGES, written
 
-Both indexes answer the question. The range may have few keys or all, and there may be few commits
-since or many. So each is read in turn until one comes to its end: that costs at most twice the
-cheaper one, without a guess which that is. What was read by commit is kept in order of keys and
-serves all further ranges of the same transaction, which then cost two searches each.
+Either index answers the question. Which one is cheaper depends on the size of the range and on the
+number of commits since, and neither is known. So both are read in alternation until one ends. That
+costs at most twice the cheaper one. The changes that were read by commit are kept sorted by key and
+serve all further ranges of the same transaction, at two searches each.
 
-Commits that are numbered and not yet durable count.
+Commits that are sequenced but not yet durable count.
 """
 
 from bisect import bisect_left
@@ -21,7 +21,7 @@ from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.transactions.validation_budget import ValidationBudget
 
 FEW: Final = 64
-"""Keys that are looked at by one index before the other gets its turn."""
+"""Keys that are read from one index before the other gets its turn."""
 
 
 class ChangedKeys:
@@ -35,13 +35,13 @@ class ChangedKeys:
         self._in_files = _InFiles(state, after, budget)
 
     def in_range(self, start: bytes, end: bytes) -> tuple[bytes, int] | None:
-        """A key of [start, end) that was written, and by which commit, or None.
+        """A key of [start, end) that was written since, with the commit that wrote it, or None.
 
-        If the commit after which it looks is before the horizon, it may miss a key that was both
-        made and deleted before the horizon. Whoever read that the key is absent read the truth.
+        If that commit is before the horizon, this may miss a key that was created and deleted
+        before the horizon. This is harmless: a transaction that read the key as absent was right.
 
         Raises:
-            TooLarge: there are too many keys to look at.
+            TooLarge: the search exceeds the budget.
         """
         for table in self._state.memtables():
             if self._after >= table.last_commit:
@@ -69,7 +69,7 @@ class ChangedKeys:
         return changed[place], table.chains[changed[place]][0]
 
     def _changed_in_table(self, table: MemTable) -> list[bytes]:
-        """The keys that commits of a memtable have written since, in order."""
+        """The keys that a memtable's commits have written since, in order."""
         changed = self._in_tables.get(table.base_commit)
         if changed is None:
             keys: set[bytes] = set()
@@ -82,7 +82,7 @@ class ChangedKeys:
 
 
 class _InFiles:
-    """The same for what the last checkpoint made durable."""
+    """The same for the files, as of the last checkpoint."""
 
     def __init__(self, state: State, after: int, budget: ValidationBudget) -> None:
         self._files = state.files
@@ -96,18 +96,18 @@ class _InFiles:
         self._commits: dict[bytes, int] = {}
 
     def find(self, start: bytes, end: bytes) -> tuple[bytes, int] | None:
-        # CHANGES has all commits from the horizon on, and only these.
+        # CHANGES has all commits from the horizon on, and no earlier ones.
         has_changes = self._after >= self._files.horizon
         by_key: Iterator[tuple[bytes, int]] | None = None
         step = FEW
         while True:
-            # The changes serve all ranges, so they are weighed against the keys of all of them.
+            # The changes serve all ranges, so compare their cost with that of all ranges.
             if has_changes and self._changes_count <= self._keys_count:
                 self._read_changes(step)
             place = bisect_left(self._changed, start)
             if place < len(self._changed) and self._changed[place] < end:
                 key = self._changed[place]
-                # Of a deletion that was collected since, LATEST has nothing.
+                # LATEST has no entry if the key's deletion was garbage-collected since.
                 return key, max(self._commits[key], self._files.newest_commit(key))
             if self._changes_are_over:
                 return None

@@ -1,10 +1,10 @@
-"""What a commit appended: the answer that it got, made again from the indexes.
+"""The answer to a commit that appended events, reconstructed from the indexes.
 
-    positions   41   42   43   44   45   46          42 is of stream b: its version at 46, and
-    stream       a    b    b    a    b    a          the positions of what it got since 42, are
-                                                     one look into its index, and settle 43, 45
-A commit may have 100,000 events and 32 MiB of them, mostly of few streams. So one event of each
-stream is taken apart, and not every one.
+    positions   41   42   43   44   45   46          42 is of stream b. One look-up in b's index
+    stream       a    b    b    a    b    a          gives its version at 46 and the positions of
+                                                     its later events, so 43 and 45 need no decoding
+A commit may have 100,000 events or 32 MiB of them, usually of a few streams. So only one event of
+each stream is decoded.
 """
 
 from typing import Final
@@ -13,14 +13,14 @@ from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.state.layers import State
 
 _LOOKED_UP_MAX: Final = 256
-"""Streams that are looked up: a look costs as much as taking 20 to 50 events apart. A commit of
-more has few events each, and those are taken apart."""
+"""Streams that are looked up; a look-up costs as much as decoding 20 to 50 events. A commit with
+more streams has few events of each, so the rest are decoded one by one."""
 
 
 def versions_after(state: State, first: int, last: int) -> dict[str, int]:
-    """The versions that streams had after the events at positions *first* to *last*.
+    """The versions of streams after the events at positions *first* to *last*.
 
-    Of events that were removed since, nobody knows the stream; they are left out.
+    Events that were removed since are left out, because their stream is unknown.
     """
     versions: dict[str, int] = {}
     settled = bytearray(last - first + 1)

@@ -1,4 +1,4 @@
-"""Conditions of an execute: what must hold, at the newest state, for it to be done."""
+"""Conditions of an execute request: they must hold in the newest state, or it is refused."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from headwater_server.engine.transactions.validation_budget import condition_bud
 
 
 def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[str, Any]]:
-    """Which conditions do not hold, each described; all of them, not only the first.
+    """Descriptions of all conditions that do not hold.
 
     Raises:
-        InvalidArgument: a condition asks about what was not committed yet.
-        HistoryGone: a condition asks about what is not known any more.
+        InvalidArgument: a condition names a commit or position that does not exist yet.
+        HistoryGone: a condition names a commit whose successors are no longer known.
         TooLarge: a condition would have to look at too many events.
     """
     failures: list[dict[str, Any]] = []
@@ -59,7 +59,7 @@ def _check_value(state: State, key: bytes, value: bytes | None) -> dict[str, Any
 
 
 def _check_commit(state: State, commit: int) -> None:
-    """Raise if it is not known what was changed since a commit."""
+    """Raise if the changes since a commit are not known."""
     if commit > state.last_commit:
         raise InvalidArgument(
             f"unchanged since commit {commit}: commit {commit} was not made yet; "

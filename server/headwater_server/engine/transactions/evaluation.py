@@ -1,9 +1,9 @@
-"""Evaluation: from what a transaction asked for to what its commit does.
+"""Evaluation: turns a transaction's writes into the effects of its commit.
 
-It happens after validation, in the stretch in which the commit gets its number, so it sees the
-newest state, with everything that is numbered: atomic operations are applied, range deletes
-become a delete of each key, events get versions, positions and ids, old snapshots are pruned.
-What comes out are results; the log holds nothing else.
+It runs after validation, without interruption until the commit is applied. So it sees the newest
+state, including commits that are sequenced but not yet durable. It applies atomic operations, turns
+range deletes into deletes of keys, gives events their versions, positions and ids, and prunes old
+snapshots. The log stores only the results.
 """
 
 from collections import deque
@@ -41,10 +41,10 @@ def evaluate_buffer(
     *,
     snapshots_kept: int,
 ) -> Planned:
-    """The plan of a buffer's commit on the newest state; with `failures`, it may not be applied.
+    """The plan of a buffer's commit on the newest state. If it has `failures`, do not apply it.
 
     Raises:
-        NotANumber, DuplicateEvent, InvalidArgument, TooLarge: the transaction cannot be done.
+        NotANumber, DuplicateEvent, InvalidArgument, TooLarge: the transaction is not possible.
     """
     active = state.active
     newest = active.last_commit
@@ -75,7 +75,7 @@ def evaluate_buffer(
         _check_snapshots(state, buffer, planned)
         _prune_snapshots(state, buffer, writes, snapshots_kept)
     if retention is not None:
-        # Last of all: whoever applies the record looks at its last key.
+        # Keys of retention must come last: applying looks only at the record's last key.
         for key, value in retention.writes(set(writes[::2])):  # type: ignore[arg-type]
             writes += (key, value)
             planned.has_retention = True
@@ -85,10 +85,10 @@ def evaluate_buffer(
 def expectation_failure(
     state: State, stream: str, expect: int, version: int, *, deleted: int | None = None
 ) -> dict[str, Any] | None:
-    """What is wrong with a stream's version, or None if the expectation holds.
+    """A description of how a stream's version differs from the expected one; None if it does not.
 
-    A stream that was deleted is no stream until it is appended to again, but it keeps its
-    version. *deleted* is the version at which the transaction itself deletes it.
+    A deleted stream keeps its version but does not exist until the next append. *deleted* is the
+    version at which the transaction itself deletes the stream.
     """
     if expect in (ANY, version):
         return None
@@ -108,7 +108,7 @@ def expectation_failure(
 
 
 def describe_winner(state: State, stream: str, failure: dict[str, Any]) -> None:
-    """Add to a failure which transaction made the stream's newest event, if it is remembered."""
+    """Add to a failure which transaction appended the stream's newest event, if still known."""
     winner = stream_changed(state, stream, 0)
     if winner:
         failure["commit"] = winner
@@ -154,7 +154,7 @@ def _check_snapshots(state: State, buffer: WriteBuffer, planned: Planned) -> Non
 def _prune_snapshots(
     state: State, buffer: WriteBuffer, writes: list[bytes | None], kept: int
 ) -> None:
-    """Delete all but the newest *kept* snapshots of each code that saves one here."""
+    """Delete all but the newest *kept* snapshots of each name and schema that is saved here."""
     codes = {(s.stream, s.name, s.schema) for s in buffer.snapshots}
     for stream, name, schema in sorted(codes):
         first, last = keyspaces.snapshot_range(stream, name, schema, limits.NUMBER_MAX)
@@ -165,16 +165,16 @@ def _prune_snapshots(
                 present.add(snapshot.key)
         for key in sorted(present, reverse=True)[kept:]:
             if key in buffer.entries:
-                # Saved here and pruned here: it stays, the next one that is saved prunes it.
+                # This transaction saves it, so it stays; a later save will prune it.
                 continue
             writes.append(key)
             writes.append(None)
 
 
 def _is_same(event: list[Any], old: StoredEvent) -> bool:
-    """Whether an event to append has the content of one that is stored."""
+    """Whether an event to append has the same content as a stored one."""
     if old.data is None:
-        # Erased: that it was there is all that can be told.
+        # The stored event was erased, so only its type can be compared.
         return bool(old.type == event[1])
     _, event_type, data, metadata, *rest = event
     tags = rest[0] if rest else []
@@ -182,7 +182,7 @@ def _is_same(event: list[Any], old: StoredEvent) -> bool:
 
 
 class _Appender:
-    """Places the events of one transaction, append after append.
+    """Gives the events of one transaction their positions and versions, append by append.
 
     Attributes:
         failures: the expectations that do not hold.
@@ -209,14 +209,15 @@ class _Appender:
         self._runs: list[StreamRun] = []
         self._tags: dict[int, Sequence[str]] = {}
         self._repeated: list[tuple[StoredEvent, StoredEvent]] = []
-        # The streams with the versions that they get; in the answer are those with new events.
+        # The new versions of all streams; `_appended` has only those with new events, for the
+        # answer.
         self._versions: dict[str, int] = {}
         self._appended: dict[str, int] = {}
         self.failures: list[dict[str, Any]] = []
         self.failed_conditions: list[dict[str, Any]] = []
 
     def finish(self, planned: Planned) -> None:
-        """Put what was placed into the plan."""
+        """Put the events into the plan."""
         planned.events = self._events
         planned.event_ids = self._event_ids
         planned.runs = self._runs
@@ -225,7 +226,7 @@ class _Appender:
         planned.repeated = self._repeated
 
     def retain(self, write: RetentionWrite) -> None:
-        """Do a write of retention, between two appends."""
+        """Apply a retention write between two appends."""
         assert self._retention is not None
         stream = write.stream
         version = 0
@@ -236,7 +237,7 @@ class _Appender:
         self._retention.apply(write, version)
 
     def append(self, append: Append) -> None:
-        """Place the events of one append, or note what is wrong with it."""
+        """Place the events of one append, or record why it fails."""
         stream = append.stream
         head = self._heads.get(stream)
         if head is None:
@@ -245,8 +246,8 @@ class _Appender:
         if append.has_ids:
             repeated = self._find_repeated(append, head)
             if repeated is not None:
-                # Done before, so it is done, whatever it expects. It is no part of the answer,
-                # which must be the same when it is made again from the log.
+                # The events were appended before, so the append succeeds whatever it expects. It
+                # is left out of the answer, which must be reproducible from the log.
                 self._repeated.append(repeated)
                 self._place += len(append.events)
                 return
@@ -263,14 +264,14 @@ class _Appender:
             self._place_events(append, head, version)
 
     def _fails(self, append: Append, version: int) -> bool:
-        """Whether the expectation does not hold; if so, it is noted."""
+        """Whether the expectation does not hold; records the failure."""
         stream = append.stream
         deleted = None if self._retention is None else self._retention.deleted.get(stream)
         failure = expectation_failure(self._state, stream, append.expect, version, deleted=deleted)
         if failure is None:
             return False
         describe_winner(self._state, stream, failure)
-        # The next append to the stream expects that this one was done.
+        # A further append to the stream expects the version after this one.
         self._versions[stream] = version + len(append.events)
         self.failures.append(failure)
         return True
@@ -289,7 +290,7 @@ class _Appender:
             version + 1,
             active.last_commit + 1,
             self._now,
-            # Nothing is added to the id for the first event.
+            # The first event's id is the transaction's id itself.
             [self._transaction]
             if count == 1 and self._place == 0
             else derive_event_ids(self._transaction, self._place, count),
@@ -316,11 +317,11 @@ class _Appender:
         self._appended[stream] = self._versions[stream] = version + count
 
     def _find_repeated(self, append: Append, head: Head) -> tuple[StoredEvent, StoredEvent] | None:
-        """The first and the last of exactly these events if they are there already, else None.
+        """The first and last of these events if all are stored already; None if none is.
 
         Raises:
-            DuplicateEvent: some are there and some are not, or not in a row, or with other
-                content.
+            DuplicateEvent: only some are stored, or they are not consecutive, or their content
+                differs.
         """
         stream = append.stream
         lowest = newest_first_version(self._state, stream)
@@ -336,7 +337,7 @@ class _Appender:
             version = None
             if event_id is not None and head.version > 0:
                 version = self._state.event_version(stream, head, event_id)
-            # The id of an event that was truncated is free again.
+            # The id of a truncated event may be used again.
             versions.append(version if version is not None and version >= lowest else None)
         if all(version is None for version in versions):
             return None

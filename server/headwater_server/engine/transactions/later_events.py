@@ -1,13 +1,13 @@
-"""Events after a position: does any of them fit a query, or did any push one out that fits?
+"""Events after a position: does one match a query, or did one push out an event that matches?
 
 Validation asks this for every query that a transaction has read, and conditions ask it for theirs.
-Three kinds of queries differ in what they cost:
+The cost depends on the kind of query:
 
-    stream, category, types, tags    the indexes lead to the first event that fits
-    the beginning of a name alone    no index has it: every event since is looked at, once for all
-                                     such queries, and of most events only the stream's name
-    any, over streams that keep      each event that was appended pushes out an older one: the
-    their newest events              streams that were appended to are found once for all queries
+    stream, category, types, tags    the indexes lead to the first matching event
+    a name prefix alone              no index helps: every later event is scanned, once for all
+                                     such queries; most are only checked for the stream's name
+    any, over streams that keep      each appended event pushes out an older one: the streams that
+    their newest events              were appended to are found once for all queries
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,16 +27,16 @@ from headwater_server.engine.state.layers import State
 from headwater_server.engine.transactions.validation_budget import ValidationBudget
 
 _BATCH: Final = 512
-"""Events, or entries of an index, that are fetched at a time."""
+"""Events or index entries that are fetched at a time."""
 
 
 def first_event(
     state: State, wanted: EventFilter, after: int, budget: ValidationBudget
 ) -> StoredEvent | None:
-    """The first event beyond a position that fits and can be read, of all that are numbered.
+    """The first event after a position that matches and can be read, sequenced ones included.
 
     Raises:
-        TooLarge: there are too many events to look at.
+        TooLarge: the search exceeds the budget.
     """
     if after >= state.last_position:
         return None
@@ -60,9 +60,9 @@ def first_event(
 
 
 class LaterEvents:
-    """The events after a position; each is looked at once at most, whatever is asked.
+    """The events after a position, each scanned once at most for all queries.
 
-    *queries* are those that `first_event` will be asked for.
+    *queries* are those that will be passed to `first_event`.
     """
 
     def __init__(
@@ -76,24 +76,24 @@ class LaterEvents:
         self._position = position
         self._budget = budget
         self._visibility = _newest_visibility(state)
-        # Beginnings of names for which no event was found yet.
+        # Name prefixes for which no event was found yet.
         self._open = {_prefix_of(query) for query in queries if _has_no_index(query)}
         self._first: dict[bytes, StoredEvent] = {}
-        # A walk over all events, which stops and goes on. Names of which no event need be looked
-        # at any more, and of the other names the beginnings that are open.
+        # The rest of a resumable scan over all events; names whose events need no further look;
+        # for other names, the open prefixes that they begin with.
         self._rest = self._stored()
         self._done: set[bytes] = set()
         self._wanted: dict[bytes, list[bytes]] = {}
         self._sizes = sorted({len(prefix) for prefix in self._open})
         self._is_over = False
-        # Streams with a rule that were appended to: of all as far as the walk came, and of
-        # categories.
+        # Streams with a rule that were appended to: those that the scan has met, and those of
+        # single categories.
         self._ruled: list[str] = []
         self._ruled_by_category: dict[str, list[str]] = {}
         self._lost: dict[str, list[StoredEvent]] = {}
 
     def first_event(self, wanted: EventFilter) -> StoredEvent | None:
-        """The first event that fits and can be read."""
+        """The first event that matches a query and can be read."""
         if not _has_no_index(wanted):
             return first_event(self._state, wanted, self._position, self._budget)
         prefix = _prefix_of(wanted)
@@ -103,9 +103,9 @@ class LaterEvents:
         return self._first.get(prefix)
 
     def stream_that_lost(self, query: EventFilter) -> str | None:
-        """A stream that was appended to, and so has lost an event which fits, or None.
+        """A stream that lost a matching event because others were appended to it, or None.
 
-        What was appended need not fit: a stream that keeps its newest events loses one with each.
+        The appended events need not match: a stream with a count limit loses one for each.
         """
         if not self._state.retention.hiding:
             return None
@@ -117,7 +117,7 @@ class LaterEvents:
         return None
 
     def _walk(self, until: bytes | None) -> None:
-        """Go on until there is an event for a beginning of names, or to the end."""
+        """Scan on until an event for the prefix *until* is found, or to the end."""
         visibility = self._visibility
         for stored in self._rest:
             if not stored:
@@ -153,7 +153,7 @@ class LaterEvents:
             yield from found
 
     def _ruled_streams(self, query: EventFilter) -> Iterator[str]:
-        """Streams that a query is about, that have a rule, and that were appended to."""
+        """Streams that a query covers, that have a rule, and that were appended to."""
         category, prefix = query.category, query.prefix or ""
         if query.stream is not None:
             found = [query.stream] if self._may_lose(query.stream) else []
@@ -192,7 +192,7 @@ class LaterEvents:
         return self._state.retention.hiding.may_have(stream)
 
     def _lost_of(self, stream: str) -> list[StoredEvent]:
-        """The events of a stream that were crowded out since the position."""
+        """The events that a stream lost to its count limit since the position."""
         lost = self._lost.get(stream)
         if lost is None:
             lost = self._lost[stream] = self._find_lost(stream)
@@ -215,7 +215,7 @@ class LaterEvents:
 
 
 def _has_no_index(wanted: EventFilter) -> bool:
-    """Whether a query is for all streams whose names begin with something, or for all of them."""
+    """Whether a query selects by a name prefix alone, or selects every event."""
     return (
         wanted.stream is None
         and wanted.category is None
@@ -230,7 +230,7 @@ def _prefix_of(wanted: EventFilter) -> bytes:
 
 
 def _newest_visibility(state: State) -> Visibility | None:
-    """What can be read with all that is numbered; None if nothing is hidden."""
+    """Which events can be read in the newest state; None if nothing is hidden."""
     if not state.retention.hiding:
         return None
     return visibility_at(state, state.last_commit, state.last_position)

@@ -1,7 +1,7 @@
 """Open transactions and their read views, which are leases.
 
-A read view keeps old versions alive, so it has an owner, an age and an idle time, and ends with
-the connection that opened it. What is pinned, and by whom, is told by `stats`.
+A read view keeps old versions alive. So it has an owner, a maximum age and a maximum idle time, and
+it ends with the connection that opened it. `stats` reports what is pinned and by whom.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from headwater_server.engine.transactions.transaction import Transaction
 
 
 class OpenTransactions:
-    """The transactions that were begun and are neither committed nor rolled back.
+    """The transactions that are neither committed nor rolled back.
 
     Attributes:
         by_id: all of them.
@@ -33,12 +33,12 @@ class OpenTransactions:
         return iter(self.by_id.values())
 
     def check_room(self) -> None:
-        """Raise TooMany if no further transaction may be opened."""
+        """Raise TooMany if no more transactions may be opened."""
         if len(self.by_id) >= self._count_max:
             raise TooMany(f"{len(self.by_id)} open transactions; allowed are {self._count_max}")
 
     def add(self, transaction: Transaction) -> None:
-        """Take a lease."""
+        """Add a transaction, whose lease begins."""
         if transaction.id in self.by_id:
             raise InvalidArgument(f"transaction {transaction.id.hex()} is open already")
         self.by_id[transaction.id] = transaction
@@ -49,12 +49,11 @@ class OpenTransactions:
         return self.by_id.get(transaction)
 
     def owned(self, transaction: bytes, owner: object, now: int) -> Transaction:
-        """The owner's open transaction, whose lease this renews.
+        """The owner's open transaction; this renews its lease.
 
         Raises:
             TransactionGone: it is not open, or belongs to another connection.
-            TooMany: all open transactions together hold more than is allowed; this one is
-                rolled back.
+            TooMany: all open transactions together hold too many bytes; this one is rolled back.
         """
         found = self.by_id.get(transaction)
         if found is None or found.owner is not owner:
@@ -63,16 +62,15 @@ class OpenTransactions:
                 "begun here, has ended, or was idle for too long"
             )
         found.used = now
-        # What its last read added is counted now: one read is bounded by itself.
+        # Charge what its last read added only now: a single read has a bound of its own.
         self.charge(found)
         return found
 
     def charge(self, transaction: Transaction) -> None:
-        """Count what a transaction holds by now.
+        """Account for the bytes that a transaction now holds.
 
         Raises:
-            TooMany: all open transactions together hold more than is allowed; this one is
-                rolled back.
+            TooMany: all open transactions together hold too many bytes; this one is rolled back.
         """
         held = transaction.held_size
         if held == transaction.charged_size:
@@ -96,7 +94,7 @@ class OpenTransactions:
             del self._by_owner[transaction.owner]
 
     def close_owner(self, owner: object) -> int:
-        """End every lease of a connection that has gone; return how many there were."""
+        """End every lease of a closed connection; return how many there were."""
         owned = list(self._by_owner.get(owner, {}).values())
         for transaction in owned:
             self.remove(transaction)
@@ -107,9 +105,9 @@ class OpenTransactions:
         return len(self._by_owner.get(owner, ()))
 
     def expire(self, now: int) -> list[Transaction]:
-        """End the leases that were idle or open for too long, and return them.
+        """End the leases that were idle or open for too long; return their transactions.
 
-        A clock that was set back must not keep them for as long: they begin anew then.
+        If the clock was set back, leases restart now, so that they do not last that much longer.
         """
         for transaction in self.by_id.values():
             if transaction.used > now:
@@ -127,9 +125,9 @@ class OpenTransactions:
         return ended
 
     def views(self) -> list[int]:
-        """The commits at which open transactions read, in order, each once."""
+        """The distinct commits at which open transactions read, in order."""
         return sorted({transaction.view for transaction in self.by_id.values()})
 
     def times(self) -> list[int]:
-        """The times by which age is measured in the open transactions, in microseconds."""
+        """The times at which open transactions evaluate the age of events, in microseconds."""
         return [transaction.time for transaction in self.by_id.values()]

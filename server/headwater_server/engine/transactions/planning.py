@@ -2,8 +2,8 @@
 
     validate -> evaluate -> number -> encode        a Planned and the bytes of its record
 
-A plan reads the newest state, with everything that is numbered. It may raise, and it changes
-nothing, so a transaction that is refused leaves no trace. Applying the plan cannot fail; see
+Planning reads the newest state, including commits that are not yet durable. It may raise, but it
+changes nothing, so a refused transaction leaves no trace. Applying the plan cannot fail; see
 planned.py.
 """
 
@@ -28,18 +28,22 @@ from headwater_server.engine.transactions.validation import conflict_error, find
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
 
 RECORD_SIZE_MAX = 2 * limits.TRANSACTION_SIZE_MAX
-"""Bytes of a commit record: what a transaction may bring, and as much for what comes of it."""
+"""Bytes of a commit record: the largest transaction, and as much again for its results."""
 
 
 class Acknowledging(Protocol):
-    """Who knows the deliveries of consumer groups, which a transaction can acknowledge."""
+    """Evaluates the acknowledgements of a transaction: the consumer groups."""
 
     def evaluate(self, acks: Sequence[tuple[str, int, int]]) -> tuple[list[bytes | None], Any]:
-        """What acknowledgements write, and what `settle` wants; DeliveryLost: they are too late."""
+        """The writes of acknowledgements, and what to pass to `settle`.
+
+        Raises:
+            DeliveryLost: the consumer no longer holds one of the deliveries.
+        """
         ...
 
     def settle(self, settled: Any, sequence: int) -> None:
-        """They have been numbered, and are durable with a sequence number."""
+        """The acknowledgements are sequenced, and durable once *sequence* is."""
         ...
 
 
@@ -56,11 +60,11 @@ class Planner:
         self.acknowledging: Acknowledging | None = None
 
     def plan(self, transaction: Transaction, now: int) -> Planned:
-        """The plan of an open transaction that has written something.
+        """The plan of an open transaction that has writes.
 
         Raises:
-            Conflict, WrongVersion, ConditionFailed: it came too late.
-            HeadwaterError: it cannot be done.
+            Conflict, WrongVersion, ConditionFailed: other commits stand against it.
+            HeadwaterError: the transaction is not possible.
         """
         buffer = transaction.buffer
         conflicts = find_conflicts(self._state, transaction)
@@ -77,7 +81,7 @@ class Planner:
         failed_conditions: list[dict[str, Any]],
         now: int,
     ) -> ConditionFailed:
-        """The error of a transaction that has conditions which do not hold."""
+        """The error of a transaction whose conditions do not hold."""
         failures = failed_conditions + self._failed_expectations(buffer, transaction, user, now)
         return _condition_error(failures, retryable=False)
 
@@ -89,19 +93,19 @@ class Planner:
         now: int,
         opened: Transaction | None = None,
     ) -> Planned:
-        """The plan of writes on the newest state; *opened* is the transaction that made them.
+        """The plan of writes on the newest state; *opened* is their open transaction, if any.
 
         Raises:
-            ConditionFailed, WrongVersion: a condition or an expectation of it does not hold.
-            HeadwaterError: it cannot be done.
+            ConditionFailed, WrongVersion: a condition or an expectation does not hold.
+            HeadwaterError: the transaction is not possible.
         """
         kept = self._settings.snapshots_kept
         planned = evaluate_buffer(self._state, buffer, transaction, user, now, snapshots_kept=kept)
         if buffer.acks:
             self._acknowledge(buffer, planned)
         if planned.failures:
-            # If an expectation held when the transaction began, it lost a race, and can win
-            # the next; one that was wrong from the start would be wrong again.
+            # An expectation that held when the transaction began lost a race, so a retry can
+            # succeed. One that was wrong from the start would fail again.
             raced = opened is not None and all(
                 self._held_at(opened, failure) for failure in planned.failures
             )
@@ -125,7 +129,7 @@ class Planner:
     def _acknowledge(self, buffer: WriteBuffer, planned: Planned) -> None:
         assert self.acknowledging is not None, "the engine is open"
         writes, planned.settled = self.acknowledging.evaluate(buffer.acks)
-        # In front: who applies a record looks at its last key.
+        # In front, because keys of retention must come last.
         planned.writes = [*writes, *planned.writes]
 
     def _failed_expectations(
@@ -140,7 +144,7 @@ class Planner:
                 self._acknowledge(buffer, planned)
             return [*planned.failures]
         except HeadwaterError:
-            # It may be wrong only because of what others wrote; the conflict is the news.
+            # The error may be a consequence of the conflict, so only the conflict is reported.
             return []
 
     def _held_at(self, transaction: Transaction, failure: dict[str, Any]) -> bool:
@@ -150,7 +154,7 @@ class Planner:
         head = self._state.head(stream)
         then = self._state.version_at(stream, head, transaction.position)
         now = failure["actual"]
-        # Its own earlier appends to the stream moved both in the same way.
+        # The transaction's own earlier appends to the stream shift both versions equally.
         return bool(then + (now - head.version) == failure["expected"])
 
 

@@ -1,8 +1,8 @@
-"""Replaying: planned records from what the log has, an entry at a time.
+"""Replaying: makes plans from the records of the log, one log entry at a time.
 
-What a commit's plan found out from the state is in its record, but for one thing: the id of a
-stream that was there before. So planning a record reads at most the heads of its streams, and
-applying it is the same function as for the commit that wrote it.
+A record holds everything that planning read from the state, except the ids of streams that existed
+before. So replay reads at most the heads of the record's streams. Plans are applied by the same
+function as in the original commit.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,12 @@ from headwater_server.engine.state.layers import State
 
 
 def plan_entry(state: State, encoded: Sequence[bytes], *, path: str, index: int) -> list[Planned]:
-    """Plan what is new of the records of the log's entry *index*.
+    """Plan those records of the log entry *index* that the state does not have yet.
+
+    *path* is named in the error.
 
     Raises:
-        DamagedFile: commits between the state's last one and these are missing; *path* is told.
+        DamagedFile: commits between the state's last one and these are missing.
         FormatTooNew: a newer version of Headwater wrote them.
     """
     commit = state.last_commit
@@ -35,7 +37,7 @@ def plan_entry(state: State, encoded: Sequence[bytes], *, path: str, index: int)
                 "between are missing from the log and from the files",
                 details={"file": path, "index": index},
             )
-        # To apply a fence or a tick twice changes nothing.
+        # Fences and ticks are idempotent, so they are always applied again.
         if planned.commit == commit + 1:
             commit += 1
             run.append(planned)
@@ -45,7 +47,7 @@ def plan_entry(state: State, encoded: Sequence[bytes], *, path: str, index: int)
 
 
 def plan_records(state: State, records: Sequence[Record]) -> list[Planned]:
-    """Plan records, the first of which follows the state."""
+    """Plan records that follow the state."""
     stream_ids: dict[str, int] = {}
     return [_planned(state, record, stream_ids) for record in records]
 
@@ -53,7 +55,7 @@ def plan_records(state: State, records: Sequence[Record]) -> list[Planned]:
 def _plan(state: State, members: tuple[Any, ...], stream_ids: dict[str, int]) -> Planned:
     if len(members) == 11 and members[0] == 1 and members[1] == COMMIT and members[10] is None:
         if not members[8]:
-            # Nearly every record of a log with many: no detour.
+            # A fast path: nearly every record of a long log is like this.
             writes = members[6]
             planned = Planned(
                 COMMIT, members[3], members[4], members[5], members[2], members[7], writes
@@ -90,7 +92,7 @@ def _plan_events(
 ) -> None:
     """Find the runs and the tags of a record's events.
 
-    *stream_ids* has the ids of streams that the records before it in its entry have appended to.
+    *stream_ids* has the ids of the streams of earlier records in the same log entry.
     """
     events = [decode_event(stored) for stored in record.events]
     runs: list[StreamRun] = []

@@ -1,16 +1,16 @@
 """The sequencer: one writer, one order, no lock.
 
-    plan (may fail) -> apply (cannot) -> pending -> group -> durable -> publish
+    plan (may fail) -> apply (cannot fail) -> pending -> group -> durable -> publish
 
-Plan and apply happen in one stretch, between two awaits of the server, so two commits never
-interleave, and none needs a lock. A plan changes nothing. Applying it puts the whole commit into
-the memtable; an exception there is a defect of ours, and the process must end. What was applied
-waits in the group; the server writes a group and syncs it while the next one gathers, and then
-publishes it. Until it is published, validation sees a commit and no read view reaches it.
+Plan and apply run without interruption, between two awaits of the server. So commits never
+interleave, and no lock is needed. Planning changes nothing. Applying puts the whole commit into the
+memtable; an exception there is a bug, and the process must end. Applied records wait for the next
+group. The server writes and syncs one group while the next one gathers, and then publishes it.
+Before a commit is published, validation sees it but no read view does.
 
-Whatever an answer was decided on must be durable before the answer goes out: also a conflict,
-which tells of a commit that a crash could still undo. So every answer is a Ticket with the
-sequence number of the newest record at the time.
+An answer goes out only when everything that it depends on is durable. This also holds for a
+conflict: a crash could still undo the commit that it names. So every answer is a Ticket with the
+sequence number of the newest record at that time.
 """
 
 from collections import deque
@@ -34,18 +34,18 @@ from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 
 TICK_US: Final = SECOND_US
-"""Microseconds between two ticks of the log's clock while there is work."""
+"""Microseconds between two ticks of the log's clock while there are commits."""
 
 HORIZON_US: Final = 10 * SECOND_US
-"""Microseconds between two looks whether commits have left the history window in quiet times."""
+"""Microseconds between two checks, in quiet times, whether commits have left the history window."""
 
 
 class Ticket:
-    """An answer that may go out once `sequence` is durable; 0 means at once.
+    """An answer that may go out once `sequence` is durable; 0 means immediately.
 
     Attributes:
-        commit, time: of a commit without events, whose answer has no more; else 0.
-        error: why it was refused, or None.
+        commit, time: the whole answer to a commit without events; else 0.
+        error: why the transaction was refused, or None.
     """
 
     __slots__ = ("_payload", "commit", "error", "sequence", "time", "transaction")
@@ -68,7 +68,7 @@ class Ticket:
 
     @property
     def payload(self) -> list[Any]:
-        """The answer to a commit as the protocol has it, unless `error` is set."""
+        """The answer in the protocol's form, unless `error` is set."""
         if self._payload is None:
             self._payload = [self.commit, self.time, None, None, {}]
         return self._payload
@@ -81,7 +81,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class Group:
-    """Records that become durable together, and what is published then. Never changed."""
+    """Records that become durable together, and what is published then. Immutable."""
 
     records: list[bytes]
     last_sequence: int
@@ -92,17 +92,17 @@ class Group:
 
 
 class Sequencer:
-    """Turns transactions into numbered records, and groups of records into published commits.
+    """Turns transactions into sequenced records, and groups of records into published commits.
 
     Attributes:
         clock: gives records their times.
         planner: plans commits.
-        sequence: number of the newest record, which counts commits, fences and ticks.
+        sequence: the number of the newest record; commits, fences and ticks are counted.
         commits_and_fences: the same without the ticks.
-        durable_sequence: number of the newest record that is durable.
+        durable_sequence: the number of the newest durable record.
         published, published_position: the newest commit and event that readers may see.
-        published_time: what the log says about time, as far as it is published.
-        forgotten_ids_end: an id that is made of the time and forgotten is below these bytes.
+        published_time: the log's time as of the newest published record.
+        forgotten_ids_end: time-based ids below these bytes may be forgotten.
     """
 
     def __init__(self, state: State, log: WriteAheadLog, settings: EngineSettings) -> None:
@@ -126,7 +126,7 @@ class Sequencer:
         self.forgotten_ids_end = ids_from(state.time.forget_before)
 
     def start(self, wall: Callable[[], int], monotonic: Callable[[], int]) -> None:
-        """The log is replayed, and records may be written from here on."""
+        """Start the clock. The log is replayed, and records may now be written."""
         self.clock = LogClock(
             wall,
             monotonic,
@@ -138,7 +138,7 @@ class Sequencer:
     # Commit.
 
     def commit(self, transaction: Transaction) -> Ticket:
-        """Plan and apply an open transaction; what stands against it is the ticket's error."""
+        """Plan and apply an open transaction; if it is refused, the ticket has the error."""
         if not transaction.buffer:
             return self._read_only_ticket(transaction.id, transaction.view)
         try:
@@ -154,7 +154,7 @@ class Sequencer:
         buffer: WriteBuffer,
         failed_conditions: list[dict[str, Any]],
     ) -> Ticket:
-        """Plan and apply a transaction that read nothing before, unless a condition fails."""
+        """Plan and apply a transaction without earlier reads, unless a condition failed."""
         if buffer.is_empty and not failed_conditions:
             return self._read_only_ticket(transaction, self._state.last_commit)
         now = self.clock.now()
@@ -169,7 +169,7 @@ class Sequencer:
         return self._apply(planned)
 
     def commit_stored(self, transaction: bytes, user: int, writes: list[bytes | None]) -> Ticket:
-        """Plan and apply stored keys and their values, flat; each key once."""
+        """Plan and apply writes of stored keys: key, value, …, each key once."""
         buffer = WriteBuffer()
         for place in range(0, len(writes), 2):
             key = writes[place]
@@ -180,16 +180,16 @@ class Sequencer:
     def answer_again(
         self, transaction: bytes, commit: int, buffer: WriteBuffer | None = None
     ) -> Ticket:
-        """The answer that a transaction of known status got, or would have got, the first time.
+        """The first answer to a transaction that has ended, even if it was never sent.
 
-        *buffer* has its writes, if they were sent again.
+        *buffer* has its writes, if the client sent them again.
         """
         if commit == ABORTED:
             return self._failed(transaction, aborted(transaction))
         if buffer is not None and any(append.has_ids for append in buffer.appends):
             record = self._state.commit_record(commit)
             if not record.event_count:
-                # All of its events were there before it, and its answer was that of the first.
+                # All of its events had been appended before, so it got their commit's answer.
                 planned = self.planner.plan_buffer(transaction, 0, buffer, record.time)
                 if planned.repeated:
                     answer = self._answer_of(*planned.repeated[-1])
@@ -197,7 +197,7 @@ class Sequencer:
         return Ticket(self.sequence, transaction, self._first_answer(commit))
 
     def abort(self, transaction: bytes, user: int) -> Ticket:
-        """Fence a transaction id: it can never commit once the ticket's sequence is durable."""
+        """Fence a transaction id. Once the ticket's sequence is durable, it can never commit."""
         now = self._now()
         planned = Planned(ABORT, transaction, now, user, 0, 0, ())
         planned.record = encode_abort(transaction, now, user)
@@ -206,7 +206,7 @@ class Sequencer:
         return Ticket(self.sequence, transaction, [])
 
     def _apply(self, planned: Planned) -> Ticket:
-        """Apply a plan: from here on it has happened, if it becomes durable."""
+        """Apply a plan. From here on the commit has happened, if it becomes durable."""
         self._state.apply([planned])
         self._pending.append(planned.record)
         self.sequence += 1
@@ -231,7 +231,7 @@ class Sequencer:
         self.sequence += 1
 
     def _read_only_ticket(self, transaction: bytes, view: int) -> Ticket:
-        # What was read is durable if it was published; else the answer waits until it is.
+        # If the view is not published yet, the answer waits until it is durable.
         sequence = 0 if view <= self.published else self.sequence
         time = self._state.commit_record(view).time if view else 0
         return Ticket(sequence, transaction, [view, time, None, None, {}])
@@ -243,7 +243,7 @@ class Sequencer:
         """The answer to the commit that appended these events."""
         if last.commit >= self._state.files.oldest_commit:
             return self._first_answer(last.commit)
-        # Ids of events are remembered for good, and commits are not.
+        # Event ids are kept forever, but this commit's record was forgotten.
         return [last.commit, last.time, first.position, last.position, {last.stream: last.version}]
 
     def _first_answer(self, commit: int) -> list[Any]:
@@ -257,17 +257,17 @@ class Sequencer:
     # Time.
 
     def _now(self) -> int:
-        """The time of the next record. About once a second, a tick goes ahead of it."""
+        """The time of the next record. About once a second, this adds a tick before it."""
         now = self.clock.now()
         if now - self._ticked >= TICK_US:
             self._tick(now)
         return now
 
     def tick(self, *, write: bool) -> None:
-        """Look at the clock, and put the time into the log if something depends on it.
+        """Write a tick if something depends on the time. Call this about once a second.
 
-        That is when records came since the last tick, when events have an age, or, looked at less
-        often, when commits have left the history window. To be called about once a second.
+        A tick is needed if there are records since the last one, if any rule has an age, or (which
+        is checked less often) if commits have left the history window.
         """
         now = self.clock.now()
         if not write or now - self._ticked < TICK_US:
@@ -296,7 +296,7 @@ class Sequencer:
     # Groups.
 
     def take_group(self) -> Group | None:
-        """What was applied since the last group, or None."""
+        """The records that were applied since the last group, or None."""
         if not self._pending:
             return None
         active = self._state.active
@@ -311,16 +311,16 @@ class Sequencer:
         return group
 
     def make_durable(self, group: Group) -> None:
-        """Write a group to the log and sync it; blocks, and may run in another thread.
+        """Write a group to the log and sync it. Blocks; may run in another thread.
 
         Raises:
-            Exception: the log failed. It must not be tried again, and the process must end:
-                what is durable, only the restart can tell.
+            Exception: the log failed. Do not retry: the process must end, because only a restart
+                can find out what is durable.
         """
         self._log_index = self._log.submit(group.records)
 
     def publish(self, group: Group) -> None:
-        """Make a durable group visible to all that begins from now on."""
+        """Make a durable group visible to new read views."""
         assert group.last_sequence > self.durable_sequence, "groups are published in order"
         self._log_ends.append((group.last_sequence, self._log_index))
         self.durable_sequence = group.last_sequence
@@ -333,7 +333,7 @@ class Sequencer:
             self._publish_time(LogTime(*group.time))
 
     def replayed(self, log_index: int, count: int) -> None:
-        """Count records that recovery read from one entry of the log, and that are applied."""
+        """Count records that recovery read from one log entry and applied."""
         self.sequence += count
         self._log_ends.append((self.sequence, log_index))
         self.durable_sequence = self.sequence
@@ -345,12 +345,12 @@ class Sequencer:
         if time.forget_before != self.published_time.forget_before:
             self.forgotten_ids_end = ids_from(time.forget_before)
         self.published_time = time
-        # Nobody begins to read below it from here on.
+        # From now on no read may begin below the horizon.
         if time.horizon > self._state.files.horizon:
             self._state.files.horizon = time.horizon
 
     def log_needed_from(self, sequence: int) -> int | None:
-        """The log index below which every record is at or before *sequence*; None: no news."""
+        """The log index below which every record is at or before *sequence*; None: unchanged."""
         below: int | None = None
         while self._log_ends and self._log_ends[0][0] <= sequence:
             below = self._log_ends.popleft()[1] + 1

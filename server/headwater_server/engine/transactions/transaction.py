@@ -1,11 +1,11 @@
-"""An open transaction: a read view, what it read, and what it will write.
+"""An open transaction: a read view, a read set, and a write buffer.
 
-Reads go to the state at the read view, with the transaction's own writes on top. A serializable
-transaction registers what it *asked*, not what came back: an absent key, an empty range, the
+Reads see the state at the read view, with the transaction's own writes on top. A serializable
+transaction registers what it *asked for*, not what it got: an absent key, an empty range, the
 range up to where a scan stopped, the head of a stream, a query that reached the end of the log.
-What it knows from its own writes it did not read.
+What it reads from its own writes is not registered.
 
-The transaction's id is chosen by its client, and is what makes its commit exactly once.
+The client chooses the transaction's id, which makes the commit exactly once.
 """
 
 from collections.abc import Iterator
@@ -37,13 +37,13 @@ from headwater_server.engine.transactions.write_buffer import (
 _UNCOMMITTED_ID: Final = bytes(16)
 
 _READ_SIZE: Final = 150
-"""Bytes that a key, range, stream or query in a read set costs, about."""
+"""Approximate bytes of a key, range, stream or query in a read set."""
 
 
 class ReadSet:
-    """What a serializable transaction asked of the database.
+    """What a serializable transaction has read.
 
-    Dicts for sets: conflicts are told in the order in which things were read, every time.
+    Dicts as sets: conflicts must be reported in the order of the reads, deterministically.
     """
 
     __slots__ = ("keys", "pages", "queries", "ranges", "streams")
@@ -53,7 +53,7 @@ class ReadSet:
         self.ranges: dict[tuple[bytes, bytes], None] = {}
         self.streams: dict[str, None] = {}
         self.queries: dict[EventFilter, None] = {}
-        # Queries that did not come to the end: only retention can change what they found.
+        # Queries that stopped before the end: only retention can change their result.
         self.pages: dict[EventFilter, None] = {}
 
     def __len__(self) -> int:
@@ -66,12 +66,12 @@ class Transaction(Reader):
 
     Attributes:
         id: 16 bytes, chosen by the client.
-        owner: the connection that it dies with; the engine only compares it.
+        owner: the connection whose end ends it; the engine only compares it.
         user: the number of the user who began it, 0 if there are no users.
         isolation: "serializable" or "snapshot".
         read_only: takes no writes, keeps no read set, and never conflicts.
-        charged_size: bytes that the engine counts for it; see `held_size`.
-        begun, used: when it began and was last heard of, in microseconds.
+        charged_size: the bytes that OpenTransactions has counted for it; see `held_size`.
+        begun, used: when it began and when it was last used, in microseconds.
     """
 
     __slots__ = (
@@ -121,16 +121,16 @@ class Transaction(Reader):
 
     @property
     def held_size(self) -> int:
-        """Bytes that it holds as buffered writes and as its read set, about."""
+        """Approximate bytes of its buffered writes and its read set."""
         reads = 0 if self.read_set is None else len(self.read_set)
         return self.buffer.size + _READ_SIZE * reads
 
     def write(self, writes: list[list[Any]]) -> None:
-        """Add writes, as they stand in a request, to the buffer.
+        """Add a request's writes to the buffer.
 
         Raises:
             InvalidArgument: the transaction is read-only.
-            TooLarge: the transaction has become too large. It can only be rolled back.
+            TooLarge: the transaction has become too large and can only be rolled back.
         """
         if self.read_only and writes:
             raise InvalidArgument("a write in a read-only transaction")
@@ -159,7 +159,7 @@ class Transaction(Reader):
         else:
             page = self._page(first, last, limit, reverse)
         if page.more and page.key_count:
-            # What the scan did not come to, it did not read.
+            # Register only the part that the scan reached.
             if reverse:
                 first = page.last
             else:
@@ -177,7 +177,7 @@ class Transaction(Reader):
 
     def read_all(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> EventsPage:
         page = super().read_all(after, wanted, limit, reverse)
-        # What lies before the end of the view can never change; what comes after it can.
+        # Only a query that reached the end of the view can be changed by later events.
         open_ended = after == 0 or after > self.position + 1 if reverse else not page.more
         if open_ended:
             self._register_query(wanted)
@@ -202,7 +202,7 @@ class Transaction(Reader):
         version = self._state.version_at(stream, head, self.position)
         for write in self.buffer.retention:
             if write.stream == stream and not write.erased_count:
-                # With what was appended to it before.
+                # A rule counts the events that this transaction appended before it.
                 before = self.buffer.appends[: write.place]
                 own = sum(len(append.events) for append in before if append.stream == stream)
                 rule = changed_rule(self._state, write, stream, rule, version + own, self.time)
@@ -228,7 +228,7 @@ class Transaction(Reader):
         return None
 
     def _own_events(self, stream: str) -> list[list[Any]]:
-        """The events that this transaction adds to a stream, in order."""
+        """The events that this transaction appends to a stream, in order."""
         return [
             event
             for append in self.buffer.appends
@@ -237,7 +237,7 @@ class Transaction(Reader):
         ]
 
     def _is_done(self, append: Append) -> bool:
-        """Whether all events of an append are there by their ids: it will only count as done."""
+        """Whether all events of an append are stored already, by their ids."""
         if any(event[0] is None for event in append.events):
             return False
         stream = append.stream
@@ -258,7 +258,7 @@ class Transaction(Reader):
         limit: int,
         reverse: bool,
     ) -> StreamPage:
-        """The page with events that this transaction appends, at position and commit 0."""
+        """The page with this transaction's own events added, at position and commit 0."""
         version = page.version + len(own)
         own_stored = [
             (
@@ -297,7 +297,8 @@ class Transaction(Reader):
                 return StreamPage(version, events[:count], more=True)
         return StreamPage(version, events, more)
 
-    # What is registered. A transaction that read too much is refused, not silently widened.
+    # The read set. A transaction that reads too much is refused; widening what it read silently
+    # would cause false conflicts.
 
     def _register_key(self, stored_key: bytes) -> None:
         if self.read_set is not None:

@@ -1,15 +1,15 @@
-"""Validation: may a transaction commit after all that was committed since its read view?
+"""Validation: do the commits since a transaction's read view allow it to commit?
 
-serializable    nothing that it read was written by a commit after its read view. The serial
-                order is then the order of commit numbers (backward validation, Härder 1984;
-                ranges and absent keys as in FoundationDB's resolver).
-snapshot        nothing that it writes was written by a commit after its read view: the first
-                committer wins (Berenson et al. 1995). Atomic operations and appends without an
-                expectation do not count as writes: they are evaluated after what came before.
+serializable    no later commit wrote anything that it read. The serial order is then the order of
+                commit numbers (backward validation, Härder 1984; ranges and absent keys as in
+                FoundationDB's resolver).
+snapshot        no later commit wrote anything that it writes: the first committer wins (Berenson
+                et al. 1995). Atomic operations and appends without an expectation do not count as
+                writes, because they are evaluated on the newest state.
 
-Commits that are numbered but not yet durable count. Every conflict is found, not only the
-first, up to a bound; each says what, which kind, and which transaction won. What a commit may
-look at is bounded too, see validation_budget.py.
+Commits that are sequenced but not yet durable count. All conflicts are reported, up to a bound,
+each with its subject, its kind and the transaction that won. The work of one validation is bounded
+too; see validation_budget.py.
 """
 
 from collections.abc import Iterator
@@ -27,14 +27,14 @@ from headwater_server.engine.transactions.transaction import ReadSet, Transactio
 from headwater_server.engine.transactions.validation_budget import ValidationBudget, commit_budget
 
 CONFLICTS_MAX: Final = 100
-"""Conflicts that one error tells of."""
+"""Conflicts that one error reports."""
 
 
 def find_conflicts(state: State, transaction: Transaction) -> list[dict[str, Any]]:
-    """What stands against the commit of a transaction; empty if nothing does.
+    """The conflicts that prevent a transaction's commit; empty if there are none.
 
     Raises:
-        TooLarge: nothing does so far, and there is too much to look at.
+        TooLarge: the search exceeds the budget and has found no conflict so far.
     """
     view = transaction.view
     if state.last_commit == view:
@@ -46,14 +46,14 @@ def find_conflicts(state: State, transaction: Transaction) -> list[dict[str, Any
             if len(found) >= CONFLICTS_MAX:
                 break
     except TooLarge:
-        # One conflict is enough to refuse the commit, and its client can try again.
+        # One conflict is enough to refuse the commit; the client can try again.
         if not found:
             raise
     return found
 
 
 def conflict_error(conflicts: list[dict[str, Any]]) -> Conflict:
-    """The error of a transaction that came too late."""
+    """The error of a transaction that has conflicts."""
     first = conflicts[0]
     others = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
     return Conflict(
@@ -137,13 +137,13 @@ def stream_changed(state: State, stream: str, position: int) -> int:
 def matching_event(
     state: State, wanted: EventFilter, after: int, budget: ValidationBudget
 ) -> dict[str, Any] | None:
-    """What stands against the condition that no event that fits is beyond a position.
+    """A failure of the condition that no matching event is after a position, or None.
 
-    Events that are numbered and not yet durable count.
+    Events that are sequenced but not yet durable count.
 
     Raises:
-        InvalidArgument: the position was not reached yet, so nobody can have read up to it.
-        TooLarge: no index answers it, and there are too many events to look at.
+        InvalidArgument: the position does not exist yet, so nobody can have read up to it.
+        TooLarge: the search exceeds the budget.
     """
     if after > state.last_position:
         raise InvalidArgument(
@@ -167,7 +167,7 @@ def matching_event(
 
 
 def _erased_since(state: State, key: bytes, view: int) -> int:
-    """The commit after a view that erased an event which a snapshot may hold, or 0."""
+    """The commit after a view that erased an event which a snapshot may contain, or 0."""
     snapshot = keyspaces.parse_snapshot_key(key)
     rule = stored_rule(state, snapshot.stream, state.last_commit)
     holds = rule.erased_commit > view and snapshot.version >= rule.erased_from
@@ -181,7 +181,7 @@ def _hidden_since(
     changed: ChangedKeys,
     later: LaterEvents,
 ) -> int:
-    """A commit after the read view that hid events which the query may have found, or 0."""
+    """A commit after the read view that hid events which the query may have returned, or 0."""
     winner = _retention_changed(query, changed)
     if not winner:
         stream = later.stream_that_lost(query)
@@ -191,14 +191,14 @@ def _hidden_since(
 
 
 def _retention_changed(query: EventFilter, changed: ChangedKeys) -> int:
-    """A commit after the view that hid events of a stream that the query is about, or 0."""
+    """A commit after the view that changed the rule of a stream which the query covers, or 0."""
     ranges: list[tuple[bytes, bytes]]
     if query.stream is not None:
         key = keyspaces.retention_key(query.stream)
         ranges = [(key, key + b"\0")]
     elif query.category is not None:
         key = keyspaces.retention_key(query.category)
-        # The stream of the category's own name, and those that go on with "-".
+        # The stream with the category's own name, and those whose names go on with "-".
         ranges = [(key, key + b"\0"), (key + b"-", key + b".")]
     elif query.prefix is not None:
         key = keyspaces.retention_key(query.prefix)

@@ -1,8 +1,8 @@
-"""The bound on what one commit may look at while it is checked against others.
+"""The bound on the work of validating one commit.
 
-A commit is checked in one stretch, and every other client waits until that is done. Most checks are
-a look-up. These are not: ranges, queries that no index answers, and queries over streams from which
-a rule of retention removes events. They count what they look at here.
+Validation runs without interruption, so all other clients wait for it. Most checks are a single
+look-up. Some are not: ranges, queries without an index, and queries over streams from which a
+retention rule removes events. Those count here what they look at.
 """
 
 from typing import Final
@@ -10,15 +10,14 @@ from typing import Final
 from headwater_protocol.errors import TooLarge
 
 LOOKED_AT_MAX: Final = 400_000
-"""Events, keys and entries of indexes that the checks of one commit may look at together. To look
-at as many events of the files took 2 s as Python on a busy machine, and nobody else is served
-meanwhile."""
+"""Events, keys and index entries that the checks of one commit may look at in total. Reading that
+many events from the files took 2 s, uncompiled on a busy machine, and blocks all other clients."""
 
 
 class ValidationBudget:
     """Counts what the checks of one commit look at.
 
-    *checked* and *advice* are parts of the error's message: what is checked, and what to do.
+    *checked* and *advice* are parts of the error message: what is checked, and what to do.
     """
 
     __slots__ = ("_advice", "_checked", "_events", "_keys", "left")
@@ -31,10 +30,10 @@ class ValidationBudget:
         self.left = LOOKED_AT_MAX if looked_at_max is None else looked_at_max
 
     def spend(self, *, events: int = 0, keys: int = 0) -> None:
-        """Count events or entries of their indexes, or keys; called before or after each batch.
+        """Count events, their index entries, or keys. Call this for each batch.
 
         Raises:
-            TooLarge: that makes too many.
+            TooLarge: the budget is used up.
         """
         self._events += events
         self._keys += keys

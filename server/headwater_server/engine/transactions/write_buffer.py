@@ -1,13 +1,13 @@
-"""The write buffer of a transaction: what it will write, and what its own reads see of it.
+"""The write buffer of a transaction: its pending writes, as its commit and its own reads see them.
 
-Writes are folded as they come, so the buffer holds one entry a key:
+Writes are folded as they arrive, so the buffer holds one entry for each key:
 
     put, delete        replace whatever was there
-    add, min, max      on a buffered put or delete: evaluated at once; else kept, in order
-    delete_range       drops the entries in its range, then hides the stored keys of it
+    add, min, max      on a buffered put or delete: evaluated immediately; else kept, in order
+    delete_range       drops the entries in its range, and hides its stored keys
 
-An entry is therefore always newer than a range, and a look-up asks entries first. Nothing
-here reads the database; atomic operations that need the stored value get it handed in.
+So an entry is always newer than a range, and look-ups check the entries first. Nothing here reads
+the database; the caller passes in the stored value that an atomic operation needs.
 """
 
 from collections.abc import Iterator
@@ -22,19 +22,19 @@ from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.retention.writes import WORDS, RetentionWrite
 
 Entry = bytes | None | list[Atomic]
-"""What a key will hold: a value, nothing (deleted), or atomic operations on what is stored."""
+"""A key's new content: a value, None (deleted), or atomic operations on the stored value."""
 
 
 class Append:
-    """Events for the end of a stream: each is [id | None, type, data, metadata, tags].
+    """Events for the end of a stream: each is [id | None, type, data, metadata, tags]. Immutable.
 
-    The tags may have been left out, and mostly were. If *unless* is given, no event that fits it
-    may be there beyond the position *after*. It is never changed.
+    The tags may be left out, and usually are. *unless* is the append condition: no matching event
+    may exist after the position *after*.
 
     Attributes:
         size: bytes of data, metadata and tags.
-        largest: those of the event that has most.
-        has_ids: whether a user gave an id to any event.
+        largest: the size of the largest event.
+        has_ids: whether any event has an id that a user gave.
         has_tags: whether any event has tags.
     """
 
@@ -95,11 +95,11 @@ class SnapshotWrite:
 
 
 _EMPTY: Final[list[Any]] = []
-"""Stands for a list that is made when there is something in it. Never changed."""
+"""A placeholder for a list that is only created when it gets an item. Never changed."""
 
 _SMALL: Final = 64 * limits.KIB
 _FEW: Final = 1_000
-"""Bytes and puts of a buffer that has nothing else: below them, no bound needs to be looked at."""
+"""Bytes and puts of a buffer without other writes. Below both, no bound needs to be checked."""
 
 
 class WriteBuffer:
@@ -107,7 +107,7 @@ class WriteBuffer:
 
     Attributes:
         is_empty: nothing was written yet.
-        puts_only: nothing came yet but puts of values.
+        puts_only: all writes so far are puts.
     """
 
     __slots__ = (
@@ -127,7 +127,7 @@ class WriteBuffer:
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
-        # Most transactions have only keys, so these are made when there is something in them.
+        # Most transactions write only keys, so these lists are created when needed.
         self.ranges: list[tuple[bytes, bytes]] = _EMPTY
         self.appends: list[Append] = _EMPTY
         self.snapshots: list[SnapshotWrite] = _EMPTY
@@ -144,14 +144,14 @@ class WriteBuffer:
         return not self.is_empty
 
     def add(self, writes: list[list[Any]]) -> None:
-        """Fold in writes as they stand in a request, already checked against the vocabulary.
+        """Fold in a request's writes, which were checked against the vocabulary.
 
-        After an error the buffer holds a part of the writes, so every later call raises too: a
-        commit that was sent behind them must not make that part durable.
+        After an error the buffer holds only some of the writes. So every later call raises too: a
+        commit that the client has already sent must not make those durable.
 
         Raises:
-            TooLarge: the transaction has more writes, events or bytes than is allowed.
-            NotANumber: an atomic operation on a buffered value that is no number.
+            TooLarge: the transaction has too many writes, events or bytes.
+            NotANumber: an atomic operation on a buffered value that is not a number.
             InvalidArgument: a range that ends before it begins.
         """
         if self.failure is not None:
@@ -171,7 +171,7 @@ class WriteBuffer:
                 else:
                     self.puts_only = False
                     self._fold(write)
-                # After each: a hostile list must not be folded whole before it is refused.
+                # Check after each write, so that an oversized list is refused early.
                 self._check_bounds()
         except HeadwaterError as error:
             self.failure = error
@@ -184,7 +184,7 @@ class WriteBuffer:
             case "add" | "min" | "max":
                 self._add_atomic(keyspaces.USER + write[1], Atomic(write[0], write[2]))
             case "append":
-                # Most come without a condition, and every call counts.
+                # Most appends have no condition; skip a call for them.
                 plain = len(write) == 4
                 self._append(Append(*write[1:]) if plain else _append_of(*write[1:]))
             case "save_snapshot":
@@ -199,19 +199,19 @@ class WriteBuffer:
                 raise AssertionError(f"a write {unknown!r} that the vocabulary let through")
 
     def put(self, key: bytes, value: bytes | None) -> None:
-        """Write a key of any key space; None deletes it."""
+        """Write a key of any key space; the value None deletes it."""
         self.is_empty = False
         self.entries[key] = value
         self.size += len(key) + (0 if value is None else len(value))
 
     def covers(self, key: bytes) -> bool:
-        """Whether a range delete of this transaction hides what is stored under the key."""
+        """Whether a range delete of this transaction hides the stored value of a key."""
         return any(start <= key < end for start, end in self.ranges)
 
     def overlay(
         self, stored: Iterator[tuple[bytes, bytes]], start: bytes, end: bytes, *, reverse: bool
     ) -> Iterator[tuple[bytes, bytes]]:
-        """A scan of stored items as this transaction sees it: its own writes on top."""
+        """A scan of stored items with this transaction's own writes on top."""
         own = sorted((key for key in self.entries if start <= key < end), reverse=reverse)
         ahead = next(stored, None)
         for key in own:
@@ -221,7 +221,7 @@ class WriteBuffer:
                 ahead = next(stored, None)
             beneath: bytes | None = None
             if ahead is not None and ahead[0] == key:
-                # An entry is newer than any range delete, but what lies beneath it is not.
+                # An entry is newer than any range delete, but the stored value is not.
                 beneath = None if self.covers(key) else ahead[1]
                 ahead = next(stored, None)
             value = evaluate(self.entries[key], beneath)
@@ -322,14 +322,14 @@ def _append_of(
     unless: dict[str, Any] | None = None,
     after: int = 0,
 ) -> Append:
-    """An append, from its members in a request."""
+    """The append with these members of a request."""
     if unless is None:
         return Append(stream, expect, events)
     return Append(stream, expect, events, EventFilter.from_wire(unless), after)
 
 
 def evaluate(entry: Entry, stored: bytes | None) -> bytes | None:
-    """What a key holds once the entry is applied to the stored value."""
+    """A key's value after its entry is applied to the stored value."""
     if not isinstance(entry, list):
         return entry
     value = stored
