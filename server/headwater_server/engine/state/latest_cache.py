@@ -1,45 +1,45 @@
-"""A cache of entries of LATEST: the newest stored version of keys that were read or written lately.
+"""The LATEST cache: the newest stored versions of keys that were recently read or written.
 
-Two ask it, because to find an entry in the store costs each of them most of its time:
+Finding an entry in the store takes most of the time of its two users:
 
     a read            of a key whose newest version is in the files
-    a checkpoint      the stored version of every key that it writes goes into HISTORY; keys that
-                      are written often are in one checkpoint after the other
+    a checkpoint      which moves the stored version of every key that it writes into HISTORY; a
+                      key that is written often is in every checkpoint
 
-An entry here is the one that the store has. A deletion is never here, since garbage collection
-takes it out of LATEST.
+An entry here equals the store's entry. Deletions are never cached, because garbage collection
+removes them from LATEST.
 
-A cache has no lock, because only one thread uses it at a time:
+A cache needs no lock, because only one thread uses it at a time:
 
     frozen memtable       none        there is one             none
     the reading thread    cache A     cache B, empty at first  cache A
     the checkpoint        -           cache A                  -
 
 The reading thread hands its cache over when it freezes the memtable, before the checkpoint's thread
-begins, and takes it back when the checkpoint is in force. What it read meanwhile may be older than
-what the checkpoint has written, so cache B is dropped. If a checkpoint fails, both are: what it
-wrote may be lost. To use one cache in both threads would need a lock around the look-up in the
-store: else a reader could put an old entry over the checkpoint's newer one.
+starts, and takes it back when the checkpoint takes effect. Cache B is then dropped, because its
+entries may be older than those that the checkpoint wrote. If the checkpoint fails, both caches are
+dropped, because its writes may be lost. One cache for both threads would need a lock around the
+look-up in the store. Otherwise a reader could overwrite the checkpoint's entry with an older one.
 """
 
 from typing import Final
 
 SIZE_MAX: Final = 8 * 1024 * 1024
-"""Bytes of all entries, about, as Python holds them."""
+"""Approximate bytes of all entries in memory."""
 
 ENTRY_SIZE_MAX: Final = 512
-"""Bytes of an entry that is kept. A larger one takes the room of many, and costs more to copy than
-to find."""
+"""Bytes of the largest entry that is cached. A larger one takes the room of many, and copying it
+costs more than finding it."""
 
 _OVERHEAD: Final = 180
-"""Bytes that an entry takes beside those of key and value: two headers, a slot of the dict."""
+"""Bytes of an entry besides key and value: two object headers and a slot of the dict."""
 
 
 class LatestCache:
-    """Entries of LATEST by key, a bounded number of bytes.
+    """Entries of LATEST by key, bounded in bytes.
 
     Attributes:
-        found: the entries. Whoever looks up thousands asks it itself.
+        found: the entries. Code that looks up thousands accesses it directly.
     """
 
     def __init__(self, size_max: int = SIZE_MAX) -> None:
@@ -48,18 +48,18 @@ class LatestCache:
         self._size = 0
 
     def add(self, key: bytes, entry: bytes) -> None:
-        """Keep an entry that was read, which is not here. A full cache begins anew with it."""
+        """Add an entry that was read and is not cached. A full cache is cleared first."""
         size = len(entry)
         if size > ENTRY_SIZE_MAX:
             return
         if self._size >= self._size_max:
-            # To drop the least recently used instead would cost an order of use at each read.
+            # Evicting the least recently used entry would need bookkeeping at each read.
             self.clear()
         self._size += len(key) + size + _OVERHEAD
         self.found[key] = entry
 
     def put(self, key: bytes, entry: bytes, before: bytes | None) -> None:
-        """Keep what was put for a key, if there is room; *before* is what `found` has of it."""
+        """Cache a written entry if there is room; *before* is the key's entry in `found`."""
         size = len(entry)
         if before is not None:
             self._size -= len(key) + len(before) + _OVERHEAD
@@ -70,17 +70,17 @@ class LatestCache:
             del self.found[key]
 
     def forget(self, key: bytes) -> None:
-        """Let go of a key that is no longer what was put."""
+        """Remove a key whose stored entry has changed."""
         before = self.found.pop(key, None)
         if before is not None:
             self._size -= len(key) + len(before) + _OVERHEAD
 
     def make_room(self) -> None:
-        """Begin anew if it is full: what is here may not be what is written now."""
+        """Clear a full cache, whose entries may no longer be the keys that are written."""
         if self._size >= self._size_max:
             self.clear()
 
     def clear(self) -> None:
-        """Let go of all."""
+        """Remove all entries."""
         self.found.clear()
         self._size = 0

@@ -2,12 +2,12 @@
 
     active memtable      being written                     newest
     frozen memtable      while a checkpoint runs
-    files                what the last checkpoint made durable
+    files                stored by the last checkpoint
 
-A question is put to each layer in turn, and the first that has a version at or before the read
-view answers: layers hold successive runs of commits, so what a higher one has is newer. While
-a checkpoint's batch lands in the files, the frozen memtable holds the same versions; a reader
-meets them in one or the other, and both are the same.
+Look-ups ask each layer in turn; the first that has a version at or before the read view answers.
+Layers hold successive ranges of commits, so a higher layer's version is always newer. While a
+checkpoint writes to the files, the frozen memtable still holds the same versions, so it does not
+matter in which of the two a reader finds them.
 """
 
 from array import array
@@ -41,7 +41,7 @@ _new: Final = tuple.__new__
 
 
 class State:
-    """Layered lookups. `view` is always a commit number: what it and all before it wrote."""
+    """Layered look-ups. A `view` is a commit number; it sees that commit and all before it."""
 
     def __init__(self, files: StoredState) -> None:
         self.files = files
@@ -62,7 +62,7 @@ class State:
         return self.active.time
 
     def load_retention(self) -> None:
-        """Find out what is hidden and masked by what the files hold; what comes adds to it."""
+        """Load from the files what is hidden and masked; later commits add to it."""
         start, end = keyspaces.RETENTION, keyspaces.ERASURES_END
         self.retention.load(
             self.files.scan(start, keyspaces.RETENTION_END, NUMBER_END),
@@ -71,12 +71,12 @@ class State:
 
     @property
     def last_commit(self) -> int:
-        """The newest numbered commit, durable or not."""
+        """The newest sequenced commit, durable or not."""
         return self.active.last_commit
 
     @property
     def last_position(self) -> int:
-        """The position of the newest numbered event, durable or not."""
+        """The position of the newest sequenced event, durable or not."""
         return self.active.last_position
 
     def memtables(self) -> tuple[MemTable, ...]:
@@ -84,7 +84,7 @@ class State:
         return (self.active,) if self.frozen is None else (self.active, self.frozen)
 
     def freeze(self) -> MemTable:
-        """Put a new active memtable on top, and return the one that is now frozen."""
+        """Freeze the active memtable and return it; a new one takes its place."""
         assert self.frozen is None, "one checkpoint at a time"
         self.files.hand_over()
         self.frozen = self.active
@@ -92,7 +92,7 @@ class State:
         return self.frozen
 
     def thaw(self) -> None:
-        """Drop the frozen memtable, whose content is in the files now."""
+        """Drop the frozen memtable, which is in the files now."""
         assert self.frozen is not None
         assert self.files.applied_commit == self.frozen.last_commit
         self.files.add_seen_ids(self.frozen.seen_ids)
@@ -135,7 +135,7 @@ class State:
     ) -> Iterator[tuple[bytes, bytes]]:
         """The keys of [start, end) that exist at a commit, with their values, in order.
 
-        *ahead* keys are looked up before the first is given, then twice as many each time.
+        *ahead* keys are looked up for the first batch, and twice as many for each further one.
         """
         count = ahead
         while start < end:
@@ -162,19 +162,19 @@ class State:
     # Streams and events.
 
     def head(self, stream: str) -> Head:
-        """The end of a stream now, with what is numbered and not durable yet."""
+        """The end of a stream now, including events that are not yet durable."""
         tail = self.active.streams.get(stream)
         if tail is None and self.frozen is not None:
             tail = self.frozen.streams.get(stream)
         if tail is not None:
-            # As Head(…), in a fifth of its time: every append asks.
+            # Five times as fast as Head(…); every append does this.
             head: Head = _new(Head, (tail.id, tail.version, tail.positions[-1]))
             return head
         stored = self.files.stream_head(stream)
         return NO_HEAD if stored is None else Head(stored.id, stored.version, stored.last_position)
 
     def version_at(self, stream: str, head: Head, position: int) -> int:
-        """The version that the stream had when *position* was the newest of all events."""
+        """The version of a stream when *position* was the newest of all events."""
         if head.last_position <= position:
             return head.version
         for table in self.memtables():
@@ -215,7 +215,7 @@ class State:
         return self.files.event_version(head.id, event_id)
 
     def indexed_count(self, index: str, name: str) -> int:
-        """How many events a category, a type or a tag has, about: a checkpoint may count twice."""
+        """About how many events a category, type or tag has; a checkpoint may count some twice."""
         found = (table.index(index).get(name, ()) for table in self.memtables())
         return sum(map(len, found)) + self.files.indexed_count(index, name)
 
@@ -226,14 +226,14 @@ class State:
 
         *index* is "category", "type" or "tag"; in reverse, the greatest come first.
         """
-        # Arrays throughout: a position that nobody looks at never becomes an object.
+        # Arrays throughout: a position only becomes an int object when it is used.
         runs: list[array[int]] = []
         for table in self.memtables():
             positions = table.index(index).get(name)
             if positions is not None:
                 low = bisect_right(positions, after)
                 high = bisect_right(positions, upto)
-                # Copied: the active memtable's array grows, and a page holds no reference.
+                # Slicing copies, which is needed because the active memtable's array grows.
                 runs.append(
                     positions[max(low, high - limit) : high][::-1]
                     if reverse
@@ -253,7 +253,7 @@ class State:
         return found[:limit]
 
     def events(self, positions: Sequence[int]) -> list[bytes]:
-        """The stored events at positions, which must exist; b"" for one that was removed."""
+        """The stored events at existing positions; b"" for an event that was removed."""
         found = self._events(positions)
         if self.retention.masked:
             return self.retention.mask(positions, found)
@@ -274,7 +274,7 @@ class State:
             else:
                 below.append(position)
         if below:
-            # Neighbours in the log are one read, if they come in its order.
+            # In order, neighbours in the log are fetched in one read.
             below.sort()
             found.update(zip(below, self.files.events(below), strict=True))
         return [found[position] for position in positions]
@@ -282,7 +282,7 @@ class State:
     def events_from(self, first: int, last: int, count_max: int, size_max: int) -> list[bytes]:
         """Stored events from position *first* to *last*, until a page is full; at least one.
 
-        In the place of one that was removed is b"".
+        A removed event is b"".
         """
         found = self._events_from(first, last, count_max, size_max)
         if self.retention.masked:
@@ -303,14 +303,14 @@ class State:
     # Commits.
 
     def commit_record(self, commit: int) -> CommitRecord:
-        """The record of a commit that was numbered and is not forgotten."""
+        """The record of a sequenced commit that is not forgotten."""
         for table in self.memtables():
             if commit > table.base_commit:
                 return table.commit_record(commit)
         return self.files.commit_record(commit)
 
     def position_at(self, commit: int) -> int:
-        """The newest position at a commit: all events up to it are of that commit or before."""
+        """The position of the newest event at a commit."""
         if commit == self.last_commit:
             return self.last_position
         if commit == 0:
@@ -328,7 +328,7 @@ class State:
             known = self.frozen.transactions.get(transaction)
         if known is None:
             seen = self.files.seen_ids
-            # As `may_have` has it, without the call where no id is early.
+            # `may_have` inlined, for the usual case without early ids.
             outside = not seen.newest < transaction < seen.beyond
             if outside or (seen.early and seen.may_have(transaction)):
                 known = self.files.transaction(transaction)

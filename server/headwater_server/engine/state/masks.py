@@ -1,9 +1,8 @@
-"""Masks: what retention hides of the events in the files, as the state has to know it.
+"""Masks: what the state must know in memory about hidden and erased events.
 
-This is kept in memory for as long as the database is open: the names of the streams whose events a
-rule may hide, so that reads of all others pay nothing for rules, and the positions of erased
-events, whose data is masked until the event log was rewritten without it. What a rule hides is
-decided in retention/rules.py.
+There are two parts. The names of the streams whose events a rule may hide: reads of other streams
+pay nothing for rules. And the positions of erased events, whose data is masked until the event log
+is rewritten without it. retention/rules.py decides what a rule hides.
 """
 
 from collections import deque
@@ -16,16 +15,17 @@ from headwater_server.engine.state.name_filter import NameFilter
 
 
 class Retention:
-    """The part of the state that hides and masks.
+    """Hidden streams and erased events.
 
     Attributes:
         in_use: whether any stream ever had a rule, or an event erased.
-        hiding: streams whose events may be hidden, at any commit, numbered ones among them. What a
-            rule hides stays hidden, so a stream whose rule hides nothing now hides nothing at
-            past commits either.
-        has_ages: whether any rule ever had an age, so that what can be read changes with time.
-        masked: positions of erased events whose data may still be in the log, with the commit.
-        pending: erasures that are numbered and not published: commit and position.
+        hiding: streams of which some events may be hidden at some commit, unpublished commits
+            included. Hidden events stay hidden, so a stream whose rule hides nothing now hides
+            nothing at past commits either.
+        has_ages: whether any rule ever had an age, so that time changes what can be read.
+        masked: positions of erased events whose data may still be in the log, each with the commit
+            that erased it.
+        pending: erasures that are sequenced but not published: commit and position.
     """
 
     __slots__ = ("has_ages", "hiding", "in_use", "masked", "pending")
@@ -42,7 +42,7 @@ class Retention:
         rules: Iterable[tuple[bytes, int, bytes | None]],
         erasures: Iterable[tuple[bytes, int, bytes | None]],
     ) -> None:
-        """Begin with the rules and erasures of the files: each a key, its commit and its value."""
+        """Load the rules and erasures of the files: each is a key, its commit and its value."""
         for key, _, value in rules:
             self._note_rule(key, value)
         for key, commit, value in erasures:
@@ -50,7 +50,7 @@ class Retention:
                 self.masked[keyspaces.erased_position(key)] = commit
 
     def note(self, commit: int, writes: Sequence[bytes | None]) -> None:
-        """Take in a commit that is applied, whose last key is one of ours."""
+        """Record the rules and erasures of an applied commit."""
         for place in range(len(writes) - 2, -1, -2):
             key, value = writes[place], writes[place + 1]
             assert key is not None
@@ -76,7 +76,7 @@ class Retention:
             self.masked[position] = number
 
     def mask(self, positions: Iterable[int], stored: list[bytes]) -> list[bytes]:
-        """The stored events at positions, those that are erased without their data."""
+        """The stored events at positions; erased events lose their data."""
         masked = self.masked
         return [
             erase_event(event) if position in masked and event else event

@@ -1,21 +1,21 @@
 """The memtable: everything that was committed since the last checkpoint.
 
-A version chain hangs from each key, newest first, as nested tuples:
+Each key has a version chain, newest first, as nested tuples:
 
     chains[key] -> (commit 9, b"new", (commit 4, b"old", None))
 
-A reader at commit 6 steps past the 9 and takes the 4. Commits that are numbered but not yet
-durable stand in the chains too: no read view reaches them, and validation must see them.
+A reader at commit 6 skips the 9 and takes the 4. The chains also hold commits that are sequenced
+but not yet durable: no read view reaches them, but validation must see them.
 
-Events and commits are dense, so they are lists: the event at position p is
-`events[p - base_position - 1]`. Streams, categories, types and tags keep the positions of theirs.
+Positions and commit numbers are dense, so events and commits are lists: the event at position p is
+`events[p - base_position - 1]`. Streams, categories, types and tags have lists of positions.
 
     base_commit, base_position          last_commit, last_position
     ------------------------|===================================|
        in the files                     in this memtable
 
-While a checkpoint runs there are two: a frozen one that is being written to the files, and the
-active one above it. A frozen memtable is never changed, so another thread may read it.
+While a checkpoint runs there are two memtables: a frozen one, which is being written to the files,
+and the active one above it. A frozen memtable never changes, so another thread may read it.
 """
 
 from array import array
@@ -31,14 +31,14 @@ from headwater_server.engine.state.sorted_keys import SortedKeys
 from headwater_server.storage.commits.commit_log import CommitRecord
 
 Version = tuple[int, "bytes | None", Any]
-"""A commit number, the value that it wrote (None: it deleted the key), and the version before, a
-Version or None. It is Any for mypyc, which lays tuples out flat and cannot do so without end."""
+"""A commit number, its value (None: a deletion), and the previous Version or None. That one is Any
+because mypyc unboxes tuples and cannot do so recursively."""
 
 ABORTED: Final = 0
 """Stands for a commit number: the transaction was fenced and can never commit."""
 
-# What an entry costs in memory beside its bytes: dict slot, tuple, int, bytes headers. Measured
-# with tracemalloc on CPython 3.11; only the order of magnitude matters, for when to checkpoint.
+# Memory per entry besides its bytes: dict slot, tuple, int, bytes headers. Measured with
+# tracemalloc on CPython 3.11. Only the magnitude matters: it decides when a checkpoint is due.
 _VERSION_OVERHEAD: Final = 200
 _EVENT_OVERHEAD: Final = 120
 _COMMIT_OVERHEAD: Final = 250
@@ -47,7 +47,7 @@ _TAG_OVERHEAD: Final = 300
 
 
 PIECE_ENTRIES: Final = 1024
-"""Entries that are freed at once: they take about half a millisecond."""
+"""Entries that are freed in one piece, which takes about half a millisecond."""
 
 _new: Final = tuple.__new__
 _NO_TIME: Final = LogTime()
@@ -57,10 +57,10 @@ class StreamTail:
     """The events of one stream that are in a memtable.
 
     Attributes:
-        id: the position of the stream's first event ever; it names the stream in the indexes.
+        id: the position of the stream's first event ever; it identifies the stream in indexes.
         base_version: the stream's version before the first event of this tail.
-        positions: of the events, in the order of versions.
-        event_ids: the ids that users gave, with the version of each.
+        positions: the positions of the events, in the order of versions.
+        event_ids: the versions of events to which users gave ids, by id.
     """
 
     __slots__ = ("base_version", "event_ids", "id", "positions")
@@ -73,7 +73,7 @@ class StreamTail:
 
     @property
     def version(self) -> int:
-        """The stream's version, with everything in this tail."""
+        """The stream's version after this tail."""
         return self.base_version + len(self.positions)
 
 
@@ -81,10 +81,10 @@ class MemTable:
     """What was committed since a checkpoint: keys, events, commits and their indexes.
 
     Attributes:
-        last_commit: the newest commit in here, or the one before its first.
-        last_position: the position of the newest event in here, or the one before its first.
-        seen_ids: the transaction ids in here, of commits and fences, for the files.
-        newest_time, horizon, forget_before: what the newest record says about time.
+        last_commit: the newest commit; `base_commit` if there is none.
+        last_position: the position of the newest event; `base_position` if there is none.
+        seen_ids: the ids of commits and fences, which the files get to know after a checkpoint.
+        newest_time, horizon, forget_before: the log's time as of the newest record.
     """
 
     def __init__(self, base_commit: int, base_position: int, time: LogTime = _NO_TIME) -> None:
@@ -114,10 +114,10 @@ class MemTable:
     def apply(self, run: Sequence[Planned]) -> None:
         """Put planned records into the memtable, in their order.
 
-        It needs nothing but what the plans say. An exception in here is a defect of ours, and
-        leaves half of a commit behind: the process must end.
+        This reads only the plans. An exception here is a bug that leaves half of a commit behind,
+        so the process must end.
         """
-        # Any: a number becomes an object once, and not each time that it is put somewhere.
+        # Any: mypyc then boxes a number once instead of at each use.
         chains: dict[bytes, Any] = self.chains
         transactions: dict[bytes, Any] = self.transactions
         seen = self.seen_ids
@@ -154,10 +154,10 @@ class MemTable:
                 self._apply_events(planned)
             position: Any = planned.first_position
             members_of_record = (number, transaction, time, planned.user, position, count)
-            # As CommitRecord(…), in a fifth of its time.
+            # Five times as fast as CommitRecord(…).
             self.commits.append(_new(CommitRecord, members_of_record))
             transactions[transaction] = number
-            # As `note` has it, mostly without the call.
+            # `SeenIds.note` inlined for the usual case.
             if transaction < seen.early_from:
                 if transaction > seen.newest:
                     seen.newest = transaction
@@ -169,7 +169,7 @@ class MemTable:
         self.size += size
 
     def _apply_without_commit(self, planned: Planned) -> None:
-        # A replay meets some that the last checkpoint knows already.
+        # A replay may meet records that the last checkpoint already contains.
         self.newest_time = max(self.newest_time, planned.time)
         self.size += _COMMIT_OVERHEAD
         if planned.kind == TICK:
@@ -193,7 +193,7 @@ class MemTable:
             assert tail.version == version, "versions are dense"
             end = place + count
             self.add_events(stream, tail, event_type, events[place:end])
-            # The ids that users gave stand in the order of the events.
+            # The given ids are in the order of the events.
             while given < len(event_ids) and event_ids[given] < end:
                 tail.event_ids[event_ids[given + 1]] = version + 1 + event_ids[given] - place
                 given += 2
@@ -218,7 +218,7 @@ class MemTable:
         if of_type is None:
             of_type = self.types[event_type] = array("Q")
         if len(stored) == 1:
-            # What most commits append: no array of its own.
+            # The usual case: no array is needed.
             event = stored[0]
             self.last_position = first
             self.events.append(event)
@@ -236,7 +236,7 @@ class MemTable:
         self.size += _EVENT_OVERHEAD * len(stored) + sum(map(len, stored))
 
     def add_tags(self, position: int, tags: Sequence[str]) -> None:
-        """Note the tags of an event that was just added."""
+        """Index the tags of an event that was just added."""
         index = self.tags
         for place, tag in enumerate(tags):
             found = index.get(tag)
@@ -249,16 +249,16 @@ class MemTable:
 
     @property
     def time(self) -> LogTime:
-        """What the newest record in here, or before, says about time."""
+        """The log's time as of the newest record."""
         return LogTime(self.newest_time, self.horizon, self.forget_before)
 
     # Freeing.
 
     def take_apart(self, yield_gil: YieldGil) -> None:
-        """Free everything in here, piece by piece; nobody may read it any more.
+        """Free everything, piece by piece; nobody may read this memtable any more.
 
-        To free hundreds of thousands of objects at once holds the interpreter for 10 to 20 ms.
-        *yield_gil* is called after PIECE_ENTRIES of them. One commit's writes are one piece.
+        Freeing hundreds of thousands of objects in one go would hold the GIL for 10 to 20 ms.
+        *yield_gil* is called after each PIECE_ENTRIES. The writes of one commit are one piece.
         """
         self._sorted.take_apart(yield_gil)
         lists: list[list[Any]] = [self._unsorted, self.commits, self.events]
@@ -284,7 +284,7 @@ class MemTable:
                 yield_gil()
 
     def _take_apart_written(self, yield_gil: YieldGil) -> None:
-        # Before the chains, which have the same keys and values: so these lists alone are freed.
+        # Before the chains, which share the keys and values: this frees only the lists.
         written = self.written
         count = 0
         while written:
@@ -300,7 +300,7 @@ class MemTable:
         chains: dict[bytes, Any] = self.chains
         count = 0
         while chains:
-            # Version by version: a key may have as many as there are commits.
+            # Version by version: one key may have a version for every commit.
             key, version = chains.popitem()
             del key
             while version is not None:
@@ -319,14 +319,14 @@ class MemTable:
         return self.types if index == "type" else self.categories
 
     def version_at(self, key: bytes, view: int) -> Version | None:
-        """The newest version of the key at or before the commit *view*, if one is in here."""
+        """The newest version of the key at or before the commit *view*, if this has one."""
         version = self.chains.get(key)
         while version is not None and version[0] > view:
             version = version[2]
         return version
 
     def keys(self, start: bytes, end: bytes | None, *, reverse: bool = False) -> Iterator[bytes]:
-        """The keys of the range [start, end) that have any version in here, in order.
+        """The keys of [start, end) that have any version here, in order.
 
         The memtable must not be written while the iterator is in use.
         """
@@ -336,27 +336,27 @@ class MemTable:
     def first_keys(
         self, start: bytes, end: bytes, count_max: int, *, reverse: bool = False
     ) -> list[bytes]:
-        """The first of what `keys` gives; in reverse those are the last of the range."""
+        """The first keys of [start, end), at most *count_max*; in reverse the last come first."""
         self._sort()
         return self._sorted.first(start, end, count_max, reverse=reverse)
 
     def _sort(self) -> None:
-        # Sorting waits for the first scan, so that writes alone do not pay for it.
+        # Sort lazily at the first scan, so that writes alone do not pay for it.
         if self._unsorted:
             self._sorted.add(self._unsorted)
             self._unsorted = []
 
     def event(self, position: int) -> bytes:
-        """The stored event at a position that is in here."""
+        """The stored event at a position of this memtable."""
         assert self.base_position < position <= self.last_position
         return self.events[position - self.base_position - 1]
 
     def writes_of(self, commit: int) -> Sequence[bytes | None]:
-        """What a commit that is in here wrote: key, value, …."""
+        """The writes of a commit of this memtable: key, value, …."""
         assert self.base_commit < commit <= self.last_commit
         return self.written[commit - self.base_commit - 1]
 
     def commit_record(self, commit: int) -> CommitRecord:
-        """The record of a commit that is in here."""
+        """The record of a commit of this memtable."""
         assert self.base_commit < commit <= self.last_commit
         return self.commits[commit - self.base_commit - 1]

@@ -3,11 +3,11 @@
     add("order-7")        sets four bits of the array, chosen by the name's hash
     may_have("order-7")   whether all four of a name's bits are set
 
-"No" is always right. "Yes" may be wrong, so whoever gets it must look the name up. With a million
-names in the default size that happens for about 2 names in a thousand; with ten million it happens
-for most, and the filter saves nothing but is still right. A name is never removed.
+"No" is always right. "Yes" may be wrong, so the caller must then look the name up. In the default
+size, a million names give about 2 wrong answers in a thousand. With ten million names most answers
+are wrong; the filter then saves nothing but stays correct. Names are never removed.
 
-One thread adds; others may ask meanwhile.
+One thread may add names while others ask.
 """
 
 from typing import Final
@@ -16,13 +16,13 @@ BIT_COUNT: Final = 2**24
 """Bits of the array: 2 MiB, allocated with the first name."""
 
 _PROBES: Final = 4
-"""Bits of each name. More would fill the array sooner, fewer would make more answers wrong."""
+"""Bits of each name. More would fill the array sooner; fewer would give more wrong answers."""
 
 _STEP_SHIFT: Final = 32
 
 
 class NameFilter:
-    """Names that were added, and a few others by mistake. It is false while it has none."""
+    """A Bloom filter of names; false while it is empty."""
 
     __slots__ = ("_bit_count", "_bits")
 
@@ -49,7 +49,7 @@ class NameFilter:
         return all(bits[bit >> 3] & (1 << (bit & 7)) for bit in self._places(name))
 
     def _places(self, name: str) -> list[int]:
-        # Two halves of one hash make as good probes as four hashes (Kirsch, Mitzenmacher 2008).
+        # Two halves of one hash serve as well as four hashes (Kirsch, Mitzenmacher 2008).
         found = hash(name)
         step = (found >> _STEP_SHIFT) | 1
         return [(found + probe * step) % self._bit_count for probe in range(_PROBES)]

@@ -1,15 +1,15 @@
-r"""Postings: which events belong to a stream, a category or a type, or have a tag.
+r"""Postings: the positions of the events of a stream, a category, a type or a tag.
 
-    head     id, version, last position, and the newest positions themselves: the tail
+    head     id, version, last position, and the tail: the newest positions
     posting  up to 8192 positions, keyed by the version or the position of its first
 
                       postings                        head's tail
     stream     [1 ..... 8192][8193 .. 9000]        [9001 9002 9003]
                 \________ versions before the tail ______/ \__ version - len(tail) + 1 and on
 
-A head and the postings it points to are read one after the other, while a checkpoint in another
-thread may move the tail to a posting. So nothing here looks into postings at or behind the tail
-of the head in hand: that head and the older postings are a whole, whatever is added meanwhile.
+A head is read before its postings, and meanwhile a checkpoint in another thread may move the tail
+to a posting. So nothing here reads postings at or after the tail of the head that was read. That
+head and the older postings are consistent, whatever is added later.
 """
 
 from array import array
@@ -64,7 +64,7 @@ def version_at_position(store: StateStore, head: IndexHead, position: int) -> in
     count = bisect_right(head.tail, position)
     if count:
         return high + count
-    # Halving by postings, not by versions: each that is read settles all of its versions.
+    # Bisect over postings, not versions: reading one decides all of its versions.
     while low < high:
         found = next(_backwards(store, STREAM, head.id, (low + high + 1) // 2 + 1), None)
         if found is None or not found[1]:
@@ -141,7 +141,7 @@ def all_postings(
 def _backwards(
     store: StateStore, kind: bytes, identity: int, end: int
 ) -> Iterator[tuple[int, bytes]]:
-    """The postings that begin before *end*, the last first."""
+    """The postings that begin before *end*, last one first."""
     start_key, end_key = posting_key(kind, identity, 0), posting_key(kind, identity, end)
     for entry_key, entry in store.scan(Family.INDEX, start_key, end_key, reverse=True):
         yield parse_posting_key(entry_key)[1], entry
@@ -155,7 +155,7 @@ def _forwards(
         return
     start = 0
     if first > 1:
-        # It begins at *first* or before; where exactly, only the entry before tells.
+        # The posting may begin before *first*, so find it by searching backwards.
         found = next(_backwards(store, kind, identity, first + 1), None)
         if found is not None:
             yield found

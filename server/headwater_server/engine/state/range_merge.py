@@ -1,13 +1,13 @@
 """Ranges: the keys of a range that exist at a commit, merged from all layers.
 
     files            a   c   d           each layer gives its keys up to some point;
-    frozen memtable      c!      e!      a key that several have is of the newest layer
+    frozen memtable      c!      e!      the newest layer that has a key wins
     active memtable      c!  d!
-                     a   c   d   e       a of the files, e frozen, c and d active
+                     a   c   d   e       a from the files, e frozen, c and d active
 
-This is the one place that decides what a range scan sees. Whoever scans gives a sink, which takes
-neighbours of the files as a run and keys of the memtables one by one: a page of a scan keeps them
-packed, and an iterator takes them apart.
+Only this module decides what a range scan sees. The caller passes a sink, which takes neighbouring
+keys of the files as a run and keys of the memtables one by one. A scan page keeps runs packed; an
+iterator unpacks them.
 """
 
 from bisect import bisect_right
@@ -18,21 +18,21 @@ from headwater_server.engine.state.scan_cache import KeyRun, ValueRun
 from headwater_server.engine.state.stored_state import StoredState
 
 RUN_KEYS: Final = 256
-"""Keys that are taken from each layer at a time at most."""
+"""The most keys that are taken from a layer at a time."""
 
 
 class RangeSink:
     """Takes the keys of a range with their values, in order.
 
     Attributes:
-        more: it is full, and something did not fit.
+        more: the sink is full, and something did not fit.
     """
 
     def __init__(self) -> None:
         self.more = False
 
     def add_run(self, run: KeyRun, low: int, high: int) -> None:
-        """Take the keys at the places from *low* up to *high* of a run."""
+        """Take the keys of a run at the places from *low* up to *high*."""
         raise NotImplementedError
 
     def add_key(self, key: bytes, value: bytes) -> None:
@@ -52,11 +52,10 @@ def merge_range(
     count_max: int,
     reverse: bool,
 ) -> bytes | None:
-    """Give a sink a run of the files with what the memtables have in its range.
+    """Merge a run of the files with the memtables' keys in its range, into a sink.
 
     *run* is the first part of [start, end), and at most *count_max* keys are taken from each
-    memtable. Returns where the range goes on, None if this was all of it. A sink that is full
-    gets no more.
+    memtable. Stops when the sink is full. Returns where the range goes on; None at its end.
     """
     if run.rest is not None:
         if reverse:
@@ -74,10 +73,10 @@ def merge_range(
             newest = _version_at(active, frozen, key, view)
             if newest is None:
                 continue
-        # Types are said where mypyc would look at what an object is: half of the time.
+        # The annotation saves mypyc a type check, which halves the time.
         version: Version = newest
         if place < high and keys[place] == key:
-            # Often so where the memtable has most keys.
+            # The usual case if the memtable has most keys.
             place += 1
         elif place < high:
             behind = _place_behind(keys, key, place, high, reverse)
@@ -106,13 +105,13 @@ def _recent_keys(
     count_max: int,
     reverse: bool,
 ) -> tuple[list[bytes], bool]:
-    """The first keys of the range that the memtables have, in order, and whether these are all."""
+    """The memtables' first keys of the range, in order, and whether these are all."""
     recent: list[bytes] = []
     whole = True
     for table in (active,) if frozen is None else (active, frozen):
         found = table.first_keys(start, end, count_max, reverse=reverse)
         if len(found) == count_max:
-            # It may have many keys where the files have few: not all of them now.
+            # The memtable may have more keys; shorten the range instead of taking them all.
             whole = False
             if reverse:
                 start = found[-1]
@@ -120,7 +119,7 @@ def _recent_keys(
                 end = found[-1] + b"\0"
         recent = sorted({*recent, *found}, reverse=reverse) if recent and found else recent or found
     if not whole:
-        # The first table may have gone further than the second did.
+        # The first table may have given keys beyond the end of the second's.
         while recent[-1] < start or recent[-1] >= end:
             del recent[-1]
     return recent, whole
@@ -135,7 +134,7 @@ def _version_at(active: MemTable, frozen: MemTable | None, key: bytes, view: int
 
 
 def _place_behind(keys: list[bytes], key: bytes, low: int, high: int, reverse: bool) -> int:
-    """The first place from *low* to *high* whose key comes behind *key*."""
+    """The first place from *low* to *high* whose key comes after *key*."""
     if not reverse:
         return bisect_right(keys, key, low, high)
     while low < high and keys[low] >= key:
@@ -144,7 +143,7 @@ def _place_behind(keys: list[bytes], key: bytes, low: int, high: int, reverse: b
 
 
 class _Items(RangeSink):
-    """Takes all keys and values of runs of values, one by one."""
+    """Collects keys and values one by one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,9 +174,9 @@ def first_items(
     size_max: int,
     reverse: bool,
 ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-    """Keys at the beginning of a range with their values, and where it goes on.
+    """The first keys of a range with their values, and where the range goes on.
 
-    They are some *count_max*, or about *size_max* bytes, and may be none where the range goes on.
+    About *count_max* keys or *size_max* bytes. There may be none although the range goes on.
     """
     items = _Items()
     run = files.run_at(start, end, view, count_max=count_max, size_max=size_max, reverse=reverse)

@@ -1,27 +1,26 @@
-"""The scan cache: ranges of neighbouring keys as the files have them, in memory.
+"""The scan cache: ranges of neighbouring keys of the files, in memory.
 
     keys of the files     a b c   f g h i j   m n o      t
     cached ranges         [a b c      )[h i j )          [t      )
                           start       end
 
-A cached range has every key of the files from its start up to its end. A scan that begins in one
-reads no file up to there, and a key that the range does not have does not exist. Ranges never
-overlap. What the memtables have is laid on top by the scan, as it is over the files.
+A cached range has every key of the files from its start up to its end. A scan within it reads no
+file, and a key that is not in it does not exist. Ranges never overlap. Scans merge the memtables'
+keys on top, as they do with the files.
 
-The content of a range is packed as it goes out, all keys in one piece:
+A range is packed in the form in which answers are sent, all keys in one piece:
 
     keys          h         i         j
     packed        h value   i value   j value
     offsets       0         9         18        27
 
-So a hundred keys are a slice of bytes, found by two searches, and no key is looked at by itself.
-Ranges that touch are joined as long as they are small; a scan then rarely crosses from one into the
-next, whatever ranges were asked for before.
+So a hundred keys are a slice of bytes, found by two searches, and no key is handled by itself.
+Adjacent ranges are joined while they are small, so that scans rarely cross from one to the next.
 
-The files change under the cache while a checkpoint is written. That does no harm: what changes is
-in the frozen memtable too, which is asked first. When the frozen memtable is dropped the cache
-would be wrong, so `forget_all` makes it useless at that moment. Stale ranges are freed on look-up.
-To free all at once would block the event loop.
+The files change while a checkpoint is written. This is harmless, because the changes are also in
+the frozen memtable, which is asked first. When the frozen memtable is dropped, the cache becomes
+stale, so `forget_all` invalidates it at that moment. Stale ranges are freed lazily, on look-up;
+freeing them all together would block the event loop.
 """
 
 from array import array
@@ -33,33 +32,33 @@ from typing import Final
 from headwater_protocol.messages import bin_header
 
 SIZE_MAX: Final = 16 * 1024 * 1024
-"""Bytes of all cached ranges together, about."""
+"""Approximate bytes of all cached ranges."""
 
 RANGE_SIZE_MAX: Final = SIZE_MAX // 16
-"""Bytes of a range that is kept. A larger one would push too many others out."""
+"""Bytes of the largest range that is cached. A larger one would evict too many others."""
 
 JOINED_SIZE_MAX: Final = 128 * 1024
-"""Bytes of a range that is joined from two: more than most scans ask for. Joining copies both, and
-a view of the past cannot use a range in which a single key is newer."""
+"""Bytes of the largest joined range: more than most scans need. Joining copies both ranges, and a
+view of the past cannot use a range in which a single key is newer."""
 
 KEYS_MIN: Final = 32
-"""Keys that are read for a range at least, if there are as many. To open a scan of the store costs
-as much as twelve keys."""
+"""Keys that are at least read for a range. Opening a scan of the store costs as much as reading
+twelve keys."""
 
 _RANGE_OVERHEAD: Final = 400
 _KEY_OVERHEAD: Final = 50
-"""Bytes that a range, and a key in it, cost beside the keys and what is packed: headers of objects,
-places in the list and in the array. Measured with tracemalloc on CPython 3.11."""
+"""Bytes of a range, and of a key in it, besides the keys and the packed data: object headers, and
+slots of the list and the array. Measured with tracemalloc on CPython 3.11."""
 
 
 class KeyRun:
-    """Neighbouring keys that are in order.
+    """Neighbouring keys, in order.
 
     Attributes:
-        keys: as they are stored. In reverse the last comes first.
-        low, high: places in *keys*: what lies between is the run, and the rest another's.
-        rest: where the range goes on: the start of what is left of it, in reverse the end. None
-            if nothing is.
+        keys: stored keys; in a reverse scan the last comes first.
+        low, high: the run is `keys[low:high]`; the list may be shared with others.
+        rest: where the range goes on: the start of the rest, or its end in reverse. None at the
+            end of the range.
     """
 
     __slots__ = ("high", "keys", "low", "rest")
@@ -87,12 +86,11 @@ class ValueRun(KeyRun):
 
 
 class PackedRun(KeyRun):
-    """A run of keys that exist at a view, with what goes out of them.
+    """A run of keys that exist at a view, packed for an answer.
 
     Attributes:
-        packed: of all keys, one behind the other, the msgpack of the key, without the byte of its
-            space, and of its value.
-        offsets: where in *packed* each begins; one more at the end.
+        packed: the msgpack of each key, without the byte of its key space, and of its value.
+        offsets: where in *packed* each key begins, and one more for the end.
     """
 
     __slots__ = ("offsets", "packed")
@@ -115,7 +113,7 @@ class PackedRun(KeyRun):
 
 
 def packed_run(keys: list[bytes], values: Sequence[bytes | None], rest: bytes | None) -> PackedRun:
-    """The run of those keys that have a value."""
+    """The packed run of the keys that have a value."""
     existing: list[bytes] = []
     items: list[bytes] = []
     for key, value in zip(keys, values, strict=True):
@@ -133,9 +131,9 @@ class CachedRange:
     Attributes:
         start, end: the range; *end* is not part of it.
         keys, packed, offsets: as in PackedRun, at the newest version of each key.
-        newest: the newest commit that wrote any of them, or deleted one in the range. A view
-            before it must ask the files.
-        size: bytes of memory, about.
+        newest: the newest commit that wrote or deleted a key in the range. A view before it must
+            read the files.
+        size: approximate bytes of memory.
         generation: see `ScanCache`.
     """
 
@@ -157,7 +155,7 @@ class CachedRange:
         )
 
     def run(self, start: bytes, end: bytes, count_max: int) -> PackedRun:
-        """The first keys of [start, end) that the range has."""
+        """The first keys of [start, end) in this range, at most *count_max*."""
         keys = self.keys
         low = bisect_left(keys, start)
         rest: bytes | None = None
@@ -184,16 +182,16 @@ class CachedRange:
 
 
 class ScanCache:
-    """The ranges that were used last, of SIZE_MAX bytes at most.
+    """The most recently used ranges, bounded by SIZE_MAX.
 
     Attributes:
-        size: bytes of all ranges, about.
+        size: approximate bytes of all ranges.
     """
 
     def __init__(self, size_max: int = SIZE_MAX) -> None:
         self._size_max = size_max
         self._starts: list[bytes] = []
-        # The one that was used last comes last.
+        # In the order of last use.
         self._ranges: dict[bytes, CachedRange] = {}
         self._generation = 0
         self.size = 0
@@ -202,7 +200,7 @@ class ScanCache:
         return len(self._ranges)
 
     def find(self, key: bytes) -> CachedRange | None:
-        """The range that knows whether the files have *key*."""
+        """The cached range that covers *key*, or None."""
         place = bisect_right(self._starts, key) - 1
         if place < 0:
             return None
@@ -215,7 +213,7 @@ class ScanCache:
         return cached if key < cached.end else None
 
     def next_start(self, key: bytes, end: bytes) -> bytes:
-        """Where the next range after *key* starts, or *end* if none does before."""
+        """Where the next cached range after *key* starts; *end* if none does before that."""
         while (place := bisect_right(self._starts, key)) < len(self._starts):
             start = self._starts[place]
             if start >= end:
@@ -228,9 +226,9 @@ class ScanCache:
         return end
 
     def add(self, cached: CachedRange) -> None:
-        """Keep a range, which overlaps no other one; those unused for the longest go.
+        """Add a range that overlaps no other; evict the least recently used ones.
 
-        Its neighbours become part of it where all together are small.
+        Small adjacent ranges are joined with it.
         """
         if cached.size > RANGE_SIZE_MAX:
             return
@@ -259,7 +257,7 @@ class ScanCache:
             self._drop(bisect_right(self._starts, start) - 1, oldest)
 
     def forget_all(self) -> None:
-        """From now on no range is found: the files have changed."""
+        """Invalidate all ranges, because the files have changed."""
         self._generation += 1
 
     def _may_join(self, cached: CachedRange, neighbour: CachedRange) -> bool:

@@ -1,19 +1,19 @@
-"""Which transaction ids may be in the files, so that a new one needs no look-up.
+"""Which transaction ids may be in the files, so that new ids need no look-up.
 
-Every commit must know whether its transaction was committed before. Ids are made of the time, by
-preference, so a new one is greater than all that the last checkpoint has written:
+Every commit must know whether its transaction was committed before. Most ids begin with the time,
+so a new one is greater than all those that the last checkpoint has written:
 
     ids in the files    x xx x xxx xx|         e    e  e        |    x
                                    newest      early          beyond
 
-    up to `newest`        it may be there, so the store is asked
-    between the two       it is there only if it is one of the early ones, which are all known
-    from `beyond` on      it may be there, as in the first case
+    up to `newest`        the id may be there, so the store is asked
+    between the two       the id is there only if it is one of the early ids, which are all known
+    from `beyond` on      the id may be there, so the store is asked
 
-An id is early if it was made by a clock that is ahead of the log. If it raised `newest`, one such
-client would cost all others a look-up for each commit until the time has caught up. So early ids
-are kept one by one, and become ordinary when the log's time passes them. Of too many, the greatest
-are given up, and `beyond` is the least of these.
+An id is early if it was made by a clock ahead of the log's time. If such an id raised `newest`, one
+client would cost all others a look-up per commit until the time catches up. So early ids are kept
+in a list and become ordinary when the log's time passes them. If there are too many, the greatest
+are dropped, and `beyond` becomes the least of those.
 """
 
 from bisect import bisect_left
@@ -28,21 +28,21 @@ from headwater_server.engine.format.index_keys import (
 from headwater_server.storage.store.interface import Family, StateStore
 
 EARLY_MAX: Final = 1024
-"""Early ids that are kept: what clients that are ten seconds ahead commit at 100 a second."""
+"""Early ids that are kept: 100 commits a second of clients whose clocks are ten seconds ahead."""
 
 SLACK_US: Final = 1_000_000
-"""How far ahead of the log an id may be and still be ordinary: the time of a request's way, and of
-clocks that are set well."""
+"""How far ahead of the log's time an id may be and still be ordinary: the latency of a request and
+the error of a well-set clock."""
 
 
 class SeenIds:
-    """Ids of transactions that are in the files, or on the way there, below IDS_END.
+    """The ids below IDS_END that are in the files or about to be written there.
 
     Attributes:
         newest: the greatest ordinary id.
-        early: the early ids that are known, in order.
-        beyond: where nothing is known any more.
-        early_from: ids from here on are early, by the time when this was last asked.
+        early: the known early ids, in order.
+        beyond: from here on, ids may be in the files without being listed.
+        early_from: ids from here on are early, as of the last update.
     """
 
     __slots__ = ("beyond", "early", "early_from", "newest")
@@ -54,7 +54,7 @@ class SeenIds:
         self.early_from = b""
 
     def note(self, transaction: bytes, time: int) -> None:
-        """Take in an id of a record that the log has at *time*, in microseconds."""
+        """Add the id of a record with the time *time*, in microseconds."""
         if transaction >= IDS_END:
             return
         if transaction >= self.early_from:
@@ -75,7 +75,7 @@ class SeenIds:
         return place < len(self.early) and self.early[place] == transaction
 
     def absorb(self, other: "SeenIds", time: int) -> None:
-        """Take in all ids of another, when the log's time is *time*."""
+        """Add all ids of *other*, at the log's time *time*."""
         self.newest = max(self.newest, other.newest)
         self.beyond = min(self.beyond, other.beyond)
         self.early = sorted({*self.early, *other.early})
@@ -85,7 +85,7 @@ class SeenIds:
 
     @property
     def is_outrun(self) -> bool:
-        """Whether the time has passed `beyond`, so that every new id would be looked up."""
+        """Whether time has passed `beyond`, so that every new id would need a look-up."""
         return self.beyond <= self.early_from
 
     def _advance(self, time: int) -> None:
@@ -102,7 +102,7 @@ class SeenIds:
 
 
 def read_seen_ids(store: StateStore, time: int) -> SeenIds:
-    """The ids that a store has, when the log's time is *time*."""
+    """The ids that a store has, at the log's time *time*."""
     seen = SeenIds()
     boundary = id_bucket_key(_first_id(time + SLACK_US) + bytes(10))
     below = store.scan(Family.TRANSACTIONS, b"", min(boundary, IDS_END), reverse=True)
@@ -121,6 +121,6 @@ def read_seen_ids(store: StateStore, time: int) -> SeenIds:
 
 
 def _first_id(time: int) -> bytes:
-    """At or below every id that is made from a time on, and above those made before its ms."""
+    """A lower bound of the ids made at *time* or later; above all ids of earlier milliseconds."""
     milliseconds: int = time // 1000
     return min(milliseconds.to_bytes(6, "big"), IDS_END)

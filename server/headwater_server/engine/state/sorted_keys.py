@@ -3,11 +3,11 @@
     blocks    [a c d]  [g h k l]  [m p]       each has at most _BLOCK_KEYS_MAX
     lasts       d          l         p        the greatest of each
 
-A search among the lasts, and one in the block that it names, find the place of a key; putting it
-there moves no more than the rest of a short list. That two levels suffice, because a list of
-thousands is moved in a microsecond, is the observation behind the package sortedcontainers (Grant
-Jenks). Here is the little of it that a memtable needs, in a form that can be compiled: a scan asks
-each memtable, whether or not it has anything in the range.
+A search in `lasts` finds the block, and a search in the block finds the place of a key. Inserting
+moves at most the rest of one short list. Two levels suffice because moving a list of thousands
+takes a microsecond; this is the idea of the package sortedcontainers (Grant Jenks). This module has
+only what a memtable needs, in a form that mypyc can compile: every scan asks each memtable, even
+one that has no key in the range.
 """
 
 from bisect import bisect_left, insort
@@ -17,14 +17,14 @@ from typing import Final
 from headwater_server.engine.pacing import YieldGil
 
 _BLOCK_KEYS_MAX: Final = 1024
-"""Keys of a block, above which it becomes two: 8 KiB, which are moved in no time."""
+"""Keys of the largest block; a larger one is split. 8 KiB are moved quickly."""
 
 _ITERATED_KEYS: Final = 256
-"""Keys that an iterator takes at a time."""
+"""Keys that an iterator fetches at a time."""
 
 
 class SortedKeys:
-    """Different keys, in order."""
+    """A set of keys, in order."""
 
     __slots__ = ("_blocks", "_count", "_lasts")
 
@@ -37,10 +37,10 @@ class SortedKeys:
         return self._count
 
     def add(self, keys: list[bytes]) -> None:
-        """Add keys in any order, none of which is in here."""
+        """Add keys in any order; none of them may be in the set."""
         self._count += len(keys)
         if len(keys) * 8 > self._count:
-            # Sorting is quick where most is sorted.
+            # Sorting is fast if most keys are in order already.
             everything = [key for block in self._blocks for key in block]
             everything += keys
             everything.sort()
@@ -90,7 +90,7 @@ class SortedKeys:
             high = len(block)
             place += 1
             if end is not None and block[-1] >= end:
-                # Often there is nothing: memtables are asked for every range.
+                # Memtables are asked for every range, so often there is nothing.
                 high = low if block[low] >= end else bisect_left(block, end, low)
                 place = len(self._blocks)
             found += block[low : min(high, low + count_max - len(found))]
@@ -106,7 +106,7 @@ class SortedKeys:
         if end is not None:
             place = bisect_left(lasts, end)
             if place < len(lasts):
-                # This block may begin before the end; it goes on behind it.
+                # This block may begin before *end* and continues after it.
                 high = bisect_left(self._blocks[place], end)
         while True:
             if high == 0:
@@ -122,7 +122,7 @@ class SortedKeys:
             high = 0
 
     def between(self, start: bytes, end: bytes | None, *, reverse: bool = False) -> Iterator[bytes]:
-        """All keys of [start, end); nothing must be added while the iterator is in use."""
+        """All keys of [start, end). No key may be added while the iterator is in use."""
         while True:
             found = self.first(start, end, _ITERATED_KEYS, reverse=reverse)
             yield from found

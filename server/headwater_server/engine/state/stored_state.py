@@ -1,27 +1,27 @@
-"""What the last checkpoint made durable, as reads: state store, event log and commit log.
+"""Stored state: reads of what the last checkpoint wrote to state store, event log and commit log.
 
-    LATEST    key -> its newest version, a deletion too while an older version is in HISTORY
-    HISTORY   the versions before it, as far as the history window or a read view needs them
+    LATEST    key -> its newest version; a deletion stays while an older version is in HISTORY
+    HISTORY   older versions, as far as the history window or a read view needs them
 
                  commit   1    2    3    4    5    6
     key a                 x----------------x--------     LATEST 5, HISTORY 1 until 5
     key b                      x---------o               LATEST 4 (deleted), HISTORY 2 until 4
-    read at commit 3      a: LATEST is of 5, so the first in HISTORY until 4 or later: 1.
+    read at commit 3      a: LATEST is of 5, so take the first in HISTORY until 4 or later: 1
                           b: LATEST is of 4, likewise: 2
 
-So a scan at any view walks LATEST alone, which has every key with any version, and looks into
-HISTORY for those keys only that were written after the view.
+LATEST has every key that has any version. So a scan at any view walks LATEST, and looks into
+HISTORY only for keys that were written after the view.
 
-Reading goes on while a checkpoint is written in another thread. That is safe without a lock:
-- `applied_commit` and `applied_position` say what readers may expect of this object. They change
-  in `advance` alone, which the thread that reads calls; what the files hold beyond them is also
-  in the frozen memtable, the same versions, which readers ask first.
-- The versions of a key go into the store in one batch, so that a reader finds the old LATEST, or
-  the new one with the old version in HISTORY.
-- Garbage collection spares what any commit from the horizon on and any active view can see, and
-  nobody begins to read below the horizon.
-The same holds after a crash in the midst of a checkpoint: what is beyond `applied_commit` is in
-the write-ahead log, and so in the memtable before anybody reads.
+Reads continue while a checkpoint is written in another thread. This is safe without a lock:
+- `applied_commit` and `applied_position` say what readers may expect here. Only `advance` changes
+  them, on the reading thread. Whatever the files hold beyond them is also in the frozen memtable,
+  which readers ask first.
+- All versions of a key go into the store in one batch. So a reader finds either the old LATEST, or
+  the new one and the old version in HISTORY.
+- Garbage collection keeps what any active view and any commit from the horizon on can see, and no
+  read may begin below the horizon.
+The same holds after a crash during a checkpoint: recovery replays everything beyond
+`applied_commit` from the write-ahead log into the memtable before any read.
 """
 
 from array import array
@@ -79,10 +79,10 @@ _INDEXES: Final = {"category": CATEGORY, "type": TYPE, "tag": TAG}
 
 
 def read_applied(store: StateStore) -> Applied:
-    """What the last checkpoint made durable; all zero for a store that is empty.
+    """What the last checkpoint made durable; all zero for an empty store.
 
-    If another one was begun after it, its commits were durable in the write-ahead log too, and
-    `log_index` says so: a log that has lost them must not be taken for whole.
+    If a later checkpoint was begun, its commits were durable in the write-ahead log, and
+    `log_index` includes them: a log that has lost them is damaged.
     """
     applied = parse_applied(store.get(Family.INDEX, META_APPLIED))
     _, log_index = parse_unfinished(store.get(Family.INDEX, META_UNFINISHED))
@@ -90,7 +90,7 @@ def read_applied(store: StateStore) -> Applied:
 
 
 def oldest_needed(store: StateStore) -> int:
-    """The oldest commit whose record must be in the commit log; those before are forgotten."""
+    """The oldest commit whose record must be in the commit log; earlier ones are forgotten."""
     return parse_number(store.get(Family.INDEX, META_FORGOTTEN)) + 1
 
 
@@ -99,10 +99,10 @@ def read_time(store: StateStore, applied: Applied, commit_log: CommitLog) -> Log
     entry = store.get(Family.INDEX, META_CLOCK)
     horizon = parse_number(store.get(Family.INDEX, META_HORIZON))
     if entry is None:
-        # Format 3 had no such entry. An id that was forgotten must not be taken for a new one
-        # until the first tick comes: all that were are of commits before the oldest that is known.
+        # Format 3 had no such entry. Until the first tick, a forgotten id must not be taken for a
+        # new one. All forgotten ids are of commits before the oldest one that is known.
         forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
-        # The newest commit is never forgotten; a store that says so was put together again.
+        # The newest commit is never forgotten; only a repaired store can say so.
         known = 0 < forgotten < commit_log.last_commit
         before = commit_log.read(CommitNumber(forgotten + 1)).time if known else 0
         return LogTime(applied.time, horizon, before)
@@ -116,11 +116,11 @@ class StoredState:
     Attributes:
         applied: commit, position and time of the last checkpoint.
         time: what the log said about time at the last checkpoint.
-        horizon: every commit from here on can be read; before it, only at active views.
+        horizon: every commit from here on can be read; earlier ones only by active views.
         seen_ids: which transaction ids the files may have.
         store, event_log, commit_log: the files, for the checkpoint that writes them.
-        latest: entries of LATEST that were read or written lately, for the reading thread.
-        handed_over: the same for the checkpoint that is running, see latest_cache.py.
+        latest: the LATEST cache of the reading thread.
+        handed_over: the LATEST cache of the running checkpoint; see latest_cache.py.
     """
 
     def __init__(self, store: StateStore, event_log: EventLog, commit_log: CommitLog) -> None:
@@ -146,10 +146,10 @@ class StoredState:
         return Position(self.applied.position)
 
     def advance(self, applied: Applied, time: LogTime) -> None:
-        """Let readers expect what a checkpoint wrote, up to a commit and a time of the log.
+        """Let readers use what a checkpoint wrote, up to a commit and a time of the log.
 
-        The thread that reads calls it, in one stretch with dropping the frozen memtable, so that
-        no reader sees half of it.
+        Called on the reading thread, together with dropping the frozen memtable and without a
+        read in between.
         """
         assert applied.commit >= self.applied.commit
         self.applied = applied
@@ -158,19 +158,19 @@ class StoredState:
         self._scan_cache.forget_all()
 
     def add_seen_ids(self, added: SeenIds) -> None:
-        """Count ids of transactions that the last checkpoint wrote."""
+        """Add the transaction ids that the last checkpoint wrote."""
         self.seen_ids.absorb(added, self.time.time)
         if self.seen_ids.is_outrun:
             self.seen_ids = read_seen_ids(self.store, self.time.time)
 
     def reopen(self) -> None:
-        """Get the store to write again after DiskFull; the checkpoint is then written again.
+        """Reopen the store after DiskFull, so that the checkpoint can be written again.
 
-        The thread that reads calls it, while no checkpoint runs. What the store lost of the
-        attempt is in the frozen memtable still.
+        Called on the reading thread while no checkpoint runs. Whatever the store lost of the failed
+        attempt is still in the frozen memtable.
 
         Raises:
-            DiskFull: there is no room yet, and nothing can be read until it was called again.
+            DiskFull: there is still no room. Nothing can be read until another call succeeds.
         """
         self._scan_cache.forget_all()
         self.latest = LatestCache()
@@ -179,15 +179,15 @@ class StoredState:
         assert read_applied(self.store).commit >= self.applied.commit, "what was flushed stays"
 
     def hand_over(self) -> None:
-        """Give the cache of LATEST to the checkpoint that is about to begin, until `advance`.
+        """Hand the LATEST cache to the checkpoint that is about to begin, until `advance`.
 
-        The thread that reads calls it. A checkpoint that fails gives nothing back.
+        Called on the reading thread. A checkpoint that fails does not give it back.
         """
         self.latest.make_room()
         self.latest, self.handed_over = LatestCache(), self.latest
 
     def for_another_thread(self) -> "StoredState":
-        """The same files as they are now, with caches of its own; not beside a checkpoint."""
+        """The same files with separate caches; not to be used while a checkpoint runs."""
         other = StoredState(self.store, self.event_log, self.commit_log)
         other.applied = self.applied
         other.time = self.time
@@ -214,7 +214,7 @@ class StoredState:
     def newest_commit(self, key: bytes) -> int:
         """The commit that wrote the key last, or 0.
 
-        0 also for a key whose deletion is older than the horizon: it is as if never written.
+        Also 0 for a key that was deleted before the horizon, as if it had never been written.
         """
         entry = self.store.get(Family.LATEST, key)
         return 0 if entry is None else latest_commit(entry)
@@ -224,7 +224,7 @@ class StoredState:
     ) -> Iterator[tuple[bytes, int, bytes | None]]:
         """Key, commit and value of each key in [start, end) that has a version at *view*.
 
-        A deleted key comes with None as long as it is remembered.
+        A deleted key has the value None while its deletion is stored.
         """
         for key, entry in self.store.scan(Family.LATEST, start, end, reverse=reverse):
             found: Stored | None = parse_latest(entry)
@@ -245,9 +245,9 @@ class StoredState:
         size_max: int,
         reverse: bool = False,
     ) -> PackedRun:
-        """The first keys of the range that exist: at most *count_max*, about *size_max* bytes.
+        """The first existing keys of a range: at most *count_max*, about *size_max* bytes.
 
-        It may have fewer, or none, and the range goes on all the same.
+        There may be fewer, or none, although the range goes on.
         """
         if reverse:
             run = self.run_at(
@@ -259,7 +259,7 @@ class StoredState:
             cached = self._cached_range(start, end, count_max, size_max)
         if cached.newest <= view:
             return cached.run(start, end, count_max)
-        # Somebody reads the past of these keys.
+        # This view is older than some of these keys.
         upto = min(end, cached.end)
         run = self.run_at(start, upto, view, count_max=count_max, size_max=size_max)
         if run.rest is None and upto < end:
@@ -272,7 +272,7 @@ class StoredState:
         found = self.store.page(
             Family.LATEST, start, end, count_max=max(count, KEYS_MIN), size_max=size_max
         )
-        # The commit stands first in an entry, so the greatest entry has the newest.
+        # An entry begins with its commit, so the greatest entry has the newest commit.
         newest = latest_commit(max(found.values)) if found.values else 0
         values = [parse_latest_value(entry) for entry in found.values]
         if found.more:
@@ -291,9 +291,9 @@ class StoredState:
         size_max: int,
         reverse: bool = False,
     ) -> ValueRun:
-        """As `run`, always from the files: it neither asks the cache nor fills it.
+        """As `run`, but always from the files, without the cache.
 
-        Keys that do not exist at the view are among them.
+        Includes keys that do not exist at the view, with the value None.
         """
         found = self.store.page(
             Family.LATEST, start, end, count_max=count_max, size_max=size_max, reverse=reverse
@@ -315,9 +315,9 @@ class StoredState:
             yield key, latest_commit(entry)
 
     def changes_after(self, after: int) -> Iterator[tuple[int, bytes]]:
-        """Commits after one, and the keys that each changed, in the order of commits.
+        """Each commit after *after* with each key that it changed, in the order of commits.
 
-        Those before the horizon are missing.
+        Commits before the horizon are missing.
         """
         for _, entry in self.store.scan(Family.CHANGES, changes_key(after + 1)):
             for commit, _, key in parse_changes(entry):
@@ -338,7 +338,7 @@ class StoredState:
         head = postings.read_head(self.store, STREAM, name)
         if head is None or head.last_position <= self.applied.position:
             return head
-        # A checkpoint that is being written, or was cut off by a crash, is ahead of us.
+        # A checkpoint that is running, or was interrupted by a crash, has written a later head.
         position = self.applied.position
         version = postings.version_at_position(self.store, head, position)
         if version == 0:
@@ -348,7 +348,7 @@ class StoredState:
         return IndexHead(head.id, version, last, tail)
 
     def stream_positions(self, name: str, first: int, last: int) -> "array[int]":
-        """The positions of a stream's versions *first* to *last*, both included, which exist."""
+        """The positions of a stream's existing versions *first* to *last*, both included."""
         head = self.stream_head(name)
         if head is None or first > last:
             assert first > last, f"versions {first} to {last} of a stream without events"
@@ -356,7 +356,7 @@ class StoredState:
         return postings.positions_of_versions(self.store, head, first, last)
 
     def stream_version_at(self, name: str, position: int) -> int:
-        """The stream's version when *position* was the newest of all."""
+        """The stream's version when *position* was the newest of all positions."""
         head = postings.read_head(self.store, STREAM, name)
         if head is None or head.id > position:
             return 0
@@ -392,7 +392,7 @@ class StoredState:
     # Events.
 
     def events(self, positions: Sequence[int]) -> list[bytes]:
-        """The stored events at *positions*, which exist, in that order."""
+        """The stored events at existing positions, in the given order."""
         return self.event_log.read_many(positions)
 
     def events_from(self, first: int, count_max: int, size_max: int) -> list[bytes]:
@@ -404,7 +404,7 @@ class StoredState:
 
     @property
     def oldest_commit(self) -> CommitNumber:
-        """The oldest commit in the commit log; those before are older than the retention."""
+        """The oldest commit in the commit log; earlier records are forgotten."""
         return self.commit_log.first_commit
 
     def transaction(self, transaction: bytes) -> int | None:

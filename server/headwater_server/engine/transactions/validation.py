@@ -130,7 +130,7 @@ def stream_changed(state: State, stream: str, position: int) -> int:
     if head.last_position <= position:
         return 0
     stored = state.events([head.last_position])[0]
-    # Of an event that was removed it is not known any more; a reader's view would have kept it.
+    # The commit of a removed event is unknown, but it is before the view, which would have kept it.
     return decode_event(stored).commit if stored else 0
 
 
