@@ -1,70 +1,71 @@
-"""Pacing: how a checkpoint, which computes in a thread of its own, gives way to the server.
+"""Pacing: how a checkpoint, which runs in a thread of its own, yields the GIL to the server.
 
-Both need the interpreter, which only one can have. The server lets go of it at each system call,
-and if the other is waiting then, has to wait itself until that one lets go. So it works in short
-slices and sleeps in between. While it sleeps, the server's calls cost nothing; while the server
-waits for the disk or for requests, it computes.
+Only one thread can hold the GIL. The server releases it at each system call, and if the checkpoint
+takes it then, the server must wait until it is released. So the checkpoint works in short slices
+and sleeps in between. While it sleeps, the server's system calls cost nothing extra. While the
+server waits for the disk or for requests, the checkpoint computes.
 
     server      serve 32 | sync |.| serve 32 ......... | sync |.| serve 32
     checkpoint  sleeps . | slice  | sleeps, as long as | slice  | sleeps
                                     RESTS_MAX slices
 
-It sleeps for as long as its schedule allows: the work that is left should be spread evenly over the
-time until the memtable that gathers commits meanwhile is filled to FILL_AT_END. A checkpoint that
-is ahead sleeps longer, one that is late sleeps less. How much work there is, the last checkpoint
-tells: a memtable takes as long as it is full.
+It sleeps for as long as its schedule allows: the remaining work should be spread evenly over the
+time until the active memtable is filled to FILL_AT_END. A checkpoint that is ahead sleeps longer,
+and one that is late sleeps less. The amount of work is estimated from the last checkpoint, in
+proportion to how full the memtable is.
 """
 
 from collections.abc import Callable
 from typing import Final, Protocol
 
 YieldGil = Callable[[], None]
-"""Called by who computes for long, whenever others may have the interpreter for a while."""
+"""A function that long computations call whenever other threads may take the GIL for a while."""
 
 SLICE_S: Final = 0.0003
-"""Seconds of work after which the checkpoint sleeps; somebody may have waited for all of them."""
+"""Seconds of work between two sleeps. The server may wait for a whole slice."""
 
 RESTS_MAX: Final = 4.0
-"""Slices that a sleep is long at most."""
+"""The longest sleep, in slices."""
 
 RESTS_MIN: Final = 1.0
-"""Slices that a sleep is long at least, while the memtable that gathers commits is not full. A
-checkpoint that does not sleep takes the interpreter at each system call of the server."""
+"""The shortest sleep, in slices, while the active memtable is not full. A checkpoint that does not
+sleep takes the GIL at each system call of the server."""
 
 FILL_AT_END: Final = 0.75
-"""How full that memtable should be when the checkpoint ends. The rest is for what cannot be paced:
-syncs, and a machine that others use."""
+"""How full the active memtable should be when the checkpoint ends. The rest is a reserve for what
+cannot be paced: syncs, and other load on the machine."""
 
 WORK_S_GUESSED: Final = 0.2
-"""Seconds of work for a full memtable, until the first one has told. One that is too large makes
-the first checkpoint sleep less."""
+"""Seconds of work for a full memtable, assumed until the first checkpoint was measured. If this is
+too large, the first checkpoint sleeps less."""
 
 _LEFT_MIN: Final = 0.1
-"""Share of the work done that is left at least, when there is more than was expected."""
+"""The least work that is assumed to be left, as a share of the work done. It is used when there is
+more work than expected."""
 
 
 def unpaced() -> None:
-    """Give way to nobody."""
+    """Never yield the GIL."""
 
 
 class Pacing(Protocol):
-    """Decides how one checkpoint after the other gives way."""
+    """Decides when checkpoints yield the GIL, one checkpoint after the other."""
 
     def begin(self, frozen_fill: float) -> None:
-        """Begin with a checkpoint of a memtable that is so full."""
+        """Begin a checkpoint of a memtable; *frozen_fill* is how full it is."""
         ...
 
     def __call__(self) -> None:
-        """Give way if it is time."""
+        """Yield the GIL if it is time."""
         ...
 
     def end(self, frozen_fill: float) -> None:
-        """Take note of what the checkpoint's work was, for the next."""
+        """Record how much work the checkpoint was, for the next one."""
         ...
 
 
 class Unpaced:
-    """Gives way to nobody: for recovery, simulation and tests."""
+    """Never yields the GIL: for recovery, simulation and tests."""
 
     def begin(self, frozen_fill: float) -> None:
         """Do nothing."""
@@ -80,12 +81,12 @@ UNPACED: Final = Unpaced()
 
 
 class Pacer:
-    """Gives way after each slice of work, in one checkpoint after the other.
+    """Sleeps after each slice of work, in one checkpoint after the other.
 
     Args:
-        monotonic: seconds from any beginning.
-        sleep: sleeps for so many seconds.
-        fill: how full the active memtable is; 1 is full.
+        monotonic: a monotonic clock, in seconds.
+        sleep: sleeps for a number of seconds.
+        fill: returns how full the active memtable is; 1 is full.
     """
 
     def __init__(
@@ -109,17 +110,17 @@ class Pacer:
 
     def end(self, frozen_fill: float) -> None:
         """Take note of what the checkpoint's work was, for the next."""
-        # A small one has little but fixed costs, which would be taken for those of a large one.
+        # In a small checkpoint, fixed costs dominate, so it says little about a large one.
         if frozen_fill >= 0.5:
             self._work_s_per_fill = self._worked / frozen_fill
 
     def __call__(self) -> None:
-        """Sleep, if a slice has passed since the last sleep."""
+        """Sleep if a slice has passed since the last sleep."""
         now = self._monotonic()
         worked = now - self._slice_began
         if worked < SLICE_S:
             return
-        # A slice that the disk made long is no reason to sleep as long.
+        # If the disk made a slice longer, the sleep should not grow with it.
         worked = min(worked, 2 * SLICE_S)
         self._worked += worked
         rests = self._rests(now)
@@ -128,7 +129,7 @@ class Pacer:
         self._slice_began = self._monotonic()
 
     def _rests(self, now: float) -> float:
-        """How many slices the next sleep should be long."""
+        """The length of the next sleep, in slices."""
         fill = self._fill()
         least = RESTS_MIN if fill < 1.0 else 0.0
         if fill >= FILL_AT_END:

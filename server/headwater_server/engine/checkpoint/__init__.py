@@ -1,5 +1,5 @@
-"""Checkpoints: the memtable goes to the files, and garbage is collected on the way.
+"""Checkpoints: write the memtable to the files, and collect garbage.
 
-`schedule` says when, `checkpoint` in which steps; the writers fill the state store. Comes in: what
-writes stored state while the database runs.
+`schedule` decides when, `checkpoint` has the steps, and the writers fill the state store. Code
+belongs here if it writes stored state while the database runs.
 """

@@ -1,6 +1,6 @@
-"""A checkpoint: the frozen memtable goes to the files, and the write-ahead log may be trimmed.
+"""A checkpoint: writes the frozen memtable to the files, so that the log can be trimmed.
 
-    1  event log       append, sync      an interrupted attempt's part is cut at the next open
+    1  event log       append, sync      the next open cuts what an interrupted attempt appended
     2  commit log      append, sync      likewise
     3  state store     small batches: keys, streams, categories, types, transactions
     4  state store     one batch: the new applied commit
@@ -8,19 +8,19 @@
     6  state store     flush             from here on it survives a crash
     7  commit log      trim
 
-It runs in a thread of its own while the server reads. A batch holds the interpreter while the
-store takes it in, and a batch of the whole memtable would stop every reader for 100 ms and more;
-hence many small ones. The store keeps a prefix of batches over a crash, so one can end between
-any two of them, and each kind of entry must stand being written again:
+It runs in a separate thread while the server reads. Writing a batch holds the GIL, and one batch
+for the whole memtable would stop every reader for 100 ms or more, so there are many small ones.
+After a crash the store has a prefix of the batches. So a checkpoint may be interrupted between any
+two of them, and every kind of entry must allow being written again:
 
-- A key's entries are in one batch. Its LATEST entry says up to which commit they are written;
-  versions at or below that are skipped, and the ones above are put on top.
-- A head says up to which position its postings are written, likewise.
-- All else is the same bytes under the same key, whichever attempt writes it.
+- A key's entries are in one batch. Its LATEST entry says up to which commit they were written.
+  Versions up to that commit are skipped, and later ones are added.
+- Likewise, a head says up to which position its postings were written.
+- Any other entry has the same bytes under the same key in every attempt.
 
-Until step 4 is durable, the applied commit is the old one: the write-ahead log brings the rest
-again, and readers (see stored_state.py) never depend on what is beyond the applied commit. The
-same makes an attempt repeatable that ended with a full disk.
+Until step 4 is durable, the old applied commit is valid. Recovery replays the rest from the
+write-ahead log, and readers never depend on anything beyond the applied commit (stored_state.py).
+For the same reasons, an attempt that ended with a full disk can be repeated.
 """
 
 import itertools
@@ -45,7 +45,7 @@ from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.store.interface import Family
 
 _LOG_CHUNK: Final = 256
-"""Events or commits that are handed to a log at once: its loop holds the interpreter."""
+"""Events or commits in one append to a log, which holds the GIL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class CheckpointResult:
     applied: Applied
     """The new applied commit, position and time."""
     time: LogTime
-    """What the log says about time."""
+    """The log's time as of the newest record."""
     keys: int
     """Keys whose newest version was written."""
     versions: int
-    """Older versions that were put into the history."""
+    """Older versions that were put into HISTORY."""
     events: int
     commits: int
     garbage: Collected
@@ -81,19 +81,19 @@ def write_checkpoint(
     """Make a frozen memtable durable in the files. All of it must be durable in the log.
 
     Args:
-        horizon: every commit from here on must stay readable. Nobody may begin to read below it
-            any more, but who reads at one of *views* goes on.
-        views: the read views that are active, sorted.
-        garbage_entries_max: superseded versions to look at; those that this checkpoint adds
-            come on top, so that garbage cannot grow faster than it is collected.
+        horizon: every commit from here on must stay readable. No read may begin below it any more,
+            but those at one of *views* continue.
+        views: the active read views, sorted.
+        garbage_entries_max: superseded versions to examine. Those that this checkpoint adds are
+            examined in addition, so that garbage cannot grow faster than it is collected.
         forget_before: a time in microseconds; transactions that ended before are forgotten.
-        log_index: an entry of the write-ahead log that is durable.
-        yield_gil: called whenever others may have the interpreter for a while.
+        log_index: a durable entry of the write-ahead log.
+        yield_gil: called whenever other threads may take the GIL for a while.
         batch_entries_max: after how many entries a batch is written.
 
     Raises:
-        DiskFull: nothing is lost, and readers saw nothing. Call `state.reopen` from the thread
-            that reads, then this again.
+        DiskFull: nothing is lost, and readers saw nothing. Call `state.reopen` on the reading
+            thread, then call this again.
     """
     assert (frozen.base_commit, frozen.base_position) == state.applied[:2], "they follow each other"
     assert all(a <= b for a, b in itertools.pairwise(views)), "views are sorted"
@@ -121,7 +121,7 @@ def write_checkpoint(
     records_max = garbage_entries_max + len(frozen.commits)
     forgotten = _forget(state, forget_before, min([horizon, *views]), records_max)
     state.store.flush()
-    # Only now: a crash before the flush brings the index entries back, and they need the records.
+    # Only after the flush: a crash before it would bring back index entries that need the records.
     state.commit_log.trim(forgotten.trim_below)
     return CheckpointResult(
         applied=applied,
@@ -136,8 +136,8 @@ def write_checkpoint(
 
 
 def _usable_horizon(frozen: MemTable, state: StoredState, horizon: int) -> int:
-    # Not what readers are told by now, which may be later: views that were opened since the
-    # checkpoint began are not among those that are spared.
+    # Do not use the readers' current horizon, which may be later. Views that were opened since the
+    # checkpoint began are not in *views*, so their versions would be collected.
     collected = parse_number(state.store.get(Family.INDEX, META_HORIZON))
     return min(max(horizon, collected), frozen.last_commit)
 
@@ -150,7 +150,7 @@ def _forget(state: StoredState, before: int, keep_from: int, records_max: int) -
 
 
 def _append_logs(frozen: MemTable, state: StoredState, yield_gil: YieldGil) -> None:
-    # An attempt before may have come some way; what the logs have of us already is the same.
+    # An earlier attempt may have appended some already, with the same content.
     done = state.event_log.last_position - frozen.base_position
     assert 0 <= done <= len(frozen.events), "the event log was cut to the applied position"
     for start in range(done, len(frozen.events), _LOG_CHUNK):

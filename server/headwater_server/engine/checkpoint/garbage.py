@@ -1,7 +1,7 @@
-"""Garbage: superseded versions that nobody can read any more, and transactions long past.
+"""Garbage collection: removes superseded versions that no view can read, and old transaction ids.
 
-A version lives from its own commit to that of the version that replaced it. Every view from the
-horizon on is protected, and so is each active view before it, whatever stands between:
+A version is visible from its own commit until the commit that replaced it. Every view from the
+horizon on is protected, and so is each active view before it:
 
     commit          1    2    3    4    5    6    7    8
     active views              v                   h = horizon
@@ -10,17 +10,17 @@ horizon on is protected, and so is each active view before it, whatever stands b
     y  [4, 6)       no view, and replaced before the horizon: garbage
     z  [6, ...)     the newest: it stays
 
-So one old reader costs one version a key, not everything since it began. (Keeping whatever is
-newer than the oldest reader, as many systems do, lets one forgotten session fill the disk.)
+So an old reader costs one version per key, not everything since it began. (Many systems keep
+everything newer than the oldest reader, so that one forgotten session can fill the disk.)
 
-CHANGES is the work list. It is read once, in commit order, up to the horizon; how far, is kept
-in "m" "collected", and an entry of it goes once all its changes were looked at. A version that
-only a view protects is filed under that view ("r" entries of INDEX), and looked at again when that
-view has gone: then it is garbage, or filed under another. So a run costs what was changed since
-the last run and what the views that went had kept, and never a walk over all that is there.
+CHANGES is the work list. It is read once, in commit order, up to the horizon. "m" "collected" says
+how far, and an entry is deleted once all its changes were examined. A version that only a view
+protects is filed under that view ("r" entries of INDEX). When the view ends, the version is
+examined again: it is garbage, or it is filed under another view. So the cost of a run depends on
+the changes since the last run and on what ended views had kept. It never scans the whole store.
 
-A deletion is a version too. It stays in LATEST as long as there is an older version in HISTORY,
-because a scan finds keys by LATEST; after that the key is as if it had never been.
+A deletion is a version too. It stays in LATEST while there is an older version in HISTORY, because
+scans find keys by LATEST. After that, no trace of the key is left.
 """
 
 from bisect import bisect_left
@@ -61,7 +61,7 @@ from headwater_server.storage.commits.commit_log import CommitLog
 from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
 
 BATCH_VERSIONS_MAX: Final = 128
-"""Versions whose removal goes into one batch, which holds the interpreter while it is written."""
+"""Versions that are removed in one batch. Writing a batch holds the GIL."""
 
 _T = TypeVar("_T")
 
@@ -71,15 +71,15 @@ class Collected:
     """What one run of garbage collection did."""
 
     examined: int
-    """Versions looked at."""
+    """Versions examined."""
     versions: int
     """Versions removed."""
     deletions: int
     """Deleted keys of which nothing is left."""
     retained: int
-    """Versions that were filed under the view that keeps them."""
+    """Versions that were filed under a view that keeps them."""
     complete: bool
-    """Whether nothing is left to do before the next commit or the end of a view."""
+    """Whether nothing is left to do until the next commit or the end of a view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +87,15 @@ class Forgotten:
     """How far transactions are forgotten."""
 
     commit: int
-    """The ids of the transactions of this commit and those before are no longer known."""
+    """The transaction ids of this commit and of earlier ones are no longer known."""
     transactions: int
-    """How many were forgotten by this run, with those that were fenced."""
+    """How many this run forgot, including fenced ones."""
     trim_below: CommitNumber
-    """Records of the commit log below this one are of no use to anybody."""
+    """Records of the commit log before this commit are not needed any more."""
 
 
 def is_needed(commit: int, next_commit: int, horizon: int, views: Sequence[int]) -> bool:
-    """Whether a version that *next_commit* replaced can still be read by anybody."""
+    """Whether any view can still read a version that *next_commit* replaced."""
     return next_commit > horizon or keeper(commit, next_commit, views) is not None
 
 
@@ -118,10 +118,10 @@ def collect_garbage(
 
     Args:
         upto: the horizon, or the newest applied commit if that is lower.
-        views: the active read views, sorted; a view may begin meanwhile, but not below *upto*.
-        entries_max: versions to look at, of the new ones and of those that views had kept each.
-        yield_gil: called whenever others may have the interpreter for a while.
-        batch_versions_max: after how many of them a batch is written.
+        views: the active read views, sorted. A view may begin meanwhile, but not below *upto*.
+        entries_max: new versions to examine, and as many that ended views had kept.
+        yield_gil: called whenever other threads may take the GIL for a while.
+        batch_versions_max: after how many versions a batch is written.
     """
     run = _Run(store, views, yield_gil, batch_versions_max)
     released = run.release(entries_max)
@@ -130,9 +130,9 @@ def collect_garbage(
 
 
 class _Run:
-    """One run: decides version by version, writes batch by batch.
+    """One run of garbage collection: decides version by version, writes batch by batch.
 
-    Each batch moves the cursor, so a crash that undoes the later ones leaves those before whole.
+    Each batch moves the cursor, so after a crash the cursor agrees with the batches that survived.
     """
 
     def __init__(
@@ -145,17 +145,17 @@ class _Run:
         self._batch = WriteBatch()
         self._removed: set[bytes] = set()
         self._perhaps_gone: dict[bytes, None] = {}
-        # The changes before this commit were looked at, and of its own those of these keys.
+        # All changes before this commit were examined, and those of these keys by the commit.
         self._commit, count = parse_collected(store.get(Family.INDEX, META_COLLECTED))
         self._keys = {key for _, _, key in islice(_changes(store, self._commit), count)}
         self._kept_by_views = next(_retained(store, 0, NUMBER_END), None) is not None
         self.examined = self.versions = self.deletions = self.retained = 0
 
     def release(self, entries_max: int) -> bool:
-        """Look again at versions kept for views that have gone; whether that was all of them."""
+        """Examine versions kept for views that have ended; return whether that was all of them."""
         left = entries_max
         view = 0
-        # From view to view: one seek for each that keeps anything, not a walk over the entries.
+        # One seek for each view that keeps versions, not a scan over all entries.
         while (found := next(_retained(self._store, view, NUMBER_END), None)) is not None:
             view = found[0]
             if not self._is_active(view):
@@ -184,7 +184,7 @@ class _Run:
         return count
 
     def sweep(self, upto: int, entries_max: int) -> bool:
-        """Look at what was replaced since the last run, up to a commit; whether that was all."""
+        """Examine the changes since the last run, up to a commit; return whether that was all."""
         if upto < self._commit:
             return True
         count = 0
@@ -199,8 +199,8 @@ class _Run:
         if complete:
             self._commit = upto + 1
             self._keys.clear()
-        # One range for the run, not one a batch: a store keeps each as a thing of its own. What a
-        # crash left behind the cursor goes with it.
+        # One range delete for the run, not one for each batch, because the store keeps each as a
+        # separate object. It also covers entries before the cursor that a crash has left.
         self._batch.delete_range(Family.CHANGES, b"", changes_key(self._commit))
         self._batch.put(Family.INDEX, META_COLLECTED, self._cursor)
         self._store.write(self._batch)
@@ -215,11 +215,11 @@ class _Run:
         replaced = [(commit, key) for commit, flags, key in changes if flags & CHANGE_REPLACED]
         self.examined += len(replaced)
         if self._views and self._views[0] < changes[-1][0]:
-            # A view may keep some of them, so it counts when they began.
+            # A view may keep some of these, so their own commits must be looked up.
             entry_keys = [history_key(key, commit) for commit, key in replaced]
             entries = self._store.get_many(Family.HISTORY, entry_keys)
             for (commit, key), entry in zip(replaced, entries, strict=True):
-                # It is gone if a crash took back the cursor and not the removal.
+                # It is absent if it was removed before a crash that undid the cursor.
                 if entry is not None:
                     self._keep_or_remove(key, latest_commit(entry), commit)
         else:
@@ -251,10 +251,10 @@ class _Run:
         self.versions += 1
 
     def _write(self) -> None:
-        """End a batch, with the keys of which only a deletion is left.
+        """Write the batch; also remove keys of which only a deletion is left.
 
-        A deletion whose own change is not before the cursor will have its turn: what it replaced
-        was not looked at yet.
+        Deletions whose own change is at or after the cursor are left for later, because what they
+        replaced was not examined yet.
         """
         keys = sorted(self._perhaps_gone)
         entries = self._store.get_many(Family.LATEST, keys) if keys else []
@@ -273,8 +273,8 @@ class _Run:
         self._yield_gil()
 
     def _has_history(self, key: bytes) -> bool:
-        # All versions before a deletion were looked at before it, so what is left of them is
-        # kept by a view; mostly there is none, and the search can be spared.
+        # The versions before a deletion were examined before it, so only a view can keep any.
+        # Usually no view keeps anything, and the search can be skipped.
         if not self._kept_by_views:
             return False
         start, end = history_key(key, 0), history_key(key, NUMBER_END)
@@ -295,13 +295,13 @@ def forget_transactions(
     """Forget the ids of transactions that ended before a time (microseconds).
 
     Args:
-        before: the time; the clock of the server gave the records theirs.
-        keep_from: records of the commit log from here on are needed to read at a past commit.
+        before: the time, by the clock that the records' times are from.
+        keep_from: records of the commit log from here on are needed to read at past commits.
         records_max: how many to forget at most.
     """
     forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
     start = max(forgotten + 1, commit_log.first_commit)
-    # The newest record stays: the next commit's time must not be before its time.
+    # Keep the newest record: the next commit's time must not be before its time.
     end = min(commit_log.last_commit, start + records_max)
     count = 0
     while start < end:
@@ -360,7 +360,7 @@ def _forget_aborted(store: StateStore, before: int, records_max: int) -> int:
 
 
 def _changes(store: StateStore, first: int, last: int = NUMBER_END) -> Iterator[Change]:
-    """What was changed by the commits from *first* up to *last*, in their order."""
+    """The changes of the commits from *first* up to *last*, in the order of commits."""
     for _, entry in store.scan(Family.CHANGES, changes_key(first)):
         for change in parse_changes(entry):
             if change[0] > last:
@@ -372,7 +372,7 @@ def _changes(store: StateStore, first: int, last: int = NUMBER_END) -> Iterator[
 def _retained(
     store: StateStore, first_view: int, end_view: int
 ) -> Iterator[tuple[int, int, bytes, int]]:
-    """View, the commit that replaced it, key and commit of versions that views keep."""
+    """View, replacing commit, key and own commit of each version that a view keeps."""
     start, end = retained_key(first_view, 0, b""), retained_key(end_view, 0, b"")
     for entry_key, entry in store.scan(Family.INDEX, start, end):
         view, next_commit, key = parse_retained_key(entry_key)

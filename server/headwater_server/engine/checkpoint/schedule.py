@@ -1,24 +1,24 @@
-"""The checkpoint schedule: when a checkpoint is due, and the steps of one.
+"""The checkpoint schedule: when a checkpoint is due, and its steps.
 
-    begin     freeze the memtable, fix the horizon       on the thread that reads
-    run       write it to the files                      anywhere; see checkpoint.py
-    finish    readers turn to the files                  on the thread that reads
-    trim      the log goes that is not needed any more   anywhere
-    free      the memtable goes, piece by piece          anywhere
+    begin     freeze the memtable, fix the horizon       reading thread
+    run       write it to the files                      any thread; see checkpoint.py
+    finish    let readers use the files                  reading thread
+    trim      remove log segments that are not needed    any thread
+    free      free the memtable, piece by piece          any thread
 
-`checkpoint_steps` takes these steps in order and tries again after a full disk; it yields what its
-driver has to do in between. The recovery takes them one after the other (`run_to_end`), the server
-awaits the thread that writes.
+`checkpoint_steps` performs these steps in order and retries after a full disk. It yields the work
+that its driver must do in between. Recovery runs the steps directly (`run_to_end`); the server
+awaits a worker thread.
 
-One runs at a time. What is committed meanwhile gathers in the next memtable. Both together may be
-three times as much as makes a checkpoint due:
+Only one checkpoint runs at a time. Meanwhile, commits go to the next memtable. Together the two
+memtables may hold three times the amount that makes a checkpoint due:
 
     frozen    |=======|                     a checkpoint was due at 1
     active    |=======:=======|             writers wait at 2
 
 A checkpoint is due when the memtable is full. One is also due in quiet times, so that a server
-that nobody writes to does not keep a log to replay, keys in two layers, and old versions whose
-time in the history window is over.
+without writes does not keep a log to replay, keys in two layers, and old versions that have left
+the history window.
 """
 
 from collections.abc import Callable, Generator
@@ -36,22 +36,22 @@ from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 
 FILLS_MAX: Final = 3.0
-"""Full memtables that the frozen and the active one may hold together. Beyond, writers wait for the
-checkpoint. Two would make them wait at nearly every checkpoint that they keep up with."""
+"""Full memtables that the frozen and the active one may hold together. Above this, writers wait for
+the checkpoint. With two, writers would wait in nearly every checkpoint under load."""
 
 QUIET_US: Final = 2 * SECOND_US
-"""How long nothing must have been committed for the times to be quiet."""
+"""How long there must be no commit before a checkpoint counts as one in quiet times."""
 
 QUIET_INTERVAL_US: Final = 10 * SECOND_US
-"""Time between two checkpoints of quiet times: each is a file of the state store, however small."""
+"""Time between two checkpoints in quiet times: each adds a file to the state store."""
 
 
 @dataclass(slots=True)
 class Checkpoint:
-    """A checkpoint between its begin and its finish.
+    """A checkpoint that has begun and is not finished.
 
-    `run` may be called once everything up to `last_sequence` is durable: what is not in the
-    log for good must not get into the files. It may be called again after it raised DiskFull.
+    `run` may be called once everything up to `last_sequence` is durable, because the files must
+    not get ahead of the durable log. It may be called again after it raised DiskFull.
 
     Attributes:
         fill: how full the frozen memtable is; 1 made the checkpoint due.
@@ -70,13 +70,13 @@ class Checkpoint:
 
     @property
     def last_commit(self) -> int:
-        """The newest commit that it writes."""
+        """The newest commit that this checkpoint writes."""
         return self.frozen.last_commit
 
     def run(self, yield_gil: YieldGil = unpaced) -> None:
-        """Write the frozen memtable to the files; blocks, and may run in another thread.
+        """Write the frozen memtable to the files. Blocks; may run in another thread.
 
-        *yield_gil* is called every few hundred microseconds of work.
+        *yield_gil* is called after every few hundred microseconds of work.
         """
         self.result = write_checkpoint(
             self.frozen,
@@ -85,23 +85,23 @@ class Checkpoint:
             views=self.views,
             garbage_entries_max=self.garbage_entries_max,
             forget_before=self.forget_before,
-            # As of now: at the beginning, the last of its commits were not durable yet.
+            # Read it only now: at the beginning, the last commits were not durable yet.
             log_index=int(self.log.last_index),
             yield_gil=yield_gil,
         )
 
     def start_over(self) -> None:
-        """Get the files ready for another `run` after one that met a full disk.
+        """Prepare the files for another `run` after DiskFull.
 
-        Called by the thread that reads, since the state store is opened anew.
+        Called on the reading thread, because this reopens the state store.
         """
         self.state.files.reopen()
 
     def free(self, yield_gil: YieldGil = unpaced) -> None:
-        """Free the frozen memtable, after `finish`; may run in another thread.
+        """Free the frozen memtable after `finish`; may run in another thread.
 
-        All readers run on the thread that finished the checkpoint, and none keeps a memtable
-        after it has answered. So nobody has this one any more.
+        This is safe because all reads run on the thread that finished the checkpoint, and none
+        keeps a reference to a memtable after it has answered.
         """
         assert self.state.frozen is not self.frozen, "it was finished"
         self.frozen.take_apart(yield_gil)
@@ -116,21 +116,21 @@ class WaitDurable:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Make a call that blocks, in any thread; throw in what it raises."""
+    """Make a blocking call, in any thread; throw its exception into the generator."""
 
     call: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """As Write; the files are written, and writers need not be held up any more."""
+    """As Write, but the files are written already, so writers may continue."""
 
     call: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class WaitForRoom:
-    """The disk is full: wait a while and go on, or give the checkpoint up."""
+    """The disk is full: wait and continue, or abandon the checkpoint."""
 
     error: DiskFull
 
@@ -150,7 +150,7 @@ class CheckpointEngine(Protocol):
         ...
 
     def trim_log(self) -> None:
-        """Remove of the log what the files have; blocks."""
+        """Remove the part of the log that the files have; blocks."""
         ...
 
 
@@ -159,15 +159,14 @@ def checkpoint_steps(
 ) -> Generator[CheckpointStep, None, CheckpointResult | None]:
     """Make a checkpoint; return its result, or None if there was nothing to write.
 
-    Everything but Write and Trim runs on the thread that reads. The last step frees the frozen
-    memtable. A checkpoint that was given up, by closing the generator, stays begun: the process
-    ends with it.
+    All steps except Write and Trim run on the reading thread. The last step frees the frozen
+    memtable. Closing the generator abandons the checkpoint, and no other can begin in this process.
     """
     checkpoint = engine.begin_checkpoint(tidy=tidy)
     if checkpoint is None:
         yield Trim(engine.trim_log)
         return None
-    # What is not in the log for good must not get into the files.
+    # The files must not get ahead of the durable log.
     yield WaitDurable(checkpoint.last_sequence)
     while True:
         pacing.begin(checkpoint.fill)
@@ -189,8 +188,8 @@ def checkpoint_steps(
 
 
 def _clean_up(engine: CheckpointEngine, checkpoint: Checkpoint, pacing: Pacing) -> None:
-    """Let go of what the files have now, in the log and in memory: no reader should wait for it."""
-    # Files are removed and a directory is synced.
+    """Trim the log and free the memtable, off the reading thread so that no reader waits."""
+    # This removes files and syncs a directory.
     engine.trim_log()
     checkpoint.free(pacing)
     pacing.end(checkpoint.fill)
@@ -199,10 +198,10 @@ def _clean_up(engine: CheckpointEngine, checkpoint: Checkpoint, pacing: Pacing) 
 def run_to_end(
     steps: Generator[CheckpointStep, None, CheckpointResult | None],
 ) -> CheckpointResult | None:
-    """Take every step here and now: nobody reads or writes yet, and all is durable.
+    """Run all steps in this thread. There are no readers or writers yet, and all is durable.
 
     Raises:
-        DiskFull: the checkpoint is given up.
+        DiskFull: the checkpoint was abandoned.
     """
     try:
         step = next(steps)
@@ -251,14 +250,14 @@ class CheckpointSchedule:
         self._trim_below = 0
         self._garbage_left = False
         self._collected = state.files.horizon
-        # What the newest record was when we last looked, and since when it is that.
+        # The newest record at the last check, and since when it has been the newest.
         self._newest_seen = (0, 0)
         self._quiet_again_from = 0
         self.count = 0
 
     @property
     def running(self) -> bool:
-        """Whether one was begun and is not finished."""
+        """Whether a checkpoint was begun and is not finished."""
         return self._current is not None
 
     @property
@@ -268,26 +267,26 @@ class CheckpointSchedule:
 
     @property
     def behind(self) -> bool:
-        """Whether one is running, and as much was committed since as memory and restart allow.
+        """Whether writers must wait, because the running checkpoint is too far behind.
 
-        Writers must wait then. One full memtable is always allowed: after a replay, the frozen
-        one may hold FILLS_MAX by itself.
+        This bounds memory and restart time. One full active memtable is always allowed: after a
+        replay, the frozen one alone may hold FILLS_MAX.
         """
         current = self._current
         return current is not None and self.fill >= max(FILLS_MAX - current.fill, 1.0)
 
     @property
     def overdue(self) -> bool:
-        """Whether a replay must stop for one: the memtable holds more than a crash leaves.
+        """Whether a replay must pause for a checkpoint, because the memtable is too large.
 
-        Before that it is sooner done with the log, and the checkpoint runs beside the readers.
+        Below that it is faster to finish the replay first and run the checkpoint beside readers.
         """
         return self._current is None and self.fill >= FILLS_MAX
 
     def due_in_quiet(self) -> bool:
-        """Whether it is quiet and there is something to tidy up. To be asked about once a second.
+        """Whether times are quiet and there is work for a checkpoint. Call this once a second.
 
-        That is what memtables hold, or versions that have left the history window.
+        Work is a non-empty memtable, or versions that have left the history window.
         """
         now = self._clock()
         sequence, since = self._newest_seen
@@ -295,7 +294,7 @@ class CheckpointSchedule:
             self._newest_seen = (self._sequencer.commits_and_fences, now)
             return False
         if self._quiet_again_from > now + QUIET_INTERVAL_US:
-            # The clock was set back, which must not keep us from it for as long.
+            # The clock was set back, which must not delay the next checkpoint by as much.
             self._quiet_again_from = now
         if now - since < QUIET_US or now < self._quiet_again_from or self._current is not None:
             return False
@@ -312,7 +311,7 @@ class CheckpointSchedule:
 
     @property
     def fill(self) -> float:
-        """How full the active memtable is; from 1 on it is to be written to the files."""
+        """How full the active memtable is; from 1 on a checkpoint is due."""
         active, settings = self._state.active, self._settings
         return max(
             active.size / settings.memtable_size_max,
@@ -322,16 +321,16 @@ class CheckpointSchedule:
     def begin(
         self, *, published: int, views: list[int], forget_before: int, tidy: bool = False
     ) -> Checkpoint | None:
-        """Freeze the memtable; None if one is under way, or there is nothing in it.
+        """Freeze the memtable; None if a checkpoint is running or the memtable is empty.
 
-        *tidy* makes one of an empty memtable too, which collects garbage.
+        With *tidy*, an empty memtable is accepted too, to collect garbage.
         """
         active = self._state.active
         if self._current is not None:
             return None
-        # Ticks of the clock alone are worth one when they fill it: then the log may let them go.
+        # Ticks alone justify one only if they fill the memtable; it lets the log be trimmed.
         if not (tidy or active.commits or active.aborted or self._full):
-            # The files have all that the log has, and nothing is on its way there.
+            # The files have everything that the log has.
             self._note_needless(self._sequencer.durable_sequence)
             self._trim_below = int(self._log.last_index) + 1
             return None
@@ -341,7 +340,7 @@ class CheckpointSchedule:
             fill=fill,
             last_sequence=self._sequencer.sequence,
             state=self._state,
-            # It was published, so nobody begins to read what the checkpoint may collect.
+            # This horizon is published, so no read begins below it.
             horizon=min(self._state.files.horizon, published),
             views=views,
             garbage_entries_max=self._settings.garbage_entries_max,
@@ -351,7 +350,7 @@ class CheckpointSchedule:
         return self._current
 
     def finish(self, checkpoint: Checkpoint) -> CheckpointResult:
-        """Let readers use the files; `trim` then lets the log go that is not needed any more."""
+        """Let readers use the files; `trim` can then remove the part of the log that they have."""
         assert checkpoint is self._current, "one checkpoint at a time"
         assert checkpoint.result is not None, "it has run"
         self._state.files.advance(checkpoint.result.applied, checkpoint.result.time)
@@ -370,5 +369,5 @@ class CheckpointSchedule:
             self._trim_below = below
 
     def trim(self) -> None:
-        """Remove what the finished checkpoints made needless of the log; blocks."""
+        """Remove the part of the log that finished checkpoints have made redundant; blocks."""
         self._log.trim(WalIndex(self._trim_below))

@@ -1,8 +1,8 @@
-"""Sorting many keys a little at a time, and going through them in pieces.
+"""Sorts many keys in small steps, and iterates in chunks.
 
-One call of `sort` holds the interpreter to its end, which for all keys of a memtable is 20 ms. So
-short runs are sorted, and cut at the same places; what lies between two places is put together
-and sorted, which is quick, because `sort` finds the runs in it and merges them.
+A call of `sort` holds the GIL until it ends, 20 ms for all keys of a memtable. So the keys are
+sorted in short runs, and all runs are cut at the same keys. The pieces between two cuts are joined
+and sorted, which is fast because `sort` detects sorted runs and merges them.
 
     runs       a-----------m--------z    b----------n-----y    a------k-------------x
     parts      |  a .. f   |   g .. p   |   q .. z   |         each from all three runs
@@ -19,10 +19,10 @@ RUN_KEYS: Final = 1024
 """Keys that are sorted in one call, which takes about 0.5 ms."""
 
 _SAMPLED: Final = 64
-"""Of so many keys of a run, one is asked where to cut."""
+"""One of this many keys is sampled, to choose the cuts."""
 
 _SAMPLE_MAX: Final = 4096
-"""Keys that are asked at most, about: they are sorted in one call too."""
+"""About the most keys that are sampled, because these are sorted in one call too."""
 
 _T = TypeVar("_T")
 
@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 def sorted_parts(
     keys: Collection[bytes], yield_gil: YieldGil, run_keys: int = RUN_KEYS
 ) -> Iterator[list[bytes]]:
-    """The keys in order, in lists of about *run_keys*. *keys* must not change meanwhile."""
+    """The keys in order, in lists of about *run_keys*; *keys* must not change meanwhile."""
     runs: list[list[bytes]] = []
     for run in chunks(keys, run_keys):
         run.sort()

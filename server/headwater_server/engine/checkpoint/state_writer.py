@@ -1,7 +1,8 @@
-"""The part of a checkpoint that puts a memtable into the state store.
+"""The part of a checkpoint that writes a memtable to the state store.
 
-Here is in what order, and the index of streams, categories, types and tags. `VersionWriter` writes
-keys and what changed, `TransactionWriter` the ids of transactions, both to the same batches.
+This module decides the order, and writes the index of streams, categories, types and tags.
+`VersionWriter` writes keys and changes, `TransactionWriter` writes transaction ids, both to the
+same batches.
 """
 
 from array import array
@@ -46,19 +47,19 @@ from headwater_server.engine.state.memtable import MemTable
 from headwater_server.storage.store.interface import Family, StateStore
 
 _LOOKUPS: Final = 64
-"""Heads that are looked up in one call, and written before others may have the interpreter."""
+"""Heads that are looked up in one call and written before the GIL is yielded."""
 
 _COMMITS: Final = 1024
 """Commits whose numbers are packed in one call."""
 
 
 class StateWriter:
-    """Puts a memtable into the state store, in small batches.
+    """Writes a memtable to the state store, in small batches.
 
     Attributes:
         keys: keys whose newest version was written.
-        versions: older versions that were put into the history.
-        changes: how many changes garbage collection will look at.
+        versions: older versions that were put into HISTORY.
+        changes: how many changes garbage collection will examine.
     """
 
     def __init__(
@@ -87,12 +88,12 @@ class StateWriter:
         self.changes = 0
 
     def write(self) -> Applied:
-        """Write all of the memtable, and the new applied commit last."""
+        """Write the whole memtable, and the new applied commit last."""
         frozen, batches = self._frozen, self._batches
         unfinished, log_index = parse_unfinished(self._store.get(Family.INDEX, META_UNFINISHED))
         before = parse_applied(self._store.get(Family.INDEX, META_APPLIED))
         last = frozen.last_commit
-        # The horizon goes ahead of what is no longer written because of it.
+        # Write the horizon first: versions below it are left out from now on.
         self._put(Family.INDEX, META_HORIZON, NUMBER.pack(self._horizon))
         mark = unfinished_value(max(unfinished, last), max(log_index, self._log_index))
         self._put(Family.INDEX, META_UNFINISHED, mark)
@@ -104,7 +105,7 @@ class StateWriter:
         applied = Applied(last, frozen.last_position, time, self._log_index)
         self._put(Family.INDEX, META_APPLIED, applied_value(applied))
         self._put(Family.INDEX, META_CLOCK, clock_value(frozen.time))
-        # An attempt before a crash may have gone further than we; then a later one ends it.
+        # An attempt before a crash may have gone further; then a later checkpoint removes its mark.
         if unfinished <= last:
             batches.delete(Family.INDEX, META_UNFINISHED)
         batches.write()
@@ -136,7 +137,7 @@ class StateWriter:
     # Streams, categories, types, tags.
 
     def write_index(self, *, interrupted: bool) -> None:
-        """Write what the events add to the index; *interrupted* if some of it may be there."""
+        """Write the index entries; *interrupted*: an earlier attempt may have written some."""
         self._write_streams(interrupted=interrupted)
         self._write_names(CATEGORY, self._frozen.categories)
         self._write_names(TYPE, self._frozen.types)
@@ -145,8 +146,8 @@ class StateWriter:
 
     def _write_streams(self, *, interrupted: bool) -> None:
         for names in chunks(self._frozen.streams, _LOOKUPS):
-            # A stream that begins in this memtable has no head yet, unless an attempt before
-            # this one wrote it.
+            # A stream that begins in this memtable has no head yet, unless an earlier attempt
+            # wrote one.
             known = [
                 name for name in names if interrupted or self._frozen.streams[name].base_version
             ]
@@ -158,7 +159,7 @@ class StateWriter:
                 self._write_positions(STREAM, name, heads.get(name), tail.positions)
                 for event_id, version in tail.event_ids.items():
                     self._put(Family.INDEX, event_id_key(tail.id, event_id), NUMBER.pack(version))
-                    # Each is the same whenever it is written, so a batch may end between them.
+                    # Every attempt writes the same entries, so a batch may end between them.
                     self._batches.end_item(0)
                 self._batches.end_item(8 * len(tail.positions))
 
@@ -180,7 +181,7 @@ class StateWriter:
             identity = self._frozen.tag_ids[name] if kind == TAG else positions[0]
             head = IndexHead(identity, 0, 0, array("Q"))
         elif head.last_position >= positions[0]:
-            # An attempt before this one came as far as here.
+            # An earlier attempt has written some of these positions.
             positions = positions[bisect_right(positions, head.last_position) :]
             if not positions:
                 return

@@ -1,11 +1,11 @@
-"""Small batches to the state store, as a checkpoint writes them.
+"""Small batches that a checkpoint writes to the state store.
 
-The store holds the interpreter while it takes in a batch, and a crash may come between any two. So
-a batch ends after some hundred entries, but only where an item is whole: all entries of a key, say.
+The store holds the GIL while it writes a batch, and a crash may come between any two. So a batch
+ends after about a hundred entries, but only after a whole item, for example all entries of a key.
 
-Entries go to the store in the order of their keys as far as they can: it finds the place of one
-that follows the entry before with four comparisons, and of any other with twenty and more. Who
-writes to two families in turn hands in what belongs to the second as *later*.
+Entries go to the store in the order of their keys where possible. The store places an entry that
+follows the previous one with four comparisons, and any other with twenty or more. Code that writes
+to two families alternately passes the entries of the second as *later*.
 """
 
 from typing import Final
@@ -14,7 +14,7 @@ from headwater_server.engine.pacing import YieldGil
 from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
 
 BATCH_ENTRIES_MAX: Final = 128
-"""Entries after which a batch is written. The store holds the interpreter meanwhile: 0.2 ms."""
+"""Entries after which a batch is written. Writing it holds the GIL for 0.2 ms."""
 
 BATCH_SIZE_MAX: Final = 2 * 1024 * 1024
 """Bytes, not counting keys, after which a batch is written: values may be large."""
@@ -24,9 +24,9 @@ class StoreBatches:
     """Gathers entries and writes them.
 
     Attributes:
-        keys, values: of the batch that is gathered, in their stored form. Whoever has thousands
-            of entries appends to both.
-        later_keys, later_values: likewise, of what stands behind all those in the batch.
+        keys, values: entries of the current batch in their stored form. Code with thousands of
+            entries appends to both directly.
+        later_keys, later_values: likewise, for entries that come after these in the batch.
     """
 
     def __init__(self, store: StateStore, yield_gil: YieldGil, entries_max: int) -> None:
@@ -54,9 +54,9 @@ class StoreBatches:
         self._batch.delete_range(family, start, end)
 
     def end_item(self, size: int) -> None:
-        """What was put since the last call is whole: here, and here only, a batch may end.
+        """Mark the end of an item; a batch may only end here.
 
-        *size* is that of its values in bytes, about.
+        *size* is the approximate size of the item's values in bytes.
         """
         self._size += size
         count = len(self.keys) + len(self.later_keys)
@@ -64,7 +64,7 @@ class StoreBatches:
             self.write()
 
     def write(self) -> None:
-        """End the batch."""
+        """Write the batch and begin a new one."""
         self.keys += self.later_keys
         self.values += self.later_values
         self._store.write(self._batch)

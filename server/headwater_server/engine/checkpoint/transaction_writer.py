@@ -1,7 +1,7 @@
-"""The part of a checkpoint that writes the ids of transactions.
+"""The part of a checkpoint that writes transaction ids.
 
-An id that is made of the time stands in one entry with the others of its 16 ms. They are gathered
-over all commits first, so that each such entry is looked up and written once.
+Time-based ids of the same 16 ms share one entry, an id bucket. The ids of all commits are grouped
+by bucket first, so that each bucket is read and written once.
 """
 
 from typing import Final
@@ -23,23 +23,23 @@ from headwater_server.engine.state.memtable import MemTable
 from headwater_server.storage.store.interface import Family, StateStore
 
 _RECORDS: Final = 256
-"""Commits that are gathered before others may have the interpreter."""
+"""Commits that are grouped before the GIL is yielded."""
 
 _ASKED_MAX: Final = 16
-"""Ids of several entries that are asked one by one where they belong."""
+"""Up to this many ids of several buckets are assigned one by one."""
 
 _LOOKUPS: Final = 8
-"""Entries of 24 KiB at most that are looked up in one call, and written in one batch."""
+"""Buckets of at most 24 KiB that are read in one call and written in one batch."""
 
 _ID_SIZE: Final = 16
 _NUMBER_SIZE: Final = NUMBER.size
 
 
 class TransactionWriter:
-    """Writes the transactions of a memtable, those that committed and those that were aborted.
+    """Writes the transactions of a memtable, both committed and aborted ones.
 
     Args:
-        heads: `version_heads` of all its commits.
+        heads: `version_heads` of all commits of the memtable.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class TransactionWriter:
         self._yield_gil = yield_gil
 
     def write(self) -> None:
-        """Write them all."""
+        """Write all transactions."""
         buckets: dict[bytes, list[bytes]] = {}
         commits = self._frozen.commits
         for start in range(0, len(commits), _RECORDS):
@@ -76,18 +76,18 @@ class TransactionWriter:
         self._batches.write()
 
     def _gather(self, ids: list[bytes], at: int, buckets: dict[bytes, list[bytes]]) -> None:
-        """Add ids with their commits, whose heads begin at *at*, to those of the same 16 ms."""
+        """Add ids with their commits to their buckets; the commits' heads begin at *at*."""
         heads = self._heads
         lowest, highest = min(ids), max(ids)
         if highest < IDS_END and id_bucket_key(lowest) == id_bucket_key(highest):
-            # All of them: it is no use to ask each.
+            # All ids are in one bucket, so there is no need to check each.
             values = buckets.setdefault(id_bucket_key(lowest), [])
             for transaction in ids:
                 values.append(transaction + heads[at : at + _NUMBER_SIZE])
                 at += HEAD_SIZE
             return
         if len(ids) > _ASKED_MAX:
-            # Ids come in the order of time, nearly, so that one half or both are of one entry.
+            # Ids are almost in the order of time, so usually one half is all in one bucket.
             middle = len(ids) // 2
             self._gather(ids[:middle], at, buckets)
             self._gather(ids[middle:], at + HEAD_SIZE * middle, buckets)
@@ -103,9 +103,9 @@ class TransactionWriter:
                 self._batches.end_item(0)
 
     def _put_in_bucket(self, entry_key: bytes, entry: bytes, values: list[bytes]) -> None:
-        """Put transactions into the entry that they share, as far as they go in."""
+        """Add transactions to a bucket; those that do not fit get entries of their own."""
         if entry:
-            # Some may be there, from an attempt before this one.
+            # An earlier attempt may have written some of them.
             size = ID_BUCKET_ENTRY_SIZE
             known = {entry[at : at + size] for at in range(0, len(entry), size)}
             values = [value for value in values if value not in known]

@@ -1,21 +1,21 @@
-"""The part of a checkpoint that writes the versions of keys, and what changed.
+"""The part of a checkpoint that writes the versions of keys, and the changes.
 
-A key's chain comes down like this (horizon 6, one read view at 2):
+An example of a key's chain, with horizon 6 and one read view at 2:
 
     commit      1     3     4     7     9          written
     chain             a-----b-----c-----d          LATEST 9
     stored      z                      HISTORY z until 3 (the view), b until 7 (7 > 6), c until 9
 
-A version lives from its commit to that of the next one. It is needed by the history window if
-the next one is above the horizon, and by a view that lies in between. One that nobody needs any
-more is not written at all.
+A version is visible from its own commit until the commit of the next version. The history window
+needs it if the next version is above the horizon, and a view needs it if the view lies in between.
+Versions that nobody needs are not written at all.
 
-The changes are told of behind the keys, packed, in the order of commits. If a crash comes between,
+Changes are written after the keys, packed, in the order of commits. If a crash comes in between,
 the next attempt finds in LATEST and HISTORY what this one did.
 
-This runs for every version that is written, beside a server that wants the interpreter. So bytes
-are put together from pieces that were packed in bulk, or once a key: a number that is packed by
-itself costs as much as all else that is done for a version.
+This runs for every version, beside a server that needs the GIL. So entries are built from pieces
+that were packed in bulk or once per key. Packing a single number costs as much as all other work
+for a version.
 """
 
 from collections.abc import Sequence
@@ -43,13 +43,13 @@ from headwater_server.engine.state.memtable import MemTable, Version
 from headwater_server.storage.store.interface import Family, StateStore
 
 CHANGES_MAX: Final = 512
-"""Changes in one entry. Garbage collection reads the last entry of a run once more in the next."""
+"""Changes in one entry. Garbage collection rereads the last entry of a run in the next run."""
 
 CHANGES_SIZE_MAX: Final = 64 * 1024
-"""Bytes of an entry with more than one change: keys may be large."""
+"""Bytes above which an entry with several changes is split; keys may be large."""
 
 _LOOKUPS: Final = 64
-"""Keys that are looked up in one call, and written before others may have the interpreter."""
+"""Keys that are looked up in one call and written before the GIL is yielded."""
 
 _NUMBER_SIZE: Final = 8
 _LATEST: Final = bytes(Family.LATEST)
@@ -60,13 +60,13 @@ class VersionWriter:
     """Writes the versions and the changes of a memtable.
 
     Args:
-        heads: `version_heads` of all its commits.
-        latest: entries of LATEST that are known; what this checkpoint puts is added.
+        heads: `version_heads` of all commits of the memtable.
+        latest: the LATEST cache; entries that this checkpoint writes are added.
 
     Attributes:
         keys: keys whose newest version was written.
-        versions: older versions that were put into the history.
-        changes: how many changes garbage collection will look at.
+        versions: older versions that were put into HISTORY.
+        changes: how many changes garbage collection will examine.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class VersionWriter:
         self._horizon = horizon
         self._views = views
         self._yield_gil = yield_gil
-        # Older versions of the key at hand that are kept, the newest first.
+        # Older versions of the current key that are kept, newest first.
         self._kept_keys: list[bytes] = []
         self._kept: list[bytes] = []
-        # By commit the change that it made, and the others of a commit that made several.
+        # The first change of each commit, and the further changes of commits that made several.
         self._changes = [b""] * (frozen.last_commit - frozen.base_commit)
         self._more_changes: dict[int, list[bytes]] = {}
         self._entries = 0
@@ -105,7 +105,7 @@ class VersionWriter:
     # Keys.
 
     def write_keys(self) -> None:
-        """Write all versions that are needed, and note the changes."""
+        """Write all versions that are needed, and record the changes."""
         for part in sorted_parts(self._chains, self._yield_gil):
             for keys in chunks(part, _LOOKUPS):
                 found = self._latest.found
@@ -121,18 +121,18 @@ class VersionWriter:
                 self._yield_gil()
 
     def _write_key(self, key: bytes, entry: bytes | None, known: bytes | None) -> int:
-        """Put all entries of a key, whose stored one is *entry*; returns their size, about."""
+        """Put all entries of a key whose LATEST entry is *entry*; return their approximate size."""
         commit, value, older = self._chains[key]
         stored = 0
         if entry is not None and entry[:_NUMBER_SIZE] > self._base_packed:
             stored = latest_commit(entry)
             self._note_again(key, stored)
             if commit <= stored:
-                # An attempt before this one has written it.
+                # An earlier attempt has written this key.
                 return 0
         horizon, views = self._horizon, self._views
         prefix = history_prefix(key)
-        # Nearly all changes end like this; the others are put together each.
+        # The end of nearly all changes, packed once.
         end = change_end(prefix, CHANGE_EXISTS | CHANGE_REPLACED)
         stored_prefix = _HISTORY + prefix
         looked_at = False
@@ -165,10 +165,10 @@ class VersionWriter:
             )
         if value is None and commit <= horizon:
             if entry is None and not self._kept:
-                # Made and deleted, and nobody can see that it ever was.
+                # The key was created and deleted, and no view can see it.
                 return 0
             if not looked_at:
-                # Garbage collection must see the deletion, or it would stay for good.
+                # Without a change, garbage collection would never remove the deletion.
                 self._note_change(commit, change_end(prefix, 0))
         latest = self._packed(commit, value)
         self._batches.keys.append(_LATEST + key)
@@ -182,14 +182,14 @@ class VersionWriter:
         return size + len(latest)
 
     def _packed(self, commit: int, value: bytes | None) -> bytes:
-        """A version as it is stored, that one of the memtable's commits wrote."""
+        """The stored form of a version that a commit of the memtable wrote."""
         at = HEAD_SIZE * (commit - self._first)
         if value is None:
             return self._heads[at : at + _NUMBER_SIZE] + DELETED
         return self._heads[at : at + HEAD_SIZE] + value
 
     def _keep(self, prefix: bytes, version: bytes, until: int, end: bytes) -> None:
-        """Keep a version until a commit, and note the change, by what follows that commit in it."""
+        """Keep a version until a commit; record the change, of which *end* follows the commit."""
         place = until - self._first
         at = HEAD_SIZE * place
         number = self._heads[at : at + _NUMBER_SIZE]
@@ -198,7 +198,7 @@ class VersionWriter:
         self._note(place, number + end)
 
     def _put_kept(self) -> None:
-        """Put the older versions of a key, the oldest first, as they will stand."""
+        """Put the older versions of a key, oldest first, in the order of their HISTORY keys."""
         kept_keys, kept = self._kept_keys, self._kept
         if not kept:
             return
@@ -213,7 +213,7 @@ class VersionWriter:
     # Changes.
 
     def _note_change(self, commit: int, end: bytes) -> None:
-        """Note a change, by what follows the commit in it."""
+        """Record a change; *end* is its part after the commit."""
         place = commit - self._first
         at = HEAD_SIZE * place
         self._note(place, self._heads[at : at + _NUMBER_SIZE] + end)
@@ -226,7 +226,7 @@ class VersionWriter:
         self.changes += 1
 
     def _note_again(self, key: bytes, stored: int) -> None:
-        """Note the changes of a key that an attempt before this one has written."""
+        """Record the changes of a key that an earlier attempt has written."""
         prefix = history_prefix(key)
         version: Version | None = self._chains[key]
         while version is not None:
@@ -238,9 +238,9 @@ class VersionWriter:
                 self._note_change(commit, change_end(prefix, flags))
 
     def write_changes(self, *, interrupted: bool) -> None:
-        """Write all changes; *interrupted* if an attempt before this one may have written some."""
+        """Write all changes; *interrupted*: an earlier attempt may have written some."""
         if interrupted:
-            # Its entries may end elsewhere than ours. All that they tell of is told again.
+            # The earlier entries may end at other changes. This attempt writes all changes again.
             self._batches.delete_range(Family.CHANGES, changes_key(self._first), None)
         for start in range(0, len(self._changes), CHANGES_MAX):
             changes = [each for each in self._changes[start : start + CHANGES_MAX] if each]
@@ -268,5 +268,5 @@ class VersionWriter:
         last = changes[-1][:_NUMBER_SIZE]
         self._batches.put(Family.CHANGES, changes_entry_key(last, self._entries), entry)
         self._entries += 1
-        # A batch each: where this is compiled, the store is what lets other threads run between.
+        # One batch for each entry: if this is compiled, only the store lets other threads run.
         self._batches.write()

@@ -1,8 +1,8 @@
 """Atomic operations: add, min and max, evaluated when the transaction commits.
 
-They read nothing as far as isolation goes, so a thousand of them on one key do not conflict:
-each is applied to whatever the newest value is when its turn to be numbered has come. A key
-that does not exist starts from the operand. The stored form of a number is its msgpack.
+For isolation they count as neither reads nor writes, so a thousand of them on one key do not
+conflict: each is applied to the newest value at the time when its commit is sequenced. A key that
+does not exist gets the operand. Numbers are stored as msgpack.
 """
 
 from typing import Final, NamedTuple
@@ -26,11 +26,11 @@ class Atomic(NamedTuple):
 
 
 def apply_atomic(atomic: Atomic, stored: bytes | None) -> bytes:
-    """The value of a key after an atomic operation on the value that is stored.
+    """The value of a key after an atomic operation on its stored value.
 
     Raises:
-        NotANumber: the stored value is no msgpack number, or the sum leaves the range that
-            msgpack can hold.
+        NotANumber: the stored value is not a msgpack number, or the sum is outside of the range
+            that msgpack can hold.
     """
     if stored is None:
         result = atomic.number
@@ -43,7 +43,7 @@ def apply_atomic(atomic: Atomic, stored: bytes | None) -> bytes:
         else:
             assert atomic.operation == "max"
             result = max(current, atomic.number)
-    # NaN has no order, so min and max of it would depend on who came first.
+    # NaN has no order, so min and max would depend on the order of the operations.
     if result != result or (isinstance(result, int) and not INTEGER_MIN <= result <= INTEGER_MAX):
         raise NotANumber(
             f"{atomic.operation} {atomic.number} gives {result}; "

@@ -1,20 +1,20 @@
-"""Stored events: the form in which an event lies in the log and goes out to readers.
+"""Stored events: the form in which an event is stored and sent to readers.
 
     [position, stream, version, commit, time, id, type, data, metadata, tags]    one msgpack array
     [ …                                                             …, tags, extensions]
 
-It is made once, when the event is committed, and from then on only copied: into the WAL, the
-event log, and every answer. Data and metadata are the client's bytes, never looked at; nil in
-the place of data says that they were erased. Tags stand in the order in which they were given.
-An event that was written before there were tags has nine members, and no tags.
+An event is encoded once, when it is committed, and then only copied: into the write-ahead log, the
+event log, and every answer. Data and metadata are the client's bytes and never interpreted; nil as
+data means that they were erased. Tags keep the order in which they were given. Events of versions
+without tags have nine members.
 
-Extensions are for later versions, and none is written today: a flat array of number, value, number,
-value, …, because a client takes a map only with names. Who does not know a number ignores it. What
-an erasure does is decided by the number, so that every version does it right: extensions with odd
-numbers are erased with the data, those with even numbers stay. docs/format.md lists them.
+Extensions are for later versions; none is written today. They are a flat array of number, value,
+number, value, …, because clients accept maps only with names as keys. Unknown numbers are ignored.
+Extensions with odd numbers are erased with the data and those with even numbers stay, so that every
+version erases correctly. docs/format.md lists them.
 
-An event that came without an id gets one that is derived from its transaction's id and its
-place among the transaction's events, so a repeated commit gives the same ids without an index.
+An event without an id gets one derived from its transaction's id and its place among the
+transaction's events. So a repeated commit gives the same ids, without an index.
 """
 
 import struct
@@ -33,7 +33,7 @@ _TEN_MEMBERS: Final = b"\x9a"
 _ID_HEADER: Final = b"\xc4\x10"
 _NO_METADATA_NO_TAGS: Final = b"\xc4\x00\x90"
 _NUMBER_SIZES: Final = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
-"""Bytes of a packed number by the first of them; below 128 that is the number itself."""
+"""Size of a packed number by its first byte; a first byte below 128 is the number itself."""
 _STR_8: Final = 0xD9
 _STR_16: Final = 0xDA
 _TIME: Final = 4
@@ -41,11 +41,11 @@ _TIME: Final = 4
 _EXTENSIONS: Final = 10
 """The place of an event's extensions among its members."""
 _FEW: Final = 3
-"""Events that are sooner packed one by one."""
+"""Up to this many events are packed one by one, which is faster."""
 
 
 class StoredEvent(NamedTuple):
-    """An event as it was committed, taken apart."""
+    """A stored event, decoded."""
 
     position: int
     stream: str
@@ -87,11 +87,11 @@ def encode_events(
     ids: Sequence[bytes],
     events: Sequence[list[Any]],
 ) -> list[bytes]:
-    """The stored forms of events for one stream, as they stand in a request.
+    """The stored forms of events of one stream, as they come in a request.
 
-    The first gets *position* and *version*, the others those that follow; *ids* are used for
-    those that bring none. As `encode_event` of each, but what they have in common is packed once,
-    and data goes from the request's bytes to the stored ones in a single step.
+    The first event gets *position* and *version*, the others the following ones. *ids* are for
+    events without an id. The result is that of `encode_event` for each, but common members are
+    packed once, and data is copied only once.
     """
     if len(events) <= _FEW:
         return [
@@ -150,7 +150,7 @@ def encode_events(
 
 
 def _packed_numbers(first: int, count: int) -> list[bytes]:
-    """The msgpack of numbers that follow each other."""
+    """The msgpack of consecutive numbers."""
     end = first + count
     if end <= len(_SMALL_NUMBERS):
         return _SMALL_NUMBERS[first:end]
@@ -164,12 +164,12 @@ def _packed_numbers(first: int, count: int) -> list[bytes]:
 
 
 def decode_event(stored: bytes) -> StoredEvent:
-    """Take a stored event apart."""
+    """Decode a stored event."""
     return StoredEvent(*msgpack.unpackb(stored, use_list=False)[:10])
 
 
 def stream_name(stored: bytes) -> bytes:
-    """The UTF-8 of a stored event's stream, without taking the rest of the event apart."""
+    """The UTF-8 of a stored event's stream, without decoding the rest of the event."""
     assert stored[0] & 0xF0 == 0x90, "an event is an array of fewer than 16 members"
     at = 1 + _NUMBER_SIZES.get(stored[1], 1)
     header = stored[at]
@@ -177,7 +177,7 @@ def stream_name(stored: bytes) -> bytes:
         return stored[at + 1 : at + 1 + (header & 0x1F)]
     if header == _STR_8:
         return stored[at + 2 : at + 2 + stored[at + 1]]
-    # Names have at most 512 bytes, so there is no longer form.
+    # Names have at most 512 bytes, so longer forms do not occur.
     assert header == _STR_16
     return stored[at + 3 : at + 3 + (stored[at + 1] << 8) + stored[at + 2]]
 
@@ -185,7 +185,7 @@ def stream_name(stored: bytes) -> bytes:
 def erase_event(stored: bytes) -> bytes:
     """The stored form of an event without its data, metadata and extensions with odd numbers.
 
-    It is never longer than the event was: a segment's offsets rely on that.
+    It is never longer than before; a segment's offsets rely on that.
     """
     members = msgpack.unpackb(stored, use_list=True)
     members[7] = members[8] = None
@@ -217,19 +217,19 @@ def category_of(stream: str) -> str:
 
 
 def derive_event_id(transaction: bytes, place: int) -> bytes:
-    """The id of the event at *place* of a transaction, where none was given."""
+    """The id of the event at *place* of a transaction, if none was given."""
     return derive_event_ids(transaction, place, 1)[0]
 
 
 def derive_event_ids(transaction: bytes, first: int, count: int) -> list[bytes]:
-    """The ids of *count* events of a transaction from place *first* on, where none are given.
+    """The ids of *count* events of a transaction from place *first* on, if none were given.
 
-    An event's place (0, 1, 2 …) among those of its transaction is added to the last 32 bits of
-    the transaction's id. Ids of two transactions that agree in the other 96 bits do not occur:
-    those hold the time and 42 random bits.
+    An event's place (0, 1, 2 …) in its transaction is added to the last 32 bits of the
+    transaction's id. The other 96 bits hold the time and 42 random bits, so the ids of two
+    transactions do not collide.
     """
     if count == 1 and first == 0:
-        # Nothing is added to it.
+        # The first event's id is the transaction's id itself.
         return [transaction]
     prefix = transaction[:12]
     low = int.from_bytes(transaction[12:], "big") + first

@@ -1,4 +1,4 @@
-"""How the state store's families are keyed: the one place that packs and unpacks them.
+"""Keys and values of the state store's families. Only this module packs and unpacks them.
 
     LATEST         key                                  ->  commit(8) flags(1) value
     HISTORY        size(4) key until(8)                 ->  commit(8) flags(1) value
@@ -19,32 +19,31 @@
     "m" "horizon"      commit(8): every commit from here on can be read
     "m" "collected"    commit(8) count(4): garbage collection has looked at the changes before
                        this commit, and at so many of its own
-    "m" "forgotten"    commit(8): its transaction's id and those before are no longer known
+    "m" "forgotten"    commit(8): transaction ids of this commit and earlier ones are forgotten
     "m" "unfinished"   commit(8) log_index(8): a checkpoint up to here was begun; gone once applied
 
-Numbers are big-endian, so that they sort, but for lists of positions: those are little-endian,
-so that they are an array on the machines that matter without being touched.
+Numbers are big-endian, so that they sort. Lists of positions are little-endian instead, so that
+they can be used as arrays without conversion on common machines.
 
-The flags of a version are 1, or 0 for a deleted key. 2 is reserved for a value that expires, and
-whoever meets it, or another, refuses: a newer version wrote it. A HISTORY entry is what stood in
-LATEST until that commit.
+The flags of a version are 1, or 0 for a deleted key. 2 is reserved for a value that expires. A
+version with unknown flags is refused, because a newer version of Headwater wrote it. A HISTORY
+entry is the former LATEST entry that the commit in its key replaced.
 
-A CHANGES entry has its changes one behind the other, in the order of commits, each as commit(8)
-flags(1) size(4) key; its key has the last commit, so whoever looks for a commit seeks it. The flags
-are CHANGE_EXISTS and CHANGE_REPLACED; 4 is reserved for a value that expires. One entry has
-hundreds of changes, because the store wants twenty times as long for an entry as for a few bytes
-more in one.
+A CHANGES entry holds changes in the order of commits, each as commit(8) flags(1) size(4) key. Its
+key has the last commit, so that a seek finds the entry of a commit. The flags are CHANGE_EXISTS and
+CHANGE_REPLACED; 4 is reserved for a value that expires. One entry has hundreds of changes, because
+an entry costs the store twenty times as much as a few more bytes in one.
 
 Transaction ids that are made of the time (below IDS_END) are grouped: all ids of the same 16 ms,
 which share their first 44 bits, are in one entry, an id bucket. An id has an entry of its own if
 its bucket is full (ID_BUCKET_IDS_MAX), or if it is any other kind of id.
 
-The id of a stream, a category or a type is the position
-of its first event: it needs no counter, and a repeated checkpoint gives the same. That of a tag
-is 256 times the position of its first event, plus the tag's place among those of that event.
+The id of a stream, a category or a type is the position of its first event. That needs no counter,
+and a repeated checkpoint gives the same id. The id of a tag is 256 times the position of its first
+event, plus the tag's place among the tags of that event.
 
-A kind of INDEX entry with its high bit set is reserved: the name of one of several databases in a
-directory, whose number(u32) stands before the rest of the key.
+INDEX kinds with the high bit set are reserved for several databases in one directory; there the
+number(u32) of the database comes before the rest of the key.
 """
 
 import struct
@@ -74,10 +73,10 @@ _POSTING: Final = struct.Struct(">cQQ")
 _LAST_BYTES: Final = bytes(range(256))
 
 _LENGTHS: Final = [_LENGTH.pack(length) for length in range(256)]
-"""Lengths of nearly all keys, packed: to pack one takes four times as long as to look it up."""
+"""The packed lengths of nearly all keys. Packing takes four times as long as a look-up here."""
 
 _TAG_PLACES: Final = 256
-"""More than the tags that an event may ever have: several may have their first event in one."""
+"""More than the tags of any event; several tags may have the same first event."""
 
 # Kinds of INDEX entries, by their first byte.
 META: Final = b"m"
@@ -102,23 +101,22 @@ POSTING_COUNT_MAX: Final = 8192
 """Positions in one posting: 64 KiB, read and checked whole."""
 
 ID_BUCKET_ENTRY_SIZE: Final = 24
-"""Bytes of a transaction in a TRANSACTIONS entry that it shares."""
+"""Bytes of a transaction in an id bucket."""
 
 ID_BUCKET_IDS_MAX: Final = 1024
-"""Transactions that share an entry: 24 KiB to read for one of them. It is what 64,000 commits a
-second come to, and whoever makes ids that lie about the time cannot make an entry longer."""
+"""Ids in one bucket, so that a look-up reads at most 24 KiB. This is enough for 64,000 commits a
+second, and it bounds the bucket if clients make ids with wrong times."""
 
 IDS_END: Final = b"\x02"
-"""Transaction ids that are UUIDv7 grow with the time, and stay below this until the year 2039.
-Among the ids below it, a new one is greater than nearly all that are stored, so it needs no look-up
-(seen_ids.py); only one that is repeated, late, or not made of the time does."""
+"""UUIDv7 ids grow with time and stay below this until the year 2039. Below it, a new id is greater
+than nearly all stored ones and needs no look-up (seen_ids.py). Only an id that is repeated, late,
+or not made of the time needs one."""
 
 _HIGH_NIBBLES: Final = [bytes([value & 0xF0]) for value in range(256)]
 
 TAIL_COUNT_MAX: Final = 32
-"""Positions that a head holds itself, so that a short stream is one lookup, and a stream that
-gets one event a checkpoint makes one posting in 33 and not in each: the price is that a head is
-written with up to 256 bytes of them."""
+"""Positions in a head itself. So a short stream needs one look-up, and a stream with one event per
+checkpoint writes a posting only in every 33rd. The price is up to 256 more bytes per head."""
 
 
 class Applied(NamedTuple):
@@ -132,11 +130,11 @@ class Applied(NamedTuple):
     time: int
     """Of that commit, in microseconds since 1970."""
     log_index: int
-    """An entry of the write-ahead log that was durable then: a log that lacks it is damaged."""
+    """A log entry that was durable then; a log without it is damaged."""
 
 
 class Stored(NamedTuple):
-    """A version of a key: by which commit, and the value; None: the commit deleted the key."""
+    """A version of a key: its commit, and its value or None if the commit deleted the key."""
 
     commit: int
     value: bytes | None
@@ -146,10 +144,10 @@ class IndexHead(NamedTuple):
     """The end of a stream, a category, a type or a tag.
 
     Attributes:
-        id: the position of its first event, or for a tag `tag_id`.
+        id: the position of its first event; for a tag, its `tag_id`.
         version: how many events it has.
-        last_position: of its newest event.
-        tail: the positions of its newest events, which are in no posting yet.
+        last_position: the position of its newest event.
+        tail: the positions of the newest events, which are not in postings yet.
     """
 
     id: int
@@ -185,7 +183,7 @@ def parse_latest_value(entry: bytes) -> bytes | None:
 
 
 def _refuse_flags(flags: int) -> NoReturn:
-    """Raise: what such flags stand for is not the bytes behind them."""
+    """Raise, because the bytes after unknown flags cannot be interpreted."""
     raise FormatTooNew(
         f"a version of a key has flags {flags}; this version of Headwater knows 0 and {VALUE}",
         details={"found": flags, "known": VALUE},
@@ -202,14 +200,14 @@ HEAD_SIZE: Final = 9
 """Bytes of a version before its value."""
 
 DELETED: Final = b"\0"
-"""Stands behind the commit of a version that is a deletion."""
+"""The flags of a deletion, as they follow its commit."""
 
 
 def version_heads(first: int, last: int) -> bytes:
-    """What stands before the value of a version of each commit from *first* up to *last*.
+    """The commits and flags of versions of each commit from *first* up to *last*.
 
-    HEAD_SIZE bytes each, of which the first eight are the commit alone, for keys. Numbers that are
-    packed together cost next to nothing; one by itself costs as much as four slices.
+    HEAD_SIZE bytes each; the first eight are the packed commit, which is also used in keys. Packing
+    numbers in bulk costs almost nothing; packing a single one costs as much as four slices.
     """
     blocks: list[bytes] = []
     for high in range(first >> 8, (last >> 8) + 1):
@@ -222,18 +220,18 @@ def version_heads(first: int, last: int) -> bytes:
 
 
 def history_prefix(key: bytes) -> bytes:
-    """What the HISTORY keys of one key begin with. The length keeps keys apart that begin alike."""
+    """The prefix of a key's HISTORY keys. The length separates keys with a common prefix."""
     size = len(key)
     return (_LENGTHS[size] if size < len(_LENGTHS) else _LENGTH.pack(size)) + key
 
 
 def history_key(key: bytes, until: int) -> bytes:
-    """The key of the HISTORY entry of the version that the commit *until* replaced."""
+    """The HISTORY key of the version that the commit *until* replaced."""
     return history_prefix(key) + NUMBER.pack(until)
 
 
 def parse_history_key(entry_key: bytes) -> tuple[bytes, int]:
-    """The key of a HISTORY entry, and the commit that replaced the version."""
+    """The key that a HISTORY entry is of, and the commit that replaced the version."""
     return entry_key[_LENGTH.size : -NUMBER.size], NUMBER.unpack(entry_key[-NUMBER.size :])[0]
 
 
@@ -241,29 +239,29 @@ Change = tuple[int, int, bytes]
 """What a commit did to a key: the commit, flags, the key."""
 
 CHANGE_EXISTS: Final = 1
-"""The commit gave the key a value; without it, it deleted the key."""
+"""The commit gave the key a value; without this flag, it deleted the key."""
 
 CHANGE_REPLACED: Final = 2
-"""What the commit replaced was put into HISTORY."""
+"""The version that the commit replaced was put into HISTORY."""
 
 _FLAGS: Final = [bytes([flags]) for flags in range(4)]
 
 
 def changes_key(commit: int) -> bytes:
-    """Where the CHANGES entries begin that may have changes of a commit, or of later ones."""
+    """A lower bound of the CHANGES entries with changes of a commit or of later ones."""
     return NUMBER.pack(commit)
 
 
 def changes_entry_key(last: bytes, number: int) -> bytes:
-    """The key of a CHANGES entry that ends with a commit, which is packed as it stands in it.
+    """The key of a CHANGES entry whose last change is of the packed commit *last*.
 
-    *number* tells those apart that end with the same one.
+    *number* separates entries that end with the same commit.
     """
     return last + _LENGTH.pack(number)
 
 
 def change_end(prefix: bytes, flags: int) -> bytes:
-    """What follows the commit in a change, by the `history_prefix` of its key."""
+    """The part of a change after its commit; *prefix* is the `history_prefix` of its key."""
     return _FLAGS[flags] + prefix
 
 
@@ -280,12 +278,12 @@ def parse_changes(entry: bytes) -> list[Change]:
     step = _CHANGE.size + key_size
     sizes = (entry[9::step], entry[10::step], entry[11::step], entry[12::step])
     if len(entry) % step == 0 and all(len(set(each)) == 1 for each in sizes):
-        # Keys of one size, as they often are: less than half the time.
+        # Keys often have the same size; this takes less than half the time.
         return list(struct.iter_unpack(f">QB4x{key_size}s", entry))
     changes: list[Any] = []
     at = 0
     while at < len(entry):
-        # Of any type, so that no number is taken out of its object and put into another.
+        # Any: mypyc must not unbox the numbers and box them again.
         commit: Any
         flags: Any
         commit, flags, size = unpack(entry, at)
@@ -302,12 +300,12 @@ def collected_value(commit: int, count: int) -> bytes:
 
 
 def parse_collected(entry: bytes | None) -> tuple[int, int]:
-    """Up to which commit, not with it, changes were looked at, and how many of its own."""
+    """The commit before which all changes were examined, and how many of its own were."""
     return (0, 0) if entry is None else _NUMBER_AND_COUNT.unpack(entry)
 
 
 def retained_key(view: int, commit: int, key: bytes) -> bytes:
-    """The key of an entry for a version that only a read view keeps; *commit* replaced it."""
+    """The key for a version that only a read view keeps and that *commit* replaced."""
     return RETAINED + _TWO_NUMBERS.pack(view, commit) + key
 
 
@@ -321,13 +319,13 @@ def parse_retained_key(entry_key: bytes) -> tuple[int, int, bytes]:
 
 
 def tag_id(position: int, place: int) -> int:
-    """The id of a tag whose first event is at *position*, where it was the tag at *place*."""
+    """The id of a tag whose first event is at *position* and has it as the tag at *place*."""
     assert place < _TAG_PLACES
     return position * _TAG_PLACES + place
 
 
 def first_position(kind: bytes, identity: int) -> int:
-    """The position of the first event of what has this id."""
+    """The position of the first event of the stream, category, type or tag with this id."""
     return identity // _TAG_PLACES if kind == TAG else identity
 
 
@@ -370,7 +368,7 @@ def parse_event_id_key(entry_key: bytes) -> tuple[int, bytes]:
 
 
 def removed_key(stream: str) -> bytes:
-    """The key that says up to which version a stream's events were removed from the log."""
+    """The key of the version up to which a stream's events were removed from the log."""
     return REMOVED + stream.encode()
 
 
@@ -400,7 +398,7 @@ def applied_value(applied: Applied) -> bytes:
 
 
 def parse_applied(entry: bytes | None) -> Applied:
-    """What was applied; all zero for a store that is empty."""
+    """The applied commit; all zero for an empty store."""
     return Applied(0, 0, 0, 0) if entry is None else Applied(*_FOUR_NUMBERS.unpack(entry))
 
 
@@ -415,7 +413,7 @@ def parse_clock(entry: bytes) -> LogTime:
 
 
 def unfinished_value(commit: int, log_index: int) -> bytes:
-    """The value of "m" "unfinished": up to which commit, and an entry of the log durable then."""
+    """The value of "m" "unfinished": the checkpoint's last commit, and a durable log entry."""
     return _TWO_NUMBERS.pack(commit, log_index)
 
 
@@ -425,43 +423,43 @@ def parse_unfinished(entry: bytes | None) -> tuple[int, int]:
 
 
 def parse_number(entry: bytes | None) -> int:
-    """One number, 0 if there is no entry."""
+    """A number; 0 if there is no entry."""
     return 0 if entry is None else int(NUMBER.unpack_from(entry)[0])
 
 
 def id_bucket_key(transaction: bytes) -> bytes:
-    """The key of the TRANSACTIONS entry that an id shares with the others of its 16 ms."""
+    """The key of an id's bucket: the TRANSACTIONS entry for all ids of the same 16 ms."""
     return transaction[:5] + _HIGH_NIBBLES[transaction[5]]
 
 
 def id_bucket_end(entry_key: bytes) -> bytes:
-    """An id above every other of the 16 ms of a TRANSACTIONS entry."""
+    """An id above all others of a bucket's 16 ms."""
     return entry_key[:5] + bytes([entry_key[5] | 0x0F]) + b"\xff" * 10
 
 
 def id_bucket_entry(transaction: bytes, commit: int) -> bytes:
-    """What a shared TRANSACTIONS entry has for one of its transactions."""
+    """The part of an id bucket for one transaction."""
     return transaction + NUMBER.pack(commit)
 
 
 def find_in_id_bucket(entry: bytes, transaction: bytes) -> int | None:
-    """The commit of a transaction by a shared TRANSACTIONS entry, or None."""
+    """The commit of a transaction in an id bucket, or None."""
     at = entry.find(transaction)
-    # The bytes of the id may stand across two others first.
+    # The bytes of the id may first occur across two other entries.
     while at >= 0 and at % ID_BUCKET_ENTRY_SIZE:
         at = entry.find(transaction, at + 1)
     return None if at < 0 else parse_number(entry[at + 16 :])
 
 
 def parse_transactions(entry_key: bytes, entry: bytes) -> list[tuple[bytes, int]]:
-    """Ids and commits, 0 for one that was aborted, of a TRANSACTIONS entry."""
+    """The ids and commits (0: aborted) of a TRANSACTIONS entry."""
     if len(entry_key) == 16:
         return [(entry_key, parse_number(entry))]
     return list(_TRANSACTION.iter_unpack(entry))
 
 
 def aborted_value(time: int) -> bytes:
-    """The value of a TRANSACTIONS entry of one that was fenced."""
+    """The TRANSACTIONS value of a transaction that was fenced."""
     return _TWO_NUMBERS.pack(0, time)
 
 

@@ -1,4 +1,4 @@
-"""Key spaces: what a stored key belongs to, by its first byte.
+"""Key spaces: the first byte of a stored key says what it is for.
 
     01  keys of users
     02  snapshots of aggregates     stream 00 name 00 schema(u32) version(u64)  ->  state
@@ -7,11 +7,11 @@
     f0  retention of streams        stream  ->  msgpack of the rule, see rules.py in retention
     f1  erasures                    position(u64)  ->  nothing: the event there is erased
 
-Everything in the state store is a versioned key, so snapshots, accounts and groups are
-transactional, have a history, and are collected as garbage, without code of their own. What
-retention writes stands last in a record of the log, so one look at its last key tells of it.
+Everything in the state store is a versioned key. So snapshots, accounts and groups are
+transactional, have a history, and are garbage-collected, without code of their own. Keys of
+retention come last in a log record, so a look at the last key is enough to detect them.
 
-Reserved for several databases in one directory. Database 0 has the spaces above, as they are:
+Reserved for several databases in one directory. Database 0 has the spaces above:
 
     81  82  83  84   number(u32) …      as 01 to 04, of the database with that number
     f2               number(u32) stream  as f0; erasures need none, for positions are of all
@@ -29,7 +29,7 @@ RETENTION: Final = b"\xf0"
 ERASURES: Final = b"\xf1"
 
 RESERVED: Final = frozenset({b"\x81", b"\x82", b"\x83", b"\x84", b"\xf2"})
-"""What no key begins with today, and may in a directory of a later version."""
+"""First bytes that no key has today; a later version may use them."""
 
 USER_END: Final = b"\x02"
 SNAPSHOTS_END: Final = b"\x03"
@@ -43,7 +43,7 @@ _POSITION: Final = struct.Struct(">Q")
 
 
 class SnapshotKey(NamedTuple):
-    """What a snapshot is of, and by which code."""
+    """The stream and version of a snapshot, and the name and schema of the code that made it."""
 
     stream: str
     name: str
@@ -52,7 +52,7 @@ class SnapshotKey(NamedTuple):
 
 
 def snapshot_key(stream: str, name: str, schema: int, version: int) -> bytes:
-    """The key of a snapshot. Names hold no U+0000, so it ends them."""
+    """The key of a snapshot. Names contain no U+0000, so it can end them."""
     return (
         SNAPSHOTS
         + stream.encode()
@@ -64,37 +64,37 @@ def snapshot_key(stream: str, name: str, schema: int, version: int) -> bytes:
 
 
 def snapshot_range(stream: str, name: str, schema: int, version_max: int) -> tuple[bytes, bytes]:
-    """The range of keys of the snapshots of one code, up to and with a version."""
+    """The key range of the snapshots with one name and schema, up to a version, included."""
     return snapshot_key(stream, name, schema, 0), snapshot_key(
         stream, name, schema, version_max + 1
     )
 
 
 def parse_snapshot_key(key: bytes) -> SnapshotKey:
-    """Take a snapshot's key apart."""
+    """Decode a snapshot's key."""
     stream, name, _ = key[1:].split(b"\0", 2)
     schema, version = _SCHEMA_AND_VERSION.unpack(key[-_SCHEMA_AND_VERSION.size :])
     return SnapshotKey(stream.decode(), name.decode(), schema, version)
 
 
 def snapshots_of(stream: str) -> tuple[bytes, bytes]:
-    """The range of keys of all snapshots of a stream."""
+    """The key range of all snapshots of a stream."""
     prefix = SNAPSHOTS + stream.encode()
     return prefix + b"\0", prefix + b"\x01"
 
 
 def retention_key(stream: str) -> bytes:
-    """The key of a stream's rule of retention."""
+    """The key of a stream's retention rule."""
     return RETENTION + stream.encode()
 
 
 def stream_of_rule(key: bytes) -> str:
-    """The stream of a key of retention."""
+    """The stream of a retention rule's key."""
     return key[1:].decode()
 
 
 def erasure_key(position: int) -> bytes:
-    """The key that says that the event at a position is erased."""
+    """The key that marks the event at a position as erased."""
     return ERASURES + _POSITION.pack(position)
 
 

@@ -1,11 +1,10 @@
-"""A planned record: all that a record of the log does, with nothing left to look up.
+"""A planned record: all effects of a log record, with nothing left to look up.
 
     plan    reads the state, may raise, changes nothing          planning.py, replaying.py
     apply   changes the memtable, reads nothing, cannot fail     MemTable.apply
 
-Live commits, fences, ticks of the clock and the replay of the log all make planned records and
-apply them by the same function. Because apply needs nothing but its arguments, a commit is
-either wholly in the memtable or not at all.
+Commits, fences, ticks of the clock and the replay of the log all make planned records, and the same
+function applies them. Applying reads only its arguments, so it cannot fail halfway.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,8 @@ ABORT: Final = 2
 TICK: Final = 3
 
 StreamRun = tuple[str, int, int, str, int]
-"""Events of one stream and one type that follow each other: the stream, its id, its version
-before them, the type, and how many."""
+"""Consecutive events of one stream and one type: the stream, its id, its version before them, the
+type, and how many."""
 
 
 class Planned:
@@ -31,19 +30,19 @@ class Planned:
         transaction: 16 bytes; empty for a tick.
         time: microseconds, of the log's clock.
         user: the number of the user, 0 if there are no users.
-        writes: flat, key, value or None, …. Keys of retention stand last.
-        has_retention: whether there are any of these.
-        first_position: of the first event, or of the next one to come.
+        writes: flat: key, value or None, …. Keys of retention come last.
+        has_retention: whether there are keys of retention.
+        first_position: the position of the first event, or of the next event to come.
         events: stored events, in the order of positions.
-        event_ids: flat, place, id, …, of the ids that users gave.
-        runs: how the events fall on streams and types.
-        tags: the tags of those events that have any, by the event's place.
+        event_ids: flat: place, id, …, for the ids that users gave.
+        runs: the events by stream and type.
+        tags: the tags of events that have any, by the event's place.
         horizon, forget_before: of a tick; see log_clock.py.
-        record: its bytes in the log; empty for one that was read from there.
+        record: its bytes in the log; empty if it was read from there.
         versions: the version of each stream that the transaction appended to.
-        repeated: the first and the last event of each append that was there already.
+        repeated: the first and last event of each append whose events were stored already.
         failures: the expectations and conditions that do not hold; such a plan is not applied.
-        settled: what the consumer groups must be told once the commit has its number.
+        settled: what to pass to the consumer groups once the commit is sequenced.
     """
 
     __slots__ = (
@@ -85,7 +84,7 @@ class Planned:
         self.commit = commit
         self.first_position = first_position
         self.writes = writes
-        # Most commits have no events, so these are shared until there is something in them.
+        # Most commits have no events, so these begin as shared empty values.
         self.events: Sequence[bytes] = ()
         self.event_ids: Sequence[Any] = ()
         self.runs: Sequence[StreamRun] = ()

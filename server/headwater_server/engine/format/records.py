@@ -5,18 +5,18 @@
     abort     [1, 2, transaction, time, user, nil]
     tick      [1, 3, time, horizon, forget_before, nil]
 
-Every record begins with the version of its layout and its kind, and ends with extensions, which
-are nil today. A record of an unknown version or kind, or with an extension, was written by a
-newer version of Headwater and is refused: to skip it would lose a commit.
+Every record begins with its layout version and its kind, and ends with extensions, which are nil
+today. A record with an unknown version or kind, or with an extension, was written by a newer
+version of Headwater and is refused, because skipping it would lose a commit.
 
-`writes` is flat: key, value, key, value, …; a value of nil deletes the key. Keys carry the byte
-of their key space. `first_position` is that of the first event, or, if there are none, of the
-next one to come; `events` are stored events. `event_ids` is flat too: place among the events,
-id, …, for the ids that users gave, which alone are indexed. A tick tells what the log's clock
-says and what follows from it; see log_clock.py.
+`writes` is flat: key, value, key, value, …; a value of nil deletes the key. Keys include the byte
+of their key space. `first_position` is the position of the first event, or of the next event to
+come if there are none. `events` are stored events. `event_ids` is flat too: place among the events,
+id, …, only for ids that users gave; the others are not indexed. A tick records the log's clock and
+what depends on it; see log_clock.py.
 
-A record holds what came out of validation, atomic operations and range deletes, so applying it
-needs no state but what the records before it made.
+A record holds the results of validation, atomic operations and range deletes. So applying it needs
+only the state that earlier records made.
 
 Format 3 had no version and no kind: a commit had the eight members from `commit` to `event_ids`,
 an abort was [0, transaction, time, user]. Such records are still read.
@@ -35,7 +35,7 @@ from headwater_server.engine.format.planned import ABORT, COMMIT, TICK
 _pack: Final = Packer(use_bin_type=True, autoreset=True).pack
 
 VERSION: Final = 1
-"""Of the layout of records."""
+"""The version of the record layout."""
 
 # How a commit record begins, in msgpack:
 # 9b 01 01  cf commit 8 | c4 10 transaction 16 | cf time 8 | cf user 8 | writes | cf position 8
@@ -58,7 +58,7 @@ _OLD_ABORT: Final = 4
 
 
 class Record(NamedTuple):
-    """One record of the log, taken apart. What its kind does not have is 0 or empty."""
+    """A decoded record of the log. Members that its kind does not have are 0 or empty."""
 
     commit: int
     transaction: bytes
@@ -84,7 +84,7 @@ def encode_commit(
     event_ids: Sequence[Any],
 ) -> bytes:
     """The bytes of a commit record."""
-    # By hand, in a third of the time that packing it takes; hence the numbers of fixed width.
+    # Packed by hand in a third of msgpack's time; this is why numbers have a fixed width.
     assert len(transaction) == 16
     head: bytes = _pack_head(_COMMIT_HEAD, commit, b"\xc4\x10", transaction, 0xCF, time, 0xCF, user)
     count = len(writes)
@@ -126,10 +126,10 @@ def encode_tick(time: int, horizon: int, forget_before: int) -> bytes:
 
 
 def decode_record(data: bytes) -> Record:
-    """Take a record apart.
+    """Decode a record.
 
-    The log's checksum covers the bytes, so a record that does not decode is our own mistake,
-    and an assertion.
+    The log's checksum covers the bytes, so a record that does not decode is a bug of ours, and
+    fails an assertion.
 
     Raises:
         FormatTooNew: a newer version of Headwater wrote it.
@@ -139,17 +139,17 @@ def decode_record(data: bytes) -> Record:
 
 
 def unpack_records(encoded: Sequence[bytes]) -> Sequence[tuple[Any, ...]]:
-    """The members of records as they stand in them, each record and each array in it a tuple."""
+    """The members of records as tuples, undecoded; arrays within them are tuples too."""
     if len(encoded) == 1:
         return [unpackb(encoded[0], use_list=False, strict_map_key=False)]
-    # As one array that has them all: what a call costs is as much as what a small record does.
+    # Unpacked as one array, because a call costs as much as a small record.
     joined = array_header(len(encoded)) + b"".join(encoded)
     members: tuple[tuple[Any, ...], ...] = unpackb(joined, use_list=False, strict_map_key=False)
     return members
 
 
 def record_of(members: tuple[Any, ...]) -> Record:
-    """The record that has these members.
+    """The record with these members.
 
     Raises:
         FormatTooNew: a newer version of Headwater wrote it.

@@ -1,6 +1,6 @@
-"""Rules of retention as they are stored: one key for each stream that ever had a rule.
+"""Retention rules as they are stored: one key for each stream that ever had a rule.
 
-What a rule hides is decided in retention/rules.py.
+retention/rules.py decides what a rule hides.
 """
 
 from typing import Final, NamedTuple
@@ -9,16 +9,16 @@ import msgpack
 
 
 class Rule(NamedTuple):
-    """What is kept of a stream.
+    """A stream's retention rule.
 
     Attributes:
         before: events below this version are hidden.
-        deleted: the version at which the stream was deleted, 0 if it never was. As long as it
-            is the stream's version, there is no such stream.
-        count_max: events that are kept, the newest; 0: all.
-        age_us_max: microseconds for which an event is kept; 0: for ever.
-        erased_from: the lowest version that was erased, 0 if none was. Snapshots from it on that
-            were made before `erased_commit` hold what was erased.
+        deleted: the version at which the stream was deleted, 0 if it never was. While this is
+            the stream's version, the stream does not exist.
+        count_max: how many of the newest events are kept; 0: all.
+        age_us_max: microseconds for which an event is kept; 0: forever.
+        erased_from: the lowest version that was erased, 0 if none was. Snapshots from this version
+            on that were made before `erased_commit` may contain erased data.
         erased_commit: the newest commit that erased an event.
     """
 
@@ -31,7 +31,7 @@ class Rule(NamedTuple):
 
     @property
     def may_hide(self) -> bool:
-        """Whether events are hidden by it, or can become hidden while it stands."""
+        """Whether this rule hides events or may hide some in the future."""
         return self.before > 1 or self.deleted > 0 or self.count_max > 0 or self.age_us_max > 0
 
 
@@ -45,5 +45,5 @@ def encode_rule(rule: Rule) -> bytes:
 
 
 def decode_rule(stored: bytes | None) -> Rule:
-    """A rule, from how it is stored. A newer version may have added to it."""
+    """Decode a stored rule. Members that a newer version added are ignored."""
     return NO_RULE if stored is None else Rule(*msgpack.unpackb(stored)[: len(NO_RULE)])

@@ -1,8 +1,8 @@
 """Transaction ids: 16 bytes that a client chooses, by preference a UUID of version 7.
 
-A UUIDv7 (RFC 9562) starts with the millisecond in which it was made. From it the engine can
-tell a transaction that it never saw from one whose fate it has forgotten. Any other 16 bytes
-are allowed too; such an id, once it is older than the retention, looks like one never seen.
+A UUIDv7 (RFC 9562) starts with the millisecond in which it was made. This lets the engine
+distinguish a transaction that it never saw from one whose status it has forgotten. Any other 16
+bytes are allowed too; once such an id is older than the retention, it looks like one never seen.
 """
 
 import random
@@ -27,8 +27,8 @@ def new_transaction_id(now: int, source: random.Random) -> bytes:
 def made_between(transaction: bytes, start: int, end: int) -> bool:
     """Whether the id says that it was made from *start* on and before *end*, in microseconds.
 
-    One id in 64 of those that are random bytes has the form of a UUIDv7, and tells any time of
-    9,000 years. The narrower the question, the fewer of them are taken at their word.
+    One in 64 random ids looks like a UUIDv7, with any time within 9,000 years. A narrow range
+    misjudges fewer of them.
     """
     if transaction[6] >> 4 != 7 or transaction[8] >> 6 != 2:
         return False
@@ -36,17 +36,17 @@ def made_between(transaction: bytes, start: int, end: int) -> bool:
 
 
 def made_at(transaction: bytes) -> int:
-    """The time in microseconds at which a UUIDv7 was made, by the clock of who made it."""
+    """The time in microseconds at which a UUIDv7 was made, by its maker's clock."""
     return int.from_bytes(transaction[:6], "big") * _MS_US
 
 
 def ids_from(time: int) -> bytes:
-    """What a UUIDv7 that was made at a time in microseconds, or later, is not below."""
+    """A lower bound of the UUIDv7 ids that were made at a time in microseconds or later."""
     return max(time // _MS_US, 0).to_bytes(6, "big")
 
 
 def told_time(time: int) -> str:
-    """A time in microseconds as a message tells it."""
+    """A time in microseconds, formatted for a message."""
     try:
         return (_EPOCH + timedelta(microseconds=time)).isoformat(timespec="seconds")
     except OverflowError:

@@ -1,4 +1,4 @@
 """Reads at a read view: keys, ranges, streams, searches, changes and listings.
 
-Comes in: whatever answers a question about the state at one commit and changes nothing.
+Code belongs here if it answers a question about the state at one commit and changes nothing.
 """

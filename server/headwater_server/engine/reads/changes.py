@@ -1,11 +1,11 @@
-"""Changes of keys: what each commit wrote in a range, with the old value and the new.
+"""Changes of keys: what each commit wrote in a range, with the old and the new value.
 
     commit 7    a: 1 -> 2    b: (none) -> 5
     commit 9    a: 2 -> (none)
 
-The memtables keep the writes of each commit; of what is in the files, CHANGES names the keys of
-each commit after the horizon, and the values at a commit and at the one before are ordinary reads.
-So changes are known as far back as commits can be read, and no further.
+The memtables keep the writes of each commit. For the files, CHANGES has the keys of each commit
+after the horizon, and the values before and after are ordinary reads. So changes are known as far
+back as commits can be read.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from headwater_server.storage.store.interface import Family
 
 
 class Change(NamedTuple):
-    """A key, without the byte of its space, its value before and after; None: it is absent."""
+    """A key, without the byte of its key space, and its values before and after; None: absent."""
 
     key: bytes
     old: bytes | None
@@ -26,14 +26,14 @@ class Change(NamedTuple):
 
 
 class CommitChanges(NamedTuple):
-    """What one commit changed in the range, in order of key; never nothing."""
+    """The changes of one commit in the range, in order of key; never empty."""
 
     commit: int
     changes: list[Change]
 
 
 class ChangesPage(NamedTuple):
-    """Whole commits in order, up to which commit was looked, and whether more may follow."""
+    """Whole commits in order, the last commit that was examined, and whether more may follow."""
 
     commits: list[CommitChanges]
     commit: int
@@ -51,10 +51,10 @@ def read_changes(
     size_max: int,
     examined_max: int,
 ) -> ChangesPage:
-    """The changes of stored keys in [first, last) by the commits after one and up to another.
+    """The changes of stored keys in [first, last) by the commits in (*after*, *upto*].
 
-    A page ends with the commit with which it has *count_max* changes or *size_max* bytes, or with
-    which *examined_max* keys were looked at: a commit is whole, however large.
+    A page ends after the commit that reaches *count_max* changes, *size_max* bytes or
+    *examined_max* examined keys. Commits are never split, however large.
     """
     found: list[CommitChanges] = []
     count = size = examined = 0
@@ -76,7 +76,7 @@ def read_changes(
 
 
 def _written(state: State, after: int, upto: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Each commit that wrote keys, in order, with those keys, whatever their space."""
+    """Each commit that wrote keys, in order, with those keys of all key spaces."""
     applied = state.files.applied_commit
     if after < applied:
         entries = state.files.store.scan(Family.CHANGES, changes_key(after + 1))

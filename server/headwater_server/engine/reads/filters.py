@@ -3,8 +3,7 @@
     query      criterion or criterion or …
     criterion  one of these types, and all of these tags        either part may be left out
 
-A filter is one value that can be hashed, so that a read set and the live subscriptions hold each
-once.
+A filter is hashable, so that a read set and the live subscriptions hold each filter once.
 """
 
 from dataclasses import dataclass
@@ -15,19 +14,19 @@ from headwater_server.engine.format.events import StoredEvent, category_of
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """An event fits if its type is one of *types*, if any, and it has all of *tags*."""
+    """Matches an event if its type is one of *types*, if any, and it has all of *tags*."""
 
     types: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
 
     def fits(self, event: StoredEvent) -> bool:
-        """Whether the event is one of those that are wanted."""
+        """Whether the event matches."""
         return (not self.types or event.type in self.types) and all(
             tag in event.tags for tag in self.tags
         )
 
     def as_wire(self) -> dict[str, Any]:
-        """The criterion as it stands in a request."""
+        """The criterion in the form of a request."""
         members: dict[str, Any] = {}
         if self.types:
             members["types"] = list(self.types)
@@ -38,7 +37,7 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events are wanted. All that is given must fit; nothing given fits every event."""
+    """Selects events. All given parts must match; an empty filter matches every event."""
 
     stream: str | None = None
     category: str | None = None
@@ -69,12 +68,12 @@ class EventFilter:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in memory, about."""
+        """Approximate bytes in memory."""
         names = len(self.types) + sum(len(each.types) + len(each.tags) for each in self.query)
         return 400 + 100 * names
 
     def fits(self, event: StoredEvent) -> bool:
-        """Whether the event is one of those that are wanted."""
+        """Whether the event matches."""
         return (
             (self.stream is None or event.stream == self.stream)
             and (self.category is None or category_of(event.stream) == self.category)
@@ -84,7 +83,7 @@ class EventFilter:
         )
 
     def as_wire(self) -> dict[str, Any]:
-        """The filter as it stands in a request."""
+        """The filter in the form of a request."""
         members: dict[str, Any] = {}
         if self.stream is not None:
             members["stream"] = self.stream

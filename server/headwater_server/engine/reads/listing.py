@@ -3,9 +3,9 @@
     files       heads of the index, in order of name      account-ann  account-bob  order-1
     memtables   names that have events since              account-bob  account-cid
 
-Both are merged by name. A head says where a stream ends now; where it ended at the commit that is
-read is asked of its positions, and a stream that began later is left out. So is one that is
-deleted: of what retention hides, not even the name is told.
+Both are merged by name. A head says where a stream ends now. Its positions say where it ended at
+the read view; a stream that began later is left out. So is a deleted stream: retention hides even
+its name.
 """
 
 import heapq
@@ -20,17 +20,17 @@ from headwater_server.engine.state.layers import Head, State
 from headwater_server.storage.store.interface import Family
 
 _LOOKED_AT: Final = 1000
-"""Deleted streams that are looked at in one go."""
+"""Deleted streams that are examined in one step."""
 
 _ALL: Final = 2**62
-"""More positions than there are."""
+"""More than all positions."""
 
 
 class StreamEntry(NamedTuple):
-    """A stream: its name, its version, the version of the first event that can be read.
+    """A stream: its name, its version, the version of the first event that can be read, its limits.
 
-    And what is set to be kept of it: so many events, so many microseconds; None: all. *begins* is
-    the version of the first event of its present life, whether it is hidden or not.
+    *count_max* and *age_us_max* are the limits of its rule; None: no limit. *begins* is the version
+    of the first event since the stream was last deleted, whether that event is hidden or not.
     """
 
     stream: str
@@ -49,14 +49,14 @@ class CategoryEntry(NamedTuple):
 
 
 class StreamsPage(NamedTuple):
-    """Streams in order of name, and after which name to go on, None at the end."""
+    """Streams in order of name, and the name after which to continue; None at the end."""
 
     streams: list[StreamEntry]
     cursor: str | None
 
 
 class CategoriesPage(NamedTuple):
-    """Categories in order of name, and after which name to go on, None at the end."""
+    """Categories in order of name, and the name after which to continue; None at the end."""
 
     categories: list[CategoryEntry]
     cursor: str | None
@@ -74,7 +74,8 @@ def list_streams(
 ) -> StreamsPage:
     """Streams whose names begin with *prefix*, after a name, as they were at a position.
 
-    At most *examined_max* names are looked at, so a page may be short, or empty, and not the last.
+    At most *examined_max* names are examined, so a page may be short or empty without being the
+    last.
     """
     found: list[StreamEntry] = []
     previous = after
@@ -101,7 +102,7 @@ def list_categories(
 ) -> CategoriesPage:
     """Categories after a name, as they were at a position, with their counts of events.
 
-    What was truncated counts; a category all of whose streams are deleted is left out.
+    Truncated events count. A category is left out if all of its streams are deleted.
     """
     found: list[CategoryEntry] = []
     previous = after
@@ -134,7 +135,7 @@ def _has_stream(state: State, view: int, position: int, category: str) -> bool:
 def _streams(
     state: State, prefix: str, after: str | None, count_max: int
 ) -> Iterator[tuple[str, Head | None]]:
-    """The name of each stream, with its head if it lies in the files as it is."""
+    """The name of each stream, with its head if the files have its newest events."""
     applied = state.files.applied_position
     tables = state.memtables()
     for name, entry in _names(state, STREAM, prefix, after, count_max):
@@ -163,7 +164,7 @@ def _names(
         recent.update(
             data for name in names if (data := name.encode()) >= first and kind + data < end
         )
-    # One more than is asked for tells that there are more.
+    # One more than needed, to know whether there are more.
     ahead = heapq.nsmallest(count_max + 1, recent)
     stored = state.files.store.scan(Family.INDEX, start, end)
     place = 0
@@ -180,8 +181,8 @@ def _names(
 
 
 def _end_of(kind: bytes, prefix: bytes) -> bytes:
-    """Above every head of a kind whose name begins with *prefix*."""
-    # 0xff is in no UTF-8, so it stands above every name that goes on.
+    """A key above every head of a kind whose name begins with *prefix*."""
+    # 0xff does not occur in UTF-8, so this sorts after every name with the prefix.
     return kind + prefix + b"\xff" if prefix else bytes([kind[0] + 1])
 
 
@@ -192,8 +193,8 @@ def _count(state: State, category: str, head: IndexHead | None, position: int) -
     if head is not None:
         later = 0
         if head.last_position > upto:
-            # What came since is within the history window, or was written by a checkpoint that
-            # is under way: few, against all that the category has.
+            # Later events are from within the history window, or from a running checkpoint, so
+            # there are few of them compared to the whole category.
             later = len(
                 postings.positions_between(
                     state.files.store, CATEGORY, head, upto, head.last_position, _ALL, reverse=False

@@ -1,10 +1,9 @@
 """Reading at a read view: keys, ranges, streams, the log, and aggregates with their snapshots.
 
-A Reader is a state and a commit number. Everything that it returns is of that commit, and of
-every event up to `position`, the newest at that commit. Pages are bounded by items and bytes;
-`more` says that something may follow.
+A Reader is a state and a commit number. It sees that commit, and all events up to `position`, the
+newest at that commit. Pages are bounded by items and bytes; `more` says that something may follow.
 
-Events come as they are stored. Only a filter that no index answers takes events apart.
+Events are returned in their stored form. They are decoded only for filters that no index answers.
 """
 
 from collections.abc import Sequence
@@ -28,8 +27,8 @@ from headwater_server.engine.retention.rules import NO_LIMIT, Visibility, as_of,
 from headwater_server.engine.state.layers import State
 
 _LOAD_SIZE_MAX: Final = limits.BODY_SIZE_MAX - 64 * limits.KIB
-"""Bytes of a snapshot and of the events behind it in one answer: the rest of its frame is for
-what stands around them."""
+"""Bytes of a snapshot and the events after it in one answer. The rest of the frame is for the
+other members of the answer."""
 
 _BATCH: Final = 512
 """Positions whose events are fetched at a time while a page is filled."""
@@ -44,7 +43,7 @@ class StreamPage(NamedTuple):
 
 
 class EventsPage(NamedTuple):
-    """The last position that was looked at, the events that fit, and whether more may follow."""
+    """The last examined position, the matching events, and whether more may follow."""
 
     position: int
     events: list[bytes]
@@ -54,7 +53,8 @@ class EventsPage(NamedTuple):
 class Loaded(NamedTuple):
     """A stream's version, its newest usable snapshot (version, state), and the events after.
 
-    *begins* is the version of the first event of its present life, whether it is hidden or not.
+    *begins* is the version of the first event since the stream was last deleted, whether that event
+    is hidden or not.
     """
 
     version: int
@@ -65,9 +65,10 @@ class Loaded(NamedTuple):
 
 
 class Reader:
-    """Reads at one commit, and at one time: age is measured by it, however long reading takes.
+    """Reads at one commit and one time. The age of events is measured at that time for all reads.
 
-    *time* is the log's, in microseconds. None: until when the commit was the newest.
+    *time* is of the log's clock, in microseconds. None: the end of the time in which the commit was
+    the newest.
     """
 
     __slots__ = ("_examined_max", "_state", "_time", "position", "view")
@@ -119,7 +120,7 @@ class Reader:
         page = self.read_stream(stream, after, limits.PAGE_ITEMS_MAX, reverse=False)
         if snapshot is None:
             return Loaded(page.version, None, page.events, page.more, self._begins(stream))
-        # An answer is one frame: a large snapshot leaves little room, or none, for events.
+        # The answer is one frame: a large snapshot leaves little or no room for events.
         events = _within(page.events, _LOAD_SIZE_MAX - len(snapshot[1]))
         more = page.more or len(events) < len(page.events)
         return Loaded(page.version, snapshot, events, more, self._begins(stream))
@@ -140,7 +141,7 @@ class Reader:
         return self._read_filtered(after, upto, wanted, limit, reverse)
 
     def read_changes(self, after: int, first: bytes, last: bytes, count_max: int) -> ChangesPage:
-        """What commits after one have changed of the stored keys in [first, last)."""
+        """The changes of stored keys in [first, last) by the commits after *after*."""
         return read_changes(
             self._state,
             after,
@@ -170,7 +171,7 @@ class Reader:
             self._state, self.view, self.position, after, limit, examined_max=self._examined_max
         )
 
-    # What is hidden of it; see retention/rules.py.
+    # Retention; see retention/rules.py.
 
     def _hides_any(self) -> bool:
         """Whether any event may be hidden from this reader."""
@@ -181,7 +182,7 @@ class Reader:
         return self._state.retention.hiding.may_have(stream)
 
     def _begins(self, stream: str) -> int:
-        """The version at which the present life of a stream begins."""
+        """The version of a stream's first event since it was last deleted."""
         return self._rule_of(stream).deleted + 1
 
     def _rule_of(self, stream: str) -> Rule:
@@ -189,7 +190,7 @@ class Reader:
 
     @property
     def time(self) -> int:
-        """The time by which age is measured, in microseconds."""
+        """The time at which the age of events is measured, in microseconds."""
         if self._time is None:
             self._time = as_of(self._state, self.view)
         return self._time
@@ -200,14 +201,14 @@ class Reader:
     def _usable_snapshot(
         self, stream: str, name: str, schema: int, version: int
     ) -> tuple[int, bytes] | None:
-        """The newest snapshot that may be read, of those up to a version."""
+        """The newest snapshot up to a version that may be read."""
         if not self._state.retention.in_use and not self._hides_any():
             return self._newest_snapshot(stream, name, schema, version, NO_LIMIT)
         lowest, highest = self._visibility().snapshot_versions(stream, self.view)
         snapshot = self._newest_snapshot(stream, name, schema, version, highest)
         return None if snapshot is None or snapshot[0] < lowest else snapshot
 
-    # What lies below.
+    # Stored pages.
 
     def _page(self, first: bytes, last: bytes, limit: int, reverse: bool) -> ScanPage:
         return scan_page(
@@ -236,13 +237,13 @@ class Reader:
             events = self._events_within(range(upto, first - 1, -1))
             position = upto - len(events) + 1
             return EventsPage(position, events, more=position > after + 1)
-        # A page may cross from the files into a memtable, each of which fills what it can.
+        # Each layer fills only its own part, so a page may be short where the files end.
         events = self._state.events_from(after + 1, upto, limit, limits.PAGE_SIZE_MAX)
         position = after + len(events)
         return EventsPage(position, events, more=position < upto)
 
     def _read_shown(self, after: int, upto: int, limit: int, reverse: bool) -> EventsPage:
-        """As `_read_log`, without what is hidden; a page ends where enough was looked at, too."""
+        """As `_read_log`, without hidden events. A page also ends after `examined_max` events."""
         visibility = self._visibility()
         events: list[bytes] = []
         size = examined = 0
@@ -269,13 +270,13 @@ class Reader:
             examined += len(found)
             if not more or len(events) == limit or examined >= self._examined_max:
                 return EventsPage(position, events, more)
-            # Where much is hidden, a small page must not be filled one event at a time.
+            # Read larger batches, so that a page is not filled one event at a time.
             count = max(limit - len(events), _BATCH)
 
     def _read_filtered(
         self, after: int, upto: int, wanted: EventFilter, limit: int, reverse: bool
     ) -> EventsPage:
-        """What the indexes find, in batches, until the page is full or enough was looked at."""
+        """Search the indexes in batches until the page is full or the limit of work is reached."""
         events: list[bytes] = []
         size = examined = 0
         position = upto + 1 if reverse else after
@@ -285,7 +286,7 @@ class Reader:
             self._state, wanted, after, upto, reverse=reverse, budget=self._examined_max
         )
         while True:
-            # Of what may not fit, more is fetched than the page still takes.
+            # If candidates may not match, fetch more of them than the page has room for.
             room = limit - len(events) if search.exact else self._examined_max - examined
             positions = search.take(min(_BATCH, room))
             for candidate, stored in zip(positions, self._state.events(positions), strict=True):
@@ -300,7 +301,7 @@ class Reader:
                     more = self._goes_on(position, after, upto, reverse)
                     return EventsPage(position, events, more)
             if search.over:
-                # Everything up to the end of the view was looked at.
+                # Everything up to the end of the view was examined.
                 return EventsPage(after + 1 if reverse else upto, events, more=False)
             position = search.looked_at
             examined += len(positions)
@@ -314,7 +315,7 @@ class Reader:
         return position > after + 1 if reverse else position < upto
 
     def _events_within(self, positions: Sequence[int]) -> list[bytes]:
-        """The events at positions until a page's bytes are full; at least one, if there is."""
+        """The events at positions, until a page is full by bytes; at least one, if there is any."""
         events: list[bytes] = []
         size = 0
         pending = list(positions)
@@ -328,7 +329,7 @@ class Reader:
 
 
 def _within(events: list[bytes], size_max: int) -> list[bytes]:
-    """As many of the first events as have *size_max* bytes together."""
+    """The longest prefix of events with at most *size_max* bytes in total."""
     size = 0
     for count, event in enumerate(events):
         size += len(event)
@@ -338,7 +339,7 @@ def _within(events: list[bytes], size_max: int) -> list[bytes]:
 
 
 def user_range(start: bytes, end: bytes | None) -> tuple[bytes, bytes]:
-    """The stored range of a range of users' keys."""
+    """The stored range for a range of users' keys."""
     return (
         keyspaces.USER + start,
         keyspaces.USER_END if end is None else keyspaces.USER + end,

@@ -1,9 +1,8 @@
-"""Scans: a page of the keys of a range, as it goes out.
+"""Scans: pages of the keys of a range, packed for an answer.
 
-A page is bytes that are ready for an answer: keys and values in turn, as msgpack. Those of the
-files are packed, all neighbours in one piece (see scan_cache.py). So where the memtables have
-nothing, a page is a slice of it; each key of a memtable cuts the slice in two. Which keys it has
-is decided in range_merge.py.
+A page is msgpack: keys and values, alternating. The files give neighbouring keys packed in one
+piece (see scan_cache.py). So a page is a slice of such a piece if the memtables have no key in it;
+each key of a memtable cuts the slice in two. range_merge.py decides which keys a page has.
 """
 
 from bisect import bisect_right
@@ -20,12 +19,12 @@ class ScanPage:
 
     Attributes:
         key_count: how many keys.
-        packed: key, value, key, value …, as msgpack; keys without the byte of their space.
-        more: whether the range goes on after the last.
-        last: the last key, as it is stored; empty if there is none.
+        packed: key, value, key, value …, as msgpack; keys without the byte of their key space.
+        more: whether the range goes on after the last key.
+        last: the last stored key; empty if there is none.
     """
 
-    # No named tuple: to make one costs as much as all else of a short scan's page.
+    # Not a named tuple: creating one would double the cost of a short page.
     __slots__ = ("key_count", "last", "more", "packed")
 
     def __init__(self, key_count: int, packed: bytes, more: bool, last: bytes) -> None:
@@ -36,7 +35,7 @@ class ScanPage:
 
     @property
     def items(self) -> list[bytes]:
-        """Keys and values in turn, taken apart."""
+        """The keys and values, alternating, unpacked."""
         members = array_header(2 * self.key_count) + self.packed
         items: list[bytes] = decode(members, 0, 2 * self.key_count + 1)
         return items
@@ -46,13 +45,13 @@ class _Filling(RangeSink):
     """A page that is being filled, with keys in order.
 
     Attributes:
-        count: the keys that it has.
-        last: the last of them, as it is stored.
-        more: one did not fit: the page is full, and the range goes on.
+        count: how many keys it has.
+        last: the last stored key.
+        more: a key did not fit, so the page is full and the range goes on.
     """
 
     def __init__(self, count_max: int, size_max: int) -> None:
-        # No call of the base class: a page costs few calls, and a test counts them.
+        # Do not call the base class: this saves a call, and a test counts the calls of a page.
         self.more = False
         self._count_max = count_max
         self._size_max = size_max
@@ -62,7 +61,7 @@ class _Filling(RangeSink):
         self.last = b""
 
     def add_run(self, run: KeyRun, low: int, high: int) -> None:
-        """Add the keys at the places from *low* up to *high* of a packed run."""
+        """Add the keys of a packed run at the places from *low* up to *high*."""
         assert isinstance(run, PackedRun)
         room = self._count_max - self.count
         if high - low > room:
@@ -84,10 +83,10 @@ class _Filling(RangeSink):
         self.last = run.keys[high - 1]
 
     def _fitting(self, run: PackedRun, low: int, high: int) -> int:
-        """The place up to which a run fits by its bytes, though not all of it does."""
+        """The place up to which a run fits by its bytes, if it does not fit whole."""
         end = run.offsets[low] + self._size_max - self._size
         fitting = bisect_right(run.offsets, end, low, high + 1) - 1
-        # A key that is too large goes out alone.
+        # A key that is too large gets a page of its own.
         fitting = max(fitting, low if self.count else low + 1)
         if fitting < high:
             self.more = True
@@ -98,14 +97,14 @@ class _Filling(RangeSink):
         name = key[1:]
         name_size = len(name)
         value_size = len(value)
-        # Short ones are most, and a call for each header is a third of what all of this costs.
+        # Most are short, and calling bin_header would cost a third of this method.
         name_header = BIN_HEADERS[name_size] if name_size < 256 else bin_header(name_size)
         header = BIN_HEADERS[value_size] if value_size < 256 else bin_header(value_size)
         size = len(name_header) + name_size + len(header) + value_size
         if self.count >= self._count_max or (self.count and self._size + size > self._size_max):
             self.more = True
             return
-        # Not put together before all is: that would be three objects more.
+        # Do not concatenate them here: that would create three more objects.
         pieces = self._pieces
         pieces.append(name_header)
         pieces.append(name)
@@ -132,10 +131,10 @@ def scan_page(
 ) -> ScanPage:
     """The keys of [start, end) at a commit, at most *limit* of them.
 
-    Their packed form takes no more than *size_max* bytes, unless it is one key's alone.
+    Their packed form has at most *size_max* bytes, unless there is only one key.
     """
     filling = _Filling(limit, size_max)
-    # One more than wanted, which is how we know that there is more.
+    # One more than needed, to know whether there is more.
     wanted = limit + 1
     while start < end:
         count_max = min(wanted, RUN_KEYS)
@@ -149,13 +148,13 @@ def scan_page(
                 filling, active, frozen, run, start, end, view, count_max=count_max, reverse=reverse
             )
         else:
-            # The merge would do the same with more calls, and a test counts them.
+            # The merge would give the same with more calls, which a test counts.
             filling.add_run(run, run.low, run.high)
             rest = run.rest
         if rest is None or filling.more:
             break
-        # Nearly always a page is full by now. To ask for one key at a time would take long where
-        # many were deleted.
+        # The page is usually full by now. Ask for several keys: one at a time would be slow in a
+        # range with many deletions.
         wanted = max(limit + 1 - filling.count, KEYS_MIN)
         if reverse:
             end = rest

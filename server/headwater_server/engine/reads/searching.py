@@ -1,6 +1,6 @@
-r"""Searching: the positions of the events that fit a filter, from the indexes alone.
+r"""Searching: the positions of the events that match a filter, from the indexes alone.
 
-Every index is a list of positions in order, so a filter is a tree of lists:
+Every index is a sorted list of positions, so a filter is a tree of lists:
 
     stream s, and (types A or B with tag x, or tag y)
 
@@ -14,15 +14,15 @@ Every index is a list of positions in order, so a filter is a tree of lists:
            /    \
        type A  type B
 
-`Both` seeks in its rarest list first and asks the others for that position; the first that does
-not have it names the next one to try, so all of them leap over what cannot fit (leapfrog join,
-Veldhuizen 2014; on lists that are read with galloping steps). `Either` keeps its lists in a heap.
-The cost grows with the list that is shortest, never with the log.
+`Both` seeks in its shortest list first and asks the others for that position. The first list that
+does not have it gives the next position to try. So all lists skip what cannot match (leapfrog join,
+Veldhuizen 2014, with galloping search). `Either` keeps its lists in a heap. The cost depends on the
+shortest list, not on the length of the log.
 
-Backwards, positions are negated, so that the same code goes on from small to great.
+A reverse search negates all positions, so that the same code can always go upwards.
 
-A search has a budget, and stops when that is used up: everything before the place where it
-stopped was decided, so a page may end there and the next one go on.
+A search has a budget and stops when it is used up. Everything before the place where it stopped is
+decided, so a page may end there and the next one can continue.
 """
 
 import heapq
@@ -34,26 +34,27 @@ from headwater_server.engine.reads.filters import Criterion, EventFilter
 from headwater_server.engine.state.layers import State
 
 END: Final = 2**64
-"""Beyond every position, and every negated one."""
+"""Above every position, and every negated one."""
 
 _FIRST_CHUNK: Final = 1024
-"""Positions that are fetched at first, and after a leap: they are copied, as an array."""
+"""Positions in the first fetch, and in the first one after a skip. An array is copied."""
 
 _FIRST_CHUNK_REVERSE: Final = 128
-"""The same in reverse, where each is negated."""
+"""The same for a reverse search, which must negate each position."""
 
 _CHUNK_MAX: Final = 4096
-"""Positions that are fetched of an index at a time, where all of them are used: 32 KiB."""
+"""Positions in the largest fetch, 32 KiB; used while all fetched positions are needed."""
 
 _FETCH_COST: Final = 16
-"""What it costs to look into an index, in seeks within what was fetched: measured, 15 to 40."""
+"""The cost of a fetch, in seeks within fetched positions: measured as 15 to 40."""
 
 Fetch = Callable[[int, int, int], Sequence[int]]
-"""Positions in (after, upto], at most so many; in a reverse search the greatest come first."""
+"""Arguments are after, upto and a limit. Returns positions in (after, upto], at most that many; in
+a reverse search the greatest come first."""
 
 
 class _Budget:
-    """How much a search may still do, in seeks."""
+    """How many seeks a search may still do."""
 
     __slots__ = ("left",)
 
@@ -62,11 +63,11 @@ class _Budget:
 
 
 class _Node(Protocol):
-    """A list of places that can be sought in, always onwards.
+    """A sorted list of places in which one can seek, always forwards.
 
-    A place is a position, or a negated one. *sure* is false after a seek that stopped because
-    the budget was used up: then nothing before the place that it returned fits, and no more is
-    known.
+    A place is a position, or a negated one. *sure* is false after a seek that stopped because the
+    budget was used up. Then nothing before the returned place matches, but that place itself may
+    not match either.
     """
 
     sure: bool
@@ -109,7 +110,7 @@ class _List:
         places = self._places
         self._budget.left -= 1
         at = self._at
-        # Mostly it is the next one, or the one after that.
+        # Usually it is the current or the next one.
         if at < len(places) and places[at] < place:
             at += 1
             if at < len(places) and places[at] < place:
@@ -124,7 +125,7 @@ class _List:
             self.sure = False
             return place
         self._budget.left -= _FETCH_COST
-        # Where nearly all that was fetched was used, more is fetched; leaps want little.
+        # Fetch more if nearly all of the last chunk was used, and little after a skip.
         used = self._at + 1 >= len(self._places) - 1
         self._chunk = min(2 * self._chunk, _CHUNK_MAX) if used else self._first_chunk
         if self._reverse:
@@ -137,7 +138,7 @@ class _List:
 
 
 class _Both:
-    """The positions that all of several lists have; the rarest of them first."""
+    """The positions that are in all of several lists; the shortest list comes first."""
 
     __slots__ = ("_nodes", "sure")
 
@@ -157,7 +158,7 @@ class _Both:
                     return found
                 if found != place:
                     place = found
-                    # What the rarest has, the others are asked for; what another has, the rarest.
+                    # After a skip in another list, ask the shortest list again.
                     if node is not rarest:
                         break
             else:
@@ -165,12 +166,12 @@ class _Both:
 
 
 class _Either:
-    """The positions that at least one of several lists has."""
+    """The positions that are in at least one of several lists."""
 
     __slots__ = ("_heap", "sure")
 
     def __init__(self, nodes: Sequence[_Node]) -> None:
-        # Where each stands, and its number, so that nodes are never compared.
+        # The number breaks ties, so that nodes are never compared.
         self._heap = [(-END, number, node) for number, node in enumerate(nodes)]
         self.sure = True
 
@@ -185,12 +186,12 @@ class _Either:
 
 
 class Search:
-    """A search for the positions in (*after*, *upto*] that fit a filter, in order or in reverse.
+    """A search for the positions in (*after*, *upto*] that match a filter, in order or in reverse.
 
     Attributes:
-        exact: whether all that it finds surely fit. If not, the events must be looked at.
+        exact: whether all found positions match. If not, the events must be checked.
         looked_at: the last position that is decided.
-        over: whether everything was looked at.
+        over: whether everything was searched.
     """
 
     def __init__(
@@ -214,11 +215,11 @@ class Search:
         self.over = False
         self.looked_at = upto + 1 if reverse else after
         self._root = self._tree(wanted)
-        # So many are what it takes to decide at least one position, whatever the filter.
+        # Enough to decide at least one position for any filter.
         self._budget.left += 2 * (1 + _FETCH_COST) * self._lists
 
     def take(self, count: int) -> list[int]:
-        """The next *count* positions, or fewer if it is over, or the budget is used up."""
+        """The next *count* positions; fewer if the search is over or the budget is used up."""
         found: list[int] = []
         root, reverse = self._root, self._reverse
         place = 1 - self.looked_at if reverse else self.looked_at + 1
@@ -238,7 +239,7 @@ class Search:
 
     @property
     def cost(self) -> int:
-        """Seeks that it took beyond the first few, which every search may take."""
+        """Seeks of this search beyond the first few, which are free for every search."""
         return max(0, self._allowed - self._budget.left)
 
     @property
@@ -259,7 +260,7 @@ class Search:
         elif wanted.prefix is not None:
             self.exact = False
             if category is None and "-" in wanted.prefix:
-                # Every stream with such a prefix is of one category.
+                # All streams with such a prefix are in one category.
                 category = wanted.prefix.partition("-")[0]
         if category is not None:
             parts.append(self._index("category", category))

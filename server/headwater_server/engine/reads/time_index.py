@@ -1,7 +1,7 @@
 """Moments: from a time to a place in the order of events.
 
-Times never go back from one commit to the next, so a time cuts the events in two. The commit log
-says where, by halves; for what is older than its retention, the events' own times do.
+Times never decrease from one commit to the next, so a time divides the events in two. A binary
+search in the commit log finds where. For events older than its records, it searches the events.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ _LOOKED_AT: Final = 256
 
 
 def position_before(state: State, time: int, published: int) -> int:
-    """The last position before a time in microseconds: what comes after has that time or a later.
+    """The last position before a time in microseconds; later events have that time or a later one.
 
     *published* is the newest commit that readers see.
     """
@@ -23,7 +23,7 @@ def position_before(state: State, time: int, published: int) -> int:
     oldest = int(state.files.oldest_commit)
     if commit >= oldest or commit == 0:
         return state.position_at(commit)
-    # Which of the commits before the log began it was, nobody knows.
+    # The commit is older than the commit log, so search the events.
     return _by_events(state, time, state.commit_record(oldest).first_position - 1)
 
 
@@ -34,7 +34,7 @@ def _by_events(state: State, time: int, upto: int) -> int:
         middle = (low + high + 1) // 2
         found = _next_event(state, middle, high)
         if found is None:
-            # Nothing is left of these; whichever side they are on, nobody can tell.
+            # All of these were removed, so either side is a correct choice.
             high = middle - 1
         elif found[1] < time:
             low = found[0]
@@ -44,7 +44,7 @@ def _by_events(state: State, time: int, upto: int) -> int:
 
 
 def _next_event(state: State, position: int, upto: int) -> tuple[int, int] | None:
-    """Position and time of the first event from *position* on of which something is left."""
+    """Position and time of the first event from *position* on that was not removed."""
     while position <= upto:
         positions = range(position, min(position + _LOOKED_AT, upto + 1))
         for place, stored in zip(positions, state.events(positions), strict=True):

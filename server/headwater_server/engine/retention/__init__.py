@@ -1,4 +1,4 @@
 """Retention: rules that hide events, the writes that set them, and the rewriting of the files.
 
-Comes in: what decides which events can still be read, and what takes the others from the disk.
+Code belongs here if it decides which events can still be read, or removes the others from disk.
 """

@@ -1,21 +1,22 @@
-"""Rewriting: what retention hides and what is erased goes from the disk.
+"""Rewriting: removes hidden events and erased data from disk.
 
-    begin    what nobody can read any more, up to which commit       on the thread that reads
-    run      segments of the event log are written anew              anywhere, no checkpoint beside
-    finish   the old files are let go                                on the thread that reads
+    begin    decide what may be removed, up to which commit      reading thread
+    run      rewrite segments of the event log                   any thread, without a checkpoint
+    finish   close the old files                                 reading thread
 
-Hidden events are given up once no commit of the history window and no open transaction can read
-them. A walk over the streams that have a rule counts, segment by segment, how much of it that is;
-a segment is worth writing anew when enough is. How far a stream was looked at is kept in INDEX, so
-a walk costs what was hidden since the last one. Positions, postings and commits stay as they are:
-an event that is gone leaves an empty entry, and readers pass over it.
+Hidden events are removed once no commit of the history window and no open transaction can read
+them. A walk over the streams with a rule counts their bytes by segment, and a segment is rewritten
+if enough of it is hidden. INDEX stores how far each stream was removed, so the cost of a walk
+depends on what was hidden since the last one. Positions, postings and commits do not change: a
+removed event leaves an empty entry, which readers skip.
 
-Erased events wait for nobody. Their masks (see rules.py) hold until the event log was written
-anew *and* the write-ahead log has let go of the segments with their first form; only then are the
-masks removed, from the store directly, as if they had never been.
+Erased data is removed without waiting for readers. Its masks (see rules.py) stay until the event
+log is rewritten *and* the write-ahead log has removed the segments with the original data. Then the
+masks are deleted directly from the store, without a trace in history.
 
-It can be stopped at any point. Nothing is removed before what replaces it is durable, and what was
-done already is found done. One run writes few segments, so that a checkpoint need not wait long.
+A rewrite can be interrupted at any point. Nothing is removed before its replacement is durable, and
+a repeated run skips what is done. One run rewrites few segments, so that a checkpoint need not wait
+for long.
 """
 
 from array import array
@@ -48,29 +49,29 @@ from headwater_server.storage.store.interface import Family, WriteBatch
 from headwater_server.storage.wal.interface import WriteAheadLog
 
 STREAMS_MAX: Final = 1_000
-"""Streams that one run looks at: each costs some look-ups."""
+"""Streams that one run examines; each costs some look-ups."""
 
 POSITIONS_MAX: Final = 200_000
-"""Hidden events that one run looks for in their segments, about."""
+"""About the most hidden events that one run looks up in their segments."""
 
 ERASED_SEGMENTS_MAX: Final = 4
-"""Segments with erased events that one run writes anew: a second or so of work each."""
+"""Segments with erased events that one run rewrites, at about a second of work each."""
 
 _EVENTS: Final = 64
-"""Events that are taken apart at a time: each may be large."""
+"""Events that are decoded at a time, because each may be large."""
 
 _SLICE: Final = 10_000
-"""Versions of a stream that are looked for at a time."""
+"""Versions of a stream that are looked up at a time."""
 
 
 @dataclass(slots=True)
 class Walk:
-    """A walk over the streams with rules; it goes on from run to run.
+    """A walk over the streams with rules, which continues from run to run.
 
     Attributes:
-        after: the key of the last stream that was looked at.
-        dead: bytes of hidden events by the first position of their segment.
-        due: segments that a finished walk found worth writing anew.
+        after: the key of the last stream that was examined.
+        dead: bytes of hidden events, by the first position of their segment.
+        due: segments that the last finished walk found worth rewriting.
     """
 
     after: bytes = keyspaces.RETENTION
@@ -80,13 +81,13 @@ class Walk:
 
 @dataclass(slots=True)
 class Rewrite:
-    """One run between its begin and its finish.
+    """A run that has begun and is not finished.
 
     Attributes:
-        erased: positions whose data must go, those that `finish` unmasks among them.
-        given_back: bytes that the event log is smaller by.
+        erased: positions whose data must be removed, including those that `finish` unmasks.
+        given_back: bytes by which the event log has shrunk.
         removed: hidden events that were removed.
-        complete: whether the walk came to its end and nothing is left to write.
+        complete: whether the walk has ended and no segment is left to rewrite.
     """
 
     files: StoredState
@@ -105,11 +106,11 @@ class Rewrite:
     unmasked: list[int] = field(default_factory=list)
 
     def run(self) -> None:
-        """Write anew what is due; blocks, and may run in another thread, not beside a checkpoint.
+        """Rewrite what is due. Blocks; may run in another thread, but not during a checkpoint.
 
         Raises:
             DiskFull: there is no room for a second copy of a segment; nothing is lost.
-            DamagedFile: a segment has an event that is not what was written; it stays as it is.
+            DamagedFile: a segment has a damaged event; the segment is left as it is.
         """
         state = State(self.files.for_another_thread())
         state.retention.in_use = self.is_in_use
@@ -135,7 +136,7 @@ class Rewrite:
         self.complete = not self.walk.due and self.walk.after == keyspaces.RETENTION
 
     def _keep_horizon(self) -> None:
-        """See to it that nobody reads below the horizon, after a restart either."""
+        """Store the horizon, so that no read begins below it after a restart."""
         store = self.files.store
         if parse_number(store.get(Family.INDEX, META_HORIZON)) < self.horizon:
             batch = WriteBatch()
@@ -169,7 +170,7 @@ class Rewrite:
             self._remove_masks()
 
     def _empty_snapshots(self, stream: str) -> None:
-        """Take the state out of snapshots that hold what was erased; no reader is given them."""
+        """Empty old versions of snapshots with erased data; no read returns these snapshots."""
         store = self.files.store
         state = State(self.files.for_another_thread())
         rule = stored_rule(state, stream, self.files.applied_commit)
@@ -189,7 +190,7 @@ class Rewrite:
             return
         store.write(batch)
         store.flush()
-        # What was overwritten or removed is in older files of the store still.
+        # Older files of the store still have what was overwritten or removed.
         for key in emptied:
             store.compact(Family.HISTORY, history_prefix(key), history_key(key, NUMBER_END))
         store.compact(Family.LATEST, first, last)
@@ -209,7 +210,7 @@ class Rewrite:
     # Hidden events.
 
     def _go_on(self, visibility: Visibility) -> None:
-        """Look at some more streams; at the end of the walk, say which segments are due."""
+        """Examine some more streams; at the end of the walk, determine which segments are due."""
         log = self.files.event_log
         store = self.files.store
         firsts = [segment.first for segment in log.segments]
@@ -232,7 +233,7 @@ class Rewrite:
                 positions += len(run)
                 found += self._count_dead(run, log.segments, firsts, sizes)
             if not found and last > removed:
-                # All of it is gone, so nobody need look there again.
+                # All of these are removed, so later walks can skip them.
                 batch.put(Family.INDEX, entry_key, NUMBER.pack(last))
         else:
             self._finish_walk(log.segments)
@@ -282,7 +283,7 @@ class Rewrite:
 
 
 class Published(Protocol):
-    """What commits are known to be durable. The sequencer is one."""
+    """Knows which commits are durable; implemented by the sequencer."""
 
     @property
     def published(self) -> int:
@@ -291,12 +292,12 @@ class Published(Protocol):
 
     @property
     def published_time(self) -> LogTime:
-        """What the log said about time at that commit."""
+        """The log's time as of the newest published record."""
         ...
 
 
 class Rewriting:
-    """Begins and finishes rewrites, one at a time, and none beside a checkpoint."""
+    """Begins and finishes rewrites, one at a time and never during a checkpoint."""
 
     def __init__(
         self,
@@ -307,7 +308,7 @@ class Rewriting:
         views: Callable[[], list[int]],
         times: Callable[[], list[int]],
     ) -> None:
-        """*views* and *times* are those of the open transactions."""
+        """*views* and *times* return those of the open transactions."""
         self._state = state
         self._durable = durable
         self._log = log
@@ -323,12 +324,12 @@ class Rewriting:
 
     @property
     def erasing(self) -> bool:
-        """Whether anything that was erased may still be on the disk."""
+        """Whether any erased data may still be on disk."""
         return bool(self._state.retention.masked)
 
     @property
     def wants_roll(self) -> bool:
-        """Whether the log must begin a new segment, so that it can let go of what was erased."""
+        """Whether the log must begin a new segment, so that it can remove erased data."""
         return (
             self.erasing
             and self._rewritten >= self._state.retention.masked.keys()
@@ -340,13 +341,13 @@ class Rewriting:
         return int(self._log.first_index) > self._log_index
 
     def begin(self) -> Rewrite | None:
-        """Fix what may go; None if there is nothing to do. No checkpoint may be running."""
+        """Decide what may be removed; None if nothing. No checkpoint may be running."""
         state = self._state
         assert state.frozen is None, "not beside a checkpoint"
         files = state.files
         masked = state.retention.masked
         if not masked.keys() <= self._seen:
-            # Their first form may be in any segment that the log has now.
+            # Their original data may be in any current segment of the log.
             self._seen = set(masked)
             self._log_index = int(self._log.last_index)
         if not state.retention.in_use and not masked:
@@ -357,7 +358,7 @@ class Rewriting:
             files=files,
             view=view,
             horizon=horizon,
-            # A view's time is fixed when it begins, which may be before its commit was followed.
+            # A view's time is fixed when it begins, which may be before the next commit.
             now=min([self._time_at(view), *self._times()]),
             is_in_use=state.retention.in_use,
             erased={p for p, commit in masked.items() if commit <= files.applied_commit},
@@ -370,14 +371,14 @@ class Rewriting:
     def _time_at(self, view: int) -> int:
         if view < self._durable.published:
             return as_of(self._state, view)
-        # What a power loss could still undo must not decide what is removed.
+        # Use only durable time: a power loss could undo the rest, but not a removal.
         return self._durable.published_time.time
 
     def finish(self, rewrite: Rewrite) -> None:
-        """Let go of the old files, and of the masks that are not needed any more."""
+        """Close the old files, and drop the masks that are not needed any more."""
         self._state.files.event_log.close_replaced()
         for position in rewrite.unmasked:
-            # In this thread, whose cache it is.
+            # The cache belongs to this thread.
             self._state.files.latest.forget(keyspaces.erasure_key(position))
             self._state.retention.masked.pop(position, None)
             self._rewritten.discard(position)

@@ -6,18 +6,18 @@
                 '-- truncated --'    '-- the newest five --'
                 '------ hidden ------'     first = 5
 
-A rule is a versioned key, so a read at any commit follows the rule of that commit, and whoever
-read the stream conflicts with who changed it. The first version that can be read never goes
-back: each change of a rule begins with what was hidden before it.
+A rule is a versioned key. So a read at any commit uses the rule of that commit, and a transaction
+that read the stream conflicts with one that changed its rule. The first readable version never
+decreases: a changed rule keeps hidden what was hidden before.
 
-An erasure is no rule: from its commit on the event's data and metadata are nil in every read, at
-past commits too. Positions of erased events are held in memory, as masks (state/masks.py), until
-the event log was rewritten without their data; see rewriting.py.
+An erasure is not a rule: from its commit on, the event's data and metadata are nil in every read,
+even at past commits. Positions of erased events are kept in memory as masks (state/masks.py) until
+the event log is rewritten without their data; see rewriting.py.
 
-Reads pay for rules only where they meet a stream that has one. `Retention.hiding` has the names of
-all streams whose events a rule may hide, so a read of the log decodes events of these streams and
-copies the bytes of all others. An erasure writes a rule too, to refuse snapshots, but it hides
-nothing, so its stream is not among them.
+Only reads of streams with a rule pay for rules. `Retention.hiding` has the names of all streams
+whose events a rule may hide. A read of the log decodes events of these streams and copies all
+others. An erasure also changes the rule, to refuse snapshots, but that hides no events, so its
+stream is not in `hiding`.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ NO_LIMIT: Final = 2**63
 
 
 def as_of(state: State, view: int) -> int:
-    """The time until which a commit was the newest; the log's time, if it still is."""
+    """The time until which a commit was the newest; the log's time if it still is."""
     if view >= state.last_commit:
         return state.time.time
     return state.commit_record(view + 1).time
@@ -53,7 +53,7 @@ def first_version(state: State, stream: str, head: Head, version: int, rule: Rul
 
 
 def _first_since(state: State, stream: str, head: Head, first: int, last: int, time: int) -> int:
-    """The first version from *first* on that is not from before a time; *last* + 1 if all are."""
+    """The first version from *first* on that is not older than a time; *last* + 1 if all are."""
     if _time_of(state, stream, head, first) >= time:
         return first
     low, high = first, last + 1
@@ -68,14 +68,14 @@ def _first_since(state: State, stream: str, head: Head, first: int, last: int, t
 
 def _time_of(state: State, stream: str, head: Head, version: int) -> int:
     stored = state.events(state.stream_positions(stream, head, version, version))[0]
-    # What was removed is older than all that can be read.
+    # Removed events are older than all readable ones.
     return decode_event(stored).time if stored else 0
 
 
 class Visibility:
-    """Which events can be read at one commit; asked for many events, it looks each stream up once.
+    """Which events can be read at one commit. It looks up each stream only once.
 
-    *rule_of* gives the rule of a stream. It may be NO_RULE if the stored one hides nothing.
+    *rule_of* returns the rule of a stream. It may return NO_RULE if the stored rule hides nothing.
     """
 
     __slots__ = ("_first", "_first_by_name", "_now", "_position", "_rule_of", "_state")
@@ -93,7 +93,7 @@ class Visibility:
         self._rule_of = rule_of
         self._now = now
         self._first: dict[str, int] = {}
-        # The same by the name as it stands in stored events.
+        # The same, by the encoded name of stored events.
         self._first_by_name: dict[bytes, int] = {}
 
     def first(self, stream: str) -> int:
@@ -113,17 +113,17 @@ class Visibility:
     def snapshot_versions(self, stream: str, view: int) -> tuple[int, int]:
         """The lowest and the highest version of a snapshot that may be read at a commit.
 
-        It must be of the stream's present life, the events after it must be there, and it must not
-        hold what was erased since.
+        The snapshot must be newer than the stream's last deletion, the events after it must be
+        readable, and it must not contain data that was erased since.
         """
         lowest = max(self._rule_of(stream).deleted + 1, self.first(stream) - 1)
-        # An erasure counts at past commits too.
+        # Erasures apply at past commits too.
         newest = stored_rule(self._state, stream, self._state.last_commit)
         highest = newest.erased_from - 1 if newest.erased_commit > view else NO_LIMIT
         return lowest, highest
 
     def shows(self, stored: bytes) -> bool:
-        """Whether a stored event can be read. Nothing is left of one that was removed."""
+        """Whether a stored event can be read. A removed event is empty."""
         if not stored:
             return False
         name = stream_name(stored)
@@ -134,7 +134,7 @@ class Visibility:
 
 
 def visibility_at(state: State, view: int, position: int) -> Visibility:
-    """What can be read at a commit, whose newest event is at *position*."""
+    """Which events can be read at a commit whose newest event is at *position*."""
     return Visibility(
         state,
         position,
@@ -149,14 +149,14 @@ def stored_rule(state: State, stream: str, view: int) -> Rule:
 
 
 def hiding_rule(state: State, stream: str, view: int) -> Rule:
-    """The rule of a stream at a commit, if it can hide anything; else NO_RULE, mostly unread."""
+    """The rule of a stream at a commit if it may hide anything, else NO_RULE without a read."""
     if not state.retention.hiding.may_have(stream):
         return NO_RULE
     return stored_rule(state, stream, view)
 
 
 def is_usable(state: State, snapshot: keyspaces.SnapshotKey, view: int) -> bool:
-    """Whether a snapshot that is there at a commit may be read."""
+    """Whether a snapshot that exists at a commit may be read."""
     visibility = visibility_at(state, view, state.position_at(view))
     lowest, highest = visibility.snapshot_versions(snapshot.stream, view)
     return lowest <= snapshot.version <= highest
@@ -170,7 +170,7 @@ def is_deleted(state: State, stream: str, version: int) -> bool:
 
 
 def newest_first_version(state: State, stream: str) -> int:
-    """The first version of a stream that can be read now, with all that is numbered."""
+    """The first version of a stream that can be read in the newest state, durable or not."""
     if not state.retention.in_use or not state.retention.hiding.may_have(stream):
         return 1
     return visibility_at(state, state.last_commit, state.last_position).first(stream)

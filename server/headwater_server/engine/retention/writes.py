@@ -1,14 +1,14 @@
-"""Writes of retention: what they do to a stream's rule, and what their commit writes.
+"""Retention writes: how they change a stream's rule, and which keys their commit writes.
 
     ["truncate", stream, before]             ["erase", stream, [version…]]
     ["delete_stream", stream]                ["erase_positions", [position…]]
     ["set_retention", stream, count, age]    ["erase_ids", stream, [id…]]
 
-They are evaluated in the order in which they were asked for, between the appends of their
-transaction: what is appended to a stream after it was deleted is the beginning of its next life.
+They are evaluated in the order of the request, between the appends of their transaction. So an
+append after a deletion begins the stream again.
 
-Snapshots that these writes leave useless go in the same commit: all of a deleted stream, those
-before a truncation that events are missing after, and those that hold what was erased.
+The same commit deletes the snapshots that become unusable: all of a deleted stream, those before a
+truncation whose next events are hidden, and those that contain erased data.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,15 +25,15 @@ from headwater_server.engine.state.layers import State
 WORDS: Final = frozenset(
     {"truncate", "delete_stream", "set_retention", "erase", "erase_positions", "erase_ids"}
 )
-"""The writes that this module is for."""
+"""The writes that this module handles."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionWrite:
-    """One of them, as it stands in the request.
+    """A retention write of a request.
 
     Attributes:
-        place: how many appends the transaction had before it.
+        place: how many appends come before it in the transaction.
     """
 
     word: str
@@ -42,7 +42,7 @@ class RetentionWrite:
 
     @property
     def stream(self) -> str | None:
-        """The stream that it names."""
+        """The stream that it names, if any."""
         return None if self.word == "erase_positions" else self.arguments[0]
 
     @property
@@ -54,12 +54,12 @@ class RetentionWrite:
 def changed_rule(
     state: State, write: RetentionWrite, stream: str, rule: Rule, version: int, now: int
 ) -> Rule:
-    """The rule of a stream that is at *version*, after a write that is no erasure.
+    """The rule of a stream at *version*, after a write that is not an erasure.
 
     Raises:
-        InvalidArgument: a truncation behind the stream's end.
+        InvalidArgument: a truncation after the stream's end.
     """
-    # What is hidden stays hidden, whatever the new rule would show.
+    # Hidden events stay hidden, even if the new rule would show them.
     first = first_version(state, stream, state.head(stream), version, rule, now)
     rule = rule._replace(before=max(rule.before, first))
     match write.word:
@@ -84,7 +84,7 @@ def changed_rule(
 
 @dataclass(slots=True)
 class _Stream:
-    """What becomes of one stream."""
+    """The changes of one stream."""
 
     before: Rule
     rule: Rule
@@ -96,7 +96,7 @@ class RetentionEvaluator:
     """Evaluates the writes of one transaction, on the newest state.
 
     Attributes:
-        deleted: streams that it deletes, with the version at which it does.
+        deleted: the streams that the transaction deletes, with their versions at that point.
     """
 
     state: State
@@ -106,7 +106,7 @@ class RetentionEvaluator:
     _erased: dict[int, None] = field(default_factory=dict)
 
     def apply(self, write: RetentionWrite, version: int) -> None:
-        """Do one write; *version* is that of its stream, with what was appended before.
+        """Apply one write; *version* is its stream's version, including earlier appends.
 
         Raises:
             InvalidArgument, NoSuchEvent.
@@ -124,13 +124,13 @@ class RetentionEvaluator:
             self.deleted[name] = version
 
     def rule(self, stream: str) -> Rule:
-        """The rule of a stream, after what was done to it so far."""
+        """The rule of a stream after the writes so far."""
         return self._stream(stream).rule
 
     def writes(self, taken: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
-        """Keys and values to write, those of retention last.
+        """Keys and values to write; keys of retention come last.
 
-        *taken* are keys that the transaction writes in any case: they are left alone.
+        *taken* are keys that the transaction itself writes; they are left out.
         """
         keys = set(taken)
         for name, stream in self._streams.items():
@@ -167,7 +167,7 @@ class RetentionEvaluator:
     # Erasing.
 
     def _places(self, write: RetentionWrite) -> tuple[list[int], list[int]]:
-        """The positions of the events, and their versions, as far as the write names a stream."""
+        """The positions of the events, and their versions if the write names a stream, else 0."""
         state = self.state
         if write.word == "erase_positions":
             (positions,) = write.arguments
@@ -207,7 +207,7 @@ class RetentionEvaluator:
         events = zip(positions, versions, state.events(positions), strict=True)
         for position, version, stored in events:
             if not stored:
-                # Of one that was removed nothing is left to erase, but snapshots may hold it.
+                # A removed event has nothing left to erase, but snapshots may contain its data.
                 if name is not None:
                     self._note_erased(name, version)
                 continue
