@@ -109,8 +109,7 @@ class State:
             version = self.frozen.version_at(key, view)
         if version is not None:
             return version[1]
-        stored = self.files.version_at(key, view)
-        return None if stored is None else stored[1]
+        return self.files.value_at(key, view)
 
     def newest_commit(self, key: bytes, after: int) -> int:
         """The newest commit that wrote a key if it is newer than *after*, else 0."""

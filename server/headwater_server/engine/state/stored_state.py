@@ -32,12 +32,14 @@ from typing import Final
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.format.index_keys import (
     CATEGORY,
+    HEAD_SIZE,
     IDS_END,
     META_APPLIED,
     META_CLOCK,
     META_FORGOTTEN,
     META_HORIZON,
     META_UNFINISHED,
+    NUMBER,
     NUMBER_END,
     STREAM,
     TAG,
@@ -132,6 +134,9 @@ class StoredState:
         self.horizon = self.time.horizon
         self.seen_ids = read_seen_ids(store, self.time.time)
         self.latest = LatestCache()
+        # The view that was last asked for, as it is compared with entries.
+        self._view = 0
+        self._packed_view = NUMBER.pack(0)
         self.handed_over = LatestCache()
         self._scan_cache = ScanCache()
 
@@ -196,20 +201,23 @@ class StoredState:
 
     # Keys.
 
-    def version_at(self, key: bytes, view: int) -> Stored | None:
-        """The newest version of a key at or before *view*, or None if there is none."""
-        cache = self.latest
-        entry = cache.found.get(key)
+    def value_at(self, key: bytes, view: int) -> bytes | None:
+        """The value of a key at *view*, or None if it had none."""
+        entry = self.latest.found.get(key)
         if entry is None:
             entry = self.store.get(Family.LATEST, key)
             if entry is None:
                 return None
-            newest = parse_latest(entry)
-            if newest.value is not None:
-                cache.add(key, entry)
-        else:
-            newest = parse_latest(entry)
-        return newest if newest.commit <= view else self._version_before(key, view)
+            if entry[8]:
+                self.latest.add(key, entry)
+        if view != self._view:
+            self._view = view
+            self._packed_view = NUMBER.pack(view)
+        # An entry begins with its commit, big-endian, so the bytes compare as the numbers do.
+        if entry[:8] <= self._packed_view:
+            return entry[HEAD_SIZE:] if entry[8] == 1 else parse_latest(entry).value
+        before = self._version_before(key, view)
+        return None if before is None else before.value
 
     def newest_commit(self, key: bytes) -> int:
         """The commit that wrote the key last, or 0.
