@@ -286,3 +286,17 @@ def test_what_is_forgotten_of_a_commit_does_not_stop_others() -> None:
     assert failure.value.conflicts == [
         {"kind": "expected version", "stream": "a", "expected": 0, "actual": 2, "commit": 1}
     ]
+
+
+def test_a_commit_that_could_not_be_done_again_is_still_answered_as_committed() -> None:
+    database = Database()
+    identity, event_id = database.new_id(), bytes(range(16))
+    database.execute(append("a", "One", identity=event_id))
+    # All of its events are there already, so this commit has none of its own.
+    database.execute(append("a", "One", identity=event_id), transaction=identity)
+    commit = database.engine.published
+    database.execute(["delete_stream", "a"])
+    database.execute(append("a", "Another", identity=event_id))
+    again = database.execute(append("a", "One", identity=event_id), transaction=identity)
+    assert again == [commit, START_US, None, None, {}]
+    assert database.engine.published == commit + 2

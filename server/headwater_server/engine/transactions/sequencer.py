@@ -186,15 +186,24 @@ class Sequencer:
         """
         if commit == ABORTED:
             return self._failed(transaction, aborted(transaction))
-        if buffer is not None and any(append.has_ids for append in buffer.appends):
-            record = self._state.commit_record(commit)
-            if not record.event_count:
-                # All of its events had been appended before, so it got their commit's answer.
-                planned = self.planner.plan_buffer(transaction, 0, buffer, record.time)
-                if planned.repeated:
-                    answer = self._answer_of(*planned.repeated[-1])
-                    return Ticket(self.sequence, transaction, answer)
-        return Ticket(self.sequence, transaction, self._first_answer(commit))
+        answer = None if buffer is None else self._answer_of_repeated(transaction, commit, buffer)
+        return Ticket(self.sequence, transaction, answer or self._first_answer(commit))
+
+    def _answer_of_repeated(
+        self, transaction: bytes, commit: int, buffer: WriteBuffer
+    ) -> list[Any] | None:
+        """The answer to a commit whose appends had all been there before it, else None."""
+        if not any(append.has_ids for append in buffer.appends):
+            return None
+        record = self._state.commit_record(commit)
+        if record.event_count:
+            return None
+        try:
+            planned = self.planner.plan_buffer(transaction, 0, buffer, record.time)
+        except HeadwaterError:
+            # It cannot be done once more, and need not: it was committed.
+            return None
+        return self._answer_of(*planned.repeated[-1]) if planned.repeated else None
 
     def abort(self, transaction: bytes, user: int) -> Ticket:
         """Fence a transaction id. Once the ticket's sequence is durable, it can never commit."""
