@@ -1,15 +1,15 @@
-"""Fuzz: what no client would send and no disk should hold, by the million, from printed seeds.
+"""Fuzzing: malformed frames and damaged files, from printed seeds.
 
-    mutations.py    ways to spoil bytes, and messages before they are bytes
-    messages.py     frames against a whole session with its engine, in memory
-    live.py         the same frames against a server process, with others at work on it
+    mutations.py    ways to corrupt bytes, and messages before they are encoded
+    messages.py     malformed frames to a session with its engine, in memory
+    live.py         the same frames to a server process that also serves another client
     files.py        damaged data directories, in memory: check, recovery, every read
     store_files.py  the same for the files of RocksDB, on disk
 
-    make fuzz                                              all of it
-    python -m tests.fuzz.messages --seed 4711 --count 1000 one batch again
-    python -m tests.fuzz.files --seed 4711 --count 1       one damage again
+    make fuzz                                              everything
+    python -m tests.fuzz.messages --seed 4711 --count 1000 repeats one batch
+    python -m tests.fuzz.files --seed 4711 --count 1       repeats one damage
 
-What must hold is the same everywhere: bad input gets an error of ours that says what and where,
-memory stays bounded, and what is accepted is what was meant.
+The requirements are the same everywhere: bad input gives a HeadwaterError that says what is wrong
+and where, memory stays bounded, and accepted input has its intended effect.
 """

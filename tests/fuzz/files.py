@@ -1,17 +1,16 @@
 """Damaged data directories, in memory: `python -m tests.fuzz.files --count 100000`.
 
-A small database with something of everything is closed, in order or by a power loss, and one of
-its files is damaged. Then it is checked and opened, and all that can be read is held against
-what the undamaged one holds. Allowed is
+A small database with data of every kind is closed, cleanly or by a power loss, and one of its files
+is damaged. Then it is checked and opened, and all reads are compared with those of the undamaged
+database. These results are allowed:
 
-    an error of ours             that says which file
-    the same answers             the damage was in bytes that nothing rests on
-    fewer commits, at the end    only if of each entry of the log that is missed something was
-                                 damaged: that is what a torn tail looks like
+    a HeadwaterError             that names the file
+    the same answers             the damaged bytes are not used
+    missing commits at the end   only if a byte of each missing log entry was damaged, which looks
+                                 like a torn tail
 
-and nothing else: no other answer, no other exception, no memory that grows with what a damaged
-length says. And the check must not say less than the server: if it finds nothing, the server
-opens and answers as if nothing had happened.
+Other answers, other exceptions, and memory that grows with a damaged length are wrong. If the check
+finds nothing, the server must open the database and answer as without damage.
 """
 
 import argparse
@@ -40,17 +39,17 @@ from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import START_US, all_events
 
 SEGMENT_SIZE: Final = 8 * KIB
-"""Of the write-ahead log: a small database has several."""
+"""Segment size of the write-ahead log, so that a small database has several segments."""
 
 COMMITS: Final = 18
 CHECKPOINTS: Final = (5, 11)
-"""Commits after which there is one; what comes later is in the write-ahead log alone."""
+"""Commits after which a checkpoint is made. Later commits are only in the write-ahead log."""
 
 BASES: Final = 12
-"""Undamaged databases, which are made once and damaged again and again."""
+"""Number of undamaged databases. Each is made once and damaged many times."""
 
 ADDRESS_SPACE: Final = 1024 * MIB
-"""Of the process that runs the long way: whoever believes a large length meets it."""
+"""Memory limit of the process in long runs. Code that trusts a large length exceeds it."""
 
 SETTINGS: Final = EngineSettings(disk_reserve_size=0, history_window_us=10**12)
 
@@ -58,7 +57,7 @@ Files = dict[str, bytes]
 
 
 class Answers(NamedTuple):
-    """What a database answers, read at a commit."""
+    """The answers of a database at a commit."""
 
     keys: Any
     events: list[bytes]
@@ -67,7 +66,7 @@ class Answers(NamedTuple):
 
 
 def ask(engine: Engine, commit: int) -> Answers:
-    """All that there is at a commit."""
+    """Read everything at a commit."""
     reader = engine.reader(commit)
     keys = reader.scan(b"", None, 1000, False)
     return Answers(
@@ -83,11 +82,11 @@ class Base:
     """An undamaged database.
 
     Attributes:
-        files: all but the lock, as they were closed.
-        earlier: the same files at some time before: what a lost write leaves.
-        store: the state store as it was closed.
-        pictures: what is answered at each commit, by number.
-        entries: those of the write-ahead log, in order.
+        files: all files except the lock, after the close.
+        earlier: the same files at an earlier time, for lost writes.
+        store: the state store after the close.
+        pictures: the answers at each commit, by number.
+        entries: the entries of the write-ahead log, in order.
     """
 
     files: Files
@@ -98,7 +97,7 @@ class Base:
 
 
 class Entry(NamedTuple):
-    """An entry of the write-ahead log: where its bytes are, and what it is."""
+    """An entry of the write-ahead log: the place of its bytes, and its content."""
 
     path: str
     start: int
@@ -107,7 +106,7 @@ class Entry(NamedTuple):
 
 
 def identity(place: int) -> bytes:
-    """The id of a transaction."""
+    """The transaction id of the commit at a place."""
     return b"transaction %04d" % place
 
 
@@ -144,7 +143,7 @@ def _writes(source: random.Random, place: int) -> list[list[Any]]:
 
 
 def make_base(seed: int) -> Base:
-    """The database of a seed; every other one was not closed in order."""
+    """Make the database of a seed. Every second one is not closed cleanly."""
     source = random.Random(f"base {seed}")
     disk, store = MemoryFileSystem(random.Random(seed)), MemoryStore(random.Random(seed))
     clock = [START_US]
@@ -198,7 +197,7 @@ _ENTRY_HEADER: Final = struct.Struct(">IIQ")
 
 
 def _entries(files: Files) -> Iterator[Entry]:
-    """The entries of the write-ahead log, by their lengths alone."""
+    """The entries of the write-ahead log, found by their lengths."""
     for path in sorted(path for path in files if path.startswith("data/wal/")):
         content, at = files[path], SEGMENT_HEADER_SIZE
         while at + ENTRY_HEADER_SIZE <= len(content):
@@ -210,11 +209,11 @@ def _entries(files: Files) -> Iterator[Entry]:
             at = end
 
 
-# Damage. Each takes the files and changes one of them, or two.
+# Kinds of damage. Each function changes one or two files.
 
 
 class Damage(NamedTuple):
-    """What was done to the files."""
+    """A damage of the files."""
 
     kind: str
     path: str
@@ -229,7 +228,7 @@ def _flip(files: Files, path: str, base: Base, source: random.Random) -> bytes:
 
 
 def _somewhere(content: bytes | bytearray, source: random.Random) -> int:
-    """An offset; files are mostly zeros at their ends, so rather where there is something."""
+    """A random offset, mostly before the zeros at the end of the file."""
     used = len(content.rstrip(b"\0")) if source.random() < 0.8 else len(content)
     return source.randrange(max(1, min(used + 8, len(content))))
 
@@ -253,7 +252,7 @@ def _overwrite(files: Files, path: str, base: Base, source: random.Random) -> by
 
 
 def _number(files: Files, path: str, base: Base, source: random.Random) -> bytes:
-    """A field that says something else: a length, a count, an index."""
+    """Change a number: a length, a count, an index."""
     content = bytearray(files[path])
     width = source.choice((4, 8))
     at = _somewhere(content, source) // 4 * 4
@@ -288,7 +287,7 @@ def _zero(files: Files, path: str, base: Base, source: random.Random) -> bytes:
 
 
 def _stale(files: Files, path: str, base: Base, source: random.Random) -> bytes:
-    """A block as it was before: its last write never came."""
+    """Replace a block by its earlier content, as after a lost write."""
     content = bytearray(files[path])
     size, first, _ = _blocks(content, source)
     before = base.earlier.get(path, b"")[first : first + size]
@@ -298,7 +297,7 @@ def _stale(files: Files, path: str, base: Base, source: random.Random) -> bytes:
 
 
 def _misdirect(files: Files, path: str, base: Base, source: random.Random) -> bytes:
-    """A block that was meant for another place, of this file or another."""
+    """Overwrite a block with one that belongs to another place, in this file or another."""
     meant = files[source.choice(sorted(files))]
     content = bytearray(files[path])
     size, first, _ = _blocks(content, source)
@@ -309,7 +308,7 @@ def _misdirect(files: Files, path: str, base: Base, source: random.Random) -> by
 
 
 def _move(files: Files, path: str, base: Base, source: random.Random) -> bytes:
-    """Bytes inserted or lost: all that follows is elsewhere."""
+    """Insert or remove bytes, so that all later bytes move."""
     content = bytearray(files[path])
     at = _somewhere(content, source)
     size = source.choice((1, 8, 64))
@@ -321,7 +320,7 @@ def _move(files: Files, path: str, base: Base, source: random.Random) -> bytes:
 
 
 def _replace(files: Files, path: str, base: Base, source: random.Random) -> bytes:
-    """A whole file in place of another of its kind, or nothing in place of it."""
+    """Replace a file by another of its kind, or remove it."""
     folder = path.rpartition("/")[0]
     others = [each for each in sorted(files) if each.rpartition("/")[0] == folder]
     return source.choice((b"", files[source.choice(others)], base.earlier.get(path, b"")))
@@ -348,7 +347,7 @@ def kind_of(path: str) -> str:
 
 
 def damage(base: Base, source: random.Random) -> Damage:
-    """Damage one file of a base; each kind of file as often as each other."""
+    """Damage one file of a base. All kinds of files are equally likely."""
     kinds: dict[str, list[str]] = {}
     for path in sorted(base.files):
         kinds.setdefault(kind_of(path), []).append(path)
@@ -366,15 +365,15 @@ def damage(base: Base, source: random.Random) -> Damage:
 
 
 class Wrong(Exception):
-    """The database said what is not so, or broke down."""
+    """The database gave a wrong answer or failed."""
 
 
 class Fuzzer:
-    """Damages databases, and looks at what is made of them.
+    """Damages databases and judges the results.
 
     Attributes:
-        outcomes: how often which kind of file met which end.
-        damages: how often what was done.
+        outcomes: counts by kind of file and result.
+        damages: counts by kind of damage.
     """
 
     def __init__(self, bases: int = BASES) -> None:
@@ -383,10 +382,10 @@ class Fuzzer:
         self.damages: Counter[str] = Counter()
 
     def run(self, seed: int) -> str:
-        """Damage one file, and judge; what came of it.
+        """Damage one file and return the result.
 
         Raises:
-            Wrong: with all that one needs to know.
+            Wrong: the result is not allowed; the message has the details.
         """
         source = random.Random(f"files {seed}")
         base = source.choice(self.bases)
@@ -428,7 +427,7 @@ class Fuzzer:
         self, engine: Engine, base: Base, done: Damage, clean: bool, source: random.Random
     ) -> str:
         recovered = engine.published
-        assert recovered <= COMMITS, "commits that never were"
+        assert recovered <= COMMITS, "more commits than were made"
         if recovered < COMMITS:
             self._must_be_torn(base, done, recovered)
         refused = False
@@ -454,7 +453,7 @@ class Fuzzer:
         return "a torn tail" if recovered < COMMITS else "all the same"
 
     def _must_be_torn(self, base: Base, done: Damage, recovered: int) -> None:
-        """Commits are missing: then of each entry from the first of them on something is, too."""
+        """Commits are missing: a byte of every entry from the first missing one must be damaged."""
         whole = [
             entry
             for entry in base.entries
@@ -469,7 +468,7 @@ class Fuzzer:
 
 
 def disk_of(base: Base, files: Files) -> tuple[MemoryFileSystem, MemoryStore]:
-    """A disk with these files, and the base's state store beside."""
+    """A disk with these files, and a copy of the base's state store."""
     disk = MemoryFileSystem(1)
     for directory in ("data", "data/wal", "data/commits", "data/events", "data/state"):
         disk.make_directory(directory)
@@ -483,7 +482,7 @@ def disk_of(base: Base, files: Files) -> tuple[MemoryFileSystem, MemoryStore]:
 
 
 def main() -> int:
-    """Damage so many files, and count what came of it."""
+    """Damage --count files, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the first")
     parser.add_argument("--count", type=int, default=10_000)

@@ -1,8 +1,8 @@
 """Malformed frames against a server process: `python -m tests.fuzz.live --count 100000`.
 
-One connection after the other sends spoiled frames up to one that must end it, reads answers now
-and then, and hangs up. Beside them a client of good manners writes and reads. The server must
-stay up, must answer it, must not grow, and its log must not speak of an error of its own.
+One connection after another sends malformed frames until one that must end it, sometimes reads
+answers, and closes. Meanwhile a valid client writes and reads. The server must survive, answer the
+valid client, not grow, and log no internal error.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from tests.protocol.connections import ready_pair
 FRAMES_A_CONNECTION: Final = 40
 
 RESIDENT_GROWTH_MAX: Final = 300 * MIB
-"""Bytes by which the server may grow: what clients commit is kept in memory up to a checkpoint,
-and a deep message is believed for a moment."""
+"""Bytes by which the server may grow. Commits stay in memory until a checkpoint, and a deeply
+nested message takes memory until it is refused."""
 
 CONNECTIONS_A_SEED: Final = 200
 
@@ -41,8 +41,8 @@ ANSWER_S_MAX: Final = 30.0
 
 
 def frames_of_one(source: random.Random) -> list[bytes]:
-    """What one connection sends: all of it counts, for only the last one ends it."""
-    # Who makes a user locks the well-mannered client out.
+    """The frames of one connection. Only the last one ends it."""
+    # Without user_set, because the first user would lock out the valid client.
     maker = Frames(source, without=("user_set", "user_remove"))
     connection = ready_pair()[1]
     frames: list[bytes] = []
@@ -55,17 +55,17 @@ def frames_of_one(source: random.Random) -> list[bytes]:
 
 
 def hang_up(connection: socket.socket) -> None:
-    """Say that no more will be sent."""
+    """Close the sending side."""
     try:
         connection.shutdown(socket.SHUT_WR)
     except OSError as error:
-        # The server was faster.
+        # The server closed first.
         if error.errno != errno.ENOTCONN:
             raise
 
 
 def attack(url: str, source: random.Random) -> int:
-    """One connection: hello or not, spoiled frames, and an end. How many frames it sent."""
+    """Use one connection to send malformed frames, with or without hello. Returns their number."""
     host, _, port = url.removeprefix("headwater://").rpartition(":")
     frames = frames_of_one(source)
     hello = encode_frame(encode([1, "hello", PROTOCOL_VERSION, "fuzz"]))
@@ -90,7 +90,7 @@ def attack(url: str, source: random.Random) -> int:
 
 
 class Target:
-    """A server process under fire, and the well-mannered client beside."""
+    """A server process under attack, and the valid client."""
 
     def __init__(self, directory: Path) -> None:
         self.server = ServerProcess(directory, ["--checkpoint-commits", "500"])
@@ -100,7 +100,7 @@ class Target:
         self.slowest_s = 0.0
 
     def answers(self, number: int) -> None:
-        """Write and read as a client would."""
+        """Write and read with the valid client."""
         began = time.monotonic()
         with headwater.connect_blocking(self.server.url) as database:
             database.put(("polite", number), number)
@@ -109,11 +109,11 @@ class Target:
 
     @property
     def growth(self) -> int:
-        """Bytes by which the server has grown."""
+        """Bytes by which the server's memory has grown."""
         return self.process.memory_info().rss - self.resident_before
 
     def stop(self) -> None:
-        """End the server in order; its log must be free of errors, and its files whole."""
+        """Stop the server. Its log must have no errors and its files must be sound."""
         self.server.stop()
         said = self.server.log.read_text()
         assert "Traceback" not in said, said[-3000:]
@@ -125,7 +125,7 @@ class Target:
         assert report.is_clean, report.findings
 
     def run(self, seed: int, connections: int) -> int:
-        """So many connections of a seed; how many frames they sent."""
+        """Run the connections of a seed. Returns the number of frames."""
         source = random.Random(f"live {seed}")
         sent = 0
         for number in range(connections):
@@ -139,7 +139,7 @@ class Target:
 
 
 def main() -> int:
-    """Send so many frames to a server, and say what became of it."""
+    """Send --count frames to a server, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=20_000, help="frames")

@@ -1,10 +1,9 @@
 """Malformed frames against a session: `python -m tests.fuzz.messages --count 1000000`.
 
-The session is the server's own, on an engine in memory whose syncs take no time. Of every body
-that it gets, an oracle says what must become of it: served, refused (the request fails, the
-connection goes on) or a violation (the connection ends). The oracle asks the slow way of
-everything that the product answers the fast way: the scan before the decoder, each argument's
-`check` and not the expression that was made of it.
+The session is the server's own, on an in-memory engine whose syncs take no time. For every body, an
+oracle says what must happen: it is served, refused (the request fails, the connection continues),
+or a violation (the connection ends). The oracle uses the slow path where the product has a fast
+one: the scan before decoding, and the full `check` of each argument instead of its fast validator.
 """
 
 import argparse
@@ -49,21 +48,21 @@ from tests.vectors import examples
 Outcome = Literal["served", "refused", "violation"]
 
 FRAMES_A_BATCH: Final = 1000
-"""Frames that one seed stands for; then there is a new database."""
+"""Frames of one seed, which share a database."""
 
 PEAK_SIZE_MAX: Final = 40 * MIB
-"""Bytes that a frame may cost for a moment, beyond a share of its own size: an array's header is
-believed up to 4,096 members, and the decoder nests to 1,024."""
+"""Bytes that a frame may take temporarily, in addition to a multiple of its size: the decoder
+allocates up to 4,096 announced members, on up to 1,024 levels."""
 
 PEAK_A_BYTE_MAX: Final = 100
-"""Bytes for each byte of a frame: one byte can become an empty list."""
+"""Bytes of memory for each byte of a frame, since one byte can become an empty list."""
 
 ADDRESS_SPACE: Final = 2 * 1024 * MIB
-"""Of the process that runs the long way; whoever believes a large header meets it."""
+"""Memory limit of the process in long runs. Code that trusts a large header exceeds it."""
 
 
 class Bare:
-    """A server without its loop: what a wake-up does is done at once."""
+    """A server without its event loop: a wake-up acts immediately."""
 
     def __init__(self, seed: int) -> None:
         settings = ServerSettings(data="data")
@@ -76,13 +75,13 @@ class Bare:
             adaptive_fsync=_on_a_fast_disk(),
         )
         self.service = server.service
-        # There is no event loop that a session could come to in between.
+        # There is no event loop that could run in between.
         self.service._monotonic = lambda: 0.0
         self.group_commit = self.service.group_commit
         self.subscriptions = self.service.subscriptions
 
     def connect(self, *, hello: bool = True) -> Session:
-        """A new session."""
+        """Open a new session."""
         session = open_session(self.service, "fuzz", lambda: None)
         if hello:
             self.feed(session, encode_frame(encode([1, "hello", PROTOCOL_VERSION, "fuzz"])))
@@ -90,7 +89,7 @@ class Bare:
         return session
 
     def feed(self, session: Session, data: bytes) -> None:
-        """What the loop does with received bytes."""
+        """Process received bytes as the event loop does."""
         self.group_commit.begin_turn()
         session.receive(data)
         while session.runnable:
@@ -108,7 +107,7 @@ def _on_a_fast_disk() -> AdaptiveFsync:
 
 
 def answers(session: Session) -> list[list[Any]]:
-    """What the session has to send, taken and decoded."""
+    """Take and decode the session's output."""
     splitter = FrameSplitter(BODY_SIZE_MAX)
     found = []
     while chunk := session.output():
@@ -123,15 +122,15 @@ def encode(message: Any) -> bytes:
     return bytes(pack(message))
 
 
-# What must become of a body.
+# The oracle.
 
 
 def outcome_of(body: bytes, connection: ServerConnection) -> Outcome:
-    """What the protocol says of a body, on a connection as it is now."""
+    """The outcome that the protocol requires for a body in the connection's current state."""
     try:
         scan(body, REQUEST_ITEMS_MAX)
     except ProtocolError:
-        # Empty ones nest nothing, however their header is written.
+        # Empty arrays and maps do not count as levels, whatever the form of their header.
         if not _only_too_deep_by_empty_ones(body):
             return "violation"
     try:
@@ -175,7 +174,7 @@ def _only_too_deep_by_empty_ones(body: bytes) -> bool:
 
 
 class Frames:
-    """Frames from a seed: of each example of the vocabulary, spoiled in many ways."""
+    """Frames from a seed: examples of all operations, corrupted in many ways."""
 
     def __init__(self, source: random.Random, *, without: Sequence[str] = ()) -> None:
         self._source = source
@@ -196,7 +195,7 @@ class Frames:
             message = msgpack.unpackb(
                 encode([self._request_id, *source.choice(self._examples)]), strict_map_key=False
             )
-            # Mostly what is asked, and not how: id and operation stay.
+            # Mostly change the arguments, and keep the id and the operation.
             kept = message[: source.choice((0, 2, 2, 2, 2))]
             changed = message[len(kept) :]
             for _ in range(source.choice((1, 1, 2, 4))):
@@ -208,7 +207,7 @@ class Frames:
         return mutations.spoiled(source.choice(self._bodies), source, self._bodies)
 
     def frame(self) -> bytes:
-        """The next frame; now and then with a size that is not its own."""
+        """The next frame, sometimes with a wrong size."""
         body = self.body() or b"\xc1"
         if self._source.random() < 0.02:
             size = self._source.choice((0, len(body) - 1, len(body) + 1, BODY_SIZE_MAX, 2**32 - 1))
@@ -219,11 +218,11 @@ class Frames:
         try:
             return encode(message)
         except (OverflowError, ValueError):
-            # Numbers that msgpack does not have.
+            # Numbers that msgpack cannot encode.
             return b"\xc1"
 
     def _bomb(self) -> bytes:
-        """Little that claims to be much."""
+        """A few bytes that announce a large value."""
         source = self._source
         head = b"\x93" + encode(self._request_id) + encode(source.choice(("execute", "commit")))
         count = source.choice((2, 4095, 4096, 4097, 99_999, 2**32 - 1))
@@ -242,11 +241,11 @@ class Frames:
 
 
 class Fuzzer:
-    """Batches of frames against sessions, and what came of them.
+    """Sends batches of frames to sessions and judges the results.
 
     Attributes:
-        outcomes: how many bodies met which fate.
-        peak_size: the most bytes that a frame that was measured has cost.
+        outcomes: counts of bodies by outcome.
+        peak_size: most bytes of memory that a measured frame took.
     """
 
     def __init__(self, *, measured: float = 0.0) -> None:
@@ -256,11 +255,11 @@ class Fuzzer:
 
     @property
     def malformed(self) -> int:
-        """Frames that were wrong."""
+        """The number of malformed frames."""
         return sum(self.outcomes.values()) - self.outcomes["served"]
 
     def run_batch(self, seed: int, frames: int = FRAMES_A_BATCH) -> None:
-        """All frames of a seed, over as many connections as it takes."""
+        """Send all frames of a seed, over as many connections as needed."""
         source = random.Random(f"messages {seed}")
         maker = Frames(source)
         bare = Bare(seed)
@@ -270,7 +269,7 @@ class Fuzzer:
                 if session is not None:
                     session.close()
                 if bare.service.authentication_needed:
-                    # Some frame has made a user: hardly anything would be served any more.
+                    # A frame has added a user, so hardly any request would be served.
                     bare = Bare(seed)
                 session = bare.connect(hello=source.random() < 0.9)
             data = maker.frame()
@@ -282,7 +281,7 @@ class Fuzzer:
         self._still_works(bare)
 
     def _is_given_up(self, session: Session, source: random.Random) -> bool:
-        # A client that has promised more than it sends; mostly it goes away.
+        # The frame is incomplete. Mostly the client closes the connection then.
         return session.connection.buffered_size > 0 and source.random() < 0.8
 
     def _feed(self, bare: Bare, session: Session, data: bytes, source: random.Random) -> None:
@@ -322,7 +321,7 @@ class Fuzzer:
         self.outcomes[expected] += 1
         assert session.closing == (expected == "violation") or session.ended, (expected, got)
         direct = [answer for answer in got if answer[1] != PUSH]
-        # A commit is durable within the turn, so everything has its answer.
+        # Commits become durable within the turn, so everything has been answered.
         assert len(direct) == 1, (expected, got)
         if expected != "served":
             assert direct[0][1] == ERROR, (expected, got)
@@ -346,7 +345,7 @@ class Fuzzer:
 
 @contextmanager
 def strict_log() -> Iterator[None]:
-    """Within it, the server's log is not printed, and has no word of an error of ours."""
+    """Within this context the server's log is not printed and must have no internal error."""
 
     def drop(_logger: object, _level: str, entry: Any) -> Any:
         assert not entry.get("exc_info"), entry
@@ -361,7 +360,7 @@ def strict_log() -> Iterator[None]:
 
 
 def main() -> int:
-    """Run batches until so many malformed frames were sent."""
+    """Run batches until --count malformed frames were sent."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of the first batch")
     parser.add_argument("--count", type=int, default=100_000, help="malformed frames")

@@ -1,4 +1,4 @@
-"""Ways to spoil things. All draw from a random source that they are given."""
+"""Ways to corrupt bytes and messages. All use the random source that they are given."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgpack
 
 NUMBERS: Final = (0, 1, -1, 2, 23, 127, 128, 255, 256, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63)
-"""Where encodings change their form, and bounds lie."""
+"""Numbers at which encodings change their form, and limits."""
 
 CODES: Final = (
     *(b"\xc0", b"\xc1", b"\xc4\xff", b"\xc6\xff\xff\xff\xff", b"\xd9\xff", b"\xdb\xff\xff\xff\xff"),
@@ -16,11 +16,11 @@ CODES: Final = (
     *(b"\xd4\x01\x00", b"\xc7\x00\x05", b"\xca\x7f\xc0\x00\x00", b"\xcb\x7f\xf8" + bytes(6)),
     *(b"\xa4\xff\xfe\xfd\xfc", b"\xcf" + b"\xff" * 8, b"\xd3\x80" + bytes(7)),
 )
-"""Headers of msgpack that claim much, say nothing, or are not allowed here."""
+"""Headers of msgpack that announce large values, are invalid, or are not allowed."""
 
 
 def value(source: random.Random) -> Any:
-    """Something that may stand in a message, and mostly not where it is put."""
+    """A value that is valid somewhere in a message, but mostly not where it is put."""
     match source.randrange(15):
         case 0 | 1:
             return source.choice(NUMBERS)
@@ -46,7 +46,7 @@ def value(source: random.Random) -> Any:
         case 12:
             return source.choice(("account-1", "order", "snapshot", "serializable", "Happened"))
         case 13:
-            # What msgpack has, and the protocol does not.
+            # Values that msgpack has and the protocol refuses.
             return source.choice(
                 ({b"k": 1}, {1: 1}, {None: []}, msgpack.ExtType(5, b"x"), msgpack.Timestamp(1))
             )
@@ -55,7 +55,7 @@ def value(source: random.Random) -> Any:
 
 
 def nested(deep: int, source: random.Random) -> Any:
-    """A value inside of so many lists."""
+    """A value in *deep* nested lists."""
     found: Any = source.choice((1, [], {}, b""))
     for _ in range(deep):
         found = [found]
@@ -63,9 +63,9 @@ def nested(deep: int, source: random.Random) -> Any:
 
 
 def altered(message: Any, source: random.Random) -> Any:
-    """A message with something in it replaced, removed, doubled or added. It is changed itself."""
+    """Replace, remove, duplicate or add something in a message, in place."""
     at = message
-    # Down to some list, and more often not to the deepest.
+    # Choose a list at a random level, rarely the deepest.
     while True:
         inner = [each for each in at if isinstance(each, list) and each]
         if not inner or source.random() < 0.4:
@@ -85,7 +85,7 @@ def altered(message: Any, source: random.Random) -> Any:
 
 
 def spoiled(data: bytes, source: random.Random, others: Sequence[bytes] = ()) -> bytes:
-    """Bytes with one thing or several done to them."""
+    """Bytes after one or several corruptions."""
     found = bytearray(data)
     for _ in range(source.choice((1, 1, 1, 2, 4))):
         source.choice(_WAYS)(found, source)

@@ -47,7 +47,7 @@ def open_real(directory: Path) -> Engine:
 
 
 def make_real(directory: Path) -> list[Answers]:
-    """A database all of whose commits are in the state store; what it answers at each."""
+    """Make a database whose commits are all in the state store. Returns its answers at each."""
     engine = open_real(directory)
     pictures = [ask(engine, 0)]
     source = random.Random(1)
@@ -78,7 +78,7 @@ class StoreFuzzer:
     """Damages copies of one directory.
 
     Attributes:
-        outcomes: how often which kind of file met which end.
+        outcomes: counts by kind of file and result.
     """
 
     def __init__(self, room: Path) -> None:
@@ -88,7 +88,7 @@ class StoreFuzzer:
         self._files = sorted(
             path.relative_to(self._whole).as_posix()
             for path in (self._whole / "state").iterdir()
-            # What it logs, and locks, it does not read.
+            # RocksDB does not read its log and its lock file.
             if path.name not in ("LOCK", "LOG") and not path.name.startswith("LOG.")
             if path.stat().st_size
         )
@@ -97,10 +97,10 @@ class StoreFuzzer:
         self.outcomes: Counter[str] = Counter()
 
     def run(self, seed: int) -> str:
-        """Damage one file, and judge.
+        """Damage one file, and judge the result.
 
         Raises:
-            Wrong: with all that one needs to know.
+            Wrong: the result is not allowed; the message has the details.
         """
         source = random.Random(f"store files {seed}")
         kinds = sorted({_kind(name) for name in self._files})
@@ -139,7 +139,7 @@ class StoreFuzzer:
         return "all the same"
 
     def _prepared(self, path: str, content: bytes) -> bool:
-        """Put the damaged file in its place, and say whether the check finds nothing."""
+        """Put the damaged file in its place. Returns whether the check finds nothing."""
         if self._copy.exists():
             shutil.rmtree(self._copy)
         shutil.copytree(self._whole, self._copy)
@@ -161,7 +161,7 @@ def _kind(path: str) -> str:
 
 
 def main() -> int:
-    """Damage so many files, and count what came of it."""
+    """Damage --count files, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the first")
     parser.add_argument("--count", type=int, default=500)

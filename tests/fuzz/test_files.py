@@ -1,4 +1,4 @@
-"""Damaged files, a few of them: `make fuzz` damages a hundred thousand."""
+"""A few damaged files; `make fuzz` damages 100,000."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def fuzzer() -> Fuzzer:
 
 
 @pytest.mark.slow
-def test_damaged_files_are_refused_or_make_no_difference(fuzzer: Fuzzer) -> None:
+def test_damaged_files_are_refused_or_have_no_effect(fuzzer: Fuzzer) -> None:
     for seed in range(FILES):
         fuzzer.run(seed)
     print(fuzzer.outcomes)
@@ -31,7 +31,7 @@ def test_damaged_files_are_refused_or_make_no_difference(fuzzer: Fuzzer) -> None
 
 
 @pytest.mark.slow
-def test_damaged_files_of_the_state_store_are_refused_or_make_no_difference(
+def test_damaged_files_of_the_state_store_are_refused_or_have_no_effect(
     tmp_path: Path,
 ) -> None:
     fuzzer = StoreFuzzer(tmp_path)
@@ -40,11 +40,11 @@ def test_damaged_files_of_the_state_store_are_refused_or_make_no_difference(
     assert fuzzer.outcomes["sst: refused"] > 0
 
 
-def whatever_it_says(_data: Any, *_: Any) -> int:
+def ignoring_the_checksum(_data: Any, *_: Any) -> int:
     return 0
 
 
-def test_checksums_that_are_not_looked_at_are_noticed(fuzzer: Fuzzer) -> None:
+def test_the_oracle_detects_ignored_checksums(fuzzer: Fuzzer) -> None:
     class Lenient:
         @staticmethod
         def crc32(data: Any, start: int = 0) -> Any:
@@ -63,7 +63,7 @@ def test_checksums_that_are_not_looked_at_are_noticed(fuzzer: Fuzzer) -> None:
     assert is_noticed(fuzzer, log_segment, "zlib", Lenient())
 
 
-def test_damage_that_passes_for_a_torn_tail_is_noticed(fuzzer: Fuzzer) -> None:
+def test_the_oracle_detects_damage_that_counts_as_a_torn_tail(fuzzer: Fuzzer) -> None:
     assert is_noticed(fuzzer, FileWriteAheadLog, "_is_corruption", lambda *_, **__: False)
 
 

@@ -1,4 +1,4 @@
-"""Malformed frames, a few of them: `make fuzz` sends a million."""
+"""A few malformed frames; `make fuzz` sends a million."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.simulation.determinism import replaced
 BATCHES = 4
 
 
-def test_malformed_frames_get_what_the_protocol_says_and_cost_little() -> None:
+def test_malformed_frames_get_the_right_answer_and_take_little_memory() -> None:
     fuzzer = Fuzzer(measured=0.02)
     with strict_log():
         for seed in range(BATCHES):
@@ -48,9 +48,7 @@ def test_malformed_frames_get_what_the_protocol_says_and_cost_little() -> None:
     st.integers(0, 2**32),
     st.sampled_from(sorted(OPERATIONS)),
 )
-def test_any_message_gets_what_the_protocol_says(
-    arguments: Any, request_id: int, name: str
-) -> None:
+def test_any_message_gets_the_right_answer(arguments: Any, request_id: int, name: str) -> None:
     if not isinstance(arguments, list):
         arguments = [arguments]
     fuzzer = Fuzzer()
@@ -63,7 +61,7 @@ def test_any_message_gets_what_the_protocol_says(
         fuzzer._judge(session, expected, answers(session))
 
 
-def test_the_oracle_sees_arguments_that_are_not_checked() -> None:
+def test_the_oracle_detects_unchecked_arguments() -> None:
     with (
         replaced(OPERATIONS["get"].arguments.fast, "_validator", Anything()),
         strict_log(),
@@ -72,7 +70,7 @@ def test_the_oracle_sees_arguments_that_are_not_checked() -> None:
         Fuzzer().run_batch(1)
 
 
-def test_the_oracle_sees_bodies_that_are_decoded_without_bounds() -> None:
+def test_the_oracle_detects_bodies_that_are_decoded_without_limits() -> None:
     def decode(body: bytes, *_: Any) -> Any:
         try:
             return msgpack.unpackb(body, strict_map_key=False)
@@ -88,7 +86,7 @@ def test_the_oracle_sees_bodies_that_are_decoded_without_bounds() -> None:
 
 
 @pytest.mark.slow
-def test_a_server_process_outlives_malformed_frames_and_serves_others(tmp_path: Path) -> None:
+def test_a_server_process_survives_malformed_frames_and_serves_others(tmp_path: Path) -> None:
     target = Target(tmp_path)
     print("python -m tests.fuzz.live --seed 1 --count 1")
     assert target.run(1, connections=200) > 300

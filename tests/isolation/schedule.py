@@ -1,20 +1,19 @@
-"""Schedules: a small language for what several transactions do in turn, over the wire.
+"""Schedules: a small language for interleaved transactions, which run over the wire.
 
     begin T1 T2            open them, so that their read views are equal
     T1 put k1 11           T1 get k1          T1 delete k1         T1 add k1 1
     T1 delete_range        the range of all keys
-    T1 scan                T1 scan =30        T1 scan %3           S, or what in it has a value
-    T1 bump 10             adds 10 to every value that it scans, by put
-    T1 delete =20          deletes what it finds by a scan, where the value is 20
+    T1 scan                T1 scan =30        T1 scan %3           all keys, or those that match
+    T1 bump 10             scans, and puts each value plus 10
+    T1 delete =20          scans, and deletes the keys with the value 20
     T1 append s [expect]   T1 read s          T1 query category
-    T1 append s +t1 +t2 -t3                   an event with tags t1, t2, unless one with t3 is there
+    T1 append s +t1 +t2 -t3                   an event with tags t1, t2, unless one with t3 exists
     T1 query +t1 +t2                          the events with both tags
     T1 commit              T1 rollback
-    final                  what a new transaction sees
+    final                  the data that a new transaction sees
 
-A line with `->` gives what is expected of the step. The whole file is the golden text of an
-anomaly: its head is the schedule with comments, and below stands what came out of it at each
-isolation level.
+The text after `->` is the expected result of a step. A script is the golden file of an anomaly: the
+schedule with comments, followed by the results at each isolation level.
 """
 
 import secrets
@@ -30,19 +29,19 @@ _ALL = (b"", None)
 
 
 class Player:
-    """Plays one schedule at one isolation level, on keys and streams of its own."""
+    """Plays one schedule at one isolation level, on its own keys and streams."""
 
     def __init__(self, address: str, isolation: str) -> None:
         self._address = address
         self._isolation = isolation
-        # Tests share a server: the schedule's names get a prefix that nobody else has.
+        # Tests share a server, so the schedule's names get a unique prefix.
         self._prefix = secrets.token_hex(6)
         self._wires: dict[str, Wire] = {}
         self._ids: dict[str, bytes] = {}
         self._names: dict[bytes, str] = {}
 
     def play(self, lines: list[str]) -> list[str]:
-        """Play the steps; each comes back with `-> outcome` behind it if it has one."""
+        """Play the steps and return them, each followed by `-> result` if it has one."""
         try:
             self._set_up()
             return [self._line(line) for line in lines]
@@ -196,7 +195,7 @@ class Player:
         return f"{self._prefix}/".encode(), f"{self._prefix}0".encode()
 
     def _stream(self, stream: str) -> str:
-        # The category must be this test's own too, so the prefix is made part of it.
+        # The category must be unique too, so it includes the prefix.
         category, _, rest = stream.partition("-")
         return f"{category}{self._prefix}" + (f"-{rest}" if rest else "")
 

@@ -1,6 +1,6 @@
-"""Rules over several streams, kept by queries, with many clients at once.
+"""Rules over several streams, enforced by queries, with many concurrent clients.
 
-Each rule is tried with a condition on the append alone, with a serializable transaction that read
+Each rule is tested with a condition on a single append, with a serializable transaction that reads
 the query, and with a condition in a transaction whose reads are not checked.
 """
 
@@ -21,11 +21,11 @@ CLIENTS = 6
 WAYS = ["one append", "serializable", "snapshot"]
 
 Decide = Callable[[list[headwater.RecordedEvent]], tuple[str, Event] | None]
-"""From the events that a query found to what is to be appended, and to which stream."""
+"""A function of the events of a query that returns a stream and the event to append to it."""
 
 
 def decide_once(db: BlockingDatabase, way: str, query: Query, decide: Decide) -> bool:
-    """Read the query, decide, append, again and again until it is done or not wanted any more."""
+    """Read the query, decide and append, until it succeeds or nothing is to be appended."""
     if way == "one append":
         while True:
             found = list(db.read_all(query=query))
@@ -56,7 +56,7 @@ def decide_once(db: BlockingDatabase, way: str, query: Query, decide: Decide) ->
 
 
 def in_clients(url: str, work: Callable[[BlockingDatabase, int], Any]) -> list[Any]:
-    """Do the work in as many clients at once, each with a connection of its own."""
+    """Do the work in several clients at the same time, each with its own connection."""
     outcomes: list[Any] = [None] * CLIENTS
     failures: list[BaseException] = []
     ready = threading.Barrier(CLIENTS)
@@ -79,7 +79,7 @@ def in_clients(url: str, work: Callable[[BlockingDatabase, int], Any]) -> list[A
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_of_many_who_take_a_name_one_does(way: str, real_server: ServerProcess) -> None:
+def test_only_one_of_many_clients_can_take_a_name(way: str, real_server: ServerProcess) -> None:
     tag = f"name:{secrets.token_hex(6)}"
     taken = Query(types=["NameTaken"], tags=[tag])
 
@@ -96,7 +96,7 @@ def test_of_many_who_take_a_name_one_does(way: str, real_server: ServerProcess) 
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_invoices_are_numbered_without_a_gap_or_a_number_twice(
+def test_invoice_numbers_have_no_gaps_and_no_duplicates(
     way: str, real_server: ServerProcess
 ) -> None:
     tag = f"invoices:{secrets.token_hex(6)}"

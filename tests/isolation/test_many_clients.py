@@ -1,4 +1,4 @@
-"""What must hold between many clients at once, over the wire."""
+"""Guarantees between many concurrent clients, over the wire."""
 
 import secrets
 import threading
@@ -55,13 +55,13 @@ def test_of_eight_clients_that_find_a_key_absent_and_insert_it_one_commits(
         assert wire.ask("get", None, key) == b"%d" % outcomes.index(True)
 
 
-def test_a_thousand_adds_from_thirty_two_clients_make_no_conflict_and_the_exact_sum(
+def test_a_thousand_adds_from_thirty_two_clients_give_the_exact_sum_without_a_conflict(
     real_server: ServerProcess,
 ) -> None:
     key = secrets.token_bytes(8)
 
     def add(place: int) -> None:
-        # 32 clients, 1,000 adds: the first eight do one more than the others.
+        # 1,000 adds of 32 clients: the first eight clients do one more than the others.
         with Wire(real_server.address) as wire:
             for _ in range(1000 // 32 + (place < 1000 % 32)):
                 identity = secrets.token_bytes(16)
@@ -73,7 +73,7 @@ def test_a_thousand_adds_from_thirty_two_clients_make_no_conflict_and_the_exact_
         assert msgpack.unpackb(wire.ask("get", None, key)) == 1000
 
 
-def test_the_second_of_two_is_validated_against_the_first_before_that_is_durable(
+def test_the_second_of_two_commits_is_validated_against_the_first_before_it_is_durable(
     real_server: ServerProcess,
 ) -> None:
     key = secrets.token_bytes(8)
@@ -83,7 +83,7 @@ def test_the_second_of_two_is_validated_against_the_first_before_that_is_durable
             wire.ask("begin", identity)
             wire.ask("get", identity, key)
         # Both commits are in one packet, so the server numbers the first and validates the
-        # second before it has come to a sync.
+        # second before any fsync.
         for identity in (first, second):
             wire.queue("commit", identity, [["put", key, b"mine"]])
         outcomes = {}
@@ -96,7 +96,7 @@ def test_the_second_of_two_is_validated_against_the_first_before_that_is_durable
     assert list(outcomes.values()) == ["committed", first]
 
 
-def test_an_acknowledged_commit_is_seen_by_whatever_begins_later_on_any_connection(
+def test_every_transaction_that_begins_after_an_acknowledgement_sees_the_commit(
     real_server: ServerProcess,
 ) -> None:
     key = secrets.token_bytes(8)
@@ -110,10 +110,10 @@ def test_an_acknowledged_commit_is_seen_by_whatever_begins_later_on_any_connecti
             reader.ask("rollback", identity)
 
 
-def test_a_read_view_stays_whole_while_others_write_and_checkpoints_run(
+def test_a_read_view_stays_consistent_while_others_write_and_checkpoints_run(
     tmp_path_factory: Any,
 ) -> None:
-    # A checkpoint every few commits, and a history window that keeps nothing by itself.
+    # A checkpoint every few commits, and an empty history window.
     options = ["--checkpoint-commits", "50", "--history-window", "0"]
     directory = tmp_path_factory.mktemp("whole")
     with (
@@ -127,7 +127,7 @@ def test_a_read_view_stays_whole_while_others_write_and_checkpoints_run(
         identity = secrets.token_bytes(16)
         reader.ask("begin", identity)
         checkpoints = 0
-        # As many as it takes: how long a checkpoint lasts depends on who else is at work.
+        # As many as needed, because the time of a checkpoint depends on the load.
         for number in range(10_000):
             if number % 7 == 0:
                 _write_all(writer, keys, b"after %d" % number)

@@ -1,7 +1,8 @@
-"""Every anomaly, played over the wire at both isolation levels, against its golden script.
+"""Plays every anomaly over the wire at both isolation levels and compares it with its golden
+script.
 
-A script is a comment, the schedule, and what came out of it at each level. To see what a change
-makes of them: HEADWATER_GOLDEN=write pytest tests/isolation, then read the difference.
+A script has a comment, the schedule, and its results at each level. To see the effect of a change,
+run HEADWATER_GOLDEN=write pytest tests/isolation and read the diff.
 """
 
 import os
@@ -23,7 +24,7 @@ def test_every_anomaly_has_its_script() -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_the_schedule_comes_out_as_its_script_says(
+def test_the_schedule_gives_the_results_of_its_script(
     path: Path, level: str, real_server: ServerProcess
 ) -> None:
     head, *sections = path.read_text().split("\n---- ")

@@ -1,8 +1,8 @@
-"""Torture: the real server, as a process on a real disk, in hard times.
+"""Torture: the real server, as a process on a real disk, under bad conditions.
 
-faulty_server.py     the server, with a file system that kills it or is slow, as told
-failpoints.py        where it is killed: at each step that matters, by name
-test_failpoints.py   at each of them; what was acknowledged is there, nothing by halves
-test_hard_times.py   stopped, out of room, out of descriptors, among thousands of idlers
+faulty_server.py     the server with a file system that can kill it or be slow
+failpoints.py        the named points at which the server is killed
+test_failpoints.py   kills at each point: acknowledged commits survive, no commit is partial
+test_hard_times.py   stopped, full disk, no descriptors, thousands of idle connections
 run.py               make torture: thousands of worlds and hundreds of kills, with a report
 """

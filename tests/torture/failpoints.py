@@ -1,7 +1,7 @@
-"""Failpoints: the moments at which a server is killed, by name, and a round at one of them.
+"""Failpoints: named points at which a server is killed.
 
-A round starts a server that will kill itself at a failpoint, loads it until it is dead, starts
-it again as it should be, and holds what is there against the ledger of tests/test_kill.py.
+A round starts a server that will kill itself at a failpoint, loads it until it is dead, restarts it
+normally, and compares its data with the ledger of tests/test_kill.py.
 """
 
 import json
@@ -21,7 +21,7 @@ from tests.test_kill import Ledger, settle_and_check, work
 
 CHECKPOINT_COMMITS: Final = 40
 COMMITS_MAX: Final = 400
-"""Commits of a round, after which a failpoint that was not met is given up."""
+"""Commits after which a round gives up if the failpoint was not reached."""
 
 CLIENTS: Final = 2
 WORKERS_A_CLIENT: Final = 3
@@ -30,11 +30,11 @@ When = Literal["before", "half", "after"]
 
 
 class Failpoint(NamedTuple):
-    """A call of an operation on a path that contains the text, counted in one life of a server.
+    """A call of an operation on a path that contains a text, counted from the server's start.
 
     Attributes:
-        number_max: the number of the call is drawn up to this one.
-        in_replay: it is met while a server starts that has something to replay.
+        number_max: the largest number of the call; the number is drawn.
+        in_replay: whether it is reached in a start that replays the log.
     """
 
     name: str
@@ -75,12 +75,12 @@ FAILPOINTS: Final = (
 
 
 class FaultyServer(ServerProcess):
-    """A server process whose disk does as it is told."""
+    """A server process whose disk has faults on demand."""
 
     program = (sys.executable, "-m", "tests.torture.faulty_server")
 
     def start_with(self, **faults: object) -> float:
-        """Start, with these faults for this life."""
+        """Start with these faults, until the server ends."""
         os.environ["FAULTS"] = json.dumps(faults)
         try:
             return self.start()
@@ -88,7 +88,7 @@ class FaultyServer(ServerProcess):
             del os.environ["FAULTS"]
 
     def reap(self) -> None:
-        """It is dead, or will be now."""
+        """Make sure that the process is dead."""
         if self._child is not None:
             self.kill()
 
@@ -99,7 +99,7 @@ def make_server(directory: Path) -> FaultyServer:
 
 
 async def load_until_dead(server: FaultyServer, ledger: Ledger, commits: int) -> bool:
-    """Clients at work until the server dies; False if so many commits went by before."""
+    """Run clients until the server dies; False if *commits* commits came first."""
     enough = trio.Event()
     survived = False
     async with AsyncExitStack() as stack:
@@ -125,7 +125,7 @@ async def load_until_dead(server: FaultyServer, ledger: Ledger, commits: int) ->
 
 
 def run_round(server: FaultyServer, ledger: Ledger, failpoint: Failpoint) -> bool:
-    """Kill the server at a failpoint, and look at what is left; whether it was met."""
+    """Kill the server at a failpoint and check its data. Returns whether it was reached."""
     number = ledger.random.randint(1, failpoint.number_max)
     kill = {
         "operation": failpoint.operation,
@@ -142,7 +142,7 @@ def run_round(server: FaultyServer, ledger: Ledger, failpoint: Failpoint) -> boo
         try:
             met = trio.run(load_until_dead, server, ledger, COMMITS_MAX)
         except headwater.HeadwaterError:
-            # It died while they connected.
+            # It died while the clients connected.
             met = True
     server.reap()
     check_files(server)
@@ -161,5 +161,5 @@ def _start_to_be_killed(server: FaultyServer, kill: dict[str, object]) -> bool:
 
 
 def new_ledger(seed: int) -> Ledger:
-    """An empty ledger whose choices come from a seed."""
+    """An empty ledger with a random source from a seed."""
     return Ledger(random.Random(seed))

@@ -1,16 +1,16 @@
-"""The server, with a disk that does as the environment says: a program.
+"""A program: the server with a disk whose faults come from the environment.
 
 FAULTS is a JSON object:
 
-    kill        {"operation", "path", "number", "when"}: the process ends itself, by SIGKILL, at
-                that call of the operation on a path that contains the text; before it, after it,
-                or (a write) when half of it is done
-    slow        {"operation", "path", "seconds"}: such calls take so long
-    full_while  a path: while there is such a file, nothing that would grow has room
-    hello_ms    how long a stranger may take
-    files       descriptors that the process may have
+    kill        {"operation", "path", "number", "when"}: the process kills itself by SIGKILL at the
+                numbered call of the operation on a path that contains the text: before it, after
+                it, or (for a write) when half of it is done
+    slow        {"operation", "path", "seconds"}: the time that such calls take
+    full_while  a path: while this file exists, the disk is full
+    hello_ms    milliseconds for hello and authentication
+    files       maximum number of descriptors of the process
 
-The seam is the FileSystem and the state store that the engine is given; all else is the product.
+Only the FileSystem and the state store of the engine are replaced.
 """
 
 import json
@@ -43,13 +43,13 @@ _calls: Final[Counter[str]] = Counter()
 
 
 def die() -> None:
-    """End the process as kill -9 does."""
+    """End the process like kill -9."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
 def called(operation: str, path: str) -> Iterator[bool]:
-    """Around each call; says whether only half of it is to be done."""
+    """A context around each call; yields whether to do only half of it."""
     slow, kill = FAULTS.get("slow"), FAULTS.get("kill")
     if slow and slow["operation"] == operation and slow["path"] in path:
         time.sleep(slow["seconds"])  # this is how slow the disk is
@@ -67,7 +67,7 @@ def called(operation: str, path: str) -> Iterator[bool]:
 
 
 def check_room(path: str, size: int) -> None:
-    """Raise DiskFull while the disk is said to be full."""
+    """Raise DiskFull while the disk counts as full."""
     full = FAULTS.get("full_while")
     if full and os.path.exists(full):
         raise DiskFull(path, size)
@@ -109,7 +109,7 @@ class FaultyFile:
 
 
 class FaultyFileSystem(RealFileSystem):
-    """The real file system, as the environment has it."""
+    """The real file system with the faults of the environment."""
 
     def open(self, path: str, *, writable: bool = True) -> File:
         return FaultyFile(super().open(path, writable=writable))
@@ -137,7 +137,7 @@ class FaultyFileSystem(RealFileSystem):
 
 
 class FaultyStore(RocksStore):
-    """RocksDB, as the environment has it."""
+    """RocksDB with the faults of the environment."""
 
     def write(self, batch: WriteBatch) -> None:
         with called("store write", self._path):
@@ -153,18 +153,18 @@ def open_faulty_store(path: str) -> FaultyStore:
     return FaultyStore(path, RocksSettings(), read_only=False)
 
 
-def quick_to_dismiss(**given: Any) -> ServerSettings:
-    """The settings of the command line, and how long a stranger may take."""
+def with_short_hello(**given: Any) -> ServerSettings:
+    """The settings of the command line, with a short time for hello and authentication."""
     session = replace(SessionSettings(), hello_ms_max=FAULTS["hello_ms"])
     return ServerSettings(**given, session=session)
 
 
 def prepare() -> None:
-    """Put it all in place."""
+    """Install the faulty file system, state store and settings."""
     vars(server)["RealFileSystem"] = FaultyFileSystem
     vars(server)["RocksStore"] = SimpleNamespace(open=open_faulty_store)
     if "hello_ms" in FAULTS:
-        vars(options)["ServerSettings"] = quick_to_dismiss
+        vars(options)["ServerSettings"] = with_short_hello
     if "files" in FAULTS:
         limit = FAULTS["files"]
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

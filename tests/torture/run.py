@@ -1,12 +1,12 @@
 """Torture: `make torture`, or `python -m tests.torture.run --worlds 10000 --kills 500`.
 
-Everything that takes long, one part after the other, and a report at the end: what was run, how
-long it took, and of each failure the one command that has it again.
+It runs all long tests in sequence and prints a report: what ran, how long it took, and for each
+failure the command that reproduces it.
 
-    worlds       simulated worlds, from seed --first on
-    kills        rounds of kill -9 at any moment, on the real server and disk
-    failpoints   rounds at each named moment
-    hard times   stopped, slow, full, out of descriptors, among 10,000 idlers
+    worlds       simulated worlds, from seed --first
+    kills        rounds of kill -9 at random times, on the real server and disk
+    failpoints   rounds at each named point
+    hard times   stopped, slow disk, full disk, no descriptors, 10,000 idle connections
 """
 
 import argparse
@@ -26,12 +26,12 @@ _FAILED: Final = re.compile(r"^failed: \[(.*)\]$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of the work, done.
+    """A finished part of the run.
 
     Attributes:
-        name: what it was.
-        count: how much of it.
-        failures: for each the command that has it again.
+        name: name of the part.
+        count: how many rounds or worlds ran.
+        failures: for each failure the command that reproduces it.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Part:
 
 
 def run_program(arguments: list[str], **environment: str) -> tuple[int, str]:
-    """Run Python with these arguments: its exit status, and what it printed."""
+    """Run Python with these arguments: its exit status and output."""
     done = subprocess.run(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
@@ -72,7 +72,7 @@ def worlds(first: int, count: int, processes: int) -> Part:
 
 
 def of_pytest(name: str, count: int, path: str, **environment: str) -> Part:
-    """Tests of a file, with sizes from the environment."""
+    """Run the tests of a file, with sizes from the environment."""
     began = time.monotonic()
     status, output = run_program(
         ["-m", "pytest", "-q", "-s", "--timeout", "7200", path], **environment
@@ -86,12 +86,12 @@ def of_pytest(name: str, count: int, path: str, **environment: str) -> Part:
 
 
 def pieces(total: int, size: int) -> list[tuple[int, int]]:
-    """Where each piece begins, and how much is in it."""
+    """The start and size of each piece."""
     return [(start, min(size, total - start)) for start in range(0, total, size)]
 
 
 def report(parts: list[Part]) -> str:
-    """What was run, as a table for docs/reliability.md, and all that failed."""
+    """The report: a table for docs/reliability.md, and the failures."""
     lines = ["| part | count | time | failures |", "|---|---|---|---|"]
     for name in dict.fromkeys(part.name for part in parts):
         same = [part for part in parts if part.name == name]

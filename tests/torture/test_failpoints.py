@@ -1,6 +1,6 @@
-"""The server is killed at named moments; HEADWATER_FAILPOINT_ROUNDS times at each of them.
+"""Kills the server at named points, HEADWATER_FAILPOINT_ROUNDS times at each.
 
-Without it, at a few of them that are drawn. HEADWATER_KILL_SEED sets the seed.
+Without that variable, it uses a few random points. HEADWATER_KILL_SEED sets the seed.
 """
 
 import os
@@ -21,7 +21,7 @@ SAMPLE: Final = 5
 
 @pytest.mark.slow
 @pytest.mark.timeout(300 + 60 * len(FAILPOINTS) * ROUNDS)
-def test_a_kill_at_each_failpoint_loses_no_commit_and_keeps_no_half_of_one(tmp_path: Path) -> None:
+def test_a_kill_at_each_failpoint_loses_no_commit_and_leaves_no_partial_one(tmp_path: Path) -> None:
     seed = int(os.environ.get("HEADWATER_KILL_SEED", time.time_ns() % 2**32))
     print(f"\nHEADWATER_KILL_SEED={seed} HEADWATER_FAILPOINT_ROUNDS={ROUNDS}")
     points = FAILPOINTS if ROUNDS else random.Random(seed).sample(FAILPOINTS, SAMPLE)
@@ -35,14 +35,14 @@ def test_a_kill_at_each_failpoint_loses_no_commit_and_keeps_no_half_of_one(tmp_p
 
 
 def one_round(room: Path, seed: int, points: Sequence[Failpoint]) -> Counter[str]:
-    """At each of the points once, mostly one after the other in the same directory."""
+    """Kill once at each of the points, mostly in the same directory."""
     met: Counter[str] = Counter()
     shared = room / "shared"
     shared.mkdir(parents=True)
     server, ledger = make_server(shared), new_ledger(seed)
     for failpoint in points:
         if failpoint.operation in ("create", "rename"):
-            # A segment of the log is made when a database is, and seldom later.
+            # A segment of the log is created with a new database, and rarely later.
             fresh = room / failpoint.name
             fresh.mkdir()
             met[failpoint.name] += run_round(make_server(fresh), new_ledger(seed), failpoint)

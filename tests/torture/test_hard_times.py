@@ -1,6 +1,7 @@
-"""A real server in hard times: stopped, slow, out of room, out of descriptors, among idlers.
+"""The real server under bad conditions: stopped, slow or full disk, no descriptors, idle
+connections.
 
-HEADWATER_IDLERS sets how many connections do nothing; 10,000 are meant, and 400 are the default.
+HEADWATER_IDLERS is the number of idle connections: 400 by default, 10,000 in `make torture`.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ from tests.torture.failpoints import FaultyServer, new_ledger
 
 IDLERS: Final = int(os.environ.get("HEADWATER_IDLERS", "400"))
 A_CONNECTION_MAX: Final = 32 * KIB
-"""Bytes of memory that an idle connection may cost the server, the kernel's not counted."""
+"""Bytes of memory that an idle connection may take in the server, without the kernel's."""
 
 HELLO: Final = encode_frame(bytes(encode([1, "hello", PROTOCOL_VERSION, "hard times"])))
 WAIT_S_MAX: Final = 20.0
@@ -55,7 +56,7 @@ def dial(server: FaultyServer) -> socket.socket:
 
 @contextlib.contextmanager
 def crowd_of(server: FaultyServer, count: int, *, served: bool) -> Iterator[None]:
-    """So many connections that say hello, and nothing after it."""
+    """Open *count* connections that send hello and nothing else."""
     with contextlib.ExitStack() as crowd:
         for _ in range(count):
             one = crowd.enter_context(dial(server))
@@ -66,7 +67,7 @@ def crowd_of(server: FaultyServer, count: int, *, served: bool) -> Iterator[None
 
 
 def eventually(what: str, condition: object, wait_s: float = WAIT_S_MAX) -> None:
-    """Ask again until it is so."""
+    """Wait until the condition holds."""
     assert callable(condition)
     end = time.monotonic() + wait_s
     while not condition():
@@ -86,15 +87,15 @@ def can_write(server: FaultyServer) -> bool:
 # Stopped.
 
 
-def test_a_server_that_stands_still_for_a_while_loses_nothing(server: FaultyServer) -> None:
+def test_a_server_that_is_stopped_for_some_time_loses_nothing(server: FaultyServer) -> None:
     server.start_with()
     ledger = new_ledger(1)
 
-    async def stand_still() -> None:
+    async def stop_and_continue() -> None:
         for _ in range(3):
             await trio.sleep(0.2)
             os.kill(server.pid, signal.SIGSTOP)
-            # Longer than the clients wait for an answer.
+            # Longer than the clients' timeouts.
             await trio.sleep(0.8)
             os.kill(server.pid, signal.SIGCONT)
             await trio.sleep(0.2)
@@ -103,11 +104,11 @@ def test_a_server_that_stands_still_for_a_while_loses_nothing(server: FaultyServ
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(go_on)
-            await stand_still()
+            await stop_and_continue()
             nursery.cancel_scope.cancel()
 
     async def go_on() -> None:
-        # Each error that a worker ends with is one that says what became of its transaction.
+        # Every error that ends a worker tells the outcome of its transaction.
         while True:
             with contextlib.suppress(headwater.ConnectionLost):
                 async with headwater.connect(
@@ -117,7 +118,7 @@ def test_a_server_that_stands_still_for_a_while_loses_nothing(server: FaultyServ
             await trio.sleep(0.01)
 
     trio.run(load)
-    # Those that were cut off in the middle are as unknown as those that were told so.
+    # Interrupted transactions are as unknown as those whose error said so.
     settled = set(ledger.acknowledged) | ledger.lost
     ledger.unknown |= {number for number in ledger.ids if number not in settled}
     ledger.lost |= {number for number in ledger.plans if number not in ledger.ids}
@@ -157,12 +158,12 @@ def test_reads_are_fast_while_a_slow_disk_syncs(server: FaultyServer) -> None:
     for writer in writers:
         writer.join()
     assert statistics.median(write_s) >= sync_s
-    # Nearly every read falls into some sync, so if they had to wait, it would be most of them.
+    # Nearly every read happens during an fsync. If reads had to wait, most of them would.
     assert statistics.median(read_s) < sync_s / 3
     assert len(read_s) > 3 * len(write_s)
 
 
-# Out of room.
+# Full disk.
 
 
 def reason_of(database: headwater.BlockingDatabase) -> headwater.HeadwaterError | None:
@@ -173,7 +174,7 @@ def reason_of(database: headwater.BlockingDatabase) -> headwater.HeadwaterError 
     return None
 
 
-def check_it_turns_read_only_and_back(
+def check_that_it_becomes_read_only_and_writable_again(
     server: FaultyServer, fill: Callable[[], None], free: Callable[[], None]
 ) -> None:
     with headwater.connect_blocking(server.url, request_timeout=30) as database:
@@ -204,15 +205,15 @@ def check_it_turns_read_only_and_back(
     server.stop()
 
 
-def test_a_disk_without_room_makes_it_read_only_until_there_is_some(
+def test_a_full_disk_makes_the_server_read_only_until_there_is_space(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     full = tmp_path / "full"
     server.start_with(full_while=str(full))
-    check_it_turns_read_only_and_back(server, full.touch, full.unlink)
+    check_that_it_becomes_read_only_and_writable_again(server, full.touch, full.unlink)
 
 
-def test_a_file_system_that_is_really_full_makes_it_read_only_until_there_is_room(
+def test_a_really_full_file_system_makes_the_server_read_only_until_there_is_space(
     tmp_path: Path,
 ) -> None:
     mounted = tmp_path / "small"
@@ -232,23 +233,23 @@ def test_a_file_system_that_is_really_full_makes_it_read_only_until_there_is_roo
 
     try:
         server.start_with()
-        check_it_turns_read_only_and_back(server, fill, filling.unlink)
+        check_that_it_becomes_read_only_and_writable_again(server, fill, filling.unlink)
     finally:
         with contextlib.suppress(AssertionError):
             server.kill()
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-# Out of descriptors.
+# No descriptors.
 
 
-def test_a_server_out_of_descriptors_stays_up_and_recovers(server: FaultyServer) -> None:
+def test_a_server_without_free_descriptors_survives_and_recovers(server: FaultyServer) -> None:
     server.start_with(files=96)
     with headwater.connect_blocking(server.url) as early:
         early.put("n", 0)
         with crowd_of(server, 200, served=False):
             eventually("it takes no more", lambda: "connection refused" in server.log.read_text())
-            # Who is connected goes on, over checkpoints, which need descriptors too.
+            # Connected clients continue, even during checkpoints, which need descriptors too.
             for number in range(600):
                 early.put("n", number)
             assert early.get("n") == 599
@@ -258,7 +259,7 @@ def test_a_server_out_of_descriptors_stays_up_and_recovers(server: FaultyServer)
     check_files(server)
 
 
-# Idlers, and those who are slow.
+# Idle and slow clients.
 
 
 def raised_limit(wanted: int) -> None:
@@ -269,7 +270,9 @@ def raised_limit(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def test_thousands_of_idle_connections_cost_little_and_hinder_nobody(server: FaultyServer) -> None:
+def test_thousands_of_idle_connections_take_little_memory_and_slow_nobody_down(
+    server: FaultyServer,
+) -> None:
     raised_limit(IDLERS + 500)
     server.start_with()
     resident = psutil.Process(server.pid).memory_info
@@ -291,14 +294,14 @@ def test_thousands_of_idle_connections_cost_little_and_hinder_nobody(server: Fau
 
 
 def most_resident(pid: int) -> int:
-    """The most memory that a process ever had, in bytes."""
+    """The peak memory of a process, in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * KIB
     raise AssertionError("no such figure")
 
 
-def test_a_client_that_never_reads_costs_a_bounded_amount(server: FaultyServer) -> None:
+def test_a_client_that_never_reads_takes_a_bounded_amount_of_memory(server: FaultyServer) -> None:
     server.start_with()
     process = psutil.Process(server.pid)
     with headwater.connect_blocking(server.url) as database:
@@ -308,7 +311,8 @@ def test_a_client_that_never_reads_costs_a_bounded_amount(server: FaultyServer) 
             greedy.sendall(HELLO)
             greedy.settimeout(1)
             key = encode_key(("large",))
-            # Who does not read its answers is not read from, or sent away for it.
+            # The server stops reading from a client that does not read its answers, or disconnects
+            # it.
             with pytest.raises((TimeoutError, ConnectionError)):
                 for number in range(2, 10**6):
                     greedy.sendall(encode_frame(bytes(encode([number, "get", None, key]))))
@@ -317,12 +321,12 @@ def test_a_client_that_never_reads_costs_a_bounded_amount(server: FaultyServer) 
                 assert database.get("polite") == number
             growth = most_resident(server.pid) - before
             print(f"grown by {growth / MIB:.1f} MiB at most")
-            # Settings: 64 MiB of answers end the connection, one more is being made then.
+            # By default 64 MiB of answers end the connection; one more may be in progress.
             assert growth < 100 * MIB
     server.stop()
 
 
-def test_a_client_that_sends_a_byte_at_a_time_is_dismissed_and_hinders_nobody(
+def test_a_client_that_sends_one_byte_at_a_time_is_disconnected_and_slows_nobody_down(
     server: FaultyServer,
 ) -> None:
     server.start_with(hello_ms=1500)
@@ -330,7 +334,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_dismissed_and_hinders_nobody(
         began = time.monotonic()
         sent = 0
         slowest = 0.0
-        # The server hangs up in the middle.
+        # The server closes the connection meanwhile.
         with contextlib.suppress(ConnectionError):
             for at in range(len(HELLO)):
                 slow.sendall(HELLO[at : at + 1])
@@ -344,7 +348,7 @@ def test_a_client_that_sends_a_byte_at_a_time_is_dismissed_and_hinders_nobody(
         assert sent < len(HELLO)
         assert 1.5 <= took < 1.5 + 10
         assert database.get("beside") == sent or sent == 0
-    # Whoever has said hello may take its time for the rest.
+    # After hello, a client may be slow.
     with dial(server) as patient:
         patient.sendall(HELLO)
         assert patient.recv(4096)

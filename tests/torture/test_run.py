@@ -1,10 +1,10 @@
-"""The report of `make torture`: it says what failed, and how to have it again."""
+"""The report of `make torture` lists failures with the commands that reproduce them."""
 
 from tests.torture import run
 from tests.torture.run import Part, pieces, report
 
 
-def test_the_report_adds_up_and_names_the_command_of_each_failure() -> None:
+def test_the_report_has_totals_and_the_command_of_each_failure() -> None:
     parts = [
         Part("worlds", 500, 60.0, []),
         Part("worlds", 250, 30.0, ["python -m tests.simulation.run --seed 4711"]),
@@ -16,12 +16,12 @@ def test_the_report_adds_up_and_names_the_command_of_each_failure() -> None:
     assert told.endswith("python -m tests.simulation.run --seed 4711")
 
 
-def test_work_is_cut_into_pieces_that_make_up_the_whole() -> None:
+def test_the_pieces_of_the_work_add_up_to_the_whole() -> None:
     assert pieces(1200, 500) == [(0, 500), (500, 500), (1000, 200)]
     assert pieces(0, 500) == []
 
 
-def test_worlds_that_fail_and_worlds_that_cannot_be_run_are_told_apart() -> None:
+def test_failed_worlds_and_runs_that_crashed_are_distinguished() -> None:
     real = run.run_program
     try:
         run.run_program = lambda *_, **__: (1, "seed 7 …\nfailed: [7, 12]\n")
