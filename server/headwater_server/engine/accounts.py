@@ -1,11 +1,11 @@
 """Accounts: the users of a database, kept in the database.
 
     03 "n" name       ->  [number, salt, iterations, stored_key, server_key]
-    03 "i" number     ->  name, also of users that were removed: the commit log names the number
+    03 "i" number     ->  name, also of removed users: the commit log refers to the number
 
-A password is kept as a SCRAM-SHA-256 verifier (RFC 5802 section 3): from it the server can
-check a proof, and nobody can log in with it. A user's number is that of the commit that added
-it, so no number is given twice.
+A password is stored as a SCRAM-SHA-256 verifier (RFC 5802 section 3). The server can check a proof
+with it, but nobody can log in with it. A user's number is the number of the commit that added the
+user, so no number is used twice.
 """
 
 import random
@@ -31,7 +31,7 @@ _BY_NUMBER: Final = keyspaces.ACCOUNTS + b"i"
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """What a server must know to check a SCRAM-SHA-256 proof."""
+    """The data that a server needs to check a SCRAM-SHA-256 proof."""
 
     salt: bytes
     iterations: int
@@ -70,16 +70,16 @@ def any_account(state: State, view: int) -> bool:
 
 
 def account_name(state: State, view: int, number: int) -> str | None:
-    """The name of the user with this number, also of one that was removed."""
+    """The name of the user with this number, even if the user was removed."""
     stored = state.get(_BY_NUMBER + number.to_bytes(8, "big"), view)
     return None if stored is None else stored.decode()
 
 
 def write_account(state: State, name: str, verifier: Verifier, *, create: bool) -> WriteBuffer:
-    """What adds a user, or gives an existing one another password.
+    """The writes that add a user, or change the password of an existing one.
 
     Raises:
-        InvalidArgument: the user exists and is to be created, or the other way round.
+        InvalidArgument: with *create*, the user exists; without it, there is no such user.
     """
     newest = state.last_commit
     known = find_account(state, newest, name)
@@ -98,7 +98,7 @@ def write_account(state: State, name: str, verifier: Verifier, *, create: bool) 
 
 
 def remove_account(state: State, name: str) -> WriteBuffer:
-    """What removes a user.
+    """The writes that remove a user.
 
     Raises:
         InvalidArgument: there is no such user.
@@ -111,7 +111,7 @@ def remove_account(state: State, name: str) -> WriteBuffer:
 
 
 class Accounts:
-    """The users of an open database; changes are commits like any other."""
+    """The users of an open database; changes are ordinary commits."""
 
     def __init__(
         self,
@@ -140,10 +140,10 @@ class Accounts:
         return any_account(self._state, self._sequencer.published)
 
     def set(self, name: str, verifier: Verifier, *, create: bool, user: int = 0) -> Ticket:
-        """Add a user, or change the password of one.
+        """Add a user, or change a user's password.
 
         Raises:
-            InvalidArgument: it exists and is to be created, or the other way round.
+            InvalidArgument: with *create*, the user exists; without it, there is no such user.
             ReadOnly: nothing can be written.
         """
         self._check_writable()

@@ -1,25 +1,25 @@
-"""Backups: a data directory of its own, made while the server runs.
+"""Backups: complete data directories, made while the server runs.
 
-    checkpoint   everything that was committed is in the files
-    stage        links to the files, beside them            quick; no checkpoint meanwhile
-    write        from the links to the place of backups     anywhere, however long it takes
+    checkpoint   write all commits to the files
+    stage        link the files into backup.tmp            fast; no checkpoint meanwhile
+    write        copy from there to the backup directory   any thread, however long it takes
 
-    data/backup.tmp/        names for the files as they were at the checkpoint
-    backups/.monday.tmp/    what is being made
-    backups/monday/         whole, durable, and a data directory that a server can be started on
+    data/backup.tmp/        links to the files as of the checkpoint
+    backups/.monday.tmp/    an unfinished backup
+    backups/monday/         complete, durable, and a data directory on which a server can start
 
-A backup is of one commit: the one that the checkpoint before it applied. The files have all of
-it, so the write-ahead log of a backup is a new one, empty, which goes on where the checkpoint
-was. No byte of the log is copied, and there is no torn tail to judge.
+A backup has the state of one commit, the last one of the checkpoint before it. The files contain
+all of it. So the backup gets a new, empty write-ahead log that continues after the checkpoint. No
+byte of the log is copied, and there is no torn tail to examine.
 
-Staging is quick because nothing is copied: a file of the event log, the commit log or the state
-store either never changes again, or is only appended to, and then how much of it counts is noted.
-What is removed or written anew meanwhile keeps the name that staging gave it. So checkpoints go
-on while the bytes are copied, for hours if need be.
+Staging is fast because nothing is copied. A file of the event log, the commit log or the state
+store either never changes again or is only appended to, and then staging records its size. If the
+server removes or replaces a file later, its link remains. So checkpoints can continue while the
+bytes are copied, for hours if necessary.
 
-Files that never change again are linked into the backup too, if it is on the same disk. The
-others are copied. Everything is durable before the backup gets its name; whatever happens before
-leaves a directory that begins with a dot, which the next backup of that name removes.
+Files that never change again are also linked into the backup if it is on the same disk; the others
+are copied. Everything is durable before the backup gets its name. An earlier failure leaves a
+directory whose name begins with a dot; the next backup of the same name removes it.
 """
 
 import re
@@ -43,18 +43,18 @@ from headwater_server.storage.files.file_system import FileSystem, join
 from headwater_server.storage.wal.interface import WalIndex
 
 STAGE: Final = "backup.tmp"
-"""The directory in the data directory that holds on to the files of a backup."""
+"""The subdirectory of the data directory with links to the files of a backup."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 class BeginLog(Protocol):
-    """Makes the write-ahead log of a copy; the log knows how."""
+    """Creates the write-ahead log of a copy; implemented by the log."""
 
     def __call__(
         self, file_system: FileSystem, directory: str, *, database_id: bytes, after: WalIndex
     ) -> None:
-        """Make an empty log, durably, in which the entry behind *after* is the first."""
+        """Create an empty, durable log whose first entry will be the one after *after*."""
         ...
 
 
@@ -63,8 +63,8 @@ class Backup(NamedTuple):
 
     Attributes:
         commit: the newest commit in it.
-        position: of the newest event in it.
-        size: bytes of its files, those that it shares with the database among them.
+        position: the position of the newest event in it.
+        size: bytes of its files, including those that it shares with the database.
     """
 
     commit: int
@@ -74,13 +74,13 @@ class Backup(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The files of one commit, with names that stay.
+    """Links to the files of one commit.
 
     Attributes:
-        file_system: on which they are.
+        file_system: the file system that they are on.
         data: the data directory.
-        files: the part of the directory that each belongs to, and what counts of it.
-        log_index: the entry of the write-ahead log up to which the files have everything.
+        files: each file's part of the data directory, and how much of the file to copy.
+        log_index: the files contain the write-ahead log up to this entry.
     """
 
     file_system: FileSystem
@@ -93,7 +93,7 @@ class Staged:
 
 
 def check_name(name: str) -> None:
-    """Raise InvalidArgument unless *name* can be that of a backup: one part of a path."""
+    """Raise InvalidArgument unless *name* can name a backup: it must be one part of a path."""
     if len(name) > BACKUP_NAME_SIZE_MAX or not _NAME.fullmatch(name):
         raise InvalidArgument(
             f"backup: the name {name!r}; a name is of up to {BACKUP_NAME_SIZE_MAX} letters, "
@@ -102,16 +102,16 @@ def check_name(name: str) -> None:
 
 
 def stage(file_system: FileSystem, data: str, files: StoredState, database_id: bytes) -> Staged:
-    """Hold on to the files as they are; blocks. Nobody may write to them meanwhile.
+    """Link the current files; blocks. Nothing may write to them meanwhile.
 
     Raises:
-        BackupFailed: the disk took no links; nothing is left of them.
+        BackupFailed: the links could not be made; none is left.
         DamagedFile: the state store could not read its own files.
     """
     directory = join(data, STAGE)
     try:
         unstage(file_system, data)
-        # By itself: only the last of several directories is made for nobody else to read.
+        # Create it separately: only the last of several new directories is private to us.
         file_system.make_directory(directory)
         held = [
             (part, _held(file_system, join(directory, part), each))
@@ -121,7 +121,7 @@ def stage(file_system: FileSystem, data: str, files: StoredState, database_id: b
             )
             for each in parts
         ]
-        # What was written since the last flush is no part of a checkpoint, and does no harm.
+        # This may also flush writes after the last checkpoint, which does no harm.
         files.store.flush()
         state = join(directory, "state")
         files.store.checkpoint_to(state)
@@ -155,7 +155,7 @@ def _held(file_system: FileSystem, directory: str, part: FilePart) -> FilePart:
 
 
 def unstage(file_system: FileSystem, data: str) -> None:
-    """Let go of the files that are held for a backup, also for one that a crash ended."""
+    """Remove the links of a backup, also those that a crash has left."""
     remove_tree(file_system, join(data, STAGE))
 
 
@@ -167,15 +167,15 @@ def write_backup(
     begin_log: BeginLog,
     look: Callable[[], None] = go_on,
 ) -> Backup:
-    """Make the backup *name* in *directory* of what was staged, and let go of that; blocks.
+    """Make the backup *name* in *directory* from staged files, and remove the links; blocks.
 
     Args:
-        begin_log: makes the write-ahead log of the backup.
-        look: called now and then; it raises a HeadwaterError if the backup is to be given up.
+        begin_log: creates the write-ahead log of the backup.
+        look: called from time to time; it raises a HeadwaterError to abort the backup.
 
     Raises:
-        BackupFailed: there is no such directory, there is a backup of this name, or the disk
-            took no more. Nothing is left of it.
+        BackupFailed: the directory is missing, the name is taken, or the disk failed or is full.
+            Nothing of the backup is left.
     """
     check_name(name)
     file_system = staged.file_system
@@ -214,7 +214,7 @@ def _refuse_taken(file_system: FileSystem, path: str) -> None:
 
 
 def _write_files(staged: Staged, path: str, begin_log: BeginLog, look: Callable[[], None]) -> int:
-    """Make all of a backup, durably, under any name; returns its size in bytes."""
+    """Write all files of a backup, durably, to *path*; return their size in bytes."""
     file_system = staged.file_system
     file_system.make_directory(path)
     for part in PARTS:
@@ -231,7 +231,7 @@ def _write_files(staged: Staged, path: str, begin_log: BeginLog, look: Callable[
     )
     for part in PARTS:
         file_system.sync_directory(join(path, part))
-    # As in a new data directory: FORMAT says that all else is there.
+    # FORMAT comes last, as in a new data directory: it marks the directory as complete.
     form = join(staged.data, FORMAT_NAME)
     copy_file(file_system, form, join(path, FORMAT_NAME), size_of(file_system, form))
     file_system.sync_directory(path)
@@ -243,7 +243,7 @@ def _write_files(staged: Staged, path: str, begin_log: BeginLog, look: Callable[
 
 
 def _quietly_remove(file_system: FileSystem, path: str) -> None:
-    """Remove what is not wanted any more; if the disk refuses, the next backup tries again."""
+    """Remove a directory; if the disk refuses, the next backup tries again."""
     try:
         remove_tree(file_system, path)
     except OSError:

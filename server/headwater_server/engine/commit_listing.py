@@ -1,4 +1,4 @@
-"""Listings of what no key leads to: the commit log, and every stored snapshot."""
+"""Listings of the commit log, and of all stored snapshots."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from headwater_server.engine.state.layers import State
 
 
 def read_commits(state: State, published: int, after: int, limit: int) -> list[list[Any]]:
-    """Who committed what, from after a commit on, as the protocol has it."""
+    """The records of the commits after one, in the protocol's form."""
     first = max(after + 1, state.files.oldest_commit)
     found: list[list[Any]] = []
     for commit in range(first, min(published, first + limit - 1) + 1):
@@ -26,7 +26,7 @@ def read_commits(state: State, published: int, after: int, limit: int) -> list[l
 def read_snapshots(
     state: State, view: int, cursor: bytes | None, limit: int
 ) -> tuple[list[list[Any]], bytes | None]:
-    """Stored snapshots in order of stream, and where to go on, None at the end."""
+    """Stored snapshots in order of stream, and the cursor for the next page; None at the end."""
     first = keyspaces.SNAPSHOTS if cursor is None else keyspaces.SNAPSHOTS + cursor + b"\0"
     found: list[list[Any]] = []
     size = 0

@@ -1,12 +1,12 @@
-"""The engine: a database without a network, a thread or a clock of its own.
+"""The engine: a database without a network, and without threads or a clock of its own.
 
-    begin, read, write, commit, execute      what a connection asks for
-    take_group, make_durable, publish        what the server's one committer drives
-    begin_checkpoint, run, finish_checkpoint what the server's one checkpointer drives
+    begin, read, write, commit, execute        called for connections
+    take_group, make_durable, publish          called by the server's commit task
+    begin_checkpoint, run, finish_checkpoint   called by the server's checkpoint task
 
-Every method returns at once, except `make_durable`, `prepare_log` and `Checkpoint.run`, which
-wait for the disk and may run in a thread beside all others. The rest runs in one thread, and
-between two calls of it the engine is consistent.
+No method blocks, except `make_durable`, `prepare_log` and `Checkpoint.run`, which wait for the disk
+and may run in another thread. All others must run in one thread, and the engine is consistent
+between any two calls.
 """
 
 import random
@@ -59,10 +59,10 @@ _DAY_US: Final = 24 * 3600 * 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class TransactionStatus:
-    """What became of a transaction: a word, and for a commit the ticket with its answer.
+    """The status of a transaction: a word, and for a commit the ticket with its answer.
 
-    The answer to the client waits for `ticket.sequence` also when the transaction was aborted:
-    a fence that is not durable is none.
+    The answer waits for `ticket.sequence` even if the transaction was aborted, because a fence only
+    holds once it is durable.
     """
 
     state: str
@@ -70,7 +70,7 @@ class TransactionStatus:
 
 
 class Engine:
-    """A database in a directory. `recovery.open_engine` makes one.
+    """A database in a directory. Call `recovery.open_engine` to open one.
 
     Attributes:
         sequencer: applies commits, makes groups of them durable and publishes them.
@@ -137,10 +137,10 @@ class Engine:
         return self._state.files.horizon
 
     def reader(self, at_commit: int | None = None) -> Reader:
-        """Reads outside of a transaction: of the newest commit, or a past one.
+        """A reader outside of a transaction, at the newest commit or a past one.
 
         Raises:
-            NoSuchCommit, HistoryGone: it was not made yet, or cannot be read any more.
+            NoSuchCommit, HistoryGone: the commit does not exist yet, or cannot be read any more.
         """
         if at_commit is None:
             view, position = self.sequencer.published, self.sequencer.published_position
@@ -150,13 +150,13 @@ class Engine:
         return Reader(self._state, view, position, examined_max=examined_max, time=time)
 
     def get(self, key: bytes) -> bytes | None:
-        """The newest published value of a user's key, or None: `reader().get(key)`, made short."""
+        """The newest published value of a user's key, or None; a fast `reader().get(key)`."""
         return self._state.get(keyspaces.USER + key, self.sequencer.published)
 
     def commit_at(self, time: int) -> int:
         """The newest commit at a time in microseconds, 0 before the first."""
         if time >= self._clock():
-            # Also if the log's time is ahead of a clock that was set back.
+            # This also covers a log time that is ahead of a clock that was set back.
             return self.published
         return min(self._state.commit_at(time), self.published)
 
@@ -165,13 +165,13 @@ class Engine:
         return position_before(self._state, time, self.published)
 
     def read_commits(self, after: int, limit: int) -> list[list[Any]]:
-        """The commit log after a commit, as the protocol has it."""
+        """The records of the commits after one, in the protocol's form."""
         return read_commits(self._state, self.published, after, limit)
 
     def read_snapshots(
         self, cursor: bytes | None, limit: int, at_commit: int | None = None
     ) -> tuple[list[list[Any]], bytes | None]:
-        """Stored snapshots of all streams, and where to go on, None at the end."""
+        """Stored snapshots of all streams, and the cursor for the next page; None at the end."""
         return read_snapshots(self._state, self.reader(at_commit).view, cursor, limit)
 
     def events_page(self, after: int, wanted: EventFilter, limit: int) -> EventsPage:
@@ -227,7 +227,7 @@ class Engine:
         return begun
 
     def transaction(self, transaction: bytes, owner: object) -> Transaction:
-        """The owner's open transaction, whose lease is renewed.
+        """The owner's open transaction; this renews its lease.
 
         Raises:
             TransactionGone: it is not open, or belongs to another connection.
@@ -239,9 +239,9 @@ class Engine:
 
         Raises:
             TransactionGone: it is not open, or belongs to another connection.
-            InvalidArgument, NotANumber, TooLarge: it is rolled back, since what its client
-                sends next may rest on what failed.
-            TooMany: all open transactions together hold too much; this one is rolled back.
+            InvalidArgument, NotANumber, TooLarge: a write is invalid. The transaction is rolled
+                back, because the client's next requests may depend on that write.
+            TooMany: all open transactions together hold too many bytes; this one is rolled back.
         """
         opened = self._open.owned(transaction, owner, self._clock())
         try:
@@ -252,9 +252,9 @@ class Engine:
         self._open.charge(opened)
 
     def commit(self, transaction: bytes, owner: object, writes: list[list[Any]]) -> Ticket:
-        """Add writes to an open transaction and commit it; it is closed whatever comes of it.
+        """Add writes to an open transaction and commit it; it is closed in any case.
 
-        One that has committed, on whatever connection, gets its first answer again.
+        A transaction that has committed, on any connection, gets its first answer again.
 
         Raises:
             TransactionGone, ReadOnly, InvalidArgument, NotANumber, DuplicateEvent, TooLarge.
@@ -272,7 +272,7 @@ class Engine:
         return self.sequencer.commit(opened)
 
     def rollback(self, transaction: bytes, owner: object) -> None:
-        """Close the owner's transaction, if it is open."""
+        """Close the owner's transaction if it is open."""
         found = self._open.find(transaction)
         if found is not None and found.owner is owner:
             self._open.remove(found)
@@ -286,15 +286,15 @@ class Engine:
         reads: Callable[[Reader], list[Any]] | None,
         writes: list[list[Any]],
     ) -> tuple[Ticket, list[Any]]:
-        """A whole transaction at once: if all conditions hold, read, then write and commit.
+        """A whole transaction in one call: if all conditions hold, read, then write and commit.
 
-        *reads* gets a reader and returns the results, which the ticket's answer goes with.
-        Sent again, it answers as the first time: the reads are done at the commit before.
+        *reads* gets a reader and returns the results, which are sent with the ticket's answer. A
+        repeated call gives the first answer: its reads are done at the commit before its own.
 
         Raises:
             As begin and commit, and whatever *reads* raises.
-            HistoryGone: sent again, it was committed as details["commit"], and its reads are
-                not possible any more.
+            HistoryGone: the call is repeated and was committed as details["commit"], but its
+                reads are not possible any more.
         """
         known = self._state.transaction(transaction)
         if known is None and transaction < self.sequencer.forgotten_ids_end:
@@ -312,7 +312,7 @@ class Engine:
         failures = failed_conditions(self._state, conditions) if conditions else []
         results: list[Any] = []
         if reads is not None and not failures:
-            # It reads the newest state, durable or not; the answer waits for what was read.
+            # Read the newest state, durable or not; the answer waits until that is durable.
             state, examined_max = self._state, self.settings.examined_events_max
             view, position, time = state.last_commit, state.last_position, state.time.time
             newest = Reader(state, view, position, examined_max=examined_max, time=time)
@@ -320,10 +320,10 @@ class Engine:
         return self.sequencer.commit_at_once(transaction, user, buffer, failures), results
 
     def status(self, transaction: bytes, *, resolve: bool, user: int = 0) -> TransactionStatus:
-        """What became of a transaction; with *resolve*, abort it for good unless it committed.
+        """The status of a transaction; with *resolve*, fence it unless it committed.
 
         Raises:
-            ReadOnly: it would have to be aborted, and nothing can be written.
+            ReadOnly: it would have to be fenced, and nothing can be written.
         """
         known = self._state.transaction(transaction)
         if known is not None:
@@ -340,7 +340,7 @@ class Engine:
         return TransactionStatus("aborted", self.sequencer.abort(transaction, user))
 
     def close_owner(self, owner: object) -> int:
-        """Roll back what a connection left open; return how many transactions that were."""
+        """Roll back the open transactions of a connection; return how many there were."""
         return self._open.close_owner(owner)
 
     def open_count(self, owner: object) -> int:
@@ -352,19 +352,19 @@ class Engine:
         return self._open.expire(self._clock())
 
     def tick(self) -> None:
-        """Put the time into the log, if something depends on it. To be called once a second."""
-        # A full disk is left alone.
+        """Write the time to the log if something depends on it. Call this once a second."""
+        # Do not write to a full disk.
         self.sequencer.tick(write=self.read_only_reason is None)
 
     @property
     def clock_offset_us(self) -> int:
-        """By how much the wall clock is ahead of what can be believed (negative: behind), or 0."""
+        """How far an implausible wall clock is ahead (negative: behind); 0 if it is plausible."""
         return self.sequencer.clock.offset_us
 
     # Making durable.
 
     def take_group(self) -> Group | None:
-        """What was applied since the last group, or None."""
+        """The records that were applied since the last group, or None."""
         return self.sequencer.take_group()
 
     def make_durable(self, group: Group) -> None:
@@ -372,13 +372,13 @@ class Engine:
         self.sequencer.make_durable(group)
 
     def publish(self, group: Group) -> None:
-        """Make a durable group visible to all that begins from now on."""
+        """Make a durable group visible to new read views."""
         self.sequencer.publish(group)
 
     def prepare_log(self) -> None:
-        """Make room in the log ahead of need; blocks, and may run in another thread.
+        """Allocate space for the log in advance. Blocks; may run in another thread.
 
-        A full disk makes the engine read-only, and room makes it writable again.
+        A full disk makes the engine read-only; free space makes it writable again.
         """
         try:
             self._log.prepare()
@@ -402,7 +402,7 @@ class Engine:
         return self.checkpoints.due
 
     def begin_checkpoint(self, *, tidy: bool = False) -> Checkpoint | None:
-        """Freeze the memtable; None if one is under way, or if it is empty, unless *tidy*."""
+        """Freeze the memtable; None if a checkpoint runs, or if it is empty and not *tidy*."""
         views, before = self._open.views(), self.sequencer.published_time.forget_before
         begin = self.checkpoints.begin
         return begin(published=self.published, views=views, forget_before=before, tidy=tidy)
@@ -412,22 +412,22 @@ class Engine:
         return self.checkpoints.finish(checkpoint)
 
     def trim_log(self) -> None:
-        """Remove of the log what the files have; blocks, and may run in another thread."""
+        """Remove the part of the log that the files have. Blocks; may run in another thread."""
         self.checkpoints.trim()
 
     def stage_backup(self) -> Staged:
-        """Hold on to the files of the last checkpoint, see backup.py; blocks, none beside it."""
+        """Link the files of the last checkpoint, see backup.py; blocks. No checkpoint may run."""
         return stage(self._file_system, self._path, self._state.files, self.database_id)
 
     def seal_log(self) -> None:
-        """Vouch for the end of the log, at a quiet moment; blocks, as `make_durable` does.
+        """Append an entry that marks the newest group as durable. Blocks; call this when idle.
 
-        Without it, damage to the newest group looks like the torn write of a crash.
+        Without that entry, damage to the newest group would look like a torn write.
         """
         (self._log.roll if self.rewriting.wants_roll else self._log.seal)()
 
     def close(self) -> None:
-        """Give the files and the directory's lock back. What is not durable is lost."""
+        """Close the files and release the directory's lock. What is not durable is lost."""
         self._files.close()
 
     def keep_open(self, files: ExitStack) -> None:
@@ -435,7 +435,7 @@ class Engine:
         self._files = files
 
     def stats(self) -> dict[str, Any]:
-        """Figures of the engine, by name."""
+        """Statistics of the engine, by name."""
         return collect_statistics(
             self._state,
             self.sequencer,
@@ -447,14 +447,13 @@ class Engine:
             read_only_reason=self.read_only_reason,
         )
 
-    # What the others need.
+    # Internal.
 
     def _known(self, transaction: bytes) -> int | None:
-        """The commit number of a transaction, ABORTED, or None if it may still be committed."""
+        """The commit number of a transaction, ABORTED, or None if it may still commit."""
         known = self._state.transaction(transaction)
         forget_before = self.sequencer.published_time.forget_before
-        # An id made before the database was cannot have been committed here and be forgotten.
-        # A day is for clocks that differ.
+        # An id older than the database cannot be a forgotten one. Clocks may differ by a day.
         seen_from = self._created - _DAY_US
         if known is None and made_between(transaction, seen_from, forget_before):
             raise TransactionForgotten(
@@ -467,10 +466,10 @@ class Engine:
         return known
 
     def _before(self, commit: int) -> Reader:
-        """What a transaction that is now commit *commit* has read, or would have."""
+        """A reader of what the transaction with this commit number has read."""
         view = commit - 1
         if view < self.oldest_readable:
-            # Its client must not take this for a refusal: it asks again because no answer came.
+            # The client asks again because it got no answer, and must learn that it was committed.
             raise HistoryGone(
                 f"it was committed, as commit {commit}, but what it read is older than the history "
                 f"window; the oldest commit that can be read is {self.oldest_readable}",
@@ -480,7 +479,7 @@ class Engine:
         return Reader(self._state, view, position, examined_max=self.settings.examined_events_max)
 
     def _time_at(self, view: int) -> int | None:
-        """The time of a read view: the newest one's is fixed now, a past one's by the log."""
+        """The time of a read view: now for the newest view; None (see Reader) for a past one."""
         return self.sequencer.published_time.time if view == self.published else None
 
     def _position_at(self, commit: int) -> int:

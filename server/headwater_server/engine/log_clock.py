@@ -1,21 +1,22 @@
-"""The log's clock: the time that records carry, and all that depends on time goes by.
+"""The log's clock: the times of records, which everything that depends on time uses.
 
-Every record has a time, and times never go back from one record to the next. What depends on age
-(retention by age, the history window, the forgetting of transactions) follows these times and
-not the clock of the machine that is asked. So two nodes with the same log give the same answers.
+Every record has a time, and times never decrease from one record to the next. Whatever depends on
+age (retention by age, the history window, forgetting transactions) uses these times and not the
+clock of the machine. So two nodes with the same log give the same answers.
 
-While there is work, a tick about once a second says the time, the oldest commit that can be read
+While there are commits, a tick about once a second records the time, the oldest readable commit
 (the horizon), and the time before which transactions are forgotten.
 
-The wall clock may be wrong. It is compared with a monotonic clock, which nobody sets:
+The wall clock may be wrong, so it is compared with a monotonic clock:
 
-    off by at most the bound     believed; the log's time waits while the wall clock is behind it
-    further off than that        not believed: time goes on from the last one that was, by the
+    off by at most the bound     accepted; the log's time stands still until the wall clock has
+                                 caught up with it
+    off by more                  rejected: time continues from the last accepted time, by the
                                  monotonic clock
 
-At a start there is nothing to compare the wall clock with but the log. One that is ahead of the
-log is believed, since the server may have been off for as long. One that is behind by more than
-the bound is not: then the newest commits are dated in the future, and time goes on from theirs.
+At a start, the wall clock can only be compared with the log. If it is ahead of the log it is
+accepted, because the server may have been off that long. If it is behind by more than the bound it
+is rejected: then the newest commits are dated in the future, and time continues from theirs.
 """
 
 from collections.abc import Callable
@@ -43,8 +44,8 @@ class LogClock:
     """Gives records their times.
 
     Attributes:
-        offset_us: by how much the wall clock is ahead of the log's time, while it is further off
-            than it may be; else 0. Negative: it is behind.
+        offset_us: how far a rejected wall clock is ahead of the log's time (negative: behind); 0
+            if it is accepted.
     """
 
     def __init__(
@@ -66,16 +67,16 @@ class LogClock:
         self._compare(wall())
 
     def now(self) -> int:
-        """The time for the next record, in microseconds; never before that of an earlier one."""
+        """The time for the next record, in microseconds; never less than that of an earlier one."""
         wall = self._wall()
         if self._time <= wall < self._compared + COMPARED_US and not self.offset_us:
-            # A step of less than that needs no second opinion.
+            # The step is too small to need a comparison.
             self._time = wall
             return wall
         return self._compare(wall)
 
     def _compare(self, wall: int) -> int:
-        """The time, by both clocks."""
+        """The time according to both clocks."""
         seen = self._monotonic()
         expected = max(self._compared + max(seen - self._seen, 0), self._time)
         self._seen = seen

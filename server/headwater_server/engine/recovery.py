@@ -1,15 +1,15 @@
-"""Recovery: from the files of a directory to a running engine.
+"""Recovery: opens the files of a directory and makes a running engine.
 
-    1  the directory is ours, and nobody else's            storage/files/directory.py
-    2  the state store says what the last checkpoint applied
-    3  event log and commit log are cut there: what lies beyond was never part of a checkpoint
-    4  the write-ahead log is verified, its torn tail cut
-    5  records after the applied commit are planned and applied, in order, as commits are
-    6  a directory of an older format is marked as one of the present format
-    7  the right to write is claimed
+    1  lock the directory                                   storage/files/directory.py
+    2  read from the state store what the last checkpoint applied
+    3  cut event log and commit log there; the rest was never part of a checkpoint
+    4  verify the write-ahead log and cut its torn tail
+    5  plan and apply the records after the applied commit, in order, as for new commits
+    6  mark a directory of an older format with the current format
+    7  claim the right to write
 
-Time and memory are those of the log's tail, which checkpoints keep short, not of the data. If
-checkpoints could not keep up before the crash, the replay makes them on its way.
+Time and memory depend on the length of the log's tail, which checkpoints keep short, and not on the
+amount of data. If checkpoints could not keep up before the crash, the replay makes them as needed.
 """
 
 import random
@@ -40,7 +40,7 @@ from headwater_server.storage.store.interface import StateStore
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog, records_by_entry
 
 PROGRESS_RECORDS = 10_000
-"""Records between two calls of the progress callback, about: it is called between entries."""
+"""About how many records come between two calls of the progress callback."""
 
 
 class OpenStore(Protocol):
@@ -68,7 +68,7 @@ class OpenLog(Protocol):
 
 
 START_SIZE_MIN: Final = MIB
-"""Bytes that we ask for at least when a start found no room: some for each of the files."""
+"""The least space that the error of a start on a full disk asks for: some for each file."""
 
 
 def open_engine(
@@ -84,16 +84,16 @@ def open_engine(
     on_progress: Callable[[int], None] = lambda _: None,
     on_upgrade: Callable[[int, int], None] = lambda _old, _new: None,
 ) -> Engine:
-    """Open the database in a directory, or make one there, and bring it to its newest commit.
+    """Open or create the database in a directory, and replay its log.
 
     Args:
         clock: the wall clock, in microseconds since 1970-01-01 UTC.
-        monotonic: a clock that nobody sets, in microseconds, to check the wall clock by. None:
-            the wall clock is believed.
-        source: of ids that need only be unique.
+        monotonic: a monotonic clock in microseconds, to check the wall clock. None: the wall clock
+            is always accepted.
+        source: for ids that only need to be unique.
         on_progress: called with the count of records replayed so far.
-        on_upgrade: called with the old format and the new one, before a directory of an older
-            format is marked as one of the present format. Older versions refuse it from then on.
+        on_upgrade: called with the old and the new format, before a directory of an older format
+            is marked with the current one. Older versions refuse it from then on.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, NoRoomToStart: the message says what to do.
@@ -176,8 +176,8 @@ def _open(
         )
         _replay(engine, state, sequencer, log, directory.wal, on_progress)
         if directory.format < FORMAT:
-            # After the replay, so that a log that cannot be replayed is still the older version's.
-            # Before the claim, so that it never has a record that the older version cannot read.
+            # After the replay, so that an older version can still open a log that cannot be
+            # replayed. Before the claim, so that the log has no record yet that it cannot read.
             on_upgrade(directory.format, FORMAT)
             directory.upgrade(file_system)
         log.claim(log.last_index)
@@ -194,11 +194,11 @@ def _replay(
     path: str,
     on_progress: Callable[[int], None],
 ) -> None:
-    """Install what the log has and the files have not."""
+    """Apply the records of the log that the files do not have."""
     count = 0
     for index, encoded in records_by_entry(log.read(WalIndex(log.first_index - 1))):
-        # Between two entries only: a checkpoint lets those go that it has come to, and within
-        # one that would take commits along that it has not.
+        # Make checkpoints only between entries: the checkpoint may trim the log up to this entry,
+        # so all of the entry's commits must be in it.
         if engine.checkpoints.overdue:
             run_to_end(checkpoint_steps(engine))
         state.apply(plan_entry(state, encoded, path=path, index=index))

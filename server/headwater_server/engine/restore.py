@@ -1,11 +1,11 @@
-"""Restoring: a backup, or any data directory at rest, becomes a data directory elsewhere.
+"""Restoring: copies a backup, or any data directory without a server, to a new data directory.
 
-    1  both are locked: no server runs on the one, nobody else makes the other
-    2  every file is copied and synced, directories too
-    3  FORMAT, last: it says that all of it is there
+    1  lock both: no server may run on the backup, and nobody else may create the target
+    2  copy and sync every file, and sync the directories
+    3  copy FORMAT last: it marks the target as complete
 
-Everything is copied and nothing linked: what is restored shares no byte with the backup. If it
-fails, the target is left as it was, missing or empty.
+Everything is copied and nothing linked, so the target shares no data with the backup. On failure,
+the target is left as it was, missing or empty.
 """
 
 import random
@@ -38,25 +38,25 @@ def restore(
     open_store: Callable[[str], StateStore],
     on_progress: Progress = lambda _done, _total: None,
 ) -> Applied:
-    """Make the data directory *target*, which must be missing or empty, of a backup.
+    """Copy a backup to the data directory *target*, which must be missing or empty.
 
     Args:
-        open_store: opens a state store to read.
-        on_progress: called with the bytes that are done, and how many there are.
+        open_store: opens a state store for reading.
+        on_progress: called with the bytes that are done, and their total.
 
     Returns:
-        the commit and the position that its files stand for.
+        The last commit and position of the backup.
 
     Raises:
-        InvalidArgument: there is no backup, or no place for the target.
+        InvalidArgument: there is no backup, or the target cannot be created.
         DirectoryInUse: a server runs on the backup.
-        FormatTooNew: a newer version made it.
-        DamagedFile: it lacks a part.
+        FormatTooNew: a newer version made the backup.
+        DamagedFile: a part of the backup is missing.
         DiskFull, OSError: nothing is left of the target.
     """
     check_target(file_system, target)
     with ExitStack() as opened:
-        # No directory is made, so neither the id nor the time is used.
+        # The directory exists already, so neither the id nor the time is used.
         source = DataDirectory.open(
             file_system, backup, source=random.Random(0), now=0, create=False
         )
@@ -82,7 +82,7 @@ def restore(
 
 
 def check_target(file_system: FileSystem, target: str) -> None:
-    """Raise InvalidArgument unless *target* is missing or empty, and the directory above is not."""
+    """Raise InvalidArgument unless *target* is missing or empty and its parent exists."""
     above = parent(target)
     if not file_system.exists(above):
         raise InvalidArgument(f"{target}: {above} is missing", details={"path": target})
@@ -127,7 +127,7 @@ def _list(
     parts: list[tuple[FilePart, str]],
     directories: list[str],
 ) -> None:
-    """What is to be copied of a directory, and where to."""
+    """List the files and directories to copy, with their targets."""
     directories.append(new)
     for name in file_system.list(path):
         each = join(path, name)

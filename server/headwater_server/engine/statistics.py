@@ -1,4 +1,4 @@
-"""Figures of a running engine, for `stats`: what there is, what is pinned, and by whom."""
+"""Statistics of a running engine, for `stats`: sizes, pinned versions, and who pins them."""
 
 from typing import Any, Final
 
@@ -7,7 +7,7 @@ from headwater_server.engine.transactions.open_transactions import OpenTransacti
 from headwater_server.engine.transactions.sequencer import Sequencer
 
 _PINNING_MAX: Final = 10
-"""Transactions with the oldest read views that are named."""
+"""How many of the transactions with the oldest read views are listed."""
 
 
 def collect_statistics(
@@ -21,7 +21,7 @@ def collect_statistics(
     checkpoint_running: bool,
     read_only_reason: str | None,
 ) -> dict[str, Any]:
-    """The figures, by name. Sizes are bytes, ages are seconds."""
+    """The statistics by name. Sizes are in bytes, ages in seconds."""
     active = state.active
     oldest = sorted(opened, key=lambda transaction: transaction.view)[:_PINNING_MAX]
     return {

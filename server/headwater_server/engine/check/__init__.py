@@ -1,4 +1,4 @@
-"""Check: reads every byte of a data directory that no server runs on, and changes nothing.
+"""Check: reads every byte of a data directory without a server, and changes nothing.
 
-`check` goes through the parts; each other module checks one of them and yields findings.
+`check` runs all checks; each other module checks one part and reports findings.
 """

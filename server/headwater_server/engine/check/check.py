@@ -1,16 +1,15 @@
 """Offline verification of a data directory: reads every byte, changes nothing.
 
     1  FORMAT, the state store's own checksums
-    2  write-ahead log      chain of hashes; goes on where the files end
+    2  write-ahead log      chain of hashes; continues where the files end
     3  commit log           checksums, times, positions; times in the future are a warning
     4  events               checksums, positions, commits; .idx files
-    5  index                streams, categories, types, event ids: the same as the events
+    5  index                streams, categories, types, event ids: must agree with the events
     6  versions             LATEST, HISTORY, CHANGES; snapshots, consumer groups
-    7  transaction ids      the same as the commit log
+    7  transaction ids      must agree with the commit log
 
-All damage is told, not only the first, as far as what is broken lets one look further. Memory is
-bounded whatever the size of the data: see sums.py. What a crash leaves behind, a torn tail
-or an unfinished checkpoint, is not damage.
+All damage is reported, unless it prevents reading further. Memory is bounded for any amount of
+data; see sums.py. The remains of a crash, a torn tail or an unfinished checkpoint, are not damage.
 """
 
 import random
@@ -51,7 +50,7 @@ from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.store.interface import Family, StateStore
 
 OpenStore = Callable[[str], StateStore]
-"""Opens the state store in a directory to read only."""
+"""Opens the state store in a directory for reading only."""
 
 REPAIR_STORE = (
     "the state store is put together again from its sound blocks; keys that were in the others "
@@ -73,18 +72,18 @@ def check(
     """Verify the data directory at *path*; nobody may have it open.
 
     Args:
-        now: what the wall clock says, in microseconds since 1970-01-01 UTC. None: times are not
+        now: the wall clock's time, in microseconds since 1970-01-01 UTC. None: times are not
             compared with it.
 
     Raises:
         DirectoryInUse: a server runs on it.
         FormatTooNew: a newer version made it.
-        InvalidArgument: it is no data directory.
+        InvalidArgument: it is not a data directory.
     """
     report = Report()
     with ExitStack() as opened:
         try:
-            # No directory is made, so neither the id nor the time is used.
+            # The directory exists already, so neither the id nor the time is used.
             directory = DataDirectory.open(
                 file_system, path, source=random.Random(0), now=0, create=False
             )
@@ -160,7 +159,7 @@ def _check_parts(
             report.notes.append("what depends on files that cannot be opened was not looked at")
             return
         state: StoredState | None = None
-        # In a directory of format 3, a record of the commit log says what the time is.
+        # In a directory of format 3, the time comes from a record of the commit log.
         with report.told(Kind.COMMIT, directory.commits, CUT_COMMITS):
             state = StoredState(store, event_log, commit_log)
         if state is None:
@@ -176,7 +175,7 @@ def _check_parts(
 
 
 def _check_is_new(file_system: FileSystem, directory: DataDirectory, report: Report) -> None:
-    """A store that knows of no checkpoint is right only if the log has everything."""
+    """Check that the log has everything, because the store knows of no checkpoint."""
     first = first_logged_commit(file_system, directory.wal, directory.database_id)
     if first > 1 or (first == 0 and file_system.list(directory.commits)):
         what = "it does not know what the last checkpoint applied, and the log does not begin there"

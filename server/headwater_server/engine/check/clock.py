@@ -1,9 +1,9 @@
-"""The part of `check` that compares the times in the files with the clock of this machine.
+"""The part of `check` that compares the times in the files with this machine's clock.
 
-The times of a log never go back. If a clock was wrong for a while and dated commits in the future,
-every later commit is dated after them, until that future has come. Nothing is lost by it, so it is
-a warning and not damage: times of commits are wrong, and transaction ids that were made before
-the newest time less the retention count as forgotten.
+The times of a log never decrease. If a wrong clock dated commits in the future, all later commits
+are dated after them until that time has come. Nothing is lost, so this is a warning and not damage.
+But times of commits are wrong, and transaction ids made before the newest time minus the retention
+count as forgotten.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from headwater_server.engine.check.findings import Finding, Kind, Report
 from headwater_server.engine.settings import EngineSettings
 
 AHEAD_US_MAX: Final = EngineSettings().clock_jump_us_max
-"""How far ahead of the clock a time may be: as far as a server follows a clock that is set."""
+"""How far ahead of the clock a time may be: the largest clock jump that a server accepts."""
 
 REDATE: Final = (
     "every time after the present is replaced by the present: in the commit log, in the events "
@@ -23,7 +23,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class FutureTimes:
-    """Collects the times that are in the future. *now* None: nothing is."""
+    """Collects times in the future. If *now* is None, no time counts as one."""
 
     def __init__(self, now: int | None) -> None:
         self._now = 0 if now is None else now
@@ -36,7 +36,7 @@ class FutureTimes:
         self._first_position = 0
 
     def add_commit(self, commit: int, time: int) -> None:
-        """Look at the time of a commit. Those of the write-ahead log come first."""
+        """Examine the time of a commit. Commits of the write-ahead log come first."""
         if self._latest is not None and time > self._latest:
             if not self._commits or commit < self._first_commit:
                 self._first_commit, self._first_time = commit, time
@@ -44,17 +44,17 @@ class FutureTimes:
             self._newest = max(self._newest, time)
 
     def add(self, time: int) -> None:
-        """Look at another time of the log: of a tick, say."""
+        """Examine another time of the log, for example of a tick."""
         if self._latest is not None and time > self._latest:
             self._newest = max(self._newest, time)
 
     def add_later_event(self, position: int) -> None:
-        """Note an event that has a later time than its commit."""
+        """Count an event with a later time than its commit."""
         self._events += 1
         self._first_position = self._first_position or position
 
     def tell(self, report: Report, path: str) -> None:
-        """Put what was found into the report."""
+        """Add the result to the report."""
         what = []
         if self._commits:
             what.append(

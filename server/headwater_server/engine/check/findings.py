@@ -1,4 +1,4 @@
-"""What `check` finds: one entry for each thing that is wrong, in words and for `repair`."""
+"""The findings of `check`: one for each problem, for people and for `repair`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from headwater_server.engine.format.index_keys import Applied
 from headwater_server.storage.errors import reason_of
 
 FINDINGS_MAX: Final = 1000
-"""Findings that are kept. More are counted: what went wrong is clear by then."""
+"""Findings that are kept. Further ones are only counted."""
 
 NOTHING: Final = Applied(0, 0, 0, 0)
 
 Progress = Callable[[int, int], None]
-"""Called with what was looked at, and how much there is, as an estimate."""
+"""Called with how much was examined, and with an estimate of the total."""
 
 
 class Kind(Enum):
-    """What is wrong, as far as it decides what a repair does."""
+    """The kinds of problems, as far as a repair distinguishes them."""
 
     DIRECTORY = "directory"
     LOG = "write-ahead log"
@@ -43,15 +43,15 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
         kind: what it concerns.
-        file: where it is.
-        offset: at which byte, if one can tell.
-        what: what is wrong, in words.
-        remedy: what a repair would do about it, and what that gives up.
-        number: the position, commit or entry that it is about, 0 if there is none.
+        file: the file that it is in.
+        offset: the byte offset in the file, if known.
+        what: a description.
+        remedy: what a repair would do, and what would be lost.
+        number: the position, commit or entry that it concerns; 0 if none.
     """
 
     kind: Kind
@@ -68,16 +68,16 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """All that a check found.
+    """The results of a check.
 
     Attributes:
-        findings: what is wrong, in the order in which it was found.
-        more: how many more there are than were kept.
-        warnings: what is not damage, and can be repaired too.
-        notes: what is worth a word and is not wrong.
-        applied: what the last checkpoint had made durable.
-        keys, events, commits: how many were looked at in the files.
-        logged_commits, logged_events: those that only the write-ahead log has yet.
+        findings: the problems, in the order in which they were found.
+        more: how many further problems were not kept.
+        warnings: problems that are not damage but can be repaired.
+        notes: observations that are not problems.
+        applied: what the last checkpoint made durable.
+        keys, events, commits: how many were examined in the files.
+        logged_commits, logged_events: those that are only in the write-ahead log so far.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -97,14 +97,14 @@ class Report:
         return not self.findings
 
     def add(self, finding: Finding) -> None:
-        """Note a finding."""
+        """Add a finding."""
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(finding)
         else:
             self.more += 1
 
     def add_error(self, kind: Kind, file: str, error: DamagedFile, remedy: str) -> None:
-        """Note what a DamagedFile says; *file* if it does not say where."""
+        """Add a DamagedFile as a finding; *file* is used if the error names none."""
         where = str(error.details.get("file", file))
         offset = error.details.get("offset")
         self.add(Finding(kind, where, offset, reason_of(error), remedy))
@@ -115,7 +115,7 @@ class Report:
 
     @contextmanager
     def told(self, kind: Kind, file: str, remedy: str) -> Iterator[None]:
-        """Turn DamagedFile into a finding, so that the rest can still be looked at."""
+        """Turn a DamagedFile into a finding, so that the rest can still be checked."""
         try:
             yield
         except DamagedFile as error:
@@ -123,7 +123,7 @@ class Report:
 
 
 class Counter:
-    """Counts what was looked at, and tells from time to time."""
+    """Counts what was examined, and reports progress from time to time."""
 
     def __init__(self, tell: Progress, total: int) -> None:
         self._tell = tell
@@ -132,12 +132,12 @@ class Counter:
         self._told = 0
 
     def add(self, count: int) -> None:
-        """Note that so much more was looked at."""
+        """Count further examined items."""
         self._done += count
         if self._done - self._told >= max(self._total // 200, 1):
             self._told = self._done
             self._tell(min(self._done, self._total), self._total)
 
     def end(self) -> None:
-        """Note that it is over."""
+        """Report the end."""
         self._tell(self._total, self._total)

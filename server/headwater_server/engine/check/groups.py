@@ -1,8 +1,8 @@
-"""The part of `check` that looks at consumer groups.
+"""The part of `check` that verifies consumer groups.
 
-Each key can be read, belongs to a group that there is, and speaks of positions that there are.
-A checkpoint that a crash left unfinished may have written some keys of a group and not others, of
-commits that the log brings again. Those are not looked at.
+Each key must be readable, belong to an existing group, and refer to existing positions. A crash may
+have interrupted a checkpoint after some keys of a group were written. Keys of such commits are
+skipped, because the log will replay them.
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from headwater_server.storage.store.interface import Family
 REMAKE: Final = "none: delete the group, and create it again after the position that it had"
 
 _VALUE_AT: Final = 9
-"""Where the value begins in a LATEST entry, behind its commit and whether the key exists."""
+"""Where the value begins in a LATEST entry, after the commit and the flags."""
 
 
 class GroupCheck:
-    """Checks the keys of consumer groups. *last_commit*: the newest that may be in the files."""
+    """Checks the keys of consumer groups. *last_commit* is the newest that the files may have."""
 
     def __init__(self, state: StoredState, last_commit: int, report: Report) -> None:
         self._state = state
@@ -30,7 +30,7 @@ class GroupCheck:
         self._whole = last_commit <= state.applied_commit
 
     def check(self, counter: Counter) -> None:
-        """Look at every key of every group."""
+        """Check every key of every group."""
         numbers = set()
         for key, value in self._entries():
             number = number_in_definition(key, value)
@@ -48,7 +48,7 @@ class GroupCheck:
     def _entries(self) -> Iterator[tuple[bytes, bytes]]:
         store = self._state.store
         for key, entry in store.scan(Family.LATEST, GROUPS, GROUPS_END):
-            # What is too short to be an entry is told with the other keys.
+            # Entries that are too short are reported with the other keys.
             if len(entry) < _VALUE_AT or not entry[8]:
                 continue
             if latest_commit(entry) <= self._state.applied_commit:

@@ -1,12 +1,12 @@
-"""The part of `check` that holds the indexes of events against the events.
+"""The part of `check` that compares the indexes of events with the events.
 
     stream   account-ann   versions 1, 2, 3 -> positions 4, 9, 12       sums: sums.py
     category account       positions 4, 5, 9, 12
     type     Opened        positions 4, 5
     tag      branch:7      positions 4, 12
 
-Heads and postings are read name by name, events by position; both go into sums. Only where those
-differ are the names looked at one by one.
+Heads and postings are read by name, and events by position. Both are added to sums. Names are only
+compared one by one where the sums differ.
 """
 
 from array import array
@@ -48,7 +48,7 @@ _EVENT_IDS_CHUNK: Final = 1024
 
 
 class IndexCheck:
-    """Takes in all events, then all of the index, then compares."""
+    """Collects all events, then the whole index, and compares them."""
 
     def __init__(self, state: StoredState, reader: EventReader, report: Report) -> None:
         self._state = state
@@ -61,7 +61,7 @@ class IndexCheck:
     # Events.
 
     def add_event(self, checked: CheckedEvent) -> None:
-        """Take in an event."""
+        """Add an event."""
         event = checked.event
         stream, position = event.stream, event.position
         category = category_of(stream)
@@ -77,7 +77,7 @@ class IndexCheck:
     # The index.
 
     def check(self, counter: Counter) -> None:
-        """Read the index, and compare it with the events that were taken in."""
+        """Read the index and compare it with the events that were added."""
         for kind in KINDS:
             used = 0
             for name, head in self._heads(kind):
@@ -100,7 +100,7 @@ class IndexCheck:
         return sum(1 for _ in self._store.scan(Family.INDEX, kind, _end_of(kind)))
 
     def _check_name(self, kind: bytes, name: str, head: IndexHead) -> int:
-        """Check one name's positions and add them to the sums; how many postings it has."""
+        """Check the positions of a name and add them to the sums; return its count of postings."""
         sums = self._sums[kind]
         applied = self._state.applied_position
         damaged, removed = self._reader.damaged, self._reader.removed
@@ -112,7 +112,7 @@ class IndexCheck:
                 if position <= last:
                     self._wrong(f"{KINDS[kind]} {name!r}: position {position} follows {last}")
                 last = position
-                # What is beyond belongs to a checkpoint that did not come to its end.
+                # Later positions belong to an unfinished checkpoint.
                 if position > applied:
                     continue
                 if position in damaged:
@@ -142,7 +142,7 @@ class IndexCheck:
         return used - 1
 
     def _is_hidden(self, stream: str, version: int, newest: int) -> bool:
-        """Whether a rule hides a version, or may: how old events are, nobody can tell here."""
+        """Whether a rule hides a version, or may hide it: the age of events is not known here."""
         entry = self._store.get(Family.LATEST, keyspaces.retention_key(stream))
         rule = decode_rule(None if entry is None else parse_latest(entry).value)
         kept = newest - rule.count_max if rule.count_max else 0
@@ -259,7 +259,7 @@ class IndexCheck:
                     continue
                 event = decode_event(self._state.events([position])[0])
             except DamagedFile:
-                # Of the index or the event; that was told before.
+                # Damage of the index or of the event was reported already.
                 continue
             if event.id != event_id:
                 self._wrong_id(
@@ -285,7 +285,7 @@ class IndexCheck:
             head = postings.read_head(self._store, STREAM, event.stream)
             key = event_id_key(head.id if head else 0, event.id)
             indexed = parse_number(self._store.get(Family.INDEX, key))
-            # The id of an event that is hidden may be that of a later one by now.
+            # A later event may have reused the id of a hidden one.
             if indexed > event.version and self._is_hidden(event.stream, event.version, indexed):
                 continue
             if indexed != event.version:

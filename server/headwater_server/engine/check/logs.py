@@ -1,8 +1,8 @@
 """The part of `check` that reads the logs: write-ahead log, commit log, event log.
 
-Each is verified by itself by the code that owns its format. Here they are held against each
-other: the commit log says where each commit's events begin, each event says which commit it is
-of, and the write-ahead log must go on where the files end.
+The code that owns a format verifies each log by itself. This module compares them: the commit log
+says where each commit's events begin, each event names its commit, and the write-ahead log must
+continue where the files end.
 """
 
 from bisect import bisect_right
@@ -25,12 +25,12 @@ from headwater_server.storage.wal.file_write_ahead_log import check_files, read_
 from headwater_server.storage.wal.interface import WalIndex, records
 
 LOST_TRANSACTION: Final = bytes(16)
-"""Stands in a commit record whose transaction id was lost and could not be found again."""
+"""The transaction id of a commit record whose own id was lost."""
 
 _CHUNK_COUNT: Final = 4096
 _CHUNK_SIZE: Final = 4 * 1024 * 1024
 _DAMAGED_MAX: Final = 10_000
-"""Damaged events that are looked for one by one."""
+"""Damaged events that are reported one by one."""
 
 CUT_LOG: Final = "the log is cut there, with a copy of the rest kept; commits after it are lost"
 REPLACE_EVENT: Final = (
@@ -48,7 +48,7 @@ class CheckedEvent(NamedTuple):
 
     event: StoredEvent
     is_given: bool
-    """Whether a user gave it its id; unknown, and so False, if its commit's record is gone."""
+    """Whether a user gave it its id; False if unknown because its commit's record is gone."""
 
 
 # The write-ahead log.
@@ -64,7 +64,7 @@ def check_write_ahead_log(
     report: Report,
     future: FutureTimes,
 ) -> None:
-    """Verify the chain of entries, and that commits go on where the files end."""
+    """Verify the chain of entries, and that commits continue where the files end."""
     found = check_files(
         file_system, directory, database_id=database_id, known_durable=WalIndex(applied.log_index)
     )
@@ -127,7 +127,7 @@ def first_logged_commit(file_system: FileSystem, directory: str, database_id: by
 
 
 def commit_records(log: CommitLog) -> Iterator[CommitRecord | DamagedFile]:
-    """Every record in order, or what is wrong with it."""
+    """Every record in order, or its error."""
     commit = int(log.first_commit)
     while commit <= log.last_commit:
         try:
@@ -135,7 +135,7 @@ def commit_records(log: CommitLog) -> Iterator[CommitRecord | DamagedFile]:
             yield from found
             commit += len(found)
         except DamagedFile:
-            # One of the chunk is damaged; one by one tells which.
+            # Some record of the chunk is damaged, so read them one by one.
             for single in range(commit, min(commit + _CHUNK_COUNT, log.last_commit + 1)):
                 try:
                     yield log.read(CommitNumber(single))
@@ -147,7 +147,7 @@ def commit_records(log: CommitLog) -> Iterator[CommitRecord | DamagedFile]:
 def check_commit_log(
     log: CommitLog, applied: Applied, report: Report, counter: Counter, future: FutureTimes
 ) -> None:
-    """Records are sound, times do not go back, and each begins where the one before ended."""
+    """Check that records are sound, times never decrease, and positions follow each other."""
     commit = int(log.first_commit)
     time = 0
     position: int | None = None if commit > 1 else 1
@@ -183,7 +183,7 @@ def check_commit_log(
 
 
 def stored_events(log: EventLog) -> Iterator[tuple[int, bytes | DamagedFile]]:
-    """Every position, with the stored event, or what is wrong with it."""
+    """Every position with its stored event or its error."""
     position = int(log.first_position)
     while position <= log.last_position:
         try:
@@ -197,14 +197,14 @@ def stored_events(log: EventLog) -> Iterator[tuple[int, bytes | DamagedFile]]:
 
 
 class Runs:
-    """A set of numbers that are added in order, kept as the runs that they make."""
+    """A set of numbers that are added in order, stored as runs."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []
 
     def add(self, number: int) -> None:
-        """Add a number that is not below those that are there; twice is allowed."""
+        """Add a number that is not below the earlier ones; duplicates are ignored."""
         if self._ends and number <= self._ends[-1]:
             return
         if self._ends and number == self._ends[-1] + 1:
@@ -219,7 +219,7 @@ class Runs:
 
 
 class EventReader:
-    """Walks over all events, beside the commit log.
+    """Reads all events together with the commit log.
 
     Attributes:
         damaged: positions of events that cannot be read.
@@ -241,7 +241,7 @@ class EventReader:
         self._future = future if future is not None else FutureTimes(None)
 
     def read(self, counter: Counter, *, quiet: bool = False) -> Iterator[CheckedEvent]:
-        """Every event that can be read. Unless *quiet*, what is wrong is told."""
+        """Every readable event. Problems are reported unless *quiet*."""
         commits = (
             each for each in commit_records(self._commit_log) if isinstance(each, CommitRecord)
         )
@@ -278,7 +278,7 @@ class EventReader:
         if commit is None or (event.commit, event.time) == (commit.commit, commit.time):
             return
         if event.commit == commit.commit and event.time > commit.time:
-            # Times are given to the commit log first; see redating.py. The event is whole.
+            # A repair changes times in the commit log first; see redating.py. The event is sound.
             self._future.add_later_event(position)
         else:
             self._wrong(
@@ -299,10 +299,10 @@ class EventReader:
 
 
 def is_given(event: StoredEvent, commit: CommitRecord) -> bool:
-    """Whether the event's id is one that was surely given by a user, and not derived.
+    """Whether a user gave the event its id, so that it is certainly not derived.
 
-    A derived id counts the events of its transaction, those too that were found to be there
-    already; so it is the transaction's id and its place, or a little more.
+    A derived id is the transaction's id plus the event's place among all events of the transaction.
+    Events that were stored before count too, so the sum may be larger than the position suggests.
     """
     if commit.transaction == LOST_TRANSACTION or event.id[:12] != commit.transaction[:12]:
         return commit.transaction != LOST_TRANSACTION
@@ -312,7 +312,7 @@ def is_given(event: StoredEvent, commit: CommitRecord) -> bool:
 
 
 def check_offsets(log: EventLog, report: Report) -> None:
-    """The .idx files, which the rest can do without."""
+    """Check the .idx files, which can be rebuilt from the events."""
     for error in log.find_damage():
         if str(error.details.get("file", "")).endswith(".idx"):
             where = str(error.details["file"])

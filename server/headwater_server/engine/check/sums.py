@@ -1,25 +1,25 @@
-"""Comparing two sets that are too large for memory, and come in different orders.
+"""Compares two sets that are too large for memory and come in different orders.
 
     events   in order of position      (stream, version, position) ...   sum by bucket:  a b c d
     index    in order of stream        (stream, version, position) ...   sum by bucket:  a b X d
 
-Each member is hashed to 64 bits, and the hashes are added up. Sums do not depend on the order,
-so equal sets have equal sums; unequal ones have equal sums once in 2^64. Each member goes to one
-of a few thousand buckets by its name, so where sums differ, a second pass looks at the members
-of those buckets alone, one by one.
+Each member is hashed to 64 bits, and the hashes are added up. Sums do not depend on the order, so
+equal sets have equal sums; unequal sets have equal sums with a chance of 1 in 2^64. Members are
+divided by name into a few thousand buckets. If sums differ, a second pass compares only the members
+of those buckets, one by one.
 
-Python's own hash of tuples is used: it is quick, its seed is new in each process, and both sides
-are hashed in the same process.
+The hash is Python's own: it is fast, and both sides are hashed in the same process with the same
+random seed.
 """
 
 from collections.abc import Hashable
 from typing import Final
 
 BUCKETS: Final = 4096
-"""Sums kept. Of ten million members, a second pass for one bucket looks at 2,500."""
+"""Number of sums. With ten million members, a second pass for one bucket compares 2,500."""
 
 DIFFERING_MAX: Final = 32
-"""Buckets that a second pass takes on; beyond that everything is wrong anyway."""
+"""Buckets that a second pass compares. If more differ, details would not help."""
 
 _MASK: Final = 2**64 - 1
 

@@ -1,8 +1,8 @@
-"""The part of `check` that looks at versions of keys, snapshots and transaction ids.
+"""The part of `check` that verifies versions of keys, snapshots and transaction ids.
 
 LATEST k -> 9                CHANGES 9 k       every version above the horizon has its change,
-HISTORY k until 9 -> 7       CHANGES 7 k       and every older one is the work of one change, or
-HISTORY k until 7 -> 4       "r" view 5 7 k    of an entry for the view that keeps it ("r")
+HISTORY k until 9 -> 7       CHANGES 7 k       and every older one is listed by one change, or
+HISTORY k until 7 -> 4       "r" view 5 7 k    by an entry for the view that keeps it ("r")
 """
 
 import struct
@@ -52,13 +52,13 @@ DROP_SNAPSHOT: Final = "the snapshot is removed; the events are the truth"
 _CHUNK: Final = 1024
 
 _LATEST_SIZE_MIN: Final = 9
-"""Bytes of a LATEST entry without a value: its commit and whether the key exists."""
+"""Bytes of a LATEST entry without a value: the commit and the flags."""
 
 _T = TypeVar("_T")
 
 
 class VersionCheck:
-    """Checks LATEST, HISTORY, CHANGES and TRANSACTIONS. *last_commit*: the newest that may be."""
+    """Checks LATEST, HISTORY and CHANGES. *last_commit* is the newest that the files may have."""
 
     def __init__(self, state: StoredState, last_commit: int, report: Report) -> None:
         self._state = state
@@ -70,7 +70,7 @@ class VersionCheck:
         self._recent = Sums()
 
     def check(self, counter: Counter) -> None:
-        """Look at every key and every older version."""
+        """Check every key and every older version."""
         self._check_latest(counter)
         self._check_history(counter)
         self._check_changes(counter)
@@ -116,7 +116,7 @@ class VersionCheck:
             counter.add(len(chunk))
 
     def _is_recent(self, commit: int) -> bool:
-        # What an unfinished checkpoint wrote has no changes yet.
+        # An unfinished checkpoint has not written its changes yet.
         return self._state.horizon < commit <= self._applied
 
     def _check_changes(self, counter: Counter) -> None:
@@ -131,8 +131,8 @@ class VersionCheck:
             self._older.add_right(key, (key, until))
 
     def _changes(self) -> Iterator[Change]:
-        """What garbage collection has not looked at, up to the applied commit."""
-        # A crash can leave entries behind the cursor.
+        """The changes that garbage collection has not examined, up to the applied commit."""
+        # A crash can leave entries before the cursor.
         start, done = parse_collected(self._store.get(Family.INDEX, META_COLLECTED))
         before = 0
         for entry_key, entry in self._store.scan(Family.CHANGES, changes_key(start)):
@@ -162,7 +162,7 @@ class VersionCheck:
             yield key, until
 
     def _tell_unled(self, bucket: int) -> None:
-        """Find the older versions of a bucket that nothing leads to, or the other way round."""
+        """Report older versions of a bucket that no change lists, and listed ones that are gone."""
         there = {
             version
             for entry_key, _ in self._store.scan(Family.HISTORY, b"")
@@ -182,7 +182,7 @@ class VersionCheck:
                 self._wrong(f"key {key!r}: its version until {until} is missing")
 
     def _tell_untold(self, bucket: int) -> None:
-        """Find the versions of a bucket of which CHANGES does not tell."""
+        """Report the versions of a bucket that CHANGES does not list."""
         written = set()
         for key, entry in self._store.scan(Family.LATEST, b""):
             if Sums.bucket(key) == bucket and len(entry) >= _LATEST_SIZE_MIN:
@@ -192,7 +192,7 @@ class VersionCheck:
             if Sums.bucket(key) == bucket and len(entry) >= _LATEST_SIZE_MIN:
                 written.add((key, latest_commit(entry)))
         written.difference_update((key, commit) for commit, _, key in self._changes())
-        # A change whose version is gone harms nobody: it is that of a mask that was taken off.
+        # A change without its version is harmless: it is of a mask that was removed.
         for key, commit in sorted(written)[:10]:
             if self._is_recent(commit):
                 self._wrong(f"key {key!r}: commit {commit} wrote it, but is not in CHANGES")
@@ -204,7 +204,7 @@ class VersionCheck:
             if len(entry) < _LATEST_SIZE_MIN or not entry[8]:
                 continue
             if latest_commit(entry) > self._applied:
-                # Of an unfinished checkpoint, which has not come to the stream's index yet.
+                # An unfinished checkpoint wrote it, and has not written the stream's index yet.
                 continue
             try:
                 snapshot = parse_snapshot_key(key)
@@ -228,7 +228,7 @@ class VersionCheck:
 
 
 class TransactionCheck:
-    """Checks that the index of transaction ids and the commit log say the same."""
+    """Checks that the index of transaction ids agrees with the commit log."""
 
     def __init__(self, state: StoredState, report: Report) -> None:
         self._state = state
@@ -237,7 +237,7 @@ class TransactionCheck:
         self._forgotten = parse_number(state.store.get(Family.INDEX, META_FORGOTTEN))
 
     def check(self, counter: Counter) -> None:
-        """Look at every transaction id."""
+        """Check every transaction id."""
         sums = Sums()
         fenced = Sums()
         for record in commit_records(self._state.commit_log):
@@ -288,7 +288,7 @@ class TransactionCheck:
                 )
 
     def _ids(self, entry_key: bytes, entry: bytes) -> list[tuple[bytes, int]]:
-        """The ids of an entry, with their commits; none if it is no entry of this family."""
+        """The ids of an entry with their commits; none if it is not a valid entry."""
         is_whole = len(entry) in (8, 16)
         if len(entry_key) != 16:
             is_whole = len(entry) > 0 and len(entry) % ID_BUCKET_ENTRY_SIZE == 0

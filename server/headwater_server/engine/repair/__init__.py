@@ -1,4 +1,4 @@
-"""Repair: makes a damaged data directory usable, and says what was lost.
+"""Repair: makes a damaged data directory usable, and reports what was lost.
 
-`repair` goes through the findings of a check; each other module mends one part of the directory.
+`repair` handles the findings of a check; each other module repairs one part of the directory.
 """

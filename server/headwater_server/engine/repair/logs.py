@@ -1,8 +1,8 @@
-"""The part of `repair` that makes the commit log and the event log whole again.
+"""The part of `repair` that restores the commit log and the event log.
 
-Neither may have a hole: commits and positions are dense. So what cannot be read is put together
-from what the other files say of it, and what nobody knows is marked as lost. A file is never
-changed in place: the new one is written beside it and takes its name, the old one is kept.
+Neither may have a gap, because commits and positions are dense. So unreadable records are rebuilt
+from the other files, and what no file knows is marked as lost. A file is never changed in place:
+the new file is written beside it and takes its name, and the old one is kept.
 """
 
 import bisect
@@ -42,7 +42,7 @@ from headwater_server.storage.wal.file_write_ahead_log import read_files
 from headwater_server.storage.wal.interface import records
 
 DAMAGED_TYPE = "$damaged"
-"""Type of an event that was lost and stands in for it."""
+"""Type of the event that replaces a lost one."""
 
 _TEMPORARY = ".tmp"
 
@@ -52,11 +52,11 @@ class Rebuilt:
     """What a repair of the logs did.
 
     Attributes:
-        commits: records put together again.
-        without_id: those of them whose transaction id is lost.
+        commits: how many records were rebuilt.
+        without_id: how many of these have lost their transaction id.
         restored: events that the write-ahead log still had.
         replaced: positions of events whose content is lost.
-        copies: files that were kept.
+        copies: old files that were kept.
     """
 
     commits: int = 0
@@ -85,7 +85,7 @@ class LogRepair:
     # Files.
 
     def _ranges(self, files: list[tuple[int, str]], last: int) -> list[tuple[int, int, str | None]]:
-        """First, last and path of each segment up to *last*; None where a file is missing."""
+        """First, last and path of each segment up to *last*; None if the file is missing."""
         wanted = [(first, path) for first, path in files if first <= last]
         ranges: list[tuple[int, int, str | None]] = []
         for place, (first, path) in enumerate(wanted):
@@ -94,10 +94,10 @@ class LogRepair:
         return ranges
 
     def _replace(self, path: str, write: Callable[[str], None]) -> None:
-        """Put a new file in the place of *path*, durably, and keep the old one beside it.
+        """Replace the file at *path* durably, and keep the old one beside it.
 
-        The old one gets its second name first. So there is a file at *path* whenever the power
-        fails: what is sound in it must not be lost to a repair that did not come to its end.
+        The old file gets its second name first. So there is always a file at *path*, and an
+        interrupted repair loses nothing that was sound.
         """
         files = self._file_system
         parent = path.rpartition("/")[0]
@@ -119,9 +119,9 @@ class LogRepair:
     # Commits.
 
     def repair_commits(self, rejected: set[int]) -> None:
-        """Make every segment of the commit log whole.
+        """Repair every segment of the commit log.
 
-        *rejected* are commits whose record is wrong though its checksum is right.
+        *rejected* are commits whose record is wrong although its checksum is right.
         """
         directory = self._directory.commits
         files = commit_log_repair.segment_files(self._file_system, directory)
@@ -153,7 +153,7 @@ class LogRepair:
         if not lost and capacity:
             return
         path = path or commit_log_repair.segment_path(self._directory.commits, first)
-        # A segment that another one follows holds exactly the commits before that one.
+        # A segment that is not the last has exactly the commits before the next one.
         is_last = end == self._applied.commit
         capacity = capacity or (RECORDS_DEFAULT if is_last else end - first + 1)
         known.update(self._rebuild_records(lost, known))
@@ -179,7 +179,7 @@ class LogRepair:
                 if commit in wanted:
                     transactions[commit] = transaction
         events: dict[int, list[StoredEvent]] = {}
-        # The first event of each commit, to tell where commits without events stand.
+        # The first event of each commit, to find the position of commits without events.
         firsts: list[tuple[int, int]] = []
         for event in self._sound_events():
             if not firsts or firsts[-1][0] < event.commit:
@@ -239,10 +239,10 @@ class LogRepair:
     def repair_events(
         self, rejected: set[int], commit_of: Callable[[int], CommitRecord | None]
     ) -> None:
-        """Make every segment of the event log whole.
+        """Repair every segment of the event log.
 
-        *rejected* are positions whose event is wrong though its checksum is right; *commit_of*
-        gives the record of the commit to which a position belongs.
+        *rejected* are positions whose event is wrong although its checksum is right. *commit_of*
+        returns the record of the commit that a position belongs to.
         """
         broken: list[tuple[int, int, str | None]] = []
         lost: list[int] = []
@@ -319,12 +319,12 @@ class LogRepair:
         )
         offsets = EventSegment.offsets_path_of(whole)
         if self._file_system.exists(offsets):
-            # It is made again when the log is opened.
+            # Opening the log rebuilds it.
             self._file_system.remove(offsets)
             self._file_system.sync_directory(self._directory.events)
 
     def remove_offsets(self, paths: set[str]) -> None:
-        """Remove .idx files, which are made again when the log is opened."""
+        """Remove .idx files; opening the log rebuilds them."""
         for path in sorted(paths):
             if self._file_system.exists(path):
                 self._file_system.remove(path)
@@ -333,7 +333,7 @@ class LogRepair:
 
 
 class StandIns:
-    """What takes the place of lost events: the same from the write-ahead log, or a marker."""
+    """Replacements of lost events: copies from the write-ahead log, or markers."""
 
     def __init__(
         self,
@@ -348,14 +348,14 @@ class StandIns:
         self._places: dict[int, tuple[str, int, int]] = {}
 
     def restore(self, position: int, stored: bytes) -> bool:
-        """Take an event of the write-ahead log, if it is a lost one."""
+        """Take an event of the write-ahead log if it is lost in the event log."""
         if position not in self._lost or position in self._restored:
             return False
         self._restored[position] = stored
         return True
 
     def find_places(self, sound_events: Callable[[], Iterator[StoredEvent]]) -> None:
-        """Find stream and version of those that are lost for good."""
+        """Find the streams and versions of events that could not be restored."""
         lost = self._lost - self._restored.keys()
         if not lost:
             return
@@ -374,16 +374,16 @@ class StandIns:
             self._guess_places(unknown, sound_events())
 
     def _guess_places(self, unknown: list[int], events: Iterator[StoredEvent]) -> None:
-        """The index does not know them either. A gap in a stream's versions is one of them.
+        """Assign events that are not in the index either to gaps in the versions of streams.
 
-        Holds the newest version of every stream in memory.
+        This holds the newest version of every stream in memory.
         """
         newest: dict[str, tuple[int, int]] = {}
         free = list(unknown)
         for event in events:
             version, position = newest.get(event.stream, (0, 0))
             for missing in range(version + 1, event.version):
-                # Any lost position between its neighbours will do: which it was, nobody knows.
+                # The true position is unknown; any lost one between the neighbours is valid.
                 place = bisect.bisect_right(free, position)
                 if place < len(free) and free[place] < event.position:
                     position = free.pop(place)
@@ -391,10 +391,10 @@ class StandIns:
             newest[event.stream] = (event.version, event.position)
 
     def event(self, position: int, previous: bytes | None) -> tuple[bytes, bool]:
-        """The event to put at a position, and whether its content is lost.
+        """The replacement for a position, and whether the event's content is lost.
 
-        *previous* is the event before it in the file, whose commit it gets if no record of the
-        commit log tells.
+        *previous* is the event before it in the file; its commit is used if the commit log has no
+        record for the position.
         """
         if position in self._restored:
             return self._restored[position], False
@@ -406,7 +406,7 @@ class StandIns:
             commit, time = before.commit, before.time
         else:
             commit, time = 1, 0
-        # A stream of its own is the last resort: no version of another is made up.
+        # As a last resort, use a new stream instead of inventing a version of an existing one.
         stream, version, stream_id = self._places.get(
             position, (f"{DAMAGED_TYPE}-{position}", 1, position)
         )

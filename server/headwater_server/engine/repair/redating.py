@@ -1,18 +1,18 @@
-"""The part of `repair` that ends a state in which the log's time is in the future.
+"""The part of `repair` that corrects a log whose time is in the future.
 
-    1  all that the write-ahead log has goes into the files, and the log begins anew, empty
+    1  write everything in the write-ahead log to the files, and begin a new, empty log
     2  commit log     every time after the present becomes the present
-    3  events         each gets the time that its commit has now
+    3  events         each gets the new time of its commit
     4  state store    aborted transactions likewise; last, the time of the log
 
-Which commit was made when, nobody knows: only that it was before the present, and not before the
-commits before it. The present is the answer that loses nothing. A time further back would make
-retention by age remove events that it would have kept, and would let transaction ids be used
-again that were forgotten while the clock was wrong.
+The true times of these commits are unknown, except that they are not after the present and are in
+the order of commits. Using the present loses nothing. An earlier time would make retention by age
+remove events that it should keep. It would also allow reusing transaction ids that were forgotten
+while the clock was wrong.
 
-The power may fail anywhere. Commits are given their times in order, and before events, so what a
-crash leaves is a log whose newest times are in the future still, or events that are dated after
-their commits. Both can be served, `check` tells of both, and another repair goes on from there.
+A crash may come at any point. Commits are redated in order and before events. So a crash leaves
+either a log whose newest times are still in the future, or events that are dated after their
+commits. A server can run on both, `check` reports both, and another repair continues from there.
 """
 
 import random
@@ -46,7 +46,7 @@ from headwater_server.storage.store.interface import Family, StateStore, WriteBa
 from headwater_server.storage.wal.interface import WalIndex
 
 EARLIEST_US: Final = 1_577_836_800_000_000
-"""The year 2020: a clock that says less was reset, and to follow it would lose all times."""
+"""The year 2020. An earlier clock was reset, and using it would destroy all times."""
 
 _BATCH_ENTRIES: Final = 1000
 _CENTURY_US: Final = 3_155_760_000_000_000
@@ -54,7 +54,7 @@ _CENTURY_US: Final = 3_155_760_000_000_000
 _KEEP: Final = EngineSettings(
     history_window_us=_CENTURY_US, transaction_retention_us=_CENTURY_US, disk_reserve_size=0
 )
-"""The settings of the server are not known here, so nothing may be collected by any."""
+"""The server's settings are not known here, so nothing may be collected."""
 
 
 def redate(
@@ -65,13 +65,13 @@ def redate(
     open_log: OpenLog,
     now: int,
 ) -> tuple[list[str], list[str]]:
-    """Replace all times after *now*, in a directory that is whole and that nobody has open.
+    """Replace all times after *now*, in an undamaged directory that nobody has open.
 
     Returns:
-        what was done, in words, and the files that were kept.
+        Descriptions of what was done, and the files that were kept.
 
     Raises:
-        InvalidArgument: this machine's clock is wrong: *now* is before there was any Headwater.
+        InvalidArgument: this machine's clock is wrong: *now* is before Headwater existed.
         DirectoryInUse: a server was started meanwhile.
         DiskFull: no room for the new files; what was done so far is durable.
     """
@@ -103,7 +103,7 @@ def _empty_log(
     open_log: OpenLog,
     now: int,
 ) -> None:
-    """Make a checkpoint, and let go of the log that it covers: the times in it go with it."""
+    """Make a checkpoint and trim the log that it covers, with the times in it."""
 
     def open_by_path(path: str) -> StateStore:
         return open_store(path)
@@ -145,7 +145,7 @@ def _empty_log(
 
 
 class _Redating(LogRepair):
-    """Gives times to the commits and events of a directory that this process owns."""
+    """Redates the commits and events of a directory that this process owns."""
 
     def __init__(
         self, file_system: FileSystem, directory: DataDirectory, store: StateStore, now: int
@@ -199,9 +199,9 @@ class _Redating(LogRepair):
         )
 
     def redate_events(self) -> int:
-        """Rewrite the segments of the event log that have other times than their commits.
+        """Rewrite the segments of the event log whose times differ from their commits.
 
-        No event gets longer or shorter by it, so the .idx files stay right.
+        The sizes of events do not change, so the .idx files stay valid.
         """
         count = 0
         with self._commit_log() as log:
@@ -248,7 +248,7 @@ class _Redating(LogRepair):
             event = decode_event(stored)
             if event.commit != commit:
                 commit = event.commit
-                # A commit of which the log has no record any more was before those that it has.
+                # A commit without a record is older than the first record.
                 known = max(commit, int(log.first_commit))
                 time = log.read(CommitNumber(known)).time
             yield position, stored if event.time <= time else redate_event(stored, time)
@@ -266,7 +266,7 @@ class _Redating(LogRepair):
         )
 
     def redate_state(self) -> None:
-        """Change the times in the state store. That of the log is last: then all is done."""
+        """Change the times in the state store. The log's time is last and marks the end."""
         store, now = self._store, self._now
         batch = WriteBatch()
         for entry_key, _ in store.scan(Family.INDEX, ABORTED, bytes([ABORTED[0] + 1])):

@@ -1,13 +1,13 @@
-"""Repair: a damaged data directory made whole, with every loss said in words and numbers.
+"""Repair: fixes a damaged data directory, and reports every loss.
 
-    plan      check the directory; for each kind of damage, what would be done and given up
-    perform   do it, check again, and go on if what was hidden behind the damage is damaged too
-    redate    last, in a directory that is whole: end a state in which times are in the future
+    plan      check the directory; describe what would be done and lost for each kind of damage
+    perform   do it and check again; repeat if there was more damage behind the first
+    redate    last, in an undamaged directory: correct times in the future
 
-The order is that of what depends on what: the state store's own files, the write-ahead log, the
-commit log, the events, and then what the state store has of them. Nothing is thrown away that
-could be read: files that are replaced, and parts of the log that are cut off, stay beside the
-new ones under a name of their own. Never on a directory that a server has open: LOCK sees to it.
+Repairs follow the dependencies: the state store's own files, the write-ahead log, the commit log,
+the events, and then what the state store derives from them. Nothing readable is thrown away:
+replaced files and cut parts of the log are kept beside the new ones under other names. LOCK
+prevents a repair of a directory that a server has open.
 """
 
 import random
@@ -48,20 +48,20 @@ from headwater_server.storage.wal.file_write_ahead_log import (
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog, records
 
 ROUNDS_MAX: Final = 4
-"""Rounds of check and repair. Damage can hide other damage, but not often one behind another."""
+"""Rounds of check and repair. Damage can hide other damage, but rarely several times."""
 
 RepairStore = Callable[[str], str]
-"""Mends the files of a state store in a directory by its own means; tells what it did."""
+"""Repairs the files of a state store by the store's own means; returns what it did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that a repair does.
+    """One step of a repair.
 
     Attributes:
-        kinds: the kinds of findings that it answers.
-        what: what would be done, and to what.
-        gives_up: what is lost by it; empty if nothing is.
+        kinds: the kinds of findings that it fixes.
+        what: what would be done.
+        gives_up: what would be lost; empty if nothing.
     """
 
     kinds: tuple[Kind, ...]
@@ -74,12 +74,12 @@ class Action:
 
 @dataclass(slots=True)
 class Plan:
-    """What is wrong, and what a repair would do about it, in order.
+    """The result of a check, and what a repair would do about it, in order.
 
     Attributes:
         report: what the check found.
         actions: what would be done.
-        hopeless: findings for which there is nothing to be done here.
+        hopeless: findings that cannot be repaired here.
     """
 
     report: Report
@@ -92,9 +92,9 @@ class Outcome:
     """What a repair did.
 
     Attributes:
-        done: in words, in order.
-        copies: files that were kept.
-        report: what a check finds now.
+        done: descriptions, in order.
+        copies: old files that were kept.
+        report: what a check finds afterwards.
     """
 
     done: list[str]
@@ -110,11 +110,11 @@ def plan(
     now: int | None = None,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Plan:
-    """Say what a repair of the directory at *path* would do; changes nothing.
+    """Describe what a repair of the directory at *path* would do; changes nothing.
 
     Args:
-        open_store: opens the state store in a directory to read only.
-        now: what the wall clock says, as for `check`.
+        open_store: opens the state store in a directory for reading only.
+        now: the wall clock's time, as for `check`.
 
     Raises:
         DirectoryInUse, FormatTooNew, InvalidArgument: as `check`.
@@ -230,7 +230,7 @@ def _transactions_action(report: Report) -> Action | None:
     return Action(
         (Kind.TRANSACTIONS,),
         "Make the index of transaction ids again from the commit log",
-        "the fate of transactions that the commit log does not name",
+        "the status of transactions that the commit log does not name",
     )
 
 
@@ -290,16 +290,16 @@ def perform(
     """Repair the directory at *path*, as `plan` says.
 
     Args:
-        open_store: opens the state store to write, or makes an empty one.
-        open_store_to_check: opens it to read only.
-        repair_store: mends a store that does not open; None if there is no such means.
-        open_log: opens the write-ahead log to write.
-        now: what the wall clock says, as for `check`.
+        open_store: opens the state store for writing, or creates an empty one.
+        open_store_to_check: opens it for reading only.
+        repair_store: repairs a store that does not open; None if the store cannot do that.
+        open_log: opens the write-ahead log for writing.
+        now: the wall clock's time, as for `check`.
 
     Raises:
         DirectoryInUse, FormatTooNew, InvalidArgument: as `check`.
-        DamagedFile: there is nothing to be done; the message says why.
-        DiskFull: no room for the new files; nothing was given up, try again.
+        DamagedFile: a repair is not possible; the message says why.
+        DiskFull: no room for the new files; nothing was lost, try again.
     """
     outcome = Outcome([], [], Report())
     look = partial(_look, file_system, path, open_store_to_check, outcome, on_progress, now)
@@ -326,7 +326,7 @@ def _look(
     on_progress: Progress,
     now: int | None,
 ) -> Iterator[DataDirectory]:
-    """Own the directory, and check it."""
+    """Lock the directory and check it."""
     directory = DataDirectory.open(file_system, path, source=random.Random(0), now=0, create=False)
     try:
         outcome.report = Report()
@@ -348,7 +348,7 @@ class _Round:
         self._is_store_new = outcome.report.has(Kind.STORE)
 
     def run(self, open_store: OpenStore, repair_store: RepairStore | None) -> None:
-        """Do what the report asks for."""
+        """Repair what the report contains."""
         report, done = self._report, self._outcome.done
         if report.has(Kind.STORE):
             if repair_store is None:
@@ -429,14 +429,14 @@ class _Round:
         return applied
 
     def _find_applied(self) -> Applied:
-        """What the files hold, when the state store does not know any more."""
+        """The applied commit, found from the logs because the state store has lost it."""
         entries = read_files(
             self._file_system, self._directory.wal, database_id=self._directory.database_id
         )
         for _, encoded in records(entries):
             record = decode_record(encoded)
             if record.commit:
-                # A log that still has the first commit of all needs no files.
+                # The files need to have only what comes before the log's first commit.
                 return Applied(record.commit - 1, record.first_position - 1, 0, 0)
         last: CommitRecord | None = None
         files = commit_log_repair.segment_files(self._file_system, self._directory.commits)
@@ -470,7 +470,7 @@ class _Round:
         report, done = self._report, self._outcome.done
         repair = StateRepair(state)
         is_store_new = self._is_store_new
-        # A log that was cut can leave the store ahead of it, by an unfinished checkpoint.
+        # After the log was cut, an unfinished checkpoint may have left the store ahead of it.
         is_log_cut = report.has(Kind.LOG, Kind.LOG_GAP)
         if is_store_new or is_log_cut or report.has(Kind.VERSIONS):
             versions, lost = repair.give_up_history()

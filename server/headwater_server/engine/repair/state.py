@@ -1,8 +1,8 @@
-"""The part of `repair` that makes the state store fit the logs again.
+"""The part of `repair` that makes the state store agree with the logs again.
 
-Everything in it but the keys themselves can be made again: the index from the events, the
-transaction ids from the commit log. Of the keys, the newest values are kept as they are; older
-versions are given up if what leads to them is broken, because nothing else tells which they were.
+Everything in the store except the keys can be rebuilt: the index from the events, and the
+transaction ids from the commit log. The newest values of keys are kept as they are. Older versions
+are dropped if the changes that list them are damaged, because nothing else lists them.
 """
 
 from collections import deque
@@ -62,19 +62,19 @@ _BATCH_ENTRIES: Final = 1000
 
 
 class StateRepair:
-    """Repairs the state store of a directory whose logs are whole."""
+    """Repairs the state store of a directory whose logs are sound."""
 
     def __init__(self, state: StoredState) -> None:
         self._state = state
         self._store = state.store
-        # Positions of removed events that no stream has been given back yet.
+        # Positions of removed events that are not assigned to a stream yet.
         self._free: deque[int] = deque()
 
     def rebuild_index(self) -> int:
-        """Make heads, postings and event ids again from the events; returns how many events.
+        """Rebuild heads, postings and event ids from the events; return the count of events.
 
-        Of events that were removed, nobody knows the stream. A stream whose first events are
-        missing is given some of their positions, so that its versions go on counting.
+        The streams of removed events are unknown. A stream whose first events are missing gets
+        some of the removed positions, so that its versions stay right.
         """
         batch = WriteBatch()
         for kind in (STREAM, CATEGORY, TYPE, TAG, EVENT_ID, *POSTINGS.values()):
@@ -102,7 +102,7 @@ class StateRepair:
         writer.write_index(interrupted=True)
 
     def _hidden_streams(self) -> MemTable:
-        """Streams of which no event is left, as far as their rules tell how many they had."""
+        """Streams without remaining events, if their rules say how many events they had."""
         table = MemTable(0, self._state.applied_position)
         start, end = keyspaces.RETENTION, keyspaces.RETENTION_END
         for key, _, stored in self._state.scan(start, end, self._state.applied_commit):
@@ -138,7 +138,7 @@ class StateRepair:
             table.add_events(event.stream, tail, event.type, [b""])
             table.add_tags(event.position, event.tags)
             record = records.get(event.commit)
-            # If one cannot tell, it is indexed: that does no harm.
+            # If this is unknown, index the id, which does no harm.
             if record is None or is_given(event, record):
                 tail.event_ids[event.id] = tail.version
         return table
@@ -156,7 +156,7 @@ class StateRepair:
         return {record.commit: record for record in found}
 
     def rebuild_transactions(self) -> int:
-        """Make the index of transaction ids again; returns how many there are."""
+        """Rebuild the index of transaction ids; return how many there are."""
         store = self._store
         fenced: dict[bytes, int] = {}
         for transaction, entry in store.scan(Family.TRANSACTIONS, b""):
@@ -189,13 +189,13 @@ class StateRepair:
         return count
 
     def give_up_history(self) -> tuple[int, int]:
-        """Keep the newest value of every key alone.
+        """Drop all versions except the newest of every key.
 
-        What an unfinished checkpoint wrote is taken back, or, where the value before it is gone,
-        removed: the write-ahead log brings it again, or it is lost with the log.
+        Values that an unfinished checkpoint wrote are reverted, or removed if the value before is
+        gone. The write-ahead log has them, unless they are lost with it.
 
         Returns:
-            how many older versions, and how many newest ones, were given up.
+            How many older versions, and how many newest ones, were dropped.
         """
         store, applied = self._store, self._state.applied.commit
         lost = 0
@@ -234,7 +234,7 @@ class StateRepair:
         return None
 
     def drop_snapshots(self) -> int:
-        """Remove snapshots that are ahead of their streams, or unreadable; returns how many."""
+        """Remove snapshots that are unreadable or ahead of their streams; return how many."""
         batch = WriteBatch()
         for key, entry in self._store.scan(Family.LATEST, SNAPSHOTS, SNAPSHOTS_END):
             if entry[8:9] != b"\x01":
@@ -245,7 +245,7 @@ class StateRepair:
             except (ValueError, ArithmeticError):
                 head, snapshot = None, None
             if snapshot is None or head is None or snapshot.version > head.version:
-                # Marked as deleted by the same commit: what leads to it stays right.
+                # Mark it as deleted by the same commit, so that its change stays valid.
                 batch.put(Family.LATEST, key, latest_value(latest_commit(entry), None))
         self._store.write(batch)
         self._store.flush()
@@ -253,7 +253,7 @@ class StateRepair:
 
 
 def set_applied(store: StateStore, applied: Applied) -> None:
-    """Say what the files hold, and how far the write-ahead log was durable."""
+    """Store the applied commit, and how far the write-ahead log was durable."""
     batch = WriteBatch()
     batch.put(Family.INDEX, META_APPLIED, applied_value(applied))
     store.write(batch)
