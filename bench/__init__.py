@@ -1,1 +1,1 @@
-"""Measurements: each module prints a table, and writes what it found as JSON if it is asked to."""
+"""Benchmarks. Each module prints a table, and some also write JSON."""

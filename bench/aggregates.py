@@ -1,7 +1,7 @@
-"""How long loading an aggregate takes: 100 events, 100,000 with a snapshot, 100,000 without.
+"""The time to load an aggregate: 100 events, 100,000 with a snapshot, 100,000 without.
 
-With a snapshot it should not matter how many events a stream has. The three are loaded in turn,
-again and again, so whatever else the machine does is shared out among them.
+With a snapshot, the number of events should not matter. The three are loaded alternately, so other
+load on the machine affects all of them equally.
 
     python -m bench.aggregates --events 100000
 """
@@ -19,16 +19,16 @@ import headwater
 from headwater.cli.server_process import ServerProcess
 
 FEW: Final = 100
-"""Events of the stream to compare with."""
+"""Events of the short stream."""
 
 BATCH: Final = 1000
 """Events of one append while filling."""
 
 ROUNDS: Final = 200
-"""Loads of each of the two that are compared."""
+"""Loads of each of the two compared aggregates."""
 
 ROUNDS_WITHOUT: Final = 3
-"""Loads without a snapshot: each reads everything."""
+"""Loads without a snapshot. Each reads all events."""
 
 
 def evolve(state: dict[str, int], event: Any) -> dict[str, int]:
@@ -42,19 +42,19 @@ NO_SNAPSHOTS: Final = headwater.Repository(INITIAL, evolve, schema=2, snapshot_e
 
 
 def fill(db: headwater.BlockingDatabase, stream: str, count: int) -> None:
-    """Append so many events, through the repository, so that it keeps its snapshots."""
+    """Append *count* events through the repository, so that it saves snapshots."""
     for version in range(0, count, BATCH):
         events = [
             headwater.Event("Moved", {"amount": number})
             for number in range(version, min(count, version + BATCH))
         ]
         SNAPSHOTS.on(db).save(stream, events, version)
-    # A last decision, as the aggregate's use would bring: it saves the state that it loads.
+    # A last decision, like in normal use. It saves the state that it loaded.
     SNAPSHOTS.on(db).decide(stream, lambda _: headwater.Event("Moved", {"amount": 0}))
 
 
 def timed(work: Callable[[], Any]) -> float:
-    """Milliseconds of one call."""
+    """The time of one call in milliseconds."""
     began = time.perf_counter()
     work()
     return (time.perf_counter() - began) * 1000
@@ -63,13 +63,13 @@ def timed(work: Callable[[], Any]) -> float:
 @click.command()
 @click.option("--events", default=100_000, help="Events of the long stream.")
 def main(events: int) -> None:
-    """Load a short and a long aggregate in turn, and compare."""
+    """Load a short and a long aggregate alternately, and compare the times."""
     with (
         tempfile.TemporaryDirectory() as directory,
         ServerProcess(Path(directory)) as server,
         headwater.connect_blocking(server.url) as db,
     ):
-        # The short one has no snapshot: all of its events are read.
+        # The short one has no snapshot, so all its events are read.
         db.append("short-1", [headwater.Event("Moved", {"amount": 1}) for _ in range(FEW)])
         fill(db, "long-1", events)
         short, long = [], []

@@ -1,7 +1,7 @@
-"""Checkouts of Headwater on this machine, to be run beside each other.
+"""Checkouts of Headwater on this machine, to be compared with each other.
 
-A checkout's server is started with its own folders in PYTHONPATH, by this interpreter. Compiled
-modules are much faster than their source, so which of the two runs must be known and the same.
+This interpreter starts a checkout's server with the checkout's folders in PYTHONPATH. Compiled
+modules are much faster than their sources, so all checkouts must run the same form.
 """
 
 import os
@@ -31,19 +31,19 @@ CompileHook(".", {"modules": sys.argv[1:]}, None, None, "", "wheel").initialize(
 
 
 class CheckoutFailed(Exception):
-    """A checkout cannot be run, or should not be compared."""
+    """A checkout cannot run, or must not be compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A checkout, and what its side is called in the report."""
+    """A checkout and its name in the report."""
 
     name: str
     root: Path
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What its server needs, and its clients in its own bench/clients.py."""
+        """The environment for its server and for the clients in its own bench/clients.py."""
         folders = [*(self.root / folder for folder in FOLDERS), self.root]
         return {"PYTHONPATH": os.pathsep.join(str(folder.resolve()) for folder in folders)}
 
@@ -51,7 +51,7 @@ class Checkout:
         """Whether the compiled modules of this checkout would run.
 
         Raises:
-            CheckoutFailed: it cannot be imported, or other code would run in its place.
+            CheckoutFailed: it cannot be imported, or the import finds other code.
         """
         ran = subprocess.run(
             [sys.executable, "-P", "-c", _WHAT_RUNS],
@@ -71,7 +71,7 @@ class Checkout:
         return form == "compiled"
 
     def compile(self) -> None:
-        """Compile the hot modules where they lie. Takes a few minutes.
+        """Compile the hot modules in the checkout, which takes a few minutes.
 
         Raises:
             CheckoutFailed: they could not be compiled.
@@ -93,7 +93,7 @@ class Checkout:
 
 
 def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what would be settings of a server or choose the source."""
+    """The environment without server settings and without HEADWATER_PURE."""
     return {name: value for name, value in environment.items() if not name.startswith("HEADWATER_")}
 
 
@@ -109,5 +109,5 @@ def check_same_form(forms: Mapping[str, bool]) -> None:
 
 
 def form_name(compiled: bool) -> str:
-    """How the report calls what runs."""
+    """The word in the report for compiled modules or source."""
     return "runs compiled" if compiled else "runs from source"

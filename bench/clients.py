@@ -1,8 +1,8 @@
-"""Through the public clients, as a user meets them: each in a process and a loop of its own.
+"""Benchmarks of the public clients, each in its own process and loop.
 
     python -m bench.clients headwater-asyncio-get 4323 2.0
 
-prints calls in a second. The comparison runs it for each pair, in turn.
+prints calls per second. The comparison runs the two loops of each pair alternately.
 """
 
 import asyncio
@@ -37,18 +37,18 @@ PAIRS: Final[tuple[Pair, ...]] = (
     ("conditional append, one at a time", "headwater-append", "umadb-append", 2.0),
     ("conditional append, 16 at once", "headwater-append-16", "umadb-append-16", 2.0),
 )
-"""Title, ours, theirs, and how many times their rate ours must reach."""
+"""Title, our loop, their loop, and the factor of their rate that ours must reach."""
 
 
 def server_of(name: str) -> str:
-    """Which server a loop talks to."""
+    """The server that a loop uses."""
     word = name.partition("-")[0]
     return {"asyncpg": "postgresql"}.get(word, word)
 
 
 def missing_package(name: str) -> str | None:
-    """The package that a loop needs and that is not installed, if there is one."""
-    # It is called as the first word of the loop, whoever's it is.
+    """The missing package that a loop needs, or None."""
+    # The first word of a loop's name is the name of the package.
     word = name.partition("-")[0]
     return word if importlib.util.find_spec(word) is None else None
 
@@ -61,10 +61,10 @@ def measure(
     environment: Mapping[str, str] | None = None,
     checkout: Path | None = None,
 ) -> float:
-    """Calls in a second of one loop, in a process of its own.
+    """Calls per second of one loop, in its own process.
 
-    With *checkout*, its root, and the *environment* for it, the loop and the client are those of
-    another checkout: the modules of its client may have other names than ours.
+    With *checkout* (a root) and its *environment*, the loop and the client are those of another
+    checkout, whose modules may have other names.
 
     Raises:
         LoadFailed: the loop ended with an error.
@@ -188,7 +188,7 @@ def _headwater_append(port: int, seconds: float, tasks: int) -> float:
             idle = [(f"client-{uuid.uuid4().hex}", itertools.count()) for _ in range(tasks)]
 
             async def append() -> None:
-                # Who takes a stream has it alone, so the version is the one that is expected.
+                # Only this task appends to the stream, so the expected version is right.
                 stream, versions = idle.pop()
                 event = headwater.Event("Happened", DATA)
                 await db.append(stream, [event], expect=next(versions))
@@ -208,7 +208,7 @@ def headwater_append_16(port: int, seconds: float) -> float:
 
 
 def _umadb_append(port: int, seconds: float, threads: int) -> float:
-    # Here and not in the threads: it takes over signals, which only this one may.
+    # Connect in the main thread, because the client installs signal handlers.
     import umadb
 
     rates: list[float] = []

@@ -3,9 +3,9 @@
     python -m bench.compare --quick                 a look, in about two minutes
     python -m bench.compare --page docs/benchmarks.md
 
-Every workload runs in rounds; in each round every server has its turn, so what else the machine
-does falls on all of them. Ratios are taken within a round, and their median and spread are told.
-See load.c for the load, and workloads.py for what is asked.
+Every workload runs in rounds. Each round measures all servers, so other load on the machine affects
+all of them. Ratios are computed within a round; the report has their median and spread. load.c
+generates the load, and workloads.py defines the requests.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from bench.workloads import PROTOCOLS, WORKLOADS, Workload, fill
 
 
 def start_servers(directory: Path, running: ExitStack) -> dict[str, Server]:
-    """Start all that are installed, and fill them."""
+    """Start all installed servers, and fill them."""
     absent = servers.missing()
     for name, what in absent.items():
         print(f"skipped: {name} is not installed ({what})")
@@ -51,7 +51,7 @@ def start_servers(directory: Path, running: ExitStack) -> dict[str, Server]:
 def measure_round(
     load: Load, workload: Workload, server: Server, number: int, *, warm_up_s: float, seconds: float
 ) -> Round:
-    """One server's turn."""
+    """Measure one server in one round."""
     make = workload.scripts[server.name]
     scripts = [
         make(random.Random(1000 * number + place), place) for place in range(workload.connections)
@@ -66,7 +66,7 @@ def measure_round(
         measure_s=seconds,
     )
     used = servers.cpu_seconds(server.pid) - before
-    # The processor time is of the warm-up too, so the requests are reckoned for both.
+    # The processor time includes the warm-up, so count the requests of both.
     requests = measured.rate * workload.factor * (seconds + warm_up_s)
     return Round(
         rate=measured.rate * workload.factor,
@@ -88,7 +88,7 @@ def measure_rows(
     warm_up_s: float,
     seconds: float,
 ) -> Iterator[Row]:
-    """Every workload on every server that can do it."""
+    """Measure every workload on every server that supports it."""
     for workload in workloads:
         row = Row(
             workload.name,
@@ -100,7 +100,7 @@ def measure_rows(
         )
         names = [name for name in started if name in workload.scripts]
         for number in range(rounds):
-            # Not always the same one first.
+            # Change the order with each round.
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 try:
                     found = measure_round(
@@ -116,7 +116,7 @@ def measure_rows(
 
 
 def measure_clients(started: dict[str, Server], rounds: int, seconds: float) -> Iterator[Verdict]:
-    """Pairs of clients, in turn."""
+    """Measure pairs of clients alternately."""
     for title, ours, theirs, target in clients.PAIRS:
         rival = started.get(clients.server_of(theirs))
         package = clients.missing_package(theirs)
@@ -136,7 +136,7 @@ def measure_clients(started: dict[str, Server], rounds: int, seconds: float) -> 
 def measure_conditions(
     load: Load, directory: Path, rounds: int, seconds: float
 ) -> Iterator[Verdict]:
-    """Headwater against itself."""
+    """Compare Headwater with itself under other conditions."""
     for title, against, measure, target, at_most in (
         ("p99 of puts during checkpoints", "times without", conditions.checkpoint, 2.0, True),
         ("p99 of gets, sync slowed to 50 ms", "times a fast disk", conditions.slow_disk, 2.0, True),
@@ -149,7 +149,7 @@ def measure_conditions(
 
 
 def measure_sizes(load: Load, directory: Path, rounds: int, seconds: float) -> Iterator[Verdict]:
-    """Headwater with many keys, and with ten times as many."""
+    """Compare Headwater with many keys and with ten times as many."""
     small, large = (f"{count:,}" for count in sizes.SIZES)
     for what, values in sizes.sizes(load, directory / "sizes", rounds, seconds):
         title, against = f"{what}, {large} keys", f"times with {small}"
@@ -159,7 +159,7 @@ def measure_sizes(load: Load, directory: Path, rounds: int, seconds: float) -> I
 
 
 def main() -> None:
-    """Measure, and print what was found."""
+    """Measure and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="2 rounds of 0.5 s")
     parser.add_argument("--rounds", type=int, default=5)
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="a Markdown page to put the report into")
     parser.add_argument("--directory", type=Path, help="where the data goes; default: temporary")
     given = parser.parse_args()
-    # So that whoever ends us ends the servers, too.
+    # A signal that ends this process must also end the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if given.quick:
         given.rounds, given.seconds, given.warm_up = 2, 0.5, 0.3
@@ -201,7 +201,7 @@ def main() -> None:
         settings = {**timing, **_settings_of(started)}
         if only is None or "conditions" in only:
             verdicts += measure_conditions(load, directory, given.rounds, given.seconds)
-        # To fill them takes minutes, so a quick look goes without.
+        # Filling them takes minutes, so a quick run skips this.
         if "sizes" in only if only is not None else not given.quick:
             verdicts += measure_sizes(load, directory, given.rounds, given.seconds)
     report = text(facts, settings, rows, verdicts)

@@ -1,6 +1,6 @@
-"""Headwater against itself: under a checkpoint, on a slow disk, after a crash.
+"""Headwater compared with itself: during checkpoints, on a slow disk, after a crash.
 
-Each measurement gives the same workload twice, with and without what is in question, in turn.
+Each measurement runs the same workload with and without the condition, alternately.
 """
 
 import random
@@ -24,12 +24,12 @@ SLOW_SYNC_US: Final = 50_000
 NO_CHECKPOINT: Final = ("--checkpoint-commits", "100000000", "--checkpoint-size", "4000")
 OFTEN: Final = ("--checkpoint-commits", "5000")
 REPLAYED: Final = 50_000
-"""Commits of the log that is replayed: as many as there are before a checkpoint."""
+"""Commits in the log that is replayed: as many as between two checkpoints."""
 
 _GROUP: Final = 250
 
 WRITERS: Final = 4
-"""Connections that put while the reads are measured: a quiet disk would slow nobody."""
+"""Connections that put during the reads. Without writes, a slow disk would not matter."""
 
 
 def _workload(name: str) -> Workload:
@@ -58,7 +58,7 @@ def _run(load: Load, server: Headwater, name: str, seconds: float, connections: 
 
 
 def checkpoint(load: Load, directory: Path, rounds: int, seconds: float) -> list[float]:
-    """p99 of puts with a checkpoint nearly all the time, over that without one; a round each."""
+    """p99 of puts during constant checkpoints, divided by p99 without checkpoints, by round."""
     ratios: list[float] = []
     for number in range(rounds):
         with _server(directory / f"quiet-{number}", *NO_CHECKPOINT) as quiet:
@@ -70,7 +70,7 @@ def checkpoint(load: Load, directory: Path, rounds: int, seconds: float) -> list
 
 
 def slow_disk(load: Load, directory: Path, rounds: int, seconds: float) -> list[float]:
-    """p99 of gets beside puts on a disk whose sync takes 50 ms, over that on the disk as it is."""
+    """p99 of gets during puts with an fsync of 50 ms, divided by p99 on the real disk."""
     directory.mkdir(parents=True, exist_ok=True)
     library = directory / "slow_sync.so"
     source = Path(__file__).with_name("slow_sync.c")
@@ -100,7 +100,7 @@ def _reads_beside_puts(load: Load, server: Headwater, seconds: float) -> Measure
 
 
 def recovery(load: Load, directory: Path, rounds: int, seconds: float) -> list[float]:
-    """Commits of the log that a start replays in a second; the log was left as by kill -9."""
+    """Commits per second that a start replays after a kill -9."""
     rates: list[float] = []
     for number in range(rounds):
         path = directory / f"log-{number}"

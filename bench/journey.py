@@ -4,11 +4,11 @@
     python -m bench.journey --list put             and the functions of one, in the order first met
     python -m bench.journey --checkout ../other    the same for another checkout
 
-The figures are counts, so they do not vary with the machine. They are taken on the source, with
-the files in memory and without the driver of the sockets: from the received bytes to the bytes to
-send. Only functions of headwater_protocol and headwater_server count. A comprehension is a function
-of its own, and a generator is called once, however often it is resumed. Python 3.12 and later run
-list comprehensions inside of their function, so counts of different versions do not compare.
+The figures are counts, so they do not depend on the machine. They are counted in the source, with
+files in memory and without the sockets' driver: from received bytes to bytes to send. Only
+functions of headwater_protocol and headwater_server count. A comprehension counts as a function,
+and a generator counts as one call, however often it is resumed. Python 3.12 and later inline list
+comprehensions, so counts of different Python versions are not comparable.
 """
 
 import argparse
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from tests.test_costs import Costs
 
 PACKAGES: Final = ("headwater_protocol", "headwater_server")
-"""What is counted. In-memory files and store are part of headwater_server, so they count too."""
+"""The packages whose calls count. They include the in-memory files and store."""
 
 PUTS: Final = 16
-"""Requests of one connection that are served in one turn and share a sync."""
+"""Requests of one connection that are served in one turn and share an fsync."""
 
 CREDIT: Final = 1_000
-"""Events that the subscriber allows ahead: more than are appended here."""
+"""Credit of the subscriber: more than the events that are appended here."""
 
 SCAN_KEYS: Final = 100
 VALUE: Final = bytes(100)
@@ -45,7 +45,7 @@ VALUE: Final = bytes(100)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of one of our functions."""
+    """A call of one of Headwater's functions."""
 
     module: str
     function: str
@@ -59,7 +59,7 @@ class Journey:
     """The calls that requests of one kind made, in order.
 
     Attributes:
-        requests: how many requests these calls served.
+        requests: number of requests that these calls served.
     """
 
     name: str
@@ -69,24 +69,24 @@ class Journey:
 
     @property
     def functions(self) -> tuple[Call, ...]:
-        """The distinct functions, in the order first met."""
+        """The distinct functions, in the order of their first calls."""
         return tuple(dict.fromkeys(self.calls))
 
     @property
     def modules(self) -> int:
-        """How many distinct modules were met."""
+        """The number of distinct modules."""
         return len({call.module for call in self.calls})
 
     @property
     def changes(self) -> int:
-        """How many calls were in another module than the call before."""
+        """The number of calls in another module than the previous call."""
         return sum(before.module != after.module for before, after in pairwise(self.calls))
 
 
 def traced(function: Callable[[], object]) -> tuple[Call, ...]:
-    """The calls of our functions that *function* makes."""
+    """The calls of Headwater's functions that *function* makes."""
     calls: list[Call] = []
-    # Kept alive, so that no later frame can have the identity of an earlier one.
+    # Keep all frames alive, so that no two have the same id().
     generators: set[FrameType] = set()
 
     def see(frame: FrameType, event: str, argument: object) -> None:
@@ -102,7 +102,7 @@ def traced(function: Callable[[], object]) -> tuple[Call, ...]:
             generators.add(frame)
         calls.append(Call(module, code.co_qualname))
 
-    # A collection of garbage would call back into whoever asked for it.
+    # A garbage collection could call Headwater's callbacks.
     gc.disable()
     sys.setprofile(see)
     try:
@@ -123,9 +123,9 @@ class _Travels:
         self._appends = 0
 
     def all(self) -> Iterator[Journey]:
-        """Trace every journey but that to a subscriber.
+        """Trace all journeys except that to a subscriber.
 
-        Each kind of request was served before, so no stream is new and no page unread.
+        Each kind of request has been served before, so streams and caches are warm.
         """
         key, stored = b"k000", [["put", b"k%03d" % n, VALUE] for n in range(SCAN_KEYS)]
         get = self._frame(1, "get", None, key)
@@ -151,11 +151,11 @@ class _Travels:
         yield Journey("checkpoint", "checkpoint of 2 commits", calls)
 
     async def append_to_subscriber(self) -> Journey:
-        """An append that a live subscriber of all events is sent."""
+        """Trace an append that is pushed to a live subscriber of all events."""
         self._serve(self._append())
         self._costs.request("subscribe", 0, {}, CREDIT)
         async with trio.open_nursery() as nursery:
-            # History is pushed by a task; it has nothing to do once the subscriber is live.
+            # A task pushes past events. It is idle once the subscriber is live.
             nursery.start_soon(self._costs.server.service.subscriptions.run)
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
@@ -182,13 +182,13 @@ class _Travels:
         self._take()
 
     def _receive(self, data: bytes) -> None:
-        """As the driver does: serve what came, then make durable what it committed."""
+        """Process received bytes like the driver: serve requests, then make commits durable."""
         self._costs.session.receive(data)
         if not self._costs.session.output_size:
             self._costs.commit()
 
     def _take(self) -> None:
-        """Take the answers, and see that the first is no error."""
+        """Take the answers, and check that the first is not an error."""
         answers = self._costs.take()
         assert answers, "every request is answered"
         assert b"\x01\x94" not in answers[:8], f"an error: {answers!r}"
@@ -203,18 +203,18 @@ class _Travels:
         return self._frame(1, "execute", self._id(), [], [], [append])
 
     def _id(self) -> bytes:
-        """An id as clients make it, a UUIDv7. Others cost a look-up more."""
+        """A UUIDv7, as clients make it. Other ids need another look-up."""
         self._ids += 1
         time = (self._costs.database.now // 1000) << 16 | 0x7000
         return time.to_bytes(8, "big") + (1 << 63 | self._ids).to_bytes(8, "big")
 
 
 async def journeys() -> list[Journey]:
-    """Trace all journeys, on the source that is imported here."""
+    """Trace all journeys of the imported source."""
     from headwater_protocol.compiled import in_use
     from tests.test_costs import Costs, frame
 
-    assert not in_use(), "calls of compiled functions cannot be seen"
+    assert not in_use(), "calls of compiled functions cannot be traced"
     found = list(_Travels(Costs(), frame).all())
     found.append(await _Travels(Costs(), frame).append_to_subscriber())
     return found
@@ -234,7 +234,7 @@ def table(found: list[Journey]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print the table, and the functions of the journeys that were named."""
+    """Print the table, and the functions of the journeys in --list."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--checkout", type=Path, help="the root of another checkout")
     parser.add_argument("--list", metavar="NAMES", help="journeys, with commas; or all")
@@ -251,7 +251,7 @@ def main() -> None:
 
 
 def _in_checkout(root: Path, names: str | None) -> int:
-    """Run this file on the source of a checkout; its tests bring the database in memory."""
+    """Run this file on the source of a checkout, with the in-memory database of its tests."""
     folders = [root / name for name in ("protocol", "client", "server", "")]
     environment: dict[str, Any] = {**os.environ, "HEADWATER_PURE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(str(folder.resolve()) for folder in folders)

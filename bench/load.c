@@ -1,19 +1,19 @@
-/* The load: a closed loop over many connections, sending requests that were made beforehand.
+/* The load generator: a closed loop over many connections that sends prepared requests.
  *
- * A generator written in Python would be what is measured. This one touches each byte once: it
- * sends blobs that bench/load.py wrote into a file, counts answers by the framing of the
- * protocol, and knows nothing else. It is the same code for every server.
+ * It is written in C because a Python generator would be slower than the servers. It sends blobs from
+ * a file that bench/load.py wrote, and counts answers by the framing of the protocol. The code is the
+ * same for every server.
  *
- *     connection   setup, then cycles, one after the other, over and over
- *     cycle        one or more steps; the next is sent when all answers of the last are there
- *     step         bytes, the number of answers that they get, and patches: places where
+ *     connection   setup, then cycles, one after the other, in an endless loop
+ *     cycle        one or more steps; each is sent after all answers of the previous one
+ *     step         bytes, the number of their answers, and patches: places where
  *                  base + (number of the cycle on this connection) is written, u64 big-endian;
- *                  with the greatest base it is the start of a UUIDv7 of now instead
+ *                  with the largest base, the start of a UUIDv7 of the current time
  *
- * So transaction ids and versions differ in each request without the file being long. Cycles of
- * one step may be sent several deep. When an answer is an error, a cycle that has a `recover`
- * step is begun again (after that step, if it is not empty) and counts once, with all the time
- * that it took; for others the error is counted and told.
+ * So transaction ids and versions differ in each request, although the file is short. Cycles of one
+ * step can be pipelined. If an answer is an error, a cycle with a `recover` step restarts (after that
+ * step, if it is not empty). It counts once, with its total time. For other cycles the error is
+ * counted and reported.
  *
  *     load PROTOCOL HOST PORT FILE DEPTH WARM_UP_S MEASURE_S
  */
@@ -42,17 +42,17 @@ typedef struct { uint8_t *data; size_t start, end, room; } Buffer;
 
 typedef struct {
     int fd;
-    int ready;                  /* setup was answered */
+    int ready;                  /* the setup is answered */
     Step setup;
     Cycle *cycles;
     uint32_t cycle_count;
-    uint64_t uuid_start;        /* of the transaction's id: made when its cycle began */
-    uint64_t number;            /* cycles begun; what patches add to their base */
-    Cycle *current;             /* of a cycle of several steps */
+    uint64_t uuid_start;        /* start of the transaction id, made when its cycle began */
+    uint64_t number;            /* number of started cycles, which patches add to their base */
+    Cycle *current;             /* the current cycle, if it has several steps */
     uint32_t step;              /* its step in flight; count: the recover step */
     int failed;                 /* an answer of the step in flight was an error */
-    uint32_t owed;              /* answers that the oldest request still waits for */
-    double began[DEPTH_MAX];    /* of the requests in flight, a ring */
+    uint32_t owed;              /* missing answers of the oldest request */
+    double began[DEPTH_MAX];    /* start times of the requests in flight, a ring */
     uint32_t oldest, in_flight;
     Buffer in, out;
 } Connection;
@@ -70,8 +70,8 @@ static void die(const char *what) {
     exit(1);
 }
 
-/* Framings: the size of the answer at the start of the data, 0 if it is not all there, and
- * whether it is an error. A negative size is a message that is not an answer by itself. */
+/* Framings: the size of the answer at the start of the data, 0 if it is incomplete, and whether it is
+ * an error. A negative size is a message that does not complete an answer. */
 
 static long headwater(const uint8_t *data, size_t size, int *error) {
     if (size < 4) return 0;
@@ -133,7 +133,7 @@ static long http(const uint8_t *data, size_t size, int *error) {
     return 0;
 }
 
-/* What was measured. */
+/* Results. */
 
 static uint32_t *latencies;     /* tenths of a microsecond */
 static size_t latency_count, latency_room;
@@ -176,7 +176,7 @@ static uint8_t *room_in(Buffer *buffer, size_t size) {
     return buffer->data + buffer->end;
 }
 
-/* 48 bits of milliseconds, then the version: as a client makes ids, at the time of the request. */
+/* 48 bits of milliseconds, then the version, like the ids of a client, at the time of the request. */
 static uint64_t uuid_start(void) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
@@ -198,7 +198,7 @@ static void put_step(Connection *c, const Step *step, uint64_t number) {
 static void send_some(Connection *c) {
     while (c->out.start < c->out.end) {
         ssize_t sent = send(c->fd, c->out.data + c->out.start, c->out.end - c->out.start, MSG_NOSIGNAL);
-        if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return; /* the next answer tries again */
+        if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return; /* retried at the next answer */
         if (sent < 0) die("send");
         c->out.start += sent;
     }
@@ -221,7 +221,7 @@ static void next_step(Connection *c, uint32_t step) {
     put_step(c, next, c->number - 1);
 }
 
-/* All answers of the oldest request are there. */
+/* All answers of the oldest request have arrived. */
 static void answered(Connection *c, double at, uint32_t depth) {
     Cycle *cycle = c->current;
     if (c->failed && cycle->retries && c->step < cycle->count) {
@@ -230,7 +230,7 @@ static void answered(Connection *c, double at, uint32_t depth) {
         c->step = cycle->count;
     }
     if (c->step == cycle->count) {
-        /* Again, under a new number and so a new transaction id; the time goes on. */
+        /* Retry with a new number and so a new transaction id. The time continues. */
         c->step = 0;
         c->owed = cycle->steps[0].answers;
         c->uuid_start = uuid_start();

@@ -1,8 +1,8 @@
 """The load generator: compiles load.c, writes the file that it reads, and runs it.
 
-Requests are made here, once, before the clock runs. What must differ each time (a transaction's
-id, an expected version) is a *mark* of eight bytes in the request, which the generator overwrites
-with a number that counts up.
+Requests are made here, before the measurement. A part that must differ each time (a transaction id,
+an expected version) is a *mark* of eight bytes in the request, which the generator overwrites with
+an increasing number.
 """
 
 import json
@@ -23,16 +23,16 @@ _U64: Final = struct.Struct("<Q")
 
 
 class LoadFailed(Exception):
-    """The generator ended with an error, or the server answered with errors."""
+    """The load generator failed, or the server answered with errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Bytes to send at once, and the number of answers that they get.
+    """Bytes to send together, and the number of their answers.
 
     Attributes:
-        marks: eight bytes that occur in the data, with the number to which that of the cycle is
-            added; the sum is written over them.
+        marks: eight bytes that occur in the data, with a base. The generator overwrites them with
+            the base plus the number of the cycle.
     """
 
     data: bytes
@@ -40,12 +40,12 @@ class Step:
     marks: Mapping[bytes, int] | None = None
 
     def pack(self) -> bytes:
-        """The step as load.c reads it."""
+        """The step in the format of load.c."""
         patches: list[bytes] = []
         for mark, base in (self.marks or {}).items():
             assert len(mark) == 8
             at = self.data.find(mark)
-            assert at >= 0, "a mark that does not occur"
+            assert at >= 0, "a mark is missing in the data"
             while at >= 0:
                 patches.append(_PATCH.pack(at, base))
                 at = self.data.find(mark, at + 8)
@@ -59,10 +59,10 @@ NOTHING: Final = Step(b"", 0)
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """Steps of which each waits for the answers of the one before.
+    """Steps; each is sent after all answers of the previous one.
 
     Attributes:
-        retries: an error in an answer begins the cycle again, after *recover*.
+        retries: whether the cycle restarts after an error, with *recover* before it.
     """
 
     steps: Sequence[Step]
@@ -72,13 +72,13 @@ class Cycle:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What one connection sends: a setup, then the cycles, over and over."""
+    """The requests of one connection: a setup, then the cycles in an endless loop."""
 
     cycles: Sequence[Cycle]
     setup: Step = NOTHING
 
     def pack(self) -> bytes:
-        """The script as load.c reads it."""
+        """The script in the format of load.c."""
         parts = [self.setup.pack(), _U64.pack(0), _U32.pack(len(self.cycles))]
         for cycle in self.cycles:
             parts += (_U32.pack(len(cycle.steps)), _U32.pack(cycle.retries))
@@ -89,7 +89,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the generator saw in the measured time; latencies are in microseconds."""
+    """The results of the measured time. Latencies are in microseconds."""
 
     requests: int
     seconds: float
@@ -105,7 +105,7 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Requests, or whole cycles, in a second."""
+        """Requests, or whole cycles, per second."""
         return self.requests / self.seconds
 
 
@@ -136,10 +136,10 @@ class Load:
         warm_up_s: float,
         measure_s: float,
     ) -> Measured:
-        """Send *scripts*, one a connection, and return what was measured after the warm-up.
+        """Run each script on its own connection and return the results after the warm-up.
 
         Raises:
-            LoadFailed: a connection broke, or an answer was an error that is not retried.
+            LoadFailed: a connection broke, or an error was not retried.
         """
         path = Path(self._directory.name) / "requests"
         path.write_bytes(_U32.pack(len(scripts)) + b"".join(script.pack() for script in scripts))

@@ -1,4 +1,4 @@
-"""Facts of the machine, without which figures say nothing."""
+"""Facts about the machine on which figures were measured."""
 
 import os
 import platform
@@ -10,11 +10,11 @@ from typing import Any, Final
 import psutil
 
 SYNCS: Final = 200
-"""Syncs whose median stands for the disk."""
+"""Number of fsyncs; their median characterizes the disk."""
 
 
 def facts(directory: Path) -> dict[str, Any]:
-    """What the figures were measured on, and how busy that was."""
+    """The hardware, software and load of the machine."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "processor": _processor(),
@@ -38,7 +38,7 @@ def _processor() -> str:
 
 
 def _sync_us(directory: Path) -> float:
-    """The median time of a small write and its sync, into space that the file has."""
+    """The median time of a small write and fsync in preallocated space."""
     path = directory / "sync-probe"
     times: list[float] = []
     with path.open("wb") as file:

@@ -4,14 +4,14 @@
     python -m bench.paired --base ../before --only put-16-deep,get
 
 Each checkout has a real server with its own data on the same disk. Both get the same load, one
-after the other, and the order changes with every round. A figure is the ratio new/base within a
-round: what else the machine does falls on both. The report has the median of the rounds, the least
-and the most. Run a checkout against itself to learn how large a difference means nothing.
+after the other, in an order that changes with every round. A figure is the ratio new/base within a
+round, so other load on the machine affects both. The report has the median, minimum and maximum of
+the rounds. To learn which differences are noise, compare a checkout with itself.
 
-"cpu" is the server's processor time for a request, new/base. Where others use the machine, look at
-it first, and take many short rounds. At a load average of 6 to 10 on two cores, a checkout against
-itself had medians of 0.55 to 1.43 (rates) and 0.68 to 1.40 (cpu) in five rounds of 1.5 s; in forty
-of 0.4 s they were 0.92 and 1.01, and 1.07 and 0.97.
+"cpu" is the server's processor time per request, new/base. If others use the machine, look at it
+first, and run many short rounds. At a load average of 6 to 10 on two cores, a checkout compared with
+itself had medians of 0.55 to 1.43 (rates) and 0.68 to 1.40 (cpu) in five rounds of 1.5 s. In forty
+rounds of 0.4 s they were 0.92 and 1.01, and 1.07 and 0.97.
 """
 
 import argparse
@@ -41,18 +41,18 @@ from bench.restarts import Restarts
 from bench.workloads import WORKLOADS, Workload, fill
 
 SUSTAINED: Final = "put-16-deep"
-"""The workload whose latencies are measured for so long that checkpoints run."""
+"""The workload whose latencies are measured long enough to include checkpoints."""
 
 CLIENT_ROWS: Final = {
     "blocking-get": ("blocking client, get", "headwater-blocking-get"),
     "conditional-append": ("conditional append, one at a time", "headwater-append"),
 }
-"""Rows whose client is that of the checkout too: name, title, loop of bench/clients.py."""
+"""Rows that use the checkout's own client: name, title, loop of bench/clients.py."""
 
 
 @dataclass(slots=True)
 class Side:
-    """What one checkout was measured to do in a row: a value a round."""
+    """The values of one checkout in a row, one for each round."""
 
     values: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Row:
     """One row of the report.
 
     Attributes:
-        less_is_better: for latencies; of all others more is better.
+        less_is_better: true for latencies, false for everything else.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Row:
     new: Side = field(default_factory=Side)
 
     def line(self) -> str:
-        """The row as it is printed."""
+        """The row as a printed line."""
         ratios = ratios_of(self.base.values, self.new.values)
         cpu = ratios_of(self.base.cpu_ms, self.new.cpu_ms)
         told = f"{statistics.median(cpu):.3f}" if cpu else ""
@@ -91,18 +91,18 @@ HEADS: Final = f"{'row':<19} {'median':>6}  {'least to most':<16} {'cpu':>6}  {'
 
 
 def ratios_of(base: Sequence[float], new: Sequence[float]) -> list[float]:
-    """New over base, round by round."""
+    """The ratios new/base by round."""
     return [after / before for before, after in zip(base, new, strict=True)]
 
 
 def order_of(number: int) -> tuple[str, str]:
-    """Which side has its turn first in a round: each as often as the other."""
+    """The order of both sides in a round; each is first equally often."""
     return ("base", "new") if number % 2 == 0 else ("new", "base")
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long things are measured, in seconds, and how often."""
+    """Durations of measurements, in seconds, and the number of rounds."""
 
     rounds: int
     seconds: float
@@ -111,7 +111,7 @@ class Timing:
 
 
 class Pair:
-    """The servers of both checkouts, and what is measured on them."""
+    """The servers of both checkouts, and their measurements."""
 
     def __init__(
         self, load: Load, checkouts: dict[str, Checkout], directory: Path, timing: Timing
@@ -134,7 +134,7 @@ class Pair:
             self._servers[name] = server
 
     def measure(self, wanted: Callable[[str], bool]) -> Iterator[Row]:
-        """Measure all rows that are wanted, each in rounds."""
+        """Measure the selected rows, each in rounds."""
         for workload in WORKLOADS:
             if wanted(workload.name) and "headwater" in workload.scripts:
                 yield self._rate(workload)
@@ -174,7 +174,7 @@ class Pair:
         return row
 
     def _sustained(self) -> Iterator[Row]:
-        """Latencies under a load that lasts, since checkpoints are a part of it."""
+        """Latencies under a long load, which includes checkpoints."""
         workload = next(each for each in WORKLOADS if each.name == SUSTAINED)
         rate = Row("sustained", f"{workload.title}, under sustained load", "requests/s")
         p50 = Row("sustained-p50", "its median latency", "us", less_is_better=True)
@@ -204,7 +204,7 @@ class Pair:
     def _run(
         self, workload: Workload, name: str, number: int, seconds: float
     ) -> tuple[float, float, float, float]:
-        """A second's work, p50 and p99 in microseconds, and ms of processor time for 1,000."""
+        """Requests per second, p50 and p99 in microseconds, processor ms per 1,000 requests."""
         server = self._servers[name]
         scripts = scripts_of(workload, number)
         before = servers.cpu_seconds(server.pid)
@@ -221,13 +221,13 @@ class Pair:
             raise LoadFailed(f"{workload.name} on {name}: {error}") from error
         used_s = servers.cpu_seconds(server.pid) - before
         rate = measured.rate * workload.factor
-        # The processor time is of the warm-up too, so the requests are reckoned for both.
+        # The processor time includes the warm-up, so count the requests of both.
         requests = rate * (seconds + self._timing.warm_up_s)
         return rate, measured.p50_us, measured.p99_us, 1e6 * used_s / max(requests, 1)
 
 
 def scripts_of(workload: Workload, number: int) -> list[Script]:
-    """The scripts of a round: the same keys in the same order for both sides."""
+    """The scripts of a round. Both sides get the same keys in the same order."""
     make = workload.scripts["headwater"]
     return [
         make(random.Random(1000 * number + place), place) for place in range(workload.connections)
@@ -235,16 +235,16 @@ def scripts_of(workload: Workload, number: int) -> list[Script]:
 
 
 def row_names() -> list[str]:
-    """What --only takes."""
+    """The row names for --only."""
     loads = [each.name for each in WORKLOADS if "headwater" in each.scripts]
     return [*loads, *CLIENT_ROWS, "sustained", "recovery"]
 
 
 def prepare(checkouts: dict[str, Checkout], *, compile_both: bool, mixed: bool) -> None:
-    """See that both can be compared, and say what of them runs.
+    """Check that the checkouts can be compared, and print which form of each runs.
 
     Raises:
-        CheckoutFailed: one cannot be run, or only one of them is compiled.
+        CheckoutFailed: one cannot run, or only one of them is compiled.
     """
     forms: dict[str, bool] = {}
     for name, checkout in checkouts.items():
@@ -259,7 +259,7 @@ def prepare(checkouts: dict[str, Checkout], *, compile_both: bool, mixed: bool) 
 
 
 def main() -> None:
-    """Measure, and print a line for each row as soon as it is known."""
+    """Measure, and print each row when it is ready."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base", type=Path, required=True, help="root of the other checkout")
     parser.add_argument("--new", type=Path, default=HERE, help="root; default: this checkout")
@@ -276,7 +276,7 @@ def main() -> None:
     unknown = only - set(row_names())
     if unknown:
         parser.error(f"--only: no row is called {', '.join(sorted(unknown))}")
-    # So that whoever ends us ends the servers, too.
+    # A signal that ends this process must also end the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     checkouts = {"base": Checkout("base", given.base), "new": Checkout("new", given.new)}
     timing = Timing(given.rounds, given.seconds, given.warm_up, given.sustained)

@@ -1,4 +1,4 @@
-"""What was measured, as a table, as charts, and as a verdict for each row."""
+"""The report: a table, charts, and a verdict for each row."""
 
 import json
 import statistics
@@ -21,7 +21,7 @@ COLOURS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One server's figures in one round of one workload."""
+    """The figures of one server in one round of a workload."""
 
     rate: float
     p50_us: float
@@ -34,7 +34,7 @@ class Round:
 
 @dataclass(slots=True)
 class Row:
-    """A workload: every server's rounds, and how Headwater compares."""
+    """A workload: the rounds of every server, and the comparison with Headwater."""
 
     name: str
     title: str
@@ -45,7 +45,7 @@ class Row:
     rounds: dict[str, list[Round]] = field(default_factory=dict)
 
     def ratios(self, rival: str) -> list[float]:
-        """Headwater's rate over the rival's, round by round; for "rate" its rate itself."""
+        """Headwater's rate divided by the rival's, by round; for "rate", Headwater's rate."""
         own = self.rounds["headwater"]
         if rival == "rate":
             return [each.rate for each in own]
@@ -53,7 +53,7 @@ class Row:
         return [a.rate / b.rate for a, b in zip(own, others, strict=False)]
 
     def cpu_ratio(self, rival: str) -> float:
-        """How many requests Headwater serves in the processor time of one of the rival."""
+        """Headwater's requests per processor second, divided by the rival's."""
         own = statistics.median(each.cpu_ms_per_1000 for each in self.rounds["headwater"])
         other = statistics.median(each.cpu_ms_per_1000 for each in self.rounds[rival])
         return other / own if own else 0.0
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One comparison: the median of its rounds, the least and the most, and what is wanted."""
+    """A comparison: the median, minimum and maximum of its rounds, and the target."""
 
     title: str
     against: str
@@ -79,7 +79,7 @@ class Verdict:
         return self.median <= self.target if self.at_most else self.median >= self.target
 
     def line(self) -> str:
-        """The verdict as a line of the table."""
+        """The verdict as a row of the table."""
         sign = "≤" if self.at_most else "≥"
         spread = f"{_figure(min(self.values))} to {_figure(max(self.values))}"
         return (
@@ -94,7 +94,7 @@ def _figure(value: float) -> str:
 
 
 def verdicts_of(row: Row) -> Iterator[Verdict]:
-    """The comparisons of a row whose rival took part."""
+    """The comparisons of a row with the rivals that ran."""
     for rival, target in row.targets.items():
         values = row.ratios(rival)
         if values:
@@ -147,7 +147,7 @@ def write_json(
     rows: Sequence[Row],
     verdicts: Sequence[Verdict],
 ) -> None:
-    """Everything that was measured, round by round."""
+    """Write all figures, by round."""
     found = {
         "machine": facts,
         "settings": settings,
@@ -158,7 +158,7 @@ def write_json(
 
 
 def put_into(page: Path, report: str) -> None:
-    """Replace what stands between the two marks of a page, or append it with them."""
+    """Replace the text between the two marks of a page, or append marks and text."""
     before = page.read_text() if page.exists() else "# Benchmarks\n"
     block = f"{BEGIN}\n\n{report}\n{END}"
     if BEGIN in before and END in before:
@@ -169,7 +169,7 @@ def put_into(page: Path, report: str) -> None:
 
 
 def chart(rows: Sequence[Row], title: str) -> str:
-    """Bars of the rates of some rows, as SVG; each row to its own scale."""
+    """A bar chart of the rates of some rows, as SVG. Each row has its own scale."""
     bars: list[str] = []
     y = 34
     for row in rows:

@@ -1,4 +1,4 @@
-"""Requests of each protocol, as bytes: what a client would send, without a client.
+"""Requests of each protocol as bytes, made without a client library.
 
 Headwater     frames of msgpack; a transaction's id is a UUIDv7 whose last eight bytes count
 Redis         RESP arrays
@@ -20,16 +20,16 @@ from bench.load import Step
 _U32: Final = struct.Struct(">I")
 
 MARK: Final = b"\xfa\xce\xfa\xce\xfa\xce\xfa\xce"
-"""Stands for the last half of a transaction's id."""
+"""Placeholder for the last half of a transaction id."""
 
 TIME_MARK: Final = b"\xfb\xce\xfb\xce\xfb\xce\x7b\xce"
-"""Stands for the first half: the time, and the version of the UUID."""
+"""Placeholder for the first half: the time and the UUID version."""
 
 NOW: Final = 2**64 - 1
-"""What load.c takes for the start of a UUIDv7 of the time of the request."""
+"""Makes load.c write the start of a UUIDv7 with the time of the request."""
 
 COUNT: Final = 0xFBCD_FBCD_FBCD_FBCD
-"""Stands for a number that counts up, from 0 on: msgpack gives it nine bytes."""
+"""Placeholder for a number that counts from 0. It has nine bytes in msgpack."""
 
 COUNT_MARK: Final = COUNT.to_bytes(8, "big")
 
@@ -37,7 +37,7 @@ COUNT_MARK: Final = COUNT.to_bytes(8, "big")
 
 
 class Transactions:
-    """The transaction ids of one connection: no other connection and no other run has them."""
+    """The transaction ids of one connection. They are unique over connections and runs."""
 
     def __init__(self) -> None:
         self.id: Final = TIME_MARK + MARK
@@ -45,11 +45,11 @@ class Transactions:
 
     @property
     def marks(self) -> Mapping[bytes, int]:
-        """For a step: an id starts with the time, as a client's does, and counts up."""
+        """Marks for a step: the id starts with the time, like a client's, and counts up."""
         return {TIME_MARK: NOW, MARK: self.base}
 
     def first(self, request: bytes) -> bytes:
-        """The request with the first id, for who sends it without the generator."""
+        """The request with the first id, to send it without the generator."""
         return request.replace(TIME_MARK, bytes(8)).replace(MARK, self.base.to_bytes(8, "big"))
 
 

@@ -1,10 +1,10 @@
-"""How long a restart takes after kill -9, and how much memory the server needs.
+"""The time of a restart after kill -9, and the memory of the server.
 
     load n keys and n events -> kill -9 under load -> start: seconds to the first answer
                              -> read and write all over the keys and streams: private memory
 
-Both should depend on what was written since the last checkpoint, not on what is stored: so run
-it with different n and compare.
+Both should depend on the data written since the last checkpoint, not on all stored data. To verify
+this, compare runs with different n.
 
     python -m bench.restart --keys 1000000 --json restart.json
 """
@@ -31,7 +31,7 @@ from headwater.cli.server_process import ServerProcess
 MIB: Final = 1024 * 1024
 
 BATCH: Final = 1000
-"""Keys, and events, that one transaction of the load writes."""
+"""Keys and events in each transaction of the load."""
 
 EVENTS_A_STREAM: Final = 100
 """Events of a stream; a transaction of the load fills BATCH / EVENTS_A_STREAM of them."""
@@ -40,13 +40,13 @@ VALUE_SIZE: Final = 100
 """Bytes of a value and of an event's data."""
 
 WORKERS: Final = 8
-"""Transactions under way at once."""
+"""Concurrent transactions."""
 
 WATCH_S: Final = 0.2
-"""Seconds between two looks at the server's memory."""
+"""Seconds between two samples of the server's memory."""
 
 PAYLOAD: Final = random.Random(1).randbytes(VALUE_SIZE)
-"""Bytes that do not compress, so that what is stored is as large as it looks."""
+"""Incompressible bytes, so that the stored size is the real size."""
 
 
 Worker = Callable[[headwater.Database], Coroutine[Any, Any, None]]
@@ -54,7 +54,7 @@ Worker = Callable[[headwater.Database], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one run measured. Sizes are in MiB, times in seconds."""
+    """The results of a run. Sizes are in MiB, times in seconds."""
 
     keys: int
     events: int
@@ -71,7 +71,7 @@ class Figures:
 
 
 class MemoryWatch:
-    """The most private memory that a process had between two looks, in MiB."""
+    """The peak of a process's private memory in MiB, by sampling."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -93,20 +93,20 @@ class MemoryWatch:
 
 
 def private_mib(process: psutil.Process) -> float:
-    """Memory that would be free if the process ended: what it shares with nobody."""
+    """Memory that only this process uses, and that would be free if it ended."""
     return float(process.memory_full_info().uss) / MIB
 
 
 def folder_mib(folder: Path) -> float:
-    """What the files of a folder take on the disk."""
+    """The disk space of the files in a folder."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file()) / MIB
 
 
-# What the server is given to do.
+# The load.
 
 
 async def load(url: str, keys: int) -> None:
-    """Write the keys, and as many events, each transaction a batch of both."""
+    """Write the keys and as many events. Each transaction has a batch of both."""
     batches = iter(range(0, keys, BATCH))
 
     async def worker(db: headwater.Database) -> None:
@@ -122,7 +122,7 @@ async def load(url: str, keys: int) -> None:
 
 
 async def touch(url: str, keys: int, source: random.Random, transactions: int) -> None:
-    """Read and write keys and streams anywhere."""
+    """Read and write random keys and streams."""
     turns = iter(range(transactions))
 
     async def worker(db: headwater.Database) -> None:
@@ -141,7 +141,7 @@ async def touch(url: str, keys: int, source: random.Random, transactions: int) -
 
 
 async def first_answer(url: str, keys: int) -> None:
-    """A ping, a key, and a stream: the database is open and has what it had."""
+    """Ping, read a key and a stream, to check that the database is open and complete."""
     async with headwater.connect(url) as db:
         await db.ping()
         assert await db.get(("item", keys // 2)) == PAYLOAD
@@ -165,7 +165,7 @@ async def _all_workers(url: str, worker: Worker) -> None:
 async def kill_under_load(
     server: ServerProcess, keys: int, source: random.Random, commits: int
 ) -> None:
-    """SIGKILL while clients write, after so many commits."""
+    """Kill the server by SIGKILL after *commits* commits, while clients write."""
     numbers = itertools.count(1)
     reached = asyncio.Event()
 
@@ -187,9 +187,9 @@ async def kill_under_load(
 
 
 def restart(server: ServerProcess, keys: int) -> tuple[float, float]:
-    """Seconds from the start of the process to the answers of `first_answer`: passed, and used.
+    """Elapsed and processor seconds from the process's start to the answers of `first_answer`.
 
-    On a machine that has other things to do, the processor's time tells more.
+    On a busy machine the processor time is more reliable.
     """
     began = time.perf_counter()
     server.start()
@@ -202,10 +202,10 @@ def restart(server: ServerProcess, keys: int) -> tuple[float, float]:
 def measure(
     directory: Path, keys: int, *, kills: int, commits: int, touches: int, seed: int
 ) -> Figures:
-    """One run, with everything under *directory*.
+    """Do one run, with all files under *directory*.
 
     The first kill comes after *commits* under load, the second after twice as many, and so on,
-    so that the log that is replayed has several lengths.
+    so that the replayed log has several lengths.
     """
     source = random.Random(seed)
     server = ServerProcess(directory)
@@ -242,7 +242,7 @@ def measure(
 
 
 def table(figures: Figures) -> Iterator[str]:
-    """The figures as lines of a table."""
+    """The figures as rows of a table."""
     restarts = ", ".join(f"{seconds:.2f}" for seconds in figures.restart_s)
     used = ", ".join(f"{seconds:.2f}" for seconds in figures.restart_cpu_s)
     rows = {

@@ -1,11 +1,10 @@
-"""How fast a server replays its log: a start with a long log, less a start with none.
+"""How fast a server replays its log: the time of a start with a long log minus one without.
 
     fill: COMMITS puts, no checkpoint -> kill -9 -> start: processor time until it listens
 
-A start takes half a second whatever there is to replay, so a start on an empty directory is
-measured in each round as well. It is the processor's time that counts: the difference of two
-passed times can be anything on a machine that is busy. Measured from outside, a checkout may
-change its engine as it likes.
+A start takes half a second even without a log, so each round also measures a start on an empty
+directory. The figures are processor times, because differences of elapsed times mean nothing on a
+busy machine. The measurement uses only the server's program, so a checkout may change its engine.
 """
 
 import shutil
@@ -24,14 +23,14 @@ from bench.servers import Headwater, cpu_seconds
 from bench.workloads import KEYS, VALUE, key
 
 COMMITS: Final = 300_000
-"""Commits of the log: so many that their replay takes longer than the rest of a start."""
+"""Commits in the log, enough that their replay takes longer than the rest of a start."""
 
 WINDOW: Final = 500
-"""Requests of the filling that are sent before their answers are read."""
+"""Requests that are sent before their answers are read, while filling."""
 
 
 class Restarts:
-    """A data directory with a long log that no checkpoint has shortened."""
+    """A data directory with a long log and no checkpoint."""
 
     def __init__(self, checkout: Checkout, directory: Path) -> None:
         self._environment = dict(checkout.environment)
@@ -55,10 +54,10 @@ class Restarts:
         self._full.stop()
 
     def rate(self) -> float:
-        """Commits that are replayed in a second of processor time.
+        """Replayed commits per second of processor time.
 
         Raises:
-            LoadFailed: there was nothing to replay.
+            LoadFailed: the log was empty.
         """
         empty = Headwater(self._directory / "empty", NO_CHECKPOINT, self._environment)
         empty_s = _start_cpu_s(empty)
@@ -67,7 +66,7 @@ class Restarts:
 
 
 def replay_rate(full_s: float, empty_s: float) -> float:
-    """Commits a second, of a start with the log and one without.
+    """Commits per second, from a start with the log and one without.
 
     Raises:
         LoadFailed: the start with the log was not longer.
@@ -78,7 +77,7 @@ def replay_rate(full_s: float, empty_s: float) -> float:
 
 
 def _start_cpu_s(server: Headwater) -> float:
-    """Processor time of a start; the server is killed then, so that the log stays as it is."""
+    """Processor time of a start. The server is then killed, so that the log is unchanged."""
     server.start()
     used_s = cpu_seconds(server.pid)
     server.process.kill()
@@ -86,7 +85,7 @@ def _start_cpu_s(server: Headwater) -> float:
 
 
 def fill(port: int) -> None:
-    """Commit so many puts, each in a transaction of its own."""
+    """Commit the puts, each in its own transaction."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         answers = connection.makefile("rb")
         connection.sendall(HELLO.data)

@@ -1,6 +1,6 @@
-"""The servers that are compared, each durable, in directories on the same disk.
+"""The compared servers, all durable, with directories on the same disk.
 
-A rival that is not installed is skipped, and the report names it.
+Servers that are not installed are skipped, and the report lists them.
 """
 
 import os
@@ -19,7 +19,7 @@ import psutil
 from headwater.cli.server_process import ServerProcess
 
 START_S_MAX: Final = 30.0
-"""Seconds that a rival gets until it takes connections."""
+"""Seconds within which a rival must accept connections."""
 
 
 class Server(Protocol):
@@ -31,27 +31,27 @@ class Server(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its main process."""
+        """The pid of its main process."""
         ...
 
     def start(self) -> None:
-        """Start it on an empty directory, and wait until it takes connections."""
+        """Start it on an empty directory and wait until it accepts connections."""
         ...
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         ...
 
 
 def free_port() -> int:
-    """A TCP port of the loopback address that nobody has."""
+    """A free TCP port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class Headwater:
-    """Ourselves."""
+    """Headwater itself."""
 
     name = "headwater"
     settings = "defaults: every commit is synced before it is answered"
@@ -89,7 +89,7 @@ class Headwater:
 
 
 class _Rival:
-    """A program that listens on a port of its own."""
+    """Another server, as a program with its own port."""
 
     name = ""
     settings = ""
@@ -112,7 +112,8 @@ class _Rival:
                 stdout=log,
                 stderr=log,
                 user=user,
-                # As Headwater: a session of its own, which the kernel gives a share of its own.
+                # Like Headwater in its own session, so that the kernel schedules it as its own
+                # group.
                 start_new_session=True,
             )
         until = time.monotonic() + START_S_MAX
@@ -132,7 +133,7 @@ class _Rival:
 
 
 class Redis(_Rival):
-    """Redis with its append-only file synced before it answers."""
+    """Redis, with an fsync of the append-only file before each answer."""
 
     name = "redis"
     settings = "appendonly yes, appendfsync always, save ''"
@@ -149,14 +150,14 @@ class Redis(_Rival):
 
 
 def postgres_programs() -> Path | None:
-    """Where initdb and postgres are: Debian keeps them out of the path."""
+    """The directory of initdb and postgres, which Debian does not put on the path."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     where = shutil.which("initdb")
     return found[-1].parent if found else Path(where).parent if where else None
 
 
 class Postgres(_Rival):
-    """PostgreSQL as installed, durable, with room for its cache."""
+    """PostgreSQL, durable, with a larger cache than by default."""
 
     name = "postgresql"
     settings = "fsync on, synchronous_commit on, shared_buffers 256MB, max_wal_size 4GB; prepared"
@@ -165,14 +166,14 @@ class Postgres(_Rival):
         programs = postgres_programs()
         assert programs is not None
         self.directory.mkdir(parents=True)
-        # It refuses to run as root, so there it runs as the user that its package made.
+        # PostgreSQL refuses to run as root, so then it runs as the user of its package.
         user = "postgres" if os.geteuid() == 0 else None
         data = self.directory / "data"
         data.mkdir()
         if user is not None:
             shutil.chown(self.directory, user)
             shutil.chown(data, user)
-            # A temporary directory is closed to all others.
+            # Only its owner can enter a temporary directory.
             self.directory.parent.chmod(0o755)
         subprocess.run(
             [str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres"],
@@ -200,7 +201,7 @@ class Postgres(_Rival):
         )
 
     def run_sql(self, text: str) -> None:
-        """Run statements by psql."""
+        """Run statements with psql."""
         programs = postgres_programs()
         assert programs is not None
         until = time.monotonic() + START_S_MAX
@@ -212,14 +213,14 @@ class Postgres(_Rival):
             ran = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
             if not ran.returncode:
                 return
-            # It takes connections a moment before it takes users.
+            # It accepts connections before it accepts users.
             if "starting up" not in ran.stderr or time.monotonic() > until:
                 raise RuntimeError(ran.stderr)
             time.sleep(0.1)
 
 
 class Etcd(_Rival):
-    """One node of etcd, asked through the JSON gateway that it serves."""
+    """One node of etcd, used through its JSON gateway."""
 
     name = "etcd"
     settings = "one node, defaults: every proposal is synced; asked through its JSON gateway"
@@ -235,11 +236,11 @@ class Etcd(_Rival):
                 *("--initial-cluster", f"default={peer}"),
             ]
         )
-        time.sleep(2)  # it elects itself
+        time.sleep(2)  # until it has elected itself
 
 
 class UmaDB(_Rival):
-    """UmaDB, from the package that brings both its server and its client."""
+    """UmaDB, from the package with its server and its client."""
 
     name = "umadb"
     settings = "defaults: every append is synced"
@@ -252,13 +253,13 @@ class UmaDB(_Rival):
 
 
 def umadb_program() -> str | None:
-    """The server that the package brings, which lies beside our interpreter."""
+    """The server program of the package, next to our interpreter."""
     beside = Path(sys.executable).with_name("umadb")
     return str(beside) if beside.exists() else shutil.which("umadb")
 
 
 def missing() -> dict[str, str]:
-    """The rivals that are not installed, with what would bring them."""
+    """The rivals that are not installed, with the way to install them."""
     absent: dict[str, str] = {}
     if shutil.which("redis-server") is None:
         absent["redis"] = "Debian package redis-server"
@@ -275,7 +276,7 @@ _VERSION: Final = re.compile(r"\d+\.\d+(?:\.\d+)?")
 
 
 def version_of(name: str) -> str:
-    """What a rival says of itself."""
+    """The version that a rival reports."""
     programs = postgres_programs()
     commands = {
         "redis": ["redis-server", "--version"],
@@ -289,7 +290,7 @@ def version_of(name: str) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a server, its living and its ended children included."""
+    """Processor time of a server, including its running and ended children."""
     main = psutil.Process(pid)
     total = 0.0
     for process in (main, *main.children(recursive=True)):
@@ -301,7 +302,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def private_mib(pid: int) -> float:
-    """Memory that a server shares with nobody, over all its processes."""
+    """Private memory of a server, over all its processes."""
     main = psutil.Process(pid)
     size = 0
     for process in (main, *main.children(recursive=True)):

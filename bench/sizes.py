@@ -1,7 +1,7 @@
-"""Headwater against itself with ten times the keys: what a larger database costs.
+"""Headwater compared with itself with ten times the keys.
 
-Two servers, each filled once, are asked in turn. The keys that are asked for are drawn from all,
-and are more than any cache of the server holds.
+Two servers are filled once and measured alternately. The requested keys are drawn from all keys,
+and are more than the server's caches hold.
 """
 
 import random
@@ -25,16 +25,16 @@ SIZES: Final = (1_000_000, 10_000_000)
 
 CONNECTIONS: Final = 32
 CYCLES: Final = 2048
-"""Keys that one connection asks for before the first comes again."""
+"""Different keys that one connection reads before it repeats them."""
 
 BATCH: Final = 1000
-"""Keys that one transaction of the filling writes."""
+"""Keys in each transaction while filling."""
 
 DEPTH: Final = 8
-"""Transactions of the filling that are under way at once."""
+"""Concurrent transactions while filling."""
 
 POOL: Final = random.Random(3).randbytes(1 << 16)
-"""Values are pieces of it, so that neighbours do not compress to nothing."""
+"""Values are slices of these bytes, so that adjacent values do not compress away."""
 
 
 def value(number: int) -> bytes:
@@ -46,7 +46,7 @@ def value(number: int) -> bytes:
 def sizes(
     load: Load, directory: Path, rounds: int, seconds: float, keys: Sequence[int] = SIZES
 ) -> Iterator[tuple[str, list[float]]]:
-    """For gets and for puts: the large database's rate over that of the small one, by round."""
+    """For gets and puts: the rate of the large database divided by that of the small one."""
     with ExitStack() as running:
         servers: list[tuple[Headwater, int]] = []
         for count in keys:
@@ -91,7 +91,7 @@ def _fill(port: int, count: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         answers = connection.makefile("rb")
         connection.sendall(HELLO.data)
-        # Until it is answered, only small requests are taken.
+        # Before the answer to hello, the server accepts only small requests.
         _take(answers)
         under_way = 0
         for first in range(0, count, BATCH):
@@ -109,7 +109,7 @@ def _fill(port: int, count: int) -> None:
 
 
 def _take(answers: BufferedReader) -> None:
-    """Read one answer, and see that it is no error."""
+    """Read one answer, and check that it is not an error."""
     size = int.from_bytes(answers.read(4), "big")
     _, status, payload = unpackb(answers.read(size), strict_map_key=False)
     if status != 0:

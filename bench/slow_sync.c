@@ -1,4 +1,4 @@
-/* Loaded before the C library: every fdatasync takes SLOW_SYNC_US microseconds longer. */
+/* Preloaded before the C library. It delays every fdatasync by SLOW_SYNC_US microseconds. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

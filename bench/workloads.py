@@ -1,7 +1,7 @@
-"""What is asked of the servers: the same work in the words of each.
+"""The workloads: the same work in the protocol of each server.
 
-A workload makes one script a connection for every server that can do it. Keys are drawn
-uniformly; each connection has its own draw, the same for every server and round.
+A workload makes one script for each connection and for every server that supports it. Keys are
+drawn uniformly. Each connection has its own random keys, the same for every server and round.
 """
 
 import random
@@ -16,13 +16,13 @@ from bench.requests import COUNT, COUNT_MARK, HELLO, SYNC, Transactions
 from bench.servers import Postgres, Server
 
 KEYS: Final = 10_000
-"""Keys that are there before any run, each with a value of VALUE_SIZE bytes."""
+"""Keys that exist before a run, each with a value of VALUE_SIZE bytes."""
 
 ACCOUNTS: Final = 1_000
 VALUE_SIZE: Final = 100
 EVENT_SIZE: Final = 200
 CYCLES: Final = 256
-"""Different requests of a connection before the first comes again (with another id)."""
+"""Different requests of a connection before they repeat (with other ids)."""
 
 APPEND_MANY: Final = 100
 PAGE_EVENTS: Final = 1_000
@@ -33,20 +33,20 @@ VALUE: Final = random.Random(1).randbytes(VALUE_SIZE)
 DATA: Final = random.Random(2).randbytes(EVENT_SIZE)
 
 Scripts = Callable[[random.Random, int], Script]
-"""Makes the script of a connection from its own random source and its number."""
+"""Makes the script of a connection from a random source and the connection's number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One row of the table.
+    """A row of the table.
 
     Attributes:
-        name: a word for it.
-        title: what is done.
-        scripts: by server.
-        targets: by rival, how many times its rate must be reached; "rate" is absolute, a second.
-        factor: what a request counts for: the events in it, say.
-        unit: what is counted.
+        name: short name.
+        title: description of the work.
+        scripts: the makers of scripts, by server.
+        targets: the required factor of each rival's rate; "rate" is an absolute rate per second.
+        factor: the units in a request, for example its events.
+        unit: the counted unit.
     """
 
     name: str
@@ -159,7 +159,7 @@ def _headwater_transfer(source: random.Random, connection: int) -> Script:
 
 def _headwater_append(source: random.Random, connection: int) -> Script:
     ids = Transactions()
-    # A stream of its own for every run, since the expected version counts from 0.
+    # Every run uses a new stream, since the expected version counts from 0.
     stream = f"load-{source.randbytes(4).hex()}-{ids.base:x}"
     event = [None, "Happened", DATA, b""]
     request = _execute(ids, ["append", stream, COUNT, [event]], number=1)
@@ -388,7 +388,7 @@ WORKLOADS: Final = (
 
 
 def fill(server: Server) -> None:
-    """Put the keys, and for Headwater the history, into a server that is empty."""
+    """Fill an empty server with the keys; Headwater also with events."""
     match server.name:
         case "headwater":
             _fill_headwater(server.port)
@@ -433,7 +433,7 @@ def _fill_headwater(port: int) -> None:
 
 
 def _ask(port: int, data: bytes, sign: bytes, count: int = 1) -> None:
-    """Send bytes and read until *sign* was seen *count* times."""
+    """Send bytes and read until *sign* has occurred *count* times."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(data)
         received = b""
