@@ -9,9 +9,9 @@ round, so other load on the machine affects both. The report has the median, min
 the rounds. To learn which differences are noise, compare a checkout with itself.
 
 "cpu" is the server's processor time per request, new/base. If others use the machine, look at it
-first, and run many short rounds. At a load average of 6 to 10 on two cores, a checkout compared with
-itself had medians of 0.55 to 1.43 (rates) and 0.68 to 1.40 (cpu) in five rounds of 1.5 s. In forty
-rounds of 0.4 s they were 0.92 and 1.01, and 1.07 and 0.97.
+first, and run many short rounds. At a load average of 6 to 10 on two cores, a checkout compared
+with itself had medians of 0.55 to 1.43 (rates) and 0.68 to 1.40 (cpu) in five rounds of 1.5 s. In
+forty rounds of 0.4 s they were 0.92 and 1.01, and 1.07 and 0.97.
 """
 
 import argparse
