@@ -65,7 +65,7 @@ class Checkout:
         *files, form = ran.stdout.split("\n")[:4]
         for file in files:
             if not Path(file).resolve().is_relative_to(self.root.resolve()):
-                raise CheckoutFailed(f"{file} would run in place of what is in {self.root}")
+                raise CheckoutFailed(f"the import finds {file}, which is not in {self.root}")
         if ran.stderr:
             print(ran.stderr.strip(), file=sys.stderr)
         return form == "compiled"

@@ -1,4 +1,4 @@
-"""Headwater and its rivals, in turn, on one machine and one disk, each of them durable.
+"""Compares Headwater with other servers on one machine and disk, all of them durable.
 
     python -m bench.compare --quick                 a look, in about two minutes
     python -m bench.compare --page docs/benchmarks.md
@@ -163,14 +163,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="2 rounds of 0.5 s")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
-    parser.add_argument("--warm-up", type=float, default=1.0, help="seconds before each turn")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each measurement")
     parser.add_argument(
-        "--only", help="names of workloads, with commas; clients, conditions, sizes"
+        "--warm-up", type=float, default=1.0, help="seconds before each measurement"
+    )
+    parser.add_argument(
+        "--only", help="comma-separated names of workloads, or clients, conditions, sizes"
     )
     parser.add_argument("--json", type=Path, help="a file for all figures")
-    parser.add_argument("--page", type=Path, help="a Markdown page to put the report into")
-    parser.add_argument("--directory", type=Path, help="where the data goes; default: temporary")
+    parser.add_argument("--page", type=Path, help="Markdown page to update with the report")
+    parser.add_argument(
+        "--directory", type=Path, help="directory for the data (default: a temporary one)"
+    )
     given = parser.parse_args()
     # A signal that ends this process must also end the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -210,7 +214,9 @@ def main() -> None:
         write_json(given.json, facts, settings, rows, verdicts)
     if given.page:
         picture = given.page.with_name("benchmarks-rates.svg")
-        picture.write_text(chart(rows, "Requests a second, durable; each group to its own scale"))
+        picture.write_text(
+            chart(rows, "Requests per second, durable; each group has its own scale")
+        )
         put_into(given.page, f"![rates]({picture.name})\n\n{report}")
 
 

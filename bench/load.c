@@ -290,7 +290,7 @@ static Step take_step(void) {
     for (uint32_t i = 0; i < step.patch_count; i++) {
         step.patches[i].offset = take32();
         step.patches[i].base = take64();
-        if (step.patches[i].offset + 8 > step.size) die("a patch outside of its step");
+        if (step.patches[i].offset + 8 > step.size) die("a patch is outside its step");
     }
     step.data = take(step.size);
     return step;

@@ -268,9 +268,13 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=0.5, help="seconds before each")
     parser.add_argument("--sustained", type=float, default=20.0, help="seconds under load")
     parser.add_argument("--only", help=f"rows, with commas: {', '.join(row_names())}")
-    parser.add_argument("--compile", action="store_true", help="compile what is not compiled")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the checkouts that are not compiled"
+    )
     parser.add_argument("--mixed", action="store_true", help="compare compiled with source")
-    parser.add_argument("--directory", type=Path, help="where the data goes; default: temporary")
+    parser.add_argument(
+        "--directory", type=Path, help="directory for the data (default: a temporary one)"
+    )
     given = parser.parse_args()
     only = set(given.only.split(",")) if given.only else set(row_names())
     unknown = only - set(row_names())

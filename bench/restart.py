@@ -266,7 +266,7 @@ def table(figures: Figures) -> Iterator[str]:
 @click.option("--kills", default=3, help="How often to kill and restart.")
 @click.option("--commits", default=16_000, help="Commits before the first kill.")
 @click.option("--touches", default=50_000, help="Transactions all over the data at the end.")
-@click.option("--seed", default=1, help="Of what is read and written.")
+@click.option("--seed", default=1, help="Seed of the random keys.")
 @click.option("--json", "result", type=click.Path(path_type=Path), help="A file for the figures.")
 @click.option("--directory", type=click.Path(exists=True), help="Where to put the data.")
 def main(

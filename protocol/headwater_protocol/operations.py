@@ -333,7 +333,7 @@ _TABLE = (
         '[state, committed | nil]; state is "committed", "aborted", "open" or "forgotten"',
         "The outcome of a transaction. Without `resolve`, an unknown transaction is open.",
     ),
-    # Reads: in a transaction, or outside of one as of the newest or a past commit.
+    # Reads: in a transaction, or outside one as of the newest or a past commit.
     Operation("get", _record(_IN, *_GET, _AT), "value | nil", "The value of a key."),
     Operation(
         "scan",

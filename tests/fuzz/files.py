@@ -464,7 +464,7 @@ class Fuzzer:
         assert hit, f"{COMMITS - recovered} commits are missing, and the log is as it was"
         after = [entry.number for entry in whole if entry.number > hit[0]]
         assert not after, f"from entry {hit[0]} on all is lost, though {after} are whole"
-        assert recovered >= CHECKPOINTS[-1] + 1, "what a checkpoint has cannot be torn"
+        assert recovered >= CHECKPOINTS[-1] + 1, "commits of a checkpoint cannot be missing"
 
 
 def disk_of(base: Base, files: Files) -> tuple[MemoryFileSystem, MemoryStore]:

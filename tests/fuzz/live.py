@@ -54,7 +54,7 @@ def frames_of_one(source: random.Random) -> list[bytes]:
     return frames
 
 
-def hang_up(connection: socket.socket) -> None:
+def close_sending(connection: socket.socket) -> None:
     """Close the sending side."""
     try:
         connection.shutdown(socket.SHUT_WR)
@@ -71,7 +71,7 @@ def attack(url: str, source: random.Random) -> int:
     hello = encode_frame(encode([1, "hello", PROTOCOL_VERSION, "fuzz"]))
     with (
         socket.create_connection((host, int(port)), timeout=ANSWER_S_MAX) as connection,
-        # The server hangs up at the last one, if not before.
+        # The server closes after the last one, or earlier.
         contextlib.suppress(ConnectionError),
     ):
         if source.random() < 0.9:
@@ -83,7 +83,7 @@ def attack(url: str, source: random.Random) -> int:
             for frame in frames:
                 connection.sendall(frame)
         if source.random() < 0.5:
-            hang_up(connection)
+            close_sending(connection)
             while connection.recv(65536):
                 pass
     return len(frames)
@@ -156,7 +156,7 @@ def main() -> int:
         target.stop()
     print(
         f"seeds {options.seed} to {seed - 1}: {sent} frames in {time.monotonic() - began:.0f} s; "
-        f"the server has grown by {growth // MIB} MiB, and the polite client waited for at "
+        f"the server has grown by {growth // MIB} MiB, and the valid client waited at "
         f"most {target.slowest_s:.2f} s"
     )
     return 0

@@ -204,7 +204,7 @@ class Frames:
             return self._encoded(kept + changed)
         if what < 0.53:
             return self._bomb()
-        return mutations.spoiled(source.choice(self._bodies), source, self._bodies)
+        return mutations.corrupted(source.choice(self._bodies), source, self._bodies)
 
     def frame(self) -> bytes:
         """The next frame, sometimes with a wrong size."""

@@ -84,13 +84,13 @@ def altered(message: Any, source: random.Random) -> Any:
     return message
 
 
-def spoiled(data: bytes, source: random.Random, others: Sequence[bytes] = ()) -> bytes:
+def corrupted(data: bytes, source: random.Random, others: Sequence[bytes] = ()) -> bytes:
     """Bytes after one or several corruptions."""
     found = bytearray(data)
     for _ in range(source.choice((1, 1, 1, 2, 4))):
         source.choice(_WAYS)(found, source)
     if others and source.random() < 0.1:
-        # The beginning of one and the end of another.
+        # The start of one message and the end of another.
         other = source.choice(others)
         found = found[: source.randint(0, len(found))] + other[source.randint(0, len(other)) :]
     return bytes(found)

@@ -1,8 +1,7 @@
 """Damaged files of RocksDB, on a real disk: `python -m tests.fuzz.store_files --count 2000`.
 
-As files.py, with the real state store: its directory is copied, one file of it is damaged, and
-it is checked and opened. RocksDB's own checksums have to find everything, or what is read must
-be what it was.
+Like files.py, with the real state store: its directory is copied, one file of it is damaged, and
+it is checked and opened. RocksDB's checksums must detect every damage that changes an answer.
 """
 
 import argparse

@@ -19,24 +19,24 @@ from tests.simulation.history import Seen
 
 CATEGORY: Final = "aged"
 NEVER: Final = 2**63
-"""A commit that is never made, and a time that never comes."""
+"""A commit number and a time that are never reached."""
 
 
 def stream_kept_for(age_ms: int) -> str:
-    """The stream whose events are kept for so long."""
+    """The name of the stream with this maximum age."""
     return f"{CATEGORY}-{age_ms}"
 
 
 def age_us(stream: str) -> int | None:
-    """For how many microseconds the events of a stream are kept; None: for ever."""
+    """Maximum age of the events of a stream in microseconds; None: no limit."""
     category, _, age_ms = stream.partition("-")
     return int(age_ms) * 1000 if category == CATEGORY else None
 
 
 class Ages:
-    """What one view showed of streams whose events grow old.
+    """The streams with a maximum age, as one view has shown them.
 
-    *times* are those of all commits, the first one's first.
+    *times* are the times of all commits, in order.
     """
 
     def __init__(self, times: Sequence[int], view: int) -> None:
@@ -46,18 +46,18 @@ class Ages:
         self._first: dict[str, tuple[int, int]] = {}
 
     def readable(self, events: Sequence[Seen], found: Iterable[str]) -> list[Seen]:
-        """The events that a read must have found, of those that would be there without ages."""
+        """The events that a read must return, of those that exist without expiry."""
         elements = {*found}
         by_stream: dict[str, list[Seen]] = {}
         for event in events:
-            # One of the reader's own has no commit yet, and no age.
+            # The reader's own events have no commit yet, so no age.
             if event.commit and age_us(event.stream) is not None:
                 by_stream.setdefault(event.stream, []).append(event)
         first = {name: self._first_of(name, each, elements) for name, each in by_stream.items()}
         return [event for event in events if event.version >= first.get(event.stream, 0)]
 
     def _first_of(self, stream: str, events: list[Seen], found: set[str]) -> int:
-        """The first version that this read must have found."""
+        """The first version that this read must return."""
         age = age_us(stream)
         assert age is not None
         low, high = self._first.get(stream, (1, NEVER))
@@ -74,7 +74,7 @@ class Ages:
         else:
             high_found, low_found = high, max([low, *(e.version + 1 for e in events)])
         if low_found > high_found:
-            # No first version makes this read right. Any that was possible shows what is wrong.
+            # No first version makes this read right. Report the difference to a possible one.
             return min(low, high)
         self._first[stream] = low_found, high_found
         return low_found

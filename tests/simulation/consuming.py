@@ -53,7 +53,7 @@ async def consume(recorder: Recorder, *, to_the_end: bool = False) -> None:
     """Consume for some time, or until everything is done.
 
     Raises:
-        headwater.HeadwaterError: the connection is lost for good.
+        headwater.HeadwaterError: the connection is lost permanently.
     """
     dice = recorder.dice
     patience = dice.randint(1, 40)
@@ -73,7 +73,7 @@ async def _give_back(delivery: headwater.Delivery, delay: float | None) -> None:
     try:
         await delivery.nack(delay=delay)
     except (headwater.CommitUnknown, headwater.DeliveryLost, headwater.ReadOnly):
-        pass  # It is delivered again in any case.
+        pass  # The event is delivered again in any case.
 
 
 async def _count(recorder: Recorder, delivery: headwater.Delivery) -> None:

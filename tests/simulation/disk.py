@@ -139,7 +139,7 @@ class SimulatedDisk(MemoryFileSystem):
 
 
 def _evict(directory: DirectoryNode) -> None:
-    """Drop clean pages from the cache; what a failed sync lost is then lost to readers too."""
+    """Drop clean pages from the cache, so readers see what a failed sync has lost."""
     for node in directory.live.values():
         if isinstance(node, DirectoryNode):
             _evict(node)

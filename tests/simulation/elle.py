@@ -40,7 +40,7 @@ class Anomaly(NamedTuple):
 
 
 Edges = dict[int, dict[int, str]]
-"""From one transaction to others, with what it follows from."""
+"""Edges from one transaction to others, with the reason for each."""
 
 _WW: Final = "ww"
 _WR: Final = "wr"
@@ -175,7 +175,7 @@ def _reads_of_nothing(
         for operation in _lists_of(attempt):
             if isinstance(operation, Append) and operation.elements:
                 last_appends[attempt.number, operation.stream] = operation.elements[-1][0]
-    # Also who aborted must have seen only what was committed.
+    # Aborted transactions too must read only committed writes.
     for attempt, read in _reads(attempts):
         for element in read.elements:
             writer = writers.get(element)
@@ -253,7 +253,7 @@ def _dependencies(
             reason = f"{last} was read in {read.stream}"
             graph.add(_WR, writers[last].number, attempt.number, reason)
         after_last = following.get((read.stream, last))
-        # The own elements behind it are not what it missed.
+        # It did not miss its own elements that follow.
         while after_last is not None and writers[after_last] is attempt:
             after_last = following.get((read.stream, after_last))
         if after_last is not None:

@@ -193,7 +193,7 @@ def is_write(operation: Operation) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One transaction, or one read outside of any.
+    """One transaction, or one read outside a transaction.
 
     Attributes:
         number: number of the attempt in the world.

@@ -362,10 +362,10 @@ class Recorder:
             await self._failed(attempt, error)
         except headwater.HeadwaterError as error:
             attempt.identity = error.details.get("transaction")
-            # What it read, and whether its conditions held, nobody was told.
+            # The results of its reads and conditions are unknown.
             attempt.operations = [e for e in attempt.operations if not isinstance(e, Get)]
             if isinstance(error, headwater.HistoryGone):
-                # Sent again after its answer was lost.
+                # It was sent again after its answer was lost.
                 self._end(attempt, Outcome.COMMITTED, error.details.get("commit"))
             else:
                 await self._failed(attempt, error)
@@ -377,7 +377,7 @@ class Recorder:
                 else each
                 for each in attempt.operations
             ]
-            # It was validated against all that was numbered before, and read that.
+            # It was validated against, and read, all commits with lower numbers.
             commit = done.committed.commit
             attempt.view = commit - 1 if attempt.writes else commit
             self._end(attempt, Outcome.COMMITTED, commit)

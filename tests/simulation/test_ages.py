@@ -52,5 +52,5 @@ def test_all_reads_of_a_view_hide_the_same() -> None:
     assert view.expected(first) == first
     assert view.expected(second) != second
     assert View(model, 3).expected(second) == second
-    # Before its own commit a transaction may miss what has grown old since its view.
+    # Before its own commit a transaction may miss events that expired since its view.
     assert View(model, 3, aging=False).expected(Read(STREAM, 0, [])) == Read(STREAM, 0, [])

@@ -112,7 +112,7 @@ async def lists(recorder: Recorder) -> None:
                 case _:
                     expect = headwater.ANY
                     if isolation == "snapshot":
-                        # Without an expectation, it would come after what it did not see.
+                        # Without an expected version, it could follow elements that it did not see.
                         expect = len(await transaction.read(stream))
                     transaction.append(stream, [(element(recorder), "Listed")], expect=expect)
 
@@ -182,7 +182,7 @@ async def streams(recorder: Recorder) -> None:
     names = dice.sample(["order-1", "order-2", "invoice-1", "note"], dice.randint(1, 2))
     if dice.random() < 0.25:
         async with recorder.transaction("streams") as transaction:
-            # A query is read, and what is written rests on nothing having come meanwhile.
+            # A query, and an append that requires that no matching event was added since.
             found = await transaction.query(
                 category=dice.choice((None, "order")), kind=dice.choice((None, "Paid"))
             )
@@ -225,7 +225,7 @@ async def rules(recorder: Recorder) -> None:
     async def decide(transaction: Recording) -> None:
         found = await transaction.query(tags=tags)
         transaction.put(("rules", *tags), len(found) + 1)
-        # Serializable, the query is checked in any case.
+        # A serializable transaction checks the query in any case.
         checked = isolation == "snapshot" or dice.random() < 0.3
         transaction.append(stream, [new], unless=tags if checked else ())
 
@@ -255,12 +255,12 @@ async def past(recorder: Recorder) -> None:
     dice = recorder.dice
     commit = dice.randint(0, recorder.history.acknowledged)
     if dice.random() < 0.5:
-        # Old ones are mostly gone. The last ones are in memory, and those before in the files.
+        # Mostly recent commits, because old ones cannot be read. The newest are still in memory.
         commit = max(0, recorder.history.acknowledged - dice.choice((0, 1, 2, 3, 5, 8, 13, 21)))
     async with recorder.reading("past", at_commit=commit) as reading:
         match dice.choice(("get", "scan", "read", "query", "load")):
             case "get":
-                # Few keys, and each is written often.
+                # There are few keys, so each is written often.
                 for number in range(3):
                     await reading.get(("bank", number))
                     await reading.get(("counter", number))
@@ -301,7 +301,7 @@ async def batches(recorder: Recorder) -> None:
     def fill(batch: headwater.Batch) -> list[Operation]:
         operations: list[Operation] = []
         if dice.random() < 0.6:
-            # The condition is a read that came back as expected.
+            # The condition corresponds to a read with the expected result.
             if known is None:
                 batch.require_absent(key)
             else:
@@ -370,12 +370,12 @@ async def hollow(recorder: Recorder) -> None:
             case "truncate":
                 transaction.truncate(stream, 1)
             case "delete":
-                # There is no such stream.
+                # This stream does not exist.
                 transaction.delete_stream(f"hollow-{number}")
             case _:
                 version, _ = await transaction.load_kept(stream, 1)
                 if version:
-                    # Now and then for the second time.
+                    # Sometimes for the second time.
                     transaction.erase(stream, [1])
     identity = transaction.attempt.identity
     if identity is not None and transaction.attempt.writes:
@@ -441,7 +441,7 @@ async def _take_away(recorder: Recorder, stream: str) -> None:
     """Truncate, cap or delete a stream, or erase events; often several of these in one commit."""
     dice = recorder.dice
     if dice.random() < 0.3:
-        # Without a read, so in one round trip.
+        # Without a read, in one round trip.
         async with recorder.transaction("kept") as transaction:
             if dice.random() < 0.5:
                 transaction.delete_stream(stream)

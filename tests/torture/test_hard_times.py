@@ -26,7 +26,7 @@ from headwater_protocol.frames import encode_frame
 from headwater_protocol.keys import encode_key
 from headwater_protocol.limits import KIB, MIB, PROTOCOL_VERSION
 from headwater_protocol.messages import encode
-from tests.fuzz.live import hang_up
+from tests.fuzz.live import close_sending
 from tests.sound_files import check_files
 from tests.test_kill import settle_and_check, work
 from tests.torture.failpoints import FaultyServer, new_ledger
@@ -342,7 +342,7 @@ def test_a_client_that_sends_one_byte_at_a_time_is_disconnected_and_slows_nobody
                 asked = time.monotonic()
                 database.put("beside", sent)
                 slowest = max(slowest, time.monotonic() - asked)
-                time.sleep(0.3)  # a slow client is what this is about
+                time.sleep(0.3)  # this test needs a slow client
         took = time.monotonic() - began
         print(f"dismissed after {took:.1f} s, {sent} bytes; others waited {slowest:.3f} s at most")
         assert sent < len(HELLO)
@@ -354,7 +354,7 @@ def test_a_client_that_sends_one_byte_at_a_time_is_disconnected_and_slows_nobody
         assert patient.recv(4096)
         for byte in encode_frame(bytes(encode([2, "ping"]))):
             patient.sendall(bytes([byte]))
-            time.sleep(0.15)  # a slow client is what this is about
+            time.sleep(0.15)  # this test needs a slow client
         assert patient.recv(4096)
-        hang_up(patient)
+        close_sending(patient)
     server.stop()
