@@ -1,4 +1,4 @@
-"""Test doubles of storage: disk, files, state store and write-ahead log in memory.
+"""Fakes of storage for tests: disk, files, state store and write-ahead log in memory.
 
-They lose power, fill up, fail and rot on demand, always from a seed. Only tests import them.
+They lose power, fill up, fail and rot on demand, reproducibly from a seed. Only tests import them.
 """

@@ -1,12 +1,12 @@
-"""What a simulated disk holds: every file and directory twice, and what lies between.
+"""A simulated disk: for every file and directory, the live and the durable state.
 
     live      = durable + all pending changes          what programs see
-    durable                                            what the last syncs made certain
+    durable                                            what was synced
     crashed   = durable + some pending changes         what a power loss leaves
 
-Which changes survive is drawn from a random source: all, none, the first few, or any of them in
-any combination. A write that does not survive whole can still leave some of its sectors: single
-ones, as a disk writes them, or whole pages, as the operating system hands them to it.
+A random source draws which changes survive: all, none, the first few, or any combination. A write
+that does not survive whole can still leave some of its blocks: sectors, as a disk writes them, or
+pages, as the operating system passes them to the disk.
 """
 
 import random
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 SECTOR_SIZE: Final = 512
-"""What a disk writes whole or not at all."""
+"""Bytes that a disk writes atomically."""
 
 PAGE_SIZE: Final = 4096
-"""What the operating system writes back; in no certain order, unless there is a sync."""
+"""Bytes that the operating system writes back together; without a sync, in any order."""
 
 
 class Change(NamedTuple):
-    """A pending change of a file: a write of *data* at *offset*, or (None) a cut to *offset*."""
+    """A pending change of a file: *data* written at *offset*; if None, a cut to *offset*."""
 
     offset: int
     data: bytes | None
@@ -41,7 +41,7 @@ def _apply(change: Change, content: bytearray) -> None:
 
 
 def _blocks(change: Change, size: int) -> Iterator[Change]:
-    """The parts of a write that come to the disk one by one, if it takes blocks of *size*."""
+    """The blocks of *size* bytes of a write, which reach the disk one by one."""
     assert change.data is not None
     at = 0
     while at < len(change.data):
@@ -65,7 +65,7 @@ def _surviving(count: int, source: random.Random) -> list[bool]:
 
 
 class FileNode:
-    """A file: its bytes as programs see them, as the disk has them, and what lies between."""
+    """A file: its live bytes, its durable bytes, and the changes between them."""
 
     __slots__ = ("durable", "live", "pending")
 
@@ -84,7 +84,7 @@ class FileNode:
         self.pending.clear()
 
     def lose_some(self, source: random.Random) -> None:
-        """Write some of the pending changes, forget the rest: what a failed sync leaves.
+        """Write some of the pending changes and drop the rest, as a failed sync does.
 
         The operating system marks the pages clean, so a later sync does not write them either.
         """
@@ -97,7 +97,7 @@ class FileNode:
             if kept:
                 _apply(change, content)
             elif change.data is not None and source.random() < 0.5:
-                # Torn: the first few blocks arrived, or any of them.
+                # A torn write: the first few blocks arrived, or any of them.
                 blocks = list(_blocks(change, source.choice((SECTOR_SIZE, PAGE_SIZE))))
                 first = source.randint(0, len(blocks)) if source.random() < 0.5 else 0
                 for place, block in enumerate(blocks):
@@ -122,7 +122,7 @@ class Link(NamedTuple):
 
 
 class DirectoryNode:
-    """A directory: its names as programs see them, as the disk has them, and the changes."""
+    """A directory: its live names, its durable names, and the changes between them."""
 
     __slots__ = ("durable", "live", "pending")
 
@@ -173,14 +173,14 @@ def _link(link: Link, names: dict[str, Node]) -> None:
 
 
 def _twin(node: Node, twins: dict[int, Node]) -> Node:
-    """The copy of *node*, the same one each time: a file can be linked, live and durable."""
+    """The copy of *node*, the same one at each call: several names can refer to one file."""
     if id(node) not in twins:
         twins[id(node)] = node.copy(twins) if isinstance(node, DirectoryNode) else node.copy()
     return twins[id(node)]
 
 
 def total_size(directory: DirectoryNode) -> int:
-    """Bytes of all files in a directory and below it, as programs see them."""
+    """Live bytes of all files in a directory and below it."""
     return sum(
         total_size(node) if isinstance(node, DirectoryNode) else len(node.live)
         for node in directory.live.values()

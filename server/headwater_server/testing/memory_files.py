@@ -1,10 +1,10 @@
-"""A file system in memory that can lose power, fill up, fail and rot, always from a seed.
+"""A file system in memory that can lose power, fill up, fail and rot, reproducibly from a seed.
 
-What it holds, and what a power loss leaves of it, is in memory_disk.py: a change that was not
-synced is kept, dropped or, if it is a write, torn.
+memory_disk.py holds its contents, and decides what survives a power loss: an unsynced change is
+kept, dropped or, if it is a write, torn.
 
-Every call passes `enter`, which counts it and carries out the fault plan, so "lose power at
-each call in turn" is a loop over `faults.crash_at`:
+Every call goes through `enter`, which counts it and injects the planned faults. So a test can lose
+power at each call in turn, in a loop over `faults.crash_at`:
 
     for call in range(1, calls_of_the_whole_run + 1):
         disk = MemoryFileSystem(seed)
@@ -36,15 +36,15 @@ from headwater_server.testing.memory_disk import (
 _ROOM_WITHOUT_CAPACITY: Final = 2**40
 _PID: Final = 1
 _LAST_CALLS_MAX: Final = 64
-"""Calls kept: enough to see in a failing test what led to the fault."""
+"""Calls to remember: enough to see in a failing test what led to the fault."""
 
 
 class Crash(Exception):
-    """The power is gone. Every later call to the same file system raises it again."""
+    """The power failed. Every later call to the same file system raises this again."""
 
 
 class Call(NamedTuple):
-    """One call to the file system: its number, counted from 1, and what it was."""
+    """One call to the file system: its number, counted from 1, its operation, path and size."""
 
     number: int
     operation: str
@@ -54,19 +54,19 @@ class Call(NamedTuple):
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong, and when. Calls are numbered from 1; None means never."""
+    """The faults to inject. Calls are numbered from 1; None means never."""
 
     crash_at: int | None = None
-    """The power fails during this call: it may have happened, in part, or not."""
+    """The power fails during this call, which may be done, in part or not at all."""
     error_at: int | None = None
     """This call fails with `error` and does nothing; later ones work."""
     error_from: int | None = None
     """This call and every later one fail."""
     error: Callable[[Call], OSError] = lambda call: OSError(errno.EIO, "disk error", call.path)
     sync_error_in: str | None = None
-    """Syncs of a path that contains this text fail ("" for all), and lose a part."""
+    """Syncs of paths that contain this text fail ("" for all), and lose some changes."""
     capacity: int | None = None
-    """Bytes that all files together may have; a write beyond is cut there and is DiskFull."""
+    """Bound on the bytes of all files; a write beyond it stops there and raises DiskFull."""
     before: Callable[[Call], None] | None = None
     """Called before each call with its description; may raise."""
 
@@ -137,7 +137,7 @@ class MemoryFile:
         self._disk.leave(crash)
 
     def close(self) -> None:
-        # Not counted and never failing: closing changes nothing on the disk.
+        # Not counted, and it never fails: closing changes nothing on the disk.
         self._open = False
 
 
@@ -156,10 +156,10 @@ class MemoryFileSystem:
     """Files in memory. *seed* decides what survives a crash.
 
     Attributes:
-        faults: what goes wrong and when; change it at any time.
-        calls: calls so far.
+        faults: the faults to inject; change them at any time.
+        calls: number of calls so far.
         last_calls: the last few of them, to print when a test fails.
-        crashed: whether the power failed.
+        crashed: whether the power has failed.
         used: bytes of all files.
         locked: paths that are locked.
     """
@@ -174,13 +174,13 @@ class MemoryFileSystem:
         self.used = 0
         self.locked: set[str] = set()
 
-    # What a test does to the disk.
+    # For tests.
 
     def crash(self) -> "MemoryFileSystem":
-        """The file system as found after a power loss now. This one stays as it is.
+        """The file system after a power loss now. This one does not change.
 
-        The new one has no faults and no locks, its call count starts at 0, and its random
-        source is seeded from this one's: calling twice gives two outcomes.
+        The new one has no faults and no locks, and its call count starts at 0. Its random source
+        is seeded from this one's, so two calls give two outcomes.
         """
         found = MemoryFileSystem(self.random.getrandbits(64))
         found._root = self._root.after_power_loss(self.random)
@@ -188,7 +188,7 @@ class MemoryFileSystem:
         return found
 
     def copy(self) -> "MemoryFileSystem":
-        """A twin with the same live and durable bytes, pending changes and random state."""
+        """A copy with the same live and durable bytes, pending changes and random state."""
         source = random.Random()
         source.setstate(self.random.getstate())
         twin = MemoryFileSystem(source)
@@ -197,31 +197,31 @@ class MemoryFileSystem:
         return twin
 
     def flip_bit(self, path: str, offset: int, bit: int = 0) -> None:
-        """Rot: change one bit, as programs see it and as the disk has it."""
+        """Rot: flip one bit of the live and the durable bytes."""
         node = self._file(path)
         for content in (node.live, node.durable):
             if offset < len(content):
                 content[offset] ^= 1 << bit
 
     def overwrite(self, path: str, offset: int, data: bytes) -> None:
-        """Other bytes in place of those there, which a misdirected write leaves, say."""
+        """Replace live and durable bytes, for example as a misdirected write does."""
         node = self._file(path)
         for content in (node.live, node.durable):
             size = min(len(data), max(0, len(content) - offset))
             content[offset : offset + size] = data[:size]
 
     def content(self, path: str) -> bytes:
-        """All bytes of a file as programs see it, without counting as a call."""
+        """All live bytes of a file. Not counted as a call."""
         return bytes(self._file(path).live)
 
     def put(self, path: str, content: bytes) -> None:
-        """Make or replace a file, durable at once, without counting as a call."""
+        """Make or replace a file durably. Not counted as a call."""
         directory, name = self._place(path)
         node = FileNode(content)
         directory.live[name] = directory.durable[name] = node
         self.used = total_size(self._root)
 
-    # The FileSystem seam.
+    # The interface FileSystem.
 
     def open(self, path: str, *, writable: bool = True) -> File:
         crash = self.enter("open", path)
@@ -282,7 +282,7 @@ class MemoryFileSystem:
         if name in directory.live:
             raise FileExistsError(errno.EEXIST, "it is there already", new)
         directory.change(Link(node, None, name))
-        # Each name counts: a test that fills the disk fills it a little sooner.
+        # Each name counts as a file, so a test that fills the disk does so a little earlier.
         self.used += len(node.live)
         self.leave(crash)
 
@@ -327,10 +327,10 @@ class MemoryFileSystem:
         self.locked.add(key)
         return MemoryLock(self, key)
 
-    # The one place that every call passes, and what it needs.
+    # Counting calls and injecting faults.
 
     def enter(self, operation: str, path: str, size: int = 0) -> bool:
-        """Count the call and carry out the plan; True if the power fails in this very call."""
+        """Count the call and inject faults; return True if the power fails during this call."""
         if self.crashed:
             raise Crash(f"{operation} of {path} after the power failed")
         self.calls += 1
@@ -346,13 +346,13 @@ class MemoryFileSystem:
         return faults.crash_at == self.calls
 
     def leave(self, crash: bool) -> None:
-        """The change was recorded as pending; if the power fails now, its fate is open."""
+        """End a call. If the power fails now, its change is pending and may survive or not."""
         if crash:
             self.crashed = True
             raise Crash(f"power failed at call {self.last_calls[-1]}")
 
     def room(self, wanted: int) -> int:
-        """How many of *wanted* bytes the disk still takes."""
+        """How many of *wanted* bytes still fit on the disk."""
         if self.faults.capacity is None:
             return wanted
         return max(0, min(wanted, self.faults.capacity - self.used))

@@ -1,6 +1,6 @@
-"""A state store in memory, for tests and simulation: it loses batches when told to.
+"""A state store in memory, for tests and simulation: a simulated crash loses batches.
 
-Live content and durable content are kept apart, with the batches between them in order:
+It keeps the live and the durable content, and the batches between them in order:
 
     durable  +  batches since the last flush  =  live
     crashed  =  durable  +  the first few of those batches
@@ -34,8 +34,8 @@ _Content = SortedDict[bytes, bytes]
 class _Scan:
     """An open scan.
 
-    It reads the live content as it goes, until a write is about to change that; then it takes
-    what is left of its range with it.
+    It reads the live content lazily. Before a write changes that, the scan copies the rest of its
+    range.
     """
 
     def __init__(self, content: _Content, start: bytes, end: bytes, *, reverse: bool) -> None:
@@ -49,19 +49,19 @@ class _Scan:
         return next(self._items)
 
     def detach(self) -> None:
-        """Copy what is left: the content is about to change."""
+        """Copy the rest of the range: the content is about to change."""
         self._items = iter(list(self._items))
 
     def end(self) -> None:
-        """There is nothing more: the store was closed."""
+        """End the scan: the store was closed."""
         self._items = iter(())
 
 
 class MemoryStore:
-    """A state store whose disk is a dict. *source* decides what a crash leaves.
+    """A state store whose disk is a dict. *source* draws what a crash leaves.
 
     Attributes:
-        full: there is no room; flush fails, and writes after that, until there is and the store
+        full: the disk is full: flush fails, and later writes do, until this is False and the store
             was reopened.
         checkpoints: the stores that `checkpoint_to` made, by path; they have no files.
     """
@@ -76,10 +76,10 @@ class MemoryStore:
         self._failed = False
         self._scans: WeakSet[_Scan] = WeakSet()
 
-    # What a test does to it.
+    # For tests.
 
     def crash(self, source: random.Random | None = None) -> "MemoryStore":
-        """The store as found after the power failed now. This one stays as it is."""
+        """The store after a power loss now. This one does not change."""
         found = MemoryStore(self._source)
         found._durable = self._after_crash(source or self._source)
         found._live = found._durable.copy()
@@ -136,11 +136,11 @@ class MemoryStore:
             scan.detach()
         self._scans.clear()
         _apply(batch, self._live)
-        # A copy: who wrote the batch may add to it and write it again.
+        # A copy: the caller may add to the batch and write it again.
         self._unflushed.append(batch.copy())
 
     def compact(self, family: Family, start: bytes, end: bytes) -> None:
-        """Nothing that was overwritten is kept."""
+        """Does nothing: the store keeps no overwritten data."""
 
     def flush(self) -> None:
         if self.full or self._failed:

@@ -1,8 +1,8 @@
 """A write-ahead log in memory that fails on demand, for tests and simulation.
 
-`MemoryLog` is what would be on the disks, and outlives its writers; `open` gives a
-MemoryWriteAheadLog, of which there can be several, as on several machines: a claim by one ends
-the right of the other. Entries have the same bytes as in files, so the chain is checked alike.
+`MemoryLog` stands for the disk, and outlives its writers. `open` returns a MemoryWriteAheadLog.
+There can be several, as on several machines, and a claim by one ends the claim of another. Entries
+have the same bytes as in files, so the same chain is checked.
 """
 
 import errno
@@ -29,20 +29,20 @@ _NO_BOUND = 2**40
 
 @dataclass(slots=True)
 class LogFaults:
-    """What goes wrong, and when. Submits are numbered from 1 over all writers, claims included."""
+    """The faults to inject. Submits, including claims, are numbered from 1 over all writers."""
 
     fail_at: int | None = None
-    """This submit fails with a disk error; a first part of its group, maybe all, is kept."""
+    """This submit fails with a disk error; a prefix of its group, maybe all of it, is kept."""
     capacity: int | None = None
-    """Bytes of all entries; prepare, and what goes beyond it, is DiskFull."""
+    """Bound on the bytes of all entries; beyond it, prepare and submit raise DiskFull."""
 
 
 class MemoryLog:
-    """Entries that outlive their writers. *seed* decides what a failing submit leaves.
+    """Entries that outlive their writers. *seed* determines what a failing submit leaves.
 
     Attributes:
-        faults: change them at any time.
-        submits: how many there were.
+        faults: the faults to inject; change them at any time.
+        submits: number of submits so far.
     """
 
     def __init__(self, seed: int | random_module.Random = 0) -> None:
@@ -56,16 +56,16 @@ class MemoryLog:
         self.size = 0
 
     def open(self, *, body_size_max: int = BODY_SIZE_MAX) -> "MemoryWriteAheadLog":
-        """A handle that can read at once, and write after a claim."""
+        """A handle that can read immediately, and write after a claim."""
         return MemoryWriteAheadLog(self, body_size_max)
 
     def room(self) -> int:
-        """Bytes of entries that it still takes."""
+        """Bytes of entries that still fit."""
         capacity = self.faults.capacity
         return _NO_BOUND if capacity is None else max(0, capacity - self.size)
 
     def append(self, group: Sequence[tuple[bytes, ChainEnd]]) -> None:
-        """Keep a group as a whole, or fail as planned."""
+        """Append a whole group, or fail as planned."""
         self.submits += 1
         fails = self.submits == self.faults.fail_at
         kept = group[: self.random.randint(0, len(group))] if fails else group
@@ -100,7 +100,7 @@ class MemoryWriteAheadLog:
 
     @property
     def room(self) -> int:
-        # Up to three entries where one full body would do, each with its header and padding.
+        # There may be up to three entries where one full body would do, each with header and zeros.
         overhead = 3 * (entry_size(ENTRY_FIELDS_SIZE) + 7)
         bytes_left = self._log.room() - overhead
         return max(0, bytes_left * self._body_size_max // (self._body_size_max + overhead))
@@ -160,7 +160,7 @@ class MemoryWriteAheadLog:
 
     def trim(self, below: WalIndex) -> None:
         log = self._log
-        # As in files, the newest entry stays.
+        # As with files, the newest entry stays.
         while log.first_index < min(below, log.last.index):
             packed = log.entries.pop(0)
             entry = unpack(packed)

@@ -321,7 +321,7 @@ def test_stray_bytes_after_the_end_are_set_aside() -> None:
     disk.flip_bit(segments_of(disk)[0], SEGMENT_SIZE - 5)
     log = open_log(disk)
     assert log.torn is not None
-    assert "bytes that are not zero" in log.torn.reason
+    assert "bytes other than zero" in log.torn.reason
     assert found_in(log) == [b"sure"]
     assert len(copies_of(disk)) == 1
     assert open_log(disk).torn is None
@@ -415,7 +415,7 @@ def test_the_verdict_is_needed_without_it_acknowledged_records_vanish() -> None:
     with pytest.raises(DamagedFile) as refusal:
         open_log(disk)
     assert refusal.value.details["offset"] < offset
-    assert "would cut the log before entry 4 and give up entries 4 to 5" in refusal.value.message
+    assert "would cut the log before entry 4 and discard entries 4 to 5" in refusal.value.message
     assert found_in(open_log(disk, kind=Trusting)) == [b"acknowledged 0", b"acknowledged 1"]
 
 
@@ -443,7 +443,7 @@ def test_a_bad_end_of_a_full_segment_is_corruption_even_if_none_vouches() -> Non
     log.close()
     first, _ = segments_of(disk)
     disk.flip_bit(first, disk.content(first).index(b"a" * 700))
-    with pytest.raises(DamagedFile, match="this is no torn tail"):
+    with pytest.raises(DamagedFile, match="this is not a torn tail"):
         open_log(disk)
 
 
@@ -468,7 +468,7 @@ def test_an_empty_segment_of_another_log_is_corruption() -> None:
         b"\0" * 8 + b"some other chain",
     )
     disk.put(path, header.pack().ljust(SEGMENT_SIZE, b"\0"))
-    with pytest.raises(DamagedFile, match="does not carry on the chain"):
+    with pytest.raises(DamagedFile, match="does not continue the chain"):
         open_log(disk)
 
 
@@ -610,7 +610,7 @@ def test_a_check_writes_nothing() -> None:
     assert report is not None
     assert report.damage is not None
     assert (report.entries, report.damage.index, report.damage.is_corruption) == (0, 1, True)
-    assert "give up entries 1 to" in report.damage.describe()
+    assert "discard entries 1 to" in report.damage.describe()
 
 
 def test_a_check_of_a_whole_log_counts_it() -> None:

@@ -1,4 +1,4 @@
 """The commit log: one record of fixed size for each commit.
 
-Comes in: what reads, appends or repairs these records.
+The modules here read, append and repair these records.
 """

@@ -1,7 +1,7 @@
 """The commit log: one record of 64 bytes for each commit, at a computed place.
 
     00000000000000000001.commits    commits 1 to 1,048,576
-    00000000000001048577.commits    the next as many; the last segment is appended to
+    00000000000001048577.commits    the next 1,048,576; new records go to the last segment
 
     0             64            128           192
     +-------------+-------------+-------------+----
@@ -13,12 +13,12 @@
     record    transaction id 16 | commit u64 | time u64 | user u64 | first position u64 |
               event count u32 | zeros 8 | crc32 u32 of all before it
 
-Numbers are big-endian. Record n lies at 64 * (n - first + 1): who asks for a commit needs one
-read, and who asks for a time needs some twenty, because times never go back.
+Numbers are big-endian. Record n is at 64 * (n - first + 1), so a look-up by commit needs one read.
+Times never go back, so a look-up by time is a binary search of about twenty reads.
 
-The log is derived: its owner knows how far it counts (the applied commit) and says so at open.
-What lies beyond was never acknowledged by this file and comes again from the write-ahead log.
-It is cut off by the first append and not before, so that opening alone destroys nothing.
+The log is derived data. Its owner knows the last valid commit (the applied commit) and passes it to
+open. Records beyond it are not valid yet and come again from the write-ahead log. The first append
+cuts them off, so opening alone destroys nothing.
 """
 
 import bisect
@@ -38,7 +38,7 @@ from headwater_server.storage.files.file_system import File, FileSystem, join
 
 RECORD_SIZE: Final = 64
 RECORDS_DEFAULT: Final = 1024 * 1024
-"""Records of a segment: 64 MiB, so that trimming gives back room in useful pieces."""
+"""Records of a segment: 64 MiB, so that trimming frees space in useful pieces."""
 
 _MAGIC: Final = b"HWCOMMIT"
 _FORMAT: Final = 1
@@ -54,15 +54,15 @@ _READ_RECORDS: Final = 16384
 
 
 class CommitRecord(NamedTuple):
-    """What is remembered of a commit.
+    """The record of a commit.
 
     Attributes:
         commit: its number.
         transaction: its transaction's id, 16 bytes.
-        time: microseconds since 1970-01-01 UTC; never less than that of the commit before.
-        user: who; 0 if nobody was named.
-        first_position: position of its first event; if it has none, of the next one to come.
-        event_count: how many events it appended.
+        time: microseconds since 1970-01-01 UTC; never earlier than that of the previous commit.
+        user: the number of the user; 0 without a user.
+        first_position: position of its first event; if it has none, of the next event.
+        event_count: number of events that it appended.
     """
 
     commit: int
@@ -82,7 +82,7 @@ class _Segment:
 
     @property
     def last(self) -> int:
-        """The last commit that it can hold."""
+        """The last commit that the segment has room for."""
         return self.first + self.capacity - 1
 
     def offset(self, commit: int) -> int:
@@ -90,7 +90,7 @@ class _Segment:
 
 
 class CommitLog:
-    """The commit log of an open database. Reads may run in any thread beside one writer."""
+    """The commit log of an open database. Any thread may read while one thread writes."""
 
     def __init__(
         self,
@@ -121,16 +121,16 @@ class CommitLog:
         first: int = NUMBER_MAX,
         writable: bool = True,
     ) -> "CommitLog":
-        """Open the log in *directory*, which must exist, as one that ends with commit *last*.
+        """Open the log in *directory*, which must exist; the log ends with commit *last*.
 
         Args:
-            database_id: 16 bytes, so that a file of another database is noticed.
-            records: records of each segment that is begun from now on.
-            first: the oldest commit that must be there; those before may have been trimmed.
-            writable: unless it is, nothing is changed, and append and trim are not allowed.
+            database_id: 16 bytes, to detect a file of another database.
+            records: records of each new segment.
+            first: the oldest commit that must be there; earlier ones may have been trimmed.
+            writable: if False, nothing is changed, and append and trim are not allowed.
 
         Raises:
-            DamagedFile: a file is missing, too short, or its header is not what was written.
+            DamagedFile: a file is missing or too short, or its header is damaged.
             FormatTooNew: a newer version wrote a file.
         """
         log = CommitLog(file_system, directory, last, database_id=database_id, records=records)
@@ -173,7 +173,7 @@ class CommitLog:
         return int(records)
 
     def _check_files(self, first: int) -> None:
-        """See that every record from *first* up to the last has its place in a file."""
+        """Check that every record from *first* up to the last has its place in a file."""
         segments = self._segments
         for before, after in itertools.pairwise(segments):
             if after.first != before.last + 1 and after.first <= self._last:
@@ -183,7 +183,7 @@ class CommitLog:
         if not segments or segments[0].first > self._last:
             raise self._missing(self._last)
         if segments[0].first > first:
-            # Without the caller's word, it would look like a log that was trimmed.
+            # Only the caller knows that this commit was not trimmed.
             raise self._missing(first)
         for segment in segments:
             if segment.first > self._last:
@@ -199,11 +199,11 @@ class CommitLog:
         path = join(self._directory, f"{commit:0{DIGITS}d}{SUFFIX}")
         return _damaged(path, 0, f"the file with commit {commit} is missing")
 
-    # Where it begins and ends.
+    # Beginning and end.
 
     @property
     def first_commit(self) -> CommitNumber:
-        """The oldest commit that is remembered; one above the last if there is none."""
+        """The oldest commit in the log; one above the last if the log is empty."""
         segments = self._segments
         return CommitNumber(min(segments[0].first, self._last + 1) if segments else self._last + 1)
 
@@ -214,12 +214,12 @@ class CommitLog:
 
     @property
     def size(self) -> int:
-        """Bytes of all files, as far as they count."""
+        """Valid bytes of all files."""
         segments = self._segments
         return RECORD_SIZE * (self._last + 1 - self.first_commit + len(segments))
 
     def parts(self) -> list[FilePart]:
-        """The files of all records, for a copy. Not beside `append` and `trim`."""
+        """The files of all records, for a copy. Not concurrent with `append` and `trim`."""
         counting = [segment for segment in self._segments if segment.first <= self._last]
         return [
             FilePart(
@@ -236,7 +236,7 @@ class CommitLog:
         """Add the commits that follow the last one. Not durable before `sync`.
 
         Raises:
-            DiskFull: there is no room. What `last_commit` says counts; try the rest again.
+            DiskFull: there is no room. Records up to `last_commit` were added; retry the rest.
         """
         if not self._is_cut:
             self._cut()
@@ -251,14 +251,14 @@ class CommitLog:
             at += len(run)
 
     def sync(self) -> None:
-        """Wait until everything appended is on the disk. Full segments are already."""
+        """Wait until all appended records are on the disk. Full segments already are."""
         if self._segments and self._is_cut:
             self._segments[-1].file.sync()
 
     def _segment_to_append(self) -> _Segment:
         if self._segments and self._segments[-1].last > self._last:
             return self._segments[-1]
-        # Whoever finds the next segment after a power loss can count on all of this one.
+        # Sync first: if the next segment exists after a power loss, this one must be complete.
         self.sync()
         first = self._last + 1
         path = join(self._directory, f"{first:0{DIGITS}d}{SUFFIX}")
@@ -280,7 +280,7 @@ class CommitLog:
         return segment
 
     def _cut(self) -> None:
-        """Remove what lies beyond the last commit, the newest file first."""
+        """Remove everything beyond the last commit, the newest file first."""
         while self._segments and self._segments[-1].first > max(self._last, 0):
             segment = self._segments[-1]
             self._file_system.remove(segment.path)
@@ -299,14 +299,14 @@ class CommitLog:
         Returns:
             how many were removed.
         """
-        # A read in another thread may just have picked a segment that the last trim took away.
+        # Close them only now: when the last trim removed them, another thread may have read one.
         self._close_removed()
         removed = 0
         while len(self._segments) > 1 and self._segments[1].first <= min(below, self._last):
             segment = self._segments[0]
             self._segments = self._segments[1:]
             self._file_system.remove(segment.path)
-            # Oldest first, and each for certain: a power loss in between leaves no gap.
+            # Oldest first, each durably, so that a power loss in between leaves no gap.
             self._file_system.sync_directory(self._directory)
             self._removed.append(segment)
             removed += 1
@@ -318,9 +318,9 @@ class CommitLog:
         """The record of a commit.
 
         Raises:
-            HistoryGone: it was trimmed.
-            NoSuchCommit: it is above the last one.
-            DamagedFile: the record is not what was written.
+            HistoryGone: the commit was trimmed.
+            NoSuchCommit: the commit is above the last one.
+            DamagedFile: the record is damaged.
         """
         return self.read_range(commit, 1)[0]
 
@@ -336,7 +336,8 @@ class CommitLog:
         if not segments or first < segments[0].first:
             oldest = self.first_commit
             raise HistoryGone(
-                f"commit {first} is forgotten; the oldest is {oldest}", details={"oldest": oldest}
+                f"commit {first} was trimmed from the commit log; the oldest is {oldest}",
+                details={"oldest": oldest},
             )
         found: list[CommitRecord] = []
         end = min(first + count - 1, last)
@@ -353,7 +354,7 @@ class CommitLog:
     def at_time(self, time: int) -> CommitNumber:
         """The newest commit at or before *time*, in microseconds since 1970-01-01 UTC.
 
-        If that one is older than all that are remembered, it is the one before the first.
+        If that is older than all commits in the log, it is the one before the first.
         """
         low, high = int(self.first_commit), self._last + 1
         while low < high:
@@ -361,7 +362,7 @@ class CommitLog:
             try:
                 record = self.read(CommitNumber(middle))
             except HistoryGone:
-                # Trimmed by another thread since we began.
+                # Another thread has trimmed it since we began.
                 low = int(self.first_commit)
                 continue
             if record.time <= time:
@@ -371,7 +372,7 @@ class CommitLog:
         return CommitNumber(min(low, self._last + 1) - 1)
 
     def find_damage(self) -> Iterator[DamagedFile]:
-        """Read every record; gives all that are not what was written, and times that go back."""
+        """Read all records; yield each damaged one, and each time that goes back."""
         time = 0
         for segment in self._segments:
             for first in range(segment.first, min(segment.last, self._last) + 1, _READ_RECORDS):
@@ -392,7 +393,7 @@ class CommitLog:
                     time = record.time
 
     def close(self) -> None:
-        """Close all files. Nothing is synced. Twice is allowed."""
+        """Close all files, without a sync. A second call does nothing."""
         for segment in self._segments:
             segment.file.close()
         self._close_removed()
@@ -410,7 +411,7 @@ def pack_header(first: int, records: int, database_id: bytes) -> bytes:
 
 
 def unpack_header(block: bytes) -> int:
-    """How many records a segment was made for, by its header block; 0 if that is damaged."""
+    """The capacity of a segment, from its header block; 0 if that is damaged."""
     if (
         len(block) < RECORD_SIZE
         or zlib.crc32(block[:_CRC_AT]) != _CRC.unpack_from(block, _CRC_AT)[0]
@@ -421,9 +422,9 @@ def unpack_header(block: bytes) -> int:
 
 
 def pack_records(records: Sequence[CommitRecord]) -> bytes:
-    """Records one behind the other, 64 bytes each.
+    """Pack consecutive records of 64 bytes.
 
-    Column by column, because a call of `struct` for each record takes as long as all of this.
+    It packs column by column: one call of `struct` for each record would take as long as all this.
     """
     if not records:
         return b""
@@ -443,7 +444,7 @@ def pack_records(records: Sequence[CommitRecord]) -> bytes:
         longs[5::8] = _packed("Q", first_positions)
         words[12::16] = _packed("I", event_counts)
     else:
-        # Without events, the next one to come is the same for all.
+        # Without events, all records have the same next position.
         assert first_positions[0] == first_positions[-1]
         same = struct.pack(">Q", first_positions[0]) * len(records)
         longs[5::8] = memoryview(same).cast("Q")
@@ -455,7 +456,7 @@ def pack_records(records: Sequence[CommitRecord]) -> bytes:
 
 
 def _packed(size: Literal["Q", "I"], numbers: Sequence[int]) -> "memoryview[int]":
-    """Numbers of "Q", eight bytes each, or "I", four, as they are stored, to copy them as such."""
+    """Numbers in stored form: "Q" has eight bytes, "I" has four."""
     return memoryview(struct.pack(f">{len(numbers)}{size}", *numbers)).cast(size)
 
 
@@ -483,7 +484,7 @@ def _read_records(segment: _Segment, first: int, last: int) -> list[CommitRecord
             raise _damaged(segment.path, offset + at, f"commit {first + number} fails its checksum")
         if commit != first + number:
             raise _damaged(
-                segment.path, offset + at, f"commit {commit} in the place of {first + number}"
+                segment.path, offset + at, f"commit {commit} in place of {first + number}"
             )
         found.append(CommitRecord(commit, transaction, time, user, first_position, event_count))
     return found

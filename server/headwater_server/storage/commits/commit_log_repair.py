@@ -1,4 +1,4 @@
-"""Segments of the commit log, read and written whole: for repair, which cannot open the log."""
+"""Reads and writes whole segments of the commit log, for a repair, which cannot open the log."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ _CHUNK_RECORDS: Final = 16384
 
 
 def segment_files(file_system: FileSystem, directory: str) -> list[tuple[int, str]]:
-    """The first commit and the path of each segment, by their names alone."""
+    """The first commit and the path of each segment, from the file names alone."""
     found = []
     for name in file_system.list(directory):
         stem = name.removesuffix(SUFFIX)
@@ -36,12 +36,12 @@ def segment_path(directory: str, first: int) -> str:
 
 
 def read_capacity(file: File) -> int:
-    """How many records a segment was made for; 0 if its header is damaged."""
+    """The capacity of a segment in records; 0 if its header is damaged."""
     return unpack_header(file.read_at(0, RECORD_SIZE))
 
 
 def sound_records(file: File, first: int) -> Iterator[CommitRecord]:
-    """The records of a segment that are whole and in their places."""
+    """The records of a segment that are sound and in their places."""
     for begin in range(1, file.size() // RECORD_SIZE, _CHUNK_RECORDS):
         data = file.read_at(begin * RECORD_SIZE, _CHUNK_RECORDS * RECORD_SIZE)
         for place in range(len(data) // RECORD_SIZE):
@@ -59,7 +59,7 @@ def write_segment(
     *,
     database_id: bytes,
 ) -> None:
-    """Write a whole segment to *path* and sync it; its name is the caller's to make durable."""
+    """Write a whole segment to *path* and sync it; the caller makes its name durable."""
     file = file_system.create(path)
     try:
         file.write_at(0, pack_header(first, capacity, database_id))

@@ -1,16 +1,16 @@
-"""The event log: every event, in order of position, each as the client sent it.
+"""The event log: all events in order of position, each as the client sent it.
 
     events/00000000000000000001.events   positions 1 to 78,411       sealed: never changes again
     events/00000000000000000001.idx      where each of them begins
-    events/00000000000000078412.events   positions 78,412 and on     appended to
+    events/00000000000000078412.events   positions 78,412 and on     new events go here
     events/00000000000000078412.idx
 
 The .events files are a segmented log whose indexes are positions and whose payloads are stored
-events; event_segment.py has what is in a pair of files, and how damage is told apart.
+events. event_segment.py describes a pair of files, and how to tell which one is damaged.
 
-The log is derived, as the commit log is: its owner knows how far it counts and says so at open.
-What lies beyond comes again from the write-ahead log. It is cut off by the first append and not
-before, so that opening alone destroys nothing.
+The log is derived data, as the commit log is. Its owner knows the last valid position and passes it
+to open. Events beyond it come again from the write-ahead log. The first append cuts them off, so
+opening alone destroys nothing.
 """
 
 import bisect
@@ -35,17 +35,17 @@ from headwater_server.storage.log.log_segment import damaged, pack_entries
 from headwater_server.storage.log.segmented_log import LogLayout, SegmentedLog
 
 SEGMENT_SIZE_DEFAULT: Final = 64 * MIB
-"""Bytes of a segment: what a rewrite or a scan of one takes is well below a second."""
+"""Bytes of a segment: a rewrite or a scan of one takes well below a second."""
 
 FIRST_POSITION: Final = Position(1)
 
 _DIGITS: Final = 20
 _RUN_GAP_MAX: Final = 64
-"""Positions between two wanted ones below which their offsets are read in one call."""
+"""If fewer positions lie between two wanted ones, their offsets are read in one call."""
 
 
 class EventLog:
-    """The event log of an open database. Reads may run in any thread beside one writer."""
+    """The event log of an open database. Any thread may read while one thread writes."""
 
     def __init__(self, file_system: FileSystem, log: SegmentedLog, last: int) -> None:
         self._file_system = file_system
@@ -67,17 +67,17 @@ class EventLog:
         segment_size: int = SEGMENT_SIZE_DEFAULT,
         writable: bool = True,
     ) -> "EventLog":
-        """Open the log in *directory*, which must exist, as one that ends with position *end*.
+        """Open the log in *directory*, which must exist; the log ends with position *end*.
 
         Args:
             first: the oldest event that must be there.
-            database_id: 16 bytes, so that a file of another database is noticed.
-            segment_size: bytes of each segment that is begun from now on.
-            writable: unless it is, nothing is changed, and append is not allowed.
+            database_id: 16 bytes, to detect a file of another database.
+            segment_size: bytes of each new segment.
+            writable: if False, nothing is changed, and append is not allowed.
 
         Raises:
-            DamagedFile: an event up to *end* is not there, as far as that can be told without
-                reading all; a file that is read later may still turn out to be damaged.
+            DamagedFile: an event up to *end* is missing. Open does not read all files, so a later
+                read may still find damage.
             FormatTooNew: a newer version wrote a file.
         """
         layout = LogLayout(
@@ -88,7 +88,7 @@ class EventLog:
             entry_size_max=ENTRY_SIZE_MAX,
             preallocate=False,
         )
-        # There are two files a segment, for all of history.
+        # A long history has more files, two for each segment, than we have descriptors.
         files = DescriptorCache(file_system)
         segments = SegmentedLog.open(files, directory, layout, writable=writable)
         log = EventLog(files, segments, end)
@@ -100,7 +100,7 @@ class EventLog:
         return log
 
     def _open_segments(self, first: int, *, writable: bool) -> None:
-        """Open the segments that count, and see that each goes as far as the next begins."""
+        """Open the valid segments, and check that each ends where the next one begins."""
         found = [each for each in self._log.segments if each.first_index <= self._last]
         if self._last and (not found or found[0].first_index > first):
             raise self._missing(first)
@@ -122,11 +122,11 @@ class EventLog:
         path = join(self._log.directory, f"{position:0{_DIGITS}d}{EVENTS_SUFFIX}")
         return damaged(path, 0, f"the file with position {position} is missing")
 
-    # Where it begins and ends.
+    # Beginning and end.
 
     @property
     def first_position(self) -> Position:
-        """The oldest event that is there; one above the last if there is none."""
+        """The oldest event in the log; one above the last if the log is empty."""
         segments = self._segments
         return Position(segments[0].first if segments else self._last + 1)
 
@@ -142,11 +142,11 @@ class EventLog:
 
     @property
     def size(self) -> int:
-        """Bytes of all files, as far as they count."""
+        """Valid bytes of all files."""
         return sum(segment.size for segment in self._segments)
 
     def parts(self) -> list[FilePart]:
-        """The files of all events, for a copy. Not beside `append` and `rewrite`."""
+        """The files of all events, for a copy. Not concurrent with `append` and `rewrite`."""
         found: list[FilePart] = []
         counting = [segment for segment in self._segments if segment.first <= self._last]
         for segment in counting:
@@ -159,7 +159,7 @@ class EventLog:
     # Appending.
 
     def append(self, payloads: Sequence[bytes]) -> None:
-        """Add the events that follow the last one; one write. Not durable before `sync`.
+        """Add the events that follow the last one, in one write. Not durable before `sync`.
 
         Raises:
             DiskFull: there is no room, and nothing was added; try again later.
@@ -175,18 +175,18 @@ class EventLog:
                 segment = self._segment_to_append(placed.segment)
                 segment.appended(placed.offsets, placed.end)
         except DiskFull:
-            # A part may be there. The next append removes it first.
+            # A part may have been written; the next append cuts it off first.
             self._is_cut = False
             raise
         self._last += len(entries)
 
     def sync(self) -> None:
-        """Wait until everything appended is on the disk, the offsets too."""
+        """Wait until all appended events and their offsets are on the disk."""
         if not self._unsynced:
             return
         # Full segments were synced when the next one was begun.
         self._log.sync()
-        # Not for safety, offsets can be made again: so that the next open need not do it.
+        # Offsets can be rebuilt; syncing them saves the next open that work.
         for segment in self._unsynced:
             segment.sync_offsets()
         self._unsynced.clear()
@@ -206,8 +206,8 @@ class EventLog:
         return segment
 
     def _cut(self) -> None:
-        """Remove what lies beyond the last event, the newest file first."""
-        # Those that a reader in another thread may just have picked are long done with.
+        """Remove everything beyond the last event, the newest file first."""
+        # No reader in another thread still uses the segments that were removed earlier.
         self._close_removed()
         while self._log.segments and self._log.segments[-1].first_index > self._last:
             segment = self._log.segments.pop()
@@ -234,21 +234,21 @@ class EventLog:
         self._file_system.remove(path)
         self._file_system.sync_directory(self._log.directory)
 
-    # Writing anew.
+    # Rewriting.
 
     def rewrite(self, segment: EventSegment, changed: Callable[[int, bytes], bytes]) -> int:
-        """Write one of the `segments` anew, each event as *changed* gives it for its position.
+        """Rewrite one of the `segments`; *changed* gives the new event for each position.
 
-        Nothing but an event without its data, or b"" for one that is removed, may come of it.
-        Durable at the end; readers in other threads see the old event or the new one. The old
-        file's room is free after `close_replaced`. Not beside `append`.
+        The new event must be the old one, the event without its data, or b"" to remove it. The
+        rewrite is durable on return; readers in other threads see the old or the new event. The
+        old file's space is free after `close_replaced`. Not concurrent with `append`.
 
         Returns:
-            bytes that the segment is smaller by.
+            the number of bytes saved.
 
         Raises:
-            DiskFull: there is no room, and nothing was changed.
-            DamagedFile: an event is not what was written; nothing was changed.
+            DiskFull: there is no room; nothing was changed.
+            DamagedFile: an event is damaged; nothing was changed.
         """
         place = self._segments.index(segment)
         log_segment = self._log.segment_of(segment.first)
@@ -265,21 +265,21 @@ class EventLog:
         return segment.size - replaced.size
 
     def close_replaced(self) -> None:
-        """Let go of files that `rewrite` has replaced; called by the thread that reads."""
+        """Close files that `rewrite` has replaced; called by the reading thread."""
         self._close_removed()
 
     # Reading.
 
     def read(self, first: Position, count_max: int, size_max: int) -> list[bytes]:
-        """Events from *first* on: at most *count_max*, and no more than *size_max* bytes.
+        """Events from *first* on: at most *count_max* events and *size_max* bytes.
 
-        At least one is given if there is one, however large. Fewer than could be are given
-        where a damaged one follows; reading from there on tells which.
+        If there is an event, at least one is returned, whatever its size. The result ends before a
+        damaged event; a read that begins there raises the error.
 
         Raises:
-            DamagedFile: the event at *first* is not what was written.
+            DamagedFile: the event at *first* is damaged.
         """
-        # In this order: a segment is there before its events count.
+        # Read `_last` first: a segment is added before its events become valid.
         end = min(self._last, first + count_max - 1)
         segments = self._segments
         found: list[bytes] = []
@@ -308,7 +308,7 @@ class EventLog:
         """The events at *positions*, in their order. Neighbours are read in one call.
 
         Raises:
-            DamagedFile: one of them is not what was written.
+            DamagedFile: one of them is damaged.
         """
         segments = self._segments
         wanted = sorted(set(positions))
@@ -325,20 +325,20 @@ class EventLog:
         return [found[position] for position in positions]
 
     def _place(self, segments: Sequence[EventSegment], position: int) -> int:
-        """The place of the segment that holds *position*."""
+        """The place in *segments* of the one that holds *position*."""
         place = bisect.bisect_right(segments, position, key=lambda each: each.first) - 1
         assert place >= 0, f"position {position} is before the log's first"
         assert position <= self._last, f"position {position} is above the last, {self._last}"
         return place
 
     def find_damage(self) -> Iterator[DamagedFile]:
-        """Read every event; gives each that is not what was written, and wrong offsets."""
+        """Read all events; yield each damaged one, and wrong offsets."""
         for segment in self._segments:
             half_done = is_half_done(self._file_system, segment)
             yield from segment.find_damage(offsets_matter=not half_done)
 
     def close(self) -> None:
-        """Close all files. Nothing is synced. Twice is allowed."""
+        """Close all files, without a sync. A second call does nothing."""
         self._close_removed()
         for segment in self._segments:
             segment.close()

@@ -1,4 +1,4 @@
-"""Segments of the event log, read and written whole: for repair, which cannot open the log."""
+"""Reads and writes whole segments of the event log, for a repair, which cannot open the log."""
 
 from collections.abc import Iterable, Iterator
 
@@ -20,7 +20,7 @@ _WRITE_SIZE = 1024 * 1024
 
 
 def segment_files(file_system: FileSystem, directory: str) -> list[tuple[int, str]]:
-    """The first position and the path of each segment, by their names alone."""
+    """The first position and the path of each segment, from the file names alone."""
     found = []
     for name in file_system.list(directory):
         stem = name.removesuffix(EVENTS_SUFFIX)
@@ -35,7 +35,7 @@ def segment_path(directory: str, first: int) -> str:
 
 
 def has_sound_header(file: File, path: str, first: int, database_id: bytes) -> bool:
-    """Whether a segment's header block is what was written."""
+    """Whether a segment's header block is sound."""
     try:
         header = SegmentHeader.read(file, path)
     except DamagedFile:
@@ -44,7 +44,7 @@ def has_sound_header(file: File, path: str, first: int, database_id: bytes) -> b
 
 
 def sound_events(file: File, first: int, last: int) -> Iterator[tuple[int, bytes]]:
-    """Position and payload of each event of a segment that can be read, whatever lies between."""
+    """Position and payload of each readable event of a segment, skipping damage in between."""
     offset, position = SEGMENT_HEADER_SIZE, first
     while position <= last:
         scanner = EntryScanner(file, offset=offset, index=position, entry_size_max=ENTRY_SIZE_MAX)
@@ -52,7 +52,7 @@ def sound_events(file: File, first: int, last: int) -> Iterator[tuple[int, bytes
             yield scanner.index, entry_payload(packed)
             if scanner.index == last:
                 return
-        # Somewhere behind the damage an entry may begin that is one of those still to come.
+        # Search for the next sound entry after the damage.
         found = next(
             find_entries(
                 file,
@@ -76,7 +76,7 @@ def write_segment(
     *,
     database_id: bytes,
 ) -> None:
-    """Write a whole segment to *path* and sync it; its name is the caller's to make durable."""
+    """Write a whole segment to *path* and sync it; the caller makes its name durable."""
     file = file_system.create(path)
     try:
         header = SegmentHeader(b"events", first, 0, database_id)

@@ -1,19 +1,18 @@
-"""Writing a segment of the event log anew: without events that were removed or erased.
+"""Rewrites a segment of the event log, without removed events and erased data.
 
-    1  00000000000000000001.events.tmp     all events, as they are from now on      write, sync
-    2  00000000000000000001.idx.tmp        where each of them begins                write, sync
-    3  the directory is synced             so a name that 4 or 5 does not take stays
-    4  ….events.tmp -> ….events            one name, so the old file or the new one
+    1  write 00000000000000000001.events.tmp with all events in their new form, and sync it
+    2  write 00000000000000000001.idx.tmp with the offset of each event, and sync it
+    3  sync the directory            so that a .tmp file stays if its rename is lost
+    4  ….events.tmp -> ….events      atomic: the old file or the new one
     5  ….idx.tmp -> ….idx
-    6  the directory is synced             from here on the old events cannot come back
+    6  sync the directory            from here on the old events cannot come back
 
-A power loss may undo 4 and 5, or one of them; the .tmp file that is left tells it. An .idx file
-that is not of its .events file is noticed at the next open and made again: no entry of the new
-file is longer than that of the old one, so if the last one begins where it did before, all do.
-Left-over .tmp files are removed there.
+A power loss may undo 4 or 5 or both, and leaves a .tmp file as a sign of that. The next open
+removes .tmp files. It detects an .idx file that does not fit its .events file, and rebuilds it: no
+new entry is longer than the old one, so if the last entry begins at its old offset, all entries do.
 
-What is left of a removed event is an entry without a payload, of 16 bytes: positions stay dense,
-and an event is found at its place by arithmetic, as before.
+A removed event becomes an entry without payload, of 16 bytes. So positions stay dense, and an event
+is still found at a computed place.
 """
 
 import contextlib
@@ -36,13 +35,13 @@ _READ_SIZE: Final = MIB
 def rewrite_segment(
     file_system: FileSystem, segment: EventSegment, changed: Callable[[int, bytes], bytes]
 ) -> EventSegment:
-    """Write a segment anew and put it in the place of the old one, durably; it is open.
+    """Rewrite a segment and replace the old one by it, durably; returns the open new segment.
 
-    The old one stays open, for those that read it.
+    The old one stays open for its readers.
 
     Raises:
         DiskFull: there is no room; nothing was changed.
-        DamagedFile: an event is not what was written; nothing was changed.
+        DamagedFile: an event is damaged; nothing was changed.
     """
     path, offsets_path = segment.path, segment.offsets_path
     directory = parent(path)
@@ -83,9 +82,9 @@ def rewrite_segment(
 
 
 def is_half_done(file_system: FileSystem, segment: EventSegment) -> bool:
-    """Whether a rewrite was cut off, and nobody has opened the log to write since.
+    """Whether a rewrite was interrupted, and the log was not opened for writing since.
 
-    Then one of its two files may be the new one, and the other the old one.
+    Then one of its two files may be new and the other old.
     """
     paths = (segment.path, segment.offsets_path)
     return any(file_system.exists(path + TEMPORARY) for path in paths)
@@ -94,7 +93,7 @@ def is_half_done(file_system: FileSystem, segment: EventSegment) -> bool:
 def _write_events(
     segment: EventSegment, file: File, changed: Callable[[int, bytes], bytes]
 ) -> "array[int]":
-    """Write the header and all entries; where each begins."""
+    """Write the header and all entries; return the offset of each entry."""
     file.write_at(0, segment.file.read_at(0, SEGMENT_HEADER_SIZE))
     offsets = array("I")
     end = SEGMENT_HEADER_SIZE
@@ -104,7 +103,7 @@ def _write_events(
         start = end
         for payload in segment.read(position, segment.last, _READ_SIZE):
             new = changed(position, payload)
-            assert len(new) <= len(payload), "what is written anew is never longer"
+            assert len(new) <= len(payload), "a rewritten event is never longer"
             entry = pack_entry(position, new)
             offsets.append(end)
             entries.append(entry)

@@ -1,16 +1,16 @@
-"""One segment of the event log: its entries, and where each of them begins.
+"""One segment of the event log: its entries and their offsets.
 
     00000000000000000001.events    header block, then the entries of positions 1, 2, 3 ...
     00000000000000000001.idx       u32 | u32 | u32 ...     big-endian
 
 The number at 4 * (position - first) in the .idx file is the offset of that position's entry in
-the .events file. The .idx file has no checksum and needs none: what is found at an offset says
-its own position and is checked. If it is not what was asked for, the segment finds out which of
-the two files is wrong; the .idx file can be made again from the other one.
+the .events file. The .idx file needs no checksum: every entry contains its position and a checksum,
+and both are checked. If they are wrong, the segment finds out which of the two files is damaged.
+The .idx file can be rebuilt from the .events file.
 
-Once the log has gone on to the next segment, neither file changes any more. Retention and erasure
-have them written anew beside the old ones, which are then replaced: see event_rewrite.py. Of an
-event that was removed an entry stays that is empty, so that positions are found as before.
+Once the log has moved on to the next segment, neither file changes any more. Retention and erasure
+write new files and replace the old ones by them: see event_rewrite.py. A removed event leaves an
+empty entry, so that positions stay valid.
 """
 
 import bisect
@@ -37,18 +37,18 @@ EVENTS_SUFFIX: Final = ".events"
 OFFSETS_SUFFIX: Final = ".idx"
 
 ENTRY_SIZE_MAX: Final = 2 * VALUE_SIZE_MAX + 64 * KIB
-"""Bytes of an entry: data and metadata, both as large as they may be, names, and the header."""
+"""Bytes of an entry: data and metadata of the largest size, names, and the header."""
 
 _OFFSET_SIZE: Final = 4
 _GAP_MAX: Final = 16 * KIB
-"""Bytes between two entries below which one read of both is faster than two reads."""
+"""If fewer bytes lie between two entries, one read of both is faster than two reads."""
 _SPAN_MAX: Final = 4096 * KIB
 """Bytes after which a read of several entries ends."""
 _ENTRY: Final = struct.Struct(">IIQ")
 
 
 class EventSegment:
-    """A segment that is open. Reads may run in any thread beside one that appends.
+    """An open segment. Any thread may read while one thread appends.
 
     Attributes:
         path: of the .events file.
@@ -64,14 +64,14 @@ class EventSegment:
         self.file = file
         self._offsets_file = offsets
         self._rebuilt: array[int] | None = None
-        # Last position and the offset behind it. One tuple, so that a reader sees both or none.
+        # Last position and the offset behind it. One tuple, so that both change together.
         self._tail = (first - 1, SEGMENT_HEADER_SIZE)
 
     @staticmethod
     def open(
         file_system: FileSystem, path: str, first: int, file: File, *, writable: bool
     ) -> "EventSegment":
-        """The segment whose .events file is *file*; its .idx file is made if it is missing."""
+        """Open the segment of the .events file *file*. If *writable*, make a missing .idx file."""
         offsets_path = EventSegment.offsets_path_of(path)
         offsets: File | None = None
         if file_system.exists(offsets_path):
@@ -83,12 +83,12 @@ class EventSegment:
 
     @staticmethod
     def offsets_path_of(path: str) -> str:
-        """The .idx file beside an .events file."""
+        """The path of the .idx file beside an .events file."""
         return path.removesuffix(EVENTS_SUFFIX) + OFFSETS_SUFFIX
 
     @property
     def last(self) -> int:
-        """The position of its last event; one below the first if it has none."""
+        """The position of its last event; one below the first if it is empty."""
         return self._tail[0]
 
     @property
@@ -98,7 +98,7 @@ class EventSegment:
 
     @property
     def size(self) -> int:
-        """Bytes of both files, as far as they count."""
+        """Valid bytes of both files."""
         last, end = self._tail
         return end + _OFFSET_SIZE * (last + 1 - self.first)
 
@@ -110,10 +110,10 @@ class EventSegment:
     # Finding the end.
 
     def resume(self, last: int, *, is_sealed: bool, writable: bool) -> None:
-        """Say what its last event is, and make the .idx file again if it is of no use.
+        """Set its last event, and rebuild the .idx file if that is damaged.
 
         Raises:
-            DamagedFile: the .events file does not go as far as *last*.
+            DamagedFile: the .events file ends before *last*.
         """
         count = last + 1 - self.first
         assert count >= 0
@@ -121,7 +121,7 @@ class EventSegment:
         if end is None or (is_sealed and end != self.file.size()):
             end = self._rebuild(last, writable=writable)
         if is_sealed and end != self.file.size():
-            raise damaged(self.path, end, f"there are bytes behind position {last}")
+            raise damaged(self.path, end, f"there are bytes after position {last}")
         self._tail = (last, end)
 
     def _end_of(self, last: int, *, is_sealed: bool) -> int | None:
@@ -130,11 +130,11 @@ class EventSegment:
         if offset < SEGMENT_HEADER_SIZE:
             return None
         if not is_sealed:
-            # Nothing is appended behind an entry that is not known to be sound.
+            # Check the whole entry: nothing may be appended behind a damaged one.
             payload = self._entry(last, offset)
             return None if payload is None else offset + _size_of(len(payload))
-        # Here, whether it is sound is left to who reads it: one damaged event is no reason to
-        # keep all others from being read.
+        # Check only the header, and leave the checksum to readers: one damaged event must not make
+        # all others unreadable.
         header = self.file.read_at(offset, ENTRY_HEADER_SIZE)
         if len(header) < ENTRY_HEADER_SIZE:
             return None
@@ -143,7 +143,7 @@ class EventSegment:
         return end if position == last and end <= self.file.size() else None
 
     def _entry(self, position: int, offset: int) -> bytes | None:
-        """The payload of the entry at *offset*, if it is a sound one of *position*."""
+        """The payload of the entry at *offset*, if it is sound and has this position."""
         if offset < SEGMENT_HEADER_SIZE:
             return None
         header = self.file.read_at(offset, ENTRY_HEADER_SIZE)
@@ -155,7 +155,7 @@ class EventSegment:
         return unpack_entry(self.file.read_at(offset, size), 0, position)
 
     def _rebuild(self, last: int, *, writable: bool) -> int:
-        """Make the .idx file again up to *last*; returns the offset behind that event.
+        """Rebuild the .idx file up to *last*; returns the offset behind that event.
 
         Raises:
             DamagedFile: the .events file is damaged, or ends before *last*.
@@ -184,7 +184,7 @@ class EventSegment:
     # Appending.
 
     def appended(self, offsets: Sequence[int], end: int) -> None:
-        """Note the entries that were written behind the last one; *end* is the offset after."""
+        """Record entries that were written after the last one; *end* is the offset behind them."""
         last, _ = self._tail
         self._write_offsets(last + 1, array("I", offsets))
         self._tail = (last + len(offsets), end)
@@ -215,16 +215,16 @@ class EventSegment:
     # Reading.
 
     def read(self, first: int, last: int, size_max: int) -> list[bytes]:
-        """Payloads from *first* on, at least one.
+        """Payloads from *first* to *last*, at least one.
 
-        Fewer than up to *last*, if they take more than *size_max* bytes or a damaged one follows.
+        The result ends earlier at *size_max* bytes, or before a damaged entry.
 
         Raises:
-            DamagedFile: the entry of *first* is not what was written.
+            DamagedFile: the entry of *first* is damaged.
         """
         offsets = self._offsets(first, last)
         start = offsets[0]
-        # As many as end within the size; the offset after entry n is that of entry n + 1.
+        # Take the entries that end within the size. Entry n ends at the offset of entry n + 1.
         count = bisect.bisect_right(offsets, start + min(size_max, _SPAN_MAX)) - 1
         count = max(1, min(count, last - first + 1))
         data = self.file.read_at(start, max(0, offsets[count] - start))
@@ -238,7 +238,7 @@ class EventSegment:
         """Payloads of *positions*, which are sorted and lie within the segment.
 
         Raises:
-            DamagedFile: an entry is not what was written.
+            DamagedFile: an entry is damaged.
         """
         first = positions[0]
         offsets = self._offsets(first, positions[-1])
@@ -263,39 +263,40 @@ class EventSegment:
         return payloads
 
     def _offsets(self, first: int, last: int) -> "array[int]":
-        """Where the entries from *first* to *last* begin, and where the last of them ends."""
+        """The offsets of the entries from *first* to *last*, and the end of the last."""
         tail_last, end = self._tail
         assert self.first <= first <= last <= tail_last
         upto = min(last + 1, tail_last)
         if self._rebuilt is None:
             offsets = self._offsets_in_file(first, upto)
         else:
-            # Those that were appended since it was made are in the file alone.
+            # Offsets that were appended after the rebuild are only in the file.
             offsets = self._rebuilt[first - self.first : upto + 1 - self.first]
             if len(offsets) < upto + 1 - first:
                 offsets += self._offsets_in_file(first + len(offsets), upto)
         if last == tail_last:
             offsets.append(end)
-        # A wrong offset must not cost us memory: no entry lies outside of the file.
+        # A wrong offset must not cost us memory: no entry is outside of the file.
         if offsets[0] < SEGMENT_HEADER_SIZE or max(offsets) > end:
             self._settle(first)
             return self._offsets(first, last)
         return offsets
 
     def _settle(self, position: int) -> None:
-        """Find out which file is wrong, as the entry of *position* was not where it should be.
+        """Find out which file is damaged, after the entry of *position* was not at its offset.
 
         Raises:
-            DamagedFile: the .events file is. Otherwise the .idx file was, and is right now.
+            DamagedFile: the .events file is damaged. Otherwise the .idx file was, and its offsets
+                were rebuilt.
         """
         known = self._known_offset(position)
         if known is not None and self._entry(position, known) is None:
             raise damaged(self.path, known, f"the event at position {position} is not sound")
-        # Kept in memory and not written: a read changes nothing on the disk.
+        # Keep the offsets in memory: a read must not change the disk.
         self._rebuild(self._tail[0], writable=False)
 
     def _known_offset(self, position: int) -> int | None:
-        """Where the entry of *position* begins, if the one before it is sound and says so."""
+        """The offset of *position*, from the entry before it; None if that is not sound."""
         if position == self.first:
             return SEGMENT_HEADER_SIZE
         if self._rebuilt is not None:
@@ -305,7 +306,7 @@ class EventSegment:
         return None if payload is None else before + _size_of(len(payload))
 
     def _offsets_in_file(self, first: int, last: int) -> "array[int]":
-        """What the .idx file says, true or not; 0 for what it does not have."""
+        """Unchecked offsets from the .idx file; 0 where the file is too short."""
         size = _OFFSET_SIZE * (last + 1 - first)
         data = b""
         if self._offsets_file is not None:
@@ -318,7 +319,7 @@ class EventSegment:
     def payload_sizes(self) -> "array[int]":
         """Bytes of each event in the segment, in order; 0 for one that was removed.
 
-        As the .idx file has it, true or not, and rounded up as entries are.
+        They come unchecked from the .idx file, and are rounded up as entries are.
         """
         last, _ = self._tail
         if last < self.first:
@@ -329,9 +330,9 @@ class EventSegment:
         )
 
     def find_damage(self, *, offsets_matter: bool = True) -> Iterator[DamagedFile]:
-        """Read every entry; gives each that is not what was written, and wrong offsets.
+        """Read all entries; yield each damaged one and, if *offsets_matter*, wrong offsets.
 
-        Unless *offsets_matter*: after a rewrite that was cut off, the next open makes them again.
+        Offsets do not matter after an interrupted rewrite: the next open rebuilds them.
         """
         last, end = self._tail
         if last < self.first:
@@ -348,17 +349,17 @@ class EventSegment:
             else:
                 problem = scanner.problem or f"the file ends before position {last}"
                 yield damaged(self.path, scanner.offset, f"position {scanner.index}: {problem}")
-                # The .idx file may know where to go on.
+                # The .idx file may tell where the next entry begins.
                 position = scanner.index + 1
                 at = offsets[position - self.first]
                 if at > scanner.offset:
                     continue
             break
         if wrong and offsets_matter:
-            yield damaged(self.offsets_path, 0, f"{wrong} offsets are wrong; they are not needed")
+            yield damaged(self.offsets_path, 0, f"{wrong} offsets are wrong; they can be rebuilt")
 
     def close(self) -> None:
-        """Close both files. Nothing is synced. Twice is allowed."""
+        """Close both files, without a sync. A second call does nothing."""
         self.file.close()
         if self._offsets_file is not None:
             self._offsets_file.close()

@@ -1,4 +1,4 @@
-"""The file system, the data directory, and what is done with whole files.
+"""The file system, the data directory, and operations on whole files.
 
-Comes in: what knows paths, descriptors and syncs, but no format of ours.
+These modules know paths, descriptors and syncs, but no file format except that of FORMAT.
 """

@@ -1,7 +1,7 @@
-"""Copies of files, for backups and for what is made of them.
+"""Copies of files, for backups and restores.
 
-A file that never changes again needs no copy: a hard link is one more name for it, and costs
-nothing. Where there can be none, between two disks say, it is copied.
+A file that never changes again needs no copy: a hard link gives it one more name, at no cost. Where
+hard links are impossible, for example between two disks, it is copied.
 """
 
 import errno
@@ -12,7 +12,7 @@ from headwater_protocol.limits import MIB
 from headwater_server.storage.files.file_system import FileSystem, join
 
 CHUNK_SIZE: Final = MIB
-"""Bytes that are copied at a time, between two looks whether to go on."""
+"""Bytes copied at a time, between two checks for an abort."""
 
 _NO_LINKS: Final = (
     errno.EXDEV,
@@ -26,12 +26,12 @@ _NO_LINKS: Final = (
 
 
 class FilePart(NamedTuple):
-    """The beginning of a file: as much of it as counts.
+    """The valid beginning of a file.
 
     Attributes:
-        path: the file.
-        size: bytes that count.
-        is_sealed: it never changes again.
+        path: of the file.
+        size: valid bytes.
+        is_sealed: the file never changes again.
     """
 
     path: str
@@ -40,7 +40,7 @@ class FilePart(NamedTuple):
 
 
 def go_on() -> None:
-    """Stands for a copy that nobody wants to stop."""
+    """The check of a copy that cannot be aborted."""
 
 
 def copy_file(
@@ -54,11 +54,11 @@ def copy_file(
     """Copy the first *size* bytes of a file to a new one, and sync that.
 
     Args:
-        look: called before each piece; it raises if the copy is not wanted any more.
+        look: called before each piece; it raises to abort the copy.
 
     Raises:
-        DiskFull: there is no room; a part may be there.
-        OSError: the disk failed, or the file ends before.
+        DiskFull: there is no room; a part may have been written.
+        OSError: the disk failed, or the file is shorter.
     """
     source = file_system.open(path, writable=False)
     try:
@@ -85,7 +85,7 @@ def link_or_copy(
     *,
     look: Callable[[], None] = go_on,
 ) -> None:
-    """Give a sealed file one more name; where that cannot be, copy what counts of it.
+    """Give a sealed file one more name; if that is impossible, copy its valid bytes.
 
     Raises:
         DiskFull, OSError: as for `copy_file`.
@@ -116,12 +116,11 @@ def list_if_directory(file_system: FileSystem, path: str) -> list[str] | None:
 
 
 def remove_tree(file_system: FileSystem, path: str) -> None:
-    """Remove a file, or a directory with all that is in it. No error if there is nothing."""
+    """Remove a file, or a directory with its contents. No error if it does not exist."""
     if not file_system.exists(path):
         return
     try:
-        # First, and not after a look at what is in it: what is in the directory that a symbolic
-        # link leads to is not ours.
+        # Try this first, before listing: the contents of a symbolic link's target are not ours.
         file_system.remove(path)
         return
     except OSError as error:

@@ -1,14 +1,14 @@
-"""The descriptor cache: many files are open, and few of them have a descriptor.
+"""The descriptor cache: many open files share a few descriptors.
 
-The event log has two files a segment, and may have thousands of segments, which are read now and
-then. A process may have some thousand descriptors, and its connections want them. So a file that
-was not used for the longest gives its descriptor up, and gets another when it is used again.
+The event log has two files for each segment, and may have thousands of segments that are seldom
+read. A process may have a few thousand descriptors, and connections need them. So the least
+recently used file gives up its descriptor, and gets a new one at its next use.
 
     open      a descriptor, and a place in the order of use
     closed    neither; the next call opens it again by its path
 
-A file keeps its descriptor while it has writes that are not synced, so that the writer learns of
-a sync that fails, and once its path no longer names it.
+A file keeps its descriptor while it has unsynced writes, so that a failed sync is reported to the
+writer, and once its path no longer names it.
 """
 
 import threading
@@ -17,7 +17,7 @@ from typing import Final
 from headwater_server.storage.files.file_system import File, FileSystem, Lock
 
 OPEN_FILES_MAX: Final = 128
-"""Files of one log that have a descriptor, beside those that must keep theirs."""
+"""Files of one log that have a descriptor, not counting those that must keep theirs."""
 
 
 class CachedFile:
@@ -44,12 +44,12 @@ class CachedFile:
         self._changing().write_at(offset, data)
 
     def sync(self) -> None:
-        # On the descriptor that wrote, if one has: that is the one which is told of a failure.
+        # Sync the descriptor that wrote: the kernel reports a failed write to that one.
         with self._files.using:
             self.dirty = True
             file = self._files.opened(self)
         file.sync()
-        # Not if it failed: then it is dirty for good.
+        # After a failed sync the file stays dirty, and keeps its descriptor.
         self.dirty = False
 
     def size(self) -> int:
@@ -60,7 +60,7 @@ class CachedFile:
         self._changing().truncate(size)
 
     def _changing(self) -> File:
-        """Its descriptor, which it keeps until the next sync; so it can be used without a lock."""
+        """Its descriptor, which it keeps until the next sync, so the caller needs no lock."""
         with self._files.using:
             self.dirty = True
             return self._files.opened(self)
@@ -71,23 +71,23 @@ class CachedFile:
             self._files.forget(self)
 
     def open_again(self, file_system: FileSystem) -> File:
-        """A new descriptor for it, which must have none."""
+        """Open a new descriptor; the file must have none."""
         assert not self._closed, f"{self._path} was closed"
         assert self.beneath is None
         self.beneath = file_system.open(self._path, writable=self._writable)
         return self.beneath
 
     def renamed(self, path: str) -> None:
-        """It has another name from now on."""
+        """The file has a new path from now on."""
         self._path = path
 
 
 class DescriptorCache:
-    """A file system whose open files rest when there are too many of them.
+    """A file system that keeps only some of its open files' descriptors open.
 
     Attributes:
         using: held while a descriptor is looked up and used.
-        descriptors: files that have one, the one used last at the end.
+        descriptors: files with a descriptor, the most recently used one at the end.
     """
 
     def __init__(self, file_system: FileSystem, open_files_max: int = OPEN_FILES_MAX) -> None:
@@ -98,10 +98,10 @@ class DescriptorCache:
         self._open_files_max = open_files_max
         self._named: dict[str, list[CachedFile]] = {}
 
-    # What its files ask of it, with the lock.
+    # For its files. The caller holds the lock.
 
     def opened(self, file: CachedFile) -> File:
-        """The descriptor of a file, which is now the one used last."""
+        """The descriptor of a file, which becomes the most recently used one."""
         beneath = file.beneath
         if beneath is None:
             beneath = file.open_again(self._file_system)
@@ -113,7 +113,7 @@ class DescriptorCache:
         return beneath
 
     def forget(self, file: CachedFile) -> None:
-        """It was closed."""
+        """Remove a file that was closed."""
         self.descriptors.pop(file, None)
         named = self._named.get(file.path, [])
         if file in named:
@@ -144,7 +144,7 @@ class DescriptorCache:
         return file
 
     def _keep_descriptors(self, path: str) -> None:
-        """Files of this name lose it: their descriptors are all that is left of them."""
+        """Files of this name are unlinked: from now on only their descriptors reach them."""
         for file in self._named.pop(path, []):
             self.opened(file)
             file.unlinked = True

@@ -1,23 +1,23 @@
-"""The data directory: whose it is, what it is, and what lies where in it.
+"""The data directory: its owner, its format, and its layout.
 
     data/
       LOCK       locked by the process that owns the directory; holds its pid
       FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "features": [], "format": 4}
       wal/  commits/  events/  state/
 
-A directory is made in this order, so that FORMAT says that all of it is there:
+A directory is made in this order, so that a FORMAT means that it is complete:
 
-    1. LOCK              from here on nobody else is at it
-    2. the directories, and a sync of the directory above them
-    3. FORMAT, under a temporary name; synced; renamed; and a sync of the directory
+    1. LOCK              from here on no other process uses it
+    2. make the directories, and sync the directory above them
+    3. write FORMAT under a temporary name; sync and rename it; sync the directory
 
-A crash in between leaves no FORMAT and nothing in the directories: the next open begins again.
-If only the process died, what it did is there, and may yet be lost with the power: so the last
-sync is done at each open, and those of the levels above at each that finds no FORMAT.
-Without FORMAT, but with anything else in it, a directory is not ours to write to.
+A crash in between leaves no FORMAT and empty directories, and the next open starts over. If only
+the process died, the steps that it finished are visible, but a power loss could still undo them. So
+every open repeats the last sync, and an open that finds no FORMAT syncs the levels above, too. A
+directory that holds anything else but no FORMAT is not ours, and we do not write to it.
 
-A directory of an older format is opened as it is. Whoever is about to write what the older version
-cannot read calls `upgrade` before, which replaces FORMAT in one rename.
+A directory of an older format is opened without a change. Before the server writes anything that
+the older version cannot read, it calls `upgrade`, which replaces FORMAT in one rename.
 """
 
 import json
@@ -37,15 +37,15 @@ from headwater_server.storage.files.file_system import (
 )
 
 FORMAT: Final = 4
-"""What this version writes."""
+"""The format that this version writes."""
 
 OLDEST_FORMAT: Final = 3
-"""The oldest that this version reads, and every later version will. 1 and 2 were those of the
-months before a release."""
+"""The oldest format that this version reads; every later version will read it, too. Formats 1 and 2
+existed only before the first release."""
 
 FEATURES: Final[frozenset[str]] = frozenset()
-"""What of the reserved parts of the format this version knows. A version that uses one of them adds
-its name to FORMAT first, so that a version that does not know it refuses the directory."""
+"""The reserved features of the format that this version knows. A version that uses one first adds
+its name to FORMAT, so that a version that does not know it refuses the directory."""
 
 LOCK_NAME: Final = "LOCK"
 FORMAT_NAME: Final = "FORMAT"
@@ -53,10 +53,10 @@ _TEMPORARY: Final = ".tmp"
 PARTS: Final = ("wal", "commits", "events", "state")
 """The directories in it."""
 
-# A file system of its own has this from the start, and a data directory may be one.
+# A new ext4 file system has this directory, and a data directory may be a mount point.
 _NOT_OF_ANYBODY: Final = "lost+found"
 _FORMAT_SIZE_MAX: Final = 4096
-"""Bytes of FORMAT that are read: more than any version writes."""
+"""Bytes of FORMAT that we read: more than any version writes."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -65,10 +65,10 @@ class DataDirectory:
     """A data directory that this process owns, until `close`.
 
     Attributes:
-        path: where it is.
-        database_id: 16 bytes, given at random when it was made.
-        created: when that was, in microseconds since 1970-01-01 UTC.
-        format: the number of the format of its files; FORMAT, or older until `upgrade`.
+        path: of the directory.
+        database_id: 16 random bytes, drawn when it was made.
+        created: when it was made, in microseconds since 1970-01-01 UTC.
+        format: the format of its files; FORMAT, or an older one until `upgrade`.
     """
 
     path: str
@@ -86,17 +86,17 @@ class DataDirectory:
         now: int,
         create: bool = True,
     ) -> "DataDirectory":
-        """Take possession of the directory at *path*; make it if it is missing or empty.
+        """Lock the directory at *path*; make it if it is missing or empty.
 
         Args:
-            source: of the database id.
+            source: draws the database id.
             now: microseconds since 1970-01-01 UTC.
             create: whether it may be made.
 
         Raises:
             DirectoryInUse: another process owns it; details["pid"] says which.
             FormatTooNew: a newer version made it.
-            InvalidArgument: it is not one, and not empty either; or it is missing, and
+            InvalidArgument: it is neither a data directory nor empty; or it is missing, and
                 may not be made.
             DamagedFile: FORMAT is missing or broken, or a part is missing.
             DiskFull: there is no room to make it.
@@ -107,11 +107,11 @@ class DataDirectory:
             _sync_above(file_system, path)
         lock = file_system.lock(join(path, LOCK_NAME))
         try:
-            # Asked again: until we had the lock, another process may have been making it.
+            # Check again: another process may have made it before we got the lock.
             if not file_system.exists(join(path, FORMAT_NAME)):
                 _make(file_system, path, uuid.UUID(int=source.getrandbits(128), version=4), now)
             opened = _read(file_system, path, lock)
-            # FORMAT may have its name in the cache only, if its maker died before this sync.
+            # If its maker died before this sync, the name FORMAT may be in the cache only.
             file_system.sync_directory(path)
             return opened
         except BaseException:
@@ -139,10 +139,10 @@ class DataDirectory:
         return join(self.path, "state")
 
     def upgrade(self, file_system: FileSystem) -> None:
-        """Say that the directory has the present format. A crash leaves the old FORMAT or the new.
+        """Set the directory to the current format. A crash leaves the old or the new FORMAT.
 
         Raises:
-            DiskFull: it is as it was.
+            DiskFull: FORMAT is unchanged.
         """
         created = (_EPOCH + timedelta(microseconds=self.created)).isoformat()
         _write_format(file_system, self.path, uuid.UUID(bytes=self.database_id), created)
@@ -150,7 +150,7 @@ class DataDirectory:
         self.format = FORMAT
 
     def close(self) -> None:
-        """Let the next one have it. Twice is allowed."""
+        """Release the lock. A second call does nothing."""
         self._lock.close()
 
 
@@ -169,7 +169,7 @@ def _refuse_others(file_system: FileSystem, path: str, *, create: bool) -> None:
         if part in names and file_system.list(join(path, part)):
             file = join(path, FORMAT_NAME)
             if file_system.exists(file):
-                # Another process has made it and begun to work since we looked.
+                # Another process has made it and started to use it since we looked.
                 return
             raise DamagedFile(
                 f"{file} is missing, but there is data in {part}/",
@@ -180,7 +180,7 @@ def _refuse_others(file_system: FileSystem, path: str, *, create: bool) -> None:
 
 
 def _make(file_system: FileSystem, path: str, identity: uuid.UUID, now: int) -> None:
-    """Make what is missing of an empty data directory."""
+    """Make the missing parts of an empty data directory."""
     for part in PARTS:
         file_system.make_directory(join(path, part))
     file_system.sync_directory(path)
@@ -189,7 +189,7 @@ def _make(file_system: FileSystem, path: str, identity: uuid.UUID, now: int) -> 
 
 
 def _write_format(file_system: FileSystem, path: str, identity: uuid.UUID, created: str) -> None:
-    """Put FORMAT there, in the place of an older one if there is one; the rename is not synced."""
+    """Write FORMAT, replacing an older one if there is one; the rename is not synced."""
     temporary = join(path, FORMAT_NAME + _TEMPORARY)
     if file_system.exists(temporary):
         file_system.remove(temporary)
@@ -209,10 +209,10 @@ def _write_format(file_system: FileSystem, path: str, identity: uuid.UUID, creat
 
 
 def _sync_above(file_system: FileSystem, path: str) -> None:
-    """Make it certain that *path* is found after a power loss, whoever made it, and when.
+    """Make sure that *path* survives a power loss, whoever made it, and when.
 
-    That it is there says nothing: a process that died may have made it, or a directory above
-    it, and not come to the sync. So every level is synced into the one above it.
+    Its existence is no proof: a process may have made it, or a directory above it, and died before
+    the sync. So we sync every level into the one above it.
     """
     at = path.rstrip("/") or "/"
     levels = [at]
@@ -223,7 +223,7 @@ def _sync_above(file_system: FileSystem, path: str) -> None:
         try:
             file_system.sync_directory(parent(level))
         except PermissionError:
-            # Not ours to make, so not ours to make durable.
+            # Without access to the parent, we did not make this level and cannot sync it.
             pass
 
 
@@ -240,7 +240,7 @@ def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
         found = int(fields["format"])
     except (ValueError, KeyError, TypeError) as error:
         raise _broken(name, f"it is not what was written: {error}") from error
-    # Before the checksum: a newer version may have another one.
+    # Check this before the checksum: a newer version may use another checksum.
     if found > FORMAT:
         raise FormatTooNew(
             f"{path} has format {found}; this version reads up to {FORMAT}",
@@ -267,7 +267,7 @@ def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
 
 
 def _encoded(fields: dict[str, Any]) -> bytes:
-    """FORMAT's text: a map with sorted names, and the CRC-32 of the same map without that."""
+    """FORMAT's text: a map with sorted names, and the CRC-32 of the same map without it."""
     crc = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
     return json.dumps({**fields, "crc32": crc}, sort_keys=True).encode() + b"\n"
 

@@ -1,32 +1,33 @@
-"""The file system as storage sees it, so that a test can put a crashing one in its place.
+"""The interface of the file system. Tests replace the real one with one that simulates crashes.
 
-What may be relied on, of the real one as of the simulated one:
+Both guarantee the following:
 
 - After `File.sync` returns, every byte written to that file before is on the disk.
-- After `FileSystem.sync_directory` returns, every create, link, rename and remove done in that
-  directory before is on the disk. Before it, each may be there after a power loss or not.
-- A rename is whole: after a power loss the file has the old name or the new one.
-- Bytes that a write did not cover stay as they were, even if the power fails meanwhile.
+- After `FileSystem.sync_directory` returns, all earlier creates, links, renames and removes in that
+  directory are on the disk. Before, a power loss may keep or undo each of them.
+- A rename is atomic: after a power loss the file has the old name or the new one.
+- Bytes that a write does not cover keep their value, even if the power fails during it.
 
-And what may not: an unsynced write can be there, missing, or there in some of its 512-byte
-sectors and not in others; writes without a sync between them can be there in any combination.
+Nothing else is guaranteed. After a power loss an unsynced write can be there, be missing, or be
+there in some of its 512-byte sectors and not in others. Writes without a sync between them can
+survive in any combination.
 
-Paths are plain strings with "/". Nothing here is asynchronous: each call blocks until it is done.
+Paths are plain strings with "/". Every call blocks until it is done.
 """
 
 from typing import Protocol
 
 
 class File(Protocol):
-    """An open file. Offsets are given with every call; there is no position to share."""
+    """An open file. Every call takes an offset; there is no shared position."""
 
     @property
     def path(self) -> str:
-        """The path by which it was opened or created; a rename does not change it."""
+        """The path at which it was opened or created; a rename does not change it."""
         ...
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """The *size* bytes from *offset* on; fewer only where the file ends before."""
+        """The *size* bytes from *offset* on; fewer only at the end of the file."""
         ...
 
     def write_at(self, offset: int, data: bytes) -> None:
@@ -39,7 +40,7 @@ class File(Protocol):
         ...
 
     def sync(self) -> None:
-        """Wait until all that was written is on the disk, with the size that reading it needs."""
+        """Wait until everything written is on the disk, with the file size needed to read it."""
         ...
 
     def size(self) -> int:
@@ -51,15 +52,15 @@ class File(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the file back to the operating system. It does not sync. Twice is allowed."""
+        """Close the file, without a sync. A second call does nothing."""
         ...
 
 
 class Lock(Protocol):
-    """Held until it is closed or the process ends, however it ends."""
+    """A lock, held until it is closed or the process ends in any way."""
 
     def close(self) -> None:
-        """Let the next one have it."""
+        """Release the lock."""
         ...
 
 
@@ -67,15 +68,15 @@ class FileSystem(Protocol):
     """Directories and files by path."""
 
     def open(self, path: str, *, writable: bool = True) -> File:
-        """Open a file that exists, to read and, unless told otherwise, to write."""
+        """Open an existing file for reading and, by default, writing."""
         ...
 
     def create(self, path: str) -> File:
-        """Make an empty file to read and write; FileExistsError if the name is taken."""
+        """Make an empty file for reading and writing; FileExistsError if the name is taken."""
         ...
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file or a directory of this name."""
+        """Whether there is a file or directory of this name."""
         ...
 
     def list(self, directory: str) -> list[str]:
@@ -83,7 +84,7 @@ class FileSystem(Protocol):
         ...
 
     def make_directory(self, path: str) -> None:
-        """Make a directory and those above it; no error if it is there."""
+        """Make a directory and those above it; no error if it exists."""
         ...
 
     def rename(self, old: str, new: str) -> None:
@@ -95,7 +96,7 @@ class FileSystem(Protocol):
 
         Raises:
             FileExistsError: the new name is taken.
-            OSError: these are two disks, or the disk has no such links; a copy will do.
+            OSError: the paths are on two disks, or the disk has no hard links; copy instead.
         """
         ...
 
@@ -108,14 +109,14 @@ class FileSystem(Protocol):
         ...
 
     def free_bytes(self, path: str) -> int:
-        """Bytes that could still be written to the disk on which *path* lies."""
+        """Free bytes of the disk that holds *path*."""
         ...
 
     def lock(self, path: str) -> Lock:
-        """Lock a file, which is made if need be, against every other process and this one.
+        """Lock a file against every other process and this one; make it if it is missing.
 
         Raises:
-            DirectoryInUse: it is locked; details["pid"] is the owner, 0 if it cannot be told.
+            DirectoryInUse: it is locked; details["pid"] is the owner, 0 if that is unknown.
         """
         ...
 
@@ -126,7 +127,7 @@ def join(directory: str, name: str) -> str:
 
 
 def parent(path: str) -> str:
-    """The directory that holds *path*: "." for a bare name, "/" for what is in the root."""
+    """The directory that holds *path*: "." for a bare name, "/" for a path in the root."""
     directory, slash, _ = path.rstrip("/").rpartition("/")
     if directory:
         return directory
@@ -134,10 +135,10 @@ def parent(path: str) -> str:
 
 
 def make_durable_directory(file_system: FileSystem, path: str) -> None:
-    """Make a directory and those above it, so that a power loss cannot take them away again.
+    """Make a directory and those above it durably.
 
-    A directory is an entry of the one above it: each new level is synced into its parent,
-    from the top down.
+    A directory is an entry of its parent, so each new level is synced into its parent, from the
+    top down.
     """
     missing: list[str] = []
     at = path.rstrip("/") or "/"

@@ -1,8 +1,8 @@
 """The operating system's files.
 
-`fdatasync` where there is one: it skips the times of the file, which nothing here reads, and
-so saves a journal commit on a preallocated file. On macOS neither it nor fsync makes the drive
-write its cache; F_FULLFSYNC does.
+It uses `fdatasync` where available. That skips the file's timestamps, which we never read, and so
+saves a journal commit on a preallocated file. On macOS, neither fdatasync nor fsync flushes the
+drive's cache, but F_FULLFSYNC does.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ _FULL_SYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None)
 _FILE_MODE: Final = 0o600
 _DIRECTORY_MODE: Final = 0o700
 _PID_SIZE_MAX: Final = 20
-"""Bytes read of a lock file: the digits of any 64-bit number."""
+"""Bytes read from a lock file: enough for any 64-bit number."""
 
-# A quota that is used up is a full disk for us: waiting may help, a restart does not.
+# An exhausted quota counts as a full disk: waiting may help, a restart does not.
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -43,7 +43,7 @@ def _sync_descriptor(descriptor: int, *, data_only: bool) -> None:
             fcntl.fcntl(descriptor, _FULL_SYNC)
             return
         except OSError as error:
-            # Network file systems on macOS have no full sync; an error of the disk is not this.
+            # On macOS, network file systems do not support F_FULLFSYNC. Disk errors differ.
             if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
                 raise
     if data_only and hasattr(os, "fdatasync"):
@@ -53,7 +53,7 @@ def _sync_descriptor(descriptor: int, *, data_only: bool) -> None:
 
 
 class RealFile:
-    """A file descriptor. Python repeats a call that a signal interrupted, so we need not."""
+    """A file descriptor. Python itself repeats calls that a signal interrupts."""
 
     __slots__ = ("_descriptor", "_path")
 
@@ -69,8 +69,8 @@ class RealFile:
         data = os.pread(self._descriptor, size, offset)
         if len(data) == size or not data:
             return data
-        # Linux gives at most 2 GiB a call, and some file systems less: only an empty read is
-        # the end of the file.
+        # Linux returns at most 2 GiB in one call, and some file systems less: only an empty read
+        # means the end of the file.
         parts = [data]
         have = len(data)
         while have < size:
@@ -84,7 +84,7 @@ class RealFile:
     def write_at(self, offset: int, data: bytes) -> None:
         try:
             written = os.pwrite(self._descriptor, data, offset)
-            # A short write is no error: the rest either goes in or says why it cannot.
+            # A short write is not an error: the next one writes the rest or raises.
             while written < len(data):
                 rest = memoryview(data)[written:]
                 written += os.pwrite(self._descriptor, rest, offset + written)
@@ -94,8 +94,8 @@ class RealFile:
             raise
 
     def sync(self) -> None:
-        # With delayed allocation, it can be the sync that finds the disk full. That is a failed
-        # sync like any other: it must not look like a DiskFull, which may be tried again.
+        # With delayed allocation, a sync can find the disk full. This is a failed sync like any
+        # other: it must not become a DiskFull, which callers retry.
         _sync_descriptor(self._descriptor, data_only=True)
 
     def size(self) -> int:
@@ -112,7 +112,7 @@ class RealFile:
 
 
 class RealLock:
-    """A file locked by flock: the kernel lets go of it when the process ends."""
+    """A file locked by flock: the kernel releases it when the process ends."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
@@ -132,7 +132,7 @@ class RealLock:
                 f"{path} is locked by process {pid or 'unknown'}",
                 details={"path": path, "pid": pid},
             ) from error
-        # For the eye and for the message above; the lock itself is the kernel's.
+        # The pid is for people and for the message above; flock does the locking.
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 

@@ -9,9 +9,9 @@
                    database id 16 | attachment 64 | zeros | crc32 u32 of all before it
     entry          length u32 | crc32 u32 | index u64 | payload | zeros up to a multiple of 8
 
-Numbers are big-endian. An entry's crc32 covers everything after it, the zeros too, and starts
-from the length, so no bit of an entry can change unnoticed. Indexes are dense and start at 1:
-sixteen zero bytes where an entry should begin are the end of the log, and never an entry.
+Numbers are big-endian. An entry's crc32 covers everything after it, including the zeros, and starts
+from the length, so a change of any bit is detected. Indexes are dense and start at 1. So sixteen
+zero bytes in place of an entry are the end of the log, never an entry.
 """
 
 import struct
@@ -26,7 +26,7 @@ from headwater_protocol.errors import DamagedFile, FormatTooNew
 from headwater_server.storage.files.file_system import File
 
 SEGMENT_HEADER_SIZE: Final = 4096
-"""Its own page: writing the first entries does not rewrite the header's sectors."""
+"""A separate page, so that writing the first entries does not rewrite the header's sectors."""
 
 ENTRY_HEADER_SIZE: Final = 16
 ATTACHMENT_SIZE: Final = 64
@@ -45,7 +45,7 @@ _ZEROS: Final = bytes(READ_SIZE)
 
 
 def damaged(path: str, offset: int, what: str) -> DamagedFile:
-    """The error for bytes that are not what was written: says the file and the offset."""
+    """The error for bytes that differ from what was written; it names the file and the offset."""
     return DamagedFile(
         f"{path} at offset {offset}: {what}", details={"file": path, "offset": offset}
     )
@@ -53,14 +53,14 @@ def damaged(path: str, offset: int, what: str) -> DamagedFile:
 
 @dataclass(frozen=True, slots=True)
 class SegmentHeader:
-    """What a segment says of itself.
+    """The header of a segment.
 
     Attributes:
         kind: which log it belongs to, up to 8 ASCII bytes.
-        first_index: index of its first entry, or of the one to come if it has none.
-        size: bytes that the file was preallocated to; 0 if it grows.
-        database_id: 16 bytes, so that a segment of another database is noticed.
-        attachment: what the owner of the log wants to know ahead of the first entry.
+        first_index: index of its first entry, or of the next one if it has none.
+        size: preallocated bytes of the file; 0 if the file grows.
+        database_id: 16 bytes, to detect a segment of another database.
+        attachment: data of the log's owner that is needed before the first entry.
     """
 
     kind: bytes
@@ -94,7 +94,7 @@ class SegmentHeader:
         """The header of a segment.
 
         Raises:
-            DamagedFile: it is not what was written.
+            DamagedFile: it differs from what was written.
             FormatTooNew: a newer version wrote it.
         """
         block = file.read_at(0, SEGMENT_HEADER_SIZE)
@@ -114,18 +114,18 @@ class SegmentHeader:
 
 
 def pack_entry(index: int, *parts: bytes) -> bytes:
-    """An entry with the concatenation of *parts* as its payload, ready to be written."""
+    """An entry with the concatenation of *parts* as its payload, ready to write."""
     size = sum(map(len, parts))
     content = b"".join((_INDEX.pack(index), *parts, PADDING[size & 7]))
     return LENGTH_CRC.pack(size, zlib.crc32(content, size)) + content
 
 
 def pack_entries(first_index: int, payloads: Sequence[bytes]) -> list[bytes]:
-    """Entries with these payloads and indexes from *first_index* on: as `pack_entry`, in bulk."""
+    """Entries with these payloads and indexes from *first_index* on: `pack_entry` in bulk."""
     pack_header = LENGTH_CRC.pack
     crc32 = zlib.crc32
     padding = PADDING
-    # All indexes at once; each is eight bytes of it.
+    # Pack all indexes together: one call, not one for each entry.
     indexes = struct.pack(f">{len(payloads)}Q", *range(first_index, first_index + len(payloads)))
     entries: list[bytes] = []
     at = 0
@@ -138,7 +138,7 @@ def pack_entries(first_index: int, payloads: Sequence[bytes]) -> list[bytes]:
 
 
 def entry_size(payload_size: int) -> int:
-    """Bytes that an entry with a payload of this size takes in the file."""
+    """Bytes of an entry with a payload of this size."""
     return ENTRY_HEADER_SIZE + (payload_size + 7 & ~7)
 
 
@@ -149,14 +149,14 @@ def entry_index(entry: bytes) -> int:
 
 
 def entry_payload(entry: bytes) -> bytes:
-    """The payload of a packed entry, which was checked before."""
+    """The payload of a packed entry that was checked before."""
     return entry[ENTRY_HEADER_SIZE : ENTRY_HEADER_SIZE + _CRC.unpack_from(entry)[0]]
 
 
 def unpack_entry(data: bytes, offset: int, index: int) -> bytes | None:
     """The payload of the entry at *offset* in *data*; None if it is not a sound entry *index*.
 
-    An offset may be wrong in any way, below zero too: then there is no entry.
+    The offset may be wrong, even negative; then the result is None.
     """
     if not 0 <= offset <= len(data) - ENTRY_HEADER_SIZE:
         return None
@@ -171,7 +171,7 @@ def unpack_entry(data: bytes, offset: int, index: int) -> bytes | None:
 
 
 def unpack_entries(data: bytes, first_index: int, count: int) -> list[bytes]:
-    """The payloads of *count* entries that follow each other; fewer if one is not sound."""
+    """The payloads of *count* consecutive entries; fewer if one is not sound."""
     unpack = _ENTRY.unpack_from
     crc32 = zlib.crc32
     payloads: list[bytes] = []
@@ -183,8 +183,7 @@ def unpack_entries(data: bytes, first_index: int, count: int) -> list[bytes]:
         members = unpack(data, at)
         length: int = members[0]
         end = at + ENTRY_HEADER_SIZE + (length + 7 & ~7)
-        # A copy of so few bytes costs less than a view of them. One that the data is too short
-        # for fails the checksum like any other.
+        # Copying so few bytes costs less than a view. If the data ends early, the checksum fails.
         content = data[at + 8 : end]
         if members[2] != index or crc32(content, length) != members[1]:
             break
@@ -194,15 +193,15 @@ def unpack_entries(data: bytes, first_index: int, count: int) -> list[bytes]:
 
 
 class EntryScanner:
-    """Walks the entries of a segment from an offset on, and stops at the first unsound one.
+    """Walks the entries of a segment from an offset on, and stops at the first bad one.
 
-    Iterating gives packed entries, each as it stands in the file: sound, and in sequence.
+    Iteration yields packed entries, as they are in the file: sound, and in sequence.
 
     Attributes:
-        offset: where the next entry begins; after the walk, where the log ends or is bad.
+        offset: where the next entry begins; after the walk, where the log ends or is damaged.
         index: the index that the next entry must have.
-        problem: after the walk, what is wrong at `offset`; None if the log just ends there.
-        is_sound: there is an entry with a right checksum at `offset`, but of another index.
+        problem: after the walk, what is wrong at `offset`; None if the log ends there.
+        is_sound: the entry at `offset` has a valid checksum, but the wrong index.
     """
 
     def __init__(self, file: File, *, offset: int, index: int, entry_size_max: int) -> None:
@@ -233,7 +232,7 @@ class EntryScanner:
             if not length and not crc and not index:
                 return
             size = ENTRY_HEADER_SIZE + (length + 7 & ~7)
-            # Before the read: a length gone wrong must not cost us memory.
+            # Check before the read: a wrong length must not cost us memory.
             if size > self._entry_size_max:
                 self.problem = f"an entry of {size} bytes; allowed are {self._entry_size_max}"
                 return
@@ -260,10 +259,10 @@ class EntryScanner:
 def find_entries(
     file: File, *, offset: int, index: int, index_max: int, entry_size_max: int
 ) -> Iterator[tuple[int, bytes]]:
-    """Every sound entry after *offset* with an index above *index*, to *index_max*; its offset too.
+    """All sound entries after *offset* with an index above *index*, to *index_max*, with offsets.
 
-    For the diagnosis of a damaged segment: the chain is broken, so each place where an entry can
-    begin is tried. Costs memory for the rest of the segment.
+    For the diagnosis of a damaged segment: the sequence is broken, so it tries every offset at
+    which an entry can begin. It reads the rest of the segment into memory.
     """
     data = file.read_at(offset, max(0, file.size() - offset))
     words = array("Q", data[: len(data) & ~7])
@@ -279,7 +278,7 @@ def find_entries(
 
 
 def end_of_data(file: File, offset: int) -> int:
-    """The offset after the last byte that is not zero, *offset* if all from there on are."""
+    """The offset after the last nonzero byte, or *offset* if only zeros follow it."""
     end = offset
     at = offset
     size = file.size()
@@ -292,6 +291,6 @@ def end_of_data(file: File, offset: int) -> int:
 
 
 def write_zeros(file: File, start: int, end: int) -> None:
-    """Fill a range with zeros, so that the disk must find room for it now."""
+    """Fill a range with zeros, so that the disk allocates it now."""
     for at in range(start, end, READ_SIZE):
         file.write_at(at, _ZEROS[: min(READ_SIZE, end - at)])

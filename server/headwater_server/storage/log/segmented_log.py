@@ -1,22 +1,22 @@
 """An append-only log of checksummed entries, cut into segments: files of bounded size.
 
-Used by the write-ahead log (preallocated segments, a chain of hashes in the payloads) and by
-the event log (growing segments). This class knows about files and their order on the disk; what
-a payload means, where the log ends, and whether damage is a torn tail, its owner decides.
+The write-ahead log uses it with preallocated segments and a chain of hashes in the payloads, the
+event log with growing segments. SegmentedLog knows files and the order of their syncs. Its owner
+knows what a payload means, where the log ends, and whether damage is a torn tail.
 
     00000000000000000001.wal   entries 1 to 812      full: never written again
     00000000000000000813.wal   entries 813 to 1530   the last one: appended to
-    spare-3.tmp                                      preallocated, has no name and no header yet
+    spare-3.tmp                                      preallocated, without final name and header
 
-A segment is named after the index of its first entry. It gets that name only when the disk is
-certain to have what it stands for, so the order of syncs at the step to a new one is:
+A segment is named after the index of its first entry. It gets that name only once its contents are
+durable. So a new segment begins with this order of syncs:
 
-    1. the full segment is synced      whoever sees the new one can count on all of the old one
-    2. header and first entries are written to the temporary file, and synced
+    1. sync the full segment           if the new segment exists, the old one is durable
+    2. write header and first entries to the temporary file, and sync it
     3. rename                          from here on it may be found after a power loss
-    4. the directory is synced         from here on it will be
+    4. sync the directory              from here on it is certain to be found
 
-Hence a fault in a segment that is not the last is never the work of a power loss.
+Hence a power loss never damages a segment that is not the last.
 """
 
 import bisect
@@ -47,17 +47,17 @@ _DIGITS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class LogLayout:
-    """How the segments of one log look.
+    """The layout of a log's segments.
 
     Attributes:
         kind: up to 8 ASCII bytes in each header.
-        suffix: end of each segment's file name, with the dot.
+        suffix: of each segment's file name, with the dot.
         database_id: 16 bytes in each header.
         segment_size: bytes at which a segment is full.
-        entry_size_max: bytes of the largest entry, its header included. A preallocated segment
-            must hold one; segments from before a change of the setting may be smaller.
-        preallocate: segments are filled with zeros ahead, and keep their size.
-        attachment_of: what a new segment's header keeps beside, made of its first entry.
+        entry_size_max: bytes of the largest entry, with its header. A preallocated segment must
+            have room for one; existing segments may be smaller if the setting was changed.
+        preallocate: segments are filled with zeros in advance, and keep their size.
+        attachment_of: makes the attachment of a new segment's header from its first entry.
     """
 
     kind: bytes
@@ -74,11 +74,11 @@ class Segment:
     """A segment of an open log.
 
     Attributes:
-        path: where it is.
-        file: open.
-        first_index: index of its first entry, after its name.
-        header: what it says of itself; None if that is damaged.
-        problem: what is wrong with the header, None if nothing is.
+        path: of the file.
+        file: the open file.
+        first_index: index of its first entry, according to its name.
+        header: its header; None if that is damaged.
+        problem: what is wrong with the header; None if it is sound.
     """
 
     path: str
@@ -89,14 +89,14 @@ class Segment:
 
 
 class Place(NamedTuple):
-    """Where an entry begins: the first index of its segment, and the offset in that file."""
+    """The place of an entry: the first index of its segment, and the offset in that file."""
 
     segment: int
     offset: int
 
 
 class Placed(NamedTuple):
-    """The segment (its first index) of entries appended together, where each begins, the end."""
+    """Where appended entries are: the first index of their segment, their offsets, the end."""
 
     segment: int
     offsets: list[int]
@@ -106,10 +106,9 @@ class Placed(NamedTuple):
 class SegmentedLog:
     """The segments of one log in one directory.
 
-    `segments` is sorted by first index; `has_copies` says that parts were set aside before.
-    After `open`, the owner finds out where the log ends and says so with `resume`; only then
-    can it be appended to. Not safe to use from several threads, except that `prepare` and
-    `remove_below` may run beside everything else.
+    `segments` is sorted by first index; `has_copies` says that parts were set aside before. After
+    `open`, the owner finds the end of the log and calls `resume`; only then can it append. Not
+    thread-safe, except that other threads may call `prepare` and `remove_below` at any time.
     """
 
     def __init__(
@@ -145,8 +144,8 @@ class SegmentedLog:
         *lock* guards the spare segments between threads, a `threading.Lock` by default. A
         simulation has no threads and passes one that lets other tasks run while it waits.
 
-        A damaged header is kept in `Segment.problem`: whether that is fatal is the owner's
-        question. Left-over temporary files are removed, unless not *writable*.
+        A damaged header is recorded in `Segment.problem`; the owner decides whether it is fatal.
+        If *writable*, left-over temporary files are removed.
 
         Raises:
             FormatTooNew: a newer version wrote a segment.
@@ -183,7 +182,7 @@ class SegmentedLog:
     # Reading.
 
     def scan(self, segment: Segment, *, offset: int = 0, index: int = 0) -> EntryScanner:
-        """Walk the entries of a segment, from its first or from a known place on."""
+        """Walk the entries of a segment, from its first or from a known place."""
         return EntryScanner(
             segment.file,
             offset=offset or SEGMENT_HEADER_SIZE,
@@ -192,20 +191,20 @@ class SegmentedLog:
         )
 
     def segment_of(self, index: int) -> Segment | None:
-        """The segment that holds entry *index*, if the log has one that old."""
+        """The segment that holds entry *index*; None if the log begins later."""
         found = bisect.bisect_right(self.segments, index, key=lambda each: each.first_index)
         return self.segments[found - 1] if found else None
 
     @property
     def size(self) -> int:
-        """Bytes of all segments up to the end of the log, headers included."""
+        """Bytes of all segments up to the end of the log, with headers."""
         segments = list(self.segments)
         return sum(each.file.size() for each in segments[:-1]) + (self.end if segments else 0)
 
     # Appending.
 
     def start(self, first_index: int, attachment: bytes = b"") -> None:
-        """Begin a log that has no segments: make the first one, empty and durable.
+        """Begin a log without segments: make the first one, empty and durable.
 
         Raises:
             DiskFull: there is no room; nothing was changed.
@@ -217,31 +216,31 @@ class SegmentedLog:
         self._open_next(first_index, attachment, b"")
 
     def resume(self, next_index: int, end: int) -> None:
-        """Say where the log ends: the index that comes next, and its offset in the last file."""
+        """Set the end of the log: the next index, and its offset in the last file."""
         assert self.segments
         assert end >= SEGMENT_HEADER_SIZE
         self.next_index = next_index
         self.end = end
-        # A preallocated segment keeps the size that it was made with, whatever is set today.
+        # A preallocated segment keeps its size, even if the setting has changed.
         header = self.segments[-1].header
         made_with = header.size if header is not None else 0
         self.limit = made_with or self.layout.segment_size
 
     @property
     def spares(self) -> int:
-        """How many preallocated segments lie ready."""
+        """How many preallocated segments are ready."""
         return len(self._spares)
 
     def _fits(self, entries: Sequence[bytes]) -> bool:
-        """Whether all of them go into the last segment."""
+        """Whether all entries fit into the last segment."""
         size = len(entries[0]) if len(entries) == 1 else sum(map(len, entries))
         return self.end + size <= self.limit
 
     def prepare(self, spares: int = 1) -> None:
-        """See to it that as many preallocated segments lie ready. May run in any thread.
+        """Preallocate segments until *spares* are ready. Safe to call from any thread.
 
         Raises:
-            DiskFull: there is no room; what was begun is removed again.
+            DiskFull: there is no room; the unfinished file is removed.
         """
         assert self.layout.preallocate
         with self._preparing:
@@ -252,8 +251,8 @@ class SegmentedLog:
         path = join(self.directory, f"spare-{next(self._spare_numbers)}{TEMPORARY}")
         file = self._file_system.create(path)
         try:
-            # Written, not only allocated: a block that was never written to needs the file
-            # system's journal at its first sync, and we want that now and not in a commit.
+            # Write zeros instead of only allocating: the first sync of a block that was never
+            # written needs the file system's journal. We pay for that here, not in a commit.
             write_zeros(file, 0, self.layout.segment_size)
             file.sync()
         except DiskFull:
@@ -263,7 +262,7 @@ class SegmentedLog:
         return file
 
     def reserve(self, entries: Sequence[bytes]) -> None:
-        """See to it that `append` of these entries needs no room that the disk must still give.
+        """Make sure that `append` of these entries needs no new space on the disk.
 
         Raises:
             DiskFull: there is no room; nothing was changed.
@@ -275,13 +274,13 @@ class SegmentedLog:
             self.prepare(needed)
 
     def append(self, entries: Sequence[bytes]) -> list[Placed]:
-        """Write packed entries, whose indexes go on from `next_index`; one write a segment.
+        """Write packed entries, whose indexes start at `next_index`; one write for each segment.
 
-        Nothing is durable before `sync`, and after an error the log must not be used again:
-        what the disk holds then is for the next start to find out.
+        Nothing is durable before `sync`. After an error the log must not be used again: only the
+        next start can find out what the disk holds.
 
         Returns:
-            where the entries lie, in each segment.
+            where the entries are, in each segment.
         """
         assert entries
         if len(entries) == 1 and self.end + len(entries[0]) <= self.limit:
@@ -306,25 +305,25 @@ class SegmentedLog:
         return placed
 
     def _placed(self, run: Sequence[bytes]) -> Placed:
-        """Note that a run of entries was just written to the last segment."""
+        """Record that a run of entries was written to the last segment."""
         offsets = list(itertools.accumulate(map(len, run), initial=self.end))
         self.end = offsets.pop()
         self.next_index += len(run)
         return Placed(self.segments[-1].first_index, offsets, self.end)
 
     def sync(self) -> None:
-        """Wait until everything appended is on the disk. Full segments are already."""
+        """Wait until all appended entries are on the disk. Full segments already are."""
         self.segments[-1].file.sync()
 
     def _runs(self, entries: Sequence[bytes]) -> list[Sequence[bytes]]:
-        """Which entries go to the last segment (maybe none), to the next, and so on."""
+        """The entries for the last segment (maybe none), for the next, and so on."""
         if self._fits(entries):
             return [entries]
         at, limit = self.end, self.limit
         runs: list[Sequence[bytes]] = []
         run: list[bytes] = []
         for entry in entries:
-            # An entry above the size of a segment has one of its own, if it may grow.
+            # An entry larger than a segment gets a segment of its own, which grows.
             if at + len(entry) > limit and at > SEGMENT_HEADER_SIZE:
                 runs.append(run)
                 run, at, limit = [], SEGMENT_HEADER_SIZE, self.layout.segment_size
@@ -334,7 +333,7 @@ class SegmentedLog:
         return runs
 
     def _open_next(self, first_index: int, attachment: bytes, data: bytes) -> None:
-        """Make the next segment, with its first entries in it. See the order of syncs above."""
+        """Make the next segment, with its first entries. See the order of syncs above."""
         layout = self.layout
         header = SegmentHeader(
             layout.kind,
@@ -351,7 +350,7 @@ class SegmentedLog:
         try:
             file.write_at(0, header.pack() + data)
         except DiskFull:
-            # Only a file that grows can meet this, and an owner that cuts back may go on.
+            # Only a growing file can hit this; its owner may cut the log and continue.
             file.close()
             self._file_system.remove(file.path)
             raise
@@ -362,10 +361,10 @@ class SegmentedLog:
         self.segments.append(Segment(path, file, first_index, header))
         self.resume(first_index, SEGMENT_HEADER_SIZE)
 
-    # Giving up a part.
+    # Cutting and removing.
 
     def keep_copy(self, segment: Segment, start: int, end: int) -> str:
-        """Keep a range of a segment in a file beside it, durable; returns that file's path."""
+        """Copy a range of a segment durably to a file beside it; returns that file's path."""
         path = self._torn_path(segment)
         temporary = path + TEMPORARY
         copy = self._file_system.create(temporary)
@@ -381,7 +380,7 @@ class SegmentedLog:
         return path
 
     def remove_old_copies(self, keep: int) -> None:
-        """Remove all copies of parts that were set aside but the *keep* newest."""
+        """Remove all copies of parts that were set aside, except the *keep* newest."""
         copies: list[tuple[int, int, str]] = []
         for name in self._file_system.list(self.directory):
             stem, found, number = name.partition(self.layout.suffix + TORN)
@@ -400,11 +399,11 @@ class SegmentedLog:
         raise AssertionError("count() has no end")
 
     def cut(self, place: Place, next_index: int) -> list[str]:
-        """Make the log end at *place*: later segments are set aside, the rest of this one erased.
+        """Make the log end at *place*: set later segments aside, and erase the rest of this one.
 
-        Keeps no copy of the rest; see `keep_copy`. Later segments get the name of a copy, the
-        last first, so that a power loss in between leaves a log without a gap. Everything is
-        durable at the end.
+        It keeps no copy of the rest; see `keep_copy`. Later segments get the name of a copy, the
+        last one first, so that a power loss in between leaves a log without a gap. Everything is
+        durable on return.
 
         Returns:
             the paths of the segments set aside.
@@ -436,7 +435,7 @@ class SegmentedLog:
     def remove_below(self, index: int) -> int:
         """Remove the segments whose entries are all below *index*, but never the last one.
 
-        Oldest first, so that a power loss in between leaves no gap.
+        The oldest goes first, so that a power loss in between leaves no gap.
 
         Returns:
             how many were removed.
@@ -445,14 +444,14 @@ class SegmentedLog:
         while len(self.segments) > 1 and self.segments[1].first_index <= index:
             segment = self.segments.pop(0)
             self._file_system.remove(segment.path)
-            # Without this sync between, the disk could remember the second removal alone.
+            # Without this sync, a power loss could keep only the next removal, and leave a gap.
             self._file_system.sync_directory(self.directory)
             segment.file.close()
             removed += 1
         return removed
 
     def close(self) -> None:
-        """Close all files. Nothing is synced. Spares are left for the next open to remove."""
+        """Close all files, without a sync. The next open removes the spares."""
         with contextlib.ExitStack() as closing:
             for segment in self.segments:
                 closing.callback(segment.file.close)

@@ -1,21 +1,21 @@
-"""The state store as the engine sees it: sorted keys in a few families, written in batches.
+"""The interface of the state store: sorted keys in a few families, written in batches.
 
-    LATEST        the newest version of each key        rules of their keys and values: the engine
+    LATEST        the newest version of each key        the engine defines their keys and values
     HISTORY       older versions
     CHANGES       what each commit replaced
-    INDEX         streams, categories, types, event ids, and what was applied
+    INDEX         streams, categories, types, event ids, and the last applied commit
     TRANSACTIONS  transaction ids
 
-What it promises, and what a test can rely on:
+The store guarantees, and tests check, the following:
 
-- `write` is whole over all families: after it, every reader sees all of a batch; before it, none.
-- After a crash, the store holds every batch up to some point at or after the last `flush`, and
-  nothing of those behind that point. Never a part of a batch, never one without those before it.
-- A scan shows the store as it was when `scan` was called, whatever is written meanwhile.
-- Bytes that the disk has changed are never given back: DamagedFile is raised instead, also in
-  the middle of a scan. The end of a scan is the end of the data.
+- `write` is atomic over all families: before it, a reader sees nothing of a batch; after it, all.
+- After a crash, the store holds all batches up to some point at or after the last `flush`, and
+  nothing later: never a part of a batch, and never a batch without all earlier ones.
+- A scan shows the store as it was when `scan` was called, even if it is written meanwhile.
+- Damaged bytes are never returned: DamagedFile is raised instead, even in the middle of a scan. A
+  scan that ends has reached the end of the data.
 
-Reads may run in any thread, beside one writer. `reopen` and `close` need the store to themselves.
+Any thread may read while one thread writes. `reopen` and `close` need exclusive access.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from typing import Final, NamedTuple, Protocol
 
 
 class Family(bytes, Enum):
-    """A space of keys of its own. The value is the byte that its keys begin with when stored."""
+    """A separate key space. The value is the first byte of its stored keys."""
 
     LATEST = b"\x01"
     HISTORY = b"\x02"
@@ -32,7 +32,7 @@ class Family(bytes, Enum):
     INDEX = b"\x04"
     TRANSACTIONS = b"\x05"
 
-    # bytes and Enum both have one; a family is looked up by what it is stored as.
+    # bytes and Enum both define it; a family hashes like its stored byte.
     __hash__ = bytes.__hash__
 
 
@@ -45,14 +45,14 @@ DELETE_RANGE: Final = 2
 
 
 class WriteBatch:
-    """Writes that happen together or not at all, in the order in which they were added.
+    """Atomic writes, applied in the order in which they were added.
 
-    Nearly all are puts, in hundreds, so they are lists that a store can go through as they stand.
+    Nearly all are puts, in hundreds, so a batch is lists that a store can iterate over directly.
 
     Attributes:
-        keys: stored keys, each beginning with its family's byte; of a range, where it starts.
-        values: what each of them is set to; b"" for one that is removed; where a range ends.
-        others: what is no put, by its place in the lists, in order: DELETE or DELETE_RANGE.
+        keys: stored keys, each beginning with its family's byte; the start of a range.
+        values: the new value of each key; b"" for a deleted key; the end of a range.
+        others: DELETE or DELETE_RANGE by place in the lists, in order, for all but puts.
     """
 
     __slots__ = ("keys", "others", "values")
@@ -71,19 +71,19 @@ class WriteBatch:
         self.values.append(value)
 
     def delete(self, family: Family, key: bytes) -> None:
-        """Remove *key*; nothing happens if it is not there."""
+        """Remove *key*, if it exists."""
         self.others[len(self.keys)] = DELETE
         self.put(family, key, b"")
 
     def delete_range(self, family: Family, start: bytes, end: bytes | None) -> None:
-        """Remove all keys from *start* up to *end*, which stays; None is the family's end."""
+        """Remove all keys from *start* up to *end*, exclusive; None is the family's end."""
         stored_end = FAMILY_END[family] if end is None else family + end
         if family + start < stored_end:
             self.others[len(self.keys)] = DELETE_RANGE
             self.put(family, start, stored_end)
 
     def copy(self) -> "WriteBatch":
-        """The same writes, to which nothing is added any more."""
+        """A copy of the batch, independent of later additions."""
         copy = WriteBatch()
         copy.keys += self.keys
         copy.values += self.values
@@ -91,14 +91,14 @@ class WriteBatch:
         return copy
 
     def clear(self) -> None:
-        """Begin anew, with the same lists."""
+        """Empty the batch, and reuse its lists."""
         self.keys.clear()
         self.values.clear()
         self.others.clear()
 
 
 class Page(NamedTuple):
-    """Neighbouring keys of a family with their values, and whether the range may go on."""
+    """Consecutive keys of a family with their values, and whether the range may have more."""
 
     keys: list[bytes]
     values: list[bytes]
@@ -106,7 +106,7 @@ class Page(NamedTuple):
 
 
 class StateStore(Protocol):
-    """Sorted keys in families. See the module's docstring for what can be relied on.
+    """Sorted keys in families. See the module's docstring for the guarantees.
 
     Every method that touches the disk may raise DamagedFile, with `file` and `offset` in its
     details as far as they are known, or OSError when the disk fails.
@@ -117,16 +117,16 @@ class StateStore(Protocol):
         ...
 
     def get_many(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of many keys, in the order of the keys. Sorted keys are read faster."""
+        """The values of many keys, in the order of the keys. Sorted keys are faster."""
         ...
 
     def scan(
         self, family: Family, start: bytes, end: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values from *start* up to *end*, which is not part of it; None: to the end.
+        """Keys and values from *start* up to *end*, exclusive; None is the family's end.
 
-        *reverse* gives the same items, the last first. The items are those of the moment of
-        the call. Drop the iterator when it is no longer needed: it holds on to old data.
+        *reverse* yields the same items, the last one first. The scan shows the store as of the
+        call. Drop the iterator when it is no longer needed: it keeps old data alive.
         """
         ...
 
@@ -140,14 +140,14 @@ class StateStore(Protocol):
         size_max: int,
         reverse: bool = False,
     ) -> Page:
-        """The first items of what `scan` would give, as lists: faster, and nothing stays open.
+        """The first items of a `scan`, as lists: faster, and nothing stays open.
 
-        It ends with the item by which it has *count_max* items, or *size_max* bytes of values.
+        It ends with the item that reaches *count_max* items or *size_max* bytes of values.
         """
         ...
 
     def write(self, batch: WriteBatch) -> None:
-        """Write all of *batch*, so that it is visible at once. Not durable before `flush`.
+        """Write *batch* and make it visible, atomically. Not durable before `flush`.
 
         Raises:
             DiskFull: nothing of the batch was written; see `reopen`.
@@ -155,35 +155,35 @@ class StateStore(Protocol):
         ...
 
     def flush(self) -> None:
-        """Wait until every batch written before is on the disk.
+        """Wait until every earlier batch is on the disk.
 
         Raises:
-            DiskFull: it is not, or not for certain; see `reopen`.
+            DiskFull: some batches may not be on the disk; see `reopen`.
         """
         ...
 
     def compact(self, family: Family, start: bytes, end: bytes) -> None:
-        """Take the bytes of what was overwritten or removed in a range off the disk.
+        """Remove overwritten and deleted data of a range from the disk.
 
-        It is a wish: a store may keep some of them, where an open scan holds on to them say.
+        This is a hint: a store may keep some of it, for example while a scan is open.
         """
         ...
 
     def checkpoint_to(self, path: str) -> None:
-        """Make a store of its own at *path*, which must not exist, with all that was flushed.
+        """Make a separate store at *path*, which must not exist, with all flushed data.
 
-        It holds what this one holds now, if all of that was flushed, and costs next to no room.
-        It is not durable before its files and the directory are synced.
+        If everything was flushed, it equals this store. It takes almost no space. It is not
+        durable before its files and the directory are synced.
 
         Raises:
-            DiskFull, OSError: it was not made, or in part. This store is as before.
+            DiskFull, OSError: it was not made, or only in part. This store is unchanged.
         """
         ...
 
     def reopen(self) -> None:
-        """Begin again with what is on the disk: the one way on after DiskFull.
+        """Open the store again from the disk: the only way to continue after DiskFull.
 
-        Until then reads go on and writes raise DiskFull. Batches behind the last flush may be
+        Before that, reads work and writes raise DiskFull. Batches after the last flush may be
         lost, as in a crash.
 
         Raises:
@@ -192,7 +192,7 @@ class StateStore(Protocol):
         ...
 
     def sizes(self) -> dict[str, int]:
-        """Figures for operators: keys (an estimate), and bytes on the disk and in memory."""
+        """Statistics: keys (an estimate), and bytes on disk and in memory."""
         ...
 
     def verify(self) -> int:
@@ -200,5 +200,5 @@ class StateStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of everything. What was not flushed may be lost. Open scans end."""
+        """Release all resources. Unflushed batches may be lost. Open scans end."""
         ...

@@ -1,16 +1,16 @@
-"""Saving what can be read of a damaged RocksDB state store.
+"""Salvages the readable keys of a damaged RocksDB state store.
 
-RocksDB has a repair of its own. Tried with one flipped bit in one block of 4 KiB: it threw away
-the whole file, and with it 80,000 keys. So it is used only where the store does not open at all,
-because the files that say which files there are have gone. Otherwise everything that can be read
-is copied into a new store:
+RocksDB has its own repair. In a test with one flipped bit in one block of 4 KiB, it discarded the
+whole file, with 80,000 keys. So we use it only if the store does not open, because the files that
+list its files are missing. Otherwise we copy everything that can be read into a new store:
 
     keys    a b c d [ damaged block ] m n o p ...
                   ^ the walk ends here, as RocksDB finds the checksum wrong
                      ^ ^    ^       ^ seeks; the first that succeeds is where the walk goes on
 
-A seek to a key in a damaged block fails, one behind it succeeds, so the end of the block is found
-by halving. A key is read from all levels or not at all, so no old value shows through a gap.
+A seek to a key in a damaged block fails, and a seek behind it succeeds, so a binary search finds
+the end of the block. RocksDB reads a key from all levels or not at all, so a gap never exposes an
+old value.
 """
 
 import os
@@ -24,7 +24,7 @@ from headwater_server.storage.store.interface import WriteBatch
 from headwater_server.storage.store.rocks_store import RocksSettings, RocksStore
 
 _KEY_SIZE_MAX: Final = 256
-"""Bytes of a key by which the end of a damaged block is looked for; blocks part well before."""
+"""Bytes of a key that the search compares; neighbouring blocks differ well before that."""
 
 _BATCH_ENTRIES: Final = 1000
 _BATCH_SIZE: Final = 4 * 1024 * 1024
@@ -32,18 +32,18 @@ _LAST_KEY: Final = b"\xff" * _KEY_SIZE_MAX
 
 
 def repair_rocks(path: str, settings: RocksSettings | None = None) -> str:
-    """Put a store that can be opened in the place of the damaged one at *path*, which is kept.
+    """Replace the damaged store at *path* by one that opens, and keep the damaged one.
 
     Returns:
-        what was done and what is lost, in words.
+        a sentence about what was done and what is lost.
 
     Raises:
-        DiskFull: no room for the new store; the old one is as it was.
+        DiskFull: there is no room for the new store; the old one is unchanged.
     """
     words = ""
     if not _opens(path):
         rocksdict.Rdict.repair(path, rocksdict.Options(raw_mode=True))
-        words = "let RocksDB find its files again; "
+        words = "had RocksDB rebuild its list of files; "
     new = f"{path}.new"
     if os.path.isdir(new):
         rocksdict.Rdict.destroy(new)
@@ -89,7 +89,7 @@ def _copy(path: str, new: str, settings: RocksSettings | None) -> tuple[int, int
 
 
 class _Salvage:
-    """Walks over all that can be read of a store. `gaps`: how often it could not go on."""
+    """Reads all readable entries of a store. `gaps`: number of ranges that it could not read."""
 
     def __init__(self, path: str) -> None:
         self.gaps = 0
@@ -115,10 +115,10 @@ class _Salvage:
             start = self._behind_damage(start if last is None else last + b"\0")
 
     def _behind_damage(self, start: bytes) -> bytes | None:
-        """The lowest key, at or behind *start*, from which one can read on."""
+        """The lowest key, at or after *start*, from which reading works; None if there is none."""
         low, high = _number(start), _number(_LAST_KEY)
         step = 1
-        # Small steps first: the end of this block is meant, not that of another one behind it.
+        # Begin with small steps, to find the end of this block and not that of a later one.
         while low + step < high and not self._reads_at(_key(low + step)):
             low += step
             step *= 2
@@ -147,7 +147,7 @@ def _is_whole(iterator: rocksdict.RdictIter) -> bool:
     try:
         iterator.status()
     except Exception as error:
-        # rocksdict raises Exception itself for all that RocksDB says.
+        # rocksdict raises plain Exception for every error of RocksDB.
         if type(error) is not Exception:
             raise
         return False

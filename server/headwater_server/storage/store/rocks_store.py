@@ -1,26 +1,27 @@
 """The state store on RocksDB.
 
-All families share one column family, each with a byte in front of its keys, and RocksDB's own
-write-ahead log is off. A batch goes into one memtable, memtables reach the disk in the order in
-which they were filled, so a crash leaves a whole prefix of the batches: that is all of the
-store's promise, and it rests on nothing else.
+All families share one column family, and their keys begin with the family's byte. RocksDB's own
+write-ahead log is off. A batch goes into one memtable, and memtables reach the disk in the order in
+which they were filled. So after a crash the store holds a prefix of the batches. The store's
+guarantees rest on this alone.
 
-What rocksdict 0.3.29 offers, and is not used here because a trial showed otherwise:
+We avoid the following features of rocksdict 0.3.29, because they failed in tests:
 
-- Column families. `flush` flushes the one it is called on, atomic flush or not: a batch over two
-  of them, one flushed, then SIGKILL, came back as half a batch.
-- The end of `items()`, `keys()`, `values()`: it is the same at a damaged block. `RdictIter`
-  tells one from the other, by `status`. A page is read with `items`, which is twice as fast,
-  and only where that ends before the page is full, an `RdictIter` has to say why.
-- `set_iterate_lower_bound`, which sets the upper one, and iterators of a `Snapshot`, which show
-  what was written after it. An iterator of the database is a snapshot by itself.
-- An upper bound that nobody holds on to: iterators compare with the caller's bytes object, and
-  go wrong once it is freed. Each scan keeps its own.
-- Waiting in a write. `write` keeps the interpreter lock, so a write that RocksDB holds back
-  would stop the whole server. We have it refused instead (`no_slowdown`) and wait in a flush,
-  which gives the lock away.
+- Column families. `flush` flushes only its own column family, even with atomic flush: after a
+  batch over two of them, a flush of one, and SIGKILL, half the batch was there.
+- The end of `items()`, `keys()` and `values()`: they also end at a damaged block. `RdictIter`
+  reports the damage in `status`. `items` is twice as fast, so we read a page with it, and use an
+  `RdictIter` only if it ends before the page is full.
+- `set_iterate_lower_bound`, which sets the upper bound, and iterators of a `Snapshot`, which show
+  later writes. An iterator of the database is itself a snapshot.
+- A temporary object as upper bound: iterators compare with the caller's bytes object, and fail
+  once it is freed. Each scan keeps a reference.
+- Waiting in a write. `write` keeps the interpreter lock, so a write that RocksDB delays would stop
+  the whole server. We let RocksDB refuse it instead (`no_slowdown`) and wait in a flush, which
+  releases the lock.
 
-For the same reason a batch should be small: a thousand puts hold the interpreter for about 2 ms.
+For the same reason batches should be small: a thousand puts hold the interpreter lock for about
+2 ms.
 """
 
 import errno
@@ -49,10 +50,10 @@ _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 
 _KEYS_A_FILTER_MIN: Final = 1024
-"""Keys that the smallest piece of a filter speaks for, to read all of them by point lookups."""
+"""Keys in the smallest partition of a filter, to read all of them by point lookups."""
 
 WRITE_ATTEMPTS_MAX: Final = 100
-"""Times that a batch is offered. Each time but the first, all compaction in its way is done."""
+"""How often we try to write a batch. Before each retry we wait until compaction has caught up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,11 @@ class RocksSettings:
     """Memory and sizes. The defaults keep a server of ten million keys below 250 MB.
 
     Attributes:
-        cache_size: bytes of blocks kept, those of indexes and filters among them.
+        cache_size: bytes of cached blocks, including those of indexes and filters.
         write_buffer_size: bytes of a memtable.
-        write_buffers_max: memtables at most, those being written to the disk included.
+        write_buffers_max: bound on memtables, including those being written to disk.
         open_files_max: files that RocksDB keeps open.
-        file_size: bytes of a file in the second level; the aim, not a bound.
+        file_size: target bytes of a file in the second level; not a bound.
     """
 
     cache_size: int = 96 * _MIB
@@ -75,7 +76,7 @@ class RocksSettings:
 
 
 class RocksStore:
-    """A state store in a directory of its own."""
+    """A state store in its own directory."""
 
     def __init__(self, path: str, settings: RocksSettings, *, read_only: bool) -> None:
         self._path = path
@@ -83,7 +84,7 @@ class RocksStore:
         self._read_only = read_only
         self._cache = rocksdict.Cache(settings.cache_size)
         self._write_options = rocksdict.WriteOptions()
-        # Properties since 0.3.25, but still methods in its type hints.
+        # Properties since rocksdict 0.3.25, but its type hints still say methods.
         for option in ("disable_wal", "no_slowdown"):
             setattr(self._write_options, option, True)
         self._scans: WeakSet[Any] = WeakSet()
@@ -94,12 +95,12 @@ class RocksStore:
     def open(
         path: str, settings: RocksSettings | None = None, *, read_only: bool = False
     ) -> "RocksStore":
-        """Open the store in *path*, or make one there if there is none; the directory may miss.
+        """Open the store in *path*; make the store, and the directory, if there is none.
 
-        A read-only one may be opened beside its owner and shows what was flushed until now.
+        A read-only store may be opened while another process owns it; it shows the flushed data.
 
         Raises:
-            DamagedFile: files are missing or broken; no store is there, and it is read-only.
+            DamagedFile: files are missing or broken; or *read_only*, and there is no store.
             DirectoryInUse: another process has it open.
             DiskFull: there was no room.
         """
@@ -108,8 +109,8 @@ class RocksStore:
     def _open(self) -> rocksdict.Rdict:
         names = set(os.listdir(self._path)) if os.path.isdir(self._path) else set()
         exists = "CURRENT" in names
-        # RocksDB names its first files in CURRENT last. Data without it was not left by a crash,
-        # and would be thrown away if we let RocksDB begin anew.
+        # RocksDB writes CURRENT last when it makes a store. So a crash cannot leave data without
+        # CURRENT, and RocksDB would discard that data if we let it create a store.
         if not exists and (self._read_only or any(name.endswith(".sst") for name in names)):
             current = os.path.join(self._path, "CURRENT")
             raise DamagedFile(
@@ -122,8 +123,8 @@ class RocksStore:
         )
         options = self._options(create=not exists)
         try:
-            # Named, or rocksdict would take what the OPTIONS file says of it, and a small cache
-            # of its own.
+            # Name the column family, or rocksdict would use the options in the OPTIONS file, with a
+            # small cache of its own.
             families = {"default": options}
             database = rocksdict.Rdict(self._path, options, families, access)
         except Exception as error:
@@ -145,7 +146,7 @@ class RocksStore:
         options.set_level_compaction_dynamic_level_bytes(True)
         options.set_max_background_jobs(2)
         options.set_max_open_files(settings.open_files_max)
-        # Files reach the disk as they are written, so that the sync at the end is short.
+        # Write files back continuously, so that the sync at the end is short.
         options.set_bytes_per_sync(_MIB)
         options.set_skip_stats_update_on_db_open(True)
         options.set_stats_dump_period_sec(0)
@@ -162,8 +163,8 @@ class RocksStore:
         table.set_format_version(5)
         table.set_checksum_type(rocksdict.ChecksumType.xxh3())
         table.set_bloom_filter(10, False)
-        # Indexes and filters grow with the data. In pieces, and within the cache, they are
-        # bounded like everything else; only their top levels are always there.
+        # Indexes and filters grow with the data. Partitioned and in the cache, they are bounded;
+        # only their top levels are always in memory.
         table.set_cache_index_and_filter_blocks(True)
         table.set_index_type(rocksdict.BlockBasedIndexType.two_level_index_search())
         table.set_partition_filters(True)
@@ -196,7 +197,7 @@ class RocksStore:
             return iter(())
         options = rocksdict.ReadOptions()
         options.set_iterate_upper_bound(stored_end)
-        # Made here and not in the generator, whose body first runs when it is first asked.
+        # Create the iterator here: the generator's body runs only at its first item.
         try:
             iterator = self._database.iter(options)
             if reverse:
@@ -220,12 +221,12 @@ class RocksStore:
         while (found := key()) is not None and found >= first:
             yield found[1:], value()
             move()
-        # An iterator has no more keys at the end, and when it could not read on.
+        # An iterator also stops when it cannot read; only its status tells.
         try:
             iterator.status()
         except Exception as error:
             raise self._told(error) from error
-        # RocksDB compares with these very bytes, and the iterator does not keep them alive: the
+        # RocksDB compares with this bytes object, which the iterator does not keep alive. The
         # generator's frame does.
         del stored_end
 
@@ -248,7 +249,7 @@ class RocksStore:
         options = rocksdict.ReadOptions()
         options.set_iterate_upper_bound(stored_end)
         try:
-            # Of any types after its type hints; of bytes in raw mode.
+            # The type hints say any type; in raw mode it is bytes.
             items: Iterator[Any] = self._database.items(
                 reverse, None if reverse else first, options
             )
@@ -266,7 +267,7 @@ class RocksStore:
         last = family + keys[-1] if keys else None
         if self._ends_after(last, first, stored_end, reverse=reverse):
             return Page(keys, values, more=False)
-        # It could not read on, and now it can; or something was written behind the last key.
+        # The first read failed and this one works, or a key was written after the last one.
         keys, values, size = [], [], 0
         for key, value in self.scan(family, start, end, reverse=reverse):
             keys.append(key)
@@ -279,10 +280,10 @@ class RocksStore:
     def _ends_after(
         self, last: bytes | None, first: bytes, stored_end: bytes, *, reverse: bool
     ) -> bool:
-        """Whether a range has no key behind *last*, which is the last one that was found in it.
+        """Whether a range ends after *last*, the last key that was found in it.
 
         Raises:
-            DamagedFile: that cannot be told.
+            DamagedFile: the store cannot tell.
         """
         options = rocksdict.ReadOptions()
         options.set_iterate_upper_bound(stored_end)
@@ -314,8 +315,8 @@ class RocksStore:
             except Exception as error:
                 if not str(error).startswith("Result incomplete"):
                     raise self._told(error) from error
-            # Memtables or files have piled up. A flush waits until there are less of them, and
-            # other threads run meanwhile.
+            # Too many memtables or files. A flush waits until there are fewer, and other
+            # threads run meanwhile.
             self.flush()
         raise OSError(errno.EBUSY, f"a batch was refused {WRITE_ATTEMPTS_MAX} times", self._path)
 
@@ -337,11 +338,11 @@ class RocksStore:
         try:
             rocksdict.Checkpoint(self._database).create_checkpoint(path)
         except Exception as error:
-            # Nothing was to be flushed, so whatever failed is not this store's.
+            # Nothing had to be flushed, so the failure does not concern this store.
             raise error if type(error) is not Exception else explain(str(error), path) from error
 
     def reopen(self) -> None:
-        # The flush that closing does fails once more, and the next open tells why.
+        # Closing flushes, which fails again; the next open reports why.
         try:
             self.close()
         except DiskFull:
@@ -382,9 +383,9 @@ class RocksStore:
             iterator = self._database.iter(options)
             iterator.seek_to_first()
             while (key := iterator.key()) is not None:
-                # A scan reads no filters; a lookup does.
+                # Also look the key up: a scan reads no filters, a lookup does.
                 if count % (_KEYS_A_FILTER_MIN // 4) == 0 and self._get(key) is None:
-                    raise AssertionError(f"key {key!r} is in a scan, and is not found")
+                    raise AssertionError(f"key {key!r} is in a scan, but a lookup does not find it")
                 count += 1
                 iterator.next()
             iterator.status()
@@ -393,8 +394,8 @@ class RocksStore:
         return count
 
     def _told(self, error: Exception) -> Exception:
-        """What a message of RocksDB means."""
-        # rocksdict raises Exception itself for all that RocksDB says.
+        """The exception for an error of RocksDB."""
+        # rocksdict raises plain Exception for every error of RocksDB.
         if type(error) is not Exception:
             return error
         told = explain(str(error), self._path)
@@ -421,7 +422,7 @@ def _rocks_batch(batch: WriteBatch) -> rocksdict.WriteBatch:
 
 
 def _put_all(built: rocksdict.WriteBatch, keys: list[bytes], values: list[bytes]) -> None:
-    # `map` calls without the interpreter, which would take as long as the call.
+    # `map` avoids a loop in the interpreter, which would take as long as the calls.
     deque(map(built.put, keys, values), maxlen=0)
 
 
@@ -430,7 +431,7 @@ _FILE: Final = re.compile(r"(?P<file>/[^\n:]*?(?:\d{6,}\.sst|MANIFEST-\d+|CURREN
 
 
 def explain(message: str, path: str) -> Exception:
-    """The error that a message of RocksDB stands for; *path* is its directory."""
+    """The exception for a message of RocksDB; *path* is the store's directory."""
     if "No space left on device" in message or "Disk quota exceeded" in message:
         return DiskFull(path, 0)
     if "lock hold by current process" in message or "While lock file" in message:

@@ -1,23 +1,23 @@
-"""Is the log whole, and if not: did a crash tear its tail, or did the disk lose something?
+"""Checks the log, and tells a torn tail from corruption.
 
-A checksum alone cannot tell. A write that was under way when the power failed leaves a bad
-entry, and that is no loss: nobody was told that it is durable. A bad entry that was once durable
-is a loss, and going on without it would be a lie. So the bad entry's neighbours are heard:
+A checksum alone cannot tell them apart. A write that was running when the power failed leaves a bad
+entry. Nothing is lost then, since nobody was told that the entry is durable. But if a bad entry was
+once durable, data is lost, and the server must not continue without it. The later entries decide:
 
-    entry   5   6   bad   8   9            torn tail:   nobody says that 7 was durable
+    entry   5   6   bad   8   9            torn tail:   no entry says that 7 was durable
     durable 4   5    ?    6   6
 
     entry   5   6   bad   8   9            corruption:  8 was written after 7 was durable
     durable 4   5    ?    7   7
 
-It is corruption, too, in every segment but the last (a segment is synced before the next one
-appears); if entries are missing between segments; if the entry is sound and does not fit the
-chain (no crash makes one); and if somebody else knows that the entry was durable.
+It is also corruption if the bad entry is not in the last segment (a segment is synced before the
+next one appears), if entries are missing between segments, if a sound entry does not fit the chain
+(no crash makes one), and if the caller knows that the entry was durable.
 
-What is left undecided: the last group of a log after which nothing was written. If it rots, it
-looks like a torn tail. `seal` closes this gap at a clean stop, as does the next group.
+One case stays undecided: if nothing was written after the last group and it rots, it looks like a
+torn tail. `seal` closes this gap at a clean stop, and so does the next group.
 
-Nothing here writes.
+This module writes nothing.
 """
 
 from collections import deque
@@ -44,7 +44,7 @@ from headwater_server.storage.wal.entry import (
 from headwater_server.storage.wal.interface import WalEntry, WalIndex
 
 _KEPT_OVERHEAD: Final = 400
-"""Bytes that an entry takes in memory beside its body: six objects. Of this order."""
+"""Bytes that an entry takes in memory besides its body: about six objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,10 @@ class Damage:
         end: where the bytes that are not zero end.
         index: the entry that should begin there.
         reason: what is wrong.
-        is_corruption: something durable is lost. If not, it is a torn tail, and nothing is.
-        readable_after: how many later entries are sound; with a cut they are given up.
+        is_corruption: something durable is lost. If False, it is a torn tail, and nothing is lost.
+        readable_after: how many later entries are sound; a cut discards them.
         last_readable: the highest index of those, 0 if there are none.
-        known_durable: the highest index that is known to have been durable, as far as one can see.
+        known_durable: the highest index that is known to have been durable.
     """
 
     path: str
@@ -74,32 +74,30 @@ class Damage:
     known_durable: WalIndex
 
     def describe(self) -> str:
-        """What is wrong, and what cutting the log here gives up."""
+        """What is wrong, and what a cut of the log here would discard."""
         if not self.is_corruption:
-            return (
-                f"{self.reason}; a torn tail: nothing says that entry {self.index} was ever durable"
-            )
+            return f"{self.reason}; a torn tail: no entry says that entry {self.index} was durable"
         lost = max(self.last_readable, self.known_durable, self.index)
         entries = f"entries {self.index} to {lost}" if lost > self.index else f"entry {lost}"
         return (
-            f"{self.reason}; this is no torn tail. `headwater repair` would cut the log before "
-            f"entry {self.index} and give up {entries}, of which {self.readable_after} can still "
-            f"be read and entries up to {self.known_durable} are known to have been durable"
+            f"{self.reason}; this is not a torn tail. `headwater repair` would cut the log before "
+            f"entry {self.index} and discard {entries}. {self.readable_after} of them can still "
+            f"be read, and entries up to {self.known_durable} are known to have been durable"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LogReport:
-    """What a walk over the whole log found. It can be cut at `end` of `segment`.
+    """The result of a walk over the whole log. The log can be cut at `end` of `segment`.
 
     Attributes:
-        segments: how many files.
+        segments: number of files.
         entries: sound entries before the first damage.
         first_index: the oldest entry.
         last: the chain's end before the first damage.
         segment: first index of the segment in which the log ends.
-        end: offset in that segment, where the next entry would go.
-        unconfirmed: offset in that segment of the first entry that no other one vouches for.
+        end: offset in that segment at which the next entry would begin.
+        unconfirmed: offset in that segment of the first entry that no later one says was durable.
         damage: the first damage; None if the log is whole.
     """
 
@@ -114,14 +112,14 @@ class LogReport:
 
 
 class KeptEntries:
-    """The first entries that a check comes by, without a gap, as many as there is room for."""
+    """The first entries of a check, without a gap, as many as there is room for."""
 
     def __init__(self, size_max: int) -> None:
         self.entries: deque[WalEntry] = deque()
         self._room = size_max
 
     def add(self, entry: WalEntry) -> None:
-        """Keep the next entry. After one for which there was no room, none is kept."""
+        """Keep the next entry. After the first that does not fit, keep none."""
         self._room -= len(entry.body) + _KEPT_OVERHEAD
         if self._room >= 0:
             self.entries.append(entry)
@@ -135,8 +133,8 @@ def check_log(
 ) -> LogReport:
     """Walk over every entry of a log that has segments.
 
-    *known_durable* is an index that the caller knows to have been durable, from a checkpoint say.
-    *on_entry* is called with each of the entries that the report counts, in their order.
+    *known_durable* is an index that the caller knows to have been durable, for example from a
+    checkpoint. *on_entry* is called with each entry that the report counts, in order.
     """
     assert log.segments
     last = len(log.segments) - 1
@@ -144,7 +142,7 @@ def check_log(
     for place, segment in enumerate(log.segments):
         chain, reason = _begin(segment, walk.chain if place else None)
         if reason is not None:
-            # Without a right header, the log ends with the segment before.
+            # Without a sound header, the log ends with the segment before.
             damage = _diagnose(log, place, 0, chain, reason, sure=True, known_durable=known_durable)
             return _report(log, max(0, place - 1), replace(walk, chain=chain), damage)
         walk = _walk(log, segment, chain, walk.entries, on_entry)
@@ -172,7 +170,7 @@ def check_log(
 def _begin(segment: Segment, chain: ChainEnd | None) -> tuple[ChainEnd, str | None]:
     """The chain's end before a segment's first entry, and what is wrong with its header.
 
-    *chain* is where the segment before came to, None for the first one.
+    *chain* is the chain's end after the previous segment, None for the first one.
     """
     header = segment.header
     if header is None or segment.problem is not None:
@@ -187,13 +185,13 @@ def _begin(segment: Segment, chain: ChainEnd | None) -> tuple[ChainEnd, str | No
             f"but the one before it ends with entry {chain.index}"
         )
     if before.hash != chain.hash or before.epoch < chain.epoch:
-        return chain, "it does not carry on the chain of the segment before it"
+        return chain, "it does not continue the chain of the segment before it"
     return replace(chain, epoch=before.epoch), None
 
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """Where the walk through one segment came to."""
+    """Where the walk through one segment ended."""
 
     chain: ChainEnd
     end: int
@@ -213,7 +211,7 @@ def _walk(
     scanner = log.scan(segment)
     reason = None
     is_broken = False
-    # Offset of the first entry of the group that was written last: what none vouches for.
+    # Offset of the first entry of the last group: no later entry says that it was durable.
     group = SEGMENT_HEADER_SIZE
     for packed in scanner:
         entry = unpack(packed)
@@ -230,7 +228,7 @@ def _walk(
         reason = scanner.problem
         is_broken = scanner.is_sound
         if reason is None and end_of_data(segment.file, scanner.offset) > scanner.offset:
-            reason = f"no entry {scanner.index}, but bytes that are not zero after its place"
+            reason = f"no entry {scanner.index}, but bytes other than zero follow"
         size_made = segment.header.size if segment.header is not None else 0
         if reason is None and segment.file.size() < size_made:
             reason = f"the file ends after {segment.file.size()} bytes of {size_made}"
@@ -248,7 +246,7 @@ def _diagnose(
     sure: bool,
     known_durable: WalIndex,
 ) -> Damage:
-    """Hear every later entry on what was durable, and judge."""
+    """Read all later entries. If one says that the bad entry was durable, this is corruption."""
     segment = log.segments[place]
     index = WalIndex(chain.index + 1)
     known = max(known_durable, chain.durable)

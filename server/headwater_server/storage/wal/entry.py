@@ -6,8 +6,8 @@
     +----------+--------+----------+---------+--------+---------------+----------+--------+------
 
 The first 16 bytes are those of every entry of a segmented log (log_segment.py). The hash of an
-entry is over all its bytes as they stand in the file, its own previous hash included, so one
-hash answers for everything before it.
+entry covers all its bytes in the file, including its own previous hash. So one hash confirms all
+earlier entries.
 """
 
 import hashlib
@@ -40,14 +40,14 @@ _sha256: Final = hashlib.sha256
 
 def hash_of(entry: bytes) -> bytes:
     """SHA-256 of a packed entry, its first 16 bytes."""
-    # Of the hashes at hand the one that processors have instructions for.
+    # The hash of the standard library for which processors have instructions.
     return _sha256(entry, usedforsecurity=False).digest()[:HASH_SIZE]
 
 
 def pack(
     body: Body, follows: "ChainEnd", epoch: Epoch, entry_id: bytes, durable: WalIndex
 ) -> tuple[bytes, "ChainEnd"]:
-    """The entry that carries *body* and comes after *follows*, and the chain's end with it.
+    """The entry with *body* that comes after *follows*, and the chain's new end.
 
     *durable* is the index up to which the log is known to be durable.
     """
@@ -63,7 +63,7 @@ def pack(
 
 
 def unpack(entry: bytes) -> WalEntry | None:
-    """A packed entry whose checksum was found right; None if it is none of this log."""
+    """Unpack an entry whose checksum was verified; None if it is not one of this log."""
     if len(entry) < _ENTRY.size:
         return None
     length, _, index, epoch, entry_id, previous, durable, flags = _ENTRY.unpack_from(entry)
@@ -83,7 +83,7 @@ def unpack(entry: bytes) -> WalEntry | None:
 
 @dataclass(slots=True)
 class ChainEnd:
-    """The last entry that was accepted, as far as the next one must fit it. Never changed.
+    """What the next entry must fit: the fields of the last accepted entry. Never changed.
 
     Attributes:
         index: its index; 0 before the first of all.
@@ -100,11 +100,11 @@ class ChainEnd:
     is_empty: bool = False
 
     def all_durable(self) -> "ChainEnd":
-        """The same, once the log is known to be durable up to here."""
+        """The same end, now that the log is durable up to here."""
         return replace(self, durable=self.index)
 
     def error_of(self, entry: WalEntry) -> str | None:
-        """Why an entry cannot come next; None if it can."""
+        """The chain error if *entry* comes next; None if it fits."""
         if entry.index != self.index + 1:
             return f"entry {entry.index} follows entry {self.index}"
         if entry.previous_hash != self.hash:
@@ -119,7 +119,7 @@ class ChainEnd:
         return None
 
     def then(self, entry: WalEntry, packed: bytes) -> "ChainEnd":
-        """The end of the chain with one entry more, which was found to fit."""
+        """The end of the chain after one more entry, which fits."""
         return ChainEnd(entry.index, entry.epoch, hash_of(packed), entry.durable, not entry.body)
 
 
@@ -127,21 +127,21 @@ CHAIN_START: Final = ChainEnd(WalIndex(0), Epoch(0), FIRST_HASH, WalIndex(0))
 
 
 def attachment_of(entry: bytes) -> bytes:
-    """What a segment's header keeps of its first entry: the epoch and the previous hash.
+    """What a segment's header stores of its first entry: the epoch and the previous hash.
 
-    With it the chain, and the epoch, go on even if the segment's entries are given up.
+    So chain and epoch can continue even if a cut discards the segment's entries.
     """
     fields = _ENTRY.unpack_from(entry)
     return _ATTACHMENT.pack(fields[3], fields[5])
 
 
 def attachment(epoch: Epoch, previous_hash: bytes) -> bytes:
-    """The same for a segment that is made without entries."""
+    """The same for a segment without entries."""
     return _ATTACHMENT.pack(epoch, previous_hash)
 
 
 def chain_before(first_index: int, attached: bytes) -> ChainEnd:
-    """The chain's end before the first entry of a segment, after the segment's header."""
+    """The chain's end before the first entry of a segment, from the segment's header."""
     epoch, previous = _ATTACHMENT.unpack_from(attached)
-    # Nothing is known to be durable by this alone; the first entry's own word raises it.
+    # The header alone does not show that anything was durable; the first entry does.
     return ChainEnd(WalIndex(first_index - 1), Epoch(epoch), previous, WalIndex(0))

@@ -1,21 +1,20 @@
-"""The write-ahead log in files: one segmented log, preallocated, one sync a group.
+"""The write-ahead log in files: one preallocated segmented log, with one sync for each group.
 
-What happens at open, in this order, before anything is trusted:
+Opening does the following, in this order:
 
-1. Every entry is checked (check.py). Corruption refuses to open.
-2. A torn tail is copied to a file of its own, then erased; both are synced. So what a dead
-   writer left beyond the end can never be taken for something of a later one.
-3. The last group is written again where it is, and synced. After a process that died between
-   its write and its sync, we may see bytes that only the page cache has; and after a sync that
-   failed, the kernel takes them for written, so only a new write makes a new sync mean anything.
-4. The directory is synced: a segment that was renamed just before may have its name in the
-   cache only.
+1. Check every entry (check.py). If the log is corrupt, refuse to open it.
+2. Copy a torn tail to a separate file, then erase it; sync both. So bytes that a dead writer left
+   beyond the end cannot be mistaken for those of a later writer.
+3. Write the last group again in the same place, and sync. If the last process died between write
+   and sync, its bytes may be in the page cache only. If its sync failed, the kernel believes them
+   written, so only a new write makes a new sync effective.
+4. Sync the directory: the name of a segment that was just renamed may be in the cache only.
 
-The first read after that, which is the replay's, gets what the check has in its hands, as far
-as there was room to keep it, so most restarts read and hash the log once. What it gets is what
-was checked, whatever becomes of the file in between; the rest is read and checked again.
+The check keeps entries in memory, as many as there is room for, and the replay reads these first.
+So most restarts read and hash the log once, and replay exactly the bytes that were checked. The
+remaining entries are read and checked again.
 
-A submit is one write and one fdatasync, or one of each a segment when it crosses into the next.
+A submit is one write and one fdatasync; if it crosses into the next segment, one of each in both.
 """
 
 import random as random_module
@@ -56,25 +55,25 @@ from headwater_server.storage.wal.interface import (
 )
 
 SEGMENT_SIZE_DEFAULT: Final = 16 * MIB
-"""Bytes of a segment. A crossing costs two syncs more, so not too small; writing a spare full of
-zeros takes a slice of the disk's bandwidth at once, so not too large."""
+"""Bytes of a segment. Not too small: crossing into the next costs two more syncs. Not too large:
+filling a spare with zeros takes the disk's bandwidth for a while."""
 
 COPIES_MAX: Final = 16
-"""Torn tails that are kept: each is up to a group, and a server that crashes again and again
-would fill the disk with them. Nobody was told that what they hold is durable."""
+"""Torn tails that are kept. Each is up to a group, so a server that crashes repeatedly would fill
+the disk with them. Nobody was told that their contents are durable."""
 
 KEPT_SIZE_DEFAULT: Final = 16 * MIB
-"""Bytes of entries, as they are in memory, that the check keeps for the replay: what two full
-memtables of small commits have in the log. They go one by one as the replay takes them."""
+"""Bytes of memory for the entries that the check keeps for the replay: the log of two full
+memtables of small commits. Each is freed when the replay reads it."""
 
 SEGMENT_SIZE_MIN: Final = SEGMENT_HEADER_SIZE + 512
-"""Bytes of the smallest segment that is allowed: for tests that cross often."""
+"""Bytes of the smallest allowed segment, for tests that cross segments often."""
 
 _BEGUN_SIZE: Final = SEGMENT_HEADER_SIZE + ENTRY_SIZE_MAX
-"""Bytes of the segment of a log that is begun for a copy: the largest entry goes in."""
+"""Bytes of the first segment of a log for a copy: the largest entry fits."""
 
 _OVERHEAD: Final = ENTRY_SIZE_MAX - BODY_SIZE_MAX + 7
-"""Bytes of an entry beside its body: its header, its fields, and zeros up to a multiple of 8."""
+"""Bytes of an entry besides its body: its header, its fields, and zeros up to a multiple of 8."""
 
 
 Timed = Callable[[Callable[[], None]], None]
@@ -121,7 +120,7 @@ class FileWriteAheadLog:
         self._epoch: Epoch | None = None
         self._failure: BaseException | None = None
         self._timed: Timed = untimed
-        # An entry must fit into a segment, of today's size or of the one that is still open.
+        # An entry must fit into a new segment and into the one that is still open.
         smallest = min(log.layout.segment_size, log.limit) - SEGMENT_HEADER_SIZE
         self._entry_size_max = min(ENTRY_SIZE_MAX, smallest & ~7)
         self._body_size_max = self._entry_size_max - _OVERHEAD
@@ -142,14 +141,14 @@ class FileWriteAheadLog:
     ) -> "FileWriteAheadLog":
         """Open the log in *directory*, or begin one if there is none.
 
-        *known_durable* is an index that is known to have been durable, from a checkpoint say: a log
-        that lost it, or any entry before it, is damaged. *random* gives entries their ids.
-        Entries that take up to *kept_size_max* bytes are kept for the first read, or until the
-        claim. *timed* makes the fsyncs of groups, and may measure how long they take.
+        *known_durable* is an index that is known to have been durable, for example from a
+        checkpoint: a log without it, or any entry before it, is damaged. *random* draws entry ids.
+        Up to *kept_size_max* bytes of entries are kept for the first read, or until the claim.
+        *timed* makes the fsyncs of groups, and may measure how long they take.
         *lock* is passed to the segments; see SegmentedLog.open.
 
         Raises:
-            DamagedFile: something durable is lost; the message says what a repair gives up.
+            DamagedFile: something durable is lost; the message says what a repair discards.
             FormatTooNew: a newer version wrote the log.
             DiskFull: no room for a first segment, or for the copy of a torn tail.
         """
@@ -184,13 +183,13 @@ class FileWriteAheadLog:
         opened = cls(log, report, random, kept)
         opened._timed = timed
         opened.torn = damage
-        # All that was found is durable now, whatever it was when it was written.
+        # All entries are durable now, even those that were not before.
         opened._last = report.last.all_durable()
         return opened
 
     @staticmethod
     def _is_corruption(damage: Damage) -> bool:
-        """The judgement on damage, by itself so that a test can take it away and see the loss."""
+        """Whether damage is corruption. A test replaces this method, to see the data loss."""
         return damage.is_corruption
 
     @property
@@ -210,8 +209,8 @@ class FileWriteAheadLog:
         left = self._log.limit - self._log.end
         spares = self._log.spares
         whole = self._body_size_max if spares else min(self._body_size_max, left - _OVERHEAD)
-        # A group of more than one entry loses, in each segment, less than the entry that did
-        # not fit, and pays for up to three entries where one full body would do.
+        # At the end of each segment, a group of several entries wastes less than one entry, and
+        # it may need up to three entries where one full body would do.
         entry = self._entry_size_max
         capacity = self._log.layout.segment_size - SEGMENT_HEADER_SIZE
         bytes_left = max(0, left - entry) + spares * max(0, capacity - entry) - 3 * _OVERHEAD
@@ -229,7 +228,7 @@ class FileWriteAheadLog:
                 f"entry {after + 1} was trimmed; the log begins with entry {self.first_index}",
             )
         kept = self._kept
-        # Each goes to one reader; who asks for one that is gone reads the file.
+        # One reader gets each kept entry; later readers read the file.
         while kept and kept[0].index <= after + 1:
             entry = kept.popleft()
             if entry.index > after:
@@ -296,7 +295,7 @@ class FileWriteAheadLog:
     def roll(self) -> None:
         if self._epoch is None:
             raise NotClaimed("roll without a claim")
-        # Only whole segments are trimmed, so the entry gets a new one.
+        # Only whole segments are trimmed, so the entry goes to a new segment.
         self._log.limit = self._log.end
         self._append([Body(())], self._epoch)
 
@@ -304,7 +303,7 @@ class FileWriteAheadLog:
         """Write one group and sync it."""
         if self._failure is not None:
             raise LogFailed("the log failed before") from self._failure
-        # The group does not vouch for itself: each of its entries says what was durable before.
+        # Each entry says what was durable before this group: a group cannot confirm itself.
         durable = self._last.index
         last = self._last
         entries: list[bytes] = []
@@ -321,10 +320,10 @@ class FileWriteAheadLog:
             else:
                 self._timed(log.sync)
         except BaseException as error:
-            # Never again with this object: a second sync could report success for lost pages.
+            # Do not use this log again: a second sync could report success for lost pages.
             self._failure = error
             if isinstance(error, DiskFull):
-                raise LogFailed("the disk took a preallocated write for new space") from error
+                raise LogFailed("a write into preallocated space found the disk full") from error
             raise
         self._last = last
 
@@ -339,7 +338,7 @@ class FileWriteAheadLog:
 
 
 def _write_again(log: SegmentedLog, report: LogReport) -> None:
-    """Make the last group durable, whatever became of it before. See the module."""
+    """Make the last group durable, even if its sync failed before. See the module."""
     file = log.segments[-1].file
     for at in range(report.unconfirmed, report.end, MIB):
         file.write_at(at, file.read_at(at, min(MIB, report.end - at)))
@@ -358,7 +357,7 @@ def check_files(
 ) -> LogReport | None:
     """Read every byte of the log and change nothing; None if there is no log.
 
-    `damage.describe()` of the report says what is wrong, and what a repair would give up.
+    `damage.describe()` of the report says what is wrong, and what a repair would discard.
     """
     if not file_system.exists(directory):
         return None
@@ -373,7 +372,7 @@ def check_files(
 def read_files(
     file_system: FileSystem, directory: str, *, database_id: bytes
 ) -> Iterator[WalEntry]:
-    """The entries of a log up to its first damage, and change nothing."""
+    """The entries of a log up to its first damage. Changes nothing."""
     layout = _layout(database_id, SEGMENT_SIZE_DEFAULT)
     log = SegmentedLog.open(file_system, directory, layout, writable=False)
     try:
@@ -393,14 +392,14 @@ def read_files(
 def begin_files(
     file_system: FileSystem, directory: str, *, database_id: bytes, after: WalIndex
 ) -> None:
-    """Make an empty log, durably, in which the entry behind *after* is the first.
+    """Make an empty log, durably, whose first entry will be the one after *after*.
 
-    It is that of a copy of the files, which have all that the entries up to there brought.
+    It belongs to a copy of the other files, which hold all data of the entries up to *after*.
 
     Raises:
         DiskFull: there is no room.
     """
-    # Small: most copies are never written to, and the next segments are of the usual size.
+    # Small: most copies are never written to. Later segments have the usual size.
     log = SegmentedLog(file_system, directory, _layout(database_id, _BEGUN_SIZE))
     try:
         log.start(after + 1, attachment(Epoch(0), FIRST_HASH))
@@ -410,11 +409,11 @@ def begin_files(
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What a repair did.
+    """The result of a repair.
 
     Attributes:
-        last_index: the entry with which the log ends now.
-        copies: files with the bytes that were given up.
+        last_index: the last entry of the log now.
+        copies: files with the discarded bytes.
     """
 
     last_index: WalIndex
@@ -428,10 +427,10 @@ def repair_files(
     database_id: bytes,
     segment_size: int = SEGMENT_SIZE_DEFAULT,
 ) -> Repair | None:
-    """Cut the log before its first damage and keep what is given up in files beside it.
+    """Cut the log before its first damage, and keep the discarded bytes in files beside it.
 
-    None if the log is whole: nothing was changed. Entries before the damage stay; all after it
-    are given up, sound ones too, for nothing may be missing in between.
+    Returns None if the log is sound and was not changed. Entries before the damage stay. All later
+    ones are discarded, even sound ones, because a log must not have gaps.
     """
     layout = _layout(database_id, segment_size)
     log = SegmentedLog.open(file_system, directory, layout)
@@ -466,7 +465,7 @@ def cut_files(
     before: WalIndex,
     segment_size: int = SEGMENT_SIZE_DEFAULT,
 ) -> Repair:
-    """Cut a log that is sound before one of its entries, as `repair_files` does at damage."""
+    """Cut a sound log before one of its entries, as `repair_files` does at damage."""
     layout = _layout(database_id, segment_size)
     log = SegmentedLog.open(file_system, directory, layout)
     try:
@@ -482,7 +481,7 @@ def cut_files(
         for _ in scanner:
             if scanner.index == before:
                 break
-        # The scanner stands at the entry that it gave last.
+        # `scanner.offset` is that of the entry that it yielded last.
         place = Place(segment.first_index, scanner.offset)
         behind = end_of_data(segment.file, place.offset)
         if behind > place.offset:

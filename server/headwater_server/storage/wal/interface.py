@@ -1,23 +1,23 @@
-"""The write-ahead log as the engine sees it: entries with dense indexes, and one writer.
+"""The interface of the write-ahead log: entries with dense indexes, and one writer.
 
-The log is the database; everything else on the disk is derived from it. The engine hands in
-groups of records and waits until they are durable; at the next start it reads them back in
-order. Where the log lies (files here, memory in tests, several machines later) does not show.
+The log is the database; everything else on the disk is derived from it. The engine submits groups
+of records and waits until they are durable. At the next start it reads them back in order. The
+engine does not know where the log is stored: in files, or in memory in tests.
 
     index     1        2          3          4          5         6
     epoch     1        1          1          1          2         2
     body      (claim)  [A] [B]    [C ..      .. C]      (claim)   [D]
                                   continued  resumed
 
-- An entry holds whole records, or one part of a record too large for it: nothing else.
-- `claim` takes the right to write and is an entry itself, with no records, so that two writers
-  never share an epoch, even if the first wrote nothing.
-- Every entry says up to which index the log was durable when it was written. Such an entry
-  vouches for those before it: if one of them is damaged, that was no torn write.
-- `previous_hash` chains the entries: a reader accepts one only if it follows the last accepted.
+- An entry holds whole records, or one part of a record that is too large for one entry.
+- `claim` takes the right to write. It appends an entry without records, so that two writers never
+  share an epoch, even if the first wrote nothing.
+- Every entry says up to which index the log was durable when it was written. If an entry up to
+  that index is damaged, it was durable before: this is corruption, not a torn write.
+- `previous_hash` chains the entries: a reader accepts an entry only if it follows the last one.
 
-A group is durable as a whole when `submit` returns. After a power loss during `submit`, any
-first part of its entries may be found; a record counts only when its last part is there.
+A group is durable as a whole when `submit` returns. After a power loss during `submit`, the log may
+hold any prefix of its entries. A record counts only if its last part is there.
 """
 
 import struct
@@ -31,19 +31,19 @@ from headwater_protocol.limits import MIB
 from headwater_server.storage.log.log_segment import ENTRY_HEADER_SIZE
 
 WalIndex = NewType("WalIndex", int)
-"""1, 2, 3 … without gaps, one for each entry. 0 is before the first."""
+"""1, 2, 3 … without gaps, one for each entry. 0 means before the first."""
 
 Epoch = NewType("Epoch", int)
-"""1, 2, 3 …, one more at each claim. 0 is before the first."""
+"""1, 2, 3 …, one more at each claim. 0 means before the first."""
 
 ENTRY_SIZE_MAX: Final = 1 * MIB
-"""Bytes of an entry. A replica takes entries one by one, and keeps some of them in memory."""
+"""Bytes of an entry. It bounds the memory of whoever reads the log entry by entry."""
 
 ENTRY_FIELDS_SIZE: Final = 56
 """Bytes of the fields before the body: epoch, id, previous hash, durable index, flags."""
 
 BODY_SIZE_MAX: Final = ENTRY_SIZE_MAX - ENTRY_HEADER_SIZE - ENTRY_FIELDS_SIZE
-"""Bytes of an entry's body, so that the whole entry keeps to ENTRY_SIZE_MAX."""
+"""Bytes of an entry's body, so that the whole entry stays within ENTRY_SIZE_MAX."""
 
 LENGTH_SIZE: Final = 4
 """Bytes of the length before each record, or part of one, in a body: u32, big-endian."""
@@ -51,22 +51,22 @@ LENGTH_SIZE: Final = 4
 _LENGTH: Final = struct.Struct(">I")
 
 FIRST_HASH: Final = bytes(16)
-"""What the first entry of all has as the hash of the one before it."""
+"""The previous hash of the very first entry."""
 
 
 @dataclass(slots=True)
 class WalEntry:
-    """One entry. Not frozen: a restart makes one for each, and freezing takes thrice as long.
+    """One entry. Not frozen: a restart makes one for each entry, and freezing triples that time.
 
     Attributes:
         index: its place in the log.
         epoch: the claim under which it was written.
-        id: 16 bytes, unique: tells a repeated submit from another one with the same content.
+        id: 16 bytes, unique: distinguishes a repeated submit from a new one with equal content.
         previous_hash: SHA-256 of the whole entry before it, the first 16 bytes.
         durable: the log was durable up to this index when the entry was written.
-        continued: its record goes on in the next entry.
-        resumed: its record began in an entry before it.
-        body: the records, each with its length before it.
+        continued: its record continues in the next entry.
+        resumed: its record began in an earlier entry.
+        body: the records, each preceded by its length.
     """
 
     index: WalIndex
@@ -89,21 +89,21 @@ class WriteAheadLog(Protocol):
 
     @property
     def last_index(self) -> WalIndex:
-        """The newest durable entry; 0 if there was never one."""
+        """The newest durable entry; 0 if the log never had one."""
         ...
 
     @property
     def size(self) -> int:
-        """Bytes that the entries take, from first_index to last_index. It bounds a restart."""
+        """Bytes of the entries from first_index to last_index, which a restart has to read."""
         ...
 
     @property
     def room(self) -> int:
-        """Bytes of records, with LENGTH_SIZE more for each, that `submit` surely has space for."""
+        """Bytes of records, plus LENGTH_SIZE for each, for which `submit` has space reserved."""
         ...
 
     def read(self, after: WalIndex) -> Iterator[WalEntry]:
-        """The entries after an index, up to the last one as of now. To follow, read again.
+        """The entries after an index, up to the last one as of now. Read again to follow.
 
         Raises:
             DamagedFile: an entry fails its checks, or was trimmed.
@@ -111,15 +111,14 @@ class WriteAheadLog(Protocol):
         ...
 
     def claim(self, after: WalIndex) -> Epoch:
-        """Take the right to write, as one who has read everything up to *after*.
+        """Take the right to write, after reading everything up to *after*.
 
-        It is written to the log, so last_index is one more afterwards; whoever held the right
-        before can submit no more.
+        The claim is an entry, so last_index grows by one. The previous writer can submit no more.
 
         Raises:
             LogGoesOn: there are entries after *after*; read them first.
-            DamagedFile: the log ends before *after*: entries that were durable are missing.
-            DiskFull: no space for it; nothing was changed, and it may be tried again.
+            DamagedFile: the log ends before *after*: durable entries are missing.
+            DiskFull: there is no space; nothing was changed, try again later.
         """
         ...
 
@@ -130,50 +129,50 @@ class WriteAheadLog(Protocol):
             the index of the group's last entry.
 
         Raises:
-            NotClaimed: there is no claim, or a later one took its place.
-            DiskFull: no space could be had ahead of the write. Nothing was written, and the log
-                is as it was. Does not happen to groups that keep to `room`.
-            LogFailed: it failed earlier; this group was not written.
-            Exception: whatever failed. The group's fate is open until the next start, and
-                the log takes no more.
+            NotClaimed: there is no claim, or a later one replaced it.
+            DiskFull: no space could be reserved before the write. Nothing was written, and the log
+                is unchanged. This does not happen to groups within `room`.
+            LogFailed: the log failed earlier; this group was not written.
+            Exception: the write or sync failed. Whether the group is durable is unknown until the
+                next start, and the log accepts no more groups.
         """
         ...
 
     def seal(self) -> None:
-        """Append an entry without records that vouches for everything before it.
+        """Append an empty entry that marks everything before it as durable.
 
-        For a clean stop, or a quiet moment: until another entry follows, a damaged last group
-        cannot be told from a torn write. Does nothing if the last entry has no records.
+        Call it at a clean stop or when idle: until another entry follows, a damaged last group
+        cannot be told from a torn write. Does nothing if the last entry is empty.
         Raises as `submit` does.
         """
         ...
 
     def roll(self) -> None:
-        """Append an entry without records, so that everything before it can be trimmed.
+        """Append an empty entry, so that everything before it can be trimmed.
 
         Raises as `submit` does.
         """
         ...
 
     def prepare(self) -> None:
-        """Get space ahead of need. May run in another thread beside everything else.
+        """Preallocate space ahead of need. Safe to call from another thread at any time.
 
         Raises:
-            DiskFull: there is none; nothing was changed, and it may be tried again.
+            DiskFull: there is no space; nothing was changed, try again later.
         """
         ...
 
     def trim(self, below: WalIndex) -> None:
-        """Allow entries below an index to go. Some of them may stay. May run in another thread."""
+        """Allow the removal of entries below an index; some may stay. Safe in another thread."""
         ...
 
     def close(self) -> None:
-        """Let go of everything. Nothing is written."""
+        """Release all resources. Nothing is written."""
         ...
 
 
 class Body(NamedTuple):
-    """What one entry is to carry: *parts*, whose concatenation is its body."""
+    """The contents of one entry: *parts* are concatenated to its body."""
 
     parts: Sequence[bytes]
     continued: bool = False
@@ -181,7 +180,7 @@ class Body(NamedTuple):
 
 
 def cut_into_bodies(records: Sequence[bytes], body_size_max: int) -> list[Body]:
-    """Spread records over as few entries as their order and the rules allow."""
+    """Distribute records over as few entries as their order and the rules allow."""
     if sum(map(len, records)) + LENGTH_SIZE * len(records) <= body_size_max:
         return [Body(_framed(records))]
     bodies: list[Body] = []
@@ -205,7 +204,7 @@ def cut_into_bodies(records: Sequence[bytes], body_size_max: int) -> list[Body]:
 
 
 def _framed(records: Sequence[bytes]) -> list[bytes]:
-    # All lengths at once; each is four bytes of it.
+    # Pack all lengths together: one call for the group, not one for each record.
     lengths = array("I", map(len, records))
     if sys.byteorder == "little":
         lengths.byteswap()
@@ -239,13 +238,13 @@ def records(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, bytes]]:
 def records_by_entry(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, list[bytes]]]:
     """The records that each of consecutive entries completes, for those that complete any.
 
-    A record whose last part is missing is dropped: the power failed while it was written, so
-    nobody was told that it is durable. So is the rest of one that began before the first entry.
+    A record without its last part is dropped: the power failed during its write, so nobody was told
+    that it is durable. The rest of a record that began before the first entry is dropped, too.
     """
     parts: list[bytes] = []
     epoch = Epoch(0)
     for entry in entries:
-        # A fresh start after an unfinished record: its writer died, and this is a later one.
+        # The writer of an unfinished record died, and a later writer began a new one.
         if not entry.resumed or entry.epoch != epoch:
             parts.clear()
             epoch = entry.epoch
@@ -262,16 +261,16 @@ def records_by_entry(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, li
 
 
 def _cut(body: bytes) -> list[bytes]:
-    """The records of a body that has whole ones alone."""
+    """The records of a body that has only whole ones."""
     found: list[bytes] = []
     start = 0
     end = len(body)
     while start < end:
-        # By hand, in a third of the time that a struct takes once this is compiled.
+        # Compiled, this takes a third of the time of struct.unpack.
         length = body[start] << 24 | body[start + 1] << 16 | body[start + 2] << 8 | body[start + 3]
         start += LENGTH_SIZE
         stop = start + length
-        assert stop <= end, "a body's checksum is right, so its lengths are"
+        assert stop <= end, "a body with a valid checksum has valid lengths"
         found.append(body[start:stop])
         start = stop
     return found
