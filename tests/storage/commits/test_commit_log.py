@@ -240,7 +240,7 @@ def test_a_record_in_the_place_of_another_is_damage() -> None:
     disk = written(8)
     file = disk.open(path_of(1))
     file.write_at(RECORD_SIZE * 3, file.read_at(RECORD_SIZE * 4, RECORD_SIZE))
-    with pytest.raises(DamagedFile, match="commit 4 in the place of 3"):
+    with pytest.raises(DamagedFile, match="commit 4 in place of 3"):
         open_log(disk, 8).read(CommitNumber(3))
 
 
