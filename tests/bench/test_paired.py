@@ -71,7 +71,7 @@ def test_a_comparison_of_compiled_with_source_must_be_asked_for(
 
 def test_a_checkout_whose_code_is_not_what_would_run_is_refused(tmp_path: Path) -> None:
     # The folders are missing, so an installed Headwater, or none, would be imported.
-    with pytest.raises(CheckoutFailed, match=f"in place of|{tmp_path} cannot be imported"):
+    with pytest.raises(CheckoutFailed, match=f"the import finds|{tmp_path} cannot be imported"):
         Checkout("base", tmp_path).is_compiled()
 
 
