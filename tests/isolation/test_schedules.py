@@ -1,5 +1,4 @@
-"""Plays every anomaly over the wire at both isolation levels and compares it with its golden
-script.
+"""Plays every anomaly at both isolation levels and compares the results with golden scripts.
 
 A script has a comment, the schedule, and its results at each level. To see the effect of a change,
 run HEADWATER_GOLDEN=write pytest tests/isolation and read the diff.

@@ -215,7 +215,7 @@ class World:
         if not self.plan.consumers or self.plan.is_broken:
             return
 
-        async def work_off(recorder: Recorder) -> None:
+        async def consume_the_rest(recorder: Recorder) -> None:
             await consume(recorder, to_the_end=True)
             info = await recorder.database.groups.info(GROUP)
             self.history.consumed = info.filter["category"]
@@ -226,7 +226,7 @@ class World:
                 call=lambda: recorder.database.put(("consumed",), True),
             )
 
-        await self._as_client("last consumer", work_off)
+        await self._as_client("last consumer", consume_the_rest)
 
     async def _watch(self, name: str) -> None:
         dice = source(self.plan.seed, name)
@@ -239,7 +239,7 @@ class World:
             except headwater.HeadwaterError as error:
                 if not error.retryable and not self.plan.excuses_errors:
                     self.surprises.append(f"{name}: {error.code}: {error.message}")
-                    return  # It would come again, for as long as the world lasts.
+                    return  # The error would repeat until the end of the world.
                 await trio.sleep(0.1)
 
     # The end.
@@ -265,8 +265,7 @@ class World:
                 )
         if self.dump is not None:
             self._goal.position = sum(logged.events for logged in self.dump.commits)
-            # A subscriber that has caught up receives nothing more. On a new connection it is told
-            # so.
+            # A subscriber that has caught up receives nothing more. A new connection tells it so.
             await self._machine.restart("kill")
 
     async def _read_all(self) -> Dump | None:
