@@ -106,7 +106,7 @@ def test_a_backup_is_for_its_owner_alone_and_can_be_served_where_it_is(
         assert db.get("k") == "v"
 
 
-def test_what_keeps_a_backup_from_being_made_is_one_line(
+def test_a_failed_backup_is_reported_in_one_line(
     server: ServerProcess, backups: Path, tmp_path: Path
 ) -> None:
     assert run("backup", "first", "--url", server.url)[0] == 0
@@ -121,7 +121,7 @@ def test_what_keeps_a_backup_from_being_made_is_one_line(
         assert "--backup-dir" in said
 
 
-def test_a_damaged_backup_is_not_restored_unless_it_is_asked_for(
+def test_a_damaged_backup_is_restored_only_with_no_check(
     server: ServerProcess, backups: Path, tmp_path: Path
 ) -> None:
     with headwater.connect_blocking(server.url) as db:
@@ -141,7 +141,7 @@ def test_a_damaged_backup_is_not_restored_unless_it_is_asked_for(
     assert f"commit {made.commit}, position {made.position}" in said
 
 
-def test_a_target_that_is_in_use_or_a_backup_that_is_none_is_refused(
+def test_a_used_target_and_a_directory_without_a_backup_are_refused(
     server: ServerProcess, backups: Path, tmp_path: Path
 ) -> None:
     with headwater.connect_blocking(server.url) as db:
@@ -160,7 +160,7 @@ def test_a_target_that_is_in_use_or_a_backup_that_is_none_is_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_server_that_is_killed_while_it_makes_a_backup_leaves_a_whole_one_or_none(
+def test_a_server_killed_during_a_backup_leaves_a_whole_one_or_none(
     tmp_path: Path,
 ) -> None:
     place = tmp_path / "places"

@@ -44,13 +44,13 @@ def flip_a_byte_of_the_log(data: Path) -> Path:
     return segment
 
 
-def test_a_whole_directory_is_well(left: Path) -> None:
+def test_a_sound_directory_passes_the_check(left: Path) -> None:
     status, said = run("check", str(left))
     assert status == 0
     assert "and 20 commits more in the write-ahead log: all is well" in said
 
 
-def test_damage_is_told_with_file_and_offset_and_changes_nothing(left: Path) -> None:
+def test_damage_is_reported_with_file_and_offset_and_nothing_is_changed(left: Path) -> None:
     segment = flip_a_byte_of_the_log(left)
     before = segment.read_bytes()
     status, said = run("check", str(left))
@@ -76,13 +76,13 @@ def test_a_server_refuses_damage_and_starts_after_the_repair(left: Path) -> None
         assert client.ask("ping")[0] < 20
 
 
-def test_repairing_what_is_whole_does_nothing(left: Path) -> None:
+def test_repairing_a_sound_directory_does_nothing(left: Path) -> None:
     status, said = run("repair", str(left))
     assert status == 0
     assert "all is well" in said
 
 
-def test_a_directory_that_a_server_runs_on_is_refused(tmp_path: Path) -> None:
+def test_the_directory_of_a_running_server_is_refused(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         for command in ("check", "repair"):
             status, said = run(command, str(server.data))
@@ -90,7 +90,7 @@ def test_a_directory_that_a_server_runs_on_is_refused(tmp_path: Path) -> None:
             assert len(said.splitlines()) == 1
 
 
-def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("hello")
     status, said = run("check", str(tmp_path))
     assert status == 1
@@ -99,7 +99,7 @@ def test_a_directory_that_is_none_is_refused(tmp_path: Path) -> None:
     assert status == 2
 
 
-def test_a_damaged_state_store_is_put_together_again(left: Path) -> None:
+def test_a_damaged_state_store_is_repaired(left: Path) -> None:
     with ServerProcess(left.parent):
         # Started and stopped, its commits are in the files.
         pass
@@ -117,7 +117,7 @@ def test_a_damaged_state_store_is_put_together_again(left: Path) -> None:
         assert client.ask("ping")[0] == 20
 
 
-def test_commits_in_the_future_are_a_status_of_their_own_and_can_be_repaired(
+def test_commits_dated_in_the_future_have_their_own_exit_status_and_can_be_repaired(
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "data"

@@ -61,7 +61,7 @@ def content(url: str) -> dict[str, Any]:
         }
 
 
-def test_ping_says_where_and_how_long(server: ServerProcess) -> None:
+def test_ping_shows_the_address_and_the_time(server: ServerProcess) -> None:
     result = call("ping", "--url", server.url, "-n", "3", "--interval", "0")
     assert result.exit_code == 0, result.output
     assert result.output.count("commit") == 3
@@ -139,7 +139,7 @@ def test_a_stream_that_has_other_events_is_not_written_over(
         ('{"headwater": 1}\n{"end": {"keys": 1}}\n', "its last line says"),
     ],
 )
-def test_what_is_no_dump_is_refused(empty: ServerProcess, text: str, what: str) -> None:
+def test_a_file_that_is_not_a_dump_is_refused(empty: ServerProcess, text: str, what: str) -> None:
     result = call("load", "--url", empty.url, "-", input=text)
     assert result.exit_code == 1
     assert what in result.output
@@ -171,7 +171,7 @@ def test_users_are_added_changed_listed_and_removed(empty: ServerProcess) -> Non
     assert "requires a user and password" in refused.output
 
 
-def test_users_of_a_server_that_does_not_run_are_kept_in_its_directory(tmp_path: Path) -> None:
+def test_users_are_managed_in_the_directory_of_a_stopped_server(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         data = str(server.data)
         busy = call("user", "list", "--data", data)
@@ -184,7 +184,7 @@ def test_users_of_a_server_that_does_not_run_are_kept_in_its_directory(tmp_path:
         assert db.users() == ["ann"]
 
 
-def test_the_first_user_can_be_there_before_the_first_start(tmp_path: Path) -> None:
+def test_the_first_user_can_be_added_before_the_first_start(tmp_path: Path) -> None:
     data = str(tmp_path / "not there yet")
     listed = call("user", "list", "--data", data)
     assert listed.exit_code == 2
@@ -220,7 +220,7 @@ def test_errors_are_one_line_and_their_exit_codes_tell_them_apart() -> None:
     assert call("dance").exit_code == 2
 
 
-def test_help_says_each_command_and_each_default() -> None:
+def test_help_shows_each_command_and_each_default() -> None:
     assert {"ping", "stats", "dump", "load", "user"} <= set(main.list_commands(click.Context(main)))
     for name in ("ping", "stats", "dump", "load"):
         helped = call(name, "--help")
@@ -229,7 +229,7 @@ def test_help_says_each_command_and_each_default() -> None:
     assert "headwater 0." in call("--version").output
 
 
-def test_python_m_headwater_is_headwater() -> None:
+def test_python_m_headwater_runs_headwater() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "headwater", "--version"], capture_output=True, check=True
     )
@@ -247,9 +247,7 @@ def retained(url: str) -> None:
         db.delete_stream("gone")
 
 
-def test_a_dump_keeps_what_is_kept_of_streams_and_what_was_erased(
-    empty: ServerProcess, tmp_path: Path
-) -> None:
+def test_a_dump_keeps_retention_and_erasures(empty: ServerProcess, tmp_path: Path) -> None:
     retained(empty.url)
     path = tmp_path / "dump.jsonl"
     assert call("dump", "--url", empty.url, "-o", str(path)).exit_code == 0
@@ -268,7 +266,7 @@ def test_a_dump_keeps_what_is_kept_of_streams_and_what_was_erased(
             assert (there["clicks"].version, there["clicks"].max_count) == (9, 3)
 
 
-def test_the_command_line_lists_streams_and_says_what_is_kept(empty: ServerProcess) -> None:
+def test_the_command_line_lists_streams_and_their_retention(empty: ServerProcess) -> None:
     url = ("--url", empty.url)
     retained(empty.url)
     listed = [json.loads(line) for line in call("streams", *url, "--json").output.splitlines()]

@@ -15,7 +15,7 @@ from headwater.cli.flights import (
 )
 
 
-def test_the_demo_ends_well_and_shows_what_was_compared() -> None:
+def test_the_demo_succeeds_and_shows_its_comparison() -> None:
     result = CliRunner().invoke(demo, ["--flights", "600", "--clients", "2"])
     assert result.exit_code == 0, result.output
     assert "kill -9" in result.output
@@ -59,7 +59,7 @@ def test_a_counter_that_is_off_by_one_is_a_difference() -> None:
     assert not compare_counters("airport", wanted, found).equal
 
 
-def test_a_past_that_changed_is_a_difference() -> None:
+def test_a_changed_past_is_a_difference() -> None:
     flights = read_flights(find_file(), limit=300)
     journal = Journal(kill_after=300, commits=list(enumerate(flights, 1)))
     before = Moment(200, counters(flights[:200]))

@@ -19,19 +19,19 @@ def soft_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def test_a_low_soft_limit_is_raised_to_what_is_wanted(limits: tuple[int, int]) -> None:
+def test_a_low_soft_limit_is_raised(limits: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
     assert raise_limit(300) == 300
     assert soft_limit() == 300
 
 
-def test_a_limit_that_is_high_enough_stays(limits: tuple[int, int]) -> None:
+def test_a_sufficient_limit_is_not_changed(limits: tuple[int, int]) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, limits[1]))
     assert raise_limit(256) == 300
     assert soft_limit() == 300
 
 
-def test_the_hard_limit_is_as_far_as_it_goes(
+def test_a_soft_limit_is_raised_to_the_hard_limit_at_most(
     limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
@@ -44,7 +44,7 @@ def test_the_hard_limit_is_as_far_as_it_goes(
     monkeypatch.undo()
 
 
-def test_a_system_that_refuses_is_no_error(
+def test_a_refusal_of_the_system_is_not_an_error(
     limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

@@ -50,7 +50,7 @@ def copy(source: str, target: str, path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_a_projection_goes_on_in_a_loaded_database_where_it_was(
+def test_a_projection_continues_in_a_loaded_database_where_it_was(
     empty: ServerProcess, tmp_path: Path
 ) -> None:
     # Events that nobody sees took no position in the copy, and others took theirs: a projection
@@ -84,7 +84,7 @@ def test_a_projection_goes_on_in_a_loaded_database_where_it_was(
             }
 
 
-def test_a_loaded_stream_begins_where_it_did_and_its_truncation_is_told(
+def test_a_loaded_stream_begins_where_it_did_and_its_truncation_is_reported(
     empty: ServerProcess, tmp_path: Path
 ) -> None:
     path = tmp_path / "dump.jsonl"
@@ -111,9 +111,7 @@ def test_a_loaded_stream_begins_where_it_did_and_its_truncation_is_told(
                     total.on(loaded).load(stream)
 
 
-def test_a_dump_of_before_there_were_positions_in_it_keeps_versions(
-    empty: ServerProcess, tmp_path: Path
-) -> None:
+def test_an_old_dump_without_positions_keeps_versions(empty: ServerProcess, tmp_path: Path) -> None:
     path = tmp_path / "dump.jsonl"
     (tmp_path / "other").mkdir()
     with headwater.connect_blocking(empty.url) as db, ServerProcess(tmp_path / "other") as other:
@@ -143,7 +141,7 @@ def test_a_load_into_a_database_that_has_more_keeps_versions(
             assert rows == [row[1:] for row in seen(db)]
 
 
-def test_keys_that_are_no_tuples_are_dumped_and_loaded_as_they_are(
+def test_keys_that_are_not_tuples_are_dumped_and_loaded_unchanged(
     empty: ServerProcess, tmp_path: Path
 ) -> None:
     # A client in another language may make its keys as it likes; one such key, and there was no

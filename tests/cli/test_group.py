@@ -20,7 +20,7 @@ def call(server: ServerProcess, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["group", *arguments, "--url", server.url])
 
 
-def test_a_group_is_made_shown_listed_and_removed(real_server: ServerProcess, name: str) -> None:
+def test_a_group_is_created_shown_listed_and_deleted(real_server: ServerProcess, name: str) -> None:
     made = call(
         real_server,
         *("create", name, "--category", name, "--type", "A", "--type", "B"),
@@ -37,9 +37,7 @@ def test_a_group_is_made_shown_listed_and_removed(real_server: ServerProcess, na
     assert name not in call(real_server, "list").output
 
 
-def test_a_group_can_begin_with_what_comes_from_now_on(
-    real_server: ServerProcess, name: str
-) -> None:
+def test_a_group_can_start_with_new_events(real_server: ServerProcess, name: str) -> None:
     with headwater.connect_blocking(real_server.url) as db:
         newest = db.append(name, headwater.Event("Happened")).last_position
     refused = call(real_server, "create", name, "--now", "--after", "1")
@@ -49,7 +47,7 @@ def test_a_group_can_begin_with_what_comes_from_now_on(
     assert made.output == f"group {name} created; it begins after position {newest}\n"
 
 
-def test_what_is_parked_is_listed_replayed_and_discarded(
+def test_parked_events_are_listed_replayed_and_discarded(
     real_server: ServerProcess, name: str
 ) -> None:
     with headwater.connect_blocking(real_server.url) as db:
@@ -68,7 +66,7 @@ def test_what_is_parked_is_listed_replayed_and_discarded(
     assert call(real_server, "parked", name).output == ""
 
 
-def test_what_is_wrong_ends_with_one_line(real_server: ServerProcess, name: str) -> None:
+def test_an_error_is_reported_in_one_line(real_server: ServerProcess, name: str) -> None:
     for arguments in (("info", name), ("delete", name), ("parked", name), ("replay", name, "1")):
         failed = call(real_server, *arguments)
         assert failed.exit_code == 1

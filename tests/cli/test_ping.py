@@ -6,7 +6,7 @@ from headwater.cli import main
 from headwater.cli.server_process import ServerProcess
 
 
-def test_a_server_that_asks_for_a_user_is_there_all_the_same(tmp_path: Path) -> None:
+def test_ping_works_on_a_server_that_needs_a_user(tmp_path: Path) -> None:
     def run(*arguments: str, entered: str = "") -> tuple[int, str]:
         result = CliRunner().invoke(main, [*arguments, "--url", server.url], input=entered)
         return result.exit_code, result.output

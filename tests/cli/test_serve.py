@@ -79,7 +79,7 @@ def new_id() -> bytes:
     return b"\xff" * 6 + os.urandom(10)
 
 
-def test_sigterm_ends_it_in_order_and_what_was_answered_is_there_again(
+def test_sigterm_ends_the_server_in_order_and_keeps_answered_commits(
     tmp_path: Path, start: Start
 ) -> None:
     server = start("--log-format", "json")
@@ -124,9 +124,7 @@ def test_a_second_signal_ends_the_waiting_for_transactions(tmp_path: Path, start
     server._child = None
 
 
-def test_a_server_that_was_killed_comes_back_with_all_that_it_answered(
-    tmp_path: Path, start: Start
-) -> None:
+def test_a_killed_server_comes_back_with_all_answered_commits(tmp_path: Path, start: Start) -> None:
     server = start()
     with wire(server) as client:
         for n in range(50):
@@ -139,7 +137,7 @@ def test_a_server_that_was_killed_comes_back_with_all_that_it_answered(
     server.stop()
 
 
-def test_a_directory_in_use_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_directory_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         ended = run("serve", "--data", str(server.data), "--listen", "127.0.0.1:0")
     assert ended.returncode == 1
@@ -148,7 +146,7 @@ def test_a_directory_in_use_is_told_in_one_line(tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = str(Address(*taken.getsockname()))
         ended = run("serve", "--data", str(tmp_path / "d"), "--listen", address)
@@ -157,7 +155,7 @@ def test_a_port_in_use_is_told_in_one_line(tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_an_address_that_others_can_reach_needs_a_user(tmp_path: Path) -> None:
+def test_an_address_that_other_machines_can_reach_needs_a_user(tmp_path: Path) -> None:
     data = str(tmp_path / "d")
     ended = run("serve", "--data", data, "--listen", "0.0.0.0:0")
     assert ended.returncode == 1
@@ -176,13 +174,15 @@ def test_an_address_that_others_can_reach_needs_a_user(tmp_path: Path) -> None:
         (["--data", "d", "--nonsense"], "--nonsense"),
     ],
 )
-def test_a_mistyped_argument_is_told_and_ends_with_2(arguments: Sequence[str], said: str) -> None:
+def test_a_mistyped_argument_is_reported_with_exit_status_2(
+    arguments: Sequence[str], said: str
+) -> None:
     ended = CliRunner().invoke(main, ["serve", *arguments])
     assert ended.exit_code == 2
     assert said in ended.output
 
 
-def test_a_file_in_place_of_the_directory_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_reported_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     ended = run("serve", "--data", str(file), "--listen", "127.0.0.1:0")
@@ -191,7 +191,7 @@ def test_a_file_in_place_of_the_directory_is_told_in_one_line(tmp_path: Path) ->
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
 
 
-def test_a_certificate_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_certificate_is_reported_in_one_line(tmp_path: Path) -> None:
     ended = run("serve", "--data", str(tmp_path / "d"), "--tls-cert", str(tmp_path / "no.pem"))
     assert ended.returncode == 1
     assert "no.pem: No such file" in ended.stderr
@@ -212,7 +212,7 @@ def parsed(arguments: Sequence[str], **environment: str) -> ServerSettings:
     return found[0]
 
 
-def test_a_flag_goes_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+def test_options_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
     config = tmp_path / "headwater.toml"
     config.write_text('data = "from-file"\nlisten = [":1", "[::1]:2"]\nhistory-window = 5\n')
     flags = ["--config", str(config)]
@@ -255,7 +255,7 @@ def test_a_setting_that_does_not_exist_is_named(tmp_path: Path, content: str) ->
         ("[::1]", Address("::1", 4323)),
     ],
 )
-def test_an_address_is_taken_apart(text: str, address: Address) -> None:
+def test_addresses_are_parsed(text: str, address: Address) -> None:
     assert parse_address(text) == address
 
 
@@ -265,7 +265,7 @@ def test_every_default_is_in_the_help() -> None:
         assert default in text
 
 
-def test_over_tls_it_is_the_same_server(tmp_path: Path, start: Start) -> None:
+def test_tls_connections_reach_the_same_server(tmp_path: Path, start: Start) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
     chain = tmp_path / "chain.pem"
@@ -286,7 +286,7 @@ def test_over_tls_it_is_the_same_server(tmp_path: Path, start: Start) -> None:
         server.stop()
 
 
-def test_a_disk_that_failed_ends_it_with_a_status_of_its_own(
+def test_a_failed_disk_ends_the_server_with_its_own_exit_status(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def failing(settings: ServerSettings) -> None:

@@ -26,12 +26,12 @@ def test_a_command_runs_and_its_value_is_shown(server: ServerProcess) -> None:
     assert run(server, "-c", "db.get(('balance', 'ann'))") == (0, "10\n")
 
 
-def test_what_comes_from_standard_input_runs_line_by_line(server: ServerProcess) -> None:
+def test_standard_input_runs_line_by_line(server: ServerProcess) -> None:
     loop = "for n in range(3):\n    _ = db.append('s-1', [Event('Noted', n)])\n\n"
     assert run(server, entered=loop + "len(list(db.read('s-1')))") == (0, "3\n")
 
 
-def test_of_an_iterator_the_first_items_are_shown(server: ServerProcess) -> None:
+def test_the_first_items_of_an_iterator_are_shown(server: ServerProcess) -> None:
     status, said = run(server, "-c", "iter(range(100))")
     assert status == 0
     assert said.splitlines()[:2] == ["0", "1"]
@@ -39,12 +39,12 @@ def test_of_an_iterator_the_first_items_are_shown(server: ServerProcess) -> None
     assert "more" in said.splitlines()[-1]
 
 
-def test_a_refusal_is_one_line_and_exit_status_1(server: ServerProcess) -> None:
+def test_an_error_is_one_line_and_exit_status_1(server: ServerProcess) -> None:
     status, said = run(server, "-c", "db.append('s-2', [Event('Noted')], expect=7)")
     assert status == 1
     assert said.startswith("WrongVersion: ")
     assert len(said.splitlines()) == 1
 
 
-def test_half_a_statement_is_wrong_use(server: ServerProcess) -> None:
+def test_an_incomplete_statement_is_a_usage_error(server: ServerProcess) -> None:
     assert run(server, "-c", "db.get(")[0] != 0

@@ -49,7 +49,7 @@ def fill(db: headwater.BlockingDatabase, *streams: str) -> None:
             counter.on(db).decide(stream, lambda total: headwater.Event("Counted", 1))
 
 
-def test_each_snapshot_that_differs_is_told(application: None, tmp_path: Path) -> None:
+def test_each_different_snapshot_is_reported(application: None, tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server, headwater.connect_blocking(server.url) as db:
         fill(db, "counter-a", "counter-b")
         place = "counting_application:counter"

@@ -118,7 +118,7 @@ async def everything_said(client: Client) -> list[HeadwaterError]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_a_mistake_of_the_server_ends_the_process_and_tells_who_waits(
+async def test_a_bug_in_the_server_ends_the_process_and_tells_waiting_clients(
     place: Callable[[MemoryServer, Client, pytest.MonkeyPatch], Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.abc.Clock,
@@ -170,7 +170,7 @@ async def test_a_mistake_of_the_server_ends_the_process_and_tells_who_waits(
         (DamagedFile("events/1: a checksum does not match"), DamagedFile),
     ],
 )
-async def test_a_read_that_fails_is_one_answer_and_the_server_goes_on(
+async def test_a_failed_read_fails_one_request_and_the_server_continues(
     error: Exception, told: type[HeadwaterError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving() as server:
@@ -185,7 +185,7 @@ async def test_a_read_that_fails_is_one_answer_and_the_server_goes_on(
 
 
 @pytest.mark.parametrize("place", ["subscription", "feed of keys", "consumer group"])
-async def test_a_feed_whose_read_fails_ends_alone(
+async def test_a_failed_read_ends_only_its_feed(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = OSError(5, "Input/output error")
@@ -211,7 +211,7 @@ async def test_a_feed_whose_read_fails_ends_alone(
         await server.put(client, b"k", b"v")
 
 
-async def test_a_read_that_fails_inside_of_a_commit_leaves_its_outcome_to_be_asked_for(
+async def test_after_a_failed_read_in_a_commit_the_client_can_ask_for_its_status(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     error = OSError(5, "Input/output error")
@@ -230,7 +230,7 @@ async def test_a_read_that_fails_inside_of_a_commit_leaves_its_outcome_to_be_ask
         assert not server.server.service.failures.failed
 
 
-async def test_a_disk_that_fails_inside_of_a_change_of_users_ends_the_process(
+async def test_a_disk_failure_during_a_change_of_users_ends_the_process(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
 ) -> None:
     with pytest.raises(ExceptionGroup) as ended:
@@ -244,7 +244,7 @@ async def test_a_disk_that_fails_inside_of_a_change_of_users_ends_the_process(
     assert ended.group_contains(CommitFailed)
 
 
-async def test_an_answer_to_a_commit_that_cannot_be_made_ends_the_process(
+async def test_failing_to_encode_the_answer_to_a_commit_ends_the_process(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
 ) -> None:
     with pytest.raises(ExceptionGroup) as ended:
@@ -265,7 +265,7 @@ async def test_an_answer_to_a_commit_that_cannot_be_made_ends_the_process(
     assert ended.group_contains(AssertionError, match="positions are dense")
 
 
-async def test_a_mistake_after_a_publish_tells_who_waits_for_the_next_group(
+async def test_a_bug_after_a_publish_tells_clients_that_wait_for_the_next_group(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
 ) -> None:
     with pytest.raises(ExceptionGroup) as ended:
@@ -286,7 +286,7 @@ async def test_a_mistake_after_a_publish_tells_who_waits_for_the_next_group(
     assert ended.group_contains(AssertionError, match="positions are dense")
 
 
-async def test_the_first_of_two_failures_is_the_one_that_is_raised(
+async def test_the_first_of_two_failures_is_raised(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     failures = Failures()

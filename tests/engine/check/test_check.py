@@ -104,7 +104,7 @@ def test_a_flipped_bit_in_the_write_ahead_log_is_found() -> None:
     report = whole.check()
     assert [finding.kind for finding in report.findings] == [Kind.LOG]
     assert report.findings[0].file == path
-    assert "give up" in report.findings[0].what
+    assert "discard" in report.findings[0].what
 
 
 def test_all_damaged_events_are_told_with_their_streams() -> None:

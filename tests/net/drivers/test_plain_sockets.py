@@ -62,7 +62,7 @@ async def test_many_connections_each_get_their_own_answers() -> None:
             assert await client.result(request) == b"value %d" % n
 
 
-async def test_a_lone_client_that_is_always_back_at_once_leaves_others_their_turn() -> None:
+async def test_a_fast_client_alone_does_not_starve_other_tasks() -> None:
     async with listening() as (_server, listeners), trio.open_nursery() as nursery:
         address = listeners.tcp[0].getsockname()
         over = threading.Event()
@@ -93,7 +93,7 @@ async def test_a_lone_client_that_is_always_back_at_once_leaves_others_their_tur
     assert all(type(item) is Answer for item in answered)
 
 
-async def test_a_pipeline_longer_than_a_turn_is_answered_whole_and_in_order() -> None:
+async def test_a_pipeline_longer_than_a_turn_is_answered_completely_and_in_order() -> None:
     async with listening(requests_per_turn_max=10) as (_server, listeners):
         client, other = await dial(listeners), await dial(listeners)
         requests = [client.connection.request("ping") for _ in range(1000)]
@@ -130,7 +130,7 @@ async def test_a_client_that_reads_nothing_is_not_read_from_and_harms_nobody() -
             assert len(await greedy.result(request_id)) == 100_000
 
 
-async def test_one_connection_too_many_is_told_so() -> None:
+async def test_one_connection_too_many_is_refused_with_the_reason() -> None:
     given = replace(settings(), connections_max=2)
     async with listening(given) as (_server, listeners):
         first, _second = await dial(listeners), await dial(listeners)
@@ -141,7 +141,7 @@ async def test_one_connection_too_many_is_told_so() -> None:
         await first.ask("ping")
 
 
-async def test_the_last_descriptors_are_left_to_the_files() -> None:
+async def test_the_last_descriptors_are_reserved_for_files() -> None:
     # Clients that took all of them had the next checkpoint fail, which is the end of a server.
     async with listening() as (server, listeners):
         first = await dial(listeners)
@@ -158,7 +158,7 @@ async def test_the_last_descriptors_are_left_to_the_files() -> None:
         assert await (await dial(listeners)).ask("ping") is not None
 
 
-async def test_a_connection_that_is_reset_gives_back_what_it_held() -> None:
+async def test_a_reset_connection_releases_what_it_held() -> None:
     async with listening() as (server, listeners):
         client, other = await dial(listeners), await dial(listeners)
         await client.ask("begin", server.new_id())
@@ -261,6 +261,6 @@ def test_without_users_only_this_machine_may_connect() -> None:
         exposed.close()
 
 
-def test_a_host_that_is_none_is_named() -> None:
+def test_an_unknown_host_is_named() -> None:
     with pytest.raises(CannotListen, match="no such host"):
         Listeners(replace(settings(), listen=(Address("no.such.host.invalid", 1),)))

@@ -29,7 +29,7 @@ def pair() -> Iterator[Pair]:
         yield ours, theirs
 
 
-def test_only_what_is_waited_for_is_told(readiness: Readiness[str], pair: Pair) -> None:
+def test_only_the_requested_events_are_reported(readiness: Readiness[str], pair: Pair) -> None:
     ours, theirs = pair
     readiness.register(ours, READ, "ours")
     assert readiness.ready() == []
@@ -43,9 +43,7 @@ def test_only_what_is_waited_for_is_told(readiness: Readiness[str], pair: Pair) 
     assert readiness.ready() == []
 
 
-def test_the_end_of_the_other_side_is_something_to_read(
-    readiness: Readiness[str], pair: Pair
-) -> None:
+def test_the_end_of_the_other_side_is_readable(readiness: Readiness[str], pair: Pair) -> None:
     ours, theirs = pair
     readiness.register(ours, READ, "ours")
     theirs.close()
@@ -77,7 +75,7 @@ def test_a_descriptor_that_comes_again_belongs_to_its_new_owner(
     assert readiness.ready() == [("after", WRITE)]
 
 
-def test_what_was_closed_already_can_be_let_go(readiness: Readiness[str], pair: Pair) -> None:
+def test_a_closed_socket_can_be_unregistered(readiness: Readiness[str], pair: Pair) -> None:
     ours, _ = pair
     readiness.register(ours, WRITE, "ours")
     ours.close()

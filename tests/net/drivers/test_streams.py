@@ -26,7 +26,7 @@ async def connect_slowly(server: MemoryServer) -> Client:
     return client
 
 
-async def test_a_stalled_client_is_not_read_from_and_goes_on_when_it_reads() -> None:
+async def test_a_stalled_client_is_not_read_from_until_it_reads() -> None:
     given = settings(output_pause_size=50_000, output_resume_size=10_000)
     async with serving(given) as server:
         other, client = await server.connect(), await connect_slowly(server)
@@ -49,7 +49,7 @@ async def test_a_stalled_client_is_not_read_from_and_goes_on_when_it_reads() -> 
         assert sent.is_set()
 
 
-async def test_a_client_that_takes_nothing_of_too_much_is_dropped_in_the_middle() -> None:
+async def test_a_client_that_reads_nothing_is_dropped_in_the_middle_of_its_output() -> None:
     given = settings(output_pause_size=50_000, output_size_max=100_000)
     async with serving(given) as server:
         other, client = await server.connect(), await connect_slowly(server)
@@ -66,7 +66,7 @@ async def test_a_client_that_takes_nothing_of_too_much_is_dropped_in_the_middle(
         await other.ask("ping")
 
 
-async def test_a_last_word_that_is_not_taken_is_not_waited_for_without_end(
+async def test_waiting_for_a_client_to_read_its_last_answer_is_bounded(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with serving() as server:
@@ -78,7 +78,7 @@ async def test_a_last_word_that_is_not_taken_is_not_waited_for_without_end(
         assert not server.server.service.sessions
 
 
-async def test_one_connection_too_many_is_told_so() -> None:
+async def test_one_connection_too_many_is_refused_with_the_reason() -> None:
     async with serving(replace(settings(), connections_max=1)) as server:
         first = await server.connect()
         second = await server.connect(hello=False)

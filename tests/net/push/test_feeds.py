@@ -270,7 +270,7 @@ OTHER: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.source
 @pytest.mark.parametrize("kind", KINDS, ids=_name)
-async def test_a_source_that_raises_ends_that_feed_alone(
+async def test_a_source_that_raises_ends_only_that_feed(
     kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving() as server:

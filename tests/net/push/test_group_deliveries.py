@@ -47,7 +47,7 @@ async def ack(server: MemoryServer, client: Client, *claims: tuple[int, int]) ->
     return await client.ask("execute", server.new_id(), [], [], writes)
 
 
-async def test_a_member_gets_what_there_is_then_what_comes_and_hears_of_the_end() -> None:
+async def test_a_member_gets_existing_events_then_new_ones_and_is_told_of_the_end() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await server.append(writer, "a-1", b"1")
@@ -90,7 +90,7 @@ async def test_only_what_is_durable_is_delivered() -> None:
         assert [position for position, *_ in await deliveries(client)] == [1]
 
 
-async def test_no_more_is_delivered_than_was_granted() -> None:
+async def test_deliveries_never_exceed_the_credit() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         for n in range(5):
@@ -106,7 +106,7 @@ async def test_no_more_is_delivered_than_was_granted() -> None:
             await client.ask("credit", membership, 10_001)
 
 
-async def test_a_lease_that_ran_out_goes_to_another_member(autojump_clock: MockClock) -> None:
+async def test_an_expired_lease_goes_to_another_member(autojump_clock: MockClock) -> None:
     async with serving() as server:
         silent, writer = await server.connect(), await server.connect()
         await server.append(writer, "a-1", b"1")
@@ -124,7 +124,7 @@ async def test_a_lease_that_ran_out_goes_to_another_member(autojump_clock: MockC
             await ack(server, writer, (position, token))
 
 
-async def test_what_a_connection_had_goes_to_others_at_once_when_it_ends() -> None:
+async def test_deliveries_of_a_closed_connection_go_to_others_immediately() -> None:
     async with serving() as server:
         first, writer = await server.connect(), await server.connect()
         for n in range(3):
@@ -146,7 +146,7 @@ async def test_what_a_connection_had_goes_to_others_at_once_when_it_ends() -> No
         assert await second.pushed() == ["caught_up", 3]
 
 
-async def test_who_leaves_is_pushed_nothing_more_and_costs_no_attempt() -> None:
+async def test_leaving_ends_the_pushes_and_costs_no_attempt() -> None:
     async with serving() as server:
         first, writer = await server.connect(), await server.connect()
         await server.append(writer, "a-1", b"")
@@ -197,7 +197,7 @@ async def test_a_pause_longer_than_the_longest_timer_is_kept(autojump_clock: Moc
         assert early.cancelled_caught, "the engine's clock did not move"
 
 
-async def test_what_is_parked_is_told_page_by_page_with_the_events() -> None:
+async def test_parked_events_are_listed_page_by_page_with_their_data() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         for n in range(3):
@@ -266,7 +266,7 @@ async def test_a_changed_group_takes_back_what_its_members_have() -> None:
         ),
     ],
 )
-async def test_a_group_that_there_is_not_is_an_error_of_its_own(
+async def test_a_missing_group_has_its_own_error(
     act: Callable[[Client], Any],
 ) -> None:
     async with serving() as server:
@@ -276,7 +276,7 @@ async def test_a_group_that_there_is_not_is_an_error_of_its_own(
         assert await client.ask("ping")
 
 
-async def test_a_group_that_there_is_already_is_an_error_of_its_own() -> None:
+async def test_an_existing_group_has_its_own_error() -> None:
     async with serving() as server:
         client = await server.connect()
         await client.ask(*CREATE)
@@ -326,7 +326,7 @@ async def test_a_member_that_does_not_read_gets_no_more_until_it_does() -> None:
         session.close()
 
 
-async def test_members_are_told_when_the_server_goes_down() -> None:
+async def test_members_are_told_when_the_server_shuts_down() -> None:
     async with serving() as server:
         client = await server.connect()
         await client.ask(*CREATE)

@@ -83,7 +83,7 @@ async def test_a_feed_without_credit_falls_behind_and_loses_nothing() -> None:
         assert server.server._key_feeds.count == 0
 
 
-async def test_a_commit_that_no_frame_can_hold_comes_in_parts() -> None:
+async def test_a_commit_too_large_for_a_frame_comes_in_parts() -> None:
     async with serving(settings(output_size_max=200 * MIB)) as server:
         client, writer = await server.connect(), await server.connect()
         large = bytes(VALUE_SIZE_MAX)
@@ -125,7 +125,7 @@ async def test_a_feed_goes_as_far_back_as_the_history_window_and_says_so() -> No
         assert (ended[0], ended[1][0]) == ("ended", "history_gone")
 
 
-async def test_what_can_mean_nothing_is_refused() -> None:
+async def test_meaningless_arguments_are_refused() -> None:
     async with serving(settings(subscriptions_max=1)) as server:
         client = await server.connect()
         with pytest.raises(InvalidArgument, match="the newest commit is 0"):

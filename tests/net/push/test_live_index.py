@@ -33,7 +33,7 @@ def some_filter(source: random.Random) -> EventFilter:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_batch_has_what_a_look_at_every_filter_gives(seed: int) -> None:
+def test_the_index_finds_what_comparing_every_filter_finds(seed: int) -> None:
     source = random.Random(seed)
     index = LiveIndex()
     filters = {EVERYTHING, *(some_filter(source) for _ in range(200))}

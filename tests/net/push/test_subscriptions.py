@@ -102,7 +102,7 @@ async def test_a_filter_means_the_same_in_history_and_live(
         assert seen == expected
 
 
-async def test_no_more_is_pushed_than_was_granted() -> None:
+async def test_pushes_never_exceed_the_credit() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await server.append(writer, "a-1", *[b""] * 10)
@@ -118,7 +118,9 @@ async def test_no_more_is_pushed_than_was_granted() -> None:
         assert await client.pushed() == ["caught_up", 10]
 
 
-async def test_who_got_the_last_event_with_its_last_credit_hears_that_it_has_caught_up() -> None:
+async def test_a_feed_that_spent_its_last_credit_on_the_last_event_is_told_that_it_has_caught_up() -> (
+    None
+):
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await server.append(writer, "a-1", b"", b"")
@@ -215,7 +217,7 @@ async def test_nothing_is_pushed_after_the_answer_to_unsubscribe() -> None:
         assert (await client.ask("stats"))["subscriptions"] == 0
 
 
-async def test_a_position_that_was_not_reached_is_refused() -> None:
+async def test_a_position_above_the_newest_is_refused() -> None:
     async with serving() as server:
         client = await server.connect()
         with pytest.raises(InvalidArgument):
@@ -264,7 +266,7 @@ async def test_subscriptions_end_when_the_server_stops() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_whatever_happens_every_position_comes_once_and_in_order(seed: int) -> None:
+async def test_every_position_comes_once_and_in_order_under_any_schedule(seed: int) -> None:
     """Writes, credit and checkpoints at random; each subscriber sees 1, 2, 3, … to the end."""
     print(f"seed {seed}")
     source = random.Random(seed)

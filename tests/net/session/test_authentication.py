@@ -43,7 +43,7 @@ async def server_first(server: MemoryServer, name: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in reply.decode().split(","))
 
 
-async def test_with_the_password_one_gets_in_and_commits_carry_ones_name() -> None:
+async def test_a_right_password_is_accepted_and_commits_carry_the_user() -> None:
     async with serving() as server:
         await add_user(await server.connect(), "ann", "secret")
         client = await server.connect(hello=False)
@@ -55,7 +55,7 @@ async def test_with_the_password_one_gets_in_and_commits_carry_ones_name() -> No
         assert [user for _, _, _, user, *_ in commits] == [None, "ann"]
 
 
-async def test_a_wrong_password_is_told_and_the_third_closes_the_connection() -> None:
+async def test_a_wrong_password_is_refused_and_the_third_closes_the_connection() -> None:
     async with serving() as server:
         await add_user(await server.connect(), "ann", "secret")
         client = await server.connect()
@@ -103,7 +103,7 @@ async def test_a_name_that_does_not_exist_is_answered_like_one_that_does() -> No
 
 
 @pytest.mark.parametrize("message", [b"", b"nonsense", b"\xff\xfe", b"n,,n=ann", b"p=x,,n=a,r=b"])
-async def test_nonsense_is_a_failed_attempt(message: bytes) -> None:
+async def test_a_malformed_message_is_a_failed_attempt(message: bytes) -> None:
     async with serving() as server:
         await add_user(await server.connect(), "ann", "secret")
         client = await server.connect()
@@ -112,7 +112,7 @@ async def test_nonsense_is_a_failed_attempt(message: bytes) -> None:
         await login(client, "ann", "secret")
 
 
-async def test_a_stranger_cannot_make_us_hold_large_frames() -> None:
+async def test_an_unauthenticated_client_cannot_send_large_frames() -> None:
     async with serving() as server:
         client = await server.connect(hello=False)
         await client.stream.send_all((HELLO_BODY_SIZE_MAX + 1).to_bytes(4, "big"))
@@ -160,7 +160,7 @@ async def test_a_removed_user_is_cut_off() -> None:
         assert await ann.ask("user_list") == ["ann"]
 
 
-async def test_who_removes_oneself_gets_the_answer_first() -> None:
+async def test_a_user_that_removes_itself_gets_the_answer_first() -> None:
     async with serving() as server:
         await add_user(await server.connect(), "ann", "secret")
         ann = await server.connect()
@@ -172,7 +172,7 @@ async def test_who_removes_oneself_gets_the_answer_first() -> None:
         assert (await again.hello())[3] == [], "without users, nobody is asked"
 
 
-async def test_the_last_user_of_a_server_that_others_can_reach_stays() -> None:
+async def test_the_last_user_of_a_server_that_other_machines_can_reach_cannot_be_removed() -> None:
     async with serving(local_only=False) as server:
         server.server.service.authentication_needed = False
         await add_user(await server.connect(), "ann", "secret")
@@ -196,14 +196,14 @@ async def test_a_password_can_be_changed() -> None:
         await login(again, "ann", "other")
 
 
-async def test_hello_of_a_later_version_gets_the_one_that_we_speak() -> None:
+async def test_hello_with_a_later_version_is_answered_with_ours() -> None:
     async with serving() as server:
         client = await server.connect(hello=False)
         answer = await client.ask("hello", PROTOCOL_VERSION + 41)
         assert answer[0] == PROTOCOL_VERSION
 
 
-async def test_three_attempts_are_a_setting() -> None:
+async def test_the_number_of_attempts_is_a_setting() -> None:
     async with serving(settings(authentications_failed_max=1)) as server:
         await add_user(await server.connect(), "ann", "secret")
         client = await server.connect()

@@ -91,7 +91,7 @@ def test_the_charges_stay_within_the_budget_whatever_connections_hold(seed: int)
     assert any(holder.error for holder in holders), "the budget was used up"
 
 
-def test_a_connection_above_its_fair_share_is_paused_and_goes_on_when_there_is_room() -> None:
+def test_a_connection_above_its_fair_share_is_paused_and_resumed_when_there_is_room() -> None:
     budget = budget_of()
     greedy, other = Holder(budget), Holder(budget)
     greedy.hold(2 * MIB)
@@ -104,7 +104,7 @@ def test_a_connection_above_its_fair_share_is_paused_and_goes_on_when_there_is_r
     assert not greedy.paused
 
 
-def test_the_largest_is_closed_when_nothing_is_left() -> None:
+def test_the_largest_connection_is_closed_when_the_budget_is_used_up() -> None:
     budget = budget_of()
     small, large = Holder(budget), Holder(budget)
     large.hold(3 * MIB)
@@ -115,7 +115,7 @@ def test_the_largest_is_closed_when_nothing_is_left() -> None:
     assert small.error is None
 
 
-def test_an_unauthenticated_connection_is_closed_first_and_told_so() -> None:
+def test_an_unauthenticated_connection_is_closed_first_and_told_why() -> None:
     budget = budget_of()
     user, stranger = Holder(budget), Holder(budget, authenticated=False)
     user.hold(3 * MIB)
@@ -125,7 +125,7 @@ def test_an_unauthenticated_connection_is_closed_first_and_told_so() -> None:
     assert user.error is None
 
 
-def test_connections_that_do_not_move_are_closed_only_while_there_is_no_room() -> None:
+def test_stalled_connections_are_closed_only_while_there_is_no_room() -> None:
     clock = Clock()
     budget = budget_of(clock=clock)
     idle, stalled, moving = Holder(budget), Holder(budget), Holder(budget)
@@ -145,7 +145,7 @@ def test_connections_that_do_not_move_are_closed_only_while_there_is_no_room() -
     assert moving.error is None
 
 
-def test_the_default_is_a_quarter_of_what_the_container_has(tmp_path: Path) -> None:
+def test_the_default_is_a_quarter_of_the_memory_of_the_container(tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     limit.write_text(f"{512 * MIB}\n")
     assert default_size(str(limit)) <= 128 * MIB
@@ -198,7 +198,7 @@ class Peer:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_clients_that_behave_are_served_beside_any_mix_that_does_not(seed: int) -> None:
+async def test_well_behaved_clients_are_served_beside_any_mix_of_others(seed: int) -> None:
     print(f"{seed=}")
     dice = random.Random(seed)
     async with serving(small_budget()) as server:
@@ -236,7 +236,7 @@ async def test_clients_that_behave_are_served_beside_any_mix_that_does_not(seed:
         assert budget.used == 0, "everything was given back"
 
 
-async def test_a_request_that_had_to_wait_for_room_is_served_whole() -> None:
+async def test_a_request_that_waited_for_room_is_served_completely() -> None:
     async with serving(small_budget()) as server:
         hog, waiting = Peer(server), Peer(server)
         hog.send((16 * MIB).to_bytes(4, "big") + bytes(1_400_000))
@@ -257,7 +257,7 @@ async def test_a_request_that_had_to_wait_for_room_is_served_whole() -> None:
         waiting.session.close()
 
 
-async def test_half_a_frame_that_does_not_move_is_closed_with_a_clear_error(
+async def test_a_stalled_half_frame_closes_its_connection_with_a_clear_error(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with serving(small_budget()) as server:
@@ -273,7 +273,7 @@ async def test_half_a_frame_that_does_not_move_is_closed_with_a_clear_error(
         hog.session.close()
 
 
-async def test_answers_that_are_not_taken_are_thrown_away_when_there_is_no_room() -> None:
+async def test_unread_answers_are_discarded_when_there_is_no_room() -> None:
     async with serving(small_budget(output_pause_size=8 * MIB)) as server:
         client = await server.connect()
         await server.put(client, b"k", bytes(600_000))

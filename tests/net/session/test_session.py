@@ -33,14 +33,14 @@ async def test_hello_says_who_the_server_is_and_that_no_user_is_needed() -> None
         assert database == server.engine.database_id
 
 
-async def test_what_was_put_is_there_for_every_connection_once_it_was_answered() -> None:
+async def test_after_the_answer_every_connection_sees_a_put() -> None:
     async with serving() as server:
         writer, reader = await server.connect(), await server.connect()
         await server.put(writer, b"k", b"v")
         assert await reader.ask("get", None, b"k") == b"v"
 
 
-async def test_every_read_of_an_execute_answers_as_the_read_alone() -> None:
+async def test_reads_in_an_execute_answer_like_single_reads() -> None:
     async with serving() as server:
         client = await server.connect()
         await server.put(client, b"k", b"v")
@@ -60,7 +60,7 @@ async def test_every_read_of_an_execute_answers_as_the_read_alone() -> None:
             assert result == await client.ask(name, None, *arguments)
 
 
-async def test_a_read_behind_the_commit_of_its_transaction_is_answered_behind_it() -> None:
+async def test_a_read_after_the_commit_of_its_transaction_is_answered_after_it() -> None:
     async with serving() as server:
         client = await server.connect()
         transaction = server.new_id()
@@ -112,7 +112,7 @@ async def test_reads_are_answered_while_a_sync_takes_its_time() -> None:
         assert await reader.ask("get", None, b"k") == b"new"
 
 
-async def test_what_is_committed_during_a_sync_goes_out_in_one_group() -> None:
+async def test_commits_during_a_sync_share_the_next_group() -> None:
     async with serving() as server:
         clients = [await server.connect() for _ in range(8)]
         server.disk.hold()
@@ -131,7 +131,7 @@ async def test_what_is_committed_during_a_sync_goes_out_in_one_group() -> None:
         assert server.disk.syncs - before == 2
 
 
-async def test_an_unknown_word_fails_alone() -> None:
+async def test_an_unknown_operation_fails_alone() -> None:
     async with serving() as server:
         client = await server.connect()
         await client.stream.send_all(encode_frame(encode([99, "frobnicate"])))
@@ -171,7 +171,7 @@ async def test_garbage_costs_its_connection_and_no_other(garbage: bytes) -> None
         assert len(server.server.service.sessions) == 1
 
 
-async def test_what_came_before_garbage_is_answered_first() -> None:
+async def test_requests_before_garbage_are_answered_first() -> None:
     async with serving() as server:
         client = await server.connect()
         server.disk.hold()
@@ -200,7 +200,7 @@ async def test_transactions_end_with_their_connection() -> None:
         assert stats["connections"] == 1
 
 
-async def test_commits_synced_together_are_not_called_groups_which_are_of_consumers() -> None:
+async def test_stats_name_commit_groups_unlike_consumer_groups() -> None:
     async with serving() as server:
         client = await server.connect()
         await client.ask("execute", server.new_id(), [], [], [["put", b"k", b"v"]])
@@ -286,7 +286,9 @@ async def test_a_result_too_large_for_one_answer_commits_nothing() -> None:
         assert await client.ask("get", None, b"k") is None
 
 
-async def test_a_stranger_who_says_nothing_is_sent_away(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_silent_unauthenticated_connection_is_closed(
+    autojump_clock: trio.abc.Clock,
+) -> None:
     async with serving() as server:
         client = await server.connect(hello=False)
         item = await client.receive()
@@ -326,7 +328,7 @@ async def test_a_server_that_stops_lets_transactions_end_and_takes_no_new_ones()
         assert server.engine.stats()["checkpoint_commit"] == 1
 
 
-async def test_a_transaction_that_does_not_end_is_waited_for_only_so_long(
+async def test_a_stopping_server_waits_a_bounded_time_for_open_transactions(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with serving() as server:

@@ -64,7 +64,7 @@ async def transfer(server: MemoryServer, client: Client, source: random.Random) 
     return commit
 
 
-async def test_a_backup_under_load_has_all_that_was_acknowledged_and_is_of_one_commit(
+async def test_a_backup_under_load_is_of_one_commit_and_has_everything_acknowledged_before(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with serving(with_backups(40)) as server:
@@ -111,7 +111,7 @@ def msgpack_int(value: bytes) -> int:
     return number
 
 
-async def test_writers_and_checkpoints_go_on_while_a_backup_is_copied() -> None:
+async def test_writers_and_checkpoints_continue_while_a_backup_is_copied() -> None:
     async with serving(with_backups(5)) as server:
         make_place(server)
         client, admin = await server.connect(), await server.connect()
@@ -156,7 +156,7 @@ async def test_a_server_without_a_directory_for_backups_says_which_setting_is_mi
         assert await client.ask("ping")
 
 
-async def test_what_is_wrong_with_a_backup_is_told_and_the_server_goes_on() -> None:
+async def test_a_failed_backup_is_reported_and_the_server_continues() -> None:
     async with serving(with_backups()) as server:
         client = await server.connect()
         with pytest.raises(InvalidArgument, match="does not begin with"):
@@ -173,7 +173,7 @@ async def test_what_is_wrong_with_a_backup_is_told_and_the_server_goes_on() -> N
         assert server.database.files.list("backups") == ["monday"]
 
 
-async def test_a_backup_is_made_also_if_the_client_has_gone() -> None:
+async def test_a_backup_is_finished_even_if_the_client_has_gone() -> None:
     async with serving(with_backups()) as server:
         make_place(server)
         client = await server.connect()
@@ -188,7 +188,7 @@ async def test_a_backup_is_made_also_if_the_client_has_gone() -> None:
         assert await (await server.connect()).ask("ping")
 
 
-async def test_a_server_that_stops_gives_up_the_backup_and_leaves_nothing_of_it() -> None:
+async def test_a_stopping_server_aborts_the_backup_and_leaves_no_files() -> None:
     async with serving(with_backups()) as server:
         make_place(server)
         client = await server.connect()

@@ -46,7 +46,7 @@ async def test_a_checkpoint_is_made_when_it_is_due() -> None:
         assert server.engine.stats()["checkpoint_commit"] == 10
 
 
-async def test_who_writes_faster_than_the_files_can_be_written_is_held_back() -> None:
+async def test_writers_faster_than_the_checkpoint_are_held_back() -> None:
     async with serving(every(5)) as server:
         client, reader = await server.connect(), await server.connect()
         server.checkpoint_disk.hold()
@@ -64,7 +64,7 @@ async def test_who_writes_faster_than_the_files_can_be_written_is_held_back() ->
         assert server.engine.published == 40
 
 
-async def test_who_writes_no_more_than_two_memtables_beside_a_checkpoint_is_not_held_back() -> None:
+async def test_writers_of_up_to_two_memtables_during_a_checkpoint_are_not_held_back() -> None:
     # A checkpoint that kept up held writers back at its end, and that was the p99 of puts.
     async with serving(every(5)) as server:
         client = await server.connect()
@@ -77,7 +77,7 @@ async def test_who_writes_no_more_than_two_memtables_beside_a_checkpoint_is_not_
         server.checkpoint_disk.release()
 
 
-async def test_a_memtable_is_freed_by_the_thread_of_checkpoints() -> None:
+async def test_the_checkpoint_thread_frees_the_memtable() -> None:
     # Freed by the event loop, at once, it stopped everybody for 10 to 20 ms.
     async with serving() as server:
         client = await server.connect()
@@ -91,7 +91,7 @@ async def test_a_memtable_is_freed_by_the_thread_of_checkpoints() -> None:
         assert await client.ask("get", None, b"7") == b""
 
 
-async def test_what_was_written_last_is_checkpointed_once_it_is_quiet(
+async def test_the_last_writes_are_checkpointed_once_the_server_is_idle(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with serving(every(1000)) as server:
@@ -107,7 +107,7 @@ async def test_what_was_written_last_is_checkpointed_once_it_is_quiet(
         assert server.engine.stats()["checkpoints"] == 1
 
 
-async def test_a_checkpoint_that_finds_no_room_is_made_once_there_is(
+async def test_a_checkpoint_on_a_full_disk_is_made_once_there_is_room(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with serving(every(5)) as server:
@@ -123,7 +123,7 @@ async def test_a_checkpoint_that_finds_no_room_is_made_once_there_is(
         assert server.engine.stats()["checkpoint_commit"] == 5
 
 
-async def test_a_disk_that_fails_under_a_checkpoint_ends_the_server() -> None:
+async def test_a_disk_failure_during_a_checkpoint_ends_the_server() -> None:
     with pytest.raises(ExceptionGroup) as ended:
         async with serving(every(1)) as server:
             client = await server.connect()
@@ -133,7 +133,7 @@ async def test_a_disk_that_fails_under_a_checkpoint_ends_the_server() -> None:
     assert ended.group_contains(CheckpointFailed)
 
 
-async def test_a_rewrite_that_waits_for_a_checkpoint_which_fails_is_not_begun(
+async def test_a_rewrite_is_not_begun_after_a_failed_checkpoint(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     # It got its turn before the failure had ended the server, met the memtable that the
@@ -155,7 +155,7 @@ async def test_a_rewrite_that_waits_for_a_checkpoint_which_fails_is_not_begun(
     assert not ended.group_contains(AssertionError, depth=None)
 
 
-async def test_a_store_that_finds_no_room_to_open_again_is_asked_until_it_does(
+async def test_reopening_a_store_on_a_full_disk_is_retried_until_there_is_room(
     autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The retry used to open the store once; a disk that was still full then ended the server.

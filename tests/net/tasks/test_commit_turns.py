@@ -107,7 +107,7 @@ async def running() -> AsyncIterator[Turns]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_fast_disk_is_synced_at_the_end_of_the_turn() -> None:
+async def test_on_a_fast_disk_the_sync_is_at_the_end_of_the_turn() -> None:
     async with running() as turns:
         turns.show_a_fast_disk()
         assert turns.turn().said == ["durable"]
@@ -115,7 +115,7 @@ async def test_a_fast_disk_is_synced_at_the_end_of_the_turn() -> None:
         assert turns.in_thread == 0
 
 
-async def test_any_other_disk_is_synced_by_the_task() -> None:
+async def test_on_a_slow_disk_the_committer_syncs() -> None:
     async with running() as turns:
         answer = turns.turn()
         assert not answer.said
@@ -135,7 +135,7 @@ async def test_a_turn_that_ends_during_a_sync_goes_into_the_next_group() -> None
         assert turns.engine.published == 2
 
 
-async def test_what_may_not_begin_yet_is_left_to_the_task() -> None:
+async def test_a_held_back_group_is_left_to_the_committer() -> None:
     async with running() as turns:
         turns.show_a_fast_disk()
         held = True
@@ -149,7 +149,7 @@ async def test_what_may_not_begin_yet_is_left_to_the_task() -> None:
         assert answer.said == ["durable"]
 
 
-async def test_a_sync_that_fails_at_the_end_of_a_turn_ends_the_server_all_the_same(
+async def test_a_failed_sync_at_the_end_of_a_turn_ends_the_server_too(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     answers = []
@@ -165,7 +165,7 @@ async def test_a_sync_that_fails_at_the_end_of_a_turn_ends_the_server_all_the_sa
     assert [answer.said for answer in answers] == [["unknown"], ["unknown"]]
 
 
-async def test_a_group_that_finds_no_room_at_the_end_of_a_turn_waits_for_it(
+async def test_at_the_end_of_a_turn_a_group_waits_for_room_on_a_full_disk(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with running() as turns:

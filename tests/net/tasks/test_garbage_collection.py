@@ -59,7 +59,7 @@ def full_collections() -> int:
     return count
 
 
-def test_however_much_is_made_under_load_the_older_generations_are_not_collected() -> None:
+def test_the_older_generations_are_not_collected_under_load() -> None:
     Serving()
     before = gc.get_stats()
     # What a memtable is made of: it is kept, so each collection passes it on to the next.
@@ -79,14 +79,14 @@ def test_a_young_cycle_is_found_under_load() -> None:
     assert kept
 
 
-def test_what_exists_at_the_start_is_not_looked_at_again() -> None:
+def test_objects_that_exist_at_the_start_are_never_collected() -> None:
     frozen = gc.get_freeze_count()
     kept = [[number] for number in range(1000)]
     Serving()
     assert gc.get_freeze_count() >= frozen + len(kept)
 
 
-def test_an_old_cycle_is_found_when_it_is_quiet() -> None:
+def test_an_old_cycle_is_found_when_the_server_is_idle() -> None:
     serving = Serving()
     cycle = old_cycle()
     serving.now += QUIET_INTERVAL_S
@@ -96,7 +96,7 @@ def test_an_old_cycle_is_found_when_it_is_quiet() -> None:
     assert cycle() is None
 
 
-def test_full_collections_of_quiet_times_keep_their_distance() -> None:
+def test_full_collections_of_an_idle_server_keep_an_interval() -> None:
     serving = Serving()
     serving.now += QUIET_INTERVAL_S
     gc.collect(0)
@@ -113,7 +113,7 @@ def test_full_collections_of_quiet_times_keep_their_distance() -> None:
     assert full_collections() == before + 1
 
 
-def test_while_nothing_gets_old_nothing_is_collected() -> None:
+def test_nothing_is_collected_while_no_object_leaves_the_young_generation() -> None:
     serving = Serving()
     before = full_collections()
     for _ in range(10):
@@ -125,7 +125,7 @@ def test_while_nothing_gets_old_nothing_is_collected() -> None:
 @pytest.mark.parametrize(
     ("checkpoint_runs", "wait"), [(False, LOADED_INTERVAL_S), (True, INTERVAL_S_MAX)]
 )
-def test_a_server_that_is_never_quiet_collects_after_a_while(
+def test_a_server_that_is_never_idle_collects_after_a_while(
     checkpoint_runs: bool, wait: float
 ) -> None:
     serving = Serving()
@@ -140,7 +140,7 @@ def test_a_server_that_is_never_quiet_collects_after_a_while(
     assert cycle() is None
 
 
-def test_cycles_do_not_gather_under_a_load_that_never_ends() -> None:
+def test_cycles_do_not_accumulate_under_endless_load() -> None:
     # Each tick leaves old cycles behind. There are never more than one interval leaves.
     serving = Serving()
     left: list[weakref.ref[Cycle]] = []
@@ -167,14 +167,14 @@ def test_cycles_are_found_once_the_process_has_grown() -> None:
         assert cycle() is None
 
 
-def test_the_peak_of_memory_is_told_in_bytes() -> None:
+def test_peak_memory_is_in_bytes() -> None:
     before = peak_memory()
     block = b"\1" * (3 * before)
     assert peak_memory() > 2 * before
     assert block
 
 
-def test_a_replay_keeps_what_it_made_from_the_collector() -> None:
+def test_objects_of_a_replay_are_excluded_from_collection() -> None:
     before = gc.get_threshold()
     young = gc.get_stats()[0]["collections"]
     frozen = gc.get_freeze_count()
@@ -185,7 +185,7 @@ def test_a_replay_keeps_what_it_made_from_the_collector() -> None:
     assert gc.get_threshold() == before
 
 
-def test_a_replay_that_fails_leaves_the_collector_as_it_was() -> None:
+def test_a_failed_replay_restores_the_collector() -> None:
     before = gc.get_threshold()
     with pytest.raises(ValueError, match="damaged"), replaying():
         raise ValueError("damaged")

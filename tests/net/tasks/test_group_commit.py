@@ -11,7 +11,7 @@ from headwater_server.storage.errors import DiskFull
 from tests.net.serving import serving
 
 
-async def test_a_failed_sync_tells_who_waits_that_the_fate_is_unknown_and_ends_the_server(
+async def test_a_failed_sync_tells_waiting_clients_that_the_outcome_is_unknown_and_ends_the_server(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     told: list[bytes] = []
@@ -52,7 +52,7 @@ async def test_a_commit_that_comes_after_a_failed_sync_is_unknown_too(
             await trio.sleep(1)
 
 
-async def test_a_group_that_finds_no_room_waits_for_it(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_group_waits_for_room_on_a_full_disk(autojump_clock: trio.abc.Clock) -> None:
     async with serving() as server:
         client = await server.connect()
         server.disk.error = DiskFull("wal/1", 4096)
@@ -86,7 +86,7 @@ async def test_a_full_disk_makes_the_server_read_only_and_room_makes_it_writable
         await server.put(client, b"k", b"again")
 
 
-async def test_the_end_of_the_log_is_sealed_when_it_is_quiet(
+async def test_the_end_of_the_log_is_sealed_when_the_server_is_idle(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with serving() as server:

@@ -19,7 +19,7 @@ class Engine:
     ("offset_us", "way_out"),
     [(3_600_000_000, "restart the server"), (-3_600_000_000, "headwater repair")],
 )
-def test_a_clock_that_is_not_believed_is_told_once_with_the_way_out(
+def test_an_ignored_wall_clock_is_reported_once_with_the_remedy(
     offset_us: int, way_out: str
 ) -> None:
     engine = Engine()

@@ -39,7 +39,7 @@ async def test_erased_data_is_off_the_disk_in_seconds_while_others_write(
         assert [event[7] is None for event in events] == [n == 2 for n in range(20)]
 
 
-async def test_hidden_events_give_their_room_back_in_a_minute_or_two(
+async def test_hidden_events_free_their_space_in_a_minute_or_two(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with serving(small()) as server:
@@ -54,7 +54,7 @@ async def test_hidden_events_give_their_room_back_in_a_minute_or_two(
         assert (await client.ask("read_all", None, 0))[1:] == [60, [], False]
 
 
-async def test_a_full_disk_keeps_what_is_to_go_until_there_is_room(
+async def test_on_a_full_disk_a_rewrite_waits_for_room(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with serving(small()) as server:

@@ -26,20 +26,20 @@ class Disk:
         return in_thread
 
 
-def test_a_disk_is_synced_in_a_thread_until_it_has_shown_that_it_is_fast() -> None:
+def test_fsync_is_in_a_thread_until_the_disk_has_proved_fast() -> None:
     disk = Disk()
     assert 0 < disk.sync(1000) < 200
     assert disk.sync(1000) == 0
 
 
-def test_a_slow_disk_makes_others_wait_for_one_sync_at_most() -> None:
+def test_a_slow_disk_blocks_the_event_loop_for_one_sync_at_most() -> None:
     disk = Disk()
     disk.sync(1000)
     disk.sync_s = 0.05
     assert disk.sync(1000) == 999
 
 
-def test_a_disk_that_is_often_slow_makes_others_wait_ever_more_seldom() -> None:
+def test_an_often_slow_disk_blocks_the_event_loop_ever_more_seldom() -> None:
     disk = Disk()
     slow_in_the_loop = []
     for number in range(100_000):
@@ -50,7 +50,7 @@ def test_a_disk_that_is_often_slow_makes_others_wait_ever_more_seldom() -> None:
     assert len([number for number in slow_in_the_loop if number >= 50_000]) <= 15
 
 
-def test_a_fast_disk_is_found_again_though_the_thread_waits_for_the_interpreter() -> None:
+def test_a_fast_disk_is_found_again_although_the_thread_waits_for_the_interpreter_lock() -> None:
     disk = Disk()
     disk.sync(1000)
     disk.sync_s = 0.05
@@ -66,7 +66,7 @@ def test_a_fast_disk_is_found_again_though_the_thread_waits_for_the_interpreter(
     assert disk.adaptive_fsync.on_event_loop
 
 
-def test_one_fsync_that_is_a_little_slow_changes_nothing() -> None:
+def test_one_slightly_slow_fsync_changes_nothing() -> None:
     disk = Disk()
     disk.sync(1000)
     disk.sync_s = 5 * FAST_FSYNC_S_MAX

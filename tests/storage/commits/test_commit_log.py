@@ -68,7 +68,7 @@ def path_of(commit: int) -> str:
 
 @pytest.mark.parametrize("with_events", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 2, 100])
-def test_records_are_packed_one_behind_the_other(count: int, with_events: bool) -> None:
+def test_records_are_packed_consecutively(count: int, with_events: bool) -> None:
     source = random.Random(count)
     position = source.getrandbits(63)
     given = [
@@ -115,7 +115,7 @@ def test_a_range_goes_over_files_and_ends_with_the_log(first: int, count: int) -
     assert log.read_range(CommitNumber(first), count) == expected
 
 
-def test_a_record_lies_where_the_page_on_the_format_says() -> None:
+def test_a_record_is_where_the_format_says() -> None:
     disk = written(12)
     data = disk.open(path_of(9)).read_at(RECORD_SIZE * (12 - 9 + 1), RECORD_SIZE)
     assert data[:16] == record(12).transaction
@@ -133,7 +133,7 @@ def test_commits_are_dense() -> None:
             log.append(wrong)
 
 
-def test_what_is_not_there_is_told_apart() -> None:
+def test_trimmed_and_future_commits_have_different_errors() -> None:
     log = open_log(written(20), 20)
     log.trim(CommitNumber(12))
     with pytest.raises(HistoryGone) as caught:
@@ -172,7 +172,7 @@ def test_trimming_removes_whole_files_below_and_never_the_last() -> None:
     assert again.read_range(CommitNumber(25), 99) == records(25, 40)
 
 
-def test_opening_cuts_nothing_and_the_first_append_cuts_what_lies_beyond() -> None:
+def test_opening_cuts_nothing_and_the_first_append_cuts_the_rest() -> None:
     disk = written(30)
     log = open_log(disk, 12)
     assert log.last_commit == 12
@@ -198,7 +198,7 @@ def test_a_cut_may_fall_between_two_files(last: int) -> None:
     assert again.read_range(CommitNumber(1), 99) == records(1, last + 3)
 
 
-def test_a_missing_or_short_file_is_told_when_the_log_is_opened() -> None:
+def test_a_missing_or_short_file_is_reported_at_open() -> None:
     for missing in (9, 17, 25):
         disk = written(30)
         disk.remove(path_of(missing))
@@ -279,7 +279,7 @@ def test_a_full_disk_loses_nothing_and_can_be_tried_again() -> None:
     assert open_log(disk.crash(), 30).read_range(CommitNumber(1), 99) == records(1, 30)
 
 
-def test_opened_to_read_it_changes_nothing() -> None:
+def test_a_log_opened_for_reading_changes_nothing() -> None:
     disk = written(30)
     disk.create("c/00000000000000000031.commits.tmp").close()
     before = disk.list("c")

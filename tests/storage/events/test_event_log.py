@@ -99,7 +99,7 @@ def test_a_read_keeps_to_its_count_and_goes_over_files(first: int, count_max: in
 
 
 @pytest.mark.parametrize("size_max", [0, 1, 16, 100, 300, 1000])
-def test_a_read_keeps_to_its_size_but_gives_one_at_least(size_max: int) -> None:
+def test_a_read_stays_within_its_size_but_returns_at_least_one_event(size_max: int) -> None:
     log = open_log(written(50), 50)
     position = 1
     while position <= 50:
@@ -119,7 +119,7 @@ def test_events_anywhere_are_given_in_the_order_asked_for() -> None:
     assert log.read_many(range(1, 201)) == events(1, 200)
 
 
-def test_an_event_larger_than_a_segment_has_one_of_its_own() -> None:
+def test_an_event_larger_than_a_segment_gets_its_own_segment() -> None:
     disk = MemoryFileSystem(1)
     log = open_log(disk, 0)
     large = bytes(5 * 1024 * 1024)
@@ -141,7 +141,7 @@ def test_neighbours_are_read_in_one_call() -> None:
     assert disk.calls - before == 4, "offsets and entries, twice"
 
 
-def test_opening_cuts_nothing_and_the_first_append_cuts_what_lies_beyond() -> None:
+def test_opening_cuts_nothing_and_the_first_append_cuts_the_rest() -> None:
     disk = written(50)
     log = open_log(disk, 12)
     assert log.last_position == 12
@@ -177,7 +177,7 @@ def firsts(disk: MemoryFileSystem) -> list[str]:
     ]
 
 
-def test_offsets_that_are_missing_short_or_wrong_are_made_again() -> None:
+def test_missing_short_or_wrong_offsets_are_rebuilt() -> None:
     sound = written(50)
     for path in firsts(sound):
         for change in ("missing", "empty", "short", "zeros", "shifted"):
@@ -202,7 +202,7 @@ def test_offsets_that_are_missing_short_or_wrong_are_made_again() -> None:
             assert read_all(log, 60) == events(1, 60)
 
 
-def test_no_flipped_bit_of_the_offsets_is_ever_seen() -> None:
+def test_flipped_bits_of_the_offsets_never_change_a_read() -> None:
     """Those that only a read meets are put right in memory, also in the segment appended to."""
     sound = written(30)
     for path in firsts(sound):
@@ -221,7 +221,7 @@ def test_no_flipped_bit_of_the_offsets_is_ever_seen() -> None:
             assert read_all(log, 50) == events(1, 50)
 
 
-def test_offsets_that_run_backwards_are_made_again() -> None:
+def test_descending_offsets_are_rebuilt() -> None:
     # Events far apart are read by their offsets within one span of the file; an offset before
     # that span was taken relative to it, below zero.
     sound = written(9, chunk=9)
@@ -237,7 +237,7 @@ def test_offsets_that_run_backwards_are_made_again() -> None:
         assert log.read_many(wanted) == [event(position) for position in wanted], f"seed {seed}"
 
 
-def test_no_flipped_bit_of_the_events_gives_a_wrong_one() -> None:
+def test_no_flipped_bit_of_the_events_gives_a_wrong_event() -> None:
     sound = written(22)
     for path in firsts(sound):
         content = sound.content(f"{path}.events")
@@ -285,7 +285,7 @@ def try_to_read(log: EventLog, position: int) -> bytes | None:
         return None
 
 
-def test_a_damaged_event_is_told_without_reading_all_of_its_segment() -> None:
+def test_a_damaged_event_is_reported_without_reading_its_whole_segment() -> None:
     disk = written(50)
     path = f"{firsts(disk)[2]}.events"
     disk.flip_bit(path, SEGMENT_HEADER_SIZE + 200)
@@ -299,7 +299,7 @@ def test_a_damaged_event_is_told_without_reading_all_of_its_segment() -> None:
     assert sum(sizes) < 4 * (16 + 56)
 
 
-def test_a_missing_or_short_file_is_told_when_the_log_is_opened() -> None:
+def test_a_missing_or_short_file_is_reported_at_open() -> None:
     sound = written(50)
     for path in firsts(sound):
         disk = sound.copy()
@@ -344,7 +344,7 @@ def test_a_full_disk_loses_nothing_and_can_be_tried_again() -> None:
         assert not damage_of(again)
 
 
-def test_opened_to_read_it_changes_nothing() -> None:
+def test_a_log_opened_for_reading_changes_nothing() -> None:
     disk = written(50)
     disk.create("e/spare-9.tmp").close()
     disk.remove(f"{firsts(disk)[1]}.idx")

@@ -59,7 +59,7 @@ def rewrite_all(log: EventLog, how: Callable[[int, bytes], bytes] = changed) -> 
     return sum(log.rewrite(segment, how) for segment in log.segments)
 
 
-def test_a_segment_written_anew_has_its_events_where_they_were_and_gives_room_back() -> None:
+def test_a_rewritten_segment_keeps_its_positions_and_frees_space() -> None:
     disk = written()
     log = open_log(disk)
     assert len(log.segments) > 3
@@ -78,7 +78,7 @@ def test_a_segment_written_anew_has_its_events_where_they_were_and_gives_room_ba
     assert not [name for name in disk.list("e") if name.endswith(".tmp")]
 
 
-def test_the_log_is_appended_to_after_its_last_segment_was_written_anew() -> None:
+def test_the_log_accepts_events_after_its_last_segment_was_rewritten() -> None:
     for opened_before in (True, False):
         disk = written(50)
         log = open_log(disk, 50)
@@ -96,7 +96,7 @@ def test_the_log_is_appended_to_after_its_last_segment_was_written_anew() -> Non
         assert not list(again.find_damage())
 
 
-def test_what_lies_beyond_the_end_of_the_log_is_not_taken_along() -> None:
+def test_a_rewrite_drops_bytes_beyond_the_end_of_the_log() -> None:
     disk = written()
     log = open_log(disk, 50)
     log.rewrite(log.segments[-1], keep)
@@ -106,7 +106,7 @@ def test_what_lies_beyond_the_end_of_the_log_is_not_taken_along() -> None:
     assert contents(open_log(disk.crash(), 51), 51) == [*UNCHANGED[:50], b"another"]
 
 
-def test_a_reader_goes_on_with_the_file_that_it_has() -> None:
+def test_a_reader_continues_with_its_old_file() -> None:
     log = open_log(written())
     segment = log.segments[0]
     log.rewrite(segment, changed)
@@ -115,7 +115,7 @@ def test_a_reader_goes_on_with_the_file_that_it_has() -> None:
     log.close_replaced()
 
 
-def test_an_event_that_is_damaged_keeps_its_segment_from_being_written_anew() -> None:
+def test_a_damaged_event_keeps_its_segment_from_being_rewritten() -> None:
     disk = written()
     log = open_log(disk)
     segment = log.segments[1]

@@ -30,7 +30,7 @@ def disk() -> MemoryFileSystem:
     return made
 
 
-def test_as_much_is_copied_as_counts_and_it_is_durable(disk: MemoryFileSystem) -> None:
+def test_the_valid_bytes_are_copied_durably(disk: MemoryFileSystem) -> None:
     looks: list[int] = []
     copy_file(disk, "a", "b/a", SIZE, look=lambda: looks.append(1))
     assert len(looks) == 3
@@ -39,7 +39,7 @@ def test_as_much_is_copied_as_counts_and_it_is_durable(disk: MemoryFileSystem) -
     assert disk.crash().content("b/a") == disk.content("a")[:SIZE]
 
 
-def test_a_file_that_ends_before_what_counts_is_an_error(disk: MemoryFileSystem) -> None:
+def test_a_file_shorter_than_its_valid_bytes_is_an_error(disk: MemoryFileSystem) -> None:
     disk.put("short", b"abc")
     with pytest.raises(OSError, match="ends before byte 4"):
         copy_file(disk, "short", "b/a", 4)
@@ -53,7 +53,7 @@ def refusing(number: int) -> Callable[[Call], None]:
     return refuse
 
 
-def test_where_there_can_be_no_link_there_is_a_copy(disk: MemoryFileSystem) -> None:
+def test_files_are_copied_where_hard_links_are_impossible(disk: MemoryFileSystem) -> None:
     part = FilePart("a", SIZE, True)
     link_or_copy(disk, part, "b/linked")
     assert len(disk.content("b/linked")) == len(disk.content("a"))
@@ -63,20 +63,20 @@ def test_where_there_can_be_no_link_there_is_a_copy(disk: MemoryFileSystem) -> N
         assert disk.content(f"b/{number}") == disk.content("a")[:SIZE]
 
 
-def test_a_disk_that_fails_at_a_link_is_told(disk: MemoryFileSystem) -> None:
+def test_a_disk_failure_at_a_link_is_reported(disk: MemoryFileSystem) -> None:
     disk.faults.before = refusing(errno.EIO)
     with pytest.raises(OSError, match="no"):
         link_or_copy(disk, FilePart("a", SIZE, True), "b/a")
     assert disk.list("b") == []
 
 
-def test_a_full_disk_is_told_as_such(disk: MemoryFileSystem) -> None:
+def test_a_full_disk_is_reported_as_full(disk: MemoryFileSystem) -> None:
     disk.faults.capacity = disk.used + CHUNK_SIZE
     with pytest.raises(DiskFull):
         copy_file(disk, "a", "b/a", SIZE)
 
 
-def test_a_tree_is_removed_with_all_that_is_in_it(disk: MemoryFileSystem) -> None:
+def test_a_tree_is_removed_with_its_contents(disk: MemoryFileSystem) -> None:
     disk.make_directory("b/c/d")
     for path in ("b/1", "b/c/2", "b/c/d/3"):
         disk.create(path).close()
@@ -88,7 +88,7 @@ def test_a_tree_is_removed_with_all_that_is_in_it(disk: MemoryFileSystem) -> Non
     assert disk.list("") == []
 
 
-def test_a_tree_is_removed_without_what_a_symbolic_link_leads_to(tmp_path: Path) -> None:
+def test_removing_a_tree_does_not_follow_symbolic_links(tmp_path: Path) -> None:
     (tmp_path / "tree/inner").mkdir(parents=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other/kept").write_text("kept")

@@ -63,7 +63,7 @@ def test_a_file_keeps_its_descriptor_from_a_write_to_the_sync(tmp_path: Path) ->
     assert made[0].read_at(0, 5) == b""
 
 
-def test_a_file_that_could_not_be_synced_never_rests() -> None:
+def test_a_file_whose_sync_failed_keeps_its_descriptor() -> None:
     disk = MemoryFileSystem(1)
     files = DescriptorCache(disk, open_files_max=1)
     disk.make_directory("d")
@@ -77,7 +77,7 @@ def test_a_file_that_could_not_be_synced_never_rests() -> None:
     assert [file.path for file in files.descriptors] == ["d/bad", "d/other"]
 
 
-def test_a_file_whose_name_is_taken_or_removed_is_still_read(tmp_path: Path) -> None:
+def test_an_unlinked_file_can_still_be_read(tmp_path: Path) -> None:
     files = DescriptorCache(RealFileSystem(), open_files_max=1)
     old, removed, new, *rest = written(files, tmp_path, 5)
     files.rename(new.path, old.path)
@@ -114,7 +114,7 @@ def test_threads_read_while_descriptors_come_and_go(tmp_path: Path) -> None:
     assert wrong == []
 
 
-def test_an_event_log_of_many_segments_has_few_descriptors(tmp_path: Path) -> None:
+def test_an_event_log_of_many_segments_uses_few_descriptors(tmp_path: Path) -> None:
     """Each segment held two for as long as the server ran."""
     events = [b"%d" % position * 40 for position in range(1, 401)]
     log = EventLog.open(RealFileSystem(), str(tmp_path), Position(0), segment_size=4400)

@@ -52,7 +52,7 @@ def test_two_directories_have_two_ids() -> None:
     assert one.database_id != two.database_id
 
 
-def test_a_crash_while_it_is_made_leaves_it_made_or_to_be_made() -> None:
+def test_a_crash_while_a_directory_is_made_leaves_it_complete_or_to_be_made_again() -> None:
     whole = MemoryFileSystem(0)
     open_directory(whole).close()
     calls = whole.calls
@@ -71,7 +71,7 @@ def test_a_crash_while_it_is_made_leaves_it_made_or_to_be_made() -> None:
             assert again.created == NOW
 
 
-def test_once_opened_it_survives_any_crash() -> None:
+def test_an_opened_directory_survives_any_crash() -> None:
     for seed in range(20):
         disk = MemoryFileSystem(seed)
         made = open_directory(disk)
@@ -79,7 +79,7 @@ def test_once_opened_it_survives_any_crash() -> None:
         assert found.database_id == made.database_id
 
 
-def test_what_a_killed_maker_left_in_the_cache_is_made_durable_by_the_next() -> None:
+def test_the_next_open_makes_durable_what_a_killed_process_left_in_the_cache() -> None:
     # Found by simulation (seeds 218 and 253 of the first 300): a process was killed between
     # making a directory, or renaming FORMAT, and the sync. The next one found them there, was
     # used for a while, and a power loss took all of it.
@@ -182,7 +182,7 @@ def test_a_directory_of_format_3_is_opened_as_it_is() -> None:
     assert disk.content("srv/data/FORMAT") == before
 
 
-def test_an_upgrade_changes_the_number_alone_and_outlives_a_crash() -> None:
+def test_an_upgrade_changes_only_the_number_and_survives_a_crash() -> None:
     disk = MemoryFileSystem(1)
     identity = old_directory(disk)
     found = open_directory(disk)
@@ -217,7 +217,7 @@ def test_a_crash_in_an_upgrade_leaves_the_old_format_or_the_new() -> None:
     assert left == {3, 4}
 
 
-def test_a_directory_of_before_a_release_is_refused_and_not_touched() -> None:
+def test_a_directory_from_before_the_first_release_is_refused_and_not_changed() -> None:
     disk = MemoryFileSystem(1)
     open_directory(disk).close()
     rewrite_format(disk, format=1)
@@ -228,7 +228,7 @@ def test_a_directory_of_before_a_release_is_refused_and_not_touched() -> None:
     assert not disk.locked
 
 
-def test_no_flipped_bit_of_format_is_taken_for_true() -> None:
+def test_every_flipped_bit_of_format_is_detected() -> None:
     disk = MemoryFileSystem(1)
     open_directory(disk).close()
     for offset in range(len(disk.content("srv/data/FORMAT"))):
@@ -239,7 +239,7 @@ def test_no_flipped_bit_of_format_is_taken_for_true() -> None:
                 open_directory(broken)
 
 
-def test_a_directory_of_somebody_else_is_left_alone() -> None:
+def test_a_directory_with_other_files_is_not_changed() -> None:
     disk = MemoryFileSystem(1)
     disk.make_directory("srv/data")
     disk.put("srv/data/thesis.txt", b"precious")
@@ -265,7 +265,7 @@ def test_data_without_format_is_not_written_to() -> None:
         open_directory(disk)
 
 
-def test_a_missing_part_is_told() -> None:
+def test_a_missing_part_is_reported() -> None:
     disk = MemoryFileSystem(1)
     open_directory(disk).close()
     disk.remove("srv/data/events")
@@ -273,7 +273,7 @@ def test_a_missing_part_is_told() -> None:
         open_directory(disk)
 
 
-def test_what_may_not_be_made_is_not(tmp_path: Path) -> None:
+def test_a_directory_that_may_not_be_made_is_not_made(tmp_path: Path) -> None:
     path = str(tmp_path / "data")
     with pytest.raises(InvalidArgument, match="there is no data directory at"):
         open_directory(RealFileSystem(), path, create=False)

@@ -30,7 +30,7 @@ def here(disk: FileSystem, tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_what_is_written_is_read_back_and_a_gap_is_zeros(disk: FileSystem, here: str) -> None:
+def test_written_bytes_are_read_back_and_gaps_are_zeros(disk: FileSystem, here: str) -> None:
     file = disk.create(join(here, "a"))
     file.write_at(5, b"hello")
     file.write_at(0, b"xy")
@@ -68,7 +68,7 @@ def test_create_refuses_a_name_that_is_taken(disk: FileSystem, here: str) -> Non
         disk.create(join(here, "a"))
 
 
-def test_open_and_list_and_remove_refuse_what_is_not_there(disk: FileSystem, here: str) -> None:
+def test_open_and_list_and_remove_refuse_missing_paths(disk: FileSystem, here: str) -> None:
     with pytest.raises(FileNotFoundError):
         disk.open(join(here, "a"))
     with pytest.raises(FileNotFoundError):
@@ -110,7 +110,7 @@ def test_remove_takes_files_and_empty_directories_only(disk: FileSystem, here: s
     assert not disk.exists(join(here, "x"))
 
 
-def test_a_file_opened_to_read_cannot_be_written(disk: FileSystem, here: str) -> None:
+def test_a_file_opened_for_reading_cannot_be_written(disk: FileSystem, here: str) -> None:
     disk.create(join(here, "a")).close()
     file = disk.open(join(here, "a"), writable=False)
     with pytest.raises(OSError, match="a"):
@@ -129,17 +129,17 @@ def test_the_second_owner_of_a_lock_is_refused_even_in_this_process(
     disk.lock(join(here, "LOCK")).close()
 
 
-def test_there_is_free_room_to_tell_of(disk: FileSystem, here: str) -> None:
+def test_free_bytes_are_reported(disk: FileSystem, here: str) -> None:
     assert disk.free_bytes(here) > 0
 
 
-def test_a_durable_directory_is_made_with_all_above_it(disk: FileSystem, here: str) -> None:
+def test_a_durable_directory_is_made_with_its_parents(disk: FileSystem, here: str) -> None:
     make_durable_directory(disk, join(here, "a/b/c"))
     make_durable_directory(disk, join(here, "a/b/c"))
     assert disk.exists(join(here, "a/b/c"))
 
 
-def test_paths_are_joined_and_taken_apart() -> None:
+def test_paths_are_joined_and_split() -> None:
     assert join("a/b", "c") == "a/b/c"
     assert join("/", "c") == "/c"
     assert join("", "c") == "c"
@@ -148,7 +148,7 @@ def test_paths_are_joined_and_taken_apart() -> None:
     assert parent("c") == "."
 
 
-def test_a_hard_link_is_one_more_name_that_outlives_the_first(disk: FileSystem, here: str) -> None:
+def test_a_hard_link_outlives_the_first_name(disk: FileSystem, here: str) -> None:
     file = disk.create(join(here, "a"))
     file.write_at(0, b"hello")
     file.sync()

@@ -33,7 +33,7 @@ def test_a_short_read_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
-def test_a_full_disk_is_told_apart_from_a_broken_one() -> None:
+def test_a_full_disk_is_distinguished_from_a_broken_one() -> None:
     file = RealFileSystem().open("/dev/full")
     with pytest.raises(DiskFull) as full:
         file.write_at(0, b"no room")

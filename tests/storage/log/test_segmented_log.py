@@ -61,7 +61,7 @@ def payload_at(log: SegmentedLog, place: Place, index: int) -> bytes | None:
     return unpack_entry(segment.file.read_at(place.offset, 1000), 0, index)
 
 
-def test_entries_packed_in_bulk_are_those_packed_one_by_one() -> None:
+def test_entries_packed_in_bulk_equal_those_packed_one_by_one() -> None:
     payloads = [b"p" * size for size in (0, 1, 7, 8, 9, 300, 70_000)]
     for first in (1, 2**40):
         one_by_one = [pack_entry(first + place, each) for place, each in enumerate(payloads)]
@@ -85,13 +85,13 @@ def test_each_entry_is_where_append_said(preallocate: bool) -> None:
     assert log.next_index == 8
 
 
-def test_an_entry_larger_than_a_segment_has_one_of_its_own_if_it_may_grow() -> None:
+def test_an_entry_larger_than_a_segment_gets_its_own_growing_segment() -> None:
     log = new_log(MemoryFileSystem(1))
     places = places_of(log.append(entries(1, 10, 500, 10)))
     assert [place.segment for place in places] == [1, 2, 3]
 
 
-def test_a_group_is_one_write_a_segment() -> None:
+def test_a_group_is_one_write_for_each_segment() -> None:
     disk = MemoryFileSystem(1)
     log = new_log(disk)
     operations: list[str] = []
@@ -111,7 +111,7 @@ def test_a_new_segment_gets_its_name_after_both_syncs() -> None:
     assert operations == crossing
 
 
-def test_a_log_is_cut_at_a_known_end_and_goes_on_there() -> None:
+def test_a_log_is_cut_at_a_known_end_and_continues_there() -> None:
     disk = MemoryFileSystem(1)
     log = new_log(disk)
     places = places_of(log.append(entries(1, 50, 50, 50, 50, 50, 50)))
@@ -197,7 +197,7 @@ def test_a_full_disk_at_a_new_segment_leaves_a_log_that_can_be_cut_back() -> Non
     assert payload_at(log, place, 1) == b"x" * 100
 
 
-def test_a_damaged_header_is_noted_with_its_file() -> None:
+def test_a_damaged_header_is_recorded_with_its_file() -> None:
     disk = MemoryFileSystem(1)
     log = new_log(disk)
     log.append(entries(1, 100, 150))
@@ -212,7 +212,7 @@ def test_a_damaged_header_is_noted_with_its_file() -> None:
 # Entries and headers by themselves.
 
 
-def test_a_header_says_what_was_put_into_it() -> None:
+def test_a_header_is_read_back_as_it_was_written() -> None:
     disk = MemoryFileSystem(1)
     header = SegmentHeader(b"wal", 77, 4096, DATABASE_ID, b"attached")
     disk.put("a", header.pack())
@@ -222,14 +222,14 @@ def test_a_header_says_what_was_put_into_it() -> None:
     assert len(header.pack()) == SEGMENT_HEADER_SIZE
 
 
-def test_a_file_that_is_no_segment_is_refused() -> None:
+def test_a_file_that_is_not_a_segment_is_refused() -> None:
     disk = MemoryFileSystem(1)
     disk.put("a", b"short")
     with pytest.raises(DamagedFile, match="the file ends inside"):
         SegmentHeader.read(disk.open("a"), "a")
 
 
-def test_no_bit_of_an_entry_can_change_unnoticed() -> None:
+def test_a_flip_of_any_bit_of_an_entry_is_detected() -> None:
     for size in range(18):
         entry = bytearray(pack_entry(5, bytes(range(size))))
         assert len(entry) == entry_size(size)
@@ -260,7 +260,7 @@ def test_a_scan_over_more_than_it_reads_at_once_gives_every_entry() -> None:
         (pack_entry(2, b"abc")[:-8] + b"\1" * 8, "fails its checksum"),
     ],
 )
-def test_a_scan_says_what_it_stopped_at(tail: bytes, problem: str) -> None:
+def test_a_scan_reports_why_it_stopped(tail: bytes, problem: str) -> None:
     disk = MemoryFileSystem(1)
     first = pack_entry(1, b"first")
     disk.put("a", first + tail)
@@ -284,7 +284,7 @@ def test_later_entries_are_found_behind_garbage() -> None:
     ]
 
 
-def test_the_end_of_data_is_after_the_last_byte_that_is_not_zero() -> None:
+def test_the_end_of_data_is_after_the_last_nonzero_byte() -> None:
     disk = MemoryFileSystem(1)
     disk.put("a", bytes(10) + b"x" + bytes(3_000_000) + b"y" + bytes(100))
     file = disk.open("a")

@@ -61,7 +61,7 @@ def test_a_damaged_block_costs_the_keys_in_it_and_no_others(tmp_path: Path) -> N
     assert (tmp_path / "state.damaged-1").is_dir()
 
 
-def test_many_damaged_blocks_are_stepped_over_one_by_one(tmp_path: Path) -> None:
+def test_many_damaged_blocks_are_skipped_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "state"
     content = written(path)
     (file,) = files(path)
@@ -75,9 +75,7 @@ def test_many_damaged_blocks_are_stepped_over_one_by_one(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("pattern", ["CURRENT", "MANIFEST-*"])
-def test_a_store_that_lost_the_list_of_its_files_finds_them_again(
-    tmp_path: Path, pattern: str
-) -> None:
+def test_a_store_that_lost_its_list_of_files_is_repaired(tmp_path: Path, pattern: str) -> None:
     path = tmp_path / "state"
     content = written(path)
     for file in files(path, pattern):
@@ -88,7 +86,7 @@ def test_a_store_that_lost_the_list_of_its_files_finds_them_again(
     assert found(path) == content
 
 
-def test_a_repair_that_was_cut_off_is_begun_anew(tmp_path: Path) -> None:
+def test_an_interrupted_repair_starts_over(tmp_path: Path) -> None:
     path = tmp_path / "state"
     content = written(path)
     written(tmp_path / "state.new")

@@ -100,7 +100,9 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(data)
 
 
-def test_a_damaged_block_is_told_with_its_place_and_never_taken_for_the_end(written: Path) -> None:
+def test_a_damaged_block_is_reported_with_its_place_and_never_mistaken_for_the_end(
+    written: Path,
+) -> None:
     table = table_of(written)
     flip(table, table.stat().st_size // 3)
     store = RocksStore.open(str(written))
@@ -197,7 +199,7 @@ def test_a_store_with_missing_or_broken_files_is_not_opened(
     assert caught.value.details["file"].startswith(str(written))
 
 
-def test_what_rocksdict_keeps_for_itself_is_not_needed(written: Path) -> None:
+def test_the_config_file_of_rocksdict_is_not_needed(written: Path) -> None:
     (written / "rocksdict-config.json").write_text("nonsense")
     for options in written.glob("OPTIONS-*"):
         options.unlink()
@@ -206,7 +208,7 @@ def test_what_rocksdict_keeps_for_itself_is_not_needed(written: Path) -> None:
     store.close()
 
 
-def test_the_cache_it_was_given_is_used_after_reopening_too(written: Path) -> None:
+def test_the_given_cache_is_used_after_reopening_too(written: Path) -> None:
     """rocksdict took its own of 8 MB, unless the column family was named."""
     store = RocksStore.open(str(written), RocksSettings(cache_size=1024 * 1024))
     for _ in range(2):
@@ -216,7 +218,7 @@ def test_the_cache_it_was_given_is_used_after_reopening_too(written: Path) -> No
     store.close()
 
 
-def test_a_creation_that_was_cut_off_is_begun_again(tmp_path: Path) -> None:
+def test_an_interrupted_creation_starts_over(tmp_path: Path) -> None:
     path = tmp_path / "state"
     RocksStore.open(str(path)).close()
     for name in ("CURRENT", "OPTIONS-*", "*.log"):
@@ -228,7 +230,7 @@ def test_a_creation_that_was_cut_off_is_begun_again(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_store_that_is_open_is_in_use(tmp_path: Path) -> None:
+def test_an_open_store_is_in_use(tmp_path: Path) -> None:
     path = str(tmp_path / "state")
     store = RocksStore.open(path)
     with pytest.raises(DirectoryInUse):
@@ -238,7 +240,7 @@ def test_a_store_that_is_open_is_in_use(tmp_path: Path) -> None:
     RocksStore.open(path).close()
 
 
-def test_a_read_only_store_shows_what_was_flushed_beside_its_owner(tmp_path: Path) -> None:
+def test_a_read_only_store_shows_flushed_data_while_its_owner_is_open(tmp_path: Path) -> None:
     path = str(tmp_path / "state")
     owner = RocksStore.open(path)
     write_numbers(owner, 1, 10)
@@ -257,7 +259,7 @@ def test_a_read_only_store_is_not_made(tmp_path: Path) -> None:
         RocksStore.open(str(tmp_path / "state"), read_only=True)
 
 
-def test_writes_that_rocksdb_holds_back_are_written_all_the_same(tmp_path: Path) -> None:
+def test_writes_that_rocksdb_refuses_are_retried(tmp_path: Path) -> None:
     settings = RocksSettings(write_buffer_size=64 * 1024, write_buffers_max=2, file_size=64 * 1024)
     store = RocksStore.open(str(tmp_path / "state"), settings)
     write_numbers(store, 1, 8000)
@@ -342,7 +344,7 @@ def test_messages_of_rocksdb_are_explained() -> None:
     assert not isinstance(disk, DiskFull)
 
 
-def test_a_checkpoint_shares_its_files_and_is_refused_where_there_is_something(
+def test_a_checkpoint_shares_its_files_and_needs_a_free_path(
     tmp_path: Path,
 ) -> None:
     store = RocksStore.open(str(tmp_path / "state"))

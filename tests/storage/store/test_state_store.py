@@ -31,7 +31,7 @@ def keys(items: Iterator[tuple[bytes, bytes]]) -> str:
     return b"".join(key for key, _ in items).decode()
 
 
-def test_what_was_put_is_found_and_what_was_not_is_none(store: StateStore) -> None:
+def test_a_put_key_is_found_and_a_missing_key_is_none(store: StateStore) -> None:
     put(store, Family.LATEST, a="1", b="")
     assert store.get(Family.LATEST, b"a") == b"1"
     assert store.get(Family.LATEST, b"b") == b""
@@ -41,7 +41,7 @@ def test_what_was_put_is_found_and_what_was_not_is_none(store: StateStore) -> No
     assert store.get_many(Family.LATEST, []) == []
 
 
-def test_families_do_not_see_each_other(store: StateStore) -> None:
+def test_families_are_separate(store: StateStore) -> None:
     for family in Family:
         put(store, family, a=family.name, z=family.name)
     for family in Family:
@@ -77,7 +77,7 @@ def test_a_key_can_be_any_bytes(store: StateStore) -> None:
         (b"g", None, ""),
     ],
 )
-def test_a_scan_has_its_start_and_not_its_end(
+def test_a_scan_includes_its_start_and_excludes_its_end(
     store: StateStore, start: bytes, end: bytes | None, found: str, reverse: bool
 ) -> None:
     put(store, Family.HISTORY, b="", d="", f="")
@@ -102,7 +102,7 @@ def test_a_scan_has_its_start_and_not_its_end(
         (b"g", None, 9, 99, "", False),
     ],
 )
-def test_a_page_ends_when_it_is_full_and_says_whether_it_is(
+def test_a_page_ends_when_it_is_full_and_says_whether_there_is_more(
     store: StateStore,
     start: bytes,
     end: bytes | None,
@@ -148,7 +148,7 @@ def test_a_scan_shows_the_store_as_it_was_when_it_was_asked(store: StateStore) -
     ]  # fmt: skip
 
 
-def test_a_scan_keeps_to_its_range_while_memory_is_used_again(store: StateStore) -> None:
+def test_a_scan_stays_within_its_range_while_memory_is_reused(store: StateStore) -> None:
     """RocksDB's binding compared with a bound that was freed, and a scan ended early."""
     batch = WriteBatch()
     for number in range(1000):
@@ -175,7 +175,7 @@ def test_the_writes_of_a_batch_happen_in_their_order(store: StateStore) -> None:
     store.write(WriteBatch())
 
 
-def test_a_batch_can_be_written_again_and_go_on(store: StateStore) -> None:
+def test_a_batch_can_be_written_again_and_extended(store: StateStore) -> None:
     batch = WriteBatch()
     batch.put(Family.LATEST, b"a", b"1")
     store.write(batch)
@@ -208,7 +208,7 @@ def test_closing_ends_the_scans_that_are_open(store: StateStore) -> None:
     assert list(scan) == []
 
 
-def test_figures_count_what_there_is(store: StateStore) -> None:
+def test_sizes_count_the_keys(store: StateStore) -> None:
     put(store, Family.LATEST, **{f"k{number}": "x" * 100 for number in range(100)})
     store.flush()
     sizes = store.sizes()
@@ -281,7 +281,7 @@ def test_any_run_of_writes_and_reads_equals_a_dict(store: StateStore, seed: int)
     assert store.verify() == len(model)
 
 
-def test_a_checkpoint_is_a_store_of_its_own_with_all_that_was_flushed(
+def test_a_checkpoint_is_a_separate_store_with_all_flushed_data(
     store: StateStore, tmp_path: Path
 ) -> None:
     put(store, Family.LATEST, a="1", b="2")

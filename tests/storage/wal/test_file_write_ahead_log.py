@@ -180,7 +180,7 @@ def test_power_loss_at_every_call_of_the_recovery_keeps_it_too() -> None:
                 break
 
 
-def test_what_a_killed_process_left_in_the_cache_is_made_durable_before_it_is_trusted() -> None:
+def test_data_that_a_killed_process_left_in_the_cache_is_made_durable_at_open() -> None:
     seen_more = 0
     for call in range(1, calls_of_the_workload() + 1):
         disk, ledger = crashed_at(call, seed=call)
@@ -196,7 +196,7 @@ def test_what_a_killed_process_left_in_the_cache_is_made_durable_before_it_is_tr
     assert seen_more
 
 
-def test_what_is_read_after_a_failed_sync_survives_though_the_cache_called_it_clean() -> None:
+def test_data_read_after_a_failed_sync_survives_although_the_cache_calls_it_clean() -> None:
     for seed in range(50):
         print(f"seed {seed}")
         disk = MemoryFileSystem(seed)
@@ -280,7 +280,7 @@ def test_a_torn_tail_is_cut_and_kept_as_a_copy() -> None:
         assert disk.crash().content(copy) == disk.content(copy)
 
 
-def test_a_server_that_crashes_again_and_again_keeps_the_last_torn_tails_only() -> None:
+def test_a_server_that_crashes_repeatedly_keeps_only_the_last_torn_tails() -> None:
     """Each crash left a copy for good, and a crash loop would have filled the disk."""
     disk = MemoryFileSystem(1)
     open_log(disk).close()
@@ -303,7 +303,7 @@ def test_a_server_that_crashes_again_and_again_keeps_the_last_torn_tails_only() 
     assert sorted(copies_of(disk)) == sorted(torn[-COPIES_MAX:])
 
 
-def test_what_lay_beyond_a_torn_tail_cannot_come_back() -> None:
+def test_entries_beyond_a_torn_tail_cannot_come_back() -> None:
     disk = log_with_torn_tail()
     log = open_log(disk, segment_size=LARGE_SEGMENT_SIZE)
     log.claim(WalIndex(3))
@@ -349,7 +349,7 @@ def sealed_log(seed: int = 1) -> tuple[MemoryFileSystem, list[bytes]]:
 
 
 @pytest.mark.slow
-def test_every_flipped_bit_is_told_unless_nothing_vouched_for_is_lost() -> None:
+def test_every_flipped_bit_is_reported_unless_nothing_known_durable_is_lost() -> None:
     disk, submitted = sealed_log()
     sealed = list(open_log(disk).read(START))[-1]
     source = random.Random(11)
@@ -396,7 +396,7 @@ def test_open_agrees_with_the_check() -> None:
         assert copies_of(disk) == [], "nothing is touched before the verdict"
 
 
-def test_the_verdict_is_needed_without_it_acknowledged_records_vanish() -> None:
+def test_without_the_diagnosis_acknowledged_records_vanish() -> None:
     class Trusting(FileWriteAheadLog):
         @staticmethod
         def _is_corruption(damage: Damage) -> bool:
@@ -419,7 +419,7 @@ def test_the_verdict_is_needed_without_it_acknowledged_records_vanish() -> None:
     assert found_in(open_log(disk, kind=Trusting)) == [b"acknowledged 0", b"acknowledged 1"]
 
 
-def test_an_entry_wiped_to_zeros_is_missed_if_a_later_one_is_there() -> None:
+def test_a_zeroed_entry_is_missed_if_a_later_one_is_there() -> None:
     disk = MemoryFileSystem(1)
     log = open_log(disk)
     log.claim(START)
@@ -435,7 +435,7 @@ def test_an_entry_wiped_to_zeros_is_missed_if_a_later_one_is_there() -> None:
         open_log(disk)
 
 
-def test_a_bad_end_of_a_full_segment_is_corruption_even_if_none_vouches() -> None:
+def test_a_bad_end_of_a_full_segment_is_corruption_even_if_no_entry_says_it_was_durable() -> None:
     disk = MemoryFileSystem(1)
     log = open_log(disk)
     log.claim(START)
@@ -472,7 +472,7 @@ def test_an_empty_segment_of_another_log_is_corruption() -> None:
         open_log(disk)
 
 
-def test_entries_that_a_checkpoint_saw_are_missed_at_open() -> None:
+def test_missing_entries_that_a_checkpoint_saw_are_detected_at_open() -> None:
     disk, _ = sealed_log()
     last = open_log(disk).last_index
     disk.remove(segments_of(disk)[-1])
@@ -518,7 +518,7 @@ def test_a_sound_entry_that_does_not_fit_the_chain_is_corruption() -> None:
         open_log(disk)
 
 
-def test_a_file_that_was_cut_short_is_corruption() -> None:
+def test_a_truncated_file_is_corruption() -> None:
     disk, _ = sealed_log()
     path = segments_of(disk)[-1]
     disk.put(path, disk.content(path)[:-1])
@@ -539,7 +539,7 @@ def test_a_newer_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         open_log(disk)
 
 
-def test_rot_after_open_is_told_by_the_next_read_of_the_files() -> None:
+def test_rot_after_open_is_detected_by_the_next_read_of_the_files() -> None:
     disk, written = sealed_log()
     log = open_log(disk)
     again = open_log(disk, kept_size_max=0)
@@ -551,7 +551,7 @@ def test_rot_after_open_is_told_by_the_next_read_of_the_files() -> None:
             found_in(each)
 
 
-def test_what_was_not_kept_is_read_from_the_files() -> None:
+def test_entries_that_were_not_kept_are_read_from_the_files() -> None:
     disk, written = sealed_log()
     whole = list(open_log(disk, kept_size_max=0).read(START))
     kept: set[int] = set()
@@ -569,7 +569,7 @@ def test_what_was_not_kept_is_read_from_the_files() -> None:
     assert [len(entry.body) for entry in entries.entries] == [1000]
 
 
-def test_readers_beside_each_other_miss_nothing() -> None:
+def test_concurrent_readers_miss_nothing() -> None:
     disk, _ = sealed_log()
     whole = list(open_log(disk, kept_size_max=0).read(START))
     log = open_log(disk)
@@ -584,7 +584,7 @@ def test_readers_beside_each_other_miss_nothing() -> None:
     assert list(third) == whole[4:]
 
 
-def test_with_the_claim_nothing_is_kept_any_more() -> None:
+def test_after_the_claim_no_entries_are_kept() -> None:
     disk, _ = sealed_log()
     log = open_log(disk)
     whole = list(log.read(START))
@@ -613,7 +613,7 @@ def test_a_check_writes_nothing() -> None:
     assert "discard entries 1 to" in report.damage.describe()
 
 
-def test_a_check_of_a_whole_log_counts_it() -> None:
+def test_a_check_of_a_sound_log_counts_its_entries() -> None:
     disk, _ = sealed_log()
     report = check_files(disk, DIRECTORY, database_id=DATABASE_ID)
     assert report is not None
@@ -625,7 +625,7 @@ def test_a_check_of_a_whole_log_counts_it() -> None:
 
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("offset", [3, SEGMENT_HEADER_SIZE + 100])
-def test_a_repair_keeps_what_is_before_the_damage_and_a_copy_of_the_rest(
+def test_a_repair_keeps_entries_before_the_damage_and_a_copy_of_the_rest(
     place: int, offset: int
 ) -> None:
     disk, submitted = sealed_log()
@@ -652,7 +652,7 @@ def test_a_repair_keeps_what_is_before_the_damage_and_a_copy_of_the_rest(
     assert whole.content(segments_of(whole)[-1]).rstrip(b"\0")[-50:] in kept
 
 
-def test_a_repair_of_a_whole_log_changes_nothing() -> None:
+def test_a_repair_of_a_sound_log_changes_nothing() -> None:
     disk, submitted = sealed_log()
     assert repair_files(disk, DIRECTORY, database_id=DATABASE_ID, segment_size=SEGMENT_SIZE) is None
     assert found_in(open_log(disk)) == submitted
@@ -674,7 +674,7 @@ def test_segments_are_full_of_zeros_before_they_are_used() -> None:
     assert disk.used == used, "a submit takes no new space"
 
 
-def test_a_disk_full_at_prepare_leaves_all_as_it_was_until_there_is_room() -> None:
+def test_a_full_disk_at_prepare_changes_nothing() -> None:
     disk = MemoryFileSystem(1)
     log = open_log(disk)
     log.claim(START)
@@ -696,7 +696,7 @@ def test_a_disk_full_at_prepare_leaves_all_as_it_was_until_there_is_room() -> No
     assert found_in(open_log(disk.crash())) == [b"a" * 500, b"b" * 700]
 
 
-def test_a_disk_full_in_the_middle_of_a_commit_on_preallocated_space_is_fatal() -> None:
+def test_a_full_disk_during_a_write_into_preallocated_space_is_fatal() -> None:
     disk = MemoryFileSystem(1)
     log = open_log(disk)
     log.claim(START)
@@ -732,7 +732,7 @@ def test_left_over_spares_are_removed_at_open() -> None:
     assert not any(name.endswith(".tmp") for name in disk.list(DIRECTORY))
 
 
-def test_a_log_that_is_begun_for_a_copy_goes_on_where_that_was_made() -> None:
+def test_a_log_for_a_copy_continues_after_the_entries_of_the_copy() -> None:
     disk = MemoryFileSystem(1)
     make_durable_directory(disk, DIRECTORY)
     begin_files(disk, DIRECTORY, database_id=DATABASE_ID, after=WalIndex(41))

@@ -105,7 +105,7 @@ def test_entries_form_a_chain(log: WriteAheadLog) -> None:
     assert len({entry.id for entry in entries}) == 11
 
 
-def test_everything_is_there_after_a_reopen_and_the_epoch_rises(opener: Opener) -> None:
+def test_a_reopened_log_has_all_entries_and_a_higher_epoch(opener: Opener) -> None:
     log = opener()
     log.claim(START)
     log.submit([b"a"])
@@ -130,14 +130,14 @@ def test_two_opens_without_a_write_between_have_epochs_of_their_own(opener: Open
     assert epochs == [1, 2, 3]
 
 
-def test_a_claim_is_refused_to_one_who_has_not_read_everything(log: WriteAheadLog) -> None:
+def test_a_claim_is_refused_to_a_writer_that_has_not_read_everything(log: WriteAheadLog) -> None:
     log.submit([b"a"])
     with pytest.raises(LogGoesOn, match="after entry 1; the log ends with 2"):
         log.claim(WalIndex(1))
     assert log.claim(WalIndex(2)) == 2
 
 
-def test_a_claim_after_what_the_log_does_not_have_is_damage(log: WriteAheadLog) -> None:
+def test_a_claim_after_an_entry_that_the_log_lacks_is_damage(log: WriteAheadLog) -> None:
     with pytest.raises(DamagedFile, match="entry 9 was durable, but the log ends with entry 1"):
         log.claim(WalIndex(9))
 
@@ -177,7 +177,7 @@ def test_a_group_of_many_records_is_cut_into_entries_of_whole_records(log: Write
     assert {entry.durable for entry in entries} == {1}, "a group does not vouch for itself"
 
 
-def test_a_seal_vouches_for_the_last_group_once(log: WriteAheadLog) -> None:
+def test_a_seal_marks_the_last_group_durable_once(log: WriteAheadLog) -> None:
     log.submit([b"a"])
     log.seal()
     log.seal()
@@ -187,7 +187,7 @@ def test_a_seal_vouches_for_the_last_group_once(log: WriteAheadLog) -> None:
     assert all_records(log) == [b"a", b"b"]
 
 
-def test_trimming_keeps_what_is_not_below_and_the_size_falls(log: WriteAheadLog) -> None:
+def test_trimming_keeps_newer_entries_and_reduces_the_size(log: WriteAheadLog) -> None:
     for number in range(200):
         log.submit([b"%d" % number * 50])
     size = log.size
@@ -226,7 +226,7 @@ def test_reading_ends_where_the_log_ended_when_it_began(log: WriteAheadLog) -> N
     assert all_records(log, WalIndex(2)) == [b"b"]
 
 
-def test_a_group_that_keeps_to_the_room_is_taken(log: WriteAheadLog) -> None:
+def test_a_group_within_the_room_is_accepted(log: WriteAheadLog) -> None:
     source = random.Random(5)
     for _ in range(60):
         log.prepare()
@@ -242,7 +242,7 @@ def test_a_group_that_keeps_to_the_room_is_taken(log: WriteAheadLog) -> None:
             assert all_records(log, before) == group
 
 
-def test_space_is_prepared_in_another_thread_beside_submits(log: WriteAheadLog) -> None:
+def test_space_is_prepared_in_another_thread_during_submits(log: WriteAheadLog) -> None:
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -269,7 +269,7 @@ def test_space_is_prepared_in_another_thread_beside_submits(log: WriteAheadLog) 
 # Faults, of the two logs that have them.
 
 
-def test_after_a_failed_submit_the_log_takes_nothing_more_and_a_reopen_settles_it() -> None:
+def test_after_a_failed_submit_the_log_accepts_nothing_until_it_is_reopened() -> None:
     kept: set[int] = set()
     for seed in range(20):
         log = MemoryLog(seed)
@@ -289,7 +289,7 @@ def test_after_a_failed_submit_the_log_takes_nothing_more_and_a_reopen_settles_i
     assert kept == {1, 2, 3, 4}
 
 
-def test_a_later_claim_ends_the_right_of_an_earlier_one() -> None:
+def test_a_later_claim_ends_an_earlier_one() -> None:
     log = MemoryLog(1)
     first, second = log.open(), log.open()
     first.claim(START)
@@ -303,7 +303,7 @@ def test_a_later_claim_ends_the_right_of_an_earlier_one() -> None:
     assert all_records(first) == [b"a", b"c"]
 
 
-def test_a_full_log_in_memory_refuses_and_goes_on_when_there_is_room() -> None:
+def test_a_full_log_in_memory_refuses_until_there_is_room() -> None:
     log = MemoryLog(1)
     writer = log.open()
     writer.claim(START)
@@ -332,7 +332,7 @@ def entry_of(index: int, body: Body, epoch: int = 1) -> WalEntry:
     )
 
 
-def test_the_halves_of_two_unfinished_records_are_never_glued() -> None:
+def test_halves_of_two_unfinished_records_are_never_joined() -> None:
     first = cut_into_bodies([b"A" * 30], 14)
     second = cut_into_bodies([b"B" * 30], 14)
     assert len(first) == len(second) == 3
