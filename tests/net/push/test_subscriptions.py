@@ -118,9 +118,7 @@ async def test_pushes_never_exceed_the_credit() -> None:
         assert await client.pushed() == ["caught_up", 10]
 
 
-async def test_a_feed_that_spent_its_last_credit_on_the_last_event_is_told_that_it_has_caught_up() -> (
-    None
-):
+async def test_a_feed_without_credit_left_is_told_that_it_has_caught_up() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await server.append(writer, "a-1", b"", b"")
