@@ -147,7 +147,7 @@ def test_commits_dated_in_the_future_have_their_own_exit_status_and_can_be_repai
     assert status == 3, said
     status, said = run("repair", str(data), "--yes")
     assert status == 0, said
-    assert "gave the time of this repair to 1 commits and 1 events" in said
+    assert "changed the time of 1 commits and 1 events to that of this repair" in said
     status, said = run("check", str(data))
     assert status == 0, said
     with ServerProcess(tmp_path) as server, Wire(server.address) as client:

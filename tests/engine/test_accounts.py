@@ -30,7 +30,7 @@ def test_a_user_is_found_once_it_is_durable_and_after_a_crash() -> None:
         assert again.engine.accounts.find("an") is None
 
 
-def test_a_user_is_made_once_and_changed_only_if_it_is_there() -> None:
+def test_a_user_is_created_once_and_changed_only_if_it_exists() -> None:
     database = Database()
     with pytest.raises(InvalidArgument, match="no user 'ann'"):
         database.engine.accounts.set("ann", ANN, create=False)
@@ -45,7 +45,7 @@ def test_a_user_is_made_once_and_changed_only_if_it_is_there() -> None:
     assert (account.number, account.verifier) == (1, BOB)
 
 
-def test_a_user_that_was_removed_gives_its_number_to_nobody() -> None:
+def test_the_number_of_a_removed_user_is_not_reused() -> None:
     database = Database()
     database.settle(database.engine.accounts.set("ann", ANN, create=True))
     database.settle(database.engine.accounts.set("bob", BOB, create=True, user=1))

@@ -118,7 +118,7 @@ def test_a_backup_is_a_data_directory_with_everything_that_was_committed() -> No
     check_backup(files, store_of(database), wanted)
 
 
-def test_what_is_committed_while_a_backup_is_written_is_not_in_it_and_does_it_no_harm() -> None:
+def test_commits_during_a_backup_are_not_in_it_and_do_not_harm_it() -> None:
     database = filled()
     wanted = picture(database.engine)
 
@@ -136,7 +136,7 @@ def test_what_is_committed_while_a_backup_is_written_is_not_in_it_and_does_it_no
     check_backup(database.files, store_of(database), wanted)
 
 
-def test_a_backup_of_data_that_is_being_erased_is_erased_when_it_is_served() -> None:
+def test_a_server_on_a_backup_completes_unfinished_erasures() -> None:
     database = filled()
     secret = b"a secret" * 10
     append = ["append", "person-1", -1, [[None, "Moved", secret, b""]]]
@@ -168,7 +168,7 @@ def files_with(files: MemoryFileSystem, directory: str, data: bytes) -> list[str
     return [name for name in files.list(directory) if data in files.content(f"{directory}/{name}")]
 
 
-def test_a_backup_of_an_empty_database_is_one() -> None:
+def test_an_empty_database_can_be_backed_up() -> None:
     database = Database(SMALL)
     database.files.make_directory("backups")
     made = stage_and_write(database)
@@ -176,7 +176,7 @@ def test_a_backup_of_an_empty_database_is_one() -> None:
     check_backup(database.files, store_of(database), ([], []))
 
 
-def test_a_backup_can_be_made_of_a_backup_that_is_served() -> None:
+def test_a_server_on_a_backup_can_make_backups() -> None:
     database = filled()
     wanted = picture(database.engine)
     stage_and_write(database)
@@ -192,7 +192,7 @@ def test_a_backup_can_be_made_of_a_backup_that_is_served() -> None:
     engine.close()
 
 
-def test_sealed_files_are_linked_and_what_is_appended_to_is_copied() -> None:
+def test_sealed_files_are_linked_and_growing_files_are_copied() -> None:
     database = filled()
     linked: list[str] = []
 
@@ -208,7 +208,7 @@ def test_sealed_files_are_linked_and_what_is_appended_to_is_copied() -> None:
     assert not [name for name in linked if name.endswith(".commits")]
 
 
-def test_where_there_are_no_links_everything_is_copied() -> None:
+def test_without_links_everything_is_copied() -> None:
     database = filled()
     wanted = picture(database.engine)
 
@@ -232,7 +232,7 @@ def test_a_backup_holds_what_a_crash_left_in_the_log() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_wherever_the_power_fails_the_backup_is_whole_or_not_there(seed: int) -> None:
+def test_after_any_power_loss_the_backup_is_complete_or_absent(seed: int) -> None:
     print(f"seed {seed}")
     database = filled(seed=seed)
     wanted = picture(database.engine)
@@ -275,7 +275,7 @@ def test_wherever_the_power_fails_the_backup_is_whole_or_not_there(seed: int) ->
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_whatever_call_fails_nothing_is_left_and_the_database_goes_on(seed: int) -> None:
+def test_whatever_call_fails_nothing_is_left_and_the_database_continues(seed: int) -> None:
     database = filled()
     wanted = picture(database.engine)
     database.checkpoint()
@@ -302,7 +302,7 @@ def test_whatever_call_fails_nothing_is_left_and_the_database_goes_on(seed: int)
     assert "third" in database.files.list("backups")
 
 
-def test_a_full_disk_is_told_and_what_was_made_is_removed() -> None:
+def test_a_full_disk_is_reported_and_the_unfinished_backup_is_removed() -> None:
     database = filled()
     database.checkpoint()
     database.files.faults.capacity = database.files.used + 60_000
@@ -315,7 +315,7 @@ def test_a_full_disk_is_told_and_what_was_made_is_removed() -> None:
     assert database.files.list("backups") == ["monday"]
 
 
-def test_a_backup_that_is_given_up_leaves_nothing() -> None:
+def test_an_aborted_backup_leaves_nothing() -> None:
     database = filled()
     database.checkpoint()
     looks = 0
@@ -345,7 +345,7 @@ def test_a_name_that_is_taken_or_a_directory_that_is_missing_is_refused() -> Non
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a b", "ä", "a\n", "x" * 101])
-def test_a_name_that_is_no_part_of_a_path_is_refused(name: str) -> None:
+def test_a_name_that_is_not_part_of_a_path_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match="name"):
         check_name(name)
     for good in ("monday", "2026-11-23T06.00", "_a", "-", "x" * 100):
@@ -356,7 +356,7 @@ def restored(files: MemoryFileSystem, store: MemoryStore, target: str = "new") -
     return restore(files, "backups/monday", target, open_store=lambda _: store).commit
 
 
-def test_what_is_restored_has_all_of_the_backup_and_shares_nothing_with_it() -> None:
+def test_a_restored_directory_has_all_of_the_backup_and_shares_nothing_with_it() -> None:
     database = filled()
     wanted = picture(database.engine)
     made = stage_and_write(database)
@@ -374,7 +374,7 @@ def test_what_is_restored_has_all_of_the_backup_and_shares_nothing_with_it() -> 
     engine.close()
 
 
-def test_a_target_that_is_not_empty_or_has_no_place_is_refused() -> None:
+def test_a_target_that_is_not_empty_or_has_no_parent_is_refused() -> None:
     database = filled()
     stage_and_write(database)
     with pytest.raises(InvalidArgument, match="not empty"):
@@ -383,7 +383,7 @@ def test_a_target_that_is_not_empty_or_has_no_place_is_refused() -> None:
         restored(database.files, store_of(database), "nowhere/new")
     with pytest.raises(InvalidArgument, match="no data directory"):
         restore(database.files, "backups/x", "new", open_store=lambda _: MemoryStore())
-    with pytest.raises(InvalidArgument, match="is no directory"):
+    with pytest.raises(InvalidArgument, match="is not a directory"):
         restored(database.files, store_of(database), "data/FORMAT")
     assert "new" not in database.files.list("")
 

@@ -197,7 +197,7 @@ def test_a_crash_at_each_call_recovers_to_a_prefix_with_all_that_was_acknowledge
 
 
 @pytest.mark.slow
-def test_a_crash_at_each_call_of_recovery_loses_nothing_either(pictures: list[Picture]) -> None:
+def test_a_crash_at_each_call_of_recovery_loses_nothing(pictures: list[Picture]) -> None:
     calls = calls_of(lambda files: run_with(files, MemoryStore(), Progress()))
     source = random.Random(1)
     for call in sorted(source.sample(range(1, calls + 1), 8)):
@@ -238,7 +238,7 @@ def test_a_disk_error_at_each_call_loses_nothing_that_was_acknowledged(
         check(database, pictures, progress)
 
 
-def test_a_sync_that_fails_ends_the_group_and_is_never_tried_again(
+def test_a_failed_sync_ends_the_group_and_is_never_retried(
     pictures: list[Picture],
 ) -> None:
     for seed in range(20):

@@ -56,7 +56,7 @@ def test_a_transaction_belongs_to_the_connection_that_began_it() -> None:
     assert database.engine.reader().get(b"k") == b"v"
 
 
-def test_an_id_is_begun_once_whatever_became_of_it() -> None:
+def test_an_id_is_begun_once_whatever_its_status() -> None:
     database = Database()
     running = database.begin()
 
@@ -89,7 +89,7 @@ def test_an_open_transaction_cannot_be_executed_as_well() -> None:
         database.execute(["put", b"k", b"v"], transaction=running.id)
 
 
-def test_a_commit_closes_the_transaction_whatever_comes_of_it() -> None:
+def test_a_commit_closes_the_transaction_in_any_case() -> None:
     database = Database()
     database.execute(["put", b"text", b"not a number"])
     for writes, error in (
@@ -132,7 +132,7 @@ def test_a_read_only_commit_answers_with_its_view() -> None:
     assert database.commit(running) == [1, START_US, None, None, {}]
 
 
-def test_a_transaction_with_nothing_to_write_never_conflicts() -> None:
+def test_a_transaction_without_writes_never_conflicts() -> None:
     database = Database()
     running = database.begin()
     running.get(b"k")
@@ -143,7 +143,7 @@ def test_a_transaction_with_nothing_to_write_never_conflicts() -> None:
 # Fates.
 
 
-def test_the_fate_of_a_transaction_at_each_of_its_stages() -> None:
+def test_the_status_of_a_transaction_at_each_of_its_stages() -> None:
     database = Database()
     running = database.begin()
     assert state_of(database, database.new_id()) == "open"
@@ -158,7 +158,7 @@ def test_the_fate_of_a_transaction_at_each_of_its_stages() -> None:
         assert state_of(again, running.id, resolve=True) == "committed"
 
 
-def test_a_commit_that_a_crash_took_can_be_made_again() -> None:
+def test_a_commit_that_a_crash_lost_can_be_repeated() -> None:
     database = Database()
     transaction = database.new_id()
     database.engine.execute(
@@ -205,14 +205,14 @@ def test_a_fence_holds_before_and_after_checkpoints_and_crashes() -> None:
     check(database.reopen())
 
 
-def test_a_fence_that_was_not_durable_may_be_gone_after_a_crash() -> None:
+def test_a_fence_that_was_not_durable_may_be_lost_in_a_crash() -> None:
     database = Database()
     transaction = database.new_id()
     assert state_of(database, transaction, resolve=True) == "aborted"
     assert state_of(database.crash(), transaction) == "open"
 
 
-def test_every_id_is_found_again_in_whatever_order_they_were_made() -> None:
+def test_every_id_is_found_again_whatever_their_order() -> None:
     # An id above all that are stored is taken for new without a look at the files.
     database = Database()
     made = [new_transaction_id(START_US + late, database.random) for late in range(0, 40_000, 1000)]
@@ -249,7 +249,7 @@ def test_every_id_is_found_again_in_whatever_order_they_were_made() -> None:
 RETENTION = replace(SETTINGS, transaction_retention_us=10 * SECOND_US, history_window_us=0)
 
 
-def test_an_old_id_that_is_not_remembered_is_forgotten_and_can_do_nothing() -> None:
+def test_an_old_unknown_id_is_forgotten_and_cannot_commit() -> None:
     database = Database(RETENTION)
     old = new_transaction_id(database.now, database.random)
     fenced = new_transaction_id(database.now, database.random)
@@ -278,7 +278,7 @@ def test_an_old_id_that_is_not_remembered_is_forgotten_and_can_do_nothing() -> N
         assert again.engine.reader().get(b"k") == b"x"
 
 
-def test_an_id_that_tells_no_time_looks_like_one_never_seen_when_it_is_forgotten() -> None:
+def test_an_id_without_a_time_looks_never_seen_once_it_is_forgotten() -> None:
     database = Database(RETENTION)
     transaction = b"no time in here!"
     database.execute(["put", b"k", b"v"], transaction=transaction)
@@ -322,7 +322,7 @@ def test_a_clock_that_is_set_back_ends_no_lease() -> None:
     assert database.engine.expire() == []
 
 
-def test_a_lease_lasts_as_long_as_ever_after_the_clock_was_set_back() -> None:
+def test_a_lease_has_its_usual_length_after_the_clock_was_set_back() -> None:
     database = Database(replace(SETTINGS, transaction_idle_us_max=10))
     idle = database.begin()
     database.now -= 3600 * SECOND_US
@@ -331,7 +331,7 @@ def test_a_lease_lasts_as_long_as_ever_after_the_clock_was_set_back() -> None:
     assert database.engine.expire() == [idle]
 
 
-def test_a_connection_that_goes_takes_its_transactions_along() -> None:
+def test_a_closed_connection_ends_its_transactions() -> None:
     database = Database()
     mine = [database.begin() for _ in range(3)]
     other = database.engine.begin(database.new_id(), owner=OTHER)
@@ -344,7 +344,7 @@ def test_a_connection_that_goes_takes_its_transactions_along() -> None:
     assert database.engine.transaction(other.id, OTHER) is other
 
 
-def test_so_many_transactions_may_be_open_and_no_more() -> None:
+def test_the_number_of_open_transactions_is_bounded() -> None:
     database = Database(replace(SETTINGS, transactions_max=2))
     first = database.begin()
     database.begin()
@@ -354,7 +354,7 @@ def test_so_many_transactions_may_be_open_and_no_more() -> None:
     database.begin()
 
 
-def test_open_transactions_hold_so_many_bytes_and_no_more() -> None:
+def test_the_bytes_of_open_transactions_are_bounded() -> None:
     database = Database(replace(SETTINGS, transactions_size_max=100_000))
     engine = database.engine
     first, second = database.begin(), database.begin()
@@ -418,7 +418,7 @@ def test_a_commit_of_the_past_is_read_and_a_transaction_there_takes_no_writes() 
     assert database.engine.reader(1).get(b"k") == b"1"
 
 
-def test_what_was_not_made_yet_cannot_be_read_even_if_it_is_numbered() -> None:
+def test_an_unpublished_commit_cannot_be_read_even_if_it_is_sequenced() -> None:
     database = Database()
     database.execute(["put", b"k", b"1"])
     database.engine.execute(
@@ -541,7 +541,7 @@ def test_a_page_of_snapshots_ends_at_its_bytes() -> None:
 # A disk that is full.
 
 
-def test_a_disk_that_is_nearly_full_makes_it_read_only_and_room_makes_it_writable() -> None:
+def test_a_nearly_full_disk_makes_the_engine_read_only_and_free_space_makes_it_writable() -> None:
     files = MemoryFileSystem(1)
     database = Database(replace(SETTINGS, disk_reserve_size=1000), files=files)
     database.execute(["put", b"k", b"v"])
@@ -569,7 +569,7 @@ def test_a_disk_that_is_nearly_full_makes_it_read_only_and_room_makes_it_writabl
     database.execute(["put", b"k", b"w"])
 
 
-def test_a_log_that_finds_no_room_makes_it_read_only() -> None:
+def test_a_log_without_room_makes_the_engine_read_only() -> None:
     files = MemoryFileSystem(1)
     database = Database(files=files)
     database.engine.prepare_log()
@@ -587,7 +587,7 @@ def test_a_log_that_finds_no_room_makes_it_read_only() -> None:
     assert database.crash().engine.reader().get(b"k") == b"w"
 
 
-def test_a_group_that_found_no_room_is_whole_and_may_be_written_later() -> None:
+def test_a_group_that_met_a_full_disk_is_kept_and_can_be_written_later() -> None:
     files = MemoryFileSystem(1)
     database = Database(files=files)
     database.execute(["put", b"before", b""])
@@ -641,7 +641,7 @@ def test_a_checkpoint_is_due_by_commits_or_by_bytes() -> None:
     assert database.engine.checkpoints.due
 
 
-def test_others_commit_and_read_while_a_checkpoint_is_between_its_ends() -> None:
+def test_others_commit_and_read_while_a_checkpoint_runs() -> None:
     database = Database()
     database.execute(["put", b"k", b"1"], ["put", b"old", b"1"], append("a", "One"))
     checkpoint = database.engine.begin_checkpoint()
@@ -669,7 +669,7 @@ def test_others_commit_and_read_while_a_checkpoint_is_between_its_ends() -> None
     assert database.engine.stats()["memtable_commits"] == 2
 
 
-def test_the_log_keeps_exactly_what_the_checkpoint_did_not_come_to() -> None:
+def test_the_log_keeps_exactly_what_the_checkpoint_does_not_contain() -> None:
     # Each group has a segment of its own, so one that goes too early is missed.
     database = Database()
     for place in range(3):
@@ -688,7 +688,7 @@ def test_the_log_keeps_exactly_what_the_checkpoint_did_not_come_to() -> None:
     assert len(database.engine.reader().scan(b"", None, 10, False).items) == 12
 
 
-def test_nobody_begins_to_read_what_a_checkpoint_that_has_begun_may_collect() -> None:
+def test_no_read_begins_at_a_commit_that_a_running_checkpoint_may_collect() -> None:
     database = Database(replace(SETTINGS, history_window_us=0))
     database.execute(["put", b"k", b"1"])
     database.execute(["put", b"k", b"2"])
@@ -701,7 +701,7 @@ def test_nobody_begins_to_read_what_a_checkpoint_that_has_begun_may_collect() ->
         database.begin(at_commit=1)
 
 
-def test_a_fence_alone_is_worth_a_checkpoint() -> None:
+def test_a_fence_alone_justifies_a_checkpoint() -> None:
     database = Database()
     assert database.engine.begin_checkpoint() is None
     database.engine.status(database.new_id(), resolve=True)

@@ -193,7 +193,7 @@ def begin(database: Database, transaction: bytes) -> None:
 
 @pytest.mark.parametrize("name", COMMITS)
 @pytest.mark.parametrize("way", [execute, commit])
-def test_a_commit_with_a_read_that_fails_is_whole_or_leaves_no_trace(
+def test_a_commit_with_a_failing_read_is_complete_or_leaves_no_trace(
     way: Callable[[Database, bytes, str], None], name: str
 ) -> None:
     transaction = b"t" * 16

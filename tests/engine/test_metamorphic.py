@@ -170,7 +170,7 @@ def test_a_history_reads_the_same_however_it_is_kept(seed: int) -> None:
             assert status(engine, identity) == status(plain, identity)
 
 
-def test_the_ways_of_keeping_differ_in_what_they_do() -> None:
+def test_the_ways_of_keeping_a_history_really_differ() -> None:
     oldest = set()
     checkpoints = set()
     for seed in range(12):
@@ -181,6 +181,6 @@ def test_the_ways_of_keeping_differ_in_what_they_do() -> None:
     assert len(checkpoints) > 4
 
 
-def test_a_history_without_a_window_is_all_there() -> None:
+def test_a_history_without_a_window_is_complete() -> None:
     engine, _ = run(1, replace(PLAIN))
     assert engine.oldest_readable == 0

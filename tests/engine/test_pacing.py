@@ -56,24 +56,24 @@ class Thread:
         return self.fill()
 
 
-def test_while_little_is_committed_it_mostly_sleeps() -> None:
+def test_a_checkpoint_mostly_sleeps_while_little_is_committed() -> None:
     assert Thread(fill_per_s=0.001).work(1.0) == pytest.approx(RESTS_MAX, rel=0.05)
 
 
-def test_while_nothing_is_committed_it_mostly_sleeps() -> None:
+def test_a_checkpoint_mostly_sleeps_while_nothing_is_committed() -> None:
     assert Thread().work(1.0) == pytest.approx(RESTS_MAX, rel=0.05)
 
 
 @pytest.mark.parametrize("work_s", [WORK_S_GUESSED / 2, WORK_S_GUESSED, 2 * WORK_S_GUESSED])
 @pytest.mark.parametrize("share", [0.25, 0.35, 0.45])
-def test_it_ends_when_the_schedule_says_at_any_speed(work_s: float, share: float) -> None:
+def test_a_checkpoint_ends_on_schedule_at_any_speed(work_s: float, share: float) -> None:
     # It slept as if it had a whole memtable's time in any case, and then not at all.
     thread = Thread(fill_per_s=FILL_AT_END * share / work_s)
     thread.checkpoint(work_s)
     assert thread.checkpoint(work_s) == pytest.approx(FILL_AT_END, rel=0.05)
 
 
-def test_its_sleeps_are_spread_evenly() -> None:
+def test_the_sleeps_of_a_checkpoint_are_spread_evenly() -> None:
     thread = Thread(fill_per_s=1.0)
     thread.checkpoint(0.3)
     thread.base_fill = -thread.now
@@ -82,7 +82,7 @@ def test_its_sleeps_are_spread_evenly() -> None:
     assert min(slept) > 0.7 * max(slept)
 
 
-def test_how_much_work_there_is_depends_on_how_full_the_memtable_is() -> None:
+def test_the_expected_work_depends_on_how_full_the_memtable_is() -> None:
     thread = Thread(fill_per_s=1.0)
     thread.checkpoint(0.2)
     assert thread.checkpoint(0.3, frozen_fill=1.5) == pytest.approx(FILL_AT_END, rel=0.05)
@@ -95,33 +95,33 @@ def test_a_small_checkpoint_says_nothing_about_large_ones() -> None:
     assert thread.checkpoint(0.3) == pytest.approx(FILL_AT_END, rel=0.05)
 
 
-def test_a_checkpoint_with_more_work_than_expected_goes_on_by_the_fill() -> None:
+def test_a_checkpoint_with_more_work_than_expected_is_paced_by_the_fill() -> None:
     thread = Thread(fill_per_s=1.0)
     thread.checkpoint(0.1)
     assert thread.checkpoint(0.3) < 1.25, "writers wait at 2"
 
 
-def test_one_that_is_late_sleeps_a_little_until_the_next_memtable_is_full() -> None:
+def test_a_late_checkpoint_sleeps_a_little_until_the_next_memtable_is_full() -> None:
     thread = Thread()
     thread.base_fill = 0.9
     assert thread.work(1.0) == pytest.approx(RESTS_MIN, rel=0.05)
 
 
 @pytest.mark.parametrize("fill", [1.0, 1.5])
-def test_it_does_not_sleep_when_writers_may_have_to_wait_soon(fill: float) -> None:
+def test_a_checkpoint_does_not_sleep_when_writers_may_soon_wait(fill: float) -> None:
     thread = Thread()
     thread.base_fill = fill
     assert thread.work(1.0) == 0.0
 
 
-def test_a_slice_that_the_disk_made_long_is_not_slept_for() -> None:
+def test_a_slice_that_the_disk_made_long_does_not_lengthen_the_sleep() -> None:
     thread = Thread()
     thread.now += 60.0
     thread.pacer()
     assert thread.slept <= 2 * SLICE_S * RESTS_MAX
 
 
-def test_a_checkpoint_gives_way_all_the_time() -> None:
+def test_a_checkpoint_yields_the_gil_regularly() -> None:
     source = random.Random(5)
     written = Written(source)
     for number in range(2000):

@@ -58,7 +58,7 @@ def filled(database: Database, *, checkpoints: bool) -> Database:
 
 
 @pytest.mark.parametrize("checkpoints", [False, True])
-def test_everything_is_as_it_was_after_a_crash_and_after_a_stop(checkpoints: bool) -> None:
+def test_nothing_changes_by_a_crash_or_a_stop(checkpoints: bool) -> None:
     database = filled(Database(), checkpoints=checkpoints)
     before = everything(database)
     for again in (database.crash(), database.crash().crash(), database.reopen()):
@@ -98,7 +98,7 @@ def test_an_open_that_fails_gives_the_directory_back() -> None:
             Database(files=files, store=store)
 
 
-def test_a_log_that_lost_what_was_durable_is_not_replayed_over_the_gap() -> None:
+def test_a_log_that_lost_durable_entries_is_not_replayed_past_the_gap() -> None:
     database = Database()
     for place in range(20):
         database.execute(["put", b"k%d" % place, bytes(SEGMENT_SIZE // 10)])
@@ -112,7 +112,7 @@ def test_a_log_that_lost_what_was_durable_is_not_replayed_over_the_gap() -> None
     assert Database(files=files, store=database.store.crash()).engine.published == 21
 
 
-def test_the_log_is_replayed_with_checkpoints_on_the_way_and_progress_is_told() -> None:
+def test_a_replay_makes_checkpoints_and_reports_progress() -> None:
     database = filled(Database(), checkpoints=False)
     before = everything(database)
     settings = replace(SETTINGS, memtable_commits_max=7)
@@ -137,7 +137,7 @@ def test_the_log_is_replayed_with_checkpoints_on_the_way_and_progress_is_told() 
     assert 0 < told[0] <= 61 < PROGRESS_RECORDS
 
 
-def test_a_checkpoint_during_replay_keeps_the_rest_of_the_group_it_stands_in() -> None:
+def test_a_checkpoint_during_replay_keeps_the_rest_of_its_group() -> None:
     # Four commits went out as one entry. The replay made a checkpoint after the third and let
     # the log go up to and with that entry: the fourth, which was acknowledged, was in memory
     # alone, and the next crash took it.
@@ -163,7 +163,7 @@ def test_a_checkpoint_during_replay_keeps_the_rest_of_the_group_it_stands_in() -
         database = database.crash()
 
 
-def test_a_transaction_larger_than_an_entry_counts_once_all_of_it_is_there() -> None:
+def test_a_transaction_larger_than_an_entry_counts_once_it_is_complete() -> None:
     database = Database()
     database.execute(["put", b"before", b""])
     running = database.begin()
@@ -195,7 +195,7 @@ def test_a_transaction_larger_than_an_entry_counts_once_all_of_it_is_there() -> 
     assert outcomes == {1, 2}
 
 
-def test_files_and_store_of_two_databases_do_not_fit() -> None:
+def test_files_and_store_of_two_databases_are_refused() -> None:
     one = filled(Database(), checkpoints=True)
     other = filled(Database(seed=2), checkpoints=True)
     files = one.files.crash()
@@ -228,7 +228,7 @@ def test_a_start_that_finds_the_disk_full_says_what_to_do_and_loses_nothing() ->
     assert opened.engine.stats()["checkpoints"] > 0
 
 
-def test_a_restart_costs_the_tail_of_the_log_and_not_the_data() -> None:
+def test_the_cost_of_a_restart_depends_on_the_log_and_not_on_the_data() -> None:
     def calls(commits: int) -> int:
         database = Database(replace(SETTINGS, memtable_commits_max=20))
         for place in range(commits):

@@ -131,7 +131,7 @@ def stage(file_system: FileSystem, data: str, files: StoredState, database_id: b
                 held.append(("state", FilePart(path, size_of(file_system, path), True)))
     except OSError as error:
         _quietly_remove(file_system, directory)
-        raise BackupFailed(f"backup: the files could not be held on to: {error}") from error
+        raise BackupFailed(f"backup: the files could not be linked: {error}") from error
     except HeadwaterError:
         _quietly_remove(file_system, directory)
         raise
@@ -184,8 +184,8 @@ def write_backup(
     try:
         if not file_system.exists(directory):
             raise BackupFailed(
-                f"backup: the directory {directory} is missing; make it, or mount what belongs "
-                "there"
+                f"backup: the directory {directory} is missing; create it, or mount the disk that "
+                "belongs there"
             )
         _refuse_taken(file_system, path)
         try:

@@ -88,7 +88,7 @@ def check_target(file_system: FileSystem, target: str) -> None:
         raise InvalidArgument(f"{target}: {above} is missing", details={"path": target})
     names = list_if_directory(file_system, target) if file_system.exists(target) else []
     if names is None:
-        raise InvalidArgument(f"{target} is no directory", details={"path": target})
+        raise InvalidArgument(f"{target} is not a directory", details={"path": target})
     foreign = [name for name in names if name != _NOT_OF_ANYBODY]
     if foreign:
         raise InvalidArgument(

@@ -16,7 +16,7 @@ from tests.engine.damaged import SETTINGS, Closed, some_database
 from tests.engine.database import Database
 
 
-def test_a_whole_database_has_no_findings() -> None:
+def test_a_sound_database_has_no_findings() -> None:
     closed = Closed(some_database())
     report = closed.check()
     assert report.findings == []
@@ -35,7 +35,7 @@ def test_a_database_in_use_is_refused() -> None:
         check(database.files, "data", open_store=lambda _: database.store)
 
 
-def test_progress_comes_to_its_end() -> None:
+def test_progress_reaches_its_total() -> None:
     closed = Closed(some_database())
     told: list[tuple[int, int]] = []
     check(
@@ -49,7 +49,7 @@ def test_progress_comes_to_its_end() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_what_a_crash_leaves_is_no_damage(seed: int) -> None:
+def test_the_remains_of_a_crash_are_not_damage(seed: int) -> None:
     database = some_database(seed)
     # A checkpoint whose batches are not flushed: the store keeps some of them.
     database.sync()
@@ -107,7 +107,7 @@ def test_a_flipped_bit_in_the_write_ahead_log_is_found() -> None:
     assert "discard" in report.findings[0].what
 
 
-def test_all_damaged_events_are_told_with_their_streams() -> None:
+def test_all_damaged_events_are_reported_with_their_streams() -> None:
     closed = Closed(some_database())
     path = closed.paths("events", ".events")[0]
     data = closed.files.content(path)
@@ -123,7 +123,7 @@ def test_all_damaged_events_are_told_with_their_streams() -> None:
     assert {finding.kind for finding in report.findings} == {Kind.EVENT}
 
 
-def test_all_damaged_commit_records_are_told() -> None:
+def test_all_damaged_commit_records_are_reported() -> None:
     closed = Closed(some_database())
     path = closed.paths("commits")[0]
     for commit in (1, 40, 120):
@@ -132,7 +132,7 @@ def test_all_damaged_commit_records_are_told() -> None:
     assert commits == [1, 40, 120]
 
 
-def test_an_event_log_without_its_index_file_is_whole_and_says_so() -> None:
+def test_an_event_log_without_its_index_file_is_sound_with_a_note() -> None:
     closed = Closed(some_database())
     path = closed.paths("events", ".idx")[0]
     closed.files.remove(path)
@@ -140,7 +140,7 @@ def test_an_event_log_without_its_index_file_is_whole_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("prefix", [b"s", b"c", b"t", b"g", b"S", b"C", b"T", b"G"])
-def test_an_index_entry_that_is_gone_is_found(prefix: bytes) -> None:
+def test_a_missing_index_entry_is_found(prefix: bytes) -> None:
     closed = Closed(some_database())
     entries = closed.entries(Family.INDEX, prefix)
     assert entries
@@ -163,7 +163,7 @@ def test_an_index_entry_with_a_wrong_position_is_found(prefix: bytes) -> None:
         closed.overwrite(Family.INDEX, key, value)
 
 
-def test_an_event_id_that_is_wrong_or_gone_is_found() -> None:
+def test_a_wrong_or_missing_event_id_is_found() -> None:
     closed = Closed(some_database())
     for key, value in closed.entries(Family.INDEX, b"e")[:10]:
         closed.overwrite(Family.INDEX, key, None)
@@ -178,7 +178,7 @@ def test_an_event_id_that_is_wrong_or_gone_is_found() -> None:
 
 
 @pytest.mark.parametrize("family", [Family.HISTORY, Family.CHANGES])
-def test_an_older_version_that_is_gone_or_led_to_by_nothing_is_found(family: Family) -> None:
+def test_an_older_version_that_is_missing_or_not_listed_is_found(family: Family) -> None:
     closed = Closed(some_database())
     missed = []
     for key, value in closed.entries(family)[:40]:
@@ -193,7 +193,7 @@ def test_an_older_version_that_is_gone_or_led_to_by_nothing_is_found(family: Fam
     assert closed.check().is_clean
 
 
-def test_a_key_that_is_gone_while_older_versions_are_there_is_found() -> None:
+def test_a_missing_key_with_older_versions_is_found() -> None:
     closed = Closed(some_database())
     history = {key[4:-8] for key, _ in closed.entries(Family.HISTORY)}
     for key in sorted(history)[:10]:
@@ -203,7 +203,7 @@ def test_a_key_that_is_gone_while_older_versions_are_there_is_found() -> None:
         closed.overwrite(Family.LATEST, key, value)
 
 
-def test_a_transaction_id_that_is_wrong_or_gone_is_found() -> None:
+def test_a_wrong_or_missing_transaction_id_is_found() -> None:
     closed = Closed(some_database())
     for key, value in closed.entries(Family.TRANSACTIONS)[:20]:
         closed.overwrite(Family.TRANSACTIONS, key, None)
@@ -222,7 +222,7 @@ def test_a_snapshot_ahead_of_its_stream_is_found() -> None:
     assert Kind.SNAPSHOT in closed.kinds()
 
 
-def test_a_snapshot_of_a_checkpoint_that_a_crash_left_unfinished_is_no_damage() -> None:
+def test_a_snapshot_of_an_unfinished_checkpoint_is_not_damage() -> None:
     # Its batch was there, that with the events of its stream was not: the log brings both. The
     # simulation met it, in seed 200018, once checkpoints wrote fewer and larger batches.
     closed = Closed(some_database())
@@ -237,10 +237,10 @@ def test_a_snapshot_of_a_checkpoint_that_a_crash_left_unfinished_is_no_damage() 
     ("kind", "rest", "value", "what"),
     [
         (b"g", b"mailer", b"\xc1", "it cannot be read"),
-        (b"f", bytes(8), bytes(8), "it belongs to group 0, which is not there"),
-        (b"f", None, b"\xff" * 8, "it speaks of position 18446744073709551615; the last is"),
+        (b"f", bytes(8), bytes(8), "it belongs to group 0, which does not exist"),
+        (b"f", None, b"\xff" * 8, "it refers to position 18446744073709551615; the last is"),
         (b"s", None, b"\x90", "it cannot be read"),
-        (b"p", None, b"\x94\xa1s\x01\xa0\x01", "it speaks of position"),
+        (b"p", None, b"\x94\xa1s\x01\xa0\x01", "it refers to position"),
         (b"r", None, b"\x94\xa1s", "it cannot be read"),
         (b"x", None, b"", "its kind is unknown"),
     ],

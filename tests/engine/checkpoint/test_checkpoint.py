@@ -45,7 +45,7 @@ def some_commits(written: Written, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_everything_is_read_from_the_files_as_it_was_from_memory() -> None:
+def test_the_files_give_the_same_answers_as_memory() -> None:
     written = Written(random.Random(1))
     for _ in range(6):
         some_commits(written, 8)
@@ -118,7 +118,7 @@ def test_a_crash_between_any_two_batches_loses_nothing(seed: int) -> None:
     assert base.store.get(Family.INDEX, META_UNFINISHED) is None
 
 
-def test_a_checkpoint_goes_on_after_a_full_disk() -> None:
+def test_a_checkpoint_continues_after_a_full_disk() -> None:
     written = Written(random.Random(3))
     some_commits(written, 10)
     written.checkpoint(horizon=4)
@@ -139,7 +139,7 @@ def test_a_checkpoint_goes_on_after_a_full_disk() -> None:
     written.crash().check()
 
 
-def test_a_checkpoint_goes_on_after_the_logs_met_a_full_disk() -> None:
+def test_a_checkpoint_continues_after_the_logs_met_a_full_disk() -> None:
     written = Written(random.Random(4))
     some_commits(written, 10)
     written.checkpoint()
@@ -156,7 +156,7 @@ def test_a_checkpoint_goes_on_after_the_logs_met_a_full_disk() -> None:
     assert written.crash().state.events(range(1, 900)) == written.truth.events[:899]
 
 
-def test_a_checkpoint_that_was_begun_vouches_for_the_log_it_was_made_of() -> None:
+def test_an_unfinished_checkpoint_marks_its_log_as_durable() -> None:
     written = Written(random.Random(10), batch_entries_max=1)
     some_commits(written, 4)
     written.log_index = 4
@@ -279,7 +279,7 @@ def test_ids_of_the_same_16_ms_share_an_entry_until_it_is_full() -> None:
     assert len(written.entries(Family.TRANSACTIONS)) == 3
 
 
-def test_an_id_that_stands_across_two_others_is_not_found() -> None:
+def test_an_id_whose_bytes_span_two_others_is_not_found() -> None:
     entry = b"".join(id_bucket_entry(bytes([each]) * 16, 0x0202020202020202) for each in (1, 2))
     assert find_in_id_bucket(entry, b"\x02" * 16) == 0x0202020202020202
     assert find_in_id_bucket(entry, b"\x01" * 15 + b"\x02") is None
@@ -318,7 +318,7 @@ def test_a_commit_of_many_keys_has_its_changes_in_many_entries() -> None:
 
 
 @pytest.mark.parametrize("batches", range(1, 14))
-def test_an_attempt_that_was_cut_off_is_written_again_with_other_commits(batches: int) -> None:
+def test_an_interrupted_attempt_is_repeated_with_other_commits(batches: int) -> None:
     written = Written(random.Random(batches), batch_entries_max=4)
     keys = [b"\x01%d" % number for number in range(5)]
     for number in range(4):

@@ -43,7 +43,7 @@ def test_one_old_reader_costs_one_version_a_key() -> None:
     assert written.retained() == 0
 
 
-def test_a_run_does_not_look_again_at_what_a_reader_keeps() -> None:
+def test_a_run_does_not_reexamine_what_a_reader_keeps() -> None:
     written = Written(random.Random(2), batch_entries_max=64)
     keys = [b"\x01%d" % number for number in range(50)]
     written.commit(dict.fromkeys(keys, b"old"))
@@ -59,7 +59,7 @@ def test_a_run_does_not_look_again_at_what_a_reader_keeps() -> None:
     assert written.checkpoint(horizon=3).garbage.examined == 50
 
 
-def test_a_run_looks_at_a_bounded_number_and_the_next_goes_on() -> None:
+def test_a_run_examines_a_bounded_number_and_the_next_continues() -> None:
     written = Written(random.Random(3), batch_entries_max=4)
     keys = [b"\x01%02d" % number for number in range(25)]
     for value in (b"1", b"2", None):

@@ -36,7 +36,7 @@ def quiet(database: Database) -> bool:
     return database.engine.checkpoints.due_in_quiet()
 
 
-def test_a_checkpoint_vouches_for_the_log_with_the_commits_that_were_under_way() -> None:
+def test_a_checkpoint_marks_the_log_as_durable_with_the_commits_in_progress() -> None:
     """It took the log's end when it began, while its last commits were not durable yet.
 
     A log that lost just those was then taken for whole.
@@ -54,7 +54,7 @@ def test_a_checkpoint_vouches_for_the_log_with_the_commits_that_were_under_way()
     assert read_applied(database.store).log_index == database.engine._log.last_index
 
 
-def test_what_was_written_last_comes_into_the_files_once_it_is_quiet() -> None:
+def test_the_last_writes_reach_the_files_in_quiet_times() -> None:
     database = Database(SETTINGS)
     assert not quiet(database), "nothing was ever written"
     put(database, b"1")
@@ -71,9 +71,7 @@ def test_what_was_written_last_comes_into_the_files_once_it_is_quiet() -> None:
 
 
 @pytest.mark.parametrize(("frozen", "allowed"), [(10, 20), (12, 18), (20, 10), (30, 10), (45, 10)])
-def test_writers_wait_once_both_memtables_hold_three_times_what_makes_one_due(
-    frozen: int, allowed: int
-) -> None:
+def test_writers_wait_once_both_memtables_hold_three_full_ones(frozen: int, allowed: int) -> None:
     """They waited at nearly every checkpoint, when the active one was as full as makes one due."""
     database = Database(replace(SETTINGS, memtable_commits_max=10))
     for _ in range(frozen):
@@ -112,7 +110,7 @@ def test_quiet_checkpoints_keep_their_distance() -> None:
     assert database.engine.checkpoints.due_in_quiet()
 
 
-def test_garbage_is_collected_though_nobody_writes_any_more() -> None:
+def test_garbage_is_collected_without_further_writes() -> None:
     """Old versions stayed until the next commit, which may never come."""
     database = Database(SETTINGS)
     for value in (b"1", b"2", b"3"):
@@ -128,7 +126,7 @@ def test_garbage_is_collected_though_nobody_writes_any_more() -> None:
     assert database.crash().engine.get(b"k") == b"3"
 
 
-def test_a_clock_that_is_set_back_does_not_keep_the_checkpoint_away() -> None:
+def test_a_clock_that_is_set_back_does_not_delay_the_checkpoint() -> None:
     database = Database(SETTINGS)
     put(database, b"1")
     assert quiet(database)
@@ -156,7 +154,7 @@ def test_the_steps_of_a_checkpoint_wait_write_and_trim() -> None:
     assert [type(step) for step in checkpoint_steps(database.engine)] == [Trim]
 
 
-def test_a_checkpoint_that_finds_no_room_is_written_again_when_there_is_some() -> None:
+def test_a_checkpoint_without_room_is_repeated_when_there_is_room() -> None:
     database = Database()
     database.execute(["put", b"k", b"v"])
     steps = checkpoint_steps(database.engine)
@@ -172,7 +170,7 @@ def test_a_checkpoint_that_finds_no_room_is_written_again_when_there_is_some() -
     assert database.engine.get(b"k") == b"v"
 
 
-def test_a_checkpoint_without_anybody_to_wait_for_room_is_given_up(
+def test_recovery_abandons_a_checkpoint_without_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     database = Database()

@@ -19,7 +19,7 @@ def test_the_parts_are_all_keys_in_order(seed: int) -> None:
 
 
 @pytest.mark.parametrize("order", ["shuffled", "sorted", "backwards"])
-def test_no_part_is_much_longer_than_a_run_however_the_keys_came(order: str) -> None:
+def test_no_part_is_much_longer_than_a_run_for_any_order_of_keys(order: str) -> None:
     keys = [b"%08d" % number for number in range(20_000)]
     if order == "shuffled":
         random.Random(1).shuffle(keys)

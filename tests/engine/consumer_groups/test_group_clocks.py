@@ -38,7 +38,7 @@ def nacked(*, delay_ms: int | None = None, retry_ms: int = 1000) -> Consuming:
 
 @pytest.mark.parametrize("jump_s", JUMPS_S)
 @pytest.mark.parametrize("delay_ms", [1_000, 300_000, None])
-def test_a_pause_lasts_as_long_as_it_was_meant_to_while_the_server_runs(
+def test_a_pause_has_its_full_length_while_the_server_runs(
     jump_s: int, delay_ms: int | None
 ) -> None:
     group = nacked(delay_ms=delay_ms)
@@ -53,7 +53,7 @@ def test_a_pause_lasts_as_long_as_it_was_meant_to_while_the_server_runs(
 
 @pytest.mark.parametrize("jump_s", JUMPS_S)
 @pytest.mark.parametrize("delay_ms", [1_000, 300_000, None])
-def test_a_pause_lasts_no_longer_than_it_was_meant_to_after_a_restart(
+def test_a_pause_is_no_longer_than_its_length_after_a_restart(
     jump_s: int, delay_ms: int | None
 ) -> None:
     group = nacked(delay_ms=delay_ms)
@@ -68,7 +68,7 @@ def test_a_pause_lasts_no_longer_than_it_was_meant_to_after_a_restart(
 
 
 @pytest.mark.parametrize("jump_s", JUMPS_S)
-def test_an_event_that_was_parked_and_is_tried_again_has_the_same_pauses(jump_s: int) -> None:
+def test_a_replayed_event_has_the_same_pauses(jump_s: int) -> None:
     database = Database()
     database.now += 100 * DAY_S * SECOND_US
     group = Consuming(database)
@@ -88,7 +88,7 @@ def test_an_event_that_was_parked_and_is_tried_again_has_the_same_pauses(jump_s:
     assert len(early + restarted.turn()) == 1
 
 
-def test_an_entry_of_an_earlier_version_has_the_longest_pause_that_there_can_be() -> None:
+def test_an_entry_of_an_earlier_version_has_the_longest_possible_pause() -> None:
     group = nacked()
     database = group.database
     definition = group.groups.active[group.name].definition

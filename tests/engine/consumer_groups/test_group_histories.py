@@ -226,7 +226,7 @@ class History:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_random_history_does_what_the_model_does(seed: int) -> None:
+def test_a_random_history_agrees_with_the_model(seed: int) -> None:
     history = History(seed)
     for _ in range(STEPS):
         history.step()

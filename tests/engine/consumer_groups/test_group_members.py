@@ -49,7 +49,7 @@ def test_a_stream_stays_with_the_member_that_had_it() -> None:
         assert len(member.got) == 5 * len({one.stream for one in member.got})
 
 
-def test_a_member_that_is_full_is_passed_by() -> None:
+def test_a_member_without_credit_is_skipped() -> None:
     group = consuming()
     full, free = group.join(), group.join()
     full.takes = False
@@ -91,7 +91,7 @@ def test_a_lease_counts_from_its_delivery_and_ends_after_its_time() -> None:
     assert (again.attempt, member.lost) == (2, [first.token])
 
 
-def test_a_silent_member_gets_no_more_than_its_credit_and_others_go_on() -> None:
+def test_a_silent_member_gets_only_its_credit_and_others_continue() -> None:
     group = consuming(lease_ms=1000)
     silent, busy = group.join(credit=2), group.join(credit=2)
     for n in range(20):
@@ -107,7 +107,7 @@ def test_a_silent_member_gets_no_more_than_its_credit_and_others_go_on() -> None
     assert done == set(range(1, 21))
 
 
-def test_what_a_dead_member_had_is_tried_alone() -> None:
+def test_events_of_a_dead_member_are_retried_alone() -> None:
     group = consuming()
     doomed = group.join()
     for n in range(3):
@@ -147,7 +147,7 @@ def test_an_event_that_kills_its_consumers_is_parked_and_its_neighbours_are_not(
     assert group.parked() == [(4, "the consumer's connection was lost")]
 
 
-def test_attempts_of_a_poison_event_last_over_restarts_of_the_server() -> None:
+def test_attempts_of_a_poison_event_survive_restarts() -> None:
     group = consuming(attempts_max=4)
     group.append("a-1", b"poison")
     for attempt in (1, 2, 3, 4):
@@ -186,22 +186,22 @@ def test_a_short_attempt_costs_no_write() -> None:
     assert group.database.engine.published == before
 
 
-def test_a_token_of_before_a_restart_is_worth_nothing() -> None:
+def test_a_token_from_before_a_restart_is_invalid() -> None:
     group = consuming()
     group.append("a-1", b"")
     group.join()
     [one] = group.turn()
     restarted = group.restart(group.database.crash())
-    with pytest.raises(DeliveryLost, match="nobody is joined"):
+    with pytest.raises(DeliveryLost, match="it has no members"):
         restarted.ack(one)
     restarted.join()
     [again] = restarted.turn()
-    with pytest.raises(DeliveryLost, match="is not with this consumer"):
+    with pytest.raises(DeliveryLost, match="is no longer with this consumer"):
         restarted.ack(one)
     restarted.ack(again)
 
 
-def test_who_leaves_gives_back_in_order_and_uncounted() -> None:
+def test_a_member_that_leaves_returns_events_in_order_and_uncounted() -> None:
     group = consuming()
     for n in range(4):
         group.append(f"s-{n}", b"")
@@ -222,7 +222,7 @@ def test_who_leaves_gives_back_in_order_and_uncounted() -> None:
 # What is stored.
 
 
-def test_what_is_done_leaves_nothing_but_the_low_watermark() -> None:
+def test_finished_events_leave_only_the_low_watermark() -> None:
     group = consuming()
     member = group.join()
     for n in range(200):
@@ -259,7 +259,7 @@ def test_a_stuck_event_does_not_let_the_state_grow(monkeypatch: pytest.MonkeyPat
     assert [one.position for one in group.drain()] == [stuck.position]
 
 
-def test_what_a_filter_leaves_out_moves_the_position_too() -> None:
+def test_events_that_do_not_match_move_the_position_too() -> None:
     group = consuming(wanted=EventFilter(category="rare"))
     member = group.join()
     for _ in range(10):
@@ -269,7 +269,7 @@ def test_what_a_filter_leaves_out_moves_the_position_too() -> None:
     assert group.info()["position"] == 10_000
 
 
-def test_a_position_is_always_one_that_was_seen() -> None:
+def test_a_position_is_always_one_that_was_read() -> None:
     group = consuming()
     member = group.join()
     group.append("a-1", b"")
@@ -283,7 +283,7 @@ def test_a_position_is_always_one_that_was_seen() -> None:
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-def test_the_position_stays_below_what_is_not_done_of_a_stream_that_was_begun(
+def test_the_position_stays_below_unfinished_events_of_a_stream(
     leaves: bool,
 ) -> None:
     # It said that all was done, with a lag of 0, as soon as a stream had one acknowledgement.
@@ -305,7 +305,7 @@ def test_the_position_stays_below_what_is_not_done_of_a_stream_that_was_begun(
 
 
 @pytest.mark.parametrize("leaves", [False, True])
-def test_the_position_does_not_wait_for_what_a_parked_event_holds(leaves: bool) -> None:
+def test_the_position_does_not_wait_for_events_held_by_a_parked_one(leaves: bool) -> None:
     group = consuming()
     member = group.join(credit=2)
     group.append("a-1", *[b""] * 3)
@@ -321,7 +321,7 @@ def test_the_position_does_not_wait_for_what_a_parked_event_holds(leaves: bool) 
     assert group.info()["position"] == 1
 
 
-def test_a_full_disk_keeps_what_failed_waiting_and_loses_nothing() -> None:
+def test_failed_events_wait_while_the_disk_is_full_and_none_is_lost() -> None:
     group = consuming(lease_ms=1000, attempts_max=1)
     group.append("a-1", b"1", b"2")
     member = group.join()
@@ -360,7 +360,7 @@ def test_a_position_that_cannot_be_written_is_tried_again_after_a_while() -> Non
     assert group.groups.next_time(group.now) is None
 
 
-def test_a_group_full_of_parked_events_tries_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_full_of_parked_events_keeps_retrying(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headwater_server.engine.consumer_groups.group.PARKED_MAX", 2)
     group = consuming(attempts_max=1)
     for n in range(3):
@@ -373,4 +373,4 @@ def test_a_group_full_of_parked_events_tries_on(monkeypatch: pytest.MonkeyPatch)
     group.discard()
     group.pass_time(61)
     assert group.turn() == []
-    assert group.parked() == [(3, "not parked, for 2 others are: broken")]
+    assert group.parked() == [(3, "not parked, because 2 others are: broken")]

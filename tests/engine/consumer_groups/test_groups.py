@@ -23,7 +23,7 @@ def consuming(**settings: object) -> Consuming:
 # Order.
 
 
-def test_one_event_of_a_stream_is_out_at_a_time_and_streams_go_side_by_side() -> None:
+def test_one_event_of_a_stream_is_out_at_a_time_and_streams_are_parallel() -> None:
     group = consuming()
     group.append("a-1", b"1", b"2")
     group.append("b-1", b"3")
@@ -53,7 +53,7 @@ def test_the_next_event_waits_until_the_acknowledgement_is_published() -> None:
     assert member.has
 
 
-def test_every_event_comes_once_and_in_its_streams_order() -> None:
+def test_every_event_is_delivered_once_in_the_order_of_its_stream() -> None:
     group = consuming()
     members = [group.join(credit=3) for _ in range(4)]
     for n in range(300):
@@ -76,7 +76,7 @@ def test_a_busy_stream_does_not_keep_the_others_waiting() -> None:
     assert {one.stream for one in group.turn()} == {"busy-1", "calm-1"}
 
 
-def test_a_stream_that_was_left_behind_is_delivered_whole_and_in_order() -> None:
+def test_a_stream_that_fell_behind_is_delivered_completely_and_in_order() -> None:
     group = consuming()
     group.append("busy-1", *[b"x"] * 500)
     group.append("calm-1", b"y")
@@ -98,7 +98,9 @@ def test_a_stream_that_was_left_behind_is_delivered_whole_and_in_order() -> None
         (EventFilter(types=("U",)), [4]),
     ],
 )
-def test_a_group_gets_what_fits_its_filter(wanted: EventFilter, expected: list[int]) -> None:
+def test_a_group_gets_events_that_match_its_filter(
+    wanted: EventFilter, expected: list[int]
+) -> None:
     group = consuming(wanted=wanted)
     group.join()
     for stream, kind in (("a-1", "T"), ("a-2", "T"), ("b-1", "T"), ("b-2", "U")):
@@ -107,7 +109,7 @@ def test_a_group_gets_what_fits_its_filter(wanted: EventFilter, expected: list[i
     assert group.info()["position"] == 4
 
 
-def test_a_group_can_be_of_a_query_also_for_what_is_left_behind() -> None:
+def test_a_group_can_have_a_query_even_for_streams_that_fell_behind() -> None:
     wanted = EventFilter.from_wire({"query": [{"tags": ["red"]}]})
     group = consuming(wanted=wanted)
     for n in range(200):
@@ -157,7 +159,7 @@ def test_a_transaction_with_a_lost_delivery_does_nothing() -> None:
     [again] = group.turn()
     assert (again.position, again.attempt) == (1, 2)
     assert member.lost == [first.token]
-    with pytest.raises(DeliveryLost, match="event 1 is not with this consumer any more"):
+    with pytest.raises(DeliveryLost, match="event 1 is no longer with this consumer"):
         group.ack(first, writes=[["put", b"seen", b"1"]])
     assert group.database.engine.get(b"seen") is None
     group.ack(again, writes=[["put", b"seen", b"2"]])
@@ -178,7 +180,7 @@ def test_a_delivery_is_acknowledged_once() -> None:
         group.nack(one)
 
 
-def test_a_token_is_good_for_its_own_event_only() -> None:
+def test_a_token_is_valid_for_its_own_event_only() -> None:
     group = consuming()
     group.append("a-1", b"1")
     group.append("b-1", b"2")
@@ -186,7 +188,7 @@ def test_a_token_is_good_for_its_own_event_only() -> None:
     first, second = group.turn()
     with pytest.raises(DeliveryLost, match="the token is of a delivery of event 2, not of event 1"):
         group.database.execute(["ack", group.name, [[first.position, second.token]]])
-    with pytest.raises(DeliveryLost, match="is not with this consumer"):
+    with pytest.raises(DeliveryLost, match="is no longer with this consumer"):
         group.database.execute(["ack", group.name, [[first.position, first.token + 1]]])
     group.ack(first, second)
 
@@ -205,7 +207,7 @@ def test_a_conflict_leaves_the_delivery_with_its_consumer() -> None:
     assert group.drain() == []
 
 
-def test_a_repeated_execute_answers_as_the_first_and_settles_once() -> None:
+def test_a_repeated_execute_gives_the_first_answer_and_settles_once() -> None:
     group = consuming()
     group.append("a-1", b"1")
     group.join()
@@ -238,7 +240,7 @@ def test_a_nacked_event_comes_again_after_its_pause_and_before_later_ones() -> N
     assert member.caught_up == []
 
 
-def test_a_pause_lasts_over_a_restart() -> None:
+def test_a_pause_survives_a_restart() -> None:
     group = consuming()
     group.append("a-1", b"1")
     group.join()
@@ -297,7 +299,7 @@ def test_later_events_of_a_stream_wait_for_its_parked_one() -> None:
     assert group.parked() == []
 
 
-def test_later_events_of_a_stream_go_on_if_the_group_says_so() -> None:
+def test_later_events_of_a_stream_continue_if_the_group_says_so() -> None:
     group = consuming(parked_stream="continue")
     group.append("a-1", b"1", b"2", b"3")
     group.join()
@@ -330,7 +332,7 @@ def test_a_held_stream_stays_held_over_a_restart_and_loses_nothing() -> None:
     assert [one.position for one in restarted.drain()] == [1, 2, 13]
 
 
-def test_a_discarded_event_lets_its_stream_go_on() -> None:
+def test_a_discarded_event_releases_its_stream() -> None:
     group = consuming()
     group.append("a-1", b"1", b"2")
     group.join()
@@ -342,7 +344,7 @@ def test_a_discarded_event_lets_its_stream_go_on() -> None:
     assert group.parked() == []
 
 
-def test_what_is_parked_can_be_replayed_and_discarded_while_nobody_is_joined() -> None:
+def test_parked_events_can_be_replayed_and_discarded_without_members() -> None:
     group = consuming()
     group.append("a-1", b"1", b"2")
     group.append("b-1", b"3", b"4")
@@ -374,7 +376,7 @@ def test_a_replayed_event_that_fails_again_is_parked_again_and_holds_again() -> 
     assert [one.position for one in group.drain()] == [1, 2]
 
 
-def test_a_replayed_event_that_is_parked_is_parked_and_not_tried_on() -> None:
+def test_a_replayed_event_that_is_parked_again_is_not_retried() -> None:
     # EventStore 3696: parking what was replayed was ignored there, and it was retried.
     group = consuming()
     group.append("a-1", b"1", b"2")
@@ -389,7 +391,7 @@ def test_a_replayed_event_that_is_parked_is_parked_and_not_tried_on() -> None:
         assert group.parked() == [(1, reason)]
 
 
-def test_replayed_events_of_a_stream_come_in_their_order_however_they_are_asked_for() -> None:
+def test_replayed_events_of_a_stream_come_in_order_for_any_request() -> None:
     group = consuming(parked_stream="continue")
     group.append("a-1", b"1", b"2", b"3", b"4")
     group.join()
@@ -400,7 +402,7 @@ def test_replayed_events_of_a_stream_come_in_their_order_however_they_are_asked_
     assert [one.position for one in group.drain()] == [1, 3, 4]
 
 
-def test_what_was_deleted_or_truncated_is_not_delivered_and_counts_as_done() -> None:
+def test_deleted_and_truncated_events_are_not_delivered_and_count_as_done() -> None:
     group = consuming()
     group.append("a-1", b"1", b"2", b"3")
     group.append("b-1", b"4", b"5")
@@ -421,7 +423,7 @@ def test_what_was_deleted_or_truncated_is_not_delivered_and_counts_as_done() -> 
     assert group.info()["position"] == 7
 
 
-def test_attempts_of_a_replay_last_over_a_restart() -> None:
+def test_attempts_of_a_replay_survive_a_restart() -> None:
     group = consuming(attempts_max=2)
     group.append("a-1", b"1", b"2")
     group.join()
@@ -453,7 +455,7 @@ def test_a_position_that_is_not_parked_cannot_be_replayed_or_discarded() -> None
 # Administration.
 
 
-def test_what_there_is_not_and_what_there_is_already_are_errors_of_their_own() -> None:
+def test_missing_and_existing_groups_have_errors_of_their_own() -> None:
     group = consuming()
     with pytest.raises(GroupExists, match="there is a group 'mailer' already"):
         group.create()
@@ -498,7 +500,7 @@ def test_a_group_is_listed_with_its_position_and_described_with_its_settings() -
     }
 
 
-def test_a_group_made_anew_under_an_old_name_finds_nothing_of_the_old_one() -> None:
+def test_a_group_created_again_under_an_old_name_has_no_old_state() -> None:
     group = consuming()
     group.append("a-1", b"1", b"2")
     group.append("b-1", b"3")
@@ -518,7 +520,7 @@ def test_a_group_made_anew_under_an_old_name_finds_nothing_of_the_old_one() -> N
     assert fresh.parked() == []
 
 
-def test_a_changed_filter_holds_for_what_is_not_done() -> None:
+def test_a_changed_filter_applies_to_unfinished_events() -> None:
     group = consuming()
     group.append("a-1", b"1")
     group.append("b-1", b"2")
@@ -535,7 +537,7 @@ def test_a_changed_filter_holds_for_what_is_not_done() -> None:
         group.ack(member.got[1])
 
 
-def test_changed_settings_hold_for_what_is_delivered_from_then_on() -> None:
+def test_changed_settings_apply_to_later_deliveries() -> None:
     group = consuming(lease_ms=60_000)
     group.append("a-1", b"1")
     group.join()
@@ -549,7 +551,7 @@ def test_changed_settings_hold_for_what_is_delivered_from_then_on() -> None:
     assert group.parked() == [(1, "not settled within 1000 ms")]
 
 
-def test_a_group_begins_anew_at_another_position() -> None:
+def test_a_group_can_start_over_at_another_position() -> None:
     group = consuming()
     group.append("a-1", b"1", b"2", b"3")
     group.join()
@@ -558,7 +560,7 @@ def test_a_group_begins_anew_at_another_position() -> None:
     assert [one.position for one in group.drain()] == [2, 3]
 
 
-def test_the_settings_have_the_defaults_that_the_protocol_tells() -> None:
+def test_the_settings_have_the_defaults_of_the_protocol() -> None:
     assert GroupSettings().as_wire() == {
         "lease_ms": 30_000,
         "attempts_max": 10,

@@ -14,7 +14,7 @@ def applied(operation: str, number: float, stored: float | None) -> float:
 
 
 @pytest.mark.parametrize("operation", ["add", "min", "max"])
-def test_a_key_that_does_not_exist_starts_from_the_operand(operation: str) -> None:
+def test_a_missing_key_gets_the_operand(operation: str) -> None:
     assert applied(operation, 7, None) == 7
     assert applied(operation, -7, None) == -7
 
@@ -38,7 +38,7 @@ def test_an_operation_is_applied_to_what_is_stored(
     assert applied(operation, number, stored) == result
 
 
-def test_sums_reach_the_ends_of_the_range_and_go_no_further() -> None:
+def test_sums_can_reach_but_not_exceed_the_ends_of_the_range() -> None:
     assert applied("add", 1, INTEGER_MAX - 1) == INTEGER_MAX
     assert applied("add", -1, INTEGER_MIN + 1) == INTEGER_MIN
     with pytest.raises(NotANumber, match=f"gives {INTEGER_MAX + 1}"):
@@ -63,8 +63,8 @@ def test_sums_reach_the_ends_of_the_range_and_go_no_further() -> None:
     ids=["empty", "reserved", "text", "boolean", "nil", "list", "nan", "and more", "cut off"],
 )
 @pytest.mark.parametrize("operation", ["add", "min", "max"])
-def test_a_value_that_is_no_number_is_refused(operation: str, stored: bytes) -> None:
-    with pytest.raises(NotANumber, match="no msgpack number"):
+def test_a_value_that_is_not_a_number_is_refused(operation: str, stored: bytes) -> None:
+    with pytest.raises(NotANumber, match="not a msgpack number"):
         apply_atomic(Atomic(operation, 1), stored)
 
 

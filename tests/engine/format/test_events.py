@@ -20,14 +20,14 @@ from headwater_server.engine.format.events import (
 )
 
 
-def test_a_stored_event_comes_out_as_it_went_in() -> None:
+def test_a_stored_event_decodes_to_what_was_encoded() -> None:
     event = StoredEvent(
         2**62, "account-ann", 7, 9, 1_700_000_000_000_000, bytes(16), "Opened", b"\xc1", b""
     )
     assert decode_event(encode_event(*event)) == event
 
 
-def test_a_stored_event_is_one_array_of_ten_as_the_wire_has_it() -> None:
+def test_a_stored_event_is_an_array_of_ten_as_on_the_wire() -> None:
     stored = encode_event(1, "a", 1, 1, 0, bytes(16), "T", b"d", b"m", ["x"])
     nine = b"\x01\xa1a\x01\x01\x00\xc4\x10" + bytes(16) + b"\xa1T\xc4\x01d\xc4\x01m"
     assert stored == b"\x9a" + nine + b"\x91\xa1x"
@@ -36,7 +36,7 @@ def test_a_stored_event_is_one_array_of_ten_as_the_wire_has_it() -> None:
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 40])
 # Numbers on both sides of each width that msgpack has for them.
 @pytest.mark.parametrize("number", [1, 120, 127, 128, 250, 65_530, 65_536, 2**32 - 20, 2**40])
-def test_many_events_are_stored_as_each_of_them_would_be(number: int, count: int) -> None:
+def test_events_encoded_together_are_the_same_as_one_by_one(number: int, count: int) -> None:
     forms: list[list[Any]] = [
         [None, "Happened", b"data", b""],
         [None, "Happened", bytes(200), b"", []],
@@ -163,7 +163,7 @@ def test_derived_ids_differ_by_place_and_wrap_within_their_last_four_bytes() -> 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 255, 256, 512])
 @pytest.mark.parametrize("position", [1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32])
-def test_the_stream_of_an_event_is_found_without_taking_it_apart(position: int, size: int) -> None:
+def test_the_stream_of_an_event_is_found_without_decoding_it(position: int, size: int) -> None:
     name = "\u00e4" * (size // 2) + "a" * (size % 2)
     stored = encode_event(position, name, 1, 1, 0, bytes(16), "T", b"d", b"m", ["x"])
     assert stream_name(stored) == name.encode() == decode_event(stored).stream.encode()

@@ -74,7 +74,7 @@ def test_changes_are_parsed_as_they_were_packed() -> None:
     assert parse_changes(b"") == []
 
 
-def test_changes_that_end_early_are_damage() -> None:
+def test_truncated_changes_are_damage() -> None:
     changes = [(5, CHANGE_EXISTS, b"key"), (6, CHANGE_EXISTS, b"another")]
     entry = packed(changes)
     for end in range(1, len(entry)):
@@ -92,7 +92,7 @@ def test_a_version_with_flags_of_a_later_version_is_refused_and_never_read_as_a_
     assert latest_commit(expires) == 7
 
 
-def test_no_kind_of_entry_is_one_that_is_reserved() -> None:
+def test_no_kind_of_entry_is_reserved() -> None:
     kinds = [META, STREAM, CATEGORY, TYPE, TAG, EVENT_ID, RETAINED, ABORTED, REMOVED]
     for kind in [*kinds, *POSTINGS.values()]:
         assert kind[0] < 0x80

@@ -10,7 +10,7 @@ from headwater_server.engine.format.keyspaces import (
 )
 
 
-def test_a_snapshots_key_comes_apart_as_it_was_put_together() -> None:
+def test_a_snapshots_key_decodes_to_what_was_encoded() -> None:
     for key in (
         SnapshotKey("account-ann", "totals", 1, 42),
         SnapshotKey("ü", "", 2**32 - 1, NUMBER_MAX),

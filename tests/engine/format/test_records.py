@@ -24,7 +24,7 @@ def encoded(record: Record) -> bytes:
     return encode_commit(*record[:8])
 
 
-def test_a_commit_record_comes_out_as_it_went_in() -> None:
+def test_a_commit_record_decodes_to_what_was_encoded() -> None:
     record = Record(
         7,
         TRANSACTION,
@@ -122,7 +122,7 @@ def test_a_replayed_record_makes_the_memtable_that_the_commit_made() -> None:
         )
 
 
-def test_a_record_out_of_order_is_a_defect_of_ours() -> None:
+def test_a_record_out_of_order_fails_an_assertion() -> None:
     state = Database().engine._state
     with pytest.raises(AssertionError, match="in commit order"):
         state.apply(plan_records(state, [Record(2, TRANSACTION, 5, 0, [], 1, [], [])]))

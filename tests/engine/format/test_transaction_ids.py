@@ -40,5 +40,5 @@ def test_an_id_was_made_when_its_millisecond_began() -> None:
         uuid.UUID("00000000-0000-7000-c000-000000000000").bytes,
     ],
 )
-def test_an_id_of_any_other_form_tells_no_time(identity: bytes) -> None:
+def test_an_id_of_any_other_form_has_no_time(identity: bytes) -> None:
     assert not made_between(identity, 0, 2**62)

@@ -45,7 +45,7 @@ def test_a_change_has_the_value_before_and_after() -> None:
         database.checkpoint()
 
 
-def test_only_published_commits_are_told_of() -> None:
+def test_only_published_commits_are_reported() -> None:
     database = Database()
     database.engine.execute(
         database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"a", b"1"]]
@@ -56,7 +56,7 @@ def test_only_published_commits_are_told_of() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_changes_are_those_of_a_model_wherever_they_lie(seed: int) -> None:
+def test_changes_agree_with_a_model_in_every_layer(seed: int) -> None:
     print(f"seed {seed}")
     source = random.Random(seed)
     database = Database(replace(SETTINGS, history_window_us=40_000, examined_events_max=7))

@@ -28,11 +28,11 @@ def event(stream: str, event_type: str) -> StoredEvent:
         (EventFilter("account-ann", "order", "a", ("Opened",)), False),
     ],
 )
-def test_all_that_is_given_must_fit(wanted: EventFilter, fits: bool) -> None:
+def test_all_given_parts_must_match(wanted: EventFilter, fits: bool) -> None:
     assert wanted.fits(event("account-ann", "Opened")) is fits
 
 
-def test_a_filter_of_a_request_goes_out_as_it_came() -> None:
+def test_a_filter_of_a_request_encodes_to_the_same_request() -> None:
     members = {"stream": "a", "category": "b", "prefix": "c", "types": ["D", "E"]}
     assert EventFilter.from_wire(members).as_wire() == members
     assert EventFilter.from_wire({}) is EVERYTHING

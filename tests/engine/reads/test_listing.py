@@ -41,7 +41,7 @@ def categories(database: Database, *, limit: int = 10_000, at: int | None = None
         after = page.cursor
 
 
-def test_streams_are_listed_with_their_versions_wherever_they_lie() -> None:
+def test_streams_are_listed_with_their_versions_in_every_layer() -> None:
     database = Database()
     assert streams(database) == {}
     database.execute(*appended("b-1", "a-1"))
@@ -77,7 +77,7 @@ def test_only_what_is_published_is_listed() -> None:
     assert streams(database) == {"a": 2, "b": 1}
 
 
-def test_a_page_ends_after_enough_was_looked_at_and_says_where_to_go_on() -> None:
+def test_a_page_ends_after_enough_was_examined_and_has_a_cursor() -> None:
     database = Database(replace(SETTINGS, examined_events_max=7))
     database.execute(*appended("z"))
     for number in range(50):
@@ -89,7 +89,7 @@ def test_a_page_ends_after_enough_was_looked_at_and_says_where_to_go_on() -> Non
         database.checkpoint()
 
 
-def test_listings_at_any_commit_are_those_of_a_model() -> None:
+def test_listings_at_any_commit_agree_with_a_model() -> None:
     seed = 7
     print(f"seed {seed}")
     source = random.Random(seed)

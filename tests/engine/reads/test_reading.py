@@ -101,9 +101,7 @@ def test_positions_and_commits_of_all_events_are_in_order_and_dense() -> None:
 
 @pytest.mark.parametrize("examined_max", [20_000, 1, 7])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_filtered_pages_give_what_a_list_of_all_events_gives(
-    reverse: bool, examined_max: int
-) -> None:
+def test_filtered_pages_agree_with_a_list_of_all_events(reverse: bool, examined_max: int) -> None:
     database, events = layered(1, examined_max=examined_max)
     source = random.Random(2)
     views = [0, 3, 7, 14, 18, 22, 26, 30]
@@ -127,7 +125,7 @@ def test_filtered_pages_give_what_a_list_of_all_events_gives(
                     assert positions(found) == fitting[:limit], (wanted, view, after, limit)
 
 
-def test_a_page_tells_how_far_it_has_looked_and_whether_more_may_follow() -> None:
+def test_a_page_says_how_far_it_has_read_and_whether_more_may_follow() -> None:
     database = Database(replace(SETTINGS, examined_events_max=4))
     database.execute(append("a", *["Other"] * 20), append("a", "Wanted"), append("a", "Other"))
     reader = database.engine.reader()
@@ -205,7 +203,7 @@ def test_keys_are_read_and_scanned_as_they_were_at_every_commit() -> None:
                     assert page.more is (len(keys) > limit)
 
 
-def test_a_scan_sees_keys_of_users_alone() -> None:
+def test_a_scan_sees_only_keys_of_users() -> None:
     database = Database()
     database.execute(
         append("a", "One"), ["save_snapshot", "a", "", 0, 1, b"s"], ["put", b"\xff" * 20, b"v"]
@@ -299,7 +297,7 @@ def test_a_page_ends_before_its_bytes_are_exceeded_and_has_at_least_one_item(
         assert pages_of(read) == expected
 
 
-def test_a_load_of_a_long_stream_says_that_it_goes_on() -> None:
+def test_a_load_of_a_long_stream_says_that_there_is_more() -> None:
     database = Database()
     database.execute(append("a", *["T"] * 5, data=bytes(THIRD)))
     loaded = database.engine.reader().load("a", "", 0)

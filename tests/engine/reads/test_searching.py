@@ -47,7 +47,9 @@ def found(state: State, wanted: EventFilter, *, reverse: bool = False) -> list[i
 
 @pytest.mark.parametrize("in_files", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_rare_tag_of_a_common_type_costs_what_is_rare(in_files: bool, reverse: bool) -> None:
+def test_the_cost_of_a_rare_tag_and_a_common_type_is_that_of_the_tag(
+    in_files: bool, reverse: bool
+) -> None:
     for count in (5_000, 40_000):
         rare = {position: ["rare"] for position in range(7, count, count // 5)}
         state = with_events(count, rare, in_files=in_files)
@@ -59,7 +61,7 @@ def test_a_rare_tag_of_a_common_type_costs_what_is_rare(in_files: bool, reverse:
         assert state.fetched < 10 * 1024
 
 
-def test_what_two_long_lists_share_is_found_page_by_page_within_a_budget() -> None:
+def test_the_intersection_of_two_long_lists_is_found_page_by_page_within_a_budget() -> None:
     # Disjoint but for one event, and each other's neighbours: nothing can be leapt over.
     tags: dict[int, Tags] = {n: ["even"] if n % 2 == 0 else ["odd"] for n in range(1, 10_001)}
     tags[6000] = ["even", "odd"]
@@ -82,7 +84,7 @@ def test_what_two_long_lists_share_is_found_page_by_page_within_a_budget() -> No
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_any_tree_gives_what_a_look_at_all_events_gives(seed: int) -> None:
+def test_any_tree_agrees_with_a_scan_of_all_events(seed: int) -> None:
     source = random.Random(seed)
     names = ["a", "b", "c", "d"]
     tags = {n: source.sample(names, source.choice([0, 0, 1, 2, 3])) for n in range(1, 401)}

@@ -37,7 +37,7 @@ def test_the_events_after_the_position_have_the_time_or_a_later_one() -> None:
     assert engine.position_before(0) == 0
 
 
-def test_it_is_exact_where_the_commits_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_position_is_exact_for_forgotten_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     database = filled(Database())
     # Whole files of commits are forgotten, and these are a part of one.
     monkeypatch.setattr(StoredState, "oldest_commit", 21)

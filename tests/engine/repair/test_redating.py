@@ -87,7 +87,7 @@ def test_a_check_warns_of_commits_in_the_future(*, in_files: bool) -> None:
     assert "this machine's clock says 2023-11-14 " in warning.what
 
 
-def test_a_commit_that_is_ahead_by_no_more_than_a_clock_may_jump_is_no_warning() -> None:
+def test_a_commit_that_is_ahead_by_an_accepted_clock_jump_is_not_reported() -> None:
     database = Database(now=START_US)
     database.execute(["put", b"k", b"v"])
     closed = Closed(database)
@@ -96,7 +96,7 @@ def test_a_commit_that_is_ahead_by_no_more_than_a_clock_may_jump_is_no_warning()
 
 
 @pytest.mark.parametrize("in_files", [True, False])
-def test_a_repair_ends_it_and_keeps_everything_but_the_times(*, in_files: bool) -> None:
+def test_a_repair_changes_only_the_times(*, in_files: bool) -> None:
     closed, now = future_database(in_files=in_files)
     before = contents(closed.files)
     planned = plan(closed.files, "data", open_store=lambda _: closed.store, now=now)
@@ -105,7 +105,7 @@ def test_a_repair_ends_it_and_keeps_everything_but_the_times(*, in_files: bool) 
     outcome = performed(closed, now)
     assert outcome.report.is_clean
     assert outcome.report.warnings == []
-    assert outcome.done == ["gave the time of this repair to 6 commits and 12 events"]
+    assert outcome.done == ["changed the time of 6 commits and 12 events to that of this repair"]
     assert len(outcome.copies) == 2
     settings = replace(SETTINGS, transaction_retention_us=RETENTION_US)
     database = Database(settings, files=closed.files, store=closed.store, now=now)
@@ -124,7 +124,7 @@ def test_a_repair_ends_it_and_keeps_everything_but_the_times(*, in_files: bool) 
     assert checked(Closed(database.reopen()), database.now).warnings == []
 
 
-def test_after_a_repair_new_transaction_ids_are_taken_and_older_ones_stay_forgotten() -> None:
+def test_after_a_repair_new_transaction_ids_are_accepted_and_older_ones_stay_forgotten() -> None:
     closed, now = future_database()
     older = new_transaction_id(now - 2 * SECOND_US, random.Random(1))
     settings = replace(SETTINGS, transaction_retention_us=RETENTION_US)
@@ -140,7 +140,7 @@ def test_after_a_repair_new_transaction_ids_are_taken_and_older_ones_stay_forgot
     assert database.engine.status(older, resolve=False).state == "forgotten"
 
 
-def test_a_clock_that_was_reset_is_not_followed() -> None:
+def test_a_clock_that_was_reset_is_refused() -> None:
     closed, _ = future_database()
     before = contents(closed.files)
     with pytest.raises(InvalidArgument, match="put it right"):
@@ -163,7 +163,9 @@ def test_damage_is_repaired_first_and_then_the_times() -> None:
 
 
 @pytest.mark.slow
-def test_a_power_loss_at_any_call_of_the_repair_loses_nothing_and_the_next_one_ends_it() -> None:
+def test_a_power_loss_at_any_call_of_the_repair_loses_nothing_and_the_next_one_completes_it() -> (
+    None
+):
     closed, now = future_database()
     first = closed.files.calls
     assert performed(closed, now).report.warnings == []

@@ -52,7 +52,7 @@ def repaired(closed: Closed) -> tuple[Outcome, Database]:
 
 
 @pytest.mark.slow
-def test_a_repair_that_the_power_cut_short_has_lost_nothing_that_was_sound() -> None:
+def test_an_interrupted_repair_loses_nothing_that_was_sound() -> None:
     """The old file was renamed before the new one had its name, so a crash left none of both."""
 
     def damaged() -> tuple[Closed, list[list[Any]]]:
@@ -96,7 +96,7 @@ def test_a_repair_that_the_power_cut_short_has_lost_nothing_that_was_sound() -> 
         assert [row for row in found if row[0] != 7] == [row for row in rows if row[0] != 7]
 
 
-def test_the_oldest_file_of_the_commit_log_is_missed_and_made_again() -> None:
+def test_a_missing_oldest_file_of_the_commit_log_is_found_and_rebuilt() -> None:
     """A log without it looked like one that was trimmed, and commits were gone unnoticed."""
     database = some_database()
     before = database.engine.read_commits(0, 100)
@@ -151,7 +151,7 @@ def test_a_database_in_use_is_not_repaired() -> None:
         )
 
 
-def test_a_whole_database_needs_no_repair() -> None:
+def test_a_sound_database_needs_no_repair() -> None:
     closed = Closed(some_database())
     assert plan(closed.files, "data", open_store=lambda _: closed.store).actions == []
     outcome = perform(
@@ -228,7 +228,7 @@ def test_a_missing_file_of_events_is_replaced_event_by_event() -> None:
     assert any("content of" in line for line in outcome.done)
 
 
-def test_damaged_commit_records_are_put_together_again() -> None:
+def test_damaged_commit_records_are_rebuilt() -> None:
     database = some_database()
     before = database.engine.read_commits(0, 1000)
     closed = Closed(database)
@@ -245,7 +245,7 @@ def test_damaged_commit_records_are_put_together_again() -> None:
             assert new[2] == old[2]
 
 
-def test_a_commit_log_that_is_gone_is_put_together_again() -> None:
+def test_a_missing_commit_log_is_rebuilt() -> None:
     database = some_database()
     before = database.engine.read_commits(0, 1000)
     closed = Closed(database)
@@ -305,7 +305,7 @@ def damage_offsets(closed: Closed) -> None:
         damage_meta,
     ],
 )
-def test_what_the_logs_tell_is_made_again(damage: Callable[[Closed], None]) -> None:
+def test_everything_derived_from_the_logs_is_rebuilt(damage: Callable[[Closed], None]) -> None:
     database = some_database()
     events = all_events(database)
     newest = database.engine.reader(None).scan(b"", None, 1000, reverse=False).items
@@ -320,7 +320,7 @@ def test_what_the_logs_tell_is_made_again(damage: Callable[[Closed], None]) -> N
     assert database.engine.read_commits(0, 1000)[: len(commits)] == commits
 
 
-def test_everything_at_once_is_repaired() -> None:
+def test_damage_everywhere_is_repaired() -> None:
     closed = Closed(some_database(in_log=30))
     damage_index(closed)
     damage_transactions(closed)

@@ -157,7 +157,7 @@ def test_a_page_looks_up_each_stream_with_a_rule_once(
     assert decoded[0] == 6, "those of the stream with the rule"
 
 
-def test_where_nearly_all_is_hidden_a_small_page_is_filled_from_large_ones(
+def test_a_small_page_is_filled_from_large_batches_if_most_events_are_hidden(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Else a condition or a reader of single events asks once for each hidden event.
@@ -184,7 +184,7 @@ def test_where_nearly_all_is_hidden_a_small_page_is_filled_from_large_ones(
     assert (page.events, page.more) == ([], False)
 
 
-def test_a_page_that_meets_only_hidden_events_ends_where_enough_was_looked_at() -> None:
+def test_a_page_of_hidden_events_ends_after_enough_was_examined() -> None:
     database = Database(
         settings=Database().settings.__class__(disk_reserve_size=0, examined_events_max=1000)
     )
@@ -199,7 +199,7 @@ def test_a_page_that_meets_only_hidden_events_ends_where_enough_was_looked_at() 
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_pages_of_all_events_have_what_the_rules_leave(seed: int) -> None:
+def test_pages_of_all_events_have_exactly_the_visible_events(seed: int) -> None:
     source = random.Random(seed)
     print("seed", seed)
     database = Database(seed=seed)

@@ -62,7 +62,7 @@ def sound(database: Database) -> None:
     assert [str(finding) for finding in report.findings] == []
 
 
-def test_what_nobody_can_read_any_more_gives_its_room_back() -> None:
+def test_the_space_of_unreadable_events_is_freed() -> None:
     database = Database(SMALL)
     written(database)
     database.execute(["truncate", "a-1", 11])
@@ -110,7 +110,7 @@ def test_an_open_transaction_keeps_what_it_can_read() -> None:
     sound(database)
 
 
-def test_events_that_grew_old_go_without_any_commit() -> None:
+def test_old_events_are_removed_without_any_commit() -> None:
     database = Database(SMALL)
     written(database)
     database.execute(["set_retention", "a-1", None, 60_000_000])
@@ -121,7 +121,7 @@ def test_events_that_grew_old_go_without_any_commit() -> None:
     sound(database)
 
 
-def test_what_has_grown_old_since_an_open_view_stays_until_it_ends() -> None:
+def test_events_that_grow_old_after_a_view_began_stay_until_it_ends() -> None:
     # A rewrite measured age by the commit after the oldest view, or by the log's newest time, and
     # took events from a transaction that had read them before.
     database = Database(SMALL)
@@ -143,7 +143,7 @@ def test_what_has_grown_old_since_an_open_view_stays_until_it_ends() -> None:
     sound(database)
 
 
-def test_a_long_run_of_removed_events_is_passed_over_page_by_page() -> None:
+def test_a_long_run_of_removed_events_is_skipped_page_by_page() -> None:
     database = Database(replace(SMALL, examined_events_max=5))
     written(database)
     database.execute(*(["delete_stream", f"b-{number}"] for number in range(12)))
@@ -159,7 +159,7 @@ def test_a_long_run_of_removed_events_is_passed_over_page_by_page() -> None:
     assert position == 36
 
 
-def test_what_is_erased_is_nowhere_on_the_disk() -> None:
+def test_erased_data_is_nowhere_on_disk() -> None:
     database = Database(SMALL)
     written(database)
     database.execute(["save_snapshot", "a-1", "", 0, 12, STATE])
@@ -179,7 +179,7 @@ def test_what_is_erased_is_nowhere_on_the_disk() -> None:
     assert not database.engine.rewriting.erasing
 
 
-def test_a_snapshot_goes_with_an_event_that_is_erased_after_it_was_removed() -> None:
+def test_erasing_a_removed_event_removes_its_snapshots() -> None:
     # The event was hidden, and its bytes were gone already, so to erase it did nothing: whoever
     # was named in it stayed in the snapshot, but only if the rewrite had been faster.
     database = Database(SMALL)
@@ -197,7 +197,7 @@ def test_a_snapshot_goes_with_an_event_that_is_erased_after_it_was_removed() -> 
     assert database.engine.read_snapshots(None, 10) == ([], None)
 
 
-def test_an_event_that_was_hidden_and_erased_is_gone() -> None:
+def test_an_event_that_was_hidden_and_erased_is_removed() -> None:
     database = Database(SMALL)
     written(database)
     database.execute(["erase", "a-1", [2, 5]])
@@ -210,7 +210,7 @@ def test_an_event_that_was_hidden_and_erased_is_gone() -> None:
 
 
 @pytest.mark.slow
-def test_a_crash_at_any_call_loses_nothing_and_brings_nothing_back() -> None:
+def test_a_crash_at_any_call_loses_nothing_and_restores_nothing_erased() -> None:
     def begun(files: MemoryFileSystem, store: MemoryStore) -> Database:
         database = Database(SMALL, files=files, store=store)
         written(database)
@@ -253,7 +253,7 @@ def test_a_crash_at_any_call_loses_nothing_and_brings_nothing_back() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.slow
-def test_reads_are_those_of_a_model_whatever_is_hidden_erased_and_rewritten(seed: int) -> None:
+def test_reads_agree_with_a_model_whatever_is_hidden_erased_and_rewritten(seed: int) -> None:
     print(f"seed {seed}")
     source = random.Random(seed)
     database = Database(SMALL, seed=seed)
@@ -297,7 +297,7 @@ def test_reads_are_those_of_a_model_whatever_is_hidden_erased_and_rewritten(seed
             assert contents(database.engine.reader(), name) == stored[first[name] - 1 :], step
 
 
-def test_an_index_that_is_made_again_counts_what_was_removed() -> None:
+def test_a_rebuilt_index_counts_removed_events() -> None:
     database = Database(SMALL)
     written(database)
     database.execute(["truncate", "a-1", 9], ["delete_stream", "b-3"], ["delete_stream", "b-11"])

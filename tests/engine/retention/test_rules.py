@@ -85,7 +85,7 @@ def database(request: pytest.FixtureRequest) -> Database:
     return database.crash() if request.param == "after a crash" else database
 
 
-def test_what_is_truncated_is_in_no_read_but_in_those_of_before(database: Database) -> None:
+def test_truncated_events_appear_only_in_reads_of_earlier_commits(database: Database) -> None:
     before = database.engine.published
     database.execute(["truncate", "a-1", 5])
     for _ in range(2):
@@ -98,7 +98,7 @@ def test_what_is_truncated_is_in_no_read_but_in_those_of_before(database: Databa
     assert now(database).read_stream("a-1", 0, 10, False).version == 9
 
 
-def test_a_truncation_does_not_go_back_and_not_beyond_the_end(database: Database) -> None:
+def test_a_truncation_cannot_be_undone_or_exceed_the_end(database: Database) -> None:
     database.execute(["truncate", "a-1", 6])
     database.execute(["truncate", "a-1", 2])
     assert stream_versions(now(database)) == [6, 7, 8, 9]
@@ -148,7 +148,7 @@ def test_events_are_kept_for_a_time() -> None:
     assert stream_versions(now(database), "b-1") == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_deleted_stream_is_no_stream_until_it_is_appended_to_again(database: Database) -> None:
+def test_a_deleted_stream_does_not_exist_until_the_next_append(database: Database) -> None:
     database.execute(["save_snapshot", "a-1", "", 0, 9, b"state"])
     database.execute(["delete_stream", "a-1"])
     for _ in range(2):
@@ -171,14 +171,14 @@ def test_a_deleted_stream_is_no_stream_until_it_is_appended_to_again(database: D
         database.execute(append("a-1", 1, NO_STREAM))
 
 
-def test_a_deletion_holds_for_what_its_transaction_did_before_it(database: Database) -> None:
+def test_a_deletion_applies_to_earlier_appends_of_its_transaction(database: Database) -> None:
     database.execute(append("a-1"), ["delete_stream", "a-1"], append("a-1", 1, NO_STREAM))
     assert stream_versions(now(database)) == [11]
     database.execute(append("c", 3), ["truncate", "c", 3])
     assert stream_versions(now(database), "c") == [3]
 
 
-def test_the_id_of_an_event_that_is_gone_is_free_again() -> None:
+def test_the_id_of_a_truncated_event_can_be_used_again() -> None:
     database = Database()
     database.execute(given("a-1", 1, 2, 3))
     database.execute(["truncate", "a-1", 3])
@@ -193,7 +193,7 @@ def test_the_id_of_an_event_that_is_gone_is_free_again() -> None:
     assert stream_versions(now(database)) == [5, 6, 7]
 
 
-def test_who_read_what_is_then_hidden_conflicts(database: Database) -> None:
+def test_a_transaction_that_read_events_conflicts_with_hiding_them(database: Database) -> None:
     def reads(transaction: Reader) -> list[Any]:
         return [
             lambda: transaction.read_stream("a-1", 0, 3, False),
@@ -219,7 +219,9 @@ def test_who_read_what_is_then_hidden_conflicts(database: Database) -> None:
 
 
 @pytest.mark.parametrize("wanted", [{}, {"category": "a"}, {"prefix": "a-"}, {"stream": "a-1"}])
-def test_who_found_what_an_append_then_pushes_out_conflicts(wanted: dict[str, Any]) -> None:
+def test_a_transaction_that_read_events_conflicts_with_an_append_that_pushes_them_out(
+    wanted: dict[str, Any],
+) -> None:
     # What was appended did not fit the query, and no rule was changed. But the stream keeps its
     # newest events, so one that the query had found was gone: it was not serializable.
     for stream, kept, conflicts in (("a-1", 3, True), ("a-1", 4, False), ("b-1", 3, False)):
@@ -251,7 +253,7 @@ def test_a_transaction_sees_what_it_hides(database: Database) -> None:
     assert stream_versions(now(database)) == [11]
 
 
-def test_a_snapshot_counts_as_long_as_the_events_after_it_are_there(database: Database) -> None:
+def test_a_snapshot_is_usable_while_the_events_after_it_exist(database: Database) -> None:
     database.execute(["save_snapshot", "a-1", "", 0, 4, b"four"])
     database.execute(["truncate", "a-1", 5])
     loaded = now(database).load("a-1", "", 0)
@@ -267,7 +269,7 @@ def test_a_snapshot_counts_as_long_as_the_events_after_it_are_there(database: Da
     assert database.engine.read_snapshots(None, 10) == ([], None)
 
 
-def test_a_truncated_stream_is_told_from_one_that_was_deleted_and_begins_anew(
+def test_a_truncated_stream_differs_from_one_that_was_deleted_and_begun_again(
     database: Database,
 ) -> None:
     # Both have events from some version on, and nothing before: whoever makes a state of them
@@ -314,7 +316,7 @@ def contents(reader: Reader, stream: str = "a-1") -> list[bytes | None]:
 D = b"data"
 
 
-def test_what_is_erased_is_nil_at_every_commit(database: Database) -> None:
+def test_erased_data_is_nil_at_every_commit(database: Database) -> None:
     database.execute(["erase", "a-1", [2, 7]], ["erase_positions", [1]])
     expected = [D, None, D, D, D, D, None, D, D]
     for _ in range(2):
@@ -330,7 +332,7 @@ def test_what_is_erased_is_nil_at_every_commit(database: Database) -> None:
     assert event.type == "T"
 
 
-def test_an_erasure_is_seen_once_it_is_durable_and_not_before(database: Database) -> None:
+def test_an_erasure_is_visible_once_it_is_durable_and_not_before(database: Database) -> None:
     ticket, _ = database.engine.execute(
         database.new_id(), user=0, conditions=[], reads=None, writes=[["erase", "a-1", [1]]]
     )
@@ -339,7 +341,7 @@ def test_an_erasure_is_seen_once_it_is_durable_and_not_before(database: Database
     assert contents(now(database))[0] is None
 
 
-def test_erasing_twice_is_done_and_erasing_what_is_not_there_is_an_error(
+def test_erasing_twice_succeeds_and_erasing_a_missing_event_is_an_error(
     database: Database,
 ) -> None:
     database.execute(["erase", "a-1", [2, 2]])
@@ -348,7 +350,7 @@ def test_erasing_twice_is_done_and_erasing_what_is_not_there_is_an_error(
         (["erase", "a-1", [1, 10]], "no version 10; it is at version 9"),
         (["erase", "none", [1]], "no version 1; it is at version 0"),
         (["erase_positions", [13]], "no event at position 13; the newest is at 12"),
-        (["erase_ids", "a-1", [bytes(16)]], "no event that was given the id 0000"),
+        (["erase_ids", "a-1", [bytes(16)]], "no event with the given id 0000"),
     ):
         with pytest.raises(NoSuchEvent, match=message):
             database.execute(wrong)
@@ -357,7 +359,7 @@ def test_erasing_twice_is_done_and_erasing_what_is_not_there_is_an_error(
         database.execute(["erase", "a-1", [1] * 10_000], ["erase", "a-1", [1]])
 
 
-def test_events_are_erased_by_the_ids_that_they_were_given() -> None:
+def test_events_are_erased_by_given_ids() -> None:
     database = Database()
     database.execute(given("a-1", 1, 2, 3))
     database.execute(["erase_ids", "a-1", [bytes([2] * 16)]])
@@ -374,7 +376,7 @@ def test_a_hidden_event_can_be_erased(database: Database) -> None:
     assert contents(database.engine.reader(before))[0] is None
 
 
-def test_snapshots_that_hold_what_was_erased_are_gone_from_the_past_too(
+def test_snapshots_with_erased_data_are_hidden_in_the_past_too(
     database: Database,
 ) -> None:
     database.execute(["save_snapshot", "a-1", "", 0, 3, b"three"])
@@ -396,7 +398,7 @@ def test_snapshots_that_hold_what_was_erased_are_gone_from_the_past_too(
     assert now(database).load("a-1", "", 0).snapshot == (9, b"anew")
 
 
-def test_own_appends_do_not_bring_back_a_snapshot_that_holds_what_was_erased() -> None:
+def test_own_appends_do_not_restore_a_snapshot_with_erased_data() -> None:
     # The versions that may be read end below the erased event. A transaction added its own events
     # to that end, and so came to a snapshot above it.
     database = Database()
@@ -409,7 +411,7 @@ def test_own_appends_do_not_bring_back_a_snapshot_that_holds_what_was_erased() -
     assert opened.load("a-1", "", 0).snapshot == (2, b"two")
 
 
-def test_no_snapshot_brings_back_what_was_erased_since_its_transaction_read() -> None:
+def test_a_snapshot_cannot_restore_data_that_was_erased_after_its_transaction_read_it() -> None:
     # At the isolation "snapshot" reads are not checked. What had been read before was erased, and
     # then saved as a state, where no erasure would find it again.
     database = Database()
@@ -427,7 +429,7 @@ def test_no_snapshot_brings_back_what_was_erased_since_its_transaction_read() ->
     assert now(database).load("a-1", "", 0).snapshot == (2, b"with what was erased")
 
 
-def test_who_read_what_is_then_erased_conflicts(database: Database) -> None:
+def test_a_transaction_that_read_events_conflicts_with_erasing_them(database: Database) -> None:
     opened = database.begin()
     opened.read_stream("a-1", 0, 10, False)
     database.execute(["erase", "a-1", [1]])
@@ -435,7 +437,7 @@ def test_who_read_what_is_then_erased_conflicts(database: Database) -> None:
         database.commit(opened, ["save_snapshot", "a-1", "", 0, 9, b"with what was erased"])
 
 
-def test_without_retention_nothing_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_retention_there_are_no_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
     database = Database()
     database.execute(append("a-1", 3))
 

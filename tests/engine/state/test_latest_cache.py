@@ -16,7 +16,7 @@ def put(cache: LatestCache, key: bytes, entry: bytes) -> None:
     cache.put(key, entry, cache.found.get(key))
 
 
-def test_what_was_put_last_is_found_or_nothing() -> None:
+def test_a_look_up_finds_the_last_put_or_nothing() -> None:
     source = random.Random(1)
     cache = LatestCache(20_000)
     truth: dict[bytes, bytes] = {}
@@ -38,7 +38,7 @@ def test_what_was_put_last_is_found_or_nothing() -> None:
     assert cache.found.items() <= truth.items()
 
 
-def test_one_that_is_full_begins_anew_with_the_next_checkpoint() -> None:
+def test_a_full_cache_is_cleared_at_the_next_checkpoint() -> None:
     cache = LatestCache(1000)
     for number in range(10):
         put(cache, b"%d" % number, bytes(100))
@@ -55,14 +55,14 @@ def test_one_that_is_full_begins_anew_with_the_next_checkpoint() -> None:
     assert list(cache.found) == [b"9"]
 
 
-def test_a_large_entry_takes_the_place_of_none() -> None:
+def test_a_large_entry_evicts_no_other() -> None:
     cache = LatestCache()
     put(cache, b"k", bytes(100))
     put(cache, b"k", bytes(5000))
     assert not cache.found
 
 
-def test_a_full_cache_begins_anew_with_what_is_read() -> None:
+def test_a_full_cache_is_cleared_at_the_next_read() -> None:
     cache = LatestCache(1000)
     for number in range(4):
         cache.add(b"%d" % number, bytes(100))
@@ -122,7 +122,7 @@ def test_a_checkpoint_does_not_look_up_what_was_read_before_it_began(asked: list
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_reads_during_a_checkpoint_leave_nothing_old_behind(seed: int) -> None:
+def test_reads_during_a_checkpoint_leave_no_old_entries(seed: int) -> None:
     # A reader's look-up may come before the checkpoint's batch, and what it keeps after it.
     source = random.Random(seed)
     print("seed", seed)

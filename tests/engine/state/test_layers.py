@@ -70,14 +70,14 @@ def both(request: pytest.FixtureRequest) -> tuple[State, Truth]:
     return built(request.param)
 
 
-def test_a_key_has_at_every_commit_the_value_that_it_had(both: tuple[State, Truth]) -> None:
+def test_a_key_has_its_value_of_every_commit(both: tuple[State, Truth]) -> None:
     state, truth = both
     for view in range(COMMITS + 1):
         for key in KEYS:
             assert state.get(key, view) == truth.value(key, view)
 
 
-def test_a_scan_gives_at_every_commit_the_keys_that_there_were(both: tuple[State, Truth]) -> None:
+def test_a_scan_gives_the_keys_of_every_commit(both: tuple[State, Truth]) -> None:
     state, truth = both
     for view in range(COMMITS + 1):
         for start, end in ((KEYS[0], b"\xff"), (KEYS[2], KEYS[5]), (KEYS[3] + b"\0", KEYS[7])):
@@ -90,7 +90,7 @@ def test_a_scan_gives_at_every_commit_the_keys_that_there_were(both: tuple[State
             assert list(state.scan(start, end, view, reverse=True)) == wanted[::-1]
 
 
-def test_the_newest_commit_of_a_key_is_told_if_it_is_after_another(
+def test_the_newest_commit_of_a_key_is_given_if_it_is_after_another(
     both: tuple[State, Truth],
 ) -> None:
     state, truth = both
@@ -172,7 +172,9 @@ def test_events_come_in_the_order_in_which_they_are_asked_for(both: tuple[State,
     assert state.events_from(5, 4, 10, 10) == []
 
 
-def test_a_commit_tells_its_last_position_and_a_time_its_commit(both: tuple[State, Truth]) -> None:
+def test_a_commit_has_its_last_position_and_a_time_has_its_commit(
+    both: tuple[State, Truth],
+) -> None:
     state, truth = both
     for commit in range(COMMITS + 1):
         assert state.position_at(commit) == truth.last_positions[commit]

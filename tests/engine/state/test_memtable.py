@@ -49,7 +49,7 @@ def sizes_of(memtable: MemTable) -> dict[str, int]:
     }
 
 
-def test_taking_it_apart_leaves_nothing() -> None:
+def test_freeing_a_memtable_leaves_nothing() -> None:
     written = Written(random.Random(1))
     for number in range(300):
         written.commit(
@@ -69,7 +69,7 @@ def test_taking_it_apart_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize("keys", [1, 7, COMMITS // 2, COMMITS])
-def test_it_is_taken_apart_in_small_pieces(keys: int) -> None:
+def test_a_memtable_is_freed_in_small_pieces(keys: int) -> None:
     # Many keys, or one that has all the versions: at once, either takes 10 to 20 ms.
     memtable = memtable_of(keys)
     Value.freed = 0
@@ -89,7 +89,7 @@ def test_it_is_taken_apart_in_small_pieces(keys: int) -> None:
         assert sum(earlier.values()) - sum(later.values()) <= PIECE_ENTRIES
 
 
-def test_what_readers_have_taken_out_of_it_stays() -> None:
+def test_objects_that_readers_hold_stay() -> None:
     memtable = memtable_of(COMMITS)
     value, keys = memtable.chains[b"7"][1], memtable.first_keys(b"", b"\xff", 100)
     assert value is not None

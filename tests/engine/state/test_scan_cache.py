@@ -53,7 +53,7 @@ def test_a_range_is_found_by_every_key_of_it() -> None:
     assert cache.next_start(b"h", b"z") == b"z"
 
 
-def test_ranges_that_were_not_used_for_the_longest_make_room() -> None:
+def test_the_least_recently_used_ranges_are_evicted() -> None:
     cache = ScanCache(size_max=3 * cached(b"a", b"b").size)
     for letter in (b"a", b"b", b"c"):
         cache.add(cached(letter, letter + b"\xff"))
@@ -72,7 +72,7 @@ def test_a_range_that_is_too_large_is_not_kept() -> None:
     assert (len(cache), cache.size) == (0, 0)
 
 
-def test_forgotten_ranges_are_not_found_and_go_when_they_are_met() -> None:
+def test_stale_ranges_are_not_found_and_are_freed_on_look_up() -> None:
     cache = ScanCache()
     for letter in (b"a", b"c", b"e"):
         cache.add(cached(letter, letter + b"\xff"))
@@ -86,7 +86,7 @@ def test_forgotten_ranges_are_not_found_and_go_when_they_are_met() -> None:
     assert cache.size == cached(b"a", b"b").size + cached(b"b", b"e").size
 
 
-def test_ranges_that_touch_become_one_that_knows_the_keys_of_all() -> None:
+def test_adjacent_ranges_are_joined_with_all_keys() -> None:
     cache = ScanCache()
     cache.add(filled(0, 10, newest=3))
     cache.add(filled(20, 30, newest=7))
@@ -106,7 +106,7 @@ def test_ranges_that_touch_become_one_that_knows_the_keys_of_all() -> None:
     assert joined.size == whole.size
 
 
-def test_ranges_are_joined_only_while_they_are_small_and_right() -> None:
+def test_ranges_are_joined_only_while_they_are_small_and_valid() -> None:
     cache = ScanCache()
     half = scan_cache.JOINED_SIZE_MAX // 2
     cache.add(cached(b"a", b"b", half))
@@ -134,7 +134,7 @@ def test_the_size_of_a_page_is_what_it_takes_in_memory() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_ranges_of_any_size_make_a_scan_that_equals_the_truth(
+def test_scans_are_correct_with_ranges_of_any_size(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Layers are cut at different keys, pages are pieces, and checkpoints run in between."""
@@ -156,7 +156,7 @@ def test_ranges_of_any_size_make_a_scan_that_equals_the_truth(
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_whether_more_follows_many_deleted_keys_is_found_out_in_few_reads(
+def test_few_reads_find_whether_keys_follow_many_deleted_ones(
     reverse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = Written(random.Random(1))

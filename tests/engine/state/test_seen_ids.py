@@ -42,7 +42,7 @@ def commit(database: Database, ahead_us: int = 0) -> bytes:
 
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("ahead_us", [30 * SECOND_US, 2 * 3600 * SECOND_US, 10 * YEAR_US])
-def test_an_early_id_costs_nobody_else_a_look_up(
+def test_an_early_id_costs_other_clients_no_look_up(
     ahead_us: int, restarted: bool, asked: list[bytes]
 ) -> None:
     database = Database()
@@ -93,7 +93,7 @@ def test_an_early_id_is_ordinary_once_its_time_has_come(asked: list[bytes]) -> N
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_no_id_is_missed_wherever_it_was_noted(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_id_is_missed_wherever_it_was_added(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     source = random.Random(seed)
     print("seed", seed)
     monkeypatch.setattr(seen_ids, "EARLY_MAX", 5)
@@ -121,7 +121,7 @@ def test_no_id_is_missed_wherever_it_was_noted(seed: int, monkeypatch: pytest.Mo
         assert len(database.engine._state.files.seen_ids.early) <= 5
 
 
-def test_of_too_many_early_ids_the_greatest_are_given_up() -> None:
+def test_the_greatest_of_too_many_early_ids_are_dropped() -> None:
     source = random.Random(1)
     seen = SeenIds()
     ids = [
@@ -137,7 +137,7 @@ def test_of_too_many_early_ids_the_greatest_are_given_up() -> None:
     assert seen.may_have(new_transaction_id(START_US + 2 * EARLY_MAX * SECOND_US, source))
 
 
-def test_once_the_time_has_passed_what_was_given_up_the_store_is_read_again(
+def test_the_store_is_read_again_once_time_has_passed_the_dropped_ids(
     asked: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seen_ids, "EARLY_MAX", 5)
@@ -156,7 +156,7 @@ def test_once_the_time_has_passed_what_was_given_up_the_store_is_read_again(
     assert asked == []
 
 
-def test_what_a_store_has_is_read_as_it_was_noted() -> None:
+def test_ids_read_from_a_store_are_those_that_were_added() -> None:
     database = Database()
     for ahead in (0, 0, 5, 60, 3600):
         commit(database, ahead * SECOND_US)

@@ -25,7 +25,7 @@ def key(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_any_ranges_asked_in_any_order_find_what_a_list_of_all_writes_has(seed: int) -> None:
+def test_ranges_in_any_order_agree_with_a_list_of_all_writes(seed: int) -> None:
     source = random.Random(seed)
     print("seed", seed)
     database = Database(seed=seed)
@@ -113,7 +113,7 @@ def test_a_few_small_ranges_do_not_read_many_changes() -> None:
 
 
 @pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
-def test_a_commit_that_would_look_at_too_many_keys_is_refused_and_changes_nothing(
+def test_a_commit_that_would_examine_too_many_keys_is_refused_and_changes_nothing(
     isolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 1_000)

@@ -16,7 +16,7 @@ def append(stream: str, count: int = 1) -> list[object]:
 
 @pytest.mark.parametrize("layer", ["active", "files"])
 @pytest.mark.parametrize("streams", [1, 3, 40, 400])
-def test_the_answer_is_the_first_one_whatever_came_since(streams: int, layer: str) -> None:
+def test_the_answer_is_the_first_one_whatever_happened_since(streams: int, layer: str) -> None:
     source = random.Random(streams)
     database = Database()
     database.execute(*[append(f"s{n}", 2) for n in range(0, streams, 2)])
@@ -29,7 +29,7 @@ def test_the_answer_is_the_first_one_whatever_came_since(streams: int, layer: st
     assert database.execute(*writes, transaction=transaction) == answer
 
 
-def test_an_event_of_each_stream_is_read_and_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_event_of_each_stream_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     database = Database()
     answer = database.execute(*[append(f"s{n % 5}") for n in range(2000)])
     read = 0

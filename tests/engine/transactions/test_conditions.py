@@ -65,7 +65,7 @@ def test_a_stream_is_at_a_version_or_exists_or_does_not() -> None:
     assert holds(database, ["stream", "b", NO_STREAM])
 
 
-def test_a_range_is_unchanged_since_a_commit_or_tells_who_changed_it() -> None:
+def test_a_range_is_unchanged_since_a_commit_or_names_who_changed_it() -> None:
     database = Database()
     database.execute(["put", b"b", b"1"])
     winner = database.new_id()
@@ -81,7 +81,7 @@ def test_a_range_is_unchanged_since_a_commit_or_tells_who_changed_it() -> None:
     assert (conflict["commit"], conflict["transaction"]) == (2, winner)
 
 
-def test_unchanged_since_a_commit_that_was_not_made_yet_is_refused() -> None:
+def test_unchanged_since_a_future_commit_is_refused() -> None:
     # It held, whatever happened: a client that mixed up its numbers would never have known.
     database = Database()
     database.execute(["put", b"k", b"v"])
@@ -101,7 +101,7 @@ def test_unchanged_since_a_commit_below_the_history_window_is_refused() -> None:
     assert raised.value.details == {"oldest": 2}
 
 
-def test_all_conditions_that_fail_are_told_with_the_expectations_of_the_writes() -> None:
+def test_all_failed_conditions_are_reported_with_the_failed_expectations() -> None:
     database = Database()
     database.execute(["put", b"k", b"v"], append("a"))
     with pytest.raises(ConditionFailed, match="4 of the conditions do not hold: key b'k'") as f:
@@ -122,7 +122,7 @@ def test_all_conditions_that_fail_are_told_with_the_expectations_of_the_writes()
     ]
 
 
-def test_a_condition_that_fails_is_the_news_even_if_the_writes_are_wrong_too() -> None:
+def test_a_failed_condition_is_reported_even_if_the_writes_are_invalid() -> None:
     # "Only if it is absent, else add" met a text: the add's error hid that of the condition.
     database = Database()
     database.execute(["put", b"k", b"text"])
@@ -130,7 +130,7 @@ def test_a_condition_that_fails_is_the_news_even_if_the_writes_are_wrong_too() -
         database.execute(["add", b"k", 1], conditions=[["value", b"k", None]])
 
 
-def test_conditions_see_what_is_numbered_and_not_durable() -> None:
+def test_conditions_see_commits_that_are_sequenced_and_not_durable() -> None:
     database = Database()
     database.engine.execute(
         database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"k", b"v"]]

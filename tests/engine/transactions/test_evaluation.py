@@ -56,7 +56,7 @@ def identity(place: int) -> bytes:
         (2, 3, False),
     ],
 )
-def test_an_append_is_done_if_and_only_if_its_expectation_holds(
+def test_an_append_succeeds_exactly_if_its_expectation_holds(
     version: int, expect: int, holds: bool
 ) -> None:
     database = Database()
@@ -74,7 +74,7 @@ def test_an_append_is_done_if_and_only_if_its_expectation_holds(
     assert len(events(database, "a")) == version + holds
 
 
-def test_all_failed_expectations_are_told_at_once_with_who_made_them_fail() -> None:
+def test_all_failed_expectations_are_reported_with_the_transactions_that_won() -> None:
     database = Database()
     winner = database.new_id()
     database.execute(append("a", ANY, "One"), append("b", ANY, "One"), transaction=winner)
@@ -153,7 +153,7 @@ def test_a_stream_that_exists_can_never_be_a_lost_race() -> None:
     assert not failure.value.retryable
 
 
-def test_a_conflict_and_the_expectations_that_fail_are_told_together() -> None:
+def test_a_conflict_is_reported_with_the_failed_expectations() -> None:
     database = Database()
     running = database.begin()
     running.get(b"k")
@@ -170,7 +170,7 @@ def test_a_conflict_and_the_expectations_that_fail_are_told_together() -> None:
 # Events and their ids.
 
 
-def test_an_event_has_all_that_was_given_and_all_that_the_commit_adds() -> None:
+def test_an_event_has_its_given_members_and_those_that_the_commit_adds() -> None:
     database = Database()
     database.execute(["put", b"k", b"v"])
     database.now += 5
@@ -216,7 +216,7 @@ def moved_to(database: Database, layer: str) -> Database:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_events_that_are_all_there_in_a_row_count_as_done(layer: str) -> None:
+def test_events_that_all_exist_in_sequence_count_as_done(layer: str) -> None:
     database = Database()
     first = [event("One", identity(1), b"1"), event("Two", identity(2), b"2")]
     database.execute(append("a", ANY, "Before"))
@@ -240,20 +240,20 @@ def test_events_that_are_all_there_in_a_row_count_as_done(layer: str) -> None:
 @pytest.mark.parametrize(
     ("appended", "reason"),
     [
-        ([event("One", identity(1)), event("New", identity(9))], "event 1 .* is not there"),
-        ([event("New", identity(9)), event("One", identity(1))], "event 0 .* is not there"),
-        ([event("One", identity(1)), event("Three", identity(3))], "not in a row"),
-        ([event("Two", identity(2)), event("One", identity(1))], "not in a row"),
+        ([event("One", identity(1)), event("New", identity(9))], "event 1 .* is not stored"),
+        ([event("New", identity(9)), event("One", identity(1))], "event 0 .* is not stored"),
+        ([event("One", identity(1)), event("Three", identity(3))], "not in sequence"),
+        ([event("Two", identity(2)), event("One", identity(1))], "not in sequence"),
         ([event("Other", identity(1))], "other content"),
         ([event("One", identity(1), b"other")], "other content"),
         ([[identity(1), "One", b"", b"other"]], "other content"),
         ([[identity(1), "One", b"", b"", ["x"]]], "other content"),
-        ([event("One", identity(1)), event("Two")], "event 1 .* is not there"),
+        ([event("One", identity(1)), event("Two")], "event 1 .* is not stored"),
         ([event("New", identity(9)), event("New", identity(9))], "twice in one transaction"),
         ([event("One", identity(1)), event("One", identity(1))], "twice in one transaction"),
     ],
 )
-def test_events_that_are_there_in_part_or_otherwise_are_refused(
+def test_events_that_exist_in_part_or_with_other_content_are_refused(
     layer: str, appended: list[Any], reason: str
 ) -> None:
     database = Database()
@@ -298,7 +298,7 @@ def test_an_event_too_large_for_a_frame_is_refused() -> None:
         database.execute(["append", "a", 0, [[None, "T", half, half]]])
 
 
-def test_an_id_twice_over_two_appends_of_a_transaction_is_refused() -> None:
+def test_an_id_in_two_appends_of_a_transaction_is_refused() -> None:
     database = Database()
     write = ["append", "a", ANY, [event("One", identity(1))]]
     with pytest.raises(DuplicateEvent, match="twice"):
@@ -334,7 +334,7 @@ def test_an_event_id_is_found_before_its_commit_is_durable() -> None:
 # Keys.
 
 
-def test_atomics_and_range_deletes_meet_what_is_numbered_when_they_are() -> None:
+def test_atomics_and_range_deletes_see_everything_sequenced_before_them() -> None:
     database = Database()
     database.execute(["put", b"n", msgpack.packb(1)], ["put", b"c", b"old"])
     one, two = database.begin(), database.begin()
@@ -448,7 +448,7 @@ def save(version: int, *, schema: int = 0, name: str = "") -> list[Any]:
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3])
-def test_so_many_snapshots_of_a_code_are_kept_and_the_past_keeps_its_own(kept: int) -> None:
+def test_a_bounded_number_of_snapshots_is_kept_and_the_past_keeps_its_own(kept: int) -> None:
     database = Database(replace(SETTINGS, snapshots_kept=kept))
     database.execute(append("a", 0, *["T"] * 6))
     database.execute(save(1, schema=9), save(1, name="other"))

@@ -48,7 +48,7 @@ def fill(database: Database, source: random.Random, commits: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_first_later_event_is_the_first_of_a_walk_over_all(seed: int) -> None:
+def test_the_first_later_event_agrees_with_a_scan_of_all_events(seed: int) -> None:
     source = random.Random(seed)
     print("seed", seed)
     database = Database(seed=seed)
@@ -71,7 +71,7 @@ def test_the_first_later_event_is_the_first_of_a_walk_over_all(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_stream_has_lost_what_fits_if_a_view_had_it_and_the_newest_state_has_not(
+def test_a_stream_has_lost_a_match_if_a_view_had_it_and_the_newest_state_does_not(
     seed: int,
 ) -> None:
     source = random.Random(seed)
@@ -105,7 +105,7 @@ def used(spent: ValidationBudget) -> int:
     return validation_budget.LOOKED_AT_MAX - spent.left
 
 
-def test_all_queries_without_an_index_look_at_later_events_once_together() -> None:
+def test_all_queries_without_an_index_scan_later_events_once() -> None:
     database = Database()
     for number in range(40):
         database.execute(["append", f"s{number % 7}", -1, [[None, "One", b"", b""]] * 10])
@@ -116,7 +116,7 @@ def test_all_queries_without_an_index_look_at_later_events_once_together() -> No
     assert used(spent) == 400
 
 
-def test_an_index_that_has_nothing_costs_nothing_however_many_events_there_are() -> None:
+def test_an_index_without_matches_costs_nothing_however_many_events_there_are() -> None:
     database = Database()
     for _ in range(40):
         database.execute(["append", "s-1", -1, [[None, "One", b"", b""]] * 10])
@@ -131,7 +131,7 @@ def test_an_index_that_has_nothing_costs_nothing_however_many_events_there_are()
 
 
 @pytest.mark.parametrize("ruled", [False, True])
-def test_a_commit_that_would_look_at_too_much_is_refused_and_changes_nothing(
+def test_a_commit_that_would_examine_too_much_is_refused_and_changes_nothing(
     ruled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It held up everybody for as long as it took to look at all events since it began.
@@ -156,7 +156,7 @@ def test_a_commit_that_would_look_at_too_much_is_refused_and_changes_nothing(
     assert database.engine.reader().get(b"k") == b"first"
 
 
-def test_a_conflict_that_was_found_first_is_told_although_there_is_too_much_to_look_at(
+def test_a_conflict_found_before_the_budget_is_used_up_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A conflict can be tried again; this error would end the client's loop.
@@ -185,7 +185,7 @@ def test_a_query_for_everything_conflicts_with_the_first_event_however_many_foll
         database.commit(running, ["put", b"result", b""])
 
 
-def test_the_conditions_of_a_transaction_have_one_budget_together(
+def test_the_conditions_of_a_transaction_share_one_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 1_000)

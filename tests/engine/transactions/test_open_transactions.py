@@ -7,7 +7,7 @@ from headwater_server.engine.transactions.open_transactions import OpenTransacti
 from tests.engine.database import OWNER, Database
 
 
-def test_views_are_told_once_each_and_in_order() -> None:
+def test_views_are_distinct_and_in_order() -> None:
     database = Database()
     opened = OpenTransactions(count_max=9, size_max=9, idle_us_max=9, age_us_max=9)
     assert opened.views() == []
@@ -30,11 +30,11 @@ def test_an_id_is_open_once() -> None:
     opened = OpenTransactions(count_max=9, size_max=9, idle_us_max=9, age_us_max=9)
     transaction = database.begin()
     opened.add(transaction)
-    with pytest.raises(InvalidArgument, match="open already"):
+    with pytest.raises(InvalidArgument, match="already open"):
         opened.add(transaction)
 
 
-def test_to_ask_for_a_transaction_renews_its_lease_and_to_find_it_does_not() -> None:
+def test_owned_renews_the_lease_of_a_transaction_and_find_does_not() -> None:
     database = Database()
     opened = OpenTransactions(count_max=9, size_max=9**9, idle_us_max=9, age_us_max=9**9)
     transaction = database.begin()

@@ -76,7 +76,7 @@ def replay(state: State, encoded: list[bytes], *, path: str, index: int) -> None
     state.apply(plan_entry(state, encoded, path=path, index=index))
 
 
-def test_commits_that_are_in_the_files_are_passed_over_and_a_gap_is_told() -> None:
+def test_commits_in_the_files_are_skipped_and_a_gap_is_reported() -> None:
     database = Database()
     for number in range(5):
         database.execute(["put", b"k%d" % number, b"v"])
@@ -112,7 +112,7 @@ def test_a_key_is_written_by_several_commits_of_a_run() -> None:
     assert table.seen_ids.early == [b"\x01" * 16]
 
 
-def test_a_commit_that_skips_positions_is_a_defect_of_ours() -> None:
+def test_a_commit_that_skips_positions_fails_an_assertion() -> None:
     database = Database()
     with pytest.raises(AssertionError, match="and positions are dense"):
         replay(database.engine._state, [one_put(1, first_position=2)], path="wal", index=1)

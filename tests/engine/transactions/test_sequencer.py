@@ -64,7 +64,7 @@ def test_nobody_sees_a_commit_before_it_is_durable() -> None:
     assert engine.reader().read_stream("a", 0, 10, False).version == 1
 
 
-def test_what_is_numbered_while_a_group_is_written_goes_into_the_next() -> None:
+def test_commits_sequenced_while_a_group_is_written_go_into_the_next() -> None:
     database = Database()
     engine = database.engine
     first = sequenced(database, ["put", b"a", b"1"])
@@ -85,7 +85,7 @@ def test_what_is_numbered_while_a_group_is_written_goes_into_the_next() -> None:
     assert engine.durable_sequence == third.sequence
 
 
-def test_a_transaction_conflicts_with_one_that_is_numbered_and_not_durable() -> None:
+def test_a_transaction_conflicts_with_one_that_is_sequenced_and_not_durable() -> None:
     database = Database()
     reader, writer = database.begin(), database.begin()
     reader.get(b"k")
@@ -110,7 +110,7 @@ def test_a_transaction_conflicts_with_one_that_is_numbered_and_not_durable() -> 
         (append("a", "T"), ["append", "a", 0, [[None, "T", b"", b""]]], WrongVersion),
     ],
 )
-def test_an_error_that_was_decided_on_what_is_not_durable_waits_for_it(
+def test_an_error_waits_until_the_commits_it_depends_on_are_durable(
     before: list[Any], after: list[Any], error: type[Exception]
 ) -> None:
     # Told at once, a client could act on a value that a crash then took back.
@@ -125,7 +125,7 @@ def test_an_error_that_was_decided_on_what_is_not_durable_waits_for_it(
     assert third.sequence == first.sequence
 
 
-def test_a_read_only_answer_waits_for_what_it_has_read_and_for_no_more() -> None:
+def test_a_read_only_answer_waits_only_for_what_it_has_read() -> None:
     database = Database()
     assert sequenced(database).sequence == 0
     ticket = sequenced(database, ["put", b"k", b"v"])
@@ -181,7 +181,7 @@ def told(answer: tuple[Ticket, list[Any]]) -> object:
     return ticket.sequence, ticket.payload, ticket.error, results
 
 
-def test_an_execute_that_is_sent_again_answers_with_what_it_read_the_first_time() -> None:
+def test_a_repeated_execute_answers_with_its_first_reads() -> None:
     database = Database()
     database.execute(["put", b"n", b"\x05"])
 
@@ -210,7 +210,7 @@ def test_an_execute_that_is_sent_again_answers_with_what_it_read_the_first_time(
     assert database.engine.reader().get(b"n") == b"\x63"
 
 
-def test_an_execute_sent_again_says_that_it_was_committed_even_if_what_it_read_is_gone() -> None:
+def test_a_repeated_execute_says_that_it_was_committed_even_if_its_reads_are_gone() -> None:
     # Found by simulation (seed 33 of the first hundred): the answer was lost, the client sent it
     # again, got a bare HistoryGone, and took a commit that had happened for a refusal.
     database = Database(replace(SETTINGS, history_window_us=0))
@@ -265,7 +265,7 @@ def test_the_clock_may_be_set_back_but_times_of_commits_never_are() -> None:
     assert [database.engine.commit_at(START_US + late) for late in (-1, 0, 4, 5)] == [0, 4, 4, 5]
 
 
-def test_what_is_forgotten_of_a_commit_does_not_stop_others() -> None:
+def test_a_forgotten_commit_does_not_stop_others() -> None:
     # The ids of events are remembered for good, the record of the commit is not. An append that
     # was sent again after a week, and an expectation that failed on a stream that had been quiet
     # for as long, were answered with "history_gone".

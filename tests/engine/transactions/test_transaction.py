@@ -37,7 +37,7 @@ def types(stored: list[bytes]) -> list[str]:
 # What it sees of its own.
 
 
-def test_it_sees_its_own_writes_and_nobody_else_does() -> None:
+def test_a_transaction_sees_its_own_writes_and_nobody_else_does() -> None:
     database = Database()
     database.execute(["put", b"a", b"1"], ["put", b"b", b"2"], ["put", b"n", number(5)])
     running = database.begin()
@@ -55,7 +55,7 @@ def test_it_sees_its_own_writes_and_nobody_else_does() -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_scan_meets_its_own_range_delete_and_what_was_put_since(reverse: bool) -> None:
+def test_a_scan_sees_its_own_range_delete_and_later_puts(reverse: bool) -> None:
     database = Database()
     database.execute(*[["put", key, b"old"] for key in (b"a", b"b", b"c", b"d", b"e")])
     running = database.begin()
@@ -70,7 +70,7 @@ def test_a_scan_meets_its_own_range_delete_and_what_was_put_since(reverse: bool)
     assert running.get(b"d") is None
 
 
-def test_an_add_on_what_is_no_number_is_told_by_the_read_and_by_the_commit() -> None:
+def test_an_add_on_a_value_that_is_not_a_number_fails_at_the_read_and_the_commit() -> None:
     database = Database()
     database.execute(["put", b"k", b"text"])
     running = database.begin()
@@ -131,7 +131,7 @@ def test_its_own_events_have_versions_and_no_position_yet() -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_page_of_its_own_events_ends_where_every_page_does(reverse: bool) -> None:
+def test_a_page_of_own_events_has_the_same_bounds_as_any_page(reverse: bool) -> None:
     # A transaction may hold 32 MiB of events, and an answer is a frame of 16 MiB at most.
     database = Database()
     database.execute(["append", "a", -1, [event("Stored", bytes(PAGE_SIZE_MAX // 2))]])
@@ -201,7 +201,7 @@ def conflicts(database: Database, running: Transaction, *writes: list[Any]) -> b
     return False
 
 
-def test_a_key_that_was_read_is_a_read_absent_or_not() -> None:
+def test_reading_a_key_counts_even_if_it_is_absent() -> None:
     for key in (b"b", b"absent"):
         database = database_with_data()
         running = database.begin()
@@ -217,14 +217,14 @@ def test_a_key_that_was_read_conflicts_with_its_deletion_and_with_the_same_value
         assert conflicts(database, running, write)
 
 
-def test_a_key_beside_the_one_that_was_read_is_none() -> None:
+def test_a_neighbouring_key_does_not_count_as_read() -> None:
     database = database_with_data()
     running = database.begin()
     running.get(b"b")
     assert not conflicts(database, running, ["put", b"b\0", b"new"], ["put", b"a", b"new"])
 
 
-def test_what_it_knows_from_its_own_writes_it_did_not_read() -> None:
+def test_reads_of_own_writes_do_not_count() -> None:
     database = database_with_data()
     running = database.begin()
     running.write([["put", b"b", b"mine"], ["delete_range", b"c", b"e"]])
@@ -233,7 +233,7 @@ def test_what_it_knows_from_its_own_writes_it_did_not_read() -> None:
     assert not conflicts(database, running, ["put", b"b", b"new"], ["put", b"d", b"new"])
 
 
-def test_an_add_alone_reads_nothing_but_a_look_at_its_result_does() -> None:
+def test_an_add_reads_nothing_until_its_result_is_read() -> None:
     for look in (False, True):
         database = Database()
         database.execute(["put", b"n", number(5)])
@@ -285,7 +285,7 @@ def test_a_deletion_and_a_put_in_a_scanned_range_change_it() -> None:
         assert conflicts(database, running, write)
 
 
-def test_a_key_that_came_and_went_in_an_empty_range_is_a_change_of_it() -> None:
+def test_a_key_created_and_deleted_in_an_empty_range_changes_it() -> None:
     database = database_with_data()
     running = database.begin()
     assert running.scan(b"x", b"z", 9, False).items == []
@@ -302,7 +302,7 @@ def test_a_stream_that_was_read_conflicts_with_any_append_to_it(stream: str) -> 
     assert conflicts(database, running, append(stream, "Changed"))
 
 
-def test_a_stream_that_was_loaded_is_a_read_and_one_that_was_appended_to_is_none() -> None:
+def test_loading_a_stream_is_a_read_and_appending_is_not() -> None:
     database = database_with_data()
     running = database.begin()
     running.write([append("account-a", "Changed")])
@@ -312,7 +312,7 @@ def test_a_stream_that_was_loaded_is_a_read_and_one_that_was_appended_to_is_none
     assert conflicts(database, running, append("account-a", "Changed"))
 
 
-def test_a_snapshot_that_was_or_was_not_found_is_a_read() -> None:
+def test_looking_for_a_snapshot_is_a_read_even_if_none_is_found() -> None:
     for stored in (False, True):
         database = database_with_data()
         if stored:
@@ -398,7 +398,7 @@ def test_a_transaction_that_reads_too_much_is_refused_at_exactly_the_bound() -> 
         running.get(b"b")
 
 
-def test_what_was_read_is_remembered_in_the_order_of_reading() -> None:
+def test_the_read_set_keeps_the_order_of_reads() -> None:
     # The order of conflicts in an error must not depend on the seed of Python's hashes, or a
     # simulation would not replay.
     database = Database()
@@ -416,7 +416,7 @@ def test_what_was_read_is_remembered_in_the_order_of_reading() -> None:
 
 
 @pytest.mark.parametrize("layer", ["active", "frozen", "files"])
-def test_an_append_that_was_done_before_adds_nothing_to_what_its_transaction_reads(
+def test_an_append_that_was_done_before_adds_nothing_to_the_transactions_reads(
     layer: str,
 ) -> None:
     # It counts as done at commit, and was shown as new until then.

@@ -37,7 +37,7 @@ def failure_of(database: Database, *writes: list[Any], **rest: Any) -> Headwater
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_an_append_fails_if_an_event_that_fits_is_there_and_says_which(layer: str) -> None:
+def test_an_append_fails_if_a_matching_event_exists_and_names_it(layer: str) -> None:
     database = Database()
     database.execute(take("bob"))
     winner = database.new_id()
@@ -52,7 +52,7 @@ def test_an_append_fails_if_an_event_that_fits_is_there_and_says_which(layer: st
         assert type(error) is ConditionFailed
         assert not error.retryable
         (conflict,) = error.conflicts
-        assert conflict.pop("message").startswith("the event at position 2, of commit 2, fits")
+        assert conflict.pop("message").startswith("the event at position 2, of commit 2, matches")
         assert conflict.pop("after") in (0, 1)
         assert conflict == {
             "kind": "condition",
@@ -66,7 +66,7 @@ def test_an_append_fails_if_an_event_that_fits_is_there_and_says_which(layer: st
     assert database.engine.published_position == 4
 
 
-def test_an_event_that_is_numbered_and_not_durable_stands_against_an_append() -> None:
+def test_a_matching_event_that_is_not_durable_fails_an_append() -> None:
     database = Database()
     first, _ = database.engine.execute(
         database.new_id(), user=0, conditions=[], reads=None, writes=[[*take("ann"), QUERY]]
@@ -80,7 +80,7 @@ def test_an_event_that_is_numbered_and_not_durable_stands_against_an_append() ->
     assert second.sequence == first.sequence > database.engine.durable_sequence
 
 
-def test_all_that_fails_is_told_at_once() -> None:
+def test_all_failures_are_reported_together() -> None:
     database = Database()
     database.execute(take("ann"), take("bob"))
     other = {"query": [{"tags": ["name:bob"]}]}
@@ -100,7 +100,7 @@ def test_all_that_fails_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
-def test_in_a_transaction_it_is_retryable_if_it_held_at_the_beginning(isolation: str) -> None:
+def test_a_failed_condition_is_retryable_if_it_held_at_the_read_view(isolation: str) -> None:
     database = Database()
     raced = database.begin(isolation=isolation)
     database.execute(take("ann"))
@@ -112,21 +112,21 @@ def test_in_a_transaction_it_is_retryable_if_it_held_at_the_beginning(isolation:
 
 
 @pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
-def test_the_events_of_the_transaction_itself_do_not_stand_against_it(isolation: str) -> None:
+def test_own_events_do_not_fail_the_condition(isolation: str) -> None:
     database = Database()
     running = database.begin(isolation=isolation)
     running.write([[*take("ann"), QUERY], [*take("ann", stream="other"), QUERY]])
     assert database.commit(running)[2:4] == [1, 2]
 
 
-def test_an_append_that_was_done_counts_as_done_whatever_its_condition() -> None:
+def test_a_repeated_append_succeeds_whatever_its_condition() -> None:
     database = Database()
     write = [*take("ann", identity=bytes(16)), QUERY]
     answer = database.execute(write)
     assert database.execute(write) == answer
 
 
-def test_a_position_that_was_not_reached_can_not_have_been_read() -> None:
+def test_a_future_position_cannot_have_been_read() -> None:
     database = Database()
     database.execute(take("bob"))
     assert isinstance(failure_of(database, [*take("ann"), QUERY, 2]), InvalidArgument)
@@ -135,7 +135,7 @@ def test_a_position_that_was_not_reached_can_not_have_been_read() -> None:
     assert "the newest is 1" in error.message
 
 
-def test_a_condition_that_would_look_at_every_event_is_refused(
+def test_a_condition_that_would_scan_every_event_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 200)
@@ -150,7 +150,7 @@ def test_a_condition_that_would_look_at_every_event_is_refused(
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_query_that_was_read_is_validated_by_what_fits_it_alone(layer: str) -> None:
+def test_a_query_is_validated_only_against_matching_events(layer: str) -> None:
     database = Database()
     wanted = EventFilter(query=(Criterion(("Taken",), ("name:ann",)),))
     one, other = database.begin(), database.begin()

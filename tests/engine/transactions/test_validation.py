@@ -32,7 +32,7 @@ def move(database: Database, layer: str) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_conflict_says_what_which_kind_and_who_won(layer: str) -> None:
+def test_a_conflict_names_its_subject_kind_and_winner(layer: str) -> None:
     database = Database()
     database.execute(["put", b"k", b"v"], append("a-1", "One"))
     running = database.begin()
@@ -114,7 +114,7 @@ def test_at_snapshot_isolation_write_skew_is_possible() -> None:
     assert (reader.get(b"a"), reader.get(b"b")) == (b"0", b"0")
 
 
-def test_atomics_and_appends_of_any_version_are_no_writes_that_conflict() -> None:
+def test_atomics_and_appends_of_any_version_do_not_conflict() -> None:
     for isolation in ("serializable", "snapshot"):
         database = Database()
         database.execute(["put", b"n", b"\x01"], append("a", "One"))
@@ -125,7 +125,7 @@ def test_atomics_and_appends_of_any_version_are_no_writes_that_conflict() -> Non
         assert database.engine.reader().read_stream("a", 0, 1, False).version == 3
 
 
-def test_a_blind_write_at_serializable_comes_wholly_after_the_other() -> None:
+def test_a_blind_serializable_write_comes_after_the_other() -> None:
     database = Database()
     running = database.begin()
     database.execute(["put", b"k", b"theirs"], ["put", b"m", b"1"])
@@ -133,7 +133,7 @@ def test_a_blind_write_at_serializable_comes_wholly_after_the_other() -> None:
     assert database.engine.reader().scan(b"", None, 10, False).items == [b"k", b"mine"]
 
 
-def test_what_was_written_before_the_view_is_no_conflict_in_any_layer() -> None:
+def test_writes_before_the_view_do_not_conflict_in_any_layer() -> None:
     for layer in LAYERS:
         database = Database()
         database.execute(["put", b"k", b"v"], append("a", "One"))
@@ -174,7 +174,7 @@ def test_a_conflict_on_a_snapshot_names_its_stream_and_no_stored_bytes() -> None
     assert error.conflicts[0]["snapshot"] == ["account-ann", "totals", 3]
 
 
-def test_all_conflicts_are_told_up_to_a_bound() -> None:
+def test_all_conflicts_are_reported_up_to_a_bound() -> None:
     database = Database()
     for count in (CONFLICTS_MAX, CONFLICTS_MAX + 1):
         running = database.begin()

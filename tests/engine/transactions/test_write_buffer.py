@@ -61,7 +61,7 @@ def test_the_last_write_of_a_key_counts() -> None:
     assert folded(["put", b"k", b"1"], ["delete", b"k"]).entries == {b"\x01k": None}
 
 
-def test_atomic_operations_on_a_buffered_value_are_evaluated_at_once() -> None:
+def test_atomic_operations_on_a_buffered_value_are_evaluated_immediately() -> None:
     assert folded(["put", b"k", number(5)], ["add", b"k", 2]).entries == {b"\x01k": number(7)}
     assert folded(["delete", b"k"], ["max", b"k", 2]).entries == {b"\x01k": number(2)}
     with pytest.raises(NotANumber):
@@ -99,7 +99,7 @@ def test_a_write_after_a_range_delete_is_on_top_of_it() -> None:
     assert buffer.entries[b"\x01n"] == number(3)
 
 
-def test_an_add_before_a_range_delete_is_gone_with_it() -> None:
+def test_a_range_delete_drops_an_earlier_add() -> None:
     buffer = folded(["add", b"n", 3], ["delete_range", b"n", b"o"], ["add", b"n", 4])
     assert buffer.entries == {b"\x01n": number(4)}
 
@@ -187,14 +187,14 @@ def test_an_empty_buffer_is_false_and_any_write_makes_it_true() -> None:
     assert folded(["append", "a", -1, [[None, "T", b"", b""]]])
 
 
-def test_nothing_lies_between_a_key_and_the_next() -> None:
+def test_no_key_is_between_a_key_and_the_next() -> None:
     assert b"k" < next_key(b"k") <= b"k\0"
 
 
 # Bounds.
 
 
-def test_a_transaction_may_have_exactly_so_many_writes() -> None:
+def test_the_number_of_writes_has_an_exact_bound() -> None:
     writes = [["put", place.to_bytes(4, "big"), b""] for place in range(limits.WRITES_MAX)]
     buffer = folded(*writes)
     buffer.add([["put", writes[0][1], b"again"]])
@@ -202,7 +202,7 @@ def test_a_transaction_may_have_exactly_so_many_writes() -> None:
         buffer.add([["put", b"one more", b""]])
 
 
-def test_a_transaction_may_write_exactly_so_many_bytes() -> None:
+def test_the_bytes_of_writes_have_an_exact_bound() -> None:
     chunk = limits.VALUE_SIZE_MAX
     whole, rest = divmod(limits.TRANSACTION_SIZE_MAX - 1, chunk + 2)
     writes = [["put", bytes([place]), bytes(chunk)] for place in range(whole)]
@@ -212,14 +212,14 @@ def test_a_transaction_may_write_exactly_so_many_bytes() -> None:
         buffer.add([["delete", b""]])
 
 
-def test_a_transaction_may_delete_exactly_so_many_ranges() -> None:
+def test_the_number_of_range_deletes_has_an_exact_bound() -> None:
     ranges = [["delete_range", b"a", b"b"]] * limits.RANGE_DELETES_MAX
     buffer = folded(*ranges)
     with pytest.raises(TooLarge, match="range deletes"):
         buffer.add([["delete_range", b"a", b"b"]])
 
 
-def test_a_transaction_may_append_exactly_so_many_events() -> None:
+def test_the_number_of_events_has_an_exact_bound() -> None:
     event = [None, "T", b"", b""]
     buffer = folded(["append", "a", -1, [event] * limits.EVENTS_MAX])
     with pytest.raises(TooLarge, match=f"{limits.EVENTS_MAX + 1} events"):
@@ -229,7 +229,7 @@ def test_a_transaction_may_append_exactly_so_many_events() -> None:
 @pytest.mark.parametrize(
     "wrong", [["delete_range", b"b", b"a"], ["add", b"text", 1]], ids=["range", "add"]
 )
-def test_a_list_of_writes_that_failed_midway_cannot_be_committed_in_part(wrong: list[Any]) -> None:
+def test_a_list_of_writes_that_failed_midway_cannot_commit_in_part(wrong: list[Any]) -> None:
     # A client that pipelines sends write and commit at once. The write failed at its second
     # member, its first stayed in the buffer, and the commit that followed made that durable.
     buffer = folded(["put", b"text", b"no number"])

@@ -120,7 +120,7 @@ async def test_an_expired_lease_goes_to_another_member(autojump_clock: MockClock
         assert (again, attempt) == (1, 2)
         assert 5.0 <= trio.current_time() - began < 5.1
         assert await silent.pushed() == ["lost", [token]]
-        with pytest.raises(DeliveryLost, match="event 1 is not with this consumer any more"):
+        with pytest.raises(DeliveryLost, match="event 1 is no longer with this consumer"):
             await ack(server, writer, (position, token))
 
 

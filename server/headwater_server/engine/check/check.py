@@ -53,12 +53,12 @@ OpenStore = Callable[[str], StateStore]
 """Opens the state store in a directory for reading only."""
 
 REPAIR_STORE = (
-    "the state store is put together again from its sound blocks; keys that were in the others "
-    "are lost, unless the write-ahead log has them; indexes are made again from the logs"
+    "the state store is rebuilt from its sound blocks; keys in damaged blocks "
+    "are lost unless the write-ahead log has them; indexes are rebuilt from the logs"
 )
-HISTORY = "older versions of keys are given up"
-CUT_EVENTS = "events that cannot be found are replaced, those of a missing file with them"
-CUT_COMMITS = "the records are made again from the events and the transaction index"
+HISTORY = "older versions of keys are lost"
+CUT_EVENTS = "events that cannot be found are replaced, also those of a missing file"
+CUT_COMMITS = "the records are rebuilt from the events and the transaction index"
 
 
 def check(
@@ -88,7 +88,7 @@ def check(
                 file_system, path, source=random.Random(0), now=0, create=False
             )
         except DamagedFile as error:
-            report.add_error(Kind.DIRECTORY, path, error, "none: put it back from a copy")
+            report.add_error(Kind.DIRECTORY, path, error, "none: restore it from a copy")
             return report
         opened.callback(directory.close)
         if directory.format < FORMAT:
@@ -156,7 +156,7 @@ def _check_parts(
             opened.callback(event_log.close)
         unreadable = report.has(Kind.APPLIED, Kind.STORE)
         if unreadable or store is None or commit_log is None or event_log is None:
-            report.notes.append("what depends on files that cannot be opened was not looked at")
+            report.notes.append("parts that depend on files that cannot be opened were not checked")
             return
         state: StoredState | None = None
         # In a directory of format 3, the time comes from a record of the commit log.
@@ -191,7 +191,7 @@ def _open_store(
     except DamagedFile as error:
         is_new = error.details.get("missing") and not file_system.list(directory.state)
         if is_new and not file_system.list(directory.events):
-            report.notes.append("the database was never opened to its end; there is no state yet")
+            report.notes.append("the database was never opened completely; there is no state yet")
             return None
         report.add_error(Kind.STORE, directory.state, error, REPAIR_STORE)
         return None

@@ -69,7 +69,7 @@ class FutureTimes:
         if self._events:
             what.append(
                 f"{self._events} events have a later time than their commits, the first of them "
-                f"position {self._first_position}: a repair of times did not come to its end"
+                f"position {self._first_position}: a repair of times was interrupted"
             )
         if what:
             finding = Finding(Kind.CLOCK, path, None, "; ".join(what), REDATE, self._first_commit)

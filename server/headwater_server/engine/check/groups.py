@@ -15,7 +15,7 @@ from headwater_server.engine.format.keyspaces import GROUPS, GROUPS_END
 from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.store.interface import Family
 
-REMAKE: Final = "none: delete the group, and create it again after the position that it had"
+REMAKE: Final = "none: delete the group and create it again after its last position"
 
 _VALUE_AT: Final = 9
 """Where the value begins in a LATEST entry, after the commit and the flags."""
@@ -59,4 +59,4 @@ class GroupCheck:
         if key[1:2] == b"g":
             return None
         number = int.from_bytes(key[2:10], "big")
-        return None if number in numbers else f"it belongs to group {number}, which is not there"
+        return None if number in numbers else f"it belongs to group {number}, which does not exist"

@@ -42,7 +42,7 @@ from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.store.interface import Family
 
 KINDS: Final = {STREAM: "stream", CATEGORY: "category", TYPE: "type", TAG: "tag"}
-REBUILD: Final = "the index is made again from the events; nothing is given up"
+REBUILD: Final = "the index is rebuilt from the events; nothing is lost"
 
 _EVENT_IDS_CHUNK: Final = 1024
 
@@ -122,7 +122,7 @@ class IndexCheck:
                     if kind == STREAM and not self._is_hidden(name, count, head.version):
                         self._wrong(
                             f"stream {name!r}: version {count}, at position {position}, was "
-                            "removed, and no rule of retention hides it"
+                            "removed, and no retention rule hides it"
                         )
                     continue
                 if kind == STREAM:
@@ -155,7 +155,7 @@ class IndexCheck:
                 expected = version if kind == STREAM else positions[0] if positions else 0
                 if first != expected:
                     self._wrong(
-                        f"{KINDS[kind]} {name!r}: a posting begins with {first} in place of "
+                        f"{KINDS[kind]} {name!r}: a posting begins with {first} instead of "
                         f"{expected}"
                     )
                 version += len(positions)
@@ -177,8 +177,8 @@ class IndexCheck:
         if len(differing) > DIFFERING_MAX:
             sums = self._sums[kind]
             self._wrong(
-                f"the index of events by {KINDS[kind]} does not fit the events: "
-                f"{sums.left} events, {sums.right} in the index, {len(differing)} groups differ"
+                f"the index of events by {KINDS[kind]} does not agree with the events: "
+                f"{sums.left} events, {sums.right} in the index, {len(differing)} buckets differ"
             )
             return
         names_of = _NAMES[kind]
@@ -238,7 +238,9 @@ class IndexCheck:
                     stream = decode_event(self._state.events([stream_id])[0]).stream
                     head = postings.read_head(self._store, STREAM, stream)
             if head is None or head.id != stream_id:
-                self._wrong_id(f"{len(members)} event ids of stream {stream_id}, which is not")
+                self._wrong_id(
+                    f"{len(members)} event ids of stream {stream_id}, which does not exist"
+                )
                 continue
             for start in range(0, len(members), _EVENT_IDS_CHUNK):
                 self._check_ids_of(stream, head, members[start : start + _EVENT_IDS_CHUNK])

@@ -38,7 +38,7 @@ REPLACE_EVENT: Final = (
     'type "$damaged" without data takes its place, and a copy of the file is kept'
 )
 REBUILD_COMMIT: Final = (
-    "the record is made again from its neighbours, its events and the transaction index; "
+    "the record is rebuilt from its neighbours, its events and the transaction index; "
     "the user is lost, and the time is that of the commit before if it had no events"
 )
 
@@ -110,7 +110,7 @@ def check_write_ahead_log(
         report.logged_events += len(record.events)
     if unfinished > last:
         what = f"the state store holds commits up to {unfinished}, the log only up to {last}"
-        remedy = "what the state store has of later commits is taken back"
+        remedy = "later commits are removed from the state store"
         report.add(Finding(Kind.LOG_GAP, directory, None, what, remedy))
 
 
@@ -162,7 +162,7 @@ def check_commit_log(
             if record.time < time:
                 wrong.append(f"its time {record.time} is before that of the commit before, {time}")
             if position is not None and record.first_position != position:
-                wrong.append(f"first position is {record.first_position} in place of {position}")
+                wrong.append(f"first position is {record.first_position} instead of {position}")
             if wrong:
                 what = f"commit {commit}: {'; '.join(wrong)}"
                 place = f"commits/ (commit {commit})"
@@ -316,5 +316,5 @@ def check_offsets(log: EventLog, report: Report) -> None:
     for error in log.find_damage():
         if str(error.details.get("file", "")).endswith(".idx"):
             where = str(error.details["file"])
-            remedy = "the file is made again; nothing is given up"
+            remedy = "the file is rebuilt; nothing is lost"
             report.add(Finding(Kind.OFFSETS, where, None, reason_of(error), remedy))

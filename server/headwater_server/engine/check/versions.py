@@ -43,10 +43,10 @@ from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.store.interface import Family
 
 GIVE_UP_HISTORY: Final = (
-    "older versions of all keys are given up: commits before the last checkpoint can no longer "
+    "older versions of all keys are lost: commits before the last checkpoint can no longer "
     "be read; newest values stay"
 )
-REBUILD: Final = "the index of transaction ids is made again from the commit log"
+REBUILD: Final = "the index of transaction ids is rebuilt from the commit log"
 DROP_SNAPSHOT: Final = "the snapshot is removed; the events are the truth"
 
 _CHUNK: Final = 1024
@@ -108,7 +108,7 @@ class VersionCheck:
                     self._wrong(f"key {key!r}: what commit {until} replaced is not a version")
                     continue
                 if entry is None or latest_commit(entry) < until:
-                    self._wrong(f"key {key!r}: the version until {until} is older than none")
+                    self._wrong(f"key {key!r}: the version until {until} has no newer version")
                 if until <= self._applied:
                     self._older.add_left(key, (key, until))
                 if self._is_recent(latest_commit(older)):
@@ -177,7 +177,7 @@ class VersionCheck:
         led_to.update(pair for pair in self._kept_by_views() if Sums.bucket(pair[0]) == bucket)
         for key, until in sorted(there ^ led_to)[:10]:
             if (key, until) in there:
-                self._wrong(f"key {key!r}: nothing leads to its version until {until}")
+                self._wrong(f"key {key!r}: no change lists its version until {until}")
             else:
                 self._wrong(f"key {key!r}: its version until {until} is missing")
 
@@ -209,7 +209,7 @@ class VersionCheck:
             try:
                 snapshot = parse_snapshot_key(key)
             except (ValueError, ArithmeticError):
-                self._wrong_snapshot(f"key {key!r} is not that of a snapshot")
+                self._wrong_snapshot(f"key {key!r} is not a snapshot's key")
                 continue
             if snapshot.stream != stream:
                 head = postings.read_head(self._store, STREAM, snapshot.stream)
@@ -256,7 +256,7 @@ class TransactionCheck:
             time, transaction = parse_aborted_key(entry_key)
             fenced.add_right(transaction, aborted_key(time, b"")[1:])
         if fenced.differing:
-            self._wrong("fenced transactions are not listed by time as they are by id")
+            self._wrong("the lists of fenced transactions by time and by id differ")
         if differing := sums.differing:
             self._report_differing(differing)
 

@@ -133,8 +133,8 @@ class ConsumerGroup:
         lease = self._leases.get(token)
         if lease is None:
             raise DeliveryLost(
-                f"group {self.definition.name!r}: the delivery of event {position} is not with "
-                "this consumer any more: it was settled before, its lease ran out, or its "
+                f"group {self.definition.name!r}: the delivery of event {position} is no "
+                "longer with this consumer: it was settled before, its lease ran out, or its "
                 "connection was lost; the event is or was delivered to another"
             )
         if lease.position != position:
@@ -342,7 +342,7 @@ class ConsumerGroup:
     def _park(self, stream: StreamProgress, position: int, reason: str) -> None:
         if self.progress.parked_count >= PARKED_MAX:
             trial = stream.trial_of(position)
-            trial.reason = f"not parked, for {PARKED_MAX} others are: {reason}"
+            trial.reason = f"not parked, because {PARKED_MAX} others are: {reason}"
             trial.pause(RETRY_US_MAX, self._host.wall_clock())
             self._change(stream, position)
             return

@@ -413,7 +413,7 @@ class Groups:
             if group is None:
                 self._definition(name)
                 raise DeliveryLost(
-                    f"group {name!r}: nobody is joined; the delivery of event {position} was "
+                    f"group {name!r}: it has no members; the delivery of event {position} was "
                     "taken back when its consumer left"
                 )
             lease = group.find(position, token)

@@ -262,7 +262,7 @@ def problem_of(key: bytes, value: bytes, last_position: int) -> str | None:
         else:
             return "its kind is unknown"
         if position > last_position:
-            return f"it speaks of position {position}; the last is {last_position}"
+            return f"it refers to position {position}; the last is {last_position}"
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         return f"it cannot be read: {error}"
     return None

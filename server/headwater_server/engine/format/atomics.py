@@ -60,7 +60,7 @@ def _number(stored: bytes, atomic: Atomic) -> int | float:
         value = None
     if type(value) not in (int, float) or value != value:
         raise NotANumber(
-            f"{atomic.operation} {atomic.number} on a value that is no msgpack number: "
+            f"{atomic.operation} {atomic.number} on a value that is not a msgpack number: "
             f"{stored[:40]!r}"
         )
     number: int | float = value

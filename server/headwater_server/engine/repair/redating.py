@@ -77,8 +77,8 @@ def redate(
     """
     if now < EARLIEST_US:
         raise InvalidArgument(
-            f"this machine's clock says {now} microseconds after 1970, before there was any "
-            "Headwater: put it right, and repair again"
+            f"this machine's clock says {now} microseconds after 1970, before "
+            "Headwater existed: put it right, and repair again"
         )
     _empty_log(file_system, path, open_store, open_log, now)
     with ExitStack() as opened:
@@ -92,7 +92,7 @@ def redate(
         commits = redating.redate_commits()
         events = redating.redate_events()
         redating.redate_state()
-    done = [f"gave the time of this repair to {commits} commits and {events} events"]
+    done = [f"changed the time of {commits} commits and {events} events to that of this repair"]
     return done, redating.rebuilt.copies
 
 

@@ -154,15 +154,15 @@ def _store_action(report: Report) -> Action | None:
     if report.has(Kind.APPLIED) and not report.has(Kind.STORE):
         return Action(
             (Kind.APPLIED,),
-            "Take for applied what lies before the write-ahead log, then make all indexes again",
+            "Take everything before the write-ahead log as applied, then rebuild all indexes",
             "all older versions of keys",
         )
     if not report.has(Kind.STORE):
         return None
     return Action(
         (Kind.STORE,),
-        "Copy what can be read of the state store into a new one, keep the old one, and make all "
-        "indexes again from the logs",
+        "Copy what can be read of the state store into a new one, keep the old one, and rebuild "
+        "all indexes from the logs",
         "keys whose newest value is in a damaged block and not in the write-ahead log, and all "
         f"older versions: commits before {report.applied.commit} can no longer be read",
     )
@@ -186,7 +186,7 @@ def _commits_action(report: Report) -> Action | None:
     named = f" ({', '.join(map(str, numbers[:20]))})" if numbers else ""
     return Action(
         (Kind.COMMIT, Kind.COMMIT_FILE),
-        f"Put {len(numbers) or 'all damaged'} records of the commit log together again{named} "
+        f"Rebuild {len(numbers) or 'all damaged'} records of the commit log{named} "
         "from their neighbours, their events and the transaction index; keep the old file",
         "who made these commits, the time of those that had no events, and the ids of "
         "transactions that the index has forgotten",
@@ -200,10 +200,10 @@ def _events_action(report: Report) -> Action | None:
     named = f" at positions {', '.join(map(str, numbers[:20]))}" if numbers else ""
     return Action(
         (Kind.EVENT, Kind.EVENT_FILE),
-        f"Take {len(numbers) or 'all damaged'} events{named} from the write-ahead log; where it "
-        'has them no more, put events of the type "$damaged" without data in their places; keep '
+        f"Take {len(numbers) or 'all damaged'} events{named} from the write-ahead log; if it "
+        'no longer has them, replace them by events of the type "$damaged" without data; keep '
         "the old files",
-        "type, data and metadata of those that the write-ahead log has no more",
+        "type, data and metadata of those that the write-ahead log no longer has",
     )
 
 
@@ -211,7 +211,7 @@ def _offsets_action(report: Report) -> Action | None:
     count = _count(report, Kind.OFFSETS)
     if not count:
         return None
-    return Action((Kind.OFFSETS,), f"Make {count} .idx files again from the events", "")
+    return Action((Kind.OFFSETS,), f"Rebuild {count} .idx files from the events", "")
 
 
 def _index_action(report: Report) -> Action | None:
@@ -219,7 +219,7 @@ def _index_action(report: Report) -> Action | None:
         return None
     return Action(
         (Kind.INDEX, Kind.EVENT_IDS),
-        "Make the index of streams, categories, types and event ids again from the events",
+        "Rebuild the index of streams, categories, types and event ids from the events",
         "",
     )
 
@@ -229,7 +229,7 @@ def _transactions_action(report: Report) -> Action | None:
         return None
     return Action(
         (Kind.TRANSACTIONS,),
-        "Make the index of transaction ids again from the commit log",
+        "Rebuild the index of transaction ids from the commit log",
         "the status of transactions that the commit log does not name",
     )
 
@@ -256,10 +256,10 @@ def _clock_action(report: Report) -> Action | None:
         return None
     return Action(
         (Kind.CLOCK,),
-        "Give the present as their time to all commits and events that are dated after it; "
+        "Change the time of all commits and events that are dated in the future to the present; "
         "keep the old files",
         "their times, which were wrong; and the status of transactions whose ids were made "
-        "before the present, as far as it is forgotten",
+        "before the present and are forgotten",
     )
 
 
@@ -353,8 +353,8 @@ class _Round:
         if report.has(Kind.STORE):
             if repair_store is None:
                 raise DamagedFile(
-                    f"{self._directory.state}: the state store is damaged, and it has no means to "
-                    "mend itself; restore the directory from a backup",
+                    f"{self._directory.state}: the state store is damaged, and it cannot "
+                    "repair itself; restore the directory from a backup",
                     details={"file": self._directory.state},
                 )
             done.append(repair_store(self._directory.state))
@@ -370,19 +370,19 @@ class _Round:
             self._is_store_new = True
             applied = self._find_applied()
             set_applied(store, applied)
-            done.append(f"took commit {applied.commit} for the last one of the files")
+            done.append(f"determined commit {applied.commit} as the last one in the files")
         applied = self._repair_log(store, read_applied(store))
         logs = LogRepair(self._file_system, self._directory, store, applied)
         if report.has(Kind.COMMIT, Kind.COMMIT_FILE):
             logs.repair_commits(self._numbers(Kind.COMMIT))
             done.append(
-                f"put {logs.rebuilt.commits} commit records together again; "
+                f"rebuilt {logs.rebuilt.commits} commit records; "
                 f"{logs.rebuilt.without_id} of them have lost their transaction's id"
             )
         if report.has(Kind.OFFSETS):
             paths = {each.file for each in report.findings if each.kind is Kind.OFFSETS}
             logs.remove_offsets(paths)
-            done.append(f"made {len(paths)} .idx files again")
+            done.append(f"rebuilt {len(paths)} .idx files")
         with ExitStack() as opened:
             commit_log = CommitLog.open(
                 self._file_system,
@@ -477,9 +477,9 @@ class _Round:
             done.append(f"dropped {versions} older versions, and {lost} keys that were unreadable")
         rebuilt = (Kind.INDEX, Kind.EVENT_IDS, Kind.EVENT, Kind.EVENT_FILE)
         if is_store_new or is_log_cut or report.has(*rebuilt):
-            done.append(f"made the index again from {repair.rebuild_index()} events")
+            done.append(f"rebuilt the index from {repair.rebuild_index()} events")
         if is_store_new or is_log_cut or report.has(Kind.TRANSACTIONS, *_COMMITS):
-            done.append(f"made the index of {repair.rebuild_transactions()} transactions again")
+            done.append(f"rebuilt the index of {repair.rebuild_transactions()} transactions")
         if is_store_new or report.has(Kind.SNAPSHOT) or logs.rebuilt.replaced:
             done.append(f"removed {repair.drop_snapshots()} snapshots")
 

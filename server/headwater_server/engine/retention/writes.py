@@ -186,8 +186,7 @@ class RetentionEvaluator:
                 version = state.event_version(stream, head, event_id) if head.version else None
                 if version is None:
                     raise NoSuchEvent(
-                        f"erase: stream {stream!r} has no event that was given the id "
-                        f"{event_id.hex()}"
+                        f"erase: stream {stream!r} has no event with the given id {event_id.hex()}"
                     )
                 versions.append(version)
         else:

@@ -126,8 +126,8 @@ def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | Non
             deleted.add(key)
             if len(deleted) + len(buffer.entries) > limits.WRITES_MAX:
                 raise TooLarge(
-                    f"a range delete of more than {limits.WRITES_MAX} keys, which is the bound "
-                    "of a transaction; delete the range in parts"
+                    f"a range delete of more than {limits.WRITES_MAX} keys, the bound of a "
+                    "transaction; delete the range in parts"
                 )
             size += len(key)
             if size > limits.TRANSACTION_SIZE_MAX:
@@ -348,7 +348,7 @@ class _Appender:
         for event, old in zip(append.events, stored, strict=True):
             if not _is_same(event, old):
                 raise DuplicateEvent(
-                    f"stream {stream!r}: event id {old.id.hex()} is already there, at version "
+                    f"stream {stream!r}: event id {old.id.hex()} already exists, at version "
                     f"{old.version}, with other content"
                 )
         return stored[0], stored[-1]
@@ -359,11 +359,11 @@ class _Appender:
             if version is None:
                 there = next(v for v in versions if v is not None)
                 raise DuplicateEvent(
-                    f"stream {append.stream!r}: event {place} of the append is not there, but "
+                    f"stream {append.stream!r}: event {place} of the append is not stored, but "
                     f"another of its ids is, at version {there}"
                 )
             if version != (versions[0] or 0) + place:
                 raise DuplicateEvent(
-                    f"stream {append.stream!r}: event {place} of the append is already there at "
-                    f"version {version}, but not in a row with the others"
+                    f"stream {append.stream!r}: event {place} of the append already exists at "
+                    f"version {version}, but not in sequence with the others"
                 )

@@ -40,7 +40,7 @@ class OpenTransactions:
     def add(self, transaction: Transaction) -> None:
         """Add a transaction, whose lease begins."""
         if transaction.id in self.by_id:
-            raise InvalidArgument(f"transaction {transaction.id.hex()} is open already")
+            raise InvalidArgument(f"transaction {transaction.id.hex()} is already open")
         self.by_id[transaction.id] = transaction
         self._by_owner.setdefault(transaction.owner, {})[transaction.id] = transaction
 

@@ -158,8 +158,8 @@ def matching_event(
         "after": after,
         "position": event.position,
         "commit": event.commit,
-        "message": f"the event at position {event.position}, of commit {event.commit}, fits what "
-        f"must not be there after position {after}",
+        "message": f"the event at position {event.position}, of commit {event.commit}, matches "
+        f"the condition, which allows none after position {after}",
     }
     if event.commit >= state.files.oldest_commit:
         failure["transaction"] = state.commit_record(event.commit).transaction
