@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from headwater_protocol.errors import DamagedFile, DirectoryInUse
+from headwater_server.engine.checkpoint.schedule import checkpoint_steps, run_to_end
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.recovery import PROGRESS_RECORDS, open_engine
+from headwater_server.engine.settings import SECOND_US
 from headwater_server.storage.errors import NoRoomToStart
 from headwater_server.testing.memory_files import MemoryFileSystem
 from headwater_server.testing.memory_store import MemoryStore
@@ -242,3 +244,21 @@ def test_the_cost_of_a_restart_depends_on_the_log_and_not_on_the_data() -> None:
     # Whole segments of the log are trimmed, and one has room for some 300 commits.
     assert calls(800) <= calls(300)
     assert calls(1600) <= calls(300)
+
+
+def test_the_time_of_the_log_survives_that_the_log_is_trimmed() -> None:
+    # With nothing but ticks since the last checkpoint, the log was trimmed without another one.
+    # A restart then went back in time: an event that had been too old to read was there again.
+    database = Database()
+    database.execute(append("a", ("One", None)), ["set_retention", "a", None, 3600 * SECOND_US])
+    database.checkpoint()
+    for _ in range(2):
+        database.wait(3600 * SECOND_US)
+    time = database.engine.sequencer.published_time
+    assert database.engine.reader().read_stream("a", 0, 10, False).events == []
+    database.engine._log.roll()
+    run_to_end(checkpoint_steps(database.engine))
+    database.jump(-3600 * SECOND_US)
+    database = database.crash()
+    assert database.engine.sequencer.published_time == time
+    assert database.engine.reader().read_stream("a", 0, 10, False).events == []

@@ -323,13 +323,15 @@ class CheckpointSchedule:
     ) -> Checkpoint | None:
         """Freeze the memtable; None if a checkpoint is running or the memtable is empty.
 
-        With *tidy*, an empty memtable is accepted too, to collect garbage.
+        Ticks count too. With *tidy*, an empty memtable is accepted too, to collect garbage.
         """
         active = self._state.active
         if self._current is not None:
             return None
-        # Ticks alone justify one only if they fill the memtable; it lets the log be trimmed.
-        if not (tidy or active.commits or active.aborted or self._full):
+        # Ticks alone make no checkpoint due unless they fill the memtable. But the log is trimmed
+        # after this, so what they say must be in the files, or a restart would go back in time.
+        ticked = active.time != self._state.files.time
+        if not (tidy or active.commits or active.aborted or ticked):
             # The files have everything that the log has.
             self._note_needless(self._sequencer.durable_sequence)
             self._trim_below = int(self._log.last_index) + 1
