@@ -483,6 +483,23 @@ def test_the_commit_at_a_time_is_found_in_every_layer() -> None:
     assert database.engine.commit_at(database.now + 1) == 9
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_is_not_believed_does_not_say_which_commit_was_newest(
+    restarted: bool,
+) -> None:
+    # Every time after 1970 was "now or later" to such a clock, and was answered with the newest.
+    database = Database()
+    database.execute(["put", b"k", b"1"])
+    database.wait(10 * SECOND_US)
+    database.execute(["put", b"k", b"2"])
+    database.jump(-database.now)
+    if restarted:
+        database = database.reopen()
+    assert database.engine.commit_at(START_US + 5 * SECOND_US) == 1
+    assert database.engine.commit_at(START_US + 10 * SECOND_US) == 2
+    assert database.engine.commit_at(START_US - 1) == 0
+
+
 def test_the_commit_log_is_read_in_pages_over_all_layers() -> None:
     database = Database()
     transactions = []
@@ -563,6 +580,17 @@ def test_a_nearly_full_disk_makes_the_engine_read_only_and_free_space_makes_it_w
     assert database.commit(database.begin())[0] == 1
     assert state_of(database, database.new_id()) == "open"
     assert database.execute(reads=lambda reader: [reader.get(b"k")])[0] == 1
+    # What writes nothing is answered at once: a tick of the clock would wait for room.
+    database.now += 2 * SECOND_US
+    ticket, _ = database.engine.execute(
+        database.new_id(),
+        user=0,
+        conditions=[["value", b"k", b"other"]],
+        reads=None,
+        writes=[],
+    )
+    assert ticket.error is not None
+    assert ticket.sequence == database.engine.durable_sequence
     files.faults.capacity = files.used + 1000
     database.engine.prepare_log()
     assert database.engine.read_only_reason is None

@@ -155,8 +155,10 @@ class Engine:
 
     def commit_at(self, time: int) -> int:
         """The newest commit at a time in microseconds, 0 before the first."""
-        if time >= self._clock():
-            # This also covers a log time that is ahead of a clock that was set back.
+        self.sequencer.clock.now()
+        if not self.clock_offset_us and time >= self._clock():
+            # This also covers a log time that is ahead of a clock that was set back. A clock that
+            # is too far off to be believed does not count: it may say 1970.
             return self.published
         return min(self._state.commit_at(time), self.published)
 
