@@ -1,4 +1,4 @@
-"""A database with something of everything in it, closed, to be damaged and checked."""
+"""A closed database with data of every kind, for tests that damage and check it."""
 
 import random
 from typing import Any

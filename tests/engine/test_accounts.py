@@ -1,4 +1,4 @@
-"""Accounts: users that are kept in the database that they use."""
+"""Accounts: the users of a database, stored in the database itself."""
 
 from dataclasses import replace
 

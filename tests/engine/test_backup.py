@@ -1,4 +1,4 @@
-"""Backups: of one commit, whole or not there, whatever the disk does while they are made."""
+"""Backups are of one commit, and complete or absent, whatever the disk does meanwhile."""
 
 import errno
 import random
@@ -28,7 +28,7 @@ EVENT = b"e" * 1000
 
 
 def add(database: Database, count: int) -> None:
-    """Commits of a key and an event each, and a sum that every one leaves as it was."""
+    """Make commits of a key and an event each, all of which keep a sum unchanged."""
     for _ in range(count):
         number = database.engine.published
         database.execute(
@@ -83,7 +83,7 @@ def opened(files: MemoryFileSystem, path: str, store: MemoryStore) -> Engine:
 def check_backup(
     files: MemoryFileSystem, store: MemoryStore, wanted: tuple[list[bytes], list[bytes]]
 ) -> None:
-    """A backup is whole, holds what is wanted, and can be gone on with."""
+    """Check that a backup is sound, has the wanted content, and takes further commits."""
     report = check(files, "backups/monday", open_store=lambda _: store)
     assert report.is_clean, [str(finding) for finding in report.findings]
     engine = opened(files, "backups/monday", store)
@@ -127,7 +127,7 @@ def test_commits_during_a_backup_are_not_in_it_and_do_not_harm_it() -> None:
         database.execute(["set_retention", "account-1", 1, None], ["erase", "account-2", [1, 2]])
         database.now += 10**12
         add(database, 3)
-        # Sealed segments are written anew, the last ones appended to, the log trimmed.
+        # Rewrite sealed segments, append to the last ones, and trim the log.
         database.rewrite()
         assert database.engine.rewriting.given_back > 0
 
@@ -244,7 +244,7 @@ def test_after_any_power_loss_the_backup_is_complete_or_absent(seed: int) -> Non
     assert calls > 100
     whole = crashes = 0
     for call in range(1, calls + 1):
-        # Every third is enough for one seed, and all are met by the three.
+        # Each seed takes every third call, and the three seeds together take all.
         if call % 3 != seed:
             continue
         files = twin.copy()
@@ -266,7 +266,7 @@ def test_after_any_power_loss_the_backup_is_complete_or_absent(seed: int) -> Non
         assert picture(source) == wanted
         assert "backup.tmp" not in found.list("data")
         if not names:
-            # What was left of it is in nobody's way.
+            # The remains do not prevent another backup.
             write_backup(source.stage_backup(), "backups", "monday", begin_log=begin_files)
             assert found.list("backups") == ["monday"]
         source.close()
@@ -292,7 +292,7 @@ def test_whatever_call_fails_nothing_is_left_and_the_database_continues(seed: in
             failed += 1
             assert name not in database.files.list("backups")
         else:
-            # What failed was to remove what is not needed any more.
+            # Only the removal of unneeded files failed.
             remove_tree(database.files, f"backups/{name}")
     database.files.faults.error_at = None
     assert failed > calls // 3
@@ -368,7 +368,7 @@ def test_a_restored_directory_has_all_of_the_backup_and_shares_nothing_with_it()
     )
     assert restored(files, store) == made.commit
     assert not links
-    # Durable: the power may fail right after.
+    # The result is durable: it survives a power loss right after.
     engine = opened(files.crash(), "new", store.crash())
     assert picture(engine) == wanted
     engine.close()

@@ -69,7 +69,7 @@ def test_an_id_is_begun_once_whatever_its_status() -> None:
     refused()
     running = database.begin()
     database.engine.status(running.id, resolve=True)
-    # Nobody used it twice: it was fenced, and its client is to begin another one.
+    # The id was not used twice: it was fenced, and the client must begin another transaction.
     for identity in (running.id, fenced := database.new_id()):
         if identity == fenced:
             database.engine.status(fenced, resolve=True)
@@ -140,7 +140,7 @@ def test_a_transaction_without_writes_never_conflicts() -> None:
     assert database.commit(running) == [0, 0, None, None, {}]
 
 
-# Fates.
+# Status.
 
 
 def test_the_status_of_a_transaction_at_each_of_its_stages() -> None:
@@ -149,7 +149,7 @@ def test_the_status_of_a_transaction_at_each_of_its_stages() -> None:
     assert state_of(database, database.new_id()) == "open"
     assert state_of(database, running.id) == "open"
     ticket = database.engine.commit(running.id, OWNER, [["put", b"k", b"v"]])
-    # Numbered: it will be committed, and the answer waits until that is certain.
+    # It is sequenced and will commit; the answer waits until that is durable.
     status = database.engine.status(running.id, resolve=True)
     assert (status.state, status.ticket.payload) == ("committed", ticket.payload)
     assert status.ticket.sequence >= ticket.sequence > database.engine.durable_sequence
@@ -213,7 +213,7 @@ def test_a_fence_that_was_not_durable_may_be_lost_in_a_crash() -> None:
 
 
 def test_every_id_is_found_again_whatever_their_order() -> None:
-    # An id above all that are stored is taken for new without a look at the files.
+    # An id above all stored ones counts as new without a look-up in the files.
     database = Database()
     made = [new_transaction_id(START_US + late, database.random) for late in range(0, 40_000, 1000)]
     made += [b"\x01\xff" + bytes([place]) * 14 for place in range(5)]
@@ -258,12 +258,12 @@ def test_an_old_unknown_id_is_forgotten_and_cannot_commit() -> None:
     assert state_of(database, fenced, resolve=True) == "aborted"
     never = new_transaction_id(database.now, database.random)
     database.now += RETENTION.transaction_retention_us + SECOND_US
-    # It is remembered for longer than it must be, until a checkpoint forgets it.
+    # It is remembered longer than necessary, until a checkpoint forgets it.
     assert state_of(database, old) == "committed"
     database.execute(["put", b"k", b"w"])
     database.checkpoint()
     database.execute(["put", b"k", b"x"])
-    # After a crash the fence is in the log still: it, too, may be remembered for longer.
+    # After a crash the fence is still in the log, so it may also be remembered longer.
     for again, forgotten in ((database, (old, fenced, never)), (database.crash(), (old, never))):
         for transaction in forgotten:
             for resolve in (False, True):
@@ -298,7 +298,7 @@ def test_a_transaction_that_was_idle_or_open_for_too_long_ends() -> None:
     for _ in range(2):
         database.now += 5
         database.engine.transaction(busy.id, OWNER)
-    # Exactly so long is allowed.
+    # Exactly this long is allowed.
     assert database.now == START_US + 10
     assert database.engine.expire() == []
     database.now = START_US + 11
@@ -434,7 +434,7 @@ def test_commits_older_than_the_window_cannot_be_read_and_the_error_says_which_c
     for value in range(4):
         database.execute(["put", b"k", b"%d" % value])
         database.now += 6 * SECOND_US
-    # Until the log's clock moves the horizon, more can be read than must be.
+    # Until the log's clock moves the horizon, more can be read than is promised.
     assert database.engine.reader(2).get(b"k") == b"1"
     database.wait(0)
     # Ten seconds ago, 6 s after the third commit minus 10 s: commit 3 was not there yet.
@@ -476,7 +476,7 @@ def test_the_commit_at_a_time_is_found_in_every_layer() -> None:
             assert database.engine.begin_checkpoint() is not None
     for late in range(-1, 110):
         assert database.engine.commit_at(START_US + late) == min(late // 10 + 1, 9)
-    # What is numbered and not durable was not there at any time yet.
+    # A commit that is not durable does not exist at any time yet.
     database.engine.execute(
         database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"k", b""]]
     )
@@ -575,7 +575,7 @@ def test_a_nearly_full_disk_makes_the_engine_read_only_and_free_space_makes_it_w
         database.engine.commit(running.id, OWNER, [["put", b"k", b"w"]])
     with pytest.raises(ReadOnly):
         database.engine.status(database.new_id(), resolve=True)
-    # Reading goes on, in transactions and outside of them.
+    # Reads continue, in transactions and outside of them.
     assert database.engine.reader().get(b"k") == b"v"
     assert database.commit(database.begin())[0] == 1
     assert state_of(database, database.new_id()) == "open"

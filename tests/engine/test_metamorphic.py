@@ -1,4 +1,4 @@
-"""One history, kept in many ways: what can be read must not depend on how it is kept.
+"""One history, stored in many ways: reads must not depend on how it is stored.
 
 Group sizes, checkpoints, segments of the log, memtables, garbage collection, the history window
 and where the database was closed, killed or lost its power are all the machine's business. A

@@ -1,7 +1,7 @@
-"""The engine beside a model, in random histories: transactions at both levels, delayed syncs,
-checkpoints that others overtake, garbage collection, power losses, reads of the past.
+"""The engine against a model in random histories: transactions at both levels, delayed syncs,
+commits during checkpoints, garbage collection, power losses, reads of the past.
 
-A failure prints the steps that lead to it, shortened, as a program that can be run again.
+A failure prints a shortened list of the steps that lead to it, as a program that can be run.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def some_range(source: random.Random) -> tuple[bytes, bytes | None]:
 
 
 def some_filter(source: random.Random) -> EventFilter:
-    """One that combines few members: with all of them hardly any event fits."""
+    """A filter with few members; with all of them, hardly any event would match."""
     wanted = EventFilter()
     for _ in range(source.choice([0, 1, 1, 2, 4])):
         match source.randrange(4):
@@ -121,7 +121,7 @@ def some_read(source: random.Random, now: PlainState) -> tuple[Any, ...]:
 
 
 def some_write(source: random.Random, now: PlainState) -> list[Any]:
-    """A write that makes sense, and now and then one that expects what is not so."""
+    """A valid write, or sometimes one with a wrong expectation."""
     stream = source.choice(STREAMS)
     version = now.version(stream)
     match source.randrange(8):
@@ -149,7 +149,7 @@ def some_write(source: random.Random, now: PlainState) -> list[Any]:
 
 
 class EngineBesideModel(RuleBasedStateMachine):
-    """Random histories. `self.model` holds every commit that was numbered."""
+    """Random histories. `self.model` has every commit that was sequenced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class EngineBesideModel(RuleBasedStateMachine):
                     self.go_on(source)
 
     def go_on(self, source: random.Random) -> None:
-        """A step of a transaction: one that is open, or a new one."""
+        """A step of an open or a new transaction."""
         place = source.randrange(TRANSACTIONS_MAX)
         if place < len(self.running):
             running = self.running[place]
@@ -257,7 +257,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         before = self.model.last_commit
         read_only = not any(name == "write" for name, _, _ in running.steps)
         if read_only:
-            # It stands where its view is, and its reads were checked there.
+            # It is serialized at its view, where its reads were checked.
             assert ticket.payload[0] <= before
             return
         again = self.model.commit(identity, running, serializable=serializable)
@@ -274,7 +274,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.waiting.append((ticket, number))
 
     def check_conflict(self, running: Running, error: Conflict) -> None:
-        """Every conflict names a commit after the view that wrote what it is about."""
+        """Check that every conflict names a commit after the view that wrote its subject."""
         assert error.conflicts
         for conflict in error.conflicts:
             if conflict["kind"] == "expected version":
@@ -299,7 +299,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         before = self.model.states[-2]
         again = running.model.again_on(before, check_reads=False)
         then = self.model.states[running.handle.view]
-        # A checkpoint forgets that a key ever was which nobody can read any more. If it was
+        # A checkpoint leaves no trace of a deleted key that nobody can read. If the key was
         # absent at the view too, nothing that the transaction saw has changed.
         puts = {key for key in again.puts if key in then.keys or key in before.keys}
         for commit in range(running.handle.view + 1, self.model.last_commit):
@@ -349,7 +349,7 @@ class EngineBesideModel(RuleBasedStateMachine):
     @precondition(lambda self: self.checkpoint is not None)
     @rule()
     def carry_on_with_checkpoint(self) -> None:
-        """First run it, and let others go on before it is finished."""
+        """Run it first, and let others continue before it is finished."""
         assert self.checkpoint is not None
         if self.checkpoint.result is not None:
             self.engine.finish_checkpoint(self.checkpoint)
@@ -360,7 +360,7 @@ class EngineBesideModel(RuleBasedStateMachine):
             self.sync()
         self.checkpoint.run()
 
-    # Ends and new beginnings.
+    # Closing, crashing and reopening.
 
     @property
     def has_news(self) -> bool:
@@ -394,7 +394,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.come_back(self.database.crash())
 
     def come_back(self, database: Database) -> None:
-        """What was acknowledged is there, and what is there is a prefix of what was numbered."""
+        """Acknowledged commits survive, and the survivors are a prefix of the sequenced ones."""
         self.database = database
         recovered = self.engine.published
         assert self.acknowledged <= recovered <= self.model.last_commit

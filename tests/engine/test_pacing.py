@@ -1,4 +1,4 @@
-"""How a checkpoint gives way to the server."""
+"""How a checkpoint yields the GIL to the server."""
 
 import itertools
 import random

@@ -1,9 +1,9 @@
 """Two engines that have applied the same log give the same answers, whatever their clocks say.
 
-One engine makes a random history: keys, events, streams that are truncated, kept short by count
-and by age, deleted and erased, while time passes. Now and then another one opens a copy of its
-files under a clock that is wrong, with other settings of memory. At every commit that the one can
-read, the other can too, and reads the same; so it is with the status of every transaction.
+One engine makes a random history: keys, events, and streams that are truncated, limited by count
+and by age, deleted and erased, while time passes. From time to time another engine opens a copy of
+its files with a wrong clock and other memory settings. Both must be able to read the same commits,
+with the same results, and must give the same status for every transaction.
 """
 
 import random
@@ -48,7 +48,7 @@ def some_writes(source: random.Random) -> list[list[Any]]:
 
 
 def everything(reader: Reader) -> list[Any]:
-    """All that a commit has."""
+    """Everything that can be read at a commit."""
     wanted = [EVERYTHING, EventFilter(category="kept"), EventFilter(prefix="aged")]
     loads = [reader.load(stream, "", 0) for stream in STREAMS]
     return [
@@ -81,7 +81,7 @@ def test_a_copy_of_the_log_gives_the_same_answers_under_another_clock(seed: int)
         try:
             database.execute(*some_writes(source), transaction=transaction)
         except HeadwaterError:
-            # An event that is not there cannot be erased, say.
+            # For example, a missing event cannot be erased.
             pass
         if source.random() < 0.1:
             database.engine.status(database.new_id(), resolve=True)
@@ -104,7 +104,7 @@ def test_a_copy_of_the_log_gives_the_same_answers_under_another_clock(seed: int)
 
 
 def test_an_open_transaction_reads_one_state_while_events_grow_old() -> None:
-    # Events that were read in a transaction were gone at its next read, without a commit between.
+    # Events that a transaction had read were gone at its next read, without a commit in between.
     database = Database()
     database.execute(["set_retention", "aged-1", None, 5 * SECOND_US])
     database.execute(["append", "aged-1", ANY, [[None, "T", b"1", b""]]])

@@ -1,4 +1,4 @@
-"""The offline check: silent on what is whole, and on what a crash leaves; loud on the rest."""
+"""The offline check reports all damage, and nothing about a sound database or after a crash."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what they write, and that they can end anywhere."""
+"""Checkpoints: what they write, and that they can be interrupted anywhere."""
 
 import contextlib
 import random

@@ -1,4 +1,4 @@
-"""Version garbage: what nobody can read goes, what anybody can read stays."""
+"""Garbage collection removes versions that no view can read, and keeps all others."""
 
 import random
 

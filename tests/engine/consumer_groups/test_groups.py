@@ -1,4 +1,4 @@
-"""Consumer groups: who gets what, in which order, and what is done once and for all."""
+"""Consumer groups: which member gets which event, in which order, exactly once."""
 
 import pytest
 

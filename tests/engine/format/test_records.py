@@ -1,4 +1,4 @@
-"""Records of the log: what goes in comes out, and means the same when it is installed."""
+"""Records of the log decode to what was encoded, and have the same effect when applied."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Changes of keys: what each commit wrote in a range, the same as a model has it."""
+"""Changes of keys: what each commit wrote in a range, compared with a model."""
 
 import random
 from dataclasses import replace

@@ -129,7 +129,7 @@ def test_a_page_says_how_far_it_has_read_and_whether_more_may_follow() -> None:
     database = Database(replace(SETTINGS, examined_events_max=4))
     database.execute(append("a", *["Other"] * 20), append("a", "Wanted"), append("a", "Other"))
     reader = database.engine.reader()
-    # Nothing that fits, but it says where to go on: a subscriber's checkpoint moves along.
+    # Nothing matches, but the position advances, and with it a subscriber's checkpoint.
     page = reader.read_all(0, EventFilter(prefix="b"), 10, False)
     assert (page.events, page.more) == ([], True)
     assert 4 <= page.position < 22
@@ -318,7 +318,7 @@ def test_a_reader_stays_at_its_view() -> None:
 
 
 def test_a_load_is_never_larger_than_a_frame() -> None:
-    # A snapshot of 8 MiB and an event of 12 were too large for every answer, for good.
+    # A snapshot of 8 MiB and an event of 12 MiB never fitted into any answer.
     half = b"." * limits.VALUE_SIZE_MAX
     database = Database()
     database.execute(append("a", "One", "Two"))

@@ -1,4 +1,4 @@
-"""Commits that a wrong clock dated in the future: told by a check, ended by a repair."""
+"""Commits that a wrong clock dated in the future: a check reports and a repair corrects them."""
 
 import contextlib
 import random

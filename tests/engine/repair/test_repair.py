@@ -1,4 +1,4 @@
-"""Repair: after it, the check is clean, the database opens, and what was given up was said."""
+"""After a repair the check is clean, the database opens, and every loss was reported."""
 
 import contextlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rewriting: room comes back, nothing else is lost, and nothing that was erased comes back."""
+"""Rewriting frees space, loses nothing else, and restores nothing that was erased."""
 
 import contextlib
 import random

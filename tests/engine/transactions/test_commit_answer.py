@@ -1,4 +1,4 @@
-"""The answer to a commit, made again: the versions of the streams that it appended to."""
+"""The reconstructed answer to a commit: the versions of the streams that it appended to."""
 
 import random
 from collections.abc import Sequence

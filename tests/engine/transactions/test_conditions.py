@@ -45,7 +45,7 @@ def test_a_value_must_be_equal_and_absence_is_a_value() -> None:
     [(b"k", b"w", "another value"), (b"k", None, "a value"), (b"absent", b"", "no value")],
 )
 def test_the_message_says_what_was_found(key: bytes, value: bytes | None, found: str) -> None:
-    # Of a key that should have been absent, it said that the key has no value.
+    # For a key that should have been absent, the message said that it has no value.
     database = Database()
     database.execute(["put", b"k", b"v"])
     ticket, _ = database.engine.execute(
@@ -82,7 +82,7 @@ def test_a_range_is_unchanged_since_a_commit_or_names_who_changed_it() -> None:
 
 
 def test_unchanged_since_a_future_commit_is_refused() -> None:
-    # It held, whatever happened: a client that mixed up its numbers would never have known.
+    # Such a condition always held, so a client that confused its numbers would not notice.
     database = Database()
     database.execute(["put", b"k", b"v"])
     with pytest.raises(InvalidArgument, match="commit 2 was not made yet; the newest is 1"):
@@ -123,7 +123,7 @@ def test_all_failed_conditions_are_reported_with_the_failed_expectations() -> No
 
 
 def test_a_failed_condition_is_reported_even_if_the_writes_are_invalid() -> None:
-    # "Only if it is absent, else add" met a text: the add's error hid that of the condition.
+    # The key had a text, and the error of the add hid the failure of the condition.
     database = Database()
     database.execute(["put", b"k", b"text"])
     with pytest.raises(ConditionFailed):
@@ -144,5 +144,5 @@ def test_conditions_see_commits_that_are_sequenced_and_not_durable() -> None:
     )
     assert isinstance(ticket.error, ConditionFailed)
     assert results == []
-    # A crash could undo what it was decided on, so it goes out after that is durable.
+    # A crash could undo the commit that decided it, so the answer waits until that is durable.
     assert ticket.sequence == 1 > database.engine.durable_sequence

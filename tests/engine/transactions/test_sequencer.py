@@ -1,4 +1,4 @@
-"""The sequencer: numbers, groups, tickets, and answers that are given again."""
+"""The sequencer: sequence numbers, groups, tickets, and repeated answers."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Appends on condition of a query: what stands against them, at either isolation."""
+"""Append conditions: which events fail them, at both isolation levels."""
 
 from typing import Any
 

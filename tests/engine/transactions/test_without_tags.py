@@ -1,4 +1,4 @@
-"""Events from before there were tags: nine members in the log, and readable as ever."""
+"""Events of versions without tags have nine members in the log, and can still be read."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_old_events_are_read_found_repeated_and_checked_beside_new_ones() -> Non
     assert len(all_events(reader, 0, EventFilter(types=("T",)))) == 3
     tagged = all_events(reader, 0, EventFilter(query=(Criterion((), ("x",)),)))
     assert tagged == stored[2:]
-    # Sent again, they are there.
+    # Sent again, they count as done.
     assert database.execute(append(1))[0] == 1
     assert database.execute(append(3, "x")) == answer
     database.checkpoint()

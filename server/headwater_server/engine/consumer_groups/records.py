@@ -242,7 +242,7 @@ def stream_keys(state: State, view: int, number: int) -> list[bytes]:
 
 
 def problem_of(key: bytes, value: bytes, last_position: int) -> str | None:
-    """What is wrong with a stored key of this space and its value, or None."""
+    """The problem of a stored key of a consumer group and its value, or None."""
     kind = key[: len(_DEFINITION)]
     try:
         if kind == _DEFINITION:
@@ -289,7 +289,7 @@ def _position_of(key: bytes) -> int:
 
 
 def _end(prefix: bytes) -> bytes:
-    """The first key after all that begin with a prefix, which does not end in ff bytes alone."""
+    """The first key after all those with a prefix; the prefix must not be ff bytes alone."""
     stripped = prefix.rstrip(b"\xff")
     return stripped[:-1] + bytes([stripped[-1] + 1])
 

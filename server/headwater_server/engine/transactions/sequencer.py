@@ -193,7 +193,7 @@ class Sequencer:
     def _answer_of_repeated(
         self, transaction: bytes, commit: int, buffer: WriteBuffer
     ) -> list[Any] | None:
-        """The answer to a commit whose appends had all been there before it, else None."""
+        """The answer to a commit whose appends were all stored before it, else None."""
         if not any(append.has_ids for append in buffer.appends):
             return None
         record = self._state.commit_record(commit)
@@ -202,7 +202,7 @@ class Sequencer:
         try:
             planned = self.planner.plan_buffer(transaction, 0, buffer, record.time)
         except HeadwaterError:
-            # It cannot be done once more, and need not: it was committed.
+            # Planning it again fails now, and is not needed: it was committed.
             return None
         return self._answer_of(*planned.repeated[-1]) if planned.repeated else None
 
