@@ -24,7 +24,7 @@ def backups(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(backups: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all tests: each makes backups under names of its own."""
+    """One server for all tests: each test makes backups under its own names."""
     options = ["--backup-dir", str(backups), "--checkpoint-commits", "100"]
     with ServerProcess(Path(tmp_path_factory.mktemp("source")), options) as server:
         yield server
@@ -36,7 +36,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def transfer(tx: headwater.BlockingTransaction, number: int) -> None:
-    """Move some from one account to another, and say so."""
+    """Move an amount from one account to another, and append an event."""
     payer, payee = number % ACCOUNTS, (number * 3 + 1) % ACCOUNTS
     tx.put(("balance", payer), tx.get(("balance", payer), default=0) - 1)
     tx.put(("balance", payee), tx.get(("balance", payee), default=0) + 1)
@@ -85,7 +85,7 @@ def test_a_backup_under_load_is_restored_and_served(
             past = source.at(commit=commit)
             assert [*past.scan()] == [*db.scan()]
         db.put("more", 1)
-    # The backup itself is as it was.
+    # The backup is unchanged.
     status, said = run("check", str(backup))
     assert status == 0, said
 
@@ -180,7 +180,7 @@ def test_a_server_killed_during_a_backup_leaves_a_whole_one_or_none(
         server.reap()
         left = {path.name for path in place.iterdir() if not path.name.startswith(".")}
         assert left == ({"two"} if number == 3 else set())
-    # What was left lying about is in nobody's way.
+    # Left-over files do not disturb the next backup.
     with server, headwater.connect_blocking(server.url) as db:
         assert not (server.data / "backup.tmp").exists()
         assert [event.data for event in db.read("a-1")] == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""`headwater bench` on a real server: every operation answers, and the figures add up."""
+"""`headwater bench` on a real server: every operation works, and the figures add up."""
 
 import json
 from collections.abc import Iterator

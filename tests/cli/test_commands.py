@@ -19,7 +19,7 @@ from headwater.cli.server_process import ServerProcess
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server whose whole content is known, so it is not the one that all tests share."""
+    """A server of its own, since the tests know its whole content."""
     with ServerProcess(Path(tmp_path_factory.mktemp("source"))) as server:
         fill(server.url)
         yield server
@@ -279,8 +279,8 @@ def test_the_command_line_lists_streams_and_their_retention(empty: ServerProcess
     result = call("stream", "erase", *url, "person", "3", "--yes")
     assert result.exit_code == 1
     assert "has no version 3" in result.output
-    # A range beyond the end took all memory, and one backwards erased nothing and said so
-    # as if all were well; so did the deletion of a stream that was mistyped.
+    # A range beyond the end used to take all memory. A reversed range, and a mistyped stream in a
+    # deletion, used to change nothing and report success.
     for versions, message in (("2-9999999999999", "has no version 9999999999999"), ("2-1", "2-1")):
         result = call("stream", "erase", *url, "person", versions, "--yes")
         assert result.exit_code != 0

@@ -1,4 +1,4 @@
-"""The limit of open files: raised as far as it goes, and never lowered."""
+"""The limit of open files is raised as far as possible, and never lowered."""
 
 import resource
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def test_a_soft_limit_is_raised_to_the_hard_limit_at_most(
     limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
-    # What the process gives up of its hard limit, it does not get back.
+    # A process that lowers its hard limit cannot raise it again.
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 280))
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "setrlimit", lambda _, given: asked.append(given))

@@ -1,4 +1,4 @@
-"""A dump and its load keep positions, which projections remember, also where events are hidden."""
+"""A dump and its load keep positions, which projections remember, even of hidden events."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def empty(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def hide_some(db: headwater.BlockingDatabase) -> None:
-    """Hidden are positions 1, 2, 4, 5, 8 and 9."""
+    """A database that hides positions 1, 2, 4, 5, 8 and 9."""
     db.append("kept-1", [Event("E", n) for n in range(3)])
     db.append("gone-1", [Event("E"), Event("E")])
     db.append("whole-1", [Event("E", 1), Event("E", 2)])
@@ -53,8 +53,8 @@ def copy(source: str, target: str, path: Path) -> None:
 def test_a_projection_continues_in_a_loaded_database_where_it_was(
     empty: ServerProcess, tmp_path: Path
 ) -> None:
-    # Events that nobody sees took no position in the copy, and others took theirs: a projection
-    # left out what came at positions that it had passed, or handled again what came beyond.
+    # Hidden events used to take no position in the copy, and later events took theirs. So a
+    # projection skipped events at positions that it had passed, or handled events twice.
     path = tmp_path / "dump.jsonl"
     (tmp_path / "other").mkdir()
     with (
@@ -144,8 +144,8 @@ def test_a_load_into_a_database_that_has_more_keeps_versions(
 def test_keys_that_are_not_tuples_are_dumped_and_loaded_unchanged(
     empty: ServerProcess, tmp_path: Path
 ) -> None:
-    # A client in another language may make its keys as it likes; one such key, and there was no
-    # dump of the whole database.
+    # A client in another language may encode keys in any way. One such key used to fail the dump
+    # of the whole database.
     keys = [b"raw \xff", encode_key(("a", 1)), encode_key("b") + b"\0", b"\x00" * 9]
     (tmp_path / "other").mkdir()
     with headwater.connect_blocking(empty.url) as db, ServerProcess(tmp_path / "other") as other:

@@ -1,4 +1,4 @@
-"""`headwater serve` as a process: its settings, its signals, its last words."""
+"""`headwater serve` as a process: its settings, its signals, its exit statuses."""
 
 import json
 import os
@@ -276,7 +276,7 @@ def test_tls_connections_reach_the_same_server(tmp_path: Path, start: Start) -> 
     with TlsWire(server.address, context) as client:
         client.ask("execute", new_id(), [], [], [["put", b"k", b"v" * 1_000_000]])
         assert client.ask("get", None, b"k") == b"v" * 1_000_000
-        # Who speaks no TLS gets nowhere, and is no trouble to others.
+        # A client without TLS is refused, and does not disturb others.
         with socket.create_connection(("127.0.0.1", int(server.address.split(":")[1]))) as plain:
             plain.sendall(b"\0\0\0\1\x90")
             plain.settimeout(10)
@@ -292,7 +292,7 @@ def test_a_failed_disk_ends_the_server_with_its_own_exit_status(
     async def failing(settings: ServerSettings) -> None:
         raise CommitFailed("the write-ahead log failed: Input/output error")
 
-    # By its full name: the package has the command itself under the module's name.
+    # By its full name: in the package, the module's name refers to the command.
     monkeypatch.setattr(sys.modules["headwater_server.cli.serve"], "run_server", failing)
     ended = CliRunner().invoke(main, ["serve", "--data", "d"])
     assert ended.exit_code == 74

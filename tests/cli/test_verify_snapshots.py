@@ -71,7 +71,7 @@ def test_each_different_snapshot_is_reported(application: None, tmp_path: Path) 
 
         with db.transaction() as tx:
             tx.save_snapshot("counter-a", version=12, state=0, schema=1, name="counter")
-            # As a flipped bit leaves it.
+            # As a flipped bit would change it.
             tx._core._writes[-1][-1] = b"\xc1"
         code, output = verify(server, place, "--prefix", "counter-a")
         assert code == 1

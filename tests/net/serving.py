@@ -1,10 +1,10 @@
-"""A server in memory for tests: simulated files, streams in memory, syncs that wait for a word.
+"""A server in memory for tests: simulated files, streams in memory, and syncs that tests hold up.
 
     async with serving() as server:
         client = await server.connect()
         await client.ask("ping")
 
-It runs what a real server runs, except for sockets, signals and threads.
+It runs everything that a real server runs, except sockets, signals and threads.
 """
 
 import random
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass
 class Disk:
-    """What the tests can do to the disk: hold up a sync, or let it fail."""
+    """A disk whose syncs a test can hold up or make fail."""
 
     syncs: int = 0
     error: Exception | None = None
@@ -40,11 +40,11 @@ class Disk:
         self._free.set()
 
     def hold(self) -> None:
-        """Let no sync end until `release`."""
+        """Hold up every sync until `release`."""
         self._free = trio.Event()
 
     def release(self) -> None:
-        """Let the syncs go on."""
+        """Let the syncs continue."""
         self._free.set()
 
     async def run_blocking(self, call: Callable[[], T], /) -> T:
@@ -72,7 +72,7 @@ class Client:
         return request_id
 
     async def receive(self) -> Responded:
-        """What comes next."""
+        """The next message."""
         while not self._arrived:
             data = await self.stream.receive_some(65536)
             if not data:
@@ -81,7 +81,7 @@ class Client:
         return self._arrived.popleft()
 
     async def result(self, request_id: int) -> Any:
-        """The payload of the answer that comes next, or its error raised."""
+        """The payload of the next answer; raises its error."""
         item = await self.receive()
         if isinstance(item, Failure):
             assert item.request_id == request_id, item
@@ -91,11 +91,11 @@ class Client:
         return item.payload
 
     async def ask(self, operation: str, *arguments: Any) -> Any:
-        """A request and its answer."""
+        """Send a request and return its answer."""
         return await self.result(await self.send(operation, *arguments))
 
     async def pushed(self) -> Any:
-        """The payload of the push that comes next."""
+        """The payload of the next push."""
         item = await self.receive()
         assert isinstance(item, Push), item
         return item.payload
@@ -105,7 +105,7 @@ class Client:
         return await self.ask("hello", PROTOCOL_VERSION, "test")
 
     async def close(self) -> None:
-        """Hang up without a word."""
+        """Close the connection."""
         await self.stream.aclose()
 
 
@@ -139,7 +139,7 @@ class MemoryServer:
         return disks[name].run_blocking if name in disks else _inline
 
     async def connect(self, *, hello: bool = True) -> Client:
-        """A new connection, which has said hello unless told otherwise."""
+        """A new connection, by default after hello."""
         ours, theirs = memory_stream_pair()
         client = Client(ours)
         self.nursery.start_soon(_serve, theirs, self.server, self.database)
@@ -148,7 +148,7 @@ class MemoryServer:
         return client
 
     def new_id(self) -> bytes:
-        """A transaction id that was not used before."""
+        """A new transaction id."""
         return self.database.new_id()
 
     async def put(self, client: Client, key: bytes, value: bytes) -> Any:
@@ -173,7 +173,7 @@ async def _serve(stream: trio.abc.Stream, server: Server, database: Database) ->
 
 
 def settings(**session: Any) -> ServerSettings:
-    """Settings with some bounds of the session changed."""
+    """Settings with other bounds for sessions."""
     return ServerSettings(data="data", session=replace(SessionSettings(), **session))
 
 

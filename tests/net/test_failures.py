@@ -1,8 +1,8 @@
-"""Failures: a mistake of the server ends the process, a read that fails does not.
+"""Failures: a bug in the server ends the process, a failed read does not.
 
-The law: whatever raises an exception that is neither a HeadwaterError nor an error of a read, the
-process ends with it; no group is written after it; and every client that waits for a commit hears
-that its outcome is unknown, with its transaction's id.
+The law: after an exception that is neither a HeadwaterError nor a read error, the process ends with
+that exception, no group is written any more, and every client that waits for a commit is told that
+its outcome is unknown, with its transaction's id.
 """
 
 from collections.abc import Awaitable, Callable
@@ -106,7 +106,7 @@ PLACES = [
 
 
 async def everything_said(client: Client) -> list[HeadwaterError]:
-    """The errors that come until the connection is closed."""
+    """The errors that arrive until the connection is closed."""
     said: list[HeadwaterError] = []
     while True:
         try:
@@ -135,7 +135,7 @@ async def test_a_bug_in_the_server_ends_the_process_and_tells_waiting_clients(
             await waiting.send("execute", transaction, [], [], [["put", b"k", b"v"]])
             await wait_all_tasks_blocked()
             syncs = server.disk.syncs
-            # Numbered after the group that is at the disk, and never written.
+            # Sequenced while the group before is being written, and never written.
             await waiting.send("execute", server.new_id(), [], [], [["put", b"l", b"v"]])
             await wait_all_tasks_blocked()
 

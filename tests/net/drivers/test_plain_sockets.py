@@ -86,7 +86,7 @@ async def test_a_fast_client_alone_does_not_starve_other_tasks() -> None:
                 await trio.lowlevel.checkpoint()
             for _ in range(50):
                 await trio.sleep(0.0001)
-            # A connection of somebody else, and what it asks for, come through as well.
+            # Another client can connect, and its requests are served.
             other = await dial(listeners)
             assert type(await other.ask("ping")) is not Failure
         over.set()
@@ -142,7 +142,7 @@ async def test_one_connection_too_many_is_refused_with_the_reason() -> None:
 
 
 async def test_the_last_descriptors_are_reserved_for_files() -> None:
-    # Clients that took all of them had the next checkpoint fail, which is the end of a server.
+    # Clients that took all descriptors made the next checkpoint fail, which ends the server.
     async with listening() as (server, listeners):
         first = await dial(listeners)
         service = server.server.service
@@ -162,7 +162,7 @@ async def test_a_reset_connection_releases_what_it_held() -> None:
     async with listening() as (server, listeners):
         client, other = await dial(listeners), await dial(listeners)
         await client.ask("begin", server.new_id())
-        # With this, close sends a reset instead of a goodbye.
+        # With this option, close sends a reset.
         linger = (1).to_bytes(4, "little") + bytes(4)
         client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)  # type: ignore[attr-defined]
         await client.close()
@@ -175,7 +175,7 @@ async def test_running_out_of_descriptors_does_not_spin_and_passes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     class Exhausted:
-        """A listener whose accept fails for want of a descriptor."""
+        """A listener whose accept fails because there is no free descriptor."""
 
         def __init__(self, listener: socket.socket) -> None:
             self.listener = listener

@@ -1,4 +1,4 @@
-"""What is ready is told alike, whichever way the system has."""
+"""All implementations of readiness report the same."""
 
 import select
 import socket
@@ -50,7 +50,7 @@ def test_the_end_of_the_other_side_is_readable(readiness: Readiness[str], pair: 
     assert readiness.ready() == [("ours", READ)]
     readiness.modify(ours, READ | WRITE, "ours")
     assert readiness.ready() == [("ours", READ | WRITE)]
-    # It must not keep a server busy that waits for something else.
+    # It must not wake a server that waits for another event.
     readiness.modify(ours, WRITE, "ours")
     assert readiness.ready() == [("ours", WRITE)]
 

@@ -14,7 +14,7 @@ from tests.net.serving import Client, MemoryServer, serving, settings
 
 
 async def connect_slowly(server: MemoryServer) -> Client:
-    """A connection without any buffer: what is not read is not sent."""
+    """A connection without a buffer: a send waits until the other side reads."""
     ours, theirs = lockstep_stream_pair()
     client = Client(ours)
 

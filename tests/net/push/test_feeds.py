@@ -24,28 +24,28 @@ Item = tuple[int, int]
 
 
 class Kind:
-    """How a kind of feed is opened, fed and read."""
+    """How a kind of feed is opened, written to and read."""
 
     word = ""
     tells_falling_behind = True
 
     def arguments(self, credit: int) -> tuple[Any, ...]:
-        """The request that opens a feed of what is wanted."""
+        """The request that opens a feed of the wanted items."""
         raise NotImplementedError
 
     def write_of(self, number: int, *, wanted: bool) -> list[Any]:
-        """What writes an item."""
+        """The operation that writes an item."""
         raise NotImplementedError
 
     def items(self, payload: list[Any]) -> list[list[Item]]:
-        """The items of a push, those together that may not be taken apart."""
+        """The items of a push, grouped if they must stay together."""
         raise NotImplementedError
 
     async def prepare(self, client: Client) -> None:
-        """Do what must be done before a feed is opened."""
+        """Prepare the server before a feed is opened."""
 
     def claims(self, payload: list[Any]) -> list[list[int]]:
-        """What of a push is to be acknowledged."""
+        """The parts of a push that must be acknowledged."""
         return []
 
 
@@ -96,7 +96,7 @@ class Deliveries(Events):
 
 
 class Reader:
-    """A client that reads when it is told to, and holds what comes against the laws."""
+    """A client that reads when the test says so, and checks the laws on what it gets."""
 
     def __init__(self, server: MemoryServer, kind: Kind, written: list[Item]) -> None:
         self.session = open_session(server.server.service, "by hand", lambda: None)
@@ -116,7 +116,7 @@ class Reader:
         return request_id
 
     def take(self) -> None:
-        """Read all that there is."""
+        """Read everything available."""
         while output := self.session.output():
             self.session.sent(len(output))
             while self.session.runnable:
@@ -160,7 +160,7 @@ def _name(kind: Kind) -> str:
 async def _write(
     server: MemoryServer, writer: Client, kind: Kind, numbers: range, dice: random.Random
 ) -> list[Item]:
-    """Write in one transaction; what is wanted of it, with its positions."""
+    """Write in one transaction; return the wanted items with their positions."""
     wanted = {number: dice.random() < 0.7 for number in numbers}
     before = server.engine.published_position
     writes = [kind.write_of(number, wanted=is_wanted) for number, is_wanted in wanted.items()]
@@ -195,7 +195,7 @@ async def test_every_wanted_item_comes_once_in_order_and_within_the_credit(
                     number += count
                     written += await _write(server, writer, kind, numbers, dice)
                 case 2 if feed:
-                    # Larger credits than a group may have are refused, which is no law here.
+                    # A group refuses larger credits; this test is not about that.
                     credit = dice.randrange(1, 40)
                     if reader.session.wants_input and reader.credit + credit < 100:
                         reader.credit += credit
@@ -231,7 +231,7 @@ async def test_every_wanted_item_comes_once_in_order_and_within_the_credit(
 def _fail_for(
     server: MemoryServer, kind: Kind, patch: pytest.MonkeyPatch, error: Exception
 ) -> Callable[[], None]:
-    """Let the source raise for the first feed; return what lets it raise for all live feeds."""
+    """Make the source raise for the first feed; return a function that does so for live feeds."""
     if kind.word == "deliveries":
         groups = server.engine.groups
         turn = groups.turn
@@ -298,7 +298,7 @@ async def test_a_source_that_raises_ends_only_that_feed(
         assert faulty.error is not None
         assert faulty.error.code == "internal_error"
         assert other.live
-        # Live, a read for all of them that fails makes them read for themselves.
+        # When the read for all live feeds fails, each of them reads on its own.
         fail_live()
         other.written.append((2, 2))
         await writer.ask("execute", server.new_id(), [], [], [kind.write_of(2, wanted=True)])

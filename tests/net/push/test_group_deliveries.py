@@ -36,7 +36,7 @@ async def join(client: Client, credit: int = 100) -> int:
 
 
 async def deliveries(client: Client) -> list[tuple[int, int, int]]:
-    """Position, token and attempt of the deliveries that are pushed next."""
+    """Position, token and attempt of the deliveries in the next push."""
     word, rows = await client.pushed()
     assert word == "deliveries", (word, rows)
     return [(event[0], token, attempt) for token, attempt, event in rows]
@@ -135,7 +135,7 @@ async def test_deliveries_of_a_closed_connection_go_to_others_immediately() -> N
         second = await server.connect()
         await join(second)
         await first.close()
-        # Each alone: one of them may be why the first one died.
+        # One at a time: any of them may have killed the first member.
         done = []
         for _ in range(3):
             [(position, token, attempt)] = await deliveries(second)

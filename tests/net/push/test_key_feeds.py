@@ -53,7 +53,7 @@ async def test_a_commit_is_pushed_whole_and_overdraws_the_credit() -> None:
         request_id = await feed(client, b"", None, 0, 2)
         [_, [[commit, changes, more]]] = await client.pushed()
         assert (commit, len(changes), more) == (1, 5, False)
-        # Three are owed before the next commit may come.
+        # The credit is at -3, so it takes more than three before the next commit comes.
         await client.ask("credit", request_id, 3)
         await client.ask("ping")
         await client.ask("credit", request_id, 1)
@@ -113,7 +113,7 @@ async def test_a_feed_goes_as_far_back_as_the_history_window_and_says_so() -> No
         assert oldest > 1
         with pytest.raises(HistoryGone, match=f"start at commit {oldest} or later"):
             await feed(client, b"", None, oldest - 1, 100)
-        # One that waits for credit for too long is told when it asks again.
+        # A feed that waits too long for credit gets the error at its next grant.
         await write(server, writer, put(b"a"))
         request_id = await feed(client, b"", None, server.engine.oldest_readable, 0)
         for n in range(5):

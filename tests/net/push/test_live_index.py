@@ -1,4 +1,4 @@
-"""The filters of live subscribers: each event reaches those that it fits, and no others."""
+"""The index of live filters: each event reaches the filters that it matches, and no others."""
 
 import random
 from typing import cast

@@ -281,7 +281,7 @@ async def test_every_position_comes_once_and_in_order_under_any_schedule(seed: i
 
 
 class Follower:
-    """A subscriber that notes what it saw."""
+    """A subscriber that records what it saw."""
 
     def __init__(self, client: Client) -> None:
         self.client = client

@@ -1,4 +1,4 @@
-"""SCRAM over a session: who gets in, who does not, and that nobody learns which users exist."""
+"""SCRAM over a session: who is accepted, who is refused, and that user names do not leak."""
 
 import base64
 

@@ -1,8 +1,8 @@
-"""The memory budget: what all connections together make the server hold is bounded.
+"""The memory budget: a bound on the memory that all connections use together.
 
-The law: whatever mix of connections sends parts of frames, sends requests and does not read the
-answers, the charges stay within the budget, what is held in all stays within the budget and the
-free allowance of each connection, and a connection that behaves is served.
+The law: for any mix of connections that send parts of frames, or send requests and do not read the
+answers, the charges stay within the budget. All bytes held stay within the budget plus the free
+allowance of each connection, and a well behaved connection is served.
 """
 
 import random
@@ -33,7 +33,7 @@ SIZE_MAX = 4 * MIB
 
 
 class Holder:
-    """A connection that holds what it is told to."""
+    """A connection that holds as many bytes as the test says."""
 
     def __init__(self, budget: MemoryBudget, *, authenticated: bool = True) -> None:
         self.budget = budget
@@ -60,7 +60,7 @@ class Holder:
 
 
 class Clock:
-    """A clock that stands still until told otherwise."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -81,7 +81,7 @@ def test_the_charges_stay_within_the_budget_whatever_connections_hold(seed: int)
     for _ in range(2_000):
         holder = dice.choice(holders)
         if holder.error is None and dice.random() < 0.8:
-            # A connection that is paused is not read from, but its output may still grow.
+            # A paused connection is not read from, but its output may still grow.
             holder.hold(dice.choice([holder.size // 2, holder.size + dice.randrange(MIB)]))
         dice.choice(modest).hold(dice.randrange(FREE_SIZE + 1))
         assert budget.used <= SIZE_MAX
@@ -117,11 +117,11 @@ def test_the_largest_connection_is_closed_when_the_budget_is_used_up() -> None:
 
 def test_an_unauthenticated_connection_is_closed_first_and_told_why() -> None:
     budget = budget_of()
-    user, stranger = Holder(budget), Holder(budget, authenticated=False)
+    user, unknown = Holder(budget), Holder(budget, authenticated=False)
     user.hold(3 * MIB)
-    stranger.hold(100 * KIB)
-    assert stranger.error is not None
-    assert "not authenticated" in stranger.error.message
+    unknown.hold(100 * KIB)
+    assert unknown.error is not None
+    assert "not authenticated" in unknown.error.message
     assert user.error is None
 
 
@@ -153,7 +153,7 @@ def test_the_default_is_a_quarter_of_the_memory_of_the_container(tmp_path: Path)
     assert default_size(str(limit)) == default_size(str(tmp_path / "none")) <= SIZE_DEFAULT_MAX
 
 
-# Through sessions.
+# With sessions.
 
 
 def small_budget(**session: Any) -> ServerSettings:
@@ -161,7 +161,7 @@ def small_budget(**session: Any) -> ServerSettings:
 
 
 class Peer:
-    """A client that is driven by hand, and mostly behaves badly."""
+    """A client that the test drives, usually a badly behaved one."""
 
     def __init__(self, server: MemoryServer, *, hello: bool = True) -> None:
         self.service = server.server.service

@@ -1,4 +1,4 @@
-"""A session, as a client sees it: answers, their order, errors that stay with their cause."""
+"""A session as a client sees it: answers, their order, and errors that affect one request only."""
 
 from typing import Any
 
@@ -223,7 +223,7 @@ async def test_open_transactions_are_counted_for_each_connection() -> None:
 
 
 async def test_too_much_output_is_bounded_while_the_client_reads_nothing() -> None:
-    """The session alone, driven by hand: bytes in, nothing taken out."""
+    """A session alone, driven by the test: bytes go in, and no output is taken."""
     given = settings(output_pause_size=50_000, output_resume_size=10_000)
     async with serving(given) as server:
         client = await server.connect()

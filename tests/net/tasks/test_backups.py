@@ -1,4 +1,4 @@
-"""Backups on request: beside writers and checkpoints, of all that was acknowledged before."""
+"""Backups on request: made beside writers and checkpoints, with everything acknowledged before."""
 
 import random
 from dataclasses import replace
@@ -20,7 +20,7 @@ ACCOUNTS = 5
 
 
 def with_backups(commits: int = 100_000) -> ServerSettings:
-    """Settings with a directory for backups, and a checkpoint every so many commits."""
+    """Settings with a directory for backups, and a checkpoint every *commits* commits."""
     return replace(
         settings(),
         backup_directory="backups",
@@ -29,13 +29,13 @@ def with_backups(commits: int = 100_000) -> ServerSettings:
 
 
 def make_place(server: MemoryServer) -> None:
-    """The directory for backups, as an operator makes it."""
+    """Make the directory for backups, as an operator does."""
     server.database.files.make_directory("backups")
     server.database.files.sync_directory("")
 
 
 def opened(server: MemoryServer, name: str) -> Engine:
-    """The backup as a database, once it is found to be whole."""
+    """Check a backup, and open it as a database."""
     store = server.database.store.checkpoints["data/backup.tmp/state"]
     files = server.database.files.crash()
     report = check(files, f"backups/{name}", open_store=lambda _: store)
@@ -52,7 +52,7 @@ def opened(server: MemoryServer, name: str) -> Engine:
 
 
 async def transfer(server: MemoryServer, client: Client, source: random.Random) -> int:
-    """Move some from one account to another, with an event; the commit."""
+    """Move an amount from one account to another, with an event; return the commit."""
     payer, payee = source.sample(range(ACCOUNTS), 2)
     writes = [
         ["add", b"balance-%d" % payer, -1],
@@ -105,7 +105,7 @@ async def test_a_backup_under_load_is_of_one_commit_and_has_everything_acknowled
 
 
 def msgpack_int(value: bytes) -> int:
-    """An integer that `add` has written."""
+    """An integer that `add` wrote."""
     number = decode(value, unscanned_size_max=9, items_max=1)
     assert isinstance(number, int)
     return number

@@ -1,4 +1,4 @@
-"""The checkpointer: beside readers and writers, waiting for room, holding back who is too fast."""
+"""The checkpointer: beside readers and writers, waiting for room, holding back fast writers."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ async def test_writers_faster_than_the_checkpoint_are_held_back() -> None:
 
 
 async def test_writers_of_up_to_two_memtables_during_a_checkpoint_are_not_held_back() -> None:
-    # A checkpoint that kept up held writers back at its end, and that was the p99 of puts.
+    # A checkpoint that kept up used to hold writers back at its end, which raised the p99 of puts.
     async with serving(every(5)) as server:
         client = await server.connect()
         server.checkpoint_disk.hold()
@@ -78,7 +78,7 @@ async def test_writers_of_up_to_two_memtables_during_a_checkpoint_are_not_held_b
 
 
 async def test_the_checkpoint_thread_frees_the_memtable() -> None:
-    # Freed by the event loop, at once, it stopped everybody for 10 to 20 ms.
+    # When the event loop freed it in one piece, it blocked all clients for 10 to 20 ms.
     async with serving() as server:
         client = await server.connect()
         for n in range(20):
@@ -136,8 +136,8 @@ async def test_a_disk_failure_during_a_checkpoint_ends_the_server() -> None:
 async def test_a_rewrite_is_not_begun_after_a_failed_checkpoint(
     autojump_clock: trio.abc.Clock,
 ) -> None:
-    # It got its turn before the failure had ended the server, met the memtable that the
-    # checkpoint had left frozen, and an assertion took the place of the disk's error.
+    # The rewrite used to get its turn before the failure had ended the server. It found the frozen
+    # memtable of the checkpoint, and an assertion replaced the disk's error.
     with pytest.raises(ExceptionGroup) as ended:
         async with serving() as server:
             client = await server.connect()
@@ -158,7 +158,7 @@ async def test_a_rewrite_is_not_begun_after_a_failed_checkpoint(
 async def test_reopening_a_store_on_a_full_disk_is_retried_until_there_is_room(
     autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The retry used to open the store once; a disk that was still full then ended the server.
+    # The retry used to open the store only once, and a disk that was still full ended the server.
     async with serving(every(5)) as server:
         client = await server.connect()
         attempts = []

@@ -1,4 +1,4 @@
-"""Commits of a turn: fsync at its end while the disk is fast, and in the task otherwise."""
+"""Commits of a turn: fsync at its end while the disk is fast, otherwise in the committer."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Numbers commits, and remembers which were made durable and published."""
+    """Sequences commits, and records which were made durable and published."""
 
     def __init__(self) -> None:
         self.sequence = self.durable_sequence = self.published = 0
@@ -61,7 +61,7 @@ class Answer:
 
 
 class Turns:
-    """A group commit, a disk, and what a driver does in a turn."""
+    """A group commit, a disk, and a driver's turns."""
 
     def __init__(self) -> None:
         self.engine = Engine()

@@ -1,4 +1,4 @@
-"""Which generations are collected when, and that cycles are found."""
+"""When each generation is collected, and that cycles are found."""
 
 import gc
 import weakref
@@ -35,7 +35,7 @@ class Cycle:
 
 
 class Serving:
-    """A collection that serves, and its clock."""
+    """A garbage collection of a serving process, and its clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -48,7 +48,7 @@ class Serving:
 
 
 def old_cycle() -> "weakref.ref[Cycle]":
-    """A cycle that nothing refers to, and that lived for too long to be young."""
+    """An unreachable cycle that has left the young generation."""
     cycle = Cycle()
     gc.collect(0)
     return weakref.ref(cycle)
@@ -62,7 +62,8 @@ def full_collections() -> int:
 def test_the_older_generations_are_not_collected_under_load() -> None:
     Serving()
     before = gc.get_stats()
-    # What a memtable is made of: it is kept, so each collection passes it on to the next.
+    # Like the objects of a memtable: they survive, so each collection moves them to the next
+    # generation.
     kept = [[number] for number in range(60 * YOUNG_OBJECTS)]
     after = gc.get_stats()
     assert len(kept) == 60 * YOUNG_OBJECTS
@@ -141,7 +142,7 @@ def test_a_server_that_is_never_idle_collects_after_a_while(
 
 
 def test_cycles_do_not_accumulate_under_endless_load() -> None:
-    # Each tick leaves old cycles behind. There are never more than one interval leaves.
+    # Each tick leaves old cycles. There are never more than those of one interval.
     serving = Serving()
     left: list[weakref.ref[Cycle]] = []
     most = 0

@@ -1,4 +1,4 @@
-"""The group commit: a failed sync ends everything and is not tried again, a full disk waits."""
+"""Group commit: a failed sync ends the server and is not retried; on a full disk groups wait."""
 
 import pytest
 import trio

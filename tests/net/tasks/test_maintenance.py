@@ -1,4 +1,4 @@
-"""What is done once a second beside requests: a wall clock that jumps is told, with the way out."""
+"""Maintenance reports a wall clock that jumps, with the remedy."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ from headwater_server.net.tasks.maintenance import Maintenance
 
 
 class Engine:
-    """As much of an engine as the look at the clock takes."""
+    """The part of an engine that the check of the clock needs."""
 
     clock_offset_us = 0
 

@@ -1,4 +1,4 @@
-"""The rewriter: what is erased leaves the disk within seconds, beside readers and writers."""
+"""The rewriter: erased data leaves the disk within seconds, beside readers and writers."""
 
 from dataclasses import replace
 

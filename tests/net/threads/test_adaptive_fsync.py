@@ -1,4 +1,4 @@
-"""Where fsync is called: on the event loop while the disk is fast, in a thread while it is not."""
+"""Adaptive fsync: on the event loop while the disk is fast, in a thread while it is slow."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from headwater_server.net.threads.adaptive_fsync import FAST_FSYNC_S_MAX, Adapti
 
 
 class Disk:
-    """A disk whose syncs take as long as it is told, used as the committer uses it."""
+    """A disk whose syncs take as long as the test says, used as the committer uses it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -18,7 +18,7 @@ class Disk:
         return "synced"
 
     def sync(self, times: int) -> int:
-        """Sync so many times; return how many of them were left to the thread."""
+        """Sync *times* times; return how many of the syncs were in the thread."""
         in_thread = 0
         for _ in range(times):
             in_thread += not self.adaptive_fsync.on_event_loop
@@ -56,7 +56,7 @@ def test_a_fast_disk_is_found_again_although_the_thread_waits_for_the_interprete
     disk.sync_s = 0.05
     disk.sync(1)
     for _ in range(10):
-        # Who waits for the interpreter at the end of a call sees a slow one, nine times of ten.
+        # Nine calls of ten seem slow, because they wait for the interpreter lock at their end.
         disk.sync_s = 5 * FAST_FSYNC_S_MAX
         disk.sync(9)
         disk.sync_s = 0.0

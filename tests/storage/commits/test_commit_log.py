@@ -1,4 +1,4 @@
-"""The commit log: records at computed places, whatever crashes, and damage that is told."""
+"""The commit log: records at computed places, crashes at any call, and detected damage."""
 
 import contextlib
 import random
@@ -25,7 +25,7 @@ RECORDS = 8
 
 
 def record(commit: int) -> CommitRecord:
-    """The record that these tests expect of a commit; three commits share each time."""
+    """The expected record of a commit; three commits share each time."""
     return CommitRecord(
         commit,
         transaction=commit.to_bytes(16, "big"),
@@ -53,7 +53,7 @@ def open_log(disk: MemoryFileSystem, last: int, *, writable: bool = True) -> Com
 
 
 def written(last: int) -> MemoryFileSystem:
-    """A disk with the log of that many commits, durable and closed."""
+    """A disk with a log of *count* commits, durable and closed."""
     disk = MemoryFileSystem(1)
     log = open_log(disk, 0)
     log.append(records(1, last))
@@ -218,7 +218,7 @@ def test_a_missing_or_short_file_is_reported_at_open() -> None:
 
 
 def test_no_flipped_bit_gives_a_wrong_record() -> None:
-    """Every byte of a file: the flip is told at open (header) or when that record is read."""
+    """Flip every byte of a file: open (header) or reading that record reports the damage."""
     for offset in range(RECORD_SIZE * (RECORDS + 1)):
         disk = written(12)
         disk.flip_bit(path_of(1), offset, bit=offset % 8)
@@ -291,7 +291,7 @@ def test_a_log_opened_for_reading_changes_nothing() -> None:
 
 
 def workload(disk: MemoryFileSystem, synced: list[int], start: int = 0) -> None:
-    """Appends, syncs, trims; *synced* gets each commit number that was made durable."""
+    """Append, sync and trim; *synced* gets each commit number that was made durable."""
     log = open_log(disk, start)
     for last, trim in ((5, 0), (6, 0), (20, 0), (22, 9), (23, 0), (40, 18)):
         if last > start:
@@ -324,7 +324,7 @@ def test_everything_synced_is_there_after_a_crash_at_any_call() -> None:
                 got = log.read_range(first, 99)
                 assert got == records(first, synced[-1]), where
             log.close()
-            # And it goes on from there, through a second crash.
+            # The log continues from there, through a second crash.
             found.faults.crash_at = random.Random(call * 7 + seed).randrange(1, 40)
             second = list(synced)
             with contextlib.suppress(Crash):

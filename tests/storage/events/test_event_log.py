@@ -1,4 +1,4 @@
-"""The event log: events by position, whatever crashes, and damage that is told or mended."""
+"""The event log: events by position, crashes at any call, and damage that is found or repaired."""
 
 import contextlib
 import random
@@ -16,12 +16,12 @@ from headwater_server.testing.memory_files import Crash, MemoryFileSystem
 
 IDENTITY = bytes(range(16))
 SEGMENT_SIZE = SEGMENT_HEADER_SIZE + 400
-"""Holds some ten of the events below."""
+"""Room for about ten of the events below."""
 ANY_SIZE = 2**60
 
 
 def event(position: int) -> bytes:
-    """The event that these tests expect at a position: of 0 to 49 bytes."""
+    """The expected event at a position: 0 to 49 bytes."""
     return random.Random(position).randbytes(position * 7 % 50)
 
 
@@ -42,7 +42,7 @@ def open_log(disk: MemoryFileSystem, end: int, *, writable: bool = True) -> Even
 
 
 def written(last: int, chunk: int = 3) -> MemoryFileSystem:
-    """A disk with the log of that many events, durable and closed."""
+    """A disk with a log of *count* events, durable and closed."""
     disk = MemoryFileSystem(1)
     log = open_log(disk, 0)
     for first in range(1, last + 1, chunk):
@@ -203,7 +203,7 @@ def test_missing_short_or_wrong_offsets_are_rebuilt() -> None:
 
 
 def test_flipped_bits_of_the_offsets_never_change_a_read() -> None:
-    """Those that only a read meets are put right in memory, also in the segment appended to."""
+    """Damage that only a read finds is repaired in memory, also in the last segment."""
     sound = written(30)
     for path in firsts(sound):
         for offset in range(len(sound.content(f"{path}.idx"))):
@@ -222,8 +222,8 @@ def test_flipped_bits_of_the_offsets_never_change_a_read() -> None:
 
 
 def test_descending_offsets_are_rebuilt() -> None:
-    # Events far apart are read by their offsets within one span of the file; an offset before
-    # that span was taken relative to it, below zero.
+    # Distant events are read by their offsets within one span of the file. An offset before that
+    # span used to become negative.
     sound = written(9, chunk=9)
     for seed in range(200):
         source = random.Random(seed)
@@ -249,7 +249,7 @@ def test_no_flipped_bit_of_the_events_gives_a_wrong_event() -> None:
 
 
 def check_damage(disk: MemoryFileSystem, file: str, offset: int) -> None:
-    """One event is damaged, or a header: it is told where, and all others can be read."""
+    """One event or header is damaged: the error names the place, and all others can be read."""
     if offset < SEGMENT_HEADER_SIZE:
         with pytest.raises(DamagedFile) as refused:
             open_log(disk, 22)
@@ -258,7 +258,7 @@ def check_damage(disk: MemoryFileSystem, file: str, offset: int) -> None:
     try:
         log = open_log(disk, 22)
     except DamagedFile as error:
-        # The last event of a segment is read when the log is opened.
+        # Opening the log reads the last event of a segment.
         details = error.details
     else:
         found = [try_to_read(log, position) for position in range(1, 23)]
@@ -356,11 +356,11 @@ def test_a_log_opened_for_reading_changes_nothing() -> None:
 
 
 STEPS: Sequence[tuple[int, int]] = ((4, 2), (5, 1), (30, 9), (31, 1), (45, 30), (46, 1))
-"""Up to which event is appended before each sync, and how many in each call."""
+"""The last event before each sync, and the number of events in each append."""
 
 
 def workload(disk: MemoryFileSystem, synced: list[int], start: int = 0) -> None:
-    """Appends and syncs; *synced* gets each position that was made durable."""
+    """Append and sync; *synced* gets each position that was made durable."""
     log = open_log(disk, start)
     for last, chunk in STEPS:
         for first in range(int(log.last_position) + 1, last + 1, chunk):
@@ -387,7 +387,7 @@ def test_everything_synced_is_there_after_a_crash_at_any_call() -> None:
             log = open_log(found, synced[-1])
             assert read_all(log, synced[-1]) == events(1, synced[-1]), where
             log.close()
-            # And it goes on from there, through a second crash.
+            # The log continues from there, through a second crash.
             found.faults.crash_at = random.Random(call * 7 + seed).randrange(1, 60)
             second = list(synced)
             with contextlib.suppress(Crash):

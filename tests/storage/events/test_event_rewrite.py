@@ -1,4 +1,4 @@
-"""Segments written anew: room comes back, positions stay, whatever call the power fails in."""
+"""Rewritten segments: space is freed, positions stay, and power may fail at any call."""
 
 import contextlib
 import random
@@ -41,7 +41,7 @@ def contents(log: EventLog, last: int = LAST) -> list[bytes]:
 
 
 def changed(position: int, payload: bytes) -> bytes:
-    """Every third event is removed, every seventh is shortened, the others stay."""
+    """Remove every third event, shorten every seventh, and keep the others."""
     if position % 3 == 0:
         return b""
     return payload[:8] if position % 7 == 0 else payload
@@ -175,7 +175,7 @@ def test_every_event_is_the_old_or_the_new_one_after_a_crash_at_any_call() -> No
             looked_at.close()
             log = open_log(found)
             for position, stored in enumerate(contents(log), 1):
-                # What was written anew before the crash does not come back.
+                # Events rewritten before the crash do not come back.
                 allowed = [CHANGED[position - 1]]
                 if position > done[-1]:
                     allowed.append(UNCHANGED[position - 1])

@@ -1,4 +1,4 @@
-"""Copies of files: links where there can be any, else every byte, durable."""
+"""Copies of files: hard links where possible, else durable copies of every byte."""
 
 import errno
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The descriptor cache: few descriptors for many files, and none closed that is still needed."""
+"""The descriptor cache: few descriptors for many files, and needed ones stay open."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from headwater_server.testing.memory_files import MemoryFileSystem
 
 
 def open_descriptors(directory: Path) -> int:
-    """How many descriptors this process has for files of a directory."""
+    """Number of descriptors of this process for files of a directory."""
     count = 0
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -115,7 +115,7 @@ def test_threads_read_while_descriptors_come_and_go(tmp_path: Path) -> None:
 
 
 def test_an_event_log_of_many_segments_uses_few_descriptors(tmp_path: Path) -> None:
-    """Each segment held two for as long as the server ran."""
+    """Each segment used to hold two descriptors as long as the server ran."""
     events = [b"%d" % position * 40 for position in range(1, 401)]
     log = EventLog.open(RealFileSystem(), str(tmp_path), Position(0), segment_size=4400)
     for event in events:

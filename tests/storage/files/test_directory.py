@@ -1,4 +1,4 @@
-"""The data directory: made whole or not at all, owned by one, and never taken from others."""
+"""The data directory: made atomically, owned by one process, and never taken from others."""
 
 import contextlib
 import json
@@ -80,9 +80,9 @@ def test_an_opened_directory_survives_any_crash() -> None:
 
 
 def test_the_next_open_makes_durable_what_a_killed_process_left_in_the_cache() -> None:
-    # Found by simulation (seeds 218 and 253 of the first 300): a process was killed between
-    # making a directory, or renaming FORMAT, and the sync. The next one found them there, was
-    # used for a while, and a power loss took all of it.
+    # Found by simulation (seeds 218 and 253 of the first 300): a process was killed after it made a
+    # directory or renamed FORMAT, and before the sync. The next process found and used them, and a
+    # power loss removed everything.
     whole = MemoryFileSystem(0)
     open_directory(whole).close()
     for call in range(1, whole.calls + 1):
@@ -140,7 +140,7 @@ def test_a_newer_format_is_refused_with_both_numbers() -> None:
     disk.put("srv/data/FORMAT", b'{"format": 7, "more": "than we know"}\n')
     with pytest.raises(FormatTooNew, match="has format 7; this version reads up to 4"):
         open_directory(disk)
-    # And the lock was given back.
+    # The lock was released.
     assert not disk.locked
 
 
@@ -165,7 +165,7 @@ def test_a_feature_that_is_not_known_is_refused_by_its_name() -> None:
 
 
 def old_directory(disk: MemoryFileSystem) -> bytes:
-    """Make a directory of format 3; its database id."""
+    """Make a directory of format 3; return its database id."""
     made = open_directory(disk)
     made.close()
     rewrite_format(disk, format=3, features=None)

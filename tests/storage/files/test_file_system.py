@@ -1,4 +1,4 @@
-"""What storage relies on, held against the real file system and the simulated one alike."""
+"""The guarantees of FileSystem, tested on the real file system and on the simulated one."""
 
 import os
 from pathlib import Path

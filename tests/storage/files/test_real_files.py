@@ -1,4 +1,4 @@
-"""What only the operating system's files can show: short writes, full disks, other processes."""
+"""Tests that need the operating system's files: short writes, full disks, other processes."""
 
 import errno
 import os

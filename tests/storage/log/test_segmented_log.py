@@ -1,4 +1,4 @@
-"""The segmented log as the event log uses it, growing, and what both kinds share."""
+"""The segmented log with growing segments, as in the event log, and common behaviour of both."""
 
 import contextlib
 from typing import Final
@@ -51,7 +51,7 @@ def entries(first: int, *sizes: int) -> list[bytes]:
 
 
 def places_of(placed: list[Placed]) -> list[Place]:
-    """Where each entry begins."""
+    """The offset of each entry."""
     return [Place(run.segment, offset) for run in placed for offset in run.offsets]
 
 
@@ -209,7 +209,7 @@ def test_a_damaged_header_is_recorded_with_its_file() -> None:
     assert problem.details["file"] == "events/00000000000000000002.events"
 
 
-# Entries and headers by themselves.
+# Entries and headers, without a log.
 
 
 def test_a_header_is_read_back_as_it_was_written() -> None:

@@ -1,4 +1,4 @@
-"""Saving a damaged RocksDB store: what is sound is kept, what is not is told."""
+"""Repair of a damaged RocksDB store: sound data is kept, lost data is reported."""
 
 import random
 from pathlib import Path
@@ -14,7 +14,7 @@ COUNT = 5000
 
 
 def written(path: Path) -> dict[bytes, bytes]:
-    """A store in which every family has something; what is in it, by family and key."""
+    """Make a store with keys in every family; return its contents by family and key."""
     source = random.Random(1)
     store = RocksStore.open(str(path))
     content: dict[bytes, bytes] = {}

@@ -1,4 +1,4 @@
-"""What only the store on disk can do: be killed, be damaged, be full, be opened twice."""
+"""Tests of the store on disk only: a killed process, damage, a full disk, a second owner."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ SMALL = RocksSettings(cache_size=256 * 1024, write_buffer_size=64 * 1024, file_s
 
 
 def write_numbers(store: StateStore, first: int, last: int) -> None:
-    """Batches over several families, each of which says how many there are."""
+    """Write batches over several families; each batch contains its number."""
     for number in range(first, last + 1):
         batch = WriteBatch()
         batch.put(Family.LATEST, b"%08d" % number, random.Random(number).randbytes(100))
@@ -31,7 +31,7 @@ def write_numbers(store: StateStore, first: int, last: int) -> None:
 
 
 def check_numbers(store: StateStore) -> int:
-    """How many batches there are; they must be the first ones, and whole."""
+    """The number of batches in the store; they must be the first ones, and complete."""
     count = int(store.get(Family.INDEX, b"count") or 0)
     numbers = [b"%08d" % number for number in range(1, count + 1)]
     assert [key for key, _ in store.scan(Family.LATEST, b"")] == numbers
@@ -130,7 +130,7 @@ def test_a_damaged_block_is_reported_with_its_place_and_never_mistaken_for_the_e
                            reverse=reverse)  # fmt: skip
     with pytest.raises(DamagedFile):
         store.verify()
-    # What lies elsewhere can still be had.
+    # Data in other blocks can still be read.
     page = store.page(Family.LATEST, b"", None, count_max=len(found), size_max=9**9)
     assert page.keys == found
     assert store.get(Family.LATEST, b"%08d" % 1) is not None
@@ -161,7 +161,7 @@ def test_no_flipped_bit_of_a_table_gives_wrong_data(written: Path) -> None:
         except DamagedFile:
             told += 1
         table.write_bytes(sound)
-    # The others hit what nobody reads: names of options, the tail of a name.
+    # The other flips hit bytes that nobody reads: names of options, the end of a name.
     assert told >= 30
 
 
@@ -209,7 +209,7 @@ def test_the_config_file_of_rocksdict_is_not_needed(written: Path) -> None:
 
 
 def test_the_given_cache_is_used_after_reopening_too(written: Path) -> None:
-    """rocksdict took its own of 8 MB, unless the column family was named."""
+    """rocksdict used its own cache of 8 MB, unless the column family was named."""
     store = RocksStore.open(str(written), RocksSettings(cache_size=1024 * 1024))
     for _ in range(2):
         assert check_numbers(store) == 3000
@@ -285,7 +285,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Take all the room that is left."""
+    """Use all the free space."""
     with path.open("wb", buffering=0) as file:
         try:
             while file.write(bytes(4096)):
@@ -360,7 +360,7 @@ def test_a_checkpoint_shares_its_files_and_needs_a_free_path(
         store.checkpoint_to(str(tmp_path / "checkpoint"))
     with pytest.raises(DamagedFile, match="No such file"):
         store.checkpoint_to(str(tmp_path / "missing/checkpoint"))
-    # Nothing of this is the store's own trouble.
+    # The failure does not affect the store itself.
     store.write(batch)
     store.flush()
     store.reopen()

@@ -1,4 +1,4 @@
-"""What the engine relies on of a state store, held against RocksDB and memory alike."""
+"""The guarantees of StateStore, tested on RocksDB and on the store in memory."""
 
 import random
 from collections.abc import Iterator
@@ -149,7 +149,7 @@ def test_a_scan_shows_the_store_as_it_was_when_it_was_asked(store: StateStore) -
 
 
 def test_a_scan_stays_within_its_range_while_memory_is_reused(store: StateStore) -> None:
-    """RocksDB's binding compared with a bound that was freed, and a scan ended early."""
+    """rocksdict used to compare with a bound that was freed, and a scan ended early."""
     batch = WriteBatch()
     for number in range(1000):
         batch.put(Family.LATEST, b"%03d" % number, b"")

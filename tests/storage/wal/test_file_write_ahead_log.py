@@ -1,8 +1,8 @@
 """The write-ahead log in files: power loss at every call, and every kind of damage.
 
-The promise under test: a group whose submit returned is there after any crash; what is there is
-a first part of what was submitted; and damage to anything that a later entry vouches for is
-told, never cut away.
+The guarantees under test: a group whose submit returned survives any crash; the log holds a prefix
+of the submitted records; damage to an entry that a later one marks as durable is reported, never
+cut off.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def copies_of(disk: MemoryFileSystem) -> list[str]:
 
 @dataclass
 class Ledger:
-    """What a workload asked for and what it was told, kept outside the disk."""
+    """The submits of a workload and their results, kept outside the disk."""
 
     submitted: list[bytes] = field(default_factory=list)
     acknowledged: int = 0
@@ -76,14 +76,14 @@ class Ledger:
 
     def submit(self, log: FileWriteAheadLog, *sizes: int) -> None:
         first = len(self.submitted)
-        # No zeros: a sector of them that survives would look like one that does not.
+        # No zeros: a surviving sector of zeros would look like a lost one.
         group = [(b"%06d;" % (first + place)) * (size // 7 + 1) for place, size in enumerate(sizes)]
         self.submitted += group
         log.submit(group)
         self.acknowledged = len(self.submitted)
 
     def check(self, found: list[bytes]) -> None:
-        """Whole records, none missing, at least all that were acknowledged and not trimmed."""
+        """Check that the records are whole and without gaps, and include all acknowledged ones."""
         if not found:
             assert self.acknowledged == self.trimmed
             return
@@ -185,7 +185,7 @@ def test_data_that_a_killed_process_left_in_the_cache_is_made_durable_at_open() 
     for call in range(1, calls_of_the_workload() + 1):
         disk, ledger = crashed_at(call, seed=call)
         print(f"call {call}, seed {call}")
-        # Only the process died: what the next one sees is all that was written.
+        # Only the process died, so the next one sees everything that was written.
         survivor = disk.copy()
         log = open_log(survivor)
         found = found_in(log)
@@ -247,13 +247,13 @@ LARGE_SEGMENT_SIZE: Final = SEGMENT_HEADER_SIZE + 4096
 
 
 def log_with_torn_tail() -> MemoryFileSystem:
-    """A log of one segment whose last group has three entries, 4 to 6, the first of them bad."""
+    """A log of one segment whose last group has entries 4 to 6, of which entry 4 is bad."""
     disk = MemoryFileSystem(1)
     log = open_log(disk, segment_size=LARGE_SEGMENT_SIZE)
     log.claim(START)
     log.submit([b"sure"])
     log.close()
-    # Opened as a log of small segments, it writes small entries, and still into the large one.
+    # Opened with small segments, the log writes small entries, still into the large segment.
     log = open_log(disk, segment_size=SEGMENT_HEADER_SIZE + 600)
     log.claim(WalIndex(2))
     log.submit([b"a" * 400, b"b" * 400, b"c" * 400])
@@ -281,7 +281,7 @@ def test_a_torn_tail_is_cut_and_kept_as_a_copy() -> None:
 
 
 def test_a_server_that_crashes_repeatedly_keeps_only_the_last_torn_tails() -> None:
-    """Each crash left a copy for good, and a crash loop would have filled the disk."""
+    """Each crash used to leave a copy, so a crash loop would have filled the disk."""
     disk = MemoryFileSystem(1)
     open_log(disk).close()
     torn: list[str] = []
@@ -307,7 +307,7 @@ def test_entries_beyond_a_torn_tail_cannot_come_back() -> None:
     disk = log_with_torn_tail()
     log = open_log(disk, segment_size=LARGE_SEGMENT_SIZE)
     log.claim(WalIndex(3))
-    # As long, with the claim, as the entry that was torn: entry 5 would fit on behind.
+    # Together with the claim as long as the torn entry, so that entry 5 would fit after it.
     log.submit([b"A" * 320])
     log = open_log(disk.crash(), segment_size=LARGE_SEGMENT_SIZE)
     assert found_in(log) == [b"sure", b"A" * 320]
@@ -331,7 +331,7 @@ def test_stray_bytes_after_the_end_are_set_aside() -> None:
 
 
 def sealed_log(seed: int = 1) -> tuple[MemoryFileSystem, list[bytes]]:
-    """A log of several segments and two epochs whose last entry vouches for all the others."""
+    """A log of several segments and two epochs; its last entry marks all others as durable."""
     disk = MemoryFileSystem(seed)
     ledger = Ledger()
     log = open_log(disk)
@@ -356,7 +356,7 @@ def test_every_flipped_bit_is_reported_unless_nothing_known_durable_is_lost() ->
     told = torn = 0
     for path in segments_of(disk):
         content = disk.content(path)
-        # Of what one checksum covers, the header's zeros and long bodies, a part will do.
+        # Of the header's zeros and of long bodies, which one checksum covers, test only some bytes.
         offsets = [*range(128), *range(128, 4092, 32), *range(4092, len(content), 3)]
         for offset in offsets:
             for bit in range(8) if content[offset] else [source.randrange(8)]:
@@ -408,7 +408,7 @@ def test_without_the_diagnosis_acknowledged_records_vanish() -> None:
     for number in range(4):
         log.submit([b"acknowledged %d" % number])
     log.close()
-    # Rot in the third of four: the fourth was written after it was durable.
+    # Rot in the third of four entries: the fourth was written after the third was durable.
     offset = disk.content(segments_of(disk)[0]).index(b"acknowledged 2")
     disk.flip_bit(segments_of(disk)[0], offset)
 
@@ -499,7 +499,7 @@ def test_a_torn_last_group_that_a_checkpoint_saw_is_corruption() -> None:
 
 def test_a_sound_entry_that_does_not_fit_the_chain_is_corruption() -> None:
     disk, _ = sealed_log()
-    # The same log with other ids: each entry is sound in itself, the hashes differ.
+    # The same log with other ids: each entry is sound, but the hashes differ.
     other = MemoryFileSystem(1)
     log = FileWriteAheadLog.open(
         other,
@@ -544,7 +544,7 @@ def test_rot_after_open_is_detected_by_the_next_read_of_the_files() -> None:
     log = open_log(disk)
     again = open_log(disk, kept_size_max=0)
     disk.flip_bit(segments_of(disk)[1], SEGMENT_HEADER_SIZE + 100)
-    # What the check kept is what it found sound, whatever the file became.
+    # Kept entries are those that the check found sound, even if the file has changed since.
     assert found_in(log) == written
     for each in (log, again):
         with pytest.raises(DamagedFile, match="it changed since open"):
@@ -562,7 +562,7 @@ def test_entries_that_were_not_kept_are_read_from_the_files() -> None:
         assert not log._kept
         assert found_in(log) == written
     assert kept == set(range(len(whole) + 1))
-    # Without a gap: the second is too large, and the third does not get its place.
+    # Kept without a gap: the second entry is too large, so the third is not kept either.
     entries = KeptEntries(3000)
     for size in (1000, 2000, 10):
         entries.add(replace(whole[0], body=bytes(size)))
@@ -684,9 +684,9 @@ def test_a_full_disk_at_prepare_changes_nothing() -> None:
         with pytest.raises(DiskFull):
             log.prepare()
     assert disk.list(DIRECTORY) == names
-    # The open segment has room still.
+    # The open segment still has room.
     log.submit([b"a" * 500])
-    # A group without room is refused before anything is written, and can be tried again.
+    # A group without room is refused before anything is written, and can be retried.
     with pytest.raises(DiskFull):
         log.submit([b"b" * 700])
     assert found_in(log) == [b"a" * 500]
@@ -749,7 +749,7 @@ def test_a_log_for_a_copy_continues_after_the_entries_of_the_copy() -> None:
     )
     assert (log.first_index, log.last_index) == (42, 41)
     log.claim(log.last_index)
-    # The largest entry goes in as ever.
+    # The largest entry still fits.
     large = random.Random(2).randbytes(3 * MIB)
     assert log.submit([large]) > 43
     log.close()

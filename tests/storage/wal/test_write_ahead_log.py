@@ -1,4 +1,4 @@
-"""One suite for every write-ahead log: in files (simulated and real ones) and in memory."""
+"""One suite for all write-ahead logs: in simulated files, in real files, and in memory."""
 
 import random
 import threading
@@ -44,7 +44,7 @@ def opener_of_files(disk: FileSystem, directory: str) -> Opener:
 
 @pytest.fixture(params=["files in memory", "real files", "memory"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    """Opens the same log each time."""
+    """Opens the same log at each call."""
     match request.param:
         case "files in memory":
             return opener_of_files(MemoryFileSystem(1), "data/wal")
@@ -57,7 +57,7 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
 
 @pytest.fixture
 def log(opener: Opener) -> Iterator[WriteAheadLog]:
-    """A log to which the right to write was claimed."""
+    """A log with a claim."""
     log = opener()
     log.claim(START)
     yield log
@@ -161,7 +161,7 @@ def test_a_large_record_spans_entries_and_counts_with_the_last(
     found = list(records(log.read(START)))
     assert [record for _, record in found] == [b"before", large, b"after"]
     assert found[-1][0] == end
-    # Whoever reads on from inside the large record gets what comes after it, whole.
+    # A read that starts inside the large record returns the complete records after it.
     for after in range(found[0][0], found[1][0]):
         assert all_records(log, WalIndex(after))[-1] == b"after"
         assert all_records(log, WalIndex(after)) in ([large, b"after"], [b"after"])
@@ -174,7 +174,7 @@ def test_a_group_of_many_records_is_cut_into_entries_of_whole_records(log: Write
     entries = list(log.read(START))[1:]
     assert len(entries) > 5
     assert not any(entry.continued or entry.resumed for entry in entries)
-    assert {entry.durable for entry in entries} == {1}, "a group does not vouch for itself"
+    assert {entry.durable for entry in entries} == {1}, "a group does not mark itself as durable"
 
 
 def test_a_seal_marks_the_last_group_durable_once(log: WriteAheadLog) -> None:
@@ -266,7 +266,7 @@ def test_space_is_prepared_in_another_thread_during_submits(log: WriteAheadLog) 
     assert all_records(log, WalIndex(150)) == [b"%d" % number * 200 for number in range(149, 200)]
 
 
-# Faults, of the two logs that have them.
+# Faults, for the two logs that can inject them.
 
 
 def test_after_a_failed_submit_the_log_accepts_nothing_until_it_is_reopened() -> None:
@@ -345,7 +345,7 @@ def test_halves_of_two_unfinished_records_are_never_joined() -> None:
         entry_of(6, first[0], epoch=2),
     ]
     assert list(records(entries)) == [(5, b"B" * 30)]
-    # Even a part that claims to go on with it, and is of another writer, does not.
+    # Not even with a part that claims to continue it, if another writer wrote that.
     assert list(records([entries[0], entries[1], entries[4]])) == []
 
 

@@ -256,7 +256,7 @@ class GroupCommit:
         assert not self._syncing, "the last group released its waiters"
         gathered, self._gathering = self._gathering, []
         for waiter in gathered:
-            assert waiter.sequence <= last_sequence, "a group takes all that was numbered"
+            assert waiter.sequence <= last_sequence, "a group takes all sequenced commits"
             waiter.taken = True
         self._syncing = gathered
 
