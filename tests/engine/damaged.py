@@ -85,7 +85,7 @@ class Closed:
         self.files.flip_bit(path, offset, 3)
 
     def overwrite(self, family: Family, key: bytes, value: bytes | None) -> None:
-        """Change the state store behind everybody's back."""
+        """Change the state store directly."""
         batch = WriteBatch()
         if value is None:
             batch.delete(family, key)

@@ -71,7 +71,7 @@ class Database:
         self._now = now
 
     def jump(self, step: int) -> None:
-        """Set the wall clock forward or back by so many microseconds, in no time."""
+        """Set the wall clock forward or back, without time passing."""
         self._now += step
 
     def wait(self, us: int) -> None:
@@ -102,7 +102,7 @@ class Database:
         return self.random.randbytes(8) + self._transactions.to_bytes(8, "big")
 
     def sync(self) -> None:
-        """Make durable and publish what was numbered."""
+        """Make all sequenced commits durable and publish them."""
         group = self.engine.take_group()
         if group is not None:
             self.engine.make_durable(group)
@@ -152,7 +152,7 @@ class Database:
         run_to_end(checkpoint_steps(self.engine, tidy=tidy))
 
     def rewrite(self) -> None:
-        """All that retention and erasure let go of goes from the disk."""
+        """Remove hidden events and erased data from disk."""
         self.checkpoint()
         for _ in range(100):
             rewrite = self.engine.rewriting.begin()
@@ -181,7 +181,7 @@ class Database:
         )
 
     def crash(self) -> "Database":
-        """Lose the power, then open what the disk holds."""
+        """Lose the power, then open what is on the disk."""
         return Database(
             self.settings,
             seed=self.random.getrandbits(32),
@@ -221,7 +221,7 @@ def open_test_log(
         database_id=database_id,
         random=random,
         segment_size=SEGMENT_SIZE,
-        # So small that the replay of a longer log goes on in the files.
+        # So small that the replay of a longer log needs a checkpoint.
         kept_size_max=SEGMENT_SIZE // 4,
         known_durable=known_durable,
     )

@@ -61,7 +61,7 @@ class PlainState:
         return _page(events, after, limit, reverse)
 
     def matching(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> list[int]:
-        """Positions of events that fit a filter."""
+        """Positions of events that match a filter."""
         found = [
             position
             for position, event in enumerate(self.events, 1)
@@ -115,7 +115,7 @@ class ModelTransaction:
                 events = self.now.stream(stream, after, limit, reverse)
                 return self.now.version(stream), events
             case "read_all", after, wanted, limit, reverse:
-                # Events get their positions when they are committed: its own are not there.
+                # Events get their positions at commit, so its own have none yet.
                 return self.base.matching(after, wanted, limit, reverse)
             case "load", stream, snapshot_name, schema:
                 snapshot = self.now.snapshot(stream, snapshot_name, schema)
@@ -252,7 +252,7 @@ class Model:
         return again
 
     def forget_after(self, commit: int) -> None:
-        """A crash took the commits behind this one."""
+        """A crash lost the commits after this one."""
         del self.states[commit + 1 :]
         del self.transactions[commit + 1 :]
         del self.written[commit + 1 :]

@@ -106,7 +106,7 @@ def workload(database: Database, progress: Progress) -> None:
 
 
 def check(database: Database, pictures: list[Picture], progress: Progress) -> None:
-    """What was recovered is a prefix with all that was acknowledged, and can be gone on with."""
+    """Check that a prefix with all acknowledged commits was recovered and takes further commits."""
     engine = database.engine
     recovered = engine.published
     assert progress.acknowledged <= recovered <= len(progress.transactions)
@@ -168,7 +168,7 @@ def test_the_workload_crosses_segments_and_checkpoints(pictures: list[Picture]) 
     assert progress.acknowledged == COMMITS
     assert database.engine.stats()["checkpoints"] == 3
     assert database.engine.oldest_readable > 0
-    # The log has let segments go, and what is left is more than one.
+    # The log has removed segments, and more than one is left.
     names = [name for name in files.list("data/wal") if name.endswith(".wal")]
     assert min(names) > min(Database().files.list("data/wal"))
     assert len(names) > 1
@@ -215,7 +215,7 @@ def test_a_crash_at_each_call_of_recovery_loses_nothing(pictures: list[Picture])
                 Database(settings, files=disk, store=found)
             database = Database(settings, files=disk.crash(), store=found.crash())
             check(database, pictures, progress)
-            # What a recovery may have shown is there for good.
+            # Whatever a recovery may have shown must stay.
             assert database.engine.published == recovered
 
 

@@ -76,7 +76,7 @@ def test_an_id_is_begun_once_whatever_its_status() -> None:
         with pytest.raises(TransactionAborted, match="aborted by a status request") as caught:
             database.engine.begin(identity, owner=OTHER)
         assert caught.value.retryable
-    # One that was rolled back left no trace, and may be begun again.
+    # A transaction that was rolled back left no trace, and may be begun again.
     running = database.begin()
     database.engine.rollback(running.id, OWNER)
     database.engine.begin(running.id, owner=OWNER)
@@ -363,7 +363,7 @@ def test_the_bytes_of_open_transactions_are_bounded() -> None:
     # ten thousand of them could hold a frame each.
     with pytest.raises(TooMany, match="held by open transactions; allowed are 100000"):
         engine.write(second.id, OWNER, [["put", b"k", bytes(60_000)]])
-    # The one that went too far is gone, and with it what it held.
+    # The transaction that exceeded the bound is gone, with everything that it held.
     with pytest.raises(TransactionGone):
         engine.transaction(second.id, OWNER)
     engine.write(first.id, OWNER, [["put", b"l", bytes(20_000)]])
@@ -580,7 +580,7 @@ def test_a_nearly_full_disk_makes_the_engine_read_only_and_free_space_makes_it_w
     assert database.commit(database.begin())[0] == 1
     assert state_of(database, database.new_id()) == "open"
     assert database.execute(reads=lambda reader: [reader.get(b"k")])[0] == 1
-    # What writes nothing is answered at once: a tick of the clock would wait for room.
+    # A transaction without writes is answered immediately, although a tick would wait for room.
     database.now += 2 * SECOND_US
     ticket, _ = database.engine.execute(
         database.new_id(),

@@ -222,7 +222,7 @@ def test_a_commit_with_a_failing_read_is_complete_or_leaves_no_trace(
 
 
 def _decided(database: Database, transaction: bytes, before: list[Any]) -> str:
-    """How the database decided: the same now, later, and after a crash."""
+    """The status of the transaction; it must be the same now, later, and after a crash."""
     state = database.engine.status(transaction, resolve=False).state
     first = contents(database)
     assert (first != before) == (state == "committed")

@@ -39,7 +39,7 @@ class PowerLoss(Exception):
 
 
 class WatchedStore:
-    """A store that tells before each write; otherwise the one beneath."""
+    """A store that calls a hook before each write; otherwise the one beneath."""
 
     def __init__(self, beneath: MemoryStore) -> None:
         self.beneath = beneath
@@ -280,7 +280,7 @@ class Written:
     # Reads against the truth.
 
     def check(self, *, with_streams: bool = True) -> None:
-        """Everything that can be asked at each view that is promised."""
+        """Check every kind of read at each readable view."""
         views = [*range(self.horizon, self.last_commit + 1), *self.views]
         for view in sorted(set(views)):
             self.check_keys(view)
@@ -341,7 +341,7 @@ class Written:
         elif view >= self.horizon:
             assert not changed
         else:
-            # Made and deleted, both before the horizon: as if it had never been.
+            # A key created and deleted before the horizon leaves no trace.
             assert truth.scan(start, end, view) == truth.scan(start, end, self.last_commit)
         for key, commit in changed.items():
             if view >= self.horizon:

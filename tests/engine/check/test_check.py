@@ -223,7 +223,7 @@ def test_a_snapshot_ahead_of_its_stream_is_found() -> None:
 
 
 def test_a_snapshot_of_an_unfinished_checkpoint_is_not_damage() -> None:
-    # Its batch was there, that with the events of its stream was not: the log brings both. The
+    # Its batch was stored, but not the one with the events of its stream; the log has both. The
     # simulation met it, in seed 200018, once checkpoints wrote fewer and larger batches.
     closed = Closed(some_database())
     key, value = closed.entries(Family.LATEST, b"\x02account-0")[-1]

@@ -26,7 +26,7 @@ from tests.engine.written import START_US, PowerLoss, Written
 
 
 def some_commits(written: Written, count: int) -> None:
-    """Commits of every kind: keys that come, change and go; streams that begin and grow."""
+    """Commits of every kind: keys are created, changed and deleted; streams begin and grow."""
     source = written.random
     keys = [b"\x01" + bytes([letter]) * length for letter in b"abcde" for length in (1, 2)]
     for _ in range(count):
@@ -269,7 +269,7 @@ def test_ids_of_the_same_16_ms_share_an_entry_until_it_is_full() -> None:
     for record in written.truth.records:
         assert found.transaction(record.transaction) == record.commit
     assert found.transaction(bytes(14) + b"\xff\xff") is None
-    # Some of both kinds go, then all but the newest.
+    # Some of both kinds are forgotten, then all except the newest.
     for last in (900, ID_BUCKET_IDS_MAX + 2):
         forget_before = written.truth.records[last].time
         written.checkpoint(horizon=written.last_commit, forget_before=forget_before)
@@ -306,7 +306,7 @@ def test_a_commit_of_many_keys_has_its_changes_in_many_entries() -> None:
         found = changed.in_range(keys[0], keys[2])
         assert (found is not None) == (after < 5), after
         assert changed.in_range(keys[2], b"\xff") == ((keys[2], 4) if after < 4 else None)
-    # A run ends in the midst of a commit, the power is lost, and the next one goes on there.
+    # A run ends within a commit, the power is lost, and the next run continues there.
     runs = 0
     while not written.checkpoint(horizon=5, garbage_entries_max=500).garbage.complete:
         written.check()
@@ -337,7 +337,7 @@ def test_an_interrupted_attempt_is_repeated_with_other_commits(batches: int) -> 
     written.store.before_write = count_down
     with contextlib.suppress(PowerLoss):
         written.checkpoint()
-    # All batches but the last stay, and the log brings two commits more.
+    # All batches except the last survive, and the log has two more commits.
     written.store.beneath.flush()
     written = written.crash()
     written.commit(dict.fromkeys(keys, b"behind"))
@@ -376,7 +376,7 @@ def test_a_key_is_looked_up_once_however_many_checkpoints_write_it() -> None:
         written.commit(dict.fromkeys(keys, value))
         written.checkpoint()
     assert asked == keys
-    # One that was deleted may be gone from the files, so it is looked up again.
+    # A deleted key may be gone from the files, so it is looked up again.
     written.commit({keys[0]: None, keys[1]: b"4"})
     written.checkpoint(horizon=written.last_commit)
     written.commit(dict.fromkeys(keys, b"5"))

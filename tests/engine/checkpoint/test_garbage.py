@@ -159,7 +159,7 @@ class GarbageMachine(RuleBasedStateMachine):
         self.written.check(with_streams=False)
 
     def teardown(self) -> None:
-        # Once nobody reads and the window has passed, all that is left is the newest values.
+        # Without readers and after the window has passed, only the newest values are left.
         if not hasattr(self, "written"):
             return
         written = self.written

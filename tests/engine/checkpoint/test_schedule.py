@@ -37,9 +37,9 @@ def quiet(database: Database) -> bool:
 
 
 def test_a_checkpoint_marks_the_log_as_durable_with_the_commits_in_progress() -> None:
-    """It took the log's end when it began, while its last commits were not durable yet.
+    """A checkpoint recorded the log's end when it began, before its last commits were durable.
 
-    A log that lost just those was then taken for whole.
+    A log that lost exactly those commits then passed as sound.
     """
     database = Database()
     put(database, b"1")
@@ -72,7 +72,7 @@ def test_the_last_writes_reach_the_files_in_quiet_times() -> None:
 
 @pytest.mark.parametrize(("frozen", "allowed"), [(10, 20), (12, 18), (20, 10), (30, 10), (45, 10)])
 def test_writers_wait_once_both_memtables_hold_three_full_ones(frozen: int, allowed: int) -> None:
-    """They waited at nearly every checkpoint, when the active one was as full as makes one due."""
+    """Writers waited in nearly every checkpoint, as soon as the active memtable was full."""
     database = Database(replace(SETTINGS, memtable_commits_max=10))
     for _ in range(frozen):
         put(database, b"v")

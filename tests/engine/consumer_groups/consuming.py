@@ -150,7 +150,7 @@ class Consuming:
                 consumer.member.credit += 1
 
     def drain(self) -> list[Delivered]:
-        """Acknowledge whatever comes, until nothing does."""
+        """Acknowledge every delivery until there is none."""
         done: list[Delivered] = []
         while True:
             self.turn()
@@ -162,7 +162,7 @@ class Consuming:
                 done.append(one)
 
     def parked(self) -> list[tuple[int, str]]:
-        """Positions and reasons of what is parked."""
+        """Positions and reasons of parked events."""
         return [
             (position, entry.reason) for position, entry in self.groups.parked(self.name, 0, 1000)
         ]
@@ -183,7 +183,7 @@ class Consuming:
         return figures
 
     def restart(self, database: Database) -> "Consuming":
-        """The group in a database that was opened again; nobody is joined."""
+        """The group in a reopened database, without members."""
         other = Consuming(database, self.name)
         other.now = 77
         return other

@@ -24,7 +24,7 @@ JUMPS_S = [-30 * DAY_S, -2 * DAY_S, -1, 0, 1, 2 * DAY_S, 30 * DAY_S]
 
 
 def nacked(*, delay_ms: int | None = None, retry_ms: int = 1000) -> Consuming:
-    """A group one of whose events has to wait."""
+    """A group with an event that must wait."""
     database = Database()
     database.now += 100 * DAY_S * SECOND_US
     group = Consuming(database)

@@ -22,7 +22,7 @@ SETTINGS = EngineSettings(disk_reserve_size=0)
 
 
 class History:
-    """A group, its model, and a source of what happens next."""
+    """A group, its model, and a random source for the next step."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -100,7 +100,7 @@ class History:
         self.out[one.position] = one
 
     def look_at_parked(self) -> None:
-        """What was parked of its own accord, after its last attempt."""
+        """Events that were parked after their last attempt."""
         parked = {position for position, _ in self.group.parked()}
         assert parked.isdisjoint(self.done)
         assert parked >= self.parked, "what is parked stays parked"
@@ -184,7 +184,7 @@ class History:
     def crash(self) -> None:
         held = self.some_out()
         if held and self.random.random() < 0.5:
-            # Numbered, and never on the disk: it has not happened.
+            # It was sequenced but never durable, so it has not happened.
             one = held[0]
             self.group.database.engine.execute(
                 self.group.database.new_id(),
@@ -199,7 +199,7 @@ class History:
         self.look_at_parked()
 
     def end(self) -> None:
-        """Work everything off, replay what is parked, and see that nothing is left."""
+        """Process everything, replay parked events, and check that nothing is left."""
         for member in self.members:
             self.group.leave(member)
         self.out.clear()

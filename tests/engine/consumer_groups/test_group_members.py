@@ -17,7 +17,7 @@ def consuming(**settings: object) -> Consuming:
 
 
 def stored_entries(group: Consuming) -> int:
-    """Keys that the group has on the disk, but for its definition and its low watermark."""
+    """The stored keys of the group, except its definition and its low watermark."""
     engine: Engine = group.database.engine
     state = engine._state
     number = records.list_definitions(state, state.last_commit)[0].number
@@ -275,7 +275,7 @@ def test_a_position_is_always_one_that_was_read() -> None:
     group.append("a-1", b"")
     group.drain()
     group.leave(member)
-    # Not 2, which is the next: the event that gets it would be skipped.
+    # It must not be 2, the next position: the event that gets it would be skipped.
     assert group.info()["position"] == 1
     group.append("a-1", b"")
     group.join()
@@ -286,7 +286,7 @@ def test_a_position_is_always_one_that_was_read() -> None:
 def test_the_position_stays_below_unfinished_events_of_a_stream(
     leaves: bool,
 ) -> None:
-    # It said that all was done, with a lag of 0, as soon as a stream had one acknowledgement.
+    # The group reported a lag of 0 as soon as a stream had one acknowledgement.
     group = consuming()
     member = group.join(credit=1)
     group.append("a-1", *[b""] * 10)

@@ -69,7 +69,7 @@ def test_a_value_that_is_not_a_number_is_refused(operation: str, stored: bytes) 
 
 
 def test_a_sum_that_is_not_a_number_is_refused() -> None:
-    # inf - inf has no order, so min and max would depend on who came first; the vocabulary
+    # inf - inf has no order, so min and max would depend on the order; the vocabulary
     # refuses NaN as an operand for the same reason.
     with pytest.raises(NotANumber, match="gives nan"):
         applied("add", float("-inf"), float("inf"))

@@ -132,7 +132,7 @@ def test_an_erasure_destroys_the_salt_and_a_chain_of_hashes_still_verifies() -> 
     assert b"metadata" not in erased
     assert bytes([3]) * 16 not in erased
     assert decode_event(erased) == some_event(3)._replace(data=None, metadata=None)
-    # Whether an unknown extension goes is told by its number.
+    # The number of an unknown extension says whether it is erased.
     assert msgpack.unpackb(erased)[10][2:] == [UNKNOWN_EVEN, [5]]
     assert erase_event(erased) == erased
     events[2] = erased

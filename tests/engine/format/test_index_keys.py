@@ -68,7 +68,7 @@ def test_changes_are_parsed_as_they_were_packed() -> None:
     for size in (0, 7, 300):
         of_one_size = [change for change in changes if len(change[2]) == size]
         assert parse_changes(packed(of_one_size)) == of_one_size
-    # What looks like keys of one size at first: a size stands where another would.
+    # At first sight the keys seem to have one size.
     changes = [(1, 1, b"k" * 13), (2, 1, b""), (3, 1, b"k" * 13)]
     assert parse_changes(packed(changes)) == changes
     assert parse_changes(b"") == []

@@ -16,7 +16,7 @@ Tags = Sequence[str]
 
 
 class CountedState(State):
-    """A state that counts how often an index is asked, and for how many positions."""
+    """A state that counts the fetches from an index, and the fetched positions."""
 
     asked = 0
     fetched = 0
@@ -56,13 +56,13 @@ def test_the_cost_of_a_rare_tag_and_a_common_type_is_that_of_the_tag(
         wanted = EventFilter(query=(Criterion(("Common",), ("rare",)),))
         assert found(state, wanted, reverse=reverse) == sorted(rare, reverse=reverse)
         assert isinstance(state, CountedState)
-        # A look for each rare one, however many lie between them.
+        # One fetch for each rare event, however many others are in between.
         assert state.asked < 20
         assert state.fetched < 10 * 1024
 
 
 def test_the_intersection_of_two_long_lists_is_found_page_by_page_within_a_budget() -> None:
-    # Disjoint but for one event, and each other's neighbours: nothing can be leapt over.
+    # Disjoint except for one event, and interleaved, so nothing can be skipped.
     tags: dict[int, Tags] = {n: ["even"] if n % 2 == 0 else ["odd"] for n in range(1, 10_001)}
     tags[6000] = ["even", "odd"]
     state = with_events(10_000, tags, in_files=True)

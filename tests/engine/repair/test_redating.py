@@ -136,7 +136,7 @@ def test_after_a_repair_new_transaction_ids_are_accepted_and_older_ones_stay_for
     database = Database(settings, files=closed.files, store=closed.store, now=now)
     database.wait(SECOND_US)
     assert database.engine.status(newer, resolve=False).state == "open"
-    # It may be one that was committed, and forgotten while the clock was wrong.
+    # The id may be of a commit that was forgotten while the clock was wrong.
     assert database.engine.status(older, resolve=False).state == "forgotten"
 
 

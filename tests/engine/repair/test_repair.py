@@ -27,7 +27,7 @@ CHANGES = {"create", "write", "sync", "rename", "hard_link", "remove", "sync_dir
 
 
 def repaired(closed: Closed) -> tuple[Outcome, Database]:
-    """Plan, perform, check; then open it and commit to it."""
+    """Plan, perform and check a repair; then open the database and commit."""
     before = contents(closed.files)
     planned = plan(closed.files, "data", open_store=lambda _: closed.store)
     assert contents(closed.files) == before, "a plan changes nothing"
@@ -53,7 +53,7 @@ def repaired(closed: Closed) -> tuple[Outcome, Database]:
 
 @pytest.mark.slow
 def test_an_interrupted_repair_loses_nothing_that_was_sound() -> None:
-    """The old file was renamed before the new one had its name, so a crash left none of both."""
+    """The old file was renamed before the new one was in place, so a crash left neither."""
 
     def damaged() -> tuple[Closed, list[list[Any]]]:
         database = some_database()
@@ -97,7 +97,7 @@ def test_an_interrupted_repair_loses_nothing_that_was_sound() -> None:
 
 
 def test_a_missing_oldest_file_of_the_commit_log_is_found_and_rebuilt() -> None:
-    """A log without it looked like one that was trimmed, and commits were gone unnoticed."""
+    """A log without that file looked like a trimmed one, and lost commits were not noticed."""
     database = some_database()
     before = database.engine.read_commits(0, 100)
     closed = Closed(database)

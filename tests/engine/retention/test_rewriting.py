@@ -38,7 +38,7 @@ def written(database: Database) -> None:
 
 
 def every_byte(files: MemoryFileSystem, directory: str = "data") -> Iterator[bytes]:
-    """All that is in files."""
+    """The content of all files."""
     for name in files.list(directory):
         path = f"{directory}/{name}"
         try:
@@ -56,7 +56,7 @@ def is_on_disk(database: Database, secret: bytes) -> bool:
 
 
 def sound(database: Database) -> None:
-    """What `headwater check` has to say: nothing."""
+    """Check that `headwater check` finds nothing."""
     files, store = database.files.crash(), database.store.crash(database.random)
     report = check_directory(files, "data", open_store=lambda _: store)
     assert [str(finding) for finding in report.findings] == []
@@ -180,7 +180,7 @@ def test_erased_data_is_nowhere_on_disk() -> None:
 
 
 def test_erasing_a_removed_event_removes_its_snapshots() -> None:
-    # The event was hidden, and its bytes were gone already, so to erase it did nothing: whoever
+    # The event was hidden and removed already, so erasing it did nothing: whoever
     # was named in it stayed in the snapshot, but only if the rewrite had been faster.
     database = Database(SMALL)
     written(database)

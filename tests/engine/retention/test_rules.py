@@ -21,7 +21,7 @@ DAY_US = 24 * 3600 * 1_000_000
 
 
 def filters(stream: str) -> list[EventFilter]:
-    """Filters that a stream's events fit, by every index."""
+    """Filters that match a stream's events, by every index."""
     category = category_of(stream)
     return [
         EVERYTHING,
@@ -47,7 +47,7 @@ def versions(events: list[bytes]) -> list[int]:
 
 
 def stream_versions(reader: Reader, stream: str = "a-1") -> list[int]:
-    """The versions of a stream that can be read, found in every way that there is."""
+    """The readable versions of a stream, found in every possible way."""
     page = reader.read_stream(stream, 0, 1000, False)
     found = versions(page.events)
     assert not page.more
@@ -364,7 +364,7 @@ def test_events_are_erased_by_given_ids() -> None:
     database.execute(given("a-1", 1, 2, 3))
     database.execute(["erase_ids", "a-1", [bytes([2] * 16)]])
     assert contents(now(database)) == [D, None, D]
-    # It is there all the same: the append is done already.
+    # It exists nevertheless: the append is done already.
     database.execute(given("a-1", 1, 2, 3))
     assert now(database).read_stream("a-1", 0, 10, False).version == 3
 
@@ -393,7 +393,7 @@ def test_snapshots_with_erased_data_are_hidden_in_the_past_too(
             assert b"six" not in str(reader.load("a-1", "", 0)).encode()
             assert b"nine" not in str(reader.load("a-1", "", 0)).encode()
         database.checkpoint()
-    # One that is made of what is left is as good as any.
+    # A snapshot of the remaining events is valid.
     database.execute(["save_snapshot", "a-1", "", 0, 9, b"anew"])
     assert now(database).load("a-1", "", 0).snapshot == (9, b"anew")
 

@@ -142,7 +142,7 @@ def test_reads_during_a_checkpoint_leave_no_old_entries(seed: int) -> None:
             )
         read_some()
         written.store.before_write = read_some
-        # Garbage collection takes deletions out of LATEST, which readers have met before.
+        # Garbage collection removes deletions from LATEST that readers have seen before.
         written.checkpoint(horizon=source.randint(written.horizon, written.last_commit))
         written.store.before_write = lambda: None
         read_some()

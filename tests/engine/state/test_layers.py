@@ -162,7 +162,7 @@ def test_events_come_in_the_order_in_which_they_are_asked_for(both: tuple[State,
         wanted = source.choices(range(1, truth.events + 1), k=source.randint(0, 12))
         assert state.events(wanted) == [everything[position - 1] for position in wanted]
     for first in range(1, truth.events + 1):
-        # A page ends with its layer; what there is of it is right, and at least one event.
+        # A page ends with its layer; it is correct and has at least one event.
         found = state.events_from(first, truth.events, 1000, 10**6)
         assert found
         assert found == everything[first - 1 : first - 1 + len(found)]

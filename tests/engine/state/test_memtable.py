@@ -40,7 +40,7 @@ def memtable_of(keys: int) -> MemTable:
 
 
 def sizes_of(memtable: MemTable) -> dict[str, int]:
-    """How many entries each part of a memtable has."""
+    """The number of entries in each part of a memtable."""
     parts: dict[str, Any] = vars(memtable)
     return {
         name: len(part)
@@ -70,7 +70,7 @@ def test_freeing_a_memtable_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("keys", [1, 7, COMMITS // 2, COMMITS])
 def test_a_memtable_is_freed_in_small_pieces(keys: int) -> None:
-    # Many keys, or one that has all the versions: at once, either takes 10 to 20 ms.
+    # Many keys, or one key with all versions: freeing either in one go takes 10 to 20 ms.
     memtable = memtable_of(keys)
     Value.freed = 0
     sizes = [sizes_of(memtable)]

@@ -8,7 +8,7 @@ from headwater_server.engine.state.name_filter import NameFilter
 def test_a_filter_has_every_name_that_was_added() -> None:
     names = NameFilter(2**10)
     added: list[str] = []
-    # Far more than it has room for: it gets useless then, and not wrong.
+    # Far more names than it has room for: it becomes useless, but not wrong.
     for number in range(2_000):
         name = f"stream-{number} \u00e4"
         names.add(name)

@@ -13,7 +13,7 @@ from tests.engine.database import Database
 
 
 def content(table: MemTable) -> dict[str, object]:
-    """All that a memtable has, but for what only orders its keys."""
+    """Everything in a memtable except the sorted keys."""
     found = dict(vars(table))
     del found["_sorted"], found["_unsorted"]
     found["written"] = [list(writes) for writes in table.written]

@@ -94,7 +94,7 @@ def test_a_transaction_conflicts_with_one_that_is_sequenced_and_not_durable() ->
     second = database.engine.commit(reader.id, OWNER, [["put", b"other", b"1"]])
     assert isinstance(second.error, Conflict)
     assert second.error.conflicts[0]["transaction"] == writer.id
-    # A crash could still undo the winner: the loser hears of it when it is durable.
+    # A crash could still undo the winner, so the loser is answered when that is durable.
     assert second.sequence == first.sequence > database.engine.durable_sequence
 
 
@@ -113,7 +113,7 @@ def test_a_transaction_conflicts_with_one_that_is_sequenced_and_not_durable() ->
 def test_an_error_waits_until_the_commits_it_depends_on_are_durable(
     before: list[Any], after: list[Any], error: type[Exception]
 ) -> None:
-    # Told at once, a client could act on a value that a crash then took back.
+    # If answered immediately, a client could act on a value that a crash then undid.
     database = Database()
     first = sequenced(database, before)
     second = sequenced(database, after)
@@ -161,7 +161,7 @@ def test_the_same_transaction_gets_the_same_answer_on_any_connection_at_any_time
         assert (status.state, status.ticket.payload) == ("committed", first.payload)
         assert database.engine.take_group() is None
 
-    # Sequenced and not durable: the answer waits.
+    # The commit is sequenced but not durable, so the answer waits.
     again = database.engine.commit(transaction, "another connection", [])
     assert again.payload == first.payload
     assert again.sequence == first.sequence > database.engine.durable_sequence

@@ -252,7 +252,7 @@ RANGE_CASES = [
     (b"a", b"g", 9, False, b"g", False),
     (b"x", b"z", 9, False, b"y", True),
     (b"x", None, 9, False, b"\xff" * 9, True),
-    # It stopped at d, so what lies behind was not read.
+    # It stopped at d, so later keys were not read.
     (b"a", b"g", 2, False, b"d", True),
     (b"a", b"g", 2, False, b"d\0", False),
     (b"a", b"g", 2, False, b"f", False),

@@ -76,7 +76,7 @@ def test_a_matching_event_that_is_not_durable_fails_an_append() -> None:
     )
     assert first.error is None
     assert isinstance(second.error, ConditionFailed)
-    # What it tells of must be durable before it is told.
+    # The commit that it names must be durable before the answer.
     assert second.sequence == first.sequence > database.engine.durable_sequence
 
 

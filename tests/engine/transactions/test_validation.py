@@ -148,7 +148,7 @@ def test_writes_before_the_view_do_not_conflict_in_any_layer() -> None:
 
 
 def test_a_conflict_on_a_snapshot_names_its_stream_and_no_stored_bytes() -> None:
-    # It was told as a range of keys, of the form in which snapshots are stored.
+    # The conflict was reported as a range of keys in the form of stored snapshots.
     database = Database()
     database.execute(append("account-ann", "Opened", "Changed"))
     for saved in ([], [["save_snapshot", "account-ann", "totals", 3, 1, b"s"]]):

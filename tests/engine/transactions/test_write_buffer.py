@@ -95,7 +95,7 @@ def test_a_write_after_a_range_delete_is_on_top_of_it() -> None:
     buffer = folded(["delete_range", b"a", None], ["put", b"k", b"1"], ["add", b"n", 3])
     stored = {b"k": b"old", b"m": b"old", b"n": number(100)}
     assert seen(buffer, stored) == [b"k", b"n"]
-    # What lay beneath the add was deleted by then: it starts from its operand.
+    # The value below the add was deleted, so the result is the operand.
     assert buffer.entries[b"\x01n"] == number(3)
 
 

@@ -14,7 +14,7 @@ retention come last in a log record, so a look at the last key is enough to dete
 Reserved for several databases in one directory. Database 0 has the spaces above:
 
     81  82  83  84   number(u32) …      as 01 to 04, of the database with that number
-    f2               number(u32) stream  as f0; erasures need none, for positions are of all
+    f2               number(u32) stream  as f0; erasures need none: all databases share positions
 """
 
 import struct

@@ -66,7 +66,7 @@ class Transaction(Reader):
 
     Attributes:
         id: 16 bytes, chosen by the client.
-        owner: the connection whose end ends it; the engine only compares it.
+        owner: the connection that opened it and ends it when it closes; only compared here.
         user: the number of the user who began it, 0 if there are no users.
         isolation: "serializable" or "snapshot".
         read_only: takes no writes, keeps no read set, and never conflicts.
