@@ -29,7 +29,7 @@ def restore(backup: str, *, data: str, no_check: bool) -> None:
     open_store = partial(RocksStore.open, read_only=True)
     files = RealFileSystem()
     with one_line():
-        # Before the check, which may take long.
+        # Check the target first: verifying the backup may take long.
         check_target(files, data)
         if not no_check:
             with progress("checking") as on_progress:

@@ -154,7 +154,7 @@ def test_power_loss_at_every_call_keeps_what_was_acknowledged() -> None:
             log.submit([b"and on it goes"])
             assert found_in(log)[-1] == b"and on it goes"
             log.close()
-    assert torn > 10, "the workload must meet torn tails, or this test says little"
+    assert torn > 10, "the workload must produce torn tails, or this test proves little"
 
 
 @pytest.mark.slow
@@ -372,7 +372,7 @@ def test_every_flipped_bit_is_reported_unless_nothing_known_durable_is_lost() ->
                     torn += 1
                     assert report.damage.index > sealed.durable
     assert told > 5000
-    assert torn > 100, "the seal and the zeros after it are nobody's loss"
+    assert torn > 100, "only the seal and the zeros after it may be lost"
     assert found_in(open_log(disk)) == submitted
 
 
@@ -393,7 +393,7 @@ def test_open_agrees_with_the_check() -> None:
         with pytest.raises(DamagedFile) as refusal:
             open_log(disk)
         assert refusal.value.details == {"file": path, "offset": report.damage.offset}
-        assert copies_of(disk) == [], "nothing is touched before the verdict"
+        assert copies_of(disk) == [], "a refused open changes nothing"
 
 
 def test_without_the_diagnosis_acknowledged_records_vanish() -> None:

@@ -113,7 +113,7 @@ class Backups:
                 self._directory,
                 name,
                 begin_log=self._begin_log,
-                look=self._look,
+                look=self._raise_if_stopping,
             )
         )
         _log.info(
@@ -125,7 +125,7 @@ class Backups:
         )
         return made
 
-    def _look(self) -> None:
+    def _raise_if_stopping(self) -> None:
         # The copying thread reads this, and the event loop sets it.
         if self._stopping:
             raise ShuttingDown("backup: aborted, the server is shutting down")

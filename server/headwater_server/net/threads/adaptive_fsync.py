@@ -15,8 +15,8 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 FAST_FSYNC_S_MAX: Final = 0.001
-"""Seconds that an fsync on the event loop may take on average. All clients wait meanwhile, as long
-as they wait while we serve one wake-up."""
+"""Seconds that an fsync on the event loop may take on average. All clients wait meanwhile. Serving
+the requests of one wake-up takes about as long."""
 
 FSYNCS_AVERAGED: Final = 32
 """Number of calls in the moving average, and of calls in the thread before the first decision."""

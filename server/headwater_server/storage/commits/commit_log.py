@@ -456,7 +456,7 @@ def pack_records(records: Sequence[CommitRecord]) -> bytes:
 
 
 def _packed(size: Literal["Q", "I"], numbers: Sequence[int]) -> "memoryview[int]":
-    """Numbers in stored form: "Q" has eight bytes, "I" has four."""
+    """Numbers in big-endian form; "Q" is eight bytes, "I" is four."""
     return memoryview(struct.pack(f">{len(numbers)}{size}", *numbers)).cast(size)
 
 

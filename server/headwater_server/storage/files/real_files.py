@@ -43,7 +43,7 @@ def _sync_descriptor(descriptor: int, *, data_only: bool) -> None:
             fcntl.fcntl(descriptor, _FULL_SYNC)
             return
         except OSError as error:
-            # On macOS, network file systems do not support F_FULLFSYNC. Disk errors differ.
+            # Network file systems on macOS lack F_FULLFSYNC. Other errors come from the disk.
             if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
                 raise
     if data_only and hasattr(os, "fdatasync"):
