@@ -1,4 +1,4 @@
-"""Checkpoints without an engine above them: commits put together by hand, and the truth in dicts.
+"""Checkpoints without an engine: commits made by hand, and the expected state in dicts.
 
 written = Written(random.Random(seed))
 written.commit({b"k": b"v"}, [("account-ann", "Opened", None)])
@@ -229,7 +229,7 @@ class Written:
     def run_checkpoint(
         self, *, horizon: int = 0, garbage_entries_max: int = 1_000_000, forget_before: int = 0
     ) -> CheckpointResult:
-        """What the other thread does."""
+        """Run the checkpoint, as the other thread would."""
         assert self.state.frozen is not None
         self.stored_state.horizon = max(self.stored_state.horizon, horizon)
         return write_checkpoint(

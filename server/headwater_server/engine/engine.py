@@ -157,8 +157,8 @@ class Engine:
         """The newest commit at a time in microseconds, 0 before the first."""
         self.sequencer.clock.now()
         if not self.clock_offset_us and time >= self._clock():
-            # This also covers a log time that is ahead of a clock that was set back. A clock that
-            # is too far off to be believed does not count: it may say 1970.
+            # This also covers a log time that is ahead of a clock that was set back. A rejected
+            # clock does not count: it may say 1970.
             return self.published
         return min(self._state.commit_at(time), self.published)
 

@@ -1,4 +1,4 @@
-"""What rules of retention cost: nothing where no stream is read that has one.
+"""The cost of retention rules: reads of streams without a rule pay nothing.
 
 The number of events that a read decodes depends on the events that it reads. It does not depend on
 rules, nor on erasures, of streams that are not among them.
@@ -50,7 +50,7 @@ WANTED = {
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One member, which counts the events that reads take apart."""
+    """Counts the events that reads decode."""
     count = [0]
 
     def counted(stored: bytes) -> StoredEvent:
@@ -160,7 +160,7 @@ def test_a_page_looks_up_each_stream_with_a_rule_once(
 def test_a_small_page_is_filled_from_large_batches_if_most_events_are_hidden(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Else a condition or a reader of single events asks once for each hidden event.
+    # Otherwise a condition, or a reader of single events, would ask once for each hidden event.
     database = Database()
     for _ in range(10):
         database.execute(append(RULED, 400))

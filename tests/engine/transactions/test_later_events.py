@@ -1,4 +1,4 @@
-"""Which queries later events concern: against a walk over all events, and what that may cost."""
+"""Which queries later events match, compared with a scan of all events, and its cost."""
 
 import random
 
