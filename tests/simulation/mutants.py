@@ -141,18 +141,18 @@ def ignoring_the_horizon(_: Any) -> Any:
 
 
 def without_waiting(_: Any) -> Any:
-    def answer(self: Any, request_id: int, _ticket: Any, encode: Any) -> Any:
-        return self._encode(request_id, encode)
+    def answer(self: Any, request_id: int, ticket: Any, encode: Any) -> Any:
+        return self._encode(request_id, ticket.transaction, encode)
 
     return answer
 
 
 def publishing_too_early(right: Any) -> Any:
-    def take(self: Engine) -> Any:
+    def take(self: Sequencer) -> Any:
         group = right(self)
         if group is not None:
-            self.sequencer.published = group.last_commit
-            self.sequencer.published_position = group.last_position
+            self.published = group.last_commit
+            self.published_position = group.last_position
         return group
 
     return take
@@ -244,16 +244,16 @@ def without_views(right: Any) -> Any:
 
 
 def with_a_higher_version(right: Any) -> Any:
-    def newest(self: Reader, stream: str, name: str, schema: int, version: int) -> Any:
-        found = right(self, stream, name, schema, version)
+    def newest(self: Reader, stream: str, name: str, schema: int, *versions: int) -> Any:
+        found = right(self, stream, name, schema, *versions)
         return None if found is None else (found[0] + 1, found[1])
 
     return newest
 
 
 def of_another_schema(right: Any) -> Any:
-    def newest(self: Reader, stream: str, name: str, schema: int, version: int) -> Any:
-        return right(self, stream, name, 3 - schema, version)
+    def newest(self: Reader, stream: str, name: str, schema: int, *versions: int) -> Any:
+        return right(self, stream, name, 3 - schema, *versions)
 
     return newest
 
@@ -509,7 +509,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "commits are published before fsync",
-        Engine,
+        Sequencer,
         "take_group",
         publishing_too_early,
         LOSS,
