@@ -43,7 +43,7 @@ WRONG: dict[str, Callable[[Writes], None]] = {
     "event 0 of 's': id: expected a UUID": lambda w: w.append("s", Event("A", id="x")),  # type: ignore[arg-type]
     "tags: expected a list, got 'x'": lambda w: w.append("s", Event("A", tags="x")),
     r"event 0 of 's': tags\[1\]: 0 bytes": lambda w: w.append("s", Event("A", tags=["x", ""])),
-    "event 0 of 's': tags: 'x' stands": lambda w: w.append("s", Event("A", tags=["x", "x"])),
+    "event 0 of 's': tags: 'x' occurs": lambda w: w.append("s", Event("A", tags=["x", "x"])),
     "event 0 of 's': tags: 65 items": lambda w: w.append(
         "s", Event("A", tags=[str(n) for n in range(65)])
     ),
@@ -55,7 +55,7 @@ WRONG: dict[str, Callable[[Writes], None]] = {
     "erase: versions: expected several, got 5": lambda w: w.erase("s", versions=5),  # type: ignore[arg-type]
     "erase: ids: expected several, got 7": lambda w: w.erase("s", ids=7),  # type: ignore[arg-type]
     r"erase: versions\[1\]: 0; allowed": lambda w: w.erase("s", versions=[1, 0]),
-    r"erase: positions\[0\]: int": lambda w: w.erase(positions="7"),  # type: ignore[arg-type]
+    r"erase: positions\[0\]: expected int": lambda w: w.erase(positions="7"),  # type: ignore[arg-type]
     "ack: expected a delivery, got 5": lambda w: w.ack(5),  # type: ignore[arg-type]
     "save_snapshot: version": lambda w: w.save_snapshot("s", version=-1, state=1),
     "save_snapshot: schema": lambda w: w.save_snapshot("s", version=1, state=1, schema=-1),
