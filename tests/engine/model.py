@@ -1,13 +1,13 @@
-"""The model: what a database should answer, in plain dicts and lists, one copy for each commit.
+"""A model of the database in plain dicts and lists, with a copy of the state for each commit.
 
     model = Model()
     running = ModelTransaction(model.states[view])
     running.write(["put", b"k", b"v"])             # as in a request
     running.read("get", b"k")                      # b"v"
-    model.commit(running)                          # states[-1] is what it left
+    model.commit(running)                          # states[-1] is the new state
 
-It is slow and obvious on purpose. A transaction keeps what it did in `steps`, so that it can be
-executed again on another state: a serializable one must then read the same once more.
+It is slow and obvious on purpose. A transaction records its reads and writes in `steps`, so that it
+can be executed again on another state. The reads of a serializable one must return the same there.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ SNAPSHOTS_KEPT = 2
 
 
 class ModelEvent(NamedTuple):
-    """An event, as far as it is the same before and after its commit."""
+    """The fields of an event that do not change at commit, as its position does."""
 
     stream: str
     version: int
@@ -31,20 +31,20 @@ class ModelEvent(NamedTuple):
     tags: tuple[str, ...] = ()
 
 
-Code = tuple[str, str, int]
+SnapshotKey = tuple[str, str, int]
 """Stream, name and schema of a snapshot."""
 
 
 @dataclass(slots=True)
 class PlainState:
-    """All there is at one commit."""
+    """The whole state at one commit."""
 
     keys: dict[bytes, bytes] = field(default_factory=dict)
     events: list[ModelEvent] = field(default_factory=list)
-    snapshots: dict[Code, dict[int, bytes]] = field(default_factory=dict)
+    snapshots: dict[SnapshotKey, dict[int, bytes]] = field(default_factory=dict)
 
     def copy(self) -> "PlainState":
-        snapshots = {code: dict(versions) for code, versions in self.snapshots.items()}
+        snapshots = {key: dict(versions) for key, versions in self.snapshots.items()}
         return PlainState(dict(self.keys), list(self.events), snapshots)
 
     def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> list[bytes]:
@@ -98,14 +98,14 @@ class ModelTransaction:
         self.touched: dict[bytes, None] = {}
         self.puts: set[bytes] = set()
         self.ranges: list[tuple[bytes, bytes | None]] = []
-        self.saved: list[tuple[Code, int]] = []
+        self.saved: list[tuple[SnapshotKey, int]] = []
         self.appends = 0
         self.failed: set[int] = set()
 
     # Reads.
 
     def read(self, name: str, *arguments: Any) -> Any:
-        """What a read gives, as far as its answer must be the same at the commit."""
+        """The result of a read: the part that must be the same when it is repeated at commit."""
         match name, *arguments:
             case "get", key:
                 return self.now.keys.get(key)
@@ -115,7 +115,7 @@ class ModelTransaction:
                 events = self.now.stream(stream, after, limit, reverse)
                 return self.now.version(stream), events
             case "read_all", after, wanted, limit, reverse:
-                # Events get their positions at commit, so its own have none yet.
+                # Its own events get their positions at commit, so a query does not return them.
                 return self.base.matching(after, wanted, limit, reverse)
             case "load", stream, snapshot_name, schema:
                 snapshot = self.now.snapshot(stream, snapshot_name, schema)
@@ -148,7 +148,7 @@ class ModelTransaction:
                     operation, None if stored is None else msgpack.unpackb(stored), number
                 )
                 keys[key] = msgpack.packb(result)
-                # On a value of its own it is a put.
+                # On a value that the transaction wrote itself, the result is known, as for a put.
                 self._touch(key, blind=key not in self.puts and not self._covers(key))
             case ["delete_range", start, end]:
                 covered = [k for k in keys if k >= start and (end is None or k < end)]
@@ -162,9 +162,9 @@ class ModelTransaction:
             case ["append", stream, expect, events]:
                 self._append(stream, expect, events)
             case ["save_snapshot", stream, name, schema, version, state]:
-                code = (stream, name, schema)
-                self.now.snapshots.setdefault(code, {})[version] = state
-                self.saved.append((code, version))
+                snapshot_key = (stream, name, schema)
+                self.now.snapshots.setdefault(snapshot_key, {})[version] = state
+                self.saved.append((snapshot_key, version))
             case unknown:
                 raise AssertionError(unknown)
 
@@ -185,7 +185,7 @@ class ModelTransaction:
             self.now.events.append(ModelEvent(stream, version, event_type, data))
         self.appends += 1
 
-    # Ending.
+    # Commit.
 
     def keys_written(self) -> set[bytes]:
         return {key for key in self.base.keys if self._covers(key)} | self.touched.keys()
@@ -194,23 +194,25 @@ class ModelTransaction:
         return {event.stream for event in self.now.events[len(self.base.events) :]}
 
     def pruned(self) -> PlainState:
-        """The state that it leaves: `now` without snapshots that are superseded."""
-        for code in {code for code, _ in self.saved}:
-            versions = self.now.snapshots[code]
+        """The state after its commit: `now` without superseded snapshots."""
+        for key in {key for key, _ in self.saved}:
+            versions = self.now.snapshots[key]
             for version in sorted(versions, reverse=True)[SNAPSHOTS_KEPT:]:
-                if (code, version) not in self.saved:
+                if (key, version) not in self.saved:
                     del versions[version]
         return self.now
 
     def again_on(self, state: PlainState, *, check_reads: bool) -> "ModelTransaction":
-        """Execute it once more on another state; its reads must give the same, if checked."""
+        """Execute it again on another state; if told, check that its reads return the same."""
         again = ModelTransaction(state)
         for name, arguments, result in self.steps:
             if name == "write":
                 again.write(arguments)
             elif check_reads:
                 found = again.read(name, *arguments)
-                assert found == result, f"{name}{arguments} gave {result}; in its place {found}"
+                assert found == result, (
+                    f"{name}{arguments} returned {result}; repeated at commit {found}"
+                )
         return again
 
 
@@ -241,10 +243,10 @@ class Model:
     def commit(
         self, identity: bytes, running: ModelTransaction, *, serializable: bool
     ) -> ModelTransaction:
-        """Execute a transaction that wrote something as the next commit, whatever it changed."""
+        """Execute a transaction that has writes as the next commit."""
         again = running.again_on(self.states[-1], check_reads=serializable)
         assert not again.failed, (
-            f"committed although the expectations of appends {again.failed} fail"
+            f"committed although the expected versions of appends {again.failed} are wrong"
         )
         self.states.append(again.pruned().copy())
         self.transactions.append(identity)
@@ -252,7 +254,7 @@ class Model:
         return again
 
     def forget_after(self, commit: int) -> None:
-        """A crash lost the commits after this one."""
+        """Remove the commits after this one, which a crash lost."""
         del self.states[commit + 1 :]
         del self.transactions[commit + 1 :]
         del self.written[commit + 1 :]

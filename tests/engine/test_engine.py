@@ -1,4 +1,4 @@
-"""The engine as its callers see it: transactions, their status, leases, the past, a full disk."""
+"""The interface of the engine: transactions, status, leases, past commits, and a full disk."""
 
 import uuid
 from dataclasses import replace
@@ -56,7 +56,7 @@ def test_a_transaction_belongs_to_the_connection_that_began_it() -> None:
     assert database.engine.reader().get(b"k") == b"v"
 
 
-def test_an_id_is_begun_once_whatever_its_status() -> None:
+def test_an_id_that_is_open_or_has_an_outcome_cannot_be_begun_again() -> None:
     database = Database()
     running = database.begin()
 
@@ -67,16 +67,14 @@ def test_an_id_is_begun_once_whatever_its_status() -> None:
     refused()
     database.commit(running, ["put", b"k", b"v"])
     refused()
-    running = database.begin()
-    database.engine.status(running.id, resolve=True)
-    # The id was not used twice: it was fenced, and the client must begin another transaction.
-    for identity in (running.id, fenced := database.new_id()):
-        if identity == fenced:
-            database.engine.status(fenced, resolve=True)
+    # A fenced id was never used twice, so the error is another one: the client may retry with a
+    # new id.
+    for identity in (database.begin().id, database.new_id()):
+        database.engine.status(identity, resolve=True)
         with pytest.raises(TransactionAborted, match="aborted by a status request") as caught:
             database.engine.begin(identity, owner=OTHER)
         assert caught.value.retryable
-    # A transaction that was rolled back left no trace, and may be begun again.
+    # A rollback leaves no trace of the id, so it may be begun again.
     running = database.begin()
     database.engine.rollback(running.id, OWNER)
     database.engine.begin(running.id, owner=OWNER)
@@ -89,7 +87,7 @@ def test_an_open_transaction_cannot_be_executed_as_well() -> None:
         database.execute(["put", b"k", b"v"], transaction=running.id)
 
 
-def test_a_commit_closes_the_transaction_in_any_case() -> None:
+def test_a_commit_closes_its_transaction_even_if_it_fails() -> None:
     database = Database()
     database.execute(["put", b"text", b"not a number"])
     for writes, error in (
@@ -212,16 +210,17 @@ def test_a_fence_that_was_not_durable_may_be_lost_in_a_crash() -> None:
     assert state_of(database.crash(), transaction) == "open"
 
 
-def test_every_id_is_found_again_whatever_their_order() -> None:
-    # An id above all stored ones counts as new without a look-up in the files.
+def test_the_status_of_every_id_is_found_in_whatever_order_ids_arrive() -> None:
+    # An id above all stored ones counts as new without a look-up in the files. So ids must be
+    # found even if they do not arrive in ascending order.
     database = Database()
-    made = [new_transaction_id(START_US + late, database.random) for late in range(0, 40_000, 1000)]
-    made += [b"\x01\xff" + bytes([place]) * 14 for place in range(5)]
-    made += [b"\x02" + bytes([place]) * 15 for place in range(5)]
-    made += [bytes(16), b"\xff" * 16]
+    unused = [new_transaction_id(START_US + us, database.random) for us in range(0, 40_000, 1000)]
+    unused += [b"\x01\xff" + bytes([place]) * 14 for place in range(5)]
+    unused += [b"\x02" + bytes([place]) * 15 for place in range(5)]
+    unused += [bytes(16), b"\xff" * 16]
     for place in range(5):
-        database.random.shuffle(made)
-        fresh, made = made[:9], made[9:]
+        database.random.shuffle(unused)
+        fresh, unused = unused[:9], unused[9:]
         for transaction in fresh:
             assert state_of(database, transaction) == "open"
             if database.random.random() < 0.3:
@@ -243,7 +242,7 @@ def test_every_id_is_found_again_whatever_their_order() -> None:
         database.sync()
         for again in (database, database.crash()):
             assert {known: state_of(again, known) for known in fresh} == states
-            assert {state_of(again, unknown) for unknown in made} <= {"open"}
+            assert {state_of(again, unknown) for unknown in unused} <= {"open"}
 
 
 RETENTION = replace(SETTINGS, transaction_retention_us=10 * SECOND_US, history_window_us=0)
@@ -256,15 +255,15 @@ def test_an_old_unknown_id_is_forgotten_and_cannot_commit() -> None:
     assert uuid.UUID(bytes=old).version == 7
     database.execute(["put", b"k", b"v"], transaction=old)
     assert state_of(database, fenced, resolve=True) == "aborted"
-    never = new_transaction_id(database.now, database.random)
+    unused = new_transaction_id(database.now, database.random)
     database.now += RETENTION.transaction_retention_us + SECOND_US
-    # It is remembered longer than necessary, until a checkpoint forgets it.
+    # Ids older than the retention are removed by a checkpoint, not before.
     assert state_of(database, old) == "committed"
     database.execute(["put", b"k", b"w"])
     database.checkpoint()
     database.execute(["put", b"k", b"x"])
-    # After a crash the fence is still in the log, so it may also be remembered longer.
-    for again, forgotten in ((database, (old, fenced, never)), (database.crash(), (old, never))):
+    # After a crash the replay of the log restores the fence, so it may still be known.
+    for again, forgotten in ((database, (old, fenced, unused)), (database.crash(), (old, unused))):
         for transaction in forgotten:
             for resolve in (False, True):
                 status = again.engine.status(transaction, resolve=resolve)
@@ -278,7 +277,7 @@ def test_an_old_unknown_id_is_forgotten_and_cannot_commit() -> None:
         assert again.engine.reader().get(b"k") == b"x"
 
 
-def test_an_id_without_a_time_looks_never_seen_once_it_is_forgotten() -> None:
+def test_an_id_without_a_time_is_reported_as_open_once_it_is_forgotten() -> None:
     database = Database(RETENTION)
     transaction = b"no time in here!"
     database.execute(["put", b"k", b"v"], transaction=transaction)
@@ -359,8 +358,8 @@ def test_the_bytes_of_open_transactions_are_bounded() -> None:
     engine = database.engine
     first, second = database.begin(), database.begin()
     engine.write(first.id, OWNER, [["put", b"k", bytes(60_000)]])
-    # Each wrote but once: what a transaction holds was counted at its next request only, so
-    # ten thousand of them could hold a frame each.
+    # The bytes of a write were counted only at the next request of its transaction. So ten
+    # thousand transactions with one write each could hold ten thousand full frames.
     with pytest.raises(TooMany, match="held by open transactions; allowed are 100000"):
         engine.write(second.id, OWNER, [["put", b"k", bytes(60_000)]])
     # The transaction that exceeded the bound is gone, with everything that it held.
@@ -373,7 +372,7 @@ def test_the_bytes_of_open_transactions_are_bounded() -> None:
     database.commit(third)
 
 
-def test_statistics_name_who_pins_which_view() -> None:
+def test_statistics_list_the_oldest_views_with_their_owners() -> None:
     database = Database()
     database.execute(["put", b"k", b"v"], append("a", "One"))
     old = database.engine.begin(database.new_id(), owner=OTHER)
@@ -393,7 +392,8 @@ def test_statistics_name_who_pins_which_view() -> None:
     assert [view["commit"] for view in stats["oldest_views"]] == [1, 2]
     assert (stats["commit"], stats["position"]) == (2, 1)
     assert (stats["memtable_commits"], stats["checkpoint_commit"]) == (2, 0)
-    assert stats["memtable_size"] > 0 < stats["log_size"]
+    assert stats["memtable_size"] > 0
+    assert stats["log_size"] > 0
     database.checkpoint()
     after = database.engine.stats()
     assert (after["memtable_commits"], after["checkpoint_commit"]) == (0, 2)
@@ -403,10 +403,10 @@ def test_statistics_name_who_pins_which_view() -> None:
     assert len(database.engine.stats()["oldest_views"]) == 10
 
 
-# The past.
+# Reads of past commits.
 
 
-def test_a_commit_of_the_past_is_read_and_a_transaction_there_takes_no_writes() -> None:
+def test_a_past_commit_can_be_read_and_a_transaction_at_it_is_read_only() -> None:
     database = Database()
     database.execute(["put", b"k", b"1"])
     database.execute(["put", b"k", b"2"])
@@ -418,7 +418,7 @@ def test_a_commit_of_the_past_is_read_and_a_transaction_there_takes_no_writes() 
     assert database.engine.reader(1).get(b"k") == b"1"
 
 
-def test_an_unpublished_commit_cannot_be_read_even_if_it_is_sequenced() -> None:
+def test_a_commit_cannot_be_read_before_it_is_published() -> None:
     database = Database()
     database.execute(["put", b"k", b"1"])
     database.engine.execute(
@@ -429,15 +429,16 @@ def test_an_unpublished_commit_cannot_be_read_even_if_it_is_sequenced() -> None:
             read(2)
 
 
-def test_commits_older_than_the_window_cannot_be_read_and_the_error_says_which_can() -> None:
+def test_a_read_of_a_commit_before_the_window_fails_and_names_the_oldest_readable_one() -> None:
     database = Database(replace(SETTINGS, history_window_us=10 * SECOND_US))
     for value in range(4):
         database.execute(["put", b"k", b"%d" % value])
         database.now += 6 * SECOND_US
-    # Until the log's clock moves the horizon, more can be read than is promised.
+    # The window ends at the time of the last log entry, so older commits stay readable until
+    # the next entry.
     assert database.engine.reader(2).get(b"k") == b"1"
     database.wait(0)
-    # Ten seconds ago, 6 s after the third commit minus 10 s: commit 3 was not there yet.
+    # Commit 3 was made 12 s ago. It was the newest commit 10 s ago, so the window begins with it.
     assert database.engine.oldest_readable == 3
     with pytest.raises(HistoryGone, match="the oldest that can be read is 3") as failure:
         database.engine.reader(2)
@@ -448,7 +449,7 @@ def test_commits_older_than_the_window_cannot_be_read_and_the_error_says_which_c
         assert [again.engine.reader(commit).get(b"k") for commit in (3, 4)] == [b"2", b"3"]
 
 
-def test_a_view_that_is_open_stays_whole_while_its_history_is_collected() -> None:
+def test_an_open_view_does_not_change_while_older_versions_are_collected() -> None:
     database = Database(replace(SETTINGS, history_window_us=0))
     database.execute(["put", b"k", b"1"], ["put", b"gone", b"1"], append("a", "One"))
     old = database.begin()
@@ -474,9 +475,9 @@ def test_the_commit_at_a_time_is_found_in_every_layer() -> None:
             database.checkpoint()
         if place == 5:
             assert database.engine.begin_checkpoint() is not None
-    for late in range(-1, 110):
-        assert database.engine.commit_at(START_US + late) == min(late // 10 + 1, 9)
-    # A commit that is not durable does not exist at any time yet.
+    for us in range(-1, 110):
+        assert database.engine.commit_at(START_US + us) == min(us // 10 + 1, 9)
+    # A commit that is not durable yet is never the answer.
     database.engine.execute(
         database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"k", b""]]
     )
@@ -484,10 +485,11 @@ def test_the_commit_at_a_time_is_found_in_every_layer() -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_clock_that_is_not_believed_does_not_say_which_commit_was_newest(
+def test_a_rejected_clock_is_not_used_to_find_the_commit_at_a_time(
     restarted: bool,
 ) -> None:
-    # Every time after 1970 was "now or later" to such a clock, and was answered with the newest.
+    # A time at or after the present has the newest commit. The present was taken from the
+    # rejected clock, which showed 1970, so every time had the newest commit.
     database = Database()
     database.execute(["put", b"k", b"1"])
     database.wait(10 * SECOND_US)
@@ -510,10 +512,11 @@ def test_the_commit_log_is_read_in_pages_over_all_layers() -> None:
         database.execute(*writes, transaction=transactions[-1])
         if place == 3:
             database.checkpoint()
-    wanted = [
-        [place, transactions[place - 1], START_US + place, None, 0 if place % 2 else place - 1, n]
-        for place, n in ((place, 0 if place % 2 else 2) for place in range(1, 8))
-    ]
+    wanted: list[list[Any]] = []
+    for number, transaction in enumerate(transactions, 1):
+        # Every second commit appends two events: 1 and 2, 3 and 4, 5 and 6.
+        first, count = (0, 0) if number % 2 else (number - 1, 2)
+        wanted.append([number, transaction, START_US + number, None, first, count])
     assert database.engine.read_commits(0, 100) == wanted
     assert database.engine.read_commits(2, 3) == wanted[2:5]
     assert database.engine.read_commits(7, 3) == []
@@ -543,7 +546,7 @@ def test_stored_snapshots_are_listed_in_pages() -> None:
         assert found == wanted, limit
 
 
-def test_a_page_of_snapshots_ends_at_its_bytes() -> None:
+def test_a_page_of_snapshots_is_bounded_in_bytes() -> None:
     database = Database()
     for stream in ("a", "b", "c"):
         database.execute(
@@ -555,10 +558,10 @@ def test_a_page_of_snapshots_ends_at_its_bytes() -> None:
     assert [snapshot[0] for snapshot in page] == ["b"]
 
 
-# A disk that is full.
+# A full disk.
 
 
-def test_a_nearly_full_disk_makes_the_engine_read_only_and_free_space_makes_it_writable() -> None:
+def test_the_engine_is_read_only_while_less_than_the_reserve_is_free_on_the_disk() -> None:
     files = MemoryFileSystem(1)
     database = Database(replace(SETTINGS, disk_reserve_size=1000), files=files)
     database.execute(["put", b"k", b"v"])
@@ -575,12 +578,12 @@ def test_a_nearly_full_disk_makes_the_engine_read_only_and_free_space_makes_it_w
         database.engine.commit(running.id, OWNER, [["put", b"k", b"w"]])
     with pytest.raises(ReadOnly):
         database.engine.status(database.new_id(), resolve=True)
-    # Reads continue, in transactions and outside of them.
+    # Reads are still served, in transactions and outside of them.
     assert database.engine.reader().get(b"k") == b"v"
     assert database.commit(database.begin())[0] == 1
     assert state_of(database, database.new_id()) == "open"
     assert database.execute(reads=lambda reader: [reader.get(b"k")])[0] == 1
-    # A transaction without writes is answered immediately, although a tick would wait for room.
+    # A tick is due, and needs room in the log. A transaction without writes does not wait for it.
     database.now += 2 * SECOND_US
     ticket, _ = database.engine.execute(
         database.new_id(),
@@ -615,7 +618,7 @@ def test_a_log_without_room_makes_the_engine_read_only() -> None:
     assert database.crash().engine.reader().get(b"k") == b"w"
 
 
-def test_a_group_that_met_a_full_disk_is_kept_and_can_be_written_later() -> None:
+def test_a_group_that_found_the_disk_full_can_be_written_later() -> None:
     files = MemoryFileSystem(1)
     database = Database(files=files)
     database.execute(["put", b"before", b""])
@@ -644,10 +647,10 @@ def test_a_group_that_met_a_full_disk_is_kept_and_can_be_written_later() -> None
     ]
 
 
-# Checkpoints, as far as they can be seen from here.
+# Checkpoints.
 
 
-def test_a_checkpoint_is_due_by_commits_or_by_bytes() -> None:
+def test_a_checkpoint_is_due_after_enough_commits_or_bytes() -> None:
     database = Database(replace(SETTINGS, memtable_commits_max=3))
     for place in range(3):
         assert not database.engine.checkpoints.due
@@ -669,7 +672,7 @@ def test_a_checkpoint_is_due_by_commits_or_by_bytes() -> None:
     assert database.engine.checkpoints.due
 
 
-def test_others_commit_and_read_while_a_checkpoint_runs() -> None:
+def test_commits_and_reads_continue_while_a_checkpoint_runs() -> None:
     database = Database()
     database.execute(["put", b"k", b"1"], ["put", b"old", b"1"], append("a", "One"))
     checkpoint = database.engine.begin_checkpoint()
@@ -697,8 +700,8 @@ def test_others_commit_and_read_while_a_checkpoint_runs() -> None:
     assert database.engine.stats()["memtable_commits"] == 2
 
 
-def test_the_log_keeps_exactly_what_the_checkpoint_does_not_contain() -> None:
-    # Each group has a segment of its own, so one that goes too early is missed.
+def test_a_checkpoint_trims_the_log_up_to_its_own_last_commit() -> None:
+    # Each group fills a segment, so a segment removed too early would lose a commit.
     database = Database()
     for place in range(3):
         database.execute(["put", b"k%d" % place, bytes(40_000)])
@@ -729,7 +732,7 @@ def test_no_read_begins_at_a_commit_that_a_running_checkpoint_may_collect() -> N
         database.begin(at_commit=1)
 
 
-def test_a_fence_alone_justifies_a_checkpoint() -> None:
+def test_a_fence_alone_is_enough_for_a_checkpoint() -> None:
     database = Database()
     assert database.engine.begin_checkpoint() is None
     database.engine.status(database.new_id(), resolve=True)
@@ -737,9 +740,9 @@ def test_a_fence_alone_justifies_a_checkpoint() -> None:
     assert database.engine.stats()["checkpoints"] == 1
 
 
-def test_random_bytes_that_look_like_an_old_uuid7_are_an_id_like_any_other() -> None:
-    # One random id in ten thousand was refused as forgotten: 1,000 adds by a client that takes
-    # its ids from the system's random source failed one time in ten.
+def test_a_random_id_that_looks_like_an_old_uuid7_is_accepted() -> None:
+    # One random id in ten thousand looks so and was refused as forgotten. A client with random
+    # ids failed in one of ten runs of 1,000 commits.
     database = Database()
     looks_old = uuid.UUID("00b11bab-4c16-7171-a1bb-4c6e1fd4145b").bytes
     database.execute(["put", b"k", b"v"], transaction=looks_old)

@@ -1,4 +1,4 @@
-"""Recovery: what is found again, in which order, and what stops it."""
+"""Recovery: what a start restores, what that costs, and which directories it refuses."""
 
 import random
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tests.engine.database import SEGMENT_SIZE, SETTINGS, START_US, Database, op
 
 
 def opened(database: Database, **rest: Any) -> Database:
-    """The directory of a database whose power is lost, opened in another way."""
+    """The directory of a database after a power loss, opened with other options."""
     return Database(files=database.files.crash(), store=database.store.crash(), **rest)
 
 
@@ -28,7 +28,7 @@ def append(stream: str, *events: tuple[str, bytes | None]) -> list[Any]:
 
 
 def everything(database: Database) -> tuple[Any, ...]:
-    """All that can be read, of every commit."""
+    """The results of all kinds of reads, at every readable commit."""
     engine = database.engine
     views = range(engine.oldest_readable, engine.published + 1)
     return (
@@ -41,7 +41,7 @@ def everything(database: Database) -> tuple[Any, ...]:
 
 
 def filled(database: Database, *, checkpoints: bool) -> Database:
-    """A database with something of every kind, in the log and in the files."""
+    """Fill a database with writes of every kind; with checkpoints, some only in the files."""
     for place in range(30):
         database.now += 1000
         database.execute(
@@ -60,7 +60,7 @@ def filled(database: Database, *, checkpoints: bool) -> Database:
 
 
 @pytest.mark.parametrize("checkpoints", [False, True])
-def test_nothing_changes_by_a_crash_or_a_stop(checkpoints: bool) -> None:
+def test_a_crash_or_a_clean_stop_changes_nothing(checkpoints: bool) -> None:
     database = filled(Database(), checkpoints=checkpoints)
     before = everything(database)
     for again in (database.crash(), database.crash().crash(), database.reopen()):
@@ -69,7 +69,7 @@ def test_nothing_changes_by_a_crash_or_a_stop(checkpoints: bool) -> None:
         event = decode_event(again.engine.reader().read_stream("account-a", 4, 1, False).events[0])
         with pytest.raises(Exception, match="other content"):
             again.execute(["append", "account-a", -1, [[event.id, "New", b"", b""]]])
-        # It goes on where it ended.
+        # Commit numbers continue.
         assert again.execute(["put", b"k", b"v"])[0] == 61
 
 
@@ -82,7 +82,7 @@ def test_an_empty_directory_becomes_a_database_that_keeps_its_identity() -> None
     assert Database(seed=2).engine.database_id != identity
 
 
-def test_a_directory_is_opened_once_at_a_time() -> None:
+def test_a_directory_in_use_cannot_be_opened_again() -> None:
     database = Database()
     with pytest.raises(DirectoryInUse):
         Database(files=database.files, store=database.store)
@@ -90,7 +90,7 @@ def test_a_directory_is_opened_once_at_a_time() -> None:
     Database(files=database.files, store=database.store)
 
 
-def test_an_open_that_fails_gives_the_directory_back() -> None:
+def test_an_open_that_fails_releases_the_directory() -> None:
     database = filled(Database(), checkpoints=True)
     files, store = database.files.crash(), database.store.crash()
     (segment,) = [name for name in files.list("data/commits") if name.endswith(".commits")]
@@ -107,7 +107,7 @@ def test_a_log_that_lost_durable_entries_is_not_replayed_past_the_gap() -> None:
     database.checkpoint()
     database.execute(["put", b"k", b"v"])
     files = database.files.crash()
-    # The store is gone, and the log begins where the checkpoint ended.
+    # The store is lost, and the log no longer has the commits before the checkpoint.
     for _ in range(2):
         with pytest.raises(DamagedFile, match="missing"):
             Database(files=files, store=MemoryStore())
@@ -123,7 +123,7 @@ def test_a_replay_makes_checkpoints_and_reports_progress() -> None:
     assert again.engine.stats()["memtable_commits"] == 60 % 21
     assert everything(again)[0][-1] == before[0][-1]
     assert everything(again)[3] == before[3]
-    told: list[int] = []
+    reported: list[int] = []
     engine = open_engine(
         again.files.crash(),
         "data",
@@ -132,17 +132,18 @@ def test_a_replay_makes_checkpoints_and_reports_progress() -> None:
         settings=settings,
         clock=lambda: START_US,
         source=random.Random(0),
-        on_progress=told.append,
+        on_progress=reported.append,
     )
     assert engine.published == 60
-    assert len(told) == 1
-    assert 0 < told[0] <= 61 < PROGRESS_RECORDS
+    # The log is shorter than the interval of reports, so there is one report, at the end.
+    assert len(reported) == 1
+    assert 0 < reported[0] <= 61 < PROGRESS_RECORDS
 
 
 def test_a_checkpoint_during_replay_keeps_the_rest_of_its_group() -> None:
-    # Four commits went out as one entry. The replay made a checkpoint after the third and let
-    # the log go up to and with that entry: the fourth, which was acknowledged, was in memory
-    # alone, and the next crash took it.
+    # Four commits were written as one entry. The replay made a checkpoint after the third and
+    # trimmed the log, including that entry. The fourth commit, although acknowledged, was then
+    # only in memory, and the next crash lost it.
     database = Database()
     value = bytes(SEGMENT_SIZE // 5)
     for place in range(4):
@@ -154,7 +155,7 @@ def test_a_checkpoint_during_replay_keeps_the_rest_of_its_group() -> None:
             writes=[["put", b"k%d" % place, value]],
         )
     database.sync()
-    # A group that begins the next segment, so that the first can go.
+    # This group begins the next segment, so the first one can be removed.
     database.execute(["put", b"other", value])
     database = opened(database, settings=replace(SETTINGS, memtable_commits_max=1))
     assert database.engine.stats()["checkpoints"] > 0
@@ -165,7 +166,7 @@ def test_a_checkpoint_during_replay_keeps_the_rest_of_its_group() -> None:
         database = database.crash()
 
 
-def test_a_transaction_larger_than_an_entry_counts_once_it_is_complete() -> None:
+def test_a_transaction_larger_than_an_entry_is_restored_whole_or_not_at_all() -> None:
     database = Database()
     database.execute(["put", b"before", b""])
     running = database.begin()
@@ -197,7 +198,7 @@ def test_a_transaction_larger_than_an_entry_counts_once_it_is_complete() -> None
     assert outcomes == {1, 2}
 
 
-def test_files_and_store_of_two_databases_are_refused() -> None:
+def test_files_of_another_database_are_refused() -> None:
     one = filled(Database(), checkpoints=True)
     other = filled(Database(seed=2), checkpoints=True)
     files = one.files.crash()
@@ -210,15 +211,15 @@ def test_files_and_store_of_two_databases_are_refused() -> None:
             Database(files=mixed, store=one.store.crash())
 
 
-def test_a_start_that_finds_the_disk_full_says_what_to_do_and_loses_nothing() -> None:
-    """A replay had to make a checkpoint, and ended with the bare error of a file."""
+def test_a_start_on_a_full_disk_says_what_to_do_and_loses_nothing() -> None:
+    # A replay that needs a checkpoint ended with a plain error of the file system.
     database = Database(replace(SETTINGS, memtable_commits_max=1000))
     for place in range(50):
         database.execute(["put", b"k%d" % place, bytes(100)], append("a", ("T", None)))
     files, store = database.files.crash(), database.store.crash()
     tight = replace(SETTINGS, memtable_commits_max=5)
     store.full = True
-    with pytest.raises(NoRoomToStart, match="free 1048576 bytes or more, and start again"):
+    with pytest.raises(NoRoomToStart, match="free at least 1048576 bytes and start again"):
         Database(tight, files=files, store=store)
     store = store.crash()
     files.faults.capacity = files.used + 100
@@ -230,25 +231,26 @@ def test_a_start_that_finds_the_disk_full_says_what_to_do_and_loses_nothing() ->
     assert opened.engine.stats()["checkpoints"] > 0
 
 
-def test_the_cost_of_a_restart_depends_on_the_log_and_not_on_the_data() -> None:
+def test_the_cost_of_a_restart_does_not_grow_with_the_data() -> None:
     def calls(commits: int) -> int:
         database = Database(replace(SETTINGS, memtable_commits_max=20))
         for place in range(commits):
             database.execute(["put", b"k%d" % place, b"v"], append("a", ("T", None)))
             if database.engine.checkpoints.due:
                 database.checkpoint()
-        found: MemoryFileSystem = database.files.crash()
-        Database(files=found, store=database.store.crash())
-        return found.calls
+        files: MemoryFileSystem = database.files.crash()
+        Database(files=files, store=database.store.crash())
+        return files.calls
 
-    # Whole segments of the log are trimmed, and one has room for some 300 commits.
+    # The log is trimmed by whole segments. A segment has room for about 300 commits, so after
+    # 300 commits the log is as long as it ever gets.
     assert calls(800) <= calls(300)
     assert calls(1600) <= calls(300)
 
 
-def test_the_time_of_the_log_survives_that_the_log_is_trimmed() -> None:
-    # With nothing but ticks since the last checkpoint, the log was trimmed without another one.
-    # A restart then went back in time: an event that had been too old to read was there again.
+def test_trimming_the_log_does_not_lose_the_time_of_the_log() -> None:
+    # If only ticks were written since the last checkpoint, the log was trimmed without another
+    # checkpoint. A restart then went back to an earlier time, and expired events reappeared.
     database = Database()
     database.execute(append("a", ("One", None)), ["set_retention", "a", None, 3600 * SECOND_US])
     database.checkpoint()

@@ -1,9 +1,10 @@
-"""Transactions: what they see of their own writes, and what counts as read.
+"""Transactions: reads of their own writes, and the read set.
 
-Each test of the second half is a read, then a write of somebody else, then the commit: it
-conflicts exactly if the other changed what was asked.
+Each test of the read set reads in a transaction, commits a write of another transaction, and then
+commits the first. It must conflict exactly if the write could change the result of the read.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -34,7 +35,7 @@ def types(stored: list[bytes]) -> list[str]:
     return [decode_event(each).type for each in stored]
 
 
-# What it sees of its own.
+# Reads of its own writes.
 
 
 def test_a_transaction_sees_its_own_writes_and_nobody_else_does() -> None:
@@ -83,7 +84,7 @@ def test_an_add_on_a_value_that_is_not_a_number_fails_at_the_read_and_the_commit
         database.commit(running)
 
 
-def test_its_own_events_follow_those_that_are_stored() -> None:
+def test_own_events_follow_the_stored_ones() -> None:
     database = Database()
     database.execute(append("a", "One", "Two"))
     running = database.begin()
@@ -111,7 +112,7 @@ def test_its_own_events_follow_those_that_are_stored() -> None:
     assert read(1, 9, True) == ([], False)
 
 
-def test_its_own_events_have_versions_and_no_position_yet() -> None:
+def test_own_events_have_versions_but_no_position() -> None:
     database = Database()
     database.execute(append("a", "One"))
     running = database.begin()
@@ -152,7 +153,7 @@ def test_a_page_of_own_events_has_the_same_bounds_as_any_page(reverse: bool) -> 
     assert found == (wanted[::-1] if reverse else wanted)
 
 
-def test_load_sees_its_own_events_and_its_own_snapshot() -> None:
+def test_load_returns_own_events_and_own_snapshots() -> None:
     database = Database()
     database.execute(append("a", "One", "Two"), ["save_snapshot", "a", "", 1, 2, b"at two"])
     running = database.begin()
@@ -170,7 +171,7 @@ def test_load_sees_its_own_events_and_its_own_snapshot() -> None:
     assert running.load("a", "", 2).snapshot is None
 
 
-def test_a_read_only_transaction_takes_no_write() -> None:
+def test_a_read_only_transaction_refuses_writes() -> None:
     database = Database()
     running = database.begin(read_only=True)
     running.write([])
@@ -178,7 +179,7 @@ def test_a_read_only_transaction_takes_no_write() -> None:
         running.write([["put", b"k", b"v"]])
 
 
-# What counts as read.
+# The read set.
 
 
 def database_with_data() -> Database:
@@ -192,7 +193,7 @@ def database_with_data() -> Database:
 
 
 def conflicts(database: Database, running: Transaction, *writes: list[Any]) -> bool:
-    """Whether the transaction conflicts after others committed these writes."""
+    """Commit these writes in another transaction; return whether *running* then conflicts."""
     database.execute(*writes)
     try:
         database.commit(running, ["put", b"result", b"1"])
@@ -201,7 +202,7 @@ def conflicts(database: Database, running: Transaction, *writes: list[Any]) -> b
     return False
 
 
-def test_reading_a_key_counts_even_if_it_is_absent() -> None:
+def test_a_read_of_a_missing_key_is_in_the_read_set() -> None:
     for key in (b"b", b"absent"):
         database = database_with_data()
         running = database.begin()
@@ -217,14 +218,14 @@ def test_a_key_that_was_read_conflicts_with_its_deletion_and_with_the_same_value
         assert conflicts(database, running, write)
 
 
-def test_a_neighbouring_key_does_not_count_as_read() -> None:
+def test_a_neighbouring_key_is_not_in_the_read_set() -> None:
     database = database_with_data()
     running = database.begin()
     running.get(b"b")
     assert not conflicts(database, running, ["put", b"b\0", b"new"], ["put", b"a", b"new"])
 
 
-def test_reads_of_own_writes_do_not_count() -> None:
+def test_reads_of_own_writes_are_not_in_the_read_set() -> None:
     database = database_with_data()
     running = database.begin()
     running.write([["put", b"b", b"mine"], ["delete_range", b"c", b"e"]])
@@ -234,14 +235,14 @@ def test_reads_of_own_writes_do_not_count() -> None:
 
 
 def test_an_add_reads_nothing_until_its_result_is_read() -> None:
-    for look in (False, True):
+    for read_result in (False, True):
         database = Database()
         database.execute(["put", b"n", number(5)])
         running = database.begin()
         running.write([["add", b"n", 1]])
-        if look:
+        if read_result:
             running.get(b"n")
-        assert conflicts(database, running, ["add", b"n", 10]) is look
+        assert conflicts(database, running, ["add", b"n", 10]) is read_result
 
 
 RANGE_CASES = [
@@ -252,13 +253,13 @@ RANGE_CASES = [
     (b"a", b"g", 9, False, b"g", False),
     (b"x", b"z", 9, False, b"y", True),
     (b"x", None, 9, False, b"\xff" * 9, True),
-    # It stopped at d, so later keys were not read.
+    # The scan stopped at d, so it did not read later keys.
     (b"a", b"g", 2, False, b"d", True),
     (b"a", b"g", 2, False, b"d\0", False),
     (b"a", b"g", 2, False, b"f", False),
-    # Exactly as many as were wanted: it went on to the end to know that.
+    # There are exactly three keys. The scan went on to the end to learn that there are no more.
     (b"a", b"g", 3, False, b"f\0", True),
-    # In reverse it stopped at d from above.
+    # A reverse scan stopped at d, so it did not read smaller keys.
     (b"a", b"g", 2, True, b"d", True),
     (b"a", b"g", 2, True, b"f\xff", True),
     (b"a", b"g", 2, True, b"c\xff", False),
@@ -277,7 +278,7 @@ def test_a_range_is_read_up_to_where_the_scan_stopped(
     assert conflicts(database, running, ["put", key, b"new"]) is expected
 
 
-def test_a_deletion_and_a_put_in_a_scanned_range_change_it() -> None:
+def test_a_scanned_range_conflicts_with_a_deletion_or_a_put_in_it() -> None:
     for write in (["delete", b"d"], ["put", b"d", b"old"], ["delete_range", b"c", b"e"]):
         database = database_with_data()
         running = database.begin()
@@ -285,7 +286,7 @@ def test_a_deletion_and_a_put_in_a_scanned_range_change_it() -> None:
         assert conflicts(database, running, write)
 
 
-def test_a_key_created_and_deleted_in_an_empty_range_changes_it() -> None:
+def test_a_scanned_range_conflicts_with_a_key_that_was_put_and_deleted_again() -> None:
     database = database_with_data()
     running = database.begin()
     assert running.scan(b"x", b"z", 9, False).items == []
@@ -297,7 +298,7 @@ def test_a_key_created_and_deleted_in_an_empty_range_changes_it() -> None:
 def test_a_stream_that_was_read_conflicts_with_any_append_to_it(stream: str) -> None:
     database = database_with_data()
     running = database.begin()
-    # Even a page that ends early tells the stream's version.
+    # Every page contains the stream's version, so later events matter to a short page, too.
     running.read_stream(stream, 0, 1, False)
     assert conflicts(database, running, append(stream, "Changed"))
 
@@ -312,7 +313,7 @@ def test_loading_a_stream_is_a_read_and_appending_is_not() -> None:
     assert conflicts(database, running, append("account-a", "Changed"))
 
 
-def test_looking_for_a_snapshot_is_a_read_even_if_none_is_found() -> None:
+def test_load_reads_the_snapshot_even_if_there_is_none() -> None:
     for stored in (False, True):
         database = database_with_data()
         if stored:
@@ -343,7 +344,7 @@ QUERY_CASES: list[tuple[EventFilter, list[Any], bool]] = [
 
 @pytest.mark.parametrize(("wanted", "write", "expected"), QUERY_CASES)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_query_that_saw_the_end_conflicts_with_an_event_that_it_would_have_found(
+def test_a_query_that_reached_the_end_conflicts_with_any_new_event_that_matches(
     wanted: EventFilter, write: list[Any], expected: bool, reverse: bool
 ) -> None:
     database = database_with_data()
@@ -352,7 +353,7 @@ def test_a_query_that_saw_the_end_conflicts_with_an_event_that_it_would_have_fou
     assert conflicts(database, running, write) is expected
 
 
-def test_a_query_that_stopped_before_the_end_cannot_be_changed() -> None:
+def test_a_query_that_stopped_before_the_end_never_conflicts() -> None:
     database = database_with_data()
     running = database.begin()
     assert running.read_all(0, EVERYTHING, 2, False).more
@@ -360,9 +361,10 @@ def test_a_query_that_stopped_before_the_end_cannot_be_changed() -> None:
     assert not conflicts(database, running, append("anything", "Any"))
 
 
-def test_a_query_backwards_from_beyond_the_end_is_open_ended() -> None:
-    # Position 4 was not given yet. It was taken for a query of the past, which nothing can
-    # change; executed again in its place in the order it would have seen the event.
+def test_a_reverse_query_that_starts_beyond_the_end_conflicts_with_new_events() -> None:
+    # The query starts below position 5, and position 4 does not exist yet. It was treated as a
+    # query of existing events only, which cannot change. So the commit succeeded, although the
+    # query would have returned event 4 at its place in the serial order.
     database = database_with_data()
     running = database.begin()
     assert len(running.read_all(5, EVERYTHING, 10, True).events) == 3
@@ -383,9 +385,7 @@ def test_a_snapshot_transaction_keeps_no_read_set() -> None:
     assert not conflicts(database, running, ["put", b"b", b"new"], append("account-a", "Any"))
 
 
-def test_a_transaction_that_reads_too_much_is_refused_at_exactly_the_bound() -> None:
-    from dataclasses import replace
-
+def test_the_read_set_has_an_exact_bound() -> None:
     database = Database(replace(SETTINGS, read_set_size_max=4))
     running = database.begin()
     running.get(b"a")
@@ -399,8 +399,8 @@ def test_a_transaction_that_reads_too_much_is_refused_at_exactly_the_bound() -> 
 
 
 def test_the_read_set_keeps_the_order_of_reads() -> None:
-    # The order of conflicts in an error must not depend on the seed of Python's hashes, or a
-    # simulation would not replay.
+    # An error lists conflicts in this order. If it depended on Python's hash seed, a simulation
+    # would not be reproducible.
     database = Database()
     running = database.begin()
     keys = [bytes([letter]) for letter in b"qwertyuiop"]
@@ -416,19 +416,20 @@ def test_the_read_set_keeps_the_order_of_reads() -> None:
 
 
 @pytest.mark.parametrize("layer", ["active", "frozen", "files"])
-def test_an_append_that_was_done_before_adds_nothing_to_the_transactions_reads(
+def test_a_transaction_does_not_see_a_repeated_append_twice(
     layer: str,
 ) -> None:
-    # It counts as done at commit, and was shown as new until then.
+    # The commit recognised the event ids and appended nothing, but reads in the transaction
+    # returned the events twice.
     database = Database()
-    done = ["append", "a", -1, [[bytes([n]) * 16, "One", b"", b""] for n in (1, 2)]]
-    database.execute(done)
+    committed = ["append", "a", -1, [[bytes([n]) * 16, "One", b"", b""] for n in (1, 2)]]
+    database.execute(committed)
     if layer == "frozen":
         assert database.engine.begin_checkpoint() is not None
     elif layer == "files":
         database.checkpoint()
     running = database.begin()
-    running.write([done, ["append", "a", -1, [[b"3" * 16, "Two", b"", b""]]]])
+    running.write([committed, ["append", "a", -1, [[b"3" * 16, "Two", b"", b""]]]])
     for reverse in (False, True):
         page = running.read_stream("a", 0, 10, reverse)
         found = [(event.version, event.position) for event in map(decode_event, page.events)]
@@ -437,7 +438,7 @@ def test_an_append_that_was_done_before_adds_nothing_to_the_transactions_reads(
     assert database.commit(running)[2:] == [3, 3, {"a": 3}]
 
 
-def test_an_append_that_another_did_after_the_read_view_is_shown_as_new() -> None:
+def test_an_append_that_was_committed_after_the_read_view_is_seen_as_new() -> None:
     database = Database()
     write = ["append", "a", -1, [[b"1" * 16, "One", b"", b""]]]
     running = database.begin()
