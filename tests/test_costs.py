@@ -29,13 +29,13 @@ VALUE = bytes(100)
 
 # Calls of a request. In a scan of 100, a key that only a memtable has costs some, others none.
 # A record of the log is put together by hand: more calls, and a third of the instructions.
-GET_CALLS_MAX = 17
-PUT_CALLS_MAX = 141
-GROUPED_PUT_CALLS_MAX = 69
-APPEND_CALLS_MAX = 170
-APPEND_MANY_CALLS_MAX = 892
-TRANSACTION_CALLS_MAX = 205
-MEMTABLE_SCAN_CALLS_MAX = 140
+GET_CALLS_MAX = 16
+PUT_CALLS_MAX = 77
+GROUPED_PUT_CALLS_MAX = 37
+APPEND_CALLS_MAX = 102
+APPEND_MANY_CALLS_MAX = 631
+TRANSACTION_CALLS_MAX = 148
+MEMTABLE_SCAN_CALLS_MAX = 138
 SCAN_CALLS_MAX = 34
 # Of a checkpoint, for each put: calls, and entries of the state store. One is the version, and half
 # of these ids are not made of the time, so they stand by themselves.

@@ -113,7 +113,9 @@ class MemoryFile:
             raise DiskFull(self._path, len(data))
 
     def sync(self) -> None:
-        crash = self._enter("sync")
+        if not self._open:
+            raise OSError(errno.EBADF, "sync on a file that is not open", self._path)
+        crash = self._disk.enter("sync", self._path)
         if crash:
             self._disk.leave(crash)
         failing = self._disk.faults.sync_error_in

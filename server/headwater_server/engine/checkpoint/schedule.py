@@ -263,7 +263,7 @@ class CheckpointSchedule:
     @property
     def due(self) -> bool:
         """Whether the memtable has grown enough for a checkpoint, and none is running."""
-        return self._current is None and self._full
+        return self._current is None and self.fill >= 1.0
 
     @property
     def behind(self) -> bool:
@@ -304,10 +304,6 @@ class CheckpointSchedule:
         return bool(
             active.commits or active.aborted or self._garbage_left or horizon > self._collected
         )
-
-    @property
-    def _full(self) -> bool:
-        return self.fill >= 1.0
 
     @property
     def fill(self) -> float:
