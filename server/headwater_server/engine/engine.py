@@ -265,7 +265,7 @@ class Engine:
         if found is None or found.owner is not owner:
             known = self._known(transaction)
             if known is not None:
-                return self.sequencer.answer_again(transaction, known)
+                return self.sequencer.answer_commit_again(transaction, known, writes)
         opened = self._open.owned(transaction, owner, self._clock())
         self._open.remove(opened)
         opened.write(writes)

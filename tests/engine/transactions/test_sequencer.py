@@ -288,6 +288,48 @@ def test_a_forgotten_commit_does_not_stop_others() -> None:
     ]
 
 
+def test_a_commit_whose_events_were_all_there_is_answered_alike_when_it_is_sent_again() -> None:
+    # An execute was, and a commit was told its own number instead of that of the events.
+    database = Database()
+    event = append("a", "One", identity=bytes(range(16)))
+    first = database.execute(event)
+    transaction = database.begin()
+    assert database.commit(transaction, event) == first
+    for layer in ("memtable", "files"):
+        assert database.commit(transaction, event) == first, layer
+        database.checkpoint()
+    # Nor has a commit all of them if some came before it.
+    other = database.begin()
+    database.engine.write(other.id, OWNER, [["put", b"k", b"v"]])
+    first = database.commit(other, event)
+    assert database.engine.reader(first[0]).get(b"k") == b"v"
+    for layer in ("memtable", "files"):
+        assert database.commit(other, event) == first, layer
+        database.checkpoint()
+    # A status has no writes to go by, so it tells of the transaction's own commit.
+    status = database.engine.status(transaction.id, resolve=False)
+    assert status.ticket.payload == [2, START_US, None, None, {}]
+
+
+def test_an_answer_is_of_the_commit_that_has_the_writes_also_if_the_events_were_there_before() -> (
+    None
+):
+    # A put beside such an append was told the number of a commit that does not have it.
+    database = Database()
+    event = append("a", "One", identity=bytes(range(16)))
+    database.execute(event)
+    identity = database.new_id()
+    first = database.execute(event, ["put", b"k", b"v"], transaction=identity)
+    assert database.engine.reader(first[0]).get(b"k") == b"v"
+    assert database.execute(event, ["put", b"k", b"v"], transaction=identity) == first
+    assert database.engine.status(identity, resolve=False).ticket.payload == first
+    # A range may be empty when the request is sent again.
+    identity = database.new_id()
+    writes = event, ["delete_range", b"k", b"l"]
+    first = database.execute(*writes, transaction=identity)
+    assert database.execute(*writes, transaction=identity) == first
+
+
 def test_a_commit_that_could_not_be_done_again_is_still_answered_as_committed() -> None:
     database = Database()
     identity, event_id = database.new_id(), bytes(range(16))

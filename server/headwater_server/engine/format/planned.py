@@ -40,7 +40,8 @@ class Planned:
         horizon, forget_before: of a tick; see log_clock.py.
         record: its bytes in the log; empty if it was read from there.
         versions: the version of each stream that the transaction appended to.
-        repeated: the first and last event of each append whose events were stored already.
+        repeated: the first and last event of each append whose events were stored already; empty
+            if the transaction has other writes than appends.
         failures: the expectations and conditions that do not hold; such a plan is not applied.
         settled: what to pass to the consumer groups once the commit is sequenced.
     """

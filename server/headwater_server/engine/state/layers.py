@@ -308,6 +308,16 @@ class State:
                 return table.commit_record(commit)
         return self.files.commit_record(commit)
 
+    def wrote_no_key(self, commit: int) -> bool:
+        """Whether a commit wrote no key; False also if that is not known any more."""
+        for table in self.memtables():
+            if commit > table.base_commit:
+                return not table.writes_of(commit)
+        if commit < self.files.horizon:
+            return False
+        change = next(self.files.changes_after(commit - 1), None)
+        return change is None or change[0] != commit
+
     def position_at(self, commit: int) -> int:
         """The position of the newest event at a commit."""
         if commit == self.last_commit:

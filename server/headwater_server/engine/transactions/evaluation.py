@@ -64,6 +64,9 @@ def evaluate_buffer(
             planned.failures = appender.failures + appender.failed_conditions
             return planned
         appender.finish(planned)
+        if not buffer.appends_only:
+            # Its other writes are of its own commit, so its answer must be too.
+            planned.repeated = ()
     for key, entry in buffer.entries.items():
         writes.append(key)
         if type(entry) is list:

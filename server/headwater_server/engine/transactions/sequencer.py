@@ -190,11 +190,22 @@ class Sequencer:
         answer = None if buffer is None else self._answer_of_repeated(transaction, commit, buffer)
         return Ticket(self.sequence, transaction, answer or self._first_answer(commit))
 
+    def answer_commit_again(
+        self, transaction: bytes, commit: int, writes: list[list[Any]]
+    ) -> Ticket:
+        """Like `answer_again`; *writes* came with the commit."""
+        # If it wrote keys, these are not all of its writes: earlier requests had others.
+        if commit == ABORTED or not self._state.wrote_no_key(commit):
+            return self.answer_again(transaction, commit)
+        buffer = WriteBuffer()
+        buffer.add(writes)
+        return self.answer_again(transaction, commit, buffer)
+
     def _answer_of_repeated(
         self, transaction: bytes, commit: int, buffer: WriteBuffer
     ) -> list[Any] | None:
         """The answer to a commit whose appends were all stored before it, else None."""
-        if not any(append.has_ids for append in buffer.appends):
+        if not (buffer.appends_only and any(append.has_ids for append in buffer.appends)):
             return None
         record = self._state.commit_record(commit)
         if record.event_count:

@@ -143,6 +143,12 @@ class WriteBuffer:
     def __bool__(self) -> bool:
         return not self.is_empty
 
+    @property
+    def appends_only(self) -> bool:
+        """Whether there are appends and no other writes."""
+        others = self.entries or self.ranges or self.snapshots or self.acks or self.retention
+        return bool(self.appends) and not others
+
     def add(self, writes: list[list[Any]]) -> None:
         """Fold in a request's writes, which were checked against the vocabulary.
 
