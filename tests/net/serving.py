@@ -41,7 +41,8 @@ class Disk:
 
     def hold(self) -> None:
         """Hold up every sync until `release`."""
-        self._free = trio.Event()
+        if self._free.is_set():
+            self._free = trio.Event()
 
     def release(self) -> None:
         """Let the syncs continue."""
