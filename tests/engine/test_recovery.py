@@ -264,3 +264,17 @@ def test_trimming_the_log_does_not_lose_the_time_of_the_log() -> None:
     database = database.crash()
     assert database.engine.sequencer.published_time == time
     assert database.engine.reader().read_stream("a", 0, 10, False).events == []
+
+
+def test_a_fence_that_was_forgotten_does_not_come_back_over_a_commit() -> None:
+    # Fences were applied again from what is left of the log, also under a commit in the files.
+    database = Database(replace(SETTINGS, transaction_retention_us=60 * SECOND_US))
+    transaction = bytes(16)
+    database.engine.status(transaction, resolve=True)
+    database.wait(100 * SECOND_US)
+    database.execute(["put", b"k", b"other"])
+    database.checkpoint()
+    committed = database.execute(["put", b"k", b"v"], transaction=transaction)
+    database.checkpoint()
+    database = database.crash()
+    assert database.execute(["put", b"k", b"v"], transaction=transaction) == committed

@@ -12,7 +12,7 @@ from typing import Any
 from headwater_protocol.errors import DamagedFile
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
-from headwater_server.engine.format.planned import COMMIT, Planned, StreamRun
+from headwater_server.engine.format.planned import ABORT, COMMIT, TICK, Planned, StreamRun
 from headwater_server.engine.format.records import Record, record_of, unpack_records
 from headwater_server.engine.state.layers import State
 
@@ -37,11 +37,14 @@ def plan_entry(state: State, encoded: Sequence[bytes], *, path: str, index: int)
                 "between are missing from the log and from the files",
                 details={"file": path, "index": index},
             )
-        # Fences and ticks are idempotent, so they are always applied again.
+        # Ticks are idempotent, so they are always applied again. Fences are too, until they are
+        # forgotten: from then on the id may commit, and the files may have that commit.
         if planned.commit == commit + 1:
             commit += 1
             run.append(planned)
-        elif planned.kind != COMMIT:
+        elif planned.kind == TICK or (
+            planned.kind == ABORT and planned.time >= state.time.forget_before
+        ):
             run.append(planned)
     return run
 
