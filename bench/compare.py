@@ -183,8 +183,8 @@ def main() -> None:
     only = set(given.only.split(",")) if given.only else None
     workloads = [each for each in WORKLOADS if only is None or each.name in only]
     with ExitStack() as running:
-        made = tempfile.TemporaryDirectory(prefix="headwater-bench-", dir=given.directory)
-        directory = Path(running.enter_context(made))
+        temporary = tempfile.TemporaryDirectory(prefix="headwater-bench-", dir=given.directory)
+        directory = Path(running.enter_context(temporary))
         load = running.enter_context(Load())
         facts = machine.facts(directory)
         started = start_servers(directory, running)
@@ -205,8 +205,9 @@ def main() -> None:
         settings = {**timing, **_settings_of(started)}
         if only is None or "conditions" in only:
             verdicts += measure_conditions(load, directory, given.rounds, given.seconds)
-        # Filling them takes minutes, so a quick run skips this.
-        if "sizes" in only if only is not None else not given.quick:
+        # Filling these databases takes minutes, so a quick run measures sizes only on request.
+        wants_sizes = not given.quick if only is None else "sizes" in only
+        if wants_sizes:
             verdicts += measure_sizes(load, directory, given.rounds, given.seconds)
     report = text(facts, settings, rows, verdicts)
     print("\n" + report)

@@ -21,12 +21,12 @@ from headwater_server.net.server import open_directory
 from headwater_server.net.settings import ServerSettings
 
 SLOW_SYNC_US: Final = 50_000
-NO_CHECKPOINT: Final = ("--checkpoint-commits", "100000000", "--checkpoint-size", "4000")
-OFTEN: Final = ("--checkpoint-commits", "5000")
+NO_CHECKPOINTS: Final = ("--checkpoint-commits", "100000000", "--checkpoint-size", "4000")
+FREQUENT_CHECKPOINTS: Final = ("--checkpoint-commits", "5000")
 REPLAYED: Final = 50_000
 """Commits in the log that is replayed: as many as between two checkpoints."""
 
-_GROUP: Final = 250
+_GROUP_COMMITS: Final = 250
 
 WRITERS: Final = 4
 """Connections that put during the reads. Without writes, a slow disk would not matter."""
@@ -61,9 +61,9 @@ def checkpoint(load: Load, directory: Path, rounds: int, seconds: float) -> list
     """p99 of puts during constant checkpoints, divided by p99 without checkpoints, by round."""
     ratios: list[float] = []
     for number in range(rounds):
-        with _server(directory / f"quiet-{number}", *NO_CHECKPOINT) as quiet:
+        with _server(directory / f"quiet-{number}", *NO_CHECKPOINTS) as quiet:
             without = _run(load, quiet, "put", seconds, 32)
-        with _server(directory / f"busy-{number}", *OFTEN) as busy:
+        with _server(directory / f"busy-{number}", *FREQUENT_CHECKPOINTS) as busy:
             during = _run(load, busy, "put", seconds, 32)
         ratios.append(during.p99_us / without.p99_us)
     return ratios
@@ -89,8 +89,8 @@ def slow_disk(load: Load, directory: Path, rounds: int, seconds: float) -> list[
 
 
 def _reads_beside_puts(load: Load, server: Headwater, seconds: float) -> Measured:
-    with Load() as other:
-        arguments = (other, server, "put", seconds + 1, WRITERS)
+    with Load() as second:
+        arguments = (second, server, "put", seconds + 1, WRITERS)
         writer = threading.Thread(target=_run, args=arguments)
         writer.start()
         try:
@@ -110,11 +110,11 @@ def recovery(load: Load, directory: Path, rounds: int, seconds: float) -> list[f
             engine=EngineSettings(memtable_commits_max=2 * REPLAYED, memtable_size_max=1 << 32),
         )
         engine = open_directory(settings)
-        for first in range(0, REPLAYED, _GROUP):
-            for place in range(first, first + _GROUP):
+        for first in range(0, REPLAYED, _GROUP_COMMITS):
+            for place in range(first, first + _GROUP_COMMITS):
                 put = ["put", key(place % KEYS), VALUE]
-                ids = uuid.uuid4().bytes
-                engine.execute(ids, user=0, conditions=[], reads=None, writes=[put])
+                transaction = uuid.uuid4().bytes
+                engine.execute(transaction, user=0, conditions=[], reads=None, writes=[put])
             group = engine.take_group()
             assert group is not None
             engine.make_durable(group)

@@ -16,7 +16,7 @@ from typing import Final
 
 from bench import requests
 from bench.checkouts import Checkout
-from bench.conditions import NO_CHECKPOINT
+from bench.conditions import NO_CHECKPOINTS
 from bench.load import LoadFailed
 from bench.requests import HELLO, Transactions
 from bench.servers import Headwater, cpu_seconds
@@ -35,7 +35,7 @@ class Restarts:
     def __init__(self, checkout: Checkout, directory: Path) -> None:
         self._environment = dict(checkout.environment)
         self._directory = directory
-        self._full = Headwater(directory / "full", NO_CHECKPOINT, self._environment)
+        self._full = Headwater(directory / "full", NO_CHECKPOINTS, self._environment)
 
     def __enter__(self) -> "Restarts":
         self._full.start()
@@ -59,7 +59,7 @@ class Restarts:
         Raises:
             LoadFailed: the log was empty.
         """
-        empty = Headwater(self._directory / "empty", NO_CHECKPOINT, self._environment)
+        empty = Headwater(self._directory / "empty", NO_CHECKPOINTS, self._environment)
         empty_s = _start_cpu_s(empty)
         shutil.rmtree(self._directory / "empty")
         return replay_rate(_start_cpu_s(self._full), empty_s)

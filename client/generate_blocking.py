@@ -1,15 +1,15 @@
-"""Generates the blocking face of the client from the asynchronous one.
+"""Generates the blocking client from the asynchronous one.
 
     class Database:                                   class BlockingDatabase:
         async def get(self, key): ...        -->          def get(self, key):
                                                               return step(self._core.get(key))
 
 Every public method of a class becomes a method of its blocking class, with the same signature and
-the same docstring, without `async` and `await`. So the two faces cannot drift apart, and type
+the same docstring, without `async` and `await`. So the two clients cannot drift apart, and type
 checkers and `help` see plain code. The rest of `headwater.blocking` is written by hand: iterating
 over pages, calling handlers, and running projections.
 
-    make blocking        write the modules anew
+    make blocking        write all generated modules
 """
 
 import ast
@@ -29,7 +29,7 @@ from typing import Final
 
 CLIENT: Final = Path(__file__).parent
 
-FACES: Final = {
+GENERATED: Final = {
     "headwater.blocking.reads": ["headwater.reads.reads.Reads"],
     "headwater.blocking.past": ["headwater.reads.past.Past"],
     "headwater.blocking.single_writes": ["headwater.transactions.single_writes.SingleWrites"],
@@ -51,24 +51,24 @@ FACES: Final = {
 }
 """The modules that are generated, and the classes that each is made of."""
 
-WRITTEN: Final = {"Pages": "headwater.blocking.pages"}
+HAND_WRITTEN: Final = {"Pages": "headwater.blocking.pages"}
 """Classes whose blocking class is written by hand, and where it is."""
 
-LEFT_OUT: Final = {
+INTERNAL: Final = {
     "Delivery": {"check_mine", "claim", "settle"},
     "Membership": {"deliver", "lose"},
     "Projections": {"define", "defined", "run"},
     "Subscription": {"deliver", "lose"},
     "Transaction": {"settle", "settle_deliveries"},
 }
-"""Names that the client uses within itself."""
+"""Public methods that only the client itself calls. The blocking class does not have them."""
 
 NOTES: Final = {
     "Database": "One thread sends a request at a time, and the others wait for it.",
     "Membership": "It has a connection of its own, because waiting for an event blocks it.",
     "Subscription": "It has a connection of its own, because waiting for an event blocks it.",
 }
-"""What is true of a blocking class alone."""
+"""Sentences to add to the docstring of a blocking class."""
 
 BODIES: Final = {
     ("Database", "__init__"): "self._core = Database(address, options, BlockingRuntime())",
@@ -90,48 +90,50 @@ BODIES: Final = {
 }
 """Methods that do more than forward."""
 
-TYPES: Final = {
+RETURN_TYPES: Final = {
     ("Database", "run_projections"): "RunningProjections",
     ("Delivery", "claimed"): "Delivery",
 }
-"""What a method returns, where it is not what the asynchronous face returns."""
+"""Return types of methods that return something else than the asynchronous method."""
 
-PLACES: Final = {
+MODULES: Final = {
     "BlockingRuntime": "headwater.transport.blocking_runtime",
     "RunningProjections": "headwater.blocking.running_projections",
     "in_blocking_transaction": "headwater.blocking.handlers",
     "step": "headwater.transport.stepping",
     "with_blocking_handler": "headwater.blocking.handlers",
 }
-"""Where the names are that only the generated code uses."""
+"""The modules of names that only generated code uses."""
 
-SPOKEN: Final = (
+REPLACEMENTS: Final = (
     (r"\basync (with|for|def)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\btask(s?)\b", r"thread\1"),
 )
-"""How a docstring of the asynchronous face is said of the blocking one."""
+"""Regular expressions and replacements that adapt a docstring to the blocking client."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def adapted(docstring: str) -> str:
-    """A docstring of the asynchronous face as the blocking face has it."""
-    for pattern, replacement in SPOKEN:
+    """The docstring of an asynchronous method, adapted to the blocking client."""
+    for pattern, replacement in REPLACEMENTS:
         docstring = re.sub(pattern, replacement, docstring)
     return docstring
 
 
 def blocking_name(name: str) -> str:
-    """What the blocking class of a class is called."""
+    """The name of the blocking class of a class."""
     return f"Blocking{name}"
 
 
 @functools.cache
-def blocking_places() -> dict[str, str]:
+def blocking_modules() -> dict[str, str]:
     """The module of each blocking class, by the name of the class that it wraps."""
-    made = {path.rpartition(".")[2]: module for module, paths in FACES.items() for path in paths}
-    return {**made, **WRITTEN}
+    made = {
+        path.rpartition(".")[2]: module for module, paths in GENERATED.items() for path in paths
+    }
+    return {**made, **HAND_WRITTEN}
 
 
 @functools.cache
@@ -141,8 +143,8 @@ def tree_of(module: ModuleType) -> ast.Module:
 
 
 @functools.cache
-def places_of(module: ModuleType) -> dict[str, str]:
-    """From where each name that a module imports comes."""
+def imports_of(module: ModuleType) -> dict[str, str]:
+    """The names that a module imports, each with the module that it comes from."""
     return {
         alias.asname or alias.name: node.module
         for node in ast.walk(tree_of(module))
@@ -161,17 +163,17 @@ def class_node(cls: type) -> ast.ClassDef:
     raise AssertionError(f"{cls} is not at the top of its module")
 
 
-class Rewriting(ast.NodeTransformer):
-    """Types of the asynchronous face as types of the blocking one."""
+class BlockingTypes(ast.NodeTransformer):
+    """Replaces asynchronous types in an annotation by blocking ones."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        # A type in quotes. Other strings do not stand in annotations here.
+        # A type in quotes. Annotations here contain no other strings.
         if isinstance(node.value, str):
             return rewritten(ast.parse(node.value, mode="eval").body)
         return node
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        if node.id in blocking_places():
+        if node.id in blocking_modules():
             return ast.Name(blocking_name(node.id))
         return node
 
@@ -182,9 +184,9 @@ class Rewriting(ast.NodeTransformer):
 
 
 def rewritten(annotation: ast.expr) -> ast.expr:
-    """An annotation of the asynchronous face as one of the blocking face."""
+    """An annotation with blocking types in place of asynchronous ones."""
     copied = ast.parse(ast.unparse(annotation), mode="eval").body
-    changed = Rewriting().visit(copied)
+    changed = BlockingTypes().visit(copied)
     assert isinstance(changed, ast.expr)
     return changed
 
@@ -211,23 +213,23 @@ class Generated:
             self.needs.setdefault(place, set()).add(name)
 
     def need_all(self, expression: ast.AST, module: ModuleType) -> None:
-        """Import the names of an expression, as the module in which it was found knows them."""
+        """Import the names in an expression from where *module* imports or defines them."""
         for node in ast.walk(expression):
             if not isinstance(node, ast.Name) or hasattr(builtins, node.id):
                 continue
             core = node.id.removeprefix("Blocking")
-            if node.id in PLACES:
-                self.need(node.id, PLACES[node.id])
-            elif core != node.id and core in blocking_places():
-                self.need(node.id, blocking_places()[core])
-            elif node.id in places_of(module):
-                self.need(node.id, places_of(module)[node.id])
+            if node.id in MODULES:
+                self.need(node.id, MODULES[node.id])
+            elif core != node.id and core in blocking_modules():
+                self.need(node.id, blocking_modules()[core])
+            elif node.id in imports_of(module):
+                self.need(node.id, imports_of(module)[node.id])
             else:
                 self._need_own(node.id, module)
 
-    def need_places(self, body: str) -> None:
+    def need_modules(self, body: str) -> None:
         """Import what a body of BODIES uses."""
-        for name, place in PLACES.items():
+        for name, place in MODULES.items():
             if re.search(rf"\b{name}\b", body):
                 self.need(name, place)
 
@@ -245,14 +247,14 @@ class Generated:
 
     def source(self) -> str:
         """The module's code, not formatted yet."""
-        told = ", ".join(path.rpartition(".")[2] for path in FACES[self.name])
+        wrapped = ", ".join(path.rpartition(".")[2] for path in GENERATED[self.name])
         imports = [
             f"from {place} import {', '.join(sorted(names))}"
             for place, names in sorted(self.needs.items())
         ]
         return "\n".join(
             [
-                f'"""{told} without an event loop. Generated by client/generate_blocking.py."""',
+                f'"""{wrapped} without an event loop. Generated by client/generate_blocking.py."""',
                 "",
                 *imports,
                 "",
@@ -264,7 +266,7 @@ class Generated:
 
 def own_functions(cls: type) -> Iterator[tuple[Function, ModuleType]]:
     """The functions of a class, and of those bases that have no blocking class."""
-    mapped = {base for base in cls.__mro__[1:] if base.__name__ in blocking_places()}
+    mapped = {base for base in cls.__mro__[1:] if base.__name__ in blocking_modules()}
     covered = {base for wrapped in mapped for base in wrapped.__mro__}
     seen: set[str] = set()
     for base in cls.__mro__:
@@ -278,8 +280,8 @@ def own_functions(cls: type) -> Iterator[tuple[Function, ModuleType]]:
 
 
 def public_attributes(cls: type) -> Iterator[tuple[str, ast.expr, ModuleType]]:
-    """Attributes that instances get when they are made, with their types."""
-    covered = [base for base in cls.__mro__[1:] if base.__name__ in blocking_places()]
+    """The attributes that __init__ assigns, with their types."""
+    covered = [base for base in cls.__mro__[1:] if base.__name__ in blocking_modules()]
     theirs = {name for base in covered for name, _, _ in public_attributes(base)}
     for function, module in own_functions(cls):
         if function.name != "__init__":
@@ -299,7 +301,7 @@ def public_attributes(cls: type) -> Iterator[tuple[str, ast.expr, ModuleType]]:
 
 
 def _type_of(node: ast.AST, types: dict[str, ast.expr | None]) -> ast.expr:
-    """The type of an assignment: as it is annotated, or of what is assigned."""
+    """The type of an assignment: its annotation, or the type of its value."""
     match node:
         case ast.AnnAssign(annotation=annotation):
             return annotation
@@ -310,25 +312,25 @@ def _type_of(node: ast.AST, types: dict[str, ast.expr | None]) -> ast.expr:
         case ast.Assign(value=ast.Constant(value=bool())):
             return ast.Name("bool")
         case _:
-            raise AssertionError(f"no type is known of {ast.unparse(node)}")
+            raise AssertionError(f"cannot tell the type of {ast.unparse(node)}")
 
 
 def attribute_docs(cls: type) -> dict[str, str]:
-    """What the docstring of a class says of its attributes."""
-    text = inspect.getdoc(cls) or ""
-    _, _, section = text.partition("Attributes:\n")
+    """The descriptions of attributes in the docstring of a class."""
+    docstring = inspect.getdoc(cls) or ""
+    _, _, section = docstring.partition("Attributes:\n")
     docs: dict[str, str] = {}
     for entry in re.findall(r"^    (\S.*(?:\n        .*)*)", section, re.MULTILINE):
-        names, _, told = " ".join(entry.split()).partition(": ")
+        names, _, text = " ".join(entry.split()).partition(": ")
         for name in names.split(", "):
-            first, stop, rest = (told[:1].upper() + told[1:]).partition(". ")
+            first, stop, rest = (text[:1].upper() + text[1:]).partition(". ")
             more = f"\n\n{textwrap.fill(rest, 88)}" if rest else ""
             docs[name] = f"{first}{stop.strip()}{more}"
     return docs
 
 
 def forwarded(function: Function) -> str:
-    """The arguments of a function, as they are passed on."""
+    """The arguments of a call that passes on all arguments of a function."""
     arguments = function.args
     given = [argument.arg for argument in arguments.args[1:]]
     if arguments.vararg is not None:
@@ -358,8 +360,8 @@ def method(
             argument.annotation = rewritten(argument.annotation)
     assert function.returns is not None, place
     returns = rewritten(function.returns)
-    if place in TYPES:
-        returns = ast.parse(TYPES[place], mode="eval").body
+    if place in RETURN_TYPES:
+        returns = ast.parse(RETURN_TYPES[place], mode="eval").body
     generated.need_all(arguments.args, module)
     generated.need_all(returns, module)
     is_property = any(ast.unparse(each) == "property" for each in function.decorator_list)
@@ -368,17 +370,17 @@ def method(
         call += f"({forwarded(function)})"
     if isinstance(function, ast.AsyncFunctionDef):
         call = f"step({call})"
-        generated.need("step", PLACES["step"])
+        generated.need("step", MODULES["step"])
     body = BODIES.get(place)
     if body is None:
         wrapper = ast.unparse(returns).partition("[")[0]
-        if wrapper.removeprefix("Blocking") in blocking_places():
+        if wrapper.removeprefix("Blocking") in blocking_modules():
             call = f"{wrapper}({call})"
         is_nothing = isinstance(returns, ast.Constant) and returns.value is None
         body = call if is_nothing else f"return {call}"
     else:
         body = body.replace("{call}", call)
-        generated.need_places(body)
+        generated.need_modules(body)
     if is_property:
         yield "    @property"
     yield f"    def {function.name}({ast.unparse(arguments.args)}) -> {ast.unparse(returns)}:"
@@ -419,7 +421,7 @@ def generate_class(generated: Generated, cls: type) -> None:
     name = blocking_name(cls.__name__)
     generated.need(cls.__name__, module.__name__)
     functions = {function.name: (function, found) for function, found in own_functions(cls)}
-    parents = [base for base in cls.__bases__ if base.__name__ in blocking_places()]
+    parents = [base for base in cls.__bases__ if base.__name__ in blocking_modules()]
     bases = [blocking_name(parent.__name__) for parent in parents]
     for base in bases:
         generated.need_all(ast.Name(base), module)
@@ -451,20 +453,20 @@ def generate_class(generated: Generated, cls: type) -> None:
         lines += [f"    def __init__(self, core: {core}) -> None:", f"        {assign}"]
     if "__aenter__" in functions:
         generated.need("TracebackType", "types")
-        generated.need("step", PLACES["step"])
+        generated.need("step", MODULES["step"])
         lines.append(CONTEXT.format(name=name))
     if "__anext__" in functions:
         call = "step(self._core.__anext__())"
-        generated.need("step", PLACES["step"])
+        generated.need("step", MODULES["step"])
         wrapper = ast.unparse(item)
-        if wrapper.removeprefix("Blocking") in blocking_places():
+        if wrapper.removeprefix("Blocking") in blocking_modules():
             call = f"{wrapper}({call})"
         lines.append(NEXT.format(item=wrapper, call=call))
     if "__repr__" in functions:
         lines.append("    def __repr__(self) -> str:\n        return repr(self._core)\n")
     lines += attributes(generated, cls)
     for function, found in functions.values():
-        if function.name.startswith("_") or function.name in LEFT_OUT.get(cls.__name__, ()):
+        if function.name.startswith("_") or function.name in INTERNAL.get(cls.__name__, ()):
             continue
         lines += method(generated, cls, function, found)
     generated.classes.append("\n".join(["", *lines]))
@@ -473,13 +475,13 @@ def generate_class(generated: Generated, cls: type) -> None:
 def _special_init(
     generated: Generated, cls: type, function: Function, module: ModuleType
 ) -> Iterator[str]:
-    """An __init__ that makes the wrapped object itself, of all arguments but the last."""
+    """An __init__ that makes the wrapped object. It has no argument for the runtime."""
     arguments = [argument for argument in function.args.args if argument.arg != "runtime"]
     for argument in arguments:
         if argument.annotation is not None:
             generated.need_all(argument.annotation, module)
     body = BODIES[cls.__name__, "__init__"]
-    generated.need_places(body)
+    generated.need_modules(body)
     yield f"    def __init__({', '.join(map(ast.unparse, arguments))}) -> None:"
     yield f"        {body}"
 
@@ -488,10 +490,10 @@ def attributes(generated: Generated, cls: type) -> Iterator[str]:
     """Properties for the public attributes of the wrapped object."""
     docs = attribute_docs(cls)
     for name, kind, module in public_attributes(cls):
-        told = rewritten(kind)
-        generated.need_all(told, module)
+        annotation = rewritten(kind)
+        generated.need_all(annotation, module)
         yield "    @property"
-        yield f"    def {name}(self) -> {ast.unparse(told)}:"
+        yield f"    def {name}(self) -> {ast.unparse(annotation)}:"
         if name in docs:
             yield textwrap.indent(quoted(docs[name]), " " * 8)
         yield f"        return self._core.{name}"
@@ -509,7 +511,7 @@ def load(path: str) -> type:
 def generate(name: str) -> str:
     """The code of a module, not formatted yet."""
     generated = Generated(name)
-    for path in FACES[name]:
+    for path in GENERATED[name]:
         generate_class(generated, load(path))
     return generated.source()
 
@@ -522,13 +524,13 @@ def path_of(name: str) -> Path:
 def main() -> None:
     """Write all modules, and format them."""
     # headwater/__init__.py imports the generated modules, which may be missing or broken. An empty
-    # package in its place lets the asynchronous ones be imported all the same.
+    # package in its place lets the asynchronous modules be imported anyway.
     package = ModuleType("headwater")
     package.__path__ = [str(CLIENT / "headwater")]
     sys.modules["headwater"] = package
-    for name in FACES:
+    for name in GENERATED:
         path_of(name).write_text(generate(name))
-    files = [str(path_of(name)) for name in FACES]
+    files = [str(path_of(name)) for name in GENERATED]
     for command in (["check", "--quiet", "--fix", "--select", "I"], ["format", "--quiet"]):
         subprocess.run([sys.executable, "-m", "ruff", *command, *files], check=True)  # noqa: S603
 

@@ -1,4 +1,4 @@
-"""What the vectors are made of: keys, requests, answers, errors, and frames that are wrong."""
+"""The contents of the test vectors: keys, requests, answers, errors, and wrong frames."""
 
 import struct
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ KEYS: Final[list[tuple[Key, ...]]] = [
     (True,),
     *((number,) for number in (0, 1, -1, 255, 256, -255, -256, 65535, 65536)),
     *(
-        (sign * 2**bits + more,)
+        (sign * 2**bits + offset,)
         for bits in (31, 53, 63, 64)
         for sign in (1, -1)
-        for more in (-1, 0)
+        for offset in (-1, 0)
     ),
     (2**100,),
     (-(2**100),),
@@ -346,7 +346,7 @@ def _framed(body: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Wrong:
-    """Bytes that a server in READY must refuse: under which id, with which code."""
+    """Bytes that a server in READY must refuse, and the id and code of its error."""
 
     why: str
     sent: bytes

@@ -81,7 +81,7 @@ class BlockingTransaction(BlockingReads):
         return step(self._core.commit())
 
     def rollback(self) -> None:
-        """Roll back. The server is told, but its answer is not waited for."""
+        """Roll back. This does not wait for the answer of the server."""
         step(self._core.rollback())
 
     @property

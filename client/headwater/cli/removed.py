@@ -44,9 +44,9 @@ class Removed:
     def __init__(self, db: BlockingDatabase) -> None:
         self.position = newest_position(db)
         self._db = db
-        self._dumped = 0
-        self._wanted: list[tuple[int, str]] = []
-        self._rooms: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._dumped_position = 0
+        self._deadlines: list[tuple[int, str]] = []
+        self._unfilled: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def expect(self, line: dict[str, Any]) -> None:
         """Take a `retention` line. If its placeholders exist already, hide them."""
@@ -54,75 +54,75 @@ class Removed:
         version = self._db.load(stream).version
         if version >= first - 1:
             batch = self._db.batch()
-            _keep(batch, line)
+            _set_retention(batch, line)
             self._db.execute(batch)
             return
-        self._rooms[stream] = (version, line)
+        self._unfilled[stream] = (version, line)
         deadline = line.get("position")
-        heappush(self._wanted, (NUMBER_MAX if deadline is None else deadline, stream))
+        heappush(self._deadlines, (NUMBER_MAX if deadline is None else deadline, stream))
 
     def before(self, line: dict[str, Any]) -> None:
         """Fill the gap before the event of a line, and count the event."""
-        self._dumped = line.get("position", self._dumped + 1)
-        self._fill(self._dumped - 1 - self.position)
-        self._make_room(line["stream"])
-        self.position = max(self.position, self._dumped)
+        self._dumped_position = line.get("position", self._dumped_position + 1)
+        self._fill_gap(self._dumped_position - 1 - self.position)
+        self._fill_stream(line["stream"])
+        self.position = max(self.position, self._dumped_position)
 
     def finish(self, last: int) -> None:
         """Fill the gap after the last event."""
-        self._fill(last - self.position)
-        for stream in list(self._rooms):
-            self._make_room(stream)
+        self._fill_gap(last - self.position)
+        for stream in list(self._unfilled):
+            self._fill_stream(stream)
 
-    def _fill(self, count: int) -> None:
+    def _fill_gap(self, count: int) -> None:
         while count > 0:
-            stream, wanted = next(self._waiting(), (REMOVED, count))
+            stream, wanted = next(self._earliest_deadline(), (REMOVED, count))
             part = min(count, wanted, REMOVED_AT_ONCE_MAX)
-            self._stand_in(stream, part)
+            self._append_placeholders(stream, part)
             count -= part
 
-    def _waiting(self) -> Iterator[tuple[str, int]]:
+    def _earliest_deadline(self) -> Iterator[tuple[str, int]]:
         """The stream with the earliest deadline, and the number of its placeholders."""
-        while self._wanted:
-            stream = self._wanted[0][1]
-            if stream in self._rooms:
-                version, line = self._rooms[stream]
+        while self._deadlines:
+            stream = self._deadlines[0][1]
+            if stream in self._unfilled:
+                version, line = self._unfilled[stream]
                 yield stream, line["first"] - 1 - version
-            heappop(self._wanted)
+            heappop(self._deadlines)
 
-    def _make_room(self, stream: str) -> None:
-        while stream in self._rooms:
-            version, line = self._rooms[stream]
-            self._stand_in(stream, min(line["first"] - 1 - version, REMOVED_AT_ONCE_MAX))
+    def _fill_stream(self, stream: str) -> None:
+        while stream in self._unfilled:
+            version, line = self._unfilled[stream]
+            self._append_placeholders(stream, min(line["first"] - 1 - version, REMOVED_AT_ONCE_MAX))
 
-    def _stand_in(self, stream: str, count: int) -> None:
+    def _append_placeholders(self, stream: str, count: int) -> None:
         batch = self._db.batch()
         if stream == REMOVED:
-            batch.append(stream, _stand_ins(count))
+            batch.append(stream, _placeholders(count))
             batch.delete_stream(stream)
         else:
-            version, line = self._rooms[stream]
+            version, line = self._unfilled[stream]
             # The placeholders from before the stream was deleted and began again.
             former = min(count, max(0, line.get("begins", 1) - 1 - version))
             if former:
-                batch.append(stream, _stand_ins(former), expect=version)
+                batch.append(stream, _placeholders(former), expect=version)
                 batch.delete_stream(stream)
             if count > former:
-                batch.append(stream, _stand_ins(count - former), expect=version + former)
+                batch.append(stream, _placeholders(count - former), expect=version + former)
             version += count
-            self._rooms[stream] = (version, line)
+            self._unfilled[stream] = (version, line)
             if version == line["first"] - 1:
-                del self._rooms[stream]
-                _keep(batch, line)
+                del self._unfilled[stream]
+                _set_retention(batch, line)
         self._db.execute(batch)
         self.position += count
 
 
-def _stand_ins(count: int) -> list[Event]:
+def _placeholders(count: int) -> list[Event]:
     return [Event(REMOVED, b"")] * count
 
 
-def _keep(batch: Batch, line: dict[str, Any]) -> None:
+def _set_retention(batch: Batch, line: dict[str, Any]) -> None:
     if line["first"] > 1:
         batch.truncate(line["retention"], before=line["first"])
     batch.set_retention(line["retention"], max_count=line["max_count"], max_age=line["max_age"])

@@ -1,6 +1,6 @@
 """A server as a child process, which can be killed and started again.
 
-The demo, the tests and the benchmarks use it. It kills no process but its own child.
+The demo, the tests and the benchmarks use it. It never signals any process except its own child.
 """
 
 import os
@@ -19,7 +19,7 @@ READY_S_MAX: Final = 60.0
 STOP_S_MAX: Final = 60.0
 """Seconds in which a server must end after SIGTERM. It writes a last checkpoint first."""
 
-_LOOK_S: Final = 0.002
+_POLL_INTERVAL_S: Final = 0.002
 _LOG_LINES_SHOWN: Final = 20
 
 
@@ -77,7 +77,7 @@ class ServerProcess:
         Raises:
             ServerFailed: the server ended, or took longer than READY_S_MAX.
         """
-        assert self._child is None, "the server runs already"
+        assert self._child is None, "the server is running already"
         self._ready.unlink(missing_ok=True)
         began = time.perf_counter()
         with self.log.open("ab") as log:
@@ -97,11 +97,11 @@ class ServerProcess:
         while not self._ready.exists():
             if self._child.poll() is not None:
                 self._child = None
-                raise ServerFailed(f"the server ended at its start\n{self._end_of_log()}")
+                raise ServerFailed(f"the server ended during its start\n{self._end_of_log()}")
             if time.perf_counter() - began > READY_S_MAX:
                 self.kill()
                 raise ServerFailed(f"not ready after {READY_S_MAX} s\n{self._end_of_log()}")
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_INTERVAL_S)
         self.address = self._ready.read_text().split()[0]
         return time.perf_counter() - began
 
@@ -115,7 +115,7 @@ class ServerProcess:
             self._end(signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> None:
-        assert self._child is not None, "the server does not run"
+        assert self._child is not None, "the server is not running"
         child, self._child = self._child, None
         child.send_signal(how)
         try:

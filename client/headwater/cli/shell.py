@@ -3,8 +3,8 @@
     >>> db.put(("balance", "ann"), 10)
     >>> list(db.scan(("balance",)))
 
-It is plain Python, so what works at the prompt can be copied into a program. The value of an
-expression is shown; of an iterator, the first items.
+It is plain Python, so what works at the prompt can be copied into a program. It shows the value
+of each expression, and the first items of an iterator.
 """
 
 import code
@@ -35,7 +35,7 @@ def shell(connector: Connector, command: str | None) -> None:
     with connector.connect() as db:
         names: dict[str, Any] = {name: getattr(headwater, name) for name in headwater.__all__}
         console = _Console({**names, "headwater": headwater, "db": db})
-        shown = sys.displayhook
+        previous_hook = sys.displayhook
         sys.displayhook = _display
         try:
             if command is not None:
@@ -53,7 +53,7 @@ def shell(connector: Connector, command: str | None) -> None:
                 for line in itertools.chain(sys.stdin, [""]):
                     console.push(line.rstrip("\n"))
         finally:
-            sys.displayhook = shown
+            sys.displayhook = previous_hook
         if console.failed and (command is not None or not sys.stdin.isatty()):
             raise SystemExit(1)
 

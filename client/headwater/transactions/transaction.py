@@ -113,7 +113,7 @@ class Transaction(Writes, Reads):
         return self._committed
 
     async def rollback(self) -> None:
-        """Roll back. The server is told, but its answer is not waited for."""
+        """Roll back. This does not wait for the answer of the server."""
         self._check_open()
         self._over = "rolled back"
         self._forget()

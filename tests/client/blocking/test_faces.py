@@ -20,7 +20,7 @@ PAIRS = [
         generate_blocking.load(path),
         generate_blocking.load(f"{module}.{generate_blocking.blocking_name(name)}"),
     )
-    for module, paths in generate_blocking.FACES.items()
+    for module, paths in generate_blocking.GENERATED.items()
     for path in paths
     for name in [path.rpartition(".")[2]]
 ]
@@ -39,7 +39,7 @@ def in_common(awaited: type, plain: type) -> list[tuple[str, Any, Any]]:
     return [(name, theirs[name], own) for name, own in members(plain).items() if name in theirs]
 
 
-@pytest.mark.parametrize("module", generate_blocking.FACES)
+@pytest.mark.parametrize("module", generate_blocking.GENERATED)
 def test_what_is_checked_in_is_what_the_generator_makes_today(module: str) -> None:
     checked_in = ast.parse(generate_blocking.path_of(module).read_text())
     made = ast.parse(generate_blocking.generate(module))
@@ -56,7 +56,7 @@ def without_order(tree: ast.Module) -> set[str]:
 
 @EVERY_PAIR
 def test_both_faces_have_the_same_names(awaited: type, plain: type) -> None:
-    left_out = generate_blocking.LEFT_OUT.get(awaited.__name__, set())
+    left_out = generate_blocking.INTERNAL.get(awaited.__name__, set())
     attributes = {name for name, _, _ in generate_blocking.public_attributes(awaited)}
     assert left_out <= members(awaited).keys()
     assert (members(awaited).keys() | attributes) - left_out == members(plain).keys()
@@ -77,7 +77,10 @@ def test_both_faces_take_the_same_arguments(awaited: type, plain: type) -> None:
 @EVERY_PAIR
 def test_both_faces_return_the_same(awaited: type, plain: type) -> None:
     for name, theirs, own in in_common(awaited, plain):
-        if inspect.isfunction(own) and (awaited.__name__, name) not in generate_blocking.TYPES:
+        if (
+            inspect.isfunction(own)
+            and (awaited.__name__, name) not in generate_blocking.RETURN_TYPES
+        ):
             expected = of_the_blocking_face(typing.get_type_hints(theirs)["return"])
             # As text, since each module defines its own type variables.
             assert str(typing.get_type_hints(own)["return"]) == str(expected), name

@@ -1,4 +1,4 @@
-"""The checkpoint schedule: when one is due, and what it makes known as durable."""
+"""The checkpoint schedule: when a checkpoint is due, its steps, and its mark in the log."""
 
 from dataclasses import replace
 
@@ -29,8 +29,8 @@ def put(database: Database, value: bytes) -> None:
     database.execute(["put", b"k", value])
 
 
-def quiet(database: Database) -> bool:
-    """Whether a checkpoint is due after long enough a quiet time."""
+def due_after_quiet(database: Database) -> bool:
+    """Whether a checkpoint is due after a quiet time that is long enough."""
     database.engine.checkpoints.due_in_quiet()
     database.now += max(QUIET_US, QUIET_INTERVAL_US)
     return database.engine.checkpoints.due_in_quiet()
@@ -56,7 +56,7 @@ def test_a_checkpoint_marks_the_log_as_durable_with_the_commits_in_progress() ->
 
 def test_the_last_writes_reach_the_files_in_quiet_times() -> None:
     database = Database(SETTINGS)
-    assert not quiet(database), "nothing was ever written"
+    assert not due_after_quiet(database), "nothing was ever written"
     put(database, b"1")
     assert not database.engine.checkpoints.due_in_quiet()
     database.now += QUIET_US - 1
@@ -64,14 +64,16 @@ def test_the_last_writes_reach_the_files_in_quiet_times() -> None:
     put(database, b"2")
     database.now += QUIET_US
     assert not database.engine.checkpoints.due_in_quiet(), "somebody wrote meanwhile"
-    assert quiet(database)
+    assert due_after_quiet(database)
     database.checkpoint(tidy=True)
-    assert not quiet(database), "there is nothing left to do"
+    assert not due_after_quiet(database), "there is nothing left to do"
     assert database.engine.stats()["checkpoint_commit"] == 2
 
 
 @pytest.mark.parametrize(("frozen", "allowed"), [(10, 20), (12, 18), (20, 10), (30, 10), (45, 10)])
-def test_writers_wait_once_both_memtables_hold_three_full_ones(frozen: int, allowed: int) -> None:
+def test_writers_wait_once_both_memtables_together_hold_three_times_the_bound(
+    frozen: int, allowed: int
+) -> None:
     """Writers waited in nearly every checkpoint, as soon as the active memtable was full."""
     database = Database(replace(SETTINGS, memtable_commits_max=10))
     for _ in range(frozen):
@@ -84,7 +86,7 @@ def test_writers_wait_once_both_memtables_hold_three_full_ones(frozen: int, allo
     assert database.engine.checkpoints.behind
 
 
-def test_a_freed_memtable_is_the_one_that_was_finished() -> None:
+def test_a_memtable_is_freed_only_after_its_checkpoint_is_finished() -> None:
     database = Database(SETTINGS)
     put(database, b"1")
     checkpoint = database.engine.begin_checkpoint()
@@ -97,10 +99,10 @@ def test_a_freed_memtable_is_the_one_that_was_finished() -> None:
     assert not checkpoint.frozen.chains
 
 
-def test_quiet_checkpoints_keep_their_distance() -> None:
+def test_checkpoints_in_quiet_times_are_an_interval_apart() -> None:
     database = Database(SETTINGS)
     put(database, b"1")
-    assert quiet(database)
+    assert due_after_quiet(database)
     database.checkpoint(tidy=True)
     put(database, b"2")
     assert not database.engine.checkpoints.due_in_quiet()
@@ -117,23 +119,23 @@ def test_garbage_is_collected_without_further_writes() -> None:
         put(database, value)
     database.checkpoint()
     assert len(list(database.store.scan(Family.HISTORY, b""))) == 2
-    assert not quiet(database), "the history window still has them"
+    assert not due_after_quiet(database), "the history window still has them"
     database.wait(WINDOW_US)
-    assert quiet(database)
+    assert due_after_quiet(database)
     database.checkpoint(tidy=True)
     assert list(database.store.scan(Family.HISTORY, b"")) == []
-    assert not quiet(database)
+    assert not due_after_quiet(database)
     assert database.crash().engine.get(b"k") == b"3"
 
 
 def test_a_clock_that_is_set_back_does_not_delay_the_checkpoint() -> None:
     database = Database(SETTINGS)
     put(database, b"1")
-    assert quiet(database)
+    assert due_after_quiet(database)
     database.checkpoint(tidy=True)
     put(database, b"2")
     database.now -= 10**9
-    assert quiet(database)
+    assert due_after_quiet(database)
 
 
 def test_the_steps_of_a_checkpoint_wait_write_and_trim() -> None:

@@ -19,30 +19,30 @@ from tests.engine.damaged import SETTINGS, Closed, contents
 from tests.engine.database import START_US, Database, all_events, open_test_log
 
 SECOND_US = 1_000_000
-YEARS_US = 10 * 365 * 24 * 3600 * SECOND_US
+TEN_YEARS_US = 10 * 365 * 24 * 3600 * SECOND_US
 RETENTION_US = 3600 * SECOND_US
-RIGHT = 6
-"""Commits that were made while the clock was right; as many were made after."""
+BEFORE = 6
+"""Commits made while the clock was right. As many follow while it is wrong."""
 
 
-def some(database: Database, number: int) -> None:
+def write_some(database: Database, number: int) -> None:
     event = [None, "T", b"%d" % number, b"", ["x"]]
     database.execute(["put", b"k", b"%d" % number], ["append", "a-1", -1, [event, event]])
     database.wait(SECOND_US)
 
 
 def future_database(*, seed: int = 1, in_files: bool = True) -> tuple[Closed, int]:
-    """A database whose server was started once under a clock ten years ahead; and the time."""
+    """A database that ran for a while with a clock ten years ahead, and the right time."""
     settings = replace(SETTINGS, transaction_retention_us=RETENTION_US)
     database = Database(settings, seed=seed, now=START_US)
-    for number in range(RIGHT):
-        some(database, number)
+    for number in range(BEFORE):
+        write_some(database, number)
     database.checkpoint()
     right = database.now
-    database.jump(YEARS_US)
+    database.jump(TEN_YEARS_US)
     database = database.reopen()
-    for number in range(RIGHT):
-        some(database, number)
+    for number in range(BEFORE):
+        write_some(database, number)
         if number == 2:
             database.engine.status(database.new_id(), resolve=True)
             database.sync()
@@ -82,7 +82,7 @@ def test_a_check_warns_of_commits_in_the_future(*, in_files: bool) -> None:
     assert report.is_clean
     (warning,) = report.warnings
     assert warning.kind is Kind.CLOCK
-    assert warning.number == RIGHT + 1
+    assert warning.number == BEFORE + 1
     assert "6 commits are dated in the future, the first of them commit 7: 2033-11-" in warning.what
     assert "this machine's clock says 2023-11-14 " in warning.what
 
@@ -110,17 +110,17 @@ def test_a_repair_changes_only_the_times(*, in_files: bool) -> None:
     settings = replace(SETTINGS, transaction_retention_us=RETENTION_US)
     database = Database(settings, files=closed.files, store=closed.store, now=now)
     events = events_of(database)
-    assert [int(event.data or b"") for event in events[::2]] == [*range(RIGHT), *range(RIGHT)]
+    assert [int(event.data or b"") for event in events[::2]] == [*range(BEFORE), *range(BEFORE)]
     times = [row[2] for row in database.engine.read_commits(0, 100)]
     assert times == sorted(times)
-    assert all(time < now for time in times[:RIGHT])
-    assert times[RIGHT:] == [now] * RIGHT
+    assert all(time < now for time in times[:BEFORE])
+    assert times[BEFORE:] == [now] * BEFORE
     assert all(event.time == times[event.commit - 1] for event in events)
-    # Time goes on from the present.
+    # Later commits get the right time.
     database.wait(SECOND_US)
     commit, time, *_ = database.execute(["put", b"k", b"new"])
-    assert (commit, time) == (2 * RIGHT + 1, now + SECOND_US)
-    assert database.engine.commit_at(now) == 2 * RIGHT
+    assert (commit, time) == (2 * BEFORE + 1, now + SECOND_US)
+    assert database.engine.commit_at(now) == 2 * BEFORE
     assert checked(Closed(database.reopen()), database.now).warnings == []
 
 
@@ -152,14 +152,14 @@ def test_damage_is_repaired_first_and_then_the_times() -> None:
     closed, now = future_database()
     (path,) = closed.paths("commits", ".commits")
     # The time of a commit in the future.
-    closed.flip(path, 64 * (RIGHT + 2) + 25)
+    closed.flip(path, 64 * (BEFORE + 2) + 25)
     planned = plan(closed.files, "data", open_store=lambda _: closed.store, now=now)
     assert [action.kinds[0] for action in planned.actions] == [Kind.COMMIT, Kind.CLOCK]
     outcome = performed(closed, now)
     assert outcome.report.is_clean
     assert outcome.report.warnings == []
     database = Database(SETTINGS, files=closed.files, store=closed.store, now=now)
-    assert [row[2] for row in database.engine.read_commits(RIGHT, 100)] == [now] * RIGHT
+    assert [row[2] for row in database.engine.read_commits(BEFORE, 100)] == [now] * BEFORE
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_a_power_loss_at_any_call_of_the_repair_loses_nothing_and_the_next_one_c
     last = closed.files.calls
     assert last - first > 50
     for call in range(first + 1, last + 1):
-        closed, now = future_database(seed=1)
+        closed, now = future_database()
         closed.files.faults.crash_at = call
         with contextlib.suppress(Crash):
             performed(closed, now)
@@ -183,7 +183,8 @@ def test_a_power_loss_at_any_call_of_the_repair_loses_nothing_and_the_next_one_c
         if call % 2:
             # Somebody starts a server in between.
             between = Database(SETTINGS, files=closed.files, store=closed.store, now=now)
-            # An id that is not made of the time: any other is forgotten, ten years ahead.
+            # An id without a time. The log is ten years ahead, so an id with the right time would
+            # count as forgotten.
             between.execute(
                 ["put", b"between", b""], transaction=b"\xff" * 15 + bytes([call % 256])
             )
@@ -193,7 +194,7 @@ def test_a_power_loss_at_any_call_of_the_repair_loses_nothing_and_the_next_one_c
         assert outcome.report.warnings == []
         database = Database(SETTINGS, files=closed.files, store=closed.store, now=now + SECOND_US)
         events = events_of(database)
-        assert [int(event.data or b"") for event in events[::2]] == [*range(RIGHT), *range(RIGHT)]
+        assert [int(event.data or b"") for event in events[::2]] == [*range(BEFORE), *range(BEFORE)]
         times = [row[2] for row in database.engine.read_commits(0, 100)]
         assert times == sorted(times)
         assert times[-1] <= now + SECOND_US

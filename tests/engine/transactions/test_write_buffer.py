@@ -1,4 +1,4 @@
-"""The write buffer: how writes fold, what a transaction sees of its own, and the bounds."""
+"""The write buffer: how writes are merged, reads of own writes, and the bounds."""
 
 import random
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def folded(*writes: list[Any]) -> WriteBuffer:
 
 
 def seen(buffer: WriteBuffer, stored: dict[bytes, bytes], *, reverse: bool = False) -> list[bytes]:
-    """The keys that a scan of everything sees over stored user keys."""
+    """The user keys that a scan returns when the buffer lies over these stored keys."""
     return [key[1:] for key, _ in scanned(buffer, stored, b"\x01", b"\x02", reverse=reverse)]
 
 
@@ -91,7 +91,7 @@ def test_a_range_delete_drops_the_entries_in_it_and_no_others() -> None:
     assert not buffer.covers(b"\x01d")
 
 
-def test_a_write_after_a_range_delete_is_on_top_of_it() -> None:
+def test_a_write_after_a_range_delete_survives_it() -> None:
     buffer = folded(["delete_range", b"a", None], ["put", b"k", b"1"], ["add", b"n", 3])
     stored = {b"k": b"old", b"m": b"old", b"n": number(100)}
     assert seen(buffer, stored) == [b"k", b"n"]
@@ -104,7 +104,7 @@ def test_a_range_delete_drops_an_earlier_add() -> None:
     assert buffer.entries == {b"\x01n": number(4)}
 
 
-def test_a_range_delete_without_an_end_ends_with_the_keys_of_users() -> None:
+def test_a_range_delete_without_an_end_covers_user_keys_only() -> None:
     buffer = folded(["delete_range", b"", None])
     assert buffer.covers(b"\x01" + b"\xff" * limits.KEY_SIZE_MAX)
     assert not buffer.covers(b"\x02account-ann\0\0")
@@ -230,8 +230,8 @@ def test_the_number_of_events_has_an_exact_bound() -> None:
     "wrong", [["delete_range", b"b", b"a"], ["add", b"text", 1]], ids=["range", "add"]
 )
 def test_a_list_of_writes_that_failed_midway_cannot_commit_in_part(wrong: list[Any]) -> None:
-    # A client that pipelines sends write and commit at once. The write failed at its second
-    # member, its first stayed in the buffer, and the commit that followed made that durable.
+    # A client may pipeline a write request and a commit. The second write of the request failed,
+    # the first stayed in the buffer, and the commit made it durable.
     buffer = folded(["put", b"text", b"no number"])
     with pytest.raises(HeadwaterError) as failure:
         buffer.add([["put", b"k", b"half"], wrong])

@@ -33,7 +33,7 @@ SIZE_MAX = 4 * MIB
 
 
 class Holder:
-    """A connection that holds as many bytes as the test says."""
+    """A connection that holds a number of bytes that the test chooses."""
 
     def __init__(self, budget: MemoryBudget, *, authenticated: bool = True) -> None:
         self.budget = budget
@@ -192,7 +192,7 @@ class Peer:
         return items
 
     def close_if_over(self) -> None:
-        """What a driver does."""
+        """Close the session when a driver would."""
         if self.session.closing and (self.session.aborted or not self.session.output_size):
             self.session.close()
 

@@ -94,7 +94,7 @@ class Ledger:
 
 
 def workload(disk: MemoryFileSystem, ledger: Ledger) -> None:
-    """Two sessions with crossings, a record over three segments, trims, a seal."""
+    """Two sessions: groups across segments, a record in three segments, a trim and a seal."""
     segment_size = SEGMENT_HEADER_SIZE + 4096
     log = open_log(disk, segment_size=segment_size)
     log.claim(START)
@@ -151,14 +151,14 @@ def test_power_loss_at_every_call_keeps_what_was_acknowledged() -> None:
             ledger.check(found_in(log))
             torn += log.torn is not None
             log.claim(log.last_index)
-            log.submit([b"and on it goes"])
-            assert found_in(log)[-1] == b"and on it goes"
+            log.submit([b"after the crash"])
+            assert found_in(log)[-1] == b"after the crash"
             log.close()
     assert torn > 10, "the workload must produce torn tails, or this test proves little"
 
 
 @pytest.mark.slow
-def test_power_loss_at_every_call_of_the_recovery_keeps_it_too() -> None:
+def test_power_loss_at_every_call_of_the_recovery_keeps_what_was_acknowledged() -> None:
     for call in range(1, calls_of_the_workload() + 1):
         disk, ledger = crashed_at(call, seed=call)
         disk = disk.crash()
@@ -196,14 +196,15 @@ def test_data_that_a_killed_process_left_in_the_cache_is_made_durable_at_open() 
     assert seen_more
 
 
-def test_data_read_after_a_failed_sync_survives_although_the_cache_calls_it_clean() -> None:
+def test_data_that_is_read_after_a_failed_sync_survives_a_power_loss() -> None:
     for seed in range(50):
         print(f"seed {seed}")
         disk = MemoryFileSystem(seed)
         log = open_log(disk)
         log.claim(START)
         log.submit([b"sure"])
-        disk.faults.sync_error_in = ".tmp"  # the path by which the segment was created
+        # The segment was created under this name.
+        disk.faults.sync_error_in = ".tmp"
         with pytest.raises(OSError, match="sync failed"):
             log.submit([b"unsure" * 100])
         with pytest.raises(LogFailed):
@@ -307,7 +308,8 @@ def test_entries_beyond_a_torn_tail_cannot_come_back() -> None:
     disk = log_with_torn_tail()
     log = open_log(disk, segment_size=LARGE_SEGMENT_SIZE)
     log.claim(WalIndex(3))
-    # Together with the claim as long as the torn entry, so that entry 5 would fit after it.
+    # The claim and this entry are together as long as the torn entry, so the old entry 5 would
+    # follow them directly if it were still there.
     log.submit([b"A" * 320])
     log = open_log(disk.crash(), segment_size=LARGE_SEGMENT_SIZE)
     assert found_in(log) == [b"sure", b"A" * 320]
@@ -353,10 +355,10 @@ def test_every_flipped_bit_is_reported_unless_nothing_known_durable_is_lost() ->
     disk, submitted = sealed_log()
     sealed = list(open_log(disk).read(START))[-1]
     source = random.Random(11)
-    told = torn = 0
+    corrupt = torn = 0
     for path in segments_of(disk):
         content = disk.content(path)
-        # Of the header's zeros and of long bodies, which one checksum covers, test only some bytes.
+        # Test only some bytes of the header's zeros and of long bodies: one checksum covers them.
         offsets = [*range(128), *range(128, 4092, 32), *range(4092, len(content), 3)]
         for offset in offsets:
             for bit in range(8) if content[offset] else [source.randrange(8)]:
@@ -367,11 +369,11 @@ def test_every_flipped_bit_is_reported_unless_nothing_known_durable_is_lost() ->
                 assert report.damage is not None, f"{path}, offset {offset}, bit {bit}"
                 assert report.damage.path == path
                 if report.damage.is_corruption:
-                    told += 1
+                    corrupt += 1
                 else:
                     torn += 1
                     assert report.damage.index > sealed.durable
-    assert told > 5000
+    assert corrupt > 5000
     assert torn > 100, "only the seal and the zeros after it may be lost"
     assert found_in(open_log(disk)) == submitted
 
@@ -397,7 +399,7 @@ def test_open_agrees_with_the_check() -> None:
 
 
 def test_without_the_diagnosis_acknowledged_records_vanish() -> None:
-    class Trusting(FileWriteAheadLog):
+    class WithoutDiagnosis(FileWriteAheadLog):
         @staticmethod
         def _is_corruption(damage: Damage) -> bool:
             return False
@@ -416,10 +418,10 @@ def test_without_the_diagnosis_acknowledged_records_vanish() -> None:
         open_log(disk)
     assert refusal.value.details["offset"] < offset
     assert "would cut the log before entry 4 and discard entries 4 to 5" in refusal.value.message
-    assert found_in(open_log(disk, kind=Trusting)) == [b"acknowledged 0", b"acknowledged 1"]
+    assert found_in(open_log(disk, kind=WithoutDiagnosis)) == [b"acknowledged 0", b"acknowledged 1"]
 
 
-def test_a_zeroed_entry_is_missed_if_a_later_one_is_there() -> None:
+def test_a_zeroed_entry_is_corruption_if_a_later_one_is_there() -> None:
     disk = MemoryFileSystem(1)
     log = open_log(disk)
     log.claim(START)
@@ -428,6 +430,7 @@ def test_a_zeroed_entry_is_missed_if_a_later_one_is_there() -> None:
     log.close()
     path = segments_of(disk)[0]
     content = bytearray(disk.content(path))
+    # The entry begins 76 bytes before its record: two headers and a length.
     start = content.index(b"acknowledged 1") - 76
     content[start : start + 96] = bytes(96)
     disk.put(path, bytes(content))
@@ -542,11 +545,11 @@ def test_a_newer_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rot_after_open_is_detected_by_the_next_read_of_the_files() -> None:
     disk, written = sealed_log()
     log = open_log(disk)
-    again = open_log(disk, kept_size_max=0)
+    nothing_kept = open_log(disk, kept_size_max=0)
     disk.flip_bit(segments_of(disk)[1], SEGMENT_HEADER_SIZE + 100)
-    # Kept entries are those that the check found sound, even if the file has changed since.
+    # The first read returns the entries kept in memory, which were sound when the log was opened.
     assert found_in(log) == written
-    for each in (log, again):
+    for each in (log, nothing_kept):
         with pytest.raises(DamagedFile, match="it changed since open"):
             found_in(each)
 
@@ -562,7 +565,7 @@ def test_entries_that_were_not_kept_are_read_from_the_files() -> None:
         assert not log._kept
         assert found_in(log) == written
     assert kept == set(range(len(whole) + 1))
-    # Kept without a gap: the second entry is too large, so the third is not kept either.
+    # Entries are kept without a gap: the second is too large, so the third is not kept either.
     entries = KeptEntries(3000)
     for size in (1000, 2000, 10):
         entries.add(replace(whole[0], body=bytes(size)))
@@ -762,9 +765,9 @@ def test_a_log_for_a_copy_continues_after_the_entries_of_the_copy() -> None:
     )
     assert found_in(log) == [large]
     log.close()
-    # The copy's files hold everything up to its last entry; the log begins behind that.
+    # The copy's files hold everything up to its last entry; the log begins after that.
     with pytest.raises(DamagedFile):
-        begun = MemoryFileSystem(1)
-        begun.make_directory(DIRECTORY)
-        begin_files(begun, DIRECTORY, database_id=DATABASE_ID, after=WalIndex(41))
-        open_log(begun, known_durable=42)
+        shorter = MemoryFileSystem(1)
+        shorter.make_directory(DIRECTORY)
+        begin_files(shorter, DIRECTORY, database_id=DATABASE_ID, after=WalIndex(41))
+        open_log(shorter, known_durable=42)

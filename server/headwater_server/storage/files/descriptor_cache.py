@@ -41,7 +41,7 @@ class CachedFile:
             return self._files.opened(self).read_at(offset, size)
 
     def write_at(self, offset: int, data: bytes) -> None:
-        self._changing().write_at(offset, data)
+        self._dirty_descriptor().write_at(offset, data)
 
     def sync(self) -> None:
         # Sync the descriptor that wrote: the kernel reports a failed write to that one.
@@ -57,10 +57,13 @@ class CachedFile:
             return self._files.opened(self).size()
 
     def truncate(self, size: int) -> None:
-        self._changing().truncate(size)
+        self._dirty_descriptor().truncate(size)
 
-    def _changing(self) -> File:
-        """Its descriptor, which it keeps until the next sync, so the caller needs no lock."""
+    def _dirty_descriptor(self) -> File:
+        """Mark the file as dirty and return its descriptor.
+
+        A dirty file keeps its descriptor until the next sync, so the caller can use it unlocked.
+        """
         with self._files.using:
             self.dirty = True
             return self._files.opened(self)
@@ -98,7 +101,7 @@ class DescriptorCache:
         self._open_files_max = open_files_max
         self._named: dict[str, list[CachedFile]] = {}
 
-    # For its files. The caller holds the lock.
+    # Called by CachedFile, which holds the lock.
 
     def opened(self, file: CachedFile) -> File:
         """The descriptor of a file, which becomes the most recently used one."""
@@ -144,7 +147,7 @@ class DescriptorCache:
         return file
 
     def _keep_descriptors(self, path: str) -> None:
-        """Files of this name are unlinked: from now on only their descriptors reach them."""
+        """Mark the files of this name as unlinked: only their descriptors reach them now."""
         for file in self._named.pop(path, []):
             self.opened(file)
             file.unlinked = True

@@ -20,14 +20,14 @@ _FULL_SYNC: Final[int | None] = getattr(fcntl, "F_FULLFSYNC", None)
 _FILE_MODE: Final = 0o600
 _DIRECTORY_MODE: Final = 0o700
 _PID_SIZE_MAX: Final = 20
-"""Bytes read from a lock file: enough for any 64-bit number."""
+"""Bytes read from a lock file: enough for the decimal digits of any process id."""
 
 # An exhausted quota counts as a full disk: waiting may help, a restart does not.
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def _full_disk_told(path: str, size: int) -> Iterator[None]:
+def _raising_disk_full(path: str, size: int) -> Iterator[None]:
     """Turn "no space left" into DiskFull and leave every other error as it is."""
     try:
         yield
@@ -102,7 +102,7 @@ class RealFile:
         return os.fstat(self._descriptor).st_size
 
     def truncate(self, size: int) -> None:
-        with _full_disk_told(self._path, size):
+        with _raising_disk_full(self._path, size):
             os.ftruncate(self._descriptor, size)
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class RealFileSystem:
 
     def create(self, path: str) -> File:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with _full_disk_told(path, 0):
+        with _raising_disk_full(path, 0):
             return RealFile(path, os.open(path, flags, _FILE_MODE))
 
     def exists(self, path: str) -> bool:
@@ -161,16 +161,16 @@ class RealFileSystem:
         return sorted(os.listdir(directory))
 
     def make_directory(self, path: str) -> None:
-        with _full_disk_told(path, 0):
+        with _raising_disk_full(path, 0):
             os.makedirs(path, _DIRECTORY_MODE, exist_ok=True)
 
     def rename(self, old: str, new: str) -> None:
         assert os.path.dirname(old) == os.path.dirname(new), "one directory to sync, not two"
-        with _full_disk_told(new, 0):
+        with _raising_disk_full(new, 0):
             os.rename(old, new)
 
     def hard_link(self, path: str, new: str) -> None:
-        with _full_disk_told(new, 0):
+        with _raising_disk_full(new, 0):
             os.link(path, new, follow_symlinks=False)
 
     def remove(self, path: str) -> None:

@@ -80,7 +80,7 @@ class WalEntry:
 
 
 class WriteAheadLog(Protocol):
-    """An append-only log with one writer at a time. See the module for the rules."""
+    """An append-only log with one writer at a time. The module's docstring has the rules."""
 
     @property
     def first_index(self) -> WalIndex:
@@ -103,7 +103,9 @@ class WriteAheadLog(Protocol):
         ...
 
     def read(self, after: WalIndex) -> Iterator[WalEntry]:
-        """The entries after an index, up to the last one as of now. Read again to follow.
+        """The entries after an index, up to the last one at this moment.
+
+        To follow the log, read again.
 
         Raises:
             DamagedFile: an entry fails its checks, or was trimmed.
