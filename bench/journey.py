@@ -1,11 +1,11 @@
-"""The journey of a request: which functions it runs through, and how often it changes module.
+"""The journey of a request: the functions that it calls, and how often it changes module.
 
     python -m bench.journey                        a table of all journeys of this checkout
     python -m bench.journey --list put             and the functions of one, in the order first met
     python -m bench.journey --checkout ../other    the same for another checkout
 
 The figures are counts, so they do not depend on the machine. They are counted in the source, with
-files in memory and without the sockets' driver: from received bytes to bytes to send. Only
+files in memory and without sockets, from the received bytes to the bytes to send. Only
 functions of headwater_protocol and headwater_server count. A comprehension counts as a function,
 and a generator counts as one call, however often it is resumed. Python 3.12 and later inline list
 comprehensions, so counts of different Python versions are not comparable.
@@ -89,7 +89,7 @@ def traced(function: Callable[[], object]) -> tuple[Call, ...]:
     # Keep all frames alive, so that no two have the same id().
     generators: set[FrameType] = set()
 
-    def see(frame: FrameType, event: str, argument: object) -> None:
+    def on_event(frame: FrameType, event: str, argument: object) -> None:
         if event != "call":
             return
         module = frame.f_globals.get("__name__", "")
@@ -104,7 +104,7 @@ def traced(function: Callable[[], object]) -> tuple[Call, ...]:
 
     # A garbage collection could call Headwater's callbacks.
     gc.disable()
-    sys.setprofile(see)
+    sys.setprofile(on_event)
     try:
         function()
     finally:
@@ -113,7 +113,7 @@ def traced(function: Callable[[], object]) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-class _Travels:
+class _Tracing:
     """A database in memory whose requests are traced."""
 
     def __init__(self, costs: "Costs", frame: Callable[..., bytes]) -> None:
@@ -215,8 +215,8 @@ async def journeys() -> list[Journey]:
     from tests.test_costs import Costs, frame
 
     assert not in_use(), "calls of compiled functions cannot be traced"
-    found = list(_Travels(Costs(), frame).all())
-    found.append(await _Travels(Costs(), frame).append_to_subscriber())
+    found = list(_Tracing(Costs(), frame).all())
+    found.append(await _Tracing(Costs(), frame).append_to_subscriber())
     return found
 
 

@@ -89,7 +89,7 @@ class Headwater:
 
 
 class _Rival:
-    """Another server, as a program with its own port."""
+    """A server to compare with, as a child process with its own port."""
 
     name = ""
     settings = ""
@@ -236,7 +236,8 @@ class Etcd(_Rival):
                 *("--initial-cluster", f"default={peer}"),
             ]
         )
-        time.sleep(2)  # until it has elected itself
+        # The node accepts connections before it has elected itself as the leader.
+        time.sleep(2)
 
 
 class UmaDB(_Rival):
@@ -284,8 +285,8 @@ def version_of(name: str) -> str:
         "etcd": ["etcd", "--version"],
         "umadb": [umadb_program() or "umadb", "--version"],
     }
-    said = subprocess.run(commands[name], capture_output=True, text=True, check=False)
-    found = _VERSION.search(said.stdout + said.stderr)
+    ran = subprocess.run(commands[name], capture_output=True, text=True, check=False)
+    found = _VERSION.search(ran.stdout + ran.stderr)
     return found[0] if found else "unknown"
 
 

@@ -1,7 +1,7 @@
 """The code of the README runs, against a real server, and prints what the README says.
 
 Python blocks are run in their order, in one namespace, each as a program of its own. A text
-block right after one is what it prints. Only the address is another one than in the README.
+block right after one is what it prints. Only the address of the server is replaced.
 """
 
 import contextlib

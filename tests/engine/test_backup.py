@@ -1,4 +1,4 @@
-"""Backups are of one commit, and complete or absent, whatever the disk does meanwhile."""
+"""A backup contains exactly the commits up to one, and is complete or absent after any failure."""
 
 import errno
 import random
@@ -22,13 +22,13 @@ from headwater_server.testing.memory_files import Call, Crash, MemoryFileSystem
 from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import SETTINGS, Database, all_events, open_test_log
 
-# Segments so small that a few commits leave some that are sealed.
+# A few commits fill several segments of this size, so some are sealed.
 SMALL = replace(SETTINGS, event_segment_size=8192)
 EVENT = b"e" * 1000
 
 
 def add(database: Database, count: int) -> None:
-    """Make commits of a key and an event each, all of which keep a sum unchanged."""
+    """Make commits of a key and an event each. The sum of ann and bob stays 0."""
     for _ in range(count):
         number = database.engine.published
         database.execute(
@@ -122,7 +122,7 @@ def test_commits_during_a_backup_are_not_in_it_and_do_not_harm_it() -> None:
     database = filled()
     wanted = picture(database.engine)
 
-    def go_on_meanwhile() -> None:
+    def change_everything() -> None:
         add(database, 12)
         database.execute(["set_retention", "account-1", 1, None], ["erase", "account-2", [1, 2]])
         database.now += 10**12
@@ -131,7 +131,7 @@ def test_commits_during_a_backup_are_not_in_it_and_do_not_harm_it() -> None:
         database.rewrite()
         assert database.engine.rewriting.given_back > 0
 
-    made = stage_and_write(database, between=go_on_meanwhile)
+    made = stage_and_write(database, between=change_everything)
     assert made.commit < database.engine.published
     check_backup(database.files, store_of(database), wanted)
 
@@ -222,7 +222,7 @@ def test_without_links_everything_is_copied() -> None:
     check_backup(database.files, store_of(database), wanted)
 
 
-def test_a_backup_holds_what_a_crash_left_in_the_log() -> None:
+def test_a_backup_after_a_crash_contains_commits_that_were_only_in_the_log() -> None:
     database = filled().crash()
     database.files.make_directory("backups")
     wanted = picture(database.engine)
@@ -253,7 +253,7 @@ def test_after_any_power_loss_the_backup_is_complete_or_absent(seed: int) -> Non
         files.faults.crash_at = files.calls + call
         with suppress(Crash):
             write_backup(engine.stage_backup(), "backups", "monday", begin_log=begin_files)
-        # A call that has to fail, of a directory that is not empty, does not lose the power.
+        # Removing a directory that is not empty fails before the simulated power loss.
         crashes += files.crashed
         found = files.crash()
         names = [name for name in found.list("backups") if not name.startswith(".")]
@@ -266,7 +266,7 @@ def test_after_any_power_loss_the_backup_is_complete_or_absent(seed: int) -> Non
         assert picture(source) == wanted
         assert "backup.tmp" not in found.list("data")
         if not names:
-            # The remains do not prevent another backup.
+            # The files of an unfinished backup do not prevent another one.
             write_backup(source.stage_backup(), "backups", "monday", begin_log=begin_files)
             assert found.list("backups") == ["monday"]
         source.close()
@@ -275,7 +275,7 @@ def test_after_any_power_loss_the_backup_is_complete_or_absent(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_whatever_call_fails_nothing_is_left_and_the_database_continues(seed: int) -> None:
+def test_a_backup_with_a_failed_call_leaves_no_files_and_the_database_continues(seed: int) -> None:
     database = filled()
     wanted = picture(database.engine)
     database.checkpoint()
@@ -356,7 +356,7 @@ def restored(files: MemoryFileSystem, store: MemoryStore, target: str = "new") -
     return restore(files, "backups/monday", target, open_store=lambda _: store).commit
 
 
-def test_a_restored_directory_has_all_of_the_backup_and_shares_nothing_with_it() -> None:
+def test_a_restored_directory_is_a_full_copy_that_shares_no_files_with_the_backup() -> None:
     database = filled()
     wanted = picture(database.engine)
     made = stage_and_write(database)

@@ -1,8 +1,8 @@
 """Power losses and disk errors at every call to the file system, of a workload and of recovery.
 
-The workload is fixed: keys, streams, snapshots, a fence, checkpoints that others overtake, log
-segments that come and go. Whatever call the power fails in, what is found afterwards is the
-state after some prefix of its commits, and that prefix has every commit that was acknowledged.
+The workload is fixed: keys, streams, snapshots, a fence, commits during checkpoints, and segments
+of the log that are created and removed. Whichever call fails, recovery must find the state after
+some prefix of the commits, and that prefix must contain every acknowledged commit.
 """
 
 import random
@@ -29,7 +29,7 @@ LARGE = SEGMENT_SIZE // 5
 
 
 class Picture(NamedTuple):
-    """All that can be read at a commit."""
+    """The results of all kinds of reads at a commit."""
 
     keys: list[bytes]
     events: list[bytes]
@@ -71,7 +71,7 @@ def identity(place: int) -> bytes:
 
 @dataclass
 class Progress:
-    """How far a run came: what was acknowledged, whatever became of the disk."""
+    """How far a run came, recorded outside of the disk."""
 
     acknowledged: int = 0
     fenced: bool = False
@@ -80,7 +80,7 @@ class Progress:
 
 
 def workload(database: Database, progress: Progress) -> None:
-    """Commits in groups, with checkpoints of which each ends two groups after it began."""
+    """Commits in groups, with checkpoints. Each checkpoint ends some commits after it began."""
     engine = database.engine
     for place in range(COMMITS):
         database.now += SECOND_US
@@ -110,7 +110,7 @@ def check(database: Database, pictures: list[Picture], progress: Progress) -> No
     engine = database.engine
     recovered = engine.published
     assert progress.acknowledged <= recovered <= len(progress.transactions)
-    # The first, the last, and some between: each picture is a read of all there is.
+    # Not every commit, because each picture reads the whole database.
     for commit in {engine.oldest_readable, *range(recovered, engine.oldest_readable, -3)}:
         assert picture(engine, commit) == pictures[commit], f"at commit {commit} of {recovered}"
     for place, transaction in enumerate(progress.transactions, 1):
@@ -121,8 +121,8 @@ def check(database: Database, pictures: list[Picture], progress: Progress) -> No
     assert [record[0] for record in engine.read_commits(0, 100)] == list(range(1, recovered + 1))
 
 
-def go_on(database: Database) -> None:
-    """It takes commits and checkpoints again, and keeps them."""
+def check_continues(database: Database) -> None:
+    """Check that the database takes another commit and checkpoint, and keeps them in a crash."""
     before = database.engine.published
     database.execute(["put", b"after", b"1"], ["append", "after", 0, [[None, "T", b"", b""]]])
     database.checkpoint()
@@ -133,7 +133,7 @@ def go_on(database: Database) -> None:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Picture]:
-    """What can be read after each commit of the workload, from a run without faults."""
+    """The picture after each commit of the workload, from a run without faults."""
     database = Database(replace(HISTORY, history_window_us=10**15))
     workload(database, Progress())
     return [picture(database.engine, commit) for commit in range(COMMITS + 1)]
@@ -150,7 +150,7 @@ def run_with(files: MemoryFileSystem, store: MemoryStore, progress: Progress) ->
 
 
 def interrupted(call: int, seed: int) -> tuple[MemoryFileSystem, MemoryStore, Progress]:
-    """The disk after the power failed in a call of the workload, and how far that had come."""
+    """Run the workload with a power loss in one call; return the disk and the progress."""
     files = MemoryFileSystem(random.Random(seed))
     store = MemoryStore(random.Random(seed))
     files.faults.crash_at = call
@@ -190,8 +190,8 @@ def test_a_crash_at_each_call_recovers_to_a_prefix_with_all_that_was_acknowledge
             check(database, pictures, progress)
             outcomes.add((database.engine.published, progress.acknowledged))
             if seed == 0:
-                go_on(database)
-    # Not every crash is like every other.
+                check_continues(database)
+    # The crashes must cover every group, and the time between a sync and its answer.
     assert {acknowledged for _, acknowledged in outcomes} == set(range(0, COMMITS + 1, SYNC_EVERY))
     assert any(recovered > acknowledged for recovered, acknowledged in outcomes)
 
@@ -215,7 +215,7 @@ def test_a_crash_at_each_call_of_recovery_loses_nothing(pictures: list[Picture])
                 Database(settings, files=disk, store=found)
             database = Database(settings, files=disk.crash(), store=found.crash())
             check(database, pictures, progress)
-            # Whatever a recovery may have shown must stay.
+            # A recovery may already have been read from, so its commits must stay.
             assert database.engine.published == recovered
 
 

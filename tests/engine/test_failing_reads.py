@@ -1,9 +1,9 @@
-"""A read that fails inside of a commit leaves all of the commit or nothing.
+"""A commit during which a read fails is complete or leaves no trace.
 
 The state store and the event log are read while a commit is planned. Each of these reads fails
-here in turn, the first, the second, and so on. Whatever the caller is told, the database then
-decides one way for all of the transaction: its status, its keys, its events and its snapshots
-agree, and they stay the same after the commits of others, after a checkpoint, and after a crash.
+here in turn. Whatever the answer to the client, the transaction is then either committed or not:
+its status, keys, events and snapshots agree. They stay the same after other commits, after a
+checkpoint, and after a crash.
 """
 
 import errno
@@ -21,7 +21,7 @@ from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import OWNER, Database, all_events
 
 READS_MAX = 200
-"""Reads of one commit, above which something goes round in a circle."""
+"""More reads in one commit mean an endless loop."""
 
 KEYS = [b"a", b"b", b"c", b"number", b"set\x00one", b"set\x00two"]
 STREAMS = ["account-1", "account-2", "kept-1"]
@@ -45,7 +45,7 @@ class FailingReads:
 
 
 class CountedStore(MemoryStore):
-    """A store whose reads are told of before they are made."""
+    """A store that calls a hook before each read."""
 
     def __init__(self, content: MemoryStore) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def events(*data: bytes, identity: bytes | None = None) -> list[list[Any]]:
 
 
 def prepared() -> tuple[Database, FailingReads]:
-    """A database whose content is in its files, and in no memory."""
+    """A database whose content is only in files, so that every look-up reads them."""
     database = Database()
     database.execute(*(["put", key, b"\x01"] for key in KEYS))
     for stream in STREAMS:
@@ -107,7 +107,7 @@ def prepared() -> tuple[Database, FailingReads]:
 
 
 def contents(database: Database) -> list[Any]:
-    """All that can be read, and the stream versions that an append would count from."""
+    """The results of all reads, with the versions of the streams."""
     reader = database.engine.reader()
     loads = [reader.load(stream, "totals", 1) for stream in STREAMS]
     return [
@@ -144,7 +144,7 @@ COMMITS: dict[str, tuple[Writes, Writes]] = {
             ["append", "account-1", ANY, events(b"known", identity=b"i" * 16)],
         ],
     ),
-    "append what pushes out": (
+    "append that hides an older event": (
         [],
         [["put", b"a", b"\x02"], ["append", "kept-1", 4, events(b"5")]],
     ),
@@ -177,7 +177,7 @@ def execute(database: Database, transaction: bytes, name: str) -> None:
 
 
 def commit(database: Database, transaction: bytes, name: str) -> None:
-    """The commit of a serializable transaction that has read before."""
+    """The commit of an open serializable transaction, see `begin`."""
     writes = [list(write) for write in COMMITS[name][1]]
     ticket = database.engine.commit(transaction, OWNER, writes)
     if ticket.error is not None:
@@ -185,6 +185,7 @@ def commit(database: Database, transaction: bytes, name: str) -> None:
 
 
 def begin(database: Database, transaction: bytes) -> None:
+    """Begin the transaction for `commit`, with reads that are checked at commit."""
     opened = database.engine.begin(transaction, owner=OWNER, isolation="serializable")
     opened.get(b"a")
     opened.scan(b"set\x00", b"set\x01", 10, False)
@@ -210,18 +211,18 @@ def test_a_commit_with_a_failing_read_is_complete_or_leaves_no_trace(
             failed = False
         except (OSError, HeadwaterError):
             failed = True
-        met, reads.fails = reads.count >= number, None
+        reached, reads.fails = reads.count >= number, None
         database.sync()
-        outcomes.add(_decided(database, transaction, before))
-        if not met:
+        outcomes.add(_checked_status(database, transaction, before))
+        if not reached:
             assert not failed
             break
     else:
         raise AssertionError(f"more than {READS_MAX} reads")
-    assert "committed" in outcomes, "the last one met no failure"
+    assert "committed" in outcomes, "the last attempt had no failed read"
 
 
-def _decided(database: Database, transaction: bytes, before: list[Any]) -> str:
+def _checked_status(database: Database, transaction: bytes, before: list[Any]) -> str:
     """The status of the transaction; it must be the same now, later, and after a crash."""
     state = database.engine.status(transaction, resolve=False).state
     first = contents(database)
@@ -236,7 +237,7 @@ def _decided(database: Database, transaction: bytes, before: list[Any]) -> str:
     database = database.crash()
     assert contents(database) == second
     assert database.engine.status(transaction, resolve=False).state == state
-    # What an append counts from is right too.
+    # Appends must still count versions correctly.
     database.execute(["append", "account-1", ANY, events(b"one more")])
     database.execute(["append", "fresh-1", ANY, events(b"one more")])
     return state

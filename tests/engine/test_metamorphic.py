@@ -1,8 +1,8 @@
 """One history, stored in many ways: reads must not depend on how it is stored.
 
-Group sizes, checkpoints, segments of the log, memtables, garbage collection, the history window
-and where the database was closed, killed or lost its power are all the machine's business. A
-history without any of that says what every other one has to answer.
+Each run executes the same commits with other sizes of groups, segments and memtables, other
+checkpoints, garbage collection and history windows, and other restarts and power losses. All must
+answer like the plain run: a group for each commit, no checkpoints, no restarts.
 """
 
 import random
@@ -32,14 +32,14 @@ class Answers(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """How a history is kept.
+class Storage:
+    """How a history is stored.
 
     Attributes:
         group: commits that one sync makes durable, at most.
         checkpoint: commits between two checkpoints; 0 for none.
-        overtaken: commits that come in while a checkpoint is written.
-        endings: the share of commits after which the database is opened anew.
+        overtaken: commits between the begin and the end of a checkpoint.
+        restarts: the share of commits after which the database is crashed or closed and reopened.
     """
 
     settings: EngineSettings
@@ -47,15 +47,15 @@ class Keeping:
     checkpoint: int
     overtaken: int
     segment_size: int
-    endings: float
+    restarts: float
 
 
-PLAIN = Keeping(
+PLAIN = Storage(
     EngineSettings(disk_reserve_size=0, history_window_us=FOREVER_US), 1, 0, 0, 16 * 2**20, 0.0
 )
 
 
-def draw(source: random.Random) -> Keeping:
+def draw(source: random.Random) -> Storage:
     settings = EngineSettings(
         disk_reserve_size=0,
         history_window_us=source.choice((0, 10 * SECOND_US, FOREVER_US)),
@@ -65,18 +65,18 @@ def draw(source: random.Random) -> Keeping:
         examined_events_max=source.choice((3, 50, 20_000)),
         garbage_entries_max=source.choice((1, 10, 200_000)),
     )
-    return Keeping(
+    return Storage(
         settings,
         group=source.choice((1, 2, 7, 30)),
         checkpoint=source.choice((0, 1, 3, 10, 25)),
         overtaken=source.choice((0, 0, 2)),
         segment_size=source.choice((8 * 1024, 64 * 1024, 2**20)),
-        endings=source.choice((0.0, 0.05, 0.3)),
+        restarts=source.choice((0.0, 0.05, 0.3)),
     )
 
 
 def writes_of(source: random.Random, heads: dict[str, int]) -> list[list[Any]]:
-    """The writes of a commit. They rest on nothing that how it is kept could change."""
+    """The writes of a commit. They depend only on the seed, and not on how they are stored."""
     writes: list[list[Any]] = [["add", b"count", 1]]
     for _ in range(source.randint(1, 3)):
         key = b"key %d" % source.randrange(12)
@@ -111,11 +111,11 @@ def answers(engine: Engine, commit: int | None = None) -> Answers:
     )
 
 
-def run(seed: int, keeping: Keeping) -> tuple[Engine, list[Answers]]:
-    """The history of a seed: the engine at its end, and what was answered after each commit."""
+def run(seed: int, storage: Storage) -> tuple[Engine, list[Answers]]:
+    """Execute the history of a seed. Return the engine, and if PLAIN the answers at each commit."""
     history, chance = random.Random(f"history {seed}"), random.Random(f"endings {seed}")
-    with replaced(database_module, "SEGMENT_SIZE", keeping.segment_size):
-        database = Database(keeping.settings, seed=seed)
+    with replaced(database_module, "SEGMENT_SIZE", storage.segment_size):
+        database = Database(storage.settings, seed=seed)
         heads: dict[str, int] = {}
         found: list[Answers] = []
         checkpoint = None
@@ -126,21 +126,21 @@ def run(seed: int, keeping: Keeping) -> tuple[Engine, list[Answers]]:
             database.engine.execute(
                 identity, user=0, conditions=[], reads=None, writes=writes_of(history, heads)
             )
-            if place % keeping.group == keeping.group - 1:
+            if place % storage.group == storage.group - 1:
                 database.sync()
-            if checkpoint is not None and place >= begun + keeping.overtaken:
+            if checkpoint is not None and place >= begun + storage.overtaken:
                 checkpoint.run()
                 database.engine.finish_checkpoint(checkpoint)
                 database.engine.trim_log()
                 checkpoint = None
-            elif keeping.checkpoint and place % keeping.checkpoint == keeping.checkpoint - 1:
+            elif storage.checkpoint and place % storage.checkpoint == storage.checkpoint - 1:
                 database.sync()
                 checkpoint, begun = database.engine.begin_checkpoint(), place
-            if chance.random() < keeping.endings:
+            if chance.random() < storage.restarts:
                 database.sync()
                 checkpoint = None
                 database = database.crash() if chance.random() < 0.5 else database.reopen()
-            if keeping is PLAIN:
+            if storage is PLAIN:
                 found.append(answers(database.engine))
         database.sync()
     return database.engine, found
@@ -152,13 +152,13 @@ def status(engine: Engine, identity: bytes) -> Any:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_history_reads_the_same_however_it_is_kept(seed: int) -> None:
+def test_a_history_reads_the_same_however_it_is_stored(seed: int) -> None:
     plain, expected = run(seed, PLAIN)
     source = random.Random(f"keeping {seed}")
     for number in range(6):
-        keeping = draw(source)
-        print(f"seed {seed}, keeping {number}: {keeping}")
-        engine, _ = run(seed, keeping)
+        storage = draw(source)
+        print(f"seed {seed}, storage {number}: {storage}")
+        engine, _ = run(seed, storage)
         assert engine.published == COMMITS
         oldest = engine.oldest_readable
         for commit in {oldest, max(oldest, COMMITS // 2), COMMITS - 1, COMMITS}:
@@ -170,7 +170,7 @@ def test_a_history_reads_the_same_however_it_is_kept(seed: int) -> None:
             assert status(engine, identity) == status(plain, identity)
 
 
-def test_the_ways_of_keeping_a_history_really_differ() -> None:
+def test_the_drawn_storages_differ_in_history_and_checkpoints() -> None:
     oldest = set()
     checkpoints = set()
     for seed in range(12):

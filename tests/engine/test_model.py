@@ -52,7 +52,7 @@ SMALL = replace(
 
 @dataclass
 class Running:
-    """An open transaction of the engine, and what the model knows of it."""
+    """An open transaction of the engine, and the same one in the model."""
 
     handle: Transaction
     model: ModelTransaction
@@ -63,8 +63,8 @@ def as_model(stored: list[bytes]) -> list[ModelEvent]:
     return [ModelEvent(event.stream, event.version, event.type, event.data) for event in events]
 
 
-def asked(reader: Reader, name: str, *arguments: Any) -> Any:
-    """A read of the engine in the form that the model gives."""
+def read_from(reader: Reader, name: str, *arguments: Any) -> Any:
+    """Read from the engine; return the result in the form of ModelTransaction.read."""
     match name, *arguments:
         case "get", key:
             return reader.get(key)
@@ -88,7 +88,7 @@ def some_range(source: random.Random) -> tuple[bytes, bytes | None]:
 
 
 def some_filter(source: random.Random) -> EventFilter:
-    """A filter with few members; with all of them, hardly any event would match."""
+    """A filter with few members. With all members, hardly any event would match."""
     wanted = EventFilter()
     for _ in range(source.choice([0, 1, 1, 2, 4])):
         match source.randrange(4):
@@ -181,12 +181,12 @@ class EngineBesideModel(RuleBasedStateMachine):
 
     @rule(seed=SEEDS, steps=st.integers(1, 20))
     def transactions(self, seed: int, steps: int) -> None:
-        """Several transactions, step by step in turn."""
+        """Steps of several transactions, in random order."""
         source = random.Random(seed)
         for _ in range(steps):
             match source.randrange(20):
                 case 0 if self.running:
-                    self.give_up(source.randrange(len(self.running)), fenced=source.random() < 0.5)
+                    self.abandon(source.randrange(len(self.running)), fenced=source.random() < 0.5)
                 case 1 if len(self.running) < TRANSACTIONS_MAX:
                     oldest, newest = self.engine.oldest_readable, self.engine.published
                     self.begin(SERIALIZABLE, source.randint(oldest, newest))
@@ -197,9 +197,9 @@ class EngineBesideModel(RuleBasedStateMachine):
                 case 6 | 7 | 8 | 9 if self.running:
                     self.commit(source.randrange(len(self.running)))
                 case _:
-                    self.go_on(source)
+                    self.advance(source)
 
-    def go_on(self, source: random.Random) -> None:
+    def advance(self, source: random.Random) -> None:
         """A step of an open or a new transaction."""
         place = source.randrange(TRANSACTIONS_MAX)
         if place < len(self.running):
@@ -208,7 +208,7 @@ class EngineBesideModel(RuleBasedStateMachine):
             running = self.begin(source.choice([SERIALIZABLE, SERIALIZABLE, SNAPSHOT]))
         if running.handle.read_only or source.random() < 0.5:
             name, *arguments = some_read(source, running.model.base)
-            found = asked(running.handle, name, *arguments)
+            found = read_from(running.handle, name, *arguments)
             assert found == running.model.read(name, *arguments), (name, arguments)
             running.model.note_read(name, tuple(arguments), found)
         else:
@@ -241,7 +241,7 @@ class EngineBesideModel(RuleBasedStateMachine):
             identity,
             user=0,
             conditions=[],
-            reads=(lambda reader: [asked(reader, *read) for read in reads]) if reads else None,
+            reads=(lambda reader: [read_from(reader, *read) for read in reads]) if reads else None,
             writes=[arguments for name, arguments, _ in running.steps],
         )
         before = ModelTransaction(newest)
@@ -257,7 +257,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         before = self.model.last_commit
         read_only = not any(name == "write" for name, _, _ in running.steps)
         if read_only:
-            # It is serialized at its view, where its reads were checked.
+            # Its place in the serial order is its view, where its reads were checked.
             assert ticket.payload[0] <= before
             return
         again = self.model.commit(identity, running, serializable=serializable)
@@ -305,7 +305,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         for commit in range(running.handle.view + 1, self.model.last_commit):
             assert not puts & self.model.written[commit][0]
 
-    def give_up(self, place: int, *, fenced: bool) -> None:
+    def abandon(self, place: int, *, fenced: bool) -> None:
         running = self.running.pop(place)
         if not fenced:
             self.engine.rollback(running.handle.id, OWNER)
@@ -328,7 +328,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         assert ticket.sequence >= self.model.transactions.index(identity)
         assert self.engine.status(identity, resolve=True).ticket.payload == ticket.payload
 
-    # What the server does beside them.
+    # Syncs and checkpoints.
 
     def sync(self) -> None:
         self.database.sync()
@@ -338,18 +338,18 @@ class EngineBesideModel(RuleBasedStateMachine):
         self.waiting.clear()
         assert self.engine.published == self.model.last_commit
 
-    @precondition(lambda self: self.checkpoint is None and self.has_news)
+    @precondition(lambda self: self.checkpoint is None and self.has_commits)
     @rule(seconds=st.integers(-1, 5), at_once=st.booleans())
     def begin_checkpoint(self, seconds: int, at_once: bool) -> None:
         self.database.now += seconds * SECOND_US
         self.checkpoint = self.engine.begin_checkpoint()
         while at_once and self.checkpoint is not None:
-            self.carry_on_with_checkpoint()
+            self.advance_checkpoint()
 
     @precondition(lambda self: self.checkpoint is not None)
     @rule()
-    def carry_on_with_checkpoint(self) -> None:
-        """Run it first, and let others continue before it is finished."""
+    def advance_checkpoint(self) -> None:
+        """Run it in one step and finish it in another, so that commits can come in between."""
         assert self.checkpoint is not None
         if self.checkpoint.result is not None:
             self.engine.finish_checkpoint(self.checkpoint)
@@ -363,11 +363,11 @@ class EngineBesideModel(RuleBasedStateMachine):
     # Closing, crashing and reopening.
 
     @property
-    def has_news(self) -> bool:
-        """Whether enough happened since the last opening to make an end of it worthwhile."""
+    def has_commits(self) -> bool:
+        """Whether enough was committed since the last start for another restart or checkpoint."""
         return self.model.last_commit > self.opened_at + 1
 
-    @precondition(lambda self: self.has_news)
+    @precondition(lambda self: self.has_commits)
     @rule(
         moment=st.sampled_from(["now", "in a sync", "in a checkpoint", "in order"]),
         calls=st.integers(1, 12),
@@ -386,15 +386,15 @@ class EngineBesideModel(RuleBasedStateMachine):
                 files.faults.crash_at = files.calls + calls
                 with contextlib.suppress(Crash):
                     while self.checkpoint is not None:
-                        self.carry_on_with_checkpoint()
+                        self.advance_checkpoint()
             case "in order":
                 self.sync()
-                self.come_back(self.database.reopen())
+                self.check_restart(self.database.reopen())
                 return
-        self.come_back(self.database.crash())
+        self.check_restart(self.database.crash())
 
-    def come_back(self, database: Database) -> None:
-        """Acknowledged commits survive, and the survivors are a prefix of the sequenced ones."""
+    def check_restart(self, database: Database) -> None:
+        """Check that a prefix of the commits was recovered, with all acknowledged ones."""
         self.database = database
         recovered = self.engine.published
         assert self.acknowledged <= recovered <= self.model.last_commit
@@ -410,7 +410,7 @@ class EngineBesideModel(RuleBasedStateMachine):
             status = self.engine.status(identity, resolve=False)
             assert (status.state, status.ticket.payload) == ("committed", self.answers[identity])
 
-    # What always holds.
+    # Checks at every step.
 
     @rule(seed=SEEDS)
     def read_the_past(self, seed: int) -> None:
@@ -422,7 +422,7 @@ class EngineBesideModel(RuleBasedStateMachine):
                 continue
             state = self.model.states[commit]
             read = some_read(source, state)
-            found = asked(self.engine.reader(commit), *read)
+            found = read_from(self.engine.reader(commit), *read)
             assert found == ModelTransaction(state).read(*read), (commit, read)
 
     @invariant()
@@ -434,7 +434,7 @@ class EngineBesideModel(RuleBasedStateMachine):
         if not hasattr(self, "database"):
             return
         for running in self.running:
-            # Its own view, whatever was collected since, without its writes.
+            # Read at its view, without its own writes. Garbage collection must have kept that view.
             view = Reader(
                 self.engine._state, running.handle.view, running.handle.position, examined_max=100
             )
@@ -444,7 +444,7 @@ class EngineBesideModel(RuleBasedStateMachine):
 
 
 def check_state(reader: Reader, wanted: PlainState) -> None:
-    """Everything that can be read at a view."""
+    """Check the keys and events that a reader returns."""
     items = reader.scan(b"", None, 1000, False).items
     assert dict(zip(items[::2], items[1::2], strict=True)) == wanted.keys
     assert as_model(all_events(reader, 0, EVERYTHING)) == wanted.events

@@ -3,8 +3,8 @@
 written = Written(random.Random(seed))
 written.commit({b"k": b"v"}, [("account-ann", "Opened", None)])
 written.checkpoint(horizon=1)
-written.check()                  # every read at every view that is promised, against the dicts
-written = written.crash()        # power loss; what the log would bring is brought from the dicts
+written.check()                  # every read at every readable view, against the dicts
+written = written.crash()        # power loss; commits are replayed from the dicts, not from a log
 """
 
 import random
@@ -35,11 +35,11 @@ Appended = tuple[str, str, bytes | None]
 
 
 class PowerLoss(Exception):
-    """What a test raises from `before_write` to end a checkpoint between two batches."""
+    """Raised by a test in `before_write`, to end a checkpoint between two batches."""
 
 
 class WatchedStore:
-    """A store that calls a hook before each write; otherwise the one beneath."""
+    """A store that calls a hook before each write, and otherwise only forwards to another."""
 
     def __init__(self, beneath: MemoryStore) -> None:
         self.beneath = beneath
@@ -97,7 +97,7 @@ class WatchedStore:
 
 
 def tags_at(position: int) -> list[str]:
-    """The tags of the event at a position: none to four, two of which begin with one event."""
+    """The tags of the event at a position: up to three common ones, and sometimes two rare ones."""
     return [tag for bit, tag in enumerate(("x", "y", "z")) if position >> bit & 1] + (
         ["rare:1", "rare:2"] if position % 5 == 0 else []
     )
@@ -135,7 +135,7 @@ class Truth:
 
 
 class Written:
-    """A state over simulated files, and what should be in it."""
+    """A state in simulated files, and its expected content."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class Written:
         *,
         tags_of: Mapping[int, Sequence[str]] | None = None,
     ) -> int:
-        """Commit, one second after the commit before; return its number."""
+        """Commit one second after the previous commit; return the number."""
         truth = self.truth
         commit = self.last_commit + 1
         time = START_US + commit * SECOND_US
@@ -229,7 +229,7 @@ class Written:
     def run_checkpoint(
         self, *, horizon: int = 0, garbage_entries_max: int = 1_000_000, forget_before: int = 0
     ) -> CheckpointResult:
-        """Run the checkpoint, as the other thread would."""
+        """Run the checkpoint, as a worker thread would."""
         assert self.state.frozen is not None
         self.stored_state.horizon = max(self.stored_state.horizon, horizon)
         return write_checkpoint(
@@ -260,7 +260,7 @@ class Written:
         return result
 
     def crash(self) -> "Written":
-        """Lose the power, open what is found, and replay what it lacks. Read views are gone."""
+        """Lose the power, reopen the files, and replay missing commits. Read views end."""
         return Written(
             self.random,
             files=self.files.crash(),
@@ -269,7 +269,7 @@ class Written:
             batch_entries_max=self.batch_entries_max,
         )
 
-    # What is in the store.
+    # The content of the store.
 
     def entries(self, family: Family) -> list[tuple[bytes, bytes]]:
         return list(self.store.beneath.scan(family, b""))
@@ -287,7 +287,7 @@ class Written:
             if with_streams:
                 self.check_streams(view)
         for key, entry in self.stored_state.latest.found.items():
-            # While a checkpoint is written, what readers have found may be older.
+            # While a checkpoint is written, cached entries may be older than the store.
             if self.state.frozen is None:
                 assert self.store.get(Family.LATEST, key) == entry, key
 

@@ -74,7 +74,7 @@ class RunningProjections:
 
 
 class _Thread(threading.Thread):
-    """A thread that runs one of the works, with its own connection, until it is stopped."""
+    """A thread that runs one projection, with its own connection, until it is stopped."""
 
     def __init__(
         self,

@@ -4,7 +4,7 @@
       several clients          |  look at commit c              read events, counters, snapshots,
       one commit a flight      |  kill -9, start again          and commit c once more
                                v
-                           clients go on by themselves
+                           clients reconnect and continue
 
 A flight is one transaction: its event, three counters, and for every fiftieth flight of an aircraft
 a snapshot. An append expects the exact version of the aircraft's stream. So a flight that was
@@ -132,8 +132,8 @@ async def run_demo(
         ]
         db = connections[0]
         async with asyncio.TaskGroup() as group:
-            dealt = shares(flights, clients * WORKERS_A_CLIENT)
-            for number, share in enumerate(dealt):
+            worker_shares = shares(flights, clients * WORKERS_A_CLIENT)
+            for number, share in enumerate(worker_shares):
                 worker = load(connections[number % clients], share, journal, progress)
                 group.create_task(worker)
             await journal.half_way.wait()
@@ -307,6 +307,6 @@ def _table(outcome: Outcome) -> Table:
 
 def _summary(outcome: Outcome, flights: Sequence[Flight]) -> str:
     return (
-        f"{len(flights):,} transactions in {outcome.load_s:.1f} s, with a restart of "
-        f"{outcome.restart_s:.2f} s among them."
+        f"{len(flights):,} transactions in {outcome.load_s:.1f} s, including a restart of "
+        f"{outcome.restart_s:.2f} s."
     )

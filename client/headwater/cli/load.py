@@ -96,7 +96,7 @@ def _load_part(
     lines = [line for _, line in part]
     try:
         try:
-            _fill_in(removed, lines)
+            _write_placeholders(removed, lines)
             db.execute(_batch(db, lines))
         except (DuplicateEvent, WrongVersion):
             missing = _missing(db, lines)
@@ -113,7 +113,7 @@ def _load_part(
         ) from error
 
 
-def _fill_in(removed: Removed, lines: list[dict[str, Any]]) -> None:
+def _write_placeholders(removed: Removed, lines: list[dict[str, Any]]) -> None:
     for line in lines:
         if "retention" in line:
             removed.expect(line)
@@ -145,8 +145,8 @@ def _batch(db: BlockingDatabase, lines: list[dict[str, Any]]) -> Batch:
 
 
 def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines without events that already exist at the same version."""
-    there: dict[tuple[str, int], Event] = {}
+    """All lines except those of events that exist already, at the same version."""
+    existing: dict[tuple[str, int], Event] = {}
     spans: dict[str, tuple[int, int]] = {}
     for line in lines:
         if "stream" in line:
@@ -155,13 +155,13 @@ def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str
     for stream, (first, last) in spans.items():
         for event in db.read(stream, after=first - 1, limit=last - first + 1):
             data = b"" if event.erased else event.data
-            there[stream, event.version] = Event(
+            existing[stream, event.version] = Event(
                 event.type, data, event.metadata, event.id, event.tags
             )
     return [
         line
         for line in lines
-        if "stream" not in line or there.get((line["stream"], line["version"])) != _event(line)
+        if "stream" not in line or existing.get((line["stream"], line["version"])) != _event(line)
     ]
 
 

@@ -67,7 +67,7 @@ class _AccountChange:
         self._applied()
 
     def fail(self, _: object) -> None:
-        """The process ends; the restart decides."""
+        """Do nothing: the process ends, and after the restart the change is durable or lost."""
 
 
 class Service:
@@ -122,7 +122,7 @@ class Service:
             monotonic=monotonic,
         )
         self.stopping = False
-        # A dict, so that the order of iteration is the same every time.
+        # A dict, because the order of a set would differ between runs of a simulation.
         self.sessions: dict[Peer, None] = {}
         self.unauthenticated: dict[Peer, float] = {}
         self._departing: dict[Peer, float] = {}

@@ -14,7 +14,7 @@ from headwater_protocol.keys import encode_key
 
 COUNT = 300
 BAD = {0, 7, 127, 128, COUNT - 1}
-"""The first and the last of a page, and one between them."""
+"""Items that cannot be decoded: the first and the last item of a page, and one between them."""
 
 
 def stored(number: int) -> bytes:
@@ -82,7 +82,9 @@ def test_a_caller_that_continues_after_an_unreadable_item_gets_all_others(
 
 
 @ALL
-def test_so_does_a_caller_without_an_event_loop(pages: Callable[[], Pages[Any]]) -> None:
+def test_a_blocking_caller_that_continues_after_an_unreadable_item_gets_all_others(
+    pages: Callable[[], Pages[Any]],
+) -> None:
     items = BlockingPages(pages())
     seen: list[int] = []
     failed = 0

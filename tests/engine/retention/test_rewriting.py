@@ -1,4 +1,4 @@
-"""Rewriting frees space, loses nothing else, and restores nothing that was erased."""
+"""Rewriting segments frees their space, keeps all other data, and restores nothing erased."""
 
 import contextlib
 import random
@@ -29,7 +29,7 @@ def append(stream: str, count: int = 1, data: bytes = SECRET) -> list[Any]:
     return ["append", stream, -1, [[None, "T", data, b""]] * count]
 
 
-def written(database: Database) -> None:
+def write_events(database: Database) -> None:
     """Twelve events of one stream among twenty-four of others, in several segments."""
     for number in range(12):
         database.execute(append("a-1"), append(f"b-{number}", 2, b"other"))
@@ -55,7 +55,7 @@ def is_on_disk(database: Database, secret: bytes) -> bool:
     return any(secret in data for data in (*every_byte(database.files), *stored))
 
 
-def sound(database: Database) -> None:
+def check_sound(database: Database) -> None:
     """Check that `headwater check` finds nothing."""
     files, store = database.files.crash(), database.store.crash(database.random)
     report = check_directory(files, "data", open_store=lambda _: store)
@@ -64,11 +64,11 @@ def sound(database: Database) -> None:
 
 def test_the_space_of_unreadable_events_is_freed() -> None:
     database = Database(SMALL)
-    written(database)
+    write_events(database)
     database.execute(["truncate", "a-1", 11])
     before = database.engine.published - 1
     database.rewrite()
-    # The history window needs it still.
+    # The events are still readable in the history window.
     assert database.engine.rewriting.removed == 0
     assert stream_versions(database.engine.reader(before)) == [*range(1, 13)]
     database.wait(10_000_000)
@@ -82,7 +82,7 @@ def test_the_space_of_unreadable_events_is_freed() -> None:
         assert len(all_events(reader, 0, EVERYTHING)) == 26
         assert len(all_events(reader, 0, EVERYTHING, reverse=True)) == 26
         assert reader.read_all(0, EVERYTHING, 100, False).position == 36
-        sound(database)
+        check_sound(database)
         database = database.crash()
     # There is nothing left to do.
     names = database.files.list("data/events")
@@ -93,7 +93,7 @@ def test_the_space_of_unreadable_events_is_freed() -> None:
 
 def test_an_open_transaction_keeps_what_it_can_read() -> None:
     database = Database(SMALL)
-    written(database)
+    write_events(database)
     opened = database.begin()
     database.execute(["delete_stream", "a-1"])
     database.wait(10_000_000)
@@ -107,26 +107,26 @@ def test_an_open_transaction_keeps_what_it_can_read() -> None:
     assert database.engine.reader().list_streams("a", None, 9).streams == [
         ("a-1", 13, 13, None, None, 13)
     ]
-    sound(database)
+    check_sound(database)
 
 
 def test_old_events_are_removed_without_any_commit() -> None:
     database = Database(SMALL)
-    written(database)
+    write_events(database)
     database.execute(["set_retention", "a-1", None, 60_000_000])
     database.wait(70_000_000)
     database.rewrite()
     assert database.engine.rewriting.removed == 12
     assert stream_versions(database.engine.reader()) == []
-    sound(database)
+    check_sound(database)
 
 
 def test_events_that_grow_old_after_a_view_began_stay_until_it_ends() -> None:
-    # A rewrite measured age by the commit after the oldest view, or by the log's newest time, and
-    # took events from a transaction that had read them before.
+    # A rewrite measured age at the commit after the oldest view, or at the newest time of the log.
+    # So it removed events that an open transaction had already read.
     database = Database(SMALL)
     database.execute(["set_retention", "a-1", None, 5_000_000])
-    written(database)
+    write_events(database)
     opened = database.begin()
     before = stream_versions(opened)
     assert before == [*range(1, 13)]
@@ -140,12 +140,12 @@ def test_events_that_grow_old_after_a_view_began_stay_until_it_ends() -> None:
     database.rewrite()
     assert database.engine.rewriting.removed > 0
     assert stream_versions(database.engine.reader()) == []
-    sound(database)
+    check_sound(database)
 
 
 def test_a_long_run_of_removed_events_is_skipped_page_by_page() -> None:
     database = Database(replace(SMALL, examined_events_max=5))
-    written(database)
+    write_events(database)
     database.execute(*(["delete_stream", f"b-{number}"] for number in range(12)))
     database.wait(10_000_000)
     database.rewrite()
@@ -161,7 +161,7 @@ def test_a_long_run_of_removed_events_is_skipped_page_by_page() -> None:
 
 def test_erased_data_is_nowhere_on_disk() -> None:
     database = Database(SMALL)
-    written(database)
+    write_events(database)
     database.execute(["save_snapshot", "a-1", "", 0, 12, STATE])
     database.execute(["erase", "a-1", [*range(1, 13)]])
     assert database.engine.rewriting.begin() is not None
@@ -171,7 +171,7 @@ def test_erased_data_is_nowhere_on_disk() -> None:
         assert contents(database.engine.reader()) == [None] * 12
         assert not is_on_disk(database, SECRET)
         assert not is_on_disk(database, STATE)
-        sound(database)
+        check_sound(database)
         database = database.crash()
     assert not database.engine.rewriting.erasing
     assert not list(database.store.scan(Family.LATEST, b"\xf1", b"\xf2"))
@@ -180,10 +180,10 @@ def test_erased_data_is_nowhere_on_disk() -> None:
 
 
 def test_erasing_a_removed_event_removes_its_snapshots() -> None:
-    # The event was hidden and removed already, so erasing it did nothing: whoever
-    # was named in it stayed in the snapshot, but only if the rewrite had been faster.
+    # The event was already removed by a rewrite, so erasing it did nothing. Its data stayed in
+    # the snapshot. Before the rewrite, the same erasure would have removed the snapshot.
     database = Database(SMALL)
-    written(database)
+    write_events(database)
     database.execute(["save_snapshot", "a-1", "", 0, 11, STATE])
     database.execute(["truncate", "a-1", 12])
     database.wait(10_000_000)
@@ -199,21 +199,21 @@ def test_erasing_a_removed_event_removes_its_snapshots() -> None:
 
 def test_an_event_that_was_hidden_and_erased_is_removed() -> None:
     database = Database(SMALL)
-    written(database)
+    write_events(database)
     database.execute(["erase", "a-1", [2, 5]])
     database.execute(["truncate", "a-1", 4])
     database.rewrite()
     database.wait(10_000_000)
     database.rewrite()
     assert contents(database.engine.reader())[:3] == [SECRET, None, SECRET]
-    sound(database)
+    check_sound(database)
 
 
 @pytest.mark.slow
 def test_a_crash_at_any_call_loses_nothing_and_restores_nothing_erased() -> None:
     def begun(files: MemoryFileSystem, store: MemoryStore) -> Database:
         database = Database(SMALL, files=files, store=store)
-        written(database)
+        write_events(database)
         database.execute(["truncate", "a-1", 9])
         database.wait(10_000_000)
         database.execute(["erase", "a-1", [10, 12]], ["put", b"k", b"v"])
@@ -242,13 +242,13 @@ def test_a_crash_at_any_call_loses_nothing_and_restores_nothing_erased() -> None
             database.rewrite()
         database = database.crash()
         check(database, where)
-        sound(database)
+        check_sound(database)
         database.rewrite()
         check(database, where)
         assert database.engine.reader().load("a-1", "", 0).version == 12
         data = b"".join(every_byte(database.files))
         assert data.count(SECRET) == 2, where
-        sound(database)
+        check_sound(database)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -288,7 +288,7 @@ def test_reads_agree_with_a_model_whatever_is_hidden_erased_and_rewritten(seed: 
             first[name] = max(first[name], len(stored) - keep[name] + 1)
         if step % 15 == 14:
             database.rewrite()
-            sound(database)
+            check_sound(database)
         if step % 25 == 24:
             database = database.crash()
         if step % 5 != 4:
@@ -299,7 +299,7 @@ def test_reads_agree_with_a_model_whatever_is_hidden_erased_and_rewritten(seed: 
 
 def test_a_rebuilt_index_counts_removed_events() -> None:
     database = Database(SMALL)
-    written(database)
+    write_events(database)
     database.execute(["truncate", "a-1", 9], ["delete_stream", "b-3"], ["delete_stream", "b-11"])
     database.wait(10_000_000)
     database.rewrite()
@@ -307,7 +307,7 @@ def test_a_rebuilt_index_counts_removed_events() -> None:
     before = all_events(database.engine.reader(), 0, EVERYTHING)
     repair = StateRepair(database.engine._state.files)
     assert repair.rebuild_index() == 24
-    sound(database)
+    check_sound(database)
     reader = database.engine.reader()
     assert all_events(reader, 0, EVERYTHING) == before
     assert stream_versions(reader) == [9, 10, 11, 12]

@@ -1,4 +1,4 @@
-"""Retention and erasure: what is hidden is in no read, and what is erased is nil in all of them."""
+"""Retention and erasure: reads return no hidden event, and nil for the data of an erased one."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def versions(events: list[bytes]) -> list[int]:
 
 
 def stream_versions(reader: Reader, stream: str = "a-1") -> list[int]:
-    """The readable versions of a stream, found in every possible way."""
+    """The readable versions of a stream. All kinds of reads must agree on them."""
     page = reader.read_stream(stream, 0, 1000, False)
     found = versions(page.events)
     assert not page.more
@@ -76,7 +76,7 @@ def now(database: Database) -> Reader:
 
 @pytest.fixture(params=["in memory", "in the files", "after a crash"])
 def database(request: pytest.FixtureRequest) -> Database:
-    """A stream of nine events among others, wherever they lie."""
+    """A stream of nine events among others, in each place where events can be stored."""
     database = Database()
     database.execute(append("b-1"), append("a-1", 5))
     database.execute(append("a-2", 2), append("a-1", 4))
@@ -106,14 +106,14 @@ def test_a_truncation_cannot_be_undone_or_exceed_the_end(database: Database) -> 
         database.execute(["truncate", "a-1", 11])
     database.execute(["truncate", "a-1", 10])
     assert stream_versions(now(database)) == []
-    # It is there still, with nothing in it.
+    # The stream still exists, without readable events.
     with pytest.raises(WrongVersion):
         database.execute(append("a-1", 1, NO_STREAM))
     database.execute(append("a-1", 1, 9))
     assert stream_versions(now(database)) == [10]
 
 
-def test_the_newest_n_are_kept_and_the_others_never_come_back(database: Database) -> None:
+def test_only_the_newest_events_are_kept_and_hidden_ones_never_return(database: Database) -> None:
     database.execute(["set_retention", "a-1", 3, None])
     assert stream_versions(now(database)) == [7, 8, 9]
     database.execute(append("a-1", 2))
@@ -124,18 +124,18 @@ def test_the_newest_n_are_kept_and_the_others_never_come_back(database: Database
     assert stream_versions(now(database)) == [9, 10, 11, 12]
 
 
-def test_events_are_kept_for_a_time() -> None:
+def test_events_are_hidden_once_they_are_older_than_the_limit() -> None:
     database = Database()
     for _ in range(6):
         database.execute(append("a-1", 2), append("b-1"))
         database.now += DAY_US
     database.execute(["set_retention", "a-1", None, 3 * DAY_US])
     assert stream_versions(now(database)) == [7, 8, 9, 10, 11, 12]
-    # Without any commit, as the time goes.
+    # Events expire even if nothing is committed.
     database.wait(DAY_US)
     for _ in range(2):
         assert stream_versions(now(database)) == [9, 10, 11, 12]
-        # What was hidden stays hidden when the clock is set back.
+        # Hidden events stay hidden when the clock is set back.
         database.now -= DAY_US
         database.checkpoint()
     commit = database.engine.published
@@ -143,7 +143,7 @@ def test_events_are_kept_for_a_time() -> None:
     before = database.engine.reader(commit)
     database.wait(30 * DAY_US)
     assert stream_versions(now(database)) == []
-    # The past is as it was until the next commit came.
+    # A past commit still has the events that were readable until the next commit.
     assert stream_versions(before) == [9, 10, 11, 12]
     assert stream_versions(now(database), "b-1") == [1, 2, 3, 4, 5, 6]
 
@@ -222,8 +222,9 @@ def test_a_transaction_that_read_events_conflicts_with_hiding_them(database: Dat
 def test_a_transaction_that_read_events_conflicts_with_an_append_that_pushes_them_out(
     wanted: dict[str, Any],
 ) -> None:
-    # What was appended did not fit the query, and no rule was changed. But the stream keeps its
-    # newest events, so one that the query had found was gone: it was not serializable.
+    # The appended event does not match the query, and no retention was changed. But the stream
+    # keeps only its newest events, so the append hides one that the query had found. This was not
+    # reported as a conflict, so the history was not serializable.
     for stream, kept, conflicts in (("a-1", 3, True), ("a-1", 4, False), ("b-1", 3, False)):
         for limit in (1, 10):
             database = Database()
@@ -241,7 +242,7 @@ def test_a_transaction_that_read_events_conflicts_with_an_append_that_pushes_the
             assert caught.value.conflicts[0]["commit"] == database.engine.published
 
 
-def test_a_transaction_sees_what_it_hides(database: Database) -> None:
+def test_a_transaction_does_not_see_events_that_it_hides(database: Database) -> None:
     opened = database.begin()
     opened.write([["truncate", "a-1", 8]])
     assert stream_versions(opened) == [8, 9]
@@ -263,17 +264,17 @@ def test_a_snapshot_is_usable_while_the_events_after_it_exist(database: Database
     database.execute(["truncate", "a-1", 6])
     assert now(database).load("a-1", "", 0).snapshot is None
     assert database.engine.reader(before).load("a-1", "", 0).snapshot == (4, b"four")
-    # Saved late by somebody who does not know.
+    # A client saves the snapshot after the truncation, without knowing of it.
     database.execute(["save_snapshot", "a-1", "", 0, 4, b"four"])
     assert now(database).load("a-1", "", 0).snapshot is None
     assert database.engine.read_snapshots(None, 10) == ([], None)
 
 
-def test_a_truncated_stream_differs_from_one_that_was_deleted_and_begun_again(
+def test_a_reader_can_tell_a_truncated_stream_from_a_deleted_one_that_began_again(
     database: Database,
 ) -> None:
-    # Both have events from some version on, and nothing before: whoever makes a state of them
-    # must know whether anything is missing.
+    # Both have no events below some version. A client that builds a state from the events must
+    # know whether earlier events are missing.
     def begins(at: int | None = None) -> list[int]:
         reader = database.engine.reader(at)
         listed = [e.begins for e in reader.list_streams("a-1", None, 1).streams]
@@ -303,7 +304,7 @@ def test_a_truncated_stream_differs_from_one_that_was_deleted_and_begun_again(
 
 
 def contents(reader: Reader, stream: str = "a-1") -> list[bytes | None]:
-    """The data of a stream's events, the same in every way of reading them."""
+    """The data of a stream's events. All kinds of reads must agree on it."""
     decoded = [decode_event(e) for e in reader.read_stream(stream, 0, 1000, False).events]
     for wanted in filters(stream):
         found = [decode_event(e) for e in all_events(reader, 0, wanted)]
@@ -364,7 +365,7 @@ def test_events_are_erased_by_given_ids() -> None:
     database.execute(given("a-1", 1, 2, 3))
     database.execute(["erase_ids", "a-1", [bytes([2] * 16)]])
     assert contents(now(database)) == [D, None, D]
-    # It exists nevertheless: the append is done already.
+    # The erased event still exists, so the repeated append has no effect.
     database.execute(given("a-1", 1, 2, 3))
     assert now(database).read_stream("a-1", 0, 10, False).version == 3
 
@@ -399,8 +400,8 @@ def test_snapshots_with_erased_data_are_hidden_in_the_past_too(
 
 
 def test_own_appends_do_not_restore_a_snapshot_with_erased_data() -> None:
-    # The versions that may be read end below the erased event. A transaction added its own events
-    # to that end, and so came to a snapshot above it.
+    # Only snapshots below the erased event may be used. The bound was computed from a version that
+    # included the transaction's own events, so a snapshot above the erased event was found.
     database = Database()
     database.execute(append("a-1", 5))
     database.execute(["save_snapshot", "a-1", "", 0, 2, b"two"])
@@ -412,8 +413,8 @@ def test_own_appends_do_not_restore_a_snapshot_with_erased_data() -> None:
 
 
 def test_a_snapshot_cannot_restore_data_that_was_erased_after_its_transaction_read_it() -> None:
-    # At the isolation "snapshot" reads are not checked. What had been read before was erased, and
-    # then saved as a state, where no erasure would find it again.
+    # At the isolation level "snapshot", reads are not checked. A transaction read data that was
+    # then erased, and saved it in a snapshot, where no later erasure removed it.
     database = Database()
     database.execute(append("a-1", 5))
     for version, conflicts in ((5, True), (2, False)):

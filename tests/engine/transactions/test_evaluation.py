@@ -1,4 +1,4 @@
-"""Evaluation: expectations, versions and ids of events, range deletes, snapshots."""
+"""Evaluation at commit: expected versions, event ids, range deletes, snapshots."""
 
 from dataclasses import replace
 from typing import Any
@@ -38,7 +38,7 @@ def identity(place: int) -> bytes:
     return bytes(15) + bytes([place])
 
 
-# Expectations.
+# Expected versions.
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_an_append_succeeds_exactly_if_its_expectation_holds(
     assert len(events(database, "a")) == version + holds
 
 
-def test_all_failed_expectations_are_reported_with_the_transactions_that_won() -> None:
+def test_every_wrong_version_is_reported_with_the_transaction_that_caused_it() -> None:
     database = Database()
     winner = database.new_id()
     database.execute(append("a", ANY, "One"), append("b", ANY, "One"), transaction=winner)
@@ -94,7 +94,7 @@ def test_all_failed_expectations_are_reported_with_the_transactions_that_won() -
     assert events(database, "c") == []
 
 
-def test_two_appends_to_one_stream_are_one_after_the_other() -> None:
+def test_two_appends_to_one_stream_get_consecutive_versions() -> None:
     database = Database()
     answer = database.execute(
         append("a", 0, "One", "Two"), append("b", 0, "B"), append("a", 2, "3")
@@ -134,8 +134,8 @@ def test_wrong_version_is_not_retryable_if_one_of_several_was_wrong_from_the_sta
 
 
 def test_wrong_version_is_retryable_when_two_appends_to_one_stream_lost_the_race() -> None:
-    # The second expects what the first would have made of the stream. It was compared with a
-    # stream in which the first, having failed, was not there, and so seemed wrong from the start.
+    # The second append expects the version that the first would have produced. It was compared
+    # with a stream without the first append, which had failed, so the error was not retryable.
     database = Database()
     running = database.begin()
     database.execute(append("a", 0, "Theirs", "Theirs"))
@@ -145,7 +145,7 @@ def test_wrong_version_is_retryable_when_two_appends_to_one_stream_lost_the_race
     assert failure.value.retryable
 
 
-def test_a_stream_that_exists_can_never_be_a_lost_race() -> None:
+def test_wrong_version_is_not_retryable_if_the_stream_had_to_exist() -> None:
     database = Database()
     running = database.begin()
     with pytest.raises(WrongVersion) as failure:
@@ -153,7 +153,7 @@ def test_a_stream_that_exists_can_never_be_a_lost_race() -> None:
     assert not failure.value.retryable
 
 
-def test_a_conflict_is_reported_with_the_failed_expectations() -> None:
+def test_a_conflict_is_reported_together_with_wrong_versions() -> None:
     database = Database()
     running = database.begin()
     running.get(b"k")
@@ -170,7 +170,7 @@ def test_a_conflict_is_reported_with_the_failed_expectations() -> None:
 # Events and their ids.
 
 
-def test_an_event_has_its_given_members_and_those_that_the_commit_adds() -> None:
+def test_a_stored_event_has_the_given_members_and_those_of_its_commit() -> None:
     database = Database()
     database.execute(["put", b"k", b"v"])
     database.now += 5
@@ -201,7 +201,7 @@ LAYERS = ["active", "frozen", "files", "restarted", "restarted from files"]
 
 
 def moved_to(database: Database, layer: str) -> Database:
-    """The database with everything so far in this layer."""
+    """The database, after moving all its content to this layer."""
     match layer:
         case "frozen":
             assert database.engine.begin_checkpoint() is not None
@@ -216,22 +216,22 @@ def moved_to(database: Database, layer: str) -> Database:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_events_that_all_exist_in_sequence_count_as_done(layer: str) -> None:
+def test_an_append_of_events_that_all_exist_succeeds_without_effect(layer: str) -> None:
     database = Database()
     first = [event("One", identity(1), b"1"), event("Two", identity(2), b"2")]
     database.execute(append("a", ANY, "Before"))
     answer = database.execute(["append", "a", 1, first], ["put", b"k", b"v"])
     database.execute(append("a", ANY, "After"))
     database = moved_to(database, layer)
-    # Whatever it expects.
+    # The expected version does not matter.
     for expect in (1, 0, ANY, 99):
         assert database.execute(["append", "a", expect, first]) == answer
-    # A part of what one append brought is there in a row, too.
+    # The same holds for an append of only some of these events.
     assert database.execute(["append", "a", ANY, first[1:]]) == answer
-    # Each of these transactions has a commit of its own, so that its status is known.
+    # Each of these transactions has its own commit, so its status can be asked later.
     assert database.engine.published == 8
     assert len(events(database, "a")) == 4
-    # Elsewhere the ids are free.
+    # In another stream, these ids are unused.
     database.execute(["append", "b", 0, first])
     assert len(events(database, "b")) == 2
 
@@ -306,15 +306,15 @@ def test_an_id_in_two_appends_of_a_transaction_is_refused() -> None:
     assert database.execute(write, ["append", "b", ANY, [event("One", identity(1))]])[0] == 1
 
 
-def test_a_repeated_append_beside_new_writes_answers_for_the_new_ones() -> None:
+def test_the_answer_to_new_writes_beside_a_repeated_append_is_of_the_new_commit() -> None:
     database = Database()
-    done = ["append", "a", 0, [event("One", identity(1))]]
-    database.execute(done)
+    repeated = ["append", "a", 0, [event("One", identity(1))]]
+    database.execute(repeated)
     transaction = database.new_id()
-    answer = database.execute(done, append("b", 0, "New"), transaction=transaction)
+    answer = database.execute(repeated, append("b", 0, "New"), transaction=transaction)
     assert answer == [2, database.now, 2, 2, {"b": 1}]
-    # The answer when it is sent again is made from the log, and must be the same.
-    assert database.execute(done, append("b", 0, "New"), transaction=transaction) == answer
+    # If the request is sent again, the answer is derived from the log. It must be the same.
+    assert database.execute(repeated, append("b", 0, "New"), transaction=transaction) == answer
     assert len(events(database, "a")) == 1
 
 
@@ -348,7 +348,7 @@ def test_atomics_and_range_deletes_see_everything_sequenced_before_them() -> Non
     assert reader.scan(b"", b"d", 10, False).items == []
 
 
-def test_an_add_that_fails_at_commit_leaves_nothing_behind() -> None:
+def test_a_transaction_whose_add_fails_at_commit_writes_nothing() -> None:
     database = Database()
     running = database.begin()
     running.write([["put", b"other", b"1"], ["add", b"n", 1], append("a", ANY, "Gone")])
@@ -375,7 +375,7 @@ def test_an_add_that_fails_at_commit_leaves_nothing_behind() -> None:
     ],
 )
 def test_a_write_that_changes_nothing_has_a_commit_of_its_own(layer: str, write: list[Any]) -> None:
-    """It was acknowledged with a commit of others, and then its status was "open"."""
+    """The answer named an earlier commit, and the status of the transaction stayed "open"."""
     database = Database()
     first = database.execute(["append", "a", ANY, [event("One", identity(1))]])
     if write[0] == "erase":
@@ -386,7 +386,7 @@ def test_a_write_that_changes_nothing_has_a_commit_of_its_own(layer: str, write:
     status = database.engine.status(transaction, resolve=True)
     assert status.state == "committed"
     assert status.ticket.payload[0] == database.engine.published
-    # Sent again, it answers as the first time.
+    # A repeated request gets the first answer.
     assert database.execute(write, transaction=transaction) == answer
     assert answer == (first if write[0] == "append" else status.ticket.payload)
 
@@ -411,8 +411,8 @@ def test_a_range_delete_counts_each_key_towards_the_writes_of_a_transaction() ->
 
 
 def test_a_range_delete_counts_the_bytes_of_each_key_too() -> None:
-    # A hundred thousand keys of the largest size are 800 MiB, which were gathered and encoded
-    # before they were refused.
+    # Only the number of keys was bounded. A range of 100,000 keys of the largest size (800 MiB)
+    # was collected and encoded before it was refused.
     database = Database()
     keys = limits.TRANSACTION_SIZE_MAX // limits.KEY_SIZE_MAX
     for part in range(2):
@@ -430,7 +430,7 @@ def test_a_range_delete_counts_the_bytes_of_each_key_too() -> None:
 
 
 def stored_snapshots(database: Database, at_commit: int | None = None) -> list[int]:
-    """Versions of which there is a snapshot of stream a, name "", schema 0."""
+    """The versions of the snapshots of stream "a" with name "" and schema 0, newest first."""
     reader = database.engine.reader(at_commit)
     found = []
     version = reader.load("a", "", 0).version
@@ -448,7 +448,7 @@ def save(version: int, *, schema: int = 0, name: str = "") -> list[Any]:
 
 
 @pytest.mark.parametrize("kept", [1, 2, 3])
-def test_a_bounded_number_of_snapshots_is_kept_and_the_past_keeps_its_own(kept: int) -> None:
+def test_only_the_newest_snapshots_are_kept_and_past_commits_keep_theirs(kept: int) -> None:
     database = Database(replace(SETTINGS, snapshots_kept=kept))
     database.execute(append("a", 0, *["T"] * 6))
     database.execute(save(1, schema=9), save(1, name="other"))
@@ -462,7 +462,7 @@ def test_a_bounded_number_of_snapshots_is_kept_and_the_past_keeps_its_own(kept: 
     assert database.engine.reader().load("a", "other", 0).snapshot == (1, b"state")
 
 
-def test_a_snapshot_of_the_same_version_replaces_the_other() -> None:
+def test_a_new_snapshot_of_a_version_replaces_the_old_one() -> None:
     database = Database()
     database.execute(append("a", 0, "T"), save(1))
     database.execute(["save_snapshot", "a", "", 0, 1, b"better"])
@@ -480,7 +480,7 @@ def test_a_snapshot_beyond_the_streams_version_is_refused() -> None:
     assert database.execute(append("a", 1, "T"), save(2))[0] == 2
 
 
-def test_a_reader_of_the_past_gets_a_snapshot_that_is_not_newer_than_its_stream() -> None:
+def test_a_read_of_a_past_commit_finds_no_later_snapshot() -> None:
     database = Database()
     database.execute(append("a", 0, "One"), save(1))
     database.execute(append("a", 1, "Two"), save(2))

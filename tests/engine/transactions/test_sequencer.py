@@ -29,7 +29,7 @@ def append(stream: str, *names: str, identity: bytes | None = None) -> list[Any]
     return ["append", stream, -1, [[identity, name, b"", b""] for name in names]]
 
 
-def test_commits_are_dense_and_positions_too() -> None:
+def test_commit_numbers_and_positions_have_no_gaps() -> None:
     database = Database()
     answers = [
         database.execute(["put", b"k", b"1"]),
@@ -85,7 +85,7 @@ def test_commits_sequenced_while_a_group_is_written_go_into_the_next() -> None:
     assert engine.durable_sequence == third.sequence
 
 
-def test_a_transaction_conflicts_with_one_that_is_sequenced_and_not_durable() -> None:
+def test_a_transaction_conflicts_with_a_commit_that_is_not_durable_yet() -> None:
     database = Database()
     reader, writer = database.begin(), database.begin()
     reader.get(b"k")
@@ -94,7 +94,7 @@ def test_a_transaction_conflicts_with_one_that_is_sequenced_and_not_durable() ->
     second = database.engine.commit(reader.id, OWNER, [["put", b"other", b"1"]])
     assert isinstance(second.error, Conflict)
     assert second.error.conflicts[0]["transaction"] == writer.id
-    # A crash could still undo the winner, so the loser is answered when that is durable.
+    # A crash could still undo the first commit, so the conflict is reported when it is durable.
     assert second.sequence == first.sequence > database.engine.durable_sequence
 
 
@@ -113,7 +113,7 @@ def test_a_transaction_conflicts_with_one_that_is_sequenced_and_not_durable() ->
 def test_an_error_waits_until_the_commits_it_depends_on_are_durable(
     before: list[Any], after: list[Any], error: type[Exception]
 ) -> None:
-    # If answered immediately, a client could act on a value that a crash then undid.
+    # With an immediate answer, a client could act on a value that a crash then undoes.
     database = Database()
     first = sequenced(database, before)
     second = sequenced(database, after)
@@ -125,7 +125,7 @@ def test_an_error_waits_until_the_commits_it_depends_on_are_durable(
     assert third.sequence == first.sequence
 
 
-def test_a_read_only_answer_waits_only_for_what_it_has_read() -> None:
+def test_a_read_only_answer_waits_only_for_commits_that_it_read() -> None:
     database = Database()
     assert sequenced(database).sequence == 0
     ticket = sequenced(database, ["put", b"k", b"v"])
@@ -176,7 +176,7 @@ def test_the_same_transaction_gets_the_same_answer_on_any_connection_at_any_time
     assert database.engine.reader().get(b"k") == b"v"
 
 
-def told(answer: tuple[Ticket, list[Any]]) -> object:
+def parts_of(answer: tuple[Ticket, list[Any]]) -> object:
     ticket, results = answer
     return ticket.sequence, ticket.payload, ticket.error, results
 
@@ -198,10 +198,10 @@ def test_a_repeated_execute_answers_with_its_first_reads() -> None:
     transaction = database.new_id()
     first = send(transaction)
     assert first[1] == [b"\x05", b"not durable yet"]
-    # All of it is still waiting for a sync, also the commit that it read.
-    assert told(send(transaction)) == told(first)
+    # Both the commit and the one that it read still wait for a sync.
+    assert parts_of(send(transaction)) == parts_of(first)
     database.sync()
-    assert told(send(transaction)) == told(first)
+    assert parts_of(send(transaction)) == parts_of(first)
     database.execute(["put", b"n", b"\x63"])
     database.checkpoint()
     database = database.crash()
@@ -210,9 +210,9 @@ def test_a_repeated_execute_answers_with_its_first_reads() -> None:
     assert database.engine.reader().get(b"n") == b"\x63"
 
 
-def test_a_repeated_execute_says_that_it_was_committed_even_if_its_reads_are_gone() -> None:
-    # Found by simulation (seed 33 of the first hundred): the answer was lost, the client sent it
-    # again, got a bare HistoryGone, and took a commit that had happened for a refusal.
+def test_a_repeated_execute_reports_its_commit_even_if_its_reads_are_before_the_window() -> None:
+    # A client that lost the answer sent the request again. It got HistoryGone without the commit,
+    # and concluded that nothing was committed.
     database = Database(replace(SETTINGS, history_window_us=0))
 
     def send(transaction: bytes) -> tuple[Ticket, list[Any]]:
@@ -234,7 +234,7 @@ def test_a_repeated_execute_says_that_it_was_committed_even_if_its_reads_are_gon
     assert caught.value.details["commit"] == first.payload[0]
 
 
-def test_a_fence_is_a_record_and_its_answer_waits() -> None:
+def test_the_answer_to_a_fence_waits_until_the_fence_is_durable() -> None:
     database = Database()
     transaction = database.new_id()
     status = database.engine.status(transaction, resolve=True)
@@ -248,12 +248,12 @@ def test_a_fence_is_a_record_and_its_answer_waits() -> None:
     assert database.engine.reader().get(b"k") is None
 
 
-def test_the_clock_may_be_set_back_but_times_of_commits_never_are() -> None:
+def test_commit_times_never_decrease_even_if_the_clock_is_set_back() -> None:
     database = Database()
     database.execute(["put", b"k", b"1"])
     database.now -= 1_000_000
     assert database.execute(append("a", "One"))[1] == START_US
-    # Nor by a restart: the newest commit is known from the log alone, not from the files.
+    # The same after a restart. Here the newest commit is only in the log, not in the files.
     database = database.crash()
     assert database.now < START_US
     assert database.execute(["put", b"k", b"2"])[1] == START_US
@@ -262,13 +262,13 @@ def test_the_clock_may_be_set_back_but_times_of_commits_never_are() -> None:
     assert database.execute(["put", b"k", b"3"])[1] == START_US
     database.now = START_US + 5
     assert database.execute(["put", b"k", b"4"])[1] == START_US + 5
-    assert [database.engine.commit_at(START_US + late) for late in (-1, 0, 4, 5)] == [0, 4, 4, 5]
+    assert [database.engine.commit_at(START_US + us) for us in (-1, 0, 4, 5)] == [0, 4, 4, 5]
 
 
-def test_a_forgotten_commit_does_not_stop_others() -> None:
-    # The ids of events are remembered for good, the record of the commit is not. An append that
-    # was sent again after a week, and an expectation that failed on a stream that had been quiet
-    # for as long, were answered with "history_gone".
+def test_appends_are_answered_correctly_after_the_commit_of_their_stream_is_forgotten() -> None:
+    # Event ids are kept forever, but commit records are not. An append that was repeated after
+    # the retention was answered with "history_gone". So was a wrong expected version, if the
+    # stream's last commit was forgotten.
     database = Database(replace(SETTINGS, history_window_us=0, transaction_retention_us=10_000))
     database.engine._state.files.commit_log._records = 2
     event = append("a", "One", "Two", identity=None)
@@ -288,8 +288,9 @@ def test_a_forgotten_commit_does_not_stop_others() -> None:
     ]
 
 
-def test_a_commit_whose_events_were_all_there_is_answered_alike_when_it_is_sent_again() -> None:
-    # An execute was, and a commit was told its own number instead of that of the events.
+def test_a_repeated_commit_without_new_events_gets_its_first_answer_again() -> None:
+    # This held for execute. A repeated commit was answered with its own number, not with that of
+    # the commit that had appended the events.
     database = Database()
     event = append("a", "One", identity=bytes(range(16)))
     first = database.execute(event)
@@ -298,7 +299,7 @@ def test_a_commit_whose_events_were_all_there_is_answered_alike_when_it_is_sent_
     for layer in ("memtable", "files"):
         assert database.commit(transaction, event) == first, layer
         database.checkpoint()
-    # Nor has a commit all of them if some came before it.
+    # The transaction may also have writes from before the commit request.
     other = database.begin()
     database.engine.write(other.id, OWNER, [["put", b"k", b"v"]])
     first = database.commit(other, event)
@@ -306,15 +307,13 @@ def test_a_commit_whose_events_were_all_there_is_answered_alike_when_it_is_sent_
     for layer in ("memtable", "files"):
         assert database.commit(other, event) == first, layer
         database.checkpoint()
-    # A status has no writes to go by, so it tells of the transaction's own commit.
+    # A status request contains no writes, so it gets the transaction's own commit.
     status = database.engine.status(transaction.id, resolve=False)
     assert status.ticket.payload == [2, START_US, None, None, {}]
 
 
-def test_an_answer_is_of_the_commit_that_has_the_writes_also_if_the_events_were_there_before() -> (
-    None
-):
-    # A put beside such an append was told the number of a commit that does not have it.
+def test_an_answer_names_the_commit_with_the_writes_even_if_the_events_existed() -> None:
+    # A put beside a repeated append was answered with the number of a commit without the put.
     database = Database()
     event = append("a", "One", identity=bytes(range(16)))
     database.execute(event)
@@ -323,18 +322,18 @@ def test_an_answer_is_of_the_commit_that_has_the_writes_also_if_the_events_were_
     assert database.engine.reader(first[0]).get(b"k") == b"v"
     assert database.execute(event, ["put", b"k", b"v"], transaction=identity) == first
     assert database.engine.status(identity, resolve=False).ticket.payload == first
-    # A range may be empty when the request is sent again.
+    # When the request is repeated, the range is already empty.
     identity = database.new_id()
     writes = event, ["delete_range", b"k", b"l"]
     first = database.execute(*writes, transaction=identity)
     assert database.execute(*writes, transaction=identity) == first
 
 
-def test_a_commit_that_could_not_be_done_again_is_still_answered_as_committed() -> None:
+def test_a_repeated_commit_is_answered_even_if_its_writes_would_now_fail() -> None:
     database = Database()
     identity, event_id = database.new_id(), bytes(range(16))
     database.execute(append("a", "One", identity=event_id))
-    # All of its events are there already, so this commit has none of its own.
+    # All its events exist already, so this commit appends none.
     database.execute(append("a", "One", identity=event_id), transaction=identity)
     commit = database.engine.published
     database.execute(["delete_stream", "a"])

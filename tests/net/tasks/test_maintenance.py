@@ -26,13 +26,13 @@ def test_an_ignored_wall_clock_is_reported_once_with_the_remedy(
     service: Any = SimpleNamespace(engine=engine, group_commit=None)
     run_blocking: Any = None
     maintenance = Maintenance(service, run_blocking, interval_ms=1000, on_tick=lambda: None)
-    with capture_logs() as told:
+    with capture_logs() as logged:
         for offset in (0, offset_us, offset_us, 0, 0):
             engine.clock_offset_us = offset
             maintenance._look_at_clock()
-    assert [each["event"] for each in told] == [
+    assert [each["event"] for each in logged] == [
         "the wall clock jumped and is ignored; time follows the monotonic clock",
         "the wall clock is used again",
     ]
-    assert told[0]["way_out"].startswith("set the clock; if it is right now, ")
-    assert told[0]["way_out"].endswith(way_out)
+    assert logged[0]["way_out"].startswith("set the clock; if it is right now, ")
+    assert logged[0]["way_out"].endswith(way_out)
