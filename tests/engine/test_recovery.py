@@ -166,6 +166,26 @@ def test_a_checkpoint_during_replay_keeps_the_rest_of_its_group() -> None:
         database = database.crash()
 
 
+def test_a_replay_does_not_trim_entries_that_it_has_not_applied_yet() -> None:
+    # Old ticks filled the memtable, although it had no commits. The checkpoint had nothing to
+    # write, and trimmed the whole log, with later commits that were acknowledged.
+    database = Database()
+    database.execute(["put", b"k", b"v"])
+    for _ in range(5):
+        database.execute(["put", b"k", b"v"])
+        database.wait(SECOND_US)
+    database.checkpoint()
+    values = {b"k%d" % place: bytes(SEGMENT_SIZE // 2) for place in range(4)}
+    for key, value in values.items():
+        database.execute(["put", key, value])
+    database = opened(database, settings=replace(SETTINGS, memtable_size_max=100))
+    assert database.engine.published == 10
+    for _ in range(2):
+        keys = database.engine.reader().scan(b"", None, 10, False).items[::2]
+        assert keys == [b"k", *values]
+        database = database.crash()
+
+
 def test_a_transaction_larger_than_an_entry_is_restored_whole_or_not_at_all() -> None:
     database = Database()
     database.execute(["put", b"before", b""])

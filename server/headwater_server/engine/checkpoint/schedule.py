@@ -328,9 +328,10 @@ class CheckpointSchedule:
         # after this, so what they say must be in the files, or a restart would go back in time.
         ticked = active.time != self._state.files.time
         if not (tidy or active.commits or active.aborted or ticked):
-            # The files have everything that the log has.
+            # The files have everything that was applied. During a replay, the log has more.
             self._note_needless(self._sequencer.durable_sequence)
-            self._trim_below = int(self._log.last_index) + 1
+            if self._sequencer.started:
+                self._trim_below = int(self._log.last_index) + 1
             return None
         fill = self.fill
         self._current = Checkpoint(

@@ -100,6 +100,7 @@ class Sequencer:
         sequence: the number of the newest record; commits, fences and ticks are counted.
         commits_and_fences: the same without the ticks.
         durable_sequence: the number of the newest durable record.
+        started: the log is replayed, and records may be written.
         published, published_position: the newest commit and event that readers may see.
         published_time: the log's time as of the newest published record.
         forgotten_ids_end: time-based ids below these bytes may be forgotten.
@@ -109,6 +110,7 @@ class Sequencer:
         self._state = state
         self._log = log
         self._log_index = WalIndex(0)
+        self.started = False
         self._settings = settings
         self._pending: list[bytes] = []
         self._log_ends: deque[tuple[int, int]] = deque()
@@ -134,6 +136,7 @@ class Sequencer:
             newest=self._state.time.time,
         )
         self._ticked = self.clock.now()
+        self.started = True
 
     # Commit.
 
