@@ -11,7 +11,7 @@ from headwater_server.testing.memory_files import MemoryFileSystem
 from tests.engine.database import Database
 
 SETTINGS = EngineSettings(disk_reserve_size=0, history_window_us=30_000_000)
-"""A window that is shorter than all of the commits take, so that there is garbage."""
+"""The commits take longer than this window, so there is garbage to collect."""
 
 PADDING = b"." * 800
 """Makes events large enough that the write-ahead log is trimmed up to the last of them."""
@@ -59,7 +59,7 @@ def _writes(database: Database, source: random.Random, number: int) -> list[list
 
 
 class Closed:
-    """The files of a database that nobody has open."""
+    """The files of a closed database."""
 
     def __init__(self, database: Database) -> None:
         database.engine.close()
@@ -101,7 +101,7 @@ class Closed:
 
 
 def contents(files: MemoryFileSystem) -> dict[str, bytes]:
-    """Every file but the lock, whose pid is that of whoever looked last."""
+    """The content of all log files. The lock file is left out: each check writes its pid."""
     found = {}
     for part in ("wal", "commits", "events"):
         for name in files.list(f"data/{part}"):

@@ -32,14 +32,14 @@ SEGMENT_SIZE = 64 * 1024
 SETTINGS = EngineSettings(disk_reserve_size=0)
 
 STEP_US_MAX = 365 * 24 * 3600 * 1_000_000
-"""A larger step of `now`, or one back, is the wall clock jumping; another is time that passes."""
+"""A step of `now` up to this counts as time that passes. A larger one, or one back, is a jump."""
 
 
 class Database:
     """An engine over simulated files, driven one step at a time.
 
     Attributes:
-        now: what the wall clock says, in microseconds. Set it to let time pass.
+        now: the wall clock, in microseconds. Set it to let time pass.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class Database:
             source=self.random,
         )
 
-    # Driving it as the server would.
+    # Calls that a server would make.
 
     def new_id(self) -> bytes:
-        """A transaction id that was not used before, in turn made of the time and not."""
+        """An unused transaction id: alternately one with the time and a random one."""
         self._transactions += 1
         if self._transactions % 2:
             return new_transaction_id(self.now, self.random)
@@ -109,7 +109,7 @@ class Database:
             self.engine.publish(group)
 
     def settle(self, ticket: Ticket) -> list[Any]:
-        """Sync, then the answer of the ticket, or its error raised."""
+        """Sync, then return the answer of the ticket or raise its error."""
         self.sync()
         assert self.engine.durable_sequence >= ticket.sequence
         if ticket.error is not None:
@@ -121,7 +121,7 @@ class Database:
         return self.engine.begin(self.new_id(), owner=OWNER, isolation=isolation, **rest)
 
     def commit(self, transaction: Transaction, *writes: list[Any]) -> list[Any]:
-        """Commit with these last writes; the answer, or the error raised."""
+        """Commit with these last writes; return the answer or raise the error."""
         WRITES(list(writes), "test")
         return self.settle(self.engine.commit(transaction.id, OWNER, list(writes)))
 
@@ -132,7 +132,7 @@ class Database:
         conditions: list[list[Any]] | None = None,
         reads: Callable[[Reader], list[Any]] | None = None,
     ) -> list[Any]:
-        """A whole transaction; the answer to its commit, or the error raised."""
+        """Execute a whole transaction; return the answer or raise the error."""
         WRITES(list(writes), "test")
         ticket, _ = self.engine.execute(
             transaction or self.new_id(),
@@ -144,9 +144,9 @@ class Database:
         return self.settle(ticket)
 
     def checkpoint(self, *, tidy: bool = False) -> None:
-        """A whole checkpoint, if there is anything to put into one, or to *tidy*."""
+        """Make a checkpoint if there is anything to write, or garbage to *tidy*."""
         if self.settings.history_window_us < SECOND_US:
-            # The history is as short as the log's clock says, which ticks once a second.
+            # The history window moves with the log's clock, which ticks once a second.
             self.wait(SECOND_US)
         self.sync()
         run_to_end(checkpoint_steps(self.engine, tidy=tidy))
@@ -165,12 +165,12 @@ class Database:
                 run_to_end(checkpoint_steps(self.engine))
             elif rewrite.complete and not self.engine.rewriting.erasing:
                 return
-        raise AssertionError("it comes to no end")
+        raise AssertionError("rewriting does not end")
 
-    # Ending it.
+    # Restarts.
 
     def reopen(self, settings: EngineSettings | None = None) -> "Database":
-        """Close it in order and open it again."""
+        """Close the database cleanly and open it again."""
         self.engine.close()
         return Database(
             settings or self.settings,
@@ -202,7 +202,7 @@ def all_events(
         if not page.more or len(found) == limit:
             return found
         onward = after - page.position if reverse else page.position - after
-        assert onward > 0 or (reverse and after == 0), "a page comes nearer to the end"
+        assert onward > 0 or (reverse and after == 0), "every page advances"
         after = page.position
 
 

@@ -40,7 +40,7 @@ class Thread:
         self.slept += seconds
 
     def work(self, seconds: float) -> float:
-        """Work in small steps; returns for how long it slept meanwhile."""
+        """Work in small steps; return the seconds slept in between."""
         before = self.slept
         for _ in range(round(seconds / (SLICE_S / 8))):
             self.now += SLICE_S / 8
@@ -67,7 +67,8 @@ def test_a_checkpoint_mostly_sleeps_while_nothing_is_committed() -> None:
 @pytest.mark.parametrize("work_s", [WORK_S_GUESSED / 2, WORK_S_GUESSED, 2 * WORK_S_GUESSED])
 @pytest.mark.parametrize("share", [0.25, 0.35, 0.45])
 def test_a_checkpoint_ends_on_schedule_at_any_speed(work_s: float, share: float) -> None:
-    # It slept as if it had a whole memtable's time in any case, and then not at all.
+    # The pacer always planned for the time of a whole memtable. So it slept too long at first, and
+    # later not at all.
     thread = Thread(fill_per_s=FILL_AT_END * share / work_s)
     thread.checkpoint(work_s)
     assert thread.checkpoint(work_s) == pytest.approx(FILL_AT_END, rel=0.05)
@@ -129,8 +130,8 @@ def test_a_checkpoint_yields_the_gil_regularly() -> None:
         written.commit({key: b"value %d" % number}, [(f"stream-{number % 50}", "happened", None)])
     written.begin_checkpoint()
     assert written.state.frozen is not None
-    said: list[str] = []
-    written.store.before_write = lambda: said.append("write")
+    calls: list[str] = []
+    written.store.before_write = lambda: calls.append("write")
     written.stored_state.horizon = 1000
     write_checkpoint(
         written.state.frozen,
@@ -140,11 +141,11 @@ def test_a_checkpoint_yields_the_gil_regularly() -> None:
         garbage_entries_max=1000,
         forget_before=0,
         log_index=0,
-        yield_gil=lambda: said.append("give way"),
+        yield_gil=lambda: calls.append("yield"),
         batch_entries_max=16,
     )
-    # Beside the logs, which come before the first batch, and then between most batches.
-    assert said.index("write") >= 2 * 2000 // 256
-    assert said.count("write") > 100
-    together = [pair for pair in itertools.pairwise(said) if pair == ("write", "write")]
-    assert len(together) < said.count("write") / 10
+    # It yields while it writes the logs, before the first batch, and then between most batches.
+    assert calls.index("write") >= 2 * 2000 // 256
+    assert calls.count("write") > 100
+    together = [pair for pair in itertools.pairwise(calls) if pair == ("write", "write")]
+    assert len(together) < calls.count("write") / 10

@@ -36,7 +36,7 @@ class Delivered:
 
 @dataclass(eq=False)
 class Consumer:
-    """A member: what it was sent, and what it has."""
+    """A member: `got` has all its deliveries, and `has` those that are not settled."""
 
     name: str
     group: str
@@ -92,7 +92,7 @@ class Consuming:
         self.database.now += int(seconds * 1_000_000)
 
     def turn(self) -> list[Delivered]:
-        """Turns and syncs until nothing more happens; what was delivered, in order."""
+        """Run turns and syncs until nothing more happens; return the deliveries in order."""
         delivered: list[Delivered] = []
         quiet = 0
         while quiet < 2:

@@ -24,7 +24,7 @@ def stored_entries(group: Consuming) -> int:
     return len(records.state_keys(state, state.last_commit, number)) - 1
 
 
-# Whom.
+# Which member gets an event.
 
 
 def test_streams_are_shared_by_members_with_credit() -> None:
@@ -219,7 +219,7 @@ def test_a_member_that_leaves_returns_events_in_order_and_uncounted() -> None:
     ]
 
 
-# What is stored.
+# Stored progress.
 
 
 def test_finished_events_leave_only_the_low_watermark() -> None:

@@ -83,7 +83,7 @@ def test_a_page_ends_after_enough_was_examined_and_has_a_cursor() -> None:
     for number in range(50):
         database.execute(*appended(f"s-{number:02}"))
     for _ in range(2):
-        # At commit 1, all but one were yet to come.
+        # At commit 1, only one of the streams existed.
         assert streams(database, limit=3, at=1) == {"z": 1}
         assert len(streams(database, limit=3)) == 51
         database.checkpoint()
