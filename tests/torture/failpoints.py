@@ -20,7 +20,7 @@ from tests.sound_files import check_files
 from tests.test_kill import Ledger, settle_and_check, work
 
 CHECKPOINT_COMMITS: Final = 40
-COMMITS_MAX: Final = 400
+COMMITS_MAX: Final = 1_000
 """Commits after which a round gives up if the failpoint was not reached."""
 
 CLIENTS: Final = 2
@@ -58,15 +58,15 @@ FAILPOINTS: Final = (
     Failpoint("a segment of the log, made and empty", "create", WAL, "after", 1),
     Failpoint("a segment of the log, before it has its name", "rename", WAL, "before", 1),
     Failpoint("a segment of the log, with a name that is not durable", "rename", WAL, "after", 1),
-    Failpoint("a checkpoint, half of the events written", "write", EVENTS, "half", 3),
-    Failpoint("a checkpoint, events and no offsets", "write", OFFSETS, "before", 3),
-    Failpoint("a checkpoint, events not synced", "sync", EVENTS, "before", 3),
-    Failpoint("a checkpoint, events synced", "sync", EVENTS, "after", 3),
-    Failpoint("a checkpoint, half of the commits written", "write", COMMITS, "half", 3),
-    Failpoint("a checkpoint, commits synced", "sync", COMMITS, "after", 3),
-    Failpoint("a checkpoint, before the state is written", "store write", "state", "before", 4),
-    Failpoint("a checkpoint, state written and not flushed", "store flush", "state", "before", 3),
-    Failpoint("a checkpoint, state flushed", "store flush", "state", "after", 3),
+    Failpoint("a checkpoint, half of the events written", "write", EVENTS, "half", 2),
+    Failpoint("a checkpoint, events and no offsets", "write", OFFSETS, "before", 2),
+    Failpoint("a checkpoint, events not synced", "sync", EVENTS, "before", 2),
+    Failpoint("a checkpoint, events synced", "sync", EVENTS, "after", 2),
+    Failpoint("a checkpoint, half of the commits written", "write", COMMITS, "half", 2),
+    Failpoint("a checkpoint, commits synced", "sync", COMMITS, "after", 2),
+    Failpoint("a checkpoint, before the state is written", "store write", "state", "before", 2),
+    Failpoint("a checkpoint, state written and not flushed", "store flush", "state", "before", 2),
+    Failpoint("a checkpoint, state flushed", "store flush", "state", "after", 2),
     Failpoint("a replay, at a read of the log", "read", WAL, "after", 6, in_replay=True),
     Failpoint("a replay, at a write to the log", "write", WAL, "half", 2, in_replay=True),
     Failpoint("a replay, after a sync of the log", "sync", WAL, "after", 2, in_replay=True),
