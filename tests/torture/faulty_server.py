@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Final
+from weakref import WeakSet
 
 os.environ["HEADWATER_PURE"] = "1"
 
@@ -78,10 +79,8 @@ class FaultyFile:
 
     def __init__(self, file: File) -> None:
         self._file = file
-
-    @property
-    def path(self) -> str:
-        return self._file.path
+        # A renamed file counts under its new name: segments begin as "spare-1.tmp".
+        self.path = file.path
 
     def read_at(self, offset: int, size: int) -> bytes:
         with called("read", self.path):
@@ -111,17 +110,26 @@ class FaultyFile:
 class FaultyFileSystem(RealFileSystem):
     """The real file system with the faults of the environment."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._created: WeakSet[FaultyFile] = WeakSet()
+
     def open(self, path: str, *, writable: bool = True) -> File:
         return FaultyFile(super().open(path, writable=writable))
 
     def create(self, path: str) -> File:
         check_room(path, 0)
         with called("create", path):
-            return FaultyFile(super().create(path))
+            file = FaultyFile(super().create(path))
+        self._created.add(file)
+        return file
 
     def rename(self, old: str, new: str) -> None:
         with called("rename", new):
             super().rename(old, new)
+        for file in self._created:
+            if file.path == old:
+                file.path = new
 
     def remove(self, path: str) -> None:
         with called("remove", path):
