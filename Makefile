@@ -10,7 +10,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired journey wheel clean
+.PHONY: help setup demo test quick check format blocking compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired journey fixture wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
