@@ -21,8 +21,8 @@ COMMITS_EACH = 20
 
 
 def some_database(seed: int = 1, *, in_log: int = 5) -> Database:
-    """Keys, streams, snapshots and event ids over several checkpoints, and *in_log* commits
-    more that are in the write-ahead log only."""
+    """Keys, streams, snapshots and event ids over several checkpoints, and *in_log* more
+    commits that are in the write-ahead log only."""
     database = Database(SETTINGS, seed=seed)
     source = random.Random(seed)
     for number in range(CHECKPOINTS * COMMITS_EACH + in_log):

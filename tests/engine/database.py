@@ -144,7 +144,7 @@ class Database:
         return self.settle(ticket)
 
     def checkpoint(self, *, tidy: bool = False) -> None:
-        """Make a checkpoint if there is anything to write, or garbage to *tidy*."""
+        """Make a checkpoint if there is anything to write or, with *tidy*, garbage to collect."""
         if self.settings.history_window_us < SECOND_US:
             # The history window moves with the log's clock, which ticks once a second.
             self.wait(SECOND_US)

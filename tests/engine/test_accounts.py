@@ -35,7 +35,7 @@ def test_a_user_is_created_once_and_changed_only_if_it_exists() -> None:
     with pytest.raises(InvalidArgument, match="no user 'ann'"):
         database.engine.accounts.set("ann", ANN, create=False)
     database.engine.accounts.set("ann", ANN, create=True)
-    # The first is not durable yet, and counts.
+    # The first user counts although it is not durable yet.
     with pytest.raises(InvalidArgument, match="a user 'ann' already"):
         database.engine.accounts.set("ann", BOB, create=True)
     database.sync()
@@ -57,7 +57,7 @@ def test_the_number_of_a_removed_user_is_not_reused() -> None:
     database.settle(database.engine.accounts.set("ann", ANN, create=True))
     numbers = [database.engine.accounts.find(name) for name in ("ann", "bob")]
     assert [account.number for account in numbers if account] == [4, 2]
-    # The commit log still knows who it was.
+    # The commit log still has the name of the removed user.
     assert [commit[3] for commit in database.engine.read_commits(0, 10)] == [
         None,
         "ann",
@@ -66,7 +66,7 @@ def test_the_number_of_a_removed_user_is_not_reused() -> None:
     ]
 
 
-def test_users_are_listed_in_order_and_apart_from_their_numbers() -> None:
+def test_users_are_listed_in_order_without_their_numbers() -> None:
     database = Database()
     for name in ("zoë", "i", "ann", "n"):
         database.settle(database.engine.accounts.set(name, ANN, create=True))
@@ -82,7 +82,7 @@ def test_users_are_not_among_the_keys() -> None:
     assert database.engine.accounts.names() == ["ann"]
 
 
-def test_users_do_not_change_while_it_is_read_only() -> None:
+def test_users_do_not_change_while_the_database_is_read_only() -> None:
     database = Database(replace(SETTINGS, disk_reserve_size=2**50))
     database.engine.prepare_log()
     with pytest.raises(ReadOnly):

@@ -1,4 +1,4 @@
-"""A backup contains exactly the commits up to one, and is complete or absent after any failure."""
+"""A backup has exactly the commits up to one commit. After any failure it is complete or absent."""
 
 import errno
 import random

@@ -67,8 +67,7 @@ def test_an_id_that_is_open_or_has_an_outcome_cannot_be_begun_again() -> None:
     refused()
     database.commit(running, ["put", b"k", b"v"])
     refused()
-    # A fenced id was never used twice, so the error is another one: the client may retry with a
-    # new id.
+    # A fenced id was not used before, so it has another error, which allows a retry with a new id.
     for identity in (database.begin().id, database.new_id()):
         database.engine.status(identity, resolve=True)
         with pytest.raises(TransactionAborted, match="aborted by a status request") as caught:
@@ -80,7 +79,7 @@ def test_an_id_that_is_open_or_has_an_outcome_cannot_be_begun_again() -> None:
     database.engine.begin(running.id, owner=OWNER)
 
 
-def test_an_open_transaction_cannot_be_executed_as_well() -> None:
+def test_the_id_of_an_open_transaction_cannot_be_executed() -> None:
     database = Database()
     running = database.begin()
     with pytest.raises(InvalidArgument, match="is open"):
@@ -358,7 +357,7 @@ def test_the_bytes_of_open_transactions_are_bounded() -> None:
     engine = database.engine
     first, second = database.begin(), database.begin()
     engine.write(first.id, OWNER, [["put", b"k", bytes(60_000)]])
-    # The bytes of a write were counted only at the next request of its transaction. So ten
+    # The bytes of a write used to be counted only at the next request of its transaction. So ten
     # thousand transactions with one write each could hold ten thousand full frames.
     with pytest.raises(TooMany, match="held by open transactions; allowed are 100000"):
         engine.write(second.id, OWNER, [["put", b"k", bytes(60_000)]])
@@ -741,8 +740,8 @@ def test_a_fence_alone_is_enough_for_a_checkpoint() -> None:
 
 
 def test_a_random_id_that_looks_like_an_old_uuid7_is_accepted() -> None:
-    # One random id in ten thousand looks so and was refused as forgotten. A client with random
-    # ids failed in one of ten runs of 1,000 commits.
+    # One random id in ten thousand looks like that, and used to be refused as forgotten. A client
+    # with random ids failed in one of ten runs of 1,000 commits.
     database = Database()
     looks_old = uuid.UUID("00b11bab-4c16-7171-a1bb-4c6e1fd4145b").bytes
     database.execute(["put", b"k", b"v"], transaction=looks_old)

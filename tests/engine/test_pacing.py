@@ -67,8 +67,8 @@ def test_a_checkpoint_mostly_sleeps_while_nothing_is_committed() -> None:
 @pytest.mark.parametrize("work_s", [WORK_S_GUESSED / 2, WORK_S_GUESSED, 2 * WORK_S_GUESSED])
 @pytest.mark.parametrize("share", [0.25, 0.35, 0.45])
 def test_a_checkpoint_ends_on_schedule_at_any_speed(work_s: float, share: float) -> None:
-    # The pacer always planned for the time of a whole memtable. So it slept too long at first, and
-    # later not at all.
+    # The pacer used to plan for the time of a whole memtable in every case. So it slept too long at
+    # first, and later not at all.
     thread = Thread(fill_per_s=FILL_AT_END * share / work_s)
     thread.checkpoint(work_s)
     assert thread.checkpoint(work_s) == pytest.approx(FILL_AT_END, rel=0.05)

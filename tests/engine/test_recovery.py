@@ -286,8 +286,9 @@ def test_trimming_the_log_does_not_lose_the_time_of_the_log() -> None:
     assert database.engine.reader().read_stream("a", 0, 10, False).events == []
 
 
-def test_a_fence_that_was_forgotten_does_not_come_back_over_a_commit() -> None:
-    # Fences were applied again from what is left of the log, also under a commit in the files.
+def test_a_replay_does_not_restore_a_forgotten_fence_of_a_committed_transaction() -> None:
+    # A replay used to apply every fence in the log again, even if the files had a later commit of
+    # the same transaction id.
     database = Database(replace(SETTINGS, transaction_retention_us=60 * SECOND_US))
     transaction = bytes(16)
     database.engine.status(transaction, resolve=True)

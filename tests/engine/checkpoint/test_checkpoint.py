@@ -108,7 +108,7 @@ def test_a_crash_between_any_two_batches_loses_nothing(seed: int) -> None:
             pass
         written = written.crash()
         written.check()
-        # And the same commits, cut into other checkpoints than before.
+        # The commits are replayed, and now written by checkpoints of other lengths.
         written.checkpoint(horizon=written.last_commit - 3)
         written.check()
         base = written
@@ -139,7 +139,7 @@ def test_a_checkpoint_continues_after_a_full_disk() -> None:
     written.crash().check()
 
 
-def test_a_checkpoint_continues_after_the_logs_met_a_full_disk() -> None:
+def test_a_checkpoint_continues_after_the_logs_found_the_disk_full() -> None:
     written = Written(random.Random(4))
     some_commits(written, 10)
     written.checkpoint()
@@ -178,18 +178,18 @@ def test_an_unfinished_checkpoint_marks_its_log_as_durable() -> None:
     assert read_applied(written.store) == written.stored_state.applied._replace(log_index=9)
 
 
-def test_a_version_that_nobody_can_read_is_not_written_at_all() -> None:
+def test_versions_that_nobody_can_read_are_not_written() -> None:
     written = Written(random.Random(5))
     for number in range(1, 10):
         written.commit({b"\x01k": b"%d" % number})
     written.views = [3]
     result = written.checkpoint(horizon=7)
-    # 3 for the view; 7 and 8 for the window; 9 is the newest.
+    # The view needs 3, the window needs 7 and 8, and 9 is the newest.
     assert result.versions == 3
     written.check()
 
 
-def test_a_key_made_and_deleted_before_the_horizon_leaves_nothing() -> None:
+def test_a_key_created_and_deleted_before_the_horizon_leaves_no_entries() -> None:
     written = Written(random.Random(6))
     written.commit({b"\x01k": b"x"})
     written.commit({b"\x01k": None})
@@ -209,7 +209,7 @@ def test_streams_grow_over_many_checkpoints_by_one_event_each() -> None:
     written.check_streams(written.last_commit)
     written.check_streams(50)
     postings = [key for key, _ in written.entries(Family.INDEX) if key[:1] == b"S"]
-    assert len(postings) == 3, "the head keeps the newest, and a posting is made of 33"
+    assert len(postings) == 3, "33 events make a posting, and the head keeps the newest ones"
 
 
 def test_a_long_stream_is_cut_into_postings() -> None:
@@ -367,11 +367,11 @@ def test_a_key_is_looked_up_once_however_many_checkpoints_write_it() -> None:
     asked: list[bytes] = []
     get_many = written.store.get_many
 
-    def listening(family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+    def get_many_and_record(family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
         asked.extend(keys if family is Family.LATEST else ())
         return get_many(family, keys)
 
-    written.store.get_many = listening  # type: ignore[method-assign]
+    written.store.get_many = get_many_and_record  # type: ignore[method-assign]
     for value in (b"1", b"2", b"3"):
         written.commit(dict.fromkeys(keys, value))
         written.checkpoint()
@@ -386,7 +386,7 @@ def test_a_key_is_looked_up_once_however_many_checkpoints_write_it() -> None:
     written.check()
 
 
-def test_what_a_failed_checkpoint_wrote_is_looked_up_again() -> None:
+def test_keys_that_a_failed_checkpoint_wrote_are_looked_up_again() -> None:
     written = Written(random.Random(12))
     keys = [b"\x01%02d" % number for number in range(30)]
     written.commit(dict.fromkeys(keys, b"1"))

@@ -23,7 +23,7 @@ def test_a_version_is_needed_from_its_commit_until_the_next() -> None:
     assert keeper(2, 9, [1, 3, 5]) == 3
 
 
-def test_one_old_reader_costs_one_version_a_key() -> None:
+def test_one_old_reader_keeps_one_version_of_each_key() -> None:
     written = Written(random.Random(1), batch_entries_max=64)
     keys = [b"\x01%d" % number for number in range(20)]
     written.commit(dict.fromkeys(keys, b"old"))
@@ -43,7 +43,7 @@ def test_one_old_reader_costs_one_version_a_key() -> None:
     assert written.retained() == 0
 
 
-def test_a_run_does_not_reexamine_what_a_reader_keeps() -> None:
+def test_a_run_does_not_examine_again_the_versions_that_a_reader_keeps() -> None:
     written = Written(random.Random(2), batch_entries_max=64)
     keys = [b"\x01%d" % number for number in range(50)]
     written.commit(dict.fromkeys(keys, b"old"))
@@ -59,7 +59,7 @@ def test_a_run_does_not_reexamine_what_a_reader_keeps() -> None:
     assert written.checkpoint(horizon=3).garbage.examined == 50
 
 
-def test_a_run_examines_a_bounded_number_and_the_next_continues() -> None:
+def test_a_run_examines_a_bounded_number_of_versions_and_the_next_run_continues() -> None:
     written = Written(random.Random(3), batch_entries_max=4)
     keys = [b"\x01%02d" % number for number in range(25)]
     for value in (b"1", b"2", None):
@@ -96,7 +96,7 @@ def test_a_deletion_stays_while_a_reader_can_see_what_was_deleted() -> None:
 
 
 class GarbageMachine(RuleBasedStateMachine):
-    """Random commits, read views, checkpoints and power losses against dicts."""
+    """Random commits, read views, checkpoints and power losses, compared with dicts."""
 
     written: Written
 
@@ -133,7 +133,7 @@ class GarbageMachine(RuleBasedStateMachine):
         self.written.checkpoint(horizon=horizon, garbage_entries_max=entries_max)
 
     @rule(window=st.integers(0, 8), writes=st.integers(1, 30))
-    def checkpoint_that_the_power_ends(self, window: int, writes: int) -> None:
+    def checkpoint_ended_by_a_power_loss(self, window: int, writes: int) -> None:
         left = writes
 
         def count_down() -> None:

@@ -37,7 +37,7 @@ def due_after_quiet(database: Database) -> bool:
 
 
 def test_a_checkpoint_marks_the_log_as_durable_with_the_commits_in_progress() -> None:
-    """A checkpoint recorded the log's end when it began, before its last commits were durable.
+    """A checkpoint used to record the log's end at its begin, before its last commits were durable.
 
     A log that lost exactly those commits then passed as sound.
     """
@@ -74,7 +74,7 @@ def test_the_last_writes_reach_the_files_in_quiet_times() -> None:
 def test_writers_wait_once_both_memtables_together_hold_three_times_the_bound(
     frozen: int, allowed: int
 ) -> None:
-    """Writers waited in nearly every checkpoint, as soon as the active memtable was full."""
+    """Writers used to wait in nearly every checkpoint, as soon as the active memtable was full."""
     database = Database(replace(SETTINGS, memtable_commits_max=10))
     for _ in range(frozen):
         put(database, b"v")
@@ -113,7 +113,7 @@ def test_checkpoints_in_quiet_times_are_an_interval_apart() -> None:
 
 
 def test_garbage_is_collected_without_further_writes() -> None:
-    """Old versions stayed until the next commit, which may never come."""
+    """Old versions used to stay until the next commit, which may never come."""
     database = Database(SETTINGS)
     for value in (b"1", b"2", b"3"):
         put(database, value)

@@ -1,8 +1,8 @@
 """Random histories of a consumer group against a model of a few lines, with crashes in between.
 
-The model knows what was appended, what is done, and what is parked. It says of every delivery
-whether it was right: not done, not parked, not out already, and none before it in its stream left
-undone.
+The model knows which events were appended, which are done, and which are parked. A delivery is
+right if its event is not done, not parked and not delivered already, and if all earlier events of
+its stream are finished.
 """
 
 import random

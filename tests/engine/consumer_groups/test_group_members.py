@@ -59,7 +59,7 @@ def test_a_member_without_credit_is_skipped() -> None:
     assert (len(full.has), len(free.has)) == (0, 5)
 
 
-def test_a_new_member_takes_over_what_a_stuck_one_cannot() -> None:
+def test_a_new_member_gets_the_events_that_a_stuck_member_cannot_take() -> None:
     group = consuming()
     stuck = group.join(credit=1)
     for n in range(4):
@@ -78,7 +78,7 @@ def test_a_new_member_takes_over_what_a_stuck_one_cannot() -> None:
 # Leases.
 
 
-def test_a_lease_counts_from_its_delivery_and_ends_after_its_time() -> None:
+def test_a_lease_begins_with_its_delivery_and_ends_after_its_time() -> None:
     group = consuming(lease_ms=5000)
     group.append("a-1", b"")
     member = group.join()
@@ -126,7 +126,7 @@ def test_events_of_a_dead_member_are_retried_alone() -> None:
     assert [one.stream for one in other.has] == ["new-1"]
 
 
-def test_an_event_that_kills_its_consumers_is_parked_and_its_neighbours_are_not() -> None:
+def test_an_event_that_kills_its_consumers_is_parked_and_other_events_are_not() -> None:
     group = consuming(attempts_max=4)
     for n in range(8):
         group.append(f"s-{n}", b"poison" if n == 3 else b"fine")
@@ -286,7 +286,7 @@ def test_a_position_is_always_one_that_was_read() -> None:
 def test_the_position_stays_below_unfinished_events_of_a_stream(
     leaves: bool,
 ) -> None:
-    # The group reported a lag of 0 as soon as a stream had one acknowledgement.
+    # The group used to report a lag of 0 as soon as a stream had one acknowledgement.
     group = consuming()
     member = group.join(credit=1)
     group.append("a-1", *[b""] * 10)
@@ -334,7 +334,7 @@ def test_failed_events_wait_while_the_disk_is_full_and_none_is_lost() -> None:
     assert group.turn() == []
     assert member.lost == [one.token]
     assert group.parked() == []
-    assert group.groups.next_time(group.now) > group.now, "it does not try all the time"
+    assert group.groups.next_time(group.now) > group.now, "it waits before it tries again"
     group.database.engine.read_only_reason = None
     group.pass_time(2)
     assert group.turn() == []

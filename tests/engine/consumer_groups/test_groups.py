@@ -377,7 +377,7 @@ def test_a_replayed_event_that_fails_again_is_parked_again_and_holds_again() -> 
 
 
 def test_a_replayed_event_that_is_parked_again_is_not_retried() -> None:
-    # EventStore 3696: parking what was replayed was ignored there, and it was retried.
+    # EventStore (issue 3696) ignored the parking of a replayed event, and retried it.
     group = consuming()
     group.append("a-1", b"1", b"2")
     group.join()
@@ -412,7 +412,7 @@ def test_deleted_and_truncated_events_are_not_delivered_and_count_as_done() -> N
     group.nack(third, park=True)
     group.database.execute(["truncate", "a-1", 3], ["delete_stream", "b-1"])
     group.database.execute(["delete_stream", "c-1"])
-    # What is with a consumer stays with it.
+    # A consumer keeps the events that it already has.
     group.ack(first, second)
     assert [one.position for one in group.drain()] == [3]
     group.replay()

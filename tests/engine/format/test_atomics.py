@@ -1,4 +1,4 @@
-"""Atomic operations: what they give for every kind of stored value."""
+"""Atomic operations: their results for every kind of stored value."""
 
 import msgpack
 import pytest
@@ -14,7 +14,7 @@ def applied(operation: str, number: float, stored: float | None) -> float:
 
 
 @pytest.mark.parametrize("operation", ["add", "min", "max"])
-def test_a_missing_key_gets_the_operand(operation: str) -> None:
+def test_a_missing_key_gets_the_operand_as_its_value(operation: str) -> None:
     assert applied(operation, 7, None) == 7
     assert applied(operation, -7, None) == -7
 
@@ -69,12 +69,12 @@ def test_a_value_that_is_not_a_number_is_refused(operation: str, stored: bytes) 
 
 
 def test_a_sum_that_is_not_a_number_is_refused() -> None:
-    # inf - inf has no order, so min and max would depend on the order; the vocabulary
-    # refuses NaN as an operand for the same reason.
+    # inf - inf is NaN, which is neither less nor greater than any number. So min and max would
+    # depend on the order of writes. The protocol refuses NaN as an operand for the same reason.
     with pytest.raises(NotANumber, match="gives nan"):
         applied("add", float("-inf"), float("inf"))
 
 
-def test_a_float_too_small_for_an_enormous_integer_is_refused_and_not_a_crash() -> None:
+def test_sums_of_floats_may_be_rounded_or_infinite() -> None:
     assert applied("add", 0.5, INTEGER_MAX) == float(INTEGER_MAX)
     assert applied("add", 1e308, 1e308) == float("inf")

@@ -1,4 +1,4 @@
-"""Stored events: their form, their categories, and ids that nobody gave."""
+"""Stored events: their encoding, their categories, and derived event ids."""
 
 import hashlib
 import struct
@@ -61,7 +61,7 @@ def test_events_encoded_together_are_the_same_as_one_by_one(number: int, count: 
     ]
 
 
-def test_an_event_from_before_there_were_tags_has_none() -> None:
+def test_an_event_that_was_stored_before_tags_existed_has_no_tags() -> None:
     stored = encode_event(1, "a", 1, 1, 0, bytes(16), "T", b"d", b"m")
     assert stored[-1:] == b"\x90"
     old = b"\x99" + stored[1:-1]
@@ -81,7 +81,7 @@ SALT, HASH, TRACE, DATABASE, UNKNOWN_ODD, UNKNOWN_EVEN = 1, 2, 3, 4, 99, 98
 
 
 def salted_hash(salt: bytes, data: bytes, metadata: bytes) -> bytes:
-    """As docs/format.md has it."""
+    """The hash that docs/format.md defines."""
     return hashlib.sha256(salt + struct.pack(">I", len(data)) + data + metadata).digest()
 
 
@@ -132,7 +132,7 @@ def test_an_erasure_destroys_the_salt_and_a_chain_of_hashes_still_verifies() -> 
     assert b"metadata" not in erased
     assert bytes([3]) * 16 not in erased
     assert decode_event(erased) == some_event(3)._replace(data=None, metadata=None)
-    # The number of an unknown extension says whether it is erased.
+    # An erasure keeps unknown extensions with even numbers and removes those with odd ones.
     assert msgpack.unpackb(erased)[10][2:] == [UNKNOWN_EVEN, [5]]
     assert erase_event(erased) == erased
     events[2] = erased
@@ -167,5 +167,5 @@ def test_the_stream_of_an_event_is_found_without_decoding_it(position: int, size
     name = "\u00e4" * (size // 2) + "a" * (size % 2)
     stored = encode_event(position, name, 1, 1, 0, bytes(16), "T", b"d", b"m", ["x"])
     assert stream_name(stored) == name.encode() == decode_event(stored).stream.encode()
-    # As it was stored before there were tags.
+    # The format of events that were stored before tags existed.
     assert stream_name(b"\x99" + stored[1:]) == name.encode()

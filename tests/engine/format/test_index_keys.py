@@ -68,7 +68,7 @@ def test_changes_are_parsed_as_they_were_packed() -> None:
     for size in (0, 7, 300):
         of_one_size = [change for change in changes if len(change[2]) == size]
         assert parse_changes(packed(of_one_size)) == of_one_size
-    # At first sight the keys seem to have one size.
+    # The first and the last key have the same size, but not the one between them.
     changes = [(1, 1, b"k" * 13), (2, 1, b""), (3, 1, b"k" * 13)]
     assert parse_changes(packed(changes)) == changes
     assert parse_changes(b"") == []
@@ -92,7 +92,7 @@ def test_a_version_with_flags_of_a_later_version_is_refused_and_never_read_as_a_
     assert latest_commit(expires) == 7
 
 
-def test_no_kind_of_entry_is_reserved() -> None:
+def test_kinds_of_entries_leave_the_upper_half_of_the_bytes_free() -> None:
     kinds = [META, STREAM, CATEGORY, TYPE, TAG, EVENT_ID, RETAINED, ABORTED, REMOVED]
     for kind in [*kinds, *POSTINGS.values()]:
         assert kind[0] < 0x80

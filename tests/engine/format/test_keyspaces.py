@@ -43,13 +43,13 @@ def test_versions_are_in_order_of_their_keys() -> None:
     assert keys == sorted(keys)
 
 
-def test_spaces_follow_each_other_without_a_gap() -> None:
+def test_key_spaces_are_adjacent() -> None:
     assert keyspaces.USER_END == keyspaces.SNAPSHOTS
     assert keyspaces.SNAPSHOTS_END == keyspaces.ACCOUNTS
     assert keyspaces.ACCOUNTS < keyspaces.ACCOUNTS_END
 
 
-def test_no_key_begins_with_a_byte_that_is_reserved() -> None:
+def test_no_key_space_contains_a_reserved_byte() -> None:
     ours = [
         (keyspaces.USER, keyspaces.USER_END),
         (keyspaces.SNAPSHOTS, keyspaces.SNAPSHOTS_END),
@@ -60,5 +60,6 @@ def test_no_key_begins_with_a_byte_that_is_reserved() -> None:
     ]
     for reserved in keyspaces.RESERVED:
         assert not any(start <= reserved < end for start, end in ours)
-    # Its retention too is last in a record of the log.
+    # f2 is reserved for the retention of streams of further databases. In a record of the log,
+    # retention comes after all keys, so the other reserved bytes must be lower than f0.
     assert max(keyspaces.RESERVED - {b"\xf2"}) < keyspaces.RETENTION < b"\xf2"

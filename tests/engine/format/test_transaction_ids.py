@@ -1,4 +1,4 @@
-"""Transaction ids, and what they tell of when they were made."""
+"""Transaction ids, and the time that some of them contain."""
 
 import random
 import uuid

@@ -53,7 +53,7 @@ def test_streams_are_listed_with_their_versions_in_every_layer() -> None:
     assert streams(database) == {"a-1": 2, "a-2": 1, "b-1": 1, "c": 1}
 
 
-def test_a_prefix_is_of_the_name_and_not_of_the_bytes_around_it() -> None:
+def test_a_prefix_is_compared_with_the_name_only() -> None:
     database = Database()
     database.execute(*appended("é-1", "e-1", "e-12", "e-2", "f", "\U0010ffff"))
     for _ in range(2):
@@ -65,7 +65,7 @@ def test_a_prefix_is_of_the_name_and_not_of_the_bytes_around_it() -> None:
         database.checkpoint()
 
 
-def test_only_what_is_published_is_listed() -> None:
+def test_only_published_streams_are_listed() -> None:
     database = Database()
     database.execute(*appended("a"))
     database.engine.execute(

@@ -318,7 +318,7 @@ def test_a_reader_stays_at_its_view() -> None:
 
 
 def test_a_load_is_never_larger_than_a_frame() -> None:
-    # A snapshot of 8 MiB and an event of 12 MiB never fitted into any answer.
+    # An answer with a snapshot of 8 MiB and an event of 12 MiB would exceed the largest frame.
     half = b"." * limits.VALUE_SIZE_MAX
     database = Database()
     database.execute(append("a", "One", "Two"))

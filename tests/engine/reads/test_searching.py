@@ -1,4 +1,4 @@
-"""Searching the indexes: what it costs, and that a search that stops can be gone on with."""
+"""Searching the indexes: its cost, and that a search that stopped can be continued."""
 
 import random
 from array import array

@@ -1,4 +1,4 @@
-"""From a time to a position, exact at the boundary, also where commits are forgotten."""
+"""The position at a time: exact at its boundary, even if the commits were forgotten."""
 
 from typing import Any
 

@@ -53,7 +53,7 @@ def repaired(closed: Closed) -> tuple[Outcome, Database]:
 
 @pytest.mark.slow
 def test_an_interrupted_repair_loses_nothing_that_was_sound() -> None:
-    """The old file was renamed before the new one was in place, so a crash left neither."""
+    """The old file used to be renamed before the new one was in place, so a crash left neither."""
 
     def damaged() -> tuple[Closed, list[list[Any]]]:
         database = some_database()
@@ -97,7 +97,7 @@ def test_an_interrupted_repair_loses_nothing_that_was_sound() -> None:
 
 
 def test_a_missing_oldest_file_of_the_commit_log_is_found_and_rebuilt() -> None:
-    """A log without that file looked like a trimmed one, and lost commits were not noticed."""
+    """A log without that file looks like a trimmed log, so lost commits used to stay unnoticed."""
     database = some_database()
     before = database.engine.read_commits(0, 100)
     closed = Closed(database)

@@ -1,4 +1,4 @@
-"""The state in its layers: every look-up, wherever its answer lies, against plain dicts."""
+"""The state and its layers: every look-up, in every layer, compared with plain dicts."""
 
 import random
 from bisect import bisect_right
@@ -70,14 +70,14 @@ def both(request: pytest.FixtureRequest) -> tuple[State, Truth]:
     return built(request.param)
 
 
-def test_a_key_has_its_value_of_every_commit(both: tuple[State, Truth]) -> None:
+def test_a_key_has_the_right_value_at_every_commit(both: tuple[State, Truth]) -> None:
     state, truth = both
     for view in range(COMMITS + 1):
         for key in KEYS:
             assert state.get(key, view) == truth.value(key, view)
 
 
-def test_a_scan_gives_the_keys_of_every_commit(both: tuple[State, Truth]) -> None:
+def test_a_scan_finds_the_right_keys_at_every_commit(both: tuple[State, Truth]) -> None:
     state, truth = both
     for view in range(COMMITS + 1):
         for start, end in ((KEYS[0], b"\xff"), (KEYS[2], KEYS[5]), (KEYS[3] + b"\0", KEYS[7])):
@@ -90,7 +90,7 @@ def test_a_scan_gives_the_keys_of_every_commit(both: tuple[State, Truth]) -> Non
             assert list(state.scan(start, end, view, reverse=True)) == wanted[::-1]
 
 
-def test_the_newest_commit_of_a_key_is_given_if_it_is_after_another(
+def test_the_newest_commit_of_a_key_is_found_if_it_is_after_a_given_commit(
     both: tuple[State, Truth],
 ) -> None:
     state, truth = both
@@ -100,7 +100,7 @@ def test_the_newest_commit_of_a_key_is_given_if_it_is_after_another(
             assert state.newest_commit(key, after) == (newest if newest > after else 0)
 
 
-def test_a_range_was_changed_after_a_commit_if_a_key_of_it_was(both: tuple[State, Truth]) -> None:
+def test_a_range_counts_as_changed_if_one_of_its_keys_was(both: tuple[State, Truth]) -> None:
     state, truth = both
     for low in range(len(KEYS)):
         for high in (low + 1, low + 3, None):
@@ -120,7 +120,7 @@ def test_a_range_was_changed_after_a_commit_if_a_key_of_it_was(both: tuple[State
                     assert key in inside
 
 
-def test_a_stream_had_at_every_position_the_version_that_it_had(both: tuple[State, Truth]) -> None:
+def test_a_stream_has_the_right_version_at_every_position(both: tuple[State, Truth]) -> None:
     state, truth = both
     for stream, positions in truth.streams.items():
         head = state.head(stream)
@@ -137,7 +137,7 @@ def test_a_stream_had_at_every_position_the_version_that_it_had(both: tuple[Stat
 
 
 @pytest.mark.parametrize("index", ["category", "type"])
-def test_an_index_gives_the_first_positions_of_a_run_from_either_end(
+def test_an_index_finds_the_first_positions_in_both_directions(
     both: tuple[State, Truth], index: str
 ) -> None:
     state, truth = both
@@ -154,7 +154,7 @@ def test_an_index_gives_the_first_positions_of_a_run_from_either_end(
             assert list(found) == inside[::-1][:limit]
 
 
-def test_events_come_in_the_order_in_which_they_are_asked_for(both: tuple[State, Truth]) -> None:
+def test_events_are_returned_in_the_requested_order(both: tuple[State, Truth]) -> None:
     state, truth = both
     everything = [state.events([position])[0] for position in range(1, truth.events + 1)]
     source = random.Random(2)
@@ -172,7 +172,7 @@ def test_events_come_in_the_order_in_which_they_are_asked_for(both: tuple[State,
     assert state.events_from(5, 4, 10, 10) == []
 
 
-def test_a_commit_has_its_last_position_and_a_time_has_its_commit(
+def test_the_last_position_of_a_commit_and_the_commit_at_a_time_are_found(
     both: tuple[State, Truth],
 ) -> None:
     state, truth = both

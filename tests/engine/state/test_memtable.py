@@ -1,4 +1,4 @@
-"""A memtable is freed piece by piece. What it answers is tested with the state and the model."""
+"""A memtable is freed piece by piece. The tests of the layers and of the model cover its reads."""
 
 import itertools
 import random
@@ -16,7 +16,7 @@ COMMITS = 5 * PIECE_ENTRIES
 
 
 class Value(bytes):
-    """A value that counts those of its kind that are freed."""
+    """A value. The class counts how many of its objects were freed."""
 
     freed = 0
 
@@ -30,7 +30,7 @@ def put(commit: int, key: bytes) -> Planned:
 
 
 def memtable_of(keys: int) -> MemTable:
-    """A memtable with COMMITS puts of so many keys; half of the keys are sorted already."""
+    """A memtable with COMMITS puts of this many keys; half of the keys are already sorted."""
     memtable = MemTable(0, 0)
     for commit in range(1, COMMITS + 1):
         memtable.apply([put(commit, b"%d" % (commit % keys))])
@@ -63,7 +63,7 @@ def test_freeing_a_memtable_leaves_nothing() -> None:
     memtable.apply([Planned(ABORT, b"a" * 16, memtable.newest_time, 0, 0, 301, [])])
     before = sizes_of(memtable)
     assert len(before) >= 13
-    assert not [name for name, size in before.items() if size == 0], "each part has something"
+    assert not [name for name, size in before.items() if size == 0], "no part is empty"
     memtable.take_apart(lambda: None)
     assert not any(sizes_of(memtable).values())
 

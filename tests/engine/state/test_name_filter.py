@@ -1,4 +1,4 @@
-"""The filter of names: it never misses a name, rarely takes one for another, and does not grow."""
+"""The filter of names never misses a name, rarely reports one that it lacks, and does not grow."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The scan cache: what it has, what it forgets, and that a scan over it is a scan."""
+"""The scan cache: look-ups, eviction, and that scans through the cache are correct."""
 
 import random
 import tracemalloc
@@ -23,7 +23,7 @@ def cached(start: bytes, end: bytes, size: int = 10) -> CachedRange:
 
 
 def filled(start: int, end: int, *, newest: int = 1) -> CachedRange:
-    """A cached range of numbers, of which those that three divides are deleted."""
+    """A cached range of numbers. The multiples of three are deleted keys."""
     keys = [stored(number) for number in range(start, end)]
     values = [value_of(number) for number in range(start, end)]
     return CachedRange(stored(start), stored(end), packed_run(keys, values, None), newest)
@@ -37,7 +37,7 @@ def value_of(number: int) -> bytes | None:
     return None if number % 3 == 0 else bytes(number % 300)
 
 
-def test_a_range_is_found_by_every_key_of_it() -> None:
+def test_a_range_is_found_by_each_of_its_keys() -> None:
     cache = ScanCache()
     first, second = cached(b"b", b"d"), cached(b"f", b"h")
     cache.add(second)
@@ -137,7 +137,7 @@ def test_the_size_of_a_page_is_what_it_takes_in_memory() -> None:
 def test_scans_are_correct_with_ranges_of_any_size(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Layers are cut at different keys, pages are pieces, and checkpoints run in between."""
+    """The pages of the layers end at different keys, and checkpoints run in between."""
     print("seed", seed)
     for module in (scanning, layers):
         monkeypatch.setattr(module, "RUN_KEYS", 4)
@@ -156,7 +156,7 @@ def test_scans_are_correct_with_ranges_of_any_size(
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_few_reads_find_whether_keys_follow_many_deleted_ones(
+def test_a_few_reads_find_the_keys_behind_many_deleted_ones(
     reverse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = Written(random.Random(1))
@@ -203,7 +203,7 @@ def check_some(written: Written, source: random.Random) -> None:
 def test_the_newest_snapshot_is_found_without_reading_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A snapshot may have megabytes.
+    # A snapshot may be megabytes long.
     database = Database(replace(SETTINGS, snapshots_kept=10))
     database.execute(["append", "a", -1, [[None, "T", b"", b""]] * 10])
     for version in range(1, 11):

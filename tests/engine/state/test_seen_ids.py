@@ -1,4 +1,4 @@
-"""Transaction ids that may be stored: none is forgotten, and an early one costs only itself."""
+"""Seen transaction ids: none is missed, and an id from a fast clock costs other ids nothing."""
 
 import random
 from typing import Any
@@ -53,7 +53,7 @@ def test_an_early_id_costs_other_clients_no_look_up(
     database.checkpoint()
     if restarted:
         database = database.reopen()
-    # What the last second has is ordinary, up to a second ahead.
+    # Ids that are up to a second ahead are not early.
     database.now += 2 * SECOND_US
     asked.clear()
     for _ in range(100):
@@ -77,7 +77,7 @@ def test_clients_that_are_always_ahead_cost_others_nothing(asked: list[bytes]) -
         database.now += 2 * SECOND_US
 
 
-def test_an_early_id_is_ordinary_once_its_time_has_come(asked: list[bytes]) -> None:
+def test_an_early_id_is_like_any_other_once_its_time_has_come(asked: list[bytes]) -> None:
     database = Database()
     commit(database)
     commit(database, 60 * SECOND_US)
@@ -132,7 +132,7 @@ def test_the_greatest_of_too_many_early_ids_are_dropped() -> None:
         seen.note(each, START_US)
     assert seen.early == ids[:EARLY_MAX]
     assert all(map(seen.may_have, ids))
-    # A new one below the greatest known is spared the look-up, one above is not.
+    # A new id below the greatest known one needs no look-up; an id above it does.
     assert not seen.may_have(new_transaction_id(START_US + 100 * SECOND_US, source))
     assert seen.may_have(new_transaction_id(START_US + 2 * EARLY_MAX * SECOND_US, source))
 

@@ -1,4 +1,4 @@
-"""Sorted keys give what a sorted list gives."""
+"""Sorted keys return the same as a sorted list."""
 
 import random
 
@@ -20,7 +20,7 @@ def check(keys: SortedKeys, truth: set[bytes], source: random.Random) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_keys_that_come_in_any_order_and_number_are_given_in_order(
+def test_keys_that_are_added_in_any_order_are_returned_in_order(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     print("seed", seed)
@@ -40,7 +40,7 @@ def test_keys_that_come_in_any_order_and_number_are_given_in_order(
         assert len(keys) == len(truth)
 
 
-def test_keys_in_blocks_of_the_true_size() -> None:
+def test_many_keys_fill_blocks_of_the_real_size() -> None:
     source = random.Random(1)
     keys, truth = SortedKeys(), set[bytes]()
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Keys that were written since a commit: against a list of all writes, and what that may cost."""
+"""The keys changed since a commit: compared with a list of all writes, and the cost."""
 
 import random
 
@@ -31,7 +31,7 @@ def test_ranges_in_any_order_agree_with_a_list_of_all_writes(seed: int) -> None:
     database = Database(seed=seed)
     written: list[tuple[int, bytes]] = []
     for _ in range(source.randrange(20, 60)):
-        # Sometimes many neighbours, so that ranges have more keys than are looked at in one go.
+        # Sometimes many neighbouring keys, so that a range has more keys than one step examines.
         first, count = source.randrange(1000), source.choice([1, 2, 5, 3 * FEW])
         kind = source.choice(["put", "put", "delete"])
         keys = [key(number) for number in range(first, first + count)]

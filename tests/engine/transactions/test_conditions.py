@@ -45,7 +45,7 @@ def test_a_value_must_be_equal_and_absence_is_a_value() -> None:
     [(b"k", b"w", "another value"), (b"k", None, "a value"), (b"absent", b"", "no value")],
 )
 def test_the_message_says_what_was_found(key: bytes, value: bytes | None, found: str) -> None:
-    # For a key that should have been absent, the message said that it has no value.
+    # For a key that should have been absent, the message used to say that it has no value.
     database = Database()
     database.execute(["put", b"k", b"v"])
     ticket, _ = database.engine.execute(
@@ -65,7 +65,7 @@ def test_a_stream_is_at_a_version_or_exists_or_does_not() -> None:
     assert holds(database, ["stream", "b", NO_STREAM])
 
 
-def test_a_range_is_unchanged_since_a_commit_or_names_who_changed_it() -> None:
+def test_the_condition_unchanged_names_the_transaction_that_changed_the_range() -> None:
     database = Database()
     database.execute(["put", b"b", b"1"])
     winner = database.new_id()

@@ -134,7 +134,7 @@ def test_an_index_without_matches_costs_nothing_however_many_events_there_are() 
 def test_a_commit_that_would_examine_too_much_is_refused_and_changes_nothing(
     ruled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Such a commit blocked everybody while it scanned all events since its begin.
+    # Such a commit used to block all clients while it scanned the events since its begin.
     monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 1_000)
     database = Database()
     database.execute(["append", "s-1", -1, [[None, "One", b"", b""]]])

@@ -1,4 +1,4 @@
-"""Replaying: what is read back from the log is what was applied when it was committed."""
+"""Replaying the log makes the same memtable as the commits themselves did."""
 
 import random
 

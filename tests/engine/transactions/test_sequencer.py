@@ -289,7 +289,7 @@ def test_appends_are_answered_correctly_after_the_commit_of_their_stream_is_forg
 
 
 def test_a_repeated_commit_without_new_events_gets_its_first_answer_again() -> None:
-    # This held for execute. A repeated commit was answered with its own number, not with that of
+    # Execute was right. A repeated commit used to be answered with its own number, not with that of
     # the commit that had appended the events.
     database = Database()
     event = append("a", "One", identity=bytes(range(16)))

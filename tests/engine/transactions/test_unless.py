@@ -37,7 +37,9 @@ def failure_of(database: Database, *writes: list[Any], **rest: Any) -> Headwater
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_an_append_fails_if_a_matching_event_exists_and_names_it(layer: str) -> None:
+def test_an_append_fails_if_a_matching_event_exists_and_the_error_names_the_event(
+    layer: str,
+) -> None:
     database = Database()
     database.execute(take("bob"))
     winner = database.new_id()
@@ -61,7 +63,7 @@ def test_an_append_fails_if_a_matching_event_exists_and_names_it(layer: str) -> 
             "commit": 2,
             "transaction": winner,
         }
-    # Beyond what it has read, there is none.
+    # After position 2, no event matches.
     database.execute([*take("ann"), QUERY, 2], conditions=[["no_events", QUERY, 2]])
     assert database.engine.published_position == 4
 

@@ -125,7 +125,7 @@ def test_atomics_and_appends_of_any_version_do_not_conflict() -> None:
         assert database.engine.reader().read_stream("a", 0, 1, False).version == 3
 
 
-def test_a_blind_serializable_write_comes_after_the_other() -> None:
+def test_serializable_writes_without_reads_do_not_conflict() -> None:
     database = Database()
     running = database.begin()
     database.execute(["put", b"k", b"theirs"], ["put", b"m", b"1"])
