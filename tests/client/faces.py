@@ -1,4 +1,4 @@
-"""One scenario, run on trio, on asyncio and without an event loop."""
+"""The three faces of the client are trio, asyncio and blocking. A scenario can run on each."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ Scenario = Callable[[Database], Awaitable[T]]
 
 
 def run_on(face: str, url: str, scenario: Scenario[T], **options: Any) -> T:
-    """Connect on a face, and return what the scenario returns."""
+    """Connect with one face, run the scenario, and return its result."""
 
     async def connected() -> T:
         async with headwater.connect(url, **options) as db:
@@ -27,7 +27,7 @@ def run_on(face: str, url: str, scenario: Scenario[T], **options: Any) -> T:
 
     async def stepped() -> T:
         blocking: BlockingDatabase = headwater.connect_blocking(url, **options)
-        # The database within: the same core that the other faces use, on a socket that blocks.
+        # The blocking database wraps this one: the core of all faces, on a blocking socket.
         async with blocking._core as db:
             return await scenario(db)
 

@@ -6,10 +6,10 @@ It speaks the protocol through ServerConnection and does what the test says:
         server.on("get", b"\\xc3")                  # this answer, always
         server.on("get", server.DROP, b"\\xc3")     # close the connection, then this answer
         server.on("get", lambda request: ...)       # a function of the request
-    server.requests                                 # what came: (connection, name, arguments)
+    server.requests                                 # all requests: (connection, name, arguments)
 
-A script's last entry is used for ever. An error is answered as an error, a bytearray is sent as
-it is. HANG never answers, DROP closes the connection, STOP closes the server.
+The last entry of a script is repeated for ever. An error is sent as an error answer, and a
+bytearray as raw bytes. HANG never answers, DROP closes the connection, STOP closes the server.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from headwater_protocol.connection import Refused, Request, ServerConnection, Vi
 from headwater_protocol.errors import HeadwaterError
 
 
-class Came(NamedTuple):
+class Received(NamedTuple):
     connection: int
     name: str
     arguments: list[Any]
@@ -32,7 +32,7 @@ class Came(NamedTuple):
 
 @dataclass
 class Peer:
-    """One connection, as the server has it."""
+    """The server's end of one connection."""
 
     number: int
     socket: socket.socket
@@ -64,7 +64,7 @@ class FakeServer:
     STOP: Final = object()
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.requests: list[Came] = []
+        self.requests: list[Received] = []
         self.peers: list[Peer] = []
         self._tls = tls
         self._scripts: dict[str, list[Any]] = {}
@@ -84,14 +84,14 @@ class FakeServer:
         self.on("ping", [7, 1_000_000])
 
     def on(self, name: str, *script: Any) -> None:
-        """Answer the operation as the script says, one entry a request."""
+        """Answer requests of this name from a script, one entry for each request."""
         self._scripts[name] = list(script)
 
-    def named(self, name: str) -> list[Came]:
+    def named(self, name: str) -> list[Received]:
         return [came for came in self.requests if came.name == name]
 
-    def wait_for(self, name: str, count: int = 1) -> list[Came]:
-        """The requests of this name, once there are so many."""
+    def wait_for(self, name: str, count: int = 1) -> list[Received]:
+        """Wait for *count* requests of this name, and return them."""
         with self._came:
             assert self._came.wait_for(lambda: len(self.named(name)) >= count, timeout=10)
             return self.named(name)
@@ -105,10 +105,10 @@ class FakeServer:
             peer.close()
 
     def drop_all(self) -> None:
-        """End all connections, behind what was sent on them."""
+        """End all connections after the bytes that were already sent."""
         for peer in self.peers:
-            # Not closed at once: with a client's bytes unread, that is a reset, and a reset
-            # takes from the client what it has not read yet.
+            # Closing a socket with unread bytes sends a reset, and the client would lose bytes that
+            # it has not read yet.
             with contextlib.suppress(OSError):
                 peer.socket.shutdown(socket.SHUT_WR)
 
@@ -148,11 +148,11 @@ class FakeServer:
                 yield peer.protocol.error(item.request_id, item.error)
                 continue
             if isinstance(item, Violation):
-                # What no client of ours says, but one that wants TLS.
+                # A client that tries TLS sends bytes that are not a frame.
                 peer.close()
                 return
             with self._came:
-                self.requests.append(Came(peer.number, item.name, item.arguments))
+                self.requests.append(Received(peer.number, item.name, item.arguments))
                 self._came.notify_all()
             script = self._scripts[item.name]
             entry = script.pop(0) if len(script) > 1 else script[0]

@@ -1,4 +1,4 @@
-"""The client on a real server, the same scenarios on trio, asyncio and without an event loop."""
+"""The client on a real server, with the same scenarios on all three faces."""
 
 import asyncio
 import threading
@@ -31,7 +31,7 @@ def name() -> str:
     return uuid.uuid4().hex
 
 
-def test_a_transaction_reads_what_it_wrote_and_commits_all_of_it(
+def test_a_transaction_reads_its_own_writes_and_commits_all_of_them(
     play: Play[None], name: str
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -52,7 +52,7 @@ def test_a_transaction_reads_what_it_wrote_and_commits_all_of_it(
     play(scenario)
 
 
-def test_an_exception_rolls_back_all_that_a_transaction_wrote(play: Play[None], name: str) -> None:
+def test_an_exception_rolls_back_all_writes_of_a_transaction(play: Play[None], name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         with pytest.raises(ZeroDivisionError):
             async with db.transaction() as tx:
@@ -65,7 +65,7 @@ def test_an_exception_rolls_back_all_that_a_transaction_wrote(play: Play[None], 
     play(scenario)
 
 
-def test_a_conflict_says_which_key_and_who_won(play: Play[None], name: str) -> None:
+def test_a_conflict_names_the_key_and_the_winner(play: Play[None], name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         with pytest.raises(headwater.Conflict) as caught:
             async with db.transaction() as tx:
@@ -155,7 +155,7 @@ def test_a_scan_stays_at_the_commit_of_its_first_page(play: Play[None], name: st
     play(scenario)
 
 
-def test_events_come_as_they_stood_when_the_read_began(play: Play[None], name: str) -> None:
+def test_a_read_returns_the_events_that_existed_when_it_began(play: Play[None], name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         stream = f"many-{name}"
         await db.append(stream, [headwater.Event("Counted", number) for number in range(1000)])
@@ -219,7 +219,9 @@ def test_an_event_with_an_id_is_appended_once(play: Play[None], name: str) -> No
     play(scenario)
 
 
-def test_load_gives_the_newest_snapshot_and_what_follows(play: Play[None], name: str) -> None:
+def test_load_gives_the_newest_snapshot_and_the_events_after_it(
+    play: Play[None], name: str
+) -> None:
     async def scenario(db: headwater.Database) -> None:
         await db.append(name, [headwater.Event("Added", 1) for _ in range(300)])
         loaded = await db.load(name, schema=1)
@@ -373,7 +375,7 @@ def test_stats_and_ping_answer(play: Play[None]) -> None:
     play(scenario)
 
 
-def test_the_blocking_face_has_it_all_without_await(real_server: ServerProcess, name: str) -> None:
+def test_the_blocking_face_has_all_operations(real_server: ServerProcess, name: str) -> None:
     def move(tx: headwater.BlockingTransaction, amount: int) -> int:
         balance: int = tx.get((name, "ann"), 0)
         tx.put((name, "ann"), balance + amount)

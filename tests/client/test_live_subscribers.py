@@ -91,8 +91,8 @@ def test_a_subscriber_that_does_not_read_for_a_while_loses_nothing_and_costs_lit
             before = resident_size(server.pid)
             for _ in range(count):
                 db.append("s-1", [headwater.Event("Noted", b"\0" * size)])
-            # All of it is 305 MiB. Two memtables, what a checkpoint makes of one of them and the
-            # caches come to 130 MiB, with a subscriber and without.
+            # The events are 305 MiB in total. Two memtables, the output of a checkpoint, and the
+            # caches take 130 MiB, with or without a subscriber.
             grown = (resident_size(server.pid) - before) // MIB
             print(f"{grown} MiB more")
             assert grown < 220, f"{grown} MiB more"

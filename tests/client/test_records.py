@@ -15,7 +15,7 @@ from headwater.records import microseconds_of, time_of
 ROW: list[Any] = [4, "s", 2, 3, 1_700_000_000_123_456, bytes(range(16)), "A", b"\x01", b""]
 
 
-def test_a_recorded_event_has_all_that_the_server_knows_of_it() -> None:
+def test_a_recorded_event_has_all_stored_fields() -> None:
     event = recorded_event(ROW, MsgpackCodec())
     assert (event.position, event.stream, event.version, event.commit) == (4, "s", 2, 3)
     assert event.time == datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
@@ -26,14 +26,14 @@ def test_a_recorded_event_has_all_that_the_server_knows_of_it() -> None:
     assert not hasattr(event, "__dict__")
 
 
-def test_an_event_has_its_tags_and_one_from_before_there_were_tags_has_none() -> None:
+def test_an_event_that_was_stored_before_tags_existed_has_an_empty_tuple() -> None:
     tagged = recorded_event([*ROW, ["x", "y"]], MsgpackCodec())
     assert (tagged.tags, tagged.erased) == (("x", "y"), False)
     assert recorded_event([*ROW, []], MsgpackCodec()) == recorded_event(ROW, MsgpackCodec())
     assert recorded_event(ROW, MsgpackCodec()).tags == ()
 
 
-def test_an_event_whose_data_was_erased_says_so_and_one_of_nothing_does_not() -> None:
+def test_erased_is_true_for_erased_data_and_false_for_data_that_is_none() -> None:
     row = [*ROW[:7], None, None, ["x"]]
     erased = recorded_event(row, MsgpackCodec())
     assert (erased.data, erased.metadata, erased.tags, erased.erased) == (None, None, ("x",), True)
@@ -41,7 +41,7 @@ def test_an_event_whose_data_was_erased_says_so_and_one_of_nothing_does_not() ->
     assert (nothing.data, nothing.erased) == (None, False)
 
 
-def test_an_event_that_cannot_be_decoded_is_named() -> None:
+def test_the_error_of_an_undecodable_event_names_the_event() -> None:
     for place, name in ((7, "data"), (8, "metadata")):
         row = [*ROW[:place], b"\xc1", *ROW[place + 1 :]]
         with pytest.raises(Undecodable, match=f"event 2 of s: {name}"):

@@ -1,4 +1,4 @@
-"""A real server that is killed and started again, and what its clients see of it."""
+"""A real server that is killed and started again: its clients continue."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_what_is_run_takes_effect_once_across_a_kill(face: str, server: ServerProcess) -> None:
+def test_run_takes_effect_once_although_the_server_is_killed(
+    face: str, server: ServerProcess
+) -> None:
     async def increment(tx: headwater.Transaction) -> int:
         seen: int = await tx.get(face, 0)
         tx.put(face, seen + 1)
@@ -41,7 +43,7 @@ def test_what_is_run_takes_effect_once_across_a_kill(face: str, server: ServerPr
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_a_consumer_joins_again_by_itself_and_no_event_is_counted_twice(
+def test_a_consumer_rejoins_automatically_and_counts_no_event_twice(
     face: str, server: ServerProcess
 ) -> None:
     async def count(tx: headwater.Transaction, delivery: headwater.Delivery) -> None:
@@ -86,7 +88,7 @@ def test_an_idle_client_does_not_notice_a_restart(face: str, server: ServerProce
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_a_server_can_be_reached_by_a_unix_socket_and_by_tls_with_a_password(
+def test_a_client_connects_by_a_unix_socket_and_by_tls_with_a_password(
     face: str, tmp_path: Path
 ) -> None:
     authority = trustme.CA()

@@ -1,4 +1,4 @@
-"""Repositories, against a real server, and against one that loses connections."""
+"""Repositories, on a real server, and on a fake server that drops connections."""
 
 import random
 import warnings
@@ -27,8 +27,8 @@ class Account:
     entries: tuple[str, ...] = ()
 
 
-class Poor(Exception):
-    """The balance does not allow it."""
+class BalanceTooLow(Exception):
+    """The balance is too low."""
 
 
 def evolve(account: Account, event: RecordedEvent) -> Account:
@@ -42,7 +42,7 @@ def deposit(account: Account, amount: int) -> Event:
 
 def withdraw(account: Account, amount: int) -> list[Event]:
     if account.balance < amount:
-        raise Poor(account.balance)
+        raise BalanceTooLow(account.balance)
     return [Event("Withdrawn", {"amount": amount})]
 
 
@@ -60,7 +60,7 @@ def fresh(what: str, face: str) -> str:
 
 
 async def snapshots_of(db: headwater.Database, stream: str) -> dict[int, Any]:
-    # Raw: those of other tests may be damaged.
+    # Read raw bytes, because other tests store damaged snapshots.
     return {
         snapshot.version: MsgpackCodec().decode(snapshot.state)
         async for snapshot in SnapshotPages(db._channel.read, RawCodec())
@@ -79,7 +79,7 @@ def test_a_command_is_decided_on_the_state_and_appended(
         assert decided.version == 1
         assert decided.committed is not None
         assert decided.committed.versions == {stream: 1}
-        with pytest.raises(Poor):
+        with pytest.raises(BalanceTooLow):
             await accounts.decide(stream, withdraw, 11)
         await accounts.decide(stream, withdraw, 4)
         state, version = await accounts.load(stream)
@@ -88,12 +88,12 @@ def test_a_command_is_decided_on_the_state_and_appended(
     run_on(face, real_server.url, scenario)
 
 
-def test_what_decides_nothing_writes_nothing(face: str, real_server: ServerProcess) -> None:
+def test_a_decision_without_events_writes_nothing(face: str, real_server: ServerProcess) -> None:
     async def scenario(db: headwater.Database) -> None:
         stream = fresh("nothing", face)
         before = (await db.ping()).commit
-        nothings: list[Any] = [None, []]
-        for nothing in nothings:
+        no_events: list[Any] = [None, []]
+        for nothing in no_events:
             decided = await ACCOUNTS.on(db).decide(stream, lambda state, events: events, nothing)
             assert decided == headwater.Decided(headwater.StreamVersion(0), (), None)
         assert (await db.ping()).commit == before
@@ -101,7 +101,9 @@ def test_what_decides_nothing_writes_nothing(face: str, real_server: ServerProce
     run_on(face, real_server.url, scenario)
 
 
-def test_commands_that_are_data_go_to_the_decider(face: str, real_server: ServerProcess) -> None:
+def test_commands_that_are_data_are_passed_to_the_decide_function(
+    face: str, real_server: ServerProcess
+) -> None:
     def decide(account: Account, command: dict[str, int]) -> Event:
         (name, amount) = next(iter(command.items()))
         return deposit(account, amount) if name == "deposit" else withdraw(account, amount)[0]
@@ -130,7 +132,8 @@ def test_a_load_reads_the_events_after_the_snapshot_and_no_others(
         stream = fresh("counted", "")
         for _ in range(45):
             await accounts.decide(stream, deposit, 1)
-        # With the tenth event read for it, a state is kept, in the append of the eleventh.
+        # A decision that has read ten events saves the loaded state with its append, so the event
+        # after version 40 saved a snapshot of version 40.
         assert max(await snapshots_of(db, stream)) == 40
         seen.clear()
         assert (await accounts.load(stream)).state.balance == 45
@@ -155,7 +158,7 @@ def test_the_snapshot_and_the_append_are_of_one_commit(
     run_on(face, real_server.url, scenario)
 
 
-def test_save_expects_the_version_and_snapshots_now_and_then(
+def test_save_checks_the_version_and_saves_snapshots_regularly(
     face: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -174,7 +177,7 @@ def test_save_expects_the_version_and_snapshots_now_and_then(
     run_on(face, real_server.url, scenario)
 
 
-def test_two_who_decide_at_once_both_get_their_way(real_server: ServerProcess) -> None:
+def test_concurrent_decisions_on_one_stream_all_succeed(real_server: ServerProcess) -> None:
     async def scenario(db: headwater.Database) -> None:
         accounts = ACCOUNTS.on(db)
         stream = fresh("contended", "")
@@ -186,7 +189,7 @@ def test_two_who_decide_at_once_both_get_their_way(real_server: ServerProcess) -
     run_on("trio", real_server.url, scenario)
 
 
-def test_a_transaction_decides_on_several_streams_or_on_none(
+def test_decisions_of_a_transaction_on_several_streams_commit_together_or_not_at_all(
     face: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -201,7 +204,7 @@ def test_a_transaction_decides_on_several_streams_or_on_none(
             await accounts.save(bob, deposit(EMPTY, 0), (await accounts.load(bob)).version)
 
         await db.run(transfer, 4)
-        with pytest.raises(Poor):
+        with pytest.raises(BalanceTooLow):
             await db.run(transfer, 7)
         assert (await ACCOUNTS.on(db).load(ann)).state.balance == 6
         assert (await ACCOUNTS.on(db).load(bob)).state.balance == 4
@@ -239,7 +242,7 @@ def test_no_snapshot_is_made_of_events_that_are_not_committed(
     run_on(face, real_server.url, scenario)
 
 
-def test_schemas_live_side_by_side_and_none_reads_the_others_snapshots(
+def test_repositories_of_different_schemas_have_separate_snapshots(
     face: str, real_server: ServerProcess
 ) -> None:
     def tripled(account: Account, event: RecordedEvent) -> Account:
@@ -263,7 +266,7 @@ def test_schemas_live_side_by_side_and_none_reads_the_others_snapshots(
 
 
 @pytest.mark.parametrize("damaged", [b"\xc1", "no account", {"balance": {}, "entries": 1}])
-def test_a_snapshot_that_cannot_be_read_is_passed_over(
+def test_a_snapshot_that_cannot_be_decoded_is_ignored(
     face: str, damaged: Any, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -274,7 +277,7 @@ def test_a_snapshot_that_cannot_be_read_is_passed_over(
         async with tx:
             tx.save_snapshot(stream, version=5, state=damaged, schema=1, name="account")
             if damaged == b"\xc1":
-                # As a flipped bit leaves it.
+                # Replace the encoded state by bytes that cannot be decoded.
                 tx._writes[-1][-1] = damaged
         assert (await accounts.load(stream)).state.balance == 5
         await accounts.decide(stream, deposit, 1)
@@ -283,7 +286,7 @@ def test_a_snapshot_that_cannot_be_read_is_passed_over(
     run_on(face, real_server.url, scenario)
 
 
-def test_a_state_that_would_come_back_as_another_is_not_kept(
+def test_a_state_that_would_be_decoded_differently_is_not_saved(
     face: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -303,7 +306,7 @@ def test_a_state_that_would_come_back_as_another_is_not_kept(
     run_on(face, real_server.url, scenario)
 
 
-def test_a_state_that_is_changed_in_place_is_shared_with_nobody(
+def test_an_evolve_that_changes_its_state_in_place_does_not_affect_other_loads(
     face: str, real_server: ServerProcess
 ) -> None:
     @dataclass
@@ -314,7 +317,7 @@ def test_a_state_that_is_changed_in_place_is_shared_with_nobody(
         basket.items.append(event.type)
         return basket
 
-    def careless(basket: Basket) -> Event:
+    def clearing(basket: Basket) -> Event:
         basket.items.clear()
         return Event("Cleared")
 
@@ -324,7 +327,7 @@ def test_a_state_that_is_changed_in_place_is_shared_with_nobody(
         await baskets.save(stream, [Event("A"), Event("B")], 0)
         for _ in range(2):
             assert (await baskets.load(stream)).state.items == ["A", "B"]
-        await baskets.decide(stream, careless)
+        await baskets.decide(stream, clearing)
         assert await snapshots_of(db, stream) == {2: {"items": ["A", "B"]}}
         for _ in range(2):
             assert (await baskets.load(stream)).state.items == ["A", "B", "Cleared"]
@@ -337,24 +340,24 @@ def test_a_command_that_changes_its_state_does_not_change_the_snapshot(
     face: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
-        stream = fresh("careless", face)
+        stream = fresh("clearing", face)
         lists: Repository[list[str]] = Repository(
             [], lambda state, event: [*state, event.type], snapshot_every=2
         )
 
-        def careless(state: list[str]) -> Event:
+        def clearing(state: list[str]) -> Event:
             state.clear()
             return Event("C")
 
         await lists.on(db).save(stream, [Event("A"), Event("B")], 0)
-        await lists.on(db).decide(stream, careless)
+        await lists.on(db).decide(stream, clearing)
         assert await snapshots_of(db, stream) == {2: ["A", "B"]}
         assert (await lists.on(db).load(stream)).state == ["A", "B", "C"]
 
     run_on(face, real_server.url, scenario)
 
 
-def test_a_decision_on_an_old_view_fails_at_any_isolation(
+def test_a_decision_on_an_old_view_conflicts_at_both_isolation_levels(
     face: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -369,7 +372,7 @@ def test_a_decision_on_an_old_view_fails_at_any_isolation(
     run_on(face, real_server.url, scenario)
 
 
-def test_whatever_the_snapshots_the_states_are_those_of_the_events(
+def test_loaded_states_do_not_depend_on_snapshots(
     real_server: ServerProcess,
 ) -> None:
     seed = random.randrange(1 << 30)
@@ -403,10 +406,10 @@ def test_whatever_the_snapshots_the_states_are_those_of_the_events(
         run_on("trio", real_server.url, scenario)
 
 
-# Of which the first events are hidden, or the data of some.
+# Truncated streams and erased events.
 
 
-def test_a_truncated_stream_lives_on_by_its_snapshot_which_nothing_can_verify(
+def test_a_truncated_stream_is_loaded_from_its_snapshot_which_cannot_be_verified(
     face: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -423,7 +426,7 @@ def test_a_truncated_stream_lives_on_by_its_snapshot_which_nothing_can_verify(
         await accounts.decide(stream, deposit, 1)
         assert (await accounts.load(stream)).state.balance == 26
         assert await verdicts(db, ACCOUNTS, stream) == [(20, "gone")]
-        # What comes after it can be held against it.
+        # Later snapshots are compared with the oldest remaining one and the events after it.
         for version, balance in ((22, 22), (24, 25)):
             state = {"balance": Decimal(balance), "entries": ["Deposited"]}
             await db.save_snapshot(stream, version=version, state=state, schema=1, name="account")
@@ -440,10 +443,10 @@ async def verdicts(
 
 
 @pytest.mark.parametrize("hide", ["truncate", "all", "count"])
-def test_a_truncated_stream_without_a_snapshot_is_refused_and_not_replayed_from_its_middle(
+def test_loading_a_truncated_stream_without_a_snapshot_is_refused(
     hide: str, face: str, real_server: ServerProcess
 ) -> None:
-    # It gave the state that the rest of the events come to: balances that nobody ever had.
+    # A load used to start from the first remaining event, and returned balances that never existed.
     async def scenario(db: headwater.Database) -> None:
         stream = fresh(hide, face)
         for _ in range(25):
@@ -476,7 +479,7 @@ def test_a_truncated_stream_without_a_snapshot_is_refused_and_not_replayed_from_
             [(25, "missing")] if await snapshots_of(db, stream) else []
         )
 
-        # What is appended in spite of it is, and no wrong state is kept.
+        # An append without a load still works, but saves no snapshot.
         with pytest.warns(RuntimeWarning, match="no snapshot is saved: stream .* was truncated"):
             await accounts.save(stream, [deposit(EMPTY, 1)] * 10, 25)
         assert 25 not in await snapshots_of(db, stream)
@@ -488,7 +491,7 @@ def replace_schema(repository: Repository[Account], schema: int) -> Repository[A
     return Repository(Account, evolve, snapshot_every=10, name=repository.name, schema=schema)
 
 
-def test_a_truncated_stream_goes_on_at_a_new_schema_once_its_state_is_brought_over(
+def test_a_truncated_stream_can_be_used_with_a_new_schema_after_its_snapshot_is_migrated(
     face: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -508,7 +511,7 @@ def test_a_truncated_stream_goes_on_at_a_new_schema_once_its_state_is_brought_ov
     run_on(face, real_server.url, scenario)
 
 
-def test_a_stream_that_was_deleted_begins_anew_from_the_initial_state(
+def test_a_deleted_stream_starts_again_from_the_initial_state(
     face: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -532,7 +535,9 @@ def test_a_stream_that_was_deleted_begins_anew_from_the_initial_state(
     run_on(face, real_server.url, scenario)
 
 
-def test_a_summary_stands_for_the_events_before_it(face: str, real_server: ServerProcess) -> None:
+def test_a_summary_event_replaces_the_events_before_it(
+    face: str, real_server: ServerProcess
+) -> None:
     def carry(account: Account) -> Event:
         return Event("Carried", {"balance": account.balance})
 
@@ -568,26 +573,26 @@ def test_a_summary_stands_for_the_events_before_it(face: str, real_server: Serve
         Repository(Account, evolve, summaries="Carried")
 
 
-def test_evolve_is_given_erased_events_without_data_and_an_error_says_so(
+def test_evolve_gets_erased_events_without_data_and_its_error_mentions_the_erasure(
     face: str, real_server: ServerProcess
 ) -> None:
-    def forgiving(account: Account, event: RecordedEvent) -> Account:
+    def evolve_without_erased(account: Account, event: RecordedEvent) -> Account:
         return account if event.erased else evolve(account, event)
 
-    bears_it = Repository(Account, forgiving, snapshot_every=10, name="account")
+    skips_erased = Repository(Account, evolve_without_erased, snapshot_every=10, name="account")
 
     async def scenario(db: headwater.Database) -> None:
         stream = fresh("erased", face)
         for _ in range(12):
             await ACCOUNTS.on(db).decide(stream, deposit, 1)
-        assert (await bears_it.on(db).load(stream)).state.balance == 12
+        assert (await skips_erased.on(db).load(stream)).state.balance == 12
         await db.erase(stream, versions=[3])
-        # The snapshot was made of what is erased: it is gone, and the events are the truth.
+        # The snapshot contained the erased event, so it was removed. A load starts from the events.
         assert await snapshots_of(db, stream) == {}
-        assert (await bears_it.on(db).load(stream)).state.balance == 11
-        await bears_it.on(db).decide(stream, deposit, 1)
+        assert (await skips_erased.on(db).load(stream)).state.balance == 11
+        await skips_erased.on(db).decide(stream, deposit, 1)
         assert (await snapshots_of(db, stream))[12]["balance"] == 11
-        assert await verdicts(db, bears_it, stream) == [(12, "equal")]
+        assert await verdicts(db, skips_erased, stream) == [(12, "equal")]
         with pytest.raises(TypeError) as failed:
             await replace_schema(ACCOUNTS, 2).on(db).load(stream)
         (note,) = failed.value.__notes__
@@ -606,7 +611,7 @@ def server() -> Iterator[FakeServer]:
         yield server
 
 
-def test_a_decision_whose_answer_was_lost_is_made_once(face: str, server: FakeServer) -> None:
+def test_a_decision_whose_answer_is_lost_commits_once(face: str, server: FakeServer) -> None:
     server.on("commit", server.DROP)
     server.on("status", ["committed", [8, 1_000_000, 1, 1, {"a": 1}]])
 
@@ -619,7 +624,7 @@ def test_a_decision_whose_answer_was_lost_is_made_once(face: str, server: FakeSe
     assert len(server.named("commit")) == 1
 
 
-def test_a_decision_is_made_anew_after_a_conflict_and_not_for_ever(
+def test_a_decision_is_repeated_after_a_conflict_up_to_a_number_of_attempts(
     face: str, server: FakeServer
 ) -> None:
     server.on("commit", headwater.Conflict("a"))
@@ -635,7 +640,7 @@ def test_a_decision_is_made_anew_after_a_conflict_and_not_for_ever(
 # The blocking face.
 
 
-def test_the_blocking_face_does_the_same_without_await(real_server: ServerProcess) -> None:
+def test_a_repository_works_with_the_blocking_face(real_server: ServerProcess) -> None:
     stream = fresh("blocking", "")
     with headwater.connect_blocking(real_server.url) as db:
         accounts = ACCOUNTS.on(db)
@@ -673,12 +678,14 @@ def test_the_blocking_face_does_the_same_without_await(real_server: ServerProces
         ({"decide": "x"}, "decide: expected a function, got 'x'"),
     ],
 )
-def test_a_repository_that_means_nothing_is_refused(arguments: Any, message: str) -> None:
+def test_invalid_arguments_of_a_repository_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(headwater.InvalidArgument, match=message):
         Repository(**{"initial": Account, "evolve": evolve, **arguments})
 
 
-def test_coroutines_are_refused_where_pure_functions_are_meant(real_server: ServerProcess) -> None:
+def test_coroutines_and_other_wrong_arguments_are_refused_instead_of_functions(
+    real_server: ServerProcess,
+) -> None:
     async def evolves(state: Account, event: RecordedEvent) -> Account:
         return state
 

@@ -1,4 +1,4 @@
-"""The blocking face says and takes what the asynchronous face does, name by name."""
+"""The blocking face has the same methods, arguments and docstrings as the asynchronous face."""
 
 import ast
 import inspect
@@ -34,13 +34,13 @@ def members(face: type) -> dict[str, Any]:
 
 
 def in_common(awaited: type, plain: type) -> list[tuple[str, Any, Any]]:
-    """The members that both faces have, except for attributes of instances."""
+    """The methods and properties that both faces have."""
     theirs = members(awaited)
     return [(name, theirs[name], own) for name, own in members(plain).items() if name in theirs]
 
 
 @pytest.mark.parametrize("module", generate_blocking.GENERATED)
-def test_what_is_checked_in_is_what_the_generator_makes_today(module: str) -> None:
+def test_the_committed_files_are_those_that_the_generator_makes(module: str) -> None:
     checked_in = ast.parse(generate_blocking.path_of(module).read_text())
     made = ast.parse(generate_blocking.generate(module))
     assert without_order(made) == without_order(checked_in), "run `make blocking`"
@@ -70,12 +70,12 @@ def test_both_faces_take_the_same_arguments(awaited: type, plain: type) -> None:
             mine = inspect.signature(own).parameters
             assert [*mine] == [*expected], name
             if (awaited, name) != (Database, "run"):
-                # The function of `run` is a coroutine's there, and a plain one here.
+                # `run` takes an async function on one face, and a plain function on the other.
                 assert mine == expected, name
 
 
 @EVERY_PAIR
-def test_both_faces_return_the_same(awaited: type, plain: type) -> None:
+def test_both_faces_have_the_same_return_types(awaited: type, plain: type) -> None:
     for name, theirs, own in in_common(awaited, plain):
         if (
             inspect.isfunction(own)
@@ -96,7 +96,7 @@ def of_the_blocking_face(hint: Any) -> Any:
 
 
 @EVERY_PAIR
-def test_both_faces_say_the_same(awaited: type, plain: type) -> None:
+def test_both_faces_have_the_same_docstrings(awaited: type, plain: type) -> None:
     for name, theirs, own in in_common(awaited, plain):
         assert theirs.__doc__, f"{awaited.__name__}.{name} has no docstring"
         expected = generate_blocking.adapted(inspect.getdoc(theirs) or "")
@@ -105,14 +105,14 @@ def test_both_faces_say_the_same(awaited: type, plain: type) -> None:
 
 
 @EVERY_PAIR
-def test_no_method_of_the_blocking_face_speaks_of_awaiting(awaited: type, plain: type) -> None:
+def test_no_docstring_of_the_blocking_face_mentions_await(awaited: type, plain: type) -> None:
     for name, own in members(plain).items():
         assert inspect.getdoc(own), f"{plain.__name__}.{name} has no docstring"
         for word in ("async ", "await ", "trio"):
             assert word not in (inspect.getdoc(own) or ""), name
 
 
-def test_a_docstring_is_adapted_where_it_speaks_of_waiting() -> None:
+def test_a_docstring_that_mentions_await_is_adapted() -> None:
     told = "`async with db` and `async for`; await db.get(key). It belongs to one task."
     assert generate_blocking.adapted(told) == (
         "`with db` and `for`; db.get(key). It belongs to one thread."
@@ -132,7 +132,7 @@ def test_both_ways_to_connect_take_the_same_arguments() -> None:
     assert awaited == dict(inspect.signature(connect_blocking).parameters)
 
 
-def test_what_does_not_wait_is_no_coroutine_and_what_waits_is_one() -> None:
+def test_writes_of_a_transaction_are_plain_functions_and_single_writes_are_coroutines() -> None:
     for name in ("put", "delete", "delete_range", "add", "min", "max", "append", "save_snapshot"):
         assert not inspect.iscoroutinefunction(getattr(Transaction, name)), name
         assert inspect.iscoroutinefunction(getattr(Database, name)), name

@@ -76,7 +76,7 @@ def test_an_event_that_fails_parks_its_stream(db: headwater.BlockingDatabase, na
     assert name not in db.projections.names()
 
 
-def test_an_error_that_time_does_not_mend_ends_the_wait_and_the_block(
+def test_a_permanent_error_ends_the_wait_and_the_block(
     db: headwater.BlockingDatabase, real_server: ServerProcess, name: str
 ) -> None:
     db.projection(name, category=name)(count)
@@ -92,7 +92,9 @@ def test_an_error_that_time_does_not_mend_ends_the_wait_and_the_block(
             running.wait()
 
 
-def test_a_handler_of_the_other_face_is_refused(db: headwater.BlockingDatabase, name: str) -> None:
+def test_an_async_handler_is_refused_by_the_blocking_face(
+    db: headwater.BlockingDatabase, name: str
+) -> None:
     async def waits(tx: Any, event: Any) -> None: ...
 
     with pytest.raises(headwater.InvalidArgument, match="must be a `def`"):

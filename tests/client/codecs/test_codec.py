@@ -1,4 +1,4 @@
-"""Codecs, and what cannot be encoded."""
+"""Codecs: values that can be encoded, and values that cannot."""
 
 import threading
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -46,7 +46,7 @@ from headwater.errors import InvalidArgument, Undecodable
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_comes_back_as_it_was(value: Any) -> None:
+def test_a_decoded_value_equals_the_encoded_one_and_has_its_type(value: Any) -> None:
     codec = MsgpackCodec()
     back = codec.decode(codec.encode(value))
     assert back == value
@@ -54,9 +54,10 @@ def test_a_value_comes_back_as_it_was(value: Any) -> None:
     assert repr(back) == repr(value) or isinstance(value, set | frozenset)
 
 
-def test_equal_sets_are_equal_bytes_in_whatever_order_they_were_filled() -> None:
+def test_equal_sets_have_the_same_encoding_whatever_their_insertion_order() -> None:
     codec = MsgpackCodec()
-    # They fall into one place of the table, so the first to come is the first to go.
+    # These numbers have the same slot in the hash table, so the insertion order is the order of
+    # iteration.
     forth, back = ({*order} for order in ((0, 8, 16), (16, 8, 0)))
     assert [*forth] != [*back]
     assert codec.encode(forth) == codec.encode(back)
@@ -73,7 +74,7 @@ def test_equal_sets_are_equal_bytes_in_whatever_order_they_were_filled() -> None
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_bytes_are_those_that_the_protocols_page_shows(value: Any, stored: bytes) -> None:
+def test_extensions_are_encoded_as_the_protocol_page_shows(value: Any, stored: bytes) -> None:
     assert MsgpackCodec().encode(value) == stored
 
 
@@ -81,17 +82,17 @@ def test_the_bytes_are_those_that_the_protocols_page_shows(value: Any, stored: b
     "stored",
     [b"\xd4\x01x", b"\xd6\x02wild", b"\xd6\x032013", b"\xd4\x04\x07", b"\xc7\x02\x04\x91\x80"],
 )
-def test_an_extension_that_is_none_of_ours_is_undecodable(stored: bytes) -> None:
+def test_a_malformed_extension_is_undecodable(stored: bytes) -> None:
     with pytest.raises(Undecodable):
         decode_with(MsgpackCodec(), stored, "value of x")
 
 
-def test_a_time_without_a_zone_is_refused_with_a_way_out() -> None:
+def test_a_time_without_a_zone_is_refused_with_advice() -> None:
     with pytest.raises(InvalidArgument, match=r"no time zone.*datetime\.now\(UTC\)"):
         encode_with(MsgpackCodec(), datetime(2013, 1, 1), "value of x")  # noqa: DTZ001
 
 
-def test_a_tuple_comes_back_as_a_list_and_a_time_in_utc() -> None:
+def test_a_tuple_is_decoded_as_a_list_and_a_time_in_utc() -> None:
     codec = MsgpackCodec()
     assert codec.decode(codec.encode((1, 2))) == [1, 2]
     east = datetime(2013, 1, 1, tzinfo=timezone(timedelta(hours=2)))
@@ -110,21 +111,21 @@ def nested(depth: int) -> list[Any]:
     [object(), {object()}, 2**64, -(2**63) - 1, datetime(2013, 1, 1), nested(2000), "\ud800", 1j],  # noqa: DTZ001
     ids=lambda value: type(value).__name__,
 )
-def test_what_cannot_be_encoded_is_said_and_leaves_nothing_behind(value: Any) -> None:
+def test_a_value_that_cannot_be_encoded_is_refused_and_does_not_affect_the_next(value: Any) -> None:
     codec = MsgpackCodec()
     with pytest.raises(InvalidArgument, match="value of x cannot be encoded"):
         encode_with(codec, [1, "half", value], "value of x")
-    # The packer is shared by all calls: what it had packed so far must be gone.
+    # All calls share one packer, so the part that was packed before the error must be dropped.
     assert codec.encode(1) == b"\x01"
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x01\x02", b"\xa5abc", b"\x91"])
-def test_what_cannot_be_decoded_is_said(data: bytes) -> None:
+def test_damaged_bytes_are_undecodable(data: bytes) -> None:
     with pytest.raises(Undecodable, match=f"its {len(data)} bytes"):
         decode_with(MsgpackCodec(), data, "value of x")
 
 
-def test_types_of_ones_own_are_encoded_by_a_function() -> None:
+def test_other_types_can_be_encoded_by_functions_of_the_application() -> None:
     codec = MsgpackCodec(
         default=lambda value: msgpack.ExtType(42, str(value).encode()),
         ext_hook=lambda code, data: complex(data.decode()) if code == 42 else None,
@@ -132,7 +133,7 @@ def test_types_of_ones_own_are_encoded_by_a_function() -> None:
     assert codec.decode(codec.encode([1j, 2])) == [1j, 2]
 
 
-def test_the_raw_codec_takes_bytes_alone() -> None:
+def test_the_raw_codec_takes_only_bytes() -> None:
     codec = RawCodec()
     assert codec.encode(bytearray(b"a")) == codec.encode(memoryview(b"a")) == b"a"
     assert codec.decode(b"\xc1") == b"\xc1"
@@ -142,13 +143,13 @@ def test_the_raw_codec_takes_bytes_alone() -> None:
 
 # One encoder is never used for two values at once.
 #
-# A packer calls back into Python for types that msgpack lacks. There another thread may encode, or
-# the callback itself may. With one packer for all, both values came out cut or with foreign bytes,
-# were acknowledged by the server, and could never be read again.
+# A packer calls Python functions for types that msgpack lacks. Meanwhile another thread may encode
+# a value, or the function itself may. When all calls shared one packer, both values could be
+# truncated or mixed. The server acknowledged them, and nobody could read them again.
 
 
 class Amount:
-    """A class of the application, which its `default` encodes."""
+    """A class that msgpack does not know. The application's `default` encodes it."""
 
 
 def test_a_default_may_encode_with_the_same_codec() -> None:
@@ -168,7 +169,7 @@ def test_threads_that_share_a_codec_do_not_disturb_each_other() -> None:
 
     def default(value: Any) -> Any:
         assert isinstance(value, Amount)
-        # The other thread encodes exactly while this value is half encoded.
+        # Let the other thread encode while this value is half encoded.
         other = threading.Thread(target=lambda: encoded.append(codec.encode({"other": "x" * 100})))
         other.start()
         other.join()
@@ -183,7 +184,7 @@ def test_threads_that_share_a_codec_do_not_disturb_each_other() -> None:
     assert [codec.decode(data) for data in encoded] == [{"other": "x" * 100}]
 
 
-def test_a_value_that_cannot_be_encoded_leaves_nothing_behind_for_the_next() -> None:
+def test_an_encoding_that_fails_does_not_affect_the_next() -> None:
     codec = MsgpackCodec()
     for _ in range(3):
         with pytest.raises(TypeError):
@@ -191,7 +192,7 @@ def test_a_value_that_cannot_be_encoded_leaves_nothing_behind_for_the_next() -> 
         assert codec.decode(codec.encode([1, 2])) == [1, 2]
 
 
-# What can be encoded can be decoded, and is equal.
+# Every encoded value is decoded to an equal value.
 
 
 def of_minutes(minutes: int) -> timezone:
@@ -208,7 +209,8 @@ MEMBERS: st.SearchStrategy[Any] = st.one_of(
     st.uuids(),
     st.decimals(allow_nan=False),
     st.dates(),
-    # Not zones with summer time: in a gap of theirs a datetime equals none of another zone.
+    # No zones with summer time: when the clock is set forward, a datetime in the skipped hour is
+    # not equal to any datetime of another zone.
     st.datetimes(timezones=st.integers(-1439, 1439).map(of_minutes)),
 )
 HASHABLE = st.recursive(
@@ -232,7 +234,7 @@ VALUES = st.recursive(
 @example(datetime.max.replace(tzinfo=timezone(-timedelta(hours=5))))
 @example(datetime.min.replace(tzinfo=timezone(timedelta(hours=23, minutes=59))))
 @example([{datetime.max.replace(tzinfo=timezone(-timedelta(hours=23, minutes=59)))}])
-def test_every_value_that_is_accepted_can_be_read_and_is_equal(value: Any) -> None:
+def test_every_accepted_value_is_decoded_to_an_equal_one(value: Any) -> None:
     codec = MsgpackCodec()
     try:
         data = codec.encode(value)
@@ -241,7 +243,7 @@ def test_every_value_that_is_accepted_can_be_read_and_is_equal(value: Any) -> No
     assert codec.decode(data) == value
 
 
-def test_a_damaged_value_is_still_not_read() -> None:
+def test_damaged_values_of_special_types_are_undecodable() -> None:
     codec = MsgpackCodec()
     for data in (b"", b"\xc1", b"\x81\x90", b"\xd6\xff\0\0", b"\xc7\x0c\xff" + b"\xff" * 12):
         with pytest.raises(Undecodable):

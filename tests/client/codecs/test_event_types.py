@@ -61,7 +61,7 @@ def deposits() -> EventTypes:
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_objects_go_in_and_come_out_on_every_way_to_read(
+def test_objects_are_written_and_returned_by_every_kind_of_read(
     face: str, real_server: ServerProcess
 ) -> None:
     types = deposits()
@@ -108,7 +108,9 @@ def test_objects_go_in_and_come_out_on_every_way_to_read(
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_a_consumer_group_is_given_objects_too(face: str, real_server: ServerProcess) -> None:
+def test_deliveries_of_a_consumer_group_contain_objects_too(
+    face: str, real_server: ServerProcess
+) -> None:
     types = deposits()
     category = f"grouped{face}"
 
@@ -134,13 +136,13 @@ def test_a_consumer_group_is_given_objects_too(face: str, real_server: ServerPro
         ({"amount": Decimal("1.1"), "currency": "EUR"}, {"$schema": 3}),
     ],
 )
-def test_upcasters_are_applied_from_the_schema_that_was_written(data: Any, metadata: Any) -> None:
+def test_upcasters_are_applied_from_the_stored_schema_on(data: Any, metadata: Any) -> None:
     event = deposits().from_stored(stored("Deposited", data, metadata))
     assert event.data == Deposited(Decimal("1.1"), "EUR")
     assert event.metadata is None
 
 
-def test_upcasters_alone_give_plain_data_of_the_newest_schema() -> None:
+def test_upcasters_without_a_class_give_plain_data_of_the_newest_schema() -> None:
     types = EventTypes()
     types.upcaster("Moved", 2, lambda data: {**data, "z": 0})
     types.upcaster("Moved", 1, lambda data: {"x": data[0], "y": data[1]})
@@ -163,19 +165,21 @@ def test_an_upcaster_that_fails_says_which_event_and_why() -> None:
         ({}, {"$schema": 3}, "in schema 3: the data does not fit: TypeError"),
     ],
 )
-def test_data_that_cannot_be_had_is_undecodable(data: Any, metadata: Any, message: str) -> None:
+def test_data_of_an_unknown_schema_or_of_another_form_is_undecodable(
+    data: Any, metadata: Any, message: str
+) -> None:
     with pytest.raises(headwater.Undecodable, match=message):
         deposits().from_stored(stored("Deposited", data, metadata))
 
 
-def test_a_missing_upcaster_is_said() -> None:
+def test_the_error_of_a_missing_upcaster_names_its_schema() -> None:
     types = EventTypes()
     types.register("Deposited", Deposited, schema=3)
     with pytest.raises(headwater.Undecodable, match="no upcaster from schema 1"):
         types.from_stored(stored("Deposited", 110))
 
 
-def test_an_erased_event_stays_without_data() -> None:
+def test_an_erased_event_has_no_data() -> None:
     types = deposits()
     gone = RecordedEvent(
         Position(9),
@@ -203,12 +207,12 @@ def test_an_erased_event_stays_without_data() -> None:
         (Event("Deposited", Deposited(Decimal(1), "EUR"), {"$schema": 1}), "set by the codec"),
     ],
 )
-def test_an_event_that_could_not_be_read_again_is_not_written(event: Event, message: str) -> None:
+def test_an_event_that_could_not_be_read_back_is_refused(event: Event, message: str) -> None:
     with pytest.raises(headwater.InvalidArgument, match=message):
         deposits().to_stored(event)
 
 
-def test_what_contradicts_itself_is_refused_where_it_is_said() -> None:
+def test_contradictory_registrations_are_refused() -> None:
     types = deposits()
     with pytest.raises(headwater.InvalidArgument, match="already registered"):
         types.register("Deposited", Withdrawn)
@@ -233,7 +237,7 @@ def test_what_contradicts_itself_is_refused_where_it_is_said() -> None:
         types.event(1j)
 
 
-def test_functions_do_for_a_class_of_another_sort() -> None:
+def test_a_class_of_another_kind_can_be_registered_with_functions() -> None:
     types = EventTypes()
     types.register("Turned", complex, dump=lambda value: [value.real, value.imag], load=load)
     assert types.to_stored(types.event(1j)).data == [0.0, 1.0]

@@ -1,4 +1,4 @@
-"""Objects as plain data, and back."""
+"""Objects are converted to plain data, and back."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -103,26 +103,26 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-def test_an_object_comes_back_equal_through_the_codec(value: Any) -> None:
+def test_an_object_that_is_encoded_and_decoded_is_equal(value: Any) -> None:
     mapping = mapping_of(type(value))
     codec = MsgpackCodec()
     assert mapping.load(codec.decode(codec.encode(mapping.dump(value)))) == value
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-def test_a_field_that_the_class_lacks_is_left_out(value: Any) -> None:
+def test_a_field_that_the_class_lacks_is_ignored(value: Any) -> None:
     mapping = mapping_of(type(value))
     assert mapping.load({**mapping.dump(value), "unheard_of": 1}) == value
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("data", [None, 7, {}, ["a"]])
-def test_data_that_does_not_fit_is_an_error(value: Any, data: Any) -> None:
+def test_data_that_does_not_match_the_class_is_an_error(value: Any, data: Any) -> None:
     with pytest.raises(Exception, match=r"\w"):
         mapping_of(type(value)).load(data)
 
 
-def test_a_union_that_the_data_does_not_tell_apart_is_refused() -> None:
+def test_a_union_whose_members_the_data_cannot_distinguish_is_refused() -> None:
     @dataclass
     class Either:
         one: Money | Kind
@@ -136,6 +136,6 @@ def test_a_union_that_the_data_does_not_tell_apart_is_refused() -> None:
             mapping_of(kind)
 
 
-def test_a_class_of_another_sort_is_refused() -> None:
+def test_a_class_of_another_kind_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="give dump= and load="):
         mapping_of(complex)

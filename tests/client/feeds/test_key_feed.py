@@ -1,4 +1,4 @@
-"""Feeds of keys by the client, on trio, asyncio and without an event loop."""
+"""Feeds of keys on all three faces of the client."""
 
 import uuid
 

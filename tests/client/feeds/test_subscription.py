@@ -29,7 +29,7 @@ def event(position: int) -> list[Any]:
 
 
 def push(server: FakeServer, *payloads: Any, known: int = 1) -> None:
-    """Push to the newest subscription, once the fake knows so many that it did not end."""
+    """Push to the newest subscription. The fake server must have *known* of them open."""
     opened = [
         (peer, request_id)
         for peer in server.peers
@@ -39,13 +39,13 @@ def push(server: FakeServer, *payloads: Any, known: int = 1) -> None:
     if len(opened) < known:
         raise AssertionError(f"{len(opened)} subscriptions, not {known}")
     peer, request_id = opened[-1]
-    # Behind the answer to its subscribe, which may be made and not sent yet.
+    # The lock makes the push wait until the answer to the subscribe was sent.
     with peer.in_order:
         for payload in payloads:
             peer.push(request_id, payload)
 
 
-def test_items_are_batches_and_what_is_said_between_them(face: str, server: FakeServer) -> None:
+def test_items_are_batches_and_the_messages_between_them(face: str, server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.subscribe(after=3, stream="s", types=["A"], window=10) as feed:
             push(server, ["events", [event(4), event(5)]], ["caught_up", 5], ["fell_behind", 5])
@@ -61,7 +61,7 @@ def test_items_are_batches_and_what_is_said_between_them(face: str, server: Fake
     assert server.named("subscribe")[0].arguments == [3, {"stream": "s", "types": ["A"]}, 10]
 
 
-def test_credit_is_granted_when_a_batch_was_dealt_with(face: str, server: FakeServer) -> None:
+def test_credit_is_granted_when_batches_were_handled(face: str, server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.subscribe(window=4) as feed:
             push(server, ["events", [event(1)]], ["events", [event(2)]], ["events", [event(3)]])
@@ -78,7 +78,7 @@ def test_credit_is_granted_when_a_batch_was_dealt_with(face: str, server: FakeSe
     assert [came.arguments[1] for came in server.named("credit")] == [2]
 
 
-def test_it_goes_on_after_the_last_event_when_the_connection_is_lost(
+def test_after_a_lost_connection_a_subscription_continues_after_its_last_event(
     face: str, server: FakeServer
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -87,8 +87,8 @@ def test_it_goes_on_after_the_last_event_when_the_connection_is_lost(
             assert len(await anext(feed)) == 2  # type: ignore[arg-type]
             push(server, ["events", [event(3)]])
             server.drop_all()
-            # The third may have come before the connection was lost, or not.
-            pusher = threading.Thread(target=push_what_follows, args=(server, 2, 4))
+            # The third event may or may not arrive before the connection is lost.
+            pusher = threading.Thread(target=push_later_events, args=(server, 2, 4))
             pusher.start()
             feed_events = feed.events()
             assert [(await anext(feed_events)).position for _ in range(2)] == [3, 4]
@@ -98,12 +98,12 @@ def test_it_goes_on_after_the_last_event_when_the_connection_is_lost(
     assert [came.arguments[0] for came in server.named("subscribe")] in ([0, 2], [0, 3])
 
 
-def push_what_follows(server: FakeServer, count: int, last: int) -> None:
-    """Answer the count-th subscribe as a server would: with the events after its position."""
+def push_later_events(server: FakeServer, count: int, last: int) -> None:
+    """Answer the count-th subscribe request with the events after its position."""
     server.wait_for("subscribe", count)
     after = server.named("subscribe")[-1].arguments[0]
     rows = [event(position) for position in range(after + 1, last + 1)]
-    # The lost connection's subscription is one that the fake did not end.
+    # For the fake server, the subscription of the lost connection is still open.
     subscribe_then_push(server, count, ["events", rows], known=count).join()
 
 
@@ -124,7 +124,7 @@ def subscribe_then_push(
     return thread
 
 
-def test_an_error_that_ends_it_is_raised_where_items_are_awaited(
+def test_an_error_that_ends_a_subscription_is_raised_when_the_next_item_is_awaited(
     face: str, server: FakeServer
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -138,7 +138,7 @@ def test_an_error_that_ends_it_is_raised_where_items_are_awaited(
     run_on(face, server.url, scenario)
 
 
-def test_a_server_that_goes_down_ends_it_only_if_none_comes_back(
+def test_a_shutdown_ends_a_subscription_only_if_the_server_does_not_come_back(
     face: str, server: FakeServer
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -163,13 +163,15 @@ def test_leaving_the_block_ends_the_subscription(face: str, server: FakeServer) 
 
     run_on(face, server.url, scenario)
     if face == "blocking":
-        # It had a connection of its own, and that one is closed.
+        # The subscription has its own connection, which is closed.
         assert server.named("subscribe")[0].connection == 1
     else:
         assert len(server.named("unsubscribe")) == 1
 
 
-def test_an_error_of_subscribe_is_raised_on_entering(face: str, server: FakeServer) -> None:
+def test_an_error_of_subscribe_is_raised_when_the_block_is_entered(
+    face: str, server: FakeServer
+) -> None:
     server.on("subscribe", headwater.TooMany("subscriptions"))
 
     async def scenario(db: headwater.Database) -> None:
@@ -192,7 +194,7 @@ def test_wrong_arguments_are_refused_at_the_call(server: FakeServer) -> None:
     run_on("blocking", server.url, scenario)
 
 
-async def test_a_subscription_is_for_one_task(server: FakeServer) -> None:
+async def test_only_one_task_can_wait_for_items_of_a_subscription(server: FakeServer) -> None:
     async with (
         headwater.connect(server.url) as db,
         db.subscribe() as feed,
@@ -205,7 +207,9 @@ async def test_a_subscription_is_for_one_task(server: FakeServer) -> None:
         nursery.cancel_scope.cancel()
 
 
-def test_what_a_newer_server_says_is_passed_over(face: str, server: FakeServer) -> None:
+def test_messages_of_a_newer_server_that_are_unknown_are_ignored(
+    face: str, server: FakeServer
+) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.subscribe() as feed:
             push(server, ["news", 1, 2], ["caught_up", 4])
@@ -222,7 +226,7 @@ def undecodable(position: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("bad", [{1}, {3}, {5}, {1, 2}, {2, 4}, {1, 2, 3, 4, 5}], ids=str)
-def test_an_event_that_cannot_be_read_hides_no_other(
+def test_an_undecodable_event_hides_no_other_event(
     face: str, server: FakeServer, bad: set[int]
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -247,9 +251,7 @@ def test_an_event_that_cannot_be_read_hides_no_other(
     run_on(face, server.url, scenario)
 
 
-def test_the_position_stays_before_an_event_that_cannot_be_read(
-    face: str, server: FakeServer
-) -> None:
+def test_the_position_stays_before_an_undecodable_event(face: str, server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.subscribe() as feed:
             push(server, ["events", [event(1), undecodable(2), event(3)]])
@@ -261,9 +263,7 @@ def test_the_position_stays_before_an_event_that_cannot_be_read(
     run_on(face, server.url, scenario)
 
 
-def test_credit_is_granted_for_events_that_cannot_be_read_too(
-    face: str, server: FakeServer
-) -> None:
+def test_credit_is_granted_for_undecodable_events_too(face: str, server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.subscribe(window=4) as feed:
             push(server, ["events", [undecodable(1), undecodable(2)]], ["caught_up", 2])
@@ -277,10 +277,10 @@ def test_credit_is_granted_for_events_that_cannot_be_read_too(
     assert sum(came.arguments[1] for came in server.named("credit")) == 2
 
 
-def test_a_subscription_notices_that_the_server_is_gone_without_a_word(
+def test_a_subscription_notices_that_the_server_disappeared_without_an_error(
     face: str, server: FakeServer
 ) -> None:
-    # The blocking face waited for pushes without a timeout, and so for ever.
+    # The blocking face used to wait for pushes without a timeout, that is, for ever.
     server.on("ping", server.HANG)
 
     async def scenario(db: headwater.Database) -> None:

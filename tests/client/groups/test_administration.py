@@ -1,4 +1,4 @@
-"""Consumer groups on a real server, the same scenarios on trio, asyncio and without a loop."""
+"""Consumer groups on a real server, with the same scenarios on all three faces."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ async def fill(db: headwater.Database, name: str, streams: int = 2, events: int 
 
 
 async def consume(db: headwater.Database, name: str) -> list[tuple[str, object]]:
-    """Acknowledge all that there is."""
+    """Acknowledge all available events."""
     seen: list[tuple[str, object]] = []
     async with db.join(name, until_caught_up=True) as group:
         async for delivery in group:
@@ -46,7 +46,7 @@ async def consume(db: headwater.Database, name: str) -> list[tuple[str, object]]
     return seen
 
 
-def test_a_consumer_gets_every_event_once_in_its_streams_order(play: Play, name: str) -> None:
+def test_a_consumer_gets_every_event_once_in_stream_order(play: Play, name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         await fill(db, name)
         assert await db.groups.create(name, category=name) == 0
@@ -59,7 +59,7 @@ def test_a_consumer_gets_every_event_once_in_its_streams_order(play: Play, name:
     play(scenario)
 
 
-def test_an_acknowledgement_in_a_transaction_is_done_with_it_or_not_at_all(
+def test_an_acknowledgement_in_a_transaction_commits_with_it_or_not_at_all(
     play: Play, name: str
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -102,7 +102,7 @@ def test_a_batch_can_acknowledge_too(play: Play, name: str) -> None:
     play(scenario)
 
 
-def test_several_are_acknowledged_together_or_up_to_one(play: Play, name: str) -> None:
+def test_deliveries_are_acknowledged_together_or_up_to_one_of_them(play: Play, name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         await fill(db, name, streams=5, events=1)
         await db.groups.create(name, category=name)
@@ -116,7 +116,7 @@ def test_several_are_acknowledged_together_or_up_to_one(play: Play, name: str) -
     play(scenario)
 
 
-def test_what_is_parked_is_listed_replayed_and_discarded(play: Play, name: str) -> None:
+def test_parked_events_are_listed_replayed_and_discarded(play: Play, name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         await fill(db, name, streams=3, events=2)
         await db.groups.create(name, category=name)
@@ -139,7 +139,7 @@ def test_what_is_parked_is_listed_replayed_and_discarded(play: Play, name: str) 
     play(scenario)
 
 
-def test_a_block_that_fails_gives_back_what_was_taken_with_the_reason(
+def test_a_block_that_fails_returns_its_delivery_with_the_exception_as_the_reason(
     play: Play, name: str
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -152,14 +152,14 @@ def test_a_block_that_fails_gives_back_what_was_taken_with_the_reason(
                     raise ZeroDivisionError("by zero")
         [parked] = [one async for one in db.groups.parked(name)]
         assert parked.reason == "ZeroDivisionError: by zero"
-        # What was sent, and never taken, was not tried.
+        # The deliveries that were sent, but never taken from the queue, do not count as attempts.
         seen = await consume(db, name)
         assert len(seen) == 3
 
     play(scenario)
 
 
-def test_who_leaves_gives_back_what_was_not_settled_without_an_attempt(
+def test_leaving_returns_unsettled_deliveries_without_counting_an_attempt(
     play: Play, name: str
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -199,7 +199,7 @@ def test_groups_are_created_listed_changed_and_deleted(play: Play, name: str) ->
     play(scenario)
 
 
-def test_bad_use_gets_an_error_that_says_what(play: Play, name: str) -> None:
+def test_wrong_use_is_refused_with_a_precise_error(play: Play, name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         with pytest.raises(headwater.NoSuchGroup, match=f"there is no group '{name}'"):
             async with db.join(name):
@@ -232,7 +232,7 @@ def test_bad_use_gets_an_error_that_says_what(play: Play, name: str) -> None:
     play(scenario)
 
 
-def test_a_delivery_is_settled_once_and_by_its_own_consumer(play: Play, name: str) -> None:
+def test_a_delivery_is_settled_only_once_and_only_by_its_consumer(play: Play, name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         await fill(db, name, streams=2, events=1)
         await db.groups.create(name, category=name)
@@ -266,7 +266,9 @@ def test_a_deleted_group_ends_its_consumers(play: Play, name: str) -> None:
     play(scenario)
 
 
-def test_a_lease_that_ran_out_is_lost_and_the_event_comes_again(play: Play, name: str) -> None:
+def test_after_its_lease_a_delivery_is_lost_and_the_event_is_delivered_again(
+    play: Play, name: str
+) -> None:
     async def scenario(db: headwater.Database) -> None:
         await fill(db, name, streams=1, events=1)
         await db.groups.create(name, category=name, lease=0.1)
@@ -281,7 +283,7 @@ def test_a_lease_that_ran_out_is_lost_and_the_event_comes_again(play: Play, name
     play(scenario)
 
 
-def test_the_blocking_face_reads_like_the_others(real_server: ServerProcess, name: str) -> None:
+def test_a_consumer_works_with_the_blocking_face(real_server: ServerProcess, name: str) -> None:
     with headwater.connect_blocking(real_server.url) as db:
         db.append(f"{name}-1", [event(1), event(2)])
         db.groups.create(name, category=name)

@@ -1,4 +1,4 @@
-"""Memberships against a scripted server: what travels, and what becomes of a lost connection."""
+"""Memberships on a scripted server: the requests that they send, and lost connections."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ def row(token: int, position: int, attempt: int = 1) -> list[Any]:
 
 
 def push_from(server: FakeServer, peer: int, *payloads: list[Any]) -> None:
-    """Push behind the answer to the join of a connection."""
+    """Push to a connection after the answer to its join."""
     server.wait_for("group_join", peer + 1)
     connection: Peer = server.peers[-1]
     with connection.in_order:
@@ -61,7 +61,7 @@ async def test_credit_is_granted_again_as_deliveries_are_settled(server: FakeSer
     assert len(server.named("group_leave")) == 1
 
 
-async def test_a_lost_delivery_in_the_queue_is_never_handed_out(server: FakeServer) -> None:
+async def test_a_lost_delivery_in_the_queue_is_never_returned(server: FakeServer) -> None:
     async with headwater.connect(server.url) as db, db.join("mailer", credit=2) as group:
         await in_thread(
             server,
@@ -74,7 +74,7 @@ async def test_a_lost_delivery_in_the_queue_is_never_handed_out(server: FakeServ
         assert {(one.position, one.attempt) for one in found} == {(2, 1), (1, 2)}
 
 
-async def test_an_answer_to_an_acknowledgement_that_is_lost_is_asked_for_again(
+async def test_an_acknowledgement_whose_answer_is_lost_is_sent_again(
     server: FakeServer,
 ) -> None:
     committed: list[Any] = [[8, 1_000_000, None, None, {}], []]
@@ -82,15 +82,17 @@ async def test_an_answer_to_an_acknowledgement_that_is_lost_is_asked_for_again(
     async with headwater.connect(server.url) as db, db.join("mailer") as group:
         await in_thread(server, 0, ["deliveries", [row(1, 1)]])
         delivery = await group.__anext__()
-        # The connection that the delivery came over goes with it, and so does the lease; but
-        # the server knows the transaction, and that it had committed.
+        # The delivery and its lease end with the lost connection. But the server knows that the
+        # transaction with the acknowledgement was committed.
         await delivery.ack()
         assert delivery.settled
     first, second = server.named("execute")
     assert first.arguments == second.arguments
 
 
-async def test_a_block_that_fails_names_the_exception_as_the_reason(server: FakeServer) -> None:
+async def test_a_block_that_fails_sends_a_nack_with_the_exception_as_the_reason(
+    server: FakeServer,
+) -> None:
     async with headwater.connect(server.url) as db:
         with pytest.raises(ZeroDivisionError):
             async with db.join("mailer") as group:
@@ -101,7 +103,7 @@ async def test_a_block_that_fails_names_the_exception_as_the_reason(server: Fake
     assert nack.arguments == ["mailer", [[1, 1]], None, "ZeroDivisionError: byzero", False]
 
 
-async def test_who_is_cancelled_leaves_all_the_same(server: FakeServer) -> None:
+async def test_a_cancelled_member_leaves_the_group(server: FakeServer) -> None:
     async with headwater.connect(server.url) as db:
         with trio.CancelScope() as scope:
             async with db.join("mailer"):
@@ -112,7 +114,7 @@ async def test_who_is_cancelled_leaves_all_the_same(server: FakeServer) -> None:
     assert server.named("nack") == []
 
 
-async def test_a_join_that_is_cancelled_is_left_again(server: FakeServer) -> None:
+async def test_a_cancelled_join_leaves_the_group(server: FakeServer) -> None:
     def never(_: Request) -> object:
         return FakeServer.HANG
 
@@ -138,7 +140,7 @@ async def test_two_tasks_cannot_wait_on_one_membership(server: FakeServer) -> No
         nursery.cancel_scope.cancel()
 
 
-def test_a_credit_that_can_mean_nothing_is_refused_before_anything_is_sent() -> None:
+def test_an_invalid_credit_is_refused_before_anything_is_sent() -> None:
     async def refused() -> None:
         with FakeServer() as server:
             async with headwater.connect(server.url) as db:

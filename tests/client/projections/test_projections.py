@@ -1,4 +1,4 @@
-"""Projections, against a real server: exactly once, whatever fails."""
+"""Projections on a real server: every event is handled exactly once, whatever fails."""
 
 import itertools
 import random
@@ -30,12 +30,12 @@ def face(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def name() -> str:
-    """Of a projection, and of a category of its own: the tests share a server."""
+    """A new name for a projection and its category. All tests share a server."""
     return f"p{next(numbers)}"
 
 
 async def fill(db: headwater.Database, category: str, count: int = 30, streams: int = 3) -> int:
-    """Events 1, 2, 3 … over some streams; the position of the last."""
+    """Append events 1, 2, 3 … to some streams in turn; return the position of the last."""
     position = 0
     for number in range(1, count + 1):
         done = await db.append(f"{category}-{number % streams}", Event("Counted", number))
@@ -50,7 +50,7 @@ def total(count: int) -> int:
 async def count(tx: headwater.ProjectionTransaction, event: headwater.RecordedEvent) -> None:
     tx.model.add("total", event.data)
     tx.model.add(("of", event.stream), event.data)
-    # In order and once, or it comes to another number.
+    # The result depends on the order of the events, and on every event being handled once.
     chain = await tx.model.get("chain", 0)
     tx.model.put("chain", (chain * 31 + event.position) % 1_000_003)
 
@@ -93,7 +93,7 @@ def test_a_model_follows_the_events_and_can_be_waited_for(
     run_on(face, real_server.url, scenario)
 
 
-def test_a_second_run_goes_on_where_the_first_ended(
+def test_a_second_run_continues_where_the_first_ended(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -106,7 +106,7 @@ def test_a_second_run_goes_on_where_the_first_ended(
     run_on(face, real_server.url, scenario)
 
 
-def test_events_of_no_concern_are_passed_over_and_need_not_be_waited_for(
+def test_events_that_do_not_match_are_skipped_without_a_wait(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -125,9 +125,7 @@ def test_events_of_no_concern_are_passed_over_and_need_not_be_waited_for(
     run_on(face, real_server.url, scenario)
 
 
-def test_no_event_that_concerns_it_is_passed_over(
-    face: str, name: str, real_server: ServerProcess
-) -> None:
+def test_no_matching_event_is_skipped(face: str, name: str, real_server: ServerProcess) -> None:
     async def scenario(db: headwater.Database) -> None:
         db.projection(name, category=name)(count)
         async with db.run_projections():
@@ -147,7 +145,7 @@ def test_no_event_that_concerns_it_is_passed_over(
 
 
 @pytest.mark.parametrize("which", ["stream", "prefix", "types", "tags", "query"])
-def test_the_filters_are_those_of_a_subscription(
+def test_a_projection_has_the_same_filters_as_a_subscription(
     which: str, name: str, real_server: ServerProcess
 ) -> None:
     filters: dict[str, Any] = {
@@ -170,7 +168,7 @@ def test_the_filters_are_those_of_a_subscription(
     run_on("trio", real_server.url, scenario)
 
 
-def test_status_tells_how_far_behind_a_projection_is(
+def test_the_status_says_how_far_behind_a_projection_is(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -189,7 +187,7 @@ def test_status_tells_how_far_behind_a_projection_is(
     run_on(face, real_server.url, scenario)
 
 
-def test_two_who_run_the_same_projection_do_no_harm(
+def test_two_processes_that_run_one_projection_do_no_harm(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -205,7 +203,7 @@ def test_two_who_run_the_same_projection_do_no_harm(
     run_on(face, real_server.url, scenario)
 
 
-def test_events_that_another_process_has_handled_are_passed_over(
+def test_events_that_another_process_has_handled_are_skipped(
     name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -221,7 +219,7 @@ def test_events_that_another_process_has_handled_are_passed_over(
         await second.project(rows[8:])
         assert await db.model(name).get("total") == total(10)
         assert await db.model(name).get("chain") == await chained(db, name)
-        # One that is ahead of what is known to be done would leave something out.
+        # A follower whose position is ahead of the stored one would skip events.
         ahead = Follower(db._host(), projection, build.number)
         ahead.position = 1 << 60
         with pytest.raises(PositionMismatch):
@@ -230,7 +228,9 @@ def test_events_that_another_process_has_handled_are_passed_over(
     run_on("trio", real_server.url, scenario)
 
 
-def test_two_who_park_the_same_event_park_it_once(name: str, real_server: ServerProcess) -> None:
+def test_two_processes_that_park_the_same_event_park_it_once(
+    name: str, real_server: ServerProcess
+) -> None:
     async def scenario(db: headwater.Database) -> None:
         projection = db.projections.define(name, Broken(2), category=name, attempts=1)
         await fill(db, name, 9)
@@ -249,7 +249,7 @@ def test_two_who_park_the_same_event_park_it_once(name: str, real_server: Server
     run_on("trio", real_server.url, scenario)
 
 
-def test_a_connection_that_is_lost_again_and_again_costs_no_event(
+def test_a_projection_whose_connection_is_lost_repeatedly_misses_no_event(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -275,7 +275,7 @@ def test_a_connection_that_is_lost_again_and_again_costs_no_event(
 
 
 async def transactions(db: headwater.Database, name: str, **options: Any) -> list[list[int]]:
-    """The events that each transaction of a projection was given."""
+    """The events that a projection handles in each of its transactions."""
     position = await fill(db, name, 20)
     given: dict[Any, list[int]] = {}
 
@@ -290,7 +290,7 @@ async def transactions(db: headwater.Database, name: str, **options: Any) -> lis
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_a_transaction_has_as_many_events_as_it_may_and_as_there_are(
+def test_a_transaction_has_a_full_batch_of_events_if_there_are_enough(
     batched: bool, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -300,7 +300,7 @@ def test_a_transaction_has_as_many_events_as_it_may_and_as_there_are(
     run_on("trio", real_server.url, scenario)
 
 
-def test_a_slow_handler_is_given_few_events_a_transaction(
+def test_a_slow_handler_gets_few_events_in_each_transaction(
     name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -310,11 +310,11 @@ def test_a_slow_handler_is_given_few_events_a_transaction(
     run_on("trio", real_server.url, scenario)
 
 
-# What fails.
+# Failures.
 
 
 class Broken:
-    """A handler that fails at some numbers, until it is mended."""
+    """A handler that fails at some numbers, which a test can change."""
 
     def __init__(self, *numbers: int) -> None:
         self.numbers = set(numbers)
@@ -384,7 +384,7 @@ def test_an_event_that_fails_parks_its_stream_and_no_other(
     run_on(face, real_server.url, scenario)
 
 
-def test_what_is_held_while_it_is_retried_is_neither_lost_nor_doubled(
+def test_events_that_are_held_during_a_retry_are_handled_once(
     name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -405,9 +405,7 @@ def test_what_is_held_while_it_is_retried_is_neither_lost_nor_doubled(
     run_on("trio", real_server.url, scenario)
 
 
-def test_an_error_of_the_moment_parks_nothing(
-    face: str, name: str, real_server: ServerProcess
-) -> None:
+def test_a_temporary_error_parks_nothing(face: str, name: str, real_server: ServerProcess) -> None:
     async def scenario(db: headwater.Database) -> None:
         failures = iter([ConnectionError("elsewhere"), TimeoutError("elsewhere")])
 
@@ -449,7 +447,7 @@ def test_an_event_that_cannot_be_decoded_parks_its_stream(
     run_on(face, real_server.url, reading, codec=TypedCodec(types))
 
 
-def test_an_error_at_the_commit_parks_the_stream_whose_event_it_is(
+def test_an_error_at_the_commit_parks_the_stream_of_the_event_that_caused_it(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -470,14 +468,14 @@ def test_an_error_at_the_commit_parks_the_stream_whose_event_it_is(
     run_on(face, real_server.url, scenario)
 
 
-# Made anew.
+# Rebuilds.
 
 
 @asynccontextmanager
 async def gate(
     handler: Callable[..., Awaitable[None]], at: int
 ) -> AsyncIterator[tuple[Callable[..., Awaitable[None]], trio.Event, trio.Event]]:
-    """A handler that waits at an event until it may go on."""
+    """A handler that waits at one event until it is released."""
     reached, free = trio.Event(), trio.Event()
 
     async def waiting(tx: headwater.ProjectionTransaction, event: Any) -> None:
@@ -493,7 +491,7 @@ async def tripled(tx: headwater.ProjectionTransaction, event: Any) -> None:
     tx.model.add("total", 3 * event.data)
 
 
-def test_readers_see_the_old_model_until_the_new_one_is_level(
+def test_readers_see_the_old_model_until_the_new_one_has_caught_up(
     name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -506,7 +504,7 @@ def test_readers_see_the_old_model_until_the_new_one_is_level(
                 await db.wait_for(name, position)
                 async with newer.run_projections():
                     await reached.wait()
-                    # The old one goes on meanwhile.
+                    # Meanwhile the old version continues.
                     position = await fill(db, name, 1)
                     await db.wait_for(name, position)
                     assert await db.model(name).get("total") == total(20) + 1
@@ -516,12 +514,12 @@ def test_readers_see_the_old_model_until_the_new_one_is_level(
                     while (await db.projection_status(name)).build == 1:
                         await trio.lowlevel.checkpoint()
                     assert await db.model(name).get("total") == 3 * (total(20) + 1)
-                    # The runner of the old version has ended, and does not write to the new.
+                    # The runner of the old version has ended, and does not write to the new model.
                     await db.wait_for(name, await fill(db, name, 1))
             status = await db.projection_status(name)
             assert (status.build, status.version, status.next_build) == (2, 2, None)
             assert await model_of(newer, name) == {("total",): 3 * (total(20) + 2)}
-            # What the old one left is removed.
+            # The keys of the old model are removed.
             async with newer.run_projections():
                 await db.wait_for(name, await fill(db, name, 1))
             assert {key[2] async for key, _ in db.scan(("$model", name))} == {2}
@@ -529,7 +527,7 @@ def test_readers_see_the_old_model_until_the_new_one_is_level(
     run_on("trio", real_server.url, scenario)
 
 
-def test_a_reader_that_remembers_an_old_build_sees_the_new_one(
+def test_a_reader_that_has_seen_an_old_build_switches_to_the_new_one(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -541,7 +539,7 @@ def test_a_reader_that_remembers_an_old_build_sees_the_new_one(
         await db.projections.rebuild(name)
         assert await model.get("total") == total(5)
 
-        # And if it is replaced just between the head and the first page.
+        # The same if the model is replaced between the read of the head and the first page.
         current = scanned.current
         rebuilds = iter([1])
 
@@ -557,7 +555,7 @@ def test_a_reader_that_remembers_an_old_build_sees_the_new_one(
     run_on(face, real_server.url, scenario)
 
 
-def test_a_rebuild_that_is_cut_off_goes_on_and_readers_never_see_half_of_it(
+def test_a_cancelled_rebuild_continues_and_readers_never_see_a_part_of_it(
     name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -587,7 +585,7 @@ def test_a_rebuild_that_is_cut_off_goes_on_and_readers_never_see_half_of_it(
     run_on("trio", real_server.url, scenario)
 
 
-def test_a_rebuild_with_new_failures_leaves_the_old_model_in_its_place(
+def test_a_rebuild_with_new_failures_keeps_the_old_model(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -612,7 +610,7 @@ def test_a_rebuild_with_new_failures_leaves_the_old_model_in_its_place(
     run_on(face, real_server.url, scenario)
 
 
-def test_another_filter_is_another_version(
+def test_a_changed_filter_needs_a_higher_version(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -664,7 +662,7 @@ def test_a_model_can_be_read_in_a_range_and_as_it_was(
     run_on(face, real_server.url, scenario)
 
 
-def test_the_codec_of_the_application_does_not_matter(
+def test_a_projection_works_with_any_codec_of_the_application(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -684,10 +682,10 @@ def test_the_codec_of_the_application_does_not_matter(
     run_on(face, real_server.url, scenario, codec=RawCodec())
 
 
-# Bad use.
+# Wrong use.
 
 
-def test_waiting_in_vain_ends_with_how_far_it_is(
+def test_a_wait_that_times_out_says_how_far_the_projection_is(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -703,7 +701,7 @@ def test_waiting_in_vain_ends_with_how_far_it_is(
     run_on(face, real_server.url, scenario)
 
 
-def test_what_is_not_there_and_what_means_nothing_is_refused(
+def test_unknown_projections_and_invalid_arguments_are_refused(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -748,7 +746,7 @@ def test_what_is_not_there_and_what_means_nothing_is_refused(
     run_on(face, real_server.url, scenario)
 
 
-def test_an_error_in_the_block_is_raised_as_it_is(
+def test_an_error_in_the_block_is_raised_unchanged(
     face: str, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -760,9 +758,7 @@ def test_an_error_in_the_block_is_raised_as_it_is(
     run_on(face, real_server.url, scenario)
 
 
-def test_records_are_msgpack_maps_as_their_module_shows_them(
-    name: str, real_server: ServerProcess
-) -> None:
+def test_stored_records_have_the_documented_form(name: str, real_server: ServerProcess) -> None:
     async def scenario(db: headwater.Database) -> None:
         db.projection(name, category=name)(count)
         async with db.run_projections():

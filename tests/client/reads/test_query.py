@@ -73,7 +73,7 @@ def test_a_query_finds_events_by_types_and_tags_over_all_streams(play: Play, nam
     play(scenario)
 
 
-def test_an_append_on_condition_of_a_query_is_done_once(play: Play, name: str) -> None:
+def test_an_append_with_a_condition_succeeds_once(play: Play, name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         free = Query(types=["Taken"], tags=[name])
         event = Event("Taken", "ann", tags=[name])
@@ -99,7 +99,7 @@ def test_an_append_on_condition_of_a_query_is_done_once(play: Play, name: str) -
 
 
 @pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
-def test_a_transaction_that_lost_the_race_for_a_query_is_run_again(
+def test_a_transaction_whose_query_was_invalidated_is_run_again(
     play: Play, name: str, isolation: str
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -158,7 +158,7 @@ def test_a_stream_is_read_by_types_like_a_list_of_its_events(play: Play, name: s
     play(scenario)
 
 
-def test_reading_from_a_time_begins_exactly_with_it(play: Play, name: str) -> None:
+def test_a_read_from_a_time_begins_exactly_at_that_time(play: Play, name: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         commits = [
             await db.append(name, [Event("A", [n, 1]), Event("B", [n, 2])]) for n in range(4)
@@ -218,7 +218,7 @@ def test_a_subscription_to_a_query_goes_from_history_into_live(play: Play, name:
     play(scenario)
 
 
-def test_a_query_reads_well_and_one_that_can_mean_nothing_is_refused() -> None:
+def test_queries_can_be_combined_and_invalid_ones_are_refused() -> None:
     query = Query(types=["A"], tags=("x", "y")) | Query(tags=["z"])
     assert query.criteria == (Criterion(("A",), ("x", "y")), Criterion((), ("z",)))
     assert query == Query(Criterion(types=["A"], tags=["x", "y"]), Criterion(tags=["z"]))
@@ -245,7 +245,7 @@ def test_a_query_reads_well_and_one_that_can_mean_nothing_is_refused() -> None:
         ({"types": []}, "read_all: types: 0 items"),
     ],
 )
-def test_a_wrong_filter_is_refused_where_it_is_given(
+def test_a_wrong_filter_is_refused_at_the_call(
     arguments: dict[str, Any], message: str, real_server: ServerProcess
 ) -> None:
     with (
@@ -255,7 +255,7 @@ def test_a_wrong_filter_is_refused_where_it_is_given(
         db.read_all(**arguments)
 
 
-def test_a_load_is_whole_though_its_events_do_not_fit_beside_the_snapshot(
+def test_a_load_is_complete_even_if_snapshot_and_events_exceed_one_answer(
     real_server: ServerProcess, name: str
 ) -> None:
     large = b"." * (8 * 1024 * 1024 - 16)

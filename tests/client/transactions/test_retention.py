@@ -1,4 +1,4 @@
-"""Retention, erasure and listings by the client, on trio, asyncio and without an event loop."""
+"""Retention, erasure and listings on all three faces of the client."""
 
 import uuid
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def name() -> str:
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_what_is_hidden_is_in_no_read_and_what_is_erased_says_so(
+def test_no_read_returns_hidden_events_and_erased_ones_have_no_data(
     face: str, real_server: ServerProcess, name: str
 ) -> None:
     stream = f"{name}-1"
@@ -59,9 +59,7 @@ def test_what_is_hidden_is_in_no_read_and_what_is_erased_says_so(
     run_on(face, real_server.url, scenario)
 
 
-def test_calls_that_can_mean_nothing_are_refused_where_they_are_made(
-    real_server: ServerProcess, name: str
-) -> None:
+def test_invalid_arguments_are_refused_at_the_call(real_server: ServerProcess, name: str) -> None:
     with headwater.connect_blocking(real_server.url) as db:
         wrong: list[Callable[[], object]] = [
             db.erase,

@@ -1,4 +1,4 @@
-"""db.run: exactly once, whatever becomes of the connection."""
+"""db.run: the function takes effect exactly once, even if connections are lost."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +33,7 @@ def commits(server: FakeServer) -> int:
     return len(server.named("commit"))
 
 
-def test_a_commit_that_turns_out_to_have_happened_is_not_repeated(
+def test_a_commit_whose_answer_was_lost_is_not_repeated_if_it_succeeded(
     face: str, server: FakeServer
 ) -> None:
     server.on("commit", server.DROP)
@@ -50,7 +50,7 @@ def test_a_commit_that_turns_out_to_have_happened_is_not_repeated(
     assert commits(server) == 1
 
 
-def test_a_commit_that_was_fenced_off_is_done_again(face: str, server: FakeServer) -> None:
+def test_a_commit_that_was_fenced_is_repeated_with_a_new_id(face: str, server: FakeServer) -> None:
     server.on("commit", server.DROP, COMMITTED)
     server.on("status", ["aborted", None])
 
@@ -64,7 +64,7 @@ def test_a_commit_that_was_fenced_off_is_done_again(face: str, server: FakeServe
     assert commits(server) == 2
 
 
-def test_the_question_is_asked_again_if_its_connection_is_lost_too(
+def test_the_status_is_asked_again_if_that_connection_is_lost_too(
     face: str, server: FakeServer
 ) -> None:
     server.on("commit", server.DROP)
@@ -77,7 +77,7 @@ def test_the_question_is_asked_again_if_its_connection_is_lost_too(
     assert len(server.named("status")) == 3
 
 
-def test_a_fate_that_nobody_knows_stays_unknown(face: str, server: FakeServer) -> None:
+def test_a_forgotten_transaction_raises_commit_unknown(face: str, server: FakeServer) -> None:
     server.on("commit", server.DROP)
     server.on("status", ["forgotten", None])
 
@@ -88,7 +88,9 @@ def test_a_fate_that_nobody_knows_stays_unknown(face: str, server: FakeServer) -
     run_on(face, server.url, scenario)
 
 
-def test_a_server_that_stays_away_leaves_it_unknown(face: str, server: FakeServer) -> None:
+def test_a_server_that_does_not_come_back_raises_commit_unknown(
+    face: str, server: FakeServer
+) -> None:
     server.on("commit", server.STOP)
 
     async def scenario(db: headwater.Database) -> None:
@@ -98,7 +100,9 @@ def test_a_server_that_stays_away_leaves_it_unknown(face: str, server: FakeServe
     run_on(face, server.url, scenario)
 
 
-def test_a_connection_lost_while_reading_only_begins_again(face: str, server: FakeServer) -> None:
+def test_a_connection_lost_before_the_commit_starts_a_new_attempt(
+    face: str, server: FakeServer
+) -> None:
     server.on("get", server.DROP, b"\x01")
 
     async def scenario(db: headwater.Database) -> None:
@@ -109,7 +113,9 @@ def test_a_connection_lost_while_reading_only_begins_again(face: str, server: Fa
     assert commits(server) == 1
 
 
-def test_an_error_that_stays_an_error_is_raised_at_once(face: str, server: FakeServer) -> None:
+def test_an_error_that_is_not_retryable_is_raised_immediately(
+    face: str, server: FakeServer
+) -> None:
     server.on("commit", headwater.WrongVersion("at 3"))
 
     async def scenario(db: headwater.Database) -> None:
@@ -120,7 +126,9 @@ def test_an_error_that_stays_an_error_is_raised_at_once(face: str, server: FakeS
     assert commits(server) == 1
 
 
-def test_a_users_exception_is_raised_and_not_retried(face: str, server: FakeServer) -> None:
+def test_an_exception_of_the_application_is_raised_and_not_retried(
+    face: str, server: FakeServer
+) -> None:
     async def fails(tx: headwater.Transaction) -> None:
         await tx.get("a")
         raise ZeroDivisionError
@@ -133,7 +141,7 @@ def test_a_users_exception_is_raised_and_not_retried(face: str, server: FakeServ
     assert len(server.named("begin")) == 1
 
 
-def test_conflicts_are_retried_and_attempts_and_deadline_end_it(
+def test_conflicts_are_retried_until_the_attempts_or_the_deadline_are_used_up(
     face: str, server: FakeServer
 ) -> None:
     server.on("commit", headwater.Conflict("a"), headwater.Conflict("b"), COMMITTED)
@@ -152,7 +160,7 @@ def test_conflicts_are_retried_and_attempts_and_deadline_end_it(
     run_on(face, server.url, scenario)
 
 
-def test_a_group_of_errors_is_retried_if_all_of_them_can_be(server: FakeServer) -> None:
+def test_a_group_of_errors_is_retried_if_all_of_them_are_retryable(server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         errors: list[Exception] = [headwater.Conflict("a"), ValueError("b")]
         calls = 0
@@ -176,7 +184,7 @@ def writes_and_returns(tx: Any) -> Any:
     return 5
 
 
-def test_a_function_that_cannot_be_awaited_is_refused_and_nothing_is_committed(
+def test_a_function_that_is_not_async_is_refused_and_nothing_is_committed(
     face: str, server: FakeServer
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -188,7 +196,7 @@ def test_a_function_that_cannot_be_awaited_is_refused_and_nothing_is_committed(
     assert not server.named("execute")
 
 
-def test_a_blocking_run_refuses_a_coroutine_that_nobody_would_await(server: FakeServer) -> None:
+def test_a_blocking_run_refuses_an_async_function(server: FakeServer) -> None:
     wanted = pytest.raises(headwater.InvalidArgument, match="a blocking database wants a `def`")
     with headwater.connect_blocking(server.url) as db, wanted:
         db.run(increment, 1)  # type: ignore[unused-coroutine]

@@ -1,4 +1,4 @@
-"""What a transaction sends, and when."""
+"""The requests that a transaction sends, and when it sends them."""
 
 import uuid
 from collections.abc import Iterator
@@ -38,11 +38,11 @@ def test_begin_get_put_and_commit_are_two_round_trips(face: str, server: FakeSer
 
     run_on(face, server.url, scenario)
     assert names(server) == ["begin", "get", "commit"]
-    # hello, begin with get, commit: three times something was received.
+    # The server received three times: hello, begin with get, and commit.
     assert server.peers[0].receives == 3
 
 
-def test_writes_go_ahead_of_the_read_that_must_see_them(face: str, server: FakeServer) -> None:
+def test_writes_are_sent_before_a_read_that_must_see_them(face: str, server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.transaction() as tx:
             tx.put("a", 1)
@@ -60,7 +60,7 @@ def test_writes_go_ahead_of_the_read_that_must_see_them(face: str, server: FakeS
     assert server.peers[0].receives == 4
 
 
-def test_a_transaction_that_only_writes_is_one_request(face: str, server: FakeServer) -> None:
+def test_a_transaction_that_only_writes_sends_one_request(face: str, server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.transaction() as tx:
             tx.put("a", 1)
@@ -70,7 +70,7 @@ def test_a_transaction_that_only_writes_is_one_request(face: str, server: FakeSe
     assert names(server) == ["execute"]
 
 
-def test_a_transaction_without_writes_needs_no_answer_at_its_end(
+def test_a_transaction_without_writes_ends_without_waiting_for_an_answer(
     face: str, server: FakeServer
 ) -> None:
     server.on("rollback", server.HANG)
@@ -89,9 +89,7 @@ def test_a_transaction_without_writes_needs_no_answer_at_its_end(
     assert server.named("begin")[0].arguments[2] is True
 
 
-def test_an_exception_sends_a_rollback_and_nothing_of_the_writes(
-    face: str, server: FakeServer
-) -> None:
+def test_an_exception_sends_a_rollback_and_no_writes(face: str, server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         with pytest.raises(ZeroDivisionError):
             async with db.transaction() as tx:
@@ -131,7 +129,7 @@ def test_the_error_of_begin_is_raised_by_the_read_that_needed_it(
     run_on(face, server.url, scenario)
 
 
-def test_a_connection_that_ends_during_commit_leaves_it_unknown(
+def test_a_connection_lost_during_the_commit_raises_commit_unknown(
     face: str, server: FakeServer
 ) -> None:
     server.on("commit", server.DROP)
@@ -148,7 +146,7 @@ def test_a_connection_that_ends_during_commit_leaves_it_unknown(
     run_on(face, server.url, scenario)
 
 
-def test_a_connection_that_ended_before_commit_leaves_nothing_unknown(
+def test_a_connection_lost_before_the_commit_does_not_raise_commit_unknown(
     face: str, server: FakeServer
 ) -> None:
     server.on("get", ONE, server.DROP)
@@ -166,7 +164,9 @@ def test_a_connection_that_ended_before_commit_leaves_nothing_unknown(
     assert "commit" not in names(server)
 
 
-def test_what_is_refused_before_it_is_sent_is_rolled_back(face: str, server: FakeServer) -> None:
+def test_a_write_that_the_client_refuses_rolls_the_transaction_back(
+    face: str, server: FakeServer
+) -> None:
     async def scenario(db: headwater.Database) -> None:
         tx = db.transaction()
         await tx.get("a")
@@ -180,7 +180,7 @@ def test_what_is_refused_before_it_is_sent_is_rolled_back(face: str, server: Fak
     assert names(server) == ["begin", "get", "rollback", "ping"]
 
 
-def test_a_transaction_that_is_over_refuses_everything(server: FakeServer) -> None:
+def test_a_transaction_that_has_ended_refuses_everything(server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.transaction() as tx:
             tx.put("a", 1)
@@ -216,7 +216,7 @@ def test_ids_are_uuids_of_version_seven_that_sort_by_time(server: FakeServer) ->
     run_on("blocking", server.url, scenario)
 
 
-def test_writes_above_the_size_of_a_frame_are_sent_in_several(
+def test_writes_larger_than_a_frame_are_sent_in_several_requests(
     face: str, server: FakeServer
 ) -> None:
     blob = bytes(7 * 1024 * 1024)
@@ -275,7 +275,7 @@ async def refused(tx: headwater.Transaction, call: str) -> None:
 
 @pytest.mark.parametrize("call", REFUSED)
 @pytest.mark.parametrize("begun", [True, False], ids=["begun", "not begun"])
-def test_a_refused_call_changes_nothing_that_a_transaction_does(
+def test_a_refused_call_does_not_change_what_a_transaction_sends(
     face: str, server: FakeServer, call: str, begun: bool
 ) -> None:
     refuses = False
@@ -305,7 +305,7 @@ def test_a_refused_call_changes_nothing_that_a_transaction_does(
     assert sent() == expected
 
 
-def test_a_transaction_whose_first_read_is_refused_begins_with_the_next(
+def test_a_transaction_whose_first_read_is_refused_begins_with_the_next_read(
     face: str, server: FakeServer
 ) -> None:
     async def scenario(db: headwater.Database) -> None:

@@ -1,4 +1,4 @@
-"""Writes are checked where they are called, and what is wrong is not kept."""
+"""Writes are checked at the call, and a refused write is not kept."""
 
 import uuid
 from collections.abc import Callable
@@ -64,7 +64,7 @@ WRONG: dict[str, Callable[[Writes], None]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_is_said_at_the_call_and_nothing_is_kept(what: str) -> None:
+def test_a_wrong_write_is_refused_at_the_call_and_not_kept(what: str) -> None:
     writes = new()
     with pytest.raises((InvalidArgument, TooLarge), match=what):
         WRONG[what](writes)
@@ -72,7 +72,7 @@ def test_what_is_wrong_is_said_at_the_call_and_nothing_is_kept(what: str) -> Non
 
 
 class Held:
-    """A delivery of a consumer group, as a write sees it."""
+    """The part of a delivery that an acknowledgement uses."""
 
     def __init__(self, group: str) -> None:
         self.group = group
@@ -92,7 +92,7 @@ def test_deliveries_of_several_groups_are_acknowledged_together_or_not_at_all() 
     with pytest.raises(TooLarge, match="at most"):
         writes.ack(Held("one"), Held("two"))  # type: ignore[arg-type]
     assert sum(len(part) for part in writes._parts()) == WRITES_MAX - 1
-    # There is room for one of them.
+    # There is room for one acknowledgement.
     writes.ack(Held("one"))  # type: ignore[arg-type]
     assert sum(len(part) for part in writes._parts()) == WRITES_MAX
 
@@ -102,7 +102,7 @@ def test_an_append_that_is_larger_than_a_request_is_refused() -> None:
         new().append("s", [Event("A", bytes(4 * MIB)) for _ in range(4)])
 
 
-def test_writes_are_kept_in_order_and_as_the_protocol_has_them() -> None:
+def test_writes_are_kept_in_order_in_the_form_of_the_protocol() -> None:
     writes = new()
     identity = uuid.uuid4()
     writes.put("a", 1)
@@ -127,7 +127,7 @@ def test_writes_are_kept_in_order_and_as_the_protocol_has_them() -> None:
     assert [*writes._parts()] == []
 
 
-def test_parts_are_cut_below_the_size_of_a_request() -> None:
+def test_writes_are_divided_into_parts_smaller_than_a_request() -> None:
     writes = new()
     for number in range(9):
         writes.put(number, bytes(3 * MIB))
@@ -136,7 +136,7 @@ def test_parts_are_cut_below_the_size_of_a_request() -> None:
     assert all(sum(len(write[2]) for write in part) <= REQUEST_SIZE_MAX for part in parts)
 
 
-def test_a_transaction_has_a_bound_of_writes() -> None:
+def test_the_number_of_writes_in_a_transaction_is_bounded() -> None:
     writes = new()
     for _ in range(WRITES_MAX):
         writes.delete(1)
@@ -144,7 +144,7 @@ def test_a_transaction_has_a_bound_of_writes() -> None:
         writes.delete(1)
 
 
-def test_a_value_may_have_exactly_its_bound() -> None:
+def test_a_value_may_be_exactly_as_large_as_the_bound() -> None:
     new().put("a", bytes(VALUE_SIZE_MAX - 5))
     with pytest.raises(TooLarge):
         new().put("a", bytes(VALUE_SIZE_MAX - 4))

@@ -1,4 +1,4 @@
-"""URLs, and what they mean."""
+"""URLs of servers."""
 
 import ssl
 from pathlib import Path
@@ -22,17 +22,17 @@ from headwater.transport.address import Address, parse_address
         ("headwater://:99", "localhost", 99),
     ],
 )
-def test_a_url_says_host_and_port(url: str, host: str, port: int) -> None:
+def test_a_url_contains_host_and_port(url: str, host: str, port: int) -> None:
     assert parse_address(url) == Address(host, port)
 
 
-def test_a_unix_socket_is_a_path() -> None:
+def test_the_url_of_a_unix_socket_contains_its_path() -> None:
     address = parse_address("headwater+unix:///run/head%20water.sock")
     assert address.path == "/run/head water.sock"
     assert str(address) == "/run/head water.sock"
 
 
-def test_a_user_and_password_are_decoded_and_can_be_given_apart() -> None:
+def test_user_and_password_in_a_url_are_decoded_and_may_be_arguments_instead() -> None:
     address = parse_address("headwater://an%40n:p%3Aw@host")
     assert (address.user, address.password) == ("an@n", "p:w")
     other = parse_address("headwater://ann:x@host", user="bob", password="y")
@@ -46,7 +46,7 @@ def test_a_password_is_never_shown() -> None:
 
 
 @pytest.mark.parametrize("url", ["headwaters://h", "headwater://h?tls=1", "headwater://h?tls=true"])
-def test_tls_can_be_asked_for_in_two_ways(url: str) -> None:
+def test_tls_is_chosen_by_the_url_or_by_an_argument(url: str) -> None:
     context = parse_address(url).tls
     assert context is not None
     assert context.verify_mode is ssl.CERT_REQUIRED
@@ -78,6 +78,6 @@ def test_a_file_of_authorities_is_read(tmp_path: Path) -> None:
         ("headwaters://host?ca_file=/no/such/file", "/no/such/file"),
     ],
 )
-def test_what_is_wrong_with_a_url_is_said(url: str, what: str) -> None:
+def test_the_error_of_a_wrong_url_says_what_is_wrong(url: str, what: str) -> None:
     with pytest.raises(InvalidArgument, match=what):
         parse_address(url)

@@ -1,4 +1,4 @@
-"""What becomes of what was asked when a connection is lost, and finding another."""
+"""The channel: requests whose connection is lost, and reconnecting."""
 
 import socket
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def unused_port() -> int:
         return port
 
 
-def test_no_server_is_said_at_once_and_where(face: str) -> None:
+def test_a_refused_connection_fails_at_once_and_names_the_address(face: str) -> None:
     port = unused_port()
 
     async def scenario(db: headwater.Database) -> None:
@@ -42,7 +42,7 @@ def test_no_server_is_said_at_once_and_where(face: str) -> None:
         run_on(face, f"headwater://127.0.0.1:{port}", scenario)
 
 
-def test_a_host_without_a_name_is_said(face: str) -> None:
+def test_the_error_of_an_unknown_host_names_it(face: str) -> None:
     async def scenario(db: headwater.Database) -> None:
         raise AssertionError
 
@@ -50,7 +50,7 @@ def test_a_host_without_a_name_is_said(face: str) -> None:
         run_on(face, "headwater://nowhere.invalid", scenario)
 
 
-def test_a_server_that_does_not_greet_is_given_up(face: str, server: FakeServer) -> None:
+def test_a_server_that_does_not_answer_hello_is_given_up(face: str, server: FakeServer) -> None:
     server.on("hello", server.HANG)
 
     async def scenario(db: headwater.Database) -> None:
@@ -60,7 +60,7 @@ def test_a_server_that_does_not_greet_is_given_up(face: str, server: FakeServer)
         run_on(face, server.url, scenario, connect_timeout=0.05)
 
 
-def test_a_read_is_asked_once_more_on_a_new_connection(face: str, server: FakeServer) -> None:
+def test_a_read_is_sent_once_more_on_a_new_connection(face: str, server: FakeServer) -> None:
     server.on("get", server.DROP, ONE)
 
     async def scenario(db: headwater.Database) -> None:
@@ -70,7 +70,7 @@ def test_a_read_is_asked_once_more_on_a_new_connection(face: str, server: FakeSe
     assert [came.connection for came in server.named("get")] == [0, 1]
 
 
-def test_a_read_that_loses_two_connections_says_so(face: str, server: FakeServer) -> None:
+def test_a_read_that_loses_two_connections_fails(face: str, server: FakeServer) -> None:
     server.on("get", server.DROP, server.DROP, ONE)
 
     async def scenario(db: headwater.Database) -> None:
@@ -97,10 +97,10 @@ def test_a_write_is_sent_again_with_the_same_id_until_it_is_answered(
     assert len({came.arguments[0] for came in sent}) == 1
 
 
-def test_a_refusal_counts_only_once_the_copy_that_was_lost_is_fenced_off(
+def test_a_refusal_is_raised_only_after_the_lost_request_was_fenced(
     face: str, server: FakeServer
 ) -> None:
-    # The lost copy can still be on its way, and be taken when the server is writable again.
+    # The request whose connection was lost may still reach the server, which may be writable then.
     server.on("execute", server.DROP, headwater.ReadOnly("full"))
     server.on("status", ["aborted", None])
 
@@ -114,7 +114,9 @@ def test_a_refusal_counts_only_once_the_copy_that_was_lost_is_fenced_off(
     assert asked.arguments == [sent.arguments[0], True]
 
 
-def test_a_refusal_after_a_lost_copy_that_committed_is_none(face: str, server: FakeServer) -> None:
+def test_a_refusal_is_ignored_if_the_lost_request_had_committed(
+    face: str, server: FakeServer
+) -> None:
     committed: list[Any] = [8, 1_000_000, None, None, {}]
     server.on("execute", server.DROP, headwater.ReadOnly("full"), [committed, []])
     server.on("status", ["committed", committed])
@@ -125,7 +127,7 @@ def test_a_refusal_after_a_lost_copy_that_committed_is_none(face: str, server: F
     run_on(face, server.url, scenario)
 
 
-def test_a_refusal_that_cannot_be_fenced_leaves_the_write_unknown(
+def test_a_refusal_raises_commit_unknown_if_the_lost_request_cannot_be_fenced(
     face: str, server: FakeServer
 ) -> None:
     server.on("execute", server.DROP, headwater.ReadOnly("full"))
@@ -138,7 +140,9 @@ def test_a_refusal_that_cannot_be_fenced_leaves_the_write_unknown(
     run_on(face, server.url, scenario, retry_timeout=0.3)
 
 
-def test_a_write_that_is_never_answered_is_unknown(face: str, server: FakeServer) -> None:
+def test_a_write_that_is_never_answered_raises_commit_unknown(
+    face: str, server: FakeServer
+) -> None:
     server.on("execute", server.DROP)
 
     async def scenario(db: headwater.Database) -> None:
@@ -150,7 +154,7 @@ def test_a_write_that_is_never_answered_is_unknown(face: str, server: FakeServer
     assert len(server.named("execute")) > 1
 
 
-def test_a_write_that_was_never_sent_is_not_unknown(face: str) -> None:
+def test_a_write_that_was_never_sent_raises_connection_lost(face: str) -> None:
     with FakeServer() as server:
 
         async def scenario(db: headwater.Database) -> None:
@@ -183,7 +187,7 @@ def test_a_request_without_an_answer_times_out(face: str, server: FakeServer) ->
     run_on(face, server.url, scenario, request_timeout=0.1)
 
 
-def test_a_commit_without_an_answer_is_unknown(face: str, server: FakeServer) -> None:
+def test_a_commit_without_an_answer_raises_commit_unknown(face: str, server: FakeServer) -> None:
     server.on("commit", server.HANG)
 
     async def scenario(db: headwater.Database) -> None:
@@ -195,7 +199,9 @@ def test_a_commit_without_an_answer_is_unknown(face: str, server: FakeServer) ->
     run_on(face, server.url, scenario, request_timeout=0.1)
 
 
-def test_a_closed_database_says_so(face: str, server: FakeServer) -> None:
+def test_the_error_of_a_closed_database_says_that_it_was_closed(
+    face: str, server: FakeServer
+) -> None:
     async def scenario(db: headwater.Database) -> None:
         await db.close()
         with pytest.raises(headwater.ConnectionLost, match="closed by close") as caught:
@@ -207,7 +213,9 @@ def test_a_closed_database_says_so(face: str, server: FakeServer) -> None:
     run_on(face, server.url, scenario)
 
 
-def test_why_the_server_closed_the_connection_is_told(face: str, server: FakeServer) -> None:
+def test_the_reason_of_a_server_that_closes_the_connection_is_in_the_error(
+    face: str, server: FakeServer
+) -> None:
     async def scenario(db: headwater.Database) -> None:
         (peer,) = server.peers
         peer.protocol.close()
@@ -219,7 +227,7 @@ def test_why_the_server_closed_the_connection_is_told(face: str, server: FakeSer
     run_on(face, server.url, scenario)
 
 
-def test_what_is_no_answer_ends_the_connection(face: str, server: FakeServer) -> None:
+def test_a_malformed_answer_ends_the_connection(face: str, server: FakeServer) -> None:
     server.on("ping", bytearray(b"\0\0\0\x01\xc1"))
 
     async def scenario(db: headwater.Database) -> None:
@@ -231,7 +239,7 @@ def test_what_is_no_answer_ends_the_connection(face: str, server: FakeServer) ->
     run_on(face, server.url, scenario)
 
 
-def test_pauses_grow_and_are_uneven() -> None:
+def test_pauses_grow_and_are_random() -> None:
     backoff = Backoff(0.1, 0.4)
     taken = [backoff.next() for _ in range(5)]
     for pause, longest in zip(taken, (0.1, 0.2, 0.4, 0.4, 0.4), strict=True):

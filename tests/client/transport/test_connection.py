@@ -50,7 +50,7 @@ async def test_a_cancelled_trio_task_does_not_disturb_the_others(server: FakeSer
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         assert seen == [5]
-        # Its answer comes after all, and nobody looks.
+        # The answer to the cancelled request arrives late, and is ignored.
         (peer,) = server.peers
         (late,) = [number for number, name in peer.protocol.in_flight.items() if name == "get"]
         peer.send(peer.protocol.answer(late, b"\x63"))
@@ -64,7 +64,7 @@ def test_a_cancelled_asyncio_task_does_not_disturb_the_others(server: FakeServer
         async with headwater.connect(server.url) as db:
             stuck = asyncio.create_task(db.get(0))
             assert await db.get(5) == 5
-            # The answer to one may be here before the other has come to the server.
+            # The answer to one request may arrive before the other request reaches the server.
             await asyncio.to_thread(server.wait_for, "get", 2)
             stuck.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -78,7 +78,7 @@ def test_a_cancelled_asyncio_task_does_not_disturb_the_others(server: FakeServer
     asyncio.run(main())
 
 
-async def test_requests_of_many_tasks_go_out_together(server: FakeServer) -> None:
+async def test_requests_of_many_tasks_are_sent_together(server: FakeServer) -> None:
     by_key(server)
     async with headwater.connect(server.url) as db:
         (peer,) = server.peers
@@ -90,11 +90,13 @@ async def test_requests_of_many_tasks_go_out_together(server: FakeServer) -> Non
         async with trio.open_nursery() as nursery:
             for number in range(1, 100):
                 nursery.start_soon(get, number)
-        # The first goes at once, for the shortest wait; the others in a few sends.
+        # The first request is sent immediately, and the others together in a few sends.
         assert peer.receives - before < 20
 
 
-async def test_all_who_wait_are_told_when_the_connection_is_lost(server: FakeServer) -> None:
+async def test_all_waiting_tasks_get_an_error_when_the_connection_is_lost(
+    server: FakeServer,
+) -> None:
     server.on("begin", server.HANG)
     async with headwater.connect(server.url) as db:
         lost = 0
@@ -114,7 +116,7 @@ async def test_all_who_wait_are_told_when_the_connection_is_lost(server: FakeSer
         await db.ping()
 
 
-async def test_a_cancelled_block_still_can_clean_up_under_a_shield(server: FakeServer) -> None:
+async def test_a_cancelled_block_can_clean_up_under_a_shield(server: FakeServer) -> None:
     server.on("get", b"\x01")
     cleaned = False
     with trio.CancelScope() as scope:
@@ -129,13 +131,13 @@ async def test_a_cancelled_block_still_can_clean_up_under_a_shield(server: FakeS
     assert scope.cancelled_caught
 
 
-async def test_an_exception_leaves_the_trio_block_as_itself(server: FakeServer) -> None:
+async def test_an_exception_leaves_the_trio_block_unchanged(server: FakeServer) -> None:
     with pytest.raises(ZeroDivisionError):
         async with headwater.connect(server.url):
             raise ZeroDivisionError
 
 
-def test_only_the_request_that_waits_too_long_times_out(server: FakeServer) -> None:
+def test_only_a_request_that_waits_too_long_times_out(server: FakeServer) -> None:
     by_key(server)
 
     async def main() -> None:
@@ -150,7 +152,7 @@ def test_only_the_request_that_waits_too_long_times_out(server: FakeServer) -> N
     asyncio.run(main())
 
 
-async def test_nothing_goes_ahead_of_the_rest_of_a_frame() -> None:
+async def test_nothing_is_sent_before_the_rest_of_a_frame() -> None:
     ours, theirs = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     connection = TrioSocketConnection("test", ours)
@@ -164,7 +166,7 @@ async def test_nothing_goes_ahead_of_the_rest_of_a_frame() -> None:
         large = ("write", b"0" * 16, [["put", b"k", bytes(5_000_000)]])
         (waits,) = connection.post([large])
         await trio.testing.wait_all_tasks_blocked()
-        # Nobody waits for the large one any more, but it is not out yet.
+        # Nobody waits for the large request any more, but not all of it was sent yet.
         connection._pending.clear()
         assert not waits.done
         connection.post([("ping",)])
@@ -179,7 +181,7 @@ async def test_nothing_goes_ahead_of_the_rest_of_a_frame() -> None:
     assert received == ["write", "ping"]
 
 
-def test_a_request_that_is_wrong_sends_nothing_and_leaves_nothing(server: FakeServer) -> None:
+def test_a_wrong_request_sends_nothing_and_is_not_pending(server: FakeServer) -> None:
     async def main() -> None:
         async with headwater.connect(server.url) as db:
             connection = await db._channel.connection()
@@ -194,7 +196,7 @@ def test_a_request_that_is_wrong_sends_nothing_and_leaves_nothing(server: FakeSe
     assert [came.name for came in server.requests] == ["hello", "ping"]
 
 
-def test_a_coroutine_that_waits_for_something_else_cannot_be_stepped() -> None:
+def test_a_coroutine_that_suspends_cannot_be_stepped() -> None:
     class Elsewhere:
         def __await__(self) -> Generator[None, None, None]:
             yield
@@ -206,7 +208,7 @@ def test_a_coroutine_that_waits_for_something_else_cannot_be_stepped() -> None:
         step(waits())
 
 
-def test_connect_needs_an_event_loop_that_it_knows(server: FakeServer) -> None:
+def test_connect_needs_a_known_event_loop(server: FakeServer) -> None:
     with pytest.raises(headwater.InvalidArgument, match="connect_blocking"):
         step(headwater.connect(server.url).__aenter__())
 
@@ -224,11 +226,11 @@ def test_asyncio_needs_no_trio(server: FakeServer) -> None:
     assert len(server.named("ping")) == 2
 
 
-async def test_a_connection_that_only_listens_notices_that_nobody_is_there_any_more(
+async def test_a_connection_that_only_receives_notices_a_dead_peer(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    # Found by simulation: the server's machine died without a word, and a subscriber, who has
-    # no request under way, waited for news for ever.
+    # The simulation found this: the server's machine died without closing its connections, and a
+    # subscriber without a pending request waited for ever.
     asked: list[str] = []
     streams: list[trio.abc.Stream] = []
 
@@ -259,12 +261,12 @@ async def test_a_connection_that_only_listens_notices_that_nobody_is_there_any_m
             with trio.move_on_after(20):
                 await feed.__anext__()
         nursery.cancel_scope.cancel()
-    assert len(streams) > 1, "it connected again"
+    assert len(streams) > 1, "the client connected again"
     assert asked[:3] == ["hello", "subscribe", "ping"]
 
 
 class Silent(Connection):
-    """A connection whose peer says nothing, checked by hand."""
+    """A connection whose peer sends nothing. The test calls its checks."""
 
     async def _park(self, reply: Reply) -> None:
         raise AssertionError("nobody waits here")
@@ -279,8 +281,8 @@ class Silent(Connection):
         pass
 
 
-def test_a_request_has_its_whole_timeout_however_late_between_two_checks_it_was_asked() -> None:
-    # No clock is read for a request: its age is counted in checks.
+def test_a_request_sent_between_two_checks_has_its_whole_timeout() -> None:
+    # A request does not read the clock. Its age is the number of checks since it was sent.
     connection = Silent("nowhere")
     for _ in range(3):
         connection.check_overdue(8.0)

@@ -57,7 +57,7 @@ async def nothing(db: headwater.Database) -> None:
     await db.ping()
 
 
-def test_the_right_password_opens_the_door(face: str, server: FakeServer) -> None:
+def test_the_right_password_is_accepted_and_never_sent(face: str, server: FakeServer) -> None:
     run_on(face, server.url.replace("//", "//ann:pencil@"), nothing)
     assert b"pencil" not in b"".join(came.arguments[1] for came in server.named("authenticate"))
 
@@ -70,18 +70,20 @@ def test_a_password_may_have_any_characters(face: str, server: FakeServer) -> No
     assert len(server.named("ping")) == 2
 
 
-def test_a_wrong_password_does_not(face: str, server: FakeServer) -> None:
+def test_a_wrong_password_is_refused(face: str, server: FakeServer) -> None:
     with pytest.raises(headwater.AuthenticationFailed, match="name or password"):
         run_on(face, server.url.replace("//", "//ann:crayon@"), nothing)
 
 
-def test_no_password_at_all_is_told_before_anything_is_sent(face: str, server: FakeServer) -> None:
+def test_a_missing_password_is_reported_before_anything_is_sent(
+    face: str, server: FakeServer
+) -> None:
     with pytest.raises(headwater.AuthenticationFailed, match="user:password@"):
         run_on(face, server.url, nothing)
     assert not server.named("authenticate")
 
 
-def test_a_server_that_does_not_know_the_password_is_found_out(
+def test_a_server_that_does_not_know_the_password_is_detected(
     face: str, server: FakeServer
 ) -> None:
     wrong = "v=" + "A" * 43 + "="
@@ -91,9 +93,7 @@ def test_a_server_that_does_not_know_the_password_is_found_out(
     assert not server.named("ping")
 
 
-def test_a_server_without_a_mechanism_that_we_know_is_refused(
-    face: str, server: FakeServer
-) -> None:
+def test_a_server_without_a_known_mechanism_is_refused(face: str, server: FakeServer) -> None:
     server.on("hello", [1, "fake", [], ["PLAIN"], b"0" * 16])
     with pytest.raises(headwater.AuthenticationFailed, match="PLAIN"):
         run_on(face, server.url.replace("//", "//ann:pencil@"), nothing)
@@ -134,7 +134,7 @@ def test_tls_works_with_a_file_of_authorities(
     assert len(secure.named("commit")[0].arguments[1][0][2]) > 3_000_000
 
 
-def test_tls_works_with_a_context_of_ones_own(
+def test_tls_works_with_a_given_context(
     face: str, secure: FakeServer, authority: trustme.CA
 ) -> None:
     context = ssl.create_default_context()
@@ -143,7 +143,7 @@ def test_tls_works_with_a_context_of_ones_own(
     assert len(secure.named("ping")) == 1
 
 
-def test_a_certificate_that_is_not_trusted_is_said_and_not_retried(
+def test_an_untrusted_certificate_is_reported_and_not_retried(
     face: str, secure: FakeServer
 ) -> None:
     with pytest.raises(headwater.ConnectionLost, match="not trusted") as caught:
@@ -151,13 +151,13 @@ def test_a_certificate_that_is_not_trusted_is_said_and_not_retried(
     assert not caught.value.retryable
 
 
-def test_a_server_without_tls_is_said(face: str) -> None:
+def test_the_error_of_a_server_without_tls_mentions_tls(face: str) -> None:
     with FakeServer() as server, pytest.raises(headwater.ConnectionLost, match="TLS"):
         run_on(face, server.url, nothing, tls=True)
 
 
 @pytest.mark.parametrize("password", ["\U0001faf6", "a\tb"], ids=["a new emoji", "a tab"])
-def test_a_password_that_scram_does_not_allow_is_refused_with_an_error_of_ours(
+def test_a_password_that_scram_does_not_allow_raises_our_own_error(
     face: str, password: str
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
