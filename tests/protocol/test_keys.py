@@ -29,6 +29,8 @@ INTS = (
         [s * 2**n + d for n in (8, 16, 56, 63, 64, 72) for s in (1, -1) for d in (-1, 0, 1)]
     )
 )
+
+
 def of_minutes(minutes: int) -> timezone:
     return timezone(timedelta(minutes=minutes))
 

@@ -29,8 +29,11 @@ class Codec(Protocol):
     """Turns values into bytes and back.
 
     A codec may also have two methods for events. `to_stored(event)` receives each Event before it
-    is encoded, `from_stored(event)` each RecordedEvent after it was decoded. Each returns the event
-    to use instead. TypedCodec has both.
+    is encoded, and returns the event to store instead. `from_stored(event)` receives a
+    RecordedEvent after it was decoded, and returns one whose data and metadata are used instead;
+    all else stays as it was stored. TypedCodec has both.
+
+    Events are decoded when their data is asked for, by the thread or task that asks.
     """
 
     def encode(self, value: Any) -> bytes:

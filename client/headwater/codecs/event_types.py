@@ -170,7 +170,7 @@ class EventTypes:
             return event
         schema, metadata = _unmarked(event.metadata)
         if event.erased:
-            return dataclasses.replace(event, metadata=metadata)
+            return event.with_parts(None, metadata)
         data = event.data
         while schema < known.schema:
             upcast = known.upcasters.get(schema)
@@ -196,7 +196,7 @@ class EventTypes:
                     f"{_told(event, schema)}: the data does not fit: "
                     f"{type(error).__name__}: {error}"
                 ) from error
-        return dataclasses.replace(event, data=data, metadata=metadata)
+        return event.with_parts(data, metadata)
 
 
 class TypedCodec:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from headwater.codecs.codec import Codec
-from headwater.codecs.events import from_stored, recorded_event
+from headwater.codecs.events import recorded_event
 from headwater.errors import (
     AuthenticationFailed,
     CommitUnknown,
@@ -340,8 +340,10 @@ class Follower:
         return done
 
     def _decoded(self, row: Row, index: int) -> RecordedEvent:
+        event = recorded_event(row, self._codec)
         try:
-            (event,) = from_stored([recorded_event(row, self._codec)], self._codec)
+            # Decoded here, so that the event is named also if a handler gets several.
+            event.data  # noqa: B018
         except Exception as error:
             raise EventFailed(index, error) from error
         return event

@@ -223,7 +223,9 @@ OF_MSGPACK: st.SearchStrategy[Any] = st.one_of(
     st.just(msgpack.ExtType(4, b"\x91\x01")),
 )
 HASHABLE = st.recursive(
-    MEMBERS | OF_MSGPACK, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5
+    MEMBERS | OF_MSGPACK,
+    lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3),
+    max_leaves=5,
 )
 VALUES = st.recursive(
     MEMBERS | OF_MSGPACK,
