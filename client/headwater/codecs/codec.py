@@ -108,7 +108,7 @@ class MsgpackCodec:
         return data
 
     def decode(self, data: bytes) -> Any:
-        """Decode *data*. Raises ValueError if it is no msgpack value."""
+        """Decode *data*. Raises ValueError if it is not a msgpack value."""
         try:
             return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=self._ext_hook)
         except (TypeError, ValueError, OverflowError):

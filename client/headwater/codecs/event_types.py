@@ -35,7 +35,7 @@ Upcaster = Callable[[Any], Any]
 
 @dataclasses.dataclass(slots=True)
 class _Registered:
-    """What is known about a type of events."""
+    """A registered type of events."""
 
     schema: int = 1
     registered: bool = False
@@ -141,7 +141,7 @@ class EventTypes:
         """Replace the data by plain data, and add the schema to the metadata.
 
         Raises:
-            InvalidArgument: the data does not fit the type, or the metadata is no map.
+            InvalidArgument: the data does not fit the type, or the metadata is not a map.
         """
         known = self._types.get(event.type)
         if known is None:

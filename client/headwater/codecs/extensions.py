@@ -9,7 +9,7 @@
 
 Each type has its own code, so a Decimal is never decoded as a str. The order in a set is fixed, so
 equal sets have equal bytes and `require` can compare them. A datetime is encoded as msgpack's own
-timestamp (type -1). One without a time zone is refused, because it is no point in time.
+timestamp (type -1). One without a time zone is refused, because it is not a point in time.
 
 An ExtType or Timestamp of the application that would be decoded as one of these is refused too:
 what is stored is decoded equal, or it is not stored.

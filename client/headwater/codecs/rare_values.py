@@ -55,8 +55,8 @@ def unpack_rare(data: bytes, ext_hook: ExtHook) -> Any:
     """Decode *data*, which may be a rare value.
 
     Raises:
-        ValueError, TypeError, OverflowError: *data* is no msgpack value, or a key of a map cannot
-            be hashed.
+        ValueError, TypeError, OverflowError: *data* is not a msgpack value, or a key of a map
+            cannot be hashed.
     """
     # The hooks are called from the inside out, so nothing here has to descend into the value.
     return _revived(

@@ -151,7 +151,7 @@ def claimed(deliveries: Iterable[Acknowledgeable], place: str) -> list[Delivery]
     """The Delivery objects behind deliveries of either face.
 
     Raises:
-        InvalidArgument: one of them is no delivery.
+        InvalidArgument: one of them is not a delivery.
     """
     found = []
     for one in deliveries:

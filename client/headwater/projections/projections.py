@@ -413,11 +413,11 @@ def check_handler(name: str, handler: Callable[..., Any], *, waits: bool) -> Non
         )
 
 
-# What runs in the background. Each work is given a host: that of the application, or of a thread.
+# Background tasks. Each gets a host: that of the application, or that of a thread.
 
 
 def works(projections: Sequence[Projection]) -> list[Callable[[Host], Awaitable[None]]]:
-    """The works that have to run for some projections."""
+    """The background tasks of some projections."""
 
     async def all_ahead(host: Host) -> None:
         await look_ahead_for_ever(host, projections)

@@ -217,7 +217,7 @@ class Session:
             self.send(answer)
 
     def _put_behind(self, transaction: bytes | None, answer: bytes) -> bool:
-        """Queue an answer behind that of its transaction's commit, if that still waits."""
+        """Queue an answer after that of its transaction's commit, if the commit still waits."""
         if transaction is not None and (waiting := last_with(self._waiting, transaction)):
             self._waiting_count += 1
             waiting.answers.append((0, transaction, answer))
