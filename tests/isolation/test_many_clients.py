@@ -31,7 +31,7 @@ def _in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
     return outcomes
 
 
-def test_of_eight_clients_that_find_a_key_absent_and_insert_it_one_commits(
+def test_one_of_eight_clients_commits_if_all_find_a_key_absent_and_insert_it(
     real_server: ServerProcess,
 ) -> None:
     key = secrets.token_bytes(8)

@@ -1,6 +1,6 @@
-"""Data that cannot be decoded harms nobody else, on any way to read it.
+"""Undecodable data does not affect other data, in every kind of read.
 
-Another client, with another codec, wrote among good data what this client's codec cannot decode.
+Another client used another codec, so this client's codec cannot decode some of the data.
 """
 
 import uuid
@@ -19,7 +19,7 @@ GOOD = b"\x07"
 BAD = b"\xc1 of another codec"
 COUNT = 9
 BAD_ONES = (1, 4, 5, 9)
-"""Of the versions, and of the last members of keys."""
+"""The versions of the bad events, and the last members of the bad keys."""
 
 
 @pytest.fixture(params=FACES)
@@ -45,7 +45,7 @@ def stream(real_server: ServerProcess) -> str:
 
 
 def check(events: Iterable[RecordedEvent], stream: str) -> None:
-    """All are there, the good ones can be read, and the bad ones say which they are."""
+    """Check that all events exist, that the good ones can be read, and that errors name the bad."""
     events = [*events]
     assert [event.version for event in events] == [*range(1, COUNT + 1)]
     for event in events:
@@ -59,7 +59,7 @@ def check(events: Iterable[RecordedEvent], stream: str) -> None:
         assert f"event {event.version} of {stream}" in str(raised.value)
 
 
-def test_every_read_of_events_has_all_of_them(
+def test_every_kind_of_read_returns_all_events(
     face: str, real_server: ServerProcess, stream: str
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -94,7 +94,7 @@ def test_a_subscription_delivers_all_events(
     run_on(face, real_server.url, scenario)
 
 
-def test_a_group_delivers_all_events_and_lists_all_that_it_parked(
+def test_a_group_delivers_all_events_and_lists_all_parked_ones(
     face: str, real_server: ServerProcess, stream: str
 ) -> None:
     group = uuid.uuid4().hex
@@ -112,7 +112,7 @@ def test_a_group_delivers_all_events_and_lists_all_that_it_parked(
     run_on(face, real_server.url, scenario)
 
 
-def test_a_projection_handles_what_is_good_and_parks_the_stream_of_the_bad(
+def test_a_projection_handles_good_events_and_parks_the_stream_of_a_bad_one(
     real_server: ServerProcess, stream: str
 ) -> None:
     name, good = uuid.uuid4().hex, f"{stream}-good"
@@ -134,7 +134,7 @@ def test_a_projection_handles_what_is_good_and_parks_the_stream_of_the_bad(
     run_on("trio", real_server.url, scenario)
 
 
-def test_feeds_of_keys_and_scans_have_all_of_them(face: str, real_server: ServerProcess) -> None:
+def test_feeds_of_keys_and_scans_return_all_keys(face: str, real_server: ServerProcess) -> None:
     name = uuid.uuid4().hex
 
     async def write(raw: headwater.Database) -> int:
@@ -184,8 +184,10 @@ def test_feeds_of_keys_and_scans_have_all_of_them(face: str, real_server: Server
     run_on(face, real_server.url, read)
 
 
-def test_a_key_that_is_none_hides_no_other(face: str, real_server: ServerProcess) -> None:
-    """Another client wrote bytes that are no tuple between two keys that are."""
+def test_a_key_that_is_not_a_tuple_hides_no_other_key(
+    face: str, real_server: ServerProcess
+) -> None:
+    """Another client wrote a key that is not a tuple. It lies between two keys that are tuples."""
     name = uuid.uuid4().hex
 
     async def scenario(db: headwater.Database) -> None:
@@ -193,7 +195,7 @@ def test_a_key_that_is_none_hides_no_other(face: str, real_server: ServerProcess
         await db.put((name, 2), 2)
         batch = db.batch()
         batch.put((name, 1, "x"), 3)
-        # Behind the name and its 1, a type that no member of a key has.
+        # Replace the third member of the key by a type code that does not exist.
         batch._writes[0][1] = batch._writes[0][1][:-3] + b"\xfe"
         commit = (await db.execute(batch)).committed.commit
 
@@ -214,7 +216,7 @@ def test_a_key_that_is_none_hides_no_other(face: str, real_server: ServerProcess
     run_on(face, real_server.url, scenario)
 
 
-def test_an_event_of_a_newer_schema_is_named_and_its_neighbours_are_read(
+def test_the_error_of_an_event_of_a_newer_schema_names_it_and_other_events_are_read(
     face: str, real_server: ServerProcess
 ) -> None:
     """The ordinary case: an old process during a deployment."""
