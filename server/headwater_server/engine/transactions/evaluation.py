@@ -21,15 +21,13 @@ from headwater_server.engine.format.events import (
     encode_events,
 )
 from headwater_server.engine.format.planned import COMMIT, Planned, StreamRun
+from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.retention.rules import is_deleted, newest_first_version
 from headwater_server.engine.retention.writes import RetentionEvaluator, RetentionWrite
 from headwater_server.engine.state.layers import Head, State
 from headwater_server.engine.transactions.validation import matching_event, stream_changed
-from headwater_server.engine.transactions.validation_budget import (
-    ValidationBudget,
-    condition_budget,
-)
 from headwater_server.engine.transactions.write_buffer import Append, WriteBuffer, evaluate
+from headwater_server.engine.work_budget import CONDITIONS, RANGE_DELETES, WorkBudget
 
 
 def evaluate_buffer(
@@ -40,8 +38,11 @@ def evaluate_buffer(
     now: int,
     *,
     snapshots_kept: int,
+    budget: WorkBudget | None = None,
 ) -> Planned:
     """The plan of a buffer's commit on the newest state. If it has `failures`, do not apply it.
+
+    *budget* has the work of the request so far; None: none was charged yet.
 
     Raises:
         NotANumber, DuplicateEvent, InvalidArgument, TooLarge: the transaction is not possible.
@@ -52,7 +53,7 @@ def evaluate_buffer(
     planned = Planned(COMMIT, transaction, now, user, newest + 1, active.last_position + 1, writes)
     retention = RetentionEvaluator(state, now) if buffer.retention else None
     if buffer.appends or retention is not None:
-        appender = _Appender(state, transaction, now, retention)
+        appender = _Appender(state, transaction, now, retention, budget)
         retaining = deque(buffer.retention)
         for place, append in enumerate(buffer.appends):
             while retaining and retaining[0].place <= place:
@@ -73,7 +74,7 @@ def evaluate_buffer(
             entry = evaluate(entry, state.get(key, newest))
         writes.append(entry)  # type: ignore[arg-type]
     if buffer.ranges:
-        _evaluate_ranges(state, buffer, writes)
+        _evaluate_ranges(state, buffer, writes, budget or WorkBudget(RANGE_DELETES))
     if buffer.snapshots:
         _check_snapshots(state, buffer, planned)
         _prune_snapshots(state, buffer, writes, snapshots_kept)
@@ -119,15 +120,20 @@ def describe_winner(state: State, stream: str, failure: dict[str, Any]) -> None:
             failure["transaction"] = state.commit_record(winner).transaction
 
 
-def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | None]) -> None:
-    deleted: set[bytes] = set()
+def _evaluate_ranges(
+    state: State, buffer: WriteBuffer, writes: list[bytes | None], budget: WorkBudget
+) -> None:
+    budget.phase = RANGE_DELETES
+    count = len(buffer.entries)
     size = buffer.size
-    for first, last in buffer.ranges:
+    for first, last in _joined(buffer.ranges):
+        budget.spend(keys=1)
         for key, _ in state.scan(first, last, state.last_commit):
-            if key in buffer.entries or key in deleted:
+            budget.spend(deleted=1)
+            if key in buffer.entries:
                 continue
-            deleted.add(key)
-            if len(deleted) + len(buffer.entries) > limits.WRITES_MAX:
+            count += 1
+            if count > limits.WRITES_MAX:
                 raise TooLarge(
                     f"a range delete of more than {limits.WRITES_MAX} keys, the bound of a "
                     "transaction; delete the range in parts"
@@ -140,6 +146,17 @@ def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | Non
                 )
             writes.append(key)
             writes.append(None)
+
+
+def _joined(ranges: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The same keys as ranges in order that do not overlap, so that each key is met once."""
+    joined: list[tuple[bytes, bytes]] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(last, joined[-1][1])
+        else:
+            joined.append((first, last))
+    return joined
 
 
 def _check_snapshots(state: State, buffer: WriteBuffer, planned: Planned) -> None:
@@ -198,15 +215,18 @@ class _Appender:
         transaction: bytes,
         now: int,
         retention: RetentionEvaluator | None = None,
+        budget: WorkBudget | None = None,
     ) -> None:
         self._state = state
+        self._budget = budget
+        # The conditions that were evaluated: equal ones are evaluated once.
+        self._conditions: set[tuple[EventFilter, int]] | None = None
         self._retention = retention
         self._transaction = transaction
         self._now = now
         self._heads: dict[str, Head] = {}
         self._ids: set[tuple[str, bytes]] = set()
         self._place = 0
-        self._budget: ValidationBudget | None = None
         self._events: list[bytes] = []
         self._event_ids: list[Any] = []
         self._runs: list[StreamRun] = []
@@ -255,16 +275,24 @@ class _Appender:
                 self._place += len(append.events)
                 return
         if append.unless is not None:
-            if self._budget is None:
-                self._budget = condition_budget()
-            failed_condition = matching_event(
-                self._state, append.unless, append.after, self._budget
-            )
-            if failed_condition is not None:
-                self.failed_conditions.append(failed_condition)
+            self._check_condition(append.unless, append.after)
         expect = append.expect
         if expect in (ANY, version) or not self._fails(append, version):
             self._place_events(append, head, version)
+
+    def _check_condition(self, wanted: EventFilter, after: int) -> None:
+        if self._conditions is None:
+            self._conditions = set()
+            self._budget = self._budget or WorkBudget(CONDITIONS)
+            self._budget.phase = CONDITIONS
+        if (wanted, after) in self._conditions:
+            return
+        self._conditions.add((wanted, after))
+        assert self._budget is not None
+        self._budget.spend(keys=1)
+        failure = matching_event(self._state, wanted, after, self._budget)
+        if failure is not None:
+            self.failed_conditions.append(failure)
 
     def _fails(self, append: Append, version: int) -> bool:
         """Whether the expectation does not hold; records the failure."""
