@@ -156,12 +156,16 @@ WRITE: Final = Tagged(
             ),
             may_be_short=True,
         ),
-        "save_snapshot": _record(
-            _required("stream", STREAM),
-            _required("name", Text(0, limits.NAME_SIZE_MAX)),
-            _required("schema", SCHEMA),
-            _required("version", VERSION, "version of the stream that the state includes"),
-            _required("state", VALUE),
+        "save_snapshot": Record(
+            (
+                _required("stream", STREAM),
+                _required("name", Text(0, limits.NAME_SIZE_MAX)),
+                _required("schema", SCHEMA),
+                _required("version", VERSION, "version of the stream that the state includes"),
+                _required("state", VALUE),
+                _optional("read_at", Nullable(COMMIT), None, "the events were read at this commit"),
+            ),
+            may_be_short=True,
         ),
         "ack": ACK,
         "truncate": _record(

@@ -1,15 +1,14 @@
-"""`headwater` with small log segments, which can be killed in the middle of a checkpoint.
+"""`headwater` with small log segments, and with a checkpoint that can be cut short.
 
     python small_server.py serve --data DIR ...
 
-It has two environment variables. Their names do not begin with HEADWATER_, because ServerProcess
-removes such variables:
+Two environment variables set it up. ServerProcess removes those that begin with HEADWATER_:
 
     SEGMENT_SIZE     bytes of a segment of the write-ahead log
-    KILL_AT_BATCH    after this many batches, flush the state store and kill this process
+    KILL_AT_BATCH    flush the state store and send SIGKILL to this process after so many batches
 
-The directories in the repository must be small, and one of them must end in the middle of a
-checkpoint. `serve` has no options for this.
+A directory that is kept in the repository must be small, and one of them must end in the middle
+of a checkpoint. No option of `serve` does either.
 """
 
 import os
@@ -38,7 +37,7 @@ def _kill_at_batch(number: int) -> None:
         write(store, batch)
         count += 1
         if count == number:
-            # Without the flush, no part of the checkpoint would be on the disk.
+            # Without the flush, nothing of the checkpoint would be on the disk.
             store.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Unpacks the stored data directories to the disk, or into an in-memory file system."""
+"""The directories that are kept, unpacked: onto the disk, or into a file system in memory."""
 
 import json
 import lzma
@@ -18,29 +18,28 @@ FIXTURES: Final = sorted(HERE.glob("*/*.tar.xz"))
 
 
 def name_of(fixture: Path) -> str:
-    """The format and the name of a fixture, as in "3-killed"."""
+    """Its format and its name."""
     return f"{fixture.parent.name}-{fixture.name.partition('.')[0]}"
 
 
 def unpack(fixture: Path, target: Path) -> Path:
-    """Unpack the data directory of a fixture; return its path."""
+    """A copy of a fixture's data directory."""
     with tarfile.open(fixture) as archive:
-        # Python 3.11.3 and older have no filters, which protect against hostile archives. These
-        # archives are our own.
+        # Python 3.11.3 and older have no filter. These archives are ours.
         options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         archive.extractall(target, **options)  # type: ignore[arg-type]
     return target / "data"
 
 
 def expected_of(fixture: Path) -> dict[str, Any]:
-    """The results of reads by the version that made the fixture."""
+    """What the version that made it read from it."""
     with lzma.open(fixture.parent / EXPECTED, "rt") as file:
         found: dict[str, Any] = json.load(file)[fixture.name.partition(".")[0]]
     return found
 
 
 def load_files(data: Path, *, seed: int = 0) -> MemoryFileSystem:
-    """The files of a data directory except the state store, all durable."""
+    """The files of a data directory but for those of the state store, all of them durable."""
     files = MemoryFileSystem(random.Random(seed))
     for part in PARTS:
         files.make_directory(f"data/{part}")
@@ -54,7 +53,7 @@ def load_files(data: Path, *, seed: int = 0) -> MemoryFileSystem:
 
 
 def load_store(data: Path) -> MemoryStore:
-    """The state store of a data directory, completely durable."""
+    """The state store of a data directory, all of it durable."""
     store = MemoryStore()
     rocks = RocksStore.open(str(data / "state"), read_only=True)
     try:

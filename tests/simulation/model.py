@@ -153,6 +153,7 @@ class View:
         self.changed: dict[Key, Any] = {}
         self.order: list[tuple[str, str, str]] = []
         self.rules: dict[str, Rule] = {}
+        self.erased: set[tuple[str, int]] = set()
 
     def apply(self, operation: Operation) -> None:
         """Apply a write of the transaction."""
@@ -169,6 +170,8 @@ class View:
             case Truncate(stream) | DeleteStream(stream) | Retain(stream):
                 version = len(self._all_events(stream))
                 self.rules[stream] = thinned(self._rule(stream), version, operation)
+            case Erase(stream, versions):
+                self.erased |= {(stream, version) for version in versions}
             case _:
                 pass
 
@@ -224,9 +227,7 @@ class View:
         return self._model.rule(stream, self._commit) if rule is None else rule
 
     def _first(self, stream: str) -> int:
-        # The cap of a stream counts a transaction's own events only after its commit.
-        version = len(self._model.stream(stream, self._commit))
-        return first_version(self._rule(stream), version)
+        return first_version(self._rule(stream), len(self._all_events(stream)))
 
     def _all_events(self, stream: str) -> list[Seen]:
         """All events of a stream, with those of the transaction at position 0."""
@@ -254,6 +255,7 @@ class View:
             late = commit is not None and commit > floor
             seen = place < len(found) and found[place] == erased
             gone = commit is not None and (seen or not late)
+            gone = gone or (event.stream, event.version) in self.erased
             elements.append(erased if gone else event.element)
         return elements
 
@@ -271,7 +273,8 @@ class View:
         from_version = first if base is None else begins
         events = [event for event in every if event.version >= from_version]
         elements = self._settled(events, read.elements, floor)
-        return read._replace(version=len(every), begins=begins, base=base, elements=elements)
+        version = 0 if rule.deleted == len(every) else len(every)
+        return read._replace(version=version, begins=begins, base=base, elements=elements)
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, int, int, int]]:
         for stream in sorted(self._model.names()):

@@ -39,7 +39,7 @@ from headwater_server.engine.retention.rules import Visibility
 from headwater_server.engine.retention.writes import RetentionEvaluator
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.masks import Retention
-from headwater_server.engine.transactions import evaluation, planning, validation
+from headwater_server.engine.transactions import appending, planning, validation
 from headwater_server.engine.transactions.sequencer import Sequencer, Ticket
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.net.push import feeds
@@ -280,11 +280,11 @@ def at_the_read_position(_: Any) -> Any:
 
 def ignoring_concurrent_commits(right: Any) -> Any:
     def commit(self: Sequencer, transaction: Transaction) -> Ticket:
-        def standing(state: Any, wanted: Any, after: int, budget: Any) -> Any:
-            found = validation.matching_event(state, wanted, after, budget)
+        def standing(state: Any, wanted: Any, after: int, budget: Any, own: Any) -> Any:
+            found = validation.matching_event(state, wanted, after, budget, own)
             return None if found is None or found["commit"] > transaction.view else found
 
-        with replaced(evaluation, "matching_event", standing):
+        with replaced(appending, "matching_event", standing):
             ticket: Ticket = right(self, transaction)
             return ticket
 
@@ -452,7 +452,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
     ),
     Mutant(
         "conditions on queries are not checked",
-        evaluation,
+        appending,
         "matching_event",
         nothing,
         "on condition of",

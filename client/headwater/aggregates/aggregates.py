@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from headwater.aggregates.definition import Definition
@@ -10,7 +10,7 @@ from headwater.database import Database
 from headwater.errors import InvalidArgument, StreamTruncated
 from headwater.reads.past import Past
 from headwater.reads.reads import Reads
-from headwater.records import Committed, Event, Loaded
+from headwater.records import Committed, Event
 from headwater.transactions.transaction import Transaction
 from headwater.transactions.writes import several
 from headwater_protocol.numbers import StreamVersion
@@ -19,7 +19,7 @@ State = TypeVar("State")
 
 
 class Aggregate(NamedTuple, Generic[State]):
-    """The state of a stream, and its version. Version 0: there is no such stream."""
+    """The state of a stream, and its version. 0: there is no such stream, or it was deleted."""
 
     state: State
     version: StreamVersion
@@ -51,6 +51,7 @@ class _Replayed(Generic[State]):
 
     state: State
     version: StreamVersion
+    begins: StreamVersion
     replayed: int
     recorded: bool
 
@@ -156,7 +157,11 @@ class Aggregates(Generic[State]):
         if events:
             transaction.append(stream, events, expect=loaded.version)
             self._keep(transaction, stream, loaded.version, snapshot)
-        return Decided(StreamVersion(loaded.version + len(events)), events, None)
+        if not events:
+            return Decided(loaded.version, events, None)
+        # The versions of a deleted stream go on where they ended.
+        before = max(loaded.version, loaded.begins - 1)
+        return Decided(StreamVersion(before + len(events)), events, None)
 
     async def _append(
         self, transaction: Transaction, stream: str, events: tuple[Event, ...], version: int
@@ -208,11 +213,12 @@ class Aggregates(Generic[State]):
                 # The code has changed and its schema has not. Use the events instead.
                 pages = reads.read(stream)
                 there = [event async for event in pages if event.version <= loaded.version]
-                loaded = Loaded(loaded.version, None, there, loaded.begins)
+                loaded = replace(loaded, snapshot=None, events=there)
         events = repository.needed(stream, loaded)
         return _Replayed(
             repository.replay(state, events),
             loaded.version,
+            loaded.begins,
             len(events),
             recorded=not events or events[-1].commit > 0,
         )

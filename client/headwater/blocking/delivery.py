@@ -54,7 +54,11 @@ class BlockingDelivery:
 
     @property
     def event(self) -> RecordedEvent:
-        """The event. If the codec cannot decode it, its data raises Undecodable: park it then."""
+        """The event.
+
+        Raises:
+            Undecodable: the codec cannot decode it. Park it, or leave it to later attempts.
+        """
         return self._core.event
 
     @property

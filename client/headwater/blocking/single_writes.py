@@ -83,7 +83,14 @@ class BlockingSingleWrites:
         return step(self._core.append(stream, events, expect=expect, unless=unless, after=after))
 
     def save_snapshot(
-        self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
+        self,
+        stream: str,
+        *,
+        version: int,
+        state: Any,
+        schema: int = 0,
+        name: str = "",
+        read_at: int | None = None,
     ) -> Committed:
         """Store the state of a stream at a version, for `load`.
 
@@ -93,9 +100,17 @@ class BlockingSingleWrites:
             state: any value that the codec can encode.
             schema: the version of the code that made the state. `load` asks for the same.
             name: distinguishes several states of one stream.
+            read_at: the commit at which the events of the state were read: `loaded.commit`. Outside
+                of a transaction that has read them, this is needed if events were ever erased.
+
+        Raises:
+            Conflict: events were erased since they were read, so the state may hold their data.
+            InvalidArgument: events were erased, and without `read_at` nobody can tell when.
         """
         return step(
-            self._core.save_snapshot(stream, version=version, state=state, schema=schema, name=name)
+            self._core.save_snapshot(
+                stream, version=version, state=state, schema=schema, name=name, read_at=read_at
+            )
         )
 
     def truncate(self, stream: str, *, before: int) -> Committed:
@@ -120,7 +135,7 @@ class BlockingSingleWrites:
     ) -> Committed:
         """Keep only the newest events of a stream, until the retention is set again.
 
-        If neither limit is given, everything is kept from now on. Hidden events stay hidden.
+        Without both limits, everything is kept from now on. Hidden events stay hidden.
 
         Args:
             stream: its name.

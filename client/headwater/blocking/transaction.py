@@ -145,7 +145,14 @@ class BlockingTransaction(BlockingReads):
         self._core.append(stream, events, expect=expect, unless=unless, after=after)
 
     def save_snapshot(
-        self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
+        self,
+        stream: str,
+        *,
+        version: int,
+        state: Any,
+        schema: int = 0,
+        name: str = "",
+        read_at: int | None = None,
     ) -> None:
         """Store the state of a stream at a version, for `load`.
 
@@ -156,8 +163,12 @@ class BlockingTransaction(BlockingReads):
             state: any value that the codec can encode.
             schema: the version of the code that made the state. `load` asks for the same.
             name: distinguishes several states of one stream.
+            read_at: the commit at which the events of the state were read: `loaded.commit`. None:
+                they were read in this transaction.
         """
-        self._core.save_snapshot(stream, version=version, state=state, schema=schema, name=name)
+        self._core.save_snapshot(
+            stream, version=version, state=state, schema=schema, name=name, read_at=read_at
+        )
 
     def ack(self, *deliveries: Acknowledgeable) -> None:
         """Acknowledge deliveries of a consumer group if, and only if, the transaction commits.
@@ -189,7 +200,7 @@ class BlockingTransaction(BlockingReads):
     ) -> None:
         """Keep only the newest events of a stream, until the retention is set again.
 
-        If neither limit is given, everything is kept from now on. Hidden events stay hidden.
+        Without both limits, everything is kept from now on. Hidden events stay hidden.
 
         Args:
             stream: its name.

@@ -26,8 +26,9 @@ from headwater.cli.removed import Removed
 from headwater.cli.tagged_json import key_from_json, value_from_json
 from headwater.codecs.codec import RawCodec
 from headwater.errors import DuplicateEvent, HeadwaterError, WrongVersion
-from headwater.records import Event
+from headwater.records import Event, RecordedEvent
 from headwater.transactions.batch import Batch
+from headwater_protocol.numbers import NO_STREAM
 from headwater_protocol.operations import WRITE
 
 LINES_A_COMMIT_MAX: Final = 1000
@@ -97,14 +98,15 @@ def _load_part(
     try:
         try:
             _write_placeholders(removed, lines)
-            db.execute(_batch(db, lines))
+            db.execute(_batch(db, lines, removed))
         except (DuplicateEvent, WrongVersion):
             missing = _missing(db, lines)
             if len(missing) == len(lines):
                 raise
             if missing:
-                db.execute(_batch(db, missing))
+                db.execute(_batch(db, missing, removed))
         _erase(db, lines)
+        _save_snapshots(db, lines)
     except HeadwaterError as error:
         raise click.ClickException(f"lines {first} to {last}: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
@@ -130,9 +132,28 @@ def _erase(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
         db.erase(stream, versions=erased)
 
 
-def _batch(db: BlockingDatabase, lines: list[dict[str, Any]]) -> Batch:
+def _save_snapshots(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
+    """Save the snapshots, after the erasures: an erasure removes those that were saved before."""
     batch = db.batch()
-    lines = [line for line in lines if "retention" not in line]
+    # Those of a dump hold nothing that was erased in it, so they are as good as new.
+    read_at = db.ping().commit if any("snapshot" in line for line in lines) else 0
+    for line in lines:
+        if "snapshot" in line:
+            batch.save_snapshot(
+                line["snapshot"],
+                version=line["version"],
+                state=value_from_json(line["state"]),
+                schema=line["schema"],
+                name=line["name"],
+                read_at=read_at,
+            )
+    if read_at:
+        db.execute(batch)
+
+
+def _batch(db: BlockingDatabase, lines: list[dict[str, Any]], removed: Removed) -> Batch:
+    batch = db.batch()
+    lines = [line for line in lines if "retention" not in line and "snapshot" not in line]
     for stream, members in groupby(lines, lambda line: line.get("stream")):
         if stream is None:
             for line in members:
@@ -140,13 +161,16 @@ def _batch(db: BlockingDatabase, lines: list[dict[str, Any]]) -> Batch:
             continue
         first, *rest = members
         events = [_event(line) for line in (first, *rest)]
-        batch.append(stream, events, expect=first["version"] - 1)
+        version = first["version"]
+        # A stream that begins later was deleted before, so it does not exist.
+        expect = NO_STREAM if removed.begins.get(stream) == version else version - 1
+        batch.append(stream, events, expect=expect)
     return batch
 
 
 def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """All lines except those of events that exist already, at the same version."""
-    existing: dict[tuple[str, int], Event] = {}
+    existing: dict[tuple[str, int], RecordedEvent] = {}
     spans: dict[str, tuple[int, int]] = {}
     for line in lines:
         if "stream" in line:
@@ -154,15 +178,22 @@ def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str
             spans[line["stream"]] = first, line["version"]
     for stream, (first, last) in spans.items():
         for event in db.read(stream, after=first - 1, limit=last - first + 1):
-            data = b"" if event.erased else event.data
-            existing[stream, event.version] = Event(
-                event.type, data, event.metadata, event.id, event.tags
-            )
+            existing[stream, event.version] = event
     return [
         line
         for line in lines
-        if "stream" not in line or existing.get((line["stream"], line["version"])) != _event(line)
+        if "stream" not in line
+        or not _is_same(existing.get((line["stream"], line["version"])), _event(line))
     ]
+
+
+def _is_same(stored: RecordedEvent | None, event: Event) -> bool:
+    """Whether an event of the dump is stored already. Of an erased one, only the rest is left."""
+    if stored is None or stored.id != event.id or stored.type != event.type:
+        return False
+    if stored.tags != event.tags:
+        return False
+    return stored.erased or (stored.data, stored.metadata) == (event.data, event.metadata)
 
 
 def _event(line: dict[str, Any]) -> Event:
@@ -176,18 +207,9 @@ def _event(line: dict[str, Any]) -> Event:
 
 
 def _set(batch: Batch, line: dict[str, Any]) -> None:
-    if "key" in line:
-        key, value = key_from_json(line["key"]), value_from_json(line["value"])
-        WRITE.variants["put"]([key, value], "put")
-        batch._keep(["put", key, value], len(key) + len(value))  # noqa: SLF001
-        return
-    batch.save_snapshot(
-        line["snapshot"],
-        version=line["version"],
-        state=value_from_json(line["state"]),
-        schema=line["schema"],
-        name=line["name"],
-    )
+    key, value = key_from_json(line["key"]), value_from_json(line["value"])
+    WRITE.variants["put"]([key, value], "put")
+    batch._keep(["put", key, value], len(key) + len(value))  # noqa: SLF001
 
 
 def _parts(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:

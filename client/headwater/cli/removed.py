@@ -20,6 +20,7 @@ from headwater.records import Event
 from headwater.transactions.batch import Batch
 from headwater.transport.stepping import step
 from headwater_protocol.limits import NUMBER_MAX
+from headwater_protocol.numbers import NO_STREAM
 
 REMOVED: Final = "$removed"
 """The type of the placeholders, and the stream of those that belong to no stream of the dump."""
@@ -39,10 +40,13 @@ class Removed:
 
     Attributes:
         position: the newest position of the database.
+        begins: the versions at which streams begin that had events hidden.
     """
 
     def __init__(self, db: BlockingDatabase) -> None:
         self.position = newest_position(db)
+        self.begins: dict[str, int] = {}
+        self._deleted: set[str] = set()
         self._db = db
         self._dumped_position = 0
         self._deadlines: list[tuple[int, str]] = []
@@ -51,7 +55,11 @@ class Removed:
     def expect(self, line: dict[str, Any]) -> None:
         """Take a `retention` line. If its placeholders exist already, hide them."""
         stream, first = line["retention"], line["first"]
-        version = self._db.load(stream).version
+        loaded = self._db.load(stream)
+        version = max(loaded.version, loaded.begins - 1)
+        self.begins[stream] = line.get("begins", 1)
+        if version and not loaded.version:
+            self._deleted.add(stream)
         if version >= first - 1:
             batch = self._db.batch()
             _set_retention(batch, line)
@@ -104,12 +112,19 @@ class Removed:
             version, line = self._unfilled[stream]
             # The placeholders from before the stream was deleted and began again.
             former = min(count, max(0, line.get("begins", 1) - 1 - version))
-            if former:
-                batch.append(stream, _placeholders(former), expect=version)
-                batch.delete_stream(stream)
-            if count > former:
-                batch.append(stream, _placeholders(count - former), expect=version + former)
-            version += count
+            for part, is_former in ((former, True), (count - former, False)):
+                if not part:
+                    continue
+                # A deleted stream has no version that could be expected.
+                expect = NO_STREAM if stream in self._deleted else version
+                batch.append(stream, _placeholders(part), expect=expect)
+                self._deleted.discard(stream)
+                version += part
+                if is_former and version == line["begins"] - 1:
+                    batch.delete_stream(stream)
+                    self._deleted.add(stream)
+                elif is_former:
+                    batch.truncate(stream, before=version + 1)
             self._unfilled[stream] = (version, line)
             if version == line["first"] - 1:
                 del self._unfilled[stream]

@@ -7,23 +7,22 @@ from functools import partial
 from typing import Any
 
 from headwater.codecs.codec import Codec, decode_with
-from headwater.codecs.events import event_views
-from headwater.codecs.keys_and_values import value_of
+from headwater.codecs.events import from_stored, recorded_event
 from headwater.errors import Undecodable
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import EventPages, KeyPages, Pages, Span
 from headwater.reads.query import Query, event_filter
 from headwater.records import Loaded, RecordedEvent, Snapshot, microseconds_of
 from headwater_protocol.keys import Key, KeyTuple, encode_key
+from headwater_protocol.numbers import StreamVersion
 from headwater_protocol.operations import NAME, POSITION, SCHEMA, STREAM, VERSION
 
 
 class Reads(ABC):
     """The reads. Subclasses send the requests.
 
-    Every read raises InvalidArgument for invalid arguments, and ConnectionLost if the server cannot
-    be reached. A value that the codec cannot decode raises Undecodable. An event that it cannot
-    decode is handed out like any other, and its data raises Undecodable.
+    Every read raises InvalidArgument for invalid arguments, Undecodable for values that the codec
+    cannot decode, and ConnectionLost if the server cannot be reached.
     """
 
     _codec: Codec
@@ -36,9 +35,14 @@ class Reads(ABC):
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """The value of a key, or *default* if it is absent."""
-        encoded = encode_key(key)
-        data = await self._fetch("get", encoded)
-        return default if data is None else value_of(self._codec, encoded, data)
+        data = await self._fetch("get", encode_key(key))
+        if data is None:
+            return default
+        try:
+            return self._codec.decode(data)
+        except Exception:
+            decode_with(self._codec, data, f"value of {key!r:.80}")
+            raise
 
     def scan(
         self,
@@ -196,7 +200,8 @@ class Reads(ABC):
         SCHEMA(schema, "load: schema")
         if name:
             NAME(name, "load: name")
-        _, version, stored, rows, more, begins, *_ = await self._fetch("load", stream, name, schema)
+        answer = await self._fetch("load", stream, name, schema)
+        commit, version, stored, rows, more, begins, *_ = answer
         snapshot = None
         if stored is not None:
             try:
@@ -204,7 +209,8 @@ class Reads(ABC):
                 snapshot = Snapshot(stored[0], state)
             except Undecodable:
                 rows, more = [], version > 0
-        events = [*map(event_views(self._codec), rows)]
+        codec = self._codec
+        events = [*from_stored([recorded_event(row, codec) for row in rows], codec)]
         if more:
             # A large snapshot may leave no room for events in the answer.
             after = snapshot.version if snapshot is not None else 0
@@ -214,7 +220,10 @@ class Reads(ABC):
             )
             # If events were hidden since the first page, later ones take their place.
             events += [event async for event in rest if event.version <= version]
-        return Loaded(version, snapshot, events, begins)
+        if version < begins:
+            # The stream was deleted: no version can be expected of it.
+            version = StreamVersion(0)
+        return Loaded(version, snapshot, events, begins, commit)
 
 
 def _microseconds(time: datetime, place: str) -> int:

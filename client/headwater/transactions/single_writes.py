@@ -96,7 +96,14 @@ class SingleWrites(ABC):
         return (await self.execute(batch)).committed
 
     async def save_snapshot(
-        self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
+        self,
+        stream: str,
+        *,
+        version: int,
+        state: Any,
+        schema: int = 0,
+        name: str = "",
+        read_at: int | None = None,
     ) -> Committed:
         """Store the state of a stream at a version, for `load`.
 
@@ -106,9 +113,17 @@ class SingleWrites(ABC):
             state: any value that the codec can encode.
             schema: the version of the code that made the state. `load` asks for the same.
             name: distinguishes several states of one stream.
+            read_at: the commit at which the events of the state were read: `loaded.commit`. Outside
+                of a transaction that has read them, this is needed if events were ever erased.
+
+        Raises:
+            Conflict: events were erased since they were read, so the state may hold their data.
+            InvalidArgument: events were erased, and without `read_at` nobody can tell when.
         """
         batch = self.batch()
-        batch.save_snapshot(stream, version=version, state=state, schema=schema, name=name)
+        batch.save_snapshot(
+            stream, version=version, state=state, schema=schema, name=name, read_at=read_at
+        )
         return (await self.execute(batch)).committed
 
     async def truncate(self, stream: str, *, before: int) -> Committed:
@@ -141,7 +156,7 @@ class SingleWrites(ABC):
     ) -> Committed:
         """Keep only the newest events of a stream, until the retention is set again.
 
-        If neither limit is given, everything is kept from now on. Hidden events stay hidden.
+        Without both limits, everything is kept from now on. Hidden events stay hidden.
 
         Args:
             stream: its name.

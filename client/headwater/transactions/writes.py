@@ -18,6 +18,7 @@ from headwater_protocol import limits
 from headwater_protocol.keys import Key, encode_key
 from headwater_protocol.numbers import ANY
 from headwater_protocol.operations import (
+    COMMIT,
     EXPECT,
     NAME,
     POSITION,
@@ -141,7 +142,14 @@ class Writes(RetentionWrites):
         self._keep(["append", stream, expect, encoded, *condition], size)
 
     def save_snapshot(
-        self, stream: str, *, version: int, state: Any, schema: int = 0, name: str = ""
+        self,
+        stream: str,
+        *,
+        version: int,
+        state: Any,
+        schema: int = 0,
+        name: str = "",
+        read_at: int | None = None,
     ) -> None:
         """Store the state of a stream at a version, for `load`.
 
@@ -152,16 +160,21 @@ class Writes(RetentionWrites):
             state: any value that the codec can encode.
             schema: the version of the code that made the state. `load` asks for the same.
             name: distinguishes several states of one stream.
+            read_at: the commit at which the events of the state were read: `loaded.commit`. None:
+                they were read in this transaction.
         """
         STREAM(stream, "save_snapshot: stream")
         VERSION(version, "save_snapshot: version")
         SCHEMA(schema, "save_snapshot: schema")
         if name:
             NAME(name, "save_snapshot: name")
+        if read_at is not None:
+            COMMIT(read_at, "save_snapshot: read_at")
         place = f"state of {stream!r:.80}"
         data = encode_with(self._codec, state, place)
         _check_size(data, place)
-        self._keep(["save_snapshot", stream, name, schema, version, data], len(data) + 512)
+        write = ["save_snapshot", stream, name, schema, version, data]
+        self._keep(write if read_at is None else [*write, read_at], len(data) + 512)
 
     def ack(self, *deliveries: Acknowledgeable) -> None:
         """Acknowledge deliveries of a consumer group if, and only if, the transaction commits.

@@ -90,4 +90,4 @@ class Failures:
 
 
 def _nothing() -> None:
-    """Do nothing: there are no clients yet."""
+    """There are no clients yet."""

@@ -520,8 +520,12 @@ def test_a_deleted_stream_starts_again_from_the_initial_state(
         for _ in range(15):
             await accounts.decide(stream, deposit, 1)
         await db.delete_stream(stream)
-        assert await accounts.load(stream) == (EMPTY, 15)
-        for _ in range(15):
+        assert await accounts.load(stream) == (EMPTY, 0)
+        # Whoever loaded it before the deletion does not bring it back.
+        with pytest.raises(headwater.WrongVersion, match="was deleted, at version 15"):
+            await accounts.save(stream, deposit(EMPTY, 1), 15)
+        assert (await accounts.decide(stream, deposit, 2)).version == 16
+        for _ in range(14):
             await accounts.decide(stream, deposit, 2)
         assert (await accounts.load(stream)).state.balance == 30
         assert (await replace_schema(ACCOUNTS, 2).on(db).load(stream)).state.balance == 30
@@ -531,6 +535,33 @@ def test_a_deleted_stream_starts_again_from_the_initial_state(
         await db.truncate(stream, before=28)
         with pytest.raises(headwater.StreamTruncated, match="it begins at version 16, its events"):
             await replace_schema(ACCOUNTS, 2).on(db).load(stream)
+
+    run_on(face, real_server.url, scenario)
+
+
+def test_a_snapshot_of_events_that_were_erased_since_they_were_loaded_is_refused(
+    face: str, real_server: ServerProcess
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        stream = fresh("late", face)
+        await db.append(stream, [Event("Registered", {"name": "Ann"}), Event("Moved", {})])
+        loaded = await db.load(stream, schema=2)
+        await db.erase(stream, versions=[1])
+        with pytest.raises(headwater.Conflict, match="conflict on snapshot") as caught:
+            await db.save_snapshot(
+                stream, version=2, state={"name": "Ann"}, schema=2, read_at=loaded.commit
+            )
+        assert not caught.value.retryable
+        with pytest.raises(headwater.InvalidArgument, match="Say at which commit"):
+            await db.save_snapshot(stream, version=2, state={"name": "Ann"}, schema=2)
+        assert (await db.load(stream, schema=2)).snapshot is None
+        loaded = await db.load(stream, schema=2)
+        await db.save_snapshot(
+            stream, version=2, state={"name": None}, schema=2, read_at=loaded.commit
+        )
+        assert (await db.load(stream, schema=2)).snapshot == headwater.Snapshot(
+            headwater.StreamVersion(2), {"name": None}
+        )
 
     run_on(face, real_server.url, scenario)
 
@@ -657,8 +688,8 @@ def test_a_repository_works_with_the_blocking_face(real_server: ServerProcess) -
             accounts.load(stream)
         assert db.load(stream).is_whole is False
         db.delete_stream(stream)
-        assert accounts.load(stream) == (EMPTY, 3)
-        accounts.save(stream, deposit(EMPTY, 5), 3)
+        assert accounts.load(stream) == (EMPTY, 0)
+        accounts.save(stream, deposit(EMPTY, 5), 0)
         state, version = accounts.load(stream)
         assert (int(state.balance), int(version)) == (5, 4)
         assert ACCOUNTS.on(db.at(commit=db.ping().commit)).load(stream) == (state, version)

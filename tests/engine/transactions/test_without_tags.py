@@ -6,7 +6,7 @@ import pytest
 
 from headwater_server.engine.format.events import decode_event, encode_events
 from headwater_server.engine.reads.filters import EVERYTHING, Criterion, EventFilter
-from headwater_server.engine.transactions import evaluation
+from headwater_server.engine.transactions import appending
 from tests.engine.damaged import Closed
 from tests.engine.database import Database, all_events
 
@@ -22,7 +22,7 @@ def encode_nine(*members: Any) -> list[bytes]:
 def test_old_events_are_read_found_repeated_and_checked_beside_new_ones() -> None:
     database = Database()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "encode_events", encode_nine)
+        patch.setattr(appending, "encode_events", encode_nine)
         database.execute(append(1))
         database.checkpoint()
         database.execute(append(2))

@@ -13,7 +13,6 @@ which makes consumption exactly once.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
 from headwater_protocol.errors import (
@@ -71,13 +70,13 @@ class Groups:
         self,
         state: State,
         sequencer: Sequencer,
-        reader: Callable[..., Reader],
+        reader: Callable[[], Reader],
         clock: Callable[[], int],
         source: random.Random,
         check_writable: Callable[[], None],
     ) -> None:
         self.active: dict[str, ConsumerGroup] = {}
-        self.reader = partial(reader, step=True)
+        self.reader = reader
         self.wall_clock = clock
         self._state = state
         self._sequencer = sequencer

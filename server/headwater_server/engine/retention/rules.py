@@ -47,8 +47,10 @@ def first_version(state: State, stream: str, head: Head, version: int, rule: Rul
     first = max(rule.before, 1)
     if rule.count_max:
         first = max(first, version - rule.count_max + 1)
-    if rule.age_us_max and first <= version:
-        first = _first_since(state, stream, head, first, version, now - rule.age_us_max)
+    # Events above the head's version are those of an open transaction, which have no age yet.
+    last = min(version, head.version)
+    if rule.age_us_max and first <= last:
+        first = _first_since(state, stream, head, first, last, now - rule.age_us_max)
     return first
 
 
@@ -76,9 +78,10 @@ class Visibility:
     """Which events can be read at one commit. It looks up each stream only once.
 
     *rule_of* returns the rule of a stream. It may return NO_RULE if the stored rule hides nothing.
+    *own* returns how many events an open transaction appends to a stream: they push out others.
     """
 
-    __slots__ = ("_first", "_first_by_name", "_now", "_position", "_rule_of", "_state")
+    __slots__ = ("_first", "_first_by_name", "_now", "_own", "_position", "_rule_of", "_state")
 
     def __init__(
         self,
@@ -87,8 +90,10 @@ class Visibility:
         *,
         rule_of: Callable[[str], Rule],
         now: int,
+        own: Callable[[str], int] | None = None,
     ) -> None:
         self._state = state
+        self._own = own
         self._position = position
         self._rule_of = rule_of
         self._now = now
@@ -106,6 +111,8 @@ class Visibility:
             else:
                 head = self._state.head(stream)
                 version = self._state.version_at(stream, head, self._position)
+                if self._own is not None:
+                    version += self._own(stream)
                 first = first_version(self._state, stream, head, version, rule, self._now)
             self._first[stream] = first
         return first
@@ -162,11 +169,12 @@ def is_usable(state: State, snapshot: keyspaces.SnapshotKey, view: int) -> bool:
     return lowest <= snapshot.version <= highest
 
 
-def is_deleted(state: State, stream: str, version: int) -> bool:
-    """Whether a stream that is at *version* now is deleted."""
+def is_deleted(state: State, stream: str, version: int, view: int | None = None) -> bool:
+    """Whether a stream that is at *version* is deleted, at a commit or in the newest state."""
     if not state.retention.in_use or not version:
         return False
-    return hiding_rule(state, stream, state.last_commit).deleted == version
+    view = state.last_commit if view is None else view
+    return hiding_rule(state, stream, view).deleted == version
 
 
 def newest_first_version(state: State, stream: str) -> int:

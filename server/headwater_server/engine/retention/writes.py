@@ -11,7 +11,7 @@ The same commit deletes the snapshots that become unusable: all of a deleted str
 truncation whose next events are hidden, and those that contain erased data.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,7 +19,12 @@ from headwater_protocol.errors import InvalidArgument, NoSuchEvent
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.format.stored_rules import NO_RULE, Rule, encode_rule
-from headwater_server.engine.retention.rules import first_version, stored_rule
+from headwater_server.engine.retention.rules import (
+    Visibility,
+    first_version,
+    hiding_rule,
+    stored_rule,
+)
 from headwater_server.engine.state.layers import State
 
 WORDS: Final = frozenset(
@@ -104,14 +109,25 @@ class RetentionEvaluator:
     deleted: dict[str, int] = field(default_factory=dict)
     _streams: dict[str, _Stream] = field(default_factory=dict)
     _erased: dict[int, None] = field(default_factory=dict)
+    _count: int = 0
+    _lowest_erased: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """By stream, the place of each erasing write, and the lowest version erased until then."""
 
-    def apply(self, write: RetentionWrite, version: int) -> None:
+    def apply(
+        self, write: RetentionWrite, version: int, erased_own: Sequence[tuple[str, int]] = ()
+    ) -> None:
         """Apply one write; *version* is its stream's version, including earlier appends.
+
+        *erased_own* are the streams and versions of those events of the transaction itself that it
+        erases. They are not in the state, so they are not in *write*.
 
         Raises:
             InvalidArgument, NoSuchEvent.
         """
+        self._count += 1
         name = write.stream
+        for own_stream, number in erased_own:
+            self._note_erased(own_stream, number)
         if write.word.startswith("erase"):
             positions, versions = self._places(write)
             self._erase(name, positions, versions)
@@ -123,9 +139,25 @@ class RetentionEvaluator:
             stream.is_deleted = True
             self.deleted[name] = version
 
-    def rule(self, stream: str) -> Rule:
-        """The rule of a stream after the writes so far."""
-        return self._stream(stream).rule
+    def visibility(self, own: Callable[[str], int]) -> Visibility:
+        """Which events can be read after the writes so far, in the newest state.
+
+        *own* gives the number of events that the transaction has appended to a stream.
+        """
+        return Visibility(
+            self.state, self.state.last_position, rule_of=self._rule, now=self.now, own=own
+        )
+
+    def _rule(self, name: str) -> Rule:
+        stream = self._streams.get(name)
+        if stream is not None:
+            return stream.rule
+        return hiding_rule(self.state, name, self.state.last_commit)
+
+    def may_hold_erased(self, stream: str, version: int, place: int) -> bool:
+        """Whether a snapshot that was saved before the write *place* holds data erased since."""
+        lowest = self._lowest_erased.get(stream, ())
+        return any(each >= place and version >= low for each, low in lowest)
 
     def writes(self, taken: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
         """Keys and values to write; keys of retention come last.
@@ -221,7 +253,8 @@ class RetentionEvaluator:
     def _note_erased(self, name: str, version: int) -> None:
         stream = self._stream(name)
         lowest = stream.rule.erased_from
+        lowest = min(lowest, version) if lowest else version
+        self._lowest_erased.setdefault(name, []).append((self._count - 1, lowest))
         stream.rule = stream.rule._replace(
-            erased_from=min(lowest, version) if lowest else version,
-            erased_commit=self.state.last_commit + 1,
+            erased_from=lowest, erased_commit=self.state.last_commit + 1
         )

@@ -20,13 +20,14 @@ from headwater_protocol.errors import (
 )
 from headwater_server.engine.format.planned import Planned
 from headwater_server.engine.format.records import encode_commit
+from headwater_server.engine.retention.rules import is_deleted
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.appending import expectation_holds
 from headwater_server.engine.transactions.evaluation import evaluate_buffer
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.validation import conflict_error, find_conflicts
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
-from headwater_server.engine.work_budget import VALIDATION, WorkBudget
 
 RECORD_SIZE_MAX = 2 * limits.TRANSACTION_SIZE_MAX
 """Bytes of a commit record: the largest transaction, and as much again for its results."""
@@ -68,19 +69,11 @@ class Planner:
             HeadwaterError: the transaction is not possible.
         """
         buffer = transaction.buffer
-        budget = None
-        conflicts: list[dict[str, Any]] = []
-        if transaction.view != self._state.last_commit:
-            budget = WorkBudget(VALIDATION)
-            conflicts = find_conflicts(self._state, transaction, budget)
+        conflicts = find_conflicts(self._state, transaction)
         if conflicts:
-            conflicts += self._failed_expectations(
-                buffer, transaction.id, transaction.user, now, budget
-            )
+            conflicts += self._failed_expectations(buffer, transaction.id, transaction.user, now)
             raise conflict_error(conflicts)
-        return self.plan_buffer(
-            transaction.id, transaction.user, buffer, now, transaction, budget=budget
-        )
+        return self.plan_buffer(transaction.id, transaction.user, buffer, now, transaction)
 
     def refuse(
         self,
@@ -89,12 +82,9 @@ class Planner:
         buffer: WriteBuffer,
         failed_conditions: list[dict[str, Any]],
         now: int,
-        budget: WorkBudget | None,
     ) -> ConditionFailed:
         """The error of a transaction whose conditions do not hold."""
-        failures = failed_conditions + self._failed_expectations(
-            buffer, transaction, user, now, budget
-        )
+        failures = failed_conditions + self._failed_expectations(buffer, transaction, user, now)
         return _condition_error(failures, retryable=False)
 
     def plan_buffer(
@@ -104,20 +94,17 @@ class Planner:
         buffer: WriteBuffer,
         now: int,
         opened: Transaction | None = None,
-        *,
-        budget: WorkBudget | None = None,
     ) -> Planned:
         """The plan of writes on the newest state; *opened* is their open transaction, if any.
-
-        *budget* has the work of the request so far; None: none was charged yet.
 
         Raises:
             ConditionFailed, WrongVersion: a condition or an expectation does not hold.
             HeadwaterError: the transaction is not possible.
         """
         kept = self._settings.snapshots_kept
+        view = None if opened is None else opened.view
         planned = evaluate_buffer(
-            self._state, buffer, transaction, user, now, snapshots_kept=kept, budget=budget
+            self._state, buffer, transaction, user, now, snapshots_kept=kept, view=view
         )
         if buffer.acks:
             self._acknowledge(buffer, planned)
@@ -151,17 +138,12 @@ class Planner:
         planned.writes = [*writes, *planned.writes]
 
     def _failed_expectations(
-        self,
-        buffer: WriteBuffer,
-        transaction: bytes,
-        user: int,
-        now: int,
-        budget: WorkBudget | None,
+        self, buffer: WriteBuffer, transaction: bytes, user: int, now: int
     ) -> list[dict[str, Any]]:
         try:
             kept = self._settings.snapshots_kept
             planned = evaluate_buffer(
-                self._state, buffer, transaction, user, now, snapshots_kept=kept, budget=budget
+                self._state, buffer, transaction, user, now, snapshots_kept=kept
             )
             if buffer.acks:
                 self._acknowledge(buffer, planned)
@@ -173,12 +155,17 @@ class Planner:
     def _held_at(self, transaction: Transaction, failure: dict[str, Any]) -> bool:
         if failure["kind"] == "condition":
             return bool(failure["position"] > transaction.position)
-        stream = failure["stream"]
-        head = self._state.head(stream)
-        then = self._state.version_at(stream, head, transaction.position)
-        now = failure["actual"]
+        state, stream = self._state, failure["stream"]
+        head = state.head(stream)
+        then = state.version_at(stream, head, transaction.position)
+        was_deleted = is_deleted(state, stream, then, transaction.view)
+        if then == head.version and was_deleted == is_deleted(state, stream, then):
+            # Nobody else has touched the stream, so a retry would fail again.
+            return False
         # The transaction's own earlier appends to the stream shift both versions equally.
-        return bool(then + (now - head.version) == failure["expected"])
+        own = failure["actual"] - head.version
+        exists = own > 0 or (then > 0 and not was_deleted)
+        return expectation_holds(failure["expected"], then + own, exists=exists)
 
 
 def _condition_error(failures: Sequence[dict[str, Any]], *, retryable: bool) -> ConditionFailed:

@@ -15,7 +15,7 @@ from headwater_protocol import limits
 from headwater_protocol.errors import InvalidArgument, TooLarge
 from headwater_protocol.operations import SERIALIZABLE
 from headwater_server.engine.format import keyspaces
-from headwater_server.engine.format.events import encode_event
+from headwater_server.engine.format.events import encode_event, erase_event
 from headwater_server.engine.format.stored_rules import Rule
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.reads.reading import (
@@ -25,10 +25,10 @@ from headwater_server.engine.reads.reading import (
     user_range,
 )
 from headwater_server.engine.reads.scanning import ScanPage, pack_page
-from headwater_server.engine.retention.writes import changed_rule
+from headwater_server.engine.retention.rules import Visibility
 from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.own_writes import OwnWrites
 from headwater_server.engine.transactions.write_buffer import (
-    Append,
     WriteBuffer,
     evaluate,
     next_key,
@@ -75,6 +75,7 @@ class Transaction(Reader):
     """
 
     __slots__ = (
+        "_own_writes",
         "_read_set_max",
         "begun",
         "buffer",
@@ -113,6 +114,7 @@ class Transaction(Reader):
         self.begun = now
         self.used = now
         self.buffer = WriteBuffer()
+        self._own_writes: OwnWrites | None = None
         self.charged_size = 0
         self.read_set: ReadSet | None = (
             ReadSet() if isolation == SERIALIZABLE and not read_only else None
@@ -170,6 +172,8 @@ class Transaction(Reader):
     def read_stream(self, stream: str, after: int, limit: int, reverse: bool) -> StreamPage:
         self._register_stream(stream)
         page = super().read_stream(stream, after, limit, reverse)
+        if self.buffer.erased:
+            page = page._replace(events=self._without_erased(page.events))
         own = self._own_events(stream)
         if not own:
             return page
@@ -184,29 +188,43 @@ class Transaction(Reader):
         elif self.read_set is not None:
             self.read_set.pages[wanted] = None
             self._check_read_set()
+        if self.buffer.erased:
+            page = page._replace(events=self._without_erased(page.events))
         return page
 
     def _hides_any(self) -> bool:
         return super()._hides_any() or bool(self.buffer.retention)
 
+    def _own(self) -> OwnWrites:
+        # Most transactions never need it.
+        if self._own_writes is None:
+            self._own_writes = OwnWrites(self._state, self.buffer, self.position)
+        return self._own_writes
+
     def _may_hide(self, stream: str) -> bool:
-        return super()._may_hide(stream) or any(
-            write.stream == stream for write in self.buffer.retention
-        )
+        if super()._may_hide(stream):
+            return True
+        return bool(self.buffer.retention) and self._own().thins(stream)
 
     def _rule_of(self, stream: str) -> Rule:
-        rule = super()._rule_of(stream)
-        if not self.buffer.retention:
-            return rule
-        head = self._state.head(stream)
-        version = self._state.version_at(stream, head, self.position)
-        for write in self.buffer.retention:
-            if write.stream == stream and not write.erased_count:
-                # A rule counts the events that this transaction appended before it.
-                before = self.buffer.appends[: write.place]
-                own = sum(len(append.events) for append in before if append.stream == stream)
-                rule = changed_rule(self._state, write, stream, rule, version + own, self.time)
-        return rule
+        if not self.buffer.retention or not self._own().thins(stream):
+            return super()._rule_of(stream)
+        return self._own().stream(stream, super()._rule_of, self.time)[0]
+
+    def _visibility(self) -> Visibility:
+        return Visibility(
+            self._state,
+            self.position,
+            rule_of=self._rule_of,
+            now=self.time,
+            own=lambda stream: len(self._own_events(stream)),
+        )
+
+    def _without_erased(self, events: list[bytes]) -> list[bytes]:
+        erasures = self._own().erasures()
+        if erasures is None or not erasures.positions:
+            return events
+        return [erasures.masked(stored) for stored in events]
 
     def _scan_own(
         self, first: bytes, last: bytes, *, reverse: bool, ahead: int = 32
@@ -222,6 +240,8 @@ class Transaction(Reader):
         version = min(version + len(self._own_events(stream)), version_max)
         first, last = keyspaces.snapshot_range(stream, name, schema, version)
         for key, state in self._scan_own(first, last, reverse=True, ahead=1):
+            if self.buffer.erased and self._own().holds_erased(key, self.view):
+                continue
             self._register_range(key, last)
             return keyspaces.parse_snapshot_key(key).version, state
         self._register_range(first, last)
@@ -229,25 +249,9 @@ class Transaction(Reader):
 
     def _own_events(self, stream: str) -> list[list[Any]]:
         """The events that this transaction appends to a stream, in order."""
-        return [
-            event
-            for append in self.buffer.appends
-            if append.stream == stream and not self._is_done(append)
-            for event in append.events
-        ]
-
-    def _is_done(self, append: Append) -> bool:
-        """Whether all events of an append are stored already, by their ids."""
-        if any(event[0] is None for event in append.events):
-            return False
-        stream = append.stream
-        head = self._state.head(stream)
-        last = self._state.version_at(stream, head, self.position)
-        if last == 0:
-            return False
-        first = self._visibility().first(stream) if self._may_hide(stream) else 1
-        found = (self._state.event_version(stream, head, event[0]) for event in append.events)
-        return all(version is not None and first <= version <= last for version in found)
+        if not self.buffer.appends:
+            return []
+        return self._own().stream(stream, super()._rule_of, self.time)[1]
 
     def _with_own_events(
         self,
@@ -281,6 +285,12 @@ class Transaction(Reader):
         if self._may_hide(stream):
             lowest = self._visibility().first(stream)
             own_stored = [each for each in own_stored if each[0] >= lowest]
+        erasures = self._own().erasures() if self.buffer.erased else None
+        if erasures is not None and (erased := erasures.versions.get(stream)):
+            own_stored = [
+                (number, erase_event(stored) if number in erased else stored)
+                for number, stored in own_stored
+            ]
         more = page.more
         if reverse:
             upto = version if after == 0 else after - 1

@@ -9,30 +9,29 @@ snapshot        no later commit wrote anything that it writes: the first committ
 
 Commits that are sequenced but not yet durable count. All conflicts are reported, up to a bound,
 each with its subject, its kind and the transaction that won. The work of one validation is bounded
-too; see work_budget.py.
+too; see validation_budget.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from headwater_protocol.errors import Conflict, InvalidArgument, TooLarge
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.reads.filters import EventFilter
-from headwater_server.engine.retention.rules import stored_rule
+from headwater_server.engine.retention.rules import Visibility, stored_rule
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
 from headwater_server.engine.transactions.later_events import LaterEvents, first_event
 from headwater_server.engine.transactions.transaction import ReadSet, Transaction
-from headwater_server.engine.work_budget import VALIDATION, WorkBudget
+from headwater_server.engine.transactions.validation_budget import ValidationBudget, commit_budget
+from headwater_server.engine.transactions.write_buffer import SnapshotWrite
 
 CONFLICTS_MAX: Final = 100
 """Conflicts that one error reports."""
 
 
-def find_conflicts(
-    state: State, transaction: Transaction, budget: WorkBudget
-) -> list[dict[str, Any]]:
+def find_conflicts(state: State, transaction: Transaction) -> list[dict[str, Any]]:
     """The conflicts that prevent a transaction's commit; empty if there are none.
 
     Raises:
@@ -42,9 +41,8 @@ def find_conflicts(
     if state.last_commit == view:
         return []
     found: list[dict[str, Any]] = []
-    budget.phase = VALIDATION
     try:
-        for conflict in _conflicts(state, transaction, budget):
+        for conflict in _conflicts(state, transaction, commit_budget()):
             found.append(conflict)
             if len(found) >= CONFLICTS_MAX:
                 break
@@ -55,19 +53,20 @@ def find_conflicts(
     return found
 
 
-def conflict_error(conflicts: list[dict[str, Any]]) -> Conflict:
+def conflict_error(conflicts: list[dict[str, Any]], *, retryable: bool = True) -> Conflict:
     """The error of a transaction that has conflicts."""
     first = conflicts[0]
     others = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
     return Conflict(
         f"{first['kind']} conflict on {_subject(first)}: written by commit {first['commit']}, "
         f"transaction {first['transaction'].hex()}{others}",
+        retryable=retryable,
         details={"conflicts": conflicts},
     )
 
 
 def _conflicts(
-    state: State, transaction: Transaction, budget: WorkBudget
+    state: State, transaction: Transaction, budget: ValidationBudget
 ) -> Iterator[dict[str, Any]]:
     view = transaction.view
     changed_keys = ChangedKeys(state, view, budget)
@@ -78,8 +77,6 @@ def _conflicts(
         if isinstance(entry, list):
             continue
         winner = state.newest_commit(key, view)
-        if not winner and state.retention.in_use and key.startswith(keyspaces.SNAPSHOTS):
-            winner = _erased_since(state, key, view)
         if winner:
             yield _key_conflict(state, "write-write", key, winner)
     for first, last in transaction.buffer.ranges:
@@ -93,7 +90,7 @@ def _changed_reads(
     transaction: Transaction,
     reads: ReadSet,
     changed_keys: ChangedKeys,
-    budget: WorkBudget,
+    budget: ValidationBudget,
 ) -> Iterator[dict[str, Any]]:
     view = transaction.view
     for key in reads.keys:
@@ -138,11 +135,16 @@ def stream_changed(state: State, stream: str, position: int) -> int:
 
 
 def matching_event(
-    state: State, wanted: EventFilter, after: int, budget: WorkBudget
+    state: State,
+    wanted: EventFilter,
+    after: int,
+    budget: ValidationBudget,
+    visibility: Visibility | None = None,
 ) -> dict[str, Any] | None:
     """A failure of the condition that no matching event is after a position, or None.
 
-    Events that are sequenced but not yet durable count.
+    Events that are sequenced but not yet durable count. *visibility* tells which events can be
+    read, if the transaction itself hides some.
 
     Raises:
         InvalidArgument: the position does not exist yet, so nobody can have read up to it.
@@ -152,7 +154,7 @@ def matching_event(
         raise InvalidArgument(
             f"no event after position {after}: the newest is {state.last_position}"
         )
-    event = first_event(state, wanted, after, budget)
+    event = first_event(state, wanted, after, budget, visibility)
     if event is None:
         return None
     failure: dict[str, Any] = {
@@ -169,12 +171,41 @@ def matching_event(
     return failure
 
 
-def _erased_since(state: State, key: bytes, view: int) -> int:
-    """The commit after a view that erased an event which a snapshot may contain, or 0."""
-    snapshot = keyspaces.parse_snapshot_key(key)
-    rule = stored_rule(state, snapshot.stream, state.last_commit)
-    holds = rule.erased_commit > view and snapshot.version >= rule.erased_from
-    return rule.erased_commit if holds else 0
+def refuse_erased_snapshots(
+    state: State, snapshots: Sequence[SnapshotWrite], view: int | None
+) -> None:
+    """Refuse snapshots that may hold data that was erased after it was read.
+
+    *view* is the commit at which the transaction has read. Without one, only a snapshot that says
+    at which commit its events were read can be told from an older one.
+
+    Raises:
+        Conflict: events were erased since.
+        InvalidArgument: nobody can tell, or the commit was not made yet.
+    """
+    for snapshot in snapshots:
+        read_at = snapshot.read_at
+        if read_at is not None and read_at > state.last_commit:
+            raise InvalidArgument(
+                f"save_snapshot: stream {snapshot.stream!r} read at commit {read_at}, which was "
+                f"not made yet; the newest is {state.last_commit}"
+            )
+        if not state.retention.in_use:
+            continue
+        rule = stored_rule(state, snapshot.stream, state.last_commit)
+        since = view if read_at is None else read_at
+        if not rule.erased_commit or snapshot.version < rule.erased_from:
+            continue
+        if since is None:
+            raise InvalidArgument(
+                f"save_snapshot: events of stream {snapshot.stream!r} were erased by commit "
+                f"{rule.erased_commit}. Say at which commit the events of the state were read, or "
+                "load and save in one transaction"
+            )
+        if rule.erased_commit > since:
+            conflict = _key_conflict(state, "write-write", snapshot.key, rule.erased_commit)
+            # With the same state, a retry would fail again.
+            raise conflict_error([conflict], retryable=read_at is None)
 
 
 def _hidden_since(

@@ -85,13 +85,20 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotWrite:
-    """A snapshot that the transaction saves; its state is an entry of the buffer."""
+    """A snapshot that the transaction saves; its state is an entry of the buffer.
+
+    Attributes:
+        place: how many retention writes come before it in the transaction.
+        read_at: the commit at which the events of the state were read, or None.
+    """
 
     stream: str
     name: str
     schema: int
     version: int
     key: bytes
+    place: int
+    read_at: int | None
 
 
 _EMPTY: Final[list[Any]] = []
@@ -279,12 +286,19 @@ class WriteBuffer:
         self.size += 64 * len(append.events) + append.size
 
     def _save_snapshot(
-        self, stream: str, name: str, schema: int, version: int, state: bytes
+        self,
+        stream: str,
+        name: str,
+        schema: int,
+        version: int,
+        state: bytes,
+        read_at: int | None = None,
     ) -> None:
         key = keyspaces.snapshot_key(stream, name, schema, version)
         if not self.snapshots:
             self.snapshots = []
-        self.snapshots.append(SnapshotWrite(stream, name, schema, version, key))
+        place = len(self.retention)
+        self.snapshots.append(SnapshotWrite(stream, name, schema, version, key, place, read_at))
         self.put(key, state)
 
     def _add_acks(self, group: str, deliveries: list[list[int]]) -> None:
