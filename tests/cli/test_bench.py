@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from headwater.cli.bench import OPERATIONS, bench
+import headwater
+from headwater.cli import main
+from headwater.cli.bench import OPERATIONS, PREFIX, bench
 from headwater.cli.server_process import ServerProcess
+from headwater_protocol.keys import encode_key
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +41,32 @@ def test_a_single_operation_can_be_measured(url: str) -> None:
     assert ran.exit_code == 0
     assert "get" in ran.output
     assert "append" not in ran.output
+
+
+def test_the_default_codec_reads_what_a_benchmark_leaves_and_it_leaves_nothing(url: str) -> None:
+    given = ["--url", url, "-c", "1", "-s", "0.05", "--keys", "20", "-o", "put", "-o", "append"]
+    assert CliRunner().invoke(bench, [*given, "--keep"]).exit_code == 0
+    with headwater.connect_blocking(url) as db:
+        assert [key for key, _ in db.scan((PREFIX,))]
+        assert [event.data for event in db.read_all(category=PREFIX)]
+        assert CliRunner().invoke(bench, given).exit_code == 0
+        assert list(db.scan()) == []
+        assert list(db.read_all()) == []
+        assert list(db.streams()) == []
+
+
+def test_a_benchmark_whose_requests_fail_says_so_by_its_status(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path)
+    server.start()
+    try:
+        with headwater.connect_blocking(server.url) as db:
+            # A text cannot be added to, but a put would succeed. So this makes only a get fail.
+            batch = db.batch()
+            batch._keep(["put", encode_key((PREFIX, 0)), b"\xc1"], 1)
+            db.execute(batch)
+        given = ["--url", server.url, "-c", "1", "-s", "0.05", "--keys", "1", "-o", "get"]
+        ran = CliRunner().invoke(main, ["bench", *given])
+        assert ran.exit_code == 1
+        assert "requests failed" in ran.stderr
+    finally:
+        server.stop()

@@ -158,14 +158,16 @@ def test_users_are_added_changed_listed_and_removed(empty: ServerProcess) -> Non
     assert added.exit_code == 0, added.output
     assert "pencil" not in added.output
     assert as_ann("user", "add", "bob", "--password-stdin", input="x\n").exit_code == 0
-    assert as_ann("user", "list").stdout == "ann\nbob\n"
+    assert as_ann("user", "list").stdout == "USER\nann\nbob\n"
+    assert as_ann("user", "list", "--json").stdout == '{"user": "ann"}\n{"user": "bob"}\n'
     twice = as_ann("user", "add", "bob", "--password-stdin", input="x\n")
     assert twice.exit_code == 1
     changed = as_ann("user", "passwd", "ann", "--password-stdin", input="crayon\n")
     assert changed.exit_code == 0
     assert as_ann("ping").exit_code == 1
-    assert as_ann("user", "remove", "bob", password="crayon").exit_code == 0
-    assert as_ann("user", "list", password="crayon").stdout == "ann\n"
+    assert as_ann("user", "remove", "bob", input="n\n", password="crayon").exit_code == 1
+    assert as_ann("user", "remove", "bob", "--yes", password="crayon").exit_code == 0
+    assert as_ann("user", "list", password="crayon").stdout == "USER\nann\n"
     refused = call("stats", "--url", url)
     assert refused.exit_code == 1
     assert "requires a user and password" in refused.output
@@ -272,8 +274,8 @@ def test_the_command_line_lists_streams_and_their_retention(empty: ServerProcess
     listed = [json.loads(line) for line in call("streams", *url, "--json").output.splitlines()]
     assert [(row["stream"], row["first"]) for row in listed] == [("clicks", 7), ("person", 1)]
     assert "person" in call("streams", *url, "--categories").output
-    assert call("stream", "truncate", *url, "clicks", "--before", "9").exit_code == 0
-    assert call("stream", "keep", *url, "person", "--max-count", "5").exit_code == 0
+    assert call("stream", "truncate", *url, "clicks", "--before", "9", "--yes").exit_code == 0
+    assert call("stream", "keep", *url, "person", "--max-count", "5", "--yes").exit_code == 0
     assert call("stream", "erase", *url, "person", "1-2", "--yes").exit_code == 0
     assert call("stream", "erase", *url, "person", "x", "--yes").exit_code == 2
     result = call("stream", "erase", *url, "person", "3", "--yes")

@@ -10,7 +10,7 @@ import pytest
 import headwater
 from headwater import Event
 from headwater.blocking.handlers import BlockingProjectionTransaction
-from headwater.cli.removed import newest_position
+from headwater.cli.dumps.removed import newest_position
 from headwater.cli.server_process import ServerProcess
 from headwater.transport.stepping import step
 from headwater_protocol.keys import encode_key

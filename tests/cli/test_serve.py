@@ -297,3 +297,98 @@ def test_a_failed_disk_ends_the_server_with_its_own_exit_status(
     ended = CliRunner().invoke(main, ["serve", "--data", "d"])
     assert ended.exit_code == 74
     assert "Input/output error" in ended.output
+
+
+def issue(authority: trustme.CA, chain: Path) -> str:
+    """Write a new certificate, and return its serial number."""
+    certificate = authority.issue_cert("localhost")
+    chain.write_bytes(certificate.private_key_and_cert_chain_pem.bytes())
+    decoded = ssl._ssl._test_decode_cert(str(chain))  # type: ignore[attr-defined]
+    serial: str = decoded["serialNumber"]
+    return serial
+
+
+def served_serial(address: str, authority: trustme.CA) -> str:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    host, port = address.rsplit(":", 1)
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as encrypted,
+    ):
+        serial = dict(encrypted.getpeercert() or {})["serialNumber"]
+    return str(serial)
+
+
+def is_logged(server: ServerProcess, words: str, client: Wire) -> bool:
+    """Whether the words come into the log. The server is asked again and again meanwhile."""
+    for _ in range(20_000):
+        if words in server.log.read_text():
+            return True
+        client.ask("ping")
+    return False
+
+
+def test_sighup_reads_a_renewed_certificate_and_open_connections_stay(
+    tmp_path: Path, start: Start
+) -> None:
+    authority, chain = trustme.CA(), tmp_path / "chain.pem"
+    first = issue(authority, chain)
+    server = start("--tls-cert", str(chain))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    assert served_serial(server.address, authority) == first
+    with TlsWire(server.address, context) as client:
+        second = issue(authority, chain)
+        os.kill(server.pid, signal.SIGHUP)
+        assert is_logged(server, "the certificate was read again", client)
+        assert served_serial(server.address, authority) == second
+        # A file that cannot be used changes nothing.
+        chain.write_text("no certificate")
+        os.kill(server.pid, signal.SIGHUP)
+        assert is_logged(server, "the old one stays", client)
+        assert served_serial(server.address, authority) == second
+        client.ask("ping")
+
+
+def test_sighup_does_not_end_a_server_without_tls(start: Start) -> None:
+    server = start()
+    with wire(server) as client:
+        os.kill(server.pid, signal.SIGHUP)
+        assert is_logged(server, "SIGHUP", client)
+
+
+def test_the_ready_file_is_gone_once_the_server_has_ended(tmp_path: Path, start: Start) -> None:
+    server = start()
+    assert (tmp_path / "ready").read_text() == f"{server.address}\n"
+    server.stop()
+    assert not (tmp_path / "ready").exists()
+
+
+def test_a_directory_for_backups_that_is_missing_is_told_at_the_start(
+    tmp_path: Path, start: Start
+) -> None:
+    server = start("--backup-dir", str(tmp_path / "missing"))
+    assert "the directory for backups does not exist" in server.log.read_text()
+
+
+def test_a_data_directory_that_is_not_utf_8_is_wrong_usage(tmp_path: Path) -> None:
+    ran = run("serve", "--data", os.fsdecode(bytes(tmp_path) + b"/\xff"), "--listen", "127.0.0.1:0")
+    assert ran.returncode == 2
+    assert "is not UTF-8" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_one_address_in_the_file_of_settings_needs_no_list(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('listen = "127.0.0.1:1"\n')
+    seen: list[ServerSettings] = []
+
+    @click.command()
+    @server_options
+    def command(**values: Any) -> None:
+        seen.append(settings_from(values))
+
+    ran = CliRunner().invoke(command, ["--data", "d", "--config", str(file)])
+    assert ran.exit_code == 0, ran.output
+    assert seen[0].listen == (Address("127.0.0.1", 1),)

@@ -1,5 +1,8 @@
 """`headwater shell`: Python statements against a running server."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,3 +51,40 @@ def test_an_error_is_one_line_and_exit_status_1(server: ServerProcess) -> None:
 
 def test_an_incomplete_statement_is_a_usage_error(server: ServerProcess) -> None:
     assert run(server, "-c", "db.get(")[0] != 0
+
+
+SESSION = """
+import os, pty, sys
+pid, terminal = pty.fork()
+if not pid:
+    os.execv(sys.executable, [sys.executable, "-m", "headwater", "shell", "--url", sys.argv[1]])
+seen = b""
+for wanted, typed in ((b">>> ", sys.argv[2].encode() + b"\\n"), (sys.argv[3].encode(), b"\\x04")):
+    # At the prompt the terminal is ready for keys; before it, Ctrl-D could get lost.
+    while wanted not in seen or not seen.endswith(b">>> "):
+        seen += os.read(terminal, 1024)
+    seen = b""
+    os.write(terminal, typed)
+try:
+    while os.read(terminal, 1024):
+        pass
+except OSError:
+    pass
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_lines_are_there_again_in_the_next_session(server: ServerProcess, tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
+    up = "\x10\x10"  # Twice Ctrl-P: the line before the last.
+    sessions = (("'first' + '-'", "first-"), ("'second' + '-'", "second-"), (up, "first-"))
+    for typed, shown in sessions:
+        subprocess.run(
+            [sys.executable, "-c", SESSION, server.url, typed, f"'{shown}'"],
+            env=environment,
+            timeout=50,
+            check=True,
+        )
+    file = tmp_path / "headwater/shell-history"
+    assert file.read_text().splitlines() == ["'first' + '-'", "'second' + '-'", "'first' + '-'"]
+    assert file.stat().st_mode & 0o777 == 0o600

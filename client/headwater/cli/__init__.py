@@ -1,11 +1,12 @@
 """The command line: `headwater COMMAND`.
 
 Commands are found by the entry point group "headwater.commands". So the commands of the server are
-available when it is installed, and this package does not import it. An error ends with one line and
-exit code 1; wrong usage ends with exit code 2.
+available when it is installed, and this package does not import it. An error is one line on
+standard error; headwater_protocol.exit_codes has the exit statuses.
 """
 
 import importlib.metadata
+import io
 import os
 import sys
 from typing import Any, Final
@@ -13,8 +14,12 @@ from typing import Any, Final
 import click
 
 from headwater.errors import HeadwaterError
+from headwater_protocol import exit_codes
 
 GROUP: Final = "headwater.commands"
+
+TRACEBACK: Final = "HEADWATER_TRACEBACK"
+"""The environment variable with which an unexpected error shows where it comes from."""
 
 
 class Commands(click.Group):
@@ -35,6 +40,10 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal that cannot show a name gets its escapes, not an error.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except HeadwaterError as error:
@@ -42,9 +51,21 @@ class Commands(click.Group):
         except BrokenPipeError:
             # The reader of the output has closed the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(1)
+            ctx.exit(exit_codes.FAILED)
         except OSError as error:
             raise click.ClickException(f"{error}") from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(exit_codes.INTERRUPTED)
+        except (click.exceptions.Exit, click.Abort, click.ClickException, EOFError):
+            raise
+        except Exception as error:
+            # A server's log needs the place of the error. At a prompt it only hides the message.
+            if ctx.invoked_subcommand == "serve" or os.environ.get(TRACEBACK):
+                raise
+            raise click.ClickException(
+                f"{type(error).__name__}: {error} (unexpected; {TRACEBACK}=1 shows where)"
+            ) from error
 
 
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
@@ -72,6 +93,9 @@ def _not_installed(name: str, module: str) -> click.Command:
         "show_default": True,
         "max_content_width": 100,
     },
+    epilog="Exit status: "
+    + "; ".join(f"{status}: {meaning}" for status, meaning in exit_codes.MEANINGS.items())
+    + ".",
 )
 @click.version_option(package_name="headwater", message="headwater %(version)s")
 def main() -> None:

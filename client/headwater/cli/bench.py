@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Final
 
 import click
@@ -22,8 +23,14 @@ from headwater.errors import HeadwaterError
 from headwater.records import Event
 from headwater.transactions.transaction import Transaction
 
-PREFIX: Final = "headwater-bench"
-"""The prefix of all keys and streams that the benchmark writes."""
+PREFIX: Final = "headwater_bench"
+"""The first member of all keys that the benchmark writes, and the category of its streams."""
+
+KEYS_A_COMMIT: Final = 5000
+"""The keys that one commit deletes at the end."""
+
+STREAMS_A_COMMIT: Final = 500
+"""The streams that one commit deletes at the end."""
 
 
 class Operations:
@@ -51,7 +58,7 @@ class Operations:
 
     async def append(self) -> None:
         """Append an event to one of the streams, durably."""
-        stream = f"{PREFIX.replace('-', '_')}-{random.randrange(self._keys)}"
+        stream = f"{PREFIX}-{random.randrange(self._keys)}"
         await self._db.append(stream, [Event("Measured", self._value)])
 
     async def transaction(self) -> None:
@@ -164,7 +171,7 @@ async def measure(
     default=10_000,
     show_default=True,
     type=click.IntRange(min=1),
-    help=f"Number of keys, and of streams. All begin with {PREFIX}.",
+    help=f"Number of keys, and of streams. Their names begin with {PREFIX}.",
 )
 @click.option(
     "--size",
@@ -173,6 +180,7 @@ async def measure(
     type=click.IntRange(0, 1 << 20),
     help="Size of a value in bytes.",
 )
+@click.option("--keep", is_flag=True, help="Leave the keys and streams that it has written.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 def bench(
     connector: Connector,
@@ -182,9 +190,51 @@ def bench(
     seconds: float,
     keys: int,
     size: int,
+    keep: bool,
     as_json: bool,
 ) -> None:
-    """Measure a running server. The keys and streams that it writes are not deleted."""
+    """Measure a running server.
+
+    Keys and streams that it writes are deleted at the end, also after Ctrl-C. The events of a
+    deleted stream still have their positions. Exit status 1: requests failed.
+    """
+    try:
+        failures = _bench(connector, operations, connections, depth, seconds, keys, size, as_json)
+    finally:
+        if not keep and set(operations or OPERATIONS) - {"ping", "get"}:
+            _clean_up(connector)
+    if failures:
+        raise click.ClickException(f"{failures} requests failed")
+
+
+def _clean_up(connector: Connector) -> None:
+    """Delete what this benchmark, or an earlier one that was killed, has written."""
+    # Bytes, since the values may be of another codec.
+    with connector.connect(codec=RawCodec()) as db:
+        while keys := [key for key, _ in db.scan((PREFIX,), limit=KEYS_A_COMMIT)]:
+            batch = db.batch()
+            for key in keys:
+                batch.delete(key)
+            db.execute(batch)
+        names = (each.stream for each in db.streams(prefix=f"{PREFIX}-"))
+        while part := list(islice(names, STREAMS_A_COMMIT)):
+            batch = db.batch()
+            for name in part:
+                batch.delete_stream(name)
+            db.execute(batch)
+
+
+def _bench(
+    connector: Connector,
+    operations: tuple[str, ...],
+    connections: int,
+    depth: int,
+    seconds: float,
+    keys: int,
+    size: int,
+    as_json: bool,
+) -> int:
+    """Measure the operations and print the figures. Returns the number of failed requests."""
     if not as_json:
         click.echo(f"{connections} connections, {depth} deep, {seconds} s each")
         click.echo(f"{'':12}{'a second':>12}{'p50 ms':>10}{'p99 ms':>10}{'p99.9':>10}{'max':>10}")
@@ -193,7 +243,7 @@ def bench(
         figures = asyncio.run(
             measure(
                 operation,
-                lambda: connector.connect_async(codec=RawCodec()),
+                connector.connect_async,
                 connections=connections,
                 depth=depth,
                 seconds=seconds,
@@ -210,3 +260,4 @@ def bench(
             )
     if as_json:
         click.echo(json.dumps([asdict(each) for each in found], indent=2))
+    return sum(each.failures for each in found)

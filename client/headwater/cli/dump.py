@@ -8,11 +8,11 @@
     {"end": {"keys": 1, "events": 500, "snapshots": 1}}
 
 The first line is the header; the last line shows that the dump is complete. Types that JSON lacks
-are tagged (headwater.cli.tagged_json), and so are keys that are not tuples. An event whose data was
-erased has `"erased": true` instead of data. Events are numbered from 1 by their lines. An event
-after hidden ones has its `position`, and a `retention` line has the position of the first visible
-event. A stream `begins` where it was last deleted, or at 1; if `first` is above that, it was
-truncated. Old values of keys, hidden events, deleted streams, consumer groups and users are not
+are tagged (headwater.cli.dumps.tagged_json), and so are keys that are not tuples. An event whose
+data was erased has `"erased": true` instead of data. Events are numbered from 1 by their lines. An
+event after hidden ones has its `position`, and a `retention` line has the position of the first
+visible event. A stream `begins` where it was last deleted, or at 1; if `first` is above that, it
+was truncated. Old values of keys, hidden events, deleted streams, consumer groups and users are not
 dumped.
 """
 
@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headwater.blocking.database import BlockingDatabase
 from headwater.blocking.past import BlockingPast
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.cli.tagged_json import key_to_json, value_to_json
+from headwater.cli.dumps.tagged_json import key_to_json, value_to_json
 from headwater.codecs.codec import RawCodec
 from headwater.transport.stepping import step
 from headwater_protocol.keys import key_after
@@ -78,7 +78,7 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
     counts = {"keys": 0, "events": 0, "snapshots": 0}
     with progress_bars() as progress:
         bar = progress.add_task("keys", total=None)
-        for key, value in _stored_keys(past):
+        for key, value in stored_keys(past):
             write({"key": key_to_json(key), "value": value_to_json(value)})
             counts["keys"] += 1
             progress.advance(bar)
@@ -128,14 +128,18 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
     return counts
 
 
-def _stored_keys(past: BlockingPast) -> Iterator[tuple[bytes, bytes]]:
-    """Keys as stored bytes, because keys of clients in other languages may not be tuples."""
-    first, more = b"", True
-    while more:
-        page = past._core._fetch("scan", first, None, PAGE_ITEMS_MAX, False)  # noqa: SLF001
+def stored_keys(
+    past: BlockingPast, first: bytes = b"", last: bytes | None = None, limit: int | None = None
+) -> Iterator[tuple[bytes, bytes]]:
+    """Keys of a range, as stored bytes: keys of clients in other languages may not be tuples."""
+    more = True
+    while more and limit != 0:
+        size = PAGE_ITEMS_MAX if limit is None else min(limit, PAGE_ITEMS_MAX)
+        page = past._core._fetch("scan", first, last, size, False)  # noqa: SLF001
         _, items, more = step(page)
         yield from zip(items[::2], items[1::2], strict=True)
         first = key_after(items[-2]) if items else first
+        limit = None if limit is None else limit - len(items) // 2
 
 
 def _kept(past: BlockingPast) -> Iterator[dict[str, Any]]:

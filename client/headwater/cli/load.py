@@ -2,7 +2,7 @@
 
 Up to a thousand lines at a time become a transaction, in the order of the file, over one
 connection. So events keep their order, and in an empty database they get the positions that they
-had, even where events were hidden (headwater.cli.removed). Commit numbers and times are new.
+had, even where events were hidden (headwater.cli.dumps.removed). Commit numbers and times are new.
 
 An interrupted load can be repeated, and each event is still stored once: events keep their ids, and
 an append of existing ids counts as done. If the lines were divided differently, a part of a
@@ -22,8 +22,8 @@ from rich.progress import Progress
 from headwater.blocking.database import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.dump import FORMAT, progress_bars
-from headwater.cli.removed import Removed
-from headwater.cli.tagged_json import key_from_json, value_from_json
+from headwater.cli.dumps.removed import Removed
+from headwater.cli.dumps.tagged_json import key_from_json, value_from_json
 from headwater.codecs.codec import RawCodec
 from headwater.errors import DuplicateEvent, HeadwaterError, WrongVersion
 from headwater.records import Event, RecordedEvent

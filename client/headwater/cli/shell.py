@@ -7,10 +7,13 @@ It is plain Python, so what works at the prompt can be copied into a program. It
 of each expression, and the first items of an iterator.
 """
 
+import atexit
 import code
 import itertools
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -22,6 +25,10 @@ SHOWN_MAX: Final = 20
 """The most items of an iterator that are shown."""
 
 
+HISTORY_LINES_MAX: Final = 10_000
+"""The most lines of earlier sessions that are kept."""
+
+
 @click.command()
 @connection_options
 @click.option("-c", "--command", help="Run this statement and exit.")
@@ -31,6 +38,10 @@ def shell(connector: Connector, command: str | None) -> None:
     `db` is the database that headwater.connect_blocking returns, and all names of headwater are
     defined: db.get(key), db.put(key, value), db.append(stream, [Event(type, data)]). If standard
     input is not a terminal, its lines are run.
+
+    What is typed is kept for later sessions in headwater/shell-history, in the directory of
+    XDG_STATE_HOME (~/.local/state). Exit status 1: with -c or without a terminal, a statement
+    failed.
     """
     with connector.connect() as db:
         names: dict[str, Any] = {name: getattr(headwater, name) for name in headwater.__all__}
@@ -43,6 +54,7 @@ def shell(connector: Connector, command: str | None) -> None:
                     raise click.UsageError(f"incomplete statement: {command!r}")
             elif sys.stdin.isatty():
                 _complete_names(console.locals)
+                _keep_history()
                 pong = db.ping()
                 console.interact(
                     f"Headwater at {db.address}, commit {pong.commit}; the database is `db`. "
@@ -102,3 +114,39 @@ def _complete_names(names: Any) -> None:
         return
     readline.set_completer(rlcompleter.Completer(names).complete)
     readline.parse_and_bind("tab: complete")
+
+
+def history_file() -> Path:
+    """The file of lines typed in earlier sessions, where the XDG base directories put it."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "headwater" / "shell-history"
+
+
+def _keep_history() -> None:
+    """Read the lines of earlier sessions, and add those of this one at its end."""
+    try:
+        import readline
+    except ImportError:
+        # As above.
+        return
+    path = history_file()
+    try:
+        # Lines may hold data and passwords, so only this user may read them.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        readline.read_history_file(path)
+    except (OSError, RuntimeError) as error:
+        click.echo(f"without history: {path}: {error}", err=True)
+        return
+    before = readline.get_current_history_length()
+
+    def save() -> None:
+        new = readline.get_current_history_length() - before
+        readline.set_history_length(HISTORY_LINES_MAX)
+        try:
+            # Append: another session may have added lines meanwhile.
+            readline.append_history_file(new, path)
+        except OSError as error:
+            click.echo(f"the history was not saved: {path}: {error}", err=True)
+
+    atexit.register(save)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from headwater.cli.connection_options import Connector, connection_options
+from headwater.cli.tables import ask, json_option, show, yes_option
 
 OFFLINE: Final = "headwater.offline"
 
@@ -95,22 +96,24 @@ def passwd(connector: Connector, data: str | None, password_stdin: bool, name: s
 
 @user.command("list")
 @_options
-def list_(connector: Connector, data: str | None) -> None:
+@json_option
+def list_(connector: Connector, data: str | None, as_json: bool) -> None:
     """List the users."""
     if data is not None:
         names = _offline().list(data)
     else:
         with connector.connect() as db:
             names = db.users()
-    for name in names:
-        click.echo(name)
+    show(("user",), ({"user": name} for name in names), as_json=as_json)
 
 
 @user.command()
 @_options
+@yes_option
 @click.argument("name")
-def remove(connector: Connector, data: str | None, name: str) -> None:
-    """Remove a user."""
+def remove(connector: Connector, data: str | None, name: str, yes: bool) -> None:
+    """Remove a user. A connection that the user has open ends."""
+    ask(f"Remove user {name}?", yes=yes)
     if data is not None:
         _offline().remove(data, name)
     else:

@@ -1,8 +1,5 @@
 """`headwater verify-snapshots`: compare the snapshots of an aggregate with its events."""
 
-import importlib
-import os
-import sys
 from typing import Any
 
 import click
@@ -10,34 +7,8 @@ import click
 from headwater.aggregates.repository import Repository
 from headwater.aggregates.snapshot_check import Checked, check_snapshots
 from headwater.cli.connection_options import Connector, connection_options
+from headwater.cli.named import named
 from headwater.transport.stepping import step
-
-
-def _named(place: str) -> Any:
-    """The object that "module:attribute" names."""
-    module_name, _, attribute = place.partition(":")
-    if not module_name or not attribute:
-        raise click.BadParameter(
-            f"{place!r}: expected module:attribute, for example accounts:account"
-        )
-    # Look for the module in the current directory too, like `python -m`.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
-            raise click.BadParameter(f"{place}: {module_name} needs {error.name}") from error
-        raise click.BadParameter(f"{place}: there is no module {error.name}") from error
-    except Exception as error:
-        raise click.BadParameter(
-            f"{place}: importing {module_name} failed: {type(error).__name__}: {error}"
-        ) from error
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise click.BadParameter(f"{place}: {module_name} has no {attribute}")
-        found = getattr(found, name)
-    return found
 
 
 @click.command("verify-snapshots")
@@ -55,12 +26,12 @@ def verify_snapshots(
     each truncated stream that cannot be loaded because it has no such snapshot. Then the exit code
     is 1.
     """
-    repository = _named(aggregate)
+    repository = named(aggregate)
     if not isinstance(repository, Repository):
         raise click.BadParameter(
             f"{aggregate} is not a headwater.Repository but a {type(repository).__name__}"
         )
-    codec = None if codec_place is None else _named(codec_place)
+    codec = None if codec_place is None else named(codec_place)
     counts = {"equal": 0, "differs": 0, "unreadable": 0, "gone": 0, "missing": 0}
 
     async def check_all() -> None:

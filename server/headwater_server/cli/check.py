@@ -5,21 +5,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final
 
 import click
 
+from headwater_protocol.exit_codes import FAILED, WARNED
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.check import check as check_directory
 from headwater_server.engine.check.findings import Progress, Report
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
-
-DAMAGED: Final = 1
-"""Exit status if the data directory is damaged."""
-
-WARNED: Final = 3
-"""Exit status if nothing is damaged, but commits are dated in the future."""
 
 
 @click.command()
@@ -41,7 +35,7 @@ def check(directory: str) -> None:
     show(report)
     if not report.is_clean:
         click.echo(f"To repair it, and to see what a repair discards: headwater repair {directory}")
-        sys.exit(DAMAGED)
+        sys.exit(FAILED)
     if report.warnings:
         click.echo(
             f"To correct this, and to see what a repair discards: headwater repair {directory}"

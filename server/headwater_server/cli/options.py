@@ -57,7 +57,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     known = {
         option.opts[0].removeprefix("--"): option
         for option in ctx.command.params
-        if option.name not in ("config", "help")
+        if isinstance(option, click.Option) and option.name not in ("config", "help")
     }
     own = settings.pop(ctx.command.name or "", {})
     if not isinstance(own, dict):
@@ -66,6 +66,8 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     for name, value in [*settings.items(), *own.items()]:
         option = known.get(name)
         if option is not None and option.name is not None:
+            if option.multiple and isinstance(value, str):
+                value = [value]
             defaults[option.name] = value
         elif name in own or not (isinstance(value, dict) or name in _OF_CLIENTS):
             # Refuse unknown names: a mistyped one must not leave a setting at its default.
@@ -75,6 +77,15 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
                 param,
             )
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _readable(_ctx: click.Context, _param: click.Parameter, path: str) -> str:
+    """Refuse a path that is not UTF-8: RocksDB cannot open it, and messages could not name it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter(f"{path!r} is not UTF-8") from error
+    return path
 
 
 def _option(name: str, what: str, **rest: Any) -> Callable[[F], F]:
@@ -108,7 +119,13 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         callback=_read_config,
         help="TOML file with settings, named like the options.",
     ),
-    _option("data", "Data directory; created if it does not exist.", required=True, metavar="DIR"),
+    _option(
+        "data",
+        "Data directory; created if it does not exist.",
+        required=True,
+        metavar="DIR",
+        callback=_readable,
+    ),
     _option(
         "listen",
         "Address to listen on; may be repeated. Port 0: any free port.",

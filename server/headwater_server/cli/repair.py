@@ -5,7 +5,8 @@ from functools import partial
 
 import click
 
-from headwater_server.cli.check import DAMAGED, WARNED, progress, show, wall_clock
+from headwater_protocol.exit_codes import FAILED, WARNED
+from headwater_server.cli.check import progress, show, wall_clock
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.findings import Report
 from headwater_server.engine.repair.repair import Plan, perform, plan
@@ -67,7 +68,7 @@ def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
 def _status(report: Report) -> int:
     """The exit status for the result of a check."""
     if not report.is_clean:
-        return DAMAGED
+        return FAILED
     return WARNED if report.warnings else 0
 
 

@@ -5,7 +5,8 @@ from functools import partial
 
 import click
 
-from headwater_server.cli.check import DAMAGED, progress, show
+from headwater_protocol.exit_codes import FAILED
+from headwater_server.cli.check import progress, show
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.check import check as check_directory
 from headwater_server.engine.restore import check_target
@@ -39,7 +40,7 @@ def restore(backup: str, *, data: str, no_check: bool) -> None:
             show(report)
             if not report.is_clean:
                 click.echo("Nothing was restored. --no-check copies the backup as it is.", err=True)
-                sys.exit(DAMAGED)
+                sys.exit(FAILED)
         with progress("copying") as on_progress:
             applied = restore_directory(
                 files, backup, data, open_store=open_store, on_progress=on_progress

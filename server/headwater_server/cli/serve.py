@@ -1,11 +1,12 @@
 """`headwater serve`: run a server."""
 
 import sys
-from typing import Any, Final
+from typing import Any
 
 import click
 import trio
 
+from headwater_protocol.exit_codes import DISK_FAILED
 from headwater_server.cli.descriptors import raise_limit
 from headwater_server.cli.failures import one_line
 from headwater_server.cli.options import server_options, settings_from
@@ -14,14 +15,14 @@ from headwater_server.net.failures import CommitFailed
 from headwater_server.net.server import serve as run_server
 from headwater_server.net.tasks.checkpointer import CheckpointFailed
 
-DISK_FAILED: Final = 74
-"""Exit status after a disk failure: EX_IOERR of sysexits.h. A restart reads what is durable."""
-
 
 @click.command()
 @server_options
 def serve(**values: Any) -> None:
     """Run a server on the data directory DIR until SIGTERM or Ctrl-C.
+
+    On SIGHUP it reads the TLS certificate again, for new connections. Exit status 74: the disk
+    failed, and a restart reads what is durable.
 
     While the database has no users, the server listens only on loopback addresses and Unix sockets.
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import click
-from scramp import ScramMechanism
+from scramp import ScramException, ScramMechanism
 
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.accounts import Verifier
@@ -73,7 +73,10 @@ def _settle(engine: Engine, ticket: Ticket) -> None:
 
 
 def _verifier(password: str) -> Verifier:
-    salt, stored_key, server_key, iterations = ScramMechanism(MECHANISM).make_auth_info(
-        password, iteration_count=ITERATIONS
-    )
+    try:
+        salt, stored_key, server_key, iterations = ScramMechanism(MECHANISM).make_auth_info(
+            password, iteration_count=ITERATIONS
+        )
+    except ScramException as error:
+        raise click.ClickException(f"password: {error}") from error
     return Verifier(salt, iterations, stored_key, server_key)

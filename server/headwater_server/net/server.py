@@ -14,19 +14,15 @@
 
 On SIGTERM or SIGINT the server takes no new connections and transactions. Open transactions get
 some time to end, and commits are answered. A last checkpoint leaves nothing for the next start to
-replay. A second signal skips the waiting.
+replay. A second signal skips the waiting. On SIGHUP it reads the TLS certificate again.
 """
 
-import os
 import random
-import resource
 import signal
-import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
 import structlog
 import trio
@@ -38,7 +34,7 @@ from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net.clocks import monotonic_clock, wall_clock
 from headwater_server.net.drivers import streams
-from headwater_server.net.drivers.listening import Listeners, tls_context
+from headwater_server.net.drivers.listening import Certificate, Listeners
 from headwater_server.net.drivers.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
 from headwater_server.net.failures import CommitFailed, Failures
 from headwater_server.net.push.event_source import EventSource
@@ -48,6 +44,7 @@ from headwater_server.net.push.key_source import KeyRange, KeySource
 from headwater_server.net.requests.handlers import HANDLERS
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
+from headwater_server.net.supervision import closing, ready_file, reload, tell
 from headwater_server.net.tasks.backups import Backups
 from headwater_server.net.tasks.checkpointer import Checkpointer, CheckpointFailed
 from headwater_server.net.tasks.garbage_collection import GarbageCollection, replaying
@@ -69,6 +66,7 @@ from headwater_server.storage.wal.interface import WalIndex
 
 _log = structlog.get_logger(__name__)
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LOOK_S = 0.01
 _SWITCH_INTERVAL_S = 0.001
 """How long a checkpoint's thread may keep the interpreter lock from the event loop. With Python's
@@ -333,34 +331,33 @@ async def serve(
         CannotListen, DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot start.
         CommitFailed, CheckpointFailed: the disk failed; the restart decides what is durable.
     """
-    context = None
+    certificate = None
     if settings.tls_certificate is not None:
-        context = tls_context(settings.tls_certificate, settings.tls_key)
+        certificate = Certificate(settings.tls_certificate, settings.tls_key)
     # Bind before replaying the log, so that an occupied port is reported immediately.
     listeners = Listeners(settings)
     try:
         adaptive_fsync = AdaptiveFsync(time.perf_counter)
         engine = await trio.to_thread.run_sync(open_directory, settings, adaptive_fsync.timed)
-        try:
-            listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
-            garbage_collection = GarbageCollection(time.monotonic)
-            garbage_collection.start()
-            sys.setswitchinterval(_SWITCH_INTERVAL_S)
-            await _serve_engine(
-                engine,
-                settings,
-                listeners,
-                context,
-                adaptive_fsync,
-                garbage_collection,
-                task_status,
-            )
-        except BaseExceptionGroup as group:
-            # A failed disk makes other tasks fail too; raise the failure of the disk.
-            failed, _ = group.split((CommitFailed, CheckpointFailed))
-            raise group if failed is None else _first(failed)
-        finally:
-            engine.close()
+        with closing(engine):
+            try:
+                listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
+                garbage_collection = GarbageCollection(time.monotonic)
+                garbage_collection.start()
+                sys.setswitchinterval(_SWITCH_INTERVAL_S)
+                await _serve_engine(
+                    engine,
+                    settings,
+                    listeners,
+                    certificate,
+                    adaptive_fsync,
+                    garbage_collection,
+                    task_status,
+                )
+            except BaseExceptionGroup as group:
+                # A failed disk makes other tasks fail too; raise the failure of the disk.
+                failed, _ = group.split((CommitFailed, CheckpointFailed))
+                raise group if failed is None else _first(failed)
     finally:
         listeners.close()
 
@@ -376,7 +373,7 @@ async def _serve_engine(
     engine: Engine,
     settings: ServerSettings,
     listeners: Listeners,
-    context: ssl.SSLContext | None,
+    certificate: Certificate | None,
     adaptive_fsync: AdaptiveFsync,
     garbage_collection: GarbageCollection,
     task_status: trio.TaskStatus[list[str]],
@@ -398,30 +395,34 @@ async def _serve_engine(
         local_only=listeners.local_only,
     )
     try:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 await nursery.start(server.run)
                 addresses = listeners.listen(settings.listen_backlog)
                 accepting = trio.CancelScope()
-                if context is None:
+                if certificate is None:
                     for listener in listeners.tcp:
                         server.plain_sockets.listen(listener, "tcp")
                 elif listeners.tcp:
                     nursery.start_soon(
-                        _serve_tls, server, listeners, context, settings, nursery, accepting
+                        _serve_tls, server, listeners, certificate, settings, nursery, accepting
                     )
                 for listener in listeners.unix:
                     server.plain_sockets.listen(listener, f"unix:{settings.unix}")
-                _tell(settings, addresses, engine, tls=context is not None)
-                task_status.started(addresses)
+                tell(settings, addresses, engine, tls=certificate is not None)
                 hurry = trio.Event()
-                async for number in signals:
-                    if server.service.stopping:
-                        hurry.set()
-                        continue
-                    _log.info("signal", name=signal.Signals(number).name)
-                    accepting.cancel()
-                    nursery.start_soon(_stop, server, hurry, nursery.cancel_scope)
+                with ready_file(settings, addresses):
+                    task_status.started(addresses)
+                    async for number in signals:
+                        if number == signal.SIGHUP:
+                            reload(certificate)
+                            continue
+                        if server.service.stopping:
+                            hurry.set()
+                            continue
+                        _log.info("signal", name=signal.Signals(number).name)
+                        accepting.cancel()
+                        nursery.start_soon(_stop, server, hurry, nursery.cancel_scope)
     finally:
         for thread in workers:
             thread.close()
@@ -436,37 +437,20 @@ async def _stop(server: Server, hurry: trio.Event, scope: trio.CancelScope) -> N
 async def _serve_tls(
     server: Server,
     listeners: Listeners,
-    context: ssl.SSLContext,
+    certificate: Certificate,
     settings: ServerSettings,
     nursery: trio.Nursery,
     accepting: trio.CancelScope,
 ) -> None:
-    handler = partial(
-        streams.serve_tls,
-        service=server.service,
-        context=context,
-        handshake_ms_max=settings.session.hello_ms_max,
-    )
+    async def handler(stream: trio.SocketStream) -> None:
+        await streams.serve_tls(
+            stream,
+            service=server.service,
+            context=certificate.context,
+            handshake_ms_max=settings.session.hello_ms_max,
+        )
+
     sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in listeners.tcp]
     with accepting:
         # serve_listeners waits without spinning when descriptors run out.
         await trio.serve_listeners(handler, sockets, handler_nursery=nursery)
-
-
-def _tell(settings: ServerSettings, addresses: list[str], engine: Engine, *, tls: bool) -> None:
-    _log.info(
-        "listening",
-        addresses=addresses,
-        tls=tls,
-        data=settings.data,
-        commit=engine.published,
-        users=engine.accounts.any(),
-        open_files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        pid=os.getpid(),
-    )
-    if settings.ready_file is not None:
-        # Rename it into place, so that nobody reads half a file.
-        path = Path(settings.ready_file)
-        unfinished = path.with_name(path.name + ".new")
-        unfinished.write_text("".join(f"{address}\n" for address in addresses))
-        unfinished.rename(path)

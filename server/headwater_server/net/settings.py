@@ -129,9 +129,9 @@ class ServerSettings:
     """How long to wait between two rewrites of events that retention hides. They may be rare, since
     hidden events cost only disk space."""
 
-    shutdown_ms_max: int = 10 * SECOND_MS
-    """How long open transactions may take to end after SIGTERM. Init systems and container
-    runtimes kill after 10 to 90 seconds, and the last checkpoint needs some of that."""
+    shutdown_ms_max: int = 5 * SECOND_MS
+    """How long open transactions may take to end after SIGTERM. Container runtimes kill after 10
+    seconds. The shutdown notice may take one more, and the last checkpoint needs the rest."""
 
     log_format: str = "console"
     """"console" for people, "json" for machines: one object on each line."""

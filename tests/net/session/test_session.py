@@ -336,4 +336,4 @@ async def test_a_stopping_server_waits_a_bounded_time_for_open_transactions(
         await client.ask("begin", server.new_id())
         began = trio.current_time()
         await server.server.stop()
-        assert 10 <= trio.current_time() - began < 12
+        assert 5 <= trio.current_time() - began < 7

@@ -159,6 +159,34 @@ def _remove_stale(path: str) -> None:
     raise CannotListen(f"{path}: another server listens on it")
 
 
+class Certificate:
+    """The certificate of the TLS addresses. It can be renewed while connections are open.
+
+    Attributes:
+        context: for new connections. Open connections keep the one that they began with.
+    """
+
+    def __init__(self, file: str, key: str | None) -> None:
+        """Read the files.
+
+        Raises:
+            CannotListen: they cannot be read, or do not belong together.
+        """
+        self._file = file
+        self._key = key
+        self.context = tls_context(file, key)
+
+    def reload(self) -> None:
+        """Read the files again, for new connections.
+
+        Raises:
+            CannotListen: as above. The certificate that was read before stays in use.
+        """
+        # A new context: the old one would keep its certificate if the new one has another kind of
+        # key, and offer both.
+        self.context = tls_context(self._file, self._key)
+
+
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     """A TLS context for version 1.2 or newer, with this certificate.
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgpack import ExtType, packb
 
-from headwater.cli.tagged_json import from_json, to_json, value_from_json, value_to_json
+from headwater.cli.dumps.tagged_json import from_json, to_json, value_from_json, value_to_json
 from headwater.errors import InvalidArgument
 
 scalars = (
