@@ -58,7 +58,7 @@ INTERNAL: Final = {
     "Delivery": {"check_mine", "claim", "settle"},
     "Membership": {"deliver", "lose"},
     "Projections": {"define", "defined", "run"},
-    "Subscription": {"deliver", "lose"},
+    "Subscription": {"deliver", "lose", "next_event"},
     "Transaction": {"settle", "settle_deliveries"},
 }
 """Public methods that only the client itself calls. The blocking class does not have them."""

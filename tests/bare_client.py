@@ -1,7 +1,7 @@
-"""A client in bare Python: a socket, msgpack, and what docs/protocol.md says.
+"""A client that uses only a socket, msgpack and docs/protocol.md.
 
-It was written from that page alone, imports nothing of Headwater, and stands for a client in
-another language. Operations have the names of the page: `client.call("get", None, key)`.
+It was written from that page alone and imports nothing from Headwater, like a client in another
+language. Operations have the names of the page: `client.call("get", None, key)`.
 """
 
 import base64
@@ -26,7 +26,7 @@ class ErrorAnswer(Exception):
 
 
 class BareClient:
-    """One connection. `send` and `answer` are the halves of `call`, for pipelining."""
+    """One connection. `call` sends a request and waits; `send` and `answer` do these separately."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -76,7 +76,7 @@ class BareClient:
             self._answers[request_id] = status, payload
 
     def authenticate(self, user: str, password: str) -> None:
-        """Log in with SCRAM-SHA-256; of SASLprep, only what it does to ASCII: nothing."""
+        """Log in with SCRAM-SHA-256. Passwords must be ASCII, which SASLprep does not change."""
         nonce = base64.b64encode(os.urandom(18)).decode()
         first = f"n={user.replace('=', '=3D').replace(',', '=2C')},r={nonce}"
         answer = self.call("authenticate", "SCRAM-SHA-256", f"n,,{first}".encode())[1].decode()
@@ -94,7 +94,9 @@ class BareClient:
         server_final = self.call("authenticate", "SCRAM-SHA-256", message)[1]
 
         signature = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), signed, "sha256")
-        assert server_final == b"v=" + base64.b64encode(signature), "not the server we know"
+        assert server_final == b"v=" + base64.b64encode(signature), (
+            "the server does not know the password"
+        )
 
 
 def new_transaction_id() -> bytes:
@@ -109,7 +111,7 @@ def encode_key(*members: str | int | bytes) -> bytes:
     for member in members:
         if isinstance(member, int):
             size = (member.bit_length() + 7) // 8
-            assert size <= 8, "longer ints have codes of their own"
+            assert size <= 8, "this client does not encode longer ints"
             code, offset = (0x14 + size, 0) if member >= 0 else (0x14 - size, 256**size - 1)
             key += bytes([code]) + (member + offset).to_bytes(size, "big")
         else:

@@ -1,7 +1,7 @@
-"""What all tests share.
+"""Settings and fixtures of all tests.
 
-They run on the source, since some replace parts of it, and so do the servers that they start.
-`make test-compiled` runs those that look from outside on the compiled modules.
+Tests run the source modules, because some replace parts of them. The servers that they start run
+the source too. `make test-compiled` runs the black-box tests on the compiled modules.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# Before anything of ours is imported: see headwater_protocol/compiled.py.
+# This must be set before our modules are imported, see headwater_protocol/compiled.py.
 os.environ.setdefault("HEADWATER_PURE", "1")
 
 from headwater.cli.server_process import ServerProcess
@@ -18,7 +18,7 @@ from headwater_protocol import compiled
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what can only be done to the source, if that is not what runs."""
+    """Skip tests that replace parts of the source, if compiled modules run."""
     if compiled.in_use():
         skipped = pytest.mark.skip(reason="replaces parts of compiled classes")
         for item in items:
@@ -28,6 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server in a process of its own for all tests that name it; they share its data."""
+    """A server process for all tests that use this fixture. They share its data."""
     with ServerProcess(Path(tmp_path_factory.mktemp("server"))) as server:
         yield server

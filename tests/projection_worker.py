@@ -1,9 +1,9 @@
-"""A process that runs a projection until it is killed; and the projection itself.
+"""A projection, and a process that runs it until it is killed.
 
     python -m tests.projection_worker URL NAME
 
-What the handler writes shows every event that is lost, doubled or out of order: a chain of
-hashes a stream, and one over all streams.
+The handler computes a chain of hashes for each stream, and one over all streams. They show every
+event that is lost, handled twice or out of order.
 """
 
 import sys
@@ -15,11 +15,11 @@ import headwater
 
 CATEGORY: Final = "account"
 BROKEN: Final = 1_000
-"""Numbers from here on fail, always: their streams are parked."""
+"""The handler always fails at numbers from here on, so their streams are parked."""
 
 
 async def chain(tx: headwater.ProjectionTransaction, event: headwater.RecordedEvent) -> None:
-    """Write what only the same events in the same order come to."""
+    """Add an event to the chains. Only the same events in the same order give the same values."""
     if event.data >= BROKEN:
         tx.model.put(("broken", event.position), "a write that must not stay")
         raise ValueError(f"number {event.data} is broken")

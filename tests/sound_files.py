@@ -1,4 +1,4 @@
-"""What `headwater check` says of the files that a server has left: nothing."""
+"""Checks that `headwater check` finds nothing in the files of a server."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from headwater_server.storage.store.rocks_store import RocksStore
 
 
 def check_files(server: ServerProcess) -> None:
-    """What a kill leaves is no damage: no file contradicts another. The server must not run."""
+    """Check the files of a server that does not run. A kill must not leave any damage."""
     if not (server.data / "FORMAT").exists():
         return
     report = check(

@@ -1,6 +1,6 @@
-"""What docs/protocol.md promises, seen by the client that was written from it alone.
+"""The promises of docs/protocol.md, tested with a client that was written from that page alone.
 
-The server is shared, so each test has stream names and keys that no other has.
+The tests share a server, so each test uses its own stream names and keys.
 """
 
 import json
@@ -44,7 +44,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 @pytest.fixture
 def name() -> str:
-    """Part of the names of this test."""
+    """A random part of the names that a test uses."""
     return os.urandom(6).hex()
 
 
@@ -69,7 +69,7 @@ def _append(client: BareClient, stream: str, count: int, expect: int = -1) -> An
 
 
 def _ends(client: BareClient) -> bool:
-    """Whether the server has closed the connection, with nothing more to say."""
+    """Whether the server has closed the connection without another message."""
     with pytest.raises(ConnectionError, match="closed"):
         client.answer(-1)
     return True
@@ -100,14 +100,14 @@ class TestHello:
         _refused(client, "protocol_error", "hello", 1)
         assert _ends(client)
 
-    def test_a_refused_hello_may_be_said_again(self, real_server: ServerProcess) -> None:
+    def test_a_refused_hello_may_be_sent_again(self, real_server: ServerProcess) -> None:
         with closing(BareClient(real_server.address)) as client:
             _refused(client, "invalid_argument", "hello", 0)
             assert client.call("hello", 1)[0] == 1
 
 
 class TestRequests:
-    def test_an_unknown_operation_costs_that_request_alone(self, client: BareClient) -> None:
+    def test_an_unknown_operation_fails_only_that_request(self, client: BareClient) -> None:
         error = _refused(client, "unknown_operation", "guess")
         assert not error.retryable
         assert len(client.call("ping")) == 2
@@ -125,7 +125,7 @@ class TestRequests:
             client.answer(behind)
         assert client.call("get", None, key) is None
 
-    def test_a_read_that_only_the_engine_refuses_rolls_its_transaction_back_too(
+    def test_a_read_that_the_engine_refuses_rolls_its_transaction_back_too(
         self, client: BareClient, name: str
     ) -> None:
         transaction = new_transaction_id()
@@ -161,7 +161,7 @@ class TestRequests:
         json.loads((Path(__file__).parent / "vectors" / "malformed.json").read_text()),
         ids=lambda vector: vector["why"],
     )
-    def test_bytes_that_are_no_request_are_answered_as_the_vectors_say(
+    def test_bytes_that_are_not_a_request_are_answered_like_the_vectors(
         self, client: BareClient, vector: dict[str, Any]
     ) -> None:
         client.socket.sendall(bytes.fromhex(vector["sent"]))
@@ -193,7 +193,9 @@ class TestTransactions:
         assert client.call("rollback", transaction) is None
         assert other.call("get", None, ours) is None
 
-    def test_begin_read_and_commit_can_go_out_at_once(self, client: BareClient, name: str) -> None:
+    def test_begin_read_and_commit_can_be_sent_together(
+        self, client: BareClient, name: str
+    ) -> None:
         transaction, key = new_transaction_id(), encode_key(name)
         sent = [
             client.send("begin", transaction),
@@ -206,7 +208,7 @@ class TestTransactions:
         assert rest[1:] == [None, None, {}]
         assert client.call("get", None, key) == b""
 
-    def test_conflicts_if_what_it_read_was_written_since(
+    def test_conflicts_if_a_key_that_it_read_was_written_since(
         self, client: BareClient, other: BareClient, name: str
     ) -> None:
         transaction, winner, key = new_transaction_id(), new_transaction_id(), encode_key(name)
@@ -225,7 +227,7 @@ class TestTransactions:
         assert client.call("get", None, key) == b"first"
         _refused(client, "transaction_gone", "get", transaction, key)
 
-    def test_committed_again_on_a_new_connection_answers_as_the_first_time(
+    def test_a_commit_repeated_on_a_new_connection_gets_the_same_answer(
         self, client: BareClient, other: BareClient, name: str
     ) -> None:
         transaction = new_transaction_id()
@@ -238,7 +240,7 @@ class TestTransactions:
         assert other.call("status", transaction) == ["committed", first]
         assert other.call("get", None, encode_key(name)) == msgpack.packb(1)
 
-    def test_executed_again_reads_as_before_its_own_commit(
+    def test_a_repeated_execute_has_the_reads_of_the_first_one(
         self, client: BareClient, other: BareClient, name: str
     ) -> None:
         key = encode_key(name)
@@ -256,7 +258,7 @@ class TestTransactions:
         assert client.call("status", transaction) == ["aborted", None]
         _refused(client, "transaction_aborted", "execute", transaction)
 
-    def test_resolving_one_that_is_open_keeps_it_from_committing(
+    def test_resolving_an_open_transaction_prevents_its_commit(
         self, client: BareClient, other: BareClient, name: str
     ) -> None:
         transaction = new_transaction_id()
@@ -264,14 +266,14 @@ class TestTransactions:
         assert other.call("status", transaction, True) == ["aborted", None]
         _refused(client, "transaction_aborted", "commit", transaction, [["delete", b"k"]])
 
-    def test_one_that_wrote_nothing_leaves_no_trace(self, client: BareClient) -> None:
+    def test_a_transaction_without_writes_leaves_no_trace(self, client: BareClient) -> None:
         transaction = new_transaction_id()
         (seen,) = client.call("begin", transaction)
         assert client.call("commit", transaction)[0] == seen
         assert client.call("status", transaction) == ["open", None]
         _refused(client, "transaction_gone", "commit", transaction)
 
-    def test_its_own_events_have_no_place_until_it_commits(
+    def test_own_events_have_no_position_before_the_commit(
         self, client: BareClient, name: str
     ) -> None:
         transaction = new_transaction_id()
@@ -340,7 +342,7 @@ class TestExecute:
         assert kinds == ["condition", "expected version", "condition"]
         assert client.call("get", None, another) is None
 
-    def test_an_append_at_a_wrong_version_is_told_the_actual_one(
+    def test_the_error_of_an_append_at_a_wrong_version_has_the_actual_one(
         self, client: BareClient, name: str
     ) -> None:
         _append(client, name, 3)
@@ -350,7 +352,7 @@ class TestExecute:
         (conflict,) = refusal.value.details["conflicts"]
         assert (conflict["stream"], conflict["expected"], conflict["actual"]) == (name, 2, 3)
 
-    def test_an_append_of_events_that_are_there_counts_as_done(
+    def test_an_append_of_events_that_exist_counts_as_done(
         self, client: BareClient, name: str
     ) -> None:
         event_id = os.urandom(16)
@@ -363,7 +365,9 @@ class TestExecute:
 
 
 class TestReads:
-    def test_a_range_is_read_in_pages_either_way(self, client: BareClient, name: str) -> None:
+    def test_a_range_is_read_in_pages_in_both_directions(
+        self, client: BareClient, name: str
+    ) -> None:
         keys = [encode_key(name, number) for number in range(-3, 4)]
         end = encode_key(name) + b"\xff"
         writes = [["put", key, b"%d" % place] for place, key in enumerate(keys)]
@@ -386,7 +390,7 @@ class TestReads:
             end = page[-2]
         assert backwards[::2] == keys[::-1]
 
-    def test_a_page_ends_after_its_bytes(self, client: BareClient, name: str) -> None:
+    def test_a_page_is_bounded_in_bytes(self, client: BareClient, name: str) -> None:
         keys = [encode_key(name, number) for number in range(3)]
         value = bytes(600_000)
         client.call("execute", new_transaction_id(), [], [], [["put", key, value] for key in keys])
@@ -410,7 +414,7 @@ class TestReads:
         ]
         _refused(client, "no_such_commit", "get", None, key, commits[1] + 1_000_000)
 
-    def test_a_stream_is_read_from_either_end(self, client: BareClient, name: str) -> None:
+    def test_a_stream_is_read_in_both_directions(self, client: BareClient, name: str) -> None:
         _append(client, name, 5)
 
         def versions(*arguments: Any) -> tuple[list[int], bool]:
@@ -441,7 +445,7 @@ class TestReads:
         assert positions({"category": name, "types": ["Other"]}) == []
         assert positions({"category": name}, 1) == [first]
 
-    def test_tags_come_back_and_a_query_finds_events_by_them(
+    def test_events_have_their_tags_and_are_found_by_them(
         self, client: BareClient, name: str
     ) -> None:
         x, y = f"x:{name}", f"y:{name}"
@@ -467,7 +471,9 @@ class TestReads:
         for query in wrong:
             _refused(client, "invalid_argument", "read_all", None, 0, {"query": query})
 
-    def test_an_append_on_condition_of_a_query(self, client: BareClient, name: str) -> None:
+    def test_an_append_may_require_that_no_event_matches_a_query(
+        self, client: BareClient, name: str
+    ) -> None:
         taken = {"query": [{"types": ["Taken"], "tags": [name]}]}
 
         def take(*condition: Any) -> list[Any]:
@@ -497,7 +503,7 @@ class TestReads:
         far = ["append", name, -1, [[None, "T", b"", b""]], taken, 2**60]
         _refused(client, "invalid_argument", "execute", new_transaction_id(), [], [], [far])
 
-    def test_a_time_leads_to_a_position(self, client: BareClient, name: str) -> None:
+    def test_the_position_before_a_time_is_found(self, client: BareClient, name: str) -> None:
         _, time, first, _, _ = _append(client, name, 2)
         before = client.call("position_before", time)
         assert before < first
@@ -523,7 +529,7 @@ class TestReads:
 
 
 class TestLimits:
-    def test_a_key_of_the_largest_size_is_taken_and_one_byte_more_is_not(
+    def test_a_key_of_the_largest_size_is_accepted_and_a_larger_one_is_refused(
         self, client: BareClient, name: str
     ) -> None:
         largest = encode_key(name).ljust(KEY_SIZE_MAX, b"\xff")
@@ -545,7 +551,7 @@ class TestLimits:
 
 
 class TestSubscriptions:
-    def test_pushes_history_then_what_is_new_and_never_more_than_was_granted(
+    def test_pushes_past_events_then_new_ones_and_never_more_than_the_credit(
         self, client: BareClient, other: BareClient, name: str
     ) -> None:
         _, _, first, last, _ = _append(other, f"{name}-a", 5)
@@ -579,7 +585,7 @@ class TestSubscriptions:
         assert client.call("unsubscribe", subscription) is None
         _refused(client, "invalid_argument", "credit", subscription, 1)
 
-    def test_starts_at_the_present_when_it_is_told_the_last_position(
+    def test_starts_with_new_events_if_it_begins_at_the_last_position(
         self, client: BareClient, other: BareClient, name: str
     ) -> None:
         _, _, _, last, _ = _append(other, name, 1)
@@ -589,7 +595,7 @@ class TestSubscriptions:
         kind, (event,) = client.push(subscription)
         assert (kind, event[1:3]) == ("events", [name, 2])
 
-    def test_a_position_that_was_not_reached_is_refused(self, client: BareClient) -> None:
+    def test_a_position_that_does_not_exist_yet_is_refused(self, client: BareClient) -> None:
         _refused(client, "invalid_argument", "subscribe", 2**62)
 
 
@@ -608,7 +614,7 @@ class TestKeys:
     def test_are_encoded_as_the_page_shows(self, members: Any, encoded: str) -> None:
         assert encode_key(*members).hex() == encoded
 
-    def test_are_encoded_as_the_vectors_say(self) -> None:
+    def test_are_encoded_like_the_vectors(self) -> None:
         vectors = json.loads((Path(__file__).parent / "vectors" / "keys.json").read_text())
         plain = [
             (vector["key"][0], vector["encoded"])
@@ -627,7 +633,7 @@ class TestScram:
             assert client.call("hello", 1)[3] == ["SCRAM-SHA-256"]
             yield client
 
-    def test_the_right_password_is_let_in(self, stranger: BareClient) -> None:
+    def test_the_right_password_is_accepted(self, stranger: BareClient) -> None:
         stranger.authenticate("ann", "pencil")
         assert stranger.call("user_list") == ["ann"]
 
@@ -640,18 +646,20 @@ class TestScram:
         stranger.authenticate("ann", "pencil")
         assert len(stranger.call("ping")) == 2
 
-    def test_who_fails_too_often_is_disconnected(self, stranger: BareClient) -> None:
+    def test_too_many_failed_attempts_end_the_connection(self, stranger: BareClient) -> None:
         for _ in range(3):
             with pytest.raises(ErrorAnswer, match="authentication_failed"):
                 stranger.authenticate("ann", "pen")
         assert _ends(stranger)
 
-    def test_nothing_else_is_answered_before_it(self, stranger: BareClient) -> None:
+    def test_nothing_else_is_answered_before_authentication(self, stranger: BareClient) -> None:
         _refused(stranger, "authentication_failed", "get", None, b"k")
         stranger.authenticate("ann", "pencil")
         assert stranger.call("get", None, b"k") is None
 
-    def test_a_stranger_may_not_send_large_frames(self, stranger: BareClient) -> None:
+    def test_an_unauthenticated_client_may_not_send_large_frames(
+        self, stranger: BareClient
+    ) -> None:
         stranger.socket.sendall((16 * 1024 + 1).to_bytes(4, "big"))
         with pytest.raises(ErrorAnswer, match="protocol_error"):
             stranger.answer(0)

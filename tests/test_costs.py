@@ -1,10 +1,10 @@
-"""What a request costs, in counts that do not vary with the machine or its mood.
+"""The cost of requests in function calls, which do not depend on the machine or its load.
 
-Every call of a Python function is counted, from the received bytes to the bytes to send, for a
-fixed number of requests; the disk is in memory. It is done on the source: of what is compiled
-nobody sees the calls, and there are the same ones. The bounds are what was measured, rounded up:
-who makes the hot path longer sees it here, and either finds another way or says why and raises
-the bound. Seconds are measured by bench/.
+For a fixed number of requests, every call of a Python function is counted, from the received bytes
+to the bytes to send. The disk is in memory. The source is measured, because calls inside compiled
+modules cannot be counted; there are as many. The bounds are the measured numbers, rounded up. A
+change that makes the hot path longer fails here: find another way, or raise the bound and say why.
+bench/ measures times.
 """
 
 import gc
@@ -27,8 +27,9 @@ pytestmark = pytest.mark.source
 REQUESTS = 64
 VALUE = bytes(100)
 
-# Calls of a request. In a scan of 100, a key that only a memtable has costs some, others none.
-# A record of the log is put together by hand: more calls, and a third of the instructions.
+# Calls of a request. In a scan of 100 keys, only keys in a memtable cost a call each.
+# Records of the log are encoded piece by piece. That is more calls, but a third of the
+# instructions.
 GET_CALLS_MAX = 16
 PUT_CALLS_MAX = 77
 GROUPED_PUT_CALLS_MAX = 37
@@ -37,14 +38,14 @@ APPEND_MANY_CALLS_MAX = 632
 TRANSACTION_CALLS_MAX = 148
 MEMTABLE_SCAN_CALLS_MAX = 138
 SCAN_CALLS_MAX = 34
-# Of a checkpoint, for each put: calls, and entries of the state store. One is the version, and half
-# of these ids are not made of the time, so they stand by themselves.
+# For each put in a checkpoint: calls, and entries of the state store. One entry is the version.
+# Half of these transaction ids are random, so each of those has its own entry.
 CHECKPOINT_CALLS_MAX = 18
 CHECKPOINT_ENTRIES_MAX = 1.6
 
 
 class Costs:
-    """A session without a socket, and a group commit that is driven by hand."""
+    """A session without a socket. The test runs the group commit."""
 
     def __init__(self) -> None:
         given = settings()
@@ -69,7 +70,7 @@ class Costs:
         return self.take()
 
     def commit(self) -> None:
-        """What the committer does with a group, without its task."""
+        """Make a group durable as the committer does."""
         commits = self.server.service.group_commit
         group = commits._engine.take_group()
         if group is not None:
@@ -78,7 +79,7 @@ class Costs:
             commits._finish(group)
 
     def take(self) -> bytes:
-        """What a driver sends."""
+        """Take the output, as a driver does."""
         sent = b""
         while self.session.output_size:
             output = bytes(self.session.output())
@@ -88,7 +89,7 @@ class Costs:
         return sent
 
     def calls(self, *frames: bytes) -> int:
-        """Calls of Python functions while frames are served, one after another, and answered."""
+        """Count the calls while frames are served in turn, up to their answers."""
         count = 0
         for frame in frames:
             count += self.count(self.session.receive, frame)
@@ -101,14 +102,14 @@ class Costs:
 
     @staticmethod
     def count(function: Callable[..., object], *arguments: object) -> int:
-        """Calls of Python functions while one is called, itself included."""
+        """Count the calls of Python functions in a call, including the call itself."""
         count = 0
 
         def see(frame: FrameType, event: str, argument: object) -> None:
             nonlocal count
             count += event == "call"
 
-        # Others' callbacks for each collection of garbage would be counted, whenever that is.
+        # A garbage collection could call callbacks of other libraries, which would be counted.
         gc.disable()
         sys.setprofile(see)
         try:
@@ -128,13 +129,13 @@ async def costs() -> Costs:
     return Costs()
 
 
-async def test_a_get_takes_few_calls(costs: Costs) -> None:
+async def test_a_get_makes_few_calls(costs: Costs) -> None:
     costs.request("execute", costs.database.new_id(), [], [], [["put", b"k", VALUE]])
     gets = [frame(number, "get", None, b"k") for number in range(1, REQUESTS + 1)]
     assert sum(costs.calls(get) for get in gets) <= GET_CALLS_MAX * REQUESTS
 
 
-async def test_a_put_takes_few_calls(costs: Costs) -> None:
+async def test_a_put_makes_few_calls(costs: Costs) -> None:
     puts = [
         frame(7, "execute", costs.database.new_id(), [], [], [["put", b"k%d" % number, VALUE]])
         for number in range(REQUESTS)
@@ -142,7 +143,7 @@ async def test_a_put_takes_few_calls(costs: Costs) -> None:
     assert sum(map(costs.calls, puts)) <= PUT_CALLS_MAX * REQUESTS
 
 
-async def test_puts_that_are_committed_together_take_fewer_calls(costs: Costs) -> None:
+async def test_puts_that_are_committed_together_make_fewer_calls(costs: Costs) -> None:
     puts = [
         frame(number, "execute", costs.database.new_id(), [], [], [["put", b"k%d" % number, VALUE]])
         for number in range(1, REQUESTS + 1)
@@ -150,7 +151,7 @@ async def test_puts_that_are_committed_together_take_fewer_calls(costs: Costs) -
     assert costs.calls(*puts) <= GROUPED_PUT_CALLS_MAX * REQUESTS
 
 
-async def test_an_append_takes_few_calls(costs: Costs) -> None:
+async def test_an_append_makes_few_calls(costs: Costs) -> None:
     appends = [
         frame(
             7,
@@ -165,7 +166,7 @@ async def test_an_append_takes_few_calls(costs: Costs) -> None:
     assert sum(map(costs.calls, appends)) <= APPEND_CALLS_MAX * REQUESTS
 
 
-async def test_an_append_of_a_hundred_events_takes_few_calls_for_each(costs: Costs) -> None:
+async def test_an_append_of_a_hundred_events_makes_few_calls_for_each_event(costs: Costs) -> None:
     events = [[None, "Happened", VALUE, b""]] * 100
     appends = [
         frame(
@@ -181,7 +182,7 @@ async def test_an_append_of_a_hundred_events_takes_few_calls_for_each(costs: Cos
     assert sum(map(costs.calls, appends)) <= APPEND_MANY_CALLS_MAX * REQUESTS
 
 
-async def test_a_transaction_in_two_round_trips_takes_few_calls(costs: Costs) -> None:
+async def test_a_transaction_in_two_round_trips_makes_few_calls(costs: Costs) -> None:
     count = 0
     for number in range(REQUESTS):
         transaction, key = costs.database.new_id(), b"k%d" % number
@@ -190,7 +191,7 @@ async def test_a_transaction_in_two_round_trips_takes_few_calls(costs: Costs) ->
     assert count <= TRANSACTION_CALLS_MAX * REQUESTS
 
 
-async def test_a_scan_takes_few_calls_however_many_keys_it_finds(costs: Costs) -> None:
+async def test_a_scan_makes_few_calls_however_many_keys_it_finds(costs: Costs) -> None:
     writes = [["put", b"k%03d" % number, VALUE] for number in range(100)]
     costs.request("execute", costs.database.new_id(), [], [], writes)
     scan = frame(7, "scan", None, b"", None, 100)

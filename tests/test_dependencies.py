@@ -1,4 +1,4 @@
-"""What the packages import is declared: no module comes only because something else needs it."""
+"""Every imported package is a declared dependency, and not only one of another dependency."""
 
 import ast
 import re
@@ -22,9 +22,9 @@ def declared(*extras: str) -> set[str]:
 
 
 def imported(folder: Path) -> dict[str, str]:
-    """The modules of others that a package imports, each with a file that does.
+    """The third-party modules that a package imports, each with a file that imports it.
 
-    The test doubles of the server are no part of it: nothing that ships imports them.
+    The test doubles of the server do not count, because nothing that ships imports them.
     """
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*.py")):
@@ -51,12 +51,12 @@ def imported(folder: Path) -> dict[str, str]:
         ("protocol/headwater_protocol", ()),
         ("server/headwater_server", ("server",)),
         ("server/headwater_server/testing", ("dev",)),
-        # Beside its dependencies, the client works with what the application has installed.
+        # The client supports these modules if the application has installed them.
         ("client/headwater", ("server", "msgspec", "pydantic")),
     ],
 )
 def test_every_module_that_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
     modules = imported(ROOT / folder)
-    assert modules, "it imports something"
+    assert modules, "no import was found"
     undeclared = modules.keys() - declared(*extras)
     assert not undeclared, {module: modules[module] for module in undeclared}

@@ -1,4 +1,4 @@
-"""What is erased is on no file of a real server, seconds later and after a restart."""
+"""No file of a real server has erased data, a few seconds later and after a restart."""
 
 import time
 from pathlib import Path
@@ -23,7 +23,7 @@ def holds(directory: Path, *secrets: bytes) -> list[str]:
     return found
 
 
-def test_what_is_erased_is_on_no_file_of_a_real_server(tmp_path: Path) -> None:
+def test_erased_data_is_in_no_file_of_a_real_server(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server, headwater.connect_blocking(server.url) as db:
         for number in range(50):
             db.append("person-1", headwater.Event("Moved", SECRET))

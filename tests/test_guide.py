@@ -1,7 +1,7 @@
 """The code of the guide runs, and prints what the guide says.
 
-docs/guide/README.md tells how a page is written. Each page has an empty server of its own, and a
-module of its own, in which its blocks run one after the other, on trio, with `db` connected.
+docs/guide/README.md explains how to write a page. Each page has its own empty server, and its own
+module, in which its code blocks run in order, on trio, with a connected `db`.
 """
 
 import ast
@@ -34,7 +34,7 @@ BLOCK: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Code of a page, the words behind `python`, and what it prints, if the page says so."""
+    """A code block: the code, the words after `python`, and the output if the page shows it."""
 
     code: str
     words: tuple[str, ...]
@@ -45,7 +45,7 @@ def blocks_of(page: Path) -> list[Block]:
     text = page.read_text()
     found = []
     for match in BLOCK.finditer(text):
-        # Errors name the line of the page.
+        # Empty lines in front give tracebacks the line numbers of the page.
         above = "\n" * text.count("\n", 0, match.start("code"))
         found.append(Block(above + match["code"], tuple(match["words"].split()), match["output"]))
     return found
@@ -53,7 +53,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 @contextlib.contextmanager
 def module_named(name: str) -> Iterator[ModuleType]:
-    """A module that can be imported as long as this lasts."""
+    """A context in which a new, empty module can be imported."""
     module = ModuleType(name)
     sys.modules[name] = module
     try:
@@ -63,7 +63,7 @@ def module_named(name: str) -> Iterator[ModuleType]:
 
 
 async def run_block(block: Block, page: Path, module: ModuleType) -> str:
-    """Run a block, which may await at its top level; what it printed."""
+    """Run a block, which may await at its top level; return its output."""
     code = compile(block.code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -74,7 +74,7 @@ async def run_block(block: Block, page: Path, module: ModuleType) -> str:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_code_of_a_page_does_what_the_page_says(
+def test_the_code_of_a_page_prints_what_the_page_shows(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = GUIDE / name
@@ -111,7 +111,7 @@ def test_each_page_is_in_the_list_of_the_guide() -> None:
     assert sorted([*listed, "README.md"]) == PAGES
 
 
-def test_the_words_behind_python_are_known_ones() -> None:
+def test_the_words_after_python_are_known() -> None:
     for name in PAGES:
         for block in blocks_of(GUIDE / name):
             assert set(block.words) <= {"blocking"}, name

@@ -1,4 +1,4 @@
-"""The build hook, on a small module, as a build calls it: compiled, or with a word why not."""
+"""The build hook compiles a small module, or warns why it cannot."""
 
 import json
 import os
@@ -16,7 +16,7 @@ MODULE = "protocol/sample/doubled.py"
 
 
 class Application:
-    """What Hatchling lets a hook say things with."""
+    """The part of Hatchling's application that the hook uses."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -44,7 +44,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_module_that_is_to_be_compiled_exists() -> None:
-    # One name of a file that was gone, and a build compiled nothing at all, with a warning.
+    # If one file in the list was missing, a build used to compile nothing, with a warning.
     root = Path(__file__).parent.parent
     project = tomllib.loads((root / "pyproject.toml").read_text())
     hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
@@ -76,14 +76,14 @@ def test_an_editable_build_compiles_into_the_checkout_and_records_its_sources(
     assert not list(project.rglob("*.so"))
 
 
-def test_a_build_that_cannot_compile_goes_on_and_says_so(project: Path) -> None:
+def test_a_build_that_cannot_compile_continues_with_a_warning(project: Path) -> None:
     (project / MODULE).write_text("def doubled(number: int) -> int:\n    return 'two'\n")
     data, warnings = build(project, "standard", [MODULE])
     assert data == {"force_include": {}}
     assert "without compiled modules" in warnings[0]
 
 
-def test_nothing_is_compiled_if_the_source_is_asked_for(
+def test_nothing_is_compiled_with_headwater_pure(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HEADWATER_PURE", "1")

@@ -1,15 +1,15 @@
-"""A real server, killed with SIGKILL at a random moment under load, again and again.
+"""A real server is killed with SIGKILL at random moments under load, and restarted.
 
-What the clients were told is kept outside, in a ledger. After each restart everything that was
-committed since the last look is read and held against it:
+A ledger outside the server records the answers to the clients. After each restart, all new commits
+are read and compared with it:
 
-    acknowledged  must be there, whole, under the commit number that was told
-    unknown       is settled by status(resolve): wholly there, or not at all and never again
-    lost          (the connection died before the commit was sent) must not be there
+    acknowledged  must exist completely, with the acknowledged commit number
+    unknown       is resolved by a status request: committed completely, or aborted for ever
+    lost          (the connection ended before the commit was sent) must not exist
 
-A transaction appends to two streams, raises a counter of each, and every third one also reads
-a key and writes what follows from it. So half a commit would show as a stream, a position or a
-counter that does not fit.
+Each transaction appends to two streams and adds to a counter for each. Every third one also reads a
+key and writes a value that depends on it. So a partial commit would cause a wrong stream, position
+or counter.
 
 HEADWATER_KILL_ROUNDS and HEADWATER_KILL_SEED set the rounds and the seed.
 """
@@ -42,7 +42,7 @@ DELAY_S_MAX: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a transaction is to do: that many events for each of two streams."""
+    """A planned transaction: the number of events for each of two streams."""
 
     number: int
     appends: dict[str, int]
@@ -51,7 +51,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Ledger:
-    """What the clients were told, and what was seen of it so far."""
+    """The answers to the clients, and the commits that were read so far."""
 
     random: random.Random
     plans: dict[int, Plan] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Ledger:
 async def work(
     db: headwater.Database, ledger: Ledger, acknowledged: trio.Event, count: int
 ) -> None:
-    """Transactions one after the other, until the server is gone."""
+    """Commit transactions one after the other, until the server is killed."""
     while True:
         plan = ledger.plan()
         transaction = db.transaction()
@@ -110,12 +110,12 @@ async def write(tx: headwater.Transaction, plan: Plan) -> None:
 
 
 async def load_and_kill(server: ServerProcess, ledger: Ledger) -> None:
-    """Several clients at work; the kill comes while they are."""
+    """Run several clients, and kill the server meanwhile."""
     acknowledged = trio.Event()
     count = len(ledger.acknowledged) + ledger.random.randint(1, COMMITS_A_ROUND_MAX)
     async with AsyncExitStack() as stack:
         connections = [
-            # Nobody tries again: what became unknown is to stay so until the restart.
+            # Without retries, so that unknown commits stay unknown until the restart.
             await stack.enter_async_context(headwater.connect(server.url, retry_timeout=0))
             for _ in range(CLIENTS)
         ]
@@ -123,7 +123,7 @@ async def load_and_kill(server: ServerProcess, ledger: Ledger) -> None:
             for db in connections * WORKERS_A_CLIENT:
                 nursery.start_soon(work, db, ledger, acknowledged, count)
             await acknowledged.wait()
-            # The moment of the kill is to be any, not that of an answer.
+            # Kill at any moment, not only right after an answer.
             await trio.sleep(ledger.random.uniform(0, DELAY_S_MAX))
             server.kill()
 
@@ -140,7 +140,7 @@ async def settle_and_check(server: ServerProcess, ledger: Ledger) -> None:
 
 
 async def settle(db: headwater.Database, ledger: Ledger) -> None:
-    """Each unknown outcome becomes a known one, for good."""
+    """Resolve all unknown outcomes."""
     for number in sorted(ledger.unknown):
         status = await db.status(ledger.ids[number], resolve=True)
         if status.committed is not None:
@@ -152,7 +152,7 @@ async def settle(db: headwater.Database, ledger: Ledger) -> None:
 
 
 async def check_new_events(db: headwater.Database, ledger: Ledger) -> None:
-    """Positions and versions go on without a gap; each transaction is whole or absent."""
+    """Check that positions and versions have no gap, and that no transaction is partial."""
     found: dict[int, Counter[str]] = {}
     async for event in db.read_all(after=ledger.position):
         ledger.position += 1
@@ -166,7 +166,7 @@ async def check_new_events(db: headwater.Database, ledger: Ledger) -> None:
 
 
 async def check_counters(db: headwater.Database, ledger: Ledger) -> None:
-    """Each counter equals the events of its stream."""
+    """Check that each counter equals the number of events in its stream."""
     async for key, value in db.scan(("events",)):
         assert value == ledger.versions[str(key[1])], f"{key} is {value}"
     seen = Counter(
@@ -180,7 +180,7 @@ async def check_counters(db: headwater.Database, ledger: Ledger) -> None:
 
 
 def check_ledger(ledger: Ledger) -> None:
-    """What was told is what is there, and nothing else is; commit numbers have no gap."""
+    """Check that exactly the acknowledged commits exist, with numbers without a gap."""
     assert ledger.commit_of == ledger.acknowledged
     assert sorted(ledger.commit_of.values()) == list(range(1, len(ledger.commit_of) + 1))
     assert not ledger.lost & ledger.commit_of.keys()
@@ -188,23 +188,23 @@ def check_ledger(ledger: Ledger) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 + 10 * ROUNDS)
-def test_kill_9_under_load_loses_no_commit_and_keeps_no_half_of_one(tmp_path: Path) -> None:
+def test_kill_9_under_load_loses_no_commit_and_leaves_no_partial_one(tmp_path: Path) -> None:
     seed = int(os.environ.get("HEADWATER_KILL_SEED", time.time_ns() % 2**32))
     print(f"\nHEADWATER_KILL_SEED={seed} HEADWATER_KILL_ROUNDS={ROUNDS}")
     ledger = Ledger(random.Random(seed))
-    # Checkpoints are frequent, so that kills hit them as well.
+    # Checkpoints are frequent, so that some kills interrupt them.
     server = ServerProcess(tmp_path, ["--checkpoint-commits", str(CHECKPOINT_COMMITS)])
     server.start()
     for number in range(1, ROUNDS + 1):
         trio.run(load_and_kill, server, ledger)
         if number == ROUNDS:
-            # As the last kill has left it, before anything is mended by a start.
+            # Check the files before a start repairs anything.
             check_files(server)
         restart_s = server.start()
         trio.run(settle_and_check, server, ledger)
         print(f"round {number}: {len(ledger.commit_of)} commits, restart {restart_s:.2f} s")
     server.stop()
-    # Once more, from the first event on, after an orderly end.
+    # Check everything again from the first event, after a clean stop.
     server.start()
     everything = Ledger(ledger.random, ledger.plans, ledger.ids, ledger.acknowledged)
     trio.run(settle_and_check, server, everything)

@@ -1,4 +1,4 @@
-"""A consumer group while its members die at random, and the server is killed with SIGKILL.
+"""A consumer group whose members end at random, while the server is killed with SIGKILL.
 
 Each event is consumed in a transaction that counts the events of its stream and acknowledges the
 delivery:
@@ -7,13 +7,12 @@ delivery:
     count of the stream = seen + 1
     ack
 
-If that has committed for every event, each was processed once, and in the order of its stream; one
-that was lost, or came twice, or too early, shows as a count that does not fit. Members die without
-a word, by their connection, and new ones come in their place. What dies when is told by how many
-events were consumed, so a seed gives the same plan however fast the machine is.
+An event that is lost, delivered twice or too early causes a wrong count. Members end by losing
+their connection, without leaving the group, and new members replace them. The plan of kills depends
+on the number of consumed events, so a seed gives the same plan on every machine.
 
-HEADWATER_GROUPS=whole makes it 20 members, 1,000 streams and 100,000 events; HEADWATER_GROUPS_SEED
-sets the seed.
+HEADWATER_GROUPS=whole runs 20 members, 1,000 streams and 100,000 events. HEADWATER_GROUPS_SEED sets
+the seed.
 """
 
 import os
@@ -39,7 +38,7 @@ LOOK_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of it there is."""
+    """The size of a run."""
 
     members: int
     streams: int
@@ -54,12 +53,12 @@ WHOLE: Final = Size(members=20, streams=1_000, events=100_000, member_kills=300,
 
 @dataclass(slots=True)
 class Play:
-    """What is planned, and what came of it so far.
+    """A run: its plan, and its results so far.
 
     Attributes:
-        plan: what to kill, by the number of events after which.
-        consumed: commits that were acknowledged to a consumer.
-        wrong: events that were consumed out of their turn.
+        plan: what to kill, by the number of consumed events at that moment.
+        consumed: acknowledged commits of consumers.
+        wrong: events that were consumed out of order.
     """
 
     server: ServerProcess
@@ -77,14 +76,14 @@ class Play:
 
 @dataclass(slots=True)
 class Member:
-    """A consumer, and what it takes to kill it."""
+    """A consumer, with the objects that are needed to kill it."""
 
     db: headwater.Database
     scope: trio.CancelScope
 
 
 async def produce(server: ServerProcess, size: Size, source: random.Random) -> Counter[str]:
-    """Events in streams at random; how many each got."""
+    """Append events to random streams; return the number of events in each."""
     counts: Counter[str] = Counter()
     async with headwater.connect(server.url) as db:
         left = size.events
@@ -99,7 +98,7 @@ async def produce(server: ServerProcess, size: Size, source: random.Random) -> C
 
 
 async def consume_one(tx: headwater.Transaction, delivery: headwater.Delivery) -> bool:
-    """Count and acknowledge an event; whether it was its turn."""
+    """Count and acknowledge an event; return whether it was in order."""
     seen: int = await tx.get(("seen", delivery.stream), 0)
     tx.put(("seen", delivery.stream), seen + 1)
     tx.ack(delivery)
@@ -109,21 +108,21 @@ async def consume_one(tx: headwater.Transaction, delivery: headwater.Delivery) -
 async def consume(play: Play, group: headwater.Membership, db: headwater.Database) -> None:
     async for delivery in group:
         try:
-            in_turn = await db.run(consume_one, delivery)
+            in_order = await db.run(consume_one, delivery)
         except headwater.DeliveryLost:
             play.lost += 1
             continue
         except headwater.ConnectionLost:
-            continue  # The lease is lost with it, and the event comes again.
+            continue  # The lease ends too, and the event is delivered again.
         play.consumed += 1
-        if not in_turn:
+        if not in_order:
             play.wrong.append(f"{delivery!r}, version {delivery.event.version}")
         if play.consumed in play.plan:
             play.struck.set()
 
 
 async def member(play: Play, number: int) -> None:
-    """A consumer until it is killed; it looks for the server as long as there is none."""
+    """Consume until killed. While there is no server, try to connect again."""
     with trio.CancelScope() as scope:
         while True:
             try:
@@ -141,7 +140,7 @@ def start_member(play: Play) -> None:
 
 
 async def kill_member(play: Play) -> None:
-    """End a consumer's connection without a word, and then the consumer; another one comes."""
+    """Close a consumer's connection and cancel the consumer; start another one."""
     if not play.members:
         return
     number = play.random.choice(sorted(play.members))
@@ -157,7 +156,7 @@ async def kill_server(play: Play) -> None:
 
 
 async def strike(play: Play) -> None:
-    """Kill what the plan says when it says so."""
+    """Carry out the plan."""
     while play.plan:
         await play.struck.wait()
         play.struck = trio.Event()
@@ -168,7 +167,7 @@ async def strike(play: Play) -> None:
 
 def make_plan(size: Size, source: random.Random) -> dict[int, list[str]]:
     plan: dict[int, list[str]] = {}
-    # The last part is left in peace, so that every strike comes.
+    # No kills in the last tenth of the events, so that every planned kill happens.
     latest = size.events * 9 // 10
     victims = ["server"] * size.server_kills + ["member"] * size.member_kills
     for victim in victims:
@@ -191,7 +190,7 @@ async def play_and_check(server: ServerProcess, size: Size, source: random.Rando
         for _ in range(size.members):
             start_member(play)
         await strike(play)
-        # Who joins now hears when everything is done.
+        # This member leaves the group when it has caught up.
         async with headwater.connect(server.url) as db:
             async with db.join(GROUP, until_caught_up=True) as group:
                 await consume(play, group, db)
@@ -199,7 +198,7 @@ async def play_and_check(server: ServerProcess, size: Size, source: random.Rando
 
 
 async def check(db: headwater.Database, play: Play, counts: Counter[str]) -> None:
-    """Every event was consumed once, and in its turn; nothing is left of the work."""
+    """Check that every event was consumed once and in order, and that no work is left."""
     assert play.wrong == []
     seen = {str(key[1]): value async for key, value in db.scan(("seen",))}
     assert seen == counts
@@ -214,7 +213,7 @@ async def check(db: headwater.Database, play: Play, counts: Counter[str]) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_kills_lose_no_event_double_none_and_keep_the_order_of_streams(tmp_path: Path) -> None:
+def test_kills_do_not_change_that_each_event_is_consumed_once_and_in_order(tmp_path: Path) -> None:
     size = WHOLE if os.environ.get("HEADWATER_GROUPS") == "whole" else SMALL
     seed = int(os.environ.get("HEADWATER_GROUPS_SEED", time.time_ns() % 2**32))
     print(f"\nHEADWATER_GROUPS_SEED={seed} {size}")

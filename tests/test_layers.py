@@ -1,8 +1,8 @@
-"""No import cycles, in all three packages.
+"""None of the three packages has an import cycle.
 
-import-linter holds the layers between packages. This test looks inside them: modules that import
-each other, however indirectly, can only be understood together. Imports for type checkers and
-imports inside of functions count too, since a reader has to follow them too.
+import-linter checks the layers of packages. This test checks the modules inside them: modules that
+import each other, even indirectly, can only be understood together. Imports for type checkers and
+imports inside functions count too, since a reader must follow them.
 """
 
 import ast
@@ -23,7 +23,7 @@ Graph = dict[str, set[str]]
 
 @functools.cache
 def imports_of(package: str, folder: Path) -> Graph:
-    """Which modules of a package import which others of it."""
+    """For each module of a package, the modules of the package that it imports."""
     files = {
         ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): path
         for path in (folder / package).rglob("*.py")
@@ -35,7 +35,7 @@ def imports_of(package: str, folder: Path) -> Graph:
 
 
 def imported(text: str) -> Iterator[str]:
-    """The modules that a source may import: `from a import b` names a and a.b."""
+    """The modules that a source may import: `from a import b` may import a and a.b."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -45,7 +45,7 @@ def imported(text: str) -> Iterator[str]:
 
 
 def cycles(graph: Graph) -> list[set[str]]:
-    """The groups of modules in which each reaches all others."""
+    """The groups of modules in which each module imports all others, directly or indirectly."""
     reach: dict[str, set[str]] = {}
     for start in graph:
         seen: set[str] = set()
@@ -64,17 +64,17 @@ def cycles(graph: Graph) -> list[set[str]]:
 
 
 def told(groups: list[set[str]]) -> str:
-    """Cycles, as a failing test shows them."""
+    """The cycles as a message of a failing test."""
     return "\n".join(" <-> ".join(sorted(group)) for group in groups)
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_no_module_imports_itself_indirectly() -> None:
     for package, folder in PACKAGES.items():
         graph = imports_of(package, folder)
         assert not cycles(graph), told(cycles(graph))
 
 
-def test_a_cycle_is_found_also_if_only_a_type_checker_sees_it() -> None:
+def test_a_cycle_of_imports_for_type_checkers_is_found() -> None:
     one = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from package.two import Two\n"
     two = "def two():\n    from package import three\n"
     graph = {

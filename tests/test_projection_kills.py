@@ -1,11 +1,11 @@
-"""A projection that is killed at random moments comes to what one comes to that ran through.
+"""A projection that is killed at random moments has the same result as an undisturbed one.
 
-It is run by a process that gets SIGKILL, by a task that is cancelled, and over connections that
-break; now and then the server is killed too. Events come meanwhile, some of which always fail.
-In the end a projection with the same handler runs through all of them undisturbed, and the two
-models and what is parked in them have to be the same.
+The projection runs in processes that get SIGKILL, in tasks that are cancelled, and over connections
+that break. Sometimes the server is killed too. Meanwhile events are appended, some of which always
+fail. At the end, another projection with the same handler reads all events undisturbed. Both must
+have the same model and the same parked streams.
 
-HEADWATER_PROJECTION_KILLS and HEADWATER_KILL_SEED set how often it is killed, and the seed.
+HEADWATER_PROJECTION_KILLS sets the number of kills, and HEADWATER_KILL_SEED the seed.
 """
 
 import os
@@ -32,7 +32,7 @@ ROOT: Final = Path(__file__).parent.parent
 
 
 async def append_some(db: headwater.Database, source: random.Random) -> int:
-    """Events over many streams, in appends of some; the position of the last."""
+    """Append events to random streams; return the position of the last one."""
     position = 0
     left = EVENTS_A_ROUND
     while left:
@@ -51,15 +51,15 @@ async def position_of(db: headwater.Database, name: str) -> int:
     try:
         return (await db.projection_status(name)).position
     except headwater.InvalidArgument:
-        return 0  # It has not begun.
+        return 0  # It never ran.
 
 
 async def killed_process(
     db: headwater.Database, server: ServerProcess, source: random.Random, *, with_server: bool
 ) -> None:
-    """Run it in a process, and kill that when it has come some way."""
+    """Run the projection in a process, and kill the process after some events."""
     start = await position_of(db, "killed")
-    child = subprocess.Popen(  # noqa: ASYNC220 - starting it is all that blocks
+    child = subprocess.Popen(  # noqa: ASYNC220 - it blocks only until the process has started
         [sys.executable, "-m", "tests.projection_worker", server.url, "killed"], cwd=ROOT
     )
     try:
@@ -81,7 +81,7 @@ async def killed_process(
 
 
 async def cancelled_task(url: str, db: headwater.Database, source: random.Random) -> None:
-    """Run it in a task; cancel that, or break its connection, at any moment."""
+    """Run the projection in a task; cancel the task, or break its connection, at any moment."""
     async with headwater.connect(url) as other:
         define(other, "killed", batch_size=source.choice([1, 5, 50]))
         async with trio.open_nursery() as nursery:
@@ -121,7 +121,7 @@ async def check_after_kills(server: ServerProcess, source: random.Random) -> Non
                 await db.wait_for(name, position)
         model, parked = await whole_model(db, "through")
         assert await whole_model(db, "killed") == (model, parked)
-        # And the one that ran through is right: not both are wrong in the same way.
+        # The undisturbed projection is right too, so they are not both wrong in the same way.
         assert {stream for stream, _, _ in parked} <= {
             f"{CATEGORY}-{number}" for number in BROKEN_STREAMS
         }
@@ -132,7 +132,7 @@ async def check_after_kills(server: ServerProcess, source: random.Random) -> Non
 
 
 @pytest.mark.timeout(max(60, 5 * KILLS))
-def test_a_projection_that_is_killed_at_random_equals_one_that_ran_through(
+def test_a_projection_that_is_killed_at_random_equals_an_undisturbed_one(
     tmp_path: Path,
 ) -> None:
     seed = int(os.environ.get("HEADWATER_KILL_SEED", random.randrange(1 << 30)))

@@ -1,7 +1,7 @@
-"""The code of the README runs, against a real server, and prints what the README says.
+"""The code of the README runs on a real server and prints what the README shows.
 
-Python blocks are run in their order, in one namespace, each as a program of its own. A text
-block right after one is what it prints. Only the address of the server is replaced.
+Python blocks run in order, in one namespace, each like a program. A text block right after a Python
+block is its output. Only the address of the server is replaced.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ BLOCK: Final = re.compile(
 )
 
 
-def test_the_code_of_the_readme_does_what_it_says(tmp_path: Path) -> None:
+def test_the_code_of_the_readme_prints_what_the_readme_shows(tmp_path: Path) -> None:
     blocks = list(BLOCK.finditer(README.read_text()))
     assert blocks, "the README has no code"
     with ServerProcess(tmp_path) as server:

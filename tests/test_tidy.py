@@ -1,11 +1,10 @@
-"""The rules of the house that no linter knows, as tests.
+"""Rules of this repository that no linter checks, as tests.
 
-Each rule is a function from a file to findings, and a finding is a line "where: what". The tests
-at the top run the rules over the checkout; those below feed each rule something untidy, so that
-a rule which finds nothing is known to be able to.
+Each rule is a function that takes a file and yields findings, as lines "where: what". The first
+tests run the rules over the checkout. The last tests give each rule bad input, to show that it can
+find something.
 
-What ruff, mypy and import-linter hold (line length, docstrings, layers, print, things left for
-later) is not repeated here.
+ruff, mypy and import-linter check line length, docstrings, layers, print, and unfinished work.
 """
 
 import ast
@@ -23,19 +22,19 @@ SOURCES: Final = ("protocol/headwater_protocol", "client/headwater", "server/hea
 PYTHON: Final = (*SOURCES, "bench", "tests")
 
 MODULE_LINES_MAX: Final = 500
-"""A reader holds one subject at a time. The aim is 100 to 450; this is where it ends."""
+"""A reader can keep one subject in mind. The aim is 100 to 450 lines."""
 
 FUNCTION_LINES_MAX: Final = 70
-"""A function that does not fit a screen has two subjects. The aim is 60."""
+"""A function that does not fit on a screen has two subjects. The aim is 60 lines."""
 
 FOLDER_MODULES_MAX: Final = 20
-"""Modules that lie side by side in a folder, as many as one reads at a glance. The aim is 12."""
+"""Modules in a folder. More cannot be taken in at a glance. The aim is 12."""
 
 VAGUE_NAMES: Final = frozenset({"common", "helper", "helpers", "manager", "misc", "util", "utils"})
-"""Names that say nothing of what is inside, so everything ends up there."""
+"""Names that fit every subject, so everything ends up in such a module."""
 
 TEST_NAME_WORDS_MIN: Final = 3
-"""A test's name is a sentence, and fewer words make none."""
+"""The name of a test is a sentence, which needs at least this many words."""
 
 BOUND_SUFFIXES: Final = ("_MAX", "_MIN", "_DEFAULT")
 
@@ -70,7 +69,7 @@ Rule = Callable[[Source], Iterator[str]]
 
 
 def findings(rule: Rule, *folders: str) -> str:
-    """What *rule* has to say of all files of the folders, one finding a line."""
+    """The findings of a rule in all files of the folders, one in each line."""
     return "\n".join(line for source in python_files(*folders) for line in rule(source))
 
 
@@ -106,7 +105,7 @@ def vague_name(source: Source) -> Iterator[str]:
 
 
 def bounds_without_reason(source: Source) -> Iterator[str]:
-    """A bound has a docstring below it, or a comment above, with its unit and its reason."""
+    """Find bounds without a docstring below or a comment above, with the unit and the reason."""
     body = source.tree.body
     lines = source.text.splitlines()
     for node, following in itertools.zip_longest(body, body[1:]):
@@ -122,23 +121,23 @@ def bounds_without_reason(source: Source) -> Iterator[str]:
 
 
 def waits_and_mocks(source: Source) -> Iterator[str]:
-    """No mocks, and no sleep but one that says beside it why it takes real time."""
+    """Find mocks, and sleeps without a comment that says why real time must pass."""
     lines = source.text.splitlines()
     for node in ast.walk(source.tree):
         match node:
             case ast.Import(names=names):
                 if any(alias.name.startswith("unittest.mock") for alias in names):
-                    yield source.at(node.lineno, "a fake says more than a mock")
+                    yield source.at(node.lineno, "use a fake instead of a mock")
             case ast.ImportFrom(module="unittest" | "unittest.mock" | "pytest_mock"):
-                yield source.at(node.lineno, "a fake says more than a mock")
+                yield source.at(node.lineno, "use a fake instead of a mock")
             case ast.Call(func=ast.Attribute(value=ast.Name(id="time"), attr="sleep")):
                 if "  # " not in lines[node.lineno - 1]:
-                    yield source.at(node.lineno, "a test waits for what it wants, not for a time")
+                    yield source.at(node.lineno, "wait for an event instead of a time")
             case _:
                 pass
 
 
-def names_that_are_no_sentence(source: Source) -> Iterator[str]:
+def names_that_are_not_sentences(source: Source) -> Iterator[str]:
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             words = node.name.split("_")
@@ -147,7 +146,7 @@ def names_that_are_no_sentence(source: Source) -> Iterator[str]:
 
 
 def checkless_tests(source: Source) -> Iterator[str]:
-    """A test asserts, expects an error, or calls something whose name says that it checks."""
+    """Find tests that neither assert, nor expect an error, nor call a function that checks."""
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -158,8 +157,8 @@ def checkless_tests(source: Source) -> Iterator[str]:
             yield source.at(node.lineno, f"{node.name} checks nothing")
 
 
-def links_to_nowhere(path: Path, text: str) -> Iterator[str]:
-    """Relative links of a page lead to a file, and to a heading if they name one."""
+def missing_links(path: Path, text: str) -> Iterator[str]:
+    """Find relative links of a page to files or headings that do not exist."""
     for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text)):
         if re.match(r"[a-z]+:", target):
             continue
@@ -175,8 +174,8 @@ PATH_ROOTS: Final = ("", "server/headwater_server", "client/headwater")
 """Where paths in the pages begin."""
 
 
-def code_that_is_nowhere(path: Path, text: str) -> Iterator[str]:
-    """`engine/engine.py` is a file, and `engine/engine.py: commit` a function or class in it."""
+def missing_code(path: Path, text: str) -> Iterator[str]:
+    """Find names of missing files, functions and classes, as in `engine/engine.py: commit`."""
     for named, name in re.findall(r"`([\w.]+/[\w./-]*)(?::\s+(\w+))?`", text):
         files = [ROOT / root / named for root in PATH_ROOTS if (ROOT / root / named).exists()]
         known = any((ROOT / root / named.split("/")[0]).exists() for root in PATH_ROOTS)
@@ -186,8 +185,8 @@ def code_that_is_nowhere(path: Path, text: str) -> Iterator[str]:
             yield f"{path}: {named} has no {name}"
 
 
-def targets_that_are_nowhere(path: Path, text: str) -> Iterator[str]:
-    """`make check` is a target of the Makefile."""
+def missing_targets(path: Path, text: str) -> Iterator[str]:
+    """Find missing targets of the Makefile, as in `make check`."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for target in re.findall(r"`make ([a-z-]+)", text):
         if target not in targets:
@@ -199,7 +198,7 @@ def defines(file: Path, name: str) -> bool:
 
 
 def anchors(text: str) -> set[str]:
-    """The names that headings of a page get when it is shown."""
+    """The names that links use for the headings of a page."""
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
@@ -212,32 +211,32 @@ def test_modules_and_functions_have_one_subject_each() -> None:
     assert not findings(long_functions, *SOURCES, "bench")
 
 
-def test_names_say_what_is_inside() -> None:
+def test_no_name_is_vague() -> None:
     assert not findings(vague_name, *PYTHON)
 
 
-def test_every_bound_says_its_unit_and_its_reason() -> None:
+def test_every_bound_has_its_unit_and_its_reason() -> None:
     assert not findings(bounds_without_reason, *SOURCES)
 
 
 def test_tests_are_sentences_that_can_fail_and_never_sleep() -> None:
-    assert not findings(names_that_are_no_sentence, "tests")
+    assert not findings(names_that_are_not_sentences, "tests")
     assert not findings(checkless_tests, "tests")
     assert not findings(waits_and_mocks, "tests")
 
 
-def test_links_of_the_pages_lead_somewhere() -> None:
-    assert not "\n".join(line for path, text in pages() for line in links_to_nowhere(path, text))
+def test_links_of_the_pages_exist() -> None:
+    assert not "\n".join(line for path, text in pages() for line in missing_links(path, text))
 
 
 def test_code_and_targets_that_the_pages_name_exist() -> None:
-    rules = (code_that_is_nowhere, targets_that_are_nowhere)
+    rules = (missing_code, missing_targets)
     found = [line for path, text in pages() for rule in rules for line in rule(path, text)]
     assert not "\n".join(found)
 
 
 def test_tests_mirror_the_source_tree() -> None:
-    """tests/engine/test_engine.py is of engine/engine.py; any other file says what it is about."""
+    """tests/engine/test_engine.py tests engine/engine.py. Any other file needs a docstring."""
     packages = {
         "protocol": ["protocol/headwater_protocol"],
         "client": ["client/headwater"],
@@ -255,7 +254,9 @@ def test_tests_mirror_the_source_tree() -> None:
             module = file.name.removeprefix("test_")
             named = any((ROOT / folder / room / module).is_file() for folder in folders)
             told = ast.get_docstring(ast.parse(file.read_text()))
-            assert named or told, f"{file.relative_to(ROOT)} is of no module, and has no docstring"
+            assert named or told, (
+                f"{file.relative_to(ROOT)} does not test a module of its name, and has no docstring"
+            )
 
 
 def package_folders(*folders: str) -> Iterator[Path]:
@@ -270,7 +271,7 @@ def test_no_folder_of_the_source_is_crowded() -> None:
         assert not found, found
 
 
-def test_the_rooms_of_the_server_are_told_in_the_architecture() -> None:
+def test_the_architecture_page_lists_the_rooms_of_the_server() -> None:
     """docs/architecture.md has a line for each room, and for no other."""
     server = ROOT / "server/headwater_server"
     apart = {"cli", "net", "engine", "storage", "."}
@@ -289,7 +290,7 @@ def test_every_command_that_is_declared_can_be_loaded() -> None:
 
 
 def test_every_module_that_is_compiled_exists() -> None:
-    # One that does not keeps all the others from being compiled.
+    # If one does not exist, none is compiled.
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
     assert hook["modules"]
@@ -311,19 +312,19 @@ def test_every_dependency_has_a_lowest_version() -> None:
     assert not [line for line in wanted if ">=" not in line and not line.startswith("headwater[")]
 
 
-def test_the_changelog_speaks_of_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-# The rules over something untidy.
+# The rules over bad input.
 
 
 def source(text: str, path: str = "server/headwater_server/net/sample.py") -> Source:
     return Source(Path(path), text)
 
 
-def test_a_rule_finds_what_is_too_long() -> None:
+def test_a_rule_finds_long_modules_functions_and_folders() -> None:
     body = "    pass\n" * FUNCTION_LINES_MAX
     assert list(long_functions(source(f"def f():\n{body}")))
     assert not list(long_functions(source(f"def f():\n{body}".removesuffix("    pass\n"))))
@@ -334,7 +335,7 @@ def test_a_rule_finds_what_is_too_long() -> None:
     assert not list(crowded(Path("net"), [*names[1:], "__init__.py"]))
 
 
-def test_a_rule_finds_names_that_say_nothing() -> None:
+def test_a_rule_finds_vague_names() -> None:
     assert list(vague_name(source("", "server/headwater_server/utils.py")))
     assert list(vague_name(source("", "client/headwater/key_helpers.py")))
     assert not list(vague_name(source("", "client/headwater/keys.py")))
@@ -359,22 +360,22 @@ def test_a_rule_finds_tests_that_cannot_fail() -> None:
     assert list(checkless_tests(source("def test_of_nothing():\n    run()\n")))
     assert not list(checkless_tests(source("def test_it():\n    assert run()\n")))
     assert not list(checkless_tests(source("def test_it():\n    check_all(run())\n")))
-    assert list(names_that_are_no_sentence(source("def test_wal():\n    assert 1\n")))
+    assert list(names_that_are_not_sentences(source("def test_wal():\n    assert 1\n")))
 
 
-def test_a_rule_finds_links_to_nowhere() -> None:
+def test_a_rule_finds_links_that_do_not_exist() -> None:
     page = Path("README.md")
-    assert list(links_to_nowhere(page, "[x](docs/missing.md)"))
-    assert list(links_to_nowhere(page, "[x](#no-such-heading)"))
-    assert not list(links_to_nowhere(page, "[x](LICENSE) [y](https://example.org/) `[z](file.md)`"))
+    assert list(missing_links(page, "[x](docs/missing.md)"))
+    assert list(missing_links(page, "[x](#no-such-heading)"))
+    assert not list(missing_links(page, "[x](LICENSE) [y](https://example.org/) `[z](file.md)`"))
 
 
-def test_a_rule_finds_code_that_is_nowhere() -> None:
+def test_a_rule_finds_code_and_targets_that_do_not_exist() -> None:
     page = Path("README.md")
-    assert list(code_that_is_nowhere(page, "`engine/missing.py`"))
-    assert list(code_that_is_nowhere(page, "`missing/engine.py`"))
-    assert list(code_that_is_nowhere(page, "`engine/missing`"))
-    assert list(code_that_is_nowhere(page, "`engine/engine.py: no_such_function`"))
-    assert not list(code_that_is_nowhere(page, "`engine/engine.py: commit`, `tests/net` and `a/b`"))
-    assert list(targets_that_are_nowhere(page, "`make nothing`"))
-    assert not list(targets_that_are_nowhere(page, "`make check`"))
+    assert list(missing_code(page, "`engine/missing.py`"))
+    assert list(missing_code(page, "`missing/engine.py`"))
+    assert list(missing_code(page, "`engine/missing`"))
+    assert list(missing_code(page, "`engine/engine.py: no_such_function`"))
+    assert not list(missing_code(page, "`engine/engine.py: commit`, `tests/net` and `a/b`"))
+    assert list(missing_targets(page, "`make nothing`"))
+    assert not list(missing_targets(page, "`make check`"))

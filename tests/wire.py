@@ -1,7 +1,7 @@
-"""A bare connection to a real server, for tests that must say exactly what goes over the wire.
+"""A bare connection to a real server, for tests that control every request.
 
-It knows the protocol's connection and a socket, nothing of the client library: no lazy begin,
-no retries, one request at a time unless `send` and `receive` are used.
+It uses the connection class of the protocol and a socket, and not the client library. So there is
+no lazy begin and no retry, and one request at a time unless `send` and `receive` are used.
 """
 
 import socket
@@ -38,7 +38,7 @@ class Wire:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def send(self, operation: str, *arguments: Any) -> int:
@@ -53,22 +53,22 @@ class Wire:
         self._queued.append((request_id, frame))
 
     def flush(self) -> list[int]:
-        """Send what was queued in one packet; the ids, in order."""
+        """Send the queued requests in one packet; return their ids in order."""
         queued, self._queued = self._queued, []
         self._socket.sendall(b"".join(frame for _, frame in queued))
         return [request_id for request_id, _ in queued]
 
     def receive(self) -> Answer | Failure | Push | Violation:
-        """The next thing that the server sends."""
+        """The next message from the server."""
         while not self._arrived:
             data = self._socket.recv(65536)
             if not data:
-                raise ConnectionError("the server hung up")
+                raise ConnectionError("the server closed the connection")
             self._arrived.extend(self._connection.receive(data))
         return self._arrived.popleft()
 
     def answer_to(self, request_id: int) -> Any:
-        """The payload of the answer to a request, which is the next to arrive, or its error."""
+        """The payload of the answer to a request. It must be the next message. Raises its error."""
         item = self.receive()
         if isinstance(item, Violation):
             raise item.error

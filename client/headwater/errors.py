@@ -62,9 +62,11 @@ class ProjectionBehind(HeadwaterError, code="projection_behind"):
 
 
 class RebuildRefused(HeadwaterError, code="rebuild_refused"):
-    """A new build did not replace the current one, because events failed in it.
+    """A new build did not replace the current one.
 
-    details["parked"] has [stream, position, reason] for each stream that is parked in it.
+    Events failed in it: details["parked"] has [stream, position, reason] for each stream that is
+    parked in it. Or streams were truncated that the current build has seen whole:
+    details["truncated"] has [stream, first visible version, first version] for up to 100 of them.
     """
 
 

@@ -1,12 +1,12 @@
 """The records that the client takes and returns: events, commits, snapshots."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 from uuid import UUID
 
-from headwater.errors import InvalidArgument
+from headwater.errors import InvalidArgument, Undecodable
 from headwater_protocol.numbers import CommitNumber, Position, StreamVersion
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,14 +61,35 @@ class Event:
 
     def __post_init__(self) -> None:
         if type(self.tags) is not tuple:
-            if isinstance(self.tags, str):
+            if isinstance(self.tags, str) or not isinstance(self.tags, Iterable):
                 raise InvalidArgument(f"tags: expected a list, got {self.tags!r:.60}")
             object.__setattr__(self, "tags", tuple(self.tags))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
+class _Members:
+    """The members of a RecordedEvent, for `dataclasses.replace` and its kin."""
+
+    position: Position
+    stream: str
+    version: StreamVersion
+    commit: CommitNumber
+    time: datetime
+    id: UUID
+    type: str
+    data: Any
+    metadata: Any
+    tags: tuple[str, ...] = ()
+    erased: bool = False
+
+
 class RecordedEvent:
     """An event as it is stored in a stream.
+
+    It is a view of what the server sent: each member is made when it is asked for. `data` and
+    `metadata` are decoded when one of them is first asked for, and raise Undecodable, with stream,
+    version and position in its details, if the codec cannot decode them. All other members of such
+    an event can be read.
 
     Attributes:
         position: in the log of all events.
@@ -83,17 +104,162 @@ class RecordedEvent:
         erased: whether data and metadata were erased. Then they are None.
     """
 
-    position: Position
-    stream: str
-    version: StreamVersion
-    commit: CommitNumber
-    time: datetime
-    id: UUID
-    type: str
-    data: Any
-    metadata: Any
-    tags: tuple[str, ...] = ()
-    erased: bool = False
+    __slots__ = ("_decode", "_decoded", "_row")
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]] = _Members.__dataclass_fields__
+
+    _row: Sequence[Any]
+    _decode: "DecodeEvent | None"
+    _decoded: tuple[Any, Any] | None
+
+    def __init__(
+        self,
+        position: Position,
+        stream: str,
+        version: StreamVersion,
+        commit: CommitNumber,
+        time: datetime,
+        id: UUID,  # noqa: A002 - as the Event's
+        type: str,  # noqa: A002 - as the Event's
+        data: Any,
+        metadata: Any,
+        tags: Sequence[str] = (),
+        erased: bool = False,
+    ) -> None:
+        # As a row of the server, but that time and id are not in the form of the protocol.
+        stored = None if erased else b""
+        self._row = (position, stream, version, commit, time, id, type, stored, b"", tuple(tags))
+        self._decode = None
+        self._decoded = data, metadata
+
+    def with_parts(self, data: Any, metadata: Any) -> "RecordedEvent":
+        """The same event with other data and metadata."""
+        return _filled(self._row, None, (data, metadata))
+
+    @property
+    def position(self) -> Position:
+        position: Position = self._row[0]
+        return position
+
+    @property
+    def stream(self) -> str:
+        stream: str = self._row[1]
+        return stream
+
+    @property
+    def version(self) -> StreamVersion:
+        version: StreamVersion = self._row[2]
+        return version
+
+    @property
+    def commit(self) -> CommitNumber:
+        commit: CommitNumber = self._row[3]
+        return commit
+
+    @property
+    def time(self) -> datetime:
+        time: int | datetime = self._row[4]
+        return time_of(time) if isinstance(time, int) else time
+
+    @property
+    def id(self) -> UUID:
+        identity: bytes | UUID = self._row[5]
+        return UUID(bytes=identity) if isinstance(identity, bytes) else identity
+
+    @property
+    def type(self) -> str:
+        kind: str = self._row[6]
+        return kind
+
+    @property
+    def data(self) -> Any:
+        decoded = self._decoded
+        return decoded[0] if decoded is not None else self._parts()[0]
+
+    @property
+    def metadata(self) -> Any:
+        decoded = self._decoded
+        return decoded[1] if decoded is not None else self._parts()[1]
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        return tuple(self._row[9]) if len(self._row) > 9 else ()
+
+    @property
+    def erased(self) -> bool:
+        return self._row[7] is None
+
+    def _parts(self) -> tuple[Any, Any]:
+        assert self._decode is not None
+        self._decoded = self._decode(self, self._row[7], self._row[8])
+        return self._decoded
+
+    def _told(self) -> tuple[Any, ...]:
+        """All members but data and metadata."""
+        return (
+            self.position,
+            self.stream,
+            self.version,
+            self.commit,
+            self.time,
+            self.id,
+            self.type,
+            self.tags,
+            self.erased,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RecordedEvent):
+            return NotImplemented
+        if self._decode is not None and other._decode is not None and self._row == other._row:
+            return True  # The same stored event, whether or not it can be decoded.
+        if self._told() != other._told():
+            return False
+        try:
+            return bool(self.data == other.data and self.metadata == other.metadata)
+        except Undecodable:
+            return False
+
+    def __hash__(self) -> int:
+        return hash((self.position, self.stream, self.version))
+
+    def __repr__(self) -> str:
+        try:
+            parts = f"data={self.data!r}, metadata={self.metadata!r}"
+        except Undecodable:
+            parts = "data and metadata undecodable"
+        return (
+            f"RecordedEvent(position={self.position}, stream={self.stream!r}, "
+            f"version={self.version}, commit={self.commit}, time={self.time!r}, id={self.id!r}, "
+            f"type={self.type!r}, {parts}, tags={self.tags!r}, erased={self.erased})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        members = (getattr(self, name) for name in self.__dataclass_fields__)
+        return RecordedEvent, tuple(members)
+
+
+DecodeEvent = Callable[[RecordedEvent, bytes | None, bytes], tuple[Any, Any]]
+"""Decodes the data and metadata of an event. Data that was erased is None. Raises Undecodable."""
+
+
+def event_of_row(decode: DecodeEvent, row: Sequence[Any]) -> RecordedEvent:
+    """A view of an event that the server sent.
+
+    An event of an older server has nine members, and no tags.
+    """
+    return _filled(row, decode, None)
+
+
+def _filled(
+    row: Sequence[Any], decode: DecodeEvent | None, decoded: tuple[Any, Any] | None
+) -> RecordedEvent:
+    # __init__ is for applications, which give the members of an event.
+    event = RecordedEvent.__new__(RecordedEvent)
+    event._row = row  # noqa: SLF001
+    event._decode = decode  # noqa: SLF001
+    event._decoded = decoded  # noqa: SLF001
+    return event
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,13 @@ the longer tuples that begin with it, and all of these are one range (prefix_ran
 
 The type comes first, so every int sorts before every float, whatever their values. In return each
 value keeps its type. -0.0 becomes 0.0, which it equals. NaN is refused, since it equals nothing,
-not even itself. A datetime must have a time zone; decoding gives it in UTC. Each tuple has exactly
-one encoding, and decode_key refuses all others.
+not even itself. A datetime must have a time zone; decoding gives it in UTC. One that is outside of
+the years 1 to 9999 in UTC, as `datetime.max` in New York, is decoded in another zone, in which it
+is equal. Each tuple has exactly one encoding, and decode_key refuses all others.
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from struct import Struct
 from typing import Final, TypeAlias
 from uuid import UUID
@@ -52,6 +53,8 @@ _SIGN: Final = 1 << 63
 _ALL: Final = (1 << 64) - 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_OFFSET_MAX: Final = timedelta(days=1) - _MICROSECOND
+"""The largest offset of a zone."""
 
 
 def _encode_large_int(value: int) -> bytes:
@@ -262,6 +265,16 @@ def _decode_datetime(data: bytes, at: int) -> tuple[datetime, int]:
     microseconds = _U64.unpack(_fixed(data, at, 8))[0] - _SIGN
     try:
         return _EPOCH + timedelta(microseconds=microseconds), at + 8
+    except OverflowError:
+        return _decode_far_datetime(data, at, microseconds), at + 8
+
+
+def _decode_far_datetime(data: bytes, at: int, microseconds: int) -> datetime:
+    """A time that is in year 1 or 9999 in some zone, and not in UTC."""
+    offset = -_OFFSET_MAX if microseconds > 0 else _OFFSET_MAX
+    local = _EPOCH.replace(tzinfo=timezone(offset))
+    try:
+        return local + (timedelta(microseconds=microseconds) + offset)
     except OverflowError as error:
         raise _wrong(data, at, f"{microseconds} microseconds are outside years 1 to 9999") from (
             error

@@ -8,7 +8,7 @@ from bench import clients, compare, servers
 def test_a_pair_whose_package_is_missing_is_skipped_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # `make bench-quick` ended in a traceback where redis-server was installed and redis-py not.
+    # `make bench-quick` used to fail if redis-server was installed without redis-py.
     pair = ("a get", "headwater-blocking-get", "nosuchrival-get", 1.0)
     monkeypatch.setattr(clients, "PAIRS", (pair,))
     started: dict[str, servers.Server] = {"nosuchrival": servers.Redis(tmp_path)}
@@ -28,7 +28,7 @@ def test_a_pair_whose_server_does_not_run_is_skipped_and_named(
     assert "nosuchrival-get: its server is not installed" in capsys.readouterr().out
 
 
-def test_every_loop_that_is_paired_is_there() -> None:
+def test_every_loop_that_is_compared_exists() -> None:
     for _, ours, theirs, _ in clients.PAIRS:
         for name in (ours, theirs):
             assert callable(getattr(clients, name.replace("-", "_")))

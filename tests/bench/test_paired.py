@@ -11,8 +11,8 @@ from bench.restarts import COMMITS, replay_rate
 from bench.workloads import WORKLOADS
 
 
-def test_a_ratio_is_taken_within_a_round_and_says_new_over_base() -> None:
-    # The machine was half as fast in the second round, for both.
+def test_a_ratio_is_new_divided_by_base_within_a_round() -> None:
+    # In the second round the machine was half as fast for both sides.
     assert ratios_of([100.0, 50.0], [150.0, 75.0]) == [1.5, 1.5]
 
 
@@ -21,7 +21,7 @@ def test_a_round_that_one_side_did_not_run_is_an_error() -> None:
         ratios_of([100.0, 50.0], [150.0])
 
 
-def test_a_row_tells_the_median_of_the_ratios_and_not_the_ratio_of_the_medians() -> None:
+def test_a_row_has_the_median_of_the_ratios_and_not_the_ratio_of_the_medians() -> None:
     row = Row("put", "a put", "requests/s")
     row.base = Side([100.0, 10.0, 40.0], [2.0, 2.0, 2.0])
     row.new = Side([110.0, 30.0, 20.0], [1.0, 1.0, 1.0])
@@ -43,7 +43,7 @@ def test_each_side_goes_first_in_every_other_round() -> None:
     assert all(sorted(order_of(number)) == ["base", "new"] for number in range(4))
 
 
-def test_both_sides_are_asked_for_the_same_keys_in_a_round() -> None:
+def test_both_sides_get_requests_for_the_same_keys_in_a_round() -> None:
     get = next(each for each in WORKLOADS if each.name == "get")
     one, same, other = (
         [script.pack() for script in scripts_of(get, number)] for number in (1, 1, 2)
@@ -59,7 +59,7 @@ def test_compiled_is_not_compared_with_source() -> None:
         check_same_form({"base": True, "new": False})
 
 
-def test_a_comparison_of_compiled_with_source_must_be_asked_for(
+def test_a_comparison_of_compiled_with_source_needs_an_option(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Checkout, "is_compiled", lambda checkout: checkout.name == "base")
@@ -69,13 +69,13 @@ def test_a_comparison_of_compiled_with_source_must_be_asked_for(
         paired.prepare(checkouts, compile_both=False, mixed=False)
 
 
-def test_a_checkout_whose_code_is_not_what_would_run_is_refused(tmp_path: Path) -> None:
+def test_a_checkout_is_refused_if_other_code_would_run(tmp_path: Path) -> None:
     # The folders are missing, so an installed Headwater, or none, would be imported.
     with pytest.raises(CheckoutFailed, match=f"the import finds|{tmp_path} cannot be imported"):
         Checkout("base", tmp_path).is_compiled()
 
 
-def test_this_checkout_can_be_asked_what_runs() -> None:
+def test_a_checkout_says_whether_it_is_compiled() -> None:
     assert Checkout("new", HERE).is_compiled() in (True, False)
 
 
@@ -89,13 +89,13 @@ def test_settings_of_our_own_environment_do_not_reach_a_server() -> None:
     ]
 
 
-def test_the_replay_is_what_a_start_takes_longer_with_the_log_than_without() -> None:
+def test_the_replay_takes_the_difference_of_a_start_with_and_without_the_log() -> None:
     assert replay_rate(2.5, 0.5) == COMMITS / 2.0
     with pytest.raises(LoadFailed, match=r"took 0.5 s, without 0.5 s"):
         replay_rate(0.5, 0.5)
 
 
-def test_every_row_has_a_name_of_its_own() -> None:
+def test_every_row_has_a_unique_name() -> None:
     names = row_names()
     assert len(names) == len(set(names))
     wanted = "put put-16-deep put-alone get get-16-deep blocking-get scan append append-100"
@@ -103,6 +103,6 @@ def test_every_row_has_a_name_of_its_own() -> None:
     assert set(wanted.split()) == set(names)
 
 
-def test_a_client_loop_that_fails_tells_what_it_said() -> None:
+def test_the_error_of_a_failed_client_loop_has_its_output() -> None:
     with pytest.raises(LoadFailed, match=r"(?s)no-such-loop: .*KeyError"):
         clients.measure("no-such-loop", 1, 0.1, checkout=HERE)

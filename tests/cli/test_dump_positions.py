@@ -1,4 +1,4 @@
-"""A dump and its load keep positions, which projections remember, even of hidden events."""
+"""A loaded dump has the positions of the original, because projections store positions."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def empty(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 def hide_some(db: headwater.BlockingDatabase) -> None:
-    """A database that hides positions 1, 2, 4, 5, 8 and 9."""
+    """Append events, and hide those at positions 1, 2, 4, 5, 8 and 9."""
     db.append("kept-1", [Event("E", n) for n in range(3)])
     db.append("gone-1", [Event("E"), Event("E")])
     db.append("whole-1", [Event("E", 1), Event("E", 2)])
@@ -50,7 +50,7 @@ def copy(source: str, target: str, path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_a_projection_continues_in_a_loaded_database_where_it_was(
+def test_a_projection_continues_at_its_position_in_a_loaded_database(
     empty: ServerProcess, tmp_path: Path
 ) -> None:
     # Hidden events used to take no position in the copy, and later events took theirs. So a
@@ -84,7 +84,7 @@ def test_a_projection_continues_in_a_loaded_database_where_it_was(
             }
 
 
-def test_a_loaded_stream_begins_where_it_did_and_its_truncation_is_reported(
+def test_a_loaded_stream_begins_at_the_same_version_and_is_truncated_like_the_original(
     empty: ServerProcess, tmp_path: Path
 ) -> None:
     path = tmp_path / "dump.jsonl"

@@ -43,7 +43,7 @@ def wire(server: ServerProcess) -> Wire:
 
 
 class TlsWire(Wire):
-    """The same over TLS."""
+    """A Wire over TLS."""
 
     def __init__(self, address: str, context: ssl.SSLContext) -> None:
         host, port = address.rsplit(":", 1)

@@ -20,7 +20,7 @@ from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.stored_state import StoredState, read_applied
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
 from headwater_server.engine.transactions.replaying import plan_records
-from headwater_server.engine.transactions.validation_budget import commit_budget
+from headwater_server.engine.work_budget import VALIDATION, WorkBudget
 from headwater_server.storage.commits.commit_log import CommitLog
 from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.files.file_system import make_durable_directory
@@ -333,7 +333,7 @@ class Written:
             for key, versions in truth.versions.items()
             if key >= start and (end is None or key < end) and versions[-1][0] > view
         }
-        budget = commit_budget()
+        budget = WorkBudget(VALIDATION)
         changed_keys = ChangedKeys(state, view, budget)
         found = changed_keys.in_range(start, b"\xff" if end is None else end)
         if found is not None:

@@ -1,8 +1,8 @@
-"""A reader of data directories that knows docs/format.md and nothing else.
+"""A reader of data directories that was written from docs/format.md alone.
 
-It uses no code of Headwater, so a page that says too little, or something else than the code
-does, is found by the test that compares what both read. It reads a directory that is whole: what
-the page says of damage is tested where the code for it is.
+It uses no code of Headwater. A test compares its results with those of a client, so it fails if
+the page is incomplete or differs from the code. The reader expects a sound directory; other tests
+cover damage.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Segment:
         self.first: int = first
 
     def entries(self) -> Iterator[tuple[int, bytes, bytes, int]]:
-        """Index, payload, the whole entry and its offset; ends at the first that is not sound."""
+        """Index, payload, whole entry and offset of each entry, up to the first unsound one."""
         offset, index = 4096, self.first
         while offset + 16 <= len(self.data):
             length, crc, found = struct.unpack_from(">IIQ", self.data, offset)
@@ -46,7 +46,7 @@ class Segment:
 
 
 class Version(NamedTuple):
-    """A version of a key: the commit that wrote it, and the value; None: it deleted the key."""
+    """A version of a key: the commit that wrote it, and the value, or None for a deletion."""
 
     commit: int
     value: bytes | None
@@ -60,18 +60,18 @@ def version_of(entry: bytes) -> Version:
 
 
 class Directory:
-    """A data directory, read.
+    """The contents of a data directory.
 
     Attributes:
-        format: its number.
+        format: the number of the format.
         meta: the entries of INDEX "m", by name.
-        records: those of the write-ahead log, each as its members without version and kind, and
-            its kind: "commit", "abort" or "tick".
+        records: the records of the write-ahead log: the kind ("commit", "abort" or "tick"), and the
+            other members except the version.
         commits: number -> (transaction, time, user, first position, count).
         events: position -> the members of the stored event; None if it was removed.
         newest: the newest values of all keys, which begin with the byte of their space.
         versions: the version of each stream.
-        transactions: the commit of each transaction id that is known; 0: it was aborted.
+        transactions: the commit of each known transaction id; 0 if it was aborted.
     """
 
     def __init__(self, path: Path) -> None:

@@ -2,16 +2,16 @@
 
     python -m tests.formats.make            writes tests/formats/<number of the format>/
 
-The program that is imported writes them, so run this once with the last commit of a format, and
-keep the result for ever. Four directories, each with keys, events, snapshots, users, groups,
+The code of this checkout writes them, so run this once with the last commit of a format, and keep
+the result for ever. It makes four directories, each with keys, events, snapshots, users, groups,
 retention rules, erasures and aborted transactions:
 
-    stopped       the server ended in order: its files have everything
-    killed        SIGKILL: the newest commits are in the write-ahead log alone, which ends torn
+    stopped       the server was stopped cleanly: its files have everything
+    killed        SIGKILL: only the write-ahead log has the newest commits, and it has a torn tail
     interrupted   SIGKILL in the middle of a checkpoint
-    backup        what `backup` made
+    backup        a backup
 
-`expected.json.xz` has what the version that wrote them read from each.
+`expected.json.xz` has the results of all reads of each directory, by the version that wrote it.
 """
 
 import json
@@ -43,7 +43,7 @@ PASSWORD: Final = "correct horse battery staple"
 SEED: Final = 4
 CENTURY_S: Final = 3_155_760_000
 KEEP_ALL: Final = ("--history-window", str(CENTURY_S), "--transaction-retention", str(CENTURY_S))
-"""What was kept when the directory was made must still be kept when it is opened years later."""
+"""Nothing may expire before the tests open the directory, perhaps years later."""
 
 FORGOTTEN_S: Final = 2
 WEEK_S: Final = 604_800
@@ -54,7 +54,7 @@ HALF_AN_ENTRY: Final = bytes.fromhex("00000140 c0ffee00 0000000000ffffff") + b"t
 
 
 class SmallServer(ServerProcess):
-    """A server with small segments of the log, from source: its modules are patched."""
+    """A server with small log segments. It runs the source modules, because it patches them."""
 
     program: ClassVar[tuple[str, ...]] = (
         "env",
@@ -64,12 +64,12 @@ class SmallServer(ServerProcess):
     )
 
     def connect(self) -> BlockingDatabase:
-        """A client of it, with the user that a filled database has."""
+        """Connect as the user of the filled database."""
         return headwater.connect_blocking(self.url, user=USER, password=PASSWORD)
 
 
 class Filling:
-    """Writes something of everything into a database.
+    """Writes data of every kind into a database.
 
     Attributes:
         transactions: ids whose status must be known later.
@@ -81,7 +81,7 @@ class Filling:
         self.transactions: list[str] = [str(UUID(int=SEED, version=4))]
 
     def fill(self, db: BlockingDatabase, rounds: int) -> None:
-        """Write so many rounds of it, about six commits each."""
+        """Write this many rounds, of about six commits each."""
         for _ in range(rounds):
             self._number += 1
             self._keys(db)
@@ -130,7 +130,8 @@ class Filling:
         if self._number == 5:
             db.groups.create("mailer", category="account", parked_stream="continue")
             db.groups.create("counter", types=["Noted"], lease=5.0)
-        # Counted, and not up to where it is caught up: a stream that waits for its retry never is.
+        # End after a number of deliveries. The group never catches up, because a stream waits for
+        # its retry.
         with db.join("mailer") as group:
             for done, delivery in enumerate(group, start=1):
                 if done == DELIVERIES:
@@ -155,13 +156,13 @@ def _begun(directory: Path) -> Iterator[tuple[SmallServer, Filling]]:
             db.add_user("bob", "another password")
             filling.fill(db, 12)
             _wait_until_all_may_be_forgotten(db)
-            # So that there is something for the last checkpoint.
+            # Write something, so that the server makes a last checkpoint.
             db.put(("last",), None)
     yield SmallServer(directory, [*KEEP_ALL, "--backup-dir", str(directory)]), filling
 
 
 def _wait_until_all_may_be_forgotten(db: BlockingDatabase) -> None:
-    """Wait until a transaction id of this moment, which nobody used, is told to be too old."""
+    """Wait until the status of an unused transaction id of this moment is "forgotten"."""
     milliseconds = time.time_ns() // 1_000_000
     unused = UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62)
     until = time.monotonic() + 10 * FORGOTTEN_S
@@ -195,7 +196,7 @@ def _killed_and_interrupted(directory: Path) -> dict[str, Any]:
             since = db.ping().commit
             filling.fill(db, 12)
             server.kill()
-        # A server that is read for some seconds makes a checkpoint, so others read a copy.
+        # A server that runs for some seconds makes a checkpoint, so pack copies made before.
         _tear_and_pack(directory, server.data)
         _interrupt_and_pack(directory, server.data)
         with server, server.connect() as db:
@@ -219,20 +220,20 @@ def _interrupt_and_pack(directory: Path, data: Path) -> None:
         server.start()
     finally:
         del os.environ["KILL_AT_BATCH"]
-    # The last thing that a server does is a checkpoint, and this one dies in it.
+    # A server makes a checkpoint when it stops. This one is killed in the middle of it.
     server.stop()
     _pack(server.data, "interrupted")
 
 
 def _tear(segment: Path) -> None:
-    """Put a half of an entry behind the last one, as a write that a crash cut short does."""
+    """Write half an entry after the last one, like a write that a crash interrupted."""
     content = segment.read_bytes()
     end = -(-len(content.rstrip(b"\0")) // 8) * 8
     segment.write_bytes(content[:end] + HALF_AN_ENTRY + content[end + len(HALF_AN_ENTRY) :])
 
 
 def _pack(data: Path, name: str) -> None:
-    """Compress a data directory, without what nobody reads."""
+    """Compress a data directory, without files that no server reads."""
 
     def wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         last = Path(entry.name).name
@@ -240,7 +241,7 @@ def _pack(data: Path, name: str) -> None:
             return None
         entry.uid = entry.gid = 0
         entry.uname = entry.gname = ""
-        # A backup shares files with its database; in the archive each stands for itself.
+        # A backup has hard links to files of its database. The archive has plain files.
         return entry
 
     target = HERE / str(FORMAT) / f"{name}.tar.xz"
@@ -250,10 +251,10 @@ def _pack(data: Path, name: str) -> None:
 
 
 def make() -> None:
-    """Write all of them, and what is read of them."""
+    """Write all directories, and the results of reading them."""
     target = HERE / str(FORMAT)
     if target.exists():
-        sys.exit(f"{target} is there already. What a format's directories hold never changes.")
+        sys.exit(f"{target} already exists. The directories of a format never change.")
     expected: dict[str, Any] = {}
     for scenario in (_stopped_and_backup, _killed_and_interrupted):
         directory = Path(tempfile.mkdtemp())

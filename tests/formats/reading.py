@@ -1,7 +1,7 @@
-"""Everything that can be read of a database through a client, as plain JSON.
+"""Reads everything in a database through a client, as plain JSON.
 
-Two versions of Headwater that read the same directory must give the same. Only names that the
-client's documentation promises are used, because older versions run this file too.
+Two versions of Headwater that read the same directory must give the same results. Older versions
+run this file too, so it uses only documented names of the client.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ SCHEMAS: Final = (1, 2)
 def everything(
     db: BlockingDatabase, *, commits: Iterable[int], transactions: Iterable[str]
 ) -> dict[str, Any]:
-    """What the database holds now, at past *commits*, and what became of *transactions*."""
+    """The data of the database, now and at past *commits*, and the status of *transactions*."""
     return {
         "newest": _plain(db.ping().commit),
         "now": state_of(db),
@@ -74,7 +74,7 @@ def _group(db: BlockingDatabase, name: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value in the types of JSON."""
+    """A value as JSON types."""
     if is_dataclass(value) and not isinstance(value, type):
         return _plain({name: getattr(value, name) for name in value.__dataclass_fields__})
     if isinstance(value, bytes):

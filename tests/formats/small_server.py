@@ -1,14 +1,15 @@
-"""`headwater` with small log segments, and with a checkpoint that can be cut short.
+"""`headwater` with small log segments, which can be killed in the middle of a checkpoint.
 
     python small_server.py serve --data DIR ...
 
-Two environment variables set it up. ServerProcess removes those that begin with HEADWATER_:
+It has two environment variables. Their names do not begin with HEADWATER_, because ServerProcess
+removes such variables:
 
     SEGMENT_SIZE     bytes of a segment of the write-ahead log
-    KILL_AT_BATCH    flush the state store and send SIGKILL to this process after so many batches
+    KILL_AT_BATCH    after this many batches, flush the state store and kill this process
 
-A directory that is kept in the repository must be small, and one of them must end in the middle
-of a checkpoint. No option of `serve` does either.
+The directories in the repository must be small, and one of them must end in the middle of a
+checkpoint. `serve` has no options for this.
 """
 
 import os
@@ -37,7 +38,7 @@ def _kill_at_batch(number: int) -> None:
         write(store, batch)
         count += 1
         if count == number:
-            # Without the flush, nothing of the checkpoint would be on the disk.
+            # Without the flush, no part of the checkpoint would be on the disk.
             store.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 

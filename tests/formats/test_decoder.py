@@ -1,4 +1,4 @@
-"""docs/format.md says enough: a reader written from it reads what a client did."""
+"""docs/format.md is complete: a reader written from it reads the same as a client."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ def text_of(time: int) -> str:
 
 
 def plain(data: bytes | None) -> Any:
-    """A value of the default codec, as far as these directories have them."""
+    """Decode a value of the default codec. Only the types in these directories are supported."""
     if not data:
         return None
     value = msgpack.unpackb(data, strict_map_key=False)
@@ -64,14 +64,16 @@ def check_transactions(found: Directory, expected: dict[str, Any]) -> None:
         commit = found.transactions.get(UUID(identity).bytes)
         states[identity] = "open" if commit is None else "committed" if commit else "aborted"
     assert states == {
-        # What was forgotten is not there, as what never was.
+        # The files have no trace of a forgotten transaction.
         identity: "open" if status["state"] == "forgotten" else status["state"]
         for identity, status in expected["transactions"].items()
     }
 
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=name_of)
-def test_a_reader_that_knows_the_page_alone_reads_the_same(fixture: Path, tmp_path: Path) -> None:
+def test_a_reader_written_from_the_page_reads_the_same_as_a_client(
+    fixture: Path, tmp_path: Path
+) -> None:
     expected = expected_of(fixture)
     found = Directory(unpack(fixture, tmp_path))
     assert found.format == int(fixture.parent.name)

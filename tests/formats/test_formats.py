@@ -1,4 +1,4 @@
-"""Every directory that an earlier version left is opened, reads as it did, and goes on."""
+"""Data directories of earlier versions can be opened, give the same reads, and accept writes."""
 
 import json
 from pathlib import Path
@@ -21,15 +21,15 @@ def connect(server: ServerProcess) -> BlockingDatabase:
     return headwater.connect_blocking(server.url, user=USER, password=PASSWORD)
 
 
-def read_like(db: BlockingDatabase, expected: dict[str, Any]) -> dict[str, Any]:
-    """What is read now of all that *expected* has, as JSON gives it back."""
+def read_same(db: BlockingDatabase, expected: dict[str, Any]) -> dict[str, Any]:
+    """Read the same as *expected* has, converted to JSON and back."""
     found = everything(
         db, commits=map(int, expected["past"]), transactions=list(expected["transactions"])
     )
     read: dict[str, Any] = json.loads(json.dumps(found))
     for identity, status in expected["transactions"].items():
-        # Format 3 did not keep how long ids were remembered. Where a later start asked for longer,
-        # it told "open" of an id that it had forgotten, and would have committed it again.
+        # Format 3 did not store the retention of ids. After a start with a longer retention, a
+        # forgotten id had the status "open", and could have been committed again.
         if (read["transactions"][identity]["state"], status["state"]) == ("forgotten", "open"):
             read["transactions"][identity] = status
     return read
@@ -51,15 +51,17 @@ def contents(data: Path) -> dict[str, bytes]:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("fixture", FIXTURES, ids=name_of)
-def test_an_old_directory_reads_as_it_did_and_goes_on(fixture: Path, tmp_path: Path) -> None:
+def test_an_old_directory_gives_the_same_reads_and_accepts_writes(
+    fixture: Path, tmp_path: Path
+) -> None:
     data = unpack(fixture, tmp_path)
     expected = expected_of(fixture)
     with ServerProcess(tmp_path, KEEP_ALL) as server:
         with connect(server) as db:
-            assert read_like(db, expected) == expected
+            assert read_same(db, expected) == expected
             db.put(("account", 1), "new")
             newest = db.append("account-1", Event("Opened", {"by": "new"}))
-        # Once from the log, once from the files.
+        # Read the new data from the log here, and from the files below.
         server.kill()
         server.start()
         with connect(server) as db:
@@ -83,7 +85,7 @@ def test_a_check_of_an_old_directory_finds_nothing_and_changes_nothing(
     assert contents(data) == before
 
 
-def test_a_backup_of_an_older_format_is_restored_as_it_is_and_upgraded_by_the_first_start(
+def test_a_backup_of_an_older_format_is_restored_unchanged_and_upgraded_by_the_first_start(
     tmp_path: Path,
 ) -> None:
     (fixture,) = [each for each in FIXTURES if name_of(each) == "3-backup"]
@@ -101,10 +103,10 @@ def test_a_backup_of_an_older_format_is_restored_as_it_is_and_upgraded_by_the_fi
     assert "upgrading the data directory" in (target.parent / "server.log").read_text()
 
 
-def test_there_are_directories_of_the_present_format() -> None:
-    """Whoever raises FORMAT keeps what the last commit of the old one wrote, for ever.
+def test_every_format_has_its_directories() -> None:
+    """Before FORMAT is raised, run `make fixture` with the last commit of the old format.
 
-    `make fixture` with that commit writes the old one's, and with the new code the new one's.
+    Run it again with the new code. The directories of all formats are kept for ever.
     """
     formats = {int(path.parent.name) for path in FIXTURES}
     assert formats == set(range(3, FORMAT + 1))

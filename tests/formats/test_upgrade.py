@@ -1,4 +1,4 @@
-"""A directory of format 3 becomes one of format 4, in place, whenever the power fails."""
+"""A directory of format 3 is upgraded to format 4 in place, even if power fails at any call."""
 
 import contextlib
 import json
@@ -45,7 +45,7 @@ def format_of(files: MemoryFileSystem) -> int:
 
 
 def versions_in_the_log(files: MemoryFileSystem, identity: bytes) -> set[int]:
-    """The number of members of each record, and 0 for those of format 3."""
+    """The versions of the records in the log; 0 stands for records of format 3."""
     found = set()
     for _, encoded in records(read_files(files, "data/wal", database_id=identity)):
         members = msgpack.unpackb(encoded, use_list=False)
@@ -65,14 +65,14 @@ def test_a_start_upgrades_and_a_check_does_not(fixture: Path, tmp_path: Path) ->
     identity = database.engine.database_id
     database.execute(["put", b"k", b"v"])
     assert 1 in versions_in_the_log(files, identity)
-    # Records of both formats stand in one log, and are replayed.
+    # The log now has records of both formats. A replay reads both.
     again = database.crash()
     assert again.engine.published == published + 1
     assert again.engine.get(b"k") == b"v"
 
 
 @pytest.mark.parametrize("fixture", OLD, ids=name_of)
-def test_the_power_may_fail_at_any_call_of_an_upgrade(fixture: Path, tmp_path: Path) -> None:
+def test_power_may_fail_at_any_call_of_an_upgrade(fixture: Path, tmp_path: Path) -> None:
     data = unpack(fixture, tmp_path)
     files, old_store = load_files(data), load_store(data)
     before = files.calls
@@ -91,7 +91,7 @@ def test_the_power_may_fail_at_any_call_of_an_upgrade(fixture: Path, tmp_path: P
         store = store.crash(random.Random(call))
         left.add(format_of(found))
         if format_of(found) == 3:
-            # The version that made it can still open it.
+            # The older version could still open this directory.
             assert versions_in_the_log(found, identity) <= {0}
         database = opened(found, store)
         assert published - 1 <= database.engine.published <= published
@@ -100,7 +100,7 @@ def test_the_power_may_fail_at_any_call_of_an_upgrade(fixture: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("fixture", OLD, ids=name_of)
-def test_an_id_that_the_older_version_forgot_is_not_taken_for_new_after_the_upgrade(
+def test_an_id_that_the_older_version_forgot_cannot_commit_after_the_upgrade(
     fixture: Path, tmp_path: Path
 ) -> None:
     data = unpack(fixture, tmp_path)
@@ -109,16 +109,16 @@ def test_an_id_that_the_older_version_forgot_is_not_taken_for_new_after_the_upgr
     last_forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
     assert last_forgotten > 10
     oldest = database.engine.read_commits(last_forgotten, 1)[0]
-    # Made just before the oldest commit that is known, by a clock of the same machine.
+    # This id was made a second before the oldest known commit.
     forgotten = new_transaction_id(oldest[2] - 1_000_000, random.Random(1))
     with pytest.raises(TransactionForgotten):
         database.execute(["put", b"k", b"v"], transaction=forgotten)
     assert database.engine.status(forgotten, resolve=True).state == "forgotten"
-    # What is remembered still is.
+    # Ids that were not forgotten are still known.
     assert database.engine.status(oldest[1], resolve=False).state == "committed"
 
 
-def test_damage_to_the_record_that_tells_what_was_forgotten_is_found_and_repaired(
+def test_damage_to_the_record_of_the_last_forgotten_commit_is_found_and_repaired(
     tmp_path: Path,
 ) -> None:
     data = unpack(next(each for each in OLD if name_of(each) == "3-stopped"), tmp_path)
@@ -144,7 +144,7 @@ def same(store: MemoryStore, _: str) -> MemoryStore:
     return store
 
 
-def test_an_upgrade_is_told_before_it_is_done(tmp_path: Path) -> None:
+def test_an_upgrade_is_reported_before_it_is_done(tmp_path: Path) -> None:
     data = unpack(OLD[0], tmp_path)
     files, store = load_files(data), load_store(data)
     told = []
@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_the_old_format_and_says_so(tmp_path: Path) -> None:
 
 
 def newer(commit: int, position: int, **parts: object) -> list[object]:
-    """A commit record with something that a later version would put there."""
+    """A commit record with members of a later version."""
     record: list[object] = [1, 1, commit, bytes(16), 0, 0, [], position, [], [], None]
     for place, part in parts.items():
         record[int(place[1:])] = part

@@ -1,4 +1,4 @@
-"""The directories that are kept, unpacked: onto the disk, or into a file system in memory."""
+"""Unpacks the stored data directories to the disk, or into an in-memory file system."""
 
 import json
 import lzma
@@ -18,28 +18,29 @@ FIXTURES: Final = sorted(HERE.glob("*/*.tar.xz"))
 
 
 def name_of(fixture: Path) -> str:
-    """Its format and its name."""
+    """The format and the name of a fixture, as in "3-killed"."""
     return f"{fixture.parent.name}-{fixture.name.partition('.')[0]}"
 
 
 def unpack(fixture: Path, target: Path) -> Path:
-    """A copy of a fixture's data directory."""
+    """Unpack the data directory of a fixture; return its path."""
     with tarfile.open(fixture) as archive:
-        # Python 3.11.3 and older have no filter. These archives are ours.
+        # Python 3.11.3 and older have no filters, which protect against hostile archives. These
+        # archives are our own.
         options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         archive.extractall(target, **options)  # type: ignore[arg-type]
     return target / "data"
 
 
 def expected_of(fixture: Path) -> dict[str, Any]:
-    """What the version that made it read from it."""
+    """The results of reads by the version that made the fixture."""
     with lzma.open(fixture.parent / EXPECTED, "rt") as file:
         found: dict[str, Any] = json.load(file)[fixture.name.partition(".")[0]]
     return found
 
 
 def load_files(data: Path, *, seed: int = 0) -> MemoryFileSystem:
-    """The files of a data directory but for those of the state store, all of them durable."""
+    """The files of a data directory except the state store, all durable."""
     files = MemoryFileSystem(random.Random(seed))
     for part in PARTS:
         files.make_directory(f"data/{part}")
@@ -53,7 +54,7 @@ def load_files(data: Path, *, seed: int = 0) -> MemoryFileSystem:
 
 
 def load_store(data: Path) -> MemoryStore:
-    """The state store of a data directory, all of it durable."""
+    """The state store of a data directory, completely durable."""
     store = MemoryStore()
     rocks = RocksStore.open(str(data / "state"), read_only=True)
     try:

@@ -31,7 +31,7 @@ def _in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
     return outcomes
 
 
-def test_of_eight_clients_that_find_a_key_absent_and_insert_it_one_commits(
+def test_one_of_eight_clients_commits_if_all_find_a_key_absent_and_insert_it(
     real_server: ServerProcess,
 ) -> None:
     key = secrets.token_bytes(8)
@@ -61,7 +61,7 @@ def test_a_thousand_adds_from_thirty_two_clients_give_the_exact_sum_without_a_co
     key = secrets.token_bytes(8)
 
     def add(place: int) -> None:
-        # 1,000 adds of 32 clients: the first eight clients do one more than the others.
+        # 32 clients share 1,000 adds, so the first eight clients do one more than the others.
         with Wire(real_server.address) as wire:
             for _ in range(1000 // 32 + (place < 1000 % 32)):
                 identity = secrets.token_bytes(16)
@@ -127,7 +127,7 @@ def test_a_read_view_stays_consistent_while_others_write_and_checkpoints_run(
         identity = secrets.token_bytes(16)
         reader.ask("begin", identity)
         checkpoints = 0
-        # As many as needed, because the time of a checkpoint depends on the load.
+        # Write until a checkpoint has run. How long that takes depends on the load.
         for number in range(10_000):
             if number % 7 == 0:
                 _write_all(writer, keys, b"after %d" % number)

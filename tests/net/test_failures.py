@@ -105,8 +105,8 @@ PLACES = [
 ]
 
 
-async def everything_said(client: Client) -> list[HeadwaterError]:
-    """The errors that arrive until the connection is closed."""
+async def errors_until_closed(client: Client) -> list[HeadwaterError]:
+    """All errors that the client receives until the connection is closed."""
     said: list[HeadwaterError] = []
     while True:
         try:
@@ -135,12 +135,12 @@ async def test_a_bug_in_the_server_ends_the_process_and_tells_waiting_clients(
             await waiting.send("execute", transaction, [], [], [["put", b"k", b"v"]])
             await wait_all_tasks_blocked()
             syncs = server.disk.syncs
-            # Sequenced while the group before is being written, and never written.
+            # This commit is sequenced while the previous group is written, and is never written.
             await waiting.send("execute", server.new_id(), [], [], [["put", b"l", b"v"]])
             await wait_all_tasks_blocked()
 
             async def listen(name: str, client: Client) -> None:
-                said[name] = await everything_said(client)
+                said[name] = await errors_until_closed(client)
 
             await place(server, faulty, monkeypatch)
             async with trio.open_nursery() as listening:

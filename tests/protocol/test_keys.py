@@ -29,6 +29,15 @@ INTS = (
         [s * 2**n + d for n in (8, 16, 56, 63, 64, 72) for s in (1, -1) for d in (-1, 0, 1)]
     )
 )
+
+
+def of_minutes(minutes: int) -> timezone:
+    return timezone(timedelta(minutes=minutes))
+
+
+EASTERNMOST = timezone(timedelta(days=1) - timedelta.resolution)
+WESTERNMOST = timezone(timedelta.resolution - timedelta(days=1))
+
 SCALARS = (
     st.none()
     | st.booleans()
@@ -39,7 +48,7 @@ SCALARS = (
     | st.binary(max_size=12)
     | st.lists(st.sampled_from([0, 1, 0xFE, 0xFF]), max_size=4).map(bytes)
     | st.uuids()
-    | st.datetimes(timezones=st.just(UTC))
+    | st.datetimes(timezones=st.integers(-1439, 1439).map(of_minutes))
 )
 MEMBERS = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=6)
 KEYS = st.lists(MEMBERS, min_size=1, max_size=4).map(tuple)
@@ -97,6 +106,7 @@ def test_the_encoding_of_each_type(key: Key, encoded: str) -> None:
 @example((INT_MAX, -INT_MAX))
 @example((((),), ((None,),), ""))
 @example((datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)))
+@example((datetime.max.replace(tzinfo=WESTERNMOST), datetime.min.replace(tzinfo=EASTERNMOST)))
 def test_a_decoded_key_equals_the_key_and_has_its_types(key: tuple[Any, ...]) -> None:
     def types(value: Any) -> Any:
         return [types(member) for member in value] if type(value) is tuple else type(value)
@@ -117,6 +127,7 @@ def test_a_decoded_key_equals_the_key_and_has_its_types(key: tuple[Any, ...]) ->
 @example((2**64,), (2**64 - 1,))
 @example((math.inf,), (-math.inf,))
 @example((5e-324,), (-5e-324,))
+@example((datetime.max.replace(tzinfo=WESTERNMOST),), (datetime.max.replace(tzinfo=UTC),))
 def test_bytes_sort_as_the_tuples_do(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
     before = in_order(one) < in_order(other)
     equal = in_order(one) == in_order(other)

@@ -240,7 +240,7 @@ def feed_problems(
     hidden: Mapping[int, int] = MappingProxyType({}),
     erased: Mapping[int, int] = MappingProxyType({}),
 ) -> Iterator[str]:
-    """What is wrong with a subscription, which may have ended anywhere.
+    """The problems of a subscription, which may have ended anywhere.
 
     Events that were *hidden* at some commit may be missing, and must be if that had been told of
     before it was subscribed; so it is with the data of those that were *erased*.

@@ -1,4 +1,4 @@
-"""The simulated disk: what a crash may leave, and that every fault of the plan happens."""
+"""The simulated disk: the contents after a crash, and the injected faults."""
 
 import random
 
@@ -22,7 +22,7 @@ def disk_with_file(seed: int = 1) -> MemoryFileSystem:
     return disk
 
 
-def test_what_was_synced_survives_every_crash() -> None:
+def test_synced_data_survives_every_crash() -> None:
     disk = disk_with_file()
     for _ in range(CRASHES):
         assert disk.crash().content("d/a") == b"old" * 1000
@@ -58,7 +58,7 @@ def test_an_unsynced_write_can_be_torn_by_page_as_well() -> None:
     assert torn_in_a_page == {True, False}
 
 
-def test_bytes_can_be_overwritten_by_force_and_the_size_stays() -> None:
+def test_overwritten_bytes_are_durable_and_do_not_change_the_size() -> None:
     disk = disk_with_file()
     disk.overwrite("d/a", 2998, b"newer")
     assert disk.content("d/a")[-4:] == b"done"
@@ -78,7 +78,7 @@ def test_a_later_unsynced_write_can_survive_an_earlier_one() -> None:
     assert len(found) == 4
 
 
-def test_a_file_that_grew_unsynced_can_have_any_of_its_lengths() -> None:
+def test_a_file_that_grew_without_a_sync_can_have_any_length_between() -> None:
     disk = disk_with_file()
     disk.open("d/a").write_at(3000, b"more" * 1000)
     lengths = {len(disk.crash().content("d/a")) for _ in range(CRASHES)}
@@ -96,7 +96,7 @@ def test_directory_entries_are_lost_until_the_directory_is_synced() -> None:
     assert {tuple(disk.crash().list("d")) for _ in range(CRASHES)} == {("c",)}
 
 
-def test_a_new_directory_is_lost_with_all_in_it_until_the_one_above_is_synced() -> None:
+def test_a_new_directory_and_its_files_are_lost_until_its_parent_is_synced() -> None:
     disk = disk_with_file()
     disk.make_directory("d/e")
     disk.create("d/e/f")
@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_crashes() -> None:
     assert outcomes(7) != outcomes(8)
 
 
-def test_a_crash_at_a_call_leaves_that_call_open_and_ends_all_later_ones() -> None:
+def test_a_call_with_a_crash_may_have_happened_and_later_calls_fail() -> None:
     written: set[bool] = set()
     for seed in range(CRASHES):
         disk = disk_with_file(seed)
@@ -132,7 +132,7 @@ def test_a_crash_at_a_call_leaves_that_call_open_and_ends_all_later_ones() -> No
     assert written == {True, False}
 
 
-def test_errors_come_at_one_call_or_from_one_on() -> None:
+def test_an_error_is_injected_at_one_call_or_at_all_calls_from_one_on() -> None:
     disk = disk_with_file()
     disk.faults.error_at = disk.calls + 1
     with pytest.raises(OSError, match="disk error"):
@@ -161,7 +161,7 @@ def test_a_failed_sync_loses_pages_that_a_later_sync_does_not_bring_back() -> No
     assert 0 < lost < CRASHES
 
 
-def test_a_full_disk_takes_what_fits_and_room_comes_back_with_a_removal() -> None:
+def test_a_full_disk_accepts_the_bytes_that_fit_and_a_removal_frees_space() -> None:
     disk = disk_with_file()
     disk.faults.capacity = 3010
     file = disk.open("d/a")
@@ -174,14 +174,14 @@ def test_a_full_disk_takes_what_fits_and_room_comes_back_with_a_removal() -> Non
     assert disk.free_bytes("d") == 3010
 
 
-def test_rot_is_seen_live_and_after_a_crash() -> None:
+def test_a_flipped_bit_is_read_before_and_after_a_crash() -> None:
     disk = disk_with_file()
     disk.flip_bit("d/a", 10, 3)
     assert disk.content("d/a")[10] == (b"old" * 1000)[10] ^ 8
     assert disk.crash().content("d/a") == disk.content("d/a")
 
 
-def test_a_copy_has_a_life_of_its_own() -> None:
+def test_a_copy_is_independent() -> None:
     disk = disk_with_file()
     disk.open("d/a").write_at(0, b"pending")
     twin = disk.copy()

@@ -1,4 +1,4 @@
-"""What the store in memory does besides: it crashes and fills up when it is told to."""
+"""The in-memory store can crash and can be full."""
 
 import random
 
@@ -10,7 +10,7 @@ from headwater_server.testing.memory_store import MemoryStore
 
 
 def write_number(store: MemoryStore, number: int) -> None:
-    """A batch over two families, which a crash must not take apart."""
+    """Write a batch to two families. A crash must keep or lose both parts."""
     batch = WriteBatch()
     batch.put(Family.LATEST, b"k%d" % number, b"")
     batch.put(Family.INDEX, b"count", b"%d" % number)
@@ -18,7 +18,7 @@ def write_number(store: MemoryStore, number: int) -> None:
 
 
 def count_of(store: MemoryStore) -> int:
-    """How many batches there are; they must be the first ones, and whole."""
+    """The number of batches in the store. They must be the first ones, and complete."""
     count = int(store.get(Family.INDEX, b"count") or 0)
     assert {key for key, _ in store.scan(Family.LATEST, b"")} == {
         b"k%d" % number for number in range(1, count + 1)
@@ -38,7 +38,7 @@ def test_a_crash_leaves_whole_batches_up_to_some_point_after_the_last_flush() ->
     assert count_of(store) == 10
 
 
-def test_what_a_crash_left_is_durable_and_independent() -> None:
+def test_the_store_after_a_crash_is_durable_and_independent() -> None:
     store = MemoryStore(random.Random(1))
     write_number(store, 1)
     store.flush()
@@ -51,7 +51,7 @@ def test_what_a_crash_left_is_durable_and_independent() -> None:
     assert count_of(store) == 2
 
 
-def test_a_full_disk_is_met_by_the_flush_and_passed_by_reopening() -> None:
+def test_a_flush_fails_on_a_full_disk_and_the_store_works_again_after_reopening() -> None:
     store = MemoryStore()
     write_number(store, 1)
     store.flush()

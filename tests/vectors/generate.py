@@ -1,7 +1,7 @@
-"""Writes the vectors, as JSON, from what the code does: `python -m tests.vectors.generate`.
+"""Writes the test vectors as JSON: `python -m tests.vectors.generate`.
 
-README.md beside this file says how they are read. A test compares what is checked in with what
-this would write.
+README.md beside this file explains them. A test compares the files in the repository with the
+output of this program.
 """
 
 import json
@@ -27,7 +27,7 @@ _INT_MAX: Final = 2**53 - 1
 
 
 def as_json(value: Any) -> Any:
-    """A value in JSON; what JSON does not have as a map of one member, named by the type."""
+    """A value as JSON. Other types become a map of one member, with the name of the type."""
     match value:
         case None | bool() | str():
             return value
@@ -83,7 +83,7 @@ def keys() -> dict[str, Any]:
 
 
 def requests() -> list[Any]:
-    """A request or more of each operation, under ids that count from 1."""
+    """Requests of every operation, with ids that count from 1."""
     return [
         message([number, example.name, *example.arguments])
         for number, example in enumerate(examples.EXAMPLES, 1)
@@ -91,7 +91,7 @@ def requests() -> list[Any]:
 
 
 def responses() -> list[Any]:
-    """An answer to each of the requests, and what else a server may send."""
+    """An answer to each of the requests, then pushes and errors."""
     answers = [
         {"what": f"an answer to {example.name}", **message([number, OK, example.answer])}
         for number, example in enumerate(examples.EXAMPLES, 1)
@@ -100,7 +100,7 @@ def responses() -> list[Any]:
 
 
 def error_codes() -> list[Any]:
-    """Each code, and a response with it."""
+    """Each error code, and a response with it."""
     classes = sorted(
         (
             value
@@ -120,7 +120,7 @@ def error_codes() -> list[Any]:
 
 
 def malformed() -> list[Any]:
-    """Bytes that a server refuses after hello, and how."""
+    """Bytes that a server refuses after hello, with the error and whether it closes."""
     return [
         {
             "why": wrong.why,
@@ -149,7 +149,7 @@ FILES: Final[dict[str, Callable[[], Any]]] = {
 
 
 def text(name: str) -> str:
-    """What the file *name* holds."""
+    """The content of the file *name*."""
     return json.dumps(FILES[name](), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,10 +1,10 @@
-"""Messages as docs/protocol.md writes them: JSON, with bins as h'hex', nil, true and false."""
+"""The notation of docs/protocol.md for messages: JSON, with h'hex' for bins, and nil for null."""
 
 from typing import Any
 
 
 def notation(value: Any) -> str:
-    """A message or a part of it, as the documentation shows it."""
+    """A message, or a part of one, in this notation."""
     match value:
         case None:
             return "nil"

@@ -54,11 +54,7 @@ class BlockingDelivery:
 
     @property
     def event(self) -> RecordedEvent:
-        """The event.
-
-        Raises:
-            Undecodable: the codec cannot decode it. Park it, or leave it to later attempts.
-        """
+        """The event. If the codec cannot decode it, its data raises Undecodable: park it then."""
         return self._core.event
 
     @property

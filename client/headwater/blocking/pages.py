@@ -29,5 +29,7 @@ class BlockingPages(Iterator[T], Generic[T]):
 
 
 def _items(pages: Pages[T]) -> Iterator[T]:
+    # What an earlier loop left, which ended at an item that could not be decoded, say.
+    yield from pages.items
     while step(pages.turn()):
         yield from pages.items

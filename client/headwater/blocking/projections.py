@@ -53,14 +53,18 @@ class BlockingProjections:
         return step(self._core.retry(name, stream))
 
     def skip(self, name: str, stream: str) -> list[ParkedStream]:
-        """Skip the event that failed, and handle the later events of its stream.
+        """Skip the event that failed for good, and handle the later events of its stream.
+
+        Later builds leave the event out too.
 
         Returns:
             The stream, if a later event failed.
         """
         return step(self._core.skip(name, stream))
 
-    def rebuild(self, name: str, *, even_if_parked: bool = False) -> None:
+    def rebuild(
+        self, name: str, *, even_if_parked: bool = False, even_if_truncated: bool = False
+    ) -> None:
         """Build the model again beside the one that readers see, and then replace that one.
 
         Returns when the new model is in place. Only `tx.model` is rebuilt: what a handler writes to
@@ -69,11 +73,18 @@ class BlockingProjections:
         Args:
             name: of the projection, which must be defined here.
             even_if_parked: replace the model even if events failed that did not fail before.
+            even_if_truncated: build the model even if streams were truncated, of the events that
+                are left.
 
         Raises:
-            RebuildRefused: events failed that did not fail before. Readers see the old model.
+            RebuildRefused: events failed that did not fail before, or streams that the projection
+                follows were truncated. Readers see the old model.
         """
-        step(self._core.rebuild(name, even_if_parked=even_if_parked))
+        step(
+            self._core.rebuild(
+                name, even_if_parked=even_if_parked, even_if_truncated=even_if_truncated
+            )
+        )
 
     def remove(self, name: str) -> None:
         """Remove a projection and its model. It must not be running.

@@ -15,8 +15,9 @@ from headwater_protocol.keys import Key, KeyTuple
 class BlockingReads:
     """The reads. Subclasses send the requests.
 
-    Every read raises InvalidArgument for invalid arguments, Undecodable for values that the codec
-    cannot decode, and ConnectionLost if the server cannot be reached.
+    Every read raises InvalidArgument for invalid arguments, and ConnectionLost if the server cannot
+    be reached. A value that the codec cannot decode raises Undecodable. An event that it cannot
+    decode is handed out like any other, and its data raises Undecodable.
     """
 
     def __init__(self, core: Reads) -> None:

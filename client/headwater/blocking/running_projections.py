@@ -19,10 +19,8 @@ from typing import Final
 from headwater.database import Database
 from headwater.errors import ConnectionLost
 from headwater.projections.host import Host
-from headwater.projections.projections import (
-    Projections,
-    works,
-)
+from headwater.projections.projections import Projections
+from headwater.projections.runners import works
 from headwater.transport.address import Address
 from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
 from headwater.transport.blocking_runtime import BlockingRuntime
@@ -39,9 +37,12 @@ class RunningProjections:
     """Projections in threads, which run while a block runs."""
 
     def __init__(self, db: Database, projections: Projections, names: Sequence[str]) -> None:
-        self._failed = threading.Event()
+        self._ended = threading.Event()
+        look_ahead, *kept = works(projections.defined(*names))
+        left = _Countdown(len(kept), self._ended)
         self._threads = [
-            _Thread(db, work, self._failed) for work in works(projections.defined(*names))
+            _Thread(db, look_ahead, self._ended, None),
+            *(_Thread(db, work, self._ended, left) for work in kept),
         ]
 
     def __enter__(self) -> "RunningProjections":
@@ -63,14 +64,33 @@ class RunningProjections:
             self._raise_errors()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until a projection fails, and raise its error. Returns after *timeout* seconds."""
-        self._failed.wait(timeout)
+        """Wait until a projection fails, and raise its error.
+
+        Returns after *timeout* seconds, or when no projection runs here any more because newer
+        versions of all of them run elsewhere.
+        """
+        self._ended.wait(timeout)
         self._raise_errors()
 
     def _raise_errors(self) -> None:
         for thread in self._threads:
             if thread.error is not None:
                 raise thread.error
+
+
+class _Countdown:
+    """Sets an event when the last of some threads has ended."""
+
+    def __init__(self, count: int, event: threading.Event) -> None:
+        self._lock = threading.Lock()
+        self._count = count
+        self._event = event
+
+    def one_less(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                self._event.set()
 
 
 class _Thread(threading.Thread):
@@ -80,14 +100,16 @@ class _Thread(threading.Thread):
         self,
         db: Database,
         work: Callable[[Host], Awaitable[None]],
-        failed: threading.Event,
+        ended: threading.Event,
+        left: _Countdown | None,
     ) -> None:
         super().__init__(name="headwater projection", daemon=True)
         self.error: BaseException | None = None
         self._address = db.address
         self._options = db.options
         self._work = work
-        self._failed = failed
+        self._ended = ended
+        self._left = left
         self._runtime = _StoppableRuntime()
 
     def run(self) -> None:
@@ -96,7 +118,10 @@ class _Thread(threading.Thread):
         except BaseException as error:
             if not self._runtime.stopping.is_set():
                 self.error = error
-                self._failed.set()
+                self._ended.set()
+        finally:
+            if self._left is not None:
+                self._left.one_less()
 
     async def _run(self) -> None:
         backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)

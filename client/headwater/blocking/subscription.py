@@ -11,7 +11,7 @@ from headwater_protocol.numbers import Position
 
 
 class BlockingEvents(Iterator[RecordedEvent]):
-    """Single events of a subscription."""
+    """Single events of a subscription, whose position moves from event to event."""
 
     def __init__(self, core: Events) -> None:
         self._core = core
@@ -29,12 +29,12 @@ class BlockingSubscription(Iterator[Item]):
     It has a connection of its own, because waiting for an event blocks it.
 
     It has no end. It raises ConnectionLost if no server could be reached for `retry_timeout`
-    seconds, or the error with which the server ended it. An event that the codec cannot decode
-    raises Undecodable; a consumer that continues receives the event after it.
+    seconds, or the error with which the server ended it. An event that the codec cannot decode is
+    delivered like any other, and its data raises Undecodable.
 
     Attributes:
-        position: the position of the last item that it returned. A later subscription can continue
-            after it.
+        position: the position of the last item, or of the last single event, that it returned. A
+            later subscription can continue after it.
     """
 
     def __init__(self, core: Subscription) -> None:
@@ -60,7 +60,7 @@ class BlockingSubscription(Iterator[Item]):
 
     @property
     def position(self) -> Position:
-        """The position of the last item that it returned.
+        """The position of the last item, or of the last single event, that it returned.
 
         A later subscription can continue after it.
         """

@@ -8,12 +8,20 @@ application with its own `default` should use 32 to 127.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import msgpack
 
-from headwater.codecs.extensions import EXTENSIONS_RESERVED, from_extension, to_extension
-from headwater.codecs.rare_values import unpack_rare
+from headwater.codecs.extensions import (
+    EXTENSIONS_RESERVED,
+    SETS_DEPTH_MAX,
+    check_reserved,
+    from_extension,
+    may_have_extensions,
+    to_extension,
+)
+from headwater.codecs.rare_values import unpack_members, unpack_rare, unpack_rare_members
 from headwater.errors import InvalidArgument, Undecodable
 
 
@@ -21,8 +29,11 @@ class Codec(Protocol):
     """Turns values into bytes and back.
 
     A codec may also have two methods for events. `to_stored(event)` receives each Event before it
-    is encoded, `from_stored(event)` each RecordedEvent after it was decoded. Each returns the event
-    to use instead. TypedCodec has both.
+    is encoded, and returns the event to store instead. `from_stored(event)` receives a
+    RecordedEvent after it was decoded, and returns one whose data and metadata are used instead;
+    all else stays as it was stored. TypedCodec has both.
+
+    Events are decoded when their data is asked for, by the thread or task that asks.
     """
 
     def encode(self, value: Any) -> bytes:
@@ -69,8 +80,9 @@ class MsgpackCodec:
     ) -> None:
         self._default = default
         self._own_ext_hook = ext_hook
-        # Bound once. msgpack calls it only for extensions.
-        self._ext_hook = self._extended
+        # msgpack calls them only for extensions.
+        self._ext_hook = partial(self._extended, unpack_members, 0)
+        self._rare_ext_hook = partial(self._extended, unpack_rare_members, 0)
         # Packers that no call is using. Taking one off a list and putting it back is safe between
         # threads, and creating one would cost more than packing a small value.
         self._idle: list[msgpack.Packer] = []
@@ -86,60 +98,84 @@ class MsgpackCodec:
         try:
             packer = self._idle.pop()
         except IndexError:
-            packer = msgpack.Packer(default=self._stand_in, use_bin_type=True, datetime=True)
+            packer = self._packer(0)
         try:
             data: bytes = packer.pack(value)
-            return data
         finally:
             self._idle.append(packer)
+        if may_have_extensions(data):
+            check_reserved(value)
+        return data
 
     def decode(self, data: bytes) -> Any:
-        """Decode *data*. Raises ValueError if it is no msgpack value."""
+        """Decode *data*. Raises ValueError if it is not a msgpack value."""
         try:
             return msgpack.unpackb(data, timestamp=3, strict_map_key=False, ext_hook=self._ext_hook)
         except (TypeError, ValueError, OverflowError):
-            return unpack_rare(data, self._extended_rarely, hashable=False)
+            return unpack_rare(data, self._rare_ext_hook)
 
-    def _stand_in(self, value: Any) -> Any:
-        extension = to_extension(value, self.encode)
+    def _packer(self, depth: int) -> msgpack.Packer:
+        """A packer for the members of sets that are nested *depth* levels deep."""
+        return msgpack.Packer(
+            default=partial(self._stand_in, depth), use_bin_type=True, datetime=True
+        )
+
+    def _stand_in(self, depth: int, value: Any) -> Any:
+        # `encode` of the members of a set is a packer of their own, because this one is in use.
+        extension = to_extension(value, lambda: self._packer_of_members(depth + 1))
         if extension is not None:
             return extension
         if self._default is None:
             raise TypeError(f"msgpack has no {type(value).__name__}: {value!r:.60}")
-        return self._default(value)
+        standing = self._default(value)
+        check_reserved(standing)
+        return standing
 
-    def _extended(self, code: int, data: bytes) -> Any:
-        if 0 <= code < EXTENSIONS_RESERVED:
-            return from_extension(code, data, self._unpack_hashable)
-        return self._own_ext_hook(code, data)
+    def _packer_of_members(self, depth: int) -> Callable[[Any], bytes]:
+        if depth > SETS_DEPTH_MAX:
+            raise ValueError(f"sets nested {depth} levels deep; the maximum is {SETS_DEPTH_MAX}")
+        pack: Callable[[Any], bytes] = self._packer(depth).pack
+        return pack
 
-    def _extended_rarely(self, code: int, data: bytes) -> Any:
-        if 0 <= code < EXTENSIONS_RESERVED:
-            return from_extension(code, data, self._unpack_rarely)
-        return self._own_ext_hook(code, data)
-
-    def _unpack_rarely(self, data: bytes) -> Any:
-        return unpack_rare(data, self._extended_rarely, hashable=True)
-
-    def _unpack_hashable(self, data: bytes) -> Any:
-        return msgpack.unpackb(
-            data, timestamp=3, strict_map_key=False, use_list=False, ext_hook=self._ext_hook
-        )
+    def _extended(
+        self,
+        unpack: Callable[[bytes, Callable[[int, bytes], Any]], Any],
+        depth: int,
+        code: int,
+        data: bytes,
+    ) -> Any:
+        if not 0 <= code < EXTENSIONS_RESERVED:
+            return self._own_ext_hook(code, data)
+        if depth == SETS_DEPTH_MAX:
+            raise ValueError(f"sets nested more than {SETS_DEPTH_MAX} levels deep")
+        hook = partial(self._extended, unpack, depth + 1)
+        return from_extension(code, data, lambda members: unpack(members, hook))
 
 
 def encode_with(codec: Codec, value: Any, place: str) -> bytes:
     """Encode *value*, or raise InvalidArgument with *place* in its message."""
     try:
         return codec.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidArgument(f"{place} cannot be encoded: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Whatever a codec, or a function of the application that it calls, raises.
+        raise InvalidArgument(f"{place} cannot be encoded: {_told(error)}") from error
 
 
 def decode_with(codec: Codec, data: bytes, place: str) -> Any:
     """Decode *data*, or raise Undecodable with *place* in its message."""
     try:
         return codec.decode(data)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise Undecodable(
-            f"{place} cannot be decoded, its {len(data)} bytes may be of another codec: {error}"
+            f"{place} cannot be decoded, its {len(data)} bytes may be of another codec: "
+            f"{_told(error)}"
         ) from error
+
+
+def _told(error: Exception) -> str:
+    # Some errors of msgpack have no message.
+    return str(error) or type(error).__name__

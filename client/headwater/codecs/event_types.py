@@ -35,7 +35,7 @@ Upcaster = Callable[[Any], Any]
 
 @dataclasses.dataclass(slots=True)
 class _Registered:
-    """What is known about a type of events."""
+    """A registered type of events."""
 
     schema: int = 1
     registered: bool = False
@@ -141,7 +141,7 @@ class EventTypes:
         """Replace the data by plain data, and add the schema to the metadata.
 
         Raises:
-            InvalidArgument: the data does not fit the type, or the metadata is no map.
+            InvalidArgument: the data does not fit the type, or the metadata is not a map.
         """
         known = self._types.get(event.type)
         if known is None:
@@ -170,7 +170,7 @@ class EventTypes:
             return event
         schema, metadata = _unmarked(event.metadata)
         if event.erased:
-            return dataclasses.replace(event, metadata=metadata)
+            return event.with_parts(None, metadata)
         data = event.data
         while schema < known.schema:
             upcast = known.upcasters.get(schema)
@@ -196,7 +196,7 @@ class EventTypes:
                     f"{_told(event, schema)}: the data does not fit: "
                     f"{type(error).__name__}: {error}"
                 ) from error
-        return dataclasses.replace(event, data=data, metadata=metadata)
+        return event.with_parts(data, metadata)
 
 
 class TypedCodec:

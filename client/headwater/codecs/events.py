@@ -1,43 +1,74 @@
-"""Events as the server sends them, decoded into RecordedEvent."""
+"""Events as the server sends them, viewed as RecordedEvents that decode what is asked for.
 
-from collections.abc import Sequence
+One event that cannot be decoded must not hide its neighbours. So whatever hands out events hands
+out views, and the error is raised by the one event whose data is asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
-from uuid import UUID
 
 from headwater.codecs.codec import Codec, decode_with
-from headwater.records import RecordedEvent, time_of
+from headwater.errors import Undecodable
+from headwater.records import RecordedEvent, event_of_row
+
+Row = Sequence[Any]
+"""An event in the form of the protocol."""
 
 
-def recorded_event(fields: Sequence[Any], codec: Codec) -> RecordedEvent:
-    """Decode an event that the server sent, with data and metadata as bytes.
+def event_views(codec: Codec) -> Callable[[Row], RecordedEvent]:
+    """A function that makes a view of each row."""
+    return partial(event_of_row, partial(_parts, codec))
 
-    An event of an older server has nine members, and no tags.
+
+def recorded_event(row: Row, codec: Codec) -> RecordedEvent:
+    """A view of one event."""
+    return event_of_row(partial(_parts, codec), row)
+
+
+def _parts(
+    codec: Codec, event: RecordedEvent, stored: bytes | None, more: bytes
+) -> tuple[Any, Any]:
+    """Decode data and metadata, and apply the `from_stored` of the codec, if it has one.
+
+    Raises:
+        Undecodable: its details have stream, version and position of the event.
     """
-    position, stream, version, commit, time, identity, kind, data, metadata, *rest = fields
     try:
-        return RecordedEvent(
-            position,
-            stream,
-            version,
-            commit,
-            time_of(time),
-            UUID(bytes=identity),
-            kind,
-            None if data is None else codec.decode(data),
-            codec.decode(metadata) if metadata else None,
-            tuple(rest[0]) if rest else (),
-            data is None,
-        )
-    except Exception:
-        # Decode again, part by part, for an error that names the event and the part.
-        if data is not None:
-            decode_with(codec, data, f"event {version} of {stream}: data")
-        if metadata:
-            decode_with(codec, metadata, f"event {version} of {stream}: metadata")
+        data = None if stored is None else codec.decode(stored)
+        metadata = codec.decode(more) if more else None
+        revive = getattr(codec, "from_stored", None)
+        if revive is None:
+            return data, metadata
+        revived = revive(event.with_parts(data, metadata))
+        return revived.data, revived.metadata
+    except MemoryError:
         raise
+    except Exception as error:
+        parts = {"data": stored, "metadata": more}
+        raise _undecodable(codec, event, parts, error) from error
 
 
-def from_stored(events: Sequence[RecordedEvent], codec: Codec) -> Sequence[RecordedEvent]:
-    """Apply the `from_stored` of the codec, if it has one."""
-    revive = getattr(codec, "from_stored", None)
-    return events if revive is None else [revive(event) for event in events]
+def _undecodable(
+    codec: Codec, event: RecordedEvent, parts: dict[str, bytes | None], error: Exception
+) -> Undecodable:
+    place = f"event {event.version} of {event.stream}, at position {event.position}"
+    message = f"{place}: {type(error).__name__}: {error}"
+    if isinstance(error, Undecodable):
+        message = error.message
+    else:
+        # Decode again, part by part, for a message that names the part.
+        for name, data in parts.items():
+            try:
+                if data:
+                    decode_with(codec, data, f"{place}: {name}")
+            except Undecodable as failed:
+                message = failed.message
+                break
+    details = {
+        "stream": event.stream,
+        "version": event.version,
+        "position": event.position,
+        "type": event.type,
+    }
+    return Undecodable(message, details=details)

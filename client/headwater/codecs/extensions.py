@@ -9,7 +9,10 @@
 
 Each type has its own code, so a Decimal is never decoded as a str. The order in a set is fixed, so
 equal sets have equal bytes and `require` can compare them. A datetime is encoded as msgpack's own
-timestamp (type -1). One without a time zone is refused, because it is no point in time.
+timestamp (type -1). One without a time zone is refused, because it is not a point in time.
+
+An ExtType or Timestamp of the application that would be decoded as one of these is refused too:
+what is stored is decoded equal, or it is not stored.
 
 msgpack calls these functions only for types that it does not know, so other values cost nothing.
 """
@@ -20,7 +23,7 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from msgpack import ExtType
+from msgpack import ExtType, Timestamp
 
 EXTENSIONS_RESERVED: Final = 32
 """Extension types below this one belong to MsgpackCodec."""
@@ -31,12 +34,61 @@ DATE_CODE: Final = 3
 SET_CODE: Final = 4
 FROZENSET_CODE: Final = 5
 
+SETS_DEPTH_MAX: Final = 32
+"""Levels of sets in sets. msgpack's decoder takes 40 KiB of the C stack for each, so deep enough
+ones would end the process of whoever reads them."""
+
+_SHORT_SIZE_MAX: Final = 2048
+"""Bytes up to which deleting bytes from data is faster than searching for each of them."""
+
+_HEADS: Final = b"\xd8\xd7\xd6\xd5\xd4\xc7\xc8\xc9"
+"""The bytes with which msgpack begins an extension."""
+
 Pack = Callable[[Any], bytes]
 Unpack = Callable[[bytes], Any]
 
 
-def to_extension(value: Any, pack: Pack) -> ExtType | None:
-    """The extension of *value*, or None if its type has none.
+def may_have_extensions(data: bytes) -> bool:
+    """Whether encoded data may contain an extension. It may be wrong, but misses none."""
+    if len(data) <= _SHORT_SIZE_MAX:
+        return len(data.translate(None, _HEADS)) != len(data)
+    return any(head in data for head in _HEADS)
+
+
+def check_reserved(value: Any) -> None:
+    """Refuse what msgpack can encode, and what would be decoded as something else.
+
+    msgpack encodes an ExtType and a Timestamp itself, wherever they are in *value*, so they have
+    to be searched for.
+
+    Raises:
+        ValueError: there is an ExtType with a code of this module, or a Timestamp.
+    """
+    left = [value]
+    while left:
+        inner = left.pop()
+        if type(inner) in _HARMLESS:
+            continue
+        match inner:
+            case ExtType():
+                if UUID_CODE <= inner.code <= FROZENSET_CODE:
+                    raise ValueError(
+                        f"the extension type {inner.code} belongs to MsgpackCodec; use a type from "
+                        f"{EXTENSIONS_RESERVED} up"
+                    )
+            case Timestamp():
+                raise ValueError("a msgpack.Timestamp would be decoded as a datetime; use that")
+            case dict():
+                left += inner.keys()
+                left += inner.values()
+            case list() | tuple() | set() | frozenset():
+                left += inner
+
+
+def to_extension(value: Any, packer: Callable[[], Pack]) -> Any:
+    """The extension of *value*, or what stands for it; None if its type has none.
+
+    *packer* makes a function that encodes the members of a set.
 
     Raises:
         TypeError: *value* is a datetime without a time zone.
@@ -46,6 +98,9 @@ def to_extension(value: Any, pack: Pack) -> ExtType | None:
             return ExtType(UUID_CODE, value.bytes)
         case Decimal():
             return ExtType(DECIMAL_CODE, str(value).encode())
+        case datetime() if value.utcoffset() is not None:
+            # msgpack takes the class itself only, and no class that is derived from it.
+            return datetime.combine(value.date(), value.time(), value.tzinfo)
         case datetime():
             raise TypeError(
                 f"{value!r} has no time zone, so it is no point in time; use for example "
@@ -54,9 +109,9 @@ def to_extension(value: Any, pack: Pack) -> ExtType | None:
         case date():
             return ExtType(DATE_CODE, value.isoformat().encode())
         case set():
-            return ExtType(SET_CODE, _packed_members(value, pack))
+            return ExtType(SET_CODE, _packed_members(value, packer()))
         case frozenset():
-            return ExtType(FROZENSET_CODE, _packed_members(value, pack))
+            return ExtType(FROZENSET_CODE, _packed_members(value, packer()))
         case _:
             return None
 
@@ -97,6 +152,11 @@ def _packed_members(members: set[Any] | frozenset[Any], pack: Pack) -> bytes:
         head = b"\xdd" + count.to_bytes(4)
     return head + b"".join(packed)
 
+
+_HARMLESS: Final = frozenset(
+    (type(None), bool, int, float, str, bytes, datetime, date, UUID, Decimal)
+)
+"""Types that `check_reserved` need not look into."""
 
 _DECODERS: Final[dict[int, Callable[[bytes], Any]]] = {
     UUID_CODE: lambda data: UUID(bytes=data),

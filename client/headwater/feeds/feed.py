@@ -33,7 +33,7 @@ class Feed(ABC, Generic[Q]):
 
     Args:
         channel: to the server.
-        word: what messages call this feed: "subscription".
+        word: the name of this kind of feed in messages, such as "subscription".
         credit: how much the server may push ahead of the consumer.
     """
 

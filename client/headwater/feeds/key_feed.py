@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from headwater.codecs.codec import Codec, decode_with
-from headwater.errors import HeadwaterError
+from headwater.codecs.codec import Codec
 from headwater.feeds.items import Changes, Item, KeyChange
 from headwater.feeds.subscription import Subscription
 from headwater.transport.channel import Channel
 from headwater.transport.connection import Connection
-from headwater_protocol.keys import KeyTuple, decode_key
 from headwater_protocol.numbers import CommitNumber
 
 
@@ -60,21 +58,8 @@ class KeyFeed(Subscription):
             return super()._item(payload)
         _, commit, entries = payload
         self._last_size = len(entries)
-        return Changes(CommitNumber(commit), tuple(map(self._change, entries)))
-
-    def _change(self, entry: list[Any]) -> KeyChange:
-        data, old, new = entry
-        key = decode_key(data)
-        values = (self._value(key, old), self._value(key, new))
-        return KeyChange(key, *values, existed=old is not None, exists=new is not None)
-
-    def _value(self, key: KeyTuple, data: bytes | None) -> Any:
-        if data is None:
-            return None
-        try:
-            return self._codec.decode(data)
-        except HeadwaterError:
-            return decode_with(self._codec, data, f"value of {key!r:.80}")
+        codec = self._codec
+        return Changes(CommitNumber(commit), tuple(KeyChange(codec, entry) for entry in entries))
 
 
 def _joined(before: list[list[Any]], entries: list[list[Any]]) -> list[list[Any]]:

@@ -7,12 +7,13 @@ When the connection is lost, the subscription continues after the last event tha
 event is missed, and none is delivered twice.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Final, Self
 
 from headwater.codecs.codec import Codec
-from headwater.codecs.events import from_stored, recorded_event
+from headwater.codecs.events import event_views
 from headwater.errors import InvalidArgument
 from headwater.feeds.feed import Feed
 from headwater.feeds.items import CaughtUp, EventBatch, FellBehind, Item
@@ -30,12 +31,12 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
     """A subscription. Made by `db.subscribe()`; use it with `async with` and `async for`.
 
     It has no end. It raises ConnectionLost if no server could be reached for `retry_timeout`
-    seconds, or the error with which the server ended it. An event that the codec cannot decode
-    raises Undecodable; a consumer that continues receives the event after it.
+    seconds, or the error with which the server ended it. An event that the codec cannot decode is
+    delivered like any other, and its data raises Undecodable.
 
     Attributes:
-        position: the position of the last item that it returned. A later subscription can continue
-            after it.
+        position: the position of the last item, or of the last single event, that it returned. A
+            later subscription can continue after it.
     """
 
     def __init__(
@@ -54,6 +55,9 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
         self.position = Position(after)
         self._since = None if since is None else microseconds_of(since, "subscribe: since")
         self._codec = codec
+        self._view = event_views(codec)
+        # Events of a batch that `events` has not handed out yet.
+        self._rest: deque[RecordedEvent] = deque()
         self._filter = wanted
         self._received = after
         self._last_size = 0
@@ -69,16 +73,29 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
 
     async def __anext__(self) -> Item:
         self._check_alone()
-        # A consumer that asks for the next item has processed the last one.
-        size, self._last_size = self._last_size, 0
-        self._grant(size)
-        payload = await self._take()
-        try:
-            item = self._item(payload)
-        except Exception as error:
-            item = self._item_before(payload, error)
+        if self._rest:
+            item: Item = EventBatch(tuple(self._rest))
+            self._rest.clear()
+        else:
+            # A consumer that asks for the next item has processed the last one.
+            size, self._last_size = self._last_size, 0
+            self._grant(size)
+            item = self._item(await self._take())
         self.position = item.position
         return item
+
+    async def next_event(self) -> RecordedEvent:
+        """The next single event. CaughtUp and FellBehind are skipped."""
+        while not self._rest:
+            before = self.position
+            item = await self.__anext__()
+            if isinstance(item, EventBatch):
+                self._rest.extend(item)
+                # Not past what was not handed out.
+                self.position = before
+        event = self._rest.popleft()
+        self.position = event.position
+        return event
 
     def events(self) -> "Events":
         """Iterate over single events. CaughtUp and FellBehind are skipped."""
@@ -103,51 +120,20 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
 
     def _item(self, payload: list[Any]) -> Item:
         if payload[0] == "events":
-            codec = self._codec
             self._last_size = len(payload[1])
-            events = [recorded_event(row, codec) for row in payload[1]]
-            return EventBatch(from_stored(events, codec))
+            return EventBatch(tuple(map(self._view, payload[1])))
         kind = CaughtUp if payload[0] == "caught_up" else FellBehind
         return kind(Position(payload[1]))
 
-    def _item_before(self, payload: list[Any], error: Exception) -> Item:
-        """The events of a push before the first that cannot be decoded.
-
-        If that is the first of the push, *error* is raised. The rest of the push stays in the
-        queue, so that no other event is skipped.
-        """
-        if payload[0] != "events":
-            raise error
-        rows = payload[1]
-        good = 0
-        try:
-            for row in rows:
-                self._item(["events", [row]])
-                good += 1
-        except Exception as failed:
-            rest = rows[max(1, good) :]
-            if rest:
-                self._queue.appendleft(["events", rest])
-            if not good:
-                self._last_size = 1
-                raise failed from None
-        return self._item(["events", rows[:good]])
-
 
 class Events(AsyncIterator[RecordedEvent]):
-    """Single events of a subscription."""
+    """Single events of a subscription, whose position moves from event to event."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
-        self._batch: Iterator[RecordedEvent] = iter(())
 
     def __aiter__(self) -> "Events":
         return self
 
     async def __anext__(self) -> RecordedEvent:
-        while True:
-            for event in self._batch:
-                return event
-            item = await self._subscription.__anext__()
-            if isinstance(item, EventBatch):
-                self._batch = iter(item)
+        return await self._subscription.next_event()

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from headwater.codecs.codec import Codec
-from headwater.codecs.events import from_stored, recorded_event
+from headwater.codecs.events import recorded_event
 from headwater.errors import InvalidArgument
 from headwater.reads.pages import Pages
 from headwater.reads.query import Query, event_filter
@@ -106,9 +106,7 @@ class ParkedPages(Pages[ParkedEvent]):
 
     def _parked(self, row: Sequence[Any]) -> ParkedEvent:
         position, attempts, reason, time, stored, *_ = row
-        event = None
-        if stored is not None:
-            (event,) = from_stored([recorded_event(stored, self._codec)], self._codec)
+        event = None if stored is None else recorded_event(stored, self._codec)
         return ParkedEvent(position, attempts, reason, time_of(time), event)
 
 

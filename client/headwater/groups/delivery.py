@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from headwater.codecs.codec import Codec
-from headwater.codecs.events import from_stored, recorded_event
+from headwater.codecs.events import recorded_event
 from headwater.errors import DeliveryLost, InvalidArgument
 from headwater.identifiers import new_transaction_id
 from headwater.records import RecordedEvent
@@ -62,14 +62,9 @@ class Delivery:
 
     @property
     def event(self) -> RecordedEvent:
-        """The event.
-
-        Raises:
-            Undecodable: the codec cannot decode it. Park it, or leave it to later attempts.
-        """
+        """The event. If the codec cannot decode it, its data raises Undecodable: park it then."""
         if self._event is None:
-            decoded = recorded_event(self._event_row, self._codec)
-            (self._event,) = from_stored([decoded], self._codec)
+            self._event = recorded_event(self._event_row, self._codec)
         return self._event
 
     @property
@@ -156,7 +151,7 @@ def claimed(deliveries: Iterable[Acknowledgeable], place: str) -> list[Delivery]
     """The Delivery objects behind deliveries of either face.
 
     Raises:
-        InvalidArgument: one of them is no delivery.
+        InvalidArgument: one of them is not a delivery.
     """
     found = []
     for one in deliveries:

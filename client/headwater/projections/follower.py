@@ -2,8 +2,9 @@
 
     subscription --rows--> chunk --one transaction--> handler's writes, and the position
                              |
-                             '- a handler fails --> the events before it, the failed event alone,
-                                                    the events after it; fails again --> parked
+                             '- a handler fails --> the events before it, the failed event alone
+                                                    until its attempts are used up and it is parked,
+                                                    the events after it
 
 Each transaction reads the position of the build, and writes the new position together with the
 writes of the handlers. So every event takes effect once: after a crash, after a commit whose answer
@@ -14,30 +15,25 @@ An event that fails parks its stream. From then on the events of this stream are
 streams continue. Held events are not copied: a retry reads them again from their stream.
 """
 
-import logging
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from headwater.codecs.codec import Codec
-from headwater.codecs.events import from_stored, recorded_event
-from headwater.errors import (
-    AuthenticationFailed,
-    CommitUnknown,
-    ConnectionLost,
-    HeadwaterError,
-    HistoryGone,
-    InternalError,
-    PermissionDenied,
-    ProtocolError,
-    TransactionForgotten,
-    UnknownOperation,
-)
+from headwater.codecs.events import recorded_event
+from headwater.errors import HeadwaterError
 from headwater.feeds.items import CaughtUp
 from headwater.feeds.subscription import WINDOW_DEFAULT, Subscription
+from headwater.projections.failures import (
+    EventFailed,
+    Failures,
+    Row,
+    is_of_the_transaction,
+    reason_of,
+    tell,
+)
 from headwater.projections.host import Host
 from headwater.projections.state import (
     ParkedStream,
@@ -49,39 +45,9 @@ from headwater.projections.state import (
 )
 from headwater.records import RecordedEvent
 from headwater.transactions import running
-from headwater.transport.backoff import Backoff
 from headwater.transport.channel import Channel
+from headwater.transport.tasks import ends_the_task
 from headwater_protocol.operations import SERIALIZABLE, SNAPSHOT
-
-log = logging.getLogger("headwater.projections")
-
-REASON_SIZE_MAX: Final = 2000
-"""Characters to store of the reason of a failure: the error and its place, no whole traceback."""
-
-ATTEMPT_PAUSE_FIRST: Final = 0.05
-"""Seconds before a failed event is tried again. The other streams wait meanwhile."""
-
-ATTEMPT_PAUSE_MAX: Final = 0.5
-"""The longest such pause in seconds, for the same reason."""
-
-RELEASE_EVENTS_MAX: Final = 100
-"""The most held events that are handled in one transaction."""
-
-NOT_THE_HANDLERS: Final = (
-    AuthenticationFailed,
-    CommitUnknown,
-    ConnectionLost,
-    HistoryGone,
-    InternalError,
-    PermissionDenied,
-    ProtocolError,
-    TransactionForgotten,
-    UnknownOperation,
-)
-"""Errors that are not the fault of the event during which they are raised."""
-
-Row = Sequence[Any]
-"""An event in the form of the protocol."""
 
 Handler = Callable[[ProjectionTransaction, Any], Awaitable[None]]
 
@@ -98,7 +64,8 @@ class Projection:
         batched: whether the handler takes a list of events.
         batch_size: the most events in one transaction.
         batch_seconds: time after which no further event is taken into a transaction.
-        attempts: how often an event is tried before its stream is parked.
+        attempts: how often an event is tried before its stream is parked. A list of events that
+            fails in a batched handler does not count, unless it has one event.
     """
 
     name: str
@@ -117,20 +84,6 @@ class Superseded(Exception):
 
 class PositionMismatch(Exception):
     """The position of the build went back: it was removed, or restored from a backup."""
-
-
-class EventFailed(Exception):
-    """A handler failed.
-
-    Attributes:
-        index: of the event that failed, among those that the handler was given. None: unknown.
-        cause: the exception.
-    """
-
-    def __init__(self, index: int | None, cause: Exception) -> None:
-        super().__init__(index, cause)
-        self.index = index
-        self.cause = cause
 
 
 class RowSubscription(Subscription):
@@ -170,17 +123,28 @@ class Follower:
     """Brings one build up to the newest event.
 
     Attributes:
+        projection: with the handler.
+        build: the number of the build.
         position: of the build, as far as this follower knows.
+        channel: to the server.
     """
 
-    def __init__(self, host: Host, projection: Projection, build: int) -> None:
+    def __init__(
+        self,
+        host: Host,
+        projection: Projection,
+        build: int,
+        failures: Failures | None = None,
+    ) -> None:
         self.projection = projection
         self.build = build
         self.position = 0
-        self._channel: Channel = host.channel
+        self.channel: Channel = host.channel
         self._codec: Codec = host.codec
+        self._failures = Failures() if failures is None else failures
         self._parked: dict[str, ParkedStream] = {}
-        self._parkings = 0
+        self._skipped: frozenset[int] = frozenset()
+        self._parkings = -1
 
     # Following.
 
@@ -192,9 +156,9 @@ class Follower:
             PositionMismatch: the position of the build went back.
             HeadwaterError: an error that no event has caused. The next call can continue.
         """
-        self.position = (await self.run(self._progress)).position
+        self.position = (await self.run(self.progress_in)).position
         feed = RowSubscription(
-            self._channel,
+            self.channel,
             self._codec,
             after=self.position,
             wanted=dict(self.projection.wanted),
@@ -220,52 +184,54 @@ class Follower:
         work = deque(rows[start : start + size] for start in range(0, len(rows), size))
         while work:
             chunk = work.popleft()
+            if len(chunk) == 1 and await self._is_given_up(chunk[0]):
+                self.position = chunk[0][0]
+                continue
             try:
                 done = await self.run(self._apply, chunk, self.position)
             except EventFailed as failure:
                 index, error = failure.index, failure.cause
             except HeadwaterError as refused:
                 # The commit was refused. A retryable error was retried long enough.
-                if refused.retryable or isinstance(refused, NOT_THE_HANDLERS):
+                if is_of_the_transaction(refused):
                     raise
                 index, error = None, refused
             else:
                 self.position = chunk[done - 1][0]
+                if len(chunk) == 1:
+                    self._failures.forget(self.build, chunk[0])
                 if done < len(chunk):
                     work.appendleft(chunk[done:])
                 continue
             if len(chunk) == 1:
-                await self._try_again(chunk, error)
-                self.position = chunk[0][0]
-            else:
-                # Isolate the failed event; if it is unknown, split the chunk in half.
-                cuts = (len(chunk) // 2,) if index is None else (index, index + 1)
-                parts = [chunk[start:end] for start, end in zip((0, *cuts), (*cuts, None))]  # noqa: B905
-                work.extendleft(part for part in reversed(parts) if part)
+                index = 0
+            if index is not None:
+                self._count(chunk[index], error)
+            # Isolate the failed event; if it is unknown, split the chunk in half.
+            cuts = (len(chunk) // 2,) if index is None else (index, index + 1)
+            parts = [chunk[start:end] for start, end in zip((0, *cuts), (*cuts, None))]  # noqa: B905
+            work.extendleft(part for part in reversed(parts) if part)
 
-    async def _try_again(self, chunk: Sequence[Row], error: Exception) -> None:
-        """Try a failed event a few more times, then park its stream."""
-        backoff = Backoff(ATTEMPT_PAUSE_FIRST, ATTEMPT_PAUSE_MAX)
-        for _ in range(self.projection.attempts - 1):
-            await self._channel.runtime.sleep(backoff.next())
-            try:
-                await self.run(self._apply, chunk, self.position)
-            except EventFailed as failure:
-                error = failure.cause
-            except HeadwaterError as refused:
-                if refused.retryable or isinstance(refused, NOT_THE_HANDLERS):
-                    raise
-                error = refused
-            else:
-                return
-        await self.run(self._park, chunk[0], error)
-        log.warning(
-            "projection %s: stream %s is parked at position %s: %s",
-            self.projection.name,
-            chunk[0][1],
-            chunk[0][0],
-            error,
-        )
+    def _count(self, row: Row, error: BaseException) -> None:
+        """Count a failed attempt, and tell of it."""
+        failure = self._failures.count(self.build, row, error)
+        left = self.projection.attempts - failure.attempts
+        outcome = f"attempt {failure.attempts} of {self.projection.attempts}"
+        if left <= 0:
+            outcome += f"; stream {row[1]} is parked"
+        tell(self.projection.name, row, error, outcome)
+
+    async def _is_given_up(self, row: Row) -> bool:
+        """Park the stream of an event whose attempts are used up; else wait before the next one."""
+        failure = self._failures.find(self.build, row)
+        if failure is None:
+            return False
+        if failure.attempts < self.projection.attempts:
+            await self.channel.runtime.sleep(failure.pause)
+            return False
+        await self.run(self._park, row, failure.error, failure.attempts)
+        self._failures.forget(self.build, row)
+        return True
 
     # Transactions.
 
@@ -274,20 +240,26 @@ class Follower:
         function: Callable[..., Awaitable[Any]],
         *arguments: Any,
         isolation: str = SERIALIZABLE,
+        attempts: int | None = None,
     ) -> Any:
         """Call function(tx, …) in a transaction of this build, exactly once."""
         return await running.run(
-            self._channel,
+            self.channel,
             lambda: ProjectionTransaction(
-                self._channel, self._codec, self.projection.name, self.build, isolation=isolation
+                self.channel, self._codec, self.projection.name, self.build, isolation=isolation
             ),
             function,
             arguments,
-            attempts=None,
+            attempts=attempts,
             deadline=None,
         )
 
-    async def _progress(self, tx: ProjectionTransaction) -> Progress:
+    async def progress_in(self, tx: ProjectionTransaction) -> Progress:
+        """The progress of the build.
+
+        Raises:
+            Superseded: the build no longer exists.
+        """
         progress = await tx.progress(self.projection.name, self.build)
         if progress is None:
             raise Superseded
@@ -296,42 +268,48 @@ class Follower:
     def _write(self, tx: ProjectionTransaction, progress: Progress) -> None:
         tx.write_record(build_key(self.projection.name, self.build), progress.record())
 
-    async def _parked_now(
-        self, tx: ProjectionTransaction, progress: Progress
-    ) -> dict[str, ParkedStream]:
-        """The parked streams. They are read only if they have changed."""
-        if not progress.parked:
-            return {}
+    async def _note_parkings(self, tx: ProjectionTransaction, progress: Progress) -> None:
+        """Read the parked streams and the skipped events, if they have changed."""
         if progress.parkings != self._parkings:
-            self._parked = await tx.parked(self.projection.name, self.build)
+            name = self.projection.name
+            self._parked = await tx.parked(name, self.build) if progress.parked else {}
+            self._skipped = await tx.skipped(name)
             self._parkings = progress.parkings
-        return self._parked
+
+    async def _check_parked(self, tx: ProjectionTransaction, stream: str) -> None:
+        """Read whether a stream is still parked. A release that ends meanwhile is a conflict."""
+        if await tx.parked_stream(self.projection.name, self.build, stream) is None:
+            del self._parked[stream]
 
     async def _apply(self, tx: ProjectionTransaction, rows: Sequence[Row], after: int) -> int:
         """Handle events in order, as many as time allows. Returns their number."""
-        progress = await self._progress(tx)
+        progress = await self.progress_in(tx)
         if progress.position < after:
             raise PositionMismatch
-        parked = await self._parked_now(tx, progress)
-        now = self._channel.runtime.now
+        await self._note_parkings(tx, progress)
+        now = self.channel.runtime.now
         enough = now() + self.projection.batch_seconds
         held: Counter[str] = Counter()
+        checked: set[str] = set()
         together: list[RecordedEvent] = []
         done = 0
         for index, row in enumerate(rows):
             done += 1
-            if row[0] <= progress.position:
-                continue  # Another process has handled it.
-            if row[1] in parked:
+            if row[0] <= progress.position or row[0] in self._skipped:
+                continue  # Another process has handled it, or it is to be left out.
+            if row[1] in self._parked and row[1] not in checked:
+                checked.add(row[1])
+                await self._check_parked(tx, row[1])
+            if row[1] in self._parked:
                 held[row[1]] += 1
             elif self.projection.batched:
-                together.append(self._decoded(row, index))
+                together.append(self.decoded(row, index))
             else:
-                await self._handle(tx, self._decoded(row, index), index)
+                await self.handle(tx, self.decoded(row, index), index)
                 if now() >= enough:
                     break
         if together:
-            await self._handle(tx, together, 0 if len(rows) == 1 else None)
+            await self.handle(tx, together, 0 if len(rows) == 1 else None)
         last = rows[done - 1]
         if last[0] > progress.position:
             for stream, count in held.items():
@@ -339,24 +317,52 @@ class Follower:
             self._write(tx, replace(progress, position=last[0], time=last[4]))
         return done
 
-    def _decoded(self, row: Row, index: int) -> RecordedEvent:
+    def decoded(self, row: Row, index: int) -> RecordedEvent:
+        """An event for the handler.
+
+        Raises:
+            EventFailed: it cannot be decoded.
+        """
+        event = recorded_event(row, self._codec)
         try:
-            (event,) = from_stored([recorded_event(row, self._codec)], self._codec)
+            # Decoded here, so that the event is named also if a handler gets several.
+            event.data  # noqa: B018
         except Exception as error:
             raise EventFailed(index, error) from error
         return event
 
-    async def _handle(self, tx: ProjectionTransaction, given: Any, index: int | None) -> None:
+    async def handle(self, tx: ProjectionTransaction, given: Any, index: int | None) -> None:
+        """Call the handler with an event or a list of events.
+
+        Raises:
+            EventFailed: the handler failed.
+            HeadwaterError: the transaction cannot go on.
+        """
+        tx.handled = True
         try:
             await self.projection.handler(tx, given)
-        except Exception as error:
-            if running.can_be_retried(error) or isinstance(error, NOT_THE_HANDLERS):
+        except BaseException as error:
+            if ends_the_task(error):
                 raise
+            await self._check_alive(tx)
             raise EventFailed(index, error) from error
+
+    async def _check_alive(self, tx: ProjectionTransaction) -> None:
+        """Raise the error of a transaction that cannot go on through no fault of its handler.
+
+        The handler may have met another connection that was lost with the same server. So ask.
+        """
+        if tx.broken is None:
+            try:
+                await tx.read_record(build_key(self.projection.name, self.build))
+            except HeadwaterError as error:
+                tx.broken = error
+        if tx.broken is not None and is_of_the_transaction(tx.broken):
+            raise tx.broken
 
     async def _advance(self, tx: ProjectionTransaction, after: int, position: int) -> None:
         """Record *position*, since there are no events to handle between *after* and it."""
-        progress = await self._progress(tx)
+        progress = await self.progress_in(tx)
         if progress.position < after:
             raise PositionMismatch
         if progress.position < position:
@@ -367,124 +373,35 @@ class Follower:
         await self.run(self._look_ahead, isolation=SNAPSHOT)
 
     async def _look_ahead(self, tx: ProjectionTransaction) -> None:
-        progress = await self._progress(tx)
+        progress = await self.progress_in(tx)
         position, rows = await tx.events(self.projection.wanted, progress.position, 1)
         if not rows and position > progress.position:
             self._write(tx, replace(progress, position=position))
 
     # Parking.
 
-    async def _park(self, tx: ProjectionTransaction, row: Row, error: Exception) -> None:
-        progress = await self._progress(tx)
+    async def _park(
+        self, tx: ProjectionTransaction, row: Row, error: BaseException, attempts: int
+    ) -> None:
+        progress = await self.progress_in(tx)
         if progress.position >= row[0]:
             return  # Another process has handled it.
-        failed = self._failed(row, error, self.projection.attempts)
+        failed = failed_at(row, error, attempts)
         tx.write_record(
             parked_key(self.projection.name, self.build, failed.stream), failed.record()
         )
         moved = replace(progress, position=row[0], time=row[4])
-        self._write(tx, moved.with_parked(1))
-
-    def _failed(self, row: Row, error: Exception, attempts: int) -> ParkedStream:
-        return ParkedStream(
-            stream=row[1],
-            position=row[0],
-            version=row[2],
-            type=row[6],
-            reason=reason_of(error),
-            attempts=attempts,
-            since=time.time_ns() // 1000,
-        )
-
-    async def release(self, stream: str, *, skip: bool) -> bool:
-        """Handle the held events of a parked stream in order. Returns whether all succeeded.
-
-        Args:
-            stream: its name.
-            skip: skip the event that failed.
-        """
-        limit = RELEASE_EVENTS_MAX
-        while True:
-            try:
-                more = await self.run(self._release, stream, skip, limit)
-            except EventFailed as failure:
-                if failure.index:
-                    limit = failure.index
-                    continue
-                if limit > 1:
-                    limit = max(1, limit // 2) if failure.index is None else 1
-                    continue
-                await self.run(self._fail_again, stream, skip, failure.cause)
-                return False
-            if not more:
-                return True
-            skip = False
-            limit = RELEASE_EVENTS_MAX
-
-    async def _held(
-        self, tx: ProjectionTransaction, parked: ParkedStream, skip: bool, limit: int
-    ) -> tuple[Progress, list[Row]]:
-        """The held events of a parked stream, up to the position of the build."""
-        progress = await self._progress(tx)
-        wanted = {**self.projection.wanted, "stream": parked.stream}
-        after = parked.position if skip else parked.position - 1
-        rows: list[Row] = []
-        while len(rows) < limit:
-            after, page = await tx.events(wanted, after, limit)
-            rows += [row for row in page if row[0] <= progress.position]
-            if not page or after >= progress.position:
-                break
-        return progress, rows[:limit]
-
-    async def _release(
-        self, tx: ProjectionTransaction, stream: str, skip: bool, limit: int
-    ) -> bool:
-        """Handle some held events of a stream. Returns whether there may be more."""
-        parked = (await tx.parked(self.projection.name, self.build)).get(stream)
-        if parked is None:
-            return False
-        progress, rows = await self._held(tx, parked, skip, limit + 1)
-        events = [self._decoded(row, index) for index, row in enumerate(rows[:limit])]
-        if self.projection.batched and events:
-            await self._handle(tx, events, 0 if len(events) == 1 else None)
-        elif not self.projection.batched:
-            for index, event in enumerate(events):
-                await self._handle(tx, event, index)
-        key = parked_key(self.projection.name, self.build, stream)
-        held = held_key(self.projection.name, self.build, stream)
-        if len(rows) > limit:
-            row = rows[limit]
-            moved = replace(parked, position=row[0], version=row[2], type=row[6], attempts=0)
-            tx.write_record(key, moved.record())
-            tx.add(held, -limit)
-            self._write(tx, progress.with_parked(0))
-            return True
-        tx.delete(key)
-        tx.delete(held)
-        self._write(tx, progress.with_parked(-1))
-        return False
-
-    async def _fail_again(
-        self, tx: ProjectionTransaction, stream: str, skip: bool, error: Exception
-    ) -> None:
-        parked = (await tx.parked(self.projection.name, self.build)).get(stream)
-        if parked is None:
-            return
-        progress, rows = await self._held(tx, parked, skip, 1)
-        if not rows:
-            return
-        same = rows[0][0] == parked.position
-        failed = self._failed(rows[0], error, parked.attempts + 1 if same else 1)
-        tx.write_record(parked_key(self.projection.name, self.build, stream), failed.record())
-        if not same:
-            tx.add(held_key(self.projection.name, self.build, stream), -1)
-        self._write(tx, progress.with_parked(0))
+        self._write(tx, moved.with_parking())
 
 
-def reason_of(error: Exception) -> str:
-    """An error, and the place where it was raised, in a few lines."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = (
-        f" (at {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+def failed_at(row: Row, error: BaseException, attempts: int) -> ParkedStream:
+    """The stream of an event that failed, to be parked there."""
+    return ParkedStream(
+        stream=row[1],
+        position=row[0],
+        version=row[2],
+        type=row[6],
+        reason=reason_of(error),
+        attempts=attempts,
+        since=time.time_ns() // 1000,
     )
-    return f"{type(error).__name__}: {error}"[: REASON_SIZE_MAX - len(place)] + place

@@ -9,8 +9,9 @@
         await db.wait_for("balances", done.last_position)
         await db.model("balances").get(("account-ann",))
 
-The other modules of this room: `follower` handles the events, `rebuilding` builds a model again,
-and `state` has the keys in which all this is stored.
+The other modules of this room: `runners` is what runs in the background, `follower` handles the
+events, `failures` says what counts as a failure, `releasing` goes on with parked streams,
+`rebuilding` builds a model again, and `state` has the keys in which all this is stored.
 """
 
 import inspect
@@ -20,28 +21,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from headwater.errors import CommitUnknown, HeadwaterError, InvalidArgument, ProjectionBehind
+from headwater.errors import InvalidArgument, ProjectionBehind
 from headwater.projections.follower import (
     Follower,
     Handler,
-    PositionMismatch,
     Projection,
     Superseded,
-    log,
 )
 from headwater.projections.host import Host
-from headwater.projections.rebuilding import REMOVED_KEYS_MAX, opened, rebuilt
+from headwater.projections.rebuilding import REMOVED_KEYS_MAX, rebuilt
+from headwater.projections.releasing import Release
+from headwater.projections.runners import works
 from headwater.projections.state import (
     RECORDS,
     Head,
     ParkedStream,
     Progress,
     ProjectionTransaction,
+    skipped_key,
 )
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import KeyPages
 from headwater.reads.query import Query, event_filter
-from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
+from headwater.transport.backoff import Backoff
 from headwater.transport.tasks import beside
 from headwater_protocol.keys import KeyTuple
 from headwater_protocol.operations import NAME, POSITION, SNAPSHOT
@@ -54,9 +56,6 @@ BATCH_SECONDS_DEFAULT: Final = 1.0
 
 ATTEMPTS_DEFAULT: Final = 3
 """How often an event is tried, because some errors are temporary."""
-
-LOOK_AHEAD_SECONDS: Final = 2.0
-"""Seconds between checks whether a projection can skip events that it does not handle."""
 
 WAIT_PAUSE_FIRST: Final = 0.002
 """The first pause of wait_for in seconds: about as long as a batch takes."""
@@ -214,7 +213,7 @@ class Projections:
             progress.position,
             events,
             seconds,
-            progress.parked,
+            len(await tx.parked(tx.name, head.build.number)) if progress.parked else 0,
             None if head.next is None else head.next.number,
             None if following is None else following.position,
         )
@@ -286,7 +285,9 @@ class Projections:
         return await self._release(name, stream, skip=False)
 
     async def skip(self, name: str, stream: str) -> list[ParkedStream]:
-        """Skip the event that failed, and handle the later events of its stream.
+        """Skip the event that failed for good, and handle the later events of its stream.
+
+        Later builds leave the event out too.
 
         Returns:
             The stream, if a later event failed.
@@ -307,7 +308,14 @@ class Projections:
         follower = Follower(self._host(), projection, build.number)
         chosen = parked if stream is None else {stream}
         for one in sorted(chosen):
-            await follower.release(one, skip=skip)
+            release = Release(follower, one)
+            if skip:
+                await release.skip()
+            try:
+                await release.run()
+            except Superseded:
+                # A rebuild has finished meanwhile; it has tried the stream again by itself.
+                break
         return [one for one in await self.parked(name) if one.stream in chosen]
 
     async def _build(self, tx: ProjectionTransaction, head: Head, progress: Progress) -> Any:  # noqa: ARG002
@@ -315,7 +323,9 @@ class Projections:
 
     # Rebuilding, and removing.
 
-    async def rebuild(self, name: str, *, even_if_parked: bool = False) -> None:
+    async def rebuild(
+        self, name: str, *, even_if_parked: bool = False, even_if_truncated: bool = False
+    ) -> None:
         """Build the model again beside the one that readers see, and then replace that one.
 
         Returns when the new model is in place. Only `tx.model` is rebuilt: what a handler writes to
@@ -324,12 +334,20 @@ class Projections:
         Args:
             name: of the projection, which must be defined here.
             even_if_parked: replace the model even if events failed that did not fail before.
+            even_if_truncated: build the model even if streams were truncated, of the events that
+                are left.
 
         Raises:
-            RebuildRefused: events failed that did not fail before. Readers see the old model.
+            RebuildRefused: events failed that did not fail before, or streams that the projection
+                follows were truncated. Readers see the old model.
         """
         (projection,) = self.defined(name)
-        build = await rebuilt(self._host(), projection, even_if_parked=even_if_parked)
+        build = await rebuilt(
+            self._host(),
+            projection,
+            even_if_parked=even_if_parked,
+            even_if_truncated=even_if_truncated,
+        )
         if build is None:
             raise InvalidArgument(
                 f"projection {name}: the handler has version {projection.version}, but there is a "
@@ -344,6 +362,7 @@ class Projections:
         """
         NAME(name, "projection: name")
         prefixes: list[KeyTuple] = [("$projection", name), ("$parked", name), ("$model", name)]
+        prefixes.append(skipped_key(name))
         is_found = False
         for prefix in prefixes:
             # An interrupted removal may have left some of the keys.
@@ -411,76 +430,3 @@ def check_handler(name: str, handler: Callable[..., Any], *, waits: bool) -> Non
                 else "a blocking database must be a `def`"
             )
         )
-
-
-# What runs in the background. Each work is given a host: that of the application, or of a thread.
-
-
-def works(projections: Sequence[Projection]) -> list[Callable[[Host], Awaitable[None]]]:
-    """The works that have to run for some projections."""
-
-    async def all_ahead(host: Host) -> None:
-        await look_ahead_for_ever(host, projections)
-
-    return [all_ahead, *(partial(_kept, projection) for projection in projections)]
-
-
-async def _kept(projection: Projection, host: Host) -> None:
-    await keep(host, projection)
-
-
-async def keep(host: Host, projection: Projection) -> None:
-    """Keep a projection up to date, across lost connections.
-
-    Returns only if a newer version of the handler runs elsewhere.
-
-    Raises:
-        HeadwaterError: an error that retrying cannot cure.
-    """
-    runtime = host.channel.runtime
-    backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
-    while True:
-        try:
-            build = await opened(host, projection)
-            if build is None:
-                log.warning(
-                    "projection %s: version %s stops, because a later version is running",
-                    projection.name,
-                    projection.version,
-                )
-                return
-            backoff.reset()
-            await Follower(host, projection, build.number).follow()
-        except (Superseded, PositionMismatch):
-            pass  # Another process replaced the build, or a backup was restored.
-        except HeadwaterError as error:
-            if not error.retryable and not isinstance(error, CommitUnknown):
-                raise
-            log.warning("projection %s: %s; retrying", projection.name, error)
-        await runtime.sleep(backoff.next())
-
-
-async def look_ahead_for_ever(host: Host, projections: Sequence[Projection]) -> None:
-    """Let projections skip events that they do not handle, every LOOK_AHEAD_SECONDS."""
-    runtime = host.channel.runtime
-    while True:
-        await runtime.sleep(LOOK_AHEAD_SECONDS)
-        for projection in projections:
-            try:
-                await look_ahead(host, projection)
-            except Superseded:
-                pass  # The build was replaced meanwhile.
-            except HeadwaterError as error:
-                if not error.retryable and not isinstance(error, CommitUnknown):
-                    raise
-
-
-async def look_ahead(host: Host, projection: Projection) -> None:
-    """Let a projection skip events that it does not handle."""
-
-    async def read(tx: ProjectionTransaction) -> Head | None:
-        return await tx.head(projection.name)
-
-    head = await Follower(host, projection, 0).run(read)
-    if head is not None and head.build.version == projection.version:
-        await Follower(host, projection, head.build.number).look_ahead()

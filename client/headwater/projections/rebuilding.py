@@ -10,15 +10,18 @@ their build is gone. So readers see the complete old build, and then the complet
 that is interrupted continues where it stopped.
 
 A build with more parked streams than the current one does not replace it: most likely, the new
-handler is wrong.
+handler is wrong. Nor is a build made if streams were truncated, because it would lack what the
+current one has of the events that are gone.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from headwater.errors import InvalidArgument, RebuildRefused
 from headwater.projections.follower import Follower, PositionMismatch, Projection, Superseded
 from headwater.projections.host import Host
+from headwater.projections.releasing import Release
 from headwater.projections.state import (
     Build,
     Head,
@@ -30,6 +33,11 @@ from headwater.projections.state import (
     model_key,
     parked_key,
 )
+from headwater.reads.listing import StreamPages, newest
+from headwater_protocol.operations import SNAPSHOT
+
+TRUNCATED_TOLD_MAX: Final = 100
+"""Truncated streams that a refused rebuild names. One is enough to refuse it."""
 
 REMOVED_KEYS_MAX: Final = 1000
 """Keys to remove in one transaction: enough to be fast, few enough not to block others."""
@@ -70,7 +78,11 @@ def _check_filter(projection: Projection, build: Build) -> None:
 
 
 async def rebuilt(
-    host: Host, projection: Projection, *, even_if_parked: bool = False
+    host: Host,
+    projection: Projection,
+    *,
+    even_if_parked: bool = False,
+    even_if_truncated: bool = False,
 ) -> Build | None:
     """Make a new build, and replace the current one. None: there is a build of a newer version.
 
@@ -78,10 +90,14 @@ async def rebuilt(
         host: the database.
         projection: with the handler for the new build.
         even_if_parked: replace the build even if the new one has more parked streams.
+        even_if_truncated: make a new build even if it cannot see all events of the current one.
 
     Raises:
-        RebuildRefused: events failed in the new build that did not fail before.
+        RebuildRefused: events failed in the new build that did not fail before, or streams of the
+            projection were truncated.
     """
+    if not even_if_truncated:
+        await _check_truncated(host, projection)
     head: Head = await Follower(host, projection, 0).run(_begin_rebuild, projection)
     build = head.next
     for number in head.retired:
@@ -124,7 +140,7 @@ async def retry_all(follower: Follower) -> None:
         return await tx.parked(follower.projection.name, follower.build)
 
     for stream in await follower.run(parked):
-        await follower.release(stream, skip=False)
+        await Release(follower, stream).run()
 
 
 async def _head(tx: ProjectionTransaction, name: str) -> Head:
@@ -132,6 +148,53 @@ async def _head(tx: ProjectionTransaction, name: str) -> Head:
     if head is None:
         raise Superseded
     return head
+
+
+async def _check_truncated(host: Host, projection: Projection) -> None:
+    """Refuse a new build that would be made of fewer events than the current one.
+
+    A build of this version that was begun before goes on: it was told to.
+
+    Raises:
+        RebuildRefused: streams that the filter can select were truncated.
+    """
+    name = projection.name
+
+    async def current(tx: ProjectionTransaction) -> tuple[Head | None, Progress | None]:
+        head = await tx.head(name)
+        return head, None if head is None else await tx.progress(name, head.build.number)
+
+    head, progress = await Follower(host, projection, 0).run(current, isolation=SNAPSHOT)
+    if head is None or progress is None or progress.time == 0:
+        return  # The current build has seen no event.
+    if head.next is not None and head.next.version == projection.version:
+        return
+    truncated: list[list[Any]] = []
+    wanted = projection.wanted
+    prefixes = [wanted[key] for key in ("stream", "category", "prefix") if key in wanted]
+    async for info in StreamPages(host.channel.read, max(prefixes, key=len, default=""), newest):
+        if info.first > info.begins and _is_selected(info.stream, wanted):
+            truncated.append([info.stream, info.first, info.begins])
+            if len(truncated) == TRUNCATED_TOLD_MAX:
+                break
+    if truncated:
+        raise RebuildRefused(
+            f"projection {name}: stream {truncated[0][0]} begins at version {truncated[0][2]}, and "
+            f"its first event is {truncated[0][1]} now ({len(truncated)} such streams"
+            f"{' or more' if len(truncated) == TRUNCATED_TOLD_MAX else ''}); a new build would "
+            "lack what the current one made of the events before. Readers keep the current build. "
+            "If the model can do without, call rebuild(name, even_if_truncated=True)",
+            details={"truncated": truncated},
+        )
+
+
+def _is_selected(stream: str, wanted: Mapping[str, Any]) -> bool:
+    """Whether a filter can select events of a stream."""
+    return (
+        wanted.get("stream", stream) == stream
+        and wanted.get("category", stream.partition("-")[0]) == stream.partition("-")[0]
+        and stream.startswith(wanted.get("prefix", ""))
+    )
 
 
 async def _begin_rebuild(tx: ProjectionTransaction, projection: Projection) -> Head:
@@ -177,8 +240,10 @@ async def _switch(
         _, rows = await tx.events(build.wanted, new.position, 1)
         if rows and rows[0][0] <= old.position:
             return None
-    if not even_if_parked and new.parked > (0 if old is None else old.parked):
-        return [*(await tx.parked(name, build.number)).values()]
+    if not even_if_parked and new.parked:
+        parked = await tx.parked(name, build.number)
+        if len(parked) > len(await tx.parked(name, head.build.number)):
+            return [*parked.values()]
     tx.delete(build_key(name, head.build.number))
     switched = replace(head, build=build, next=None, retired=(*head.retired, head.build.number))
     tx.write_record(head_key(name), switched.record())
@@ -188,7 +253,9 @@ async def _switch(
 async def remove_build(host: Host, projection: Projection, number: int) -> None:
     """Remove the keys of a retired build, some at a time, and then its number from the head."""
     follower = Follower(host, projection, number)
-    for prefix in (model_key(projection.name, number), parked_key(projection.name, number)):
+    # First the parked streams: a release ends when the key of its stream is gone, and then writes
+    # nothing more into the model.
+    for prefix in (parked_key(projection.name, number), model_key(projection.name, number)):
         while await follower.run(_remove_some, prefix):
             pass
     await follower.run(_forget_build, projection.name, number)

@@ -5,6 +5,7 @@
     ("$parked", name, build, stream)       a stream with a failed event
     ("$parked", name, build, stream, "held")    the number of its later events, which wait
     ("$model", name, build, …)             the read model that a build writes
+    ("$skipped", name, position)           an event that no build handles
 
 A build is a read model made from the first event on. Builds are numbered 1, 2, 3 …; a new build
 stands beside the one that readers see until the head names it. The values are msgpack maps,
@@ -16,6 +17,7 @@ whichever codec the application uses.
     parked   {"position": 17, "version": 3, "type": "Deposited", "reason": "…", "attempts": 3,
               "since": microseconds}
     held     12
+    skipped  {"stream": "…", "version": 3, "type": "Deposited", "since": microseconds}
 """
 
 from collections.abc import Mapping
@@ -24,10 +26,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from headwater.codecs.codec import Codec, MsgpackCodec, decode_with
+from headwater.errors import HeadwaterError, TransactionGone
+from headwater.projections.failures import EventFailed
 from headwater.projections.models import Model
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import KeyPages
-from headwater.records import time_of
+from headwater.records import Committed, time_of
 from headwater.transactions.transaction import Transaction
 from headwater.transport.channel import Channel
 from headwater_protocol.keys import KeyTuple, encode_key
@@ -55,6 +59,11 @@ def parked_key(name: str, build: int, *stream: str) -> KeyTuple:
 def held_key(name: str, build: int, stream: str) -> KeyTuple:
     """The key of the number of events that a parked stream holds."""
     return ("$parked", name, build, stream, "held")
+
+
+def skipped_key(name: str, *position: int) -> KeyTuple:
+    """The key of a skipped event. Without a position: the prefix of all of them."""
+    return ("$skipped", name, *position)
 
 
 def model_key(name: str, build: int) -> KeyTuple:
@@ -125,8 +134,9 @@ class Progress:
     Attributes:
         position: all events up to here were processed: handled, held, or skipped by the filter.
         time: of the last event that matched the filter, in microseconds. 0: none yet.
-        parked: the number of parked streams.
-        parkings: increases with each change of the set of parked streams, or of their reasons.
+        parked: how many streams were parked. 0: none ever was. Some may be released by now.
+        parkings: increases when a stream is parked, and when an event is skipped that this build
+            has yet to meet.
     """
 
     position: int = 0
@@ -138,9 +148,13 @@ class Progress:
         """As it is stored."""
         return asdict(self)
 
-    def with_parked(self, change: int) -> "Progress":
-        """This progress with *change* more parked streams."""
-        return replace(self, parked=self.parked + change, parkings=self.parkings + 1)
+    def with_parking(self) -> "Progress":
+        """This progress with one more parked stream."""
+        return replace(self, parked=self.parked + 1, parkings=self.parkings + 1)
+
+    def with_skip(self) -> "Progress":
+        """This progress, whose followers have to read again which events are skipped."""
+        return replace(self, parkings=self.parkings + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +198,8 @@ class ProjectionTransaction(Transaction):
     Attributes:
         name: of the projection.
         model: the read model of the build that the handler works for.
+        handled: whether the handler was called.
+        broken: the last error of a read.
     """
 
     def __init__(
@@ -198,6 +214,28 @@ class ProjectionTransaction(Transaction):
         super().__init__(channel, codec, isolation=isolation)
         self.name = name
         self.model = Model(self, model_key(name, build))
+        self.handled = False
+        self.broken: HeadwaterError | None = None
+
+    async def commit(self) -> Committed | None:
+        """Commit.
+
+        Raises:
+            EventFailed: the transaction was ended by the server, because the handler was too slow.
+        """
+        try:
+            return await super().commit()
+        except TransactionGone as error:
+            if self.handled:
+                raise EventFailed(None, error) from error
+            raise
+
+    async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:
+        try:
+            return await super()._fetch(name, *arguments, at_commit=at_commit)
+        except HeadwaterError as error:
+            self.broken = error
+            raise
 
     async def head(self, name: str) -> Head | None:
         """The head of a projection, or None if it never ran."""
@@ -222,6 +260,17 @@ class ProjectionTransaction(Transaction):
             elif stream in found:
                 found[stream] = replace(found[stream], held=record)
         return found
+
+    async def parked_stream(self, name: str, build: int, stream: str) -> ParkedStream | None:
+        """One parked stream of a build, without the number of events that it holds."""
+        record = await self.read_record(parked_key(name, build, stream))
+        return None if record is None else ParkedStream(stream=stream, **record)
+
+    async def skipped(self, name: str) -> frozenset[int]:
+        """The positions of the events that no build of a projection handles."""
+        first, last = key_range(skipped_key(name), None, None)
+        pages = KeyPages(self._fetch, RECORDS, first, last, reverse=False, limit=None)
+        return frozenset([int(str(key[2])) async for key, _ in pages])
 
     async def events(self, wanted: Mapping[str, Any], after: int, limit: int) -> tuple[int, Any]:
         """The position up to which events were searched, and the rows that match a filter."""

@@ -6,15 +6,15 @@ was read can conflict. Later pages grow, so a million items take few round trips
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from headwater.codecs.codec import Codec, decode_with
-from headwater.codecs.events import recorded_event
+from headwater.codecs.events import event_views
+from headwater.codecs.keys_and_values import key_of, value_of
 from headwater.errors import InvalidArgument
 from headwater.records import CommitRecord, RecordedEvent, StoredSnapshot, time_of
-from headwater_protocol.keys import KeyTuple, decode_key, key_after
+from headwater_protocol.keys import KeyTuple, key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 
 PAGE_ITEMS_FIRST: Final = 128
@@ -107,12 +107,7 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
         return map(self._pair, items[::2], items[1::2])
 
     def _pair(self, encoded: bytes, data: bytes) -> tuple[KeyTuple, Any]:
-        key = decode_key(encoded)
-        try:
-            return key, self._codec.decode(data)
-        except Exception:
-            decode_with(self._codec, data, f"value of {key!r:.80}")
-            raise
+        return key_of(encoded), value_of(self._codec, encoded, data)
 
 
 class Span(NamedTuple):
@@ -147,7 +142,7 @@ class EventPages(Pages[RecordedEvent]):
     ) -> None:
         super().__init__(limit)
         self._fetch = fetch
-        self._codec = codec
+        self._view = event_views(codec)
         self._stream = stream
         self._after = after
         self._floor = 0
@@ -186,10 +181,7 @@ class EventPages(Pages[RecordedEvent]):
             events = [event for event in events if event[0] > self._floor]
         if self._keep is not None:
             events = [event for event in events if self._keep(event)]
-        codec = self._codec
-        items: Iterator[RecordedEvent] = map(partial(recorded_event, codec=codec), events)
-        revive = getattr(codec, "from_stored", None)
-        return len(events), items if revive is None else map(revive, items), more
+        return len(events), map(self._view, events), more
 
 
 class CommitPages(Pages[CommitRecord]):

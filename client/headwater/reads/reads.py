@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from headwater.codecs.codec import Codec, decode_with
-from headwater.codecs.events import from_stored, recorded_event
+from headwater.codecs.events import event_views
+from headwater.codecs.keys_and_values import value_of
 from headwater.errors import Undecodable
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import EventPages, KeyPages, Pages, Span
@@ -21,8 +22,9 @@ from headwater_protocol.operations import NAME, POSITION, SCHEMA, STREAM, VERSIO
 class Reads(ABC):
     """The reads. Subclasses send the requests.
 
-    Every read raises InvalidArgument for invalid arguments, Undecodable for values that the codec
-    cannot decode, and ConnectionLost if the server cannot be reached.
+    Every read raises InvalidArgument for invalid arguments, and ConnectionLost if the server cannot
+    be reached. A value that the codec cannot decode raises Undecodable. An event that it cannot
+    decode is handed out like any other, and its data raises Undecodable.
     """
 
     _codec: Codec
@@ -35,14 +37,9 @@ class Reads(ABC):
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """The value of a key, or *default* if it is absent."""
-        data = await self._fetch("get", encode_key(key))
-        if data is None:
-            return default
-        try:
-            return self._codec.decode(data)
-        except Exception:
-            decode_with(self._codec, data, f"value of {key!r:.80}")
-            raise
+        encoded = encode_key(key)
+        data = await self._fetch("get", encoded)
+        return default if data is None else value_of(self._codec, encoded, data)
 
     def scan(
         self,
@@ -209,8 +206,7 @@ class Reads(ABC):
                 snapshot = Snapshot(stored[0], state)
             except Undecodable:
                 rows, more = [], version > 0
-        codec = self._codec
-        events = [*from_stored([recorded_event(row, codec) for row in rows], codec)]
+        events = [*map(event_views(self._codec), rows)]
         if more:
             # A large snapshot may leave no room for events in the answer.
             after = snapshot.version if snapshot is not None else 0

@@ -16,14 +16,15 @@ transaction of its own.
 from dataclasses import dataclass
 from typing import Any
 
-from headwater.codecs.codec import Codec, decode_with, encode_with
-from headwater.codecs.events import from_stored, recorded_event
+from headwater.codecs.codec import Codec, encode_with
+from headwater.codecs.events import event_views
+from headwater.codecs.keys_and_values import key_of, value_of
 from headwater.errors import ProtocolError, TooLarge
 from headwater.reads.key_ranges import key_range
 from headwater.reads.query import Query, event_filter
 from headwater.records import Committed
 from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes
-from headwater_protocol.keys import Key, KeyTuple, decode_key, encode_key
+from headwater_protocol.keys import Key, KeyTuple, encode_key
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 from headwater_protocol.operations import CONDITION, READ
 
@@ -136,15 +137,13 @@ class Batch(Writes):
         if read[0] == "get":
             if answer is None:
                 return default
-            return decode_with(self._codec, answer, f"value of {decode_key(read[1])!r:.80}")
+            return value_of(self._codec, read[1], answer)
         if read[0] == "scan":
             return self._items(answer[1])
-        codec = self._codec
-        return [*from_stored([recorded_event(row, codec) for row in answer[2]], codec)]
+        return [*map(event_views(self._codec), answer[2])]
 
     def _items(self, flat: list[bytes]) -> list[tuple[KeyTuple, Any]]:
-        keys = [decode_key(key) for key in flat[::2]]
         return [
-            (key, decode_with(self._codec, data, f"value of {key!r:.80}"))
-            for key, data in zip(keys, flat[1::2], strict=True)
+            (key_of(key), value_of(self._codec, key, data))
+            for key, data in zip(flat[::2], flat[1::2], strict=True)
         ]

@@ -49,7 +49,7 @@ class RetentionWrites(ABC):
     ) -> None:
         """Keep only the newest events of a stream, until the retention is set again.
 
-        Without both limits, everything is kept from now on. Hidden events stay hidden.
+        If neither limit is given, everything is kept from now on. Hidden events stay hidden.
 
         Args:
             stream: its name.

@@ -156,7 +156,7 @@ class SingleWrites(ABC):
     ) -> Committed:
         """Keep only the newest events of a stream, until the retention is set again.
 
-        Without both limits, everything is kept from now on. Hidden events stay hidden.
+        If neither limit is given, everything is kept from now on. Hidden events stay hidden.
 
         Args:
             stream: its name.

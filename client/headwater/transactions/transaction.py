@@ -7,7 +7,7 @@
         tx.put(d, 2)
                                             commit [put d]              one round trip
 
-The server applies the writes that it was sent to later reads, so a transaction sees its own
+Reads on the server include the writes that were sent before them, so a transaction sees its own
 writes. A transaction that only writes is sent as one `execute`, which can safely be sent again. A
 transaction that wrote nothing ends without waiting for an answer: everything that it read was of
 one commit.

@@ -7,6 +7,7 @@
 A single error is raised as it is and not in a group: that there are tasks is an internal matter.
 """
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
@@ -56,3 +57,30 @@ async def _beside_on_asyncio(works: Sequence[Work]) -> AsyncIterator[None]:
         yield
         for task in tasks:
             task.cancel()
+
+
+def ends_the_task(error: BaseException) -> bool:
+    """Whether an exception is meant for the task itself, and is no failure of what it called.
+
+    These are a cancellation of the task, an interrupt from the keyboard, and the end of the
+    process. A CancelledError of asyncio in a task that nobody has cancelled is not: the task waited
+    for something else that was cancelled.
+    """
+    match error:
+        case BaseExceptionGroup():
+            return any(ends_the_task(inner) for inner in error.exceptions)
+        case Exception():
+            return False
+        case KeyboardInterrupt() | SystemExit() | GeneratorExit():
+            return True
+    # A library that was never imported has cancelled nothing.
+    trio, asyncio = sys.modules.get("trio"), sys.modules.get("asyncio")
+    if trio is not None and isinstance(error, trio.Cancelled):
+        return True
+    if asyncio is None or not isinstance(error, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False  # There is no event loop: this is a thread.
+    return task is not None and task.cancelling() > 0

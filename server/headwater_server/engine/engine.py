@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from headwater_protocol.errors import (
     HeadwaterError,
@@ -37,11 +37,12 @@ from headwater_server.engine.format.transaction_ids import (
     made_between,
     told_time,
 )
+from headwater_server.engine.reads.charged_reader import ChargedReader
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.reads.reading import EventsPage, Reader
 from headwater_server.engine.reads.time_index import position_before
 from headwater_server.engine.retention.rewriting import Rewriting
-from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.settings import HOUR_US, EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.memtable import ABORTED
 from headwater_server.engine.statistics import collect_statistics
@@ -50,11 +51,10 @@ from headwater_server.engine.transactions.open_transactions import OpenTransacti
 from headwater_server.engine.transactions.sequencer import Group, Sequencer, Ticket, aborted
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
+from headwater_server.engine.work_budget import CONDITIONS, WorkBudget
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.wal.interface import WriteAheadLog
-
-_DAY_US: Final = 24 * 3600 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,10 @@ class Engine:
         """The oldest commit at which a reader may begin."""
         return self._state.files.horizon
 
-    def reader(self, at_commit: int | None = None) -> Reader:
+    def reader(self, at_commit: int | None = None, *, step: bool = False) -> Reader:
         """A reader outside of a transaction, at the newest commit or a past one.
+
+        *step*: for a step of something that goes on by itself; its pages are shorter.
 
         Raises:
             NoSuchCommit, HistoryGone: the commit does not exist yet, or cannot be read any more.
@@ -146,8 +148,8 @@ class Engine:
             view, position = self.sequencer.published, self.sequencer.published_position
         else:
             view, position = at_commit, self._position_at(at_commit)
-        time, examined_max = self._time_at(view), self.settings.examined_events_max
-        return Reader(self._state, view, position, examined_max=examined_max, time=time)
+        most = self.settings.step_events_max if step else self.settings.examined_events_max
+        return Reader(self._state, view, position, examined_max=most, time=self._time_at(view))
 
     def get(self, key: bytes) -> bytes | None:
         """The newest published value of a user's key, or None; a fast `reader().get(key)`."""
@@ -177,8 +179,8 @@ class Engine:
         return read_snapshots(self._state, self.reader(at_commit).view, cursor, limit)
 
     def events_page(self, after: int, wanted: EventFilter, limit: int) -> EventsPage:
-        """Published events after a position, for a subscription."""
-        return self.reader().read_all(after, wanted, limit, reverse=False)
+        """Published events after a position, for a step of a subscription."""
+        return self.reader(step=True).read_all(after, wanted, limit, reverse=False)
 
     # Transactions.
 
@@ -295,8 +297,7 @@ class Engine:
 
         Raises:
             As begin and commit, and whatever *reads* raises.
-            HistoryGone: the call is repeated and was committed as details["commit"], but its
-                reads are not possible any more.
+            HistoryGone: it was committed before, as details["commit"], and cannot read again.
         """
         known = self._state.transaction(transaction)
         if known is None and transaction < self.sequencer.forgotten_ids_end:
@@ -311,15 +312,14 @@ class Engine:
         buffer.add(writes)
         if writes and self.read_only_reason is not None:
             self._check_writable()
-        failures = failed_conditions(self._state, conditions) if conditions else []
+        budget = WorkBudget(CONDITIONS) if conditions or reads is not None else None
+        failures = [] if budget is None else failed_conditions(self._state, conditions, budget)
         results: list[Any] = []
-        if reads is not None and not failures:
-            # Read the newest state, durable or not; the answer waits until that is durable.
-            state, examined_max = self._state, self.settings.examined_events_max
-            view, position, time = state.last_commit, state.last_position, state.time.time
-            newest = Reader(state, view, position, examined_max=examined_max, time=time)
-            results = reads(newest)
-        return self.sequencer.commit_at_once(transaction, user, buffer, failures), results
+        if budget is not None and reads is not None and not failures:
+            # The answer waits until what is read here is durable.
+            results = reads(ChargedReader(self._state, budget, self.settings))
+        commit = self.sequencer.commit_at_once
+        return commit(transaction, user, buffer, failures, budget), results
 
     def status(self, transaction: bytes, *, resolve: bool, user: int = 0) -> TransactionStatus:
         """The status of a transaction; with *resolve*, fence it unless it committed.
@@ -456,7 +456,7 @@ class Engine:
         known = self._state.transaction(transaction)
         forget_before = self.sequencer.published_time.forget_before
         # An id older than the database cannot be a forgotten one. Clocks may differ by a day.
-        seen_from = self._created - _DAY_US
+        seen_from = self._created - 24 * HOUR_US
         if known is None and made_between(transaction, seen_from, forget_before):
             raise TransactionForgotten(
                 f"transaction {transaction.hex()} is older than the retention of "

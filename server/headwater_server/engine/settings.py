@@ -50,9 +50,12 @@ class EngineSettings:
     read_set_size_max: int = 100_000
     """Keys, ranges, streams and queries that a serializable transaction may have read."""
 
-    examined_events_max: int = 20_000
-    """Events that one page of a filtered read may examine before it answers `more`. This bounds how
-    long one request can delay the others."""
+    examined_events_max: int = 5_000
+    """Events that one page of a filtered read may examine before it answers `more`; of indexes,
+    eight times as many entries. This bounds how long one request can delay the others: 20 ms."""
+
+    step_events_max: int = 1_000
+    """The same for a step of a subscription or a consumer group, which goes on by itself."""
 
     garbage_entries_max: int = 200_000
     """Superseded versions that one checkpoint examines."""

@@ -90,4 +90,4 @@ class Failures:
 
 
 def _nothing() -> None:
-    """There are no clients yet."""
+    """Do nothing: there are no clients yet."""

@@ -53,6 +53,7 @@ from headwater_server.net.tasks.maintenance import Maintenance
 from headwater_server.net.tasks.rewriter import Rewriter
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.threads.worker_thread import RunBlocking, WorkerThread
+from headwater_server.net.turns import Turn
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
@@ -112,12 +113,7 @@ class Server:
             disk_retry_ms=settings.disk_retry_ms,
         )
         self._subscriptions, self._key_feeds = self._open_feeds(settings.session.subscriptions_max)
-        self._group_deliveries = GroupDeliveries(
-            engine,
-            self._group_commit,
-            self._failures,
-            per_session_max=settings.session.memberships_max,
-        )
+        self._group_deliveries = self._open_group_deliveries(settings.session.memberships_max)
         self._checkpointer = Checkpointer(
             engine,
             self._group_commit,
@@ -165,9 +161,19 @@ class Server:
 
     def _open_feeds(self, per_session_max: int) -> tuple[Feeds[EventFilter], Feeds[KeyRange]]:
         engine, failures = self._engine, self._failures
+        turn = Turn(self._settings.feeds_turn_ms, trio.current_time)
         return (
-            Feeds(EventSource(engine), failures, per_session_max=per_session_max),
-            Feeds(KeySource(engine), failures, per_session_max=per_session_max),
+            Feeds(EventSource(engine), failures, per_session_max=per_session_max, turn=turn),
+            Feeds(KeySource(engine), failures, per_session_max=per_session_max, turn=turn),
+        )
+
+    def _open_group_deliveries(self, per_session_max: int) -> GroupDeliveries:
+        return GroupDeliveries(
+            self._engine,
+            self._group_commit,
+            self._failures,
+            per_session_max=per_session_max,
+            turn=Turn(self._settings.feeds_turn_ms, trio.current_time),
         )
 
     @property

@@ -33,6 +33,7 @@ from headwater_server.net.session.peer import Peer
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.tasks.backups import Backups
 from headwater_server.net.tasks.group_commit import GroupCommit
+from headwater_server.net.turns import Turn
 
 _log = structlog.get_logger(__name__)
 
@@ -78,6 +79,8 @@ class Service:
         local_only: only this machine can connect, so users are optional.
         authentication_needed: every new connection must authenticate.
         stopping: no new connections, transactions and subscriptions are accepted.
+        session_turn: the turn of the session that is being served.
+        connections_turn: the turn of all connections that were ready together.
         sessions: all open sessions, the oldest first.
         unauthenticated: sessions without a finished hello and authentication, each with the time
             (seconds, on the event loop's clock) at which it was opened.
@@ -121,6 +124,8 @@ class Service:
             stalled_s_max=settings.stalled_ms_max / 1000,
             monotonic=monotonic,
         )
+        self.session_turn = Turn(settings.session.turn_ms, monotonic)
+        self.connections_turn = Turn(settings.turn_ms, monotonic)
         self.stopping = False
         # A dict, because the order of a set would differ between runs of a simulation.
         self.sessions: dict[Peer, None] = {}

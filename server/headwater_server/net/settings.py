@@ -50,6 +50,10 @@ class SessionSettings:
     """Requests of a connection that are served before others get their turn: about half a
     millisecond of reads."""
 
+    turn_ms: int = 2
+    """Milliseconds after which no further request of a connection is served in its turn. A request
+    may cost as much as thousands of others."""
+
     receive_size: int = 64 * KIB
     """Bytes of one read from a socket."""
 
@@ -107,6 +111,13 @@ class ServerSettings:
     """File descriptors that are reserved for the files of the database: 256 for the state store,
     128 for each log, and some spare ones. Without them the next checkpoint would end the process.
     If the process may have only a few, half of them are reserved."""
+
+    turn_ms: int = 10
+    """Milliseconds after which no further connection is served in the turn of all connections that
+    are ready. Each of the others then gets a turn of its own."""
+
+    feeds_turn_ms: int = 2
+    """Milliseconds after which feeds that are behind, or consumer groups, let others run."""
 
     accepts_per_turn_max: int = 64
     """Connections accepted before the open ones get their turn."""

@@ -71,7 +71,8 @@ def test_an_event_that_fails_parks_its_stream(db: headwater.BlockingDatabase, na
         assert db.model(name).get("total") == 45 - 4
         broken.clear()
         db.projections.rebuild(name)
-        assert db.model(name).get("total") == 45
+        # The event that was skipped stays out.
+        assert db.model(name).get("total") == 45 - 4
     db.projections.remove(name)
     assert name not in db.projections.names()
 

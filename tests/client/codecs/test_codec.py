@@ -213,11 +213,22 @@ MEMBERS: st.SearchStrategy[Any] = st.one_of(
     # not equal to any datetime of another zone.
     st.datetimes(timezones=st.integers(-1439, 1439).map(of_minutes)),
 )
+# What msgpack encodes by itself, and what the codec must look for: codes of its own, and times that
+# would be decoded as another class.
+OF_MSGPACK: st.SearchStrategy[Any] = st.one_of(
+    st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=20)),
+    st.builds(msgpack.Timestamp, st.integers(0, 2**40), st.integers(0, 10**9 - 1)),
+    st.uuids().map(lambda each: msgpack.ExtType(1, each.bytes)),
+    st.just(msgpack.ExtType(2, b"1.10")),
+    st.just(msgpack.ExtType(4, b"\x91\x01")),
+)
 HASHABLE = st.recursive(
-    MEMBERS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=5
+    MEMBERS | OF_MSGPACK,
+    lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3),
+    max_leaves=5,
 )
 VALUES = st.recursive(
-    MEMBERS,
+    MEMBERS | OF_MSGPACK,
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.dictionaries(HASHABLE, inner, max_size=4),
@@ -234,6 +245,10 @@ VALUES = st.recursive(
 @example(datetime.max.replace(tzinfo=timezone(-timedelta(hours=5))))
 @example(datetime.min.replace(tzinfo=timezone(timedelta(hours=23, minutes=59))))
 @example([{datetime.max.replace(tzinfo=timezone(-timedelta(hours=23, minutes=59)))}])
+@example([{datetime.max.replace(tzinfo=timezone(-timedelta(days=1) + timedelta.resolution))}])
+@example([msgpack.ExtType(1, bytes(16))])
+@example({"x": {msgpack.ExtType(3, b"2013-01-31")}})
+@example({msgpack.Timestamp(0, 1): 1})
 def test_every_accepted_value_is_decoded_to_an_equal_one(value: Any) -> None:
     codec = MsgpackCodec()
     try:
@@ -248,3 +263,87 @@ def test_damaged_values_of_special_types_are_undecodable() -> None:
     for data in (b"", b"\xc1", b"\x81\x90", b"\xd6\xff\0\0", b"\xc7\x0c\xff" + b"\xff" * 12):
         with pytest.raises(Undecodable):
             decode_with(codec, data, "it")
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("size", [0, 1, 2, 4, 8, 16, 300, 70_000])
+def test_the_codecs_own_extension_types_are_refused(code: int, size: int) -> None:
+    """ExtType(1, …) of 16 bytes came back as a UUID, and any other was never readable."""
+    with pytest.raises(InvalidArgument, match=f"the extension type {code} belongs to MsgpackCodec"):
+        encode_with(MsgpackCodec(), {"a": [1.5, msgpack.ExtType(code, bytes(size))]}, "it")
+
+
+def test_a_default_may_not_use_the_codecs_own_extension_types() -> None:
+    codec = MsgpackCodec(default=lambda _: [msgpack.ExtType(1, bytes(16))])
+    with pytest.raises(InvalidArgument, match="the extension type 1 belongs to MsgpackCodec"):
+        encode_with(codec, {1j}, "it")
+
+
+class Moment(datetime):
+    """As libraries for times derive them."""
+
+
+def test_a_class_derived_from_datetime_is_a_time() -> None:
+    codec = MsgpackCodec()
+    moment = Moment(2013, 1, 1, 12, tzinfo=of_minutes(90))
+    assert codec.decode(codec.encode([moment])) == [moment]
+    with pytest.raises(InvalidArgument, match="no time zone"):
+        encode_with(codec, Moment(2013, 1, 1), "it")
+
+
+def in_sets(depth: int) -> Any:
+    value: Any = "core"
+    for _ in range(depth):
+        value = frozenset((value,))
+    return value
+
+
+def test_sets_in_sets_have_a_bound_in_both_directions() -> None:
+    """200 levels could be written, and ended the process of everybody who read them."""
+    codec = MsgpackCodec()
+    assert codec.decode(codec.encode(in_sets(32))) == in_sets(32)
+    with pytest.raises(InvalidArgument, match="sets nested 33 levels deep; the maximum is 32"):
+        encode_with(codec, in_sets(33), "it")
+    data = b"\xa4core"
+    for _ in range(1000):
+        data = b"\xc9" + (len(data) + 1).to_bytes(4) + b"\x05\x91" + data
+    with pytest.raises(Undecodable, match="nested more than 32 levels"):
+        decode_with(codec, data, "it")
+
+
+def test_a_value_of_any_depth_that_is_accepted_can_be_read_from_any_depth_of_calls() -> None:
+    """A rare value is decoded without a Python call for each of its levels."""
+    codec = MsgpackCodec()
+    value: Any = {(1, 2): datetime.max.replace(tzinfo=of_minutes(-60))}
+    for _ in range(500):
+        value = [value]
+
+    def deep(calls: int) -> Any:
+        return deep(calls - 1) if calls else codec.decode(data)
+
+    data = codec.encode(value)
+    back, expected = deep(600), value
+    for _ in range(500):
+        (back,), (expected,) = back, expected
+    assert back == expected
+
+
+class Odd(Exception):
+    """An error that is no ValueError."""
+
+
+class OddCodec:
+    """A codec of the application whose errors have a class of their own."""
+
+    def encode(self, value: Any) -> bytes:
+        raise Odd(value)
+
+    def decode(self, data: bytes) -> Any:
+        raise Odd(data)
+
+
+def test_whatever_a_codec_raises_the_caller_is_told_in_our_words() -> None:
+    with pytest.raises(InvalidArgument, match="it cannot be encoded: 7"):
+        encode_with(OddCodec(), 7, "it")
+    with pytest.raises(Undecodable, match="it cannot be decoded"):
+        decode_with(OddCodec(), b"7", "it")

@@ -218,7 +218,7 @@ def test_messages_of_a_newer_server_that_are_unknown_are_ignored(
     run_on(face, server.url, scenario)
 
 
-# An event that cannot be decoded is raised once, and no other event is skipped with it.
+# An event that cannot be decoded is delivered like any other, and hides no other.
 
 
 def undecodable(position: int) -> list[Any]:
@@ -231,50 +231,53 @@ def test_an_undecodable_event_hides_no_other_event(
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
         seen: list[int] = []
-        failed = 0
+        failed: list[int] = []
         async with db.subscribe() as feed:
             rows = [undecodable(n) if n in bad else event(n) for n in range(1, 6)]
             push(server, ["events", rows], ["caught_up", 5])
-            while True:
+            batch = await anext(feed)
+            assert isinstance(batch, headwater.EventBatch)
+            for one in batch:
                 try:
-                    item = await anext(feed)
-                except headwater.Undecodable:
-                    failed += 1
-                    continue
-                if isinstance(item, headwater.CaughtUp):
-                    break
-                seen += [one.position for one in item]  # type: ignore[union-attr]
-                assert feed.position == seen[-1]
-        assert failed == len(bad)
+                    assert one.data == 1
+                    seen.append(one.position)
+                except headwater.Undecodable as error:
+                    failed.append(error.details["position"])
+            assert isinstance(await anext(feed), headwater.CaughtUp)
         assert seen == [n for n in range(1, 6) if n not in bad]
+        assert failed == sorted(bad)
 
     run_on(face, server.url, scenario)
 
 
-def test_the_position_stays_before_an_undecodable_event(face: str, server: FakeServer) -> None:
+def test_the_position_moves_with_each_single_event(face: str, server: FakeServer) -> None:
+    """It moved to the end of the batch with its first event: who stopped there skipped the rest."""
+
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe(after=2) as feed:
+            push(
+                server, ["events", [event(3), event(4)]], ["caught_up", 9], ["events", [event(10)]]
+            )
+            events = feed.events()
+            for position in (3, 4, 10):
+                assert (await anext(events)).position == feed.position == position
+
+    run_on(face, server.url, scenario)
+
+
+def test_single_events_and_batches_can_be_asked_for_in_turn(face: str, server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
         async with db.subscribe() as feed:
-            push(server, ["events", [event(1), undecodable(2), event(3)]])
-            assert len(await anext(feed)) == 1  # type: ignore[arg-type]
-            with pytest.raises(headwater.Undecodable):
-                await anext(feed)
-            assert feed.position == 1
+            push(server, ["events", [event(n) for n in range(1, 6)]], ["caught_up", 5])
+            assert (await anext(feed.events())).position == 1
+            assert (await anext(feed.events())).position == 2
+            rest = await anext(feed)
+            assert isinstance(rest, headwater.EventBatch)
+            assert [one.position for one in rest] == [3, 4, 5]
+            assert feed.position == 5
+            assert isinstance(await anext(feed), headwater.CaughtUp)
 
     run_on(face, server.url, scenario)
-
-
-def test_credit_is_granted_for_undecodable_events_too(face: str, server: FakeServer) -> None:
-    async def scenario(db: headwater.Database) -> None:
-        async with db.subscribe(window=4) as feed:
-            push(server, ["events", [undecodable(1), undecodable(2)]], ["caught_up", 2])
-            for _ in range(2):
-                with pytest.raises(headwater.Undecodable):
-                    await anext(feed)
-            await anext(feed)
-            server.wait_for("credit")
-
-    run_on(face, server.url, scenario)
-    assert sum(came.arguments[1] for came in server.named("credit")) == 2
 
 
 def test_a_subscription_notices_that_the_server_disappeared_without_an_error(

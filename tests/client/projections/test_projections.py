@@ -16,8 +16,8 @@ from headwater.cli.server_process import ServerProcess
 from headwater.codecs.codec import MsgpackCodec, RawCodec
 from headwater.codecs.event_types import EventTypes, TypedCodec
 from headwater.projections.follower import Follower, PositionMismatch
-from headwater.projections.projections import look_ahead
 from headwater.projections.rebuilding import opened
+from headwater.projections.runners import look_ahead
 from tests.client.faces import run_on
 
 numbers = itertools.count(random.randrange(1 << 40))

@@ -9,6 +9,7 @@ from headwater.blocking.pages import BlockingPages
 from headwater.codecs.codec import MsgpackCodec
 from headwater.errors import Undecodable
 from headwater.reads.pages import EventPages, KeyPages, Pages, SnapshotPages
+from headwater.records import RecordedEvent
 from headwater.transport.stepping import step
 from headwater_protocol.keys import encode_key
 
@@ -56,8 +57,14 @@ ALL = pytest.mark.parametrize("pages", [key_pages, event_pages, snapshot_pages])
 
 
 def number_of(item: Any) -> int:
-    value = item[1] if isinstance(item, tuple) else getattr(item, "data", None)
-    number: int = item.state if value is None else value
+    match item:
+        case (_, number):
+            pass
+        case RecordedEvent():
+            number = item.data
+        case _:
+            number = item.state
+    assert isinstance(number, int)
     return number
 
 
@@ -95,5 +102,24 @@ def test_a_blocking_caller_that_continues_after_an_unreadable_item_gets_all_othe
             failed += 1
         except StopIteration:
             break
+    assert seen == [number for number in range(COUNT) if number not in BAD]
+    assert failed == len(BAD)
+
+
+@ALL
+def test_a_blocking_caller_that_loops_again_after_an_unreadable_item_gets_all_others(
+    pages: Callable[[], Pages[Any]],
+) -> None:
+    """A new loop began with the next page, and left out the rest of the current one."""
+    items = BlockingPages(pages())
+    seen: list[int] = []
+    failed = 0
+    for _ in range(COUNT):
+        try:
+            for item in items:
+                seen.append(number_of(item))
+            break
+        except Undecodable:
+            failed += 1
     assert seen == [number for number in range(COUNT) if number not in BAD]
     assert failed == len(BAD)

@@ -19,7 +19,7 @@ from headwater_server.engine.format.planned import ABORT, Planned
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.stored_state import read_applied
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
-from headwater_server.engine.transactions.validation_budget import commit_budget
+from headwater_server.engine.work_budget import VALIDATION, WorkBudget
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.store.interface import Family
 from tests.engine.written import START_US, PowerLoss, Written
@@ -302,7 +302,7 @@ def test_a_commit_of_many_keys_has_its_changes_in_many_entries() -> None:
         1, *[commit for commit in (2, 3, 4) for _ in keys], 5
     ]  # fmt: skip
     for after in range(6):
-        changed = ChangedKeys(State(written.stored_state), after, commit_budget())
+        changed = ChangedKeys(State(written.stored_state), after, WorkBudget(VALIDATION))
         found = changed.in_range(keys[0], keys[2])
         assert (found is not None) == (after < 5), after
         assert changed.in_range(keys[2], b"\xff") == ((keys[2], 4) if after < 4 else None)

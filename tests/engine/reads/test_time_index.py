@@ -39,7 +39,7 @@ def test_the_events_after_the_position_have_the_time_or_a_later_one() -> None:
 
 def test_the_position_is_exact_for_forgotten_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     database = filled(Database())
-    # Whole files of commits are forgotten, and these are a part of one.
+    # The commit log forgets whole files, and this one is not full. So pretend.
     monkeypatch.setattr(StoredState, "oldest_commit", 21)
     for second in range(33):
         time = START_US + second * 1_000_000

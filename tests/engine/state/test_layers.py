@@ -8,7 +8,7 @@ import pytest
 
 from headwater_server.engine.state.layers import NO_HEAD, Head, State
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
-from headwater_server.engine.transactions.validation_budget import commit_budget
+from headwater_server.engine.work_budget import VALIDATION, WorkBudget
 from tests.engine.database import Database
 
 KEYS = [b"\x01" + bytes([letter]) for letter in b"abcdefgh"]
@@ -111,7 +111,7 @@ def test_a_range_counts_as_changed_if_one_of_its_keys_was(both: tuple[State, Tru
                     key: max((c for c, _ in truth.keys[key] if c > after), default=0)
                     for key in inside
                 }
-                found = ChangedKeys(state, after, commit_budget()).in_range(KEYS[low], end)
+                found = ChangedKeys(state, after, WorkBudget(VALIDATION)).in_range(KEYS[low], end)
                 if found is None:
                     assert not any(newest.values())
                 else:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from headwater_server.engine.format.index_keys import CATEGORY, STREAM
 from headwater_server.engine.format.planned import ABORT, COMMIT, Planned
 from headwater_server.engine.state.memtable import PIECE_ENTRIES, MemTable
+from headwater_server.engine.state.names import names_with_prefix
 from tests.engine.written import Written
 
 COMMITS = 5 * PIECE_ENTRIES
@@ -59,6 +61,8 @@ def test_freeing_a_memtable_leaves_nothing() -> None:
         )
         if number == 150:
             assert written.state.active.first_keys(b"", b"\xff", 1)
+    for kind in (STREAM, CATEGORY):
+        assert names_with_prefix(written.state, kind, "stream", 7)
     memtable = written.state.active
     memtable.apply([Planned(ABORT, b"a" * 16, memtable.newest_time, 0, 0, 301, [])])
     before = sizes_of(memtable)

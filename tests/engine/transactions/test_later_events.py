@@ -5,11 +5,11 @@ import random
 import pytest
 
 from headwater_protocol.errors import Conflict, TooLarge
+from headwater_server.engine import work_budget
 from headwater_server.engine.format.events import StoredEvent, decode_event
 from headwater_server.engine.reads.filters import EVERYTHING, Criterion, EventFilter
-from headwater_server.engine.transactions import validation_budget
 from headwater_server.engine.transactions.later_events import LaterEvents, first_event
-from headwater_server.engine.transactions.validation_budget import ValidationBudget
+from headwater_server.engine.work_budget import WorkBudget
 from tests.engine.database import Database, all_events
 
 STREAMS = ["a-1", "a-2", "ab-1", "b-1", "b", "plain"]
@@ -28,8 +28,16 @@ QUERIES = [
 ]
 
 
-def budget(looked_at_max: int | None = None) -> ValidationBudget:
-    return ValidationBudget("a test", "wait", looked_at_max=looked_at_max)
+def budget(work_max: int | None = None) -> WorkBudget:
+    return WorkBudget(("a test", "wait"), work_max=work_max)
+
+
+TWO_TAGS = EventFilter(query=(Criterion((), ("even", "odd")),))
+
+
+def tagged_in_turn(count: int) -> list[list[object]]:
+    """Events with one of two tags in turn: a search for both meets them all and finds none."""
+    return [[None, "One", b"", b"", [("even", "odd")[number % 2]]] for number in range(count)]
 
 
 def append(source: random.Random) -> list[object]:
@@ -101,8 +109,8 @@ def test_a_stream_has_lost_a_match_if_a_view_had_it_and_the_newest_state_does_no
             assert found in streams if streams else found is None, (query, view)
 
 
-def used(spent: ValidationBudget) -> int:
-    return validation_budget.LOOKED_AT_MAX - spent.left
+def used(spent: WorkBudget) -> int:
+    return work_budget.WORK_MAX - spent.left
 
 
 def test_all_queries_without_an_index_scan_later_events_once() -> None:
@@ -135,22 +143,22 @@ def test_a_commit_that_would_examine_too_much_is_refused_and_changes_nothing(
     ruled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Such a commit used to block all clients while it scanned the events since its begin.
-    monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 1_000)
+    monkeypatch.setattr(work_budget, "WORK_MAX", 1_000)
     database = Database()
     database.execute(["append", "s-1", -1, [[None, "One", b"", b""]]])
     if ruled:
         database.execute(["set_retention", "s-1", 5, None])
     # With a rule, any query over all streams must know who appended.
-    wanted = EventFilter(types=("None",)) if ruled else EventFilter(prefix="x")
+    wanted = EventFilter(types=("None",)) if ruled else TWO_TAGS
     running = [database.begin() for _ in range(2)]
     for each in running:
         assert each.read_all(0, wanted, 10, False).events == []
     for _ in range(9):
-        database.execute(["append", "t-1", -1, [[None, "One", b"", b""]] * 100])
+        database.execute(["append", "t-1", -1, tagged_in_turn(100)])
     database.commit(running[0], ["put", b"k", b"first"])
-    database.execute(["append", "t-1", -1, [[None, "One", b"", b""]] * 500])
+    database.execute(*[["append", "t-1", -1, tagged_in_turn(1_000)] for _ in range(8)])
     before = database.engine.published
-    with pytest.raises(TooLarge, match=r"look at 1[0-9]{3} events .* allowed are 1000"):
+    with pytest.raises(TooLarge, match=r"look at \d+ .* or more; allowed are 1000"):
         database.commit(running[1], ["put", b"k", b"second"])
     assert database.engine.published == before
     assert database.engine.reader().get(b"k") == b"first"
@@ -160,7 +168,7 @@ def test_a_conflict_found_before_the_budget_is_used_up_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A conflict can be tried again; this error would end the client's loop.
-    monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 100)
+    monkeypatch.setattr(work_budget, "WORK_MAX", 100)
     database = Database()
     running = database.begin()
     running.get(b"k")
@@ -174,7 +182,7 @@ def test_a_conflict_found_before_the_budget_is_used_up_is_reported(
 def test_a_query_for_everything_conflicts_with_the_first_event_however_many_follow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 600)
+    monkeypatch.setattr(work_budget, "WORK_MAX", 600)
     database = Database()
     database.execute(["append", "s-1", -1, [[None, "One", b"", b""]]])
     database.execute(["set_retention", "s-1", 5, None])
@@ -188,14 +196,17 @@ def test_a_query_for_everything_conflicts_with_the_first_event_however_many_foll
 def test_the_conditions_of_a_transaction_share_one_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 1_000)
+    monkeypatch.setattr(work_budget, "WORK_MAX", 1_000)
     database = Database()
-    database.execute(["append", "t-1", -1, [[None, "One", b"", b""]] * 400])
-    conditions = [["no_events", {"prefix": f"x{number}"}, 0] for number in range(3)]
+    database.execute(["append", "t-1", -1, tagged_in_turn(3_000)])
+    conditions = [["no_events", TWO_TAGS.as_wire(), number] for number in range(3)]
     database.execute(["put", b"k", b"v"], conditions=conditions[:2])
     with pytest.raises(TooLarge, match="give a later position"):
         database.execute(["put", b"k", b"w"], conditions=conditions)
-    appends = [["append", "a-1", -1, [[None, "One", b"", b""]], {"prefix": "x"}, 0]] * 3
+    appends = [
+        ["append", "a-1", -1, [[None, "One", b"", b""]], TWO_TAGS.as_wire(), number]
+        for number in range(3)
+    ]
     database.execute(*appends[:2])
     with pytest.raises(TooLarge, match="give a later position"):
         database.execute(*appends)

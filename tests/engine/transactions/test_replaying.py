@@ -16,9 +16,12 @@ def content(table: MemTable) -> dict[str, object]:
     """Everything in a memtable except the sorted keys."""
     found = dict(vars(table))
     del found["_sorted"], found["_unsorted"]
+    del found["_stream_names"], found["_category_names"]
     found["written"] = [list(writes) for writes in table.written]
     seen = table.seen_ids
     found["seen_ids"] = (seen.newest, seen.early, seen.beyond, seen.early_from)
+    found["stream names"] = table.first_names("stream", b"", None, 100)
+    found["category names"] = table.first_names("category", b"", None, 100)
     found["keys"] = list(table.keys(b"", None))
     found["streams"] = {
         name: (tail.id, tail.base_version, tail.positions, tail.event_ids)

@@ -11,8 +11,8 @@ from headwater_protocol.errors import (
     InvalidArgument,
     TooLarge,
 )
+from headwater_server.engine import work_budget
 from headwater_server.engine.reads.filters import Criterion, EventFilter
-from headwater_server.engine.transactions import validation_budget
 from tests.engine.database import Database
 
 QUERY = {"query": [{"types": ["Taken"], "tags": ["name:ann"]}]}
@@ -137,16 +137,18 @@ def test_a_future_position_cannot_have_been_read() -> None:
     assert "the newest is 1" in error.message
 
 
-def test_a_condition_that_would_scan_every_event_is_refused(
+def test_a_condition_that_would_look_at_too_many_entries_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(validation_budget, "LOOKED_AT_MAX", 200)
+    monkeypatch.setattr(work_budget, "WORK_MAX", 200)
     database = Database()
-    database.execute(*[take("ann", stream=f"n{n}") for n in range(300)])
-    error = failure_of(database, [*take("ann"), {"prefix": "x"}])
+    events = [[None, "T", b"", b"", [("even", "odd")[n % 2]]] for n in range(3_000)]
+    database.execute(["append", "n", -1, events])
+    never = {"query": [{"tags": ["even", "odd"]}]}
+    error = failure_of(database, [*take("ann"), never])
     assert isinstance(error, TooLarge)
     assert "give a later position" in error.message
-    database.execute([*take("ann"), {"prefix": "x"}, 250])
+    database.execute([*take("ann"), never, 2_500])
     # An index answers, however much there is.
     database.execute([*take("ann"), {"query": [{"tags": ["name:bob"]}]}])
 

@@ -68,7 +68,7 @@ async def test_a_fast_client_alone_does_not_starve_other_tasks() -> None:
         over = threading.Event()
         answered = []
 
-        def ask_and_ask() -> None:
+        def ask_endlessly() -> None:
             connection = ClientConnection()
             with socket.create_connection(address) as lone:
                 for name, arguments in (("hello", (PROTOCOL_VERSION,)), *PINGS):
@@ -80,7 +80,7 @@ async def test_a_fast_client_alone_does_not_starve_other_tasks() -> None:
                     if over.is_set():
                         break
 
-        nursery.start_soon(trio.to_thread.run_sync, ask_and_ask)
+        nursery.start_soon(trio.to_thread.run_sync, ask_endlessly)
         with trio.fail_after(20):
             while len(answered) < 20:
                 await trio.lowlevel.checkpoint()
@@ -103,7 +103,7 @@ async def test_a_pipeline_longer_than_a_turn_is_answered_completely_and_in_order
         assert [answer.request_id for answer in answers] == [number for number, _ in requests]
 
 
-async def test_a_large_value_goes_in_and_out_in_many_pieces() -> None:
+async def test_a_large_value_is_received_and_sent_in_many_pieces() -> None:
     async with listening() as (server, listeners):
         client = await dial(listeners)
         value = bytes(range(256)) * 30_000
@@ -142,7 +142,7 @@ async def test_one_connection_too_many_is_refused_with_the_reason() -> None:
 
 
 async def test_the_last_descriptors_are_reserved_for_files() -> None:
-    # Clients that took all descriptors made the next checkpoint fail, which ends the server.
+    # When clients used all descriptors, the next checkpoint used to fail, which ended the server.
     async with listening() as (server, listeners):
         first = await dial(listeners)
         service = server.server.service
@@ -171,7 +171,7 @@ async def test_a_reset_connection_releases_what_it_held() -> None:
         assert (await other.ask("stats"))["open_transactions"] == 0
 
 
-async def test_running_out_of_descriptors_does_not_spin_and_passes(
+async def test_a_server_without_free_descriptors_does_not_spin_and_recovers(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     class Exhausted:
@@ -197,14 +197,14 @@ async def test_running_out_of_descriptors_does_not_spin_and_passes(
         server.server.plain_sockets.listen(poor, "test")  # type: ignore[arg-type]
         with socket.create_connection(listener.getsockname()) as waiting:
             await trio.sleep(3.5)
-            assert 1 <= poor.calls <= 5, "it tries again about once a second"
+            assert 1 <= poor.calls <= 5, "the listener must try again only about once a second"
             poor.exhausted = False
             await trio.sleep(3)
             waiting.setblocking(False)
             assert len(server.server.service.sessions) == 1
 
 
-async def test_a_unix_socket_is_listened_on_and_its_name_goes_with_the_server(
+async def test_a_unix_socket_is_removed_when_the_server_stops(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "headwater.sock"
@@ -224,7 +224,7 @@ async def test_a_unix_socket_is_listened_on_and_its_name_goes_with_the_server(
         assert not path.exists()
 
 
-def test_a_unix_socket_that_was_left_behind_is_taken_over(tmp_path: Path) -> None:
+def test_a_unix_socket_of_a_dead_server_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "headwater.sock"
     left = socket.socket(socket.AF_UNIX)
     left.bind(str(path))
@@ -234,7 +234,7 @@ def test_a_unix_socket_that_was_left_behind_is_taken_over(tmp_path: Path) -> Non
     listeners.close()
 
 
-def test_a_file_that_is_no_socket_is_not_taken_over(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_not_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
     with pytest.raises(CannotListen):
@@ -242,7 +242,7 @@ def test_a_file_that_is_no_socket_is_not_taken_over(tmp_path: Path) -> None:
     assert path.read_text() == "data"
 
 
-def test_a_port_in_use_is_named() -> None:
+def test_the_error_of_a_port_in_use_names_the_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address(*taken.getsockname())
         with pytest.raises(CannotListen, match=f"{address}.*in use"):
@@ -261,6 +261,6 @@ def test_without_users_only_this_machine_may_connect() -> None:
         exposed.close()
 
 
-def test_an_unknown_host_is_named() -> None:
+def test_the_error_of_an_unknown_host_names_the_host() -> None:
     with pytest.raises(CannotListen, match="no such host"):
         Listeners(replace(settings(), listen=(Address("no.such.host.invalid", 1),)))

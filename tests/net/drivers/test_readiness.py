@@ -43,7 +43,7 @@ def test_only_the_requested_events_are_reported(readiness: Readiness[str], pair:
     assert readiness.ready() == []
 
 
-def test_the_end_of_the_other_side_is_readable(readiness: Readiness[str], pair: Pair) -> None:
+def test_a_closed_peer_makes_the_socket_readable(readiness: Readiness[str], pair: Pair) -> None:
     ours, theirs = pair
     readiness.register(ours, READ, "ours")
     theirs.close()
@@ -55,7 +55,7 @@ def test_the_end_of_the_other_side_is_readable(readiness: Readiness[str], pair: 
     assert readiness.ready() == [("ours", WRITE)]
 
 
-def test_its_descriptor_is_readable_while_something_is_ready(
+def test_the_descriptor_of_a_readiness_is_readable_while_a_socket_is_ready(
     readiness: Readiness[str], pair: Pair
 ) -> None:
     ours, theirs = pair
@@ -65,7 +65,7 @@ def test_its_descriptor_is_readable_while_something_is_ready(
     assert select.select([readiness.fileno()], [], [], 5)[0] == [readiness.fileno()]
 
 
-def test_a_descriptor_that_comes_again_belongs_to_its_new_owner(
+def test_a_reused_descriptor_belongs_to_its_new_owner(
     readiness: Readiness[str], pair: Pair
 ) -> None:
     ours, _ = pair

@@ -41,7 +41,7 @@ async def test_a_stalled_client_is_not_read_from_until_it_reads() -> None:
 
         server.nursery.start_soon(send)
         await wait_all_tasks_blocked()
-        assert not sent.is_set(), "the requests stay where they are"
+        assert not sent.is_set(), "the server must not read any more requests"
         held = max(session.output_size for session in server.server.service.sessions)
         assert held < 70_000
         for request_id, _ in requests:

@@ -1,9 +1,10 @@
-"""The laws of feeds, over every source: events, changes of keys, deliveries of a consumer group.
+"""The laws of feeds, for every source: events, changes of keys, deliveries of a consumer group.
 
-- The credit is never overdrawn, except that a commit of keys that was begun is pushed whole.
-- Every item that is wanted comes, once, in order.
-- `caught_up` and `fell_behind` at a position come after all items up to it and before all others.
-- A feed whose source raises ends, and no other does.
+- A feed never pushes more items than its credit, except to complete a commit of keys.
+- A feed pushes every wanted item once and in order.
+- `caught_up` and `fell_behind` with a position are pushed after all items up to the position, and
+  before all later items.
+- If a source raises an error, its feed ends and no other feed does.
 """
 
 import random
@@ -45,7 +46,7 @@ class Kind:
         """Prepare the server before a feed is opened."""
 
     def claims(self, payload: list[Any]) -> list[list[int]]:
-        """The parts of a push that must be acknowledged."""
+        """The parts of a push that the client must acknowledge."""
         return []
 
 
@@ -96,7 +97,7 @@ class Deliveries(Events):
 
 
 class Reader:
-    """A client that reads when the test says so, and checks the laws on what it gets."""
+    """A client that reads when the test tells it to, and checks the laws on what it receives."""
 
     def __init__(self, server: MemoryServer, kind: Kind, written: list[Item]) -> None:
         self.session = open_session(server.server.service, "by hand", lambda: None)
@@ -132,7 +133,7 @@ class Reader:
             self.error = HeadwaterError.from_payload(what)
         elif word == self.kind.word:
             for together in self.kind.items(what):
-                assert self.credit > 0, "nothing is begun without credit"
+                assert self.credit > 0, "an item was pushed without credit"
                 self.credit -= len(together)
                 self.got += together
             self.claims += self.kind.claims(what)
@@ -140,7 +141,9 @@ class Reader:
             assert word in ("caught_up", "fell_behind")
             assert self.got == [item for item in self.written if item[0] <= what]
             if self.kind.tells_falling_behind:
-                assert self.live == (word == "fell_behind"), "the words take turns"
+                assert self.live == (word == "fell_behind"), (
+                    "caught_up and fell_behind must alternate"
+                )
             self.live = word == "caught_up"
 
 
@@ -222,7 +225,9 @@ async def test_every_wanted_item_comes_once_in_order_and_within_the_credit(
                 await _acknowledge(server, writer, reader)
             await wait_all_tasks_blocked()
             reader.take()
-            assert granted or reader.live or len(reader.got) > had, "with credit, it goes on"
+            assert granted or reader.live or len(reader.got) > had, (
+                "the feed stopped although it has credit"
+            )
         assert reader.got == written
         assert reader.error is None
         reader.session.close()

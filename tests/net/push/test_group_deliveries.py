@@ -47,7 +47,7 @@ async def ack(server: MemoryServer, client: Client, *claims: tuple[int, int]) ->
     return await client.ask("execute", server.new_id(), [], [], writes)
 
 
-async def test_a_member_gets_existing_events_then_new_ones_and_is_told_of_the_end() -> None:
+async def test_a_member_gets_existing_events_then_new_ones_then_the_end() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await server.append(writer, "a-1", b"1")
@@ -73,7 +73,7 @@ async def test_a_delivery_is_the_event_as_it_is_read() -> None:
         assert delivered == read
 
 
-async def test_only_what_is_durable_is_delivered() -> None:
+async def test_only_durable_events_are_delivered() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await writer.ask(*CREATE)
@@ -234,7 +234,7 @@ async def test_a_deleted_group_ends_its_members() -> None:
         assert membership not in client.connection.in_flight
 
 
-async def test_a_changed_group_takes_back_what_its_members_have() -> None:
+async def test_a_changed_group_takes_back_the_deliveries_of_its_members() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await server.append(writer, "a-1", b"")

@@ -53,7 +53,7 @@ async def test_a_commit_is_pushed_whole_and_overdraws_the_credit() -> None:
         request_id = await feed(client, b"", None, 0, 2)
         [_, [[commit, changes, more]]] = await client.pushed()
         assert (commit, len(changes), more) == (1, 5, False)
-        # The credit is at -3, so it takes more than three before the next commit comes.
+        # The credit is -3, so the next commit is pushed only after more than 3 is granted.
         await client.ask("credit", request_id, 3)
         await client.ask("ping")
         await client.ask("credit", request_id, 1)
@@ -101,7 +101,7 @@ async def test_a_commit_too_large_for_a_frame_comes_in_parts() -> None:
         assert [found[0][1], found[1][1]] == [large, b"x" + large[1:]]
 
 
-async def test_a_feed_goes_as_far_back_as_the_history_window_and_says_so() -> None:
+async def test_a_feed_cannot_begin_before_the_history_window() -> None:
     short = replace(settings(), engine=replace(SETTINGS, history_window_us=1_000_000))
     async with serving(short) as server:
         client, writer = await server.connect(), await server.connect()

@@ -45,7 +45,7 @@ async def test_an_event_is_pushed_as_it_is_read() -> None:
         assert live == read
 
 
-async def test_only_what_is_durable_is_pushed() -> None:
+async def test_only_durable_events_are_pushed() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await subscribe(client, 0, {}, 100)
@@ -118,7 +118,7 @@ async def test_pushes_never_exceed_the_credit() -> None:
         assert await client.pushed() == ["caught_up", 10]
 
 
-async def test_a_feed_without_credit_left_is_told_that_it_has_caught_up() -> None:
+async def test_a_feed_that_has_used_all_its_credit_still_gets_caught_up() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await server.append(writer, "a-1", b"", b"")
@@ -234,7 +234,7 @@ async def test_credit_and_subscriptions_have_bounds() -> None:
 
 
 @pytest.mark.source
-async def test_a_subscription_that_cannot_be_read_ends_with_the_reason(
+async def test_a_subscription_whose_events_cannot_be_read_ends_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with serving() as server:
@@ -265,7 +265,7 @@ async def test_subscriptions_end_when_the_server_stops() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 async def test_every_position_comes_once_and_in_order_under_any_schedule(seed: int) -> None:
-    """Writes, credit and checkpoints at random; each subscriber sees 1, 2, 3, … to the end."""
+    """With random writes, credit and checkpoints, each subscriber sees 1, 2, 3, … to the end."""
     print(f"seed {seed}")
     source = random.Random(seed)
     given = settings(output_pause_size=2_000, output_resume_size=500)
@@ -281,7 +281,7 @@ async def test_every_position_comes_once_and_in_order_under_any_schedule(seed: i
 
 
 class Follower:
-    """A subscriber that records what it saw."""
+    """A subscriber that records the positions of its events."""
 
     def __init__(self, client: Client) -> None:
         self.client = client

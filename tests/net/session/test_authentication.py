@@ -92,7 +92,9 @@ async def test_a_name_that_does_not_exist_is_answered_like_one_that_does() -> No
         unknown = await server_first(server, "bob")
         assert known["i"] == unknown["i"]
         assert len(base64.b64decode(known["s"])) == len(base64.b64decode(unknown["s"]))
-        assert unknown["s"] == (await server_first(server, "bob"))["s"], "the same at each try"
+        assert unknown["s"] == (await server_first(server, "bob"))["s"], (
+            "the salt of an unknown name must not change between attempts"
+        )
         assert unknown["s"] != (await server_first(server, "eve"))["s"]
         client = await server.connect()
         with pytest.raises(AuthenticationFailed) as of_unknown:
@@ -131,7 +133,7 @@ async def test_the_first_user_locks_out_connections_without_one() -> None:
                 await one.ask("get", None, b"k")
 
 
-async def test_a_user_is_in_force_only_once_it_is_durable() -> None:
+async def test_a_new_user_counts_only_once_it_is_durable() -> None:
     async with serving() as server:
         client = await server.connect()
         server.disk.hold()
@@ -143,7 +145,7 @@ async def test_a_user_is_in_force_only_once_it_is_durable() -> None:
             await client.ask("ping")
 
 
-async def test_a_removed_user_is_cut_off() -> None:
+async def test_the_connections_of_a_removed_user_are_closed() -> None:
     async with serving() as server:
         await add_user(await server.connect(), "ann", "secret")
         ann = await server.connect()
@@ -169,7 +171,7 @@ async def test_a_user_that_removes_itself_gets_the_answer_first() -> None:
         item = await ann.receive()
         assert isinstance(item, Failure)
         again = await server.connect(hello=False)
-        assert (await again.hello())[3] == [], "without users, nobody is asked"
+        assert (await again.hello())[3] == [], "without users, no authentication is needed"
 
 
 async def test_the_last_user_of_a_server_that_other_machines_can_reach_cannot_be_removed() -> None:

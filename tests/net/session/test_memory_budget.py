@@ -153,7 +153,7 @@ def test_the_default_is_a_quarter_of_the_memory_of_the_container(tmp_path: Path)
     assert default_size(str(limit)) == default_size(str(tmp_path / "none")) <= SIZE_DEFAULT_MAX
 
 
-# With sessions.
+# Tests with real sessions.
 
 
 def small_budget(**session: Any) -> ServerSettings:
@@ -233,7 +233,7 @@ async def test_well_behaved_clients_are_served_beside_any_mix_of_others(seed: in
                 assert await good.ask("get", None, b"k") == b"%d" % n
         for each in peers:
             each.session.close()
-        assert budget.used == 0, "everything was given back"
+        assert budget.used == 0, "some charges were not returned"
 
 
 async def test_a_request_that_waited_for_room_is_served_completely() -> None:

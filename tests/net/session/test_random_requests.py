@@ -1,8 +1,9 @@
-"""Random requests, many in each write, over several connections, against a slow disk.
+"""Random requests, many in each write, over several connections, with a slow disk.
 
-Whatever comes: every request is answered once. The answers of one transaction come in the order of
-its requests. No answer tells of a commit that is not published. An id commits once, with one
-answer. And the commits, done one after the other by a model, give what was read.
+The laws: Every request is answered once. The answers of one transaction have the order of its
+requests. No answer depends on a commit that is not published. A transaction id commits once, and
+all answers about it are the same. A model that executes the commits one after the other returns
+the same reads.
 """
 
 import random
@@ -22,7 +23,7 @@ from tests.net.serving import Client, MemoryServer, serving, settings
 
 KEYS = [b"a", b"b", b"c"]
 STREAMS = ["s-1", "s-2"]
-# So small that requests are left for the next turn, commits wait for others' syncs, and
+# With these small bounds, requests are left for the next turn, commits wait for other syncs, and
 # checkpoints run all the time.
 SETTINGS = replace(
     settings(requests_per_turn_max=5, requests_waiting_max=7),
@@ -32,7 +33,7 @@ SETTINGS = replace(
 
 @dataclass(slots=True)
 class Sent:
-    """A request and, once it came, its answer."""
+    """A request, and its answer once it has arrived."""
 
     operation: str
     arguments: list[Any]
@@ -45,7 +46,7 @@ class Sent:
 
     @property
     def committed(self) -> list[Any] | None:
-        """What the answer says of a commit, if it does."""
+        """The commit in the answer, if there is one."""
         if self.error is not None:
             return None
         answer: list[Any] | None = None
@@ -102,7 +103,7 @@ class Connection:
 
 
 class Requests:
-    """Makes requests. Transactions with a begin are written to by one connection alone."""
+    """Makes requests. Only the connection that began a transaction writes in it."""
 
     def __init__(self, source: random.Random, server: MemoryServer) -> None:
         self.source = source
@@ -136,7 +137,7 @@ class Requests:
         return "execute", *self.executed[new]
 
     def one(self, own: list[bytes]) -> tuple[Any, ...]:
-        """A request of a connection that has begun the transactions *own*."""
+        """A request for a connection that has begun the transactions *own*."""
         source = self.source
         new = self.server.new_id()
         mine = source.choice([*own[-2:], new])
@@ -169,7 +170,7 @@ class Requests:
 
 
 def check_order(connection: Connection) -> None:
-    """Each request was answered, those of each transaction in their order."""
+    """Check that each request was answered, and those of each transaction in order."""
     assert not connection.unanswered
     for transaction in {sent.transaction for sent in connection.sent} - {None}:
         sent = [one for one in connection.sent if one.transaction == transaction]
@@ -179,11 +180,11 @@ def check_order(connection: Connection) -> None:
 
 @dataclass
 class Truth:
-    """What the commits do, one after the other.
+    """The model: it applies the commits one after the other.
 
     Attributes:
-        states: the keys at each commit.
-        versions: of the streams, at the newest commit.
+        states: the keys and their values at each commit.
+        versions: the version of each stream at the newest commit.
     """
 
     states: list[dict[bytes, Any]] = field(default_factory=lambda: [{}])
@@ -205,7 +206,7 @@ class Truth:
                     if (stream, given) in self.ids:
                         continue
                     version = self.versions.get(stream, 0)
-                    assert expect in (-1, version), "an expectation that does not hold"
+                    assert expect in (-1, version), "a commit with a wrong expected version"
                     self.versions[stream] = version + len(events)
                     if given is not None:
                         self.ids.add((stream, given))
@@ -213,15 +214,18 @@ class Truth:
 
 
 def check_outcomes(sent: list[Sent], executed: dict[bytes, Any], log: list[bytes]) -> None:
-    """Ids commit once and are answered alike, and reads fit the commits of the log."""
+    """Check that each id commits once, with the same answers, and that reads equal the model."""
     assert len({*log}) == len(log), "an id committed twice"
     numbers = {transaction: number for number, transaction in enumerate(log, start=1)}
     answers: dict[tuple[bool, bytes | None], Any] = {}
     for one in sent:
-        assert not (one.tells_of_fence and one.transaction in numbers), "it was fenced"
+        assert not (one.tells_of_fence and one.transaction in numbers), (
+            "a fenced transaction committed"
+        )
         committed = one.committed
         if committed is not None and one.transaction in numbers:
-            # A status does not know that the answer was that of the commit which has the events.
+            # If the events existed already, the answer names the commit that appended them. A
+            # status request has no writes, so its answer names the transaction's own commit.
             by = one.operation == "status", one.transaction
             assert committed == answers.setdefault(by, committed)
             assert committed[0] <= numbers[one.transaction]
@@ -247,7 +251,7 @@ def writes_of(transaction: bytes, sent: list[Sent]) -> list[list[Any]]:
 
 
 def check_reads(sent: list[Sent], numbers: dict[bytes, int], truth: Truth) -> None:
-    """Each read gave what was there at its commit, under the transaction's own writes."""
+    """Check that each read returned the state at its commit, with the transaction's own writes."""
     views: dict[bytes, tuple[int, str]] = {}
     own: dict[bytes, dict[bytes, Any]] = {}
     for one in sent:
@@ -275,7 +279,7 @@ def check_reads(sent: list[Sent], numbers: dict[bytes, int], truth: Truth) -> No
 
 
 def check_counter(connection: Connection) -> None:
-    """Reads outside of transactions never go back, nor behind a commit that was answered."""
+    """Check that reads outside transactions never return an older state than the read before."""
     outside = [
         one for one in connection.answered if one.operation == "get" and one.transaction is None
     ]
@@ -284,7 +288,7 @@ def check_counter(connection: Connection) -> None:
 
 
 async def act(source: random.Random, server: MemoryServer, nursery: trio.Nursery) -> int:
-    """One random run, and its checks; returns how many commits there were."""
+    """Do one random run and check it; return the number of commits."""
     requests = Requests(source, server)
     connections = [Connection(await server.connect(), server) for _ in range(3)]
     for connection in connections:

@@ -71,7 +71,9 @@ async def test_a_read_after_the_commit_of_its_transaction_is_answered_after_it()
         other = await client.send("get", None, b"k")
         first = await client.receive()
         assert isinstance(first, Answer)
-        assert (first.request_id, first.payload) == (other, None), "a read elsewhere goes on"
+        assert (first.request_id, first.payload) == (other, None), (
+            "reads outside the transaction must continue"
+        )
         server.disk.release()
         second, third = await client.receive(), await client.receive()
         assert isinstance(second, Answer)
@@ -99,14 +101,16 @@ async def test_a_commit_sent_again_waits_for_the_same_sync_and_answers_the_same(
         assert await two.result(elsewhere) == committed
 
 
-async def test_reads_are_answered_while_a_sync_takes_its_time() -> None:
+async def test_reads_are_answered_during_a_slow_sync() -> None:
     async with serving() as server:
         writer, reader = await server.connect(), await server.connect()
         await server.put(writer, b"k", b"old")
         server.disk.hold()
         slow = await writer.send("execute", server.new_id(), [], [], [["put", b"k", b"new"]])
         await wait_all_tasks_blocked()
-        assert await reader.ask("get", None, b"k") == b"old", "not durable, so not seen"
+        assert await reader.ask("get", None, b"k") == b"old", (
+            "a commit must not be seen before it is durable"
+        )
         server.disk.release()
         await writer.result(slow)
         assert await reader.ask("get", None, b"k") == b"new"
@@ -158,7 +162,7 @@ async def test_a_wrong_argument_rolls_its_transaction_back() -> None:
     "garbage",
     [b"GET / HTTP", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\2\x92\xc0"],
 )
-async def test_garbage_costs_its_connection_and_no_other(garbage: bytes) -> None:
+async def test_malformed_bytes_end_their_connection_and_no_other(garbage: bytes) -> None:
     async with serving() as server:
         vandal, other = await server.connect(hello=False), await server.connect()
         await vandal.stream.send_all(garbage)
@@ -171,7 +175,7 @@ async def test_garbage_costs_its_connection_and_no_other(garbage: bytes) -> None
         assert len(server.server.service.sessions) == 1
 
 
-async def test_requests_before_garbage_are_answered_first() -> None:
+async def test_requests_before_malformed_bytes_are_answered_first() -> None:
     async with serving() as server:
         client = await server.connect()
         server.disk.hold()
@@ -232,7 +236,9 @@ async def test_too_much_output_is_bounded_while_the_client_reads_nothing() -> No
         session.receive(encode_frame(encode([1, "hello", 1])))
         requests = [encode_frame(encode([n, "get", None, b"k"])) for n in range(2, 102)]
         session.receive(b"".join(requests))
-        assert session.output_size < 70_000, "it stops when the output is above its bound"
+        assert session.output_size < 70_000, (
+            "the session must stop when its output exceeds the bound"
+        )
         assert not session.wants_input
         assert not session.runnable
         taken = 0

@@ -31,10 +31,12 @@ async def test_a_failed_sync_tells_waiting_clients_that_the_outcome_is_unknown_a
                 assert isinstance(item, Failure)
                 assert isinstance(item.error, CommitUnknown)
                 told.append(item.error.transaction)
-            assert await reader.ask("get", None, b"k") is None, "what failed was not published"
+            assert await reader.ask("get", None, b"k") is None, (
+                "a commit was published although its sync failed"
+            )
             syncs = server.disk.syncs
             await trio.sleep(60)
-            assert server.disk.syncs == syncs, "it is not tried again"
+            assert server.disk.syncs == syncs, "a failed sync must not be retried"
     assert ended.group_contains(CommitFailed)
     assert told == [first, second]
 
@@ -59,7 +61,7 @@ async def test_a_group_waits_for_room_on_a_full_disk(autojump_clock: trio.abc.Cl
         request = await client.send("execute", server.new_id(), [], [], [["put", b"k", b"v"]])
         await trio.sleep(5)
         assert server.engine.published == 0
-        assert await client.ask("get", None, b"k") is None, "reads go on"
+        assert await client.ask("get", None, b"k") is None, "reads must continue"
         server.disk.error = None
         await client.result(request)
         assert await client.ask("get", None, b"k") == b"v"

@@ -4,8 +4,8 @@
     datetime     {"$datetime": "2013-01-01T…"}  tuple        {"$tuple": [...]}
     UUID         {"$uuid": "…"}                 ExtType      {"$ext": [code, "base64"]}
     Decimal      {"$decimal": "1.10"}           date         {"$date": "2013-01-31"}
-    dict with keys that are no str, or start with "$"        {"$map": [[key, value], …]}
-    stored bytes that are no msgpack, or not as this library writes it    {"$raw": "base64"}
+    dict with keys that are not str, or start with "$"       {"$map": [[key, value], …]}
+    stored bytes that are not msgpack as this library writes it           {"$raw": "base64"}
 
 `value_to_json` and `value_from_json` give back the stored bytes, byte for byte.
 """
@@ -47,7 +47,7 @@ def value_from_json(tagged: Any) -> bytes:
 
 
 def key_to_json(key: bytes) -> Any:
-    """An encoded key, in a form that json can write. If it is no tuple: its bytes."""
+    """An encoded key, in a form that json can write. If it is not a tuple, its bytes."""
     try:
         tagged = [to_json(member) for member in decode_key(key)]
         if key_from_json(tagged) == key:

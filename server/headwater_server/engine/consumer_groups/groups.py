@@ -13,6 +13,7 @@ which makes consumption exactly once.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from headwater_protocol.errors import (
@@ -70,13 +71,13 @@ class Groups:
         self,
         state: State,
         sequencer: Sequencer,
-        reader: Callable[[], Reader],
+        reader: Callable[..., Reader],
         clock: Callable[[], int],
         source: random.Random,
         check_writable: Callable[[], None],
     ) -> None:
         self.active: dict[str, ConsumerGroup] = {}
-        self.reader = reader
+        self.reader = partial(reader, step=True)
         self.wall_clock = clock
         self._state = state
         self._sequencer = sequencer

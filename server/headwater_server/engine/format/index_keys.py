@@ -116,7 +116,8 @@ _HIGH_NIBBLES: Final = [bytes([value & 0xF0]) for value in range(256)]
 
 TAIL_COUNT_MAX: Final = 32
 """Positions in a head itself. So a short stream needs one look-up, and a stream with one event per
-checkpoint writes a posting only in every 33rd. The price is up to 256 more bytes per head."""
+checkpoint writes a posting only in every 33rd checkpoint. The price is up to 256 more bytes in each
+head."""
 
 
 class Applied(NamedTuple):
@@ -408,7 +409,7 @@ def clock_value(time: LogTime) -> bytes:
 
 
 def parse_clock(entry: bytes) -> LogTime:
-    """What the log said about time."""
+    """The LogTime in "m" "clock"."""
     return LogTime(*_THREE_NUMBERS.unpack(entry))
 
 

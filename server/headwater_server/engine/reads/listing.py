@@ -8,7 +8,6 @@ the read view; a stream that began later is left out. So is a deleted stream: re
 its name.
 """
 
-import heapq
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -17,7 +16,7 @@ from headwater_server.engine.format.index_keys import CATEGORY, STREAM, IndexHea
 from headwater_server.engine.retention.rules import stored_rule, visibility_at
 from headwater_server.engine.state import postings
 from headwater_server.engine.state.layers import Head, State
-from headwater_server.storage.store.interface import Family
+from headwater_server.engine.state.names import names_in_order
 
 _LOOKED_AT: Final = 1000
 """Deleted streams that are examined in one step."""
@@ -107,7 +106,7 @@ def list_categories(
     found: list[CategoryEntry] = []
     previous = after
     hiding = bool(state.retention.hiding)
-    names = _names(state, CATEGORY, "", after, examined_max)
+    names = names_in_order(state, CATEGORY, "", after, examined_max)
     for examined, (name, entry) in enumerate(names):
         if len(found) == limit or examined == examined_max:
             return CategoriesPage(found, previous)
@@ -138,52 +137,13 @@ def _streams(
     """The name of each stream, with its head if the files have its newest events."""
     applied = state.files.applied_position
     tables = state.memtables()
-    for name, entry in _names(state, STREAM, prefix, after, count_max):
+    for name, entry in names_in_order(state, STREAM, prefix, after, count_max):
         if entry is not None:
             head = parse_head(entry)
             if head.last_position <= applied and not any(name in table.streams for table in tables):
                 yield name, Head(head.id, head.version, head.last_position)
                 continue
         yield name, None
-
-
-def _names(
-    state: State, kind: bytes, prefix: str, after: str | None, count_max: int
-) -> Iterator[tuple[str, bytes | None]]:
-    """Names in the order of their UTF-8 bytes, each with its head in the files, if it has one."""
-    first = prefix.encode()
-    if after is not None:
-        first = max(first, after.encode() + b"\0")
-    end = _end_of(kind, prefix.encode())
-    start = kind + first
-    if start >= end:
-        return
-    recent: set[bytes] = set()
-    for table in state.memtables():
-        names = table.streams if kind == STREAM else table.categories
-        recent.update(
-            data for name in names if (data := name.encode()) >= first and kind + data < end
-        )
-    # One more than needed, to know whether there are more.
-    ahead = heapq.nsmallest(count_max + 1, recent)
-    stored = state.files.store.scan(Family.INDEX, start, end)
-    place = 0
-    for key, entry in stored:
-        data = key[1:]
-        while place < len(ahead) and ahead[place] < data:
-            yield ahead[place].decode(), None
-            place += 1
-        if place < len(ahead) and ahead[place] == data:
-            place += 1
-        yield data.decode(), entry
-    for data in ahead[place:]:
-        yield data.decode(), None
-
-
-def _end_of(kind: bytes, prefix: bytes) -> bytes:
-    """A key above every head of a kind whose name begins with *prefix*."""
-    # 0xff does not occur in UTF-8, so this sorts after every name with the prefix.
-    return kind + prefix + b"\xff" if prefix else bytes([kind[0] + 1])
 
 
 def _count(state: State, category: str, head: IndexHead | None, position: int) -> int:

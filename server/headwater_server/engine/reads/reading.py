@@ -25,6 +25,7 @@ from headwater_server.engine.reads.scanning import ScanPage, scan_page
 from headwater_server.engine.reads.searching import Search
 from headwater_server.engine.retention.rules import NO_LIMIT, Visibility, as_of, hiding_rule
 from headwater_server.engine.state.layers import State
+from headwater_server.engine.work_budget import ENTRIES_PER_UNIT
 
 _LOAD_SIZE_MAX: Final = limits.BODY_SIZE_MAX - 64 * limits.KIB
 """Bytes of a snapshot and the events after it in one answer. The rest of the frame is for the
@@ -171,6 +172,9 @@ class Reader:
             self._state, self.view, self.position, after, limit, examined_max=self._examined_max
         )
 
+    def _charge(self, *, events: int, entries: int) -> None:
+        """Called with what a page of events has looked at; see charged_reader.py."""
+
     # Retention; see retention/rules.py.
 
     def _hides_any(self) -> bool:
@@ -268,6 +272,7 @@ class Reader:
                     break
             more = self._goes_on(position, after, upto, reverse)
             examined += len(found)
+            self._charge(events=len(found), entries=0)
             if not more or len(events) == limit or examined >= self._examined_max:
                 return EventsPage(position, events, more)
             # Read larger batches, so that a page is not filled one event at a time.
@@ -282,13 +287,14 @@ class Reader:
         position = upto + 1 if reverse else after
         thinned = self._hides_any() if wanted.stream is None else self._may_hide(wanted.stream)
         shows = self._visibility().shows if thinned else None
-        search = Search(
-            self._state, wanted, after, upto, reverse=reverse, budget=self._examined_max
-        )
+        entries_max = self._examined_max * ENTRIES_PER_UNIT
+        search = Search(self._state, wanted, after, upto, reverse=reverse, budget=entries_max)
         while True:
             # If candidates may not match, fetch more of them than the page has room for.
             room = limit - len(events) if search.exact else self._examined_max - examined
+            cost = search.cost
             positions = search.take(min(_BATCH, room))
+            self._charge(events=len(positions), entries=search.cost - cost)
             for candidate, stored in zip(positions, self._state.events(positions), strict=True):
                 shown = shows is None or shows(stored)
                 if shown and (search.exact or wanted.fits(decode_event(stored))):

@@ -22,12 +22,14 @@ class ScanPage:
         packed: key, value, key, value …, as msgpack; keys without the byte of their key space.
         more: whether the range goes on after the last key.
         last: the last stored key; empty if there is none.
+        examined: about how many keys were met, deleted ones included.
     """
 
     # Not a named tuple: creating one would double the cost of a short page.
-    __slots__ = ("key_count", "last", "more", "packed")
+    __slots__ = ("examined", "key_count", "last", "more", "packed")
 
     def __init__(self, key_count: int, packed: bytes, more: bool, last: bytes) -> None:
+        self.examined = key_count
         self.key_count = key_count
         self.packed = packed
         self.more = more
@@ -136,8 +138,10 @@ def scan_page(
     filling = _Filling(limit, size_max)
     # One more than needed, to know whether there is more.
     wanted = limit + 1
+    examined = 0
     while start < end:
         count_max = min(wanted, RUN_KEYS)
+        examined += count_max
         run = state.files.run(
             start, end, view, count_max=count_max, size_max=size_max, reverse=reverse
         )
@@ -160,7 +164,9 @@ def scan_page(
             end = rest
         else:
             start = rest
-    return filling.page()
+    page = filling.page()
+    page.examined = examined
+    return page
 
 
 def pack_page(found: Iterator[tuple[bytes, bytes]], limit: int, size_max: int) -> ScanPage:

@@ -21,6 +21,10 @@ shortest list, not on the length of the log.
 
 A reverse search negates all positions, so that the same code can always go upwards.
 
+A prefix of stream names is `Either` of the streams that have it, or without a "-" of the categories
+that have it. Names are in order, so a prefix is a range of them (state/names.py). If these are too
+many, its events are looked for in the category, or among all events, and must be checked.
+
 A search has a budget and stops when it is used up. Everything before the place where it stopped is
 decided, so a page may end there and the next one can continue.
 """
@@ -30,8 +34,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from headwater_server.engine.format.index_keys import CATEGORY, STREAM
 from headwater_server.engine.reads.filters import Criterion, EventFilter
 from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.names import names_with_prefix
 
 END: Final = 2**64
 """Above every position, and every negated one."""
@@ -47,6 +53,13 @@ _CHUNK_MAX: Final = 4096
 
 _FETCH_COST: Final = 16
 """The cost of a fetch, in seeks within fetched positions: measured as 15 to 40."""
+
+PREFIX_NAMES_MAX: Final = 256
+"""Streams or categories with a prefix that a search merges. Each takes a few look-ups to begin
+with, some milliseconds for so many. Checking the events of their category soon takes longer."""
+
+FEW: Final = 512
+"""Positions that are checked one by one rather than looking up the names of a prefix."""
 
 Fetch = Callable[[int, int, int], Sequence[int]]
 """Arguments are after, upto and a limit. Returns positions in (after, upto], at most that many; in
@@ -72,7 +85,7 @@ class _Node(Protocol):
 
     sure: bool
 
-    def seek(self, place: int) -> int:
+    def seek(self, place: int, /) -> int:
         """The first place at or after *place*, END if there is none."""
 
 
@@ -185,6 +198,21 @@ class _Either:
         return found
 
 
+class _Nothing:
+    """No position at all."""
+
+    __slots__ = ("sure",)
+
+    def __init__(self) -> None:
+        self.sure = True
+
+    def seek(self, _: int) -> int:
+        return END
+
+
+_NOTHING: Final[tuple[int, _Node]] = (0, _Nothing())
+
+
 class Search:
     """A search for the positions in (*after*, *upto*] that match a filter, in order or in reverse.
 
@@ -256,13 +284,9 @@ class Search:
         if wanted.stream is not None:
             parts.append(self._stream(wanted.stream))
             self.exact = category is None and wanted.prefix is None
-            category = None
         elif wanted.prefix is not None:
-            self.exact = False
-            if category is None and "-" in wanted.prefix:
-                # All streams with such a prefix are in one category.
-                category = wanted.prefix.partition("-")[0]
-        if category is not None:
+            parts += self._prefix(wanted.prefix, category)
+        elif category is not None:
             parts.append(self._index("category", category))
         if wanted.types:
             parts.append(self._either([self._index("type", name) for name in wanted.types]))
@@ -271,6 +295,32 @@ class Search:
         if not parts:
             parts.append((state.last_position, self._list(_every)))
         return self._both(parts)[1]
+
+    def _prefix(self, prefix: str, category: str | None) -> list[tuple[int, _Node]]:
+        """The streams whose names begin with a prefix, in a category if one is given."""
+        state = self._state
+        beginning, dash, _ = prefix.partition("-")
+        if category is None and dash:
+            # All streams with such a prefix are in one category.
+            category = beginning
+        if category is None:
+            if self._high - self._low > FEW:
+                categories = names_with_prefix(state, CATEGORY, prefix, PREFIX_NAMES_MAX)
+                if categories is not None:
+                    return [self._either([self._index("category", name) for name in categories])]
+            self.exact = False
+            return []
+        if not dash:
+            # The category decides it: a name begins with its category.
+            return [self._index("category", category) if category.startswith(prefix) else _NOTHING]
+        if category != beginning:
+            return [_NOTHING]
+        if len(state.indexed_positions("category", category, self._low, self._high, FEW)) == FEW:
+            streams = names_with_prefix(state, STREAM, prefix, PREFIX_NAMES_MAX)
+            if streams is not None:
+                return [self._either([self._stream(name) for name in streams])]
+        self.exact = False
+        return [self._index("category", category)]
 
     def _criterion(self, criterion: Criterion) -> tuple[int, _Node]:
         parts = [self._index("tag", tag) for tag in criterion.tags]
@@ -285,6 +335,8 @@ class Search:
         return parts[0][0], _Both([node for _, node in parts])
 
     def _either(self, parts: list[tuple[int, _Node]]) -> tuple[int, _Node]:
+        if not parts:
+            return _NOTHING
         if len(parts) == 1:
             return parts[0]
         return sum(count for count, _ in parts), _Either([node for _, node in parts])

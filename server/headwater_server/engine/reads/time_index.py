@@ -1,4 +1,4 @@
-"""Moments: from a time to a place in the order of events.
+"""The time index: finds the position of the first event at or after a time.
 
 Times never decrease from one commit to the next, so a time divides the events in two. A binary
 search in the commit log finds where. For events older than its records, it searches the events.

@@ -20,6 +20,7 @@ and the active one above it. A frozen memtable never changes, so another thread 
 
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from headwater_server.engine.format.index_keys import IDS_END, tag_id
@@ -108,6 +109,8 @@ class MemTable:
         self.size = 0
         self._sorted = SortedKeys()
         self._unsorted: list[bytes] = []
+        self._stream_names = SortedKeys()
+        self._category_names = SortedKeys()
 
     # Writing.
 
@@ -261,6 +264,8 @@ class MemTable:
         *yield_gil* is called after each PIECE_ENTRIES. The writes of one commit are one piece.
         """
         self._sorted.take_apart(yield_gil)
+        self._stream_names.take_apart(yield_gil)
+        self._category_names.take_apart(yield_gil)
         lists: list[list[Any]] = [self._unsorted, self.commits, self.events]
         for each in lists:
             while each:
@@ -346,6 +351,17 @@ class MemTable:
             self._sorted.add(self._unsorted)
             self._unsorted = []
 
+    def first_names(
+        self, index: str, start: bytes, end: bytes | None, count_max: int
+    ) -> list[bytes]:
+        """The first names of streams or categories in [start, end) that have events here, encoded.
+
+        *index* is "stream" or "category".
+        """
+        if index == "stream":
+            return _first_names(self._stream_names, self.streams, start, end, count_max)
+        return _first_names(self._category_names, self.categories, start, end, count_max)
+
     def event(self, position: int) -> bytes:
         """The stored event at a position of this memtable."""
         assert self.base_position < position <= self.last_position
@@ -360,3 +376,13 @@ class MemTable:
         """The record of a commit of this memtable."""
         assert self.base_commit < commit <= self.last_commit
         return self.commits[commit - self.base_commit - 1]
+
+
+def _first_names(
+    in_order: SortedKeys, names: dict[str, Any], start: bytes, end: bytes | None, count_max: int
+) -> list[bytes]:
+    # Sort lazily, as keys are. A dict keeps its keys in the order in which they came, so those
+    # beyond the sorted ones are the new ones.
+    if len(in_order) < len(names):
+        in_order.add([name.encode() for name in islice(names, len(in_order), None)])
+    return in_order.first(start, end, count_max)

@@ -18,15 +18,13 @@ from headwater_server.engine.format.events import (
     stream_name,
 )
 from headwater_server.engine.format.planned import Planned, StreamRun
+from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.retention.rules import is_deleted, newest_first_version
 from headwater_server.engine.retention.writes import RetentionEvaluator, RetentionWrite
 from headwater_server.engine.state.layers import Head, State
 from headwater_server.engine.transactions.validation import matching_event, stream_changed
-from headwater_server.engine.transactions.validation_budget import (
-    ValidationBudget,
-    condition_budget,
-)
 from headwater_server.engine.transactions.write_buffer import Append
+from headwater_server.engine.work_budget import CONDITIONS, WorkBudget
 
 
 def expectation_failure(
@@ -85,15 +83,19 @@ class Appender:
         transaction: bytes,
         now: int,
         retention: RetentionEvaluator | None = None,
+        budget: WorkBudget | None = None,
     ) -> None:
         self._state = state
+        self._budget = budget
+        # The conditions that were evaluated: equal ones are evaluated once. A later one sees no
+        # more events, since retention between the appends only hides events.
+        self._conditions: set[tuple[EventFilter, int]] | None = None
         self._retention = retention
         self._transaction = transaction
         self._now = now
         self._heads: dict[str, Head] = {}
         self._ids: set[tuple[str, bytes]] = set()
         self._place = 0
-        self._budget: ValidationBudget | None = None
         self._events: list[bytes] = []
         self._event_ids: list[Any] = []
         self._runs: list[StreamRun] = []
@@ -177,21 +179,29 @@ class Appender:
                 self._place += len(append.events)
                 return
         if append.unless is not None:
-            if self._budget is None:
-                self._budget = condition_budget()
-            visibility = None
-            if self._retention is not None:
-                visibility = self._retention.visibility(self._own_count)
-            failed_condition = matching_event(
-                self._state, append.unless, append.after, self._budget, visibility
-            )
-            if failed_condition is not None:
-                self.failed_conditions.append(failed_condition)
+            self._check_condition(append.unless, append.after)
         # A stream at the expected version may be deleted only if there is retention.
         expect, state = append.expect, self._state
         is_plain = self._retention is None and not state.retention.in_use
         if expect == ANY or (is_plain and expect == version) or not self._fails(append, version):
             self._place_events(append, head, version)
+
+    def _check_condition(self, wanted: EventFilter, after: int) -> None:
+        if self._conditions is None:
+            self._conditions = set()
+            self._budget = self._budget or WorkBudget(CONDITIONS)
+            self._budget.phase = CONDITIONS
+        if (wanted, after) in self._conditions:
+            return
+        self._conditions.add((wanted, after))
+        assert self._budget is not None
+        self._budget.spend(keys=1)
+        visibility = None
+        if self._retention is not None:
+            visibility = self._retention.visibility(self._own_count)
+        failure = matching_event(self._state, wanted, after, self._budget, visibility)
+        if failure is not None:
+            self.failed_conditions.append(failure)
 
     def _own_count(self, stream: str) -> int:
         """How many events this transaction has appended to a stream so far."""

@@ -18,7 +18,7 @@ from typing import Final
 
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.memtable import MemTable
-from headwater_server.engine.transactions.validation_budget import ValidationBudget
+from headwater_server.engine.work_budget import WorkBudget
 
 FEW: Final = 64
 """Keys that are read from one index before the other gets its turn."""
@@ -27,7 +27,7 @@ FEW: Final = 64
 class ChangedKeys:
     """The keys that were written after one commit."""
 
-    def __init__(self, state: State, after: int, budget: ValidationBudget) -> None:
+    def __init__(self, state: State, after: int, budget: WorkBudget) -> None:
         self._state = state
         self._after = after
         self._budget = budget
@@ -84,7 +84,7 @@ class ChangedKeys:
 class _InFiles:
     """The same for the files, as of the last checkpoint."""
 
-    def __init__(self, state: State, after: int, budget: ValidationBudget) -> None:
+    def __init__(self, state: State, after: int, budget: WorkBudget) -> None:
         self._files = state.files
         self._after = after
         self._budget = budget

@@ -10,21 +10,31 @@ from headwater_server.engine.state.layers import State
 from headwater_server.engine.transactions.appending import describe_winner, expectation_failure
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
 from headwater_server.engine.transactions.validation import matching_event
-from headwater_server.engine.transactions.validation_budget import condition_budget
+from headwater_server.engine.work_budget import CONDITIONS, WorkBudget
 
 
-def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[str, Any]]:
-    """Descriptions of all conditions that do not hold.
+def failed_conditions(
+    state: State, conditions: list[list[Any]], budget: WorkBudget
+) -> list[dict[str, Any]]:
+    """Descriptions of all conditions that do not hold. Equal conditions are evaluated once.
 
     Raises:
         InvalidArgument: a condition names a commit or position that does not exist yet.
         HistoryGone: a condition names a commit whose successors are no longer known.
-        TooLarge: a condition would have to look at too many events.
+        TooLarge: the conditions use up the budget.
     """
     failures: list[dict[str, Any]] = []
-    budget = condition_budget()
+    budget.phase = CONDITIONS
     changed_keys: dict[int, ChangedKeys] = {}
+    seen: set[tuple[Any, ...]] = set()
     for condition in conditions:
+        if condition[0] == "no_events":
+            condition = ["no_events", EventFilter.from_wire(condition[1]), condition[2]]
+        # A client may repeat a condition thousands of times in a few kilobytes.
+        if tuple(condition) in seen:
+            continue
+        seen.add(tuple(condition))
+        budget.spend(keys=1)
         match condition:
             case ["value", key, value]:
                 failure = _check_value(state, key, value)
@@ -38,8 +48,8 @@ def failed_conditions(state: State, conditions: list[list[Any]]) -> list[dict[st
                 if changed is None:
                     changed = changed_keys[commit] = ChangedKeys(state, commit, budget)
                 failure = _check_unchanged(state, start, end, changed)
-            case ["no_events", members, after]:
-                failure = matching_event(state, EventFilter.from_wire(members), after, budget)
+            case ["no_events", wanted, after]:
+                failure = matching_event(state, wanted, after, budget)
             case unknown:
                 raise AssertionError(f"a condition {unknown!r} that the vocabulary let through")
         if failure is not None:

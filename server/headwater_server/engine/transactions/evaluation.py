@@ -19,6 +19,7 @@ from headwater_server.engine.transactions.validation import (
     refuse_erased_snapshots,
 )
 from headwater_server.engine.transactions.write_buffer import WriteBuffer, evaluate
+from headwater_server.engine.work_budget import RANGE_DELETES, WorkBudget
 
 
 def evaluate_buffer(
@@ -29,11 +30,13 @@ def evaluate_buffer(
     now: int,
     *,
     snapshots_kept: int,
+    budget: WorkBudget | None = None,
     view: int | None = None,
 ) -> Planned:
     """The plan of a buffer's commit on the newest state. If it has `failures`, do not apply it.
 
-    *view* is the commit at which the transaction has read, if it was open.
+    *budget* has the work of the request so far; None: none was charged yet. *view* is the commit at
+    which the transaction has read, if it was open.
 
     Raises:
         Conflict: a snapshot may hold data that was erased since it was read.
@@ -45,7 +48,7 @@ def evaluate_buffer(
     planned = Planned(COMMIT, transaction, now, user, newest + 1, active.last_position + 1, writes)
     retention = RetentionEvaluator(state, now) if buffer.retention else None
     if buffer.appends or retention is not None:
-        appender = Appender(state, transaction, now, retention)
+        appender = Appender(state, transaction, now, retention, budget)
         retaining = deque(buffer.retention)
         for place, append in enumerate(buffer.appends):
             while retaining and retaining[0].place <= place:
@@ -74,7 +77,7 @@ def evaluate_buffer(
             entry = evaluate(entry, state.get(key, newest))
         writes.append(entry)  # type: ignore[arg-type]
     if buffer.ranges:
-        _evaluate_ranges(state, buffer, writes)
+        _evaluate_ranges(state, buffer, writes, budget or WorkBudget(RANGE_DELETES))
     if buffer.snapshots:
         _check_snapshots(state, buffer, planned)
         _prune_snapshots(state, buffer, stale, writes, snapshots_kept)
@@ -86,15 +89,20 @@ def evaluate_buffer(
     return planned
 
 
-def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | None]) -> None:
-    deleted: set[bytes] = set()
+def _evaluate_ranges(
+    state: State, buffer: WriteBuffer, writes: list[bytes | None], budget: WorkBudget
+) -> None:
+    budget.phase = RANGE_DELETES
+    count = len(buffer.entries)
     size = buffer.size
-    for first, last in buffer.ranges:
+    for first, last in _joined(buffer.ranges):
+        budget.spend(keys=1)
         for key, _ in state.scan(first, last, state.last_commit):
-            if key in buffer.entries or key in deleted:
+            budget.spend(deleted=1)
+            if key in buffer.entries:
                 continue
-            deleted.add(key)
-            if len(deleted) + len(buffer.entries) > limits.WRITES_MAX:
+            count += 1
+            if count > limits.WRITES_MAX:
                 raise TooLarge(
                     f"a range delete of more than {limits.WRITES_MAX} keys, the bound of a "
                     "transaction; delete the range in parts"
@@ -107,6 +115,17 @@ def _evaluate_ranges(state: State, buffer: WriteBuffer, writes: list[bytes | Non
                 )
             writes.append(key)
             writes.append(None)
+
+
+def _joined(ranges: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The same keys as ranges in order that do not overlap, so that each key is met once."""
+    joined: list[tuple[bytes, bytes]] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(last, joined[-1][1])
+        else:
+            joined.append((first, last))
+    return joined
 
 
 def _check_snapshots(state: State, buffer: WriteBuffer, planned: Planned) -> None:

@@ -4,8 +4,9 @@ Validation asks this for every query that a transaction has read, and conditions
 The cost depends on the kind of query:
 
     stream, category, types, tags    the indexes lead to the first matching event
-    a name prefix alone              no index helps: every later event is scanned, once for all
-                                     such queries; most are only checked for the stream's name
+    a name prefix alone              if few events came since, they are scanned, once for all such
+                                     queries; most are only checked for the stream's name. Else the
+                                     indexes lead to the first match, if not too many names fit.
     any, over streams that keep      each appended event pushes out an older one: the streams that
     their newest events              were appended to are found once for all queries
 """
@@ -20,11 +21,13 @@ from headwater_server.engine.format.events import (
     decode_event,
     stream_name,
 )
+from headwater_server.engine.format.index_keys import CATEGORY
 from headwater_server.engine.reads.filters import EventFilter
-from headwater_server.engine.reads.searching import Search
+from headwater_server.engine.reads.searching import FEW, PREFIX_NAMES_MAX, Search
 from headwater_server.engine.retention.rules import Visibility, stored_rule, visibility_at
 from headwater_server.engine.state.layers import State
-from headwater_server.engine.transactions.validation_budget import ValidationBudget
+from headwater_server.engine.state.names import names_with_prefix
+from headwater_server.engine.work_budget import WorkBudget
 
 _BATCH: Final = 512
 """Events or index entries that are fetched at a time."""
@@ -34,7 +37,7 @@ def first_event(
     state: State,
     wanted: EventFilter,
     after: int,
-    budget: ValidationBudget,
+    budget: WorkBudget,
     visibility: Visibility | None = None,
 ) -> StoredEvent | None:
     """The first event after a position that matches and can be read, sequenced ones included.
@@ -47,11 +50,12 @@ def first_event(
     if after >= state.last_position:
         return None
     if _has_no_index(wanted):
-        return LaterEvents(state, after, [wanted], budget, visibility).first_event(wanted)
+        if not _has_names(state, wanted, after):
+            return LaterEvents(state, after, [wanted], budget, visibility).first_event(wanted)
     if visibility is None:
         visibility = _newest_visibility(state)
     upto = state.last_position
-    search = Search(state, wanted, after, upto, reverse=False, budget=budget.left)
+    search = Search(state, wanted, after, upto, reverse=False, budget=budget.entries_left)
     while True:
         positions = search.take(1 if search.exact else _BATCH)
         budget.spend(events=len(positions))
@@ -61,7 +65,7 @@ def first_event(
                 if search.exact or wanted.fits(event):
                     return event
         if search.over or search.spent:
-            budget.spend(events=search.cost)
+            budget.spend(entries=search.cost)
             if search.over:
                 return None
 
@@ -77,7 +81,7 @@ class LaterEvents:
         state: State,
         position: int,
         queries: Iterable[EventFilter],
-        budget: ValidationBudget,
+        budget: WorkBudget,
         visibility: Visibility | None = None,
     ) -> None:
         self._state = state
@@ -102,7 +106,9 @@ class LaterEvents:
 
     def first_event(self, wanted: EventFilter) -> StoredEvent | None:
         """The first event that matches a query and can be read."""
-        if not _has_no_index(wanted):
+        if not _has_no_index(wanted) or (
+            not self._is_over and _has_names(self._state, wanted, self._position)
+        ):
             return first_event(self._state, wanted, self._position, self._budget)
         prefix = _prefix_of(wanted)
         if prefix not in self._first:
@@ -230,6 +236,15 @@ def _has_no_index(wanted: EventFilter) -> bool:
         and not wanted.types
         and not wanted.query
         and "-" not in (wanted.prefix or "")
+    )
+
+
+def _has_names(state: State, wanted: EventFilter, after: int) -> bool:
+    """Whether the indexes of the categories with a prefix find its events sooner than a scan."""
+    return (
+        bool(wanted.prefix)
+        and state.last_position - after > FEW
+        and names_with_prefix(state, CATEGORY, wanted.prefix or "", PREFIX_NAMES_MAX) is not None
     )
 
 

@@ -28,6 +28,7 @@ from headwater_server.engine.transactions.evaluation import evaluate_buffer
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.validation import conflict_error, find_conflicts
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
+from headwater_server.engine.work_budget import VALIDATION, WorkBudget
 
 RECORD_SIZE_MAX = 2 * limits.TRANSACTION_SIZE_MAX
 """Bytes of a commit record: the largest transaction, and as much again for its results."""
@@ -69,11 +70,19 @@ class Planner:
             HeadwaterError: the transaction is not possible.
         """
         buffer = transaction.buffer
-        conflicts = find_conflicts(self._state, transaction)
+        budget = None
+        conflicts: list[dict[str, Any]] = []
+        if transaction.view != self._state.last_commit:
+            budget = WorkBudget(VALIDATION)
+            conflicts = find_conflicts(self._state, transaction, budget)
         if conflicts:
-            conflicts += self._failed_expectations(buffer, transaction.id, transaction.user, now)
+            conflicts += self._failed_expectations(
+                buffer, transaction.id, transaction.user, now, budget
+            )
             raise conflict_error(conflicts)
-        return self.plan_buffer(transaction.id, transaction.user, buffer, now, transaction)
+        return self.plan_buffer(
+            transaction.id, transaction.user, buffer, now, transaction, budget=budget
+        )
 
     def refuse(
         self,
@@ -82,9 +91,12 @@ class Planner:
         buffer: WriteBuffer,
         failed_conditions: list[dict[str, Any]],
         now: int,
+        budget: WorkBudget | None,
     ) -> ConditionFailed:
         """The error of a transaction whose conditions do not hold."""
-        failures = failed_conditions + self._failed_expectations(buffer, transaction, user, now)
+        failures = failed_conditions + self._failed_expectations(
+            buffer, transaction, user, now, budget
+        )
         return _condition_error(failures, retryable=False)
 
     def plan_buffer(
@@ -94,8 +106,12 @@ class Planner:
         buffer: WriteBuffer,
         now: int,
         opened: Transaction | None = None,
+        *,
+        budget: WorkBudget | None = None,
     ) -> Planned:
         """The plan of writes on the newest state; *opened* is their open transaction, if any.
+
+        *budget* has the work of the request so far; None: none was charged yet.
 
         Raises:
             ConditionFailed, WrongVersion: a condition or an expectation does not hold.
@@ -104,7 +120,14 @@ class Planner:
         kept = self._settings.snapshots_kept
         view = None if opened is None else opened.view
         planned = evaluate_buffer(
-            self._state, buffer, transaction, user, now, snapshots_kept=kept, view=view
+            self._state,
+            buffer,
+            transaction,
+            user,
+            now,
+            snapshots_kept=kept,
+            budget=budget,
+            view=view,
         )
         if buffer.acks:
             self._acknowledge(buffer, planned)
@@ -138,12 +161,17 @@ class Planner:
         planned.writes = [*writes, *planned.writes]
 
     def _failed_expectations(
-        self, buffer: WriteBuffer, transaction: bytes, user: int, now: int
+        self,
+        buffer: WriteBuffer,
+        transaction: bytes,
+        user: int,
+        now: int,
+        budget: WorkBudget | None,
     ) -> list[dict[str, Any]]:
         try:
             kept = self._settings.snapshots_kept
             planned = evaluate_buffer(
-                self._state, buffer, transaction, user, now, snapshots_kept=kept
+                self._state, buffer, transaction, user, now, snapshots_kept=kept, budget=budget
             )
             if buffer.acks:
                 self._acknowledge(buffer, planned)

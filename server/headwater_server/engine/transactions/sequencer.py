@@ -31,6 +31,7 @@ from headwater_server.engine.transactions.commit_answer import versions_after
 from headwater_server.engine.transactions.planning import Planner
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
+from headwater_server.engine.work_budget import WorkBudget
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 
 TICK_US: Final = SECOND_US
@@ -156,8 +157,12 @@ class Sequencer:
         user: int,
         buffer: WriteBuffer,
         failed_conditions: list[dict[str, Any]],
+        budget: WorkBudget | None = None,
     ) -> Ticket:
-        """Plan and apply a transaction without earlier reads, unless a condition failed."""
+        """Plan and apply a transaction without earlier reads, unless a condition failed.
+
+        *budget* has the work of its conditions and reads; None: there was none.
+        """
         if buffer.is_empty and not failed_conditions:
             return self._read_only_ticket(transaction, self._state.last_commit)
         now = self.clock.now()
@@ -166,8 +171,8 @@ class Sequencer:
             self._tick(now)
         try:
             if failed_conditions:
-                raise self.planner.refuse(transaction, user, buffer, failed_conditions, now)
-            planned = self.planner.plan_buffer(transaction, user, buffer, now)
+                raise self.planner.refuse(transaction, user, buffer, failed_conditions, now, budget)
+            planned = self.planner.plan_buffer(transaction, user, buffer, now, budget=budget)
         except HeadwaterError as error:
             return self._failed(transaction, error)
         return self._apply(planned)

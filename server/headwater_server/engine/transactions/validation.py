@@ -9,7 +9,7 @@ snapshot        no later commit wrote anything that it writes: the first committ
 
 Commits that are sequenced but not yet durable count. All conflicts are reported, up to a bound,
 each with its subject, its kind and the transaction that won. The work of one validation is bounded
-too; see validation_budget.py.
+too; see work_budget.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +24,16 @@ from headwater_server.engine.state.layers import State
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
 from headwater_server.engine.transactions.later_events import LaterEvents, first_event
 from headwater_server.engine.transactions.transaction import ReadSet, Transaction
-from headwater_server.engine.transactions.validation_budget import ValidationBudget, commit_budget
 from headwater_server.engine.transactions.write_buffer import SnapshotWrite
+from headwater_server.engine.work_budget import VALIDATION, WorkBudget
 
 CONFLICTS_MAX: Final = 100
 """Conflicts that one error reports."""
 
 
-def find_conflicts(state: State, transaction: Transaction) -> list[dict[str, Any]]:
+def find_conflicts(
+    state: State, transaction: Transaction, budget: WorkBudget
+) -> list[dict[str, Any]]:
     """The conflicts that prevent a transaction's commit; empty if there are none.
 
     Raises:
@@ -41,8 +43,9 @@ def find_conflicts(state: State, transaction: Transaction) -> list[dict[str, Any
     if state.last_commit == view:
         return []
     found: list[dict[str, Any]] = []
+    budget.phase = VALIDATION
     try:
-        for conflict in _conflicts(state, transaction, commit_budget()):
+        for conflict in _conflicts(state, transaction, budget):
             found.append(conflict)
             if len(found) >= CONFLICTS_MAX:
                 break
@@ -66,7 +69,7 @@ def conflict_error(conflicts: list[dict[str, Any]], *, retryable: bool = True) -
 
 
 def _conflicts(
-    state: State, transaction: Transaction, budget: ValidationBudget
+    state: State, transaction: Transaction, budget: WorkBudget
 ) -> Iterator[dict[str, Any]]:
     view = transaction.view
     changed_keys = ChangedKeys(state, view, budget)
@@ -90,7 +93,7 @@ def _changed_reads(
     transaction: Transaction,
     reads: ReadSet,
     changed_keys: ChangedKeys,
-    budget: ValidationBudget,
+    budget: WorkBudget,
 ) -> Iterator[dict[str, Any]]:
     view = transaction.view
     for key in reads.keys:
@@ -138,7 +141,7 @@ def matching_event(
     state: State,
     wanted: EventFilter,
     after: int,
-    budget: ValidationBudget,
+    budget: WorkBudget,
     visibility: Visibility | None = None,
 ) -> dict[str, Any] | None:
     """A failure of the condition that no matching event is after a position, or None.

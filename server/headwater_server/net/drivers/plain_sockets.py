@@ -11,9 +11,9 @@ are in one set (readiness.py), and trio waits for its descriptor (epoll on Linux
                               --> back to trio, where the committer starts its sync
 
 So one wake-up serves every ready connection, all their commits go into one group, and each
-connection costs one read and one write. Fairness: each connection is served in bounded turns, and a
-second task serves the rest in between. That task also sends the output that a sync or a
-subscription produces outside of a wake-up.
+connection costs one read and one write. Fairness: each connection is served in turns that are
+bounded in time, and so is the turn of all. A second task serves the rest in between. That task also
+sends the output that a sync or a subscription produces outside of a wake-up.
 
 This module knows no protocol. When a session does not want input, its socket is not read and fills
 up, and TCP slows the client down.
@@ -99,6 +99,7 @@ class PlainSockets:
         self._settings = service.settings
         self._receive_size = service.settings.session.receive_size
         self._readiness: Readiness[_Registered] = readiness or open_readiness()
+        self._turn_of_all = service.connections_turn
         self._listeners: list[_Listener] = []
         self._accepting = True
         self._connections: dict[_Connection, None] = {}
@@ -152,10 +153,13 @@ class PlainSockets:
         served: list[_Connection] = []
         group_commit = self._service.group_commit
         group_commit.begin_turn()
+        self._turn_of_all.begin()
         self._serve(ready, served)
         for _ in range(GATHERINGS_MAX):
             # Requests that arrived meanwhile can share the sync that is due now.
             if not group_commit.gathering or len(served) >= CONNECTIONS_PER_TURN_MAX:
+                break
+            if self._turn_of_all.over:
                 break
             ready = self._readiness.ready()
             if not ready:
@@ -194,12 +198,13 @@ class PlainSockets:
                     self._close(connection)
                     continue
                 received.append((connection, data))
+        turn = self._turn_of_all
         for connection, data in received:
             session = connection.session
             if not session.closed:
                 # No notify is needed: `_turn` sends the output.
                 session.notified = True
-                session.receive(data)
+                session.receive(data, later=turn.over)
                 served.append(connection)
 
     # Output.

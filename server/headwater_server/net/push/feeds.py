@@ -37,11 +37,13 @@ from headwater_protocol.errors import (
 from headwater_protocol.limits import BODY_SIZE_MAX, CREDIT_MAX, PAGE_ITEMS_MAX
 from headwater_protocol.messages import encode
 from headwater_server.net.failures import Failures
+from headwater_server.net.turns import Turn
 
 _log = structlog.get_logger(__name__)
 
 STEPS_PER_TURN_MAX: Final = 4
-"""Pages that feeds read before connections get their turn: each can be a megabyte from the disk."""
+"""Pages that feeds read before connections get their turn: each can be a megabyte from the disk. A
+turn also ends by time."""
 
 _HEAD_SIZE_MAX: Final = 6
 """Bytes of an array header and a request id."""
@@ -265,8 +267,11 @@ class Feeds(Generic[W]):
         count: number of open feeds.
     """
 
-    def __init__(self, source: Source[W], failures: Failures, *, per_session_max: int) -> None:
+    def __init__(
+        self, source: Source[W], failures: Failures, *, per_session_max: int, turn: Turn
+    ) -> None:
         self._source = source
+        self._turn = turn
         self._failures = failures
         self._per_session_max = per_session_max
         self._live_position = source.newest
@@ -395,7 +400,10 @@ class Feeds(Generic[W]):
 
     def turn(self) -> bool:
         """Take one step for each of a few feeds; return whether any are left."""
-        for _ in range(min(STEPS_PER_TURN_MAX, len(self._queue))):
+        self._turn.begin()
+        for place in range(min(STEPS_PER_TURN_MAX, len(self._queue))):
+            if place and self._turn.over:
+                break
             feed = self._queue.popleft()
             feed.queued = False
             if feed.is_open:

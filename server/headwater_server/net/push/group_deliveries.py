@@ -19,12 +19,13 @@ import trio
 from headwater_protocol.errors import HeadwaterError, InternalError, InvalidArgument, TooMany
 from headwater_protocol.limits import DELIVERIES_MAX
 from headwater_protocol.messages import array_header, encode
-from headwater_server.engine.consumer_groups.host import Turn
+from headwater_server.engine.consumer_groups.host import Turn as GroupTurn
 from headwater_server.engine.consumer_groups.streams import Member
 from headwater_server.engine.engine import Engine
 from headwater_server.net.failures import Failures
-from headwater_server.net.push.feeds import STEPS_PER_TURN_MAX, Channel, Subscriber
+from headwater_server.net.push.feeds import Channel, Subscriber
 from headwater_server.net.tasks.group_commit import GroupCommit
+from headwater_server.net.turns import Turn
 
 _log = structlog.get_logger(__name__)
 
@@ -61,7 +62,9 @@ class GroupDeliveries:
         failures: Failures,
         *,
         per_session_max: int,
+        turn: Turn,
     ) -> None:
+        self._turn = turn
         self._failures = failures
         self._engine = engine
         self._groups = engine.groups
@@ -152,13 +155,13 @@ class GroupDeliveries:
             if not self._awake:
                 await self._sleep()
             self._awake = False
-            names = list(self._groups.active)
-            for start in range(0, len(names), STEPS_PER_TURN_MAX):
-                if start:
+            self._turn.begin()
+            for name in list(self._groups.active):
+                if self._turn.over:
                     await trio.lowlevel.checkpoint()
-                for name in names[start : start + STEPS_PER_TURN_MAX]:
-                    if name in self._groups.active and self._try_turn(name):
-                        self._awake = True
+                    self._turn.begin()
+                if name in self._groups.active and self._try_turn(name):
+                    self._awake = True
             # A turn may have written attempts and positions.
             self._group_commit.wake()
             await trio.lowlevel.checkpoint()
@@ -197,7 +200,7 @@ class GroupDeliveries:
         if group is not None:
             self.end_members(list(group.members), error)
 
-    def _send(self, turn: Turn) -> None:
+    def _send(self, turn: GroupTurn) -> None:
         for member, lost in turn.lost.items():
             self._push(member, ["lost", lost])
         for member, deliveries in turn.deliveries.items():

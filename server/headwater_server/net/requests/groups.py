@@ -50,7 +50,7 @@ def update(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
 
 
 def delete(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
-    """Remove a group; its members are told."""
+    """Remove a group, and tell its members."""
     name = arguments[0]
     service = session.service
     service.check_running()

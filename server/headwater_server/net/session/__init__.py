@@ -1,4 +1,4 @@
 """A session: one connection, bytes in and bytes out.
 
-Comes in: who the peer is, what it may hold in memory, and when its answers may go out.
+This room also has authentication, the memory budget, and the answers that wait for a sync.
 """

@@ -132,13 +132,13 @@ class Session:
         self.wants_input = not held and not left and not self._paused
         self.runnable = not held and left
 
-    def receive(self, data: bytes) -> None:
-        """Take received bytes, and serve the requests that they complete, for one turn."""
+    def receive(self, data: bytes, *, later: bool = False) -> None:
+        """Take received bytes; serve the requests that they complete for one turn, or *later*."""
         if self.ended:
             return
         self._received_size += len(data)
         items = self.connection.receive(data)
-        if len(items) == 1 and self.wants_input:
+        if len(items) == 1 and self.wants_input and not later:
             # The usual case: skip the backlog.
             item = items[0]
             if type(item) is Request:
@@ -149,20 +149,20 @@ class Session:
             self._backlog.extend(items)
             self._backlog_size += self._partial_size + len(data)
             self._update_readiness()
-            self.run()
-        if items:
-            # The rest is part of one receive, which FREE_SIZE covers.
-            self._partial_size = 0
-        else:
-            self._partial_size = self.connection.buffered_size
+            if not later:
+                self.run()
+        # After whole requests, the rest is part of one receive, which FREE_SIZE covers.
+        self._partial_size = 0 if items else self.connection.buffered_size
         if self._charged or self._backlog or self._partial_size > FREE_SIZE:
             self._charge_memory(moved=True)
 
     def run(self) -> None:
         """Serve received requests, for one turn."""
         backlog = self._backlog
-        for _ in range(self._settings.requests_per_turn_max):
-            if not self.runnable:
+        turn = self.service.session_turn
+        turn.begin()
+        for place in range(self._settings.requests_per_turn_max):
+            if not self.runnable or (place and turn.over):
                 break
             item = backlog.popleft()
             if not backlog:
@@ -217,7 +217,7 @@ class Session:
             self.send(answer)
 
     def _put_behind(self, transaction: bytes | None, answer: bytes) -> bool:
-        """Queue an answer behind that of its transaction's commit, if that still waits."""
+        """Queue an answer after that of its transaction's commit, if the commit still waits."""
         if transaction is not None and (waiting := last_with(self._waiting, transaction)):
             self._waiting_count += 1
             waiting.answers.append((0, transaction, answer))
