@@ -52,7 +52,7 @@ class EngineSettings:
 
     examined_events_max: int = 5_000
     """Events that one page of a filtered read may examine before it answers `more`; of indexes,
-    eight times as many entries. This bounds how long one request can delay the others: 20 ms."""
+    four times as many entries. This bounds how long one request can delay the others: 20 ms."""
 
     step_events_max: int = 1_000
     """The same for a step of a subscription or a consumer group, which goes on by itself."""

@@ -5,20 +5,20 @@ a request are a single look-up. Some are not: conditions, ranges, searches, and 
 transaction has read. All of them charge the same budget. A request that uses it up is refused with
 `too_large` and changes nothing.
 
-The unit is one event or key that is read, about 3 µs as pure Python. An entry of an index costs an
-eighth of that.
+The unit is one event or key that is read, about 4 µs as pure Python. An entry of an index costs a
+quarter of that.
 """
 
 from typing import Final
 
 from headwater_protocol.errors import TooLarge
 
-WORK_MAX: Final = 400_000
-"""Units of work that one request may take. Reading that many events from the files took 2 s,
+WORK_MAX: Final = 200_000
+"""Units of work that one request may take. Reading that many events from the files took 1 s,
 uncompiled on a busy machine, and blocks all other clients."""
 
-ENTRIES_PER_UNIT: Final = 8
-"""Entries of an index that cost as much as one event: a seek takes 0.3 µs."""
+ENTRIES_PER_UNIT: Final = 4
+"""Entries of an index that cost as much as one event: a seek takes 0.3 to 1.2 µs."""
 
 CONDITIONS: Final = (
     "the check of a condition",

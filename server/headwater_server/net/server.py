@@ -202,7 +202,7 @@ class Server:
         if self._key_feeds.count:
             self._key_feeds.published()
         if self._engine.groups.active:
-            self._group_deliveries.wake()
+            self._group_deliveries.published()
         self._checkpointer.published()
         if self._group_commit.written_size >= self._maintenance.look_at_size:
             self._maintenance.published()

@@ -7,8 +7,9 @@ import pytest
 
 from headwater_server.engine.format.events import decode_event, encode_event
 from headwater_server.engine.reads.filters import EVERYTHING, Criterion, EventFilter
-from headwater_server.net.push.event_source import LiveIndex
+from headwater_server.net.push.event_source import EventFeed
 from headwater_server.net.push.feeds import Feed, Owner, Subscriber
+from headwater_server.net.push.live_index import LiveIndex
 
 STREAMS = ["a-1", "a-2", "b-1", "b"]
 TYPES = ["T", "U", "V"]
@@ -26,7 +27,7 @@ def some_filter(source: random.Random) -> EventFilter:
     return EventFilter(
         stream=source.choice([None, None, None, *STREAMS]),
         category=source.choice([None, None, "a", "b"]),
-        prefix=source.choice([None, None, None, "a-", "b"]),
+        prefix=source.choice([None, None, None, "a-", "b", "a-1", "a-11"]),
         types=some(TYPES) if source.random() < 0.3 else (),
         query=tuple(criterion() for _ in range(source.choice([0, 0, 1, 2, 3]))),
     )
@@ -35,7 +36,7 @@ def some_filter(source: random.Random) -> EventFilter:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_index_finds_what_comparing_every_filter_finds(seed: int) -> None:
     source = random.Random(seed)
-    index = LiveIndex()
+    index: LiveIndex[EventFeed] = LiveIndex()
     filters = {EVERYTHING, *(some_filter(source) for _ in range(200))}
     nobody, nothing = cast(Subscriber, None), cast(Owner, None)
     feeds = [Feed(nothing, nobody, 1, 0, wanted, 0) for wanted in filters for _ in range(2)]
@@ -60,11 +61,12 @@ def test_the_index_finds_what_comparing_every_filter_finds(seed: int) -> None:
         while len(feeds) > count:
             index.remove(feeds.pop(source.randrange(len(feeds))))
         wanted_now = {feed.wanted for feed in feeds}
-        assert {group.wanted: found for group, found in index.batches(events)} == {
+        assert {filtered.wanted: found for filtered, found in index.batches(events)} == {
             wanted: fitting
             for wanted in wanted_now
             if (fitting := [event for event in events if wanted.fits(decode_event(event))])
         }
-    assert not index.groups
+    assert not index.filters
     assert not any(index._places.values())
     assert not index._others
+    assert not index._lengths

@@ -32,6 +32,7 @@ from headwater_server.engine.consumer_groups.progress import PARKED_MAX, GroupPr
 from headwater_server.engine.consumer_groups.records import Definition
 from headwater_server.engine.consumer_groups.schedule import RETRY_US_MAX, GroupSchedule
 from headwater_server.engine.consumer_groups.streams import Lease, Member, StreamProgress, Trial
+from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.settings import SECOND_US
 from headwater_server.engine.state.layers import State
 
@@ -45,8 +46,9 @@ server together with its consumer is counted too, and short attempts cost no wri
 COMPACT_SETTLED_MAX: Final = 1024
 """Settled events after which progress is compacted, however busy the group is."""
 
-COMPACT_POSITIONS_MAX: Final = 4096
-"""Positions without a matching event that an idle group reads past before it stores that."""
+COMPACT_POSITIONS_MAX: Final = 65_536
+"""Positions without a matching event that an idle group reads past before it stores that. Each time
+costs a commit, and a restarted group looks through as many positions of its indexes."""
 
 COMPACT_AFTER_US: Final = SECOND_US
 """How long after an event was settled progress is compacted at the latest."""
@@ -61,6 +63,8 @@ class ConsumerGroup:
         members: a dict as an ordered set, in the order in which they joined.
         progress: what is done, and what is read ahead.
         lost: leases that were taken back and whose members were not told yet.
+        live: it has read every published event, and is told when another one matches. So it has
+            passed all others without looking at them.
     """
 
     def __init__(self, host: Host, state: State, definition: Definition) -> None:
@@ -78,6 +82,28 @@ class ConsumerGroup:
         # Progress was read from the newest state, which may not be durable yet.
         self._begins_at = host.sequence
         self._begun = False
+        self.live = False
+
+    @property
+    def wanted(self) -> EventFilter:
+        """The filter of the group."""
+        return self.definition.wanted
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether its next turn waits for something that is not durable yet."""
+        return not self._begun or self._schedule.unsettled or self.progress.unwritten
+
+    def go_live(self) -> bool:
+        """Rely on being told about matching events, if all published ones were read."""
+        self.live = self._begun and self.progress.read_to >= self._host.reader().position
+        return self.live
+
+    def leave_live(self, position: int) -> None:
+        """Read again, after a position up to which no further event matched."""
+        if self.live:
+            self.live = False
+            self.progress.pass_to(position)
 
     # Members.
 
@@ -242,6 +268,7 @@ class ConsumerGroup:
 
     def close(self) -> None:
         """Store the progress of a group that has no members any more."""
+        self.leave_live(self._host.reader().position)
         try:
             if self.progress.unwritten:
                 self.progress.flush(self._host.write)
@@ -252,6 +279,8 @@ class ConsumerGroup:
 
     def figures(self) -> dict[str, Any]:
         """What `group_info` reports of a group with members."""
+        if self.live:
+            self.progress.pass_to(self._host.reader().position)
         return {
             "position": self.progress.position,
             "members": len(self.members),

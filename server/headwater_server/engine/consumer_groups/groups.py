@@ -65,6 +65,8 @@ class Groups:
 
     Attributes:
         active: those with members, by name.
+        touched: names of groups that a request or a commit has changed since their last turn, for
+            whoever gives them turns.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Groups:
         check_writable: Callable[[], None],
     ) -> None:
         self.active: dict[str, ConsumerGroup] = {}
+        self.touched: dict[str, None] = {}
         self.reader = partial(reader, step=True)
         self.wall_clock = clock
         self._state = state
@@ -190,6 +193,7 @@ class Groups:
         if group is not None:
             self.active[name] = ConsumerGroup(self, self._state, definition)
             self.active[name].take_over(group)
+        self.touched[name] = None
         return self._with_payload(ticket, [])
 
     def delete(self, name: str, *, user: int = 0) -> tuple[Ticket, list[Member]]:
@@ -204,6 +208,7 @@ class Groups:
             writes += (key, None)
         ticket = self._commit(writes, user)
         group = self.active.pop(name, None)
+        self.touched[name] = None
         return self._with_payload(ticket, []), [] if group is None else list(group.members)
 
     def overview(self) -> list[list[Any]]:
@@ -215,7 +220,7 @@ class Groups:
             position = (
                 stored_position(self._state, view, definition)
                 if group is None
-                else group.progress.position
+                else group.figures()["position"]
             )
             rows.append([definition.name, position, 0 if group is None else len(group.members)])
         return rows
@@ -324,6 +329,7 @@ class Groups:
                 group.replay(pairs)
             else:
                 group.discard(pairs)
+        self.touched[name] = None
         return self._with_payload(ticket, [len(chosen)])
 
     # Members.
@@ -344,6 +350,7 @@ class Groups:
             raise TooMany(
                 f"group {name!r}: {len(group.members)} members; allowed are {GROUP_MEMBERS_MAX}"
             )
+        self.touched[name] = None
         return group, group.join(owner, credit, takes)
 
     def leave(self, name: str, member: Member, *, died: bool) -> None:
@@ -352,6 +359,7 @@ class Groups:
         if group is None or member not in group.members:
             return
         group.leave(member, died=died)
+        self.touched[name] = None
         if not group.members:
             group.close()
             del self.active[name]
@@ -384,6 +392,7 @@ class Groups:
         self._check_writable()
         assert leases, "the vocabulary lets no empty list through"
         delay_us = None if delay_ms is None else delay_ms * _MS_US
+        self.touched[name] = None
         sequence = self.active[name].nack(leases, delay_us=delay_us, reason=reason, park=park)
         return Ticket(sequence, new_transaction_id(self.wall_clock(), self._source), [])
 
@@ -406,6 +415,7 @@ class Groups:
         """The acknowledgements are sequenced, and durable once *sequence* is."""
         for name, lease in settled:
             self.active[name].acknowledged(lease, sequence)
+            self.touched[name] = None
 
     def _leases(self, deliveries: Sequence[tuple[str, int, int]]) -> list[Lease]:
         leases: dict[Lease, None] = {}

@@ -142,6 +142,10 @@ class GroupProgress:
         self.read_to = page.position
         return list(found), page.more
 
+    def pass_to(self, position: int) -> None:
+        """Count everything up to a position as read: no event matches that was not read."""
+        self.read_to = max(self.read_to, position)
+
     def refill(self, stream: StreamProgress, reader: Reader) -> None:
         """Read the next page of a stream that is behind; the page may be empty."""
         limit = QUEUE_MAX if self.pending < WINDOW_MAX else 1

@@ -98,6 +98,11 @@ class GroupSchedule:
         return bool(self._changed)
 
     @property
+    def unsettled(self) -> bool:
+        """Whether any stream waits for a write or a sync."""
+        return bool(self._settling or self._changed)
+
+    @property
     def busy(self) -> bool:
         """Whether any stream is in any of these queues."""
         return bool(

@@ -45,25 +45,88 @@ def key_range(start: bytes, end: bytes | None) -> KeyRange:
 
 
 class LiveRanges:
-    """The live feeds by range, so that each range is searched and encoded once."""
+    """The live feeds by range, so that each range is searched and encoded once.
+
+    Ranges are found by the prefix that all their keys share: a key is compared with the ranges at
+    the beginnings that it has. So a feed costs nothing while other keys are written.
+
+    Attributes:
+        compared_count: how many ranges were compared with a key or a commit so far.
+    """
 
     def __init__(self) -> None:
         self.by_range: dict[KeyRange, dict[KeyFeed, None]] = {}
+        self.compared_count = 0
+        self._by_prefix: dict[bytes, dict[KeyRange, None]] = {}
+        # The lengths of the prefixes, each with the number of prefixes.
+        self._lengths: dict[int, int] = {}
 
     def add(self, feed: KeyFeed) -> None:
         """Add a feed, under its range."""
-        self.by_range.setdefault(feed.wanted, {})[feed] = None
+        feeds = self.by_range.get(feed.wanted)
+        if feeds is None:
+            feeds = self.by_range[feed.wanted] = {}
+            prefix = _shared_prefix(feed.wanted)
+            ranges = self._by_prefix.get(prefix)
+            if ranges is None:
+                ranges = self._by_prefix[prefix] = {}
+                self._lengths[len(prefix)] = self._lengths.get(len(prefix), 0) + 1
+            ranges[feed.wanted] = None
+        feeds[feed] = None
 
     def remove(self, feed: KeyFeed) -> None:
         """Remove a feed; with the last feed of a range, remove the range."""
         feeds = self.by_range[feed.wanted]
         del feeds[feed]
-        if not feeds:
-            del self.by_range[feed.wanted]
+        if feeds:
+            return
+        del self.by_range[feed.wanted]
+        prefix = _shared_prefix(feed.wanted)
+        del self._by_prefix[prefix][feed.wanted]
+        if not self._by_prefix[prefix]:
+            del self._by_prefix[prefix]
+            self._lengths[len(prefix)] -= 1
+            if not self._lengths[len(prefix)]:
+                del self._lengths[len(prefix)]
 
     def all(self) -> list[KeyFeed]:
         """Every feed."""
         return [feed for feeds in self.by_range.values() for feed in feeds]
+
+    def found(self, commits: list[CommitChanges]) -> dict[KeyRange, list[CommitChanges]]:
+        """The part of each commit that is in a range, for each range that has any."""
+        found: dict[KeyRange, list[CommitChanges]] = {}
+        for commit in commits:
+            # A large commit is cut once for each range, a small one looked up key by key.
+            small = len(commit.changes) < len(self.by_range)
+            for wanted in self._ranges_of(commit.changes) if small else self.by_range:
+                self.compared_count += 1
+                part = _within(commit, wanted)
+                if part is not None:
+                    found.setdefault(wanted, []).append(part)
+        return found
+
+    def _ranges_of(self, changes: list[Change]) -> dict[KeyRange, None]:
+        """Every range that may have one of the keys."""
+        ranges: dict[KeyRange, None] = {}
+        for change in changes:
+            key = keyspaces.USER + change.key
+            for length in self._lengths:
+                if length <= len(key):
+                    ranges.update(self._by_prefix.get(key[:length], ()))
+        return ranges
+
+
+def _shared_prefix(wanted: KeyRange) -> bytes:
+    """The beginning that all keys of a range have."""
+    first, last = wanted
+    length = 0
+    while length < min(len(first), len(last)) and first[length] == last[length]:
+        length += 1
+    # A range up to the next prefix, such as "a" to "b", shares one more byte.
+    if len(last) == length + 1 and len(first) > length and first[length] + 1 == last[length]:
+        length += 1
+    return first[:length]
 
 
 class KeySource:
@@ -108,11 +171,10 @@ class KeySource:
         page = self._engine.reader().read_changes(
             position, keyspaces.USER, keyspaces.USER_END, PAGE_ITEMS_MAX
         )
-        batches: list[tuple[list[KeyFeed], Batch]] = []
-        for wanted, feeds in self._live.by_range.items():
-            found = [part for each in page.commits if (part := _within(each, wanted)) is not None]
-            if found:
-                batches.append((list(feeds), _batch(found)))
+        batches = [
+            (list(self._live.by_range[wanted]), _batch(commits))
+            for wanted, commits in self._live.found(page.commits).items()
+        ]
         return LivePage(batches, page.commit, page.more)
 
 
