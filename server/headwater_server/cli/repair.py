@@ -9,7 +9,8 @@ from headwater_protocol.exit_codes import FAILED, WARNED
 from headwater_server.cli.check import progress, show, wall_clock
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.findings import Report
-from headwater_server.engine.repair.repair import Plan, perform, plan
+from headwater_server.engine.repair.actions import Plan
+from headwater_server.engine.repair.repair import perform, plan
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_repair import repair_rocks
 from headwater_server.storage.store.rocks_store import RocksStore

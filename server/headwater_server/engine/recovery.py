@@ -3,7 +3,8 @@
     1  lock the directory                                   storage/files/directory.py
     2  read from the state store what the last checkpoint applied
     3  cut event log and commit log there; the rest was never part of a checkpoint
-    4  verify the write-ahead log and cut its torn tail
+    4  verify the write-ahead log and cut its torn tail; refuse event log and commit log if they
+       go on beyond it                                       engine/later_files.py
     5  plan and apply the records after the applied commit, in order, as for new commits
     6  mark a directory of an older format with the current format
     7  claim the right to write
@@ -22,6 +23,7 @@ from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.backup import unstage
 from headwater_server.engine.checkpoint.schedule import checkpoint_steps, run_to_end
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.later_files import Newest, refuse_later_logs
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.stored_state import (
@@ -159,6 +161,8 @@ def _open(
             known_durable=WalIndex(applied.log_index),
         )
         opened.callback(log.close)
+        newest = Newest(applied.commit, applied.position)
+        refuse_later_logs(event_log, commit_log, newest, log)
         state = State(StoredState(store, event_log, commit_log))
         state.load_retention()
         sequencer = Sequencer(state, log, settings)

@@ -92,3 +92,27 @@ def test_a_damaged_state_store_is_repaired(tmp_path: Path) -> None:
     # Only the keys of the damaged block may be lost.
     assert len(items) // 2 > 40 * COMMITS - 200
     engine.close()
+
+
+def test_a_first_start_that_was_cut_off_is_no_damage(tmp_path: Path) -> None:
+    # RocksDB had made some of its files, and not yet the one that names them. A start goes on from
+    # there, and check said that the directory was damaged.
+    opened(tmp_path / "data").close()
+    for made_later in (tmp_path / "data" / "state").iterdir():
+        if made_later.name == "CURRENT" or made_later.suffix == ".log":
+            made_later.unlink()
+    report = check(RealFileSystem(), str(tmp_path / "data"), open_store=open_to_check)
+    assert report.findings == []
+    assert report.notes[0] == "the database was never opened completely; there is no state yet"
+    engine = opened(tmp_path / "data")
+    assert engine.published == 0
+    engine.close()
+
+
+def test_a_state_store_without_its_first_file_is_damage_once_there_are_commits(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path / "data")
+    (tmp_path / "data" / "state" / "CURRENT").unlink()
+    report = check(RealFileSystem(), str(tmp_path / "data"), open_store=open_to_check)
+    assert not report.is_clean

@@ -9,12 +9,8 @@ import pytest
 
 from headwater_protocol.errors import DamagedFile, FormatTooNew, HistoryGone, NoSuchCommit
 from headwater_protocol.numbers import CommitNumber
-from headwater_server.storage.commits.commit_log import (
-    RECORD_SIZE,
-    CommitLog,
-    CommitRecord,
-    pack_records,
-)
+from headwater_server.storage.commits.commit_log import CommitLog
+from headwater_server.storage.commits.commit_records import RECORD_SIZE, CommitRecord, pack_records
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.files.file_system import make_durable_directory
 from headwater_server.testing.memory_files import Crash, MemoryFileSystem

@@ -32,6 +32,7 @@ from headwater_server.engine.check.index import IndexCheck
 from headwater_server.engine.check.logs import (
     EventReader,
     check_commit_log,
+    check_moments,
     check_offsets,
     check_write_ahead_log,
     first_logged_commit,
@@ -138,8 +139,9 @@ def _check_parts(
                 if applied == NOTHING:
                     _check_is_new(file_system, directory, report)
         report.applied = applied
+        newest = None
         with report.told(Kind.LOG, directory.wal, "the log is cut there"):
-            check_write_ahead_log(
+            newest = check_write_ahead_log(
                 file_system,
                 directory.wal,
                 database_id=directory.database_id,
@@ -158,6 +160,8 @@ def _check_parts(
         if unreadable or store is None or commit_log is None or event_log is None:
             report.notes.append("parts that depend on files that cannot be opened were not checked")
             return
+        if newest is not None:
+            check_moments(event_log, commit_log, newest, report)
         state: StoredState | None = None
         # In a directory of format 3, the time comes from a record of the commit log.
         with report.told(Kind.COMMIT, directory.commits, CUT_COMMITS):
@@ -189,12 +193,21 @@ def _open_store(
     try:
         return open_store(directory.state)
     except DamagedFile as error:
-        is_new = error.details.get("missing") and not file_system.list(directory.state)
-        if is_new and not file_system.list(directory.events):
+        # The first start was cut off while the store made its first files. Nothing is committed
+        # before they are complete, so there is nothing in the logs either.
+        is_new = error.details.get("missing") and not _has_logs(file_system, directory)
+        if is_new:
             report.notes.append("the database was never opened completely; there is no state yet")
             return None
         report.add_error(Kind.STORE, directory.state, error, REPAIR_STORE)
         return None
+
+
+def _has_logs(file_system: FileSystem, directory: DataDirectory) -> bool:
+    """Whether there is a commit anywhere in the logs."""
+    if file_system.list(directory.events) or file_system.list(directory.commits):
+        return True
+    return first_logged_commit(file_system, directory.wal, directory.database_id) > 0
 
 
 def _open_commit_log(

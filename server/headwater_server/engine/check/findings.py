@@ -39,6 +39,8 @@ class Kind(Enum):
     SNAPSHOT = "snapshot"
     GROUP = "consumer group"
     CLOCK = "times in the future"
+    LATER_COMMITS = "commit log beyond the newest commit"
+    LATER_EVENTS = "event log beyond the newest commit"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,9 @@ from headwater_server.engine.check.findings import Counter, Finding, Kind, Repor
 from headwater_server.engine.format.events import StoredEvent, decode_event
 from headwater_server.engine.format.index_keys import Applied
 from headwater_server.engine.format.records import decode_record
-from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
+from headwater_server.engine.later_files import Newest, later_logs
+from headwater_server.storage.commits.commit_log import CommitLog
+from headwater_server.storage.commits.commit_records import CommitRecord
 from headwater_server.storage.errors import reason_of
 from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.files.file_system import FileSystem
@@ -51,6 +53,11 @@ class CheckedEvent(NamedTuple):
     """Whether a user gave it its id; False if unknown because its commit's record is gone."""
 
 
+SET_ASIDE: Final = (
+    "what goes on is kept in copies beside the log, and cut off; or put newer wal/ and state/ back"
+)
+
+
 # The write-ahead log.
 
 
@@ -63,8 +70,12 @@ def check_write_ahead_log(
     unfinished: int,
     report: Report,
     future: FutureTimes,
-) -> None:
-    """Verify the chain of entries, and that commits continue where the files end."""
+) -> Newest | None:
+    """Verify the chain of entries, and that commits continue where the files end.
+
+    Returns:
+        the newest commit, or None if damage hides it.
+    """
     found = check_files(
         file_system, directory, database_id=database_id, known_durable=WalIndex(applied.log_index)
     )
@@ -72,7 +83,8 @@ def check_write_ahead_log(
         if applied.log_index:
             what = f"there is no log, but entry {applied.log_index} was durable"
             report.add(Finding(Kind.LOG, directory, None, what, "a new log is begun"))
-        return
+            return None
+        return Newest(applied.commit, applied.position)
     damage = found.damage
     if damage is not None and damage.is_corruption:
         report.add(
@@ -84,7 +96,7 @@ def check_write_ahead_log(
             "the next start keeps a copy and cuts it"
         )
     if report.has(Kind.APPLIED):
-        return
+        return None
     last = applied.commit
     position = applied.position
     for index, encoded in records(read_files(file_system, directory, database_id=database_id)):
@@ -103,7 +115,7 @@ def check_write_ahead_log(
             )
             remedy = "the log is cut before it, with a copy of the rest kept"
             report.add(Finding(Kind.LOG_GAP, directory, None, what, remedy, index))
-            return
+            return None
         last = record.commit
         position += len(record.events)
         report.logged_commits += 1
@@ -112,6 +124,18 @@ def check_write_ahead_log(
         what = f"the state store holds commits up to {unfinished}, the log only up to {last}"
         remedy = "later commits are removed from the state store"
         report.add(Finding(Kind.LOG_GAP, directory, None, what, remedy))
+    return None if report.has(Kind.LOG, Kind.LOG_GAP) else Newest(last, position)
+
+
+def check_moments(
+    event_log: EventLog, commit_log: CommitLog, newest: Newest, report: Report
+) -> None:
+    """Check that no log goes on beyond the newest commit: it would be of a later moment."""
+    for later in later_logs(event_log, commit_log, newest):
+        is_events = later.directory == event_log.directory
+        kind = Kind.LATER_EVENTS if is_events else Kind.LATER_COMMITS
+        what = f"{later.what}; the state store and the write-ahead log are of an earlier moment"
+        report.add(Finding(kind, later.directory, None, what, SET_ASIDE, later.number))
 
 
 def first_logged_commit(file_system: FileSystem, directory: str, database_id: bytes) -> int:

@@ -6,7 +6,6 @@ the new file is written beside it and takes its name, and the old one is kept.
 """
 
 import bisect
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -14,24 +13,17 @@ from headwater_server.engine.check.logs import LOST_TRANSACTION
 from headwater_server.engine.format.events import (
     StoredEvent,
     decode_event,
-    derive_event_id,
-    encode_event,
 )
 from headwater_server.engine.format.index_keys import (
-    EVENT_ID,
-    NUMBER,
-    STREAM,
     Applied,
-    parse_event_id_key,
-    parse_head,
-    parse_number,
     parse_transactions,
 )
 from headwater_server.engine.format.records import decode_record
-from headwater_server.engine.state.postings import all_postings
+from headwater_server.engine.repair.stand_ins import StandIns
 from headwater_server.engine.state.stored_state import oldest_needed
 from headwater_server.storage.commits import commit_log_repair
-from headwater_server.storage.commits.commit_log import RECORDS_DEFAULT, CommitRecord
+from headwater_server.storage.commits.commit_log import RECORDS_DEFAULT
+from headwater_server.storage.commits.commit_records import CommitRecord
 from headwater_server.storage.events import event_log_repair
 from headwater_server.storage.events.event_segment import EventSegment
 from headwater_server.storage.files.copying import FilePart, link_or_copy, size_of
@@ -40,9 +32,6 @@ from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.store.interface import Family, StateStore
 from headwater_server.storage.wal.file_write_ahead_log import read_files
 from headwater_server.storage.wal.interface import records
-
-DAMAGED_TYPE = "$damaged"
-"""Type of the event that replaces a lost one."""
 
 _TEMPORARY = ".tmp"
 
@@ -106,15 +95,82 @@ class LogRepair:
             files.remove(temporary)
         write(temporary)
         if files.exists(path):
-            number = 1
-            while files.exists(f"{path}.damaged-{number}"):
-                number += 1
-            copy = f"{path}.damaged-{number}"
-            link_or_copy(files, FilePart(path, size_of(files, path), True), copy)
-            files.sync_directory(parent)
-            self.rebuilt.copies.append(copy)
+            self._keep_copy(path)
         files.rename(temporary, path)
         files.sync_directory(parent)
+
+    def _keep_copy(self, path: str) -> None:
+        """Give the file at *path* a second name, durably."""
+        files = self._file_system
+        number = 1
+        while files.exists(f"{path}.damaged-{number}"):
+            number += 1
+        copy = f"{path}.damaged-{number}"
+        link_or_copy(files, FilePart(path, size_of(files, path), True), copy)
+        files.sync_directory(path.rpartition("/")[0])
+        self.rebuilt.copies.append(copy)
+
+    # What is of a later moment.
+
+    def set_later_aside(self, last: int, *, is_events: bool) -> str:
+        """Cut a log after its record *last*, and keep copies of the files that go on.
+
+        Returns:
+            what was done.
+        """
+        repair = event_log_repair if is_events else commit_log_repair
+        directory = self._directory.events if is_events else self._directory.commits
+        copies = len(self.rebuilt.copies)
+        # The newest first, so that an interrupted repair leaves no gap.
+        for first, path in reversed(repair.segment_files(self._file_system, directory)):
+            offsets = EventSegment.offsets_path_of(path)
+            if first > last:
+                self._keep_copy(path)
+                self._file_system.remove(path)
+            elif is_events:
+                self._cut_events(first, path, last)
+            else:
+                self._cut_commits(first, path, last)
+            if is_events and self._file_system.exists(offsets):
+                # Opening the log rebuilds it.
+                self._file_system.remove(offsets)
+            self._file_system.sync_directory(directory)
+            if first <= last:
+                break
+        name = "event log" if is_events else "commit log"
+        return f"cut the {name} after {last}; copies kept: {len(self.rebuilt.copies) - copies}"
+
+    def _cut_events(self, first: int, path: str, last: int) -> None:
+        def write(temporary: str) -> None:
+            event_log_repair.write_segment(
+                self._file_system,
+                temporary,
+                first,
+                (stored for _, stored in self._sound_in(first, last, path)),
+                database_id=self._directory.database_id,
+            )
+
+        self._replace(path, write)
+
+    def _cut_commits(self, first: int, path: str, last: int) -> None:
+        file = self._file_system.open(path, writable=False)
+        try:
+            capacity = commit_log_repair.read_capacity(file)
+            records = list(commit_log_repair.sound_records(file, first))
+        finally:
+            file.close()
+
+        def write(temporary: str) -> None:
+            commit_log_repair.write_segment(
+                self._file_system,
+                temporary,
+                first,
+                capacity,
+                (record for record in records if record.commit <= last),
+                database_id=self._directory.database_id,
+            )
+
+        self._replace(path, write)
 
     # Commits.
 
@@ -273,7 +329,7 @@ class LogRepair:
         finally:
             file.close()
 
-    def _look_in_the_log(self, stand_ins: "StandIns") -> None:
+    def _look_in_the_log(self, stand_ins: StandIns) -> None:
         entries = read_files(
             self._file_system, self._directory.wal, database_id=self._directory.database_id
         )
@@ -289,7 +345,7 @@ class LogRepair:
         end: int,
         path: str | None,
         rejected: set[int],
-        stand_ins: "StandIns",
+        stand_ins: StandIns,
     ) -> None:
         def payloads() -> Iterator[bytes]:
             sound = self._sound_in(first, end, path)
@@ -330,105 +386,3 @@ class LogRepair:
                 self._file_system.remove(path)
         if paths:
             self._file_system.sync_directory(self._directory.events)
-
-
-class StandIns:
-    """Replacements of lost events: copies from the write-ahead log, or markers."""
-
-    def __init__(
-        self,
-        store: StateStore,
-        lost: list[int],
-        commit_of: Callable[[int], CommitRecord | None],
-    ) -> None:
-        self._store = store
-        self._lost = set(lost)
-        self._commit_of = commit_of
-        self._restored: dict[int, bytes] = {}
-        self._places: dict[int, tuple[str, int, int]] = {}
-
-    def restore(self, position: int, stored: bytes) -> bool:
-        """Take an event of the write-ahead log if it is lost in the event log."""
-        if position not in self._lost or position in self._restored:
-            return False
-        self._restored[position] = stored
-        return True
-
-    def find_places(self, sound_events: Callable[[], Iterator[StoredEvent]]) -> None:
-        """Find the streams and versions of events that could not be restored."""
-        lost = self._lost - self._restored.keys()
-        if not lost:
-            return
-        for key, entry in self._store.scan(Family.INDEX, STREAM, bytes([STREAM[0] + 1])):
-            head = parse_head(entry)
-            version = 0
-            in_postings = len(head.tail) < head.version
-            older = all_postings(self._store, STREAM, head.id) if in_postings else iter(())
-            for run in itertools.chain((run for _, run in older), [head.tail]):
-                for position in run:
-                    version += 1
-                    if position in lost:
-                        self._places[position] = (key[1:].decode(), version, head.id)
-        unknown = sorted(lost - self._places.keys())
-        if unknown:
-            self._guess_places(unknown, sound_events())
-
-    def _guess_places(self, unknown: list[int], events: Iterator[StoredEvent]) -> None:
-        """Assign events that are not in the index either to gaps in the versions of streams.
-
-        This holds the newest version of every stream in memory.
-        """
-        newest: dict[str, tuple[int, int]] = {}
-        free = list(unknown)
-        for event in events:
-            version, position = newest.get(event.stream, (0, 0))
-            for missing in range(version + 1, event.version):
-                # The true position is unknown; any lost one between the neighbours is valid.
-                place = bisect.bisect_right(free, position)
-                if place < len(free) and free[place] < event.position:
-                    position = free.pop(place)
-                    self._places[position] = (event.stream, missing, 0)
-            newest[event.stream] = (event.version, event.position)
-
-    def event(self, position: int, previous: bytes | None) -> tuple[bytes, bool]:
-        """The replacement for a position, and whether the event's content is lost.
-
-        *previous* is the event before it in the file; its commit is used if the commit log has no
-        record for the position.
-        """
-        if position in self._restored:
-            return self._restored[position], False
-        record = self._commit_of(position)
-        if record is not None:
-            commit, time = record.commit, record.time
-        elif previous is not None:
-            before = decode_event(previous)
-            commit, time = before.commit, before.time
-        else:
-            commit, time = 1, 0
-        # As a last resort, use a new stream instead of inventing a version of an existing one.
-        stream, version, stream_id = self._places.get(
-            position, (f"{DAMAGED_TYPE}-{position}", 1, position)
-        )
-        event_id = self._event_id(stream_id, version)
-        if event_id is None and record is not None and record.transaction != LOST_TRANSACTION:
-            event_id = derive_event_id(record.transaction, position - record.first_position)
-        stored = encode_event(
-            position,
-            stream,
-            version,
-            commit,
-            time,
-            event_id or position.to_bytes(16, "big"),
-            DAMAGED_TYPE,
-            b"",
-            b"",
-        )
-        return stored, True
-
-    def _event_id(self, stream_id: int, version: int) -> bytes | None:
-        start, end = EVENT_ID + NUMBER.pack(stream_id), EVENT_ID + NUMBER.pack(stream_id + 1)
-        for key, entry in self._store.scan(Family.INDEX, start, end):
-            if parse_number(entry) == version:
-                return parse_event_id_key(key)[1]
-        return None

@@ -38,7 +38,8 @@ from headwater_server.engine.repair.logs import LogRepair
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.stored_state import oldest_needed, read_applied, read_time
 from headwater_server.storage.commits import commit_log_repair
-from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.commits.commit_log import CommitLog
+from headwater_server.storage.commits.commit_records import CommitRecord
 from headwater_server.storage.events import event_log_repair
 from headwater_server.storage.files.directory import DataDirectory
 from headwater_server.storage.files.file_system import FileSystem

@@ -54,7 +54,8 @@ from headwater_server.engine.format.keyspaces import SNAPSHOTS, SNAPSHOTS_END, p
 from headwater_server.engine.format.stored_rules import decode_rule
 from headwater_server.engine.state.memtable import MemTable, StreamTail
 from headwater_server.engine.state.stored_state import StoredState
-from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.commits.commit_log import CommitLog
+from headwater_server.storage.commits.commit_records import CommitRecord
 from headwater_server.storage.store.interface import Family, StateStore, WriteBatch
 
 _CHUNK_EVENTS: Final = 20_000

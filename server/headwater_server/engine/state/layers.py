@@ -24,7 +24,7 @@ from headwater_server.engine.state.masks import Retention
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.state.range_merge import RUN_KEYS, first_items
 from headwater_server.engine.state.stored_state import StoredState
-from headwater_server.storage.commits.commit_log import CommitRecord
+from headwater_server.storage.commits.commit_records import CommitRecord
 
 
 class Head(NamedTuple):

@@ -29,7 +29,7 @@ from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.pacing import YieldGil
 from headwater_server.engine.state.seen_ids import SeenIds
 from headwater_server.engine.state.sorted_keys import SortedKeys
-from headwater_server.storage.commits.commit_log import CommitRecord
+from headwater_server.storage.commits.commit_records import CommitRecord
 
 Version = tuple[int, "bytes | None", Any]
 """A commit number, its value (None: a deletion), and the previous Version or None. That one is Any

@@ -73,7 +73,8 @@ from headwater_server.engine.state.scan_cache import (
     packed_run,
 )
 from headwater_server.engine.state.seen_ids import SeenIds, read_seen_ids
-from headwater_server.storage.commits.commit_log import CommitLog, CommitRecord
+from headwater_server.storage.commits.commit_log import CommitLog
+from headwater_server.storage.commits.commit_records import CommitRecord
 from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.store.interface import Family, StateStore
 

@@ -23,54 +23,38 @@ cuts them off, so opening alone destroys nothing.
 
 import bisect
 import itertools
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final
 
 from headwater_protocol.errors import DamagedFile, FormatTooNew, HistoryGone, NoSuchCommit
 from headwater_protocol.limits import NUMBER_MAX
 from headwater_protocol.numbers import CommitNumber
+from headwater_server.storage.commits.commit_records import (
+    CRC_AT,
+    FORMAT,
+    HEADER,
+    MAGIC,
+    RECORD,
+    RECORD_SIZE,
+    CommitRecord,
+    pack_header,
+    pack_records,
+    unpack_record,
+)
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.files.copying import FilePart
 from headwater_server.storage.files.file_system import File, FileSystem, join
 
-RECORD_SIZE: Final = 64
 RECORDS_DEFAULT: Final = 1024 * 1024
 """Records of a segment: 64 MiB, so that trimming frees space in useful pieces."""
 
-_MAGIC: Final = b"HWCOMMIT"
-_FORMAT: Final = 1
-_HEADER: Final = struct.Struct(">8sIIQ16s20sI")
-_RECORD: Final = struct.Struct(">16sQQQQI8xI")
-_CRC: Final = struct.Struct(">I")
-_CRC_AT: Final = RECORD_SIZE - _CRC.size
 SUFFIX: Final = ".commits"
 _TEMPORARY: Final = ".tmp"
 DIGITS: Final = 20
 _READ_RECORDS: Final = 16384
 """Records read in one call: 1 MiB."""
-
-
-class CommitRecord(NamedTuple):
-    """The record of a commit.
-
-    Attributes:
-        commit: its number.
-        transaction: its transaction's id, 16 bytes.
-        time: microseconds since 1970-01-01 UTC; never earlier than that of the previous commit.
-        user: the number of the user; 0 without a user.
-        first_position: position of its first event; if it has none, of the next event.
-        event_count: number of events that it appended.
-    """
-
-    commit: int
-    transaction: bytes
-    time: int
-    user: int
-    first_position: int
-    event_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +145,11 @@ class CommitLog:
         block = file.read_at(0, RECORD_SIZE)
         if len(block) < RECORD_SIZE:
             raise _damaged(path, len(block), "the file ends inside its header")
-        magic, form, records, found, database_id, _, crc = _HEADER.unpack(block)
-        if zlib.crc32(block[:_CRC_AT]) != crc or magic != _MAGIC:
+        magic, form, records, found, database_id, _, crc = HEADER.unpack(block)
+        if zlib.crc32(block[:CRC_AT]) != crc or magic != MAGIC:
             raise _damaged(path, 0, "the header fails its checksum")
-        if form > _FORMAT:
-            raise FormatTooNew(f"{path} has format {form}; this version reads up to {_FORMAT}")
+        if form > FORMAT:
+            raise FormatTooNew(f"{path} has format {form}; this version reads up to {FORMAT}")
         if found != first or records < 1:
             raise _damaged(path, 0, f"the header is that of {records} commits from {found} on")
         if database_id != self._database_id:
@@ -211,6 +195,27 @@ class CommitLog:
     def last_commit(self) -> CommitNumber:
         """The newest commit that was appended."""
         return CommitNumber(self._last)
+
+    @property
+    def directory(self) -> str:
+        """The directory of the files."""
+        return self._directory
+
+    def newest_stored(self) -> int:
+        """The newest commit that the files have, at or beyond the end of the log.
+
+        What is beyond is left from an unfinished checkpoint, or is of a later moment.
+        """
+        newest = self._last
+        for segment in self._segments:
+            commit = max(self._last + 1, segment.first)
+            while commit <= segment.last:
+                data = segment.file.read_at(segment.offset(commit), RECORD_SIZE)
+                if len(data) < RECORD_SIZE or not _is_record_of(data, commit):
+                    break
+                newest = max(newest, commit)
+                commit += 1
+        return newest
 
     @property
     def size(self) -> int:
@@ -404,68 +409,9 @@ class CommitLog:
         self._removed.clear()
 
 
-def pack_header(first: int, records: int, database_id: bytes) -> bytes:
-    """The header block of a segment."""
-    fields = _HEADER.pack(_MAGIC, _FORMAT, records, first, database_id, b"", 0)
-    return fields[:_CRC_AT] + _CRC.pack(zlib.crc32(fields[:_CRC_AT]))
-
-
-def unpack_header(block: bytes) -> int:
-    """The capacity of a segment, from its header block; 0 if that is damaged."""
-    if (
-        len(block) < RECORD_SIZE
-        or zlib.crc32(block[:_CRC_AT]) != _CRC.unpack_from(block, _CRC_AT)[0]
-    ):
-        return 0
-    records: int = _HEADER.unpack_from(block)[2]
-    return records
-
-
-def pack_records(records: Sequence[CommitRecord]) -> bytes:
-    """Pack consecutive records of 64 bytes.
-
-    It packs column by column: one call of `struct` for each record would take as long as all this.
-    """
-    if not records:
-        return b""
-    commits, transactions, times, users, first_positions, event_counts = zip(*records, strict=True)
-    data = bytearray(RECORD_SIZE * len(records))
-    longs = memoryview(data).cast("Q")
-    ids = memoryview(b"".join(transactions)).cast("Q")
-    assert len(ids) == 2 * len(records), "ids have 16 bytes"
-    longs[0::8] = ids[0::2]
-    longs[1::8] = ids[1::2]
-    longs[2::8] = _packed("Q", commits)
-    longs[3::8] = _packed("Q", times)
-    if any(users):
-        longs[4::8] = _packed("Q", users)
-    words = memoryview(data).cast("I")
-    if any(event_counts):
-        longs[5::8] = _packed("Q", first_positions)
-        words[12::16] = _packed("I", event_counts)
-    else:
-        # Without events, all records have the same next position.
-        assert first_positions[0] == first_positions[-1]
-        same = struct.pack(">Q", first_positions[0]) * len(records)
-        longs[5::8] = memoryview(same).cast("Q")
-    fields = bytes(data)
-    crc32 = zlib.crc32
-    crcs = [crc32(fields[at : at + _CRC_AT]) for at in range(0, len(fields), RECORD_SIZE)]
-    words[15::16] = _packed("I", crcs)
-    return bytes(data)
-
-
-def _packed(size: Literal["Q", "I"], numbers: Sequence[int]) -> "memoryview[int]":
-    """Numbers in big-endian form; "Q" is eight bytes, "I" is four."""
-    return memoryview(struct.pack(f">{len(numbers)}{size}", *numbers)).cast(size)
-
-
-def unpack_record(data: bytes, offset: int) -> CommitRecord | None:
-    """The record at *offset*; None if it fails its checksum."""
-    transaction, commit, time, user, first, count, crc = _RECORD.unpack_from(data, offset)
-    if zlib.crc32(data[offset : offset + _CRC_AT]) != crc:
-        return None
-    return CommitRecord(commit, transaction, time, user, first, count)
+def _is_record_of(data: bytes, commit: int) -> bool:
+    record = unpack_record(data, 0)
+    return record is not None and record.commit == commit
 
 
 def _read_records(segment: _Segment, first: int, last: int) -> list[CommitRecord]:
@@ -477,10 +423,10 @@ def _read_records(segment: _Segment, first: int, last: int) -> list[CommitRecord
     view = memoryview(data)
     crc32 = zlib.crc32
     found: list[CommitRecord] = []
-    for number, fields in enumerate(_RECORD.iter_unpack(data)):
+    for number, fields in enumerate(RECORD.iter_unpack(data)):
         transaction, commit, time, user, first_position, event_count, crc = fields
         at = number * RECORD_SIZE
-        if crc32(view[at : at + _CRC_AT]) != crc:
+        if crc32(view[at : at + CRC_AT]) != crc:
             raise _damaged(segment.path, offset + at, f"commit {first + number} fails its checksum")
         if commit != first + number:
             raise _damaged(

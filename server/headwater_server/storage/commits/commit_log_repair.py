@@ -4,10 +4,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from headwater_server.storage.commits.commit_log import (
-    DIGITS,
+from headwater_server.storage.commits.commit_log import DIGITS, SUFFIX
+from headwater_server.storage.commits.commit_records import (
     RECORD_SIZE,
-    SUFFIX,
     CommitRecord,
     pack_header,
     pack_records,

@@ -136,6 +136,33 @@ class EventLog:
         return Position(self._last)
 
     @property
+    def directory(self) -> str:
+        """The directory of the files."""
+        return self._log.directory
+
+    def newest_stored(self) -> int:
+        """The newest position that the files have, at or beyond the end of the log.
+
+        What is beyond is left from an unfinished checkpoint, or is of a later moment.
+        """
+        newest = self._last
+        for segment in self._log.segments:
+            if segment.problem is not None:
+                continue
+            if segment.first_index > self._last:
+                scanner = self._log.scan(segment)
+            elif self._segments and segment.first_index == self._segments[-1].first:
+                scanner = self._log.scan(
+                    segment, offset=self._segments[-1].end, index=self._last + 1
+                )
+            else:
+                continue
+            for _ in scanner:
+                pass
+            newest = max(newest, scanner.index - 1)
+        return newest
+
+    @property
     def segments(self) -> Sequence[EventSegment]:
         """The segments, in order; all but the last are sealed."""
         return self._segments
