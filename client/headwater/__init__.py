@@ -79,7 +79,7 @@ from headwater.projections.state import ParkedStream, ProjectionTransaction
 from headwater.reads.key_ranges import KeyRange
 from headwater.reads.listing import CategoryInfo, StreamInfo
 from headwater.reads.past import Past
-from headwater.reads.query import Criterion, Query
+from headwater.reads.query import Criterion, Filter, Query
 from headwater.records import (
     Backup,
     CommitRecord,
@@ -92,7 +92,7 @@ from headwater.records import (
     StoredSnapshot,
     TransactionStatus,
 )
-from headwater.transactions.batch import Batch, Executed
+from headwater.transactions.batch import Batch, Executed, Page
 from headwater.transactions.transaction import Transaction
 from headwater.transport.address import Address
 from headwater_protocol.keys import Key
@@ -152,6 +152,7 @@ __all__ = [
     "EventTypes",
     "Executed",
     "FellBehind",
+    "Filter",
     "FormatTooNew",
     "GroupExists",
     "GroupInfo",
@@ -175,6 +176,7 @@ __all__ = [
     "ParkedEvent",
     "ParkedStream",
     "Past",
+    "Page",
     "PermissionDenied",
     "ProjectionBehind",
     "Pong",

@@ -320,6 +320,8 @@ class Loaded:
         begins: the version at which the stream begins: 1, or one above the version at which it was
             last deleted.
         commit: the commit at which it was read.
+        more: whether events are missing at the end, because they did not fit into the answer. Only
+            the `load` of a batch leaves them out.
     """
 
     version: StreamVersion
@@ -327,6 +329,7 @@ class Loaded:
     events: list[RecordedEvent]
     begins: StreamVersion = FIRST_VERSION
     commit: CommitNumber = NO_COMMIT
+    more: bool = False
 
     @property
     def is_whole(self) -> bool:

@@ -35,8 +35,20 @@ class Bytes(FastValidator):
         return type(value) is bytes and self._size_min <= len(value) <= self._size_max
 
 
+def _is_encodable(value: str) -> bool:
+    """Whether UTF-8 can encode it: it has no lone surrogate."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class Str(FastValidator):
-    """Accepts a str without U+0000 that is short enough whatever its characters take in UTF-8."""
+    """Accepts a str without U+0000 and lone surrogates, of at most a fourth of the bytes allowed.
+
+    So it is short enough whatever its characters take in UTF-8.
+    """
 
     def __init__(self, size_min: int, size_max: int) -> None:
         self._size_min = size_min
@@ -47,6 +59,7 @@ class Str(FastValidator):
             type(value) is str
             and self._size_min <= len(value) <= self._length_max
             and "\0" not in value
+            and (value.isascii() or _is_encodable(value))
         )
 
 

@@ -111,14 +111,14 @@ class Text(_Scalar):
     def check(self, value: Any) -> None:
         if type(value) is not str:
             raise _wrong(value, self.describe())
-        # A character takes one to four bytes, so most names need not be encoded to be measured.
-        if not (self.size_min <= len(value) and len(value) * 4 <= self.size_max):
+        size = len(value)
+        if not value.isascii():
             try:
                 size = len(value.encode())
             except UnicodeEncodeError as error:
                 raise InvalidArgument(f"{shown(value)} contains a lone surrogate") from error
-            if not self.size_min <= size <= self.size_max:
-                raise _out_of_bounds(size, "bytes", self.size_min, self.size_max)
+        if not self.size_min <= size <= self.size_max:
+            raise _out_of_bounds(size, "bytes", self.size_min, self.size_max)
         if "\0" in value:
             raise InvalidArgument(f"{shown(value)} contains U+0000")
 

@@ -5,6 +5,7 @@ from typing import Generic, TypeVar
 
 from headwater.reads.pages import Pages
 from headwater.transport.stepping import step
+from headwater_protocol.numbers import CommitNumber, Position
 
 T = TypeVar("T")
 
@@ -14,6 +15,24 @@ class BlockingPages(Iterator[T], Generic[T]):
 
     def __init__(self, pages: Pages[T]) -> None:
         self._pages = pages
+
+    @property
+    def commit(self) -> CommitNumber | None:
+        """The commit as of which the items are.
+
+        None before the first page, and for items that are of no single commit.
+        """
+        return self._pages.commit
+
+    @property
+    def position(self) -> Position | None:
+        """Of events: the position up to which all that match were handed out.
+
+        It is that of an event, or behind it if no later one matches. So after the last event it can
+        be the `after=` of an append with `unless=`, and of a later read. In reverse it is where a
+        later read continues. None before the first page, and for other items.
+        """
+        return self._pages.position
 
     def __iter__(self) -> Iterator[T]:
         # A generator is faster, because `for` then calls no Python function for each item.

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from headwater.reads.query import Query
+from headwater.reads.query import Filter, Query
 from headwater.records import Committed, Event
 from headwater.transactions.batch import Batch, Executed
 from headwater.transactions.single_writes import SingleWrites
@@ -63,7 +63,7 @@ class BlockingSingleWrites:
         events: Event | Iterable[Event],
         *,
         expect: int = ANY,
-        unless: Query | None = None,
+        unless: Query | Filter | None = None,
         after: int = 0,
     ) -> Committed:
         """Append events to a stream.
@@ -74,7 +74,7 @@ class BlockingSingleWrites:
             expect: the version that the stream must be at: a number, NO_STREAM, STREAM_EXISTS
                 or ANY.
             unless, after: append only if no event after this position, in any stream, matches
-                this query. *after* is the position up to which the query was read.
+                this query or filter. *after* is the position up to which it was read.
 
         Raises:
             WrongVersion: the stream is not at the expected version.

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from headwater.blocking.reads import BlockingReads
 from headwater.groups.delivery import Acknowledgeable
-from headwater.reads.query import Query
+from headwater.reads.query import Filter, Query
 from headwater.records import Committed, Event
 from headwater.transactions.transaction import Transaction
 from headwater.transport.stepping import step
@@ -128,7 +128,7 @@ class BlockingTransaction(BlockingReads):
         events: Event | Iterable[Event],
         *,
         expect: int = ANY,
-        unless: Query | None = None,
+        unless: Query | Filter | None = None,
         after: int = 0,
     ) -> None:
         """Append events to a stream.
@@ -139,8 +139,8 @@ class BlockingTransaction(BlockingReads):
             expect: the version that the stream must be at: a number, NO_STREAM, STREAM_EXISTS
                 or ANY.
             unless, after: append only if no event after this position, in any stream, matches
-                this query; otherwise the commit raises ConditionFailed. *after* is the position
-                up to which the query was read. Events of this transaction do not count.
+                this query or filter; otherwise the commit raises ConditionFailed. *after* is the
+                position up to which it was read. Events of this transaction do not count.
         """
         self._core.append(stream, events, expect=expect, unless=unless, after=after)
 

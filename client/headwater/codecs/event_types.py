@@ -159,6 +159,31 @@ class EventTypes:
                 ) from error
         return Event(event.type, data, _marked(event, known.schema), event.id, event.tags)
 
+    def has_class(self, name: str) -> bool:
+        """Whether the data of this type of events becomes an object when it is read."""
+        known = self._types.get(name)
+        return known is not None and known.mapping is not None
+
+    def check_readable(self, name: str, data: Any) -> None:
+        """Refuse data of a type of events that could be stored, and not be read again.
+
+        Args:
+            name: the type.
+            data: plain data, as it will be decoded.
+
+        Raises:
+            InvalidArgument: the class does not take it. Python lets one make objects with any
+                values, and msgspec and pydantic too; it is when loading that these are checked.
+        """
+        mapping = self._types[name].mapping
+        assert mapping is not None
+        try:
+            mapping.load(data)
+        except Exception as error:
+            raise InvalidArgument(
+                f"{name}: the data could not be read again: {type(error).__name__}: {error}"
+            ) from error
+
     def from_stored(self, event: RecordedEvent) -> RecordedEvent:
         """Bring the data to the newest schema, and make an object of its class.
 
@@ -213,8 +238,22 @@ class TypedCodec:
         self.types = types
         self.encode = inner.encode
         self.decode = inner.decode
-        self.to_stored = types.to_stored
         self.from_stored = types.from_stored
+
+    def to_stored(self, event: Event) -> Event:
+        """Replace an object by plain data, and make sure that it can be read again.
+
+        Raises:
+            InvalidArgument: the data does not fit the type.
+        """
+        stored = self.types.to_stored(event)
+        if self.types.has_class(event.type):
+            try:
+                data = self.encode(stored.data)
+            except Exception:
+                return stored  # The caller encodes it too, and says of which event it is.
+            self.types.check_readable(event.type, self.decode(data))
+        return stored
 
 
 def _enum_value(value: Any) -> Any:

@@ -53,14 +53,12 @@ class StreamPages(Pages[StreamInfo]):
         self._ask = ask
         self._prefix = prefix
         self._at = commit
-        self._commit: int | None = None
         self._cursor: str | None = None
 
     async def _page(self, size: int) -> tuple[int, Iterator[StreamInfo], bool]:
-        if self._commit is None:
-            self._commit = await self._at()
-        self._commit, rows, self._cursor = await self._ask(
-            "list_streams", self._prefix, self._cursor, size, self._commit
+        commit = self.commit if self.commit is not None else await self._at()
+        self.commit, rows, self._cursor = await self._ask(
+            "list_streams", self._prefix, self._cursor, size, commit
         )
         return len(rows), map(_stream_info, rows), self._cursor is not None
 
@@ -72,14 +70,12 @@ class CategoryPages(Pages[CategoryInfo]):
         super().__init__(None)
         self._ask = ask
         self._at = commit
-        self._commit: int | None = None
         self._cursor: str | None = None
 
     async def _page(self, size: int) -> tuple[int, Iterator[CategoryInfo], bool]:
-        if self._commit is None:
-            self._commit = await self._at()
-        self._commit, rows, self._cursor = await self._ask(
-            "list_categories", self._cursor, size, self._commit
+        commit = self.commit if self.commit is not None else await self._at()
+        self.commit, rows, self._cursor = await self._ask(
+            "list_categories", self._cursor, size, commit
         )
         return len(rows), (CategoryInfo(*row[:2]) for row in rows), self._cursor is not None
 

@@ -6,6 +6,7 @@ was read can conflict. Later pages grow, so a million items take few round trips
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from operator import length_hint
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from headwater.errors import InvalidArgument
 from headwater.records import CommitRecord, RecordedEvent, StoredSnapshot, time_of
 from headwater_protocol.keys import KeyTuple, key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
+from headwater_protocol.numbers import CommitNumber, Position
 
 PAGE_ITEMS_FIRST: Final = 128
 """Items on the first page."""
@@ -34,12 +36,15 @@ class Pages(ABC, AsyncIterator[T], Generic[T]):
 
     Attributes:
         items: the remaining items of the current page.
+        commit: the commit as of which the items are. None before the first page, and for items
+            that are of no single commit.
     """
 
     def __init__(self, limit: int | None) -> None:
-        if limit is not None and limit < 0:
-            raise InvalidArgument(f"limit: {limit}; the minimum is 0")
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise InvalidArgument(f"limit: expected an int of 0 or more, got {limit!r:.60}")
         self.items: Iterator[T] = iter(())
+        self.commit: CommitNumber | None = None
         self._left = limit
         self._more = limit != 0
         self._size = PAGE_ITEMS_FIRST
@@ -53,6 +58,16 @@ class Pages(ABC, AsyncIterator[T], Generic[T]):
                 return item
             if not await self.turn():
                 raise StopAsyncIteration
+
+    @property
+    def position(self) -> Position | None:
+        """Of events: the position up to which all that match were handed out.
+
+        It is that of an event, or behind it if no later one matches. So after the last event it can
+        be the `after=` of an append with `unless=`, and of a later read. In reverse it is where a
+        later read continues. None before the first page, and for other items.
+        """
+        return None
 
     async def turn(self) -> bool:
         """Fetch the next page into `items`. Returns False after the last page."""
@@ -89,12 +104,11 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
         self._codec = codec
         self._range = first, last
         self._reverse = reverse
-        self._commit: int | None = None
 
     async def _page(self, size: int) -> tuple[int, Iterator[tuple[KeyTuple, Any]], bool]:
         first, last = self._range
-        self._commit, items, more = await self._fetch(
-            "scan", first, last, size, self._reverse, at_commit=self._commit
+        self.commit, items, more = await self._fetch(
+            "scan", first, last, size, self._reverse, at_commit=self.commit
         )
         if items:
             # Continue after the last key; in reverse, before it.
@@ -150,7 +164,21 @@ class EventPages(Pages[RecordedEvent]):
         self._keep = keep
         self._filter = wanted
         self._reverse = reverse
-        self._commit: int | None = None
+        # The events of the current page, an iterator over them, and the last position examined.
+        self._rows: Sequence[Any] = ()
+        self._unseen: Iterator[Any] = iter(())
+        self._examined: Position | None = None
+
+    @property
+    def position(self) -> Position | None:
+        if self._stream is not None:
+            return None
+        unseen = length_hint(self._unseen)
+        if not unseen:
+            return self._examined
+        # All before the next event of the page.
+        next_one: int = self._rows[len(self._rows) - unseen][0]
+        return Position(next_one + 1 if self._reverse else next_one - 1)
 
     async def _page(self, size: int) -> tuple[int, Iterator[RecordedEvent], bool]:
         if self._locate is not None:
@@ -163,17 +191,19 @@ class EventPages(Pages[RecordedEvent]):
             commit, position, events, more = await self._fetch(
                 "read_all", self._after, self._filter, size, self._reverse
             )
-            self._after = position
+            self._after = self._examined = Position(position)
         else:
             commit, _, events, more = await self._fetch(
                 "read_stream", self._stream, self._after, size, self._reverse
             )
             if events:
                 self._after = events[-1][2]
-        if self._commit is None:
-            self._commit = commit
-        if events and events[-1][3] > self._commit:
-            events = [event for event in events if event[3] <= self._commit]
+        if self.commit is None:
+            self.commit = CommitNumber(commit)
+        if events and events[-1][3] > self.commit:
+            newer = next(event for event in events if event[3] > self.commit)
+            self._examined = Position(newer[0] - 1)
+            events = [event for event in events if event[3] <= self.commit]
             more = False
         # Nothing comes before the first event, and after=0 would mean "from the end".
         more = more and not (self._reverse and self._after <= max(1, self._floor))
@@ -181,7 +211,9 @@ class EventPages(Pages[RecordedEvent]):
             events = [event for event in events if event[0] > self._floor]
         if self._keep is not None:
             events = [event for event in events if self._keep(event)]
-        return len(events), map(self._view, events), more
+        self._rows = events
+        self._unseen = iter(events)
+        return len(events), map(self._view, self._unseen), more
 
 
 class CommitPages(Pages[CommitRecord]):

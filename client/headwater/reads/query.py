@@ -32,10 +32,7 @@ class Criterion:
 
     def __post_init__(self) -> None:
         for name in ("types", "tags"):
-            given = getattr(self, name)
-            if isinstance(given, str):
-                raise InvalidArgument(f"criterion: {name}: expected a list, got {given!r:.60}")
-            object.__setattr__(self, name, tuple(given))
+            object.__setattr__(self, name, _listed(f"criterion: {name}", getattr(self, name)))
         if not self.types and not self.tags:
             raise InvalidArgument("criterion: give types or tags; without both it matches anything")
 
@@ -59,7 +56,7 @@ class Query:
         self, *criteria: Criterion, types: Iterable[str] = (), tags: Iterable[str] = ()
     ) -> None:
         """Make a query of *criteria*, and of one more from *types* and *tags* if they are given."""
-        own = _listed("types", types), _listed("tags", tags)
+        own = _listed("query: types", types), _listed("query: tags", tags)
         if any(own):
             criteria = (*criteria, Criterion(*own))
         if not criteria:
@@ -79,9 +76,67 @@ class Query:
         return [criterion.as_wire() for criterion in self.criteria]
 
 
-def _listed(name: str, given: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(given, str):
-        raise InvalidArgument(f"query: {name}: expected a list, got {given!r:.60}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Events by all that can be asked of them. An event must match all members that are given.
+
+    `Filter()` matches any event at all.
+
+    Attributes:
+        stream: events of this stream.
+        category: events of streams of this category, the name up to its first "-".
+        prefix: events of streams whose names begin with it.
+        types: events of one of these types.
+        tags: events with all of these tags.
+        query: events that match one of its criteria.
+
+    Raises:
+        InvalidArgument: a member is invalid.
+    """
+
+    stream: str | None = None
+    category: str | None = None
+    prefix: str | None = None
+    types: Sequence[str] | None = None
+    tags: Sequence[str] | None = None
+    query: Query | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("types", "tags"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, _listed(f"filter: {name}", given))
+        self.as_wire()
+
+    def as_wire(self, place: str = "filter") -> dict[str, Any]:
+        """The filter in the form of the protocol."""
+        return event_filter(
+            place,
+            stream=self.stream,
+            category=self.category,
+            prefix=self.prefix,
+            types=self.types,
+            tags=self.tags,
+            query=self.query,
+        )
+
+
+def filter_of(place: str, given: Query | Filter) -> dict[str, Any]:
+    """A query or a filter, in the form of the protocol.
+
+    Raises:
+        InvalidArgument: it is neither, or has too many criteria.
+    """
+    if isinstance(given, Filter):
+        return given.as_wire(place)
+    if isinstance(given, Query):
+        return event_filter(place, query=given)
+    raise InvalidArgument(f"{place}: expected a Query or a Filter, got {given!r:.60}")
+
+
+def _listed(place: str, given: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidArgument(f"{place}: expected a list, got {given!r:.60}")
     return tuple(given)
 
 
@@ -96,9 +151,10 @@ def event_filter(
     query: Query | None = None,
 ) -> dict[str, Any]:
     """The filter of these arguments, in the form of the protocol. An event must match all."""
-    for name, given in (("types", types), ("tags", tags)):
-        if isinstance(given, str):
-            raise InvalidArgument(f"{place}: {name}: expected a list, got {given!r:.60}")
+    if types is not None:
+        types = _listed(f"{place}: types", types)
+    if tags is not None:
+        tags = _listed(f"{place}: tags", tags)
     if query is not None and not isinstance(query, Query):
         raise InvalidArgument(f"{place}: query: expected a Query, got {query!r:.60}")
     if tags is not None:

@@ -2,20 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from headwater.codecs.codec import Codec, decode_with
-from headwater.codecs.events import event_views
+from headwater.codecs.codec import Codec
 from headwater.codecs.keys_and_values import value_of
-from headwater.errors import Undecodable
 from headwater.reads.key_ranges import key_range
+from headwater.reads.loading import loaded_from
 from headwater.reads.pages import EventPages, KeyPages, Pages, Span
 from headwater.reads.query import Query, event_filter
-from headwater.records import Loaded, RecordedEvent, Snapshot, microseconds_of
+from headwater.records import Loaded, RecordedEvent, microseconds_of
 from headwater_protocol.keys import Key, KeyTuple, encode_key
-from headwater_protocol.numbers import StreamVersion
 from headwater_protocol.operations import NAME, POSITION, SCHEMA, STREAM, VERSION
 
 
@@ -195,31 +194,21 @@ class Reads(ABC):
         """
         STREAM(stream, "load: stream")
         SCHEMA(schema, "load: schema")
-        if name:
+        if name != "":
             NAME(name, "load: name")
-        answer = await self._fetch("load", stream, name, schema)
-        commit, version, stored, rows, more, begins, *_ = answer
-        snapshot = None
-        if stored is not None:
-            try:
-                state = decode_with(self._codec, stored[1], f"snapshot of {stream}")
-                snapshot = Snapshot(stored[0], state)
-            except Undecodable:
-                rows, more = [], version > 0
-        events = [*map(event_views(self._codec), rows)]
-        if more:
-            # A large snapshot may leave no room for events in the answer.
-            after = snapshot.version if snapshot is not None else 0
-            after = events[-1].version if events else after
-            rest = EventPages(
-                self._fetch, self._codec, stream, after, {}, reverse=False, limit=version - after
-            )
-            # If events were hidden since the first page, later ones take their place.
-            events += [event async for event in rest if event.version <= version]
-        if version < begins:
-            # The stream was deleted: no version can be expected of it.
-            version = StreamVersion(0)
-        return Loaded(version, snapshot, events, begins, commit)
+        loaded = loaded_from(self._codec, stream, await self._fetch("load", stream, name, schema))
+        if not loaded.more:
+            return loaded
+        # A large snapshot may leave no room for events in the answer.
+        events, version = loaded.events, loaded.version
+        after = loaded.snapshot.version if loaded.snapshot is not None else 0
+        after = events[-1].version if events else after
+        rest = EventPages(
+            self._fetch, self._codec, stream, after, {}, reverse=False, limit=version - after
+        )
+        # If events were hidden since the first page, later ones take their place.
+        events += [event async for event in rest if event.version <= version]
+        return replace(loaded, events=events, more=False)
 
 
 def _microseconds(time: datetime, place: str) -> int:

@@ -8,25 +8,33 @@
     done = await db.execute(batch)
     done.committed, done.results[place]
 
+A read of several items is one page, as large as fits into the answer. Its result is a list that
+says in `more` whether there are further items.
+
 If all conditions hold, the server does the reads and then commits the writes. If one does not
 hold, `execute` raises ConditionFailed and nothing is written. Each execution of a batch is a
 transaction of its own.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from headwater.codecs.codec import Codec, encode_with
 from headwater.codecs.events import event_views
 from headwater.codecs.keys_and_values import key_of, value_of
 from headwater.errors import ProtocolError, TooLarge
 from headwater.reads.key_ranges import key_range
-from headwater.reads.query import Query, event_filter
+from headwater.reads.loading import loaded_from
+from headwater.reads.query import Filter, Query, event_filter, filter_of
 from headwater.records import Committed
 from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes
 from headwater_protocol.keys import Key, KeyTuple, encode_key
 from headwater_protocol.limits import PAGE_ITEMS_MAX
-from headwater_protocol.operations import CONDITION, READ
+from headwater_protocol.numbers import Position
+from headwater_protocol.operations import CONDITION, NAME, READ
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,21 @@ class Executed:
 
     committed: Committed
     results: list[Any]
+
+
+class Page(list[T]):
+    """What a read of a batch found: a list of items, and whether more follow.
+
+    Attributes:
+        more: whether there are items behind the last one, which did not fit or exceed the limit.
+        position: of a `read_all`: the last position that was examined, from which to continue.
+            None for other reads.
+    """
+
+    def __init__(self, items: Iterable[T], *, more: bool, position: Position | None = None) -> None:
+        super().__init__(items)
+        self.more = more
+        self.position = position
 
 
 class Batch(Writes):
@@ -71,9 +94,9 @@ class Batch(Writes):
         first, last = key_range(prefix, start, end)
         self._require(["unchanged", first, last, commit])
 
-    def require_no_events(self, query: Query, *, after: int = 0) -> None:
-        """Require that no event after a position matches the query."""
-        wanted = event_filter("require_no_events", query=query)
+    def require_no_events(self, query: Query | Filter, *, after: int = 0) -> None:
+        """Require that no event after a position matches the query or filter."""
+        wanted = filter_of("require_no_events", query)
         self._require(["no_events", wanted, after])
 
     def get(self, key: Key, default: Any = None) -> int:
@@ -89,15 +112,60 @@ class Batch(Writes):
         reverse: bool = False,
         limit: int = PAGE_ITEMS_MAX,
     ) -> int:
-        """Read one page of a range: [(key, value), …]. Returns the index of the result."""
+        """Read one page of a range: a Page of (key, value). Returns the index of the result."""
         first, last = key_range(prefix, start, end)
         return self._read(["scan", first, last, limit, reverse])
 
     def read(
         self, stream: str, *, after: int = 0, reverse: bool = False, limit: int = PAGE_ITEMS_MAX
     ) -> int:
-        """Read one page of a stream: [RecordedEvent, …]. Returns the index of the result."""
+        """Read one page of a stream: a Page of RecordedEvent. Returns the index of the result."""
         return self._read(["read_stream", stream, after, limit, reverse])
+
+    def read_all(
+        self,
+        *,
+        after: int = 0,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
+        reverse: bool = False,
+        limit: int = PAGE_ITEMS_MAX,
+    ) -> int:
+        """Read one page of the events of all streams: a Page of RecordedEvent.
+
+        Args:
+            after: a position, exclusive. In reverse, events before it are read, and 0 is the end.
+            stream, category, prefix, types, tags, query: which events, as for `db.read_all`.
+            reverse: start with the last event.
+            limit: the maximum number of events.
+
+        Returns:
+            The index of the result.
+        """
+        wanted = event_filter(
+            "read_all",
+            stream=stream,
+            category=category,
+            prefix=prefix,
+            types=types,
+            tags=tags,
+            query=query,
+        )
+        return self._read(["read_all", after, wanted, limit, reverse])
+
+    def load(self, stream: str, *, schema: int = 0, name: str = "") -> int:
+        """Read the newest snapshot of a stream and the events after it, as far as they fit.
+
+        The result is a Loaded, whose `more` says whether events are missing. A snapshot that cannot
+        be decoded is left out; all events are missing then. Returns the index of the result.
+        """
+        if name != "":
+            NAME(name, "load: name")
+        return self._read(["load", stream, name, schema])
 
     def _require(self, condition: list[Any]) -> None:
         CONDITION(condition, "require")
@@ -138,12 +206,17 @@ class Batch(Writes):
             if answer is None:
                 return default
             return value_of(self._codec, read[1], answer)
-        if read[0] == "scan":
-            return self._items(answer[1])
-        return [*map(event_views(self._codec), answer[2])]
+        view = event_views(self._codec)
+        match read[0], answer:
+            case "scan", [_, flat, more, *_]:
+                return Page(self._items(flat), more=more)
+            case "read_stream", [_, _, rows, more, *_]:
+                return Page(map(view, rows), more=more)
+            case "read_all", [_, position, rows, more, *_]:
+                return Page(map(view, rows), more=more, position=position)
+            case _:
+                return loaded_from(self._codec, read[1], answer)
 
-    def _items(self, flat: list[bytes]) -> list[tuple[KeyTuple, Any]]:
-        return [
-            (key_of(key), value_of(self._codec, key, data))
-            for key, data in zip(flat[::2], flat[1::2], strict=True)
-        ]
+    def _items(self, flat: list[bytes]) -> Iterator[tuple[KeyTuple, Any]]:
+        for key, data in zip(flat[::2], flat[1::2], strict=True):
+            yield key_of(key), value_of(self._codec, key, data)

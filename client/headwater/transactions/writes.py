@@ -6,12 +6,13 @@ the buffer holds only complete writes. On the server, later writes win over earl
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
+from uuid import UUID
 
 from headwater.codecs.codec import Codec, encode_with
 from headwater.errors import InvalidArgument, TooLarge
 from headwater.groups.delivery import Acknowledgeable, Delivery, ack_writes, claimed
 from headwater.reads.key_ranges import key_range
-from headwater.reads.query import Query, event_filter
+from headwater.reads.query import Filter, Query, filter_of
 from headwater.records import Event
 from headwater.transactions.retention import RetentionWrites
 from headwater_protocol import limits
@@ -35,6 +36,16 @@ WRITE_OVERHEAD_SIZE: Final = 32
 REQUEST_SIZE_MAX: Final = limits.BODY_SIZE_MAX - limits.MIB
 """Bytes of writes in one request. The rest of the frame is for everything around them."""
 
+_COUNTED: Final = {
+    "append": ("events", limits.EVENTS_MAX),
+    "delete_range": ("range deletes", limits.RANGE_DELETES_MAX),
+    "erase": ("erased events", limits.ERASED_MAX),
+    "erase_ids": ("erased events", limits.ERASED_MAX),
+    "erase_positions": ("erased events", limits.ERASED_MAX),
+}
+"""Writes that have a bound of their own: what counts, and how many a transaction may have. The
+server has the same bounds, but refuses the whole transaction."""
+
 # Fast checks. Only if one fails does the slow check run, which builds the error message.
 _accepts_stream: Final = STREAM.fast_validator().accepts
 _accepts_expect: Final = EXPECT.fast_validator().accepts
@@ -54,6 +65,7 @@ class Writes(RetentionWrites):
         self._sizes: list[int] = []
         self._written_size = 0
         self._written_count = 0
+        self._counts: dict[str, int] = {}
         self._acknowledged: list[Delivery] = []
 
     def put(self, key: Key, value: Any) -> None:
@@ -84,6 +96,10 @@ class Writes(RetentionWrites):
                 "delete_range: give a prefix, or start= and end=; the prefix () is all keys"
             )
         first, last = key_range(prefix, start, end)
+        if last is not None and first >= last:
+            raise InvalidArgument(
+                f"delete_range: start {start!r:.80} is not before end {end!r:.80}"
+            )
         self._keep(["delete_range", first, last], len(first) + len(last or b""))
 
     def add(self, key: Key, number: float) -> None:
@@ -104,7 +120,7 @@ class Writes(RetentionWrites):
         events: Event | Iterable[Event],
         *,
         expect: int = ANY,
-        unless: Query | None = None,
+        unless: Query | Filter | None = None,
         after: int = 0,
     ) -> None:
         """Append events to a stream.
@@ -115,8 +131,8 @@ class Writes(RetentionWrites):
             expect: the version that the stream must be at: a number, NO_STREAM, STREAM_EXISTS
                 or ANY.
             unless, after: append only if no event after this position, in any stream, matches
-                this query; otherwise the commit raises ConditionFailed. *after* is the position
-                up to which the query was read. Events of this transaction do not count.
+                this query or filter; otherwise the commit raises ConditionFailed. *after* is the
+                position up to which it was read. Events of this transaction do not count.
         """
         if not _accepts_stream(stream):
             STREAM(stream, "append: stream")
@@ -166,7 +182,7 @@ class Writes(RetentionWrites):
         STREAM(stream, "save_snapshot: stream")
         VERSION(version, "save_snapshot: version")
         SCHEMA(schema, "save_snapshot: schema")
-        if name:
+        if name != "":
             NAME(name, "save_snapshot: name")
         if read_at is not None:
             COMMIT(read_at, "save_snapshot: read_at")
@@ -217,12 +233,13 @@ class Writes(RetentionWrites):
         try:
             data = codec.encode(event.data)
             metadata = b"" if event.metadata is None else codec.encode(event.metadata)
-            identity = None if event.id is None else event.id.bytes
+            identity = None if event.id is None else _id_bytes(event.id)
         except Exception:
             self._check_event(event, _place_of(number, stream))
             raise
         size = len(data) + len(metadata)
-        if size > limits.VALUE_SIZE_MAX or not _accepts_name(event.type):
+        empty = not metadata and event.metadata is not None
+        if empty or size > limits.VALUE_SIZE_MAX or not _accepts_name(event.type):
             self._check_event(event, _place_of(number, stream))
         size += len(event.type)
         if not event.tags:
@@ -240,17 +257,39 @@ class Writes(RetentionWrites):
         _check_size(encode_with(self._codec, event.data, f"{place}: data"), f"{place}: data")
         if event.metadata is not None:
             part = f"{place}: metadata"
-            _check_size(encode_with(self._codec, event.metadata, part), part)
-        if event.id is not None and not hasattr(event.id, "bytes"):
+            metadata = encode_with(self._codec, event.metadata, part)
+            _check_size(metadata, part)
+            if not metadata:
+                raise InvalidArgument(
+                    f"{part}: {event.metadata!r:.60} is encoded as no bytes, which stand for None"
+                )
+        if event.id is not None and not isinstance(event.id, UUID):
             raise InvalidArgument(f"{place}: id: expected a UUID, got {event.id!r:.60}") from None
 
     def _keep(self, write: list[Any], size: int) -> None:
         self._check_room(write[0], size)
+        if write[0] in _COUNTED:
+            self._count(write)
         size += WRITE_OVERHEAD_SIZE
         self._written_size += size
         self._written_count += 1
         self._writes.append(write)
         self._sizes.append(size)
+
+    def _count(self, write: list[Any]) -> None:
+        """Count what a transaction may have only so many of.
+
+        Raises:
+            TooLarge: there would be too many.
+        """
+        what, count_max = _COUNTED[write[0]]
+        count = self._counts.get(what, 0)
+        count += 1 if what == "range deletes" else len(write[3 if write[0] == "append" else -1])
+        if count > count_max:
+            raise TooLarge(
+                f"{write[0]}: the transaction would have {count} {what}; the maximum is {count_max}"
+            )
+        self._counts[what] = count
 
     def _check_room(self, place: str, size: int, *, count: int = 1) -> None:
         """Raise TooLarge unless *count* writes of *size* bytes together can be added."""
@@ -296,7 +335,13 @@ def several(events: Event | Iterable[Event], place: str) -> Iterable[Event]:
     return events
 
 
-def _condition(unless: Query | None, after: int) -> list[Any]:
+def _id_bytes(identity: UUID) -> bytes:
+    if not isinstance(identity, UUID):
+        raise TypeError(identity)
+    return identity.bytes
+
+
+def _condition(unless: Query | Filter | None, after: int) -> list[Any]:
     """The members of an append that hold its condition."""
     if unless is None and type(after) is int and not after:
         return []
@@ -305,14 +350,17 @@ def _condition(unless: Query | None, after: int) -> list[Any]:
         if after:
             raise InvalidArgument(f"append: after={after} needs unless=")
         return []
-    return [event_filter("append: unless", query=unless), after]
+    return [filter_of("append: unless", unless), after]
 
 
 def _size_of(condition: list[Any]) -> int:
     """The most bytes that a condition takes on the wire."""
-    criteria = condition[0]["query"]
+    wanted = condition[0]
+    criteria = wanted.get("query", ())
     names = [name for criterion in criteria for listed in criterion.values() for name in listed]
-    return 4 * sum(map(len, names)) + 16 * (len(names) + len(criteria))
+    names += wanted.get("types", ())
+    names += [wanted[name] for name in ("stream", "category", "prefix") if name in wanted]
+    return 64 + 4 * sum(map(len, names)) + 16 * (len(names) + len(criteria))
 
 
 def _place_of(number: int, stream: str) -> str:

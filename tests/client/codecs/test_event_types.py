@@ -10,11 +10,15 @@ from uuid import UUID
 import msgspec
 import pydantic
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import headwater
 from headwater.cli.server_process import ServerProcess
 from headwater.codecs.event_types import EventTypes, TypedCodec
+from headwater.codecs.events import event_views
 from headwater.records import Event, RecordedEvent
+from headwater.transactions.batch import Batch
 from headwater_protocol.numbers import CommitNumber, Position, StreamVersion
 from tests.client.faces import FACES, run_on
 
@@ -246,3 +250,81 @@ def test_a_class_of_another_kind_can_be_registered_with_functions() -> None:
 
 def load(data: list[float]) -> complex:
     return complex(*data)
+
+
+# What is accepted can be read.
+
+
+@dataclass(frozen=True)
+class Painted:
+    colour: Colour
+
+
+def points() -> EventTypes:
+    types = deposits()
+    types.register("Withdrawn", Withdrawn)
+    types.register("Renamed", Renamed)
+    types.register("Painted", Painted)
+    types.register("Moved", complex, dump=lambda c: (c.real, c.imag), load=lambda d: complex(*d))
+    return types
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        # Nothing checks these objects when they are made.
+        (Event("Withdrawn", Withdrawn("a lot")), "Expected `decimal`, got `str`"),  # type: ignore[arg-type]
+        (Event("Renamed", Renamed.model_construct(name=7)), "Renamed: the data"),
+        (Event("Painted", Painted("pink")), "is not a valid Colour"),  # type: ignore[arg-type]
+        (Event("Moved", complex, None), "does not fit"),
+    ],
+)
+def test_an_object_that_could_not_be_read_again_is_refused(event: Event, message: str) -> None:
+    """It was stored, and each read of it raised Undecodable from then on."""
+    batch = Batch(TypedCodec(points()))
+    with pytest.raises(headwater.InvalidArgument, match=message):
+        batch.append("s", [Event("Unheard"), event])
+    assert batch.request() == ([], [], [])
+
+
+METADATA = st.none() | st.dictionaries(st.text(), st.integers(0, 9) | st.text(), min_size=1)
+EVENTS = st.one_of(
+    st.builds(
+        Event,
+        st.just("Deposited"),
+        st.builds(Deposited, st.decimals(allow_nan=False), st.text()),
+        METADATA,
+    ),
+    st.builds(Event, st.just("Withdrawn"), st.builds(Withdrawn, st.decimals(allow_nan=False))),
+    st.builds(Event, st.just("Renamed"), st.builds(Renamed, name=st.text()), METADATA),
+    st.builds(Event, st.just("Painted"), st.builds(Painted, st.sampled_from(Colour))),
+    st.builds(Event, st.just("Painted"), st.builds(Painted, st.text())),
+    st.builds(Event, st.just("Moved"), st.complex_numbers(allow_nan=False)),
+    st.builds(
+        Event,
+        st.sampled_from(["Unheard", "Other", "\ud800", ""]),
+        st.integers() | st.text() | st.sets(st.uuids(), max_size=3) | st.lists(st.dates()),
+        METADATA | st.integers() | st.just({}),
+        st.none() | st.uuids(),
+        st.lists(st.text(), max_size=3),
+    ),
+)
+
+
+@settings(deadline=None, print_blob=True)
+@given(st.lists(EVENTS, min_size=1, max_size=4))
+def test_every_accepted_event_is_read_as_it_was(events: list[Event]) -> None:
+    codec = TypedCodec(points())
+    batch = Batch(codec)
+    try:
+        batch.append("s", events)
+    except headwater.InvalidArgument:
+        assert batch.request() == ([], [], [])
+        return
+    _, _, [[_, _, _, stored]] = batch.request()
+    view = event_views(codec)
+    for event, (identity, kind, data, metadata, *tags) in zip(events, stored, strict=True):
+        read = view([1, "s", 1, 1, 0, identity or bytes(16), kind, data, metadata, *tags])
+        assert (read.type, read.data, read.metadata) == (event.type, event.data, event.metadata)
+        assert read.tags == event.tags
+        assert event.id is None or read.id == event.id

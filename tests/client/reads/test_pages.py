@@ -1,6 +1,7 @@
 """Pages, without a server: a function answers the requests."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -123,3 +124,64 @@ def test_a_blocking_caller_that_loops_again_after_an_unreadable_item_gets_all_ot
             failed += 1
     assert seen == [number for number in range(COUNT) if number not in BAD]
     assert failed == len(BAD)
+
+
+# The position of a page never passes what was not handed out.
+
+
+def of_all_events(heads: list[int]) -> Pages[Any]:
+    """Every third event matches; the log grows with each request, and each commit has one event."""
+
+    async def fetch(
+        name: str, after: int, wanted: dict[str, Any], size: int, reverse: bool
+    ) -> list[Any]:
+        head = heads.pop(0) if len(heads) > 1 else heads[0]
+        if reverse:
+            matching = range((after - 1 if after else head) // 3 * 3, 0, -3)[:size]
+        else:
+            matching = range((after // 3 + 1) * 3, head + 1, 3)[:size]
+        rows = [[n, "s", n, n, 0, b"0" * 16, "A", b"\x01", b""] for n in matching]
+        more = len(rows) == size
+        end = 1 if reverse else head
+        return [head, matching[-1] if more else end, rows, more]
+
+    return EventPages(fetch, MsgpackCodec(), None, 0, {}, reverse=False, limit=None)
+
+
+def test_the_position_of_pages_moves_with_what_was_handed_out() -> None:
+    pages = of_all_events([1000])
+    items = BlockingPages(pages)
+    before: tuple[object, object] = (items.position, items.commit)
+    assert before == (None, None)
+    for event in items:
+        assert items.position is not None
+        # All up to the next one that matches.
+        assert items.position in (event.position, event.position + 1, event.position + 2)
+    # After the last one, the newest position: nothing that matches is behind the last event.
+    after: tuple[object, object] = (items.position, items.commit)
+    assert after == (1000, 1000)
+
+
+def test_the_position_of_pages_does_not_pass_events_that_came_meanwhile() -> None:
+    """They are not handed out, as the pages are of one commit: an append must see them."""
+    pages = of_all_events([500, 2000])
+    seen = [event.position for event in BlockingPages(pages)]
+    assert seen == [*range(3, 501, 3)]
+    assert pages.commit == 500
+    assert pages.position is not None
+    assert 500 <= pages.position < 501
+
+
+def test_the_position_of_pages_that_were_left_is_before_the_next_event() -> None:
+    items = BlockingPages(of_all_events([1000]))
+    assert [next(items).position for _ in range(5)] == [3, 6, 9, 12, 15]
+    assert items.position == 17
+    assert next(items).position == 18
+
+
+def test_other_pages_have_a_commit_and_no_position() -> None:
+    for made in (key_pages(), event_pages()):
+        items = BlockingPages(made)
+        with suppress(Undecodable):
+            next(items)
+        assert (items.commit, items.position) == (7, None)
