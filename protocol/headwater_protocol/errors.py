@@ -261,7 +261,7 @@ class AuthenticationFailed(HeadwaterError, code="authentication_failed"):
 
 
 class PermissionDenied(HeadwaterError, code="permission_denied"):
-    """The user may not do this."""
+    """The user lacks a right; details["right"] names it."""
 
 
 class ConnectionLost(HeadwaterError, code="connection_lost"):

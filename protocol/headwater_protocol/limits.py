@@ -158,5 +158,12 @@ BACKUP_NAME_SIZE_MAX: Final = 100
 """Characters of a backup's name. The name of its temporary directory is longer, and must be valid
 on every file system."""
 
+GRANTS_MAX: Final = 1_000
+"""Grants of one user, or of one role. Every change of them writes all of them again."""
+
+ROLES_MAX: Final = 100
+"""Roles of one user, and roles that a database defines. The server merges the grants of a user's
+roles at each log-in and each change."""
+
 NUMBER_MAX: Final = 2**63 - 1
 """Largest commit number, position, version and time (in microseconds) on the wire."""

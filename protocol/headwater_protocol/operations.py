@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headwater_protocol import limits
+from headwater_protocol.account_operations import ACCOUNT_OPERATIONS
 from headwater_protocol.errors import TooLarge
 from headwater_protocol.fast_validators import FastValidator
 from headwater_protocol.fields import (
@@ -457,21 +458,7 @@ _TABLE = (
         "[commit, position, size]",
         "Make a backup with a new name in the server's backup directory.",
     ),
-    Operation(
-        "user_set",
-        _record(
-            _required("name", NAME),
-            _required("salt", Binary(12, 64)),
-            _required("iterations", Integer(4096, 10_000_000)),
-            _required("stored_key", Binary(32, 32)),
-            _required("server_key", Binary(32, 32)),
-            _optional("create", Boolean(), True, "true: it must not exist; false: it must"),
-        ),
-        "nil",
-        "Add a user or change a password, which is given as a SCRAM-SHA-256 verifier.",
-    ),
-    Operation("user_remove", _record(_required("name", NAME)), "nil", "Remove a user."),
-    Operation("user_list", _record(), "[name, …]", "The users in name order."),
+    *(Operation(*operation) for operation in ACCOUNT_OPERATIONS),
 )
 
 OPERATIONS: Final[dict[str, Operation]] = {operation.name: operation for operation in _TABLE}

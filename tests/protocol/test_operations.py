@@ -47,6 +47,12 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "user_remove": (["ann"], ["ann"]),
     "user_list": ([], []),
+    "user_grant": (["ann", [["keys", "read", b""]], ["reader"]], ["ann"]),
+    "user_revoke": (["ann", [["group", None]], ["reader"]], ["ann"]),
+    "user_rights": (["ann"], []),
+    "role_set": (["auditor", [["streams", "read", {"prefix": "a"}]]], ["auditor", []]),
+    "role_remove": (["auditor"], ["auditor"]),
+    "role_list": ([], []),
     "group_create": (
         ["mailer", {"category": "account"}, None, {"lease_ms": 100, "parked_stream": "hold"}],
         ["mailer"],

@@ -299,6 +299,29 @@ EXAMPLES: Final = [
     Example("subscribe_keys", [BALANCE, BALANCE + b"\xff", 41, 100], None),
     Example("subscribe_keys", [b"", None, 42], None),
     Example("backup", ["2026-11-23"], [42, 9, 1_073_741_824]),
+    Example(
+        "user_grant",
+        [
+            "ann",
+            [
+                ["keys", "read", encode_key(("orders",))],
+                ["streams", "append", {"category": "order"}],
+                ["group", "mailer"],
+            ],
+            ["auditor"],
+        ],
+        None,
+    ),
+    Example("user_revoke", ["ann", [["admin"], ["backup"], ["replicate"]]], None),
+    Example(
+        "user_rights",
+        ["ann"],
+        ["ann", True, ["auditor"], [["streams", "erase", {}], ["group", None]]],
+    ),
+    Example("user_rights", [], [None, False, [], []]),
+    Example("role_set", ["auditor", [["streams", "read", {"prefix": "order-2026"}]]], None),
+    Example("role_remove", ["auditor"], None),
+    Example("role_list", [], [["admin", [["admin"]]], ["auditor", []]]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -17,12 +17,16 @@ from headwater_protocol.errors import (
     AuthenticationFailed,
     HeadwaterError,
     InvalidArgument,
+    PermissionDenied,
     ShuttingDown,
     TooMany,
 )
+from headwater_server.engine.accounts import Account
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.rights import Rights
 from headwater_server.engine.transactions.sequencer import Ticket
+from headwater_server.net.authorization import RULES, SENT_AGAIN, need_channel
 from headwater_server.net.failures import Failures
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
@@ -48,6 +52,11 @@ def _server_name() -> str:
 Handler = Callable[[Any, int, list[Any]], bytes | None]
 """Serves one operation: takes the session, the request's id and its arguments, and returns the
 answer's frame, or None if the answer comes later."""
+
+
+_USERS_CAME: Final = (
+    "users were added after this connection was opened; connect again as one of them"
+)
 
 
 class _AccountChange:
@@ -222,23 +231,38 @@ class Service:
 
     # Rights.
 
-    def authorize(self, operation: str, session: Peer) -> None:
-        """Check that the session's user may do this. Today, every user may do everything.
+    def authorize(self, operation: str, session: Peer, arguments: list[Any]) -> None:
+        """Check that the session's user may do this.
 
         Called for every request while there are users.
 
         Raises:
             AuthenticationFailed: the session has no user.
+            PermissionDenied: the user lacks a right.
         """
-        if (
-            session.account is None
+        account = session.account
+        if account is None:
             # A session without a user may call hello and authenticate.
-            and session not in self.unauthenticated
-        ):
-            raise AuthenticationFailed(
-                f"{operation}: users were added after this connection was opened; "
-                "connect again as one of them"
+            if session not in self.unauthenticated:
+                raise AuthenticationFailed(f"{operation}: {_USERS_CAME}")
+            return
+        if account.rights is None:
+            return
+        try:
+            RULES[operation](account.rights, self.engine, arguments)
+        except PermissionDenied as error:
+            if operation in SENT_AGAIN and self._has_committed(arguments[0]):
+                # It is sent again, and the first attempt was allowed: tell that it committed.
+                return
+            _log.warning(
+                "permission denied", session=str(session), operation=operation, why=error.message
             )
+            raise PermissionDenied(
+                f"{operation}: {error.message}", details=dict(error.details)
+            ) from None
+
+    def _has_committed(self, transaction: bytes) -> bool:
+        return self.engine.status(transaction, resolve=False).state == "committed"
 
     def check_running(self) -> None:
         """Raise ShuttingDown if the server is shutting down."""
@@ -253,18 +277,60 @@ class Service:
                 "addresses: without users, nobody could connect"
             )
 
-    def account_changes(self, by: Peer, ticket: Ticket, name: str, *, removed: bool) -> None:
-        """Apply a change of the users once it is durable."""
+    def when_accounts_change(self, by: Peer, ticket: Ticket, what: str, name: str) -> None:
+        """Once a change of the users and their rights is durable, apply it to all sessions."""
 
         def applied() -> None:
-            _log.info("user removed" if removed else "user set", name=name, by=str(by))
-            self.authentication_needed = self.engine.accounts.any() or not self.local_only
-            for session in [s for s in self.sessions if removed and s.user == name]:
-                # A user that removed itself gets its answer first: that waits for the same sync.
-                session.end(AuthenticationFailed(f"the user {name!r} was removed"))
+            _log.info(what, name=name, by=str(by))
+            self._apply_accounts()
 
         if ticket.error is None:
             self.group_commit.wait_for(_AccountChange(ticket.sequence, applied))
+
+    def _apply_accounts(self) -> None:
+        accounts = self.engine.accounts
+        self.authentication_needed = accounts.any() or not self.local_only
+        known: dict[str, Account | None] = {}
+        # A session whose own request made the change gets its answer first: that waits for the
+        # same sync, and a session ends only behind the answers that wait.
+        for session in list(self.sessions):
+            old = session.account
+            if old is None:
+                if self.authentication_needed and session not in self.unauthenticated:
+                    session.end(AuthenticationFailed(_USERS_CAME))
+                continue
+            if old.name not in known:
+                known[old.name] = accounts.find(old.name)
+            account = known[old.name]
+            if account is None or account.number != old.number:
+                session.end(AuthenticationFailed(f"the user {old.name!r} was removed"))
+                continue
+            session.account = account
+            if account.rights is not None and account.rights != old.rights:
+                self._narrow(session, account.rights, old.rights)
+
+    def _narrow(self, session: Peer, rights: Rights, before: Rights | None) -> None:
+        """Take from a session what its user may not do any more."""
+        if before is not None and before.grants <= rights.grants:
+            return
+        # A transaction may have read, or written into its buffer, what is not allowed any more.
+        self.engine.close_owner(session)
+        self.end_forbidden_feeds(session, rights)
+
+    def end_forbidden_memberships(self) -> None:
+        """A group delivers other events now: end the members that may not read them."""
+        for session in list(self.sessions):
+            account = session.account
+            if account is not None and account.rights is not None:
+                self.end_forbidden_feeds(session, account.rights)
+
+    def end_forbidden_feeds(self, session: Peer, rights: Rights) -> None:
+        """End the feeds and memberships of a session that its user has no right to."""
+        for channel in list(session.feeds.values()):
+            try:
+                need_channel(rights, self.engine, channel)
+            except PermissionDenied as error:
+                channel.owner.end(channel, error)
 
     # Figures.
 

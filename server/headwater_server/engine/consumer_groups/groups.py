@@ -253,6 +253,11 @@ class Groups:
             "newest": self._sequencer.published_position,
         }
 
+    def filter_of(self, name: str) -> EventFilter | None:
+        """Which events a group delivers; None: there is no such group."""
+        definition = find_definition(self._state, self._state.last_commit, name)
+        return None if definition is None else definition.wanted
+
     def _definition(self, name: str) -> Definition:
         definition = find_definition(self._state, self._state.last_commit, name)
         if definition is None:

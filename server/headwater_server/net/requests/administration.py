@@ -1,9 +1,10 @@
-"""Administrative requests: statistics, backups, users."""
+"""Administrative requests: statistics, backups, users, rights and roles."""
 
 from typing import Any
 
 from headwater_protocol.connection import ServerConnection
-from headwater_server.engine.accounts import Verifier
+from headwater_protocol.grants import BUILT_IN_ROLES, Grant
+from headwater_server.engine.accounts import Verifier, no_such_user
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.session.session import Session
 
@@ -30,7 +31,7 @@ def user_set(session: Session, request_id: int, arguments: list[Any]) -> bytes |
         create=create,
         user=session.user_number,
     )
-    return _answer_account_change(session, request_id, ticket, name, removed=False)
+    return _answer_change(session, request_id, ticket, "user set", name)
 
 
 def user_remove(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
@@ -40,21 +41,82 @@ def user_remove(session: Session, request_id: int, arguments: list[Any]) -> byte
     service.check_running()
     service.check_user_removal(name)
     ticket = service.engine.accounts.remove(name, user=session.user_number)
-    return _answer_account_change(session, request_id, ticket, name, removed=True)
+    return _answer_change(session, request_id, ticket, "user removed", name)
 
 
-def _answer_account_change(
-    session: Session, request_id: int, ticket: Ticket, name: str, *, removed: bool
+def user_list(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
+    """The names of the users."""
+    return session.connection.answer(request_id, session.service.engine.accounts.names())
+
+
+def set_rights(
+    grant: bool, session: Session, request_id: int, arguments: list[Any]
+) -> bytes | None:
+    """Give rights to a user, or take them away; answered once it is durable and in force."""
+    name, grants, roles = arguments
+    service = session.service
+    service.check_running()
+    ticket = service.engine.accounts.set_rights(
+        name,
+        grant=grant,
+        grants=map(Grant.from_wire, grants),
+        roles=roles,
+        user=session.user_number,
+    )
+    what = "rights granted" if grant else "rights revoked"
+    return _answer_change(session, request_id, ticket, what, name)
+
+
+def user_rights(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """The roles and grants of a user."""
+    name = arguments[0]
+    account = session.account
+    if name is not None:
+        account = session.service.engine.accounts.find(name)
+        if account is None:
+            raise no_such_user(name)
+    if account is None:
+        return session.connection.answer(request_id, [None, False, [], []])
+    grants = [grant.as_wire() for grant in account.grants]
+    return session.connection.answer(
+        request_id, [account.name, account.restricted, list(account.roles), grants]
+    )
+
+
+def role_set(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
+    """Define a role; answered once it is durable and in force."""
+    name, grants = arguments
+    session.service.check_running()
+    ticket = session.service.engine.accounts.set_role(
+        name, map(Grant.from_wire, grants), user=session.user_number
+    )
+    return _answer_change(session, request_id, ticket, "role set", name)
+
+
+def role_remove(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
+    """Remove a role; answered once it is durable."""
+    name = arguments[0]
+    session.service.check_running()
+    ticket = session.service.engine.accounts.set_role(name, None, user=session.user_number)
+    return _answer_change(session, request_id, ticket, "role removed", name)
+
+
+def role_list(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
+    """The roles and their grants."""
+    roles = {**session.service.engine.accounts.roles(), **BUILT_IN_ROLES}
+    return session.connection.answer(
+        request_id,
+        [[name, [grant.as_wire() for grant in grants]] for name, grants in sorted(roles.items())],
+    )
+
+
+def _answer_change(
+    session: Session, request_id: int, ticket: Ticket, what: str, name: str
 ) -> bytes | None:
     def answer(connection: ServerConnection) -> bytes:
         if ticket.error is not None:
             return connection.error(request_id, ticket.error)
         return connection.answer(request_id, None)
 
-    session.service.account_changes(session, ticket, name, removed=removed)
+    session.service.when_accounts_change(session, ticket, what, name)
     return session.answer_durable(request_id, ticket, answer)
-
-
-def user_list(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
-    """The names of the users."""
-    return session.connection.answer(request_id, session.service.engine.accounts.names())

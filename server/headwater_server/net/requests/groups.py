@@ -45,6 +45,8 @@ def update(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
     service.check_running()
     wanted = None if members is None else EventFilter.from_wire(members)
     ticket = service.engine.groups.update(name, wanted, after, settings, user=session.user_number)
+    if wanted is not None:
+        service.end_forbidden_memberships()
     service.group_deliveries.wake()
     return _answer(session, request_id, ticket)
 

@@ -45,6 +45,12 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "user_set": administration.user_set,
     "user_remove": administration.user_remove,
     "user_list": administration.user_list,
+    "user_grant": partial(administration.set_rights, True),
+    "user_revoke": partial(administration.set_rights, False),
+    "user_rights": administration.user_rights,
+    "role_set": administration.role_set,
+    "role_remove": administration.role_remove,
+    "role_list": administration.role_list,
 }
 """The handler of each operation of the protocol."""
 

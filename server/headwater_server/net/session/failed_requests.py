@@ -11,9 +11,18 @@ from typing import Any, Final
 import structlog
 
 from headwater_protocol.connection import ServerConnection
-from headwater_protocol.errors import CommitUnknown, InternalError
+from headwater_protocol.errors import (
+    CommitUnknown,
+    InternalError,
+    InvalidArgument,
+    PermissionDenied,
+    TooLarge,
+)
 
 _log = structlog.get_logger(__name__)
+
+ENDS_TRANSACTION: Final = (InvalidArgument, PermissionDenied, TooLarge)
+"""Refusals of a request that end its transaction: later requests may depend on the refused one."""
 
 COMMITS: Final = frozenset({"commit", "execute"})
 """Operations whose client can ask for the outcome, since it knows the transaction's id."""
@@ -29,6 +38,10 @@ KEPT_IN_MEMORY: Final = frozenset(
         "group_discard",
         "user_set",
         "user_remove",
+        "user_grant",
+        "user_revoke",
+        "role_set",
+        "role_remove",
     }
 )
 """Operations that change memory beside the state."""

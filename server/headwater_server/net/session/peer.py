@@ -13,16 +13,17 @@ from headwater_server.net.push.feeds import Channel
 
 
 class Peer(Protocol):
-    """A connection to a client. str() is for logs: the address, the user, the client."""
+    """A connection to a client. str() is for logs: the address, the user, the client.
+
+    Attributes:
+        account: the user with its rights, once authenticated.
+    """
+
+    account: Account | None
 
     @property
     def connection(self) -> ServerConnection:
         """The protocol's state of this connection, which makes frames."""
-        ...
-
-    @property
-    def account(self) -> Account | None:
-        """The user, once authenticated."""
         ...
 
     @property

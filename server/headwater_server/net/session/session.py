@@ -24,14 +24,14 @@ from typing import Any, Final
 import structlog
 
 from headwater_protocol.connection import Received, Refused, Request, ServerConnection, Violation
-from headwater_protocol.errors import HeadwaterError, InvalidArgument, TooLarge
+from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.operations import OPERATIONS
 from headwater_server.engine.accounts import Account
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.push.feeds import Channel
 from headwater_server.net.service import Service
+from headwater_server.net.session import failed_requests as failed
 from headwater_server.net.session.authentication import Exchange
-from headwater_server.net.session.failed_requests import commit_unknown, failed_answer
 from headwater_server.net.session.memory_budget import FREE_SIZE
 from headwater_server.net.session.waiting_answers import Answer, WaitingAnswers, last_with
 
@@ -186,15 +186,14 @@ class Session:
         service = self.service
         try:
             if service.authentication_needed:
-                service.authorize(name, self)
+                service.authorize(name, self, arguments)
             answer = service.handlers[name](self, request_id, arguments)
         except HeadwaterError as error:
             answer = self.connection.error(request_id, error)
-            if name in _IN_TRANSACTION and isinstance(error, InvalidArgument | TooLarge):
-                # As in `_refuse`: the client cannot tell which check refused the argument.
+            if name in _IN_TRANSACTION and isinstance(error, failed.ENDS_TRANSACTION):
                 service.engine.rollback(arguments[0], self)
         except Exception as error:
-            answer, ends = failed_answer(self.connection, request_id, name, arguments, error)
+            answer, ends = failed.failed_answer(self.connection, request_id, name, arguments, error)
             if ends:
                 self.send(answer)
                 service.failures.end_process(error, name)
@@ -292,7 +291,7 @@ class Session:
             if isinstance(answer, bytes) and not request_id:
                 self.send(answer)
             elif not self.closed:
-                self.send(commit_unknown(self.connection, request_id, transaction))
+                self.send(failed.commit_unknown(self.connection, request_id, transaction))
         self._send_end_reason()
 
     def _encode(self, request_id: int, transaction: bytes, answer: Answer) -> bytes | None:
@@ -302,7 +301,7 @@ class Session:
             return answer(self.connection)
         except Exception as error:
             # The commit stands; the client can ask for its status after the restart.
-            self.send(commit_unknown(self.connection, request_id, transaction))
+            self.send(failed.commit_unknown(self.connection, request_id, transaction))
             self.service.failures.end_process(error, "the answer to a commit")
             return None
 

@@ -1,0 +1,89 @@
+"""The operations on users, their rights, and roles. operations.py has all others."""
+
+from typing import Any, Final
+
+from headwater_protocol import limits
+from headwater_protocol.fields import (
+    Argument,
+    Binary,
+    Boolean,
+    Field,
+    Integer,
+    Nullable,
+    Record,
+    Text,
+)
+from headwater_protocol.grants import GRANTS, ROLES
+
+NAME: Final = Text(1, limits.NAME_SIZE_MAX)
+
+
+def _record(*arguments: Argument) -> Record:
+    return Record(arguments)
+
+
+def _required(name: str, field: Field, why: str = "") -> Argument:
+    return Argument(name, field, why=why)
+
+
+def _optional(name: str, field: Field, default: Any = None, why: str = "") -> Argument:
+    return Argument(name, field, required=False, default=default, why=why)
+
+
+ACCOUNT_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
+    (
+        "user_set",
+        _record(
+            _required("name", NAME),
+            _required("salt", Binary(12, 64)),
+            _required("iterations", Integer(4096, 10_000_000)),
+            _required("stored_key", Binary(32, 32)),
+            _required("server_key", Binary(32, 32)),
+            _optional("create", Boolean(), True, "true: it must not exist; false: it must"),
+        ),
+        "nil",
+        "Add a user or change a password, which is given as a SCRAM-SHA-256 verifier.",
+    ),
+    ("user_remove", _record(_required("name", NAME)), "nil", "Remove a user."),
+    ("user_list", _record(), "[name, …]", "The users in name order."),
+    (
+        "user_grant",
+        _record(
+            _required("name", NAME),
+            _optional("grants", GRANTS, []),
+            _optional("roles", ROLES, [], "names of roles"),
+        ),
+        "nil",
+        "Give rights and roles to a user. From then on, the user has only what was given.",
+    ),
+    (
+        "user_revoke",
+        _record(
+            _required("name", NAME),
+            _optional("grants", GRANTS, []),
+            _optional("roles", ROLES, [], "names of roles"),
+        ),
+        "nil",
+        "Take grants and roles from a user.",
+    ),
+    (
+        "user_rights",
+        _record(_optional("name", Nullable(NAME), None, "nil: the user of this connection")),
+        "[name | nil, restricted, [role, …], [grant, …]]",
+        "The roles and grants of a user. A user that is not restricted may do everything.",
+    ),
+    (
+        "role_set",
+        _record(_required("name", NAME), _required("grants", GRANTS)),
+        "nil",
+        "Define a role, or replace its grants. Users who have the role have them at once.",
+    ),
+    ("role_remove", _record(_required("name", NAME)), "nil", "Remove a role."),
+    (
+        "role_list",
+        _record(),
+        "[[name, [grant, …]], …]",
+        "The roles in name order, with those that every database has.",
+    ),
+)
+"""Name, arguments, answer and description of each operation."""

@@ -1,0 +1,236 @@
+"""Authorization: which rights each operation needs. One rule for each operation of the protocol.
+
+A rule raises PermissionDenied if the rights of the user do not include what a request names. What
+leaves the border of a right is refused, never filtered. A test compares the tables with the
+vocabulary, so that no operation, write, condition or read is without a rule.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from headwater_protocol.operations import OPERATIONS
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.rights import Rights
+from headwater_server.net.push.feeds import Channel, Feed
+from headwater_server.net.push.group_deliveries import Membership
+
+Rule = Callable[[Rights, Engine, list[Any]], None]
+"""Checks a request. It takes the rights of the user, the engine, and the arguments."""
+
+PartRule = Callable[[Rights, list[Any]], None]
+"""Checks a write, a condition or a read. It takes the rights of the user, and the part with the
+word that names it."""
+
+
+def anyone(_rights: Rights, _engine: Engine, _arguments: list[Any]) -> None:
+    """Every user may. What the operation refers to was checked before, or is known by a secret."""
+
+
+def _key(right: str) -> PartRule:
+    return lambda rights, part: rights.need_key(right, part[1])
+
+
+def _keys(right: str) -> PartRule:
+    return lambda rights, part: rights.need_keys(right, part[1], part[2])
+
+
+def _stream(right: str) -> PartRule:
+    return lambda rights, part: rights.need_stream(right, part[1])
+
+
+def _append(rights: Rights, write: list[Any]) -> None:
+    rights.need_stream("append", write[1])
+    if len(write) > 4 and write[4] is not None:
+        # Whether the append succeeds tells whether there are such events.
+        rights.need_filter("read", write[4])
+
+
+WRITE_RULES: Final[Mapping[str, PartRule]] = {
+    "put": _key("write"),
+    "delete": _key("write"),
+    "delete_range": _keys("write"),
+    "add": _key("write"),
+    "min": _key("write"),
+    "max": _key("write"),
+    "append": _append,
+    "save_snapshot": _stream("append"),
+    "ack": lambda rights, write: rights.need_group(write[1]),
+    "truncate": _stream("manage"),
+    "delete_stream": _stream("manage"),
+    "set_retention": _stream("manage"),
+    "erase": _stream("erase"),
+    # Positions say nothing about streams.
+    "erase_positions": lambda rights, _write: rights.need_filter("erase", {}),
+    "erase_ids": _stream("erase"),
+}
+"""The rule of each write."""
+
+CONDITION_RULES: Final[Mapping[str, PartRule]] = {
+    "value": _key("read"),
+    "stream": _stream("read"),
+    "unchanged": _keys("read"),
+    "no_events": lambda rights, condition: rights.need_filter("read", condition[1]),
+}
+"""The rule of each condition: whether it holds tells something about what is stored."""
+
+READ_RULES: Final[Mapping[str, PartRule]] = {
+    "get": _key("read"),
+    "scan": _keys("read"),
+    "read_stream": _stream("read"),
+    "read_all": lambda rights, read: rights.need_filter("read", read[2]),
+    "load": _stream("read"),
+}
+"""The rule of each read of an execute. A read of its own has the transaction in place of the word,
+so the same rules serve it."""
+
+
+def _check(rules: Mapping[str, PartRule], rights: Rights, parts: list[list[Any]]) -> None:
+    for part in parts:
+        rules[part[0]](rights, part)
+
+
+def _writes(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
+    _check(WRITE_RULES, rights, arguments[1])
+
+
+def _execute(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
+    _transaction, conditions, reads, writes = arguments
+    _check(CONDITION_RULES, rights, conditions)
+    _check(READ_RULES, rights, reads)
+    _check(WRITE_RULES, rights, writes)
+
+
+def _read(name: str) -> Rule:
+    rule = READ_RULES[name]
+    return lambda rights, _engine, arguments: rule(rights, arguments)
+
+
+def _everything_readable(rights: Rights, _engine: Engine, _arguments: list[Any]) -> None:
+    rights.need_everything_readable()
+
+
+def _streams_readable(rights: Rights, _engine: Engine, _arguments: list[Any]) -> None:
+    rights.need_filter("read", {})
+
+
+def _list_streams(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
+    prefix = arguments[0]
+    rights.need_filter("read", {"prefix": prefix} if prefix else {})
+
+
+def _subscribe(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
+    rights.need_filter("read", arguments[1])
+
+
+def _subscribe_keys(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
+    rights.need_keys("read", arguments[0], arguments[1])
+
+
+def _group(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
+    rights.need_group(arguments[0])
+
+
+def _group_filter(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
+    rights.need_group(arguments[0])
+    if arguments[1] is not None:
+        rights.need_filter("read", arguments[1])
+
+
+def need_group_events(rights: Rights, engine: Engine, name: str) -> None:
+    """Need the right on a consumer group, and the right to read what it delivers."""
+    rights.need_group(name)
+    wanted = engine.groups.filter_of(name)
+    if wanted is not None:
+        rights.need_filter("read", wanted.as_wire())
+
+
+def _group_events(rights: Rights, engine: Engine, arguments: list[Any]) -> None:
+    need_group_events(rights, engine, arguments[0])
+
+
+def _every_group(rights: Rights, _engine: Engine, _arguments: list[Any]) -> None:
+    rights.need_every_group()
+
+
+def _needs(right: str) -> Rule:
+    return lambda rights, _engine, _arguments: rights.need(right)
+
+
+def _user_rights(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
+    if arguments[0] is not None:
+        rights.need("admin")
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "hello": anyone,
+    "authenticate": anyone,
+    "ping": anyone,
+    "begin": anyone,
+    "write": _writes,
+    "commit": _writes,
+    "rollback": anyone,
+    "execute": _execute,
+    # The id of a transaction is a secret of whoever began it.
+    "status": anyone,
+    "get": _read("get"),
+    "scan": _read("scan"),
+    "read_stream": _read("read_stream"),
+    "read_all": _read("read_all"),
+    "load": _read("load"),
+    "commit_at": anyone,
+    "position_before": anyone,
+    "read_commits": _everything_readable,
+    "read_snapshots": _streams_readable,
+    "list_streams": _list_streams,
+    "list_categories": _streams_readable,
+    "subscribe": _subscribe,
+    "subscribe_keys": _subscribe_keys,
+    # A session has its own subscriptions alone.
+    "credit": anyone,
+    "unsubscribe": anyone,
+    "group_create": _group_filter,
+    "group_update": _group_filter,
+    "group_delete": _group,
+    "group_list": _every_group,
+    "group_info": _group,
+    "group_join": _group_events,
+    "group_leave": anyone,
+    "nack": _group,
+    "group_parked": _group_events,
+    "group_replay": _group,
+    "group_discard": _group,
+    "stats": _needs("admin"),
+    "backup": _needs("backup"),
+    "user_set": _needs("admin"),
+    "user_remove": _needs("admin"),
+    "user_list": _needs("admin"),
+    "user_grant": _needs("admin"),
+    "user_revoke": _needs("admin"),
+    "user_rights": _user_rights,
+    "role_set": _needs("admin"),
+    "role_remove": _needs("admin"),
+    "role_list": _needs("admin"),
+}
+"""The rule of each operation."""
+
+SENT_AGAIN: Final = frozenset({"commit", "execute"})
+"""Operations that a client sends again if it lost the answer."""
+
+assert RULES.keys() == OPERATIONS.keys(), "every operation has a rule"
+
+
+def need_channel(rights: Rights, engine: Engine, channel: Channel) -> None:
+    """Need the right to what an open feed or membership goes on sending."""
+    if isinstance(channel, Membership):
+        need_group_events(rights, engine, channel.group)
+    elif isinstance(channel, Feed):
+        wanted = channel.wanted
+        if isinstance(wanted, EventFilter):
+            rights.need_filter("read", wanted.as_wire())
+        else:
+            # The range is in stored form: with the byte of the key space in front.
+            start, end = wanted
+            last = None if end == keyspaces.USER_END else end[1:]
+            rights.need_keys("read", start[1:], last)

@@ -1,0 +1,503 @@
+"""Rights over a session: each operation with and without what it needs, and changes of rights."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from headwater_protocol.connection import Answer, Failure, Push
+from headwater_protocol.errors import (
+    HeadwaterError,
+    InvalidArgument,
+    PermissionDenied,
+    TransactionGone,
+)
+from headwater_protocol.grants import Grant
+from headwater_protocol.keys import encode_key, prefix_range
+from headwater_protocol.operations import CONDITION, OPERATIONS, READ, WRITE
+from headwater_server.engine.format.events import category_of
+from headwater_server.engine.rights import Rights
+from headwater_server.net.authorization import (
+    CONDITION_RULES,
+    READ_RULES,
+    RULES,
+    WRITE_RULES,
+)
+from tests.net.serving import Client, MemoryServer, serving
+from tests.net.session.test_authentication import add_user, end_of, login
+
+A = encode_key(("a", 1))
+A_RANGE = prefix_range(("a",))
+TX = bytes(range(16))
+EVENT = [None, "Happened", b"", b""]
+
+READ_ALL = ("read:keys", "read:streams")
+
+NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
+    "hello": [],
+    "authenticate": [],
+    "ping": [([], ())],
+    "begin": [([TX], ())],
+    "write": [
+        ([TX, [["put", A, b""]]], ("write:keys:a",)),
+        ([TX, [["delete", A]]], ("write:keys:a",)),
+        ([TX, [["delete_range", *A_RANGE]]], ("write:keys:a",)),
+        ([TX, [["delete_range", b"", None]]], ("write:keys",)),
+        ([TX, [["add", A, 1]]], ("write:keys:a",)),
+        ([TX, [["min", A, 1]]], ("write:keys:a",)),
+        ([TX, [["max", A, 1]]], ("write:keys:a",)),
+        ([TX, [["append", "a-1", -1, [EVENT]]]], ("append:category:a",)),
+        (
+            [TX, [["append", "a-1", -1, [EVENT], {"stream": "b-1"}]]],
+            ("append:stream:a-1", "read:stream:b-1"),
+        ),
+        ([TX, [["save_snapshot", "a-1", "s", 1, 0, b""]]], ("append:prefix:a-",)),
+        ([TX, [["ack", "g", [[1, 1]]]]], ("group:g",)),
+        ([TX, [["truncate", "a-1", 1]]], ("manage:stream:a-1",)),
+        ([TX, [["delete_stream", "a-1"]]], ("manage:stream:a-1",)),
+        ([TX, [["set_retention", "a-1", 1, None]]], ("manage:stream:a-1",)),
+        ([TX, [["erase", "a-1", [1]]]], ("erase:stream:a-1",)),
+        ([TX, [["erase_positions", [1]]]], ("erase:streams",)),
+        ([TX, [["erase_ids", "a-1", [TX]]]], ("erase:stream:a-1",)),
+    ],
+    "commit": [([TX, [["put", A, b""]]], ("write:keys:a",)), ([TX], ())],
+    "rollback": [([TX], ())],
+    "execute": [
+        ([TX, [["value", A, None]]], ("read:keys:a",)),
+        ([TX, [["stream", "a-1", 0]]], ("read:stream:a-1",)),
+        ([TX, [["unchanged", *A_RANGE, 0]]], ("read:keys:a",)),
+        ([TX, [["no_events", {"prefix": "a-"}, 0]]], ("read:prefix:a-",)),
+        ([TX, [], [["get", A]]], ("read:keys:a",)),
+        ([TX, [], [["scan", *A_RANGE, 1, False]]], ("read:keys:a",)),
+        ([TX, [], [["read_stream", "a-1", 0, 1, False]]], ("read:category:a",)),
+        ([TX, [], [["read_all", 0, {"category": "a"}, 1, False]]], ("read:category:a",)),
+        ([TX, [], [["load", "a-1", "", 0]]], ("read:stream:a-1",)),
+        (
+            [TX, [["value", A, None]], [["load", "b-1", "", 0]], [["put", A, b""]]],
+            ("read:keys:a", "read:stream:b-1", "write:keys:a"),
+        ),
+    ],
+    "status": [([TX], ())],
+    "get": [([None, A], ("read:keys:a",)), ([None, A, 0], ("read:keys:a",))],
+    "scan": [([None, *A_RANGE], ("read:keys:a",)), ([None, b"", None], ("read:keys",))],
+    "read_stream": [([None, "a-1"], ("read:stream:a-1",))],
+    "read_all": [
+        ([None], ("read:streams",)),
+        ([None, 0, {"types": ["Happened"]}], ("read:streams",)),
+        ([None, 0, {"prefix": "a-1"}], ("read:category:a",)),
+    ],
+    "load": [([None, "a-1"], ("read:stream:a-1",))],
+    "commit_at": [([0], ())],
+    "position_before": [([0], ())],
+    "read_commits": [([], READ_ALL)],
+    "read_snapshots": [([], ("read:streams",))],
+    "list_streams": [([], ("read:streams",)), (["a-"], ("read:prefix:a",))],
+    "list_categories": [([], ("read:streams",))],
+    "subscribe": [([0, {"stream": "a-1"}], ("read:stream:a-1",)), ([], ("read:streams",))],
+    "subscribe_keys": [([*A_RANGE, 0], ("read:keys:a",))],
+    "credit": [([0, 1], ())],
+    "unsubscribe": [([0], ())],
+    "group_create": [(["h", {"category": "a"}], ("group:h", "read:category:a"))],
+    "group_update": [
+        (["g", None, None, {}], ("group:g",)),
+        (["g", {"category": "b"}], ("group:g", "read:category:b")),
+    ],
+    "group_delete": [(["g"], ("group:g",))],
+    "group_list": [([], ("group",))],
+    "group_info": [(["g"], ("group:g",))],
+    "group_join": [(["g"], ("group:g", "read:category:a"))],
+    "group_leave": [([0], ())],
+    "nack": [(["g", [[1, 1]]], ("group:g",))],
+    "group_parked": [(["g"], ("group:g", "read:category:a"))],
+    "group_replay": [(["g"], ("group:g",))],
+    "group_discard": [(["g"], ("group:g",))],
+    "stats": [([], ("admin",))],
+    "backup": [(["monday"], ("backup",))],
+    "user_set": [(["zoe", bytes(16), 4096, bytes(32), bytes(32)], ("admin",))],
+    "user_remove": [(["zoe"], ("admin",))],
+    "user_list": [([], ("admin",))],
+    "user_grant": [(["zoe"], ("admin",))],
+    "user_revoke": [(["zoe"], ("admin",))],
+    "user_rights": [([], ()), (["zoe"], ("admin",))],
+    "role_set": [(["r", []], ("admin",))],
+    "role_remove": [(["r"], ("admin",))],
+    "role_list": [([], ("admin",))],
+}
+"""Requests, and the least grants with which each is served. Group g delivers category a."""
+
+EVERY_OTHER = (
+    *("read:keys:b", "write:keys:b", "read:category:c", "append:category:b", "manage:category:b"),
+    *("erase:category:b", "group:other", "backup", "replicate"),
+)
+"""Grants for other things than the requests are about."""
+
+
+@dataclass
+class Users:
+    """A server with an administrator, and the user bob."""
+
+    server: MemoryServer
+    admin: Client
+
+    async def bob(self, *grants: str, roles: tuple[str, ...] = ()) -> Client:
+        """A connection of bob, who has just these rights."""
+        _, _, old_roles, old = await self.admin.ask("user_rights", "bob")
+        if old or old_roles:
+            await self.admin.ask("user_revoke", "bob", old, old_roles)
+        await self.grant(*grants, roles=roles)
+        return await self.connect("bob")
+
+    async def grant(self, *grants: str, roles: tuple[str, ...] = ()) -> None:
+        wanted = [Grant.parse(each).as_wire() for each in grants]
+        await self.admin.ask("user_grant", "bob", wanted, list(roles))
+
+    async def revoke(self, *grants: str, roles: tuple[str, ...] = ()) -> None:
+        wanted = [Grant.parse(each).as_wire() for each in grants]
+        await self.admin.ask("user_revoke", "bob", wanted, list(roles))
+
+    async def connect(self, name: str) -> Client:
+        client = await self.server.connect()
+        await login(client, name, "secret")
+        return client
+
+
+@asynccontextmanager
+async def users() -> AsyncIterator[Users]:
+    async with serving() as server:
+        first = await server.connect()
+        await server.append(first, "a-1", b"1")
+        await server.append(first, "b-1", b"2")
+        await first.ask("group_create", "g", {"category": "a"})
+        await add_user(first, "admin", "secret")
+        admin = await server.connect()
+        await login(admin, "admin", "secret")
+        await add_user(admin, "bob", "secret")
+        yield Users(server, admin)
+
+
+async def is_denied(client: Client, operation: str, *arguments: Any) -> bool:
+    """Whether a request is refused for a missing right. Other errors mean that it was allowed."""
+    try:
+        await client.ask(operation, *arguments)
+    except PermissionDenied:
+        return True
+    except HeadwaterError:
+        return False
+    return False
+
+
+def test_every_operation_and_every_part_of_one_has_a_rule_and_a_row() -> None:
+    assert RULES.keys() == OPERATIONS.keys() == NEEDS.keys()
+    assert WRITE_RULES.keys() == WRITE.variants.keys()
+    assert CONDITION_RULES.keys() == CONDITION.variants.keys()
+    assert READ_RULES.keys() == READ.variants.keys()
+    parts = {
+        part[0]
+        for arguments, _ in (*NEEDS["write"], *NEEDS["execute"])
+        for group in arguments[1:]
+        for part in group
+    }
+    assert parts == {*WRITE.variants, *CONDITION.variants, *READ.variants}
+
+
+@pytest.mark.parametrize("operation", [name for name, rows in NEEDS.items() if rows])
+async def test_an_operation_needs_each_of_its_rights_and_no_other(operation: str) -> None:
+    async with users() as known:
+        for arguments, needed in NEEDS[operation]:
+            for missing in needed:
+                others = [each for each in needed if each != missing]
+                bob = await known.bob(*EVERY_OTHER, *others)
+                if missing in EVERY_OTHER:
+                    await known.revoke(missing)
+                assert await is_denied(bob, operation, *arguments), (operation, missing)
+                await bob.close()
+            bob = await known.bob(*needed)
+            assert not await is_denied(bob, operation, *arguments), (operation, arguments)
+            await bob.close()
+            admin = await known.bob("admin")
+            assert not await is_denied(admin, operation, *arguments), (operation, arguments)
+            await admin.close()
+
+
+# Random grants and requests, against a model.
+
+WORDS = st.text("ab", min_size=1, max_size=3)
+STREAMS = st.builds(
+    lambda category, rest: category + rest, WORDS, st.sampled_from(["", "-a", "-ab"])
+)
+UNIVERSE = [
+    category + rest
+    for category in ("a", "b", "aa", "ab", "ba", "aab", "abb")
+    for rest in ("", "-", "-a", "-ab", "-b", "a-", "x-a")
+]
+STREAM_GRANTS = st.builds(
+    lambda right, on, name: Grant(right, *((on, name) if on != "streams" else (on,))),
+    st.sampled_from(["read", "append"]),
+    st.sampled_from(["stream", "category", "prefix", "prefix", "streams"]),
+    STREAMS,
+)
+KEY_GRANTS = st.builds(
+    lambda right, prefix: Grant(right, "keys", key=prefix),
+    st.sampled_from(["read", "write"]),
+    st.text("ab", max_size=3).map(str.encode),
+)
+
+
+def may(grants: list[Grant], right: str, stream: str) -> bool:
+    """The model: whether one of the grants gives a right on a stream."""
+    return any(
+        grant.right == right
+        and (
+            grant.on == "streams"
+            or (grant.on == "stream" and grant.name == stream)
+            or (grant.on == "category" and grant.name == category_of(stream))
+            or (grant.on == "prefix" and stream.startswith(grant.name))
+        )
+        for grant in grants
+    )
+
+
+def denies(call: Any, *arguments: Any) -> bool:
+    try:
+        call(*arguments)
+    except PermissionDenied:
+        return True
+    return False
+
+
+@given(grants=st.lists(STREAM_GRANTS, max_size=4), stream=STREAMS)
+def test_a_right_on_a_stream_is_what_the_model_says(grants: list[Grant], stream: str) -> None:
+    for right in ("read", "append"):
+        assert denies(Rights(grants).need_stream, right, stream) != may(grants, right, stream)
+
+
+@given(
+    grants=st.lists(STREAM_GRANTS, max_size=4),
+    wanted=st.dictionaries(st.sampled_from(["stream", "category", "prefix"]), STREAMS),
+)
+def test_a_filter_that_is_allowed_shows_nothing_beyond_the_grants(
+    grants: list[Grant], wanted: dict[str, str]
+) -> None:
+    if denies(Rights(grants).need_filter, "read", wanted):
+        return
+    for stream in UNIVERSE:
+        fits = (
+            wanted.get("stream", stream) == stream
+            and wanted.get("category", category_of(stream)) == category_of(stream)
+            and stream.startswith(wanted.get("prefix", ""))
+        )
+        assert not fits or may(grants, "read", stream), stream
+
+
+@given(grant=STREAM_GRANTS)
+def test_the_filter_of_a_grant_is_allowed(grant: Grant) -> None:
+    wanted = {} if grant.on == "streams" else {grant.on: grant.name}
+    assert not denies(Rights([grant]).need_filter, grant.right, wanted)
+
+
+@given(
+    grants=st.lists(KEY_GRANTS, max_size=4),
+    edges=st.tuples(*[st.text("ab", max_size=4).map(str.encode)] * 2).map(sorted),
+)
+def test_a_range_of_keys_that_is_allowed_has_no_key_beyond_the_grants(
+    grants: list[Grant], edges: list[bytes]
+) -> None:
+    start, end = edges
+    rights = Rights(grants)
+    keys = [bytes(key) for key in (b"a", b"aa", b"aab", b"ab", b"abba", b"b", b"ba", b"bbb", b"c")]
+    prefixes = [grant.key for grant in grants if grant.right == "read"]
+    for key in keys:
+        allowed = any(key.startswith(prefix) for prefix in prefixes)
+        assert denies(rights.need_key, "read", key) != allowed
+        if start <= key < end and not denies(rights.need_keys, "read", start, end):
+            assert allowed
+    for prefix in prefixes:
+        assert not denies(rights.need_keys, "read", prefix, prefix + b"\xff")
+    assert denies(rights.need_keys, "read", b"", None) == (b"" not in prefixes)
+
+
+def random_request(source: random.Random) -> tuple[str, list[Any], str, str]:
+    """A request about one stream: the operation, its arguments, the right, and the stream."""
+    stream = source.choice(UNIVERSE)
+    append = ["append", stream, -1, [EVENT]]
+    requests: list[tuple[str, list[Any], str, str]] = [
+        ("read_stream", [None, stream], "read", stream),
+        ("load", [None, stream], "read", stream),
+        ("read_all", [None, 0, {"stream": stream}], "read", stream),
+        ("execute", [source.randbytes(16), [["stream", stream, -1]]], "read", stream),
+        ("execute", [source.randbytes(16), [], [], [append]], "append", stream),
+    ]
+    return source.choice(requests)
+
+
+@hypothesis_settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), grants=st.lists(STREAM_GRANTS, max_size=4, unique=True))
+async def test_random_requests_over_a_connection_are_answered_as_the_model_says(
+    seed: int, grants: list[Grant]
+) -> None:
+    source = random.Random(seed)
+    async with users() as known:
+        bob = await known.bob(*map(str, grants))
+        for _ in range(20):
+            operation, arguments, right, stream = random_request(source)
+            denied = await is_denied(bob, operation, *arguments)
+            assert denied != may(grants, right, stream), (operation, stream)
+
+
+# Changes of rights are in force at once.
+
+
+async def test_what_a_user_loses_ends_at_once_and_the_rest_goes_on() -> None:
+    async with users() as known:
+        bob = await known.bob("read:category:a", "read:category:b", "read:keys:a", "group:g")
+        kept = await subscribed(bob, "subscribe", 2, {"category": "b"}, 100)
+        lost = {
+            await subscribed(bob, "subscribe", 2, {"category": "a"}, 100),
+            await subscribed(bob, "subscribe_keys", *A_RANGE, 2, 100),
+            await subscribed(bob, "group_join", "g", 0),
+        }
+        await known.revoke("read:category:a", "read:keys:a")
+        ended = await pushes_of(bob, "ended", len(lost))
+        assert {request_id for request_id, _ in ended} == lost
+        assert {payload[1][0] for _, payload in ended} == {"permission_denied"}
+        await known.server.append(known.admin, "b-1", b"more")
+        ((request_id, _),) = await pushes_of(bob, "events", 1)
+        assert request_id == kept
+
+
+async def subscribed(client: Client, operation: str, *arguments: Any) -> int:
+    """Open a feed or a membership; return its id. Pushes to others may arrive meanwhile."""
+    request_id = await client.send(operation, *arguments)
+    while True:
+        item = await client.receive()
+        assert not isinstance(item, Failure), item
+        if isinstance(item, Answer) and item.request_id == request_id:
+            return request_id
+
+
+async def pushes_of(client: Client, kind: str, count: int) -> list[tuple[int, list[Any]]]:
+    """The next pushes of a kind, with the id of their feed."""
+    found: list[tuple[int, list[Any]]] = []
+    while len(found) < count:
+        item = await client.receive()
+        if isinstance(item, Push) and item.payload[0] == kind:
+            found.append((item.request_id, item.payload))
+    return found
+
+
+async def test_a_transaction_that_read_what_is_not_allowed_any_more_is_rolled_back() -> None:
+    async with users() as known:
+        bob = await known.bob("read:keys:a", "write:keys:b")
+        await bob.ask("begin", TX)
+        await bob.ask("get", TX, A)
+        await known.revoke("read:keys:a")
+        with pytest.raises(TransactionGone):
+            await bob.ask("commit", TX, [["put", encode_key(("b",)), b""]])
+
+
+async def test_more_rights_leave_open_transactions_as_they_are() -> None:
+    async with users() as known:
+        bob = await known.bob("write:keys:b")
+        await bob.ask("begin", TX)
+        await known.grant("read:keys:a")
+        committed = await bob.ask("commit", TX, [["put", encode_key(("b",)), b""]])
+        assert committed[0] == known.server.engine.published
+
+
+async def test_a_refused_write_rolls_its_transaction_back() -> None:
+    async with users() as known:
+        bob = await known.bob("write:keys:b")
+        await bob.ask("begin", TX)
+        assert await is_denied(bob, "write", TX, [["put", A, b""]])
+        with pytest.raises(TransactionGone):
+            await bob.ask("commit", TX, [["put", encode_key(("b",)), b""]])
+
+
+async def test_a_commit_that_is_sent_again_after_the_right_was_taken_is_answered() -> None:
+    async with users() as known:
+        bob = await known.bob("write:keys:a")
+        request: list[Any] = [TX, [], [], [["put", A, b"1"]]]
+        first = await bob.ask("execute", *request)
+        await known.revoke("write:keys:a")
+        assert await bob.ask("execute", *request) == first
+        assert await is_denied(bob, "execute", bytes(16), [], [], [["put", A, b"2"]])
+
+
+async def test_a_role_changes_for_all_who_have_it() -> None:
+    async with users() as known:
+        await known.admin.ask("role_set", "auditor", [["streams", "read", {"category": "a"}]])
+        bob = await known.bob(roles=("auditor",))
+        assert not await is_denied(bob, "read_stream", None, "a-1")
+        assert await is_denied(bob, "read_stream", None, "b-1")
+        await known.admin.ask("role_set", "auditor", [["streams", "read", {"category": "b"}]])
+        assert await is_denied(bob, "read_stream", None, "a-1")
+        assert not await is_denied(bob, "read_stream", None, "b-1")
+        with pytest.raises(InvalidArgument, match="'bob' has the role"):
+            await known.admin.ask("role_remove", "auditor")
+        await known.revoke(roles=("auditor",))
+        await known.admin.ask("role_remove", "auditor")
+        assert [name for name, _ in await known.admin.ask("role_list")] == [
+            *("admin", "reader", "writer"),
+        ]
+
+
+async def test_a_group_that_delivers_other_events_ends_members_that_may_not_read_them() -> None:
+    async with users() as known:
+        bob = await known.bob("group:g", "read:category:a")
+        member = await subscribed(bob, "group_join", "g", 0)
+        await known.admin.ask("group_update", "g", {"category": "b"})
+        ((request_id, payload),) = await pushes_of(bob, "ended", 1)
+        assert request_id == member
+        assert payload[1][0] == "permission_denied"
+
+
+async def test_a_user_without_any_grant_left_may_do_nothing() -> None:
+    async with users() as known:
+        assert await known.admin.ask("user_rights", "bob") == ["bob", False, [], []]
+        bob = await known.bob("read:keys")
+        await known.revoke("read:keys")
+        assert await is_denied(bob, "get", None, A)
+        assert await bob.ask("user_rights") == ["bob", True, [], []]
+        await add_user(known.admin, "bob", "other", create=False)
+        assert await known.admin.ask("user_rights", "bob") == ["bob", True, [], []]
+
+
+async def test_the_last_user_that_may_do_everything_stays() -> None:
+    async with users() as known:
+        await known.bob("read:keys")
+        with pytest.raises(InvalidArgument, match="no user would be left"):
+            await known.admin.ask("user_grant", "admin", [["backup"]])
+        with pytest.raises(InvalidArgument, match="no user would be left"):
+            await known.admin.ask("user_remove", "admin")
+        await known.admin.ask("user_grant", "bob", [], ["admin"])
+        await known.admin.ask("user_remove", "admin")
+
+
+async def test_built_in_roles_cannot_be_changed_and_unknown_ones_not_given() -> None:
+    async with users() as known:
+        with pytest.raises(InvalidArgument, match="built in"):
+            await known.admin.ask("role_set", "reader", [])
+        with pytest.raises(InvalidArgument, match="no role 'none'"):
+            await known.admin.ask("user_grant", "bob", [], ["none"])
+        with pytest.raises(InvalidArgument, match="was not given admin"):
+            await known.admin.ask("user_revoke", "bob", [["admin"]])
+
+
+async def test_the_first_user_ends_the_connections_without_one() -> None:
+    async with serving() as server:
+        silent = await server.connect()
+        await silent.send("subscribe", 0, {}, 100)
+        await silent.send("subscribe_keys", b"", None, 0, 100)
+        other = await server.connect()
+        await add_user(other, "ann", "secret")
+        assert await end_of(other) == "authentication_failed"
+        ann = await server.connect()
+        await login(ann, "ann", "secret")
+        await server.append(ann, "a-1", b"secret")
+        assert await end_of(silent) == "authentication_failed"
