@@ -12,6 +12,7 @@
 All that an application needs is in this module.
 """
 
+from headwater.accounts.rights import Rights, UserRights
 from headwater.aggregates.aggregates import Aggregate, Aggregates, Decided
 from headwater.aggregates.blocking_aggregates import BlockingAggregates
 from headwater.aggregates.repository import Repository
@@ -23,6 +24,7 @@ from headwater.blocking.membership import BlockingMembership
 from headwater.blocking.models import BlockingModel, BlockingReadModel
 from headwater.blocking.past import BlockingPast
 from headwater.blocking.projections import BlockingProjections
+from headwater.blocking.rights import BlockingRights
 from headwater.blocking.running_projections import RunningProjections
 from headwater.blocking.subscription import BlockingSubscription
 from headwater.blocking.transaction import BlockingTransaction
@@ -95,6 +97,7 @@ from headwater.records import (
 from headwater.transactions.batch import Batch, Executed, Page
 from headwater.transactions.transaction import Transaction
 from headwater.transport.address import Address
+from headwater_protocol.grants import Grant, group_grant, keys_grant, streams_grant
 from headwater_protocol.keys import Key
 from headwater_protocol.numbers import (
     ANY,
@@ -106,6 +109,13 @@ from headwater_protocol.numbers import (
 )
 
 __all__ = [
+    "BlockingRights",
+    "Grant",
+    "Rights",
+    "UserRights",
+    "group_grant",
+    "keys_grant",
+    "streams_grant",
     "ANY",
     "NO_STREAM",
     "STREAM_EXISTS",

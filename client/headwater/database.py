@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from uuid import UUID
 
+from headwater.accounts.rights import Rights
 from headwater.codecs.codec import Codec
 from headwater.errors import InvalidArgument
 from headwater.feeds.key_feed import KeyFeed
@@ -420,6 +421,11 @@ class Database(Reads, SingleWrites):
         """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
         return Backup(*await (await self._channel.connection()).ask("backup", name))
 
+    @property
+    def rights(self) -> Rights:
+        """The rights of users, and roles: give them, take them away, and list them."""
+        return Rights(lambda: self._channel)
+
     async def users(self) -> list[str]:
         """The names of the users. If there are none, the server asks nobody for a password."""
         names: list[str] = await self._channel.read("user_list")
@@ -428,8 +434,8 @@ class Database(Reads, SingleWrites):
     async def add_user(self, name: str, password: str) -> None:
         """Add a user. The client sends a verifier of the password, never the password.
 
-        Once there is a user, the server refuses requests of connections that have not
-        authenticated.
+        Once there is a user, the server ends the connections that have not authenticated, this one
+        included.
         """
         await self._set_user("add_user", name, password, create=True)
 
@@ -438,7 +444,7 @@ class Database(Reads, SingleWrites):
         await self._set_user("set_password", name, password, create=False)
 
     async def remove_user(self, name: str) -> None:
-        """Remove a user. Its open connections stay open."""
+        """Remove a user. The server ends its connections."""
         connection = await self._channel.connection()
         await connection.ask("user_remove", name)
 

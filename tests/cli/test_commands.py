@@ -173,6 +173,38 @@ def test_users_are_added_changed_listed_and_removed(empty: ServerProcess) -> Non
     assert "requires a user and password" in refused.output
 
 
+def test_rights_and_roles_are_given_shown_and_taken_away(empty: ServerProcess) -> None:
+    def asked(user: str, *arguments: str) -> Result:
+        environment = {"HEADWATER_URL": empty.url, "HEADWATER_USER": user}
+        return call(*arguments, env={**environment, "HEADWATER_PASSWORD": "pencil"})
+
+    def by_ann(*arguments: str) -> str:
+        result = asked("ann", *arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    call("user", "add", "ann", "--url", empty.url, "--password-stdin", input="pencil\n")
+    for name in ("bob", "eve"):
+        with headwater.connect_blocking(empty.url, user="ann", password="pencil") as db:
+            db.add_user(name, "pencil")
+    assert by_ann("user", "show", "bob").splitlines()[1].startswith("everything")
+    by_ann("role", "set", "clerk", "read:category:order", "append:category:order")
+    by_ann("user", "grant", "bob", "read:keys:orders", "--role", "clerk")
+    assert by_ann("user", "show", "bob", "--json") == (
+        '{"kind": "role", "name": "clerk"}\n{"kind": "grant", "name": "read:keys:orders"}\n'
+    )
+    assert "append:category:order" in by_ann("role", "list")
+    mine = asked("bob", "user", "show")
+    assert "read:keys:orders" in mine.output
+    refused = asked("bob", "stats")
+    assert refused.exit_code == 1
+    assert "needs the right admin" in refused.output
+    by_ann("user", "revoke", "bob", "read:keys:orders", "--role", "clerk")
+    by_ann("role", "remove", "clerk", "--yes")
+    assert asked("ann", "user", "grant", "bob", "reads").exit_code == 1
+    assert asked("ann", "user", "grant", "bob").exit_code == 2
+
+
 def test_users_are_managed_in_the_directory_of_a_stopped_server(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         data = str(server.data)
@@ -182,6 +214,8 @@ def test_users_are_managed_in_the_directory_of_a_stopped_server(tmp_path: Path) 
     added = call("user", "add", "ann", "--data", data, "--password-stdin", input="pencil\n")
     assert added.exit_code == 0, added.output
     assert call("user", "list", "--data", data).stdout.splitlines()[-1] == "ann"
+    granted = call("user", "grant", "ann", "--data", data, "--role", "admin")
+    assert granted.exit_code == 0, granted.output
     with server, headwater.connect_blocking(server.url, user="ann", password="pencil") as db:
         assert db.users() == ["ann"]
 

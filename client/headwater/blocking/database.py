@@ -14,6 +14,7 @@ from headwater.blocking.pages import BlockingPages
 from headwater.blocking.past import BlockingPast
 from headwater.blocking.projections import BlockingProjections
 from headwater.blocking.reads import BlockingReads
+from headwater.blocking.rights import BlockingRights
 from headwater.blocking.running_projections import RunningProjections
 from headwater.blocking.single_writes import BlockingSingleWrites
 from headwater.blocking.subscription import BlockingSubscription
@@ -350,6 +351,11 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
         return step(self._core.backup(name))
 
+    @property
+    def rights(self) -> BlockingRights:
+        """The rights of users, and roles: give them, take them away, and list them."""
+        return BlockingRights(self._core.rights)
+
     def users(self) -> list[str]:
         """The names of the users. If there are none, the server asks nobody for a password."""
         return step(self._core.users())
@@ -357,8 +363,8 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
     def add_user(self, name: str, password: str) -> None:
         """Add a user. The client sends a verifier of the password, never the password.
 
-        Once there is a user, the server refuses requests of connections that have not
-        authenticated.
+        Once there is a user, the server ends the connections that have not authenticated, this one
+        included.
         """
         step(self._core.add_user(name, password))
 
@@ -367,5 +373,5 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         step(self._core.set_password(name, password))
 
     def remove_user(self, name: str) -> None:
-        """Remove a user. Its open connections stay open."""
+        """Remove a user. The server ends its connections."""
         step(self._core.remove_user(name))

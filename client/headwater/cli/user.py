@@ -1,8 +1,9 @@
-"""`headwater user`: the users who may connect.
+"""`headwater user` and `headwater role`: the users who may connect, and what they may do.
 
 With --data it works on the data directory of a stopped server. For that it uses the entry point
 "users" of the group "headwater.offline", which the server's package offers: a module with
-add(data, name, password), set(data, name, password), remove(data, name) and list(data).
+add(data, name, password), set(data, name, password), remove(data, name), list(data) and
+set_rights(data, name, grants, roles, grant=bool).
 """
 
 import importlib.metadata
@@ -58,7 +59,7 @@ def _offline() -> Any:
 
 @click.group()
 def user() -> None:
-    """Add, change, list and remove users.
+    """Add, change, list and remove users, and say what they may do.
 
     If there are none, the server asks nobody for a password.
     """
@@ -94,6 +95,90 @@ def passwd(connector: Connector, data: str | None, password_stdin: bool, name: s
     click.echo(f"password of {name} changed")
 
 
+_roles = click.option("--role", "roles", multiple=True, help="A role. May be given repeatedly.")
+_grants = click.argument("grants", nargs=-1, metavar="[GRANT]...")
+
+
+@user.command()
+@_options
+@_roles
+@click.argument("name")
+@_grants
+def grant(
+    connector: Connector,
+    data: str | None,
+    roles: tuple[str, ...],
+    name: str,
+    grants: tuple[str, ...],
+) -> None:
+    r"""Give rights and roles to a user. From then on, it may do only what was given to it.
+
+    \b
+    A GRANT is, for example:
+      read:keys                 all keys             write:keys:orders   keys that begin so
+      read:streams              all streams          append:stream:cart-7
+      manage:category:order     truncate, delete     erase:prefix:order-2026
+      group:mailer              a consumer group     group               all of them
+      backup                    make backups         admin               everything
+    """
+    _change("grant", connector, data, name, grants, roles)
+    click.echo(f"rights of {name} changed")
+
+
+@user.command()
+@_options
+@_roles
+@click.argument("name")
+@_grants
+def revoke(
+    connector: Connector,
+    data: str | None,
+    roles: tuple[str, ...],
+    name: str,
+    grants: tuple[str, ...],
+) -> None:
+    """Take rights and roles from a user, each as it was given."""
+    _change("revoke", connector, data, name, grants, roles)
+    click.echo(f"rights of {name} changed")
+
+
+def _change(
+    what: str,
+    connector: Connector,
+    data: str | None,
+    name: str,
+    grants: tuple[str, ...],
+    roles: tuple[str, ...],
+) -> None:
+    if not (grants or roles):
+        raise click.UsageError("name a GRANT or a --role")
+    if data is not None:
+        _offline().set_rights(data, name, grants, roles, grant=what == "grant")
+        return
+    with connector.connect() as db:
+        if what == "grant":
+            db.rights.grant(name, *grants, roles=roles)
+        else:
+            db.rights.revoke(name, *grants, roles=roles)
+
+
+@user.command("show")
+@connection_options
+@json_option
+@click.argument("name", required=False)
+def show_(connector: Connector, name: str | None, as_json: bool) -> None:
+    """Show the roles and rights of a user; without a NAME, of the user who asks."""
+    with connector.connect() as db:
+        found = db.rights.mine() if name is None else db.rights.of(name)
+    rows = [
+        *({"kind": "role", "name": role} for role in found.roles),
+        *({"kind": "grant", "name": str(each)} for each in found.grants),
+    ]
+    if not found.restricted:
+        rows = [{"kind": "everything", "name": ""}]
+    show(("kind", "name"), rows, as_json=as_json)
+
+
 @user.command("list")
 @_options
 @json_option
@@ -120,3 +205,48 @@ def remove(connector: Connector, data: str | None, name: str, yes: bool) -> None
         with connector.connect() as db:
             db.remove_user(name)
     click.echo(f"user {name} removed")
+
+
+@click.group()
+def role() -> None:
+    """Define, list and remove roles.
+
+    Every database has the roles reader, writer and admin.
+    """
+
+
+@role.command("set")
+@connection_options
+@click.argument("name")
+@click.argument("grants", nargs=-1, required=True, metavar="GRANT...")
+def set_role(connector: Connector, name: str, grants: tuple[str, ...]) -> None:
+    """Define a role, or replace its grants. `headwater user grant --help` shows what a GRANT is."""
+    with connector.connect() as db:
+        db.rights.set_role(name, *grants)
+    click.echo(f"role {name} set")
+
+
+@role.command("list")
+@connection_options
+@json_option
+def list_roles(connector: Connector, as_json: bool) -> None:
+    """List the roles with their grants."""
+    with connector.connect() as db:
+        roles = db.rights.roles()
+    rows = (
+        {"role": name, "grants": list(map(str, grants)) if as_json else " ".join(map(str, grants))}
+        for name, grants in roles.items()
+    )
+    show(("role", "grants"), rows, as_json=as_json)
+
+
+@role.command("remove")
+@connection_options
+@yes_option
+@click.argument("name")
+def remove_role(connector: Connector, name: str, yes: bool) -> None:
+    """Remove a role that no user has."""
+    ask(f"Remove role {name}?", yes=yes)
+    with connector.connect() as db:
+        db.rights.remove_role(name)
+    click.echo(f"role {name} removed")

@@ -5,13 +5,14 @@ durable commit when the call returns.
 """
 
 import builtins
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import click
 from scramp import ScramException, ScramMechanism
 
+from headwater_protocol.grants import Grant
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.accounts import Verifier
 from headwater_server.engine.engine import Engine
@@ -42,6 +43,17 @@ def remove(data: str, name: str) -> None:
     """Remove a user."""
     with _opened(data) as engine:
         _settle(engine, engine.accounts.remove(name))
+
+
+def set_rights(
+    data: str, name: str, grants: Iterable[str], roles: Iterable[str], *, grant: bool
+) -> None:
+    """Give grants and roles to a user, or take them away."""
+    with _opened(data) as engine:
+        ticket = engine.accounts.set_rights(
+            name, grant=grant, grants=map(Grant.parse, grants), roles=roles
+        )
+        _settle(engine, ticket)
 
 
 def list(data: str) -> builtins.list[str]:  # noqa: A001 - as above

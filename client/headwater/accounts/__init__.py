@@ -1,0 +1,1 @@
+"""Users' rights and roles: what each user of a database may do."""

@@ -1,0 +1,138 @@
+"""Administration of rights and roles: `db.rights`. docs/guide/security.md explains them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from headwater.transport.channel import Channel
+from headwater_protocol.account_operations import NAME
+from headwater_protocol.grants import GRANTS, ROLES, Grant
+
+Roles = dict[str, tuple[Grant, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class UserRights:
+    """What a user may do.
+
+    Attributes:
+        user: its name; None if the server has no users.
+        restricted: whether it may do only what was given to it. False: it may do everything.
+        roles: names of its roles, in order.
+        grants: what was given to the user itself, in order.
+    """
+
+    user: str | None
+    restricted: bool
+    roles: tuple[str, ...]
+    grants: tuple[Grant, ...]
+
+
+class Rights:
+    """The rights of the users, and the roles of a database.
+
+    A grant is given as text, such as "read:keys:orders" or "append:category:order", or as a Grant.
+    Every change is in force on open connections when the call returns.
+    """
+
+    def __init__(self, channel: Callable[[], Channel]) -> None:
+        self._channel = channel
+
+    async def grant(self, user: str, *grants: Grant | str, roles: Iterable[str] = ()) -> None:
+        """Give grants and roles to a user. From then on, it may do only what was given to it.
+
+        Args:
+            user: its name.
+            grants: what it may do.
+            roles: names of roles: "reader", "writer", "admin", or one that `set_role` defined.
+
+        Raises:
+            InvalidArgument: a text is not a grant; there is no such user or role; or no user would
+                be left that may do everything.
+            TooLarge: the user would have too many grants or roles.
+        """
+        await self._change("user_grant", "grant", user, grants, roles)
+
+    async def revoke(self, user: str, *grants: Grant | str, roles: Iterable[str] = ()) -> None:
+        """Take grants and roles from a user.
+
+        Its open transactions are rolled back, and its subscriptions and memberships end if they
+        show what it may not read any more. A user from which everything was taken may do nothing.
+
+        Args:
+            user: its name.
+            grants: the grants to take, each as it was given.
+            roles: names of roles.
+
+        Raises:
+            InvalidArgument: a text is not a grant; there is no such user, or it was not given this;
+                or no user would be left that may do everything.
+        """
+        await self._change("user_revoke", "revoke", user, grants, roles)
+
+    async def of(self, user: str) -> UserRights:
+        """The rights of a user.
+
+        Raises:
+            InvalidArgument: there is no such user.
+        """
+        NAME(user, "of: user")
+        return _rights(await self._channel().read("user_rights", user))
+
+    async def mine(self) -> UserRights:
+        """The rights of the user of this connection. Every user may ask for them."""
+        return _rights(await self._channel().read("user_rights", None))
+
+    async def roles(self) -> Roles:
+        """The roles and their grants, by name. Every database has "reader", "writer", "admin"."""
+        rows = await self._channel().read("role_list")
+        return {name: tuple(map(Grant.from_wire, grants)) for name, grants in rows}
+
+    async def set_role(self, name: str, *grants: Grant | str) -> None:
+        """Define a role, or replace its grants for all users who have it.
+
+        Raises:
+            InvalidArgument: a text is not a grant; the role is one that every database has; or no
+                user would be left that may do everything.
+            TooMany: the database has too many roles.
+        """
+        NAME(name, "set_role: name")
+        wire = _wire("set_role", grants)
+        connection = await self._channel().connection()
+        await connection.ask("role_set", name, wire)
+
+    async def remove_role(self, name: str) -> None:
+        """Remove a role.
+
+        Raises:
+            InvalidArgument: there is no such role, a user has it, or every database has it.
+        """
+        NAME(name, "remove_role: name")
+        connection = await self._channel().connection()
+        await connection.ask("role_remove", name)
+
+    async def _change(
+        self,
+        operation: str,
+        place: str,
+        user: str,
+        grants: tuple[Grant | str, ...],
+        roles: Iterable[str],
+    ) -> None:
+        NAME(user, f"{place}: user")
+        wire = _wire(place, grants)
+        names = [roles] if isinstance(roles, str) else list(roles)
+        ROLES(names, f"{place}: roles")
+        connection = await self._channel().connection()
+        await connection.ask(operation, user, wire, names)
+
+
+def _wire(place: str, grants: tuple[Grant | str, ...]) -> list[Any]:
+    wire = [(Grant.parse(each) if isinstance(each, str) else each).as_wire() for each in grants]
+    GRANTS(wire, f"{place}: grants")
+    return wire
+
+
+def _rights(row: list[Any]) -> UserRights:
+    user, restricted, roles, grants = row[:4]
+    return UserRights(user, restricted, tuple(roles), tuple(map(Grant.from_wire, grants)))
