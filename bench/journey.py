@@ -1,7 +1,7 @@
 """The journey of a request: the functions that it calls, and how often it changes module.
 
     python -m bench.journey                        a table of all journeys of this checkout
-    python -m bench.journey --list put             and the functions of one, in the order first met
+    python -m bench.journey --list put             also the functions of one, by their first call
     python -m bench.journey --checkout ../other    the same for another checkout
 
 The figures are counts, so they do not depend on the machine. They are counted in the source, with

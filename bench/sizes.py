@@ -1,4 +1,4 @@
-"""Headwater compared with itself with ten times the keys.
+"""Compares a database with one that has ten times as many keys.
 
 Two servers are filled once and measured alternately. The requested keys are drawn from all keys,
 and are more than the server's caches hold.

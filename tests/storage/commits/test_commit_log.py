@@ -49,7 +49,7 @@ def open_log(disk: MemoryFileSystem, last: int, *, writable: bool = True) -> Com
 
 
 def written(last: int) -> MemoryFileSystem:
-    """A disk with a log of *count* commits, durable and closed."""
+    """A disk with a log of commits up to *last*, durable and closed."""
     disk = MemoryFileSystem(1)
     log = open_log(disk, 0)
     log.append(records(1, last))
@@ -148,7 +148,7 @@ def test_the_commit_at_a_time_is_the_newest_not_after_it() -> None:
         assert log.at_time(time) == expected
     assert log.at_time(-1) == 0
     log.trim(CommitNumber(17))
-    assert log.at_time(1_000) == 16, "the one before the first that is remembered"
+    assert log.at_time(1_000) == 16, "the commit before the oldest one in the log"
     assert log.at_time(7_000) == 23
     assert open_log(MemoryFileSystem(1), 0).at_time(5) == 0
 

@@ -42,7 +42,7 @@ def open_log(disk: MemoryFileSystem, end: int, *, writable: bool = True) -> Even
 
 
 def written(last: int, chunk: int = 3) -> MemoryFileSystem:
-    """A disk with a log of *count* events, durable and closed."""
+    """A disk with a log of events up to *last*, durable and closed."""
     disk = MemoryFileSystem(1)
     log = open_log(disk, 0)
     for first in range(1, last + 1, chunk):
@@ -82,7 +82,7 @@ def test_an_event_is_read_back_as_it_was_appended() -> None:
 
 
 @pytest.mark.parametrize("last", [1, 9, 10, 11, 50])
-def test_a_log_is_opened_again_at_any_end(last: int) -> None:
+def test_a_log_can_be_reopened_with_any_end(last: int) -> None:
     log = open_log(written(50), last)
     assert log.last_position == last
     assert read_all(log, last) == events(1, last)
@@ -92,7 +92,9 @@ def test_a_log_is_opened_again_at_any_end(last: int) -> None:
 
 @pytest.mark.parametrize("first", range(1, 30))
 @pytest.mark.parametrize("count_max", [1, 2, 9, 40])
-def test_a_read_keeps_to_its_count_and_goes_over_files(first: int, count_max: int) -> None:
+def test_a_read_returns_at_most_its_count_of_events_from_any_number_of_files(
+    first: int, count_max: int
+) -> None:
     log = open_log(written(30), 30)
     last = min(30, first + count_max - 1)
     assert log.read(Position(first), count_max, ANY_SIZE) == events(first, last)
@@ -109,7 +111,7 @@ def test_a_read_stays_within_its_size_but_returns_at_least_one_event(size_max: i
         position += len(found)
 
 
-def test_events_anywhere_are_given_in_the_order_asked_for() -> None:
+def test_events_at_any_positions_are_returned_in_the_requested_order() -> None:
     log = open_log(written(200), 200)
     source = random.Random(3)
     for count in (1, 2, 10, 300):
@@ -138,7 +140,7 @@ def test_neighbours_are_read_in_one_call() -> None:
     before = disk.calls
     log.read(Position(1), 8, ANY_SIZE)
     log.read_many([7, 1, 5])
-    assert disk.calls - before == 4, "offsets and entries, twice"
+    assert disk.calls - before == 4, "each read takes one call for offsets and one for entries"
 
 
 def test_opening_cuts_nothing_and_the_first_append_cuts_the_rest() -> None:
@@ -213,7 +215,7 @@ def test_flipped_bits_of_the_offsets_never_change_a_read() -> None:
             if offset % 3:
                 log.append(events(31, 33))
             damage = damage_of(log)
-            assert damage in ([f"{path}.idx"], []), "none if opening has mended it"
+            assert damage in ([f"{path}.idx"], []), "no damage is found only if opening repaired it"
             if offset % 2:
                 assert [log.read_many([Position(p)])[0] for p in range(1, 31)] == events(1, 30)
             assert log.read_many(range(1, 31)) == events(1, 30)

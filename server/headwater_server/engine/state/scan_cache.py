@@ -57,8 +57,8 @@ class KeyRun:
     Attributes:
         keys: stored keys; in a reverse scan the last comes first.
         low, high: the run is `keys[low:high]`; the list may be shared with others.
-        rest: where the range goes on: the start of the rest, or its end in reverse. None at the
-            end of the range.
+        rest: where to continue in the range: the start of the rest, or its end in reverse. None at
+            the end of the range.
     """
 
     __slots__ = ("high", "keys", "low", "rest")
@@ -171,7 +171,7 @@ class CachedRange:
         return PackedRun(keys, self.packed, self.offsets, low, high, rest)
 
     def joined(self, behind: "CachedRange") -> "CachedRange":
-        """This range and the one that begins where it ends, as one."""
+        """Join this range with the one that begins where it ends."""
         assert self.end == behind.start
         size = len(self.packed)
         offsets = self.offsets[:-1]

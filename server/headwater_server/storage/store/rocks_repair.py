@@ -1,12 +1,12 @@
 """Salvages the readable keys of a damaged RocksDB state store.
 
 RocksDB has its own repair. In a test with one flipped bit in one block of 4 KiB, it discarded the
-whole file, with 80,000 keys. So we use it only if the store does not open, because the files that
-list its files are missing. Otherwise we copy everything that can be read into a new store:
+whole file, with 80,000 keys. So we use it only if the store does not open, because its list
+of files is missing. Otherwise we copy everything that can be read into a new store:
 
     keys    a b c d [ damaged block ] m n o p ...
-                  ^ the walk ends here, as RocksDB finds the checksum wrong
-                     ^ ^    ^       ^ seeks; the first that succeeds is where the walk goes on
+                  ^ the scan ends here, because RocksDB finds a wrong checksum
+                     ^ ^    ^       ^ seeks; the scan continues at the first that succeeds
 
 A seek to a key in a damaged block fails, and a seek behind it succeeds, so a binary search finds
 the end of the block. RocksDB reads a key from all levels or not at all, so a gap never exposes an
