@@ -71,7 +71,7 @@ def test_each_different_snapshot_is_reported(application: None, tmp_path: Path) 
 
         with db.transaction() as tx:
             tx.save_snapshot("counter-a", version=12, state=0, schema=1, name="counter")
-            # As a flipped bit would change it.
+            # Replace the encoded state by bytes that cannot be decoded.
             tx._core._writes[-1][-1] = b"\xc1"
         code, output = verify(server, place, "--prefix", "counter-a")
         assert code == 1
@@ -90,7 +90,7 @@ def test_each_different_snapshot_is_reported(application: None, tmp_path: Path) 
         ("needy_application:counter", "needs no_such_module_anywhere"),
     ],
 )
-def test_a_place_where_no_aggregate_stands_is_refused(
+def test_an_argument_that_does_not_name_a_repository_is_refused(
     place: str, message: str, application: None
 ) -> None:
     result = CliRunner().invoke(verify_snapshots, [place, "--url", "headwater://127.0.0.1:1"])

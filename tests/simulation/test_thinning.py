@@ -173,7 +173,7 @@ def test_an_acknowledged_write_has_its_own_commit_even_if_it_hides_nothing() -> 
         assert "lost: attempt 8" in thinned.problems()
 
 
-def test_a_subscription_may_miss_hidden_events_and_must_if_the_client_knew() -> None:
+def test_a_subscription_may_lack_hidden_events_and_must_if_they_were_acknowledged_before() -> None:
     events = [Seen(n, "s", n, n, "T", f"e{n}") for n in (1, 2, 3)]
     hidden, erased = {1: 4, 2: 6}, {3: 5}
 

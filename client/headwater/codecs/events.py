@@ -1,7 +1,7 @@
-"""Events as the server sends them, viewed as RecordedEvents that decode what is asked for.
+"""Events from the server, as RecordedEvents that are decoded on access.
 
-One event that cannot be decoded must not hide its neighbours. So whatever hands out events hands
-out views, and the error is raised by the one event whose data is asked for.
+One event that cannot be decoded must not hide other events. So every read returns events that are
+not decoded yet, and accessing the data of the bad event raises the error.
 """
 
 from collections.abc import Callable, Sequence

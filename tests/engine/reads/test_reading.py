@@ -54,7 +54,7 @@ FILTERS = [
 def append(
     stream: str, *names: str, data: bytes = b"", source: random.Random | None = None
 ) -> list[Any]:
-    """An append of an event of each type; with a *source*, they have tags."""
+    """An append of one event for each type name; with a *source*, the events have random tags."""
     tags = [source.sample("wxyz", source.randrange(4)) if source else [] for _ in names]
     events = [[None, name, data, b"", own] for name, own in zip(names, tags, strict=True)]
     return ["append", stream, -1, events]

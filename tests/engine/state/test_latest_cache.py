@@ -1,4 +1,4 @@
-"""The cache of LATEST: it has what the store has, is bounded, and serves reads and checkpoints."""
+"""The cache of LATEST: it equals the store, is bounded, and serves reads and checkpoints."""
 
 import random
 from typing import Any
@@ -123,7 +123,7 @@ def test_a_checkpoint_does_not_look_up_what_was_read_before_it_began(asked: list
 
 @pytest.mark.parametrize("seed", range(6))
 def test_reads_during_a_checkpoint_leave_no_old_entries(seed: int) -> None:
-    # A reader's look-up may come before the checkpoint's batch, and what it keeps after it.
+    # A reader may look up a key before the checkpoint writes it, and cache the result afterwards.
     source = random.Random(seed)
     print("seed", seed)
     written = Written(source, batch_entries_max=4)

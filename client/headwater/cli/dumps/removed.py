@@ -5,10 +5,11 @@
     load              a-1  a-2  a-3  $removed  b-1  c-1        all placeholders are hidden again
 
 Positions matter because projections remember them: with other positions they would skip events or
-handle them again. A dump does not tell the stream of a hidden event. It tells how many hidden
-events each stream begins with, and the position of its first visible event, which is a deadline for
-its placeholders. So gaps are filled by earliest deadline first. This always succeeds, because the
-original streams are a solution. The rest of the gaps belongs to deleted streams.
+handle them again. A dump does not contain the stream of a hidden event. It contains the number of
+hidden events at the beginning of each stream, and the position of its first visible event, which is
+a deadline for its placeholders. So gaps are filled by earliest deadline first. This always
+succeeds, because the original streams are a solution. The rest of the gaps belongs to deleted
+streams.
 """
 
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class Removed:
 
     Attributes:
         position: the newest position of the database.
-        begins: the versions at which streams begin that had events hidden.
+        begins: the versions at which streams with hidden events begin.
     """
 
     def __init__(self, db: BlockingDatabase) -> None:

@@ -166,7 +166,8 @@ class Sequencer:
         if buffer.is_empty and not failed_conditions:
             return self._read_only_ticket(transaction, self._state.last_commit)
         now = self.clock.now()
-        # Without writes it fails, and this may be on a full disk, where a tick finds no room.
+        # Without writes, only failed conditions are reported, which needs no tick. On a full disk there
+        # may be no room for one.
         if now - self._ticked >= TICK_US and not buffer.is_empty:
             self._tick(now)
         try:
@@ -235,13 +236,15 @@ class Sequencer:
         return Ticket(self.sequence, transaction, [])
 
     def _apply(self, planned: Planned) -> Ticket:
-        """Apply a plan. From here on the commit has happened, if it becomes durable."""
+        """Apply a plan. After this, only a crash before the sync can undo the commit."""
         self._state.apply([planned])
         self._pending.append(planned.record)
         self.sequence += 1
         self.commits_and_fences += 1
         if planned.settled is not None:
-            assert self.planner.acknowledging is not None, "it evaluated them"
+            assert self.planner.acknowledging is not None, (
+                "only the consumer groups plan acknowledgements"
+            )
             self.planner.acknowledging.settle(planned.settled, self.sequence)
         if planned.events:
             first, last = planned.first_position, self._state.last_position

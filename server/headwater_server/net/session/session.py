@@ -269,14 +269,14 @@ class Session:
                 break
             if isinstance(answer, bytes):
                 if request_id:
-                    # As connection.answer_frame does.
+                    # The same as connection.answer_frame, without the call.
                     del in_flight[request_id]
                 self.send(answer)
             else:
                 frame = self._encode(request_id, transaction, answer)
                 if frame is not None:
                     self.send(frame)
-        # Fewer waiting answers can only let requests in again.
+        # Fewer answers wait now, so the session may want input again.
         if not self.wants_input and not self.runnable:
             self._update_readiness()
         if self._end_reason is not None:
