@@ -166,8 +166,8 @@ class Sequencer:
         if buffer.is_empty and not failed_conditions:
             return self._read_only_ticket(transaction, self._state.last_commit)
         now = self.clock.now()
-        # Without writes, only failed conditions are reported, which needs no tick. On a full disk there
-        # may be no room for one.
+        # Without writes, only failed conditions are reported, which needs no tick. A full disk may
+        # have no room for one.
         if now - self._ticked >= TICK_US and not buffer.is_empty:
             self._tick(now)
         try:
