@@ -86,7 +86,7 @@ class Thinned:
         (3, [Kept("s", 2, 3, 1, None, ["e3"]), Query(0, None, "T", ["e3"])]),
         (4, [Read("s", 3, ["e4", "e5#green"]), Read("s", 3, ["~4", "e5#green"])]),
         (5, [Read("s", 0, ["e3", "~4", "e5#green"]), Listing("s", [("s", 5, 3, 1)])]),
-        (6, [Read("s", 0, []), Kept("s", 1, 5, 6, None, []), Listing("", [])]),
+        (6, [Read("s", 0, []), Kept("s", 1, 0, 6, None, []), Listing("", [])]),
         (7, [Read("s", 0, ["e6", "e7"]), Kept("s", 1, 7, 6, None, ["e6", "e7"])]),
         (8, [Read("s", 0, ["e7"]), Listing("s", [("s", 7, 7, 6)]), Query(0, "s", None, ["e7"])]),
         (5, [Truncate("s", 5), Read("s", 0, ["e5#green"]), DeleteStream("s"), Read("s", 0, [])]),
