@@ -56,7 +56,7 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
         self._since = None if since is None else microseconds_of(since, "subscribe: since")
         self._codec = codec
         self._view = event_views(codec)
-        # Events of a batch that `events` has not handed out yet.
+        # Events of a batch that `events` has not returned yet.
         self._rest: deque[RecordedEvent] = deque()
         self._filter = wanted
         self._received = after
@@ -91,7 +91,7 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
             item = await self.__anext__()
             if isinstance(item, EventBatch):
                 self._rest.extend(item)
-                # Not past what was not handed out.
+                # The position must not pass events that were not returned yet.
                 self.position = before
         event = self._rest.popleft()
         self.position = event.position

@@ -1,12 +1,13 @@
-"""Failures of handlers: what counts as one, how often an event was tried, and what is told of it.
+"""Failures of handlers: which errors count, how often an event was tried, and how it is reported.
 
-    a handler raises --> its transaction can go on?  --yes--> the failure of its event
-                                                     --no---> not the event's fault: repeated
+    a handler raises --> can its transaction continue?  --yes--> a failed attempt of its event
+                                                        --no---> not the event's fault: repeat it
 
-Whatever a handler raises counts against its event: errors that could be retried, errors of another
-database, and a CancelledError that nobody asked its task for. Two things do not count: that its own
-transaction cannot go on, because the connection was lost for example, and that the task itself is
-cancelled. A transaction that ended because the handler took too long does count.
+Every exception of a handler counts as a failed attempt of its event, including retryable errors,
+errors of another database, and a CancelledError although nobody cancelled the task. There are two
+exceptions: the handler's own transaction cannot continue, for example because the connection was
+lost, and the task itself is cancelled. If the transaction ended because the handler took too long,
+that counts.
 """
 
 import logging
@@ -74,7 +75,7 @@ class EventFailed(Exception):
 def is_of_the_transaction(error: HeadwaterError) -> bool:
     """Whether an error of a handler's transaction says nothing about the event.
 
-    TransactionGone is of the event: the handler took longer than a transaction may.
+    TransactionGone counts against the event: the handler took longer than a transaction may.
     """
     if isinstance(error, TransactionGone):
         return False
@@ -118,7 +119,7 @@ class Failures:
         return self._failed.get((build, row[0])) if self._failed else None
 
     def forget(self, build: int, row: Row) -> None:
-        """An event was handled or parked."""
+        """Forget an event that was handled or parked."""
         self._failed.pop((build, row[0]), None)
 
 
@@ -144,12 +145,12 @@ def reason_of(error: BaseException) -> str:
         f" (at {frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
     )
     reason = message_of(error)[: REASON_SIZE_MAX - len(place)] + place
-    # What cannot be stored must not keep the stream from being parked.
+    # A message that cannot be stored must not prevent that the stream is parked.
     return reason.encode(errors="replace").decode()
 
 
 def message_of(error: BaseException) -> str:
-    """The type of an error and what it says, whatever its __str__ does."""
+    """The type of an error and its message, even if its __str__ raises."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:

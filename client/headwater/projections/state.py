@@ -134,9 +134,9 @@ class Progress:
     Attributes:
         position: all events up to here were processed: handled, held, or skipped by the filter.
         time: of the last event that matched the filter, in microseconds. 0: none yet.
-        parked: how many streams were parked. 0: none ever was. Some may be released by now.
+        parked: how many streams were ever parked. Some may be released by now.
         parkings: increases when a stream is parked, and when an event is skipped that this build
-            has yet to meet.
+            has not reached yet.
     """
 
     position: int = 0
@@ -153,7 +153,7 @@ class Progress:
         return replace(self, parked=self.parked + 1, parkings=self.parkings + 1)
 
     def with_skip(self) -> "Progress":
-        """This progress, whose followers have to read again which events are skipped."""
+        """This progress with a change that makes followers read the skipped events again."""
         return replace(self, parkings=self.parkings + 1)
 
 

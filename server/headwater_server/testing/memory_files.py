@@ -264,7 +264,7 @@ class MemoryFileSystem:
         self.leave(crash)
 
     def rename(self, old: str, new: str) -> None:
-        assert _parts(old)[:-1] == _parts(new)[:-1], "one directory to sync, not two"
+        assert _parts(old)[:-1] == _parts(new)[:-1], "a rename must stay in its directory"
         crash = self.enter("rename", new)
         directory, old_name = self._place(old)
         new_name = _parts(new)[-1]

@@ -1,4 +1,4 @@
-"""The cost of retention rules: reads of streams without a rule pay nothing.
+"""The cost of retention rules: reads of streams without a rule have no extra cost.
 
 The number of events that a read decodes depends on the events that it reads. It does not depend on
 rules, nor on erasures, of streams that are not among them.
@@ -63,7 +63,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def filled() -> tuple[Database, int]:
-    """A database whose last events, those after a position, are of streams without rules."""
+    """A database, and a position after which all events are of streams without rules."""
     database = Database()
     database.execute(append(RULED, 6))
     position = database.engine.published_position
@@ -103,7 +103,7 @@ def test_reading_decodes_as_many_events_as_if_no_other_stream_had_a_rule(
     assert read() == expected
 
 
-def test_a_stream_of_which_events_were_only_erased_hides_nothing() -> None:
+def test_an_erasure_hides_no_events_of_its_stream() -> None:
     database, _ = filled()
     database.execute(["erase", RULED, [1, 2]])
     for _ in range(2):
@@ -119,7 +119,7 @@ def test_a_stream_of_which_events_were_only_erased_hides_nothing() -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_stream_without_a_rule_is_read_as_if_no_other_had_one(
+def test_a_stream_without_a_rule_is_read_without_checks_although_another_has_one(
     change: str, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, _ = filled()
@@ -154,7 +154,7 @@ def test_a_page_looks_up_each_stream_with_a_rule_once(
     page = database.engine.reader().read_all(0, EVERYTHING, 1_000, False)
     assert len(page.events) == 84
     assert looked_up == [RULED]
-    assert decoded[0] == 6, "those of the stream with the rule"
+    assert decoded[0] == 6, "only the stream with the rule is looked up"
 
 
 def test_a_small_page_is_filled_from_large_batches_if_most_events_are_hidden(

@@ -1,4 +1,4 @@
-"""Conditions of an execute."""
+"""Conditions of `execute`."""
 
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_the_condition_unchanged_names_the_transaction_that_changed_the_range() 
 
 
 def test_unchanged_since_a_future_commit_is_refused() -> None:
-    # Such a condition always held, so a client that confused its numbers would not notice.
+    # Such a condition used to hold always, so a client with a wrong commit number did not notice.
     database = Database()
     database.execute(["put", b"k", b"v"])
     with pytest.raises(InvalidArgument, match="commit 2 was not made yet; the newest is 1"):
@@ -123,7 +123,8 @@ def test_all_failed_conditions_are_reported_with_the_failed_expectations() -> No
 
 
 def test_a_failed_condition_is_reported_even_if_the_writes_are_invalid() -> None:
-    # The key had a text, and the error of the add hid the failure of the condition.
+    # The value of the key is a text, so the add fails too. Its error used to hide the failure of
+    # the condition.
     database = Database()
     database.execute(["put", b"k", b"text"])
     with pytest.raises(ConditionFailed):
@@ -144,5 +145,6 @@ def test_conditions_see_commits_that_are_sequenced_and_not_durable() -> None:
     )
     assert isinstance(ticket.error, ConditionFailed)
     assert results == []
-    # A crash could undo the commit that decided it, so the answer waits until that is durable.
+    # A crash could undo the commit that made the condition fail, so the answer waits until that
+    # commit is durable.
     assert ticket.sequence == 1 > database.engine.durable_sequence
