@@ -213,7 +213,7 @@ class Follower:
             work.extendleft(part for part in reversed(parts) if part)
 
     def _count(self, row: Row, error: BaseException) -> None:
-        """Count a failed attempt, and tell of it."""
+        """Count and log a failed attempt."""
         failure = self._failures.count(self.build, row, error)
         left = self.projection.attempts - failure.attempts
         outcome = f"attempt {failure.attempts} of {self.projection.attempts}"
@@ -296,7 +296,7 @@ class Follower:
         for index, row in enumerate(rows):
             done += 1
             if row[0] <= progress.position or row[0] in self._skipped:
-                continue  # Another process has handled it, or it is to be left out.
+                continue  # Another process has handled it, or it is skipped.
             if row[1] in self._parked and row[1] not in checked:
                 checked.add(row[1])
                 await self._check_parked(tx, row[1])
@@ -348,9 +348,10 @@ class Follower:
             raise EventFailed(index, error) from error
 
     async def _check_alive(self, tx: ProjectionTransaction) -> None:
-        """Raise the error of a transaction that cannot go on through no fault of its handler.
+        """Raise the transaction's error if it cannot continue and the handler is not the cause.
 
-        The handler may have met another connection that was lost with the same server. So ask.
+        If the handler lost another connection to the same server, this one may be lost too. So this
+        asks the server.
         """
         if tx.broken is None:
             try:

@@ -24,7 +24,8 @@ def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
     """Make the damaged data directory DIR usable again.
 
     It first shows what it would do and what that discards, and asks. It keeps copies of everything
-    that it replaces or cuts off. Even so, better repair a copy. No server may be running on it.
+    that it replaces or cuts off. It is still safer to repair a copy.
+    No server may be running on DIR.
 
     Commits that a wrong clock dated in the future get the present time. If this machine's clock is
     wrong, set it first.
