@@ -95,7 +95,7 @@ class Consuming:
         """Run turns and syncs until nothing more happens; return the deliveries in order."""
         delivered: list[Delivered] = []
         quiet = 0
-        while quiet < 2:
+        while quiet < 4:
             turn: Turn = self.groups.turn(self.name, self.now)
             new = self._take(turn)
             delivered += new

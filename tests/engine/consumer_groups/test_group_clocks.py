@@ -94,9 +94,9 @@ def test_an_entry_of_an_earlier_version_has_the_longest_possible_pause() -> None
     definition = group.groups.active[group.name].definition
     state = database.engine._state
     [(name, entry)] = read_streams(state, state.last_commit, definition.number)
-    assert entry == StreamEntry(0, 1, entry.retry_at, "busy", SECOND_US)
+    assert entry == StreamEntry(0, 1, entry.retry_at, "busy", SECOND_US, 1)
     old = list(msgpack.unpackb(encode_entry(entry)))[:4]
     group.groups.write([stream_key(definition.number, name), msgpack.packb(old)])
     database.sync()
     [(_, read)] = read_streams(state, state.last_commit, definition.number)
-    assert read == entry._replace(pause_us=PAUSE_US_MAX)
+    assert read == entry._replace(pause_us=PAUSE_US_MAX, tried=0)

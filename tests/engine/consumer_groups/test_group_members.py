@@ -161,29 +161,46 @@ def test_attempts_of_a_poison_event_survive_restarts() -> None:
     assert group.turn() == []
 
 
-def test_a_long_attempt_counts_even_if_the_server_dies_in_the_middle_of_it() -> None:
+def test_an_attempt_counts_even_if_the_server_dies_as_soon_as_it_is_handed_out() -> None:
+    """Only attempts of more than a second were recorded, so such an event never ended."""
     group = consuming(attempts_max=2)
-    group.append("a-1", b"takes the machine down")
+    group.append("a-1", b"takes the machine down", b"next")
+    group.append("b-1", b"beside it")
+    beside: list[int] = []
     for attempt in (1, 2):
-        group.join()
+        group.join(credit=1)
         [one] = group.turn()
-        assert one.attempt == attempt
-        group.pass_time(1.5)
-        group.turn()
+        assert (one.position, one.attempt) == (1, attempt)
         group = group.restart(group.database.crash())
     group.join()
-    assert group.turn() == []
+    beside += [one.attempt for one in group.turn()]
     assert group.parked() == [(1, "the server ended during its last attempt")]
+    assert beside == [1], "its neighbour was never handed out"
 
 
-def test_a_short_attempt_costs_no_write() -> None:
+def test_an_attempt_is_durable_before_it_is_handed_out_and_a_turn_costs_one_write() -> None:
     group = consuming()
     for n in range(10):
         group.append(f"s-{n}", b"")
     group.join()
     before = group.database.engine.published
-    group.turn()
-    assert group.database.engine.published == before
+    assert group.groups.turn(group.name, group.now).deliveries == {}
+    group.database.sync()
+    assert len(group.turn()) == 10
+    assert group.database.engine.published == before + 1
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_a_delivery_that_was_never_sent_does_not_count(died: bool) -> None:
+    group = consuming(attempts_max=1)
+    group.append("a-1", b"")
+    member = group.join()
+    group.groups.turn(group.name, group.now)
+    group.leave(member, died=died)
+    group.join()
+    [one] = group.turn()
+    assert one.attempt == 1
+    assert group.parked() == []
 
 
 def test_a_token_from_before_a_restart_is_invalid() -> None:

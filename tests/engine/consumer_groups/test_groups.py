@@ -49,7 +49,7 @@ def test_the_next_event_waits_until_the_acknowledgement_is_published() -> None:
     )
     assert group.groups.turn(group.name, group.now).deliveries == {}
     group.database.sync()
-    assert len(group.groups.turn(group.name, group.now).deliveries) == 1
+    assert len(group.turn()) == 1
     assert member.has
 
 
@@ -558,6 +558,59 @@ def test_a_group_can_start_over_at_another_position() -> None:
     group.drain()
     group.database.settle(group.groups.update(group.name, None, 1, {}))
     assert [one.position for one in group.drain()] == [2, 3]
+
+
+@pytest.mark.parametrize("mode", ["hold", "continue"])
+@pytest.mark.parametrize("replayed", [False, True])
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_group_that_starts_over_delivers_parked_events_again_in_their_order(
+    mode: str, replayed: bool, joined: bool
+) -> None:
+    """They stayed parked, so that the start of their stream was not delivered, or came late."""
+    group = consuming(parked_stream=mode)
+    group.append("a-1", b"1", b"2", b"3")
+    member = group.join()
+    [first] = group.turn()
+    group.ack(first)
+    [second] = group.turn()
+    group.nack(second, reason="broken", park=True)
+    if replayed:
+        group.replay()
+    if not joined:
+        group.leave(member)
+    group.database.settle(group.groups.update(group.name, None, 0, {}))
+    if not joined:
+        group.join()
+    assert [one.position for one in group.drain()] == [1, 2, 3]
+    assert group.parked() == []
+    group = group.restart(group.database.crash())
+    group.join()
+    assert group.drain() == []
+
+
+def test_a_group_that_starts_over_after_a_parked_event_leaves_it_parked() -> None:
+    group = consuming(parked_stream="continue")
+    group.append("a-1", b"1", b"2", b"3")
+    group.join()
+    [first] = group.turn()
+    group.nack(first, reason="broken", park=True)
+    group.drain()
+    group.database.settle(group.groups.update(group.name, None, 1, {}))
+    assert [one.position for one in group.drain()] == [2, 3]
+    assert group.parked() == [(1, "broken")]
+
+
+def test_a_pause_that_is_longer_than_a_minute_is_kept() -> None:
+    """It was told as it was set, and cut to a minute."""
+    group = consuming(retry_ms=100_000)
+    group.append("a-1", b"1")
+    group.join()
+    for _ in range(2):
+        [one] = group.turn()
+        group.nack(one)
+        group.pass_time(99)
+        assert group.turn() == []
+        group.pass_time(1.1)
 
 
 def test_the_settings_have_the_defaults_of_the_protocol() -> None:

@@ -12,6 +12,9 @@ Assignment. A stream goes to the member that had it last, if that member has cre
 to the member with the most credit. So work moves to those who can take it as members come, go and
 fall silent.
 
+Attempts. A delivery is sent once the disk has that it was handed out, so it counts even if the
+server dies together with the consumer. All deliveries of a turn cost one write.
+
 Quarantine. When a member dies, any of its events may have killed it. Each is then retried alone: by
 a member that has no other delivery and gets none until this one is settled. So an event that kills
 its consumers uses up its own attempts, and its neighbours are not parked with it.
@@ -21,16 +24,17 @@ outlast them. Times are microseconds: `now` is monotonic, and stored times are o
 clock.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from headwater_protocol.errors import DeliveryLost, ReadOnly
 from headwater_protocol.limits import PAGE_SIZE_MAX
+from headwater_server.engine.consumer_groups.hidden import HiddenEvents
 from headwater_server.engine.consumer_groups.host import Host, Turn
 from headwater_server.engine.consumer_groups.progress import PARKED_MAX, GroupProgress
 from headwater_server.engine.consumer_groups.records import Definition
 from headwater_server.engine.consumer_groups.schedule import RETRY_US_MAX, GroupSchedule
+from headwater_server.engine.consumer_groups.sending import Sending
 from headwater_server.engine.consumer_groups.streams import Lease, Member, StreamProgress, Trial
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.settings import SECOND_US
@@ -38,10 +42,6 @@ from headwater_server.engine.state.layers import State
 
 DELIVERIES_PER_TURN_MAX: Final = 256
 """Deliveries in one turn, so that other groups get their turn too."""
-
-RECORDED_AFTER_US: Final = SECOND_US
-"""An attempt that takes longer is recorded on disk while it runs. So an event that takes down the
-server together with its consumer is counted too, and short attempts cost no write."""
 
 COMPACT_SETTLED_MAX: Final = 1024
 """Settled events after which progress is compacted, however busy the group is."""
@@ -75,7 +75,8 @@ class ConsumerGroup:
         self._host = host
         self._leases: dict[int, Lease] = {}
         self._schedule = GroupSchedule(host.wall_clock, hold=self.progress.hold)
-        self._unrecorded: deque[Lease] = deque()
+        self._sending = Sending()
+        self._hidden = HiddenEvents(host, self.progress, self._schedule)
         self.lost: list[Lease] = []
         self._round = 0
         self._compacted_at = 0
@@ -130,22 +131,18 @@ class ConsumerGroup:
         del self.members[member]
         if died:
             for lease in list(member.leases.values()):
-                self._fail(lease, "the consumer's connection was lost", quarantined=True)
-            self._flush()
-        else:
-            self.return_leases(member)
+                if lease.is_sent:
+                    self._fail(lease, "the consumer's connection was lost", quarantined=True)
+        self.return_leases(member)
 
     def return_leases(self, member: Member) -> None:
         """Take back a member's leases without counting the attempts."""
         for lease in reversed(list(member.leases.values())):
             self._end(lease)
-            self.lost.append(lease)
-            stream = lease.stream
-            stream.trial_of(lease.position).count -= 1
-            if lease.recorded:
-                self._change(stream, lease.position)
-            else:
-                self._schedule.make_ready(stream, first=True)
+            if lease.is_sent:
+                self.lost.append(lease)
+            lease.stream.trial_of(lease.position).count -= 1
+            self._change(lease.stream, lease.position)
         self._flush()
 
     # Requests of members.
@@ -222,11 +219,13 @@ class ConsumerGroup:
             for stream in list(self.progress.streams.values()):
                 self._schedule.place(stream, now)
         self._schedule.release(self._host.durable_sequence, now)
+        self._send(now, turn)
         self._expire(now)
-        self._record_long_attempts(now)
+        self._hidden.look(now)
         self._flush()
         found, turn.more = self.progress.read_ahead(self._host.reader())
         for stream in found:
+            self._hidden.release(stream)
             self._schedule.place(stream, now)
         self._hand_out(now, turn)
         self._flush()
@@ -256,10 +255,11 @@ class ConsumerGroup:
         if self._schedule.next_retry is not None:
             times.append(self._schedule.next_retry)
         for lease in self._leases.values():
-            times.append(lease.deadline)
+            if lease.is_sent:
+                times.append(lease.deadline)
             break
-        if self._unrecorded:
-            times.append(self._unrecorded[0].given + RECORDED_AFTER_US)
+        if self._hidden.next_time is not None:
+            times.append(self._hidden.next_time)
         if self.progress.settled:
             times.append(self._compacted_at + COMPACT_AFTER_US)
         if self._schedule.unwritten or self.progress.unwritten:
@@ -308,6 +308,7 @@ class ConsumerGroup:
     def _write_changes(self) -> int:
         sequence = self.progress.flush(self._host.write)
         self._schedule.written(sequence)
+        self._sending.written(sequence)
         return sequence
 
     # Leases.
@@ -329,12 +330,12 @@ class ConsumerGroup:
             lasted = f"not settled within {self._settings.lease_ms} ms"
             self._fail(lease, lasted, quarantined=True)
 
-    def _record_long_attempts(self, now: int) -> None:
-        while self._unrecorded and self._unrecorded[0].given + RECORDED_AFTER_US <= now:
-            lease = self._unrecorded.popleft()
+    def _send(self, now: int, turn: Turn) -> None:
+        """Send the deliveries whose attempts are durable. Their leases begin."""
+        for lease, attempt, stored in self._sending.durable(self._host.durable_sequence):
             if lease.token in self._leases:
-                lease.recorded = True
-                self.progress.note(lease.stream, lease.position)
+                lease.deadline = now + self._settings.lease_ms * _MS_US
+                turn.deliveries.setdefault(lease.member, []).append((lease.token, attempt, stored))
 
     def _fail(
         self,
@@ -366,7 +367,8 @@ class ConsumerGroup:
     def _pause(self, failures: int) -> int:
         if failures <= 0:
             return 0
-        return min(self._settings.retry_ms * _MS_US << min(failures - 1, 32), RETRY_US_MAX)
+        first = self._settings.retry_ms * _MS_US
+        return min(first << min(failures - 1, 32), max(first, RETRY_US_MAX))
 
     def _park(self, stream: StreamProgress, position: int, reason: str) -> None:
         if self.progress.parked_count >= PARKED_MAX:
@@ -383,6 +385,8 @@ class ConsumerGroup:
     def _hand_out(self, now: int, turn: Turn) -> None:
         size = count = 0
         while self._schedule.ready or self._schedule.quarantined:
+            if self._sending.size >= PAGE_SIZE_MAX:
+                return  # There is another turn when these are durable.
             if count >= DELIVERIES_PER_TURN_MAX or size >= PAGE_SIZE_MAX:
                 turn.more = True
                 return
@@ -402,7 +406,7 @@ class ConsumerGroup:
             stored = self._fetch(stream, *head)
             if stored is not None:
                 size += len(stored)
-                self._lease(stream, member, head, now, stored, turn)
+                self._lease(stream, member, head, stored)
 
     def _choose(self) -> tuple[StreamProgress, Member] | None:
         """The next stream and the member that gets it; None if no member can take one."""
@@ -438,27 +442,20 @@ class ConsumerGroup:
         return stored
 
     def _lease(
-        self,
-        stream: StreamProgress,
-        member: Member,
-        head: tuple[int, Trial],
-        now: int,
-        stored: bytes,
-        turn: Turn,
+        self, stream: StreamProgress, member: Member, head: tuple[int, Trial], stored: bytes
     ) -> None:
         position, trial = head
         trial.count += 1
         trial.pause(0, 0)
-        lease = Lease(self._host.new_token(), stream, position, member, now)
-        lease.deadline = now + self._settings.lease_ms * _MS_US
+        lease = Lease(self._host.new_token(), stream, position, member)
         self._leases[lease.token] = member.leases[lease.token] = stream.lease = lease
-        self._unrecorded.append(lease)
         if stream.quarantined:
             member.alone = lease.token
         stream.member = member
         member.credit -= 1
         self._round += 1
-        turn.deliveries.setdefault(member, []).append((lease.token, trial.count, stored))
+        self.progress.note(stream, position)
+        self._sending.add(lease, trial.count, stored)
 
     # Compaction.
 

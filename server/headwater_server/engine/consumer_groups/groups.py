@@ -37,13 +37,13 @@ from headwater_server.engine.consumer_groups.records import (
     encode_entry,
     encode_low_watermark,
     find_definition,
+    keys_after,
     list_definitions,
     low_watermark_key,
     parked_key,
     read_parked,
     replay_key,
     state_keys,
-    stream_keys,
 )
 from headwater_server.engine.consumer_groups.streams import Lease, Member
 from headwater_server.engine.format.transaction_ids import new_transaction_id
@@ -113,6 +113,15 @@ class Groups:
                 return None
         return stored
 
+    @property
+    def hides(self) -> bool:
+        """Whether there may be events that can no longer be read."""
+        return bool(self._state.retention.hiding)
+
+    def parked_entries(self, number: int, after: int, limit: int) -> list[tuple[int, ParkedEntry]]:
+        """Parked events of a group after a position, in order, at most *limit*."""
+        return read_parked(self._state, self._state.last_commit, number, after, limit)
+
     def new_token(self) -> int:
         """A token that is unique, even across restarts."""
         return self._source.getrandbits(_TOKEN_BITS)
@@ -166,7 +175,8 @@ class Groups:
     ) -> Ticket:
         """Change the given properties of a group. Its members lose their deliveries.
 
-        With a position, the group starts over after it; parked events stay parked.
+        With a position, the group starts over after it. Events after it that were parked, or are to
+        be tried again, are delivered again like all others; those before it stay as they are.
 
         Raises:
             NoSuchGroup, InvalidArgument, ReadOnly.
@@ -187,7 +197,7 @@ class Groups:
         writes: list[bytes | None] = [definition_key(name), encode_definition(definition)]
         if low_watermark is not None:
             writes += (low_watermark_key(old.number), encode_low_watermark(low_watermark))
-            for key in stream_keys(self._state, self._state.last_commit, old.number):
+            for key in keys_after(self._state, self._state.last_commit, old.number, low_watermark):
                 writes += (key, None)
         ticket = self._commit(writes, user)
         if group is not None:

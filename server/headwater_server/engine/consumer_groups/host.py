@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from headwater_server.engine.consumer_groups.records import ParkedEntry
 from headwater_server.engine.consumer_groups.streams import Member
 from headwater_server.engine.reads.reading import Reader
 
@@ -34,6 +35,15 @@ class Host(Protocol):
 
     def event(self, position: int) -> bytes | None:
         """A stored event; None if it was removed."""
+        ...
+
+    @property
+    def hides(self) -> bool:
+        """Whether there may be events that can no longer be read."""
+        ...
+
+    def parked_entries(self, number: int, after: int, limit: int) -> list[tuple[int, ParkedEntry]]:
+        """Parked events of a group after a position, in order, at most *limit*."""
         ...
 
     def new_token(self) -> int:

@@ -98,6 +98,7 @@ class GroupProgress:
         for name, entry in read_streams(state, view, number):
             stream = self.streams[name] = StreamProgress(name, entry.after)
             stream.trial = Trial(entry.attempts, entry.retry_at, entry.reason, entry.pause_us)
+            stream.tried = entry.tried
             stream.entry = True
             self._entries += 1
             # The entry does not say whether its consumer died, so assume that it did.
@@ -152,7 +153,7 @@ class GroupProgress:
         wanted: EventFilter = replace(self.definition.wanted, stream=stream.name)
         page = reader.read_all(stream.read_to, wanted, limit, False)
         positions = [decode_event(stored).position for stored in page.events]
-        stream.queue.extend(positions)
+        stream.extend(positions)
         self.pending += len(positions)
         # The last page may reach beyond the position to which the group has read.
         stream.read_to = page.position
@@ -222,6 +223,11 @@ class GroupProgress:
         self.parked_count -= 1
         # The next compaction may then delete the stream's entry.
         self.settled += 1
+
+    def forget_hidden(self, stream: StreamProgress, position: int) -> None:
+        """Count a parked event as done, because it can no longer be read."""
+        self._put([parked_key(self.definition.number, position), None])
+        self.discard(stream, position)
 
     def _note_entry(self, stream: StreamProgress) -> None:
         if not stream.entry:

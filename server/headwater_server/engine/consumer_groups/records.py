@@ -2,7 +2,7 @@
 
     04 "g" name                       ->  [number, filter, lease_ms, attempts_max, retry_ms, parked]
     04 "f" number(8)                  ->  low watermark(8)
-    04 "s" number(8) stream           ->  [after, attempts, retry_at, reason, pause]
+    04 "s" number(8) stream           ->  [after, attempts, retry_at, reason, pause, tried]
     04 "p" number(8) position(8)      ->  [stream, attempts, reason, time]
     04 "r" number(8) position(8)      ->  [stream, attempts, retry_at, reason, pause]
 
@@ -17,11 +17,13 @@ One number, the low watermark, says what is done, together with an entry for eac
                                   the stream waits for a retry or behind a parked event
 
 `attempts`, `retry_at` (microseconds since 1970), `reason` and `pause` (microseconds) belong to the
-event after `after`. `pause` is the length of the pause: with `retry_at` alone, a pause would last
-for days after the clock was set back. Entries of earlier versions have no `pause`. The low
-watermark and the entries count a parked event ("p") as done, and also one that was parked and will
-be tried again ("r"). So the size of a group's state depends on its unfinished events and not on
-the finished ones.
+event at `tried`, the first after `after`. If that event is truncated, the next one begins with no
+attempt. `pause` is the length of the pause: with `retry_at` alone, a pause would last for days
+after the clock was set back. Entries of earlier versions have no `pause` or no `tried`.
+
+The low watermark and the entries count a parked event ("p") as done, and also one that was parked
+and will be tried again ("r"). So the size of a group's state depends on its unfinished events and
+not on the finished ones.
 """
 
 from dataclasses import dataclass, fields
@@ -93,6 +95,7 @@ class StreamEntry(NamedTuple):
     retry_at: int = 0
     reason: str = ""
     pause_us: int = 0
+    tried: int = 0
 
 
 class ParkedEntry(NamedTuple):
@@ -198,7 +201,7 @@ def read_streams(state: State, view: int, number: int) -> list[tuple[str, Stream
     """The entries of a group's streams at a commit."""
     start = _STREAM + _number(number)
     return [
-        (key[len(start) :].decode(), StreamEntry(*_with_pause(value)))
+        (key[len(start) :].decode(), StreamEntry(*_with_pause(value, 6)))
         for key, value in state.scan(start, _end(start), view)
     ]
 
@@ -221,7 +224,7 @@ def read_replays(state: State, view: int, number: int) -> list[tuple[int, Replay
     """The parked events of a group that will be tried again, as of a commit, in order."""
     start = _REPLAY + _number(number)
     return [
-        (_position_of(key), ReplayEntry(*_with_pause(value)))
+        (_position_of(key), ReplayEntry(*_with_pause(value, 5)))
         for key, value in state.scan(start, _end(start), view)
     ]
 
@@ -235,10 +238,18 @@ def state_keys(state: State, view: int, number: int) -> list[bytes]:
     return keys
 
 
-def stream_keys(state: State, view: int, number: int) -> list[bytes]:
-    """The keys of the entries of a group's streams."""
-    start = _STREAM + _number(number)
-    return [key for key, _ in state.scan(start, _end(start), view)]
+def keys_after(state: State, view: int, number: int, position: int) -> list[bytes]:
+    """The keys of a group that a start after a position makes wrong.
+
+    These are the entries of all streams, and the events after the position that were parked: they
+    are to be delivered again, in the order of their streams.
+    """
+    streams = _STREAM + _number(number)
+    keys = [key for key, _ in state.scan(streams, _end(streams), view)]
+    for kind in (_PARKED, _REPLAY):
+        start = kind + _number(number)
+        keys += [key for key, _ in state.scan(start + _number(position + 1), _end(start), view)]
+    return keys
 
 
 def problem_of(key: bytes, value: bytes, last_position: int) -> str | None:
@@ -252,12 +263,12 @@ def problem_of(key: bytes, value: bytes, last_position: int) -> str | None:
             position = int.from_bytes(value, "big")
         elif kind == _STREAM:
             key[len(kind) + _NUMBER_SIZE :].decode()
-            position = StreamEntry(*_with_pause(value)).after
+            position = StreamEntry(*_with_pause(value, 6)).after
         elif kind == _PARKED:
             ParkedEntry(*msgpack.unpackb(value)[:4])
             position = _position_of(key)
         elif kind == _REPLAY:
-            ReplayEntry(*_with_pause(value))
+            ReplayEntry(*_with_pause(value, 5))
             position = _position_of(key)
         else:
             return "its kind is unknown"
@@ -278,9 +289,9 @@ def number_in_definition(key: bytes, value: bytes) -> int | None:
         return None
 
 
-def _with_pause(value: bytes) -> list[Any]:
-    """The members of an entry. Entries of earlier versions lack the length of the pause."""
-    members: list[Any] = msgpack.unpackb(value)[:5]
+def _with_pause(value: bytes, count: int) -> list[Any]:
+    """The first members of an entry. Entries of earlier versions lack the length of the pause."""
+    members: list[Any] = msgpack.unpackb(value)[:count]
     return [*members, PAUSE_US_MAX] if len(members) == 4 else members
 
 

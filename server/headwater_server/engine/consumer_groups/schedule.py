@@ -16,7 +16,7 @@ from headwater_server.engine.consumer_groups.streams import StreamProgress
 from headwater_server.engine.settings import SECOND_US
 
 RETRY_US_MAX: Final = 60 * SECOND_US
-"""The longest pause between attempts that the server chooses by itself."""
+"""The longest pause between attempts to which the server doubles a group's own."""
 
 
 class GroupSchedule:

@@ -83,25 +83,29 @@ class Member:
         self.caught_up_at = -1
 
 
+NEVER: Final = 1 << 62
+"""The deadline of a lease that has not begun."""
+
+
 class Lease:
     """An event that a member holds until a deadline, in microseconds of a monotonic clock.
 
-    Attributes:
-        recorded: the attempt is counted on the disk already.
+    It begins when the delivery is sent. Before that, the attempt is recorded on the disk.
     """
 
-    __slots__ = ("deadline", "given", "member", "position", "recorded", "stream", "token")
+    __slots__ = ("deadline", "member", "position", "stream", "token")
 
-    def __init__(
-        self, token: int, stream: "StreamProgress", position: int, member: Member, given: int
-    ) -> None:
+    def __init__(self, token: int, stream: "StreamProgress", position: int, member: Member) -> None:
         self.token = token
         self.stream = stream
         self.position = position
         self.member = member
-        self.given = given
-        self.deadline = given
-        self.recorded = False
+        self.deadline = NEVER
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the member has the delivery."""
+        return self.deadline != NEVER
 
 
 class StreamProgress:
@@ -113,6 +117,7 @@ class StreamProgress:
         queue: positions that were read and are not done.
         behind: the group may have read past events after `read_to`.
         trial: of the head of the queue.
+        tried: the position of the trial, as it was stored; 0: it has none, or is not known.
         replays: positions that were parked and will be tried again, in order, with their trials.
         parked: positions that are parked, in order.
         entry: the stream has a stored entry, which overrides the low watermark.
@@ -135,6 +140,7 @@ class StreamProgress:
         "replays",
         "quarantined",
         "trial",
+        "tried",
         "waits",
     )
 
@@ -145,6 +151,7 @@ class StreamProgress:
         self.queue: deque[int] = deque()
         self.behind = False
         self.trial = Trial()
+        self.tried = 0
         self.replays: list[tuple[int, Trial]] = []
         self.parked: list[int] = []
         self.entry = False
@@ -160,9 +167,19 @@ class StreamProgress:
         if held or len(self.queue) >= QUEUE_MAX:
             self.behind = True
             return False
-        self.queue.append(position)
+        self.extend([position])
         self.read_to = position
         return True
+
+    def extend(self, positions: list[int]) -> None:
+        """Queue events that were read."""
+        if positions and not self.queue and self.tried:
+            if self.tried != positions[0]:
+                # The event that was tried is gone. The next one begins with no attempt.
+                self.trial = Trial()
+                self.quarantined = any(trial.count for _, trial in self.replays)
+            self.tried = 0
+        self.queue.extend(positions)
 
     def is_held(self, *, hold: bool) -> bool:
         """Whether a parked event stops all deliveries of the stream."""
@@ -204,9 +221,11 @@ class StreamProgress:
 
     def as_entry(self) -> StreamEntry:
         """The entry to be stored."""
-        # The trial belongs to the queue's head: the filter matches no event before it.
         trial = self.trial
-        return StreamEntry(self.after, trial.count, trial.retry_at, trial.reason, trial.pause_us)
+        tried = (self.queue[0] if self.queue else self.tried) if trial.count else 0
+        return StreamEntry(
+            self.after, trial.count, trial.retry_at, trial.reason, trial.pause_us, tried
+        )
 
     def as_replay(self, position: int) -> ReplayEntry:
         """The entry of a replayed event."""
