@@ -129,9 +129,10 @@ class ServerSettings:
     """How often maintenance ends idle transactions and slow logins, and prepares log space."""
 
     commits_waiting_size_max: int = 64 * MIB
-    """Bytes of commits that wait for a sync, over all connections. Above this, connections with
-    waiting commits are not read from. Without it, clients that send faster than the disk writes
-    would make each group larger than the one before."""
+    """Bytes of commits and of their results that wait for a sync, over all connections. Above this,
+    connections with waiting commits are not read from, and an execute with reads is refused.
+    Without it, clients that send faster than the disk writes would make each group larger than the
+    one before."""
 
     disk_retry_ms: int = 1 * SECOND_MS
     """How long to wait before trying a full disk again."""

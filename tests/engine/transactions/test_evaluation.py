@@ -18,6 +18,7 @@ from headwater_protocol.errors import (
 from headwater_protocol.numbers import ANY, NO_STREAM, STREAM_EXISTS
 from headwater_server.engine.format.events import StoredEvent, decode_event, derive_event_id
 from headwater_server.engine.reads.filters import EVERYTHING
+from headwater_server.engine.state.layers import State
 from tests.engine.database import SETTINGS, Database
 
 
@@ -486,3 +487,46 @@ def test_a_read_of_a_past_commit_finds_no_later_snapshot() -> None:
     database.execute(append("a", 1, "Two"), save(2))
     loaded = database.engine.reader(1).load("a", "", 0)
     assert (loaded.version, loaded.snapshot, loaded.events) == (1, (1, b"state"), [])
+
+
+class FetchedState(State):
+    """A state that counts the keys that it was asked for in ranges."""
+
+    met = 0
+
+    def first_items(self, *arguments: Any, **rest: Any) -> Any:
+        self.met += rest["count_max"]
+        return super().first_items(*arguments, **rest)
+
+
+@pytest.mark.source
+@pytest.mark.parametrize("in_files", [False, True])
+def test_a_save_does_not_meet_the_snapshots_that_earlier_saves_have_pruned(in_files: bool) -> None:
+    met = []
+    for saves in (50, 300):
+        database = Database()
+        database.execute(append("a", 0, *["T"] * saves))
+        for version in range(1, saves):
+            database.execute(save(version))
+        if in_files:
+            database.checkpoint()
+        state = database.engine._state
+        state.__class__ = FetchedState
+        database.execute(save(saves))
+        assert isinstance(state, FetchedState)
+        met.append(state.met)
+        assert stored_snapshots(database) == [saves, saves - 1]
+    assert met[0] == met[1]
+
+
+def test_saves_prune_what_is_too_much_after_fewer_snapshots_are_to_be_kept() -> None:
+    database = Database(replace(SETTINGS, snapshots_kept=30))
+    database.execute(append("a", 0, *["T"] * 40))
+    for version in range(1, 31):
+        database.execute(save(version))
+    assert len(stored_snapshots(database)) == 30
+    database.settings = replace(SETTINGS, snapshots_kept=1)
+    database = database.crash()
+    for version in range(31, 36):
+        database.execute(save(version))
+    assert stored_snapshots(database) == [35]

@@ -198,7 +198,7 @@ def test_the_conditions_of_a_transaction_share_one_budget(
 ) -> None:
     monkeypatch.setattr(work_budget, "WORK_MAX", 1_000)
     database = Database()
-    database.execute(["append", "t-1", -1, tagged_in_turn(3_000)])
+    database.execute(["append", "t-1", -1, tagged_in_turn(1_500)])
     conditions = [["no_events", TWO_TAGS.as_wire(), number] for number in range(3)]
     database.execute(["put", b"k", b"v"], conditions=conditions[:2])
     with pytest.raises(TooLarge, match="give a later position"):

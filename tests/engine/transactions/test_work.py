@@ -133,7 +133,7 @@ def test_a_scan_over_deleted_keys_costs_what_it_passes(budgets: list[WorkBudget]
 def test_conditions_reads_and_range_deletes_of_a_request_share_its_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    database = with_events(1_500)
+    database = with_events(700)
     database.execute(*[["put", b"k%03d" % number, b"v"] for number in range(150)])
     monkeypatch.setattr(work_budget, "WORK_MAX", 250)
     parts: list[dict[str, Any]] = [

@@ -286,3 +286,30 @@ async def test_unread_answers_are_discarded_when_there_is_no_room() -> None:
         assert await client.ask("get", None, b"k") == bytes(600_000)
         for peer in silent:
             peer.session.close()
+
+
+async def test_results_that_wait_for_a_sync_are_bounded_over_all_connections() -> None:
+    # Eight clients held 7 GiB of results with 33 KB of requests: only the requests were counted.
+    given = replace(settings(), commits_waiting_size_max=300_000)
+    async with serving(given) as server:
+        clients = [await server.connect() for _ in range(6)]
+        await server.put(clients[0], b"k", bytes(100_000))
+        server.disk.hold()
+        reads, answered = [["get", b"k"]], []
+        for client in clients:
+            request: tuple[Any, ...] = (server.new_id(), [], reads, [["put", b"x", b"v"]])
+            answered.append((client, await client.send("execute", *request)))
+            await wait_all_tasks_blocked()
+        assert server.server._group_commit.overloaded
+        assert server.server._group_commit._waiting_size < 500_000
+        for client, request_id in answered[3:]:
+            with pytest.raises(TooMany, match="wait for the disk") as refused:
+                await client.result(request_id)
+            assert refused.value.retryable
+        # What needs no room is served.
+        assert await clients[5].ask("get", None, b"none") is None
+        server.disk.release()
+        for client, request_id in answered[:3]:
+            _, [value] = await client.result(request_id)
+            assert len(value) == 100_000
+        await clients[5].ask("execute", server.new_id(), [], reads, [["put", b"x", b"v"]])

@@ -69,8 +69,12 @@ class EventFilter:
     @property
     def size(self) -> int:
         """Approximate bytes in memory."""
-        names = len(self.types) + sum(len(each.types) + len(each.tags) for each in self.query)
-        return 400 + 100 * names
+        names = [*self.types]
+        for criterion in self.query:
+            names += criterion.types
+            names += criterion.tags
+        names += filter(None, (self.stream, self.category, self.prefix))
+        return 400 + 200 * len(self.query) + 100 * len(names) + sum(map(len, names))
 
     def fits(self, event: StoredEvent) -> bool:
         """Whether the event matches."""

@@ -138,17 +138,7 @@ class State:
         """
         count = ahead
         while start < end:
-            found, rest = first_items(
-                self.active,
-                self.frozen,
-                self.files,
-                start,
-                end,
-                view,
-                count_max=count,
-                size_max=limits.PAGE_SIZE_MAX,
-                reverse=reverse,
-            )
+            found, rest = self.first_items(start, end, view, count_max=count, reverse=reverse)
             yield from found
             if rest is None:
                 return
@@ -157,6 +147,25 @@ class State:
             else:
                 start = rest
             count = min(2 * count, RUN_KEYS)
+
+    def first_items(
+        self, start: bytes, end: bytes, view: int, *, count_max: int, reverse: bool = False
+    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """The first keys of a range with their values, and where the range goes on.
+
+        About *count_max* keys are met, deleted ones included, so there may be none.
+        """
+        return first_items(
+            self.active,
+            self.frozen,
+            self.files,
+            start,
+            end,
+            view,
+            count_max=count_max,
+            size_max=limits.PAGE_SIZE_MAX,
+            reverse=reverse,
+        )
 
     # Streams and events.
 

@@ -7,6 +7,7 @@ snapshots. The log stores only the results.
 """
 
 from collections import deque
+from typing import Final
 
 from headwater_protocol import limits
 from headwater_protocol.errors import InvalidArgument, TooLarge
@@ -20,6 +21,9 @@ from headwater_server.engine.transactions.validation import (
 )
 from headwater_server.engine.transactions.write_buffer import WriteBuffer, evaluate
 from headwater_server.engine.work_budget import RANGE_DELETES, WorkBudget
+
+_LOOKED_PAST: Final = 8
+"""Deleted snapshots in a row after which a save looks for no older ones."""
 
 
 def evaluate_buffer(
@@ -150,6 +154,24 @@ def _stale_snapshots(buffer: WriteBuffer, retention: RetentionEvaluator) -> set[
     }
 
 
+def _newest_keys(state: State, first: bytes, last: bytes, kept: int) -> list[bytes]:
+    """The last keys of a range of snapshots, down to where earlier saves have pruned.
+
+    The deletions of those stay for the history window, and a stream that saves often has thousands,
+    so the search ends with the first few.
+    """
+    found: list[bytes] = []
+    rest: bytes | None = last
+    while rest is not None:
+        items, rest = state.first_items(
+            first, rest, state.last_commit, count_max=kept + _LOOKED_PAST, reverse=True
+        )
+        if not items:
+            break
+        found += [key for key, _ in items]
+    return found
+
+
 def _prune_snapshots(
     state: State,
     buffer: WriteBuffer,
@@ -161,7 +183,7 @@ def _prune_snapshots(
     codes = {(s.stream, s.name, s.schema) for s in buffer.snapshots}
     for stream, name, schema in sorted(codes):
         first, last = keyspaces.snapshot_range(stream, name, schema, limits.NUMBER_MAX)
-        stored = (key for key, _ in state.scan(first, last, state.last_commit))
+        stored = _newest_keys(state, first, last, kept)
         present = {key for key in stored if key not in buffer.entries}
         for snapshot in buffer.snapshots:
             if (snapshot.stream, snapshot.name, snapshot.schema) == (stream, name, schema):

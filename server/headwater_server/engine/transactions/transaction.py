@@ -37,18 +37,22 @@ from headwater_server.engine.transactions.write_buffer import (
 _UNCOMMITTED_ID: Final = bytes(16)
 
 _READ_SIZE: Final = 150
-"""Approximate bytes of a key, range, stream or query in a read set."""
+"""Approximate bytes of a key, range or stream in a read set, besides its own bytes."""
 
 
 class ReadSet:
     """What a serializable transaction has read.
 
     Dicts as sets: conflicts must be reported in the order of the reads, deterministically.
+
+    Attributes:
+        size: approximate bytes of everything in it.
     """
 
-    __slots__ = ("keys", "pages", "queries", "ranges", "streams")
+    __slots__ = ("keys", "pages", "queries", "ranges", "size", "streams")
 
     def __init__(self) -> None:
+        self.size = 0
         self.keys: dict[bytes, None] = {}
         self.ranges: dict[tuple[bytes, bytes], None] = {}
         self.streams: dict[str, None] = {}
@@ -124,8 +128,7 @@ class Transaction(Reader):
     @property
     def held_size(self) -> int:
         """Approximate bytes of its buffered writes and its read set."""
-        reads = 0 if self.read_set is None else len(self.read_set)
-        return self.buffer.size + _READ_SIZE * reads
+        return self.buffer.size + (0 if self.read_set is None else self.read_set.size)
 
     def write(self, writes: list[list[Any]]) -> None:
         """Add a request's writes to the buffer.
@@ -185,8 +188,9 @@ class Transaction(Reader):
         open_ended = after == 0 or after > self.position + 1 if reverse else not page.more
         if open_ended:
             self._register_query(wanted)
-        elif self.read_set is not None:
+        elif self.read_set is not None and wanted not in self.read_set.pages:
             self.read_set.pages[wanted] = None
+            self.read_set.size += wanted.size
             self._check_read_set()
         if self.buffer.erased:
             page = page._replace(events=self._without_erased(page.events))
@@ -311,23 +315,31 @@ class Transaction(Reader):
     # would cause false conflicts.
 
     def _register_key(self, stored_key: bytes) -> None:
-        if self.read_set is not None:
-            self.read_set.keys[stored_key] = None
+        reads = self.read_set
+        if reads is not None and stored_key not in reads.keys:
+            reads.keys[stored_key] = None
+            reads.size += _READ_SIZE + len(stored_key)
             self._check_read_set()
 
     def _register_range(self, first: bytes, last: bytes) -> None:
-        if self.read_set is not None and first < last:
-            self.read_set.ranges[first, last] = None
+        reads = self.read_set
+        if reads is not None and first < last and (first, last) not in reads.ranges:
+            reads.ranges[first, last] = None
+            reads.size += _READ_SIZE + len(first) + len(last)
             self._check_read_set()
 
     def _register_stream(self, stream: str) -> None:
-        if self.read_set is not None:
-            self.read_set.streams[stream] = None
+        reads = self.read_set
+        if reads is not None and stream not in reads.streams:
+            reads.streams[stream] = None
+            reads.size += _READ_SIZE + len(stream)
             self._check_read_set()
 
     def _register_query(self, wanted: EventFilter) -> None:
-        if self.read_set is not None:
-            self.read_set.queries[wanted] = None
+        reads = self.read_set
+        if reads is not None and wanted not in reads.queries:
+            reads.queries[wanted] = None
+            reads.size += wanted.size
             self._check_read_set()
 
     def _check_read_set(self) -> None:

@@ -93,6 +93,9 @@ def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | 
     service = session.service
     if service.stopping:
         service.check_running()
+    if reads and service.group_commit.overloaded:
+        # The results would wait in memory, too. The client may try again.
+        raise TooMany("execute: too many results and commits wait for the disk; try again later")
     ticket, results = service.engine.execute(
         transaction,
         user=session.user_number,
@@ -101,6 +104,8 @@ def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | 
         writes=writes,
     )
     known = None
+    if results:
+        session.held_for_commit += sum(map(len, results))
     if ticket.error is None and not results:
         if ticket.commit:
             known = executed_frame(request_id, ticket.commit, ticket.time)

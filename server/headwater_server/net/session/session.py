@@ -58,8 +58,8 @@ class Session:
         account: the user, once authenticated.
         user_number: the user's number, recorded with commits; 0 without a user.
         connection: the protocol's state of this connection.
-        feeds: the open feeds and memberships in consumer groups, by the id of the request that
-            opened them.
+        feeds: the open feeds and memberships, by the id of the request that opened them.
+        held_for_commit: bytes of the request that is being served, and of its results.
         output_size: bytes not sent yet.
         output_blocked: output_size is too large; nothing is served or pushed until it shrinks.
         notified: the driver knows of output; it sets this to False before it takes the output.
@@ -101,7 +101,7 @@ class Session:
         self._backlog: deque[Received] = deque()
         self._waiting: list[WaitingAnswers] = []
         self._waiting_count = 0
-        self._received_size = 0
+        self.held_for_commit = 0
         self._end_reason: tuple[int, HeadwaterError] | None = None
 
     def __str__(self) -> str:
@@ -136,7 +136,7 @@ class Session:
         """Take received bytes; serve the requests that they complete for one turn, or *later*."""
         if self.ended:
             return
-        self._received_size += len(data)
+        self.held_for_commit += len(data)
         items = self.connection.receive(data)
         if len(items) == 1 and self.wants_input and not later:
             # The usual case: skip the backlog.
@@ -200,7 +200,7 @@ class Session:
                 return
         if answer is None:
             return
-        self._received_size = 0
+        self.held_for_commit = 0
         if self._waiting and name in _IN_TRANSACTION and self._put_behind(arguments[0], answer):
             return
         self.send(answer)
@@ -237,7 +237,7 @@ class Session:
                 return self._encode(request_id, transaction, answer)
         else:
             waiting = self._waiting[-1] if self._waiting else None
-            size, self._received_size = self._received_size, 0
+            size, self.held_for_commit = self.held_for_commit, 0
             if waiting is None or (waiting.taken and sequence > waiting.sequence):
                 waiting = WaitingAnswers(self, sequence, size)
                 waiting.answers.append((request_id, transaction, answer))
