@@ -3,8 +3,8 @@
     python -m bench.reading                        this checkout
     python -m bench.reading --base ../other        and the other one, in alternating runs
 
-A page of events is handed out without a server, so only the client is measured: processor time for
-each event, in microseconds, the least of all runs. Each row looks at more of every event.
+There is no server, so only the client is measured: the processor time for each event of a page, in
+microseconds. It is the minimum of all runs. Each row accesses more fields of every event.
 """
 
 import argparse
@@ -51,7 +51,7 @@ LOOKS: Final[dict[str, Callable[[Any], object]]] = {
 
 
 def measure() -> dict[str, float]:
-    """The microseconds of processor time for an event, by what is looked at."""
+    """The microseconds of processor time for an event, by the accessed fields."""
     from headwater.blocking.pages import BlockingPages
     from headwater.codecs.codec import MsgpackCodec
     from headwater.reads.pages import EventPages
@@ -81,7 +81,7 @@ def measure() -> dict[str, float]:
 
 
 def measured_in(checkout: Path) -> dict[str, float]:
-    """The figures of a checkout, in a process of its own."""
+    """The figures of a checkout, measured in a separate process."""
     paths = (checkout / "protocol", checkout / "client", Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-m", "bench.reading", "--json"]

@@ -1,11 +1,11 @@
-"""What must not grow with what is stored or idle: processor time at sizes a decade apart.
+"""Processor time of operations that must not depend on how much is stored or idle.
 
     python -m bench.scaling                  every row
     python -m bench.scaling --only groups    rows whose name has this word
 
-Each row runs on an empty server of its own. It prints the processor time of the server, all threads
-included, for one operation at each size, and the ratio to the first size. Other programs on the
-machine change the ratios little, since a process is not charged for theirs.
+Each row starts an empty server. It prints the server's processor time for one operation, over all
+threads, at sizes that differ by a factor of ten, and the ratio to the first size. Other programs on
+the machine hardly change the ratios, since their processor time does not count.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The container: what the Dockerfile says, done without a container engine."""
+"""The container: the instructions of the Dockerfile, run without a container engine."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_the_health_check_passes_with_and_without_tls(tmp_path: Path, tls: bool)
 def test_serve_takes_the_settings_of_the_image_whatever_options_are_added(tmp_path: Path) -> None:
     given = {name: value for name, value in environment().items() if name.startswith("HEADWATER")}
     assert given["HEADWATER_UNIX"] in given["HEADWATER_URL"]
-    # Without a user it refuses to listen, which says where it would have.
+    # Without a user the server refuses to listen, and the error names the address.
     ended = subprocess.run(
         [sys.executable, "-m", "headwater_server", "serve", "--log-level", "error"],
         env={
@@ -76,5 +76,5 @@ def test_serve_takes_the_settings_of_the_image_whatever_options_are_added(tmp_pa
 
 def test_the_server_stops_well_before_a_container_is_killed() -> None:
     waits_s = ServerSettings(data="").shutdown_ms_max / SECOND_MS + SHUTDOWN_NOTICE_S_MAX
-    # Two seconds more are for the last checkpoint: a stop takes 8 seconds, and 2 are left.
+    # A stop takes 8 seconds, which leaves 2 seconds for the last checkpoint.
     assert waits_s + 2 <= KILLED_AFTER_S - 2

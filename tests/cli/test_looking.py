@@ -1,4 +1,4 @@
-"""`headwater get`, `read` and `tail` show data, whatever the codec that wrote it is."""
+"""`headwater get`, `read` and `tail` show data of any codec."""
 
 import json
 import uuid

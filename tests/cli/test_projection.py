@@ -46,7 +46,7 @@ def call(server: ServerProcess, *arguments: str, **options: Any) -> Result:
 
 
 def run(server: ServerProcess, name: str) -> None:
-    """Park stream NAME-1, with an event behind the bad one, and handle NAME-2."""
+    """Park stream NAME-1, which has an event after the bad one, and handle NAME-2."""
     with headwater.connect_blocking(server.url) as db:
         __import__(name).define_blocking(db)
         for data in ("good", "bad", "good"):
@@ -110,7 +110,7 @@ def test_skip_asks_and_rebuild_replaces_the_model(real_server: ServerProcess, na
     assert json.loads(call(real_server, "status", name, "--json").output)["build"] == 2
 
 
-def test_remove_asks_and_takes_the_model_along(real_server: ServerProcess, name: str) -> None:
+def test_remove_asks_and_removes_the_model_too(real_server: ServerProcess, name: str) -> None:
     run(real_server, name)
     assert call(real_server, "remove", name, input="\n").exit_code == 1
     assert model(real_server, name) == 2
@@ -118,7 +118,7 @@ def test_remove_asks_and_takes_the_model_along(real_server: ServerProcess, name:
     assert call(real_server, "status", name).exit_code == 1
 
 
-def test_an_application_that_is_not_there_is_wrong_usage(real_server: ServerProcess) -> None:
+def test_a_missing_application_is_a_usage_error(real_server: ServerProcess) -> None:
     for app in ("nothing", "no_such_module:define", "json:no_such_function"):
         refused = call(real_server, "retry", "x", "--app", app)
         assert refused.exit_code == 2

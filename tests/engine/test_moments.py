@@ -1,7 +1,7 @@
-"""Files of different moments: a directory is refused, or everything that is in any part is there.
+"""A directory with parts of different ages is refused, or nothing in any part is lost.
 
-An operator can put back a part of a directory from a copy, or lose one. Event log and commit log
-that were newer than the rest were cut to the older moment by the next checkpoint, without a word.
+An operator can restore a part of a directory from a copy, or lose a part. If the event log and the
+commit log were newer than the rest, the next checkpoint used to cut them silently.
 """
 
 import itertools
@@ -25,7 +25,7 @@ MOMENTS = ("empty", "old", "new")
 
 
 class Moment:
-    """What a directory held at a moment, and the commits and events of that moment."""
+    """The files of a directory at a moment, and its commits and events."""
 
     def __init__(self, database: Database, *, seed: int) -> None:
         self.now = database.now
@@ -40,7 +40,7 @@ class Moment:
 
 
 def moments(seed: int, in_log: int) -> dict[str, Moment]:
-    """A directory before its first commit, and at two later moments, each as after a kill."""
+    """Snapshots of a directory: before its first commit, and twice later, as after a kill."""
     found: dict[str, Moment] = {}
     found["empty"] = Moment(Database(SETTINGS, seed=seed), seed=seed)
     database = some_database(seed, in_log=in_log)
@@ -59,7 +59,7 @@ def moments(seed: int, in_log: int) -> dict[str, Moment]:
 def combined(
     found: dict[str, Moment], choice: dict[str, str]
 ) -> tuple[MemoryFileSystem, MemoryStore]:
-    """A directory whose parts are of the given moments; an empty part has no files at all."""
+    """A directory whose parts are from the given moments. An empty part has no files."""
     files = MemoryFileSystem(1)
     for part in ("", *PARTS):
         files.make_directory(f"data/{part}".rstrip("/"))
@@ -110,7 +110,7 @@ def test_parts_of_different_moments_are_refused_or_nothing_is_lost(
         assert len(all_events(opened.crash().engine.reader(), 0, EVERYTHING)) == newest.events
 
 
-def test_a_repair_keeps_what_is_of_a_later_moment_in_copies() -> None:
+def test_a_repair_keeps_copies_of_newer_parts() -> None:
     found = moments(1, 5)
     choice = {"wal": "old", "state": "old", "events": "new", "commits": "new"}
     files, store = combined(found, choice)
@@ -135,7 +135,7 @@ def test_a_repair_keeps_what_is_of_a_later_moment_in_copies() -> None:
     assert opened.crash().engine.get(b"k") == b"v"
 
 
-def test_events_that_the_log_still_has_are_no_later_moment() -> None:
+def test_events_that_are_still_in_the_write_ahead_log_are_accepted() -> None:
     # A crash after the event log was written, and before the state store was: the rest of the
     # checkpoint comes again from the write-ahead log, although a replay makes checkpoints itself.
     database = some_database(3, in_log=40)

@@ -1,6 +1,6 @@
-"""Turns are bounded in time: whoever has used up its own lets others go first.
+"""Turns are bounded in time: a client whose turn is over lets others go first.
 
-The clock of a turn is replaced by one that moves on with each look, so the counts are exact.
+The tests use a clock that advances at each call, so the counts are exact.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from tests.net.serving import serving
 
 
 class Slow:
-    """A clock that moves on by some seconds whenever somebody looks at it."""
+    """A clock that advances by some seconds at each call."""
 
     def __init__(self, step_s: float) -> None:
         self._step_s = step_s

@@ -1,4 +1,4 @@
-"""Grants: their text and their form on the wire say the same."""
+"""Grants: the text and the form on the wire are equivalent."""
 
 import pytest
 from hypothesis import given
@@ -33,7 +33,7 @@ GRANTS = st.one_of(
 
 
 @given(grant=GRANTS)
-def test_a_grant_is_the_same_after_text_and_after_the_wire(grant: Grant) -> None:
+def test_a_grant_survives_the_conversion_to_text_and_to_the_wire(grant: Grant) -> None:
     wire = grant.as_wire()
     GRANT(wire, "grant")
     assert Grant.from_wire(wire) == grant
@@ -66,7 +66,7 @@ def test_the_text_of_a_grant(text: str, wire: list[object]) -> None:
         *('read:keys:[["a", {}]]', "read:stream:" + "x" * 513),
     ],
 )
-def test_what_is_no_grant_is_refused(text: str) -> None:
+def test_an_invalid_grant_is_refused(text: str) -> None:
     with pytest.raises(HeadwaterError) as caught:
         Grant.parse(text)
     assert caught.value.code in ("invalid_argument", "too_large")

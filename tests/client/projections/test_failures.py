@@ -1,4 +1,4 @@
-"""Whatever a handler raises counts against its event, which is tried as often as it may be."""
+"""Every exception of a handler counts as a failed attempt, and each event gets all its attempts."""
 
 import asyncio
 import itertools
@@ -59,7 +59,7 @@ RAISED: dict[str, Callable[[], BaseException]] = {
 
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("raised", RAISED)
-def test_whatever_a_handler_raises_parks_its_stream_and_no_other(
+def test_any_exception_of_a_handler_parks_its_stream_and_no_other(
     face: str, raised: str, batched: bool, name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -83,7 +83,7 @@ def test_whatever_a_handler_raises_parks_its_stream_and_no_other(
     run_on(face, real_server.url, scenario)
 
 
-def test_a_helper_that_was_cancelled_is_the_failure_of_its_event(
+def test_a_cancelled_task_of_a_handler_is_a_failure_of_its_event(
     name: str, real_server: ServerProcess
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
@@ -107,10 +107,10 @@ def test_a_helper_that_was_cancelled_is_the_failure_of_its_event(
 
 @pytest.mark.parametrize("beside", [0, 1, 7])
 @pytest.mark.parametrize("attempts", [1, 2, 3])
-def test_an_event_is_tried_exactly_as_often_as_it_may_be(
+def test_an_event_gets_exactly_its_number_of_attempts(
     attempts: int, beside: int, name: str, real_server: ServerProcess
 ) -> None:
-    """It was tried once more if other events were in the same transaction."""
+    """If other events were in the same transaction, an event used to get one more attempt."""
 
     async def scenario(db: headwater.Database) -> None:
         tried: Counter[int] = Counter()
@@ -163,10 +163,10 @@ def test_each_failure_is_logged_with_its_event(
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_a_transaction_that_ended_while_its_handler_worked_counts_as_a_failure(
+def test_a_transaction_that_ends_before_its_handler_counts_as_a_failure(
     index: int, name: str, real_server: ServerProcess
 ) -> None:
-    """The server ends idle transactions. A handler that is too slow was called again for ever."""
+    """The server ends idle transactions. A handler that was too slow used to be called for ever."""
 
     async def scenario(db: headwater.Database) -> None:
         tried: Counter[int] = Counter()
@@ -176,7 +176,7 @@ def test_a_transaction_that_ended_while_its_handler_worked_counts_as_a_failure(
             tried[event.data] += 1
             tx.model.add(event.stream, 1)
             if event.data == index:
-                # As if the transaction had been idle for too long.
+                # Roll the transaction back, like the server does after it was idle for too long.
                 connection = await db._host().channel.connection()
                 await connection.ask("rollback", tx.id.bytes)
 

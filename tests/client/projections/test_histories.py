@@ -1,9 +1,9 @@
-"""Random histories of a projection whose handler fails, against a model of what must come of them.
+"""Random histories of a projection whose handler fails, compared with a model.
 
-Each event fails as often as its data says. In the model, a stream is parked at the first event that
-fails as often as it may be tried; `retry` tries that event once more, and so on; `skip` leaves it
-out of this build and of all later ones. Whatever happens, a read model has each stream's events in
-order and once.
+The data of each event says how often the handler fails. In the model, a stream is parked at the
+first event that fails in all its attempts. `retry` tries that event again and then continues, and
+`skip` excludes the event from this build and all later ones. The law: a read model has the events
+of each stream in order and once.
 """
 
 import itertools
@@ -30,7 +30,7 @@ LIVE_MAX = 5000
 
 @dataclass
 class Expected:
-    """What a build must have made of a stream."""
+    """The expected result of a build for one stream."""
 
     handled: list[int] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
@@ -70,7 +70,7 @@ class History:
             self.left[number] = self.source.choice((0, 0, 0, 0, 1, 2, 5))
             batch.append(stream, Event("A", number))
             fresh.append((stream, number))
-        # The model takes its failures from the same numbers, before the handler uses them up.
+        # Copy the numbers of failures for the model, before the handler decreases them.
         for stream, number in fresh:
             self.events[stream].append(number)
             self._arrive(self.streams[stream], number)
@@ -87,7 +87,7 @@ class History:
             stream.handled.append(number)
 
     def _try_held(self, stream: Expected) -> None:
-        """Each held event is tried once, until one fails."""
+        """Try each held event once, until one fails."""
         left = dict(self.left)
         while stream.waiting:
             number = stream.waiting[0]
@@ -141,7 +141,7 @@ class History:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
-def test_a_model_has_each_streams_events_in_order_and_once_whatever_fails(
+def test_a_model_has_the_events_of_each_stream_in_order_and_once(
     seed: int, real_server: ServerProcess
 ) -> None:
     name = f"h{next(names)}"
@@ -161,8 +161,8 @@ def test_a_model_has_each_streams_events_in_order_and_once_whatever_fails(
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["another stream", "the same stream"])
-def test_a_retry_ends_beside_live_events(own: bool, real_server: ServerProcess) -> None:
-    """It conflicted with each batch of a busy projection, until its deadline."""
+def test_a_retry_ends_while_new_events_arrive(own: bool, real_server: ServerProcess) -> None:
+    """A retry used to conflict with each batch of a busy projection, until its deadline."""
     name = f"h{next(names)}"
     broken = True
 
@@ -205,7 +205,7 @@ def test_a_retry_ends_beside_live_events(own: bool, real_server: ServerProcess) 
     run_on("trio", real_server.url, scenario)
 
 
-def test_an_event_that_is_skipped_while_another_build_is_made_is_left_out_of_it(
+def test_an_event_that_is_skipped_during_a_rebuild_is_excluded_from_the_new_build(
     real_server: ServerProcess,
 ) -> None:
     name = f"h{next(names)}"
@@ -243,7 +243,7 @@ def test_an_event_that_is_skipped_while_another_build_is_made_is_left_out_of_it(
     run_on("trio", real_server.url, scenario)
 
 
-def test_a_rebuild_of_truncated_streams_is_refused_unless_it_is_told_to(
+def test_a_rebuild_of_truncated_streams_needs_an_option(
     real_server: ServerProcess,
 ) -> None:
     name = f"h{next(names)}"

@@ -17,7 +17,7 @@ def face(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_read_of_a_batch_says_whether_more_follows(face: str, real_server: ServerProcess) -> None:
-    """A page ends at about 1 MiB, and the result was cut there without a word."""
+    """A page ends at about 1 MiB. The result used to end there too, without any sign of it."""
     name = uuid.uuid4().hex
 
     async def scenario(db: headwater.Database) -> None:
@@ -43,7 +43,7 @@ def test_a_read_of_a_batch_says_whether_more_follows(face: str, real_server: Ser
             assert results[index].more
         assert [results[index].more for index in whole] == [True, False, False, False]
         assert [len(results[index]) for index in whole] == [1, 1, 2, 0]
-        # A page is a list, and equal to one.
+        # A page is a list and equals a plain list.
         [last] = results[whole[1]]
         assert results[whole[1]] == [last]
 
@@ -146,14 +146,14 @@ def test_a_condition_is_a_query_or_any_filter(
         assert await in_a_batch(before) is not fails
         assert await appended(before) is not fails
         if fails:
-            # Nobody else may append meanwhile: the last case asks for any event at all.
+            # No other test may append meanwhile, because the last case matches every event.
             newest = await anext(db.read_all(reverse=True, limit=1))
             assert await appended(newest.position)
 
     run_on("trio", real_server.url, scenario)
 
 
-def test_a_filter_that_is_none_is_refused_where_it_is_made() -> None:
+def test_an_invalid_filter_is_refused_when_it_is_made() -> None:
     with pytest.raises(headwater.InvalidArgument, match="stream"):
         Filter(stream="")
     with pytest.raises(headwater.InvalidArgument, match="filter: types: expected a list"):

@@ -1,8 +1,8 @@
 """A call that the client refuses changes nothing.
 
-Whatever a caller gives to a method of a transaction, one of two things happens. Either the call is
-accepted, and then the transaction can be sent. Or it raises InvalidArgument or TooLarge, and then
-the transaction sends what it would have sent without the call.
+For any arguments, a method of a transaction does one of two things. Either it accepts the call, and
+then the transaction can be sent. Or it raises InvalidArgument or TooLarge, and then the transaction
+sends the same as without the call.
 """
 
 import inspect
@@ -116,7 +116,7 @@ async def made(result: Any) -> None:
 
 
 def sent(server: FakeServer) -> list[tuple[str, list[Any]]]:
-    """The requests that write, without the id of the transaction, and forget them."""
+    """Return the requests that write, without the transaction's id, and clear the list."""
     came: list[Received] = [
         one for one in server.requests if one.name in ("write", "commit", "execute")
     ]
@@ -223,10 +223,10 @@ def test_a_refused_call_leaves_a_batch_as_it_was(server: FakeServer) -> None:
     run_on("blocking", server.url, scenario)
 
 
-def test_what_exceeds_a_bound_of_the_transaction_is_refused_at_the_call(
+def test_a_call_that_exceeds_a_bound_of_the_transaction_is_refused(
     server: FakeServer,
 ) -> None:
-    """The server refused it with the commit, and the whole transaction was gone."""
+    """The server used to refuse such a call at the commit, and all writes were lost."""
 
     async def scenario(db: headwater.Database) -> None:
         async with db.transaction() as tx:

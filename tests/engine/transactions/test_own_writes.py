@@ -1,7 +1,7 @@
-"""A transaction's own appends, deletions, caps and erasures: its reads see them as its commit will.
+"""A transaction's reads see its own appends, deletions, caps and erasures.
 
-Two laws, over random writes: what a transaction reads last is what everybody reads after its
-commit, and writes have the same effect in one transaction as in one transaction each.
+Two laws, tested with random writes: the last reads of a transaction equal the reads after its
+commit; and writes have the same effect together as each in its own transaction.
 """
 
 import random
@@ -43,7 +43,7 @@ def save(stream: str, version: int, read_at: int | None = None) -> list[Any]:
 
 
 def seen(reader: Reader, stream: str) -> tuple[Any, ...]:
-    """All that can be read of a stream, but for positions and commits."""
+    """The results of all reads of a stream, without positions and commits."""
     page = reader.read_stream(stream, 0, 1000, False)
     backwards = reader.read_stream(stream, 0, 1000, True)
     loaded = reader.load(stream, "", 0)
@@ -56,7 +56,7 @@ def seen(reader: Reader, stream: str) -> tuple[Any, ...]:
 
 
 def random_writes(dice: random.Random, version: dict[str, int]) -> Iterator[list[Any]]:
-    """Writes that mostly succeed; *version* is kept up to date for an append that does."""
+    """Random writes, most of which succeed. *version* follows the appends that do."""
     for _ in range(dice.randint(1, 8)):
         stream = dice.choice(STREAMS)
         newest = version[stream]
@@ -110,7 +110,7 @@ def versions_of(database: Database) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_transaction_reads_what_everybody_reads_after_its_commit(seed: int) -> None:
+def test_the_reads_of_a_transaction_equal_the_reads_after_its_commit(seed: int) -> None:
     dice = random.Random(seed)
     database = filled(dice)
     for _ in range(5):
@@ -132,7 +132,7 @@ def test_a_transaction_reads_what_everybody_reads_after_its_commit(seed: int) ->
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_writes_have_the_same_effect_in_one_transaction_as_in_one_each(seed: int) -> None:
+def test_writes_have_the_same_effect_together_as_in_separate_transactions(seed: int) -> None:
     results = []
     for together in (True, False):
         dice = random.Random(seed)
@@ -156,7 +156,7 @@ def test_writes_have_the_same_effect_in_one_transaction_as_in_one_each(seed: int
                     for write in writes:
                         database.execute(_read_now(database, write))
             except HeadwaterError:
-                # Which of several errors is told may differ.
+                # If several writes fail, the reported error may differ.
                 outcomes.append("refused")
             reader = database.engine.reader()
             outcomes.append([seen(reader, stream) for stream in STREAMS])
@@ -165,21 +165,21 @@ def test_writes_have_the_same_effect_in_one_transaction_as_in_one_each(seed: int
 
 
 def _rehearse(database: Database, writes: list[list[Any]]) -> None:
-    """Raise what the first of the writes that fails raises, and write nothing."""
+    """Raise the error of the first write that fails, and write nothing."""
     copy = database.crash()
     for write in writes:
         copy.execute(_read_now(copy, write))
 
 
-# Single cases, each of which went wrong.
+# Single cases, which used to fail.
 
 
 @pytest.mark.parametrize("expect", [3, 1, STREAM_EXISTS])
 def test_a_deleted_stream_has_no_version_that_an_append_or_a_condition_could_expect(
     expect: int,
 ) -> None:
-    # Who had loaded the stream before it was deleted could still append: an account that nobody
-    # had opened had a balance.
+    # A client that had loaded the stream before its deletion could still append. So an account
+    # that nobody had opened had a balance.
     database = Database()
     database.execute(append("a-1", "T", "T", "T"))
     database.execute(["delete_stream", "a-1"])
@@ -232,7 +232,7 @@ def test_an_append_does_not_expect_the_version_of_a_stream_that_its_transaction_
 def test_a_condition_does_not_count_events_that_its_transaction_hides(
     wanted: dict[str, Any],
 ) -> None:
-    # To give a name back and take it again in one transaction was refused.
+    # Releasing a name and taking it again in one transaction used to be refused.
     database = Database()
     database.execute(append("a-1"))
     taken = [*append("b-1"), wanted, 0]
@@ -244,7 +244,7 @@ def test_a_condition_does_not_count_events_that_its_transaction_hides(
 
 
 def test_an_id_that_the_transaction_hides_can_be_used_again() -> None:
-    # The append was acknowledged as one that was there, and the deletion hid what was there.
+    # The append used to be acknowledged as a repeated one, and the deletion hid the old event.
     database = Database()
     given = ["append", "a-1", ANY, [event("T", bytes([1] * 16))]]
     database.execute(given)
@@ -254,7 +254,7 @@ def test_an_id_that_the_transaction_hides_can_be_used_again() -> None:
 
 @pytest.mark.parametrize("layer", ["active", "files", "rewritten"])
 def test_an_append_with_the_id_of_an_erased_event_is_refused(layer: str) -> None:
-    # It was acknowledged and dropped, whatever it held.
+    # It used to be acknowledged and dropped, whatever its data.
     database = Database()
     given = ["append", "a-1", ANY, [event("T", bytes([1] * 16))]]
     transaction = database.new_id()
@@ -288,7 +288,7 @@ def test_a_snapshot_that_is_saved_before_an_erasure_in_one_transaction_is_not_ke
 
 
 def test_a_late_snapshot_of_events_that_were_erased_meanwhile_is_refused() -> None:
-    # It was stored, and brought the erased data back.
+    # It used to be stored, and brought the erased data back.
     database = Database()
     database.execute(append("a-1", "T", "T", "T"))
     read_at = database.engine.published
@@ -301,7 +301,8 @@ def test_a_late_snapshot_of_events_that_were_erased_meanwhile_is_refused() -> No
         database.execute(save("a-1", 3))
     with pytest.raises(InvalidArgument, match="was not made yet"):
         database.execute(save("a-1", 3, erased_at + 1))
-    # It cannot hold what was erased, or its events were read afterwards.
+    # These are accepted: the snapshot is older than the erased event, or its events were read
+    # after the erasure.
     database.execute(save("a-1", 1))
     database.execute(save("a-1", 3, erased_at))
     assert seen(database.engine.reader(), "a-1")[2] == (3, b"state 3")

@@ -1,4 +1,4 @@
-"""The work of one request is bounded as a whole, and what is asked twice is done once."""
+"""The total work of one request is bounded, and repeated work is done once."""
 
 import itertools
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_equal_conditions_that_fail_are_reported_once() -> None:
 
 
 @pytest.mark.source
-def test_a_key_in_overlapping_range_deletes_is_met_once(budgets: list[WorkBudget]) -> None:
+def test_a_key_in_overlapping_range_deletes_is_counted_once(budgets: list[WorkBudget]) -> None:
     database = Database()
     database.execute(*[["put", b"k%03d" % number, b"v"] for number in range(500)])
     ranges = [(b"k100", b"k300"), (b"k000", b"k200"), (b"k150", b"k160"), (b"k400", None)]
@@ -120,7 +120,7 @@ def test_every_read_of_an_execute_is_charged_and_too_many_are_refused_without_ef
 
 
 @pytest.mark.source
-def test_a_scan_over_deleted_keys_costs_what_it_passes(budgets: list[WorkBudget]) -> None:
+def test_a_scan_is_charged_for_the_deleted_keys_that_it_passes(budgets: list[WorkBudget]) -> None:
     database = Database()
     database.execute(*[["put", b"k%05d" % number, b"v"] for number in range(5_000)])
     database.execute(["delete_range", b"k", None])

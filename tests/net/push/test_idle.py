@@ -1,4 +1,4 @@
-"""What is idle costs nothing: a commit asks only the groups and feeds that it may concern."""
+"""Idle groups and feeds cost nothing: a commit examines only those that it may concern."""
 
 import random
 from typing import Any, cast
@@ -18,7 +18,7 @@ GROUPS = 40
 
 
 def filter_of(number: int) -> dict[str, Any]:
-    """The filter of a group that waits for events of its own: each kind of filter in turn."""
+    """The filter of a group whose events no other group gets. The kinds of filters alternate."""
     kinds: list[dict[str, Any]] = [
         {"category": f"none{number}"},
         {"prefix": f"none{number}-"},
@@ -49,7 +49,7 @@ async def test_a_commit_gives_no_turn_to_groups_that_wait_for_other_events() -> 
         await wait_all_tasks_blocked()
         assert deliveries.turns == turns
         assert deliveries._index.candidates_count == compared
-        # They count what they have passed, and each hears of its own events.
+        # Their positions advance, and each group gets its own events.
         position = server.engine.published_position
         assert (await client.ask("group_info", "g3"))["position"] == position == 50
         assert {row[1] for row in await client.ask("group_list")} == {position}
@@ -75,7 +75,7 @@ async def test_a_large_commit_or_many_positions_give_every_group_one_turn(
             assert GROUPS * expected <= deliveries.turns - turns <= 2 * GROUPS * expected
 
 
-async def test_a_group_whose_filter_changed_hears_of_the_new_events_and_not_of_the_old() -> None:
+async def test_a_group_with_a_changed_filter_gets_events_of_the_new_filter_only() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         await client.ask("group_create", "g", {"category": "old"}, 0, {})
@@ -89,7 +89,7 @@ async def test_a_group_whose_filter_changed_hears_of_the_new_events_and_not_of_t
         assert (word, event[1]) == ("deliveries", "new-1")
 
 
-async def test_a_put_is_compared_with_no_feed_of_other_keys() -> None:
+async def test_a_put_is_not_compared_with_feeds_of_other_keys() -> None:
     async with serving() as server:
         client, writer = await server.connect(), await server.connect()
         for number in range(60):
@@ -108,7 +108,7 @@ async def test_a_put_is_compared_with_no_feed_of_other_keys() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_key_finds_the_ranges_that_comparing_every_range_finds(seed: int) -> None:
+def test_the_ranges_found_for_a_key_equal_those_of_a_comparison_with_all(seed: int) -> None:
     print("seed", seed)
     source = random.Random(seed)
 
