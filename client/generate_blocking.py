@@ -186,10 +186,13 @@ class BlockingTypes(ast.NodeTransformer):
 
 def rewritten(annotation: ast.expr) -> ast.expr:
     """An annotation with blocking types in place of asynchronous ones."""
-    copied = ast.parse(ast.unparse(annotation), mode="eval").body
+    # A starred annotation, of *arguments, is no expression by itself.
+    starred = isinstance(annotation, ast.Starred)
+    plain = annotation.value if isinstance(annotation, ast.Starred) else annotation
+    copied = ast.parse(ast.unparse(plain), mode="eval").body
     changed = BlockingTypes().visit(copied)
     assert isinstance(changed, ast.expr)
-    return changed
+    return ast.Starred(changed) if starred else changed
 
 
 @dataclass
@@ -239,10 +242,11 @@ class Generated:
             if (
                 isinstance(node, ast.Assign)
                 and ast.unparse(node.targets[0]) == name
-                and ast.unparse(node.value).startswith("TypeVar(")
+                and isinstance(node.value, ast.Call)
+                and ast.unparse(node.value.func) in ("TypeVar", "TypeVarTuple")
             ):
                 self.variables[name] = ast.unparse(node)
-                self.need("TypeVar", "typing")
+                self.need(ast.unparse(node.value.func), "typing")
                 return
         self.need(name, module.__name__)
 
@@ -265,6 +269,27 @@ class Generated:
         )
 
 
+def is_overload(function: Function) -> bool:
+    """Whether a function only tells type checkers of one way to call it."""
+    return any(ast.unparse(each) == "overload" for each in function.decorator_list)
+
+
+def overloads(cls: type, name: str) -> Iterator[tuple[Function, ModuleType]]:
+    """The overloads of a method."""
+    for base in cls.__mro__:
+        module = inspect.getmodule(base)
+        if module is None or not module.__name__.startswith("headwater."):
+            continue
+        found = [
+            node
+            for node in class_node(base).body
+            if isinstance(node, Function) and node.name == name
+        ]
+        if found:
+            yield from ((node, module) for node in found if is_overload(node))
+            return
+
+
 def own_functions(cls: type) -> Iterator[tuple[Function, ModuleType]]:
     """The functions of a class, and of those bases that have no blocking class."""
     mapped = {base for base in cls.__mro__[1:] if base.__name__ in blocking_modules()}
@@ -275,7 +300,7 @@ def own_functions(cls: type) -> Iterator[tuple[Function, ModuleType]]:
         if base in covered or module is None or not module.__name__.startswith("headwater."):
             continue
         for node in class_node(base).body:
-            if isinstance(node, Function) and node.name not in seen:
+            if isinstance(node, Function) and node.name not in seen and not is_overload(node):
                 seen.add(node.name)
                 yield node, module
 
@@ -345,26 +370,43 @@ def quoted(docstring: str) -> str:
     return f'"""{docstring}"""' if "\n" not in docstring else f'"""{docstring}\n"""'
 
 
+def signature(
+    generated: Generated, cls: type, function: Function, module: ModuleType
+) -> tuple[ast.arguments, ast.expr]:
+    """The arguments and the return type of a method of the blocking class."""
+    parsed = ast.parse(f"def f({ast.unparse(function.args)}): ...").body[0]
+    assert isinstance(parsed, ast.FunctionDef)
+    arguments = parsed.args
+    for argument in (
+        *arguments.args,
+        *arguments.kwonlyargs,
+        *([arguments.vararg] if arguments.vararg else []),
+    ):
+        if argument.annotation is not None:
+            argument.annotation = rewritten(argument.annotation)
+    place = (cls.__name__, function.name)
+    assert function.returns is not None, place
+    returns = rewritten(function.returns)
+    if place in RETURN_TYPES:
+        returns = ast.parse(RETURN_TYPES[place], mode="eval").body
+    generated.need_all(arguments, module)
+    generated.need_all(returns, module)
+    return arguments, returns
+
+
 def method(
     generated: Generated, cls: type, function: Function, module: ModuleType
 ) -> Iterator[str]:
     """The lines of a method of the blocking class."""
     place = (cls.__name__, function.name)
-    arguments = ast.parse(f"def f({ast.unparse(function.args)}): ...").body[0]
-    assert isinstance(arguments, ast.FunctionDef)
-    for argument in (
-        *arguments.args.args,
-        *arguments.args.kwonlyargs,
-        *([arguments.args.vararg] if arguments.args.vararg else []),
-    ):
-        if argument.annotation is not None:
-            argument.annotation = rewritten(argument.annotation)
-    assert function.returns is not None, place
-    returns = rewritten(function.returns)
-    if place in RETURN_TYPES:
-        returns = ast.parse(RETURN_TYPES[place], mode="eval").body
-    generated.need_all(arguments.args, module)
-    generated.need_all(returns, module)
+    arguments, returns = signature(generated, cls, function, module)
+    is_variadic = False
+    for overload, found in overloads(cls, function.name):
+        is_variadic |= overload.args.vararg is not None
+        generated.need("overload", "typing")
+        theirs = signature(generated, cls, overload, found)
+        yield "    @overload"
+        yield f"    def {function.name}({ast.unparse(theirs[0])}) -> {ast.unparse(theirs[1])}: ..."
     is_property = any(ast.unparse(each) == "property" for each in function.decorator_list)
     call = f"self._core.{function.name}"
     if not is_property:
@@ -384,7 +426,9 @@ def method(
         generated.need_modules(body)
     if is_property:
         yield "    @property"
-    yield f"    def {function.name}({ast.unparse(arguments.args)}) -> {ast.unparse(returns)}:"
+    # As in the source: mypy takes no signature with *Ts for one that *arguments can have.
+    ignore = "  # type: ignore[misc]\n" if is_variadic else ""
+    yield f"    def {function.name}({ignore}{ast.unparse(arguments)}) -> {ast.unparse(returns)}:"
     docstring = ast.get_docstring(function)
     if docstring is not None:
         yield textwrap.indent(quoted(adapted(docstring)), " " * 8)

@@ -95,7 +95,8 @@ from headwater.records import (
     TransactionStatus,
 )
 from headwater.transactions.batch import Batch, Executed, Page
-from headwater.transactions.transaction import Transaction
+from headwater.transactions.range_deletion import DeletedRange
+from headwater.transactions.transaction import Isolation, Transaction
 from headwater.transport.address import Address
 from headwater_protocol.grants import Grant, group_grant, keys_grant, streams_grant
 from headwater_protocol.keys import Key
@@ -150,6 +151,7 @@ __all__ = [
     "Conflict",
     "ConnectionLost",
     "DamagedFile",
+    "DeletedRange",
     "Delivery",
     "DeliveryLost",
     "Criterion",
@@ -174,6 +176,7 @@ __all__ = [
     "KeyRange",
     "InternalError",
     "InvalidArgument",
+    "Isolation",
     "Key",
     "Loaded",
     "Model",

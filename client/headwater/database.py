@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
 from headwater.accounts.rights import Rights
@@ -25,7 +25,7 @@ from headwater.projections.projections import (
     ProjectionStatus,
     check_handler,
 )
-from headwater.reads.key_ranges import KeyRange, range_of
+from headwater.reads.key_ranges import KeyRange, deleted_range, range_of
 from headwater.reads.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages, newest
 from headwater.reads.pages import CommitPages, Pages, SnapshotPages
 from headwater.reads.past import Past
@@ -34,6 +34,8 @@ from headwater.reads.reads import Reads
 from headwater.records import (
     Backup,
     CommitRecord,
+    Committed,
+    Committing,
     Pong,
     StoredSnapshot,
     TransactionStatus,
@@ -42,17 +44,19 @@ from headwater.records import (
 )
 from headwater.transactions import running
 from headwater.transactions.batch import Batch, Executed
+from headwater.transactions.range_deletion import DeletedRange, delete_part, delete_parts
 from headwater.transactions.single_writes import SingleWrites
-from headwater.transactions.transaction import Transaction
+from headwater.transactions.transaction import Isolation, Transaction
 from headwater.transport.address import Address
 from headwater.transport.channel import Channel
 from headwater.transport.choice import running_runtime
 from headwater.transport.handshake import verifier
 from headwater.transport.runtime import Options, Runtime
 from headwater_protocol.keys import Key
-from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE
+from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE, SNAPSHOT
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -128,7 +132,9 @@ class Database(Reads, SingleWrites):
 
     # Transactions.
 
-    def transaction(self, *, isolation: str = SERIALIZABLE, read_only: bool = False) -> Transaction:
+    def transaction(
+        self, *, isolation: Isolation = SERIALIZABLE, read_only: bool = False
+    ) -> Transaction:
         """Make a transaction. `async with` commits it at the end of the block.
 
         If the block raises an exception, the transaction is rolled back.
@@ -142,9 +148,9 @@ class Database(Reads, SingleWrites):
 
     async def run(
         self,
-        function: Callable[..., Awaitable[T]],
-        *arguments: Any,
-        isolation: str = SERIALIZABLE,
+        function: Callable[[Transaction, *Ts], Awaitable[T]],
+        *arguments: *Ts,
+        isolation: Isolation = SERIALIZABLE,
         attempts: int | None = None,
         deadline: float | None = None,
     ) -> T:
@@ -173,6 +179,27 @@ class Database(Reads, SingleWrites):
             arguments,
             attempts=attempts,
             deadline=deadline,
+        )
+
+    async def delete_range(
+        self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
+    ) -> DeletedRange:
+        """Delete the keys that begin with *prefix*, or those from *start* to before *end*.
+
+        However many there are: up to 10,000 at a time are deleted in a transaction of its own, each
+        exactly once. So others may see a part of them deleted. If an error ends it, call it again
+        for the rest. To delete all of at most 100,000 keys together, use a transaction.
+
+        Args:
+            prefix: a tuple that the keys begin with. The empty tuple is the prefix of all keys.
+            start, end: the first key, and the key before which to stop.
+
+        Returns:
+            The number of deleted keys, and the last commit.
+        """
+        first, last = deleted_range(prefix, start, end)
+        return await delete_parts(
+            lambda begin, end: self.run(delete_part, begin, end, isolation=SNAPSHOT), first, last
         )
 
     def batch(self) -> Batch:
@@ -376,15 +403,23 @@ class Database(Reads, SingleWrites):
         """
         return self.projections.run(*names)
 
-    async def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109
-        """Wait until a projection has processed all events up to a position.
+    async def wait_for(
+        self,
+        name: str,
+        position: int | Committed | Committing | None,
+        *,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> None:
+        """Wait until a projection has processed all events up to a position, or those of a commit.
 
-        After `await db.wait_for("balances", committed.last_position)` the model contains what that
+        After `await db.wait_for("balances", await db.append(…))` the model contains what that
         commit wrote. Events of a parked stream count as processed.
 
         Args:
             name: of the projection. It may run in another process.
-            position: of any event, also of one that the projection does not handle.
+            position: of any event, also of one that the projection does not handle; or what a
+                commit returned: a Committed, or what has one, as `Executed`, `Decided` and a
+                transaction. If it appended no events, there is nothing to wait for.
             timeout: in seconds.
 
         Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Protocol
 from uuid import UUID
 
 from headwater.errors import InvalidArgument, Undecodable
@@ -278,6 +278,30 @@ class Committed:
     last_position: Position | None
     time: datetime
     versions: Mapping[str, StreamVersion] = field(hash=False)
+
+
+class Committing(Protocol):
+    """Anything that has a commit: an Executed, a Decided, a transaction."""
+
+    @property
+    def committed(self) -> Committed | None:
+        """The commit. None if nothing was written."""
+        ...
+
+
+def position_of(place: int | Committed | Committing | None) -> int | None:
+    """A position, or that of the last event of a commit. None if it appended no events.
+
+    Raises:
+        InvalidArgument: it is none of these.
+    """
+    if place is None or isinstance(place, int):
+        return place
+    if isinstance(place, Committed):
+        return place.last_position
+    if not hasattr(type(place), "committed"):
+        raise InvalidArgument(f"expected a position or a commit, got {place!r:.60}")
+    return position_of(place.committed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,14 @@ from uuid import UUID
 
 import pytest
 
+from headwater.aggregates.aggregates import Decided
 from headwater.codecs.codec import MsgpackCodec
 from headwater.codecs.events import recorded_event
 from headwater.errors import InvalidArgument, Undecodable
 from headwater.feeds.items import EventBatch
-from headwater.records import RecordedEvent, microseconds_of, time_of
+from headwater.records import RecordedEvent, committed_from, microseconds_of, position_of, time_of
+from headwater.transactions.batch import Executed
+from headwater_protocol.numbers import StreamVersion
 
 ROW: list[Any] = [4, "s", 2, 3, 1_700_000_000_123_456, bytes(range(16)), "A", b"\x01", b""]
 
@@ -131,3 +134,15 @@ def test_times_are_exact_and_have_a_zone() -> None:
         assert microseconds_of(time_of(microseconds), "t") == microseconds
     with pytest.raises(InvalidArgument, match="t: expected a datetime with a time zone"):
         microseconds_of(datetime(2013, 1, 1), "t")  # noqa: DTZ001
+
+
+def test_what_a_commit_returned_stands_for_the_position_of_its_last_event() -> None:
+    committed = committed_from([7, 0, 3, 5, {"s": 2}])
+    executed = Executed(committed, [])
+    for place in (5, committed, executed, Decided(StreamVersion(2), (), committed)):
+        assert position_of(place) == 5
+    nothing = committed_from([7, 0, None, None, {}])
+    for empty in (None, nothing, Executed(nothing, []), Decided(StreamVersion(2), (), None)):
+        assert position_of(empty) is None
+    with pytest.raises(InvalidArgument, match="expected a position or a commit, got 'the end'"):
+        position_of("the end")  # type: ignore[arg-type]

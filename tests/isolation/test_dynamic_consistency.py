@@ -51,7 +51,7 @@ def decide_once(db: BlockingDatabase, way: str, query: Query, decide: Decide) ->
             tx.append(*decided)
         return True
 
-    isolation = "snapshot" if way == "snapshot" else "serializable"
+    isolation: headwater.Isolation = "snapshot" if way == "snapshot" else "serializable"
     return db.run(attempt, isolation=isolation, deadline=50)
 
 

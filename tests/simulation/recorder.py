@@ -278,7 +278,7 @@ class Recorder:
 
     @asynccontextmanager
     async def transaction(
-        self, name: str, *, isolation: str = "serializable", read_only: bool = False
+        self, name: str, *, isolation: headwater.Isolation = "serializable", read_only: bool = False
     ) -> AsyncIterator[Recording]:
         """A transaction. Errors end its block and are recorded."""
         transaction = self.database.transaction(isolation=isolation, read_only=read_only)
@@ -298,7 +298,7 @@ class Recorder:
         name: str,
         function: Callable[[Recording], Awaitable[None]],
         *,
-        isolation: str = "serializable",
+        isolation: headwater.Isolation = "serializable",
     ) -> None:
         """db.run: each call of the function is an attempt, and all but the last were aborted."""
         made: list[tuple[Attempt, Transaction]] = []

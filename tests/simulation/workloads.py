@@ -64,7 +64,7 @@ def element(recorder: Recorder) -> str:
     return f"{recorder.client}.{recorder.history.ticks}"
 
 
-def _isolation(recorder: Recorder) -> str:
+def _isolation(recorder: Recorder) -> headwater.Isolation:
     return recorder.dice.choice(("serializable", "serializable", "snapshot"))
 
 

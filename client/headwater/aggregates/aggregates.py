@@ -1,9 +1,9 @@
 """The aggregates of a database, of a transaction, or of the past: load, save, decide."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, TypeVarTuple, overload
 
 from headwater.aggregates.definition import Definition
 from headwater.database import Database
@@ -16,6 +16,7 @@ from headwater.transactions.writes import several
 from headwater_protocol.numbers import StreamVersion
 
 State = TypeVar("State")
+Ts = TypeVarTuple("Ts")
 
 
 class Aggregate(NamedTuple, Generic[State]):
@@ -106,7 +107,26 @@ class Aggregates(Generic[State]):
 
         return (await self._database("save").run(append)).committed
 
+    @overload
     async def decide(
+        self,
+        stream: str,
+        command: Callable[[State, *Ts], Event | Iterable[Event] | None],
+        *arguments: *Ts,
+        attempts: int | None = None,
+        deadline: float | None = None,
+    ) -> Decided: ...
+    @overload
+    async def decide(
+        self,
+        stream: str,
+        command: object,
+        *,
+        attempts: int | None = None,
+        deadline: float | None = None,
+    ) -> Decided: ...
+    # mypy takes no signature with *Ts for one that *arguments can have.
+    async def decide(  # type: ignore[misc]
         self,
         stream: str,
         command: Any,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
 from headwater.blocking.groups import BlockingGroups
@@ -31,8 +31,18 @@ from headwater.projections.projections import (
 from headwater.reads.key_ranges import KeyRange
 from headwater.reads.listing import CategoryInfo, StreamInfo
 from headwater.reads.query import Query
-from headwater.records import Backup, CommitRecord, Pong, StoredSnapshot, TransactionStatus
+from headwater.records import (
+    Backup,
+    CommitRecord,
+    Committed,
+    Committing,
+    Pong,
+    StoredSnapshot,
+    TransactionStatus,
+)
 from headwater.transactions.batch import Batch, Executed
+from headwater.transactions.range_deletion import DeletedRange
+from headwater.transactions.transaction import Isolation
 from headwater.transport.address import Address
 from headwater.transport.blocking_runtime import BlockingRuntime
 from headwater.transport.runtime import Options
@@ -40,6 +50,7 @@ from headwater.transport.stepping import step
 from headwater_protocol.keys import Key
 from headwater_protocol.operations import SERIALIZABLE
 
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,7 +103,7 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         step(self._core.close())
 
     def transaction(
-        self, *, isolation: str = SERIALIZABLE, read_only: bool = False
+        self, *, isolation: Isolation = SERIALIZABLE, read_only: bool = False
     ) -> BlockingTransaction:
         """Make a transaction. `with` commits it at the end of the block.
 
@@ -107,9 +118,9 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
 
     def run(
         self,
-        function: Callable[..., T],
-        *arguments: Any,
-        isolation: str = SERIALIZABLE,
+        function: Callable[[BlockingTransaction, *Ts], T],
+        *arguments: *Ts,
+        isolation: Isolation = SERIALIZABLE,
         attempts: int | None = None,
         deadline: float | None = None,
     ) -> T:
@@ -140,6 +151,24 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
                 deadline=deadline,
             )
         )
+
+    def delete_range(
+        self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
+    ) -> DeletedRange:
+        """Delete the keys that begin with *prefix*, or those from *start* to before *end*.
+
+        However many there are: up to 10,000 at a time are deleted in a transaction of its own, each
+        exactly once. So others may see a part of them deleted. If an error ends it, call it again
+        for the rest. To delete all of at most 100,000 keys together, use a transaction.
+
+        Args:
+            prefix: a tuple that the keys begin with. The empty tuple is the prefix of all keys.
+            start, end: the first key, and the key before which to stop.
+
+        Returns:
+            The number of deleted keys, and the last commit.
+        """
+        return step(self._core.delete_range(prefix, start=start, end=end))
 
     def batch(self) -> Batch:
         """Make an empty batch. `execute` sends all of it in one round trip."""
@@ -311,15 +340,19 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         """
         return RunningProjections(self._core, self._core.projections, names)
 
-    def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:
-        """Wait until a projection has processed all events up to a position.
+    def wait_for(
+        self, name: str, position: int | Committed | Committing | None, *, timeout: float = 30.0
+    ) -> None:
+        """Wait until a projection has processed all events up to a position, or those of a commit.
 
-        After `db.wait_for("balances", committed.last_position)` the model contains what that
+        After `db.wait_for("balances", db.append(…))` the model contains what that
         commit wrote. Events of a parked stream count as processed.
 
         Args:
             name: of the projection. It may run in another process.
-            position: of any event, also of one that the projection does not handle.
+            position: of any event, also of one that the projection does not handle; or what a
+                commit returned: a Committed, or what has one, as `Executed`, `Decided` and a
+                transaction. If it appended no events, there is nothing to wait for.
             timeout: in seconds.
 
         Raises:

@@ -6,7 +6,7 @@ of its own kind, and awaits the result. These adapters give it a coroutine that 
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from headwater.blocking.models import BlockingModel
 from headwater.blocking.transaction import BlockingTransaction
@@ -17,6 +17,7 @@ from headwater.projections.state import ProjectionTransaction
 from headwater.transactions.transaction import Transaction
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,10 +35,12 @@ class BlockingProjectionTransaction(BlockingTransaction):
         self.model = BlockingModel(core.model)
 
 
-def in_blocking_transaction(function: Callable[..., T]) -> Callable[..., Awaitable[T]]:
+def in_blocking_transaction(
+    function: Callable[[BlockingTransaction, *Ts], T],
+) -> Callable[[Transaction, *Ts], Awaitable[T]]:
     """A function of the blocking face, as `run` of the asynchronous face calls it."""
 
-    async def call(transaction: Transaction, *arguments: Any) -> T:
+    async def call(transaction: Transaction, *arguments: *Ts) -> T:
         result = function(BlockingTransaction(transaction), *arguments)
         if inspect.iscoroutine(result):
             result.close()

@@ -2,6 +2,7 @@
 
 from headwater.projections.projections import Projections, ProjectionStatus
 from headwater.projections.state import ParkedStream
+from headwater.records import Committed, Committing
 from headwater.transport.stepping import step
 
 
@@ -23,12 +24,15 @@ class BlockingProjections:
         """
         return step(self._core.status(name))
 
-    def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:
-        """Wait until a projection has processed all events up to a position.
+    def wait_for(
+        self, name: str, position: int | Committed | Committing | None, *, timeout: float = 30.0
+    ) -> None:
+        """Wait until a projection has processed all events up to a position, or those of a commit.
 
         Args:
             name: of the projection. It may run in another process.
-            position: of any event, also of one that the projection does not handle.
+            position: of any event, also of one that the projection does not handle; or what a
+                commit returned. If it appended no events, there is nothing to wait for.
             timeout: in seconds.
 
         Raises:

@@ -36,15 +36,6 @@ class BlockingSingleWrites:
         """Delete a key. It is no error if the key is absent."""
         return step(self._core.delete(key))
 
-    def delete_range(
-        self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
-    ) -> Committed:
-        """Delete the keys that begin with *prefix*, or those from *start* to before *end*.
-
-        The empty tuple is the prefix of all keys.
-        """
-        return step(self._core.delete_range(prefix, start=start, end=end))
-
     def add(self, key: Key, number: float) -> Committed:
         """Add to the number that a key holds. An absent key counts as 0."""
         return step(self._core.add(key, number))

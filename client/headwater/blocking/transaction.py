@@ -10,7 +10,7 @@ from headwater.blocking.reads import BlockingReads
 from headwater.groups.delivery import Acknowledgeable
 from headwater.reads.query import Filter, Query
 from headwater.records import Committed, Event
-from headwater.transactions.transaction import Transaction
+from headwater.transactions.transaction import Isolation, Transaction
 from headwater.transport.stepping import step
 from headwater_protocol.keys import Key
 from headwater_protocol.numbers import ANY, CommitNumber
@@ -43,7 +43,7 @@ class BlockingTransaction(BlockingReads):
         step(self._core.__aexit__(kind, error, trace))
 
     @property
-    def isolation(self) -> str:
+    def isolation(self) -> Isolation:
         """The level, "serializable" or "snapshot"."""
         return self._core.isolation
 

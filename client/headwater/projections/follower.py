@@ -45,6 +45,7 @@ from headwater.projections.state import (
 )
 from headwater.records import RecordedEvent
 from headwater.transactions import running
+from headwater.transactions.transaction import Isolation
 from headwater.transport.channel import Channel
 from headwater.transport.tasks import ends_the_task
 from headwater_protocol.operations import SERIALIZABLE, SNAPSHOT
@@ -239,7 +240,7 @@ class Follower:
         self,
         function: Callable[..., Awaitable[Any]],
         *arguments: Any,
-        isolation: str = SERIALIZABLE,
+        isolation: Isolation = SERIALIZABLE,
         attempts: int | None = None,
     ) -> Any:
         """Call function(tx, …) in a transaction of this build, exactly once."""

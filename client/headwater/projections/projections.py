@@ -43,6 +43,7 @@ from headwater.projections.state import (
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import KeyPages
 from headwater.reads.query import Query, event_filter
+from headwater.records import Committed, Committing, position_of
 from headwater.transport.backoff import Backoff
 from headwater.transport.tasks import beside
 from headwater_protocol.keys import KeyTuple
@@ -218,29 +219,39 @@ class Projections:
             None if following is None else following.position,
         )
 
-    async def wait_for(self, name: str, position: int, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109
-        """Wait until a projection has processed all events up to a position.
+    async def wait_for(
+        self,
+        name: str,
+        position: int | Committed | Committing | None,
+        *,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> None:
+        """Wait until a projection has processed all events up to a position, or those of a commit.
 
         Args:
             name: of the projection. It may run in another process.
-            position: of any event, also of one that the projection does not handle.
+            position: of any event, also of one that the projection does not handle; or what a
+                commit returned. If it appended no events, there is nothing to wait for.
             timeout: in seconds.
 
         Raises:
             ProjectionBehind: the projection had not reached the position in time.
         """
-        POSITION(position, "wait_for: position")
         NAME(name, "wait_for: name")
+        reaching = position_of(position)
+        if reaching is None:
+            return
+        POSITION(reaching, "wait_for: position")
         runtime = self._host().channel.runtime
         until = runtime.now() + timeout
         backoff = Backoff(WAIT_PAUSE_FIRST, WAIT_PAUSE_MAX)
-        while not (reached := await self._transaction(name, self._reached, position))[0]:
+        while not (reached := await self._transaction(name, self._reached, reaching))[0]:
             pause = backoff.next()
             if runtime.now() + pause >= until:
                 raise ProjectionBehind(
                     f"projection {name} "
                     + ("never ran" if reached[1] is None else f"is at position {reached[1]}")
-                    + f"; it did not reach {position} within {timeout:g} s"
+                    + f"; it did not reach {reaching} within {timeout:g} s"
                 )
             await runtime.sleep(pause)
 

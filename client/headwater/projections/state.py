@@ -32,7 +32,7 @@ from headwater.projections.models import Model
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import KeyPages
 from headwater.records import Committed, time_of
-from headwater.transactions.transaction import Transaction
+from headwater.transactions.transaction import Isolation, Transaction
 from headwater.transport.channel import Channel
 from headwater_protocol.keys import KeyTuple, encode_key
 from headwater_protocol.operations import SERIALIZABLE
@@ -209,7 +209,7 @@ class ProjectionTransaction(Transaction):
         name: str,
         build: int,
         *,
-        isolation: str = SERIALIZABLE,
+        isolation: Isolation = SERIALIZABLE,
     ) -> None:
         super().__init__(channel, codec, isolation=isolation)
         self.name = name

@@ -35,3 +35,21 @@ def key_range(prefix: Key | None, start: Key | None, end: Key | None) -> tuple[b
     if prefix == ():
         return b"", None
     return prefix_range(prefix)
+
+
+def deleted_range(
+    prefix: Key | None, start: Key | None, end: Key | None
+) -> tuple[bytes, bytes | None]:
+    """Encode the arguments of a range deletion.
+
+    Raises:
+        InvalidArgument: nothing is given, or the range ends before it begins.
+    """
+    if prefix is None and start is None and end is None:
+        raise InvalidArgument(
+            "delete_range: give a prefix, or start= and end=; the prefix () is all keys"
+        )
+    first, last = key_range(prefix, start, end)
+    if last is not None and first >= last:
+        raise InvalidArgument(f"delete_range: start {start!r:.80} is not before end {end!r:.80}")
+    return first, last

@@ -39,17 +39,6 @@ class SingleWrites(ABC):
         batch.delete(key)
         return (await self.execute(batch)).committed
 
-    async def delete_range(
-        self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
-    ) -> Committed:
-        """Delete the keys that begin with *prefix*, or those from *start* to before *end*.
-
-        The empty tuple is the prefix of all keys.
-        """
-        batch = self.batch()
-        batch.delete_range(prefix, start=start, end=end)
-        return (await self.execute(batch)).committed
-
     async def add(self, key: Key, number: float) -> Committed:
         """Add to the number that a key holds. An absent key counts as 0."""
         batch = self.batch()

@@ -15,7 +15,7 @@ one commit.
 
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from headwater.codecs.codec import Codec
@@ -28,6 +28,9 @@ from headwater.transport.channel import Channel, commit_unknown
 from headwater.transport.connection import Connection
 from headwater_protocol.numbers import CommitNumber
 from headwater_protocol.operations import ISOLATION, SERIALIZABLE
+
+Isolation: TypeAlias = Literal["serializable", "snapshot"]
+"""The level of isolation of a transaction."""
 
 
 class Transaction(Writes, Reads):
@@ -44,7 +47,7 @@ class Transaction(Writes, Reads):
         channel: Channel,
         codec: Codec,
         *,
-        isolation: str = SERIALIZABLE,
+        isolation: Isolation = SERIALIZABLE,
         read_only: bool = False,
     ) -> None:
         ISOLATION(isolation, "transaction: isolation")

@@ -11,7 +11,7 @@ from uuid import UUID
 from headwater.codecs.codec import Codec, encode_with
 from headwater.errors import InvalidArgument, TooLarge
 from headwater.groups.delivery import Acknowledgeable, Delivery, ack_writes, claimed
-from headwater.reads.key_ranges import key_range
+from headwater.reads.key_ranges import deleted_range
 from headwater.reads.query import Filter, Query, filter_of
 from headwater.records import Event
 from headwater.transactions.retention import RetentionWrites
@@ -91,15 +91,7 @@ class Writes(RetentionWrites):
 
         The empty tuple is the prefix of all keys.
         """
-        if prefix is None and start is None and end is None:
-            raise InvalidArgument(
-                "delete_range: give a prefix, or start= and end=; the prefix () is all keys"
-            )
-        first, last = key_range(prefix, start, end)
-        if last is not None and first >= last:
-            raise InvalidArgument(
-                f"delete_range: start {start!r:.80} is not before end {end!r:.80}"
-            )
+        first, last = deleted_range(prefix, start, end)
         self._keep(["delete_range", first, last], len(first) + len(last or b""))
 
     def add(self, key: Key, number: float) -> None:

@@ -100,7 +100,7 @@ def test_an_append_with_a_condition_succeeds_once(play: Play, name: str) -> None
 
 @pytest.mark.parametrize("isolation", ["serializable", "snapshot"])
 def test_a_transaction_whose_query_was_invalidated_is_run_again(
-    play: Play, name: str, isolation: str
+    play: Play, name: str, isolation: headwater.Isolation
 ) -> None:
     async def scenario(db: headwater.Database) -> None:
         numbers = Query(types=["Issued"], tags=[name])

@@ -199,5 +199,5 @@ def test_a_function_that_is_not_async_is_refused_and_nothing_is_committed(
 def test_a_blocking_run_refuses_an_async_function(server: FakeServer) -> None:
     wanted = pytest.raises(headwater.InvalidArgument, match="a blocking database wants a `def`")
     with headwater.connect_blocking(server.url) as db, wanted:
-        db.run(increment, 1)  # type: ignore[unused-coroutine]
+        db.run(increment, 1)  # type: ignore[arg-type, unused-coroutine]
     assert not commits(server)

@@ -200,7 +200,7 @@ def test_a_read_only_transaction_refuses_writes_at_the_call(server: FakeServer) 
         with pytest.raises(headwater.InvalidArgument, match="read-only"):
             db.transaction(read_only=True).put("a", 1)
         with pytest.raises(headwater.InvalidArgument, match="isolation"):
-            db.transaction(isolation="chaos")
+            db.transaction(isolation="chaos")  # type: ignore[arg-type]
 
     run_on("blocking", server.url, scenario)
 
