@@ -27,6 +27,9 @@ from tests.engine.database import Database
 
 T = TypeVar("T")
 
+NO_END_MS = 3_600_000
+"""Milliseconds of a turn that does not end during a test."""
+
 
 @dataclass
 class Disk:
@@ -174,8 +177,13 @@ async def _serve(stream: trio.abc.Stream, server: Server, database: Database) ->
 
 
 def settings(**session: Any) -> ServerSettings:
-    """Settings with other bounds for sessions."""
-    return ServerSettings(data="data", session=replace(SessionSettings(), **session))
+    """Settings with other bounds for sessions. Turns do not end by time, as machines differ."""
+    return ServerSettings(
+        data="data",
+        turn_ms=NO_END_MS,
+        feeds_turn_ms=NO_END_MS,
+        session=replace(SessionSettings(turn_ms=NO_END_MS), **session),
+    )
 
 
 @asynccontextmanager

@@ -27,6 +27,12 @@ class Slow:
         return next(self._looks) * self._step_s
 
 
+def slow_down(turn: Turn, step_s: float) -> None:
+    """Let a turn last 2 ms, and each look at its clock some time."""
+    turn._length_s = 0.002
+    turn.now = Slow(step_s)
+
+
 def test_a_turn_is_over_after_its_length() -> None:
     now = 5.0
     turn = Turn(2, lambda: now)
@@ -46,7 +52,7 @@ async def test_a_session_serves_no_further_request_once_its_turn_is_over(
     async with serving() as server:
         service = server.server.service
         session = open_session(service, "test", lambda: None)
-        service.session_turn.now = Slow(request_ms / 1000)
+        slow_down(service.session_turn, request_ms / 1000)
         session.receive(encode_frame(encode([1, "hello", 1, "test"])))
         frames = [encode_frame(encode([number, "ping"])) for number in range(2, 32)]
         session.receive(b"".join(frames))
@@ -64,7 +70,8 @@ async def test_a_session_serves_no_further_request_once_its_turn_is_over(
 async def test_connections_that_are_served_later_get_all_their_answers_in_order() -> None:
     async with listening() as (server, listeners):
         service = server.server.service
-        service.connections_turn.now = service.session_turn.now = Slow(1.0)
+        slow_down(service.connections_turn, 1.0)
+        slow_down(service.session_turn, 1.0)
         clients = [await dial(listeners) for _ in range(5)]
         for round_number in range(20):
             puts = [
@@ -90,7 +97,7 @@ async def test_feeds_that_are_behind_take_one_step_at_a_time_if_each_uses_up_the
         writer, reader = await server.connect(), await server.connect()
         await server.append(writer, "a-1", *[b"%d" % number for number in range(5)])
         feeds = server.server._subscriptions
-        feeds._turn.now = Slow(1.0)
+        slow_down(feeds._turn, 1.0)
         steps: list[int] = []
         step = feeds._try_step
         turn = feeds.turn
