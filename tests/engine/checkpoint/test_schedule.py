@@ -54,6 +54,24 @@ def test_a_checkpoint_marks_the_log_as_durable_with_the_commits_in_progress() ->
     assert read_applied(database.store).log_index == database.engine._log.last_index
 
 
+def test_no_checkpoint_is_due_after_a_checkpoint() -> None:
+    """A replay of ticks that the files had filled a memtable that no checkpoint would freeze.
+
+    The checkpoint was due for ever, and the server did nothing else.
+    """
+    database = Database(replace(SETTINGS, memtable_size_max=2000))
+    database.execute(["set_retention", "s", None, 10**12])
+    for _ in range(20):
+        # A rule by age makes the log tick each second.
+        database.wait(1_100_000)
+    database.checkpoint()
+    assert not database.engine.checkpoints.due
+    restarted = database.crash()
+    assert restarted.engine.checkpoints.due, "the log still had the ticks, and they were replayed"
+    restarted.checkpoint()
+    assert not restarted.engine.checkpoints.due
+
+
 def test_the_last_writes_reach_the_files_in_quiet_times() -> None:
     database = Database(SETTINGS)
     assert not due_after_quiet(database), "nothing was ever written"

@@ -327,7 +327,9 @@ class CheckpointSchedule:
         # Ticks alone make no checkpoint due unless they fill the memtable. But the log is trimmed
         # after this, so what they say must be in the files, or a restart would go back in time.
         ticked = active.time != self._state.files.time
-        if not (tidy or active.commits or active.aborted or ticked):
+        # A replay may fill the memtable with records that the files have. It has to be freed too.
+        filled = self.fill >= 1.0
+        if not (tidy or active.commits or active.aborted or ticked or filled):
             # The files have everything that was applied. During a replay, the log has more.
             self._note_needless(self._sequencer.durable_sequence)
             if self._sequencer.started:
