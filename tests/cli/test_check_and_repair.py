@@ -60,6 +60,42 @@ def test_damage_is_reported_with_file_and_offset_and_nothing_is_changed(left: Pa
     assert segment.read_bytes() == before
 
 
+def every_file(path: Path) -> dict[Path, tuple[int, int, bytes]]:
+    """All files and directories below a path, with the times of their last changes."""
+    return {
+        each: (each.stat().st_mtime_ns, each.stat().st_ctime_ns, content(each))
+        for each in (path, *sorted(path.rglob("*")))
+    }
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+@pytest.mark.parametrize("has_lock", [True, False])
+def test_what_only_looks_at_a_directory_writes_nothing_into_it(left: Path, has_lock: bool) -> None:
+    # Each wrote its pid to LOCK, and RocksDB its files, so a backup on a disk that was mounted
+    # read-only could not be checked or restored.
+    if not has_lock:
+        (left / "LOCK").unlink()
+    before = every_file(left)
+    assert run("check", str(left))[0] == 0
+    assert every_file(left) == before
+    home = left.parent / "restored"
+    home.mkdir()
+    restored = str(home / "data")
+    assert run("restore", str(left), "--data", restored)[0] == 0
+    assert run("restore", str(left), "--data", restored + "-again", "--no-check")[0] == 0
+    assert every_file(left) == before
+    flip_a_byte_of_the_log(left)
+    before = every_file(left)
+    assert run("repair", str(left), "--dry-run")[0] == 1
+    assert run("repair", str(left), answer="n\n")[0] == 1
+    assert every_file(left) == before
+    with ServerProcess(home) as server, Wire(server.address) as client:
+        assert client.ask("get", None, b"3", None)[-1] == b"v" * 100
+
+
 def test_a_server_refuses_damage_and_starts_after_the_repair(left: Path) -> None:
     flip_a_byte_of_the_log(left)
     status, said = run("serve", "--data", str(left), "--listen", "127.0.0.1:0")

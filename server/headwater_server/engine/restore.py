@@ -1,6 +1,7 @@
 """Restoring: copies a backup, or any data directory without a server, to a new data directory.
 
-    1  lock both: no server may run on the backup, and nobody else may create the target
+    1  lock both: no server may run on the backup, and nobody else may create the target. The lock
+       of the backup writes nothing, so that it may be on a disk that is mounted read-only
     2  copy and sync every file, and sync the directories
     3  copy FORMAT last: it marks the target as complete
 
@@ -8,7 +9,6 @@ Everything is copied and nothing linked, so the target shares no data with the b
 the target is left as it was, missing or empty.
 """
 
-import random
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -56,10 +56,7 @@ def restore(
     """
     check_target(file_system, target)
     with ExitStack() as opened:
-        # The directory exists already, so neither the id nor the time is used.
-        source = DataDirectory.open(
-            file_system, backup, source=random.Random(0), now=0, create=False
-        )
+        source = DataDirectory.look_at(file_system, backup)
         opened.callback(source.close)
         was_there = file_system.exists(target)
         try:

@@ -315,13 +315,17 @@ class MemoryFileSystem:
         self.leave(crash)
         return self.room(_ROOM_WITHOUT_CAPACITY)
 
-    def lock(self, path: str) -> Lock:
+    def lock(self, path: str, *, shared: bool = False) -> Lock:
         crash = self.enter("lock", path)
         key = "/".join(_parts(path))
+        # A shared lock excludes nobody here: one process looks at a time.
         if key in self.locked:
             raise DirectoryInUse(
                 f"{path} is locked by process {_PID}", details={"path": path, "pid": _PID}
             )
+        if shared:
+            self.leave(crash)
+            return MemoryLock(self, "")
         directory, name = self._place(path)
         if name not in directory.live:
             directory.change(Link(FileNode(f"{_PID}\n".encode()), None, name))

@@ -118,6 +118,19 @@ def test_a_file_opened_for_reading_cannot_be_written(disk: FileSystem, here: str
     file.close()
 
 
+def test_a_shared_lock_writes_nothing_and_excludes_an_owner(disk: FileSystem, here: str) -> None:
+    path = join(here, "LOCK")
+    disk.lock(path, shared=True).close()
+    assert not disk.exists(path)
+    owner = disk.lock(path)
+    with pytest.raises(DirectoryInUse):
+        disk.lock(path, shared=True)
+    owner.close()
+    looking, another = disk.lock(path, shared=True), disk.lock(path, shared=True)
+    another.close()
+    looking.close()
+
+
 def test_the_second_owner_of_a_lock_is_refused_even_in_this_process(
     disk: FileSystem, here: str
 ) -> None:

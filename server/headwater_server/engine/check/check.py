@@ -12,7 +12,6 @@ All damage is reported, unless it prevents reading further. Memory is bounded fo
 data; see sums.py. The remains of a crash, a torn tail or an unfinished checkpoint, are not damage.
 """
 
-import random
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -84,10 +83,7 @@ def check(
     report = Report()
     with ExitStack() as opened:
         try:
-            # The directory exists already, so neither the id nor the time is used.
-            directory = DataDirectory.open(
-                file_system, path, source=random.Random(0), now=0, create=False
-            )
+            directory = DataDirectory.look_at(file_system, path)
         except DamagedFile as error:
             report.add_error(Kind.DIRECTORY, path, error, "none: restore it from a copy")
             return report

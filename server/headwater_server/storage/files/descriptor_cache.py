@@ -194,5 +194,5 @@ class DescriptorCache:
     def free_bytes(self, path: str) -> int:
         return self._file_system.free_bytes(path)
 
-    def lock(self, path: str) -> Lock:
-        return self._file_system.lock(path)
+    def lock(self, path: str, *, shared: bool = False) -> Lock:
+        return self._file_system.lock(path, shared=shared)

@@ -118,6 +118,22 @@ class DataDirectory:
             lock.close()
             raise
 
+    @staticmethod
+    def look_at(file_system: FileSystem, path: str) -> "DataDirectory":
+        """Lock the directory at *path* for reading. Nothing is written, so it may be read-only.
+
+        Raises:
+            DirectoryInUse, FormatTooNew, InvalidArgument, DamagedFile: as `open`.
+        """
+        if not file_system.exists(join(path, FORMAT_NAME)):
+            _refuse_others(file_system, path, create=False)
+        lock = file_system.lock(join(path, LOCK_NAME), shared=True)
+        try:
+            return _read(file_system, path, lock)
+        except BaseException:
+            lock.close()
+            raise
+
     @property
     def wal(self) -> str:
         """The directory of the write-ahead log."""

@@ -112,8 +112,11 @@ class FileSystem(Protocol):
         """Free bytes of the disk that holds *path*."""
         ...
 
-    def lock(self, path: str) -> Lock:
+    def lock(self, path: str, *, shared: bool = False) -> Lock:
         """Lock a file against every other process and this one; make it if it is missing.
+
+        A *shared* lock changes nothing, so it works on a disk that is mounted read-only. It
+        excludes the other kind, and not further shared ones. A missing file is not made.
 
         Raises:
             DirectoryInUse: it is locked; details["pid"] is the owner, 0 if that is unknown.

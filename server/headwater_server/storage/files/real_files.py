@@ -114,17 +114,23 @@ class RealFile:
 class RealLock:
     """A file locked by flock: the kernel releases it when the process ends."""
 
-    def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    def __init__(self, path: str, *, shared: bool = False) -> None:
+        self._descriptor = -1
+        if shared and not os.path.exists(path):
+            # Nobody has locked it, and a lock would have to make it.
+            return
+        access = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
+        self._descriptor = os.open(path, access | os.O_CLOEXEC, _FILE_MODE)
         try:
-            self._take(path)
+            self._take(path, shared=shared)
         except BaseException:
             self.close()
             raise
 
-    def _take(self, path: str) -> None:
+    def _take(self, path: str, *, shared: bool) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self._descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
             owner = os.pread(self._descriptor, _PID_SIZE_MAX, 0).strip()
             pid = int(owner) if owner.isdigit() else 0
@@ -132,6 +138,8 @@ class RealLock:
                 f"{path} is locked by process {pid or 'unknown'}",
                 details={"path": path, "pid": pid},
             ) from error
+        if shared:
+            return
         # The pid is for people and for the message above; flock does the locking.
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -190,5 +198,5 @@ class RealFileSystem:
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
 
-    def lock(self, path: str) -> Lock:
-        return RealLock(path)
+    def lock(self, path: str, *, shared: bool = False) -> Lock:
+        return RealLock(path, shared=shared)

@@ -27,6 +27,8 @@ For the same reason batches should be small: a thousand puts hold the interprete
 import errno
 import os
 import re
+import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,6 +53,9 @@ _MIB: Final = 1024 * _KIB
 
 _KEYS_A_FILTER_MIN: Final = 1024
 """Keys in the smallest partition of a filter, to read all of them by point lookups."""
+
+_CONFIGURATION: Final = "rocksdict-config.json"
+"""A file that rocksdict writes beside those of RocksDB, at each open."""
 
 WRITE_ATTEMPTS_MAX: Final = 100
 """How often we try to write a batch. Before each retry we wait until compaction has caught up."""
@@ -89,6 +94,7 @@ class RocksStore:
             setattr(self._write_options, option, True)
         self._scans: WeakSet[Any] = WeakSet()
         self._failed: DiskFull | None = None
+        self._shadow: tempfile.TemporaryDirectory[str] | None = None
         self._database = self._open()
 
     @staticmethod
@@ -98,6 +104,7 @@ class RocksStore:
         """Open the store in *path*; make the store, and the directory, if there is none.
 
         A read-only store may be opened while another process owns it; it shows the flushed data.
+        Nothing is written into *path*, which may be on a disk that is mounted read-only.
 
         Raises:
             DamagedFile: files are missing or broken; or *read_only*, and there is no store.
@@ -126,11 +133,35 @@ class RocksStore:
             # Name the column family, or rocksdict would use the options in the OPTIONS file, with a
             # small cache of its own.
             families = {"default": options}
-            database = rocksdict.Rdict(self._path, options, families, access)
+            path = self._shadow_path(names) if self._read_only else self._path
+            database = rocksdict.Rdict(path, options, families, access)
         except Exception as error:
-            raise self._told(error) from error
+            told = self._told(error)
+            self._remove_shadow()
+            raise told from error
         self._get = database.get
         return database
+
+    def _shadow_path(self, names: set[str]) -> str:
+        """A temporary directory with links to the store's files.
+
+        RocksDB writes its log of messages into the directory that it opens, and rocksdict a file
+        with its configuration, even if they only read.
+        """
+        self._shadow = tempfile.TemporaryDirectory(prefix="headwater-state-")
+        shadow = self._shadow.name
+        for name in names - {_CONFIGURATION, "LOCK", "LOG"}:
+            os.symlink(os.path.abspath(os.path.join(self._path, name)), os.path.join(shadow, name))
+        if _CONFIGURATION in names:
+            shutil.copyfile(
+                os.path.join(self._path, _CONFIGURATION), os.path.join(shadow, _CONFIGURATION)
+            )
+        return shadow
+
+    def _remove_shadow(self) -> None:
+        if self._shadow is not None:
+            self._shadow.cleanup()
+            self._shadow = None
 
     def _options(self, *, create: bool) -> rocksdict.Options:
         settings = self._settings
@@ -361,6 +392,8 @@ class RocksStore:
             pass
         except Exception as error:
             raise self._told(error) from error
+        finally:
+            self._remove_shadow()
 
     # For operators.
 
@@ -398,7 +431,10 @@ class RocksStore:
         # rocksdict raises plain Exception for every error of RocksDB.
         if type(error) is not Exception:
             return error
-        told = explain(str(error), self._path)
+        message = str(error)
+        if self._shadow is not None:
+            message = message.replace(self._shadow.name, self._path)
+        told = explain(message, self._path)
         if isinstance(told, DiskFull):
             self._failed = told
         return told
