@@ -93,7 +93,8 @@ class ConsumerGroup:
     @property
     def unsettled(self) -> bool:
         """Whether its next turn waits for something that is not durable yet."""
-        return not self._begun or self._schedule.unsettled or self.progress.unwritten
+        waits = self._schedule.unsettled or self._sending.waits
+        return waits or not self._begun or self.progress.unwritten
 
     def go_live(self) -> bool:
         """Rely on being told about matching events, if all published ones were read."""

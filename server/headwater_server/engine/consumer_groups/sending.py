@@ -37,6 +37,11 @@ class Sending:
         self._waiting: deque[_Waiting] = deque()
         self._unwritten: list[_Waiting] = []
 
+    @property
+    def waits(self) -> bool:
+        """Whether any delivery waits."""
+        return bool(self._waiting)
+
     def add(self, lease: Lease, attempt: int, stored: bytes) -> None:
         """Let a delivery wait."""
         waiting = _Waiting(lease, attempt, stored)
