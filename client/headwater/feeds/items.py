@@ -57,7 +57,10 @@ class EventBatch(Sequence[RecordedEvent]):
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """The subscription has delivered all existing events. Those that follow are new."""
+    """The subscription has delivered everything up to the position. What follows is new.
+
+    It comes again now and then while nothing that the subscription wants happens.
+    """
 
     position: Position
 

@@ -80,9 +80,24 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
             # A consumer that asks for the next item has processed the last one.
             size, self._last_size = self._last_size, 0
             self._grant(size)
-            item = self._item(await self._take())
+            item = self._item(await self._take_since())
         self.position = item.position
         return item
+
+    async def _take_since(self) -> list[Any]:
+        """The next push, without events before `since`: that may be a time to come."""
+        while True:
+            payload = await self._take()
+            if self._since is None or payload[0] != "events":
+                return payload
+            rows = payload[1]
+            wanted = [row for row in rows if row[4] >= self._since]
+            self._grant(len(rows) - len(wanted))
+            if wanted:
+                # Times of events never go back, so this is over.
+                self._since = None
+                return ["events", wanted]
+            self.position = rows[-1][0]
 
     async def next_event(self) -> RecordedEvent:
         """The next single event. CaughtUp and FellBehind are skipped."""
@@ -113,6 +128,9 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
                 self._received = position
             case ["caught_up" | "fell_behind", int(position), *_]:
                 self._received = max(self._received, position)
+                if self._queue and self._queue[-1][0] == payload[0] == "caught_up":
+                    # Quiet feeds are told again and again; a slow consumer needs the last one.
+                    self._queue.pop()
             case _:
                 return False
         self._queue.append(payload)

@@ -41,6 +41,7 @@ from headwater_server.net.push.event_source import EventSource
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange, KeySource
+from headwater_server.net.push.quiet_feeds import QuietFeeds, quiet_seconds
 from headwater_server.net.requests.handlers import HANDLERS
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
@@ -162,9 +163,23 @@ class Server:
     def _open_feeds(self, per_session_max: int) -> tuple[Feeds[EventFilter], Feeds[KeyRange]]:
         engine, failures = self._engine, self._failures
         turn = Turn(self._settings.feeds_turn_ms, trio.current_time)
+        quiet_s = quiet_seconds(engine.settings.history_window_us)
+        events, keys = EventSource(engine), KeySource(engine)
         return (
-            Feeds(EventSource(engine), failures, per_session_max=per_session_max, turn=turn),
-            Feeds(KeySource(engine), failures, per_session_max=per_session_max, turn=turn),
+            Feeds(
+                events,
+                failures,
+                per_session_max=per_session_max,
+                turn=turn,
+                quiet=QuietFeeds(quiet_s),
+            ),
+            Feeds(
+                keys,
+                failures,
+                per_session_max=per_session_max,
+                turn=turn,
+                quiet=QuietFeeds(quiet_s),
+            ),
         )
 
     def _open_group_deliveries(self, per_session_max: int) -> GroupDeliveries:

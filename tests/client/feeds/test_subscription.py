@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -294,3 +295,42 @@ def test_a_subscription_notices_that_the_server_disappeared_without_an_error(
 
     run_on(face, server.url, scenario, request_timeout=0.3)
     assert server.named("ping")
+
+
+def test_a_subscription_since_a_time_to_come_gets_nothing_before_it(
+    face: str, server: FakeServer
+) -> None:
+    """The position that it began after was that of now."""
+    since = datetime(2030, 1, 1, tzinfo=UTC)
+    microseconds = int(since.timestamp()) * 1_000_000
+
+    def at(position: int, time: int) -> list[Any]:
+        row = event(position)
+        row[4] = time
+        return row
+
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe(since=since, window=10) as feed:
+            push(
+                server,
+                ["events", [at(1, microseconds - 2)]],
+                ["events", [at(2, microseconds - 1), at(3, microseconds), at(4, microseconds)]],
+            )
+            batch = await anext(feed)
+            assert isinstance(batch, headwater.EventBatch)
+            assert [one.position for one in batch] == [3, 4]
+            assert feed.position == 4
+
+    run_on(face, server.url, scenario)
+
+
+def test_a_slow_consumer_is_told_once_how_far_a_quiet_subscription_is(
+    face: str, server: FakeServer
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        async with db.subscribe() as feed:
+            push(server, ["caught_up", 5], ["caught_up", 7], ["events", [event(8)]])
+            assert await anext(feed) == headwater.CaughtUp(headwater.Position(7))
+            assert (await anext(feed)).position == 8
+
+    run_on(face, server.url, scenario)

@@ -15,6 +15,10 @@ registers the feed without an await in between, and `published` runs in the same
 the engine published. So the page contains everything published before the read, and everything
 later finds the feed registered. All live feeds of a source are at the same position.
 
+Quiet feeds. A live feed that gets no item is told `caught_up` again now and then, with the position
+up to which there was none. Otherwise its client would stay at an old position, which is a long read
+after the next lost connection, and for keys may be older than the history window.
+
 Credit. Each item costs one. A source whose items are indivisible (`overdraws`) sends one if the
 credit is above zero, even if that makes it negative. Other sources never send more than the credit.
 """
@@ -37,6 +41,7 @@ from headwater_protocol.errors import (
 from headwater_protocol.limits import BODY_SIZE_MAX, CREDIT_MAX, PAGE_ITEMS_MAX
 from headwater_protocol.messages import encode
 from headwater_server.net.failures import Failures
+from headwater_server.net.push.quiet_feeds import QuietFeeds
 from headwater_server.net.turns import Turn
 
 _log = structlog.get_logger(__name__)
@@ -176,9 +181,11 @@ class Feed(Channel, Generic[W]):
         position: the last position that was read for it, while it is not live.
         wanted: which items of the source it gets.
         credit: items that may be pushed before more is granted; negative if overdrawn.
+        told: the position of the last `caught_up`.
+        quiet: it got no item since it was looked at last.
     """
 
-    __slots__ = ("credit", "live", "position", "queued", "wanted")
+    __slots__ = ("credit", "live", "position", "queued", "quiet", "told", "wanted")
 
     def __init__(
         self,
@@ -195,6 +202,8 @@ class Feed(Channel, Generic[W]):
         self.credit = credit
         self.live = False
         self.queued = False
+        self.told = 0
+        self.quiet = True
 
 
 class LiveFeeds(Protocol[W]):
@@ -268,7 +277,13 @@ class Feeds(Generic[W]):
     """
 
     def __init__(
-        self, source: Source[W], failures: Failures, *, per_session_max: int, turn: Turn
+        self,
+        source: Source[W],
+        failures: Failures,
+        *,
+        per_session_max: int,
+        turn: Turn,
+        quiet: QuietFeeds,
     ) -> None:
         self._source = source
         self._turn = turn
@@ -278,6 +293,7 @@ class Feeds(Generic[W]):
         self._live_count = 0
         self._queue: deque[Feed[W]] = deque()
         self._idle = trio.lowlevel.ParkingLot()
+        self._quiet = quiet
         self.count = 0
 
     # What sessions ask for.
@@ -360,6 +376,8 @@ class Feeds(Generic[W]):
                 self._deliver(feeds, batch)
             self._live_position, more = page.position, page.more or page.position < upto
         self._live_position = upto
+        if self._quiet.note_publish():
+            self._idle.unpark()
 
     def _deliver(self, feeds: list[Feed[W]], batch: Batch) -> None:
         needed = 1 if self._source.overdraws else batch.count
@@ -368,6 +386,7 @@ class Feeds(Generic[W]):
             if feed.credit < needed or feed.session.output_blocked or not fits:
                 self._fall_behind(feed)
             else:
+                feed.quiet = False
                 _send(feed, batch)
 
     def _fall_behind(self, feed: Feed[W]) -> None:
@@ -393,8 +412,11 @@ class Feeds(Generic[W]):
     async def run(self) -> None:
         """Push history to the feeds that are behind, page by page, until cancelled."""
         while True:
-            if not self._queue:
-                await self._idle.park()
+            if not self._queue and not self._quiet.is_due:
+                with trio.move_on_at(self._quiet.next_time):
+                    await self._idle.park()
+            if self._quiet.is_due:
+                self._quiet.tell(self._source.live.all, self._live_position)
             self.turn()
             await trio.lowlevel.checkpoint()
 
@@ -456,7 +478,8 @@ class Feeds(Generic[W]):
         assert feed.position == newest == self._live_position, (
             "all live feeds are at the same position"
         )
-        feed.live = True
+        feed.live = feed.quiet = True
+        feed.told = newest
         self._live_count += 1
         self._source.live.add(feed)
         feed.push(["caught_up", newest])
