@@ -60,7 +60,10 @@ def _filter(stream: str | None, given: dict[str, Any]) -> dict[str, Any]:
 )
 @click.option("--reverse", is_flag=True, help="The newest events first.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=READ_DEFAULT, help="Show at most so many."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=READ_DEFAULT,
+    help="The maximum number of events.",
 )
 @click.option("--commit", type=click.IntRange(min=0), help="As of this commit.  [default: newest]")
 def read(
@@ -94,7 +97,7 @@ def read(
     default=TAIL_DEFAULT,
     help="Past events to begin with.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="End after so many events.")
+@click.option("--limit", type=click.IntRange(min=1), help="End after this number of events.")
 def tail(
     connector: Connector,
     stream: str | None,

@@ -37,7 +37,7 @@ class KeyFeed(Subscription):
 
     def _reset(self) -> None:
         super()._reset()
-        # The changes of a commit that was cut off come again, together with the rest.
+        # If a commit was not received completely, all its changes are sent again.
         self._partial = []
 
     def _accept(self, payload: list[Any]) -> bool:

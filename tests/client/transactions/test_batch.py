@@ -50,7 +50,7 @@ def test_a_read_of_a_batch_says_whether_more_follows(face: str, real_server: Ser
     run_on(face, real_server.url, scenario)
 
 
-def test_the_next_page_of_all_events_begins_after_the_position_of_the_last(
+def test_the_next_page_of_all_events_begins_after_the_last_position(
     face: str, real_server: ServerProcess
 ) -> None:
     name = uuid.uuid4().hex

@@ -84,7 +84,7 @@ class MemTable:
     Attributes:
         last_commit: the newest commit; `base_commit` if there is none.
         last_position: the position of the newest event; `base_position` if there is none.
-        seen_ids: the ids of commits and fences, which the files get to know after a checkpoint.
+        seen_ids: the ids of commits and fences, which a checkpoint adds to those of the files.
         newest_time, horizon, forget_before: the log's time as of the newest record.
     """
 
@@ -381,7 +381,7 @@ class MemTable:
 def _first_names(
     in_order: SortedKeys, names: dict[str, Any], start: bytes, end: bytes | None, count_max: int
 ) -> list[bytes]:
-    # Sort lazily, as keys are. A dict keeps its keys in the order in which they came, so those
+    # Sort lazily, as keys are. A dict keeps its keys in the order of insertion, so those
     # beyond the sorted ones are the new ones.
     if len(in_order) < len(names):
         in_order.add([name.encode() for name in islice(names, len(in_order), None)])
