@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO := $(VENV)/.demo
 COMPILED := $(VENV)/.compiled
 RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
@@ -27,12 +28,23 @@ $(READY): pyproject.toml
 
 # If a source is newer than its compiled module, the source runs, with a warning. This recompiles.
 $(COMPILED): $(READY) hatch_build.py $(HOT)
+	@echo "Compiling the hot modules; this takes some minutes. Without it, everything runs more slowly."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
 compile: $(COMPILED)  ## Recompile the hot modules if their sources have changed
 
-demo: $(COMPILED)  ## Load a month of flights, kill the server halfway, show that nothing is lost
+# What the demo needs and no more: neither the tools of `make setup` nor a compiler.
+$(DEMO): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is required; choose one with PYTHON=…" >&2; exit 1; }
+	@echo "Installing the server and its dependencies into $(VENV), not compiled …"
+	@$(PYTHON) -m venv $(VENV)
+	@HEADWATER_PURE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --editable ".[server]"
+	@touch $@
+
+demo: $(if $(wildcard $(READY)),$(READY),$(DEMO))  ## Load a month of flights, kill the server halfway, show that nothing is lost
 	$(BIN)/headwater demo
 
 test: $(READY)  ## Run the whole test suite
