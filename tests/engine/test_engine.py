@@ -459,9 +459,32 @@ def test_an_open_view_does_not_change_while_older_versions_are_collected() -> No
         assert old.scan(b"", None, 10, False).items == [b"gone", b"1", b"k", b"1"]
         assert old.read_stream("a", 0, 10, False).version == 1
         assert len(old.read_all(0, EVERYTHING, 10, False).events) == 1
+    database.engine.rollback(old.id, OWNER)
     with pytest.raises(HistoryGone):
         database.engine.reader(1)
-    database.engine.rollback(old.id, OWNER)
+
+
+def test_a_commit_before_the_window_can_be_read_while_an_open_transaction_reads_at_it() -> None:
+    database = Database(replace(SETTINGS, history_window_us=0))
+    database.execute(["put", b"k", b"1"], ["put", b"gone", b"1"], append("a", "One"))
+    held = database.begin()
+    for value in range(2, 6):
+        database.now += SECOND_US
+        database.execute(["put", b"k", b"%d" % value], ["delete", b"gone"], append("a", "More"))
+        database.checkpoint()
+        # A transaction has an age limit. Before it ends, another one can take its place.
+        following = database.begin(at_commit=1)
+        database.engine.rollback(held.id, OWNER)
+        held = following
+        past = database.engine.reader(1)
+        assert past.scan(b"", None, 10, False).items == [b"gone", b"1", b"k", b"1"]
+        assert past.read_stream("a", 0, 10, False).version == 1
+    for commit in (2, 3):
+        with pytest.raises(HistoryGone):
+            database.engine.reader(commit)
+    database.engine.rollback(held.id, OWNER)
+    with pytest.raises(HistoryGone):
+        database.engine.reader(1)
 
 
 def test_the_commit_at_a_time_is_found_in_every_layer() -> None:

@@ -487,7 +487,7 @@ class Engine:
     def _position_at(self, commit: int) -> int:
         if commit > self.published:
             raise NoSuchCommit(f"commit {commit} was not made yet; the newest is {self.published}")
-        if commit < self.oldest_readable:
+        if commit < self.oldest_readable and not self._open.reads_at(commit):
             raise HistoryGone(
                 f"commit {commit} is older than the history window; "
                 f"the oldest that can be read is {self.oldest_readable}",

@@ -128,6 +128,10 @@ class OpenTransactions:
         """The distinct commits at which open transactions read, in order."""
         return sorted({transaction.view for transaction in self.by_id.values()})
 
+    def reads_at(self, commit: int) -> bool:
+        """Whether an open transaction reads at a commit. That is kept, so others may read it too."""
+        return any(transaction.view == commit for transaction in self.by_id.values())
+
     def times(self) -> list[int]:
         """The times at which open transactions evaluate the age of events, in microseconds."""
         return [transaction.time for transaction in self.by_id.values()]
