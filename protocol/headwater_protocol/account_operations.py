@@ -47,6 +47,12 @@ ACCOUNT_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
     ("user_remove", _record(_required("name", NAME)), "nil", "Remove a user."),
     ("user_list", _record(), "[name, …]", "The users in name order."),
     (
+        "user_verifiers",
+        _record(),
+        "[[name, salt, iterations, stored_key, server_key], …]",
+        "The users in name order with their SCRAM-SHA-256 verifiers, for a dump.",
+    ),
+    (
         "user_grant",
         _record(
             _required("name", NAME),

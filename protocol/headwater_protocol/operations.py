@@ -459,6 +459,12 @@ _TABLE = (
         "Make a backup with a new name in the server's backup directory.",
     ),
     *(Operation(*operation) for operation in ACCOUNT_OPERATIONS),
+    Operation(
+        "hold_clock",
+        _record(_required("time", Nullable(TIME), "nil: let it go on")),
+        "nil",
+        "Let the log's clock stand at a time, so that a load keeps the times of a dump.",
+    ),
 )
 
 OPERATIONS: Final[dict[str, Operation]] = {operation.name: operation for operation in _TABLE}

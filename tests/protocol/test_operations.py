@@ -53,6 +53,8 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "role_set": (["auditor", [["streams", "read", {"prefix": "a"}]]], ["auditor", []]),
     "role_remove": (["auditor"], ["auditor"]),
     "role_list": ([], []),
+    "user_verifiers": ([], []),
+    "hold_clock": ([None], [1_700_000_000_000_000]),
     "group_create": (
         ["mailer", {"category": "account"}, None, {"lease_ms": 100, "parked_stream": "hold"}],
         ["mailer"],

@@ -322,6 +322,8 @@ EXAMPLES: Final = [
     Example("role_set", ["auditor", [["streams", "read", {"prefix": "order-2026"}]]], None),
     Example("role_remove", ["auditor"], None),
     Example("role_list", [], [["admin", [["admin"]]], ["auditor", []]]),
+    Example("user_verifiers", [], [["ann", bytes(16), 4096, bytes(32), bytes(range(32))]]),
+    Example("hold_clock", [TIME], None),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -326,6 +326,11 @@ class Accounts:
         """The names of the users, in order."""
         return list_accounts(self._state, self._sequencer.published)
 
+    def verifiers(self) -> list[tuple[str, Verifier]]:
+        """The names of the users with their verifiers, in order."""
+        accounts = [self.find(name) for name in self.names()]
+        return [(one.name, one.verifier) for one in accounts if one is not None]
+
     def any(self) -> bool:
         """Whether there is a user, so that connections must authenticate."""
         return any_account(self._state, self._sequencer.published)

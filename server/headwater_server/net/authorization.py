@@ -206,12 +206,14 @@ RULES: Final[Mapping[str, Rule]] = {
     "user_set": _needs("admin"),
     "user_remove": _needs("admin"),
     "user_list": _needs("admin"),
+    "user_verifiers": _needs("admin"),
     "user_grant": _needs("admin"),
     "user_revoke": _needs("admin"),
     "user_rights": _user_rights,
     "role_set": _needs("admin"),
     "role_remove": _needs("admin"),
     "role_list": _needs("admin"),
+    "hold_clock": _needs("admin"),
 }
 """The rule of each operation."""
 

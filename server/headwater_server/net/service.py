@@ -201,6 +201,7 @@ class Service:
         for channel in list(session.feeds.values()):
             channel.owner.lost(channel)
         rolled_back = self.engine.close_owner(session)
+        self.engine.sequencer.hold_clock(session, None)
         if rolled_back:
             _log.debug("rolled back with the connection", session=str(session), count=rolled_back)
 

@@ -129,7 +129,7 @@ class OpenTransactions:
         return sorted({transaction.view for transaction in self.by_id.values()})
 
     def reads_at(self, commit: int) -> bool:
-        """Whether an open transaction reads at a commit. That is kept, so others may read it too."""
+        """Whether an open transaction reads at a commit. It is kept, so others may read it too."""
         return any(transaction.view == commit for transaction in self.by_id.values())
 
     def times(self) -> list[int]:

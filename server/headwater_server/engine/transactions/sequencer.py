@@ -18,11 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headwater_protocol.errors import HeadwaterError, TransactionAborted
+from headwater_protocol.errors import HeadwaterError, InvalidArgument, TransactionAborted
 from headwater_server.engine.format.events import StoredEvent
 from headwater_server.engine.format.planned import ABORT, TICK, Planned
 from headwater_server.engine.format.records import encode_abort, encode_tick
-from headwater_server.engine.format.transaction_ids import ids_from
+from headwater_server.engine.format.transaction_ids import ids_from, told_time
 from headwater_server.engine.log_clock import LogClock, LogTime
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.state.layers import State
@@ -39,6 +39,11 @@ TICK_US: Final = SECOND_US
 
 HORIZON_US: Final = 10 * SECOND_US
 """Microseconds between two checks, in quiet times, whether commits have left the history window."""
+
+
+HELD_US_MIN: Final = 3600 * SECOND_US
+"""The first time, in microseconds after 1970, at which the clock may be held. From there on all
+times have the same encoded size, which a repair relies on."""
 
 
 class Ticket:
@@ -118,7 +123,10 @@ class Sequencer:
         self._ticked = 0
         self._ticked_at_sequence = 0
         self._looked_at = 0
-        self.clock = LogClock(lambda: 0, lambda: 0, jump_us_max=0, newest=0)
+        self._wall: Callable[[], int] = _standing_at_0
+        self._monotonic: Callable[[], int] = _standing_at_0
+        self._clock_holder: object | None = None
+        self.clock = LogClock(_standing_at_0, _standing_at_0, jump_us_max=0, newest=0)
         self.planner = Planner(state, settings)
         self.sequence = 0
         self.commits_and_fences = 0
@@ -130,14 +138,14 @@ class Sequencer:
 
     def start(self, wall: Callable[[], int], monotonic: Callable[[], int]) -> None:
         """Start the clock. The log is replayed, and records may now be written."""
-        self.clock = LogClock(
-            wall,
-            monotonic,
-            jump_us_max=self._settings.clock_jump_us_max,
-            newest=self._state.time.time,
-        )
+        self._wall, self._monotonic = wall, monotonic
+        self.clock = self._clock_on(wall, monotonic)
         self._ticked = self.clock.now()
         self.started = True
+
+    def _clock_on(self, wall: Callable[[], int], monotonic: Callable[[], int]) -> LogClock:
+        jump_us_max, newest = self._settings.clock_jump_us_max, self._state.time.time
+        return LogClock(wall, monotonic, jump_us_max=jump_us_max, newest=newest)
 
     # Commit.
 
@@ -288,6 +296,35 @@ class Sequencer:
 
     # Time.
 
+    def hold_clock(self, holder: object, time: int | None) -> None:
+        """Let the log's clock stand at a time, or, for None, go on.
+
+        A load does this to give what it writes the times that it had. Times never decrease in the
+        log, so this is possible only as long as nothing newer was written. While the clock stands,
+        there are no ticks: the history window and the forgetting of transactions wait.
+
+        Raises:
+            InvalidArgument: the time is before that of the newest record, or yet to come; or
+                another holder holds the clock.
+        """
+        if self._clock_holder is not None and self._clock_holder is not holder:
+            if time is None:
+                return
+            raise InvalidArgument("hold_clock: another connection holds the clock")
+        if time is None:
+            if self._clock_holder is not None:
+                self._clock_holder = None
+                self.clock = self._clock_on(self._wall, self._monotonic)
+            return
+        least, most = max(self._state.time.time, HELD_US_MIN), self._wall()
+        if not least <= time <= most:
+            raise InvalidArgument(
+                f"hold_clock: {told_time(time)}; possible are {told_time(least)}, the time of the "
+                f"newest record, to {told_time(most)}, the present"
+            )
+        self._clock_holder = holder
+        self.clock = self._clock_on(lambda: time, _standing_at_0)
+
     def _now(self) -> int:
         """The time of the next record. About once a second, this adds a tick before it."""
         now = self.clock.now()
@@ -394,3 +431,7 @@ def aborted(transaction: bytes) -> TransactionAborted:
     return TransactionAborted(
         f"transaction {transaction.hex()} was aborted by a status request with resolve"
     )
+
+
+def _standing_at_0() -> int:
+    return 0

@@ -120,3 +120,20 @@ def _answer_change(
 
     session.service.when_accounts_change(session, ticket, what, name)
     return session.answer_durable(request_id, ticket, answer)
+
+
+def user_verifiers(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
+    """The names and verifiers of the users, for a dump."""
+    rows = [
+        [name, verifier.salt, verifier.iterations, verifier.stored_key, verifier.server_key]
+        for name, verifier in session.service.engine.accounts.verifiers()
+    ]
+    return session.connection.answer(request_id, rows)
+
+
+def hold_clock(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Let the log's clock stand at a time, as long as this connection is open."""
+    service = session.service
+    service.check_running()
+    service.engine.sequencer.hold_clock(session, arguments[0])
+    return session.connection.answer(request_id, None)

@@ -51,6 +51,8 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "role_set": administration.role_set,
     "role_remove": administration.role_remove,
     "role_list": administration.role_list,
+    "user_verifiers": administration.user_verifiers,
+    "hold_clock": administration.hold_clock,
 }
 """The handler of each operation of the protocol."""
 
