@@ -1,22 +1,26 @@
 """`headwater dump`: writes a database at one commit as JSON lines.
 
-    {"headwater": 1, "commit": 1234, "time": "…", "events": 500}
+    {"headwater": 2, "commit": 1234, "time": "…", "events": 500, "first_time": "…"}
     {"key": ["balance", "ann"], "value": 90}
     {"retention": "clicks", "first": 7, "begins": 1, "max_count": 100, "max_age": null, …}
-    {"stream": "account-ann", "version": 1, "type": "Opened", "id": "…", "data": …, …}
+    {"stream": "account-ann", "version": 1, "type": "Opened", "id": "…", "time": "…", "data": …, …}
+    {"group": "mailer", "position": 1, "filter": {…}, "settings": {…}, "parked": [[1, "no route"]]}
     {"snapshot": "account-ann", "name": "", "schema": 1, "version": 1, "state": …}
-    {"end": {"keys": 1, "events": 500, "snapshots": 1}}
+    {"user": "ann", "salt": "base64", "iterations": 15000, "stored_key": "…", "server_key": "…"}
+    {"end": {"keys": 1, "events": 500, "snapshots": 1, "groups": 1, "users": 1}}
 
 The first line is the header; the last line shows that the dump is complete. Types that JSON lacks
 are tagged (headwater.cli.dumps.tagged_json), and so are keys that are not tuples. An event whose
 data was erased has `"erased": true` instead of data. Events are numbered from 1 by their lines. An
 event after hidden ones has its `position`, and a `retention` line has the position of the first
 visible event. A stream `begins` where it was last deleted, or at 1; if `first` is above that, it
-was truncated. Old values of keys, hidden events, deleted streams, consumer groups and users are not
-dumped.
+was truncated. A group is behind the events up to its position, and `first_time` is the time of the
+first event. Old values of keys, hidden events, and which events a group has done beyond its
+position are not dumped. Groups and users are those of the present, the rest is of one commit.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,14 +33,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headwater.blocking.database import BlockingDatabase
 from headwater.blocking.past import BlockingPast
 from headwater.cli.connection_options import Connector, connection_options
+from headwater.cli.dumps.groups_and_users import Groups, user_lines
+from headwater.cli.dumps.held_commit import held_commit
 from headwater.cli.dumps.tagged_json import key_to_json, value_to_json
 from headwater.codecs.codec import RawCodec
 from headwater.transport.stepping import step
 from headwater_protocol.keys import key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 
-FORMAT: Final = 1
-"""Version of the format. A reader refuses any other."""
+FORMAT: Final = 2
+"""Version of the format. Version 1 had neither groups and users nor `first_time`."""
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -51,31 +57,53 @@ Write = Callable[[dict[str, Any]], None]
     help="The file to write; - is standard output.",
 )
 @click.option("--commit", type=click.IntRange(min=0), help="Dump this commit.  [default: newest]")
-def dump(connector: Connector, output: str, commit: int | None) -> None:
-    """Write the database at one commit as JSON lines."""
+@click.option("--without-users", is_flag=True, help="Leave out the users with their verifiers.")
+def dump(connector: Connector, output: str, commit: int | None, *, without_users: bool) -> None:
+    """Write keys, events, retention, snapshots, consumer groups and users as JSON lines.
+
+    All is of one commit, however long it takes; only groups and users are those of the present. Not
+    in a dump: earlier values of keys, hidden events, and which events a group has done beyond its
+    position. A backup has all of it.
+
+    Users have verifiers of their passwords in it, against which passwords can be guessed. So only
+    its owner can read the file.
+    """
     with connector.connect(codec=RawCodec()) as db, _writer(output) as write:
-        counts = write_dump(db, write, commit)
-    click.echo(
-        f"{counts['keys']:,} keys, {counts['events']:,} events, {counts['snapshots']:,} snapshots",
-        err=True,
-    )
+        commit = db.ping().commit if commit is None else commit
+        with held_commit(connector.connect(), commit):
+            counts = write_dump(db, write, commit, with_users=not without_users)
+    click.echo(told(counts), err=True)
 
 
-def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[str, int]:
+def told(counts: dict[str, int]) -> str:
+    """The numbers of lines, for the last line of a dump or a load."""
+    kinds = [
+        "keys",
+        "events",
+        "snapshots",
+        *(kind for kind in ("groups", "users") if kind in counts),
+    ]
+    return ", ".join(f"{counts[kind]:,} {kind}" for kind in kinds)
+
+
+def write_dump(
+    db: BlockingDatabase, write: Write, commit: int, *, with_users: bool
+) -> dict[str, int]:
     """Write the lines of a dump. Returns the number of lines of each kind."""
-    newest = db.ping()
-    commit = newest.commit if commit is None else commit
     past = db.at(commit=commit)
     total = _last_position(past)
-    write(
-        {
-            "headwater": FORMAT,
-            "commit": commit,
-            "time": newest.time.isoformat(),
-            "events": total,
-        }
-    )
+    oldest = next(past.read_all(limit=1), None)
+    header = {
+        "headwater": FORMAT,
+        "commit": commit,
+        "time": db.ping().time.isoformat(),
+        "events": total,
+    }
+    if oldest is not None:
+        header["first_time"] = oldest.time.isoformat()
+    write(header)
     counts = {"keys": 0, "events": 0, "snapshots": 0}
+    groups = Groups(db, total)
     with progress_bars() as progress:
         bar = progress.add_task("keys", total=None)
         for key, value in stored_keys(past):
@@ -89,6 +117,8 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
         bar = progress.add_task("events", total=total)
         position = 0
         for event in past.read_all():
+            for group in groups.before(event.position):
+                write(group)
             position += 1
             line: dict[str, Any] = {
                 "stream": event.stream,
@@ -110,6 +140,10 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
             write(line)
             counts["events"] += 1
             progress.advance(bar)
+        for group in groups.before(None):
+            write(group)
+        if groups.count:
+            counts["groups"] = groups.count
         bar = progress.add_task("snapshots", total=None)
         for snapshot in past.snapshots():
             write(
@@ -124,6 +158,9 @@ def write_dump(db: BlockingDatabase, write: Write, commit: int | None) -> dict[s
             counts["snapshots"] += 1
             progress.advance(bar)
         progress.update(bar, total=counts["snapshots"])
+    for user in user_lines(db) if with_users else ():
+        write(user)
+        counts["users"] = counts.get("users", 0) + 1
     write({"end": counts})
     return counts
 
@@ -175,11 +212,16 @@ def _writer(output: str) -> Iterator[Write]:
         return
     partial = Path(output + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        # Only its owner may read it: it has all data, and verifiers of passwords.
+        with open(partial, "w", encoding="utf-8", opener=_private) as file:
             yield lambda line: print(json.dumps(line, ensure_ascii=False), file=file)
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def progress_bars() -> Progress:

@@ -1,174 +1,302 @@
 """`headwater load`: reads a dump back into a database.
 
-Up to a thousand lines at a time become a transaction, in the order of the file, over one
+Up to a thousand lines at a time are written together, in the order of the file, over one
 connection. So events keep their order, and in an empty database they get the positions that they
-had, even where events were hidden (headwater.cli.dumps.removed). Commit numbers and times are new.
+had, even where events were hidden (headwater.cli.dumps.removed), and the times that they had
+(headwater.cli.dumps.held_times): events of one time are one transaction. Commit numbers are new.
 
-An interrupted load can be repeated, and each event is still stored once: events keep their ids, and
-an append of existing ids counts as done. If the lines were divided differently, a part of a
+What is there already is left alone. So an interrupted load can be repeated: events keep their ids,
+and an append of existing ids counts as done. If the lines were divided differently, a part of a
 transaction may exist; then existing events are compared and skipped. If a stream has other events,
-nothing of that transaction is written, and the load stops. Keys and snapshots are overwritten.
+nothing of that transaction is written, and the load stops.
 """
 
-import json
-from collections.abc import Iterator
+from collections import Counter
 from itertools import groupby
 from typing import IO, Any, Final
-from uuid import UUID
 
 import click
 from rich.progress import Progress
 
 from headwater.blocking.database import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.cli.dump import FORMAT, progress_bars
-from headwater.cli.dumps.removed import Removed
+from headwater.cli.dump import FORMAT, progress_bars, told
+from headwater.cli.dumps.groups_and_users import restore_group, restore_users
+from headwater.cli.dumps.held_times import HeldTimes
+from headwater.cli.dumps.lines import (
+    Line,
+    batch_of,
+    event_of,
+    is_same,
+    kind_of,
+    parse,
+    parts_of,
+    save_snapshots,
+    time_of,
+)
+from headwater.cli.dumps.removed import Removed, newest_position
 from headwater.cli.dumps.tagged_json import key_from_json, value_from_json
 from headwater.codecs.codec import RawCodec
-from headwater.errors import DuplicateEvent, HeadwaterError, WrongVersion
-from headwater.records import Event, RecordedEvent
+from headwater.errors import ConditionFailed, DuplicateEvent, HeadwaterError, WrongVersion
+from headwater.identifiers import new_transaction_id
+from headwater.records import RecordedEvent
 from headwater.transactions.batch import Batch
-from headwater_protocol.numbers import NO_STREAM
-from headwater_protocol.operations import WRITE
+from headwater.transport.stepping import step
 
-LINES_A_COMMIT_MAX: Final = 1000
-"""The most lines in one transaction: enough that the sync costs little for each."""
+FORMATS: Final = range(1, FORMAT + 1)
+"""Formats that can be read."""
 
-SIZE_A_COMMIT_MAX: Final = 4 * 1024 * 1024
-"""The most bytes of lines in one transaction, unless a single line is larger."""
+ROUNDS_MAX: Final = 5
+"""How often a transaction is tried without what turned out to be there already. Each round leaves
+something out, and only writes of others at the same time can make more than two necessary."""
 
 
 @click.command()
 @connection_options
+@click.option(
+    "--overwrite", is_flag=True, help="Set keys and snapshots to those of the dump if they exist."
+)
 @click.argument("file", type=click.File("rb"))
-def load(connector: Connector, file: IO[bytes]) -> None:
+def load(connector: Connector, file: IO[bytes], *, overwrite: bool) -> None:
     """Read a dump back into a database.
 
-    FILE is the output of `headwater dump`; - is standard input. After an interruption run it again:
-    existing events are not written twice.
+    FILE is the output of `headwater dump`; - is standard input. Keys, events, snapshots, retention,
+    groups and users that exist already are left alone. So it can be run again after an
+    interruption. --overwrite sets existing keys and snapshots back to those of the dump.
+
+    In an empty database, events keep their positions and times, if the load is not interrupted. All
+    commits of other clients get these times too, so let them wait until the load has ended.
     """
     with connector.connect(codec=RawCodec()) as db, progress_bars() as progress:
-        counts = read_dump(db, file, progress)
-    click.echo(
-        f"{counts['keys']:,} keys, {counts['events']:,} events, {counts['snapshots']:,} snapshots",
-        err=True,
-    )
+        counts, left_alone = read_dump(db, file, progress, overwrite=overwrite)
+    click.echo(told(counts), err=True)
+    if left_alone:
+        click.echo(
+            f"{left_alone:,} keys have another value already and were left alone; --overwrite sets "
+            "them to those of the dump",
+            err=True,
+        )
 
 
-def read_dump(db: BlockingDatabase, file: IO[bytes], progress: Progress) -> dict[str, int]:
-    """Load the lines of a dump. Returns the number of lines of each kind."""
+def read_dump(
+    db: BlockingDatabase, file: IO[bytes], progress: Progress, *, overwrite: bool
+) -> tuple[dict[str, int], int]:
+    """Load the lines of a dump.
+
+    Returns:
+        The number of lines of each kind, and the number of keys that were left alone although they
+        have another value.
+    """
     lines = enumerate(file, 1)
-    header = _parse(*next(lines, (1, b"")))
-    if header.get("headwater") != FORMAT:
+    header = parse(*next(lines, (1, b"")))
+    if header.get("headwater") not in FORMATS:
         raise click.ClickException(
-            f"not a dump of format {FORMAT}; its first line is {header!s:.80}"
+            f"not a dump of format {FORMAT} or older; its first line is {header!s:.80}"
         )
     name = getattr(file, "name", "-")
-    counts = {"keys": 0, "events": 0, "snapshots": 0}
+    counts = Counter({"keys": 0, "events": 0, "snapshots": 0})
     bars = {
         "keys": progress.add_task("keys", total=None),
         "events": progress.add_task("events", total=header.get("events")),
         "snapshots": progress.add_task("snapshots", total=None),
     }
     end: dict[str, Any] | None = None
-    removed = Removed(db)
-    for part in _parts(lines):
+    loader = Loader(db, header.get("first_time"), overwrite=overwrite)
+    for part in parts_of(lines):
         if "end" in part[-1][1]:
             end = part.pop()[1]["end"]
         if part:
-            _load_part(db, part, removed)
-        for kind, members in groupby(part, lambda line: _kind(line[1])):
+            loader.load(part)
+        for kind, members in groupby(part, lambda line: kind_of(line[1])):
             count = len(list(members))
-            counts[kind] = counts.get(kind, 0) + count
+            counts[kind] += count
             if kind in bars:
                 progress.advance(bars[kind], count)
     if end is None:
         raise click.ClickException(f"{name} ends early: the dump is incomplete")
-    removed.finish(header.get("events", 0))
     if end != counts:
-        raise click.ClickException(f"{name}: its last line says {end}, but it has {counts}")
-    return counts
+        raise click.ClickException(f"{name}: its last line says {end}, but it has {dict(counts)}")
+    loader.finish(header.get("events", 0))
+    return counts, loader.left_alone
 
 
-def _load_part(
-    db: BlockingDatabase, part: list[tuple[int, dict[str, Any]]], removed: Removed
-) -> None:
-    first, last = part[0][0], part[-1][0]
-    lines = [line for _, line in part]
-    try:
+class Loader:
+    """Writes the parts of a dump, in their order.
+
+    Attributes:
+        left_alone: keys that have another value than in the dump, and keep it.
+    """
+
+    def __init__(self, db: BlockingDatabase, first_time: str | None, *, overwrite: bool) -> None:
+        self.left_alone = 0
+        self._db = db
+        self._overwrite = overwrite
+        self._began_empty = db.ping().commit == 0
+        self._began_at = newest_position(db)
+        self._times = HeldTimes(db, first_time)
+        self._removed = Removed(db)
+        self._users: list[Line] = []
+        self._snapshots: dict[tuple[str, str, int], int] | None = None
+
+    def load(self, part: list[tuple[int, Line]]) -> None:
+        """Write a part, unless it is there already.
+
+        Raises:
+            click.ClickException: it cannot be written; the message has the numbers of the lines.
+        """
+        where = f"lines {part[0][0]} to {part[-1][0]}"
+        lines = [line for _, line in part]
         try:
-            _write_placeholders(removed, lines)
-            db.execute(_batch(db, lines, removed))
-        except (DuplicateEvent, WrongVersion):
-            missing = _missing(db, lines)
-            if len(missing) == len(lines):
-                raise
-            if missing:
-                db.execute(_batch(db, missing, removed))
-        _erase(db, lines)
-        _save_snapshots(db, lines)
-    except HeadwaterError as error:
-        raise click.ClickException(f"lines {first} to {last}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise click.ClickException(
-            f"lines {first} to {last}: not lines of a dump: {error!r}"
-        ) from error
+            self._load(lines)
+        except HeadwaterError as error:
+            raise click.ClickException(f"{where}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise click.ClickException(f"{where}: not lines of a dump: {error!r}") from error
+
+    def finish(self, last: int) -> None:
+        """Fill the gap after the last event, let the clock go on, and add the users."""
+        self._removed.finish(last)
+        self._times.release()
+        # The last thing: once there is a user, a connection without one is refused.
+        restore_users(self._db, self._users)
+
+    def _load(self, lines: list[Line]) -> None:
+        match kind_of(lines[0]):
+            case "users":
+                self._users += lines
+                return
+            case "groups":
+                for line in lines:
+                    self._removed.fill_to(line["position"])
+                    restore_group(self._db, line)
+                return
+        times = [time for line in lines if (time := time_of(line)) is not None]
+        if times:
+            self._times.hold(times[0])
+        for line in lines:
+            if "retention" in line:
+                self._removed.expect(line)
+            elif "stream" in line:
+                self._removed.before(line)
+        self._write([line for line in lines if "key" in line or "stream" in line])
+        self._erase(lines)
+        snapshots = [line for line in lines if kind_of(line) == "snapshots"]
+        if not self._overwrite:
+            snapshots = [line for line in snapshots if not self._has_snapshot(line)]
+        save_snapshots(self._db, snapshots)
+
+    def _write(self, lines: list[Line]) -> None:
+        if not self._times.are_kept:
+            self._write_run(lines, None)
+            return
+        # The events of one time, with the lines around them that have none.
+        runs: list[tuple[int | None, list[Line]]] = []
+        for line in lines:
+            time = time_of(line)
+            if not runs or (time is not None and runs[-1][0] not in (None, time)):
+                runs.append((time, []))
+            runs[-1][1].append(line)
+            if runs[-1][0] is None:
+                runs[-1] = (time, runs[-1][1])
+        if len(runs) > 1 and self._write_together(runs):
+            return
+        for time, run in runs:
+            self._write_run(run, time)
+
+    def _write_together(self, runs: list[tuple[int | None, list[Line]]]) -> bool:
+        """Send all runs at once, so that they share a sync; whether that was possible.
+
+        If not, some may have been written. Written again, they count as done.
+        """
+        requests: list[tuple[Any, ...]] = []
+        for time, run in runs:
+            batch = self._batch(run)
+            if time is not None:
+                requests.append(("hold_clock", time))
+            requests.append(("execute", new_transaction_id(), *batch.request()))
+        try:
+            connection = step(self._db._core._channel.connection())  # noqa: SLF001
+            answers = step(connection.exchange(requests))
+        except HeadwaterError:
+            return False
+        committed = [answer[0] for answer in answers if answer is not None]
+        for (time, _), (_, written_at, first, last, *_) in zip(runs, committed, strict=True):
+            if time is not None and written_at != time:
+                self._note_new_times(first, last)
+        return True
+
+    def _batch(self, lines: list[Line]) -> Batch:
+        return batch_of(self._db, lines, self._removed.begins, overwrite=self._overwrite)
+
+    def _write_run(self, lines: list[Line], time: int | None) -> None:
+        """Write lines as one transaction, without what is there already."""
+        if time is not None:
+            self._times.hold(time)
+        for round_ in range(ROUNDS_MAX):
+            if not lines:
+                return
+            try:
+                batch = self._batch(lines)
+                committed = self._db.execute(batch).committed
+            except ConditionFailed:
+                left = self._without_known_keys(lines)
+                if round_ == ROUNDS_MAX - 1:
+                    raise
+            except (DuplicateEvent, WrongVersion):
+                left = missing(self._db, lines)
+                if len(left) == len(lines):
+                    raise
+            else:
+                if not self._times.are_kept:
+                    self._note_new_times(committed.first_position, committed.last_position)
+                return
+            lines = left
+
+    def _note_new_times(self, first: int | None, last: int | None) -> None:
+        # An append of existing events is answered with their old positions.
+        if first is not None and last is not None and first > self._began_at:
+            self._times.new_times += last - first + 1
+
+    def _without_known_keys(self, lines: list[Line]) -> list[Line]:
+        """The lines without those of keys that exist."""
+        batch = self._db.batch()
+        places: dict[int, int] = {}
+        for number, line in enumerate(lines):
+            if "key" in line:
+                key = key_from_json(line["key"])
+                places[number] = batch._read(["get", key], None)  # noqa: SLF001
+        values = self._db.execute(batch).results
+        left = []
+        for number, line in enumerate(lines):
+            known = values[places[number]] if number in places else None
+            if known is None:
+                left.append(line)
+            elif known != value_from_json(line["value"]):
+                self.left_alone += 1
+        return left
+
+    def _has_snapshot(self, line: Line) -> bool:
+        """Whether there is a snapshot of this version or a later one."""
+        if self._began_empty:
+            return False
+        if self._snapshots is None:
+            self._snapshots = {}
+            for each in self._db.snapshots():
+                which = (each.stream, each.name, each.schema)
+                self._snapshots[which] = max(each.version, self._snapshots.get(which, 0))
+        which = (line["snapshot"], line["name"], line["schema"])
+        return self._snapshots.get(which, 0) >= int(line["version"])
+
+    def _erase(self, lines: list[Line]) -> None:
+        versions: dict[str, list[int]] = {}
+        for line in lines:
+            if line.get("erased"):
+                versions.setdefault(line["stream"], []).append(line["version"])
+        for stream, erased in versions.items():
+            self._db.erase(stream, versions=erased)
 
 
-def _write_placeholders(removed: Removed, lines: list[dict[str, Any]]) -> None:
-    for line in lines:
-        if "retention" in line:
-            removed.expect(line)
-        elif "stream" in line:
-            removed.before(line)
-
-
-def _erase(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
-    versions: dict[str, list[int]] = {}
-    for line in lines:
-        if line.get("erased"):
-            versions.setdefault(line["stream"], []).append(line["version"])
-    for stream, erased in versions.items():
-        db.erase(stream, versions=erased)
-
-
-def _save_snapshots(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
-    """Save the snapshots, after the erasures: an erasure removes those that were saved before."""
-    batch = db.batch()
-    # Those of a dump hold nothing that was erased in it, so they are as good as new.
-    read_at = db.ping().commit if any("snapshot" in line for line in lines) else 0
-    for line in lines:
-        if "snapshot" in line:
-            batch.save_snapshot(
-                line["snapshot"],
-                version=line["version"],
-                state=value_from_json(line["state"]),
-                schema=line["schema"],
-                name=line["name"],
-                read_at=read_at,
-            )
-    if read_at:
-        db.execute(batch)
-
-
-def _batch(db: BlockingDatabase, lines: list[dict[str, Any]], removed: Removed) -> Batch:
-    batch = db.batch()
-    lines = [line for line in lines if "retention" not in line and "snapshot" not in line]
-    for stream, members in groupby(lines, lambda line: line.get("stream")):
-        if stream is None:
-            for line in members:
-                _set(batch, line)
-            continue
-        first, *rest = members
-        events = [_event(line) for line in (first, *rest)]
-        version = first["version"]
-        # A stream that begins later was deleted before, so it does not exist.
-        expect = NO_STREAM if removed.begins.get(stream) == version else version - 1
-        batch.append(stream, events, expect=expect)
-    return batch
-
-
-def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def missing(db: BlockingDatabase, lines: list[Line]) -> list[Line]:
     """All lines except those of events that exist already, at the same version."""
     existing: dict[tuple[str, int], RecordedEvent] = {}
     spans: dict[str, tuple[int, int]] = {}
@@ -183,64 +311,5 @@ def _missing(db: BlockingDatabase, lines: list[dict[str, Any]]) -> list[dict[str
         line
         for line in lines
         if "stream" not in line
-        or not _is_same(existing.get((line["stream"], line["version"])), _event(line))
+        or not is_same(existing.get((line["stream"], line["version"])), event_of(line))
     ]
-
-
-def _is_same(stored: RecordedEvent | None, event: Event) -> bool:
-    """Whether an event of the dump is stored already. Of an erased one, only the rest is left."""
-    if stored is None or stored.id != event.id or stored.type != event.type:
-        return False
-    if stored.tags != event.tags:
-        return False
-    return stored.erased or (stored.data, stored.metadata) == (event.data, event.metadata)
-
-
-def _event(line: dict[str, Any]) -> Event:
-    return Event(
-        line["type"],
-        b"" if line.get("erased") else value_from_json(line["data"]),
-        value_from_json(line["metadata"]) if "metadata" in line else None,
-        UUID(line["id"]),
-        tuple(line.get("tags", ())),
-    )
-
-
-def _set(batch: Batch, line: dict[str, Any]) -> None:
-    key, value = key_from_json(line["key"]), value_from_json(line["value"])
-    WRITE.variants["put"]([key, value], "put")
-    batch._keep(["put", key, value], len(key) + len(value))  # noqa: SLF001
-
-
-def _parts(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """Divide the lines into parts. The same file is always divided in the same way."""
-    part: list[tuple[int, dict[str, Any]]] = []
-    size = 0
-    for number, raw in lines:
-        line = _parse(number, raw)
-        full = len(part) == LINES_A_COMMIT_MAX or size + len(raw) > SIZE_A_COMMIT_MAX
-        # An event with a position follows a gap, which is filled before this part.
-        if part and (full or ("stream" in line and "position" in line)):
-            yield part
-            part, size = [], 0
-        part.append((number, line))
-        size += len(raw)
-    if part:
-        yield part
-
-
-def _parse(number: int, raw: bytes) -> dict[str, Any]:
-    try:
-        line = json.loads(raw)
-    except ValueError as error:
-        raise click.ClickException(f"line {number} is not JSON: {error}") from error
-    if not isinstance(line, dict):
-        raise click.ClickException(f"line {number} is not a line of a dump")
-    return line
-
-
-def _kind(line: dict[str, Any]) -> str:
-    for word, kind in (("key", "keys"), ("stream", "events"), ("retention", "retention")):
-        if word in line:
-            return kind
-    return "snapshots"

@@ -17,6 +17,7 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 from headwater.blocking.database import BlockingDatabase
+from headwater.errors import WrongVersion
 from headwater.records import Event
 from headwater.transactions.batch import Batch
 from headwater.transport.stepping import step
@@ -54,14 +55,26 @@ class Removed:
         self._unfilled: dict[str, tuple[int, dict[str, Any]]] = {}
 
     def expect(self, line: dict[str, Any]) -> None:
-        """Take a `retention` line. If its placeholders exist already, hide them."""
+        """Take a `retention` line. If its placeholders exist already, hide them.
+
+        A stream that has events behind them was loaded before, or is another one. Its retention is
+        left alone: the rule of the dump could hide events that came since.
+        """
         stream, first = line["retention"], line["first"]
         loaded = self._db.load(stream)
         version = max(loaded.version, loaded.begins - 1)
         self.begins[stream] = line.get("begins", 1)
         if version and not loaded.version:
             self._deleted.add(stream)
-        if version >= first - 1:
+        if version > first - 1:
+            return
+        oldest = next(self._db.read(stream, limit=1), None)
+        if oldest is not None and oldest.type != REMOVED:
+            raise WrongVersion(
+                f"stream {stream!r} has events of its own up to version {version}; in the dump its "
+                f"first one has version {first}"
+            )
+        if version == first - 1:
             batch = self._db.batch()
             _set_retention(batch, line)
             self._db.execute(batch)
@@ -69,6 +82,10 @@ class Removed:
         self._unfilled[stream] = (version, line)
         deadline = line.get("position")
         heappush(self._deadlines, (NUMBER_MAX if deadline is None else deadline, stream))
+
+    def fill_to(self, position: int) -> None:
+        """Fill the gap up to a position, before a line that is not an event."""
+        self._fill_gap(position - self.position)
 
     def before(self, line: dict[str, Any]) -> None:
         """Fill the gap before the event of a line, and count the event."""
@@ -79,7 +96,7 @@ class Removed:
 
     def finish(self, last: int) -> None:
         """Fill the gap after the last event."""
-        self._fill_gap(last - self.position)
+        self.fill_to(last)
         for stream in list(self._unfilled):
             self._fill_stream(stream)
 
