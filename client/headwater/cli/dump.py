@@ -6,7 +6,8 @@
     {"stream": "account-ann", "version": 1, "type": "Opened", "id": "…", "time": "…", "data": …, …}
     {"group": "mailer", "position": 1, "filter": {…}, "settings": {…}, "parked": [[1, "no route"]]}
     {"snapshot": "account-ann", "name": "", "schema": 1, "version": 1, "state": …}
-    {"user": "ann", "salt": "base64", "iterations": 15000, "stored_key": "…", "server_key": "…"}
+    {"role": "auditor", "grants": ["read:streams"]}
+    {"user": "ann", "salt": "base64", "iterations": 15000, "stored_key": "…", "server_key": "…", …}
     {"end": {"keys": 1, "events": 500, "snapshots": 1, "groups": 1, "users": 1}}
 
 The first line is the header; the last line shows that the dump is complete. Types that JSON lacks
@@ -15,8 +16,9 @@ data was erased has `"erased": true` instead of data. Events are numbered from 1
 event after hidden ones has its `position`, and a `retention` line has the position of the first
 visible event. A stream `begins` where it was last deleted, or at 1; if `first` is above that, it
 was truncated. A group is behind the events up to its position, and `first_time` is the time of the
-first event. Old values of keys, hidden events, and which events a group has done beyond its
-position are not dumped. Groups and users are those of the present, the rest is of one commit.
+first event. A user whose `rights` are missing may do everything. Old values of keys, hidden events,
+and which events a group has done beyond its position are not dumped. Groups and users are those of
+the present, the rest is of one commit.
 """
 
 import json
@@ -33,10 +35,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headwater.blocking.database import BlockingDatabase
 from headwater.blocking.past import BlockingPast
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.cli.dumps.groups_and_users import Groups, user_lines
+from headwater.cli.dumps.groups import Groups
 from headwater.cli.dumps.held_commit import held_commit
 from headwater.cli.dumps.tagged_json import key_to_json, value_to_json
+from headwater.cli.dumps.users import account_lines
 from headwater.codecs.codec import RawCodec
+from headwater.records import RecordedEvent
 from headwater.transport.stepping import step
 from headwater_protocol.keys import key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
@@ -57,7 +61,7 @@ Write = Callable[[dict[str, Any]], None]
     help="The file to write; - is standard output.",
 )
 @click.option("--commit", type=click.IntRange(min=0), help="Dump this commit.  [default: newest]")
-@click.option("--without-users", is_flag=True, help="Leave out the users with their verifiers.")
+@click.option("--without-users", is_flag=True, help="Leave out users, verifiers and roles.")
 def dump(connector: Connector, output: str, commit: int | None, *, without_users: bool) -> None:
     """Write keys, events, retention, snapshots, consumer groups and users as JSON lines.
 
@@ -81,7 +85,7 @@ def told(counts: dict[str, int]) -> str:
         "keys",
         "events",
         "snapshots",
-        *(kind for kind in ("groups", "users") if kind in counts),
+        *(kind for kind in ("groups", "roles", "users") if kind in counts),
     ]
     return ", ".join(f"{counts[kind]:,} {kind}" for kind in kinds)
 
@@ -120,23 +124,9 @@ def write_dump(
             for group in groups.before(event.position):
                 write(group)
             position += 1
-            line: dict[str, Any] = {
-                "stream": event.stream,
-                "version": event.version,
-                "type": event.type,
-                "id": str(event.id),
-                "time": event.time.isoformat(),
-            }
+            line = _event_line(event)
             if event.position != position:
                 line["position"] = position = event.position
-            if event.erased:
-                line["erased"] = True
-            else:
-                line["data"] = value_to_json(event.data)
-            if event.metadata is not None:
-                line["metadata"] = value_to_json(event.metadata)
-            if event.tags:
-                line["tags"] = event.tags
             write(line)
             counts["events"] += 1
             progress.advance(bar)
@@ -158,11 +148,31 @@ def write_dump(
             counts["snapshots"] += 1
             progress.advance(bar)
         progress.update(bar, total=counts["snapshots"])
-    for user in user_lines(db) if with_users else ():
-        write(user)
-        counts["users"] = counts.get("users", 0) + 1
+    for account in account_lines(db) if with_users else ():
+        write(account)
+        kind = "roles" if "role" in account else "users"
+        counts[kind] = counts.get(kind, 0) + 1
     write({"end": counts})
     return counts
+
+
+def _event_line(event: RecordedEvent) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "stream": event.stream,
+        "version": event.version,
+        "type": event.type,
+        "id": str(event.id),
+        "time": event.time.isoformat(),
+    }
+    if event.erased:
+        line["erased"] = True
+    else:
+        line["data"] = value_to_json(event.data)
+    if event.metadata is not None:
+        line["metadata"] = value_to_json(event.metadata)
+    if event.tags:
+        line["tags"] = event.tags
+    return line
 
 
 def stored_keys(

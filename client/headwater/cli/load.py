@@ -21,7 +21,7 @@ from rich.progress import Progress
 from headwater.blocking.database import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.dump import FORMAT, progress_bars, told
-from headwater.cli.dumps.groups_and_users import restore_group, restore_users
+from headwater.cli.dumps.groups import restore_group
 from headwater.cli.dumps.held_times import HeldTimes
 from headwater.cli.dumps.lines import (
     Line,
@@ -36,6 +36,7 @@ from headwater.cli.dumps.lines import (
 )
 from headwater.cli.dumps.removed import Removed, newest_position
 from headwater.cli.dumps.tagged_json import key_from_json, value_from_json
+from headwater.cli.dumps.users import restore_accounts
 from headwater.codecs.codec import RawCodec
 from headwater.errors import ConditionFailed, DuplicateEvent, HeadwaterError, WrongVersion
 from headwater.identifiers import new_transaction_id
@@ -135,7 +136,7 @@ class Loader:
         self._began_at = newest_position(db)
         self._times = HeldTimes(db, first_time)
         self._removed = Removed(db)
-        self._users: list[Line] = []
+        self._accounts: list[Line] = []
         self._snapshots: dict[tuple[str, str, int], int] | None = None
 
     def load(self, part: list[tuple[int, Line]]) -> None:
@@ -158,12 +159,12 @@ class Loader:
         self._removed.finish(last)
         self._times.release()
         # The last thing: once there is a user, a connection without one is refused.
-        restore_users(self._db, self._users)
+        restore_accounts(self._db, self._accounts)
 
     def _load(self, lines: list[Line]) -> None:
         match kind_of(lines[0]):
-            case "users":
-                self._users += lines
+            case "users" | "roles":
+                self._accounts += lines
                 return
             case "groups":
                 for line in lines:

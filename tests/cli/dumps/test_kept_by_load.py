@@ -209,7 +209,7 @@ def test_groups_keep_their_settings_positions_and_parked_events(
     assert "group mailer: left as it is" in load(target, file)
 
 
-def test_users_keep_their_passwords(
+def test_users_keep_their_passwords_and_rights(
     source: ServerProcess, target: ServerProcess, file: Path
 ) -> None:
     with headwater.connect_blocking(source.url) as db:
@@ -218,14 +218,23 @@ def test_users_keep_their_passwords(
     environment = {"HEADWATER_USER": "ann", "HEADWATER_PASSWORD": "pencil"}
     with headwater.connect_blocking(source.url, user="ann", password="pencil") as db:
         db.add_user("bob", "crayon")
+        db.add_user("nobody", "chalk")
+        db.rights.set_role("auditor", "read:streams", "read:keys:orders")
+        db.rights.grant("bob", "append:category:order", roles=["auditor"])
+        db.rights.grant("nobody", "backup")
+        db.rights.revoke("nobody", "backup")
+        rights = {name: db.rights.of(name) for name in db.users()}
+        roles = db.rights.roles()
     dumped = call(source, "dump", "-o", str(file), env=environment)
     assert dumped.exit_code == 0, dumped.output
-    assert "2 users" in dumped.stderr
+    assert "1 roles, 3 users" in dumped.stderr
     assert file.stat().st_mode & 0o777 == 0o600
     load(target, file)
-    for user, password in (("ann", "pencil"), ("bob", "crayon")):
+    for user, password in (("ann", "pencil"), ("bob", "crayon"), ("nobody", "chalk")):
         with headwater.connect_blocking(target.url, user=user, password=password) as db:
-            assert db.users() == ["ann", "bob"]
+            assert db.rights.mine() == rights[user]
+    with headwater.connect_blocking(target.url, user="ann", password="pencil") as db:
+        assert db.rights.roles() == roles
     again = call(target, "load", str(file), env=environment)
     assert again.exit_code == 0, again.output
     without = call(source, "dump", "--without-users", env=environment)

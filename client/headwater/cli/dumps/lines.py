@@ -40,7 +40,7 @@ def parts_of(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, Lin
         after_gap = kind == "events" and "position" in line
         # Groups and users are not written by transactions.
         before = kind_of(part[-1][1]) if part else kind
-        divided = before != kind != "end" and {before, kind} & {"groups", "users"}
+        divided = before != kind != "end" and {before, kind} & {"groups", "users", "roles"}
         if part and (full or after_gap or divided):
             yield part
             part, size = [], 0
@@ -67,6 +67,7 @@ _KINDS: Final = {
     "retention": "retention",
     "group": "groups",
     "user": "users",
+    "role": "roles",
     "end": "end",
 }
 

@@ -1,11 +1,10 @@
-"""Consumer groups and users in a dump.
+"""Consumer groups in a dump.
 
 A group's line is behind the events up to the group's position. So when it is loaded into an empty
 database, there is nothing yet beyond that position: the events before it can be handed out once, to
 park those that were parked and to acknowledge the others, without touching a later one.
 """
 
-import base64
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -16,7 +15,6 @@ from headwater.cli.dumps.removed import newest_position
 from headwater.transport.stepping import step
 
 _SETTINGS: Final = ("lease_ms", "attempts_max", "retry_ms", "parked_stream")
-_VERIFIER: Final = ("salt", "stored_key", "server_key")
 
 
 def _ask(db: BlockingDatabase, name: str, *arguments: Any) -> Any:
@@ -83,35 +81,3 @@ def restore_group(db: BlockingDatabase, line: dict[str, Any]) -> None:
                 delivery.ack()
             else:
                 delivery.park(reason)
-
-
-def user_lines(db: BlockingDatabase) -> Iterator[dict[str, Any]]:
-    """A line for each user."""
-    for name, salt, iterations, stored_key, server_key in _ask(db, "user_verifiers"):
-        secrets = zip(_VERIFIER, (salt, stored_key, server_key), strict=True)
-        coded = {word: base64.b64encode(secret).decode() for word, secret in secrets}
-        yield {"user": name, "iterations": iterations, **coded}
-
-
-def restore_users(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
-    """Add the users that do not exist yet.
-
-    All in one exchange: as soon as there is a user, a connection without one is refused.
-    """
-    known = set(db.users())
-    requests = [
-        (
-            "user_set",
-            line["user"],
-            base64.b64decode(line["salt"]),
-            line["iterations"],
-            base64.b64decode(line["stored_key"]),
-            base64.b64decode(line["server_key"]),
-            True,
-        )
-        for line in lines
-        if line["user"] not in known
-    ]
-    if requests:
-        connection = step(db._core._channel.connection())  # noqa: SLF001
-        step(connection.exchange(requests))
