@@ -60,12 +60,15 @@ INTERNAL: Final = {
     "Membership": {"deliver", "lose"},
     "Projections": {"define", "defined", "run"},
     "Subscription": {"deliver", "lose", "next_event"},
-    "Transaction": {"settle", "settle_deliveries"},
+    "Transaction": {"settle", "settle_deliveries", "wait_until"},
 }
 """Public methods that only the client itself calls. The blocking class does not have them."""
 
 NOTES: Final = {
-    "Database": "One thread sends a request at a time, and the others wait for it.",
+    "Database": (
+        "Each request has a connection to itself until it is answered, so threads do not wait for "
+        "each\nother."
+    ),
     "Membership": "It has a connection of its own, because waiting for an event blocks it.",
     "Subscription": "It has a connection of its own, because waiting for an event blocks it.",
 }

@@ -90,8 +90,9 @@ async def cancelled_task(url: str, db: headwater.Database, source: random.Random
                 async with other.run_projections():
                     while True:
                         await trio.sleep(source.uniform(0.001, 0.05))
-                        if other._channel._connection is not None and source.random() < 0.5:
-                            other._channel._connection.close()
+                        if source.random() < 0.5:
+                            for connection in other._channel._connections:
+                                connection.close()
 
 
 async def whole_model(db: headwater.Database, name: str) -> tuple[dict[Any, Any], list[Any]]:

@@ -38,8 +38,8 @@ def connect(
         codec: of values, event data and states. The default is MsgpackCodec.
         connect_timeout: seconds to connect and authenticate.
         request_timeout: seconds to wait for an answer.
-        retry_timeout: seconds to keep retrying where that is safe: writes outside of a
-            transaction, `run`, subscriptions that reconnect.
+        retry_timeout: seconds to keep retrying where that is safe: connecting, reads and writes
+            outside of a transaction, `run`, subscriptions and memberships. 0: fail at once.
         client_name: shown in the server's log.
         open_stream: on trio, a function that opens the stream of a connection instead of the
             address.

@@ -108,7 +108,11 @@ class Database(Reads, SingleWrites):
         return await self._runtime.__aexit__(kind, error, trace)
 
     async def close(self) -> None:
-        """Close the connection now. Leaving `async with` also closes it."""
+        """Close all connections now. Leaving `async with` does the same.
+
+        It ends every wait of other tasks. A read or a subscription raises ConnectionLost, and a
+        commit that was sent raises CommitUnknown.
+        """
         if self._opened_channel is not None:
             self._opened_channel.close()
 

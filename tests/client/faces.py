@@ -1,10 +1,14 @@
-"""The three faces of the client are trio, asyncio and blocking. A scenario can run on each."""
+"""The faces of the client: trio, asyncio with both of its loops, and blocking.
+
+A scenario can run on each.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import trio
+import uvloop
 
 import headwater
 from headwater.blocking.database import BlockingDatabase
@@ -13,7 +17,7 @@ from headwater.transport.stepping import step
 
 T = TypeVar("T")
 
-FACES: Final = ("trio", "asyncio", "blocking")
+FACES: Final = ("trio", "asyncio", "uvloop", "blocking")
 
 Scenario = Callable[[Database], Awaitable[T]]
 
@@ -36,6 +40,9 @@ def run_on(face: str, url: str, scenario: Scenario[T], **options: Any) -> T:
             return trio.run(connected)
         case "asyncio":
             return asyncio.run(connected())
+        case "uvloop":
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(connected())
         case "blocking":
             return step(stepped())
         case _:

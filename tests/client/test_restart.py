@@ -101,7 +101,7 @@ def test_a_client_connects_by_a_unix_socket_and_by_tls_with_a_password(
     async def by_path(db: headwater.Database) -> None:
         await db.put("a", 1)
         await db.add_user("ann", "pencil")
-        with pytest.raises(headwater.AuthenticationFailed, match="connect again"):
+        with pytest.raises(headwater.AuthenticationFailed, match=r"connect again|requires a user"):
             await db.get("a")
 
     async def by_tls(db: headwater.Database) -> None:

@@ -58,7 +58,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class BlockingDatabase(BlockingReads, BlockingSingleWrites):
     """A database on a server. Any number of threads may use it at once, over one connection.
 
-    One thread sends a request at a time, and the others wait for it.
+    Each request has a connection to itself until it is answered, so threads do not wait for each
+    other.
 
     Use it with `with`. A lost connection is reopened when it is next needed.
 
@@ -99,7 +100,11 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         return self._core.options
 
     def close(self) -> None:
-        """Close the connection now. Leaving `with` also closes it."""
+        """Close all connections now. Leaving `with` does the same.
+
+        It ends every wait of other threads. A read or a subscription raises ConnectionLost, and a
+        commit that was sent raises CommitUnknown.
+        """
         step(self._core.close())
 
     def transaction(

@@ -77,3 +77,11 @@ class BlockingMembership(Iterator[BlockingDelivery]):
             DeliveryLost: this consumer no longer holds one of them.
         """
         step(self._core.ack_up_to(delivery))
+
+    def close(self) -> None:
+        """End it. A thread that waits for the next item stops iterating.
+
+        Any thread may call this, also while the connection is being reopened. Leaving `with`
+        does the same.
+        """
+        step(self._core.close())

@@ -14,23 +14,15 @@ transaction that was running is rolled back or has committed, and the next run c
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Final
 
 from headwater.database import Database
 from headwater.errors import ConnectionLost
 from headwater.projections.host import Host
 from headwater.projections.projections import Projections
 from headwater.projections.runners import works
-from headwater.transport.address import Address
 from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
 from headwater.transport.blocking_runtime import BlockingRuntime
-from headwater.transport.connection import Connection
-from headwater.transport.runtime import Greeting, Options
 from headwater.transport.stepping import step
-
-JOIN_S: Final = 0.02
-"""Seconds between checks whether a thread has ended. It may have opened a new connection just when
-the last one was closed."""
 
 
 class RunningProjections:
@@ -110,13 +102,14 @@ class _Thread(threading.Thread):
         self._work = work
         self._ended = ended
         self._left = left
-        self._runtime = _StoppableRuntime()
+        self._stopping = False
+        self._runtime = BlockingRuntime()
 
     def run(self) -> None:
         try:
             step(self._run())
         except BaseException as error:
-            if not self._runtime.stopping.is_set():
+            if not self._stopping:
                 self.error = error
                 self._ended.set()
         finally:
@@ -125,7 +118,7 @@ class _Thread(threading.Thread):
 
     async def _run(self) -> None:
         backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
-        while True:
+        while not self._stopping:
             try:
                 async with Database(self._address, self._options, self._runtime) as db:
                     await self._work(db._host())  # noqa: SLF001
@@ -134,35 +127,17 @@ class _Thread(threading.Thread):
                 # The first connection failed. The work itself handles later losses.
                 if not error.retryable:
                     raise
-            await self._runtime.sleep(backoff.next())
+            # A runtime that was closed opens nothing any more. stop() sets the flag first, so it
+            # closes the new one, or the loop sees the flag.
+            self._runtime = BlockingRuntime()
+            if not self._stopping:
+                await self._runtime.sleep(backoff.next())
 
     def stop(self) -> None:
         """Make the thread end as soon as possible."""
-        self._runtime.stop()
+        self._stopping = True
+        self._runtime.close()
 
     def wait_until_stopped(self) -> None:
         """Wait until the thread has ended."""
-        while self.is_alive():
-            self._runtime.stop()
-            self.join(JOIN_S)
-
-
-class _StoppableRuntime(BlockingRuntime):
-    """A runtime that another thread can stop, wherever it waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stopping = threading.Event()
-
-    async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
-        if self.stopping.is_set():
-            raise ConnectionLost("the projections were stopped", retryable=False)
-        return await super().open(address, options, greet)
-
-    async def sleep(self, seconds: float) -> None:
-        self.stopping.wait(seconds)
-
-    def stop(self) -> None:
-        self.stopping.set()
-        for connection in list(self._connections):
-            connection.close()
+        self.join()

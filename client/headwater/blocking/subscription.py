@@ -69,3 +69,11 @@ class BlockingSubscription(Iterator[Item]):
     def events(self) -> BlockingEvents:
         """Iterate over single events. CaughtUp and FellBehind are skipped."""
         return BlockingEvents(self._core.events())
+
+    def close(self) -> None:
+        """End it. A thread that waits for the next item stops iterating.
+
+        Any thread may call this, also while the connection is being reopened. Leaving `with`
+        does the same.
+        """
+        step(self._core.close())

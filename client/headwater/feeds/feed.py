@@ -24,6 +24,7 @@ from headwater.errors import ConnectionLost, HeadwaterError, InvalidArgument
 from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
 from headwater.transport.channel import Channel
 from headwater.transport.connection import Connection, Reply
+from headwater.transport.stopping import Stop, Stopped
 
 Q = TypeVar("Q")
 
@@ -44,9 +45,13 @@ class Feed(ABC, Generic[Q]):
         self._connection: Connection | None = None
         self._identity = 0
         self._queue: deque[Q] = deque()
-        self._arrival: Reply | None = None
+        # Where the consumer waits, if it does.
+        self._arrival: tuple[Connection, Reply] | None = None
         self._ended: HeadwaterError | None = None
-        self._owed = 0
+        # Counts of processed items for which no credit was granted yet. On a blocking database
+        # several threads may settle deliveries, and a deque needs no lock.
+        self._owed: deque[int] = deque()
+        self._stop = Stop()
 
     # What differs between feeds.
 
@@ -68,7 +73,11 @@ class Feed(ABC, Generic[Q]):
     # Called by the consumer.
 
     async def __aenter__(self) -> Self:
-        await self._open()
+        self._stop = Stop()
+        try:
+            await self._reopen()
+        except Stopped:
+            pass  # close() was called meanwhile, and there is nothing to iterate over.
         return self
 
     async def __aexit__(
@@ -77,13 +86,26 @@ class Feed(ABC, Generic[Q]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stop.set()
+        self._leave()
+
+    async def close(self) -> None:
+        """End it. A task that waits for the next item stops iterating.
+
+        Any task may call this, also while the connection is being reopened. Leaving `async with`
+        does the same.
+        """
+        await self.__aexit__(None, None, None)
+
+    def _leave(self) -> None:
+        """Tell the server that the feed ends, without waiting."""
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        if self._channel.runtime.shares_connections:
-            connection.unsubscribe(self._identity)
-        else:
-            connection.close()
+        if connection is not None:
+            if self._channel.runtime.shares_connections:
+                connection.unsubscribe(self._identity)
+            else:
+                connection.close()
+        self._notice()
 
     def _check_alone(self) -> None:
         if self._arrival is not None:
@@ -98,20 +120,31 @@ class Feed(ABC, Generic[Q]):
             StopAsyncIteration: the feed is finished.
         """
         while not self._queue:
+            if self._stop.stopped:
+                raise StopAsyncIteration
             if self._ended is not None and not self._ended.retryable:
                 raise self._ended
-            if self._connection is None:
+            connection = self._connection
+            if connection is None:
+                if self._stop.stopped:
+                    continue  # Another thread has closed the feed just now.
                 raise InvalidArgument(f"a {self._word} is used with `async with`")
             if self._is_finished():
                 raise StopAsyncIteration
-            if self._ended is not None or self._connection.closed:
-                await self._reopen()
+            if self._ended is not None or connection.closed:
+                try:
+                    await self._reopen()
+                except Stopped:
+                    pass
                 continue
-            self._arrival = self._connection.new_reply()
+            arrival = connection.new_reply()
+            self._arrival = connection, arrival
             try:
-                await self._connection.wait(self._arrival)
+                await connection.wait(arrival)
             finally:
                 self._arrival = None
+        if self._stop.stopped:
+            raise StopAsyncIteration
         return self._queue.popleft()
 
     def _grant(self, count: int) -> None:
@@ -120,15 +153,22 @@ class Feed(ABC, Generic[Q]):
         The message is sent once half of the credit is used. So the server never has to wait for
         credit, and it receives few messages.
         """
-        self._owed += count
+        self._owed.append(count)
         connection = self._connection
-        if self._owed * 2 < self._credit or connection is None or connection.closed:
+        if sum(list(self._owed)) * 2 < self._credit or connection is None or connection.closed:
+            return
+        owed = 0
+        while self._owed:
+            try:
+                owed += self._owed.popleft()
+            except IndexError:
+                break  # Another thread grants the rest.
+        if not owed:
             return
         try:
-            connection.post([("credit", self._identity, self._owed)])
+            connection.post([("credit", self._identity, owed)])
         except ConnectionLost:
-            return  # The next wait notices it.
-        self._owed = 0
+            pass  # The next wait notices it. A feed that is opened again has its whole credit.
 
     # Called by the connection.
 
@@ -148,37 +188,53 @@ class Feed(ABC, Generic[Q]):
         self._notice()
 
     def _notice(self) -> None:
-        if self._arrival is not None and not self._arrival.done and self._connection is not None:
-            self._connection.wake(self._arrival)
+        waits = self._arrival
+        if waits is not None and not waits[1].done:
+            waits[0].wake(waits[1])
 
     # Opening and reopening.
 
-    async def _open(self) -> None:
-        connection = await self._channel.own_connection()
+    async def _open(self, until: float) -> None:
+        connection = await self._channel.own_connection(until)
         # Reset before asking. The first pushes may come with the answer, and be delivered before
         # this task goes on; if the feed ended among them, that must not be forgotten.
         self._ended = None
-        self._owed = 0
+        self._owed.clear()
         self._reset()
-        try:
+        if self._channel.runtime.shares_connections:
             self._identity = await self._request(connection)
-        except BaseException:
-            if not self._channel.runtime.shares_connections:
+        else:
+            try:
+                with self._stop.calling(connection.close):
+                    self._identity = await self._request(connection)
+            except BaseException:
                 connection.close()
-            raise
+                raise
         connection.wait_without_timeout()
         self._connection = connection
+        if self._stop.stopped:
+            # Another thread closed the feed before it could see the connection.
+            self._leave()
+            raise Stopped
 
     async def _reopen(self) -> None:
+        """Open the feed, for up to `retry_timeout` seconds.
+
+        Raises:
+            Stopped: the feed was closed meanwhile.
+        """
+        await self._channel.runtime.guard(self._open_patiently, self._stop)
+
+    async def _open_patiently(self) -> None:
         runtime = self._channel.runtime
-        deadline = runtime.now() + self._channel.options.retry_timeout
+        until = runtime.now() + self._channel.options.retry_timeout
         backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
         while True:
             try:
-                await self._open()
+                await self._open(until)
                 return
             except HeadwaterError as error:
                 pause = backoff.next()
-                if not error.retryable or runtime.now() + pause >= deadline:
+                if not error.retryable or runtime.now() + pause >= until:
                     raise
             await runtime.sleep(pause)

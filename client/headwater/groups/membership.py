@@ -68,7 +68,9 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stop.set()
         connection, self._connection = self._connection, None
+        self._notice()
         if connection is None or connection.closed:
             return
         requests: list[tuple[Any, ...]] = []
@@ -123,6 +125,15 @@ class Membership(Feed[Delivery], AsyncIterator[Delivery]):
         await acknowledge(self._channel, taken)
 
     # Called by the feed.
+
+    def _leave(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if self._channel.runtime.shares_connections:
+                connection.unsubscribe(self._identity, operation="group_leave")
+            else:
+                connection.close()
+        self._notice()
 
     async def _request(self, connection: Connection) -> int:
         return await connection.subscribe(self, self.group, self._credit, operation="group_join")

@@ -54,6 +54,7 @@ async def run(
     while True:
         attempt += 1
         transaction = begin()
+        transaction.wait_until(until)
         try:
             async with transaction:
                 awaited = function(transaction, *arguments)
@@ -100,7 +101,7 @@ async def _settle(
     backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
     while True:
         try:
-            connection = await channel.connection()
+            connection = await channel.connection(until)
             state, committed = await connection.ask("status", unknown.transaction, True)
         except HeadwaterError as error:
             # A server that is read-only for now cannot fence; its error is retryable, too.

@@ -19,12 +19,12 @@ from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from headwater.codecs.codec import Codec
-from headwater.errors import ConnectionLost, InvalidArgument, TooLarge
+from headwater.errors import ConnectionLost, HeadwaterError, InvalidArgument, TooLarge
 from headwater.identifiers import new_transaction_id
 from headwater.reads.reads import Reads
 from headwater.records import Committed, committed_from
 from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes
-from headwater.transport.channel import Channel, commit_unknown
+from headwater.transport.channel import Channel, commit_unknown, note_unknown
 from headwater.transport.connection import Connection
 from headwater_protocol.numbers import CommitNumber
 from headwater_protocol.operations import ISOLATION, SERIALIZABLE
@@ -59,7 +59,7 @@ class Transaction(Writes, Reads):
         self._bytes = new_transaction_id()
         self._channel = channel
         self._connection: Connection | None = None
-
+        self._until: float | None = None
         self._appended: set[str] = set()
         self._over = ""
 
@@ -111,15 +111,21 @@ class Transaction(Writes, Reads):
             self._forget()
             raise
         finally:
-            self._over = self._over or "over"
+            self._end("over")
         self.settle_deliveries()
         return self._committed
 
     async def rollback(self) -> None:
         """Roll back. This does not wait for the answer of the server."""
         self._check_open()
-        self._over = "rolled back"
+        self._end("rolled back")
         self._forget()
+
+    def _end(self, how: str) -> None:
+        if not self._over:
+            self._over = how
+            if self._connection is not None:
+                self._connection.release()
 
     def _forget(self) -> None:
         """Tell the server to roll back, without waiting."""
@@ -137,6 +143,10 @@ class Transaction(Writes, Reads):
             raise InvalidArgument(f"transaction {self.id} has not committed, or wrote nothing")
         return self._committed
 
+    def wait_until(self, until: float) -> None:
+        """Wait for a server until this time, instead of for `retry_timeout`."""
+        self._until = until
+
     def settle(self, committed: Committed) -> None:
         """Record that the transaction has committed, as `status` said."""
         self._committed = committed
@@ -150,7 +160,7 @@ class Transaction(Writes, Reads):
         return committed_from(payload[0])
 
     async def _commit_begun(self) -> Committed:
-        connection = self._connection or await self._channel.connection()
+        connection = self._connection or await self._channel.connection(self._until)
         if connection.closed:
             # The commit was not sent yet, so its outcome is known: it did not happen.
             raise connection.lost()
@@ -160,10 +170,24 @@ class Transaction(Writes, Reads):
             *[("write", self._bytes, part) for part in parts],
             ("commit", self._bytes, last),
         ]
+        sent = False
+
+        def note_sent() -> None:
+            nonlocal sent
+            sent = True
+            self._note_sent(connection)
+
         try:
-            payloads = await connection.exchange(requests, partial(self._note_sent, connection))
+            payloads = await connection.exchange(requests, note_sent)
         except ConnectionLost as error:
             raise commit_unknown(self._bytes, error) from error
+        except HeadwaterError:
+            raise
+        except BaseException as error:
+            # A cancellation, or an exception out of a signal handler.
+            if sent:
+                note_unknown(error, self._bytes)
+            raise
         return committed_from(payloads[-1])
 
     def _keep(self, write: list[Any], size: int) -> None:
@@ -191,7 +215,7 @@ class Transaction(Writes, Reads):
     async def _exchange(self, reads: list[tuple[Any, ...]]) -> Any:
         """Send the buffered writes and then *reads* together; return the last answer."""
         self._check_open()
-        connection = self._connection or await self._channel.connection()
+        connection = self._connection or await self._channel.connection(self._until)
         opening = self._opening()
         writes = [("write", self._bytes, part) for part in self._parts()]
         # If a read is refused before it is sent, the buffer must still have the writes. The caller
@@ -211,7 +235,9 @@ class Transaction(Writes, Reads):
 
     def _note_sent(self, connection: Connection) -> None:
         """The transaction has begun on *connection*, and the buffered writes were sent."""
-        self._connection = connection
+        if self._connection is None:
+            self._connection = connection
+            connection.hold()
         self._empty()
 
     def _check_open(self) -> None:

@@ -2,13 +2,18 @@
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final
+from typing import Final, TypeVar, cast
 
-from headwater.errors import ConnectionLost
+from headwater.errors import ConnectionLost, InvalidArgument
 from headwater.transport.address import Address
 from headwater.transport.connection import CHECKS_PER_TIMEOUT, Connection, Reply
+from headwater.transport.dialing import STAGGER_S, AddressInfo, in_turn, set_options
 from headwater.transport.runtime import Greeting, Options, not_connected
+from headwater.transport.stopping import Stop, Stopped, closed_by_user
+
+T = TypeVar("T")
 
 CLOSE_S_MAX: Final = 1.0
 """Seconds to wait for a transport to close. Written data must be sent, and TLS has a closing
@@ -30,8 +35,12 @@ class AsyncioConnection(Connection, asyncio.Protocol):
         self.data_received = self.receive  # type: ignore[method-assign]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods of asyncio.Transport, but do not inherit from it.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def _check_usable(self) -> None:
+        check_loop(self._loop)
+        super()._check_usable()
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is None:
@@ -83,6 +92,13 @@ class AsyncioConnection(Connection, asyncio.Protocol):
                 self._outgoing.clear()
             self._transport.close()
 
+    def abandon(self) -> None:
+        super().abandon()
+        # Not even closed: parent and child share the selector of the loop. It is kept, because the
+        # destructor would close it.
+        _abandoned.append(self._transport)
+        self._transport = None
+
     async def ended(self) -> None:
         """Wait until the transport is closed, for a short time at most."""
         if self._transport is not None:
@@ -102,25 +118,28 @@ class AsyncioRuntime:
     shares_connections = True
 
     def __init__(self) -> None:
+        self.closing = Stop()
         self._loop = asyncio.get_running_loop()
         self._connections: list[AsyncioConnection] = []
 
     async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
         """As Runtime.open."""
+        check_loop(self._loop)
         connection = AsyncioConnection(str(address), self._loop, options.request_timeout)
-        try:
+
+        async def connect() -> None:
             async with asyncio.timeout(options.connect_timeout):
-                if address.path:
-                    await self._loop.create_unix_connection(lambda: connection, address.path)
-                else:
-                    transport, _ = await self._loop.create_connection(
-                        lambda: connection, address.host, address.port, ssl=address.tls
-                    )
-                    _set_options(transport.get_extra_info("socket"))
+                await self._connect(address, connection)
                 await greet(connection)
+
+        try:
+            await self.guard(connect, self.closing)
         except (OSError, EOFError) as error:
             connection.abort()
             raise not_connected(address, error, options.connect_timeout) from error
+        except Stopped:
+            connection.abort()
+            raise closed_by_user() from None
         except BaseException:
             connection.abort()
             raise
@@ -130,14 +149,52 @@ class AsyncioRuntime:
         ]
         return connection
 
+    async def _connect(self, address: Address, connection: AsyncioConnection) -> None:
+        if address.path:
+            await self._loop.create_unix_connection(lambda: connection, address.path)
+            return
+        sock = await _dial(self._loop, address)
+        try:
+            await self._loop.create_connection(
+                lambda: connection,
+                sock=sock,
+                ssl=address.tls,
+                server_hostname=None if address.tls is None else address.host,
+            )
+        except BaseException:
+            sock.close()
+            raise
+
+    def close(self) -> None:
+        """Close all connections, end all waits, and open nothing any more."""
+        self.closing.set()
+        for connection in self._connections:
+            connection.close(closed_by_user())
+
+    async def guard(self, work: Callable[[], Awaitable[T]], stop: Stop) -> T:
+        """As Runtime.guard."""
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                with stop.calling(lambda: scope.reschedule(self._loop.time())):
+                    return await work()
+        except TimeoutError as error:
+            if scope.expired():
+                raise Stopped from error
+            raise
+
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        """As Runtime.sleep."""
+        try:
+            await self.guard(lambda: asyncio.sleep(seconds), self.closing)
+        except Stopped:
+            pass
 
     def now(self) -> float:
         return self._loop.time()
 
-    def lock(self) -> asyncio.Lock:
-        return asyncio.Lock()
+    def lock(self) -> "TaskLock":
+        return TaskLock()
 
     async def __aenter__(self) -> "AsyncioRuntime":
         return self
@@ -148,12 +205,82 @@ class AsyncioRuntime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
         for connection in self._connections:
-            connection.close()
             await connection.ended()
 
 
-def _set_options(sock: Any) -> None:
-    if isinstance(sock, socket.socket) or hasattr(sock, "setsockopt"):
-        # asyncio sets TCP_NODELAY itself.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+class TaskLock:
+    """A lock of tasks."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run *work* while no other task does."""
+        async with self._lock:
+            return await work()
+
+
+_abandoned: Final[list[object]] = []
+"""The transports of a parent process."""
+
+
+def check_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Raise an error unless *loop* runs the caller."""
+    try:
+        if asyncio.get_running_loop() is loop:
+            return
+    except RuntimeError:
+        pass
+    raise InvalidArgument(
+        "this database was opened on another event loop; enter `async with connect(…)` on the loop "
+        "that uses it, or use connect_blocking(), whose database any thread can use"
+    )
+
+
+async def _dial(loop: asyncio.AbstractEventLoop, address: Address) -> socket.socket:
+    """Connect a socket to the host of an address. dialing.py explains the pauses."""
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    waiting = in_turn(found)
+    running: set[asyncio.Task[socket.socket]] = set()
+    errors: list[BaseException] = []
+    try:
+        while True:
+            if waiting:
+                running.add(loop.create_task(_connected(loop, waiting.pop(0))))
+            if not running:
+                raise errors[0]
+            done, running = await asyncio.wait(
+                running,
+                timeout=STAGGER_S if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                if (error := task.exception()) is None:
+                    running |= done - {task}
+                    return task.result()
+                errors.append(error)
+    finally:
+        for task in running:
+            task.cancel()
+            task.add_done_callback(_close_result)
+
+
+async def _connected(loop: asyncio.AbstractEventLoop, info: AddressInfo) -> socket.socket:
+    family, kind, protocol, _, target = info
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, target)
+        set_options(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _close_result(task: "asyncio.Task[socket.socket]") -> None:
+    """Close the socket of an attempt that came second."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()

@@ -1,130 +1,29 @@
-"""The client without an event loop: a socket that blocks.
+"""The client without an event loop: plain sockets, and threads instead of tasks.
 
-To wait for a reply is to read from the socket until the reply is there. Threads may share a
-database: one thread asks at a time, the others wait for the connection's lock. A transaction
-belongs to one thread. A subscription has its own connection, because waiting for its items on a
-shared one would block all other requests.
-
-A plain socket stays in blocking mode, and the kernel implements the timeout (SO_RCVTIMEO). A
-timeout of Python's socket module would cost a `poll` before each `recv` and each `send`.
+Threads may share a database. Each request has a connection to itself until its answer has come, so
+a slow request of one thread does not hold up the others; the channel keeps a pool of connections
+(channel.py). A transaction keeps its connection. A subscription has its own, because waiting for
+its items on a shared one would block all other requests.
 """
 
 import socket
-import ssl
-import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TypeVar
 
-from headwater.errors import ConnectionLost, TimedOut
+from headwater.errors import ConnectionLost
 from headwater.transport.address import Address
-from headwater.transport.connection import RECEIVE_SIZE_MAX, Connection, PushReceiver, Reply
+from headwater.transport.blocking_connection import BlockingConnection
+from headwater.transport.connection import Connection
+from headwater.transport.dialing import dial
 from headwater.transport.runtime import Greeting, Options, not_connected
+from headwater.transport.stopping import Stop, Stopped, closed_by_user
 
-
-class BlockingConnection(Connection):
-    """A connection on a blocking socket."""
-
-    def __init__(self, name: str, sock: socket.socket, timeout: float) -> None:
-        super().__init__(name)
-        self._socket = sock
-        self._timeout = timeout
-        self._expects_pushes = False
-        self._pinged = False
-        # Reentrant, because an answer may close the connection, which ends a subscription, which
-        # may send a request.
-        self._lock = threading.RLock()
-
-    async def ask(self, name: str, *arguments: Any) -> Any:
-        # Connection.ask without the coroutine of _park.
-        with self._lock:
-            reply = self._post_one(name, arguments)
-            if not reply.done:
-                self._read_until(reply)
-        if reply.error is not None:
-            raise reply.error
-        return reply.payload
-
-    async def exchange(
-        self, requests: Sequence[Sequence[Any]], on_sent: Callable[[], None] | None = None
-    ) -> list[Any]:
-        with self._lock:
-            return await super().exchange(requests, on_sent)
-
-    def post(self, requests: Sequence[Sequence[Any]]) -> list[Reply]:
-        with self._lock:
-            return super().post(requests)
-
-    async def subscribe(
-        self, feed: PushReceiver, *arguments: Any, operation: str = "subscribe"
-    ) -> int:
-        with self._lock:
-            return await super().subscribe(feed, *arguments, operation=operation)
-
-    async def _park(self, reply: Reply) -> None:
-        self._read_until(reply)
-
-    def _read_until(self, reply: Reply) -> None:
-        while not reply.done and not self.closed:
-            try:
-                data = self._socket.recv(RECEIVE_SIZE_MAX)
-            except (BlockingIOError, TimeoutError):
-                if self._expects_pushes and not self._pinged:
-                    # Is there no news, or no connection? A ping tells.
-                    self._pinged = True
-                    self.post([("ping",)])
-                    continue
-                self.close(TimedOut(f"no answer from {self.name} within {self._timeout:g} s"))
-            except OSError as error:
-                self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
-            else:
-                if not data:
-                    self.close()
-                    continue
-                self._pinged = False
-                try:
-                    self.receive(data)
-                except BaseException:
-                    # Interrupted in the middle of the data. The rest could no longer be parsed.
-                    self.close()
-                    raise
-
-    def _wake(self, _sleeper: Any) -> None:
-        raise AssertionError("no task parks on a blocking connection")
-
-    def _send(self, data: bytes, alone: bool) -> None:  # noqa: ARG002
-        try:
-            self._socket.sendall(data)
-        except OSError as error:
-            self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
-        except BaseException:
-            # Interrupted in the middle of a frame. The server could not parse what follows.
-            self.close()
-            raise
-
-    def set_timeout(self, seconds: float) -> None:
-        """Set the timeout of each receive and send."""
-        self._timeout = seconds
-        _set_timeout(self._socket, seconds)
-
-    def wait_without_timeout(self) -> None:
-        # The socket keeps its timeout, after which this side sends a ping. Otherwise a server whose
-        # machine dies would never be missed.
-        self._expects_pushes = True
-
-    def wait_with_timeout(self, seconds: float) -> None:
-        self._expects_pushes = False
-        self.set_timeout(seconds)
-
-    def _shut(self) -> None:
-        try:
-            # Without this, another thread that waits in recv would keep waiting.
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # The peer has closed it already.
-        self._socket.close()
+T = TypeVar("T")
 
 
 class BlockingRuntime:
@@ -133,32 +32,76 @@ class BlockingRuntime:
     shares_connections = False
 
     def __init__(self) -> None:
+        self.closing = Stop()
         self._connections: list[BlockingConnection] = []
+        self._listing = threading.RLock()
+        # The stops that end what the current thread waits for, besides `closing`.
+        self._guarded = threading.local()
 
     async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
         """As Runtime.open."""
         connection: BlockingConnection | None = None
         try:
-            sock = _connect(address, options.connect_timeout)
+            until = self.now() + options.connect_timeout
+            sock = _connect(address, options.connect_timeout, self._stops())
             connection = BlockingConnection(str(address), sock, options.connect_timeout)
-            await greet(connection)
+            connection.deadline = until
+            with self._listing:
+                self._connections = [
+                    *(other for other in self._connections if not other.closed),
+                    connection,
+                ]
+            with ExitStack() as stack:
+                for stop in self._stops():
+                    stack.enter_context(stop.calling(connection.close))
+                await greet(connection)
+            connection.deadline = None
             connection.set_timeout(options.request_timeout)
-        except OSError as error:
+        except BaseException as error:
             if connection is not None:
                 connection.close()
-            raise not_connected(address, error, options.connect_timeout) from error
-        except BaseException:
-            if connection is not None:
-                connection.close()
+            if self.closing.stopped and isinstance(error, Stopped | ConnectionLost | OSError):
+                raise closed_by_user() from error
+            if isinstance(error, OSError):
+                raise not_connected(address, error, options.connect_timeout) from error
             raise
-        self._connections = [
-            *(other for other in self._connections if not other.closed),
-            connection,
-        ]
         return connection
 
+    def close(self) -> None:
+        """Close all connections, end all waits, and open nothing any more."""
+        self.closing.set()
+        with self._listing:
+            connections = list(self._connections)
+        for connection in connections:
+            connection.close(closed_by_user())
+
+    async def guard(self, work: Callable[[], Awaitable[T]], stop: Stop) -> T:
+        """As Runtime.guard."""
+        before = self._stops()
+        self._guarded.stops = [*before, stop]
+        try:
+            if stop.stopped:
+                raise Stopped
+            return await work()
+        except ConnectionLost as error:
+            if stop.stopped:
+                raise Stopped from error
+            raise
+        finally:
+            self._guarded.stops = before
+
+    def _stops(self) -> list[Stop]:
+        stops: list[Stop] = getattr(self._guarded, "stops", [self.closing])
+        return stops
+
     async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop to hold up
+        """As Runtime.sleep."""
+        waiting = threading.Lock()
+        waiting.acquire()
+        with ExitStack() as stack:
+            for stop in self._stops():
+                stack.enter_context(stop.calling(partial(_release, waiting)))
+            waiting.acquire(timeout=seconds)
 
     def now(self) -> float:
         return time.monotonic()
@@ -175,57 +118,57 @@ class BlockingRuntime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for connection in self._connections:
-            connection.close()
+        self.close()
 
 
 class ThreadLock:
-    """A lock of threads with the interface of an asynchronous one."""
+    """A lock that one thread can hold at a time.
+
+    It is reentrant, so a signal handler may use the database while its thread holds the lock.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
-    async def __aenter__(self) -> None:
-        self._lock.acquire()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run *work* while no other thread does."""
+        # `with` on a lock of the interpreter is atomic. After an `acquire()` in a method of ours,
+        # an exception out of a signal handler could leave the lock held for ever.
+        with self._lock:
+            return await work()
 
 
-def _connect(address: Address, timeout: float) -> socket.socket:
+def _release(lock: threading.Lock) -> None:
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # Two stops were set at once, and the other one has released it.
+
+
+def _connect(address: Address, timeout: float, stops: Sequence[Stop]) -> socket.socket:
+    until = time.monotonic() + timeout
     if address.path:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     else:
-        sock = socket.create_connection((address.host, address.port), timeout)
+        sock = dial(address, timeout, lambda: any(stop.stopped for stop in stops))
     try:
         if address.path:
             sock.settimeout(timeout)
             sock.connect(address.path)
-        else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if address.tls is not None:
-            sock = address.tls.wrap_socket(sock, server_hostname=address.host)
-        _set_timeout(sock, timeout)
+            sock.settimeout(max(0.001, until - time.monotonic()))
+            with ExitStack() as stack:
+                for stop in stops:
+                    stack.enter_context(stop.calling(partial(_shut_down, sock)))
+                sock = address.tls.wrap_socket(sock, server_hostname=address.host)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _set_timeout(sock: socket.socket, seconds: float) -> None:
-    """Set the timeout of each receive and send."""
-    if isinstance(sock, ssl.SSLSocket):
-        # OpenSSL would treat the kernel's timeout as "try again", and retry.
-        sock.settimeout(seconds)
-        return
-    sock.settimeout(None)
-    whole, part = divmod(seconds, 1)
-    interval = struct.pack("ll", int(whole), int(part * 1_000_000))
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+def _shut_down(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # It is not connected any more.

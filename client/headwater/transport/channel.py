@@ -1,8 +1,13 @@
-"""The channel to a server: one connection at a time, and a new one when it is lost.
+"""The channel to a server: its open connections, and new ones when they are needed.
+
+On an event loop all tasks share one connection. Without one, each request takes a connection for
+itself until its answer has come, so the channel keeps a pool; the number of connections is the
+number of threads that wait at the same time.
 
 What happens to a request whose connection is lost depends on the request:
 
-    a read outside a transaction     sent once more, on a new connection
+    a read outside a transaction     sent again on a new connection, until it is answered or
+                                     `retry_timeout` is over. After a timeout, once more only.
     a write in one round trip        sent again with the same transaction id, until it is answered
                                      or `retry_timeout` is over. The server recognizes an id that
                                      it has committed, and repeats its first answer. A refusal
@@ -10,11 +15,15 @@ What happens to a request whose connection is lost depends on the request:
     anything else                    ConnectionLost, or CommitUnknown while committing
 
 Attempts to connect are separated by growing pauses, no matter how many requests wait, because each
-attempt costs both sides something. All tasks that wait for an attempt share its result.
+attempt costs both sides something. All tasks that wait for an attempt share its result. They wait
+for a server for up to `retry_timeout`.
 """
 
-from collections.abc import Coroutine
-from typing import Any
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+from weakref import WeakSet
 
 from headwater.errors import (
     CommitUnknown,
@@ -30,6 +39,11 @@ from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
 from headwater.transport.connection import Connection
 from headwater.transport.handshake import greet
 from headwater.transport.runtime import Options, Runtime
+from headwater.transport.stopping import closed_by_user
+
+CONNECTIONS_MAX: Final = 64
+"""Connections of one database, for threads that wait at the same time. Threads beyond that share
+them. A server has a limit, too, which many processes would reach without this one."""
 
 
 class Channel:
@@ -39,72 +53,139 @@ class Channel:
         self.runtime = runtime
         self.address = address
         self.options = options
-        self._connection: Connection | None = None
-        self._connecting = runtime.lock()
+        # Replaced as a whole, so threads need no lock to look through it.
+        self._connections: tuple[Connection, ...] = ()
+        self._opening = runtime.lock()
         self._backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
         self._not_before = 0.0
         self._failures = 0
-        self._failure: ConnectionLost | None = None
-        self._closed = False
+        self._failure: HeadwaterError | None = None
+        self._shared_count = 0
+        _channels.add(self)
 
-    async def connection(self) -> Connection:
-        """The shared connection. It is opened if there is none.
+    def _free(self) -> Connection | None:
+        """An open connection that the caller can use now."""
+        for connection in self._connections:
+            if connection.take():
+                return connection
+        return None
+
+    async def connection(self, until: float | None = None) -> Connection:
+        """A connection for the next request. If none is free, one is opened.
+
+        Args:
+            until: the time until which to wait for a server. None: for `retry_timeout`.
 
         Raises:
             ConnectionLost: no server answered at the address, or the channel is closed.
             AuthenticationFailed: the server refused the user.
         """
-        connection = self._connection
-        if connection is not None and not connection.closed:
+        connection = self._free()
+        if connection is not None:
             return connection
-        failures = self._failures
-        async with self._connecting:
-            if self._connection is not None and not self._connection.closed:
-                return self._connection
-            if self._failures != failures and self._failure is not None:
-                # While this task waited, another one tried and failed.
-                raise ConnectionLost(self._failure.message) from self._failure
-            self._connection = await self._attempt()
-            return self._connection
+        return await self._patiently(self._free_or_new, until)
 
-    async def own_connection(self) -> Connection:
+    async def own_connection(self, until: float | None = None) -> Connection:
         """A connection to wait on. It is a new one if waiting would block the shared one."""
         if self.runtime.shares_connections:
-            return await self.connection()
-        return await self._attempt()
+            return await self.connection(until)
+        return await self._patiently(self._new, until)
 
-    async def _attempt(self) -> Connection:
-        if self._closed:
-            raise ConnectionLost("the database was closed by close()", retryable=False)
+    async def _patiently(
+        self, attempt: Callable[[], Awaitable[Connection]], until: float | None
+    ) -> Connection:
+        """Repeat *attempt* until it succeeds, or no other one can begin before *until*."""
+        if until is None:
+            until = self.runtime.now() + self.options.retry_timeout
+        while True:
+            try:
+                return await attempt()
+            except HeadwaterError as error:
+                if not error.retryable or self._not_before >= until:
+                    raise
+
+    async def _free_or_new(self) -> Connection:
+        return await self._opening.run(partial(self._free_or_new_alone, self._failures))
+
+    async def _free_or_new_alone(self, failures: int) -> Connection:
+        connection = self._free()
+        if connection is not None:
+            return connection
+        if self._failures != failures and self._failure is not None:
+            # While this task waited, another one tried and failed.
+            error = HeadwaterError.from_payload(self._failure.as_payload())
+            raise error from self._failure
+        usable = tuple(one for one in self._connections if not one.closed)
+        try:
+            if len(usable) >= CONNECTIONS_MAX:
+                return self._shared(usable)
+            connection = await self._new()
+        except HeadwaterError:
+            # The server may have no room for another connection.
+            if not usable or self.runtime.closing.stopped:
+                raise
+            return self._shared(usable)
+        connection.take()
+        # Looked at again: a signal handler may have opened one meanwhile.
+        self._connections = (*(one for one in self._connections if not one.closed), connection)
+        return connection
+
+    def _shared(self, usable: tuple[Connection, ...]) -> Connection:
+        """One of the connections that others use. Its requests wait for each other."""
+        self._shared_count += 1
+        return usable[self._shared_count % len(usable)]
+
+    async def _new(self) -> Connection:
+        self._check_open()
         pause = self._not_before - self.runtime.now()
         if pause > 0:
             await self.runtime.sleep(pause)
+            self._check_open()
         try:
             connection = await self.runtime.open(self.address, self.options, self._greet)
-        except ConnectionLost as error:
-            self._failures += 1
-            self._failure = error
-            self._not_before = self.runtime.now() + self._backoff.next()
+        except HeadwaterError as error:
+            if error.retryable:
+                self._failures += 1
+                self._failure = error
+                self._not_before = self.runtime.now() + self._backoff.next()
             raise
         self._backoff.reset()
         return connection
+
+    def _check_open(self) -> None:
+        if self.runtime.closing.stopped:
+            raise closed_by_user()
 
     async def _greet(self, connection: Connection) -> None:
         await greet(connection, self.address, self.options.client_name)
 
     async def read(self, name: str, *arguments: Any) -> Any:
-        """Send a request that changes nothing. If the connection is lost, send it once more."""
-        connection = self._connection
-        if connection is None or connection.closed:
+        """Send a request that changes nothing. If the connection is lost, send it again."""
+        connection = self._free()
+        if connection is None:
             connection = await self.connection()
         try:
             return await connection.ask(name, *arguments)
-        except ConnectionLost as error:
-            # A dead idle connection is noticed only when it is used, so one retry is worth it.
-            # After a timeout it is not: the server would be silent again.
-            if not connection.closed or isinstance(error, TimedOut):
-                raise
-        return await (await self.connection()).ask(name, *arguments)
+        except (ConnectionLost, ShuttingDown) as error:
+            failed: HeadwaterError = error
+        until = self.runtime.now() + self.options.retry_timeout
+        backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
+        timeouts = 0
+        while True:
+            timeouts += isinstance(failed, TimedOut)
+            # After a timeout on a connection that others receive answers on, the request is slow
+            # and would be slow again. If all was silent, it may have been the connection.
+            if not failed.retryable or timeouts > (1 if connection.closed else 0):
+                raise failed
+            try:
+                connection = await self.connection(until)
+                return await connection.ask(name, *arguments)
+            except (ConnectionLost, ShuttingDown) as error:
+                failed = error
+            pause = backoff.next()
+            if self.runtime.now() + pause >= until:
+                raise failed
+            await self.runtime.sleep(pause)
 
     def fetch(
         self, name: str, *arguments: Any, at_commit: int | None = None
@@ -126,13 +207,16 @@ class Channel:
         backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
         while True:
             try:
-                connection = self._connection
-                if connection is None or connection.closed:
-                    connection = await self.connection()
+                connection = self._free()
+                if connection is None:
+                    connection = await self.connection(deadline)
                 sent = True
                 return await connection.ask(name, *arguments)
             except (ConnectionLost, CommitUnknown, ShuttingDown) as error:
                 if not error.retryable and not isinstance(error, CommitUnknown):
+                    # For example, close() was called. What was sent before may still take effect.
+                    if sent:
+                        raise commit_unknown(transaction, error) from error
                     raise
                 cause: HeadwaterError = error
                 unanswered = sent
@@ -142,7 +226,7 @@ class Channel:
                 if not unanswered or isinstance(refusal, TransactionAborted | HistoryGone):
                     raise
                 try:
-                    connection = await self.connection()
+                    connection = await self.connection(deadline)
                     state, _ = await connection.ask("status", transaction, True)
                 except HeadwaterError as error:
                     cause = error
@@ -151,6 +235,11 @@ class Channel:
                         raise
                     # It has committed meanwhile. Sent again, it gets its answer.
                     cause = refusal
+            except BaseException as error:
+                # A cancellation, or an exception out of a signal handler.
+                if sent:
+                    note_unknown(error, transaction)
+                raise
             pause = backoff.next()
             if self.runtime.now() + pause >= deadline:
                 if not sent:
@@ -159,10 +248,13 @@ class Channel:
             await self.runtime.sleep(pause)
 
     def close(self) -> None:
-        """Close the connection, and never open another."""
-        self._closed = True
-        if self._connection is not None:
-            self._connection.close()
+        """Close all connections, end all waits, and never open another connection."""
+        self.runtime.close()
+
+    def abandon(self) -> None:
+        """Forget all connections in a child process, which opens its own."""
+        self._connections = ()
+        self._opening = self.runtime.lock()
 
 
 def commit_unknown(transaction: bytes, error: BaseException) -> CommitUnknown:
@@ -171,3 +263,27 @@ def commit_unknown(transaction: bytes, error: BaseException) -> CommitUnknown:
         f"no answer to the commit of transaction {transaction.hex()}: {error}",
         details={"transaction": transaction},
     )
+
+
+def note_unknown(error: BaseException, transaction: bytes) -> None:
+    """Note on an exception that ended the wait for a commit which commit that was.
+
+    The exception itself must stay as it is: an event loop expects its own cancellation back.
+    """
+    error.add_note(
+        f"The commit of transaction {transaction.hex()} was sent and not answered. "
+        f"db.status({transaction.hex()!r}, resolve=True) tells whether it took effect."
+    )
+    error.transaction = transaction  # type: ignore[attr-defined]
+
+
+_channels: Final[WeakSet[Channel]] = WeakSet()
+"""All channels of this process, to abandon their connections in a child."""
+
+
+def _abandon_all() -> None:
+    for channel in list(_channels):
+        channel.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

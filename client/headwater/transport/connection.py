@@ -10,11 +10,16 @@ parking means to read until the reply is there. Then the coroutine never suspend
 
 A task that is cancelled while it waits leaves its Reply behind. The answer fills it, nobody reads
 it, and other tasks are not disturbed.
+
+A connection belongs to the process that opened it. After a fork the child abandons its copy: two
+processes on one socket would receive each other's answers.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from headwater.errors import ConnectionLost, HeadwaterError, TimedOut
 from headwater_protocol.connection import Answer, ClientConnection, Failure, Push, Violation
@@ -83,8 +88,27 @@ class Connection(ABC):
         self._pending: dict[int, Reply] = {}
         self._feeds: dict[int, PushReceiver] = {}
         self._checks = 0
-        # The number of checks when bytes last arrived.
+        # The number of checks when a whole message last arrived.
         self._received = 0
+        self._message_count = 0
+        _connections.add(self)
+
+    # Sharing.
+
+    def take(self) -> bool:
+        """Whether the caller may use the connection now. A pool hands out only what it took."""
+        return not self.closed
+
+    def hold(self) -> None:  # noqa: B027 - only a pool of connections needs it
+        """Note that a transaction is open on the connection."""
+
+    def release(self) -> None:  # noqa: B027 - as hold
+        """Note that a transaction has ended."""
+
+    def _check_usable(self) -> None:
+        """Raise an error if the caller cannot use the connection."""
+        if self.closed:
+            raise self.lost()
 
     # Requests.
 
@@ -98,13 +122,19 @@ class Connection(ABC):
         reply = self._post_one(name, arguments)
         if not reply.done:
             await self._park(reply)
+        return self._outcome(reply)
+
+    def _outcome(self, reply: Reply) -> Any:
+        """The payload of a reply after the wait for it."""
         if reply.error is not None:
             raise reply.error
+        if not reply.done:
+            # Without this, the missing payload would pass for an answer.
+            raise self.lost()
         return reply.payload
 
     def _post_one(self, name: str, arguments: Sequence[Any]) -> Reply:
-        if self.closed:
-            raise self.lost()
+        self._check_usable()
         request_id, frame = self._protocol.request(name, *arguments)
         pending = self._pending
         alone = not pending
@@ -128,17 +158,16 @@ class Connection(ABC):
         replies = self.post(requests)
         if on_sent is not None:
             on_sent()
+        payloads = []
         for reply in replies:
             if not reply.done:
                 await self._park(reply)
-            if reply.error is not None:
-                raise reply.error
-        return [reply.payload for reply in replies]
+            payloads.append(self._outcome(reply))
+        return payloads
 
     def post(self, requests: Sequence[Sequence[Any]]) -> list[Reply]:
         """Send several requests together, without waiting."""
-        if self.closed:
-            raise self.lost()
+        self._check_usable()
         protocol = self._protocol
         identities: list[int] = []
         frames: list[bytes] = []
@@ -162,8 +191,7 @@ class Connection(ABC):
         self, feed: PushReceiver, *arguments: Any, operation: str = "subscribe"
     ) -> int:
         """Open a subscription, or a membership, whose pushes go to *feed*. Returns its id."""
-        if self.closed:
-            raise self.lost()
+        self._check_usable()
         request_id, frame = self._protocol.request(operation, *arguments)
         # Registered before the answer, because pushes may follow it in the same segment.
         self._feeds[request_id] = feed
@@ -173,8 +201,7 @@ class Connection(ABC):
         try:
             if not reply.done:
                 await self._park(reply)
-            if reply.error is not None:
-                raise reply.error
+            self._outcome(reply)
         except BaseException:
             self.unsubscribe(request_id, operation=_ENDS[operation])
             raise
@@ -215,9 +242,13 @@ class Connection(ABC):
 
     def receive(self, data: bytes) -> None:
         """Process received bytes."""
-        self._received = self._checks
         pending = self._pending
-        for item in self._protocol.receive(data):
+        items = self._protocol.receive(data)
+        if items:
+            # Only whole messages count. A peer that sends a byte now and then is silent, too.
+            self._received = self._checks
+            self._message_count += len(items)
+        for item in items:
             if type(item) is Answer:
                 reply = pending.pop(item[0], None)
                 if reply is not None:
@@ -274,10 +305,23 @@ class Connection(ABC):
         """Close the connection. Waiting requests fail now, later ones when they are made."""
         if self.closed:
             return
-        self.closed = True
+        # Before `closed`, because another thread may look at it at once.
         self.reason = reason
-        self._protocol.close()
+        self.closed = True
         self._shut()
+        self._finish()
+
+    def abandon(self) -> None:
+        """Forget the connection in a child process, without touching what the parent uses."""
+        if self.closed:
+            return
+        self.reason = ConnectionLost(f"the connection with {self.name} belongs to a parent process")
+        self.closed = True
+        self._finish()
+
+    def _finish(self) -> None:
+        """Fail what waits on this closed connection."""
+        self._protocol.close()
         pending, self._pending = self._pending, {}
         for reply in pending.values():
             self._fail(reply, self.lost())
@@ -288,7 +332,7 @@ class Connection(ABC):
     def lost(self) -> ConnectionLost:
         """The error of a request on this closed connection."""
         if isinstance(self.reason, ConnectionLost):
-            error = type(self.reason)(self.reason.message)
+            error = type(self.reason)(self.reason.message, retryable=self.reason.retryable)
         elif self.reason is not None:
             error = ConnectionLost(f"{self.name} closed the connection: {self.reason}")
         else:
@@ -317,3 +361,15 @@ class Connection(ABC):
     @abstractmethod
     def _shut(self) -> None:
         """Close the socket, and end the tasks that serve it."""
+
+
+_connections: Final[WeakSet[Connection]] = WeakSet()
+"""All connections of this process, to abandon them in a child."""
+
+
+def _abandon_all() -> None:
+    for connection in list(_connections):
+        connection.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

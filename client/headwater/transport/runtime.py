@@ -12,15 +12,17 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from headwater.codecs.codec import Codec
 from headwater.errors import ConnectionLost
 from headwater.transport.address import Address
 from headwater.transport.connection import Connection
+from headwater.transport.stopping import Stop
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +33,8 @@ class Options:
         codec: of values, event data and states.
         connect_timeout: to connect and authenticate.
         request_timeout: to wait for one answer.
-        retry_timeout: to keep retrying where that is safe: writes outside of a transaction, `run`,
-            subscriptions that reconnect.
+        retry_timeout: to keep retrying where that is safe: connecting, reads and writes outside of
+            a transaction, `run`, subscriptions and memberships.
         client_name: the name of this client in the server's log.
         open_stream: on trio, opens the stream of a connection instead of the address: a tunnel, or
             memory in a simulation.
@@ -50,30 +52,52 @@ Greeting = Callable[[Connection], Awaitable[None]]
 """Does the handshake on a new connection."""
 
 
+class Lock(Protocol):
+    """A lock that one task can hold at a time."""
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run *work* while no other task does."""
+        ...
+
+
 class Runtime(Protocol):
     """Sleeping, locks and sockets of an event loop.
 
     Attributes:
         shares_connections: whether other tasks can use a connection while one waits on it.
+        closing: set when the database is closed.
     """
 
     shares_connections: bool
+    closing: Stop
 
     async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
         """Open a connection and do the handshake with *greet*, within the connect timeout.
 
         Raises:
-            ConnectionLost: no server answered at the address.
+            ConnectionLost: no server answered at the address, or the database was closed.
         """
 
+    def close(self) -> None:
+        """Close all connections, end all waits, and open nothing any more."""
+
+    async def guard(self, work: Callable[[], Awaitable[T]], stop: Stop) -> T:
+        """Run *work*, but end what it waits for when *stop* is set.
+
+        Raises:
+            Stopped: *stop* was set before *work* ended.
+        """
+        ...
+
     async def sleep(self, seconds: float) -> None:
-        """Sleep, without blocking other tasks."""
+        """Sleep, without blocking other tasks. It ends early when the database is closed."""
 
     def now(self) -> float:
         """The time of a monotonic clock, in seconds."""
 
-    def lock(self) -> AbstractAsyncContextManager[Any]:
-        """A new lock, which one task can hold at a time."""
+    def lock(self) -> Lock:
+        """A new lock."""
+        ...
 
     async def __aenter__(self) -> "Runtime": ...
 

@@ -11,15 +11,19 @@ is a trio Stream, and only the writer sends on it.
 
 import socket
 from abc import abstractmethod
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
-from headwater.errors import ConnectionLost
+from headwater.errors import ConnectionLost, InvalidArgument
 from headwater.transport.address import Address
 from headwater.transport.connection import CHECKS_PER_TIMEOUT, RECEIVE_SIZE_MAX, Connection, Reply
 from headwater.transport.runtime import Greeting, Options, not_connected
+from headwater.transport.stopping import Stop, Stopped, closed_by_user
+
+T = TypeVar("T")
 
 _BROKEN: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -32,6 +36,11 @@ class TrioConnection(Connection):
         self._outgoing: list[bytes] = []
         self._writer: trio.lowlevel.Task | None = None
         self.scope = trio.CancelScope(shield=True)
+        self._token = trio.lowlevel.current_trio_token()
+
+    def _check_usable(self) -> None:
+        check_loop(self._token)
+        super()._check_usable()
 
     async def _park(self, reply: Reply) -> None:
         reply.sleeper = trio.lowlevel.current_task()
@@ -198,19 +207,33 @@ class TrioRuntime:
     shares_connections = True
 
     def __init__(self) -> None:
+        self.closing = Stop()
+        self._token = trio.lowlevel.current_trio_token()
         self._nurseries = trio.open_nursery()
         self._nursery: trio.Nursery | None = None
         self._connections: list[TrioConnection] = []
 
     async def open(self, address: Address, options: Options, greet: Greeting) -> Connection:
         """As Runtime.open."""
-        assert self._nursery is not None, "open() before __aenter__()"
+        check_loop(self._token)
+        nursery = self._nursery
+        assert nursery is not None, "open() before __aenter__()"
         connection: TrioConnection | None = None
-        try:
+
+        async def connect() -> TrioConnection:
+            nonlocal connection
             with trio.fail_after(options.connect_timeout):
-                connection = await _connect(address, options)
-                self._nursery.start_soon(connection.serve, options.request_timeout)
-                await greet(connection)
+                connection = opened = await _connect(address, options)
+                nursery.start_soon(opened.serve, options.request_timeout)
+                await greet(opened)
+            return opened
+
+        try:
+            opened = await self.guard(connect, self.closing)
+        except Stopped:
+            if connection is not None:
+                connection.close()
+            raise closed_by_user() from None
         except (*_BROKEN, trio.TooSlowError) as error:
             if connection is not None:
                 connection.close()
@@ -222,18 +245,32 @@ class TrioRuntime:
             raise
         self._connections = [
             *(other for other in self._connections if not other.closed),
-            connection,
+            opened,
         ]
-        return connection
+        return opened
+
+    def close(self) -> None:
+        """Close all connections, end all waits, and open nothing any more."""
+        self.closing.set()
+        for connection in self._connections:
+            connection.close(closed_by_user())
+
+    async def guard(self, work: Callable[[], Awaitable[T]], stop: Stop) -> T:
+        """As Runtime.guard."""
+        with trio.CancelScope() as scope, stop.calling(scope.cancel):
+            return await work()
+        raise Stopped
 
     async def sleep(self, seconds: float) -> None:
-        await trio.sleep(seconds)
+        """As Runtime.sleep."""
+        with trio.CancelScope() as scope, self.closing.calling(scope.cancel):
+            await trio.sleep(seconds)
 
     def now(self) -> float:
         return trio.current_time()
 
-    def lock(self) -> trio.Lock:
-        return trio.Lock()
+    def lock(self) -> "TaskLock":
+        return TaskLock()
 
     async def __aenter__(self) -> "TrioRuntime":
         self._nursery = await self._nurseries.__aenter__()
@@ -259,6 +296,31 @@ class TrioRuntime:
             if error is None or not _only_cancelled(own):
                 raise
         return None
+
+
+class TaskLock:
+    """A lock of tasks."""
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run *work* while no other task does."""
+        async with self._lock:
+            return await work()
+
+
+def check_loop(token: trio.lowlevel.TrioToken) -> None:
+    """Raise an error unless the run of *token* runs the caller."""
+    try:
+        if trio.lowlevel.current_trio_token() is token:
+            return
+    except RuntimeError:
+        pass
+    raise InvalidArgument(
+        "this database was opened in another trio.run(); enter `async with connect(…)` in the run "
+        "that uses it, or use connect_blocking(), whose database any thread can use"
+    )
 
 
 async def _connect(address: Address, options: Options) -> TrioConnection:

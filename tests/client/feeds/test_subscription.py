@@ -181,7 +181,7 @@ def test_an_error_of_subscribe_is_raised_when_the_block_is_entered(
                 raise AssertionError
         await db.ping()
 
-    run_on(face, server.url, scenario)
+    run_on(face, server.url, scenario, retry_timeout=0)
 
 
 def test_wrong_arguments_are_refused_at_the_call(server: FakeServer) -> None:
@@ -308,6 +308,8 @@ def test_a_subscription_since_a_time_to_come_gets_nothing_before_it(
         row = event(position)
         row[4] = time
         return row
+
+    server.on("position_before", 0)
 
     async def scenario(db: headwater.Database) -> None:
         async with db.subscribe(since=since, window=10) as feed:

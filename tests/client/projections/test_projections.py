@@ -259,8 +259,7 @@ def test_a_projection_whose_connection_is_lost_repeatedly_misses_no_event(
             async def counting(tx: headwater.ProjectionTransaction, event: Any) -> None:
                 await count(tx, event)
                 if event.data % 10 == 0 and tx.id.int % 2:
-                    connection = other._channel._connection
-                    assert connection is not None
+                    (connection,) = other._channel._connections
                     connection.close()
 
             async with other.run_projections():

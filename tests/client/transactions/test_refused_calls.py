@@ -54,7 +54,7 @@ CONDITIONS: Final[dict[str, dict[str, Any]]] = {
 
 NOT_CALLED: Final = {
     "begin", "commit", "rollback", "committed", "id", "settle", "settle_deliveries",
-    "request", "results",
+    "request", "results", "wait_until",
 }  # fmt: skip
 """Public members that take no argument of a caller."""
 

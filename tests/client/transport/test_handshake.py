@@ -153,7 +153,7 @@ def test_an_untrusted_certificate_is_reported_and_not_retried(
 
 def test_the_error_of_a_server_without_tls_mentions_tls(face: str) -> None:
     with FakeServer() as server, pytest.raises(headwater.ConnectionLost, match="TLS"):
-        run_on(face, server.url, nothing, tls=True)
+        run_on(face, server.url, nothing, tls=True, retry_timeout=0)
 
 
 @pytest.mark.parametrize("password", ["\U0001faf6", "a\tb"], ids=["a new emoji", "a tab"])
