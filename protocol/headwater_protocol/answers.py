@@ -1,4 +1,4 @@
-"""Frames of the most frequent answers, built with one or two calls of struct.
+"""Frames of the most frequent answers, put together in one or two steps.
 
 Most requests are gets, and commits that append no events or append to one stream. Their answers
 differ only in numbers, names and values. The bytes between these are constant, and numbers take
@@ -19,14 +19,16 @@ from struct import Struct
 from typing import Any, Final
 
 from headwater_protocol.limits import PAGE_ITEMS_MAX
+from headwater_protocol.messages import BIN_HEADERS, SMALL_NUMBERS, LastPacked, NumberPacker
 
-_pack_committed: Final = Struct(">6sI3sQBQ3s").pack
-_pack_executed: Final = Struct(">6sI4sQBQ4s").pack
+# One for each kind of number, because each only remembers the last one.
+_commits: Final = NumberPacker()
+_times: Final = LastPacked()
+
 _pack_begun: Final = Struct(">6sI3sQ").pack
 _pack_appended: Final = Struct(">I2sI3sQBQBQBQ").pack
 _pack_appended_in_execute: Final = Struct(">I2sI4sQBQBQBQ").pack
 _pack_version: Final = Struct(">BQ").pack
-_pack_value: Final = Struct(">I2sI2sB").pack
 _pack_scanned: Final = Struct(">I2sI3sQBH").pack
 
 _VALUE_SIZE_MAX: Final = 255
@@ -100,24 +102,20 @@ def _stream_of(versions: dict[str, int]) -> bytes | None:
 
 def committed_frame(request_id: int, commit: int, time: int) -> bytes:
     """The answer to a commit that appended no events: [commit, time, nil, nil, {}]."""
-    frame: bytes = _pack_committed(
-        b"\0\0\0\x1d\x93\xce", request_id, b"\x00\x95\xcf", commit, 0xCF, time, b"\xc0\xc0\x80"
+    return b"\0\0\0\x1d\x93\xce%b\x00\x95\xcf%b\xcf%b\xc0\xc0\x80" % (
+        request_id.to_bytes(4, "big"),
+        _commits.pack(commit),
+        _times.pack(time),
     )
-    return frame
 
 
 def executed_frame(request_id: int, commit: int, time: int) -> bytes:
     """The answer to an execute that read nothing and appended no events."""
-    frame: bytes = _pack_executed(
-        b"\0\0\0\x1f\x93\xce",
-        request_id,
-        b"\x00\x92\x95\xcf",
-        commit,
-        0xCF,
-        time,
-        b"\xc0\xc0\x80\x90",
+    return b"\0\0\0\x1f\x93\xce%b\x00\x92\x95\xcf%b\xcf%b\xc0\xc0\x80\x90" % (
+        SMALL_NUMBERS[request_id] if request_id < 512 else request_id.to_bytes(4, "big"),
+        _commits.pack(commit),
+        _times.pack(time),
     )
-    return frame
 
 
 def value_frame(request_id: int, value: bytes) -> bytes | None:
@@ -125,8 +123,12 @@ def value_frame(request_id: int, value: bytes) -> bytes | None:
     size = len(value)
     if size > _VALUE_SIZE_MAX:
         return None
-    head: bytes = _pack_value(size + 9, b"\x93\xce", request_id, b"\x00\xc4", size)
-    return head + value
+    return b"%b\x93\xce%b\x00%b%b" % (
+        SMALL_NUMBERS[size + 9],
+        SMALL_NUMBERS[request_id] if request_id < 512 else request_id.to_bytes(4, "big"),
+        BIN_HEADERS[size],
+        value,
+    )
 
 
 def scanned_frame(

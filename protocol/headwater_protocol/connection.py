@@ -39,12 +39,21 @@ from headwater_protocol.limits import (
     RESPONSE_UNSCANNED_SIZE_MAX,
 )
 from headwater_protocol.messages import (
+    PLAIN_PUT,
     decode,
     depth,
     encode,
+    plain_put,
     request_id_of,
 )
-from headwater_protocol.operations import ERROR, OK, OPERATIONS, PUSH, TRANSACTION_ID
+from headwater_protocol.operations import (
+    ERROR,
+    IN_TRANSACTION,
+    OK,
+    OPERATIONS,
+    PUSH,
+    TRANSACTION_ID,
+)
 from headwater_protocol.states import (
     ACCEPTED,
     REQUESTED,
@@ -56,12 +65,28 @@ from headwater_protocol.states import (
 )
 
 
-class Request(NamedTuple):
+class Request:
     """A valid request. *arguments* include the defaults of missing ones."""
 
-    request_id: int
-    name: str
-    arguments: list[Any]
+    # Not a NamedTuple: compiled, a class of this form is made in a fifth of the time.
+    __slots__ = ("arguments", "name", "request_id")
+    __match_args__ = ("request_id", "name", "arguments")
+
+    def __init__(self, request_id: int, name: str, arguments: list[Any]) -> None:
+        self.request_id = request_id
+        self.name = name
+        self.arguments = arguments
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Request):
+            return NotImplemented
+        mine = self.request_id, self.name, self.arguments
+        return mine == (other.request_id, other.name, other.arguments)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Request({self.request_id}, {self.name!r}, {self.arguments!r})"
 
 
 class Refused(NamedTuple):
@@ -115,6 +140,9 @@ Received: TypeAlias = Request | Refused | Violation
 Responded: TypeAlias = Answer | Failure | Push | Violation
 
 _new: Final = tuple.__new__
+_NOTHING: Final[list[Any]] = []
+"""The arguments that a plain put leaves empty. Nobody changes the arguments of a request."""
+
 _OPENING: Final = frozenset({"subscribe", "subscribe_keys", "group_join"})
 _ENDING: Final = frozenset({"unsubscribe", "group_leave"})
 _SPECIAL: Final = frozenset({"hello", "authenticate"}) | _OPENING | _ENDING
@@ -124,13 +152,6 @@ _CHECKS: Final[dict[State, dict[str, Arguments]]] = {
     state: {name: OPERATIONS[name].arguments.fast for name in names}
     for state, names in ACCEPTED.items()
 }
-
-# The operations whose first argument is the transaction.
-_IN_TRANSACTION: Final = frozenset(
-    name
-    for name, operation in OPERATIONS.items()
-    if operation.arguments.arguments and operation.arguments.arguments[0].name == "transaction"
-)
 
 
 class _Connection:
@@ -226,7 +247,15 @@ class ServerConnection(_Connection):
             # The splitter keeps the error. It is reported after the items before it.
             bodies = []
         in_flight = self.in_flight
+        puts_allowed = "execute" in self._checks
         for body in bodies:
+            if body[0] == PLAIN_PUT and puts_allowed:
+                request_id, transaction, key, value = plain_put(body)
+                if request_id and request_id not in in_flight:
+                    in_flight[request_id] = "execute"
+                    arguments: list[Any] = [transaction, _NOTHING, _NOTHING, [["put", key, value]]]
+                    items.append(Request(request_id, "execute", arguments))
+                    continue
             try:
                 message = decode(body, REQUEST_UNSCANNED_SIZE_MAX, REQUEST_ITEMS_MAX)
                 if (
@@ -247,22 +276,21 @@ class ServerConnection(_Connection):
                     continue
                 del message[:2]
                 try:
-                    arguments = check.completed(message)
-                    if arguments is None:
-                        arguments = OPERATIONS[name].arguments.complete(message, name)
+                    completed = check.completed(message)
+                    if completed is None:
+                        completed = OPERATIONS[name].arguments.complete(message, name)
                 except HeadwaterError as error:
                     items.append(self._refused(request_id, name, message, error))
                     continue
                 in_flight[request_id] = name
                 if name in _SPECIAL:
-                    self._note_request(request_id, name, arguments)
+                    self._note_request(request_id, name, completed)
             except ProtocolError as error:
                 request_id = request_id_of(body)
                 # With the id of another open request, the error would be taken for its answer.
                 items.append(self._violation(0 if request_id in in_flight else request_id, error))
                 return items
-            # Same as Request(…), but takes half the time.
-            items.append(_new(Request, (request_id, name, arguments)))
+            items.append(Request(request_id, name, completed))
         if self._splitter.violation is not None:
             items.append(self._violation(0, self._splitter.violation))
         return items
@@ -296,7 +324,7 @@ class ServerConnection(_Connection):
         self.in_flight[request_id] = name
         if name in REQUESTED:
             self._enter(REQUESTED[name])
-        transaction = _transaction_of(arguments) if name in _IN_TRANSACTION else None
+        transaction = _transaction_of(arguments) if name in IN_TRANSACTION else None
         return Refused(request_id, name, transaction, error)
 
     def answer(self, request_id: int, payload: Any) -> bytes:

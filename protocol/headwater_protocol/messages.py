@@ -46,6 +46,52 @@ BIN_HEADERS: Final = tuple(b"\xc4" + bytes([size]) for size in range(256))
 """The headers of short bins by size, for hot paths that avoid the call of bin_header."""
 
 
+SMALL_NUMBERS: Final = tuple(_U32.pack(number) for number in range(512))
+"""Small numbers as four bytes."""
+
+_BYTES: Final = tuple(bytes([number]) for number in range(256))
+
+
+class NumberPacker:
+    """Packs numbers as eight bytes, big-endian; fast if each is near the one before it.
+
+    Packing a number takes three times as long as joining two strings of bytes. Commit numbers,
+    positions and times grow slowly, so the upper bytes are nearly always those of the last number.
+    """
+
+    __slots__ = ("_upper",)
+
+    def __init__(self) -> None:
+        # In one tuple, so that several threads can share a packer.
+        self._upper: tuple[int, bytes] = 0, bytes(7)
+
+    def pack(self, number: int) -> bytes:
+        """The eight bytes of *number*."""
+        upper = number >> 8
+        known, packed = self._upper
+        if upper != known:
+            packed = upper.to_bytes(7, "big")
+            self._upper = upper, packed
+        return packed + _BYTES[number & 0xFF]
+
+
+class LastPacked:
+    """Packs numbers as eight bytes, big-endian; fast if they repeat, as times do."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: tuple[int, bytes] = 0, bytes(8)
+
+    def pack(self, number: int) -> bytes:
+        """The eight bytes of *number*."""
+        known, packed = self._last
+        if number != known:
+            packed = number.to_bytes(8, "big")
+            self._last = number, packed
+        return packed
+
+
 def array_header(count: int) -> bytes:
     """The header of an array of *count* members."""
     if count < 16:
@@ -120,6 +166,57 @@ def decode(body: bytes, unscanned_size_max: int, items_max: int) -> Any:
         raise ProtocolError(f"byte {at} of the body: the str is not UTF-8") from error
     except (ValueError, TypeError) as error:
         raise ProtocolError(f"the body is not msgpack: {error}") from error
+
+
+PLAIN_PUT: Final = 0x96
+"""The first byte of all bodies that `plain_put` takes apart: an array of six members."""
+
+_PUT: Final = b"\xa7execute\xc4\x10"
+_PUT_WRITES: Final = b"\x90\x90\x91\x93\xa3put\xc4"
+
+
+def plain_put(body: bytes) -> tuple[int, bytes, bytes, bytes]:
+    """Take apart the most frequent body, an execute that puts one key, without msgpack.
+
+        96  id  a7 execute  c4 10 transaction 16  90 90  91 93 a3 put  c4 key  c4 or c5 value
+
+    `decode` would return the same, in a list of lists. That takes three times as long.
+
+    Returns:
+        request id, transaction, key and value. The request id is 0 for any other body, and also
+        for a body that only `decode` can judge.
+    """
+    size = len(body)
+    if size < 41 or body[0] != PLAIN_PUT:
+        return 0, b"", b"", b""
+    request_id = body[1]
+    at = 2
+    if request_id >= 0x80:
+        if request_id == 0xCC:
+            request_id, at = body[2], 3
+        elif request_id == 0xCD:
+            request_id, at = body[2] << 8 | body[3], 4
+        elif request_id == 0xCE:
+            request_id = body[2] << 24 | body[3] << 16 | body[4] << 8 | body[5]
+            at = 6
+        else:
+            return 0, b"", b"", b""
+    key_at = at + 36
+    if size < key_at + 2 or body[at : at + 10] != _PUT or body[at + 26 : key_at - 1] != _PUT_WRITES:
+        return 0, b"", b"", b""
+    value_at = key_at + body[key_at - 1]
+    if value_at == key_at or size < value_at + 2:
+        return 0, b"", b"", b""
+    first = value_at + 2
+    value_size = body[value_at + 1]
+    if body[value_at] == 0xC5 and size > first:
+        value_size = value_size << 8 | body[first]
+        first += 1
+    elif body[value_at] != 0xC4:
+        return 0, b"", b"", b""
+    if first + value_size != size:
+        return 0, b"", b"", b""
+    return request_id, body[at + 10 : at + 26], body[key_at:value_at], body[first:]
 
 
 def depth(value: Any) -> int:

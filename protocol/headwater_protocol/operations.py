@@ -480,3 +480,10 @@ PUSH: Final = 2
 ["fell_behind", position] and, last, ["ended", error payload]. A membership in a consumer group
 pushes ["deliveries", [[token, attempt, event]…]], ["lost", [token…]], ["caught_up", position] and,
 last, ["ended", error payload]."""
+
+IN_TRANSACTION: Final = frozenset(
+    name
+    for name, operation in OPERATIONS.items()
+    if operation.arguments.arguments and operation.arguments.arguments[0].name == "transaction"
+)
+"""The operations whose first argument is the transaction."""

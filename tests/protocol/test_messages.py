@@ -18,12 +18,15 @@ from headwater_protocol.limits import (
     UNSCANNED_MEMBERS_MAX,
 )
 from headwater_protocol.messages import (
+    LastPacked,
+    NumberPacker,
     array_header,
     bin_header,
     decode,
     depth,
     encode,
     encode_array,
+    plain_put,
     request_id_of,
 )
 
@@ -215,3 +218,75 @@ def test_a_failed_encoding_leaves_nothing_in_the_packer() -> None:
         with pytest.raises((OverflowError, TypeError, UnicodeEncodeError)):
             encode(value)
         assert encode([1]) == b"\x91\x01"
+
+
+def plain_put_of(message: Any) -> tuple[int, bytes, bytes, bytes]:
+    """What `plain_put` should return for a decoded message."""
+    match message:
+        case [
+            int(number),
+            "execute",
+            bytes(transaction),
+            [],
+            [],
+            [["put", bytes(key), bytes(value)]],
+        ]:
+            if 0 < number < 2**32 and len(transaction) == 16 and 0 < len(key) < 256:
+                return number, transaction, key, value
+    return 0, b"", b"", b""
+
+
+PUTS = st.tuples(
+    st.sampled_from([0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32]),
+    st.just("execute"),
+    st.binary(min_size=16, max_size=16),
+    st.just([]),
+    st.just([]),
+    st.lists(
+        st.tuples(
+            st.just("put"),
+            st.sampled_from([0, 1, 2, 255, 256]).map(bytes),
+            st.sampled_from([0, 1, 100, 255, 256, 65_535, 65_536]).map(bytes),
+        ),
+        min_size=1,
+        max_size=1,
+    ),
+)
+
+
+@given(PUTS)
+def test_a_plain_put_is_taken_apart_as_it_is_decoded(members: Any) -> None:
+    body = encode(members)
+    expected = plain_put_of(decode(body, BODY_SIZE_MAX, REQUEST_ITEMS_MAX))
+    if expected[0] and len(expected[3]) < 65_536:
+        assert plain_put(body) == expected
+    else:
+        assert plain_put(body)[0] == 0, "such a body is left to decode"
+
+
+@given(PUTS, st.data())
+def test_a_changed_plain_put_is_never_taken_for_what_decode_does_not_return(
+    members: Any, data: st.DataObject
+) -> None:
+    body = bytearray(encode(members))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, min(len(body), 60) - 1))
+        match data.draw(st.sampled_from(["change", "remove", "insert", "cut"])):
+            case "change":
+                body[place] = data.draw(st.integers(0, 255))
+            case "remove" if len(body) > 1:
+                del body[place]
+            case "insert":
+                body.insert(place, data.draw(st.integers(0, 255)))
+            case _:
+                del body[max(place, 1) :]
+    found = plain_put(bytes(body))
+    if found[0]:
+        assert found == plain_put_of(decode(bytes(body), BODY_SIZE_MAX, REQUEST_ITEMS_MAX))
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(250, 260) | st.integers(65_530, 65_540)))
+def test_a_packed_number_does_not_depend_on_those_before_it(numbers: list[int]) -> None:
+    near, last = NumberPacker(), LastPacked()
+    for number in numbers:
+        assert near.pack(number) == last.pack(number) == number.to_bytes(8, "big")

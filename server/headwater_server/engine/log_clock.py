@@ -64,10 +64,29 @@ class LogClock:
         self._compared = self._time
         self._seen = monotonic()
         self.offset_us = 0
+        self._holding = False
+        self._held = 0
         self._compare(wall())
+
+    def hold(self) -> None:
+        """Stop until `release`. Requests that arrived together get one time, read once."""
+        self._holding = True
+
+    def release(self) -> None:
+        """Go on."""
+        self._holding = False
+        self._held = 0
 
     def now(self) -> int:
         """The time for the next record, in microseconds; never less than that of an earlier one."""
+        if self._held:
+            return self._held
+        time = self._next()
+        if self._holding:
+            self._held = time
+        return time
+
+    def _next(self) -> int:
         wall = self._wall()
         if self._time <= wall < self._compared + COMPARED_US and not self.offset_us:
             # The step is too small to need a comparison.

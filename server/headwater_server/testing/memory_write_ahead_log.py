@@ -135,24 +135,24 @@ class MemoryWriteAheadLog:
                 f"entry {after} was durable, but the log ends with entry {last.index}"
             )
         epoch = Epoch(last.epoch + 1)
-        self._append([Body(())], epoch)
+        self._append([Body([])], epoch)
         self._epoch = epoch
         return epoch
 
     def submit(self, records: Sequence[bytes]) -> WalIndex:
         assert records
-        return self._append(cut_into_bodies(records, self._body_size_max), self._claimed())
+        return self._append(cut_into_bodies(list(records), self._body_size_max), self._claimed())
 
     def seal(self) -> None:
         epoch = self._claimed()
         self._check_failure()
         if not self._log.last.is_empty:
-            self._append([Body(())], epoch)
+            self._append([Body([])], epoch)
 
     def roll(self) -> None:
         epoch = self._claimed()
         self._check_failure()
-        self._append([Body(())], epoch)
+        self._append([Body([])], epoch)
 
     def prepare(self) -> None:
         if not self._log.room():

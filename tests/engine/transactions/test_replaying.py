@@ -17,7 +17,7 @@ def content(table: MemTable) -> dict[str, object]:
     found = dict(vars(table))
     del found["_sorted"], found["_unsorted"]
     del found["_stream_names"], found["_category_names"]
-    found["written"] = [list(writes) for writes in table.written]
+    found["commits"] = [(each.commit_record(), list(each.writes)) for each in table.commits]
     seen = table.seen_ids
     found["seen_ids"] = (seen.newest, seen.early, seen.beyond, seen.early_from)
     found["stream names"] = table.first_names("stream", b"", None, 100)

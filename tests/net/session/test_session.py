@@ -1,5 +1,6 @@
 """A session as a client sees it: answers, their order, and errors that affect one request only."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from headwater_protocol.frames import encode_frame
 from headwater_protocol.messages import encode
 from headwater_server.net.session.session import open_session
 from tests.net.serving import serving, settings
+from tests.test_costs import Costs, frame
 
 
 async def test_hello_says_who_the_server_is_and_that_no_user_is_needed() -> None:
@@ -343,3 +345,21 @@ async def test_a_stopping_server_waits_a_bounded_time_for_open_transactions(
         began = trio.current_time()
         await server.server.stop()
         assert 5 <= trio.current_time() - began < 7
+
+
+async def test_puts_that_arrive_together_have_one_time_and_the_next_a_later_one() -> None:
+    costs = Costs()
+    clock = costs.database.engine.sequencer.clock
+    times = itertools.count(costs.database.now + 1)
+    clock._wall = lambda: next(times)
+    for _ in range(2):
+        puts = [
+            frame(number, "execute", costs.database.new_id(), [], [], [["put", b"k", b"v"]])
+            for number in (1, 2, 3)
+        ]
+        costs.session.receive(b"".join(puts))
+        costs.commit()
+        assert costs.take()
+    found = [record[2] for record in costs.database.engine.read_commits(0, 10)]
+    assert found == sorted(found)
+    assert [found.count(time) for time in sorted(set(found))] == [3, 3]

@@ -351,7 +351,7 @@ def test_halves_of_two_unfinished_records_are_never_joined() -> None:
 
 def test_an_unfinished_record_is_dropped_when_a_claim_follows() -> None:
     first = cut_into_bodies([b"A" * 30], 14)
-    claim = Body(())
+    claim = Body([])
     entries = [entry_of(1, first[0]), entry_of(2, claim, 2), entry_of(3, first[2], 2)]
     assert list(records(entries)) == []
 

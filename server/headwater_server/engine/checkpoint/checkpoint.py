@@ -38,10 +38,12 @@ from headwater_server.engine.checkpoint.garbage import (
 from headwater_server.engine.checkpoint.state_writer import StateWriter
 from headwater_server.engine.checkpoint.store_batches import BATCH_ENTRIES_MAX
 from headwater_server.engine.format.index_keys import META_HORIZON, Applied, parse_number
+from headwater_server.engine.format.planned import Planned
 from headwater_server.engine.log_clock import LogTime
 from headwater_server.engine.pacing import YieldGil, unpaced
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.state.stored_state import StoredState
+from headwater_server.storage.commits.commit_records import RecordPacker
 from headwater_server.storage.store.interface import Family
 
 _LOG_CHUNK: Final = 256
@@ -160,6 +162,25 @@ def _append_logs(frozen: MemTable, state: StoredState, yield_gil: YieldGil) -> N
     done = state.commit_log.last_commit - frozen.base_commit
     assert 0 <= done <= len(frozen.commits), "the commit log was cut to the applied commit"
     for start in range(done, len(frozen.commits), _LOG_CHUNK):
-        state.commit_log.append(frozen.commits[start : start + _LOG_CHUNK])
+        chunk = frozen.commits[start : start + _LOG_CHUNK]
+        state.commit_log.append_packed(_packed(chunk))
         yield_gil()
     state.commit_log.sync()
+
+
+def _packed(commits: list[Planned]) -> bytes:
+    """Their records for the commit log."""
+    packer = RecordPacker()
+    parts: list[bytes] = []
+    for planned in commits:
+        parts.append(
+            packer.pack(
+                planned.commit,
+                planned.transaction,
+                planned.time,
+                planned.user,
+                planned.first_position,
+                len(planned.events),
+            )
+        )
+    return b"".join(parts)

@@ -25,9 +25,6 @@ from headwater_server.storage.store.interface import Family, StateStore
 _RECORDS: Final = 256
 """Commits that are grouped before the GIL is yielded."""
 
-_ASKED_MAX: Final = 16
-"""Up to this many ids of several buckets are assigned one by one."""
-
 _LOOKUPS: Final = 8
 """Buckets of at most 24 KiB that are read in one call and written in one batch."""
 
@@ -78,29 +75,21 @@ class TransactionWriter:
     def _gather(self, ids: list[bytes], at: int, buckets: dict[bytes, list[bytes]]) -> None:
         """Add ids with their commits to their buckets; the commits' heads begin at *at*."""
         heads = self._heads
-        lowest, highest = min(ids), max(ids)
-        if highest < IDS_END and id_bucket_key(lowest) == id_bucket_key(highest):
-            # All ids are in one bucket, so there is no need to check each.
-            values = buckets.setdefault(id_bucket_key(lowest), [])
-            for transaction in ids:
-                values.append(transaction + heads[at : at + _NUMBER_SIZE])
-                at += HEAD_SIZE
-            return
-        if len(ids) > _ASKED_MAX:
-            # Ids are almost in the order of time, so usually one half is all in one bucket.
-            middle = len(ids) // 2
-            self._gather(ids[:middle], at, buckets)
-            self._gather(ids[middle:], at + HEAD_SIZE * middle, buckets)
-            return
+        # The bucket of the last id. Ids are almost in the order of time, so the next is in it too.
+        bucket_key = b""
+        bucket: list[bytes] = []
         for transaction in ids:
             number = heads[at : at + _NUMBER_SIZE]
             at += HEAD_SIZE
-            if transaction < IDS_END:
-                entry_key = id_bucket_key(transaction)
-                buckets.setdefault(entry_key, []).append(transaction + number)
-            else:
-                self._batches.put(Family.TRANSACTIONS, transaction, number)
-                self._batches.end_item(0)
+            entry_key = id_bucket_key(transaction)
+            if entry_key != bucket_key:
+                if transaction >= IDS_END:
+                    self._batches.put(Family.TRANSACTIONS, transaction, number)
+                    self._batches.end_item(0)
+                    continue
+                bucket_key = entry_key
+                bucket = buckets.setdefault(entry_key, [])
+            bucket.append(transaction + number)
 
     def _put_in_bucket(self, entry_key: bytes, entry: bytes, values: list[bytes]) -> None:
         """Add transactions to a bucket; those that do not fit get entries of their own."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from headwater_server.engine.format.events import StoredEvent
+from headwater_server.storage.commits.commit_records import CommitRecord
 
 COMMIT: Final = 1
 ABORT: Final = 2
@@ -38,7 +39,7 @@ class Planned:
         runs: the events by stream and type.
         tags: the tags of events that have any, by the event's place.
         horizon, forget_before: of a tick; see log_clock.py.
-        record: its bytes in the log; empty if it was read from there.
+        record: its bytes in the log; empty if it was read from there, or was handed over.
         versions: the version of each stream that the transaction appended to.
         repeated: the first and last event of each append whose events were stored already; empty
             if the transaction has other writes than appends.
@@ -98,3 +99,19 @@ class Planned:
         self.has_retention = False
         self.horizon = 0
         self.forget_before = 0
+
+    @property
+    def event_count(self) -> int:
+        """How many events it has."""
+        return len(self.events)
+
+    def commit_record(self) -> CommitRecord:
+        """The commit's record for the commit log."""
+        return CommitRecord(
+            self.commit,
+            self.transaction,
+            self.time,
+            self.user,
+            self.first_position,
+            self.event_count,
+        )

@@ -49,7 +49,7 @@ class State:
         self.frozen: MemTable | None = None
         self.active = MemTable(files.applied_commit, files.applied_position, files.time)
 
-    def apply(self, run: Sequence[Planned]) -> None:
+    def apply(self, run: list[Planned]) -> None:
         """Put planned records, which follow the newest commit, into the active memtable."""
         self.active.apply(run)
         for planned in run:

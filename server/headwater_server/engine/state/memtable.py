@@ -50,7 +50,6 @@ _TAG_OVERHEAD: Final = 300
 PIECE_ENTRIES: Final = 1024
 """Entries that are freed in one piece, which takes about half a millisecond."""
 
-_new: Final = tuple.__new__
 _NO_TIME: Final = LogTime()
 
 
@@ -94,8 +93,8 @@ class MemTable:
         self.last_commit = base_commit
         self.last_position = base_position
         self.chains: dict[bytes, Version] = {}
-        self.written: list[Sequence[bytes | None]] = []
-        self.commits: list[CommitRecord] = []
+        # Without their records' bytes: a group has those until they are in the log.
+        self.commits: list[Planned] = []
         self.events: list[bytes] = []
         self.streams: dict[str, StreamTail] = {}
         self.categories: dict[str, array[int]] = {}
@@ -114,7 +113,7 @@ class MemTable:
 
     # Writing.
 
-    def apply(self, run: Sequence[Planned]) -> None:
+    def apply(self, run: list[Planned]) -> None:
         """Put planned records into the memtable, in their order.
 
         This reads only the plans. An exception here is a bug that leaves half of a commit behind,
@@ -134,8 +133,8 @@ class MemTable:
             assert commit == self.last_commit + 1, "records are applied in commit order"
             assert planned.first_position == self.last_position + 1, "and positions are dense"
             number: Any = commit
-            time: Any = planned.time
-            writes = planned.writes
+            given = planned.writes
+            writes = given if isinstance(given, list) else list(given)
             for place in range(0, len(writes), 2):
                 key = writes[place]
                 value = writes[place + 1]
@@ -149,16 +148,10 @@ class MemTable:
                 size += _VERSION_OVERHEAD + len(key)
                 if value is not None:
                     size += len(value)
-            self.written.append(writes)
             events = planned.events
-            count = 0
             if events:
-                count = len(events)
                 self._apply_events(planned)
-            position: Any = planned.first_position
-            members_of_record = (number, transaction, time, planned.user, position, count)
-            # Five times as fast as CommitRecord(…).
-            self.commits.append(_new(CommitRecord, members_of_record))
+            self.commits.append(planned)
             transactions[transaction] = number
             # `SeenIds.note` inlined for the usual case.
             if transaction < seen.early_from:
@@ -206,6 +199,9 @@ class MemTable:
         if planned.tags:
             for place, tags in planned.tags.items():
                 self.add_tags(planned.first_position + place, tags)
+        # The memtable keeps the plan, but what was entered into the indexes is not needed again.
+        planned.runs = planned.event_ids = ()
+        planned.tags = None
 
     def add_events(
         self, stream: str, tail: StreamTail, event_type: str, stored: Sequence[bytes]
@@ -266,12 +262,12 @@ class MemTable:
         self._sorted.take_apart(yield_gil)
         self._stream_names.take_apart(yield_gil)
         self._category_names.take_apart(yield_gil)
-        lists: list[list[Any]] = [self._unsorted, self.commits, self.events]
+        lists: list[list[Any]] = [self._unsorted, self.events]
         for each in lists:
             while each:
                 del each[-PIECE_ENTRIES:]
                 yield_gil()
-        self._take_apart_written(yield_gil)
+        self._take_apart_commits(yield_gil)
         self._take_apart_chains(yield_gil)
         dicts: list[dict[Any, Any]] = [
             self.streams,
@@ -288,14 +284,12 @@ class MemTable:
                     entries.popitem()
                 yield_gil()
 
-    def _take_apart_written(self, yield_gil: YieldGil) -> None:
+    def _take_apart_commits(self, yield_gil: YieldGil) -> None:
         # Before the chains, which share the keys and values: this frees only the lists.
-        written = self.written
+        commits = self.commits
         count = 0
-        while written:
-            writes = written.pop()
-            count += 1 + len(writes)
-            del writes
+        while commits:
+            count += 1 + len(commits.pop().writes)
             if count >= PIECE_ENTRIES:
                 yield_gil()
                 count = 0
@@ -370,12 +364,12 @@ class MemTable:
     def writes_of(self, commit: int) -> Sequence[bytes | None]:
         """The writes of a commit of this memtable: key, value, …."""
         assert self.base_commit < commit <= self.last_commit
-        return self.written[commit - self.base_commit - 1]
+        return self.commits[commit - self.base_commit - 1].writes
 
     def commit_record(self, commit: int) -> CommitRecord:
         """The record of a commit of this memtable."""
         assert self.base_commit < commit <= self.last_commit
-        return self.commits[commit - self.base_commit - 1]
+        return self.commits[commit - self.base_commit - 1].commit_record()
 
 
 def _first_names(

@@ -245,9 +245,7 @@ class Sequencer:
 
     def _apply(self, planned: Planned) -> Ticket:
         """Apply a plan. After this, only a crash before the sync can undo the commit."""
-        self._state.apply([planned])
-        self._pending.append(planned.record)
-        self.sequence += 1
+        self._add(planned)
         self.commits_and_fences += 1
         if planned.settled is not None:
             assert self.planner.acknowledging is not None, (
@@ -266,8 +264,10 @@ class Sequencer:
         return Ticket(self.sequence, planned.transaction, answer)
 
     def _add(self, planned: Planned) -> None:
+        # The memtable keeps the plan until the next checkpoint, and needs no bytes of the log.
+        record, planned.record = planned.record, b""
         self._state.apply([planned])
-        self._pending.append(planned.record)
+        self._pending.append(record)
         self.sequence += 1
 
     def _read_only_ticket(self, transaction: bytes, view: int) -> Ticket:

@@ -101,6 +101,8 @@ class SnapshotWrite:
     read_at: int | None
 
 
+_USER: Final = keyspaces.USER
+
 _EMPTY: Final[list[Any]] = []
 """A placeholder for a list that is only created when it gets an item. Never changed."""
 
@@ -175,7 +177,7 @@ class WriteBuffer:
         try:
             for write in writes:
                 if write[0] == "put":
-                    key = keyspaces.USER + write[1]
+                    key: bytes = _USER + write[1]
                     value: bytes = write[2]
                     entries[key] = value
                     self.size += len(key) + len(value)

@@ -25,7 +25,7 @@ import structlog
 
 from headwater_protocol.connection import Received, Refused, Request, ServerConnection, Violation
 from headwater_protocol.errors import HeadwaterError
-from headwater_protocol.operations import OPERATIONS
+from headwater_protocol.operations import IN_TRANSACTION
 from headwater_server.engine.accounts import Account
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.push.feeds import Channel
@@ -39,12 +39,6 @@ _log = structlog.get_logger(__name__)
 
 SEND_SIZE: Final = 256 * 1024
 """Bytes that one send joins; a socket seldom takes more."""
-
-_IN_TRANSACTION: Final = frozenset(
-    name
-    for name, operation in OPERATIONS.items()
-    if operation.arguments.arguments and operation.arguments.arguments[0].name == "transaction"
-)
 
 _pack_size = Struct(">I").pack
 
@@ -142,7 +136,7 @@ class Session:
             # The usual case: skip the backlog.
             item = items[0]
             if type(item) is Request:
-                self._serve(item[0], item[1], item[2])
+                self._serve(item.request_id, item.name, item.arguments)
             else:
                 self._take(item)
         elif items:
@@ -161,21 +155,25 @@ class Session:
         backlog = self._backlog
         turn = self.service.session_turn
         turn.begin()
-        for place in range(self._settings.requests_per_turn_max):
-            if not self.runnable or (place and turn.over):
-                break
-            item = backlog.popleft()
-            if not backlog:
-                self._backlog_size = 0
-                self._update_readiness()
-            self._take(item)
+        clock = self.service.engine.sequencer.clock
+        clock.hold()
+        try:
+            for place in range(self._settings.requests_per_turn_max):
+                if not self.runnable or (place and turn.over):
+                    break
+                item = backlog.popleft()
+                if not backlog:
+                    self._backlog_size = 0
+                    self._update_readiness()
+                self._take(item)
+        finally:
+            clock.release()
         if self._charged:
             self._charge_memory(moved=False)
 
     def _take(self, item: Received) -> None:
         if type(item) is Request:
-            request_id, name, arguments = item
-            self._serve(request_id, name, arguments)
+            self._serve(item.request_id, item.name, item.arguments)
         elif type(item) is Refused:
             self._refuse(item)
         elif type(item) is Violation:
@@ -190,7 +188,7 @@ class Session:
             answer = service.handlers[name](self, request_id, arguments)
         except HeadwaterError as error:
             answer = self.connection.error(request_id, error)
-            if name in _IN_TRANSACTION and isinstance(error, failed.ENDS_TRANSACTION):
+            if name in IN_TRANSACTION and isinstance(error, failed.ENDS_TRANSACTION):
                 service.engine.rollback(arguments[0], self)
         except Exception as error:
             answer, ends = failed.failed_answer(self.connection, request_id, name, arguments, error)
@@ -201,7 +199,7 @@ class Session:
         if answer is None:
             return
         self.held_for_commit = 0
-        if self._waiting and name in _IN_TRANSACTION and self._put_behind(arguments[0], answer):
+        if self._waiting and name in IN_TRANSACTION and self._put_behind(arguments[0], answer):
             return
         self.send(answer)
         if self.ended and self._end_reason is None:

@@ -264,7 +264,8 @@ class GroupCommit:
         """Publish a durable group, and release its answers."""
         self._engine.publish(group)
         self.groups += 1
-        self.written_size += sum(map(len, group.records))
+        for record in group.records:
+            self.written_size += len(record)
         waiters, self._syncing = self._syncing, []
         for waiter in waiters:
             assert waiter.sequence <= group.last_sequence, "nothing is answered before its sync"

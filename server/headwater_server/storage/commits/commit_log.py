@@ -39,6 +39,7 @@ from headwater_server.storage.commits.commit_records import (
     RECORD,
     RECORD_SIZE,
     CommitRecord,
+    commit_in,
     pack_header,
     pack_records,
     unpack_record,
@@ -243,17 +244,25 @@ class CommitLog:
         Raises:
             DiskFull: there is no room. Records up to `last_commit` were added; retry the rest.
         """
+        if records:
+            self.append_packed(pack_records(records))
+
+    def append_packed(self, packed: bytes) -> None:
+        """Like `append`, with records of a RecordPacker, at least one."""
+        assert len(packed) % RECORD_SIZE == 0
+        assert commit_in(packed, 0) == self._last + 1, "commits are dense"
+        after = self._last + len(packed) // RECORD_SIZE
+        assert commit_in(packed, len(packed) - RECORD_SIZE) == after, "commits are dense"
         if not self._is_cut:
             self._cut()
         at = 0
-        while at < len(records):
-            assert records[at].commit == self._last + 1, "commits are dense"
+        while at < len(packed):
             segment = self._segment_to_append()
-            run = records[at : at + segment.last - self._last]
-            assert run[-1].commit == self._last + len(run), "commits are dense"
-            segment.file.write_at(segment.offset(self._last + 1), pack_records(run))
-            self._last += len(run)
-            at += len(run)
+            end = at + RECORD_SIZE * (segment.last - self._last)
+            part = packed[at:end]
+            segment.file.write_at(segment.offset(self._last + 1), part)
+            self._last += len(part) // RECORD_SIZE
+            at += len(part)
 
     def sync(self) -> None:
         """Wait until all appended records are on the disk. Full segments already are."""

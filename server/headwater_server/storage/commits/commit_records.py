@@ -3,7 +3,9 @@
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
+
+from headwater_protocol.messages import NumberPacker
 
 RECORD_SIZE: Final = 64
 
@@ -13,6 +15,8 @@ HEADER: Final = struct.Struct(">8sIIQ16s20sI")
 RECORD: Final = struct.Struct(">16sQQQQI8xI")
 CRC: Final = struct.Struct(">I")
 CRC_AT: Final = RECORD_SIZE - CRC.size
+_ID_SIZE: Final = 16
+_NO_EVENTS: Final = bytes(4)
 
 
 class CommitRecord(NamedTuple):
@@ -49,43 +53,53 @@ def unpack_header(block: bytes) -> int:
     return records
 
 
+class RecordPacker:
+    """Packs records. Consecutive ones share most of their bytes, which are packed once."""
+
+    def __init__(self) -> None:
+        self._commits = NumberPacker()
+        self._time = self._user = self._position = 0
+        self._packed_time = self._packed_user = self._packed_position = bytes(8)
+
+    def pack(
+        self,
+        commit: int,
+        transaction: bytes,
+        time: int,
+        user: int,
+        first_position: int,
+        event_count: int,
+    ) -> bytes:
+        """The 64 bytes of a record with the members of a CommitRecord."""
+        assert len(transaction) == _ID_SIZE
+        if time != self._time:
+            self._time, self._packed_time = time, time.to_bytes(8, "big")
+        if user != self._user:
+            self._user, self._packed_user = user, user.to_bytes(8, "big")
+        if first_position != self._position:
+            self._position = first_position
+            self._packed_position = first_position.to_bytes(8, "big")
+        fields = b"%b%b%b%b%b%b\0\0\0\0\0\0\0\0" % (
+            transaction,
+            self._commits.pack(commit),
+            self._packed_time,
+            self._packed_user,
+            self._packed_position,
+            event_count.to_bytes(4, "big") if event_count else _NO_EVENTS,
+        )
+        crc: int = zlib.crc32(fields)
+        return fields + crc.to_bytes(4, "big")
+
+
 def pack_records(records: Sequence[CommitRecord]) -> bytes:
-    """Pack consecutive records of 64 bytes.
-
-    It packs column by column: one call of `struct` for each record would take as long as all this.
-    """
-    if not records:
-        return b""
-    commits, transactions, times, users, first_positions, event_counts = zip(*records, strict=True)
-    data = bytearray(RECORD_SIZE * len(records))
-    longs = memoryview(data).cast("Q")
-    ids = memoryview(b"".join(transactions)).cast("Q")
-    assert len(ids) == 2 * len(records), "ids have 16 bytes"
-    longs[0::8] = ids[0::2]
-    longs[1::8] = ids[1::2]
-    longs[2::8] = _packed("Q", commits)
-    longs[3::8] = _packed("Q", times)
-    if any(users):
-        longs[4::8] = _packed("Q", users)
-    words = memoryview(data).cast("I")
-    if any(event_counts):
-        longs[5::8] = _packed("Q", first_positions)
-        words[12::16] = _packed("I", event_counts)
-    else:
-        # Without events, all records have the same next position.
-        assert first_positions[0] == first_positions[-1]
-        same = struct.pack(">Q", first_positions[0]) * len(records)
-        longs[5::8] = memoryview(same).cast("Q")
-    fields = bytes(data)
-    crc32 = zlib.crc32
-    crcs = [crc32(fields[at : at + CRC_AT]) for at in range(0, len(fields), RECORD_SIZE)]
-    words[15::16] = _packed("I", crcs)
-    return bytes(data)
+    """Pack several records, one after the other."""
+    packer = RecordPacker()
+    return b"".join([packer.pack(*record) for record in records])
 
 
-def _packed(size: Literal["Q", "I"], numbers: Sequence[int]) -> "memoryview[int]":
-    """Numbers in big-endian form; "Q" is eight bytes, "I" is four."""
-    return memoryview(struct.pack(f">{len(numbers)}{size}", *numbers)).cast(size)
+def commit_in(packed: bytes, offset: int) -> int:
+    """The number of the commit whose record is at *offset*."""
+    return int.from_bytes(packed[offset + 16 : offset + 24], "big")
 
 
 def unpack_record(data: bytes, offset: int) -> CommitRecord | None:

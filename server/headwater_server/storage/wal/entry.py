@@ -55,7 +55,9 @@ def pack(
     flags = (CONTINUED if body.continued else 0) | (RESUMED if body.resumed else 0)
     index = follows.index + 1
     fields = _INDEX_AND_FIELDS.pack(index, epoch, entry_id, follows.hash, durable, flags)
-    size = ENTRY_FIELDS_SIZE + sum(map(len, parts))
+    size = ENTRY_FIELDS_SIZE
+    for part in parts:
+        size += len(part)
     content = b"".join((fields, *parts, PADDING[size & 7]))
     packed = LENGTH_CRC.pack(size, zlib.crc32(content, size)) + content
     digest = _sha256(packed, usedforsecurity=False).digest()[:HASH_SIZE]

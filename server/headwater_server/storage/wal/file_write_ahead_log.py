@@ -274,7 +274,7 @@ class FileWriteAheadLog:
                 f"entry {after} was durable, but the log ends with entry {self._last.index}",
             )
         epoch = Epoch(self._last.epoch + 1)
-        self._append([Body(())], epoch)
+        self._append([Body([])], epoch)
         self._epoch = epoch
         self._kept.clear()
         return epoch
@@ -283,21 +283,21 @@ class FileWriteAheadLog:
         assert records
         if self._epoch is None:
             raise NotClaimed("submit without a claim")
-        self._append(cut_into_bodies(records, self._body_size_max), self._epoch)
+        self._append(cut_into_bodies(list(records), self._body_size_max), self._epoch)
         return self._last.index
 
     def seal(self) -> None:
         if self._epoch is None:
             raise NotClaimed("seal without a claim")
         if not self._last.is_empty:
-            self._append([Body(())], self._epoch)
+            self._append([Body([])], self._epoch)
 
     def roll(self) -> None:
         if self._epoch is None:
             raise NotClaimed("roll without a claim")
         # Only whole segments are trimmed, so the entry goes to a new segment.
         self._log.limit = self._log.end
-        self._append([Body(())], self._epoch)
+        self._append([Body([])], self._epoch)
 
     def _append(self, bodies: Sequence[Body], epoch: Epoch) -> None:
         """Write one group and sync it."""

@@ -176,18 +176,21 @@ class WriteAheadLog(Protocol):
 class Body(NamedTuple):
     """The contents of one entry: *parts* are concatenated to its body."""
 
-    parts: Sequence[bytes]
+    parts: list[bytes]
     continued: bool = False
     resumed: bool = False
 
 
-def cut_into_bodies(records: Sequence[bytes], body_size_max: int) -> list[Body]:
+def cut_into_bodies(records: list[bytes], body_size_max: int) -> list[Body]:
     """Distribute records over as few entries as their order and the rules allow."""
-    if sum(map(len, records)) + LENGTH_SIZE * len(records) <= body_size_max:
+    size = LENGTH_SIZE * len(records)
+    # A loop: compiled, it takes a twentieth of the time of `sum`.
+    for record in records:
+        size += len(record)
+    if size <= body_size_max:
         return [Body(_framed(records))]
     bodies: list[Body] = []
-    begin = 0
-    size = 0
+    begin = size = 0
     for place, record in enumerate(records):
         size += LENGTH_SIZE + len(record)
         if size <= body_size_max:
@@ -205,7 +208,7 @@ def cut_into_bodies(records: Sequence[bytes], body_size_max: int) -> list[Body]:
     return bodies
 
 
-def _framed(records: Sequence[bytes]) -> list[bytes]:
+def _framed(records: list[bytes]) -> list[bytes]:
     # Pack all lengths together: one call for the group, not one for each record.
     lengths = array("I", map(len, records))
     if sys.byteorder == "little":
