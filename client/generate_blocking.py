@@ -40,6 +40,7 @@ GENERATED: Final = {
     ],
     "headwater.blocking.delivery": ["headwater.groups.delivery.Delivery"],
     "headwater.blocking.membership": ["headwater.groups.membership.Membership"],
+    "headwater.blocking.connections": ["headwater.accounts.connections.Connections"],
     "headwater.blocking.rights": ["headwater.accounts.rights.Rights"],
     "headwater.blocking.groups": ["headwater.groups.administration.Groups"],
     "headwater.blocking.models": [

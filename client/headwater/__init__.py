@@ -12,10 +12,12 @@
 All that an application needs is in this module.
 """
 
+from headwater.accounts.connections import ConnectionInfo, Connections, WhoAmI
 from headwater.accounts.rights import Rights, UserRights
 from headwater.aggregates.aggregates import Aggregate, Aggregates, Decided
 from headwater.aggregates.blocking_aggregates import BlockingAggregates
 from headwater.aggregates.repository import Repository
+from headwater.blocking.connections import BlockingConnections
 from headwater.blocking.database import BlockingDatabase
 from headwater.blocking.delivery import BlockingDelivery
 from headwater.blocking.groups import BlockingGroups
@@ -38,6 +40,7 @@ from headwater.errors import (
     CommitUnknown,
     ConditionFailed,
     Conflict,
+    ConnectionClosed,
     ConnectionLost,
     DamagedFile,
     DeliveryLost,
@@ -110,6 +113,7 @@ from headwater_protocol.numbers import (
 )
 
 __all__ = [
+    "BlockingConnections",
     "BlockingRights",
     "Grant",
     "Rights",
@@ -149,6 +153,9 @@ __all__ = [
     "Committed",
     "ConditionFailed",
     "Conflict",
+    "ConnectionClosed",
+    "ConnectionInfo",
+    "Connections",
     "ConnectionLost",
     "DamagedFile",
     "DeletedRange",
@@ -227,4 +234,5 @@ __all__ = [
     "WrongVersion",
     "connect",
     "connect_blocking",
+    "WhoAmI",
 ]

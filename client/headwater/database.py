@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
+from headwater.accounts.connections import Connections
 from headwater.accounts.rights import Rights
 from headwater.codecs.codec import Codec
 from headwater.errors import InvalidArgument
@@ -459,6 +460,11 @@ class Database(Reads, SingleWrites):
     async def backup(self, name: str) -> Backup:
         """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
         return Backup(*await (await self._channel.connection()).ask("backup", name))
+
+    @property
+    def connections(self) -> Connections:
+        """The open connections to the server: list them, or close one."""
+        return Connections(lambda: self._channel)
 
     @property
     def rights(self) -> Rights:

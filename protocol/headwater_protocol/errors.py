@@ -240,6 +240,12 @@ class ShuttingDown(HeadwaterError, code="shutting_down"):
     retryable = True
 
 
+class ConnectionClosed(HeadwaterError, code="connection_closed"):
+    """A user has closed this connection. The client may connect again."""
+
+    retryable = True
+
+
 class BackupFailed(HeadwaterError, code="backup_failed"):
     """The backup failed and nothing of it remains; the message says why."""
 

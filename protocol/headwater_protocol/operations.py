@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from headwater_protocol import limits
 from headwater_protocol.account_operations import ACCOUNT_OPERATIONS
+from headwater_protocol.connection_operations import CONNECTION_OPERATIONS
 from headwater_protocol.errors import TooLarge
 from headwater_protocol.fast_validators import FastValidator
 from headwater_protocol.fields import (
@@ -458,6 +459,7 @@ _TABLE = (
         "[commit, position, size]",
         "Make a backup with a new name in the server's backup directory.",
     ),
+    *(Operation(*operation) for operation in CONNECTION_OPERATIONS),
     *(Operation(*operation) for operation in ACCOUNT_OPERATIONS),
     Operation(
         "hold_clock",

@@ -375,6 +375,19 @@ def test_stats_and_ping_answer(play: Play[None]) -> None:
     play(scenario)
 
 
+def test_a_connection_knows_itself_and_lists_the_others(play: Play[None]) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        own = await db.connections.whoami()
+        (listed,) = [each for each in await db.connections.list() if each.id == own.id]
+        assert (listed.address, listed.user) == (own.address, own.user)
+        assert listed.client.startswith("headwater")
+        assert listed.age.total_seconds() >= 0
+        with pytest.raises(headwater.InvalidArgument, match="no connection"):
+            await db.connections.close(own.id + 1_000_000)
+
+    play(scenario)
+
+
 def test_the_blocking_face_has_all_operations(real_server: ServerProcess, name: str) -> None:
     def move(tx: headwater.BlockingTransaction, amount: int) -> int:
         balance: int = tx.get((name, "ann"), 0)

@@ -41,6 +41,9 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "unsubscribe": ([3], [3]),
     "stats": ([], []),
     "backup": (["monday"], ["monday"]),
+    "whoami": ([], []),
+    "connection_list": ([7, 10], []),
+    "connection_close": ([7], [7]),
     "user_set": (
         ["ann", bytes(16), 4096, bytes(32), bytes(32), False],
         ["ann", bytes(16), 4096, bytes(32), bytes(32)],

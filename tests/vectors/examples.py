@@ -156,6 +156,17 @@ class Example:
     answer: Any
 
 
+CONNECTION: Final[dict[str, Any]] = {
+    "address": "127.0.0.1:50412",
+    "user": "ann",
+    "client": "headwater-python/0.1.0",
+    "age_ms": 1500,
+    "memory": 0,
+    "transactions": 1,
+    "subscriptions": 2,
+    "memberships": 0,
+}
+
 EXAMPLES: Final = [
     Example("hello", [1, "example 1.0"], [1, "headwater 1.0", [], [], DATABASE]),
     Example("hello", [1, "example 1.0", []], [1, "headwater 1.0", [], ["SCRAM-SHA-256"], DATABASE]),
@@ -324,6 +335,9 @@ EXAMPLES: Final = [
     Example("role_list", [], [["admin", [["admin"]]], ["auditor", []]]),
     Example("user_verifiers", [], [["ann", bytes(16), 4096, bytes(32), bytes(range(32))]]),
     Example("hold_clock", [TIME], None),
+    Example("whoami", [], [17, "ann", "127.0.0.1:50412"]),
+    Example("connection_list", [16, 1], [[[17, CONNECTION]], True]),
+    Example("connection_close", [17], None),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

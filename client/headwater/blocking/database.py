@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
+from headwater.blocking.connections import BlockingConnections
 from headwater.blocking.groups import BlockingGroups
 from headwater.blocking.handlers import in_blocking_transaction, with_blocking_handler
 from headwater.blocking.membership import BlockingMembership
@@ -388,6 +389,11 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
     def backup(self, name: str) -> Backup:
         """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
         return step(self._core.backup(name))
+
+    @property
+    def connections(self) -> BlockingConnections:
+        """The open connections to the server: list them, or close one."""
+        return BlockingConnections(self._core.connections)
 
     @property
     def rights(self) -> BlockingRights:

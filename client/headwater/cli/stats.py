@@ -1,13 +1,26 @@
-"""`headwater stats`: the statistics of a server."""
+"""`headwater stats` and `headwater connections`: what a server does, and for whom."""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from headwater.cli.connection_options import Connector, connection_options
+from headwater.cli.tables import json_option, show
+
+_COLUMNS: Final = (
+    "id",
+    "address",
+    "user",
+    "client",
+    "age_s",
+    "memory",
+    "transactions",
+    "subscriptions",
+    "memberships",
+)
 
 
 @click.command()
@@ -75,3 +88,39 @@ def _shown(value: Any) -> str:
 
 def _plain(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
+
+
+@click.group(invoke_without_command=True)
+@connection_options
+@json_option
+@click.pass_context
+def connections(context: click.Context, connector: Connector, as_json: bool) -> None:
+    """List the open connections with their users, memory and age, or close one."""
+    if context.invoked_subcommand is not None:
+        return
+    with connector.connect() as db:
+        rows = (
+            {
+                "id": each.id,
+                "address": each.address,
+                "user": each.user,
+                "client": each.client,
+                "age_s": round(each.age.total_seconds(), 1),
+                "memory": each.memory,
+                "transactions": each.transactions,
+                "subscriptions": each.subscriptions,
+                "memberships": each.memberships,
+            }
+            for each in db.connections.list()
+        )
+        show(_COLUMNS, rows, as_json=as_json)
+
+
+@connections.command()
+@connection_options
+@click.argument("number", type=int, metavar="ID")
+def close(connector: Connector, number: int) -> None:
+    """End a connection. Its client may connect again; remove its user to prevent that."""
+    with connector.connect() as db:
+        db.connections.close(number)
+    click.echo(f"connection {number} closed")

@@ -74,6 +74,7 @@ class Engine:
 
     Attributes:
         sequencer: applies commits, makes groups of them durable and publishes them.
+        open_count, open_size: how many transactions an owner has open, and the bytes they hold.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Engine:
             idle_us_max=settings.transaction_idle_us_max,
             age_us_max=settings.transaction_age_us_max,
         )
+        self.open_count, self.open_size = self._open.count_of, self._open.size_of
         self.rewriting = Rewriting(
             state, sequencer, log, settings, views=self._open.views, times=self._open.times
         )
@@ -344,10 +346,6 @@ class Engine:
     def close_owner(self, owner: object) -> int:
         """Roll back the open transactions of a connection; return how many there were."""
         return self._open.close_owner(owner)
-
-    def open_count(self, owner: object) -> int:
-        """How many transactions a connection has open."""
-        return self._open.count_of(owner)
 
     def expire(self) -> list[Transaction]:
         """Roll back transactions that were idle or open for too long, and return them."""

@@ -8,7 +8,7 @@ in one place, `authorize`.
 import resource
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -80,6 +80,13 @@ class _AccountChange:
         """Do nothing: the process ends, and after the restart the change is durable or lost."""
 
 
+class Entered(NamedTuple):
+    """The number of a session, and when it came, in seconds of the event loop's clock."""
+
+    number: int
+    at: float
+
+
 class Service:
     """Shared by all sessions.
 
@@ -90,7 +97,8 @@ class Service:
         stopping: no new connections, transactions and subscriptions are accepted.
         session_turn: the turn of the session that is being served.
         connections_turn: the turn of all connections that were ready together.
-        sessions: all open sessions, the oldest first.
+        monotonic: seconds of the event loop's clock.
+        sessions: all open sessions, the oldest first, each with its number and when it came.
         unauthenticated: sessions without a finished hello and authentication, each with the time
             (seconds, on the event loop's clock) at which it was opened.
     """
@@ -137,10 +145,10 @@ class Service:
         self.connections_turn = Turn(settings.turn_ms, monotonic)
         self.stopping = False
         # A dict, because the order of a set would differ between runs of a simulation.
-        self.sessions: dict[Peer, None] = {}
+        self.sessions: dict[Peer, Entered] = {}
         self.unauthenticated: dict[Peer, float] = {}
         self._departing: dict[Peer, float] = {}
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self._connections_total = 0
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         kept = min(settings.descriptors_kept, soft_limit // 2)
@@ -178,9 +186,9 @@ class Service:
 
     def enter(self, session: Peer) -> None:
         """Add a new session, which is not authenticated yet."""
-        self.sessions[session] = None
-        self.unauthenticated[session] = self._monotonic()
         self._connections_total += 1
+        self.sessions[session] = Entered(self._connections_total, self.monotonic())
+        self.unauthenticated[session] = self.monotonic()
 
     @staticmethod
     def refusal(error: HeadwaterError) -> bytes:
@@ -208,7 +216,7 @@ class Service:
     def depart(self, session: Peer) -> None:
         """The session is ending; it only has to send the reason."""
         self.unauthenticated.pop(session, None)
-        self._departing[session] = self._monotonic()
+        self._departing[session] = self.monotonic()
 
     def end_slow_sessions(self) -> None:
         """End sessions that took too long to authenticate, or to read why they were ended.
@@ -217,7 +225,7 @@ class Service:
         """
         self.memory_budget.end_stalled()
         bound_ms = self.settings.session.hello_ms_max
-        since = self._monotonic() - bound_ms / 1000
+        since = self.monotonic() - bound_ms / 1000
         for session in [session for session, left in self._departing.items() if left < since]:
             session.abort()
         for session in [session for session, came in self.unauthenticated.items() if came < since]:

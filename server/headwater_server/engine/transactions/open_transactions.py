@@ -104,6 +104,10 @@ class OpenTransactions:
         """How many transactions the owner has open."""
         return len(self._by_owner.get(owner, ()))
 
+    def size_of(self, owner: object) -> int:
+        """Bytes that the owner's open transactions were charged for."""
+        return sum(each.charged_size for each in self._by_owner.get(owner, {}).values())
+
     def expire(self, now: int) -> list[Transaction]:
         """End the leases that were idle or open for too long; return their transactions.
 

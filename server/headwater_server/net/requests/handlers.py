@@ -10,7 +10,14 @@ from functools import partial
 from typing import Final
 
 from headwater_protocol.operations import OPERATIONS
-from headwater_server.net.requests import administration, feeds, handshake, reads, transactions
+from headwater_server.net.requests import (
+    administration,
+    connections,
+    feeds,
+    handshake,
+    reads,
+    transactions,
+)
 from headwater_server.net.requests.groups import GROUP_HANDLERS
 from headwater_server.net.service import Handler
 
@@ -42,6 +49,9 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     **GROUP_HANDLERS,
     "stats": administration.stats,
     "backup": administration.backup,
+    "whoami": connections.whoami,
+    "connection_list": connections.connection_list,
+    "connection_close": connections.connection_close,
     "user_set": administration.user_set,
     "user_remove": administration.user_remove,
     "user_list": administration.user_list,
