@@ -490,8 +490,7 @@ class Database(Reads, SingleWrites):
 
     async def remove_user(self, name: str) -> None:
         """Remove a user. The server ends its connections."""
-        connection = await self._channel.connection()
-        await connection.ask("user_remove", name)
+        await (await self._channel.connection()).ask("user_remove", name)
 
     async def _set_user(self, place: str, name: str, password: str, *, create: bool) -> None:
         NAME(name, f"{place}: name")

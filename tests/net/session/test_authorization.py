@@ -119,6 +119,8 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
     "group_discard": [(["g"], ("group:g",))],
     "stats": [([], ("admin",))],
     "backup": [(["monday"], ("backup",))],
+    "user_verifiers": [([], ("admin",))],
+    "hold_clock": [([1], ("admin",))],
     "whoami": [([], ())],
     "connection_list": [([], ("admin",))],
     "connection_close": [([10_000], ("admin",))],
