@@ -317,9 +317,21 @@ class Database(Reads, SingleWrites):
             self._channel, self._codec, group, credit=credit, until_caught_up=until_caught_up
         )
 
-    def commits(self, *, after: int = 0, limit: int | None = None) -> Pages[CommitRecord]:
-        """Iterate over the commit log: who committed what, and when."""
-        COMMIT(after, "commits: after")
+    def commits(self, *, after: int | None = None, limit: int | None = None) -> Pages[CommitRecord]:
+        """Iterate over the commit log: who committed what, and when.
+
+        It is trimmed with the status of transactions, so keep an audit copy by reading on *after*
+        the last commit that you have.
+
+        Args:
+            after: begin after this commit. None: with the oldest commit that is left.
+            limit: how many at most.
+
+        Raises:
+            HistoryGone: commits after *after* were trimmed; details["oldest"] is left.
+        """
+        if after is not None:
+            COMMIT(after, "commits: after")
         return CommitPages(self._channel.read, after, limit=limit)
 
     def snapshots(self) -> Pages[StoredSnapshot]:

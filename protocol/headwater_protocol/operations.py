@@ -379,7 +379,10 @@ _TABLE = (
     ),
     Operation(
         "read_commits",
-        _record(_optional("after", COMMIT, 0), _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX)),
+        _record(
+            _optional("after", Nullable(COMMIT), None, "nil: from the oldest that is left"),
+            _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+        ),
         "[[commit, transaction, time, user | nil, first_position, events], …]; position 0: none",
         "The commit log: who committed what, and when.",
     ),

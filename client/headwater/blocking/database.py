@@ -264,8 +264,21 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
             self._core.join(group, credit=credit, until_caught_up=until_caught_up)
         )
 
-    def commits(self, *, after: int = 0, limit: int | None = None) -> BlockingPages[CommitRecord]:
-        """Iterate over the commit log: who committed what, and when."""
+    def commits(
+        self, *, after: int | None = None, limit: int | None = None
+    ) -> BlockingPages[CommitRecord]:
+        """Iterate over the commit log: who committed what, and when.
+
+        It is trimmed with the status of transactions, so keep an audit copy by reading on *after*
+        the last commit that you have.
+
+        Args:
+            after: begin after this commit. None: with the oldest commit that is left.
+            limit: how many at most.
+
+        Raises:
+            HistoryGone: commits after *after* were trimmed; details["oldest"] is left.
+        """
         return BlockingPages(self._core.commits(after=after, limit=limit))
 
     def snapshots(self) -> BlockingPages[StoredSnapshot]:

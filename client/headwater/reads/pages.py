@@ -219,7 +219,7 @@ class EventPages(Pages[RecordedEvent]):
 class CommitPages(Pages[CommitRecord]):
     """The commit log."""
 
-    def __init__(self, fetch: Fetch, after: int, *, limit: int | None) -> None:
+    def __init__(self, fetch: Fetch, after: int | None, *, limit: int | None) -> None:
         super().__init__(limit)
         self._fetch = fetch
         self._after = after

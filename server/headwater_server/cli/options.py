@@ -193,7 +193,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _seconds(
         "transaction-retention",
         _ENGINE.transaction_retention_us / SECOND_US,
-        "How long the status of a transaction is known.",
+        "How long the status of a transaction is known, and who committed it.",
     ),
     _count("snapshots-kept", _ENGINE.snapshots_kept, "Snapshots kept of each aggregate."),
     _count(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from headwater_protocol.errors import HistoryGone
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_server.engine.accounts import account_name
 from headwater_server.engine.format import keyspaces
@@ -9,9 +10,19 @@ from headwater_server.engine.retention.rules import is_usable
 from headwater_server.engine.state.layers import State
 
 
-def read_commits(state: State, published: int, after: int, limit: int) -> list[list[Any]]:
-    """The records of the commits after one, in the protocol's form."""
-    first = max(after + 1, state.files.oldest_commit)
+def read_commits(state: State, published: int, after: int | None, limit: int) -> list[list[Any]]:
+    """The records of the commits after one, in the protocol's form; None: from the oldest on.
+
+    Raises:
+        HistoryGone: the record of the commit after it was trimmed.
+    """
+    oldest = state.files.oldest_commit
+    first = oldest if after is None else after + 1
+    if first < oldest:
+        raise HistoryGone(
+            f"the commits after {after} were trimmed from the commit log, whose oldest is {oldest}",
+            details={"oldest": oldest},
+        )
     found: list[list[Any]] = []
     for commit in range(first, min(published, first + limit - 1) + 1):
         record = state.commit_record(commit)

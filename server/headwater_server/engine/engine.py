@@ -170,8 +170,8 @@ class Engine:
         """The last published position before a time in microseconds, 0 before the first."""
         return position_before(self._state, time, self.published)
 
-    def read_commits(self, after: int, limit: int) -> list[list[Any]]:
-        """The records of the commits after one, in the protocol's form."""
+    def read_commits(self, after: int | None, limit: int) -> list[list[Any]]:
+        """The records of the commits after one, in the protocol's form; None: of all there are."""
         return read_commits(self._state, self.published, after, limit)
 
     def read_snapshots(
