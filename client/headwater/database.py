@@ -320,18 +320,10 @@ class Database(Reads, SingleWrites):
     def commits(self, *, after: int | None = None, limit: int | None = None) -> Pages[CommitRecord]:
         """Iterate over the commit log: who committed what, and when.
 
-        It is trimmed with the status of transactions, so keep an audit copy by reading on *after*
-        the last commit that you have.
-
-        Args:
-            after: begin after this commit. None: with the oldest commit that is left.
-            limit: how many at most.
-
-        Raises:
-            HistoryGone: commits after *after* were trimmed; details["oldest"] is left.
+        It is trimmed with the status of transactions. If commits after *after* are gone, this
+        raises HistoryGone; without *after*, it begins with the oldest that is left.
         """
-        if after is not None:
-            COMMIT(after, "commits: after")
+        COMMIT(after or 0, "commits: after")
         return CommitPages(self._channel.read, after, limit=limit)
 
     def snapshots(self) -> Pages[StoredSnapshot]:

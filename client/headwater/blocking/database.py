@@ -269,15 +269,8 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
     ) -> BlockingPages[CommitRecord]:
         """Iterate over the commit log: who committed what, and when.
 
-        It is trimmed with the status of transactions, so keep an audit copy by reading on *after*
-        the last commit that you have.
-
-        Args:
-            after: begin after this commit. None: with the oldest commit that is left.
-            limit: how many at most.
-
-        Raises:
-            HistoryGone: commits after *after* were trimmed; details["oldest"] is left.
+        It is trimmed with the status of transactions. If commits after *after* are gone, this
+        raises HistoryGone; without *after*, it begins with the oldest that is left.
         """
         return BlockingPages(self._core.commits(after=after, limit=limit))
 
