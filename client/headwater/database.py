@@ -318,11 +318,7 @@ class Database(Reads, SingleWrites):
         )
 
     def commits(self, *, after: int | None = None, limit: int | None = None) -> Pages[CommitRecord]:
-        """Iterate over the commit log: who committed what, and when.
-
-        It is trimmed with the status of transactions. If commits after *after* are gone, this
-        raises HistoryGone; without *after*, it begins with the oldest that is left.
-        """
+        """Iterate over the commit log, from the oldest record left. HistoryGone: *after* is older."""
         COMMIT(after or 0, "commits: after")
         return CommitPages(self._channel.read, after, limit=limit)
 

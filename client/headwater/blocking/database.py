@@ -267,11 +267,7 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
     def commits(
         self, *, after: int | None = None, limit: int | None = None
     ) -> BlockingPages[CommitRecord]:
-        """Iterate over the commit log: who committed what, and when.
-
-        It is trimmed with the status of transactions. If commits after *after* are gone, this
-        raises HistoryGone; without *after*, it begins with the oldest that is left.
-        """
+        """Iterate over the commit log, from the oldest record left. HistoryGone: *after* is older."""
         return BlockingPages(self._core.commits(after=after, limit=limit))
 
     def snapshots(self) -> BlockingPages[StoredSnapshot]:
