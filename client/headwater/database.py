@@ -318,7 +318,7 @@ class Database(Reads, SingleWrites):
         )
 
     def commits(self, *, after: int | None = None, limit: int | None = None) -> Pages[CommitRecord]:
-        """Iterate over the commit log, from the oldest record left. HistoryGone: *after* is older."""
+        """Iterate over the commit log. HistoryGone: commits after *after* were trimmed."""
         COMMIT(after or 0, "commits: after")
         return CommitPages(self._channel.read, after, limit=limit)
 

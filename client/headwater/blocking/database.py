@@ -267,7 +267,7 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
     def commits(
         self, *, after: int | None = None, limit: int | None = None
     ) -> BlockingPages[CommitRecord]:
-        """Iterate over the commit log, from the oldest record left. HistoryGone: *after* is older."""
+        """Iterate over the commit log. HistoryGone: commits after *after* were trimmed."""
         return BlockingPages(self._core.commits(after=after, limit=limit))
 
     def snapshots(self) -> BlockingPages[StoredSnapshot]:
