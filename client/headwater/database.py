@@ -490,11 +490,10 @@ class Database(Reads, SingleWrites):
 
     async def remove_user(self, name: str) -> None:
         """Remove a user. The server ends its connections."""
-        await (await self._channel.connection()).ask("user_remove", name)
+        await self._channel.administer("user_remove", name)
 
     async def _set_user(self, place: str, name: str, password: str, *, create: bool) -> None:
         NAME(name, f"{place}: name")
         if not password:
             raise InvalidArgument(f"{place}: the password is empty")
-        connection = await self._channel.connection()
-        await connection.ask("user_set", name, *verifier(password), create)
+        await self._channel.administer("user_set", name, *verifier(password), create)

@@ -14,6 +14,7 @@ from headwater_protocol.fields import (
     Text,
 )
 from headwater_protocol.grants import GRANTS, ROLES
+from headwater_protocol.identified import IDENTITY
 
 NAME: Final = Text(1, limits.NAME_SIZE_MAX)
 
@@ -40,11 +41,12 @@ ACCOUNT_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
             _required("stored_key", Binary(32, 32)),
             _required("server_key", Binary(32, 32)),
             _optional("create", Boolean(), True, "true: it must not exist; false: it must"),
+            IDENTITY,
         ),
         "nil",
         "Add a user or change a password, which is given as a SCRAM-SHA-256 verifier.",
     ),
-    ("user_remove", _record(_required("name", NAME)), "nil", "Remove a user."),
+    ("user_remove", _record(_required("name", NAME), IDENTITY), "nil", "Remove a user."),
     ("user_list", _record(), "[name, …]", "The users in name order."),
     (
         "user_verifiers",
@@ -58,6 +60,7 @@ ACCOUNT_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
             _required("name", NAME),
             _optional("grants", GRANTS, []),
             _optional("roles", ROLES, [], "names of roles"),
+            IDENTITY,
         ),
         "nil",
         "Give rights and roles to a user. From then on, the user has only what was given.",
@@ -68,6 +71,7 @@ ACCOUNT_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
             _required("name", NAME),
             _optional("grants", GRANTS, []),
             _optional("roles", ROLES, [], "names of roles"),
+            IDENTITY,
         ),
         "nil",
         "Take grants and roles from a user.",
@@ -80,11 +84,11 @@ ACCOUNT_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
     ),
     (
         "role_set",
-        _record(_required("name", NAME), _required("grants", GRANTS)),
+        _record(_required("name", NAME), _required("grants", GRANTS), IDENTITY),
         "nil",
         "Define a role, or replace its grants. Users who have the role have them at once.",
     ),
-    ("role_remove", _record(_required("name", NAME)), "nil", "Remove a role."),
+    ("role_remove", _record(_required("name", NAME), IDENTITY), "nil", "Remove a role."),
     (
         "role_list",
         _record(),

@@ -15,6 +15,7 @@ from headwater_protocol.fields import (
     Record,
     Text,
 )
+from headwater_protocol.identified import IDENTITY
 
 NAME: Final = Text(1, limits.NAME_SIZE_MAX)
 POSITION: Final = Integer(0, limits.NUMBER_MAX)
@@ -85,6 +86,7 @@ _CONSUMING: Final[tuple[Described, ...]] = (
             _optional("delay_ms", Nullable(RETRY_MS), None, "nil: the group's delay"),
             _optional("reason", REASON, ""),
             _optional("park", Boolean(), False, "true: park them now"),
+            IDENTITY,
         ),
         "nil",
         "Return events, to have them delivered again after a delay, or parked.",
@@ -104,6 +106,7 @@ _CONSUMING: Final[tuple[Described, ...]] = (
         _record(
             _required("group", NAME),
             _optional("positions", Nullable(POSITIONS), None, "nil: all"),
+            IDENTITY,
         ),
         "[count]",
         "Deliver parked events again, in order.",
@@ -113,6 +116,7 @@ _CONSUMING: Final[tuple[Described, ...]] = (
         _record(
             _required("group", NAME),
             _optional("positions", Nullable(POSITIONS), None, "nil: all"),
+            IDENTITY,
         ),
         "[count]",
         "Discard parked events: they count as done.",
@@ -130,6 +134,7 @@ def group_operations(wanted: Field) -> tuple[Described, ...]:
                 _optional("filter", wanted, {}),
                 _optional("after", Nullable(POSITION), 0, "exclusive; nil: after the newest event"),
                 _optional("settings", SETTINGS, {}),
+                IDENTITY,
             ),
             "[position]",
             "Create a consumer group that starts after a position.",
@@ -141,13 +146,14 @@ def group_operations(wanted: Field) -> tuple[Described, ...]:
                 _optional("filter", Nullable(wanted), None, "nil: unchanged"),
                 _optional("after", Nullable(POSITION), None, "restart after it; nil: continue"),
                 _optional("settings", SETTINGS, {}, "the settings to change"),
+                IDENTITY,
             ),
             "nil",
             "Change a consumer group. Its members lose their unsettled deliveries.",
         ),
         (
             "group_delete",
-            _record(_required("name", NAME)),
+            _record(_required("name", NAME), IDENTITY),
             "nil",
             "Delete a consumer group with its parked events.",
         ),

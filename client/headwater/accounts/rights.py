@@ -98,8 +98,7 @@ class Rights:
         """
         NAME(name, "set_role: name")
         wire = _wire("set_role", grants)
-        connection = await self._channel().connection()
-        await connection.ask("role_set", name, wire)
+        await self._channel().administer("role_set", name, wire)
 
     async def remove_role(self, name: str) -> None:
         """Remove a role.
@@ -108,8 +107,7 @@ class Rights:
             InvalidArgument: there is no such role, a user has it, or every database has it.
         """
         NAME(name, "remove_role: name")
-        connection = await self._channel().connection()
-        await connection.ask("role_remove", name)
+        await self._channel().administer("role_remove", name)
 
     async def _change(
         self,
@@ -123,8 +121,7 @@ class Rights:
         wire = _wire(place, grants)
         names = [roles] if isinstance(roles, str) else list(roles)
         ROLES(names, f"{place}: roles")
-        connection = await self._channel().connection()
-        await connection.ask(operation, user, wire, names)
+        await self._channel().administer(operation, user, wire, names)
 
 
 def _wire(place: str, grants: tuple[Grant | str, ...]) -> list[Any]:

@@ -45,9 +45,10 @@ class BlockingGroups:
                 event is replayed or discarded. "continue": they are delivered.
 
         Raises:
-            GroupExists: there is a group of this name.
-            CommitUnknown, ConnectionLost: the group may have been created. Call again: if it was,
-                that raises GroupExists.
+            GroupExists: there is a group of this name, and another call has created it.
+            CommitUnknown: no answer came for `retry_timeout` seconds. `db.status(error.transaction,
+                resolve=True)` tells whether the group was created. The other methods raise it too.
+            ConnectionLost: no server was found. Nothing was done.
         """
         return step(
             self._core.create(

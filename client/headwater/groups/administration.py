@@ -150,9 +150,10 @@ class Groups:
                 event is replayed or discarded. "continue": they are delivered.
 
         Raises:
-            GroupExists: there is a group of this name.
-            CommitUnknown, ConnectionLost: the group may have been created. Call again: if it was,
-                that raises GroupExists.
+            GroupExists: there is a group of this name, and another call has created it.
+            CommitUnknown: no answer came for `retry_timeout` seconds. `db.status(error.transaction,
+                resolve=True)` tells whether the group was created. The other methods raise it too.
+            ConnectionLost: no server was found. Nothing was done.
         """
         NAME(name, "groups.create: name")
         wanted = event_filter(
@@ -294,7 +295,7 @@ class Groups:
     async def _unpark(self, word: str, name: str, positions: Sequence[int] | None) -> int:
         NAME(name, f"groups.{word}: name")
         if positions is None:
-            [done] = await self._ask(f"group_{word}", name)
+            [done] = await self._ask(f"group_{word}", name, None)
             return int(done)
         count = 0
         chosen = sorted(positions)
@@ -305,8 +306,7 @@ class Groups:
         return count
 
     async def _ask(self, name: str, *arguments: Any) -> Any:
-        connection = await self._channel().connection()
-        return await connection.ask(name, *arguments)
+        return await self._channel().administer(name, *arguments)
 
 
 def _settings(

@@ -117,8 +117,8 @@ class Delivery:
 
     async def _give_back(self, delay: float | None, reason: str, *, park: bool) -> None:
         self.check_mine()
-        connection = await self._channel.connection()
-        await connection.ask(*nack_request([self], delay, reason, park=park))
+        # If the answer is lost and this was not done, the delivery is lost as well.
+        await self._channel.administer(*nack_request([self], delay, reason, park=park))
         self.settle()
 
     def claimed(self) -> "Delivery":

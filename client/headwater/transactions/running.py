@@ -15,7 +15,12 @@ from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any, Final, TypeVar
 
-from headwater.errors import CommitUnknown, HeadwaterError, InvalidArgument
+from headwater.errors import (
+    CommitUnknown,
+    HeadwaterError,
+    InvalidArgument,
+    TransactionAborted,
+)
 from headwater.records import committed_from
 from headwater.transactions.transaction import Transaction
 from headwater.transport.backoff import Backoff
@@ -71,7 +76,12 @@ async def run(
                 raise  # It concerns another transaction, which the function ran inside of this.
             if await _settle(channel, transaction, error, until):
                 return result
-            last: BaseException = error
+            # It never will: the server has fenced it.
+            last: BaseException = TransactionAborted(
+                f"transaction {transaction.id} did not commit: its request was lost on its way",
+                details={"transaction": transaction.id.bytes},
+            )
+            last.__cause__ = error
         except (HeadwaterError, BaseExceptionGroup) as error:
             if not can_be_retried(error):
                 raise

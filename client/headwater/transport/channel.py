@@ -34,6 +34,7 @@ from headwater.errors import (
     TimedOut,
     TransactionAborted,
 )
+from headwater.identifiers import new_transaction_id
 from headwater.transport.address import Address
 from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
 from headwater.transport.connection import Connection
@@ -194,6 +195,15 @@ class Channel:
         if at_commit is None:
             return self.read(name, None, *arguments)
         return self.read(name, None, *arguments, at_commit)
+
+    async def administer(self, name: str, *arguments: Any) -> Any:
+        """Send an administrative write, with a transaction id of its own as its last argument.
+
+        Raises:
+            As persist.
+        """
+        transaction = new_transaction_id()
+        return await self.persist(transaction, name, *arguments, transaction)
 
     async def persist(self, transaction: bytes, name: str, *arguments: Any) -> Any:
         """Send a write with a transaction id again and again, until it is answered.

@@ -339,7 +339,15 @@ class Accounts:
         """The roles that were defined, by name, in order."""
         return stored_roles(self._state, self._sequencer.published)
 
-    def set(self, name: str, verifier: Verifier, *, create: bool, user: int = 0) -> Ticket:
+    def set(
+        self,
+        name: str,
+        verifier: Verifier,
+        *,
+        create: bool,
+        user: int = 0,
+        transaction: bytes | None = None,
+    ) -> Ticket:
         """Add a user, or change a user's password.
 
         Raises:
@@ -347,9 +355,10 @@ class Accounts:
             ReadOnly: nothing can be written.
         """
         self._check_writable()
-        return self._commit(write_account(self._state, name, verifier, create=create), user)
+        buffer = write_account(self._state, name, verifier, create=create)
+        return self._commit(buffer, user, transaction)
 
-    def remove(self, name: str, *, user: int = 0) -> Ticket:
+    def remove(self, name: str, *, user: int = 0, transaction: bytes | None = None) -> Ticket:
         """Remove a user.
 
         Raises:
@@ -357,7 +366,7 @@ class Accounts:
             ReadOnly: nothing can be written.
         """
         self._check_writable()
-        return self._commit(remove_account(self._state, name), user)
+        return self._commit(remove_account(self._state, name), user, transaction)
 
     def set_rights(
         self,
@@ -367,6 +376,7 @@ class Accounts:
         grants: Iterable[Grant],
         roles: Iterable[str],
         user: int = 0,
+        transaction: bytes | None = None,
     ) -> Ticket:
         """Give grants and roles to a user, or take them away.
 
@@ -376,9 +386,16 @@ class Accounts:
         """
         self._check_writable()
         buffer = write_rights(self._state, name, grant=grant, grants=grants, roles=roles)
-        return self._commit(buffer, user)
+        return self._commit(buffer, user, transaction)
 
-    def set_role(self, name: str, grants: Iterable[Grant] | None, *, user: int = 0) -> Ticket:
+    def set_role(
+        self,
+        name: str,
+        grants: Iterable[Grant] | None,
+        *,
+        user: int = 0,
+        transaction: bytes | None = None,
+    ) -> Ticket:
         """Define a role, replace its grants, or remove it (None).
 
         Raises:
@@ -386,8 +403,8 @@ class Accounts:
             ReadOnly: nothing can be written.
         """
         self._check_writable()
-        return self._commit(write_role(self._state, name, grants), user)
+        return self._commit(write_role(self._state, name, grants), user, transaction)
 
-    def _commit(self, buffer: WriteBuffer, user: int) -> Ticket:
-        identity = new_transaction_id(self._clock(), self._source)
+    def _commit(self, buffer: WriteBuffer, user: int, transaction: bytes | None) -> Ticket:
+        identity = transaction or new_transaction_id(self._clock(), self._source)
         return self._sequencer.commit_at_once(identity, user, buffer, [])

@@ -205,7 +205,7 @@ class Engine:
             TooMany, NoSuchCommit, HistoryGone.
         """
         self._open.check_room()
-        known = self._known(transaction)
+        known = self.known(transaction)
         if known == ABORTED:
             raise aborted(transaction)
         if self._open.find(transaction) is not None or known is not None:
@@ -267,7 +267,7 @@ class Engine:
         """
         found = self._open.find(transaction)
         if found is None or found.owner is not owner:
-            known = self._known(transaction)
+            known = self.known(transaction)
             if known is not None:
                 return self.sequencer.answer_commit_again(transaction, known, writes)
         opened = self._open.owned(transaction, owner, self._clock())
@@ -303,7 +303,7 @@ class Engine:
         """
         known = self._state.transaction(transaction)
         if known is None and transaction < self.sequencer.forgotten_ids_end:
-            known = self._known(transaction)
+            known = self.known(transaction)
         buffer = WriteBuffer()
         if known is not None:
             buffer.add(writes)
@@ -449,7 +449,7 @@ class Engine:
 
     # Internal.
 
-    def _known(self, transaction: bytes) -> int | None:
+    def known(self, transaction: bytes) -> int | None:
         """The commit number of a transaction, ABORTED, or None if it may still commit."""
         known = self._state.transaction(transaction)
         forget_before = self.sequencer.published_time.forget_before

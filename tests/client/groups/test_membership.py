@@ -57,7 +57,7 @@ async def test_credit_is_granted_again_as_deliveries_are_settled(server: FakeSer
     [execute] = server.named("execute")
     assert execute.arguments[3] == [["ack", "mailer", [[1, 1]]]]
     [nack] = server.named("nack")
-    assert nack.arguments == ["mailer", [[2, 2]], 1500, "later", False]
+    assert nack.arguments[:-1] == ["mailer", [[2, 2]], 1500, "later", False]
     assert len(server.named("group_leave")) == 1
 
 
@@ -100,7 +100,7 @@ async def test_a_block_that_fails_sends_a_nack_with_the_exception_as_the_reason(
                 await group.__anext__()
                 raise ZeroDivisionError("by\0zero")
     [nack] = server.named("nack")
-    assert nack.arguments == ["mailer", [[1, 1]], None, "ZeroDivisionError: byzero", False]
+    assert nack.arguments[:-1] == ["mailer", [[1, 1]], None, "ZeroDivisionError: byzero", False]
 
 
 async def test_a_cancelled_member_leaves_the_group(server: FakeServer) -> None:

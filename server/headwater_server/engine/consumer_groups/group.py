@@ -31,7 +31,7 @@ from headwater_protocol.errors import DeliveryLost, ReadOnly
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_server.engine.consumer_groups.hidden import HiddenEvents
 from headwater_server.engine.consumer_groups.host import Host, Turn
-from headwater_server.engine.consumer_groups.progress import PARKED_MAX, GroupProgress
+from headwater_server.engine.consumer_groups.progress import PARKED_MAX, GroupProgress, Write
 from headwater_server.engine.consumer_groups.records import Definition
 from headwater_server.engine.consumer_groups.schedule import RETRY_US_MAX, GroupSchedule
 from headwater_server.engine.consumer_groups.sending import Sending
@@ -176,7 +176,13 @@ class ConsumerGroup:
         self._schedule.await_sync(stream, sequence)
 
     def nack(
-        self, leases: Sequence[Lease], *, delay_us: int | None, reason: str, park: bool
+        self,
+        leases: Sequence[Lease],
+        *,
+        delay_us: int | None,
+        reason: str,
+        park: bool,
+        write: Write,
     ) -> int:
         """Return events, to be retried after a pause or parked; return the sequence number.
 
@@ -189,7 +195,7 @@ class ConsumerGroup:
                 self._park(lease.stream, lease.position, reason)
             else:
                 self._fail(lease, reason, quarantined=False, delay_us=delay_us)
-        return self._write_changes()
+        return self._write_changes(write)
 
     def replay(self, positions: Sequence[tuple[int, str]]) -> None:
         """Try parked events again, after that was stored."""
@@ -301,13 +307,13 @@ class ConsumerGroup:
         if not self._schedule.unwritten and not self.progress.unwritten:
             return
         try:
-            self._write_changes()
+            self._write_changes(self._host.write)
         except ReadOnly:
             # The changes stay in memory, and their streams wait for them.
             pass
 
-    def _write_changes(self) -> int:
-        sequence = self.progress.flush(self._host.write)
+    def _write_changes(self, write: Write) -> int:
+        sequence = self.progress.flush(write)
         self._schedule.written(sequence)
         self._sending.written(sequence)
         return sequence

@@ -41,6 +41,7 @@ from headwater_server.engine.consumer_groups.records import (
     list_definitions,
     low_watermark_key,
     parked_key,
+    read_low_watermark,
     read_parked,
     replay_key,
     state_keys,
@@ -126,9 +127,12 @@ class Groups:
         """A token that is unique, even across restarts."""
         return self._source.getrandbits(_TOKEN_BITS)
 
-    def _commit(self, writes: list[bytes | None], user: int = 0) -> Ticket:
+    def _commit(
+        self, writes: list[bytes | None], user: int = 0, transaction: bytes | None = None
+    ) -> Ticket:
         self._check_writable()
-        transaction = new_transaction_id(self.wall_clock(), self._source)
+        if transaction is None:
+            transaction = new_transaction_id(self.wall_clock(), self._source)
         return self._sequencer.commit_stored(transaction, user, writes)
 
     # Administration.
@@ -141,6 +145,7 @@ class Groups:
         settings: GroupSettings,
         *,
         user: int = 0,
+        transaction: bytes | None = None,
     ) -> Ticket:
         """Create a group that begins after a position; None: after the newest event.
 
@@ -162,7 +167,7 @@ class Groups:
             low_watermark_key(definition.number),
             encode_low_watermark(low_watermark),
         ]
-        return self._with_payload(self._commit([*writes], user), [low_watermark])
+        return self._with_payload(self._commit([*writes], user, transaction), [low_watermark])
 
     def update(
         self,
@@ -172,6 +177,7 @@ class Groups:
         settings: dict[str, Any],
         *,
         user: int = 0,
+        transaction: bytes | None = None,
     ) -> Ticket:
         """Change the given properties of a group. Its members lose their deliveries.
 
@@ -199,14 +205,16 @@ class Groups:
             writes += (low_watermark_key(old.number), encode_low_watermark(low_watermark))
             for key in keys_after(self._state, self._state.last_commit, old.number, low_watermark):
                 writes += (key, None)
-        ticket = self._commit(writes, user)
+        ticket = self._commit(writes, user, transaction)
         if group is not None:
             self.active[name] = ConsumerGroup(self, self._state, definition)
             self.active[name].take_over(group)
         self.touched[name] = None
         return self._with_payload(ticket, [])
 
-    def delete(self, name: str, *, user: int = 0) -> tuple[Ticket, list[Member]]:
+    def delete(
+        self, name: str, *, user: int = 0, transaction: bytes | None = None
+    ) -> tuple[Ticket, list[Member]]:
         """Delete a group with all its state; return its former members.
 
         Raises:
@@ -216,7 +224,7 @@ class Groups:
         writes: list[bytes | None] = [definition_key(name), None]
         for key in state_keys(self._state, self._state.last_commit, definition.number):
             writes += (key, None)
-        ticket = self._commit(writes, user)
+        ticket = self._commit(writes, user, transaction)
         group = self.active.pop(name, None)
         self.touched[name] = None
         return self._with_payload(ticket, []), [] if group is None else list(group.members)
@@ -298,25 +306,56 @@ class Groups:
         definition = self._definition(name)
         return read_parked(self._state, self._sequencer.published, definition.number, after, limit)
 
-    def replay(self, name: str, positions: Sequence[int] | None, *, user: int = 0) -> Ticket:
+    def position_created(self, commit: int) -> int:
+        """The position after which the group began that a commit has created."""
+        return read_low_watermark(self._state, commit, commit)
+
+    def parked_before(self, name: str, commit: int) -> int:
+        """How many events of a group were parked before a commit."""
+        definition = find_definition(self._state, commit, name)
+        if definition is None:
+            return 0
+        return len(read_parked(self._state, commit - 1, definition.number, 0, PARKED_MAX))
+
+    def replay(
+        self,
+        name: str,
+        positions: Sequence[int] | None,
+        *,
+        user: int = 0,
+        transaction: bytes | None = None,
+    ) -> Ticket:
         """Deliver parked events again, in order; None: all of them.
 
         Raises:
             NoSuchGroup, ReadOnly.
             InvalidArgument: one of the events is not parked; nothing was done.
         """
-        return self._unpark(name, positions, user, again=True)
+        return self._unpark(name, positions, user, transaction, again=True)
 
-    def discard(self, name: str, positions: Sequence[int] | None, *, user: int = 0) -> Ticket:
+    def discard(
+        self,
+        name: str,
+        positions: Sequence[int] | None,
+        *,
+        user: int = 0,
+        transaction: bytes | None = None,
+    ) -> Ticket:
         """Forget parked events, which then count as done; None: all of them.
 
         Raises:
             As replay.
         """
-        return self._unpark(name, positions, user, again=False)
+        return self._unpark(name, positions, user, transaction, again=False)
 
     def _unpark(
-        self, name: str, positions: Sequence[int] | None, user: int, *, again: bool
+        self,
+        name: str,
+        positions: Sequence[int] | None,
+        user: int,
+        transaction: bytes | None,
+        *,
+        again: bool,
     ) -> Ticket:
         definition = self._definition(name)
         number = definition.number
@@ -337,7 +376,7 @@ class Groups:
             if again:
                 entry = encode_entry(ReplayEntry(parked[position].stream))
                 writes += (replay_key(number, position), entry)
-        ticket = self._commit(writes, user)
+        ticket = self._commit(writes, user, transaction)
         if group is not None:
             pairs = [(position, parked[position].stream) for position in chosen]
             if again:
@@ -396,6 +435,7 @@ class Groups:
         delay_ms: int | None,
         reason: str,
         park: bool,
+        transaction: bytes | None = None,
     ) -> Ticket:
         """Return events, to be retried after a pause or parked.
 
@@ -408,7 +448,13 @@ class Groups:
         assert leases, "the vocabulary lets no empty list through"
         delay_us = None if delay_ms is None else delay_ms * _MS_US
         self.touched[name] = None
-        sequence = self.active[name].nack(leases, delay_us=delay_us, reason=reason, park=park)
+        sequence = self.active[name].nack(
+            leases,
+            delay_us=delay_us,
+            reason=reason,
+            park=park,
+            write=lambda writes: self._commit(writes, transaction=transaction).sequence,
+        )
         return Ticket(sequence, new_transaction_id(self.wall_clock(), self._source), [])
 
     # Acknowledging, in a transaction (sequencer.Acknowledging).

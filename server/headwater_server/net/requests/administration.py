@@ -22,7 +22,7 @@ def backup(session: Session, request_id: int, arguments: list[Any]) -> None:
 
 def user_set(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Add a user or change a password; answered once it is durable and in force."""
-    name, salt, iterations, stored_key, server_key, create = arguments
+    name, salt, iterations, stored_key, server_key, create, transaction = arguments
     service = session.service
     service.check_running()
     ticket = service.engine.accounts.set(
@@ -30,17 +30,18 @@ def user_set(session: Session, request_id: int, arguments: list[Any]) -> bytes |
         Verifier(salt, iterations, stored_key, server_key),
         create=create,
         user=session.user_number,
+        transaction=transaction,
     )
     return _answer_change(session, request_id, ticket, "user set", name)
 
 
 def user_remove(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Remove a user; answered once it is durable and in force."""
-    name = arguments[0]
+    name, transaction = arguments
     service = session.service
     service.check_running()
     service.check_user_removal(name)
-    ticket = service.engine.accounts.remove(name, user=session.user_number)
+    ticket = service.engine.accounts.remove(name, user=session.user_number, transaction=transaction)
     return _answer_change(session, request_id, ticket, "user removed", name)
 
 
@@ -53,7 +54,7 @@ def set_rights(
     grant: bool, session: Session, request_id: int, arguments: list[Any]
 ) -> bytes | None:
     """Give rights to a user, or take them away; answered once it is durable and in force."""
-    name, grants, roles = arguments
+    name, grants, roles, transaction = arguments
     service = session.service
     service.check_running()
     ticket = service.engine.accounts.set_rights(
@@ -62,6 +63,7 @@ def set_rights(
         grants=map(Grant.from_wire, grants),
         roles=roles,
         user=session.user_number,
+        transaction=transaction,
     )
     what = "rights granted" if grant else "rights revoked"
     return _answer_change(session, request_id, ticket, what, name)
@@ -85,19 +87,24 @@ def user_rights(session: Session, request_id: int, arguments: list[Any]) -> byte
 
 def role_set(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Define a role; answered once it is durable and in force."""
-    name, grants = arguments
+    name, grants, transaction = arguments
     session.service.check_running()
     ticket = session.service.engine.accounts.set_role(
-        name, map(Grant.from_wire, grants), user=session.user_number
+        name,
+        map(Grant.from_wire, grants),
+        user=session.user_number,
+        transaction=transaction,
     )
     return _answer_change(session, request_id, ticket, "role set", name)
 
 
 def role_remove(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Remove a role; answered once it is durable."""
-    name = arguments[0]
+    name, transaction = arguments
     session.service.check_running()
-    ticket = session.service.engine.accounts.set_role(name, None, user=session.user_number)
+    ticket = session.service.engine.accounts.set_role(
+        name, None, user=session.user_number, transaction=transaction
+    )
     return _answer_change(session, request_id, ticket, "role removed", name)
 
 

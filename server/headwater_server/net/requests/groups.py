@@ -8,9 +8,11 @@ from headwater_protocol.errors import InvalidArgument, NoSuchGroup
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.consumer_groups.records import GroupSettings
+from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.push.group_deliveries import Membership
+from headwater_server.net.requests.identified import identified
 from headwater_server.net.session.session import Session
 
 
@@ -25,7 +27,7 @@ def _answer(session: Session, request_id: int, ticket: Ticket, payload: Any = No
 
 def create(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Make a group."""
-    name, members, after, settings = arguments
+    name, members, after, settings, transaction = arguments
     service = session.service
     service.check_running()
     ticket = service.engine.groups.create(
@@ -34,17 +36,20 @@ def create(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
         after,
         GroupSettings(**settings),
         user=session.user_number,
+        transaction=transaction,
     )
     return _answer(session, request_id, ticket, ticket.payload)
 
 
 def update(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Change a group."""
-    name, members, after, settings = arguments
+    name, members, after, settings, transaction = arguments
     service = session.service
     service.check_running()
     wanted = None if members is None else EventFilter.from_wire(members)
-    ticket = service.engine.groups.update(name, wanted, after, settings, user=session.user_number)
+    ticket = service.engine.groups.update(
+        name, wanted, after, settings, user=session.user_number, transaction=transaction
+    )
     if wanted is not None:
         service.end_forbidden_memberships()
     service.group_deliveries.wake()
@@ -53,10 +58,12 @@ def update(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
 
 def delete(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Remove a group, and tell its members."""
-    name = arguments[0]
+    name, transaction = arguments
     service = session.service
     service.check_running()
-    ticket, members = service.engine.groups.delete(name, user=session.user_number)
+    ticket, members = service.engine.groups.delete(
+        name, user=session.user_number, transaction=transaction
+    )
     service.group_deliveries.end_members(members, NoSuchGroup(f"the group {name!r} was deleted"))
     return _answer(session, request_id, ticket)
 
@@ -90,7 +97,7 @@ def leave(session: Session, request_id: int, arguments: list[Any]) -> bytes:
 
 def nack(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Give events back."""
-    name, deliveries, delay_ms, reason, park = arguments
+    name, deliveries, delay_ms, reason, park, transaction = arguments
     service = session.service
     ticket = service.engine.groups.nack(
         name,
@@ -98,6 +105,7 @@ def nack(session: Session, request_id: int, arguments: list[Any]) -> bytes | Non
         delay_ms=delay_ms,
         reason=reason,
         park=park,
+        transaction=transaction,
     )
     service.group_deliveries.wake()
     return _answer(session, request_id, ticket)
@@ -131,35 +139,50 @@ def parked(session: Session, request_id: int, arguments: list[Any]) -> bytes:
 
 def replay(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Deliver parked events again."""
-    name, positions = arguments
+    name, positions, transaction = arguments
     service = session.service
     service.check_running()
-    ticket = service.engine.groups.replay(name, positions, user=session.user_number)
+    ticket = service.engine.groups.replay(
+        name, positions, user=session.user_number, transaction=transaction
+    )
     service.group_deliveries.wake()
     return _answer(session, request_id, ticket, ticket.payload)
 
 
 def discard(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Discard parked events."""
-    name, positions = arguments
+    name, positions, transaction = arguments
     service = session.service
     service.check_running()
-    ticket = service.engine.groups.discard(name, positions, user=session.user_number)
+    ticket = service.engine.groups.discard(
+        name, positions, user=session.user_number, transaction=transaction
+    )
     service.group_deliveries.wake()
     return _answer(session, request_id, ticket, ticket.payload)
 
 
+def _position_created(engine: Engine, commit: int, _arguments: list[Any]) -> list[int]:
+    return [engine.groups.position_created(commit)]
+
+
+def _unparked(engine: Engine, commit: int, arguments: list[Any]) -> list[int]:
+    name, positions, _ = arguments
+    if positions is not None:
+        return [len(set(positions))]
+    return [engine.groups.parked_before(name, commit)]
+
+
 GROUP_HANDLERS: Final[Mapping[str, Callable[[Session, int, list[Any]], bytes | None]]] = {
-    "group_create": create,
-    "group_update": update,
-    "group_delete": delete,
+    "group_create": identified(create, _position_created),
+    "group_update": identified(update),
+    "group_delete": identified(delete),
     "group_list": list_groups,
     "group_info": info,
     "group_join": join,
     "group_leave": leave,
-    "nack": nack,
+    "nack": identified(nack),
     "group_parked": parked,
-    "group_replay": replay,
-    "group_discard": discard,
+    "group_replay": identified(replay, _unparked),
+    "group_discard": identified(discard, _unparked),
 }
 """The handler of each operation of consumer groups."""

@@ -19,6 +19,7 @@ from headwater_server.net.requests import (
     transactions,
 )
 from headwater_server.net.requests.groups import GROUP_HANDLERS
+from headwater_server.net.requests.identified import identified
 from headwater_server.net.service import Handler
 
 HANDLERS: Final[Mapping[str, Handler]] = {
@@ -52,14 +53,14 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "whoami": connections.whoami,
     "connection_list": connections.connection_list,
     "connection_close": connections.connection_close,
-    "user_set": administration.user_set,
-    "user_remove": administration.user_remove,
+    "user_set": identified(administration.user_set),
+    "user_remove": identified(administration.user_remove),
     "user_list": administration.user_list,
-    "user_grant": partial(administration.set_rights, True),
-    "user_revoke": partial(administration.set_rights, False),
+    "user_grant": identified(partial(administration.set_rights, True)),
+    "user_revoke": identified(partial(administration.set_rights, False)),
     "user_rights": administration.user_rights,
-    "role_set": administration.role_set,
-    "role_remove": administration.role_remove,
+    "role_set": identified(administration.role_set),
+    "role_remove": identified(administration.role_remove),
     "role_list": administration.role_list,
     "user_verifiers": administration.user_verifiers,
     "hold_clock": administration.hold_clock,
