@@ -204,7 +204,7 @@ TIMES: Final[dict[str, list[Ends]]] = {
         Ends(
             "The pause before the next attempt at an event",
             f"{seconds(_GROUP.retry_ms / 1000)}, doubled each time, at most "
-            f"{seconds(schedule.RETRY_US_MAX / _SECOND_US)}",
+            f"{seconds(schedule.RETRY_US_MAX / _SECOND_US)}, or the given delay if that is longer",
             "The event is delivered again.",
             (),
             "`groups.create(retry_delay=)`",

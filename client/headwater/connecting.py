@@ -42,7 +42,7 @@ def connect(
             outside of a transaction, `run`, subscriptions and memberships. 0: fail at once.
         client_name: shown in the server's log.
         open_stream: on trio, a function that opens the stream of a connection instead of the
-            address.
+            address. Other event loops ignore it.
 
     Raises:
         InvalidArgument: the URL or an option is invalid.

@@ -146,7 +146,7 @@ class Database(Reads, SingleWrites):
 
         Args:
             isolation: "serializable": the result is as if transactions ran one after the other.
-                "snapshot": two transactions conflict only if they write the same key.
+                "snapshot": two transactions conflict only if they put or delete the same key.
             read_only: refuse writes. All reads are of one commit, and there are no conflicts.
         """
         return Transaction(self._channel, self._codec, isolation=isolation, read_only=read_only)
@@ -310,7 +310,7 @@ class Database(Reads, SingleWrites):
         Args:
             group: its name.
             credit: how many unsettled deliveries this consumer may hold at once.
-            until_caught_up: stop once every event is done, instead of waiting for new ones.
+            until_caught_up: stop once every event is done, parked, or waits behind a parked one.
         """
         NAME(group, "join: group")
         return Membership(

@@ -117,7 +117,7 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
 
         Args:
             isolation: "serializable": the result is as if transactions ran one after the other.
-                "snapshot": two transactions conflict only if they write the same key.
+                "snapshot": two transactions conflict only if they put or delete the same key.
             read_only: refuse writes. All reads are of one commit, and there are no conflicts.
         """
         return BlockingTransaction(self._core.transaction(isolation=isolation, read_only=read_only))
@@ -258,7 +258,7 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
         Args:
             group: its name.
             credit: how many unsettled deliveries this consumer may hold at once.
-            until_caught_up: stop once every event is done, instead of waiting for new ones.
+            until_caught_up: stop once every event is done, parked, or waits behind a parked one.
         """
         return BlockingMembership(
             self._core.join(group, credit=credit, until_caught_up=until_caught_up)

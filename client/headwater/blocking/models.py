@@ -45,7 +45,10 @@ class BlockingModel:
         self._core.delete(key)
 
     def delete_range(self, prefix: Key) -> None:
-        """Delete the keys that begin with *prefix*. The prefix () is the whole model."""
+        """Delete the keys that begin with *prefix*. The prefix () is the whole model.
+
+        One transaction may delete 100,000 keys; above that, it fails with TooLarge.
+        """
         self._core.delete_range(prefix)
 
     def add(self, key: Key, number: float) -> None:

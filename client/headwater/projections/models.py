@@ -93,7 +93,10 @@ class Model:
         self._transaction.delete(self.key(key))
 
     def delete_range(self, prefix: Key) -> None:
-        """Delete the keys that begin with *prefix*. The prefix () is the whole model."""
+        """Delete the keys that begin with *prefix*. The prefix () is the whole model.
+
+        One transaction may delete 100,000 keys; above that, it fails with TooLarge.
+        """
         self._transaction.delete_range(self.key(prefix))
 
     def add(self, key: Key, number: float) -> None:

@@ -128,7 +128,8 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     ),
     _option(
         "listen",
-        "Address to listen on; may be repeated. Port 0: any free port.",
+        "Address to listen on; may be repeated (in the variable: separated by spaces). Port 0: any "
+        "free port.",
         type=parse_address,
         multiple=True,
         default=[str(address) for address in _SERVER.listen],
@@ -195,7 +196,9 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         _ENGINE.transaction_retention_us / SECOND_US,
         "How long the status of a transaction is known, and who committed it.",
     ),
-    _count("snapshots-kept", _ENGINE.snapshots_kept, "Snapshots kept of each aggregate."),
+    _count(
+        "snapshots-kept", _ENGINE.snapshots_kept, "Snapshots kept of each stream, name and schema."
+    ),
     _count(
         "checkpoint-size",
         _ENGINE.memtable_size_max // MIB,
