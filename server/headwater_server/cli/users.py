@@ -19,7 +19,7 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net import logs
 from headwater_server.net.server import open_directory
-from headwater_server.net.session.authentication import MECHANISM
+from headwater_server.net.session.authentication import MECHANISM, check_name
 from headwater_server.net.settings import ServerSettings
 
 ITERATIONS: Final = 15_000
@@ -30,6 +30,7 @@ each guess."""
 def add(data: str, name: str, password: str) -> None:
     """Add a user."""
     with _opened(data) as engine:
+        check_name(name)
         _settle(engine, engine.accounts.set(name, _verifier(password), create=True))
 
 

@@ -3,6 +3,7 @@
     03 "n" name       ->  [number, salt, iterations, stored_key, server_key, rights]
     03 "i" number     ->  name, also of removed users: the commit log refers to the number
     03 "r" name       ->  [grant, …] of a role
+    03 "s"            ->  a secret of 32 bytes, from which the salts of unknown names are made
 
     rights            nil while the user is not restricted, else [[role, …], [grant, …]]
 
@@ -15,6 +16,7 @@ given, also after all of that was taken away: taking a right away never adds one
 """
 
 import random
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +40,7 @@ _VERIFIER_MEMBERS: Final = 5
 _BY_NAME: Final = keyspaces.ACCOUNTS + b"n"
 _BY_NUMBER: Final = keyspaces.ACCOUNTS + b"i"
 _ROLES: Final = keyspaces.ACCOUNTS + b"r"
+_SECRET: Final = keyspaces.ACCOUNTS + b"s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +147,12 @@ def account_name(state: State, view: int, number: int) -> str | None:
     return None if stored is None else stored.decode()
 
 
-def write_account(state: State, name: str, verifier: Verifier, *, create: bool) -> WriteBuffer:
+def write_account(
+    state: State, name: str, verifier: Verifier, *, create: bool, secret: Callable[[], bytes]
+) -> WriteBuffer:
     """The writes that add a user, or change the password of an existing one.
+
+    *secret* makes the secret of the database, if it has none yet.
 
     Raises:
         InvalidArgument: with *create*, the user exists; without it, there is no such user.
@@ -161,6 +168,8 @@ def write_account(state: State, name: str, verifier: Verifier, *, create: bool) 
     buffer = WriteBuffer()
     buffer.put(_BY_NAME + name.encode(), replace(known, verifier=verifier).packed())
     buffer.put(_BY_NUMBER + known.number.to_bytes(8, "big"), name.encode())
+    if state.get(_SECRET, newest) is None:
+        buffer.put(_SECRET, secret())
     return buffer
 
 
@@ -335,6 +344,10 @@ class Accounts:
         """Whether there is a user, so that connections must authenticate."""
         return any_account(self._state, self._sequencer.published)
 
+    def secret(self) -> bytes | None:
+        """The secret of the database, from which the salts of unknown names are made."""
+        return self._state.get(_SECRET, self._sequencer.published)
+
     def roles(self) -> dict[str, tuple[Grant, ...]]:
         """The roles that were defined, by name, in order."""
         return stored_roles(self._state, self._sequencer.published)
@@ -355,7 +368,9 @@ class Accounts:
             ReadOnly: nothing can be written.
         """
         self._check_writable()
-        buffer = write_account(self._state, name, verifier, create=create)
+        buffer = write_account(
+            self._state, name, verifier, create=create, secret=lambda: secrets.token_bytes(32)
+        )
         return self._commit(buffer, user, transaction)
 
     def remove(self, name: str, *, user: int = 0, transaction: bytes | None = None) -> Ticket:

@@ -32,8 +32,10 @@ from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange
 from headwater_server.net.session.authentication import Authentication
+from headwater_server.net.session.login_attempts import Bursts, address_of
 from headwater_server.net.session.memory_budget import MemoryBudget, default_size
 from headwater_server.net.session.peer import Peer
+from headwater_server.net.session.strangers import Strangers
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.tasks.backups import Backups
 from headwater_server.net.tasks.group_commit import GroupCommit
@@ -99,8 +101,8 @@ class Service:
         connections_turn: the turn of all connections that were ready together.
         monotonic: seconds of the event loop's clock.
         sessions: all open sessions, the oldest first, each with its number and when it came.
-        unauthenticated: sessions without a finished hello and authentication, each with the time
-            (seconds, on the event loop's clock) at which it was opened.
+        strangers: sessions without a finished hello and authentication.
+        bursts: which of many equal log lines are written.
     """
 
     def __init__(
@@ -134,7 +136,9 @@ class Service:
         self.local_only = local_only
         self.authentication_needed = engine.accounts.any() or not local_only
         self.authentication = Authentication(
-            engine, failed_max=settings.session.authentications_failed_max
+            engine,
+            failed_max=settings.session.authentications_failed_max,
+            monotonic=monotonic,
         )
         self.memory_budget = MemoryBudget(
             settings.memory_size_max or default_size(),
@@ -146,7 +150,12 @@ class Service:
         self.stopping = False
         # A dict, because the order of a set would differ between runs of a simulation.
         self.sessions: dict[Peer, Entered] = {}
-        self.unauthenticated: dict[Peer, float] = {}
+        # A tenth of the connections is for those who have authenticated.
+        self.strangers = Strangers(
+            count_max=settings.connections_max - settings.connections_max // 10,
+            per_address_max=settings.unauthenticated_per_address_max,
+        )
+        self.bursts = Bursts(monotonic)
         self._departing: dict[Peer, float] = {}
         self.monotonic = monotonic
         self._connections_total = 0
@@ -172,8 +181,8 @@ class Service:
                 "reserved for the data; ulimit -n raises the limit"
             )
 
-    def check_room(self) -> None:
-        """Check that one more session may be opened.
+    def check_room(self, peer: str) -> None:
+        """Check that one more session may be opened, for a client at this address.
 
         Raises:
             TooMany, ShuttingDown: no more connections are accepted; see `refusal`.
@@ -183,12 +192,19 @@ class Service:
             raise TooMany(
                 f"{len(self.sessions)} connections; allowed are {self.settings.connections_max}"
             )
+        self.strangers.check_room(peer)
+
+    def note_refusal(self, peer: str, error: HeadwaterError) -> None:
+        """Log that a connection was refused; of a burst from one address, the first."""
+        left_out = self.bursts.admit(f"refused {address_of(peer)}")
+        if left_out is not None:
+            _log.warning("connection refused", peer=peer, error=error.message, left_out=left_out)
 
     def enter(self, session: Peer) -> None:
         """Add a new session, which is not authenticated yet."""
         self._connections_total += 1
         self.sessions[session] = Entered(self._connections_total, self.monotonic())
-        self.unauthenticated[session] = self.monotonic()
+        self.strangers.add(session, self.monotonic())
 
     @staticmethod
     def refusal(error: HeadwaterError) -> bytes:
@@ -199,12 +215,12 @@ class Service:
 
     def welcome(self, session: Peer) -> None:
         """The session has finished hello and authentication."""
-        self.unauthenticated.pop(session, None)
+        self.strangers.remove(session)
 
     def close_session(self, session: Peer) -> None:
         """Release everything that a session holds. Its waiting commits continue, unanswered."""
         self.sessions.pop(session, None)
-        self.unauthenticated.pop(session, None)
+        self.strangers.remove(session)
         self._departing.pop(session, None)
         for channel in list(session.feeds.values()):
             channel.owner.lost(channel)
@@ -215,7 +231,7 @@ class Service:
 
     def depart(self, session: Peer) -> None:
         """The session is ending; it only has to send the reason."""
-        self.unauthenticated.pop(session, None)
+        self.strangers.remove(session)
         self._departing[session] = self.monotonic()
 
     def end_slow_sessions(self) -> None:
@@ -228,7 +244,7 @@ class Service:
         since = self.monotonic() - bound_ms / 1000
         for session in [session for session, left in self._departing.items() if left < since]:
             session.abort()
-        for session in [session for session, came in self.unauthenticated.items() if came < since]:
+        for session in self.strangers.since(since):
             session.end(AuthenticationFailed(f"no hello and authentication within {bound_ms} ms"))
 
     def _stop_serving(self) -> None:
@@ -252,7 +268,7 @@ class Service:
         account = session.account
         if account is None:
             # A session without a user may call hello and authenticate.
-            if session not in self.unauthenticated:
+            if session not in self.strangers:
                 raise AuthenticationFailed(f"{operation}: {_USERS_CAME}")
             return
         if account.rights is None:
@@ -263,12 +279,21 @@ class Service:
             if operation in SENT_AGAIN and self._has_committed(arguments[0]):
                 # It is sent again, and the first attempt was allowed: tell that it committed.
                 return
-            _log.warning(
-                "permission denied", session=str(session), operation=operation, why=error.message
-            )
+            self._note_denial(operation, session, error)
             raise PermissionDenied(
                 f"{operation}: {error.message}", details=dict(error.details)
             ) from None
+
+    def _note_denial(self, operation: str, session: Peer, error: HeadwaterError) -> None:
+        left_out = self.bursts.admit(f"denied {session.user} {operation}")
+        if left_out is not None:
+            _log.warning(
+                "permission denied",
+                session=str(session),
+                operation=operation,
+                why=error.message,
+                left_out=left_out,
+            )
 
     def _has_committed(self, transaction: bytes) -> bool:
         return self.engine.status(transaction, resolve=False).state == "committed"
@@ -305,7 +330,7 @@ class Service:
         for session in list(self.sessions):
             old = session.account
             if old is None:
-                if self.authentication_needed and session not in self.unauthenticated:
+                if self.authentication_needed and session not in self.strangers:
                     session.end(AuthenticationFailed(_USERS_CAME))
                 continue
             if old.name not in known:

@@ -98,6 +98,10 @@ class ServerSettings:
     connections_max: int = 10_000
     """Open connections. Each costs one file descriptor; for their memory, see `memory_size_max`."""
 
+    unauthenticated_per_address_max: int = 1_000
+    """Connections of one address that have not finished hello and authentication. Enough for a
+    machine whose programs all connect at once, and a small part of `connections_max`."""
+
     memory_size_max: int | None = None
     """Bytes of incomplete requests, waiting requests and unread answers, over all connections,
     not counting 64 KiB for each connection. None: a quarter of the memory of the machine or

@@ -291,7 +291,7 @@ class PlainSockets:
             self._service.check_descriptor(client.fileno())
             session = open_session(self._service, peer, partial(self._notify, connection))
         except HeadwaterError as error:
-            _log.warning("connection refused", peer=peer, error=error.message)
+            self._service.note_refusal(peer, error)
             refuse(client, self._service.refusal(error))
             return
         set_socket_options(client)

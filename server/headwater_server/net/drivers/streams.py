@@ -73,7 +73,7 @@ async def serve_stream(stream: trio.abc.Stream, service: Service, *, peer: str) 
     try:
         connection = _StreamConnection(stream, service, peer)
     except HeadwaterError as error:
-        _log.warning("connection refused", peer=peer, error=error.message)
+        service.note_refusal(peer, error)
         await _refuse(stream, service.refusal(error))
         return
     try:
@@ -128,12 +128,14 @@ async def serve_tls(
     peer = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         service.check_descriptor(stream.socket.fileno())
+        service.check_room(peer)
     except HeadwaterError as error:
         # Refuse before the handshake: a slow handshake must not hold a descriptor.
-        _log.warning("connection refused", peer=peer, error=error.message)
+        service.note_refusal(peer, error)
         await trio.aclose_forcefully(stream)
         return
     encrypted = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+    service.strangers.begin(peer)
     try:
         with trio.fail_after(handshake_ms_max / 1000):
             await encrypted.do_handshake()
@@ -141,4 +143,7 @@ async def serve_tls(
         _log.info("no TLS handshake", peer=peer, error=repr(error.__cause__ or error))
         await trio.aclose_forcefully(stream)
         return
+    finally:
+        # From here on, the session is the stranger.
+        service.strangers.end(peer)
     await serve_stream(encrypted, service, peer=peer)

@@ -6,6 +6,7 @@ from headwater_protocol.connection import ServerConnection
 from headwater_protocol.grants import BUILT_IN_ROLES, Grant
 from headwater_server.engine.accounts import Verifier, no_such_user
 from headwater_server.engine.transactions.sequencer import Ticket
+from headwater_server.net.session.authentication import check_name
 from headwater_server.net.session.session import Session
 
 
@@ -25,6 +26,8 @@ def user_set(session: Session, request_id: int, arguments: list[Any]) -> bytes |
     name, salt, iterations, stored_key, server_key, create, transaction = arguments
     service = session.service
     service.check_running()
+    if create:
+        check_name(name)
     ticket = service.engine.accounts.set(
         name,
         Verifier(salt, iterations, stored_key, server_key),

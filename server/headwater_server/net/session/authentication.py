@@ -7,20 +7,27 @@
 
 The password never travels, and what is stored is not enough to log in. A name that does not
 exist is answered like one that does, with a salt that stays the same for that name and a verifier
-that no password fits. So neither the answer nor its timing tells whether the name exists.
+that no password fits. So neither the answer nor its timing tells whether the name exists. Salts of
+such names are made from a secret of the database, and the number of iterations is that of a user.
+
+Names are prepared with SASLprep (RFC 4013) before they are looked up. So a user can only have a
+name that SASLprep leaves as it is: `check_name`.
 """
 
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
 from scramp import ScramException, ScramMechanism
+from scramp.utils import saslprep
 
-from headwater_protocol.errors import AuthenticationFailed
+from headwater_protocol.errors import AuthenticationFailed, InvalidArgument, shown
 from headwater_server.engine.accounts import Account, Verifier
 from headwater_server.engine.engine import Engine
+from headwater_server.net.session.login_attempts import Bursts, LoginAttempts, address_of
 
 _log = structlog.get_logger(__name__)
 
@@ -28,6 +35,25 @@ MECHANISM: Final = "SCRAM-SHA-256"
 
 _DECOY: Final = Verifier(salt=bytes(16), iterations=15_000, stored_key=b"", server_key=b"")
 """The template of decoys while the database has no users."""
+
+
+def check_name(name: str) -> None:
+    """Refuse the name of a user that could never log in.
+
+    Raises:
+        InvalidArgument: SASLprep changes or forbids it.
+    """
+    try:
+        prepared = saslprep(name)
+    except ScramException as error:
+        raise InvalidArgument(
+            f"user {shown(name)}: SASLprep forbids this name ({error}), so it could never log in"
+        ) from None
+    if prepared != name:
+        raise InvalidArgument(
+            f"user {shown(name)}: log-in prepares names with SASLprep, which makes "
+            f"{shown(prepared)} of this one; choose that name"
+        )
 
 
 class Exchange:
@@ -86,16 +112,19 @@ class Candidate(Protocol):
 class Authentication:
     """Authenticates the clients of sessions."""
 
-    def __init__(self, engine: Engine, *, failed_max: int) -> None:
+    def __init__(self, engine: Engine, *, failed_max: int, monotonic: Callable[[], float]) -> None:
         self._engine = engine
         self._failed_max = failed_max
         self._decoy_key = secrets.token_bytes(32)
+        self._attempts = LoginAttempts(monotonic)
+        self._bursts = Bursts(monotonic)
 
     def step(self, session: Candidate, message: bytes) -> tuple[bool, bytes]:
         """Take one message of the client; return whether that was the last, and the reply.
 
         Raises:
             AuthenticationFailed: name or password is wrong, or the message is malformed.
+            TooMany: too many attempts failed just before.
         """
         exchange, session.exchange = session.exchange, None
         try:
@@ -103,6 +132,7 @@ class Authentication:
             if exchange is None:
                 exchange = Exchange(self)
                 reply = exchange.begin(text)
+                self._attempts.check(address_of(session.peer), exchange.name)
                 session.exchange = exchange
                 return False, reply.encode()
             reply = exchange.finish(text)
@@ -111,6 +141,7 @@ class Authentication:
                 raise ScramException("no such user")
         except (ScramException, ValueError) as error:
             raise self._failure(session, exchange) from error
+        self._attempts.succeeded(address_of(session.peer), exchange.name)
         session.account = exchange.account
         session.user_number = exchange.account.number
         return True, reply.encode()
@@ -119,7 +150,17 @@ class Authentication:
         session.authentications_failed += 1
         failed = session.authentications_failed
         name = "" if exchange is None else exchange.name
-        _log.warning("authentication failed", peer=session.peer, name=name, failed=failed)
+        address = address_of(session.peer)
+        self._attempts.failed(address, name)
+        left_out = self._bursts.admit(address)
+        if left_out is not None:
+            _log.warning(
+                "authentication failed",
+                peer=session.peer,
+                name=name,
+                failed=failed,
+                left_out=left_out,
+            )
         if failed >= self._failed_max:
             session.end_after_answer()
         return AuthenticationFailed("the name or the password is wrong")
@@ -132,11 +173,15 @@ class Authentication:
         return account, decoy if account is None else account.verifier
 
     def _decoy(self, name: str) -> Verifier:
-        # Salt and iterations must look like those of real users, so they follow the first user's.
-        # Its secret keeps a decoy's salt the same after a restart; a new salt would give it away.
-        names = self._engine.accounts.names()
-        first = self._engine.accounts.find(names[0]) if names else None
-        like = _DECOY if first is None else first.verifier
-        key = like.server_key or self._decoy_key
-        salt = hmac.digest(key, b"decoy " + name.encode(), hashlib.sha512)[: len(like.salt)]
+        # Iterations and the size of the salt are those of one of the users, always the same one for
+        # a name. If all users have the same, as those of the client library do, they tell nothing.
+        accounts = self._engine.accounts
+        secret = accounts.secret() or self._decoy_key
+        digest = hmac.digest(secret, b"decoy " + name.encode(), hashlib.sha512)
+        names = accounts.names()
+        like = _DECOY
+        if names:
+            found = accounts.find(names[int.from_bytes(digest[-8:]) % len(names)])
+            like = like if found is None else found.verifier
+        salt = digest[: len(like.salt)]
         return Verifier(salt, like.iterations, secrets.token_bytes(32), secrets.token_bytes(32))

@@ -17,9 +17,11 @@ class Peer(Protocol):
 
     Attributes:
         account: the user with its rights, once authenticated.
+        peer: the client's address, for logs.
     """
 
     account: Account | None
+    peer: str
 
     @property
     def connection(self) -> ServerConnection:

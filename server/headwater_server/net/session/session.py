@@ -384,7 +384,7 @@ class Session:
     @property
     def authenticated(self) -> bool:
         """Whether the client has said hello and, if required, authenticated."""
-        return self not in self.service.unauthenticated
+        return self not in self.service.strangers
 
     def _charge_memory(self, *, moved: bool) -> None:
         self._charged = self._budget.hold(self, self.held_size, moved=moved)
@@ -487,7 +487,7 @@ def open_session(service: Service, peer: str, notify: Callable[[], None]) -> Ses
     Raises:
         TooMany, ShuttingDown: no more connections are accepted; see `Service.refusal`.
     """
-    service.check_room()
+    service.check_room(peer)
     session = Session(service, peer=peer, notify=notify)
     service.enter(session)
     return session

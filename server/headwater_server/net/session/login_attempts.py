@@ -1,0 +1,116 @@
+"""Failed log-ins: a delay that grows by address and by name, and one log line for a burst.
+
+After three failures, the next attempt has to wait. The delay doubles with each further failure, up
+to a bound. An attempt that comes too early is refused without a look at its proof. So whoever
+guesses gets a few guesses a minute from an address, and learns nothing from the rest.
+
+The bound for a name is lower than the one for an address: somebody else's failures must not lock a
+user out for long. Failures are forgotten after a quiet time, and the number of addresses and names
+that are remembered is bounded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from headwater_protocol.errors import TooMany
+
+FREE_FAILURES: Final = 3
+"""Failures without a delay: a mistyped password, and a program that tries again."""
+
+DELAY_S_MIN: Final = 0.1
+"""Seconds of the first delay. Each further failure doubles it."""
+
+ADDRESS_DELAY_S_MAX: Final = 5.0
+"""Seconds of the longest delay for an address: twelve guesses a minute."""
+
+NAME_DELAY_S_MAX: Final = 1.0
+"""Seconds of the longest delay for a name, at whatever address. It also delays the user."""
+
+FORGOTTEN_AFTER_S: Final = 60.0
+"""A quiet time after which failures are forgotten."""
+
+REMEMBERED_MAX: Final = 10_000
+"""Addresses and names whose failures are remembered. The oldest failures are forgotten first."""
+
+BURST_S: Final = 10.0
+"""Seconds in which events of one kind and address are logged once."""
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int
+    last: float
+
+
+class LoginAttempts:
+    """Remembers failed log-ins. Times are seconds of *monotonic*."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        # In order of the last failure.
+        self._failures: dict[tuple[str, str], _Failures] = {}
+
+    def check(self, address: str, name: str) -> None:
+        """Refuse an attempt that comes too early.
+
+        Raises:
+            TooMany: the message says how long to wait.
+        """
+        for key, bound in self._keys(address, name):
+            known = self._failures.get(key)
+            if known is None or known.count < FREE_FAILURES:
+                continue
+            delay: float = min(bound, DELAY_S_MIN * 2 ** min(known.count - FREE_FAILURES, 20))
+            left = known.last + delay - self._monotonic()
+            if left > 0:
+                raise TooMany(f"too many failed log-ins; try again in {left:.1f} s")
+
+    def failed(self, address: str, name: str) -> None:
+        """An attempt failed."""
+        now = self._monotonic()
+        for key, _ in self._keys(address, name):
+            known = self._failures.pop(key, None)
+            if known is None or now - known.last > FORGOTTEN_AFTER_S:
+                known = _Failures(0, now)
+            known.count += 1
+            known.last = now
+            self._failures[key] = known
+        while len(self._failures) > REMEMBERED_MAX:
+            del self._failures[next(iter(self._failures))]
+
+    def succeeded(self, address: str, name: str) -> None:
+        """A log-in succeeded: forget the failures before it."""
+        for key, _ in self._keys(address, name):
+            self._failures.pop(key, None)
+
+    @staticmethod
+    def _keys(address: str, name: str) -> tuple[tuple[tuple[str, str], float], ...]:
+        return (("address", address), ADDRESS_DELAY_S_MAX), (("name", name), NAME_DELAY_S_MAX)
+
+
+class Bursts:
+    """Lets one of many equal log lines through, and counts the others."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._seen: dict[str, _Failures] = {}
+
+    def admit(self, key: str) -> int | None:
+        """How many lines were left out since the last one; None: leave this one out."""
+        now = self._monotonic()
+        known = self._seen.get(key)
+        if known is not None and now - known.last < BURST_S:
+            known.count += 1
+            return None
+        self._seen.pop(key, None)
+        self._seen[key] = _Failures(0, now)
+        if len(self._seen) > REMEMBERED_MAX:
+            del self._seen[next(iter(self._seen))]
+        return 0 if known is None else known.count
+
+
+def address_of(peer: str) -> str:
+    """The address of a peer without its port."""
+    host, colon, port = peer.rpartition(":")
+    return host if colon and port.isdigit() else peer

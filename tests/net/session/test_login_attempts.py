@@ -1,0 +1,155 @@
+"""Failed log-ins: how many guesses an address gets, and what a burst leaves in the log."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from headwater_protocol.connection import Failure, Violation
+from headwater_protocol.errors import AuthenticationFailed, InvalidArgument, TooMany
+from headwater_server.net.session.login_attempts import (
+    ADDRESS_DELAY_S_MAX,
+    FORGOTTEN_AFTER_S,
+    FREE_FAILURES,
+    NAME_DELAY_S_MAX,
+    REMEMBERED_MAX,
+    Bursts,
+    LoginAttempts,
+    address_of,
+)
+from headwater_server.net.session.strangers import Strangers
+from tests.net.serving import serving, settings
+from tests.net.session.test_authentication import add_user, login, server_first, verifier
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def guesses(attempts: LoginAttempts, clock: Clock, seconds: float, address: str, name: str) -> int:
+    """How many guesses come through in a time, from somebody who tries a hundred times a second."""
+    count = 0
+    end = clock.now + seconds
+    while clock.now < end:
+        try:
+            attempts.check(address, name)
+        except TooMany:
+            pass
+        else:
+            attempts.failed(address, name)
+            count += 1
+        clock.now += 0.01
+    return count
+
+
+def test_an_address_gets_a_few_guesses_a_minute() -> None:
+    clock = Clock()
+    attempts = LoginAttempts(clock)
+    first = guesses(attempts, clock, 60, "10.0.0.1", "ann")
+    later = guesses(attempts, clock, 60, "10.0.0.1", "bob")
+    assert first <= FREE_FAILURES + 20
+    assert later <= 60 / ADDRESS_DELAY_S_MAX + 1
+    attempts.check("10.0.0.2", "zoe")
+
+
+def test_guesses_from_many_addresses_delay_a_user_by_a_bounded_time() -> None:
+    clock = Clock()
+    attempts = LoginAttempts(clock)
+    for number in range(1000):
+        attempts.failed(f"10.0.0.{number}", "ann")
+    with pytest.raises(TooMany):
+        attempts.check("192.168.0.1", "ann")
+    clock.now += NAME_DELAY_S_MAX
+    attempts.check("192.168.0.1", "ann")
+    attempts.succeeded("192.168.0.1", "ann")
+    clock.now -= NAME_DELAY_S_MAX
+    attempts.check("192.168.0.1", "ann")
+
+
+def test_failures_are_forgotten_after_a_quiet_time_and_bounded_in_number() -> None:
+    clock = Clock()
+    attempts = LoginAttempts(clock)
+    for _ in range(FREE_FAILURES + 10):
+        attempts.failed("10.0.0.1", "ann")
+    clock.now += FORGOTTEN_AFTER_S + 1
+    attempts.failed("10.0.0.1", "ann")
+    attempts.check("10.0.0.1", "ann")
+    for number in range(2 * REMEMBERED_MAX):
+        attempts.failed(f"address {number}", f"name {number}")
+    assert len(attempts._failures) == REMEMBERED_MAX
+
+
+def test_of_a_burst_one_line_is_written_and_the_next_one_counts_the_others() -> None:
+    clock = Clock()
+    bursts = Bursts(clock)
+    assert bursts.admit("a") == 0
+    assert [bursts.admit("a") for _ in range(5)] == [None] * 5
+    assert bursts.admit("b") == 0
+    clock.now += 11
+    assert bursts.admit("a") == 5
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [("10.0.0.1:4323", "10.0.0.1"), ("[::1]:4323", "[::1]"), ("memory", "memory"), ("a:b", "a:b")],
+)
+def test_the_address_of_a_peer_is_without_its_port(peer: str, address: str) -> None:
+    assert address_of(peer) == address
+
+
+async def test_after_three_failures_even_the_right_password_has_to_wait() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        with capture_logs() as logged:
+            for _ in range(FREE_FAILURES):
+                client = await server.connect()
+                with pytest.raises(AuthenticationFailed):
+                    await login(client, "ann", "wrong")
+                await client.close()
+        assert len([line for line in logged if line["event"] == "authentication failed"]) == 1
+        client = await server.connect()
+        with pytest.raises(TooMany, match=r"try again in 0\.1 s"):
+            await login(client, "ann", "secret")
+
+
+async def test_silent_connections_of_one_address_leave_room_for_others() -> None:
+    async with serving(settings()) as server:
+        service = server.server.service
+        service.strangers = Strangers(count_max=9, per_address_max=2)
+        known = await server.connect()
+        silent = [await server.connect(hello=False) for _ in range(2)]
+        refused = await (await server.connect(hello=False)).receive()
+        assert isinstance(refused, Failure | Violation)
+        assert isinstance(refused.error, TooMany)
+        assert "2 connections from memory have not authenticated" in refused.error.message
+        await known.ask("ping")
+        await silent[0].hello()
+        assert await (await server.connect()).ask("ping")
+
+
+@pytest.mark.parametrize(
+    "name", ["e\u0301ric", "\ufb01nn", "ad\u00admin", "a\u00a0b", "a\x7f", "\u0627b"]
+)
+async def test_a_name_that_could_never_log_in_is_refused(name: str) -> None:
+    async with serving() as server:
+        client = await server.connect()
+        with pytest.raises(InvalidArgument, match="SASLprep"):
+            await add_user(client, name, "secret")
+        assert await client.ask("user_list") == []
+
+
+async def test_the_salts_of_unknown_names_stay_when_users_change() -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        before = {name: await server_first(server, name) for name in ("bob", "eve", "zoe")}
+        ann = await server.connect()
+        await login(ann, "ann", "secret")
+        await ann.ask("user_set", "ann", *verifier("other"), False)
+        after = {name: await server_first(server, name) for name in before}
+        assert {name: first["s"] for name, first in before.items()} == {
+            name: first["s"] for name, first in after.items()
+        }
