@@ -503,6 +503,17 @@ class TestReads:
         far = ["append", name, -1, [[None, "T", b"", b""]], taken, 2**60]
         _refused(client, "invalid_argument", "execute", new_transaction_id(), [], [], [far])
 
+    def test_the_newest_position_of_a_filter_is_found(self, client: BareClient, name: str) -> None:
+        wanted = {"stream": name}
+        assert client.call("newest_position", None, 0, wanted)[1:] == [0, False]
+        _, _, first, last, _ = _append(client, name, 2)
+        commit, position, more = client.call("newest_position", None, 0, wanted)
+        assert (position, more) == (last, False)
+        assert client.call("newest_position", None, last, wanted)[1] == first
+        assert client.call("newest_position", None, first, wanted)[1] == 0
+        assert client.call("newest_position", None, 0, wanted, commit - 1)[1] == 0
+        assert client.call("newest_position", None)[1] >= last
+
     def test_the_position_before_a_time_is_found(self, client: BareClient, name: str) -> None:
         _, time, first, _, _ = _append(client, name, 2)
         before = client.call("position_before", time)

@@ -38,6 +38,7 @@ from headwater_protocol.fields import (
 )
 from headwater_protocol.group_operations import ACK, group_operations
 from headwater_protocol.numbers import STREAM_EXISTS
+from headwater_protocol.subscription_operations import subscription_operations
 
 SERIALIZABLE: Final = "serializable"
 SNAPSHOT: Final = "snapshot"
@@ -59,8 +60,6 @@ LIMIT: Final = Integer(1, limits.PAGE_ITEMS_MAX)
 SCHEMA: Final = Integer(0, 2**32 - 1)
 TAG: Final = Text(1, limits.TAG_SIZE_MAX)
 TAGS: Final = ListOf(TAG, limits.TAGS_MAX, unique=True)
-REQUEST_ID: Final = Integer(0, limits.REQUEST_ID_MAX)
-CREDIT: Final = Integer(0, limits.CREDIT_MAX)
 
 CRITERION: Final = MapOf(
     {
@@ -360,6 +359,17 @@ _TABLE = (
         "The events of all streams in position order. If `more`, continue after `position`.",
     ),
     Operation(
+        "newest_position",
+        _record(
+            _IN,
+            _optional("after", POSITION, 0, "if not 0, only events before it"),
+            _optional("filter", FILTER, {}),
+            _AT,
+        ),
+        "[commit, position, more]; position: of the newest event that matches, 0 if there is none",
+        "The position of the newest event that matches a filter, without the event.",
+    ),
+    Operation(
         "load",
         _record(_IN, *_LOAD, _AT),
         "[commit, version, [version, state] | nil, events, more, begins]",
@@ -419,39 +429,7 @@ _TABLE = (
         "The categories in name order. Continue after the cursor until it is nil.",
     ),
     # Subscriptions. Their pushes have the request id of the subscribe.
-    Operation(
-        "subscribe",
-        _record(
-            _optional("after", POSITION, 0, "exclusive"),
-            _optional("filter", FILTER, {}),
-            _optional("credit", CREDIT, 0, "initial credit, in events"),
-        ),
-        "nil, then pushes",
-        "Push the events after a position: first past events, then new ones.",
-    ),
-    Operation(
-        "subscribe_keys",
-        _record(
-            _required("start", Binary(0, limits.KEY_SIZE_MAX), "inclusive"),
-            _required("end", Nullable(KEY), "exclusive; nil: to the last key"),
-            _required("after", COMMIT, "exclusive"),
-            _optional("credit", CREDIT, 0, "initial credit, in changes"),
-        ),
-        "nil, then pushes",
-        "Push the changes of a range of keys after a commit: first past changes, then new ones.",
-    ),
-    Operation(
-        "credit",
-        _record(_required("subscription", REQUEST_ID), _required("events", CREDIT)),
-        "nil",
-        "Grant a subscription credit for more events.",
-    ),
-    Operation(
-        "unsubscribe",
-        _record(_required("subscription", REQUEST_ID)),
-        "nil",
-        "End a subscription. It pushes nothing after the answer.",
-    ),
+    *(Operation(*operation) for operation in subscription_operations(FILTER)),
     # Consumer groups. Their pushes have the request id of the group_join.
     *(Operation(*operation) for operation in group_operations(FILTER)),
     # Administration.

@@ -28,6 +28,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "scan": ([None, b"", None, 10, True, 7], [TX, b"a", b"b"]),
     "read_stream": ([None, "account-ann", 3, 10, True, 7], [TX, "account-ann"]),
     "read_all": ([None, 3, {"category": "account"}, 10, True, 7], [TX]),
+    "newest_position": ([None, 9, {"category": "account"}, 7], [TX]),
     "load": ([None, "account-ann", "balance", 1, 7], [TX, "account-ann"]),
     "commit_at": ([1_700_000_000_000_000], [0]),
     "position_before": ([1_700_000_000_000_000], [0]),

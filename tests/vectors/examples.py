@@ -338,6 +338,8 @@ EXAMPLES: Final = [
     Example("whoami", [], [17, "ann", "127.0.0.1:50412"]),
     Example("connection_list", [16, 1], [[[17, CONNECTION]], True]),
     Example("connection_close", [17], None),
+    Example("newest_position", [None, 0, {"category": "account"}], [42, 9, False]),
+    Example("newest_position", [TX], [41, 0, False]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -10,6 +10,7 @@ from headwater.reads.reads import Reads
 from headwater.records import Loaded, RecordedEvent
 from headwater.transport.stepping import step
 from headwater_protocol.keys import Key, KeyTuple
+from headwater_protocol.numbers import Position
 
 
 class BlockingReads:
@@ -120,6 +121,29 @@ class BlockingReads:
                 query=query,
                 reverse=reverse,
                 limit=limit,
+            )
+        )
+
+    def newest_position(
+        self,
+        *,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
+    ) -> Position:
+        """The position of the newest event that matches all filters, 0 if there is none.
+
+        No event is sent. Without filters it is the newest position of all.
+
+        Args:
+            stream, category, prefix, types, tags, query: which events, as for read_all.
+        """
+        return step(
+            self._core.newest_position(
+                stream=stream, category=category, prefix=prefix, types=types, tags=tags, query=query
             )
         )
 

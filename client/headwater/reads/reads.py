@@ -15,6 +15,7 @@ from headwater.reads.pages import EventPages, KeyPages, Pages, Span
 from headwater.reads.query import Query, event_filter
 from headwater.records import Loaded, RecordedEvent, microseconds_of
 from headwater_protocol.keys import Key, KeyTuple, encode_key
+from headwater_protocol.numbers import Position
 from headwater_protocol.operations import NAME, POSITION, SCHEMA, STREAM, VERSION
 
 
@@ -163,6 +164,39 @@ class Reads(ABC):
             limit=limit,
             locate=locate,
         )
+
+    async def newest_position(
+        self,
+        *,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
+    ) -> Position:
+        """The position of the newest event that matches all filters, 0 if there is none.
+
+        No event is sent. Without filters it is the newest position of all.
+
+        Args:
+            stream, category, prefix, types, tags, query: which events, as for read_all.
+        """
+        wanted = event_filter(
+            "newest_position",
+            stream=stream,
+            category=category,
+            prefix=prefix,
+            types=types,
+            tags=tags,
+            query=query,
+        )
+        commit, position, more = await self._fetch("newest_position", 0, wanted)
+        while more:
+            _, position, more = await self._fetch(
+                "newest_position", position, wanted, at_commit=commit
+            )
+        return Position(position)
 
     async def _locate_time(self, after: int, time: int, reverse: bool) -> Span:
         floor = await self._ask("position_before", time)

@@ -178,6 +178,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "scan": _read("scan"),
     "read_stream": _read("read_stream"),
     "read_all": _read("read_all"),
+    "newest_position": _read("read_all"),
     "load": _read("load"),
     "commit_at": anyone,
     "position_before": anyone,

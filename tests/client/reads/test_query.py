@@ -268,3 +268,31 @@ def test_a_load_is_complete_even_if_snapshot_and_events_exceed_one_answer(
         assert loaded.snapshot.state == large
         assert [event.version for event in loaded.events] == [2, 3]
         assert loaded.events[1].data == large
+
+
+def test_the_newest_position_of_events_that_match_is_told_without_them(
+    play: Play, name: str
+) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        assert await db.newest_position(category=name) == 0
+        await enrol(db, name)
+        events = [event async for event in db.read_all(category=name)]
+        newest = events[-1].position
+        assert await db.newest_position(category=name) == newest
+        assert await db.newest_position(stream=events[0].stream, types=["Defined"]) == (
+            events[0].position
+        )
+        assert await db.newest_position(tags=[f"course:{name}2"]) == events[4].position
+        assert await db.newest_position() >= newest
+        before = db.at(commit=events[-1].commit - 1)
+        assert await before.newest_position(category=name) == events[-2].position
+        # What it found out, it has read: an append that matches is a conflict.
+        with pytest.raises(headwater.Conflict):
+            async with db.transaction() as tx:
+                assert await tx.newest_position(category=name) == newest
+                tx.put((name, "seen"), newest)
+                await db.append(f"{name}-9", Event("Left"))
+        await db.delete_stream(f"{name}-9")
+        assert await db.newest_position(category=name) == newest
+
+    play(scenario)

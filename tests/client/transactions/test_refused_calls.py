@@ -39,6 +39,7 @@ VALID: Final[dict[str, dict[str, Any]]] = {
     "scan": {"prefix": ("a",)},
     "read": {"stream": "s"},
     "read_all": {},
+    "newest_position": {},
     "load": {"stream": "s"},
 }
 """The methods of a transaction, with arguments that they accept."""
@@ -88,7 +89,6 @@ JUNK: Final[tuple[Any, ...]] = (
     Event(5),  # type: ignore[arg-type]
     [Event("A"), Event("A", object())],
     [Event("A", bytes(8 * MIB), bytes(8 * MIB))],
-    [Event("A")] * 100_001,
     UUID(int=1),
     [UUID(int=1)],
 )
@@ -101,6 +101,7 @@ def server() -> Iterator[FakeServer]:
         server.on("scan", [7, [], False])
         server.on("read_stream", [7, 0, [], False])
         server.on("read_all", [7, 0, [], False])
+        server.on("newest_position", [7, 0, False])
         server.on("load", [7, 0, None, [], False, 1])
         server.on("position_before", 0)
         yield server
@@ -207,7 +208,10 @@ def test_a_refused_read_leaves_a_transaction_as_it_was_on_every_face(
 
 def test_a_refused_call_leaves_a_batch_as_it_was(server: FakeServer) -> None:
     async def scenario(db: headwater.Database) -> None:
-        for name, arguments in attempts({**VALID, **CONDITIONS}, Batch):
+        tried = {
+            name: given for name, given in {**VALID, **CONDITIONS}.items() if hasattr(Batch, name)
+        }
+        for name, arguments in attempts(tried, Batch):
             batch = db.batch()
             batch.put("before", 1)
             before = repr(batch.request())

@@ -331,3 +331,17 @@ def test_a_load_is_never_larger_than_a_frame() -> None:
     database.execute(["save_snapshot", "a", "other", 0, 3, half])
     loaded = database.engine.reader().load("a", "other", 0)
     assert (len(loaded.events), loaded.more) == (1, False)
+
+
+@pytest.mark.parametrize("examined_max", [20_000, 3])
+def test_the_newest_position_is_that_of_the_last_event_that_matches(examined_max: int) -> None:
+    database, events = layered(5, examined_max=examined_max)
+    reader = database.engine.reader(None)
+    for wanted in FILTERS:
+        matching = [event.position for event in events if wanted.fits(event)]
+        for before in (0, 5, len(events) // 2, len(events)):
+            expected = max((one for one in matching if not before or one < before), default=0)
+            position, more = reader.newest_position(before, wanted)
+            while more:
+                position, more = reader.newest_position(position, wanted)
+            assert position == expected, (wanted, before)

@@ -92,6 +92,10 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
         ([None, 0, {"types": ["Happened"]}], ("read:streams",)),
         ([None, 0, {"prefix": "a-1"}], ("read:category:a",)),
     ],
+    "newest_position": [
+        ([None], ("read:streams",)),
+        ([None, 0, {"category": "a"}], ("read:category:a",)),
+    ],
     "load": [([None, "a-1"], ("read:stream:a-1",))],
     "commit_at": [([0], ())],
     "position_before": [([0], ())],

@@ -141,6 +141,17 @@ class Reader:
             return self._read_log(after, upto, limit, reverse)
         return self._read_filtered(after, upto, wanted, limit, reverse)
 
+    def newest_position(self, after: int, wanted: EventFilter) -> tuple[int, bool]:
+        """The position of the newest event that matches, 0 if there is none.
+
+        If *after* is not 0, only events before it. The second member says that the search stopped
+        at this position before it found one, and has to be continued.
+        """
+        page = self.read_all(after, wanted, 1, reverse=True)
+        if page.events:
+            return page.position, False
+        return (page.position, True) if page.more else (0, False)
+
     def read_changes(self, after: int, first: bytes, last: bytes, count_max: int) -> ChangesPage:
         """The changes of stored keys in [first, last) by the commits after *after*."""
         return read_changes(

@@ -36,6 +36,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "scan": reads.scan,
     "read_stream": partial(reads.read, "read_stream"),
     "read_all": partial(reads.read, "read_all"),
+    "newest_position": reads.newest_position,
     "load": partial(reads.read, "load"),
     "commit_at": reads.commit_at,
     "position_before": reads.position_before,

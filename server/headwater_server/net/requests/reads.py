@@ -54,6 +54,14 @@ def scan(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     return session.connection.answer_frame(request_id, frame)
 
 
+def newest_position(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """The position of the newest event that matches a filter."""
+    transaction, after, members, at_commit = arguments
+    reader = _reader(session, transaction, at_commit)
+    position, more = reader.newest_position(after, EventFilter.from_wire(members))
+    return session.connection.answer(request_id, [reader.view, position, more])
+
+
 def _get_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     return [encode(reader.get(arguments[0]))]
 
