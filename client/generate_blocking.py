@@ -61,7 +61,7 @@ INTERNAL: Final = {
     "Membership": {"deliver", "lose"},
     "Projections": {"define", "defined", "run"},
     "Subscription": {"deliver", "lose", "next_event"},
-    "Transaction": {"settle", "settle_deliveries", "wait_until"},
+    "Transaction": {"settle", "settle_deliveries", "prepare"},
 }
 """Public methods that only the client itself calls. The blocking class does not have them."""
 

@@ -24,6 +24,7 @@ def connect(
     connect_timeout: float = 10.0,
     request_timeout: float = 30.0,
     retry_timeout: float = 30.0,
+    wait_for_server: bool = True,
     client_name: str | None = None,
     open_stream: Callable[[], Awaitable[Any]] | None = None,
 ) -> Database:
@@ -40,6 +41,8 @@ def connect(
         request_timeout: seconds to wait for an answer.
         retry_timeout: seconds to keep retrying where that is safe: connecting, reads and writes
             outside of a transaction, `run`, subscriptions and memberships. 0: fail at once.
+        wait_for_server: whether entering the block waits up to retry_timeout for a server that is
+            about to start, or fails at once.
         client_name: shown in the server's log.
         open_stream: on trio, a function that opens the stream of a connection instead of the
             address. Other event loops ignore it.
@@ -52,7 +55,15 @@ def connect(
     address = parse_address(url, user=user, password=password, tls=tls, ca_file=ca_file)
     return Database(
         address,
-        _options(codec, connect_timeout, request_timeout, retry_timeout, client_name, open_stream),
+        _options(
+            codec,
+            connect_timeout,
+            request_timeout,
+            retry_timeout,
+            client_name,
+            wait_for_server=wait_for_server,
+            open_stream=open_stream,
+        ),
     )
 
 
@@ -67,6 +78,7 @@ def connect_blocking(
     connect_timeout: float = 10.0,
     request_timeout: float = 30.0,
     retry_timeout: float = 30.0,
+    wait_for_server: bool = True,
     client_name: str | None = None,
 ) -> BlockingDatabase:
     """Make a database without an event loop: `with headwater.connect_blocking(url) as db`.
@@ -76,7 +88,14 @@ def connect_blocking(
     address: Address = parse_address(url, user=user, password=password, tls=tls, ca_file=ca_file)
     return BlockingDatabase(
         address,
-        _options(codec, connect_timeout, request_timeout, retry_timeout, client_name, None),
+        _options(
+            codec,
+            connect_timeout,
+            request_timeout,
+            retry_timeout,
+            client_name,
+            wait_for_server=wait_for_server,
+        ),
     )
 
 
@@ -86,21 +105,28 @@ def _options(
     request_timeout: float,
     retry_timeout: float,
     client_name: str | None,
-    open_stream: Callable[[], Awaitable[Any]] | None,
+    *,
+    wait_for_server: bool,
+    open_stream: Callable[[], Awaitable[Any]] | None = None,
 ) -> Options:
     for name, seconds in (
         ("connect_timeout", connect_timeout),
         ("request_timeout", request_timeout),
     ):
-        if not 0 < seconds < 1e9:
-            raise InvalidArgument(f"{name}: {seconds}; it must be a number of seconds above 0")
-    if not retry_timeout >= 0:
-        raise InvalidArgument(f"retry_timeout: {retry_timeout}; the minimum is 0")
+        if not _is_number(seconds) or not 0 < seconds < 1e9:
+            raise InvalidArgument(f"{name}: {seconds!r}; it must be a number of seconds above 0")
+    if not _is_number(retry_timeout) or not retry_timeout >= 0:
+        raise InvalidArgument(f"retry_timeout: {retry_timeout!r}; the minimum is 0 seconds")
     return Options(
         codec=MsgpackCodec() if codec is None else codec,
         connect_timeout=connect_timeout,
         request_timeout=request_timeout,
         retry_timeout=retry_timeout,
+        wait_for_server=wait_for_server,
         client_name=default_client_name() if client_name is None else client_name,
         open_stream=open_stream,
     )
+
+
+def _is_number(seconds: object) -> bool:
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool)

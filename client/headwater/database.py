@@ -91,7 +91,8 @@ class Database(Reads, SingleWrites):
         await self._runtime.__aenter__()
         self._opened_channel = Channel(self._runtime, self.address, self.options)
         try:
-            await self._opened_channel.connection()
+            now = self._runtime.now()
+            await self._opened_channel.connection(None if self.options.wait_for_server else now)
         except BaseException as error:
             await self._runtime.__aexit__(type(error), error, error.__traceback__)
             raise

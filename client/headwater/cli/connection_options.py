@@ -50,6 +50,8 @@ class Connector:
             "connect_timeout": timeout,
             "request_timeout": timeout,
             "retry_timeout": timeout,
+            # Whoever types a command wants to know at once that no server is there.
+            "wait_for_server": False,
         }
 
     def connect(

@@ -1,7 +1,8 @@
 """`run`: repeats a function in a transaction until it has committed exactly once.
 
     run it, commit --ok--------------------------> its result
-          |  '----retryable error--> pause --> again, in a new transaction
+          |  '----conflict----> wait in line --> again, in a new transaction
+          |  '----other retryable error--> pause --> again
           '----no answer--> status(id, resolve)
                               committed ---------> its result
                               aborted -----------> again
@@ -9,14 +10,19 @@
 
 Resolving is a fence: once the server has answered "aborted", a commit that is still on its way can
 never take effect. So a new attempt cannot do the work twice.
+
+After a conflict, the attempts of this client that use the same key or stream take turns (turns.py).
+An attempt that conflicts although it had its turn lost to another client, and pauses.
 """
 
+import itertools
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
 from typing import Any, Final, TypeVar
 
 from headwater.errors import (
     CommitUnknown,
+    Conflict,
     HeadwaterError,
     InvalidArgument,
     TransactionAborted,
@@ -25,6 +31,7 @@ from headwater.records import committed_from
 from headwater.transactions.transaction import Transaction
 from headwater.transport.backoff import Backoff
 from headwater.transport.channel import Channel
+from headwater.transport.turns import NAMES_MAX, Name, Turn
 
 PAUSE_FIRST: Final = 0.002
 """Seconds to wait after the first conflict: about as long as a transaction takes."""
@@ -55,12 +62,15 @@ async def run(
     runtime = channel.runtime
     until = runtime.now() + (channel.options.retry_timeout if deadline is None else deadline)
     backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
+    contended: set[Name] = set()
     attempt = 0
     while True:
         attempt += 1
         transaction = begin()
-        transaction.wait_until(until)
+        turn = Turn(channel.turns)
+        transaction.prepare(until, turn)
         try:
+            await turn.enter(contended)
             async with transaction:
                 awaited = function(transaction, *arguments)
                 if not isawaitable(awaited):
@@ -86,10 +96,24 @@ async def run(
             if not can_be_retried(error):
                 raise
             last = error
-        pause = backoff.next()
+        finally:
+            turn.leave()
+        found = names_of(last) - contended
+        pause = 0.0 if found else backoff.next()
         if attempt == attempts or runtime.now() + pause >= until:
             raise last
-        await runtime.sleep(pause)
+        if found:
+            contended |= found
+        else:
+            await runtime.sleep(pause)
+
+
+def names_of(error: BaseException) -> set[Name]:
+    """The keys and streams that an error says were changed by others, up to NAMES_MAX."""
+    if not isinstance(error, Conflict):
+        return set()
+    named = (conflict.get("key") or conflict.get("stream") for conflict in error.conflicts)
+    return {name for name in itertools.islice(named, NAMES_MAX) if isinstance(name, bytes | str)}
 
 
 def can_be_retried(error: BaseException) -> bool:

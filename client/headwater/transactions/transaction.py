@@ -26,6 +26,7 @@ from headwater.records import Committed, committed_from
 from headwater.transactions.writes import REQUEST_SIZE_MAX, Writes
 from headwater.transport.channel import Channel, commit_unknown, note_unknown
 from headwater.transport.connection import Connection
+from headwater.transport.turns import Turn
 from headwater_protocol.numbers import CommitNumber
 from headwater_protocol.operations import ISOLATION, SERIALIZABLE
 
@@ -60,6 +61,7 @@ class Transaction(Writes, Reads):
         self._channel = channel
         self._connection: Connection | None = None
         self._until: float | None = None
+        self._turn: Turn | None = None
         self._appended: set[str] = set()
         self._over = ""
 
@@ -143,9 +145,10 @@ class Transaction(Writes, Reads):
             raise InvalidArgument(f"transaction {self.id} has not committed, or wrote nothing")
         return self._committed
 
-    def wait_until(self, until: float) -> None:
-        """Wait for a server until this time, instead of for `retry_timeout`."""
+    def prepare(self, until: float, turn: Turn) -> None:
+        """Wait for a server until this time, and in line for what others changed: see `run`."""
         self._until = until
+        self._turn = turn
 
     def settle(self, committed: Committed) -> None:
         """Record that the transaction has committed, as `status` said."""
@@ -200,6 +203,11 @@ class Transaction(Writes, Reads):
 
     async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:  # noqa: ARG002
         # All reads of a transaction are of one commit, so *at_commit* is ignored.
+        if self._connection is None and self._turn is not None and arguments:
+            # Once it has begun, its view is of an earlier commit, and waiting would not help.
+            subject = arguments[0]
+            if isinstance(subject, bytes | str):
+                await self._turn.enter_line(subject)
         if self._connection is None or self._writes:
             return await self._exchange([(name, self._bytes, *arguments)])
         self._check_open()

@@ -62,7 +62,10 @@ def parse_address(
     Raises:
         InvalidArgument: the URL has none of the forms above, or the CA file cannot be read.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidArgument(f"url: {error}") from error
     if parts.scheme not in _SCHEMES:
         raise InvalidArgument(
             f"url: the scheme {parts.scheme!r} is not one of {', '.join(_SCHEMES)} "

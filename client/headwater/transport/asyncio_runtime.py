@@ -196,6 +196,9 @@ class AsyncioRuntime:
     def lock(self) -> "TaskLock":
         return TaskLock()
 
+    def bell(self) -> "TaskBell":
+        return TaskBell()
+
     async def __aenter__(self) -> "AsyncioRuntime":
         return self
 
@@ -220,6 +223,23 @@ class TaskLock:
         """Run *work* while no other task does."""
         async with self._lock:
             return await work()
+
+
+class TaskBell:
+    """Wakes a task."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.ring = self._event.set
+
+    async def wait(self, seconds: float) -> bool:
+        """As Bell.wait."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        return True
 
 
 _abandoned: Final[list[object]] = []

@@ -96,18 +96,20 @@ class BlockingRuntime:
 
     async def sleep(self, seconds: float) -> None:
         """As Runtime.sleep."""
-        waiting = threading.Lock()
-        waiting.acquire()
+        bell = ThreadBell()
         with ExitStack() as stack:
             for stop in self._stops():
-                stack.enter_context(stop.calling(partial(_release, waiting)))
-            waiting.acquire(timeout=seconds)
+                stack.enter_context(stop.calling(bell.ring))
+            await bell.wait(seconds)
 
     def now(self) -> float:
         return time.monotonic()
 
     def lock(self) -> "ThreadLock":
         return ThreadLock()
+
+    def bell(self) -> "ThreadBell":
+        return ThreadBell()
 
     async def __aenter__(self) -> "BlockingRuntime":
         return self
@@ -138,11 +140,23 @@ class ThreadLock:
             return await work()
 
 
-def _release(lock: threading.Lock) -> None:
-    try:
-        lock.release()
-    except RuntimeError:
-        pass  # Two stops were set at once, and the other one has released it.
+class ThreadBell:
+    """Wakes a thread. threading.Event would not do: a signal can leave its lock held."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """As Bell.ring."""
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # It has rung already.
+
+    async def wait(self, seconds: float) -> bool:
+        """As Bell.wait."""
+        return self._lock.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
 
 
 def _connect(address: Address, timeout: float, stops: Sequence[Stop]) -> socket.socket:

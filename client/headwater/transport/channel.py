@@ -41,6 +41,7 @@ from headwater.transport.connection import Connection
 from headwater.transport.handshake import greet
 from headwater.transport.runtime import Options, Runtime
 from headwater.transport.stopping import closed_by_user
+from headwater.transport.turns import Turns
 
 CONNECTIONS_MAX: Final = 64
 """Connections of one database, for threads that wait at the same time. Threads beyond that share
@@ -48,7 +49,11 @@ them. A server has a limit, too, which many processes would reach without this o
 
 
 class Channel:
-    """Connections to one server, opened when they are needed."""
+    """Connections to one server, opened when they are needed.
+
+    Attributes:
+        turns: the lines in which transactions that conflicted wait for each other.
+    """
 
     def __init__(self, runtime: Runtime, address: Address, options: Options) -> None:
         self.runtime = runtime
@@ -62,6 +67,7 @@ class Channel:
         self._failures = 0
         self._failure: HeadwaterError | None = None
         self._shared_count = 0
+        self.turns = Turns(runtime.bell)
         _channels.add(self)
 
     def _free(self) -> Connection | None:
@@ -265,6 +271,7 @@ class Channel:
         """Forget all connections in a child process, which opens its own."""
         self._connections = ()
         self._opening = self.runtime.lock()
+        self.turns = Turns(self.runtime.bell)
 
 
 def commit_unknown(transaction: bytes, error: BaseException) -> CommitUnknown:

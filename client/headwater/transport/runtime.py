@@ -21,6 +21,7 @@ from headwater.errors import ConnectionLost
 from headwater.transport.address import Address
 from headwater.transport.connection import Connection
 from headwater.transport.stopping import Stop
+from headwater.transport.turns import Bell
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ class Options:
         request_timeout: to wait for one answer.
         retry_timeout: to keep retrying where that is safe: connecting, reads and writes outside of
             a transaction, `run`, subscriptions and memberships.
+        wait_for_server: whether entering a database waits for a server, too.
         client_name: the name of this client in the server's log.
         open_stream: on trio, opens the stream of a connection instead of the address: a tunnel, or
             memory in a simulation.
@@ -44,6 +46,7 @@ class Options:
     connect_timeout: float = 10.0
     request_timeout: float = 30.0
     retry_timeout: float = 30.0
+    wait_for_server: bool = True
     client_name: str = ""
     open_stream: Callable[[], Awaitable[Any]] | None = None
 
@@ -97,6 +100,10 @@ class Runtime(Protocol):
 
     def lock(self) -> Lock:
         """A new lock."""
+        ...
+
+    def bell(self) -> Bell:
+        """A new bell."""
         ...
 
     async def __aenter__(self) -> "Runtime": ...

@@ -272,6 +272,9 @@ class TrioRuntime:
     def lock(self) -> "TaskLock":
         return TaskLock()
 
+    def bell(self) -> "TaskBell":
+        return TaskBell()
+
     async def __aenter__(self) -> "TrioRuntime":
         self._nursery = await self._nurseries.__aenter__()
         return self
@@ -308,6 +311,20 @@ class TaskLock:
         """Run *work* while no other task does."""
         async with self._lock:
             return await work()
+
+
+class TaskBell:
+    """Wakes a task."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self.ring = self._event.set
+
+    async def wait(self, seconds: float) -> bool:
+        """As Bell.wait."""
+        with trio.move_on_after(seconds):
+            await self._event.wait()
+        return self._event.is_set()
 
 
 def check_loop(token: trio.lowlevel.TrioToken) -> None:

@@ -55,7 +55,7 @@ CONDITIONS: Final[dict[str, dict[str, Any]]] = {
 
 NOT_CALLED: Final = {
     "begin", "commit", "rollback", "committed", "id", "settle", "settle_deliveries",
-    "request", "results", "wait_until",
+    "request", "results", "prepare",
 }  # fmt: skip
 """Public members that take no argument of a caller."""
 

@@ -2,10 +2,12 @@
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
+import headwater
 from headwater.errors import InvalidArgument
 from headwater.transport.address import Address, parse_address
 
@@ -69,6 +71,7 @@ def test_a_file_of_authorities_is_read(tmp_path: Path) -> None:
         ("localhost:4323", "scheme"),
         ("headwater://host/path", "'/path'"),
         ("headwater://host:99999", "url: "),
+        ("headwater://[::1", "url: "),
         ("headwater://host?tsl=1", "tsl=1"),
         ("headwater://host?tls=maybe", "tls=maybe"),
         ("headwater+unix://", "headwater[+]unix:///"),
@@ -81,3 +84,11 @@ def test_a_file_of_authorities_is_read(tmp_path: Path) -> None:
 def test_the_error_of_a_wrong_url_says_what_is_wrong(url: str, what: str) -> None:
     with pytest.raises(InvalidArgument, match=what):
         parse_address(url)
+
+
+@pytest.mark.parametrize("name", ["connect_timeout", "request_timeout", "retry_timeout"])
+@pytest.mark.parametrize("seconds", ["5", None, True, -1, float("nan")])
+def test_a_timeout_that_is_not_a_number_of_seconds_is_refused(name: str, seconds: Any) -> None:
+    for make in (headwater.connect, headwater.connect_blocking):
+        with pytest.raises(InvalidArgument, match=name):
+            make(**{name: seconds})

@@ -258,3 +258,11 @@ def test_pauses_grow_and_are_random() -> None:
         assert longest / 2 <= pause <= longest
     backoff.reset()
     assert backoff.next() <= 0.1
+
+
+def test_a_client_that_does_not_wait_for_a_server_fails_at_once(face: str) -> None:
+    async def scenario(db: headwater.Database) -> None:
+        raise AssertionError
+
+    with pytest.raises(headwater.ConnectionLost, match="Connection refused"):
+        run_on(face, f"headwater://127.0.0.1:{unused_port()}", scenario, wait_for_server=False)

@@ -182,9 +182,7 @@ def test_a_write_that_was_interrupted_after_it_was_sent_says_its_id() -> None:
             signal.signal(signal.SIGUSR1, before)
         sent = server.named("execute")[0].arguments[0]
         assert caught.value.transaction == sent  # type: ignore[attr-defined]
-        # Nothing of the answer was received, so the connection is as good as before.
         db.ping()
-        assert len(server.peers) == 1
 
 
 def test_a_signal_handler_may_use_the_database_that_it_interrupts(
