@@ -160,7 +160,7 @@ def group_operations(wanted: Field) -> tuple[Described, ...]:
         (
             "group_list",
             _record(),
-            "[[name, position, members], …]",
+            "[[name, position, members, waiting], …]",
             "The consumer groups in name order.",
         ),
         (

@@ -35,10 +35,10 @@ def test_a_group_is_created_shown_listed_and_deleted(real_server: ServerProcess,
     assert "lease          5 s\n" in shown
     assert "parked stream  continue\n" in shown
     listed = [line.split() for line in call(real_server, "list").output.splitlines()]
-    assert listed[0] == ["NAME", "POSITION", "MEMBERS"]
-    assert [name, "0", "0"] in listed
+    assert listed[0] == ["NAME", "POSITION", "MEMBERS", "WAITING"]
+    assert [name, "0", "0", "0"] in listed
     rows = [json.loads(line) for line in call(real_server, "list", "--json").output.splitlines()]
-    assert {"name": name, "position": 0, "members": 0} in rows
+    assert {"name": name, "position": 0, "members": 0, "waiting": 0} in rows
     assert json.loads(call(real_server, "info", name, "--json").output)["lease"] == 5.0
     assert call(real_server, "delete", name, "--yes").output == f"group {name} deleted\n"
     assert name not in call(real_server, "list").output

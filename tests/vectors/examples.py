@@ -254,7 +254,7 @@ EXAMPLES: Final = [
     Example("group_create", ["mailer"], [0]),
     Example("group_update", ["mailer", None, 0, {"parked_stream": "continue"}], None),
     Example("group_delete", ["mailer"], None),
-    Example("group_list", [], [["mailer", 8, 2]]),
+    Example("group_list", [], [["mailer", 8, 2, 0]]),
     Example(
         "group_info",
         ["mailer"],
@@ -271,6 +271,7 @@ EXAMPLES: Final = [
             "in_flight": 1,
             "retrying": 0,
             "parked": 0,
+            "waiting": 0,
         },
     ),
     Example("group_join", ["mailer", 16], None),

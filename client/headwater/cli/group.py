@@ -27,10 +27,15 @@ def list_(connector: Connector, as_json: bool) -> None:
     """List the groups: name, position, consumers."""
     with connector.connect() as db:
         rows = (
-            {"name": each.name, "position": each.position, "members": each.members}
+            {
+                "name": each.name,
+                "position": each.position,
+                "members": each.members,
+                "waiting": each.waiting,
+            }
             for each in db.groups.list()
         )
-        show(("name", "position", "members"), rows, as_json=as_json)
+        show(("name", "position", "members", "waiting"), rows, as_json=as_json)
 
 
 @group.command()
@@ -53,6 +58,7 @@ def info(connector: Connector, name: str, as_json: bool) -> None:
         "in flight": found.in_flight,
         "retrying": found.retrying,
         "parked": found.parked,
+        "waiting": found.waiting,
         "parked stream": found.parked_stream,
         "attempts": found.attempts or "any number",
         "lease": f"{found.lease:g} s",

@@ -21,11 +21,19 @@ _MS: float = 1000
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """A consumer group in a list: its position, and the number of its consumers."""
+    """A consumer group in a list.
+
+    Attributes:
+        name: of the group.
+        position, waiting: as in GroupInfo. If many groups have parked events, not all of those that
+            wait behind them are counted.
+        members: the number of consumers.
+    """
 
     name: str
     position: Position
     members: int
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class GroupInfo:
         in_flight: the number of deliveries that consumers hold.
         retrying: the number of events that wait for their next attempt.
         parked: the number of parked events.
+        waiting: the number of events that wait behind parked events of their streams. At most 1,000
+            are counted, of 200 streams.
     """
 
     name: str
@@ -60,6 +70,7 @@ class GroupInfo:
     in_flight: int
     retrying: int
     parked: int
+    waiting: int = 0
 
     @property
     def lag(self) -> int:
@@ -230,7 +241,7 @@ class Groups:
     async def list(self) -> Summaries:
         """All groups, in order of name."""
         rows = await self._channel().read("group_list")
-        return [GroupSummary(*row[:3]) for row in rows]
+        return [GroupSummary(*row[:4]) for row in rows]
 
     async def info(self, name: str) -> GroupInfo:
         """The settings and the state of a group.
@@ -253,6 +264,7 @@ class Groups:
             in_flight=figures["in_flight"],
             retrying=figures["retrying"],
             parked=figures["parked"],
+            waiting=figures.get("waiting", 0),
         )
 
     def parked(self, name: str, *, limit: int | None = None) -> Pages[ParkedEvent]:

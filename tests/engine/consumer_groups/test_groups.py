@@ -480,10 +480,10 @@ def test_missing_and_existing_groups_have_errors_of_their_own() -> None:
 def test_a_group_is_listed_with_its_position_and_described_with_its_settings() -> None:
     group = consuming(lease_ms=5000, wanted=EventFilter(category="a"))
     group.append("a-1", b"1", b"2")
-    assert group.groups.overview() == [["mailer", 0, 0]]
+    assert group.groups.overview() == [["mailer", 0, 0, 0]]
     group.join()
     group.drain()
-    assert group.groups.overview() == [["mailer", 2, 1]]
+    assert group.groups.overview() == [["mailer", 2, 1, 0]]
     assert group.info() == {
         "name": "mailer",
         "filter": {"category": "a"},
@@ -497,6 +497,7 @@ def test_a_group_is_listed_with_its_position_and_described_with_its_settings() -
         "in_flight": 0,
         "retrying": 0,
         "parked": 0,
+        "waiting": 0,
     }
 
 

@@ -282,7 +282,7 @@ async def test_an_existing_group_has_its_own_error() -> None:
         await client.ask(*CREATE)
         with pytest.raises(GroupExists, match="there is a group 'mailer' already"):
             await client.ask(*CREATE)
-        assert await client.ask("group_list") == [["mailer", 0, 0]]
+        assert await client.ask("group_list") == [["mailer", 0, 0, 0]]
 
 
 async def test_memberships_of_a_connection_are_bounded() -> None:

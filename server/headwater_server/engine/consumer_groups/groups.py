@@ -24,9 +24,10 @@ from headwater_protocol.errors import (
     TooMany,
 )
 from headwater_protocol.limits import GROUP_MEMBERS_MAX, GROUPS_MAX
+from headwater_server.engine.consumer_groups import describing
 from headwater_server.engine.consumer_groups.group import ConsumerGroup
 from headwater_server.engine.consumer_groups.host import Turn
-from headwater_server.engine.consumer_groups.progress import PARKED_MAX, stored_position
+from headwater_server.engine.consumer_groups.progress import PARKED_MAX
 from headwater_server.engine.consumer_groups.records import (
     Definition,
     GroupSettings,
@@ -230,18 +231,8 @@ class Groups:
         return self._with_payload(ticket, []), [] if group is None else list(group.members)
 
     def overview(self) -> list[list[Any]]:
-        """Name, position and member count of every group, in the order of names."""
-        view = self._sequencer.published
-        rows: list[list[Any]] = []
-        for definition in list_definitions(self._state, view):
-            group = self.active.get(definition.name)
-            position = (
-                stored_position(self._state, view, definition)
-                if group is None
-                else group.figures()["position"]
-            )
-            rows.append([definition.name, position, 0 if group is None else len(group.members)])
-        return rows
+        """A row of every group; see describing.py."""
+        return describing.overview(self._state, self.reader(), self.active)
 
     def info(self, name: str) -> dict[str, Any]:
         """The settings and figures of a group.
@@ -250,26 +241,7 @@ class Groups:
             NoSuchGroup.
         """
         definition = self._definition(name)
-        group = self.active.get(name)
-        if group is None:
-            view = self._state.last_commit
-            parked = read_parked(self._state, view, definition.number, 0, PARKED_MAX)
-            figures: dict[str, Any] = {
-                "position": stored_position(self._state, view, definition),
-                "members": 0,
-                "in_flight": 0,
-                "retrying": 0,
-                "parked": len(parked),
-            }
-        else:
-            figures = group.figures()
-        return {
-            "name": name,
-            "filter": definition.wanted.as_wire(),
-            **definition.settings.as_wire(),
-            **figures,
-            "newest": self._sequencer.published_position,
-        }
+        return describing.info(self._state, self.reader(), definition, self.active.get(name))
 
     def filter_of(self, name: str) -> EventFilter | None:
         """Which events a group delivers; None: there is no such group."""
