@@ -622,6 +622,74 @@ def test_the_engine_is_read_only_while_less_than_the_reserve_is_free_on_the_disk
     database.execute(["put", b"k", b"w"])
 
 
+MAKES_ROOM: list[list[Any]] = [
+    ["delete", b"k"],
+    ["delete_range", b"a", b"z"],
+    ["truncate", "s", 2],
+    ["set_retention", "s", 1, None],
+    ["erase", "s", [1]],
+    ["erase_positions", [1]],
+    ["delete_stream", "s"],
+]
+TAKES_ROOM: list[list[Any]] = [
+    ["put", b"k", b"v"],
+    ["add", b"n", 1],
+    ["append", "s", -1, [[None, "T", b"", b""]]],
+    ["save_snapshot", "t", "", 0, 1, b"state"],
+]
+
+
+RESERVE = 200_000
+
+
+@pytest.mark.parametrize("free", [RESERVE, RESERVE - 1, RESERVE // 2, RESERVE // 2 - 1])
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_only_what_makes_room_is_written_in_the_reserve(free: int, in_transaction: bool) -> None:
+    # All was refused, so a database that had filled its disk could not be made smaller.
+    files = MemoryFileSystem(1)
+    database = Database(replace(SETTINGS, disk_reserve_size=RESERVE), files=files)
+    database.execute(["put", b"k", b"v"], append("s", "One", "Two"), append("t", "One"))
+
+    def commit(*writes: list[Any]) -> bool:
+        files.faults.capacity = None
+        database.engine.prepare_log()
+        opened = database.begin()
+        files.faults.capacity = files.used + free
+        database.engine.prepare_log()
+        try:
+            if in_transaction:
+                database.commit(opened, *writes)
+            else:
+                database.execute(*writes)
+        except ReadOnly:
+            return False
+        return True
+
+    for write in MAKES_ROOM:
+        assert commit(write) == (free >= RESERVE // 2), write
+        assert commit(write, ["put", b"k", b"v"]) == (free >= RESERVE), write
+    for write in TAKES_ROOM:
+        assert commit(write) == (free >= RESERVE), write
+    # A transaction that is large against the reserve is not let into it.
+    large = [["delete", b"%04d" % number + bytes(8000)] for number in range(140)]
+    assert free >= RESERVE or not commit(*large)
+
+
+def test_the_history_window_moves_on_in_the_reserve_so_that_what_is_hidden_can_go() -> None:
+    files = MemoryFileSystem(1)
+    settings = replace(SETTINGS, disk_reserve_size=200_000, history_window_us=SECOND_US)
+    database = Database(settings, files=files)
+    database.execute(append("s", "One"))
+    database.execute(append("s", "Two"))
+    files.faults.capacity = files.used + 199_999
+    database.engine.prepare_log()
+    database.execute(["truncate", "s", 2])
+    before = database.engine.oldest_readable
+    database.wait(20 * SECOND_US)
+    assert database.engine.oldest_readable == database.engine.published > before
+    assert database.engine.stats()["oldest_readable_commit"] == database.engine.published
+
+
 def test_a_log_without_room_makes_the_engine_read_only() -> None:
     files = MemoryFileSystem(1)
     database = Database(files=files)

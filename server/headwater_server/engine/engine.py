@@ -20,7 +20,6 @@ from headwater_protocol.errors import (
     HistoryGone,
     InvalidArgument,
     NoSuchCommit,
-    ReadOnly,
     TransactionForgotten,
 )
 from headwater_protocol.operations import SERIALIZABLE
@@ -30,6 +29,7 @@ from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
 from headwater_server.engine.checkpoint.schedule import Checkpoint, CheckpointSchedule
 from headwater_server.engine.commit_listing import read_commits, read_snapshots
 from headwater_server.engine.consumer_groups.groups import Groups
+from headwater_server.engine.disk_room import DiskRoom
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.transaction_ids import (
     UUID7_BEGAN_US,
@@ -52,7 +52,6 @@ from headwater_server.engine.transactions.sequencer import Group, Sequencer, Tic
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.engine.work_budget import CONDITIONS, WorkBudget
-from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.wal.interface import WriteAheadLog
 
@@ -93,7 +92,6 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.database_id = database_id
-        self.read_only_reason: str | None = None
         self._path = path
         self._created = created
         self._file_system = file_system
@@ -102,9 +100,10 @@ class Engine:
         self.sequencer = sequencer
         self._clock = clock
         self._files = ExitStack()
+        self.room = DiskRoom(file_system, path, log, reserve_size=settings.disk_reserve_size)
         self.checkpoints = CheckpointSchedule(state, sequencer, log, settings, clock)
-        self.accounts = Accounts(state, sequencer, clock, source, self._check_writable)
-        self.groups = Groups(state, sequencer, self.reader, clock, source, self._check_writable)
+        self.accounts = Accounts(state, sequencer, clock, source, self.room.check_writable)
+        self.groups = Groups(state, sequencer, self.reader, clock, source, self.room.check_writable)
         self._open = OpenTransactions(
             count_max=settings.transactions_max,
             size_max=settings.transactions_size_max,
@@ -274,7 +273,7 @@ class Engine:
         self._open.remove(opened)
         opened.write(writes)
         if opened.buffer:
-            self._check_writable()
+            self.room.check_writable(opened.buffer)
         return self.sequencer.commit(opened)
 
     def rollback(self, transaction: bytes, owner: object) -> None:
@@ -312,8 +311,8 @@ class Engine:
         if transaction in self._open.by_id:
             raise InvalidArgument(f"transaction {transaction.hex()} is open")
         buffer.add(writes)
-        if writes and self.read_only_reason is not None:
-            self._check_writable()
+        if writes and self.room.read_only_reason is not None:
+            self.room.check_writable(buffer)
         budget = WorkBudget(CONDITIONS) if conditions or reads is not None else None
         failures = [] if budget is None else failed_conditions(self._state, conditions, budget)
         results: list[Any] = []
@@ -337,7 +336,7 @@ class Engine:
             return TransactionStatus("forgotten", Ticket(0, transaction, []))
         if not resolve:
             return TransactionStatus("open", Ticket(0, transaction, []))
-        self._check_writable()
+        self.room.check_writable()
         opened = self._open.find(transaction)
         if opened is not None:
             self._open.remove(opened)
@@ -354,7 +353,7 @@ class Engine:
     def tick(self) -> None:
         """Write the time to the log if something depends on it. Call this once a second."""
         # Do not write to a full disk.
-        self.sequencer.tick(write=self.read_only_reason is None)
+        self.sequencer.tick(write=self.room.may_tick)
 
     @property
     def clock_offset_us(self) -> int:
@@ -376,23 +375,13 @@ class Engine:
         self.sequencer.publish(group)
 
     def prepare_log(self) -> None:
-        """Allocate space for the log in advance. Blocks; may run in another thread.
+        """Allocate space for the log, and see whether there is any; see `DiskRoom.measure`."""
+        self.room.measure()
 
-        A full disk makes the engine read-only; free space makes it writable again.
-        """
-        try:
-            self._log.prepare()
-        except DiskFull as error:
-            self.read_only_reason = f"the disk is full: {error}"
-            return
-        free = self._file_system.free_bytes(self._path)
-        if free < self.settings.disk_reserve_size:
-            self.read_only_reason = (
-                f"the disk is nearly full: {free} bytes are free, and "
-                f"{self.settings.disk_reserve_size} are kept for checkpoints"
-            )
-        else:
-            self.read_only_reason = None
+    @property
+    def read_only_reason(self) -> str | None:
+        """Why nothing can be written, or None."""
+        return self.room.read_only_reason
 
     # Checkpoints.
 
@@ -492,7 +481,3 @@ class Engine:
                 details={"oldest": self.oldest_readable},
             )
         return self._state.position_at(commit)
-
-    def _check_writable(self) -> None:
-        if self.read_only_reason is not None:
-            raise ReadOnly(f"the server is read-only for now: {self.read_only_reason}")

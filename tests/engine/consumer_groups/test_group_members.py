@@ -343,7 +343,7 @@ def test_failed_events_wait_while_the_disk_is_full_and_none_is_lost() -> None:
     group.append("a-1", b"1", b"2")
     member = group.join()
     [one] = group.turn()
-    group.database.engine.read_only_reason = "the disk is full"
+    group.database.engine.room.read_only_reason = "the disk is full"
     for act in (lambda: group.ack(one), lambda: group.nack(one)):
         with pytest.raises(ReadOnly):
             act()
@@ -352,7 +352,7 @@ def test_failed_events_wait_while_the_disk_is_full_and_none_is_lost() -> None:
     assert member.lost == [one.token]
     assert group.parked() == []
     assert group.groups.next_time(group.now) > group.now, "it waits before it tries again"
-    group.database.engine.read_only_reason = None
+    group.database.engine.room.read_only_reason = None
     group.pass_time(2)
     assert group.turn() == []
     assert group.parked() == [(1, "not settled within 1000 ms")]
@@ -365,12 +365,12 @@ def test_a_position_that_cannot_be_written_is_tried_again_after_a_while() -> Non
     group.append("a-1", b"1", b"2")
     group.join()
     group.drain()
-    group.database.engine.read_only_reason = "the disk is full"
+    group.database.engine.room.read_only_reason = "the disk is full"
     for _ in range(3):
         group.pass_time(1.1)
         group.turn()
         assert group.groups.next_time(group.now) > group.now
-    group.database.engine.read_only_reason = None
+    group.database.engine.room.read_only_reason = None
     group.pass_time(1.1)
     group.turn()
     assert stored_entries(group) == 0

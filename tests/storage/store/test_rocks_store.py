@@ -1,5 +1,6 @@
 """Tests of the store on disk only: a killed process, damage, a full disk, a second owner."""
 
+import contextlib
 import errno
 import os
 import random
@@ -312,6 +313,60 @@ def test_a_full_disk_stops_writes_until_there_is_room_and_it_is_reopened(small_d
     store.reopen()
     count = check_numbers(store)
     assert count >= 1000
+    write_numbers(store, count + 1, count + 10)
+    store.flush()
+    assert check_numbers(store) == count + 10
+    store.close()
+
+
+def test_a_store_that_cannot_be_reopened_on_a_full_disk_is_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A disk that was full to its last byte ended all reads: the store was closed to be opened
+    # again, and that needs room.
+    store = RocksStore.open(str(tmp_path / "state"), SMALL)
+    write_numbers(store, 1, 1000)
+    store.flush()
+    right = RocksStore._open
+
+    def without_room(self: RocksStore) -> object:
+        if not self._read_only:
+            raise DiskFull("state", 0)
+        return right(self)
+
+    monkeypatch.setattr(RocksStore, "_open", without_room)
+    for _ in range(2):
+        with pytest.raises(DiskFull):
+            store.reopen()
+        assert check_numbers(store) == 1000
+        assert store.page(Family.LATEST, b"", None, count_max=9, size_max=99).more
+        with pytest.raises(DiskFull):
+            write_numbers(store, 1001, 1001)
+        with pytest.raises(DiskFull):
+            store.flush()
+    monkeypatch.undo()
+    store.reopen()
+    write_numbers(store, 1001, 1010)
+    store.flush()
+    assert check_numbers(store) == 1010
+    store.close()
+
+
+def test_reads_go_on_while_a_disk_is_full_to_its_last_byte(small_disk: Path) -> None:
+    store = RocksStore.open(str(small_disk / "state"), SMALL)
+    write_numbers(store, 1, 1000)
+    store.flush()
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    with pytest.raises(DiskFull):
+        write_numbers(store, 1001, 100_000)
+    for _ in range(3):
+        with contextlib.suppress(DiskFull):
+            store.reopen()
+        assert check_numbers(store) >= 1000
+    ballast.unlink()
+    store.reopen()
+    count = check_numbers(store)
     write_numbers(store, count + 1, count + 10)
     store.flush()
     assert check_numbers(store) == count + 10

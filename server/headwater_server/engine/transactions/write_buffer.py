@@ -158,6 +158,13 @@ class WriteBuffer:
         others = self.entries or self.ranges or self.snapshots or self.acks or self.retention
         return bool(self.appends) and not others
 
+    @property
+    def only_removes(self) -> bool:
+        """Whether the writes only delete, truncate or erase, or set a retention."""
+        if self.appends or self.snapshots or self.acks:
+            return False
+        return all(entry is None for entry in self.entries.values())
+
     def add(self, writes: list[list[Any]]) -> None:
         """Fold in a request's writes, which were checked against the vocabulary.
 

@@ -378,8 +378,24 @@ class RocksStore:
             self.close()
         except DiskFull:
             pass
+        try:
+            self._database = self._open()
+        except DiskFull as full:
+            # A neighbour may fill the disk to its last byte. What was flushed can still be read.
+            self._read_again(full)
+            raise
         self._failed = None
-        self._database = self._open()
+
+    def _read_again(self, full: DiskFull) -> None:
+        """Open what was flushed for reading, until there is room for another `reopen`."""
+        self._read_only = True
+        try:
+            self._database = self._open()
+        except Exception as error:
+            raise full from error
+        finally:
+            self._read_only = False
+            self._failed = full
 
     def close(self) -> None:
         # RocksDB stays open, and locked, as long as one iterator lives.
