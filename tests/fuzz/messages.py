@@ -77,6 +77,7 @@ class Bare:
         self.service = server.service
         # There is no event loop that could run in between.
         self.service.monotonic = self.service.session_turn.now = lambda: 0.0
+        self.service.memory_budget._monotonic = lambda: 0.0
         self.group_commit = self.service.group_commit
         self.subscriptions = self.service.subscriptions
         self.subscriptions._turn.now = lambda: 0.0

@@ -10,7 +10,7 @@ between any two calls.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -290,6 +290,7 @@ class Engine:
         conditions: list[list[Any]],
         reads: Callable[[Reader], list[Any]] | None,
         writes: list[list[Any]],
+        proven: Mapping[Any, int] | None = None,
     ) -> tuple[Ticket, list[Any]]:
         """A whole transaction in one call: if all conditions hold, read, then write and commit.
 
@@ -297,7 +298,7 @@ class Engine:
         repeated call gives the first answer: its reads are done at the commit before its own.
 
         Raises:
-            As begin and commit, and whatever *reads* raises.
+            As begin and commit, and whatever *reads* raises; SearchAhead, see WorkBudget.proven.
             HistoryGone: it was committed before, as details["commit"], and cannot read again.
         """
         known = self._state.transaction(transaction)
@@ -313,7 +314,8 @@ class Engine:
         buffer.add(writes)
         if writes and self.room.read_only_reason is not None:
             self.room.check_writable(buffer)
-        budget = WorkBudget(CONDITIONS) if conditions or reads is not None else None
+        charged = conditions or reads is not None or (proven is not None and buffer.conditional)
+        budget = WorkBudget(CONDITIONS, proven=proven) if charged else None
         failures = [] if budget is None else failed_conditions(self._state, conditions, budget)
         results: list[Any] = []
         if budget is not None and reads is not None and not failures:

@@ -25,6 +25,7 @@ from headwater_server.engine.accounts import Account
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.rights import Rights
+from headwater_server.engine.transactions.searching_ahead import SearchesAhead
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.authorization import RULES, SENT_AGAIN, need_channel
 from headwater_server.net.failures import Failures
@@ -89,6 +90,14 @@ class Entered(NamedTuple):
     at: float
 
 
+class Searching(NamedTuple):
+    """A request whose conditions are searched ahead, and when that began."""
+
+    request_id: int
+    searches: SearchesAhead
+    began: float
+
+
 class Service:
     """Shared by all sessions.
 
@@ -100,6 +109,7 @@ class Service:
         session_turn: the turn of the session that is being served.
         connections_turn: the turn of all connections that were ready together.
         monotonic: seconds of the event loop's clock.
+        searches: sessions whose oldest request is being searched ahead.
         sessions: all open sessions, the oldest first, each with its number and when it came.
         strangers: sessions without a finished hello and authentication.
         bursts: which of many equal log lines are written.
@@ -156,6 +166,7 @@ class Service:
             per_address_max=settings.unauthenticated_per_address_max,
         )
         self.bursts = Bursts(monotonic)
+        self.searches: dict[Peer, Searching] = {}
         self._departing: dict[Peer, float] = {}
         self.monotonic = monotonic
         self._connections_total = 0
@@ -220,6 +231,7 @@ class Service:
     def close_session(self, session: Peer) -> None:
         """Release everything that a session holds. Its waiting commits continue, unanswered."""
         self.sessions.pop(session, None)
+        self.searches.pop(session, None)
         self.strangers.remove(session)
         self._departing.pop(session, None)
         for channel in list(session.feeds.values()):

@@ -54,6 +54,10 @@ class SessionSettings:
     """Milliseconds after which no further request of a connection is served in its turn. A request
     may cost as much as thousands of others."""
 
+    request_ms_max: int = 60 * SECOND_MS
+    """How long the conditions of a request may be searched, in steps between which other clients
+    are served."""
+
     receive_size: int = 64 * KIB
     """Bytes of one read from a socket."""
 

@@ -157,7 +157,10 @@ def matching_event(
         raise InvalidArgument(
             f"no event after position {after}: the newest is {state.last_position}"
         )
-    event = first_event(state, wanted, after, budget, visibility)
+    proven = after
+    if budget.proven:
+        proven = max(after, budget.proven.get((wanted, after), 0))
+    event = first_event(state, wanted, proven, budget, visibility)
     if event is None:
         return None
     failure: dict[str, Any] = {

@@ -115,6 +115,7 @@ class WriteBuffer:
     """The folded writes of one transaction. Keys carry the byte of their key space.
 
     Attributes:
+        conditional: an append has a condition.
         is_empty: nothing was written yet.
         puts_only: all writes so far are puts.
     """
@@ -122,6 +123,7 @@ class WriteBuffer:
     __slots__ = (
         "acks",
         "appends",
+        "conditional",
         "entries",
         "erased",
         "events",
@@ -148,6 +150,7 @@ class WriteBuffer:
         self.failure: HeadwaterError | None = None
         self.is_empty = True
         self.puts_only = True
+        self.conditional = False
 
     def __bool__(self) -> bool:
         return not self.is_empty
@@ -208,6 +211,7 @@ class WriteBuffer:
             case "append":
                 # Most appends have no condition; skip a call for them.
                 plain = len(write) == 4
+                self.conditional |= not plain
                 self._append(Append(*write[1:]) if plain else _append_of(*write[1:]))
             case "save_snapshot":
                 self._save_snapshot(*write[1:])

@@ -3,6 +3,7 @@
 A commit is answered once it is durable.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -18,8 +19,12 @@ from headwater_protocol.errors import TooLarge, TooMany
 from headwater_protocol.limits import BODY_SIZE_MAX, KIB
 from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.reads.reading import Reader
+from headwater_server.engine.transactions.searching_ahead import SearchesAhead
 from headwater_server.engine.transactions.sequencer import Ticket
+from headwater_server.engine.work_budget import SearchAhead
 from headwater_server.net.requests.reads import READS
+from headwater_server.net.service import Searching
+from headwater_server.net.session.failed_requests import ServeAgain
 from headwater_server.net.session.session import Session
 
 RESULTS_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
@@ -96,13 +101,21 @@ def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | 
     if reads and service.group_commit.overloaded:
         # The results would wait in memory, too. The client may try again.
         raise TooMany("execute: too many results and commits wait for the disk; try again later")
-    ticket, results = service.engine.execute(
-        transaction,
-        user=session.user_number,
-        conditions=conditions,
-        reads=partial(_read_all_of, reads) if reads else None,
-        writes=writes,
-    )
+    proven = _search_on(session, request_id) if service.searches else {}
+    try:
+        ticket, results = service.engine.execute(
+            transaction,
+            user=session.user_number,
+            conditions=conditions,
+            reads=partial(_read_all_of, reads) if reads else None,
+            writes=writes,
+            proven=proven,
+        )
+    except SearchAhead:
+        reader = partial(service.engine.reader, step=True)
+        searches = SearchesAhead(reader, conditions, writes)
+        service.searches[session] = Searching(request_id, searches, service.monotonic())
+        raise ServeAgain from None
     known = None
     if results:
         session.held_for_commit += sum(map(len, results))
@@ -114,6 +127,30 @@ def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | 
     return session.answer_durable(
         request_id, ticket, known or partial(_answer_executed, request_id, ticket, results)
     )
+
+
+def _search_on(session: Session, request_id: int) -> Mapping[Any, int]:
+    """Search one page further for a request that is served again; what its searches have proven.
+
+    Raises:
+        ServeAgain: the searches are not over.
+        TooLarge: they have taken too long.
+    """
+    service = session.service
+    searching = service.searches.get(session)
+    if searching is None or searching.request_id != request_id:
+        return {}
+    done = searching.searches.step()
+    request_ms_max = service.settings.session.request_ms_max
+    if not done and service.monotonic() - searching.began < request_ms_max / 1000:
+        raise ServeAgain
+    del service.searches[session]
+    if not done:
+        raise TooLarge(
+            f"execute: its conditions took longer than {request_ms_max} ms; give later positions, "
+            "or query by rarer types and tags"
+        )
+    return searching.searches.proven
 
 
 def _read_all_of(reads: list[list[Any]], reader: Reader) -> list[bytes]:

@@ -24,6 +24,11 @@ _log = structlog.get_logger(__name__)
 ENDS_TRANSACTION: Final = (InvalidArgument, PermissionDenied, TooLarge)
 """Refusals of a request that end its transaction: later requests may depend on the refused one."""
 
+
+class ServeAgain(Exception):
+    """The request is not done: serve it again in the session's next turn, before all others."""
+
+
 COMMITS: Final = frozenset({"commit", "execute"})
 """Operations whose client can ask for the outcome, since it knows the transaction's id."""
 

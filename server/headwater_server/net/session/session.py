@@ -133,7 +133,6 @@ class Session:
         self.held_for_commit += len(data)
         items = self.connection.receive(data)
         if len(items) == 1 and self.wants_input and not later:
-            # The usual case: skip the backlog.
             item = items[0]
             if type(item) is Request:
                 self._serve(item.request_id, item.name, item.arguments)
@@ -186,6 +185,10 @@ class Session:
             if service.authentication_needed:
                 service.authorize(name, self, arguments)
             answer = service.handlers[name](self, request_id, arguments)
+        except failed.ServeAgain:
+            self._backlog.appendleft(Request(request_id, name, arguments))
+            self._update_readiness()
+            return
         except HeadwaterError as error:
             answer = self.connection.error(request_id, error)
             if name in IN_TRANSACTION and isinstance(error, failed.ENDS_TRANSACTION):
