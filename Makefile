@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired journey fixture wheel clean
+.PHONY: help setup demo test quick check format blocking compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-connections journey fixture wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -118,6 +118,9 @@ bench-aggregates: $(READY)  ## Measure loading an aggregate of 100,000 events wi
 
 bench-paired: $(READY)  ## Compare with the checkout at BASE in alternating runs (ROUNDS=5, ONLY=rows)
 	$(BIN)/python -m bench.paired --base $(BASE) --rounds $${ROUNDS:-5} --compile $(if $(ONLY),--only $(ONLY))
+
+bench-connections: $(READY)  ## Measure threads on one database, tasks on one key, much written at once
+	$(BIN)/python -m bench.connections
 
 journey: $(READY)  ## Count the calls, functions and modules of each kind of request
 	HEADWATER_PURE=1 $(BIN)/python -m bench.journey

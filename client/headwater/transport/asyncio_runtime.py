@@ -8,7 +8,7 @@ from typing import Final, TypeVar, cast
 
 from headwater.errors import ConnectionLost, InvalidArgument
 from headwater.transport.address import Address
-from headwater.transport.connection import CHECKS_PER_TIMEOUT, Connection, Reply
+from headwater.transport.connection import CHECKS_PER_TIMEOUT, QUEUED_SIZE_MAX, Connection, Reply
 from headwater.transport.dialing import STAGGER_S, AddressInfo, in_turn, set_options
 from headwater.transport.runtime import Greeting, Options, not_connected
 from headwater.transport.stopping import Stop, Stopped, closed_by_user
@@ -28,6 +28,7 @@ class AsyncioConnection(Connection, asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[bytes] = []
+        self._paused = False
         self._request_timeout = request_timeout
         self._timer = loop.call_later(request_timeout / CHECKS_PER_TIMEOUT, self._check)
         self._ended: asyncio.Future[None] = loop.create_future()
@@ -37,6 +38,16 @@ class AsyncioConnection(Connection, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport, but do not inherit from it.
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=QUEUED_SIZE_MAX)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._queued_size = QUEUED_SIZE_MAX + 1
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._queued_size = sum(map(len, self._outgoing))
+        self._admit()
 
     def _check_usable(self) -> None:
         check_loop(self._loop)
@@ -65,15 +76,20 @@ class AsyncioConnection(Connection, asyncio.Protocol):
         if alone and not self._outgoing:
             self._transport.write(data)
             return
-        # The queue is bounded by the number of waiting tasks: each has one request in it.
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(data)
+        self._queued_size += len(data)
 
     def _flush(self) -> None:
         if self._outgoing and not self.closed:
             assert self._transport is not None
-            self._transport.write(b"".join(self._outgoing))
+            data = b"".join(self._outgoing)
+            self._outgoing.clear()
+            self._queued_size = QUEUED_SIZE_MAX + 1 if self._paused else 0
+            # The transport pauses at once, if it cannot send enough of it.
+            self._transport.write(data)
+            self._admit()
         self._outgoing.clear()
 
     def _check(self) -> None:

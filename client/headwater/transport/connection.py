@@ -17,6 +17,7 @@ processes on one socket would receive each other's answers.
 
 import os
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 from weakref import WeakSet
@@ -27,6 +28,10 @@ from headwater_protocol.connection import Answer, ClientConnection, Failure, Pus
 RECEIVE_SIZE_MAX: Final = 256 * 1024
 """Bytes to receive from a socket at once. A page of a scan has up to 1 MiB. A larger buffer does
 not slow down small answers, because only the part that is filled is touched."""
+
+QUEUED_SIZE_MAX: Final = 4 * 1024 * 1024
+"""Bytes that wait to be sent on a connection. Further requests wait for room. More would not be
+faster, and a thousand tasks that each write a large value would fill the memory."""
 
 CHECKS_PER_TIMEOUT: Final = 8
 """Checks for overdue requests in the time of one timeout, so a timeout is noticed up to an eighth
@@ -91,6 +96,9 @@ class Connection(ABC):
         # The number of checks when a whole message last arrived.
         self._received = 0
         self._message_count = 0
+        # Bytes that wait to be sent, and the requests that wait until there are fewer.
+        self._queued_size = 0
+        self._waiting_for_room: deque[Reply] = deque()
         _connections.add(self)
 
     # Sharing.
@@ -119,6 +127,8 @@ class Connection(ABC):
             HeadwaterError: the error that the server answered; or InvalidArgument, before sending.
             ConnectionLost: the connection was closed before the answer came.
         """
+        if self._queued_size > QUEUED_SIZE_MAX or self._waiting_for_room:
+            await self._wait_for_room()
         reply = self._post_one(name, arguments)
         if not reply.done:
             await self._park(reply)
@@ -140,6 +150,8 @@ class Connection(ABC):
         alone = not pending
         reply = pending[request_id] = Reply(self._checks)
         self._send(frame, alone)
+        if self._waiting_for_room:
+            self._admit()
         return reply
 
     async def exchange(
@@ -155,6 +167,8 @@ class Connection(ABC):
         Raises:
             HeadwaterError: the error of the first request that failed.
         """
+        if self._queued_size > QUEUED_SIZE_MAX or self._waiting_for_room:
+            await self._wait_for_room()
         replies = self.post(requests)
         if on_sent is not None:
             on_sent()
@@ -185,7 +199,33 @@ class Connection(ABC):
         replies = [Reply(self._checks) for _ in identities]
         self._pending.update(zip(identities, replies, strict=True))
         self._send(b"".join(frames) if len(frames) > 1 else frames[0], alone)
+        if self._waiting_for_room:
+            self._admit()
         return replies
+
+    async def _wait_for_room(self) -> None:
+        """Wait, in line, until no more than QUEUED_SIZE_MAX bytes wait to be sent."""
+        self._check_usable()
+        while True:
+            reply = Reply(self._checks)
+            self._waiting_for_room.append(reply)
+            try:
+                await self._park(reply)
+            except BaseException:
+                if reply.done:
+                    self._admit()  # It was the turn of this one, and is now that of the next.
+                elif reply in self._waiting_for_room:
+                    self._waiting_for_room.remove(reply)
+                raise
+            if reply.error is not None:
+                raise reply.error
+            if self._queued_size <= QUEUED_SIZE_MAX:
+                return
+
+    def _admit(self) -> None:
+        """Wake the request that has waited longest, if there is room. It wakes the next one."""
+        if self._waiting_for_room and self._queued_size <= QUEUED_SIZE_MAX:
+            self.wake(self._waiting_for_room.popleft())
 
     async def subscribe(
         self, feed: PushReceiver, *arguments: Any, operation: str = "subscribe"
@@ -280,6 +320,9 @@ class Connection(ABC):
             # Is there no news, or no connection? A connection with subscriptions only sends no
             # requests that could time out, so it sends a ping.
             self.post([("ping",)])
+        while self._waiting_for_room and self._waiting_for_room[0].since <= latest:
+            error = TimedOut(f"{self.name} received too slowly to send this within {timeout:g} s")
+            self._fail(self._waiting_for_room.popleft(), error)
         overdue = []
         # The requests are in the order in which they were sent.
         for request_id, reply in self._pending.items():
@@ -323,7 +366,8 @@ class Connection(ABC):
         """Fail what waits on this closed connection."""
         self._protocol.close()
         pending, self._pending = self._pending, {}
-        for reply in pending.values():
+        waiting, self._waiting_for_room = self._waiting_for_room, deque()
+        for reply in (*pending.values(), *waiting):
             self._fail(reply, self.lost())
         feeds, self._feeds = self._feeds, {}
         for feed in feeds.values():

@@ -58,9 +58,14 @@ class TrioConnection(Connection):
         self._queue(data)
 
     def _queue(self, data: bytes) -> None:
-        # The queue is bounded by the number of waiting tasks: each has one request in it.
         self._outgoing.append(data)
+        self._queued_size += len(data)
         self._wake_writer()
+
+    def _note_sent(self, size: int) -> None:
+        """Note that the writer has sent some bytes of the queue."""
+        self._queued_size -= size
+        self._admit()
 
     def _wake_writer(self) -> None:
         if self._writer is not None:
@@ -145,6 +150,7 @@ class TrioSocketConnection(TrioConnection):
     async def _write(self) -> None:
         while True:
             data = memoryview(await self._something_to_send())
+            size = len(data)
             self._halfway = True
             while data:
                 try:
@@ -157,6 +163,7 @@ class TrioSocketConnection(TrioConnection):
                     self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
                     return
             self._halfway = False
+            self._note_sent(size)
 
     def _shut(self) -> None:
         self.scope.cancel()
@@ -187,7 +194,9 @@ class TrioStreamConnection(TrioConnection):
     async def _write(self) -> None:
         try:
             while True:
-                await self._stream.send_all(await self._something_to_send())
+                data = await self._something_to_send()
+                await self._stream.send_all(data)
+                self._note_sent(len(data))
         except _BROKEN as error:
             self.close(ConnectionLost(f"the connection with {self.name} broke: {error}"))
 

@@ -4,17 +4,25 @@ import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
 import headwater
-from headwater.transport.connection import CHECKS_PER_TIMEOUT, Connection, Reply
+from headwater.cli.server_process import ServerProcess
+from headwater.transport.connection import (
+    CHECKS_PER_TIMEOUT,
+    QUEUED_SIZE_MAX,
+    Connection,
+    Reply,
+)
 from headwater.transport.stepping import step
 from headwater.transport.trio_runtime import TrioSocketConnection
 from headwater_protocol.connection import Request, ServerConnection
+from tests.client.faces import run_on
 from tests.client.fake_server import FakeServer
 
 
@@ -263,6 +271,71 @@ async def test_a_connection_that_only_receives_notices_a_dead_peer(
         nursery.cancel_scope.cancel()
     assert len(streams) > 1, "the client connected again"
     assert asked[:3] == ["hello", "subscribe", "ping"]
+
+
+@pytest.mark.parametrize("face", ["trio", "asyncio", "uvloop"])
+def test_a_client_queues_a_bounded_number_of_bytes_and_then_waits(
+    face: str, real_server: ServerProcess
+) -> None:
+    value = bytes(200_000)
+    longest = 0
+
+    async def scenario(db: headwater.Database) -> None:
+        (connection,) = db._channel._connections
+        send = connection._send
+
+        def watched(data: bytes, alone: bool) -> None:
+            nonlocal longest
+            send(data, alone)
+            longest = max(longest, connection._queued_size)
+
+        connection._send = watched  # type: ignore[method-assign]
+
+        async def put(number: int) -> None:
+            await db.put(("queued", number), value)
+
+        await together(face, [partial(put, number % 10) for number in range(100)])
+        assert await db.get(("queued", 9)) == value
+        assert not connection._waiting_for_room
+
+    run_on(face, real_server.url, scenario)
+    assert QUEUED_SIZE_MAX / 2 < longest < QUEUED_SIZE_MAX + 2 * len(value)
+
+
+@pytest.mark.parametrize("face", ["trio", "asyncio", "uvloop"])
+def test_who_waits_for_room_is_told_when_the_connection_is_lost(
+    face: str, server: FakeServer
+) -> None:
+    outcomes: list[type[Exception]] = []
+
+    async def scenario(db: headwater.Database) -> None:
+        (connection,) = db._channel._connections
+        connection._queued_size = QUEUED_SIZE_MAX + 1
+
+        async def wait() -> None:
+            with pytest.raises(headwater.ConnectionLost):
+                await connection.ask("ping")
+            outcomes.append(headwater.ConnectionLost)
+
+        async def lose() -> None:
+            while len(connection._waiting_for_room) < 3:
+                await db._channel.runtime.sleep(0)
+            connection.close()
+
+        await together(face, [wait, wait, wait, lose])
+
+    run_on(face, server.url, scenario)
+    assert len(outcomes) == 3
+
+
+async def together(face: str, works: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Run works beside each other."""
+    if face == "trio":
+        async with trio.open_nursery() as nursery:
+            for work in works:
+                nursery.start_soon(work)
+    else:
+        await asyncio.gather(*(work() for work in works))
 
 
 class Silent(Connection):

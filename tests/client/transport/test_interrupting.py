@@ -194,9 +194,11 @@ def test_a_signal_handler_may_use_the_database_that_it_interrupts(
 
         def handler(*_: object) -> None:
             seen.append(db.get(("interrupted", "there")))
+            # Only now, or a handler that is slower than the timer would interrupt itself for ever.
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
 
         before = signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
         try:
             for number in range(200):
                 db.put(("interrupted", "loop"), number)
