@@ -501,7 +501,7 @@ class TestReads:
             [take(taken, position), take(None)],
         )
         far = ["append", name, -1, [[None, "T", b"", b""]], taken, 2**60]
-        _refused(client, "invalid_argument", "execute", new_transaction_id(), [], [], [far])
+        _refused(client, "position_not_reached", "execute", new_transaction_id(), [], [], [far])
 
     def test_the_newest_position_of_a_filter_is_found(self, client: BareClient, name: str) -> None:
         wanted = {"stream": name}
@@ -607,7 +607,7 @@ class TestSubscriptions:
         assert (kind, event[1:3]) == ("events", [name, 2])
 
     def test_a_position_that_does_not_exist_yet_is_refused(self, client: BareClient) -> None:
-        _refused(client, "invalid_argument", "subscribe", 2**62)
+        _refused(client, "position_not_reached", "subscribe", 2**62)
 
 
 class TestKeys:

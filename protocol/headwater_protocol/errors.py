@@ -111,6 +111,10 @@ class NotANumber(InvalidArgument, code="not_a_number"):
     """The stored value of an add, min or max is not a number, or the result exceeds 64 bits."""
 
 
+class PositionNotReached(InvalidArgument, code="position_not_reached"):
+    """No event or commit has this number yet; details["newest"] is the newest one."""
+
+
 class TooLarge(HeadwaterError, code="too_large"):
     """A frame, value, transaction or count is above its limit."""
 

@@ -3,6 +3,7 @@
 Another client used another codec, so this client's codec cannot decode some of the data.
 """
 
+import json
 import uuid
 from collections.abc import Iterable
 from typing import Any
@@ -238,3 +239,46 @@ def test_the_error_of_an_event_of_a_newer_schema_names_it_and_other_events_are_r
 
     run_on(face, real_server.url, write, codec=headwater.TypedCodec(new))
     run_on(face, real_server.url, read, codec=headwater.TypedCodec(old))
+
+
+class JsonCodec:
+    """A codec of the application, which cannot read what projections store."""
+
+    def encode(self, value: Any) -> bytes:
+        return json.dumps(value).encode()
+
+    def decode(self, data: bytes) -> Any:
+        return json.loads(data)
+
+
+def test_all_keys_can_be_read_beside_a_projection_whatever_the_codec(
+    real_server: ServerProcess,
+) -> None:
+    """Its records are msgpack, and the scan of all keys ended at the first of them."""
+    name = uuid.uuid4().hex
+
+    async def scenario(db: headwater.Database) -> None:
+        start = (await db.ping()).commit
+        await db.put((name, "mine"), {"a": 1})
+
+        @db.projection(name, category=name)
+        async def handle(tx: Any, event: RecordedEvent) -> None:
+            tx.model.put("data", event.data)
+
+        done = await db.append(f"{name}-1", Event("A", [1]))
+        async with db.run_projections(name):
+            await db.wait_for(name, done)
+        found = [key async for key, _ in db.scan(("$projection", name))]
+        assert ("$projection", name) in found
+        async with db.subscribe(keys=(), after=start) as feed:
+            async for item in feed:
+                if isinstance(item, headwater.CaughtUp):
+                    break
+                assert isinstance(item, headwater.Changes)
+                for change in item.changes:
+                    if change.key[0] == name:
+                        assert change.new == {"a": 1}
+                    elif name in change.key:
+                        assert change.new is not None
+
+    run_on("trio", real_server.url, scenario, codec=JsonCodec())

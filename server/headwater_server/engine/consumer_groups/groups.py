@@ -21,6 +21,7 @@ from headwater_protocol.errors import (
     GroupExists,
     InvalidArgument,
     NoSuchGroup,
+    PositionNotReached,
     TooMany,
 )
 from headwater_protocol.limits import GROUP_MEMBERS_MAX, GROUPS_MAX
@@ -260,7 +261,9 @@ class Groups:
             return newest
         if after > newest:
             # The group would silently skip the events up to that position.
-            raise InvalidArgument(f"after: {after}; the newest position is {newest}")
+            raise PositionNotReached(
+                f"after: {after}; the newest position is {newest}", details={"newest": newest}
+            )
         return after
 
     @staticmethod

@@ -15,7 +15,7 @@ too; see work_budget.py.
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from headwater_protocol.errors import Conflict, InvalidArgument, TooLarge
+from headwater_protocol.errors import Conflict, InvalidArgument, PositionNotReached, TooLarge
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.reads.filters import EventFilter
@@ -150,12 +150,13 @@ def matching_event(
     read, if the transaction itself hides some.
 
     Raises:
-        InvalidArgument: the position does not exist yet, so nobody can have read up to it.
+        PositionNotReached: no event has the position yet, so nobody can have read up to it.
         TooLarge: the search exceeds the budget.
     """
     if after > state.last_position:
-        raise InvalidArgument(
-            f"no event after position {after}: the newest is {state.last_position}"
+        raise PositionNotReached(
+            f"no event after position {after}: the newest is {state.last_position}",
+            details={"newest": state.last_position},
         )
     proven = after
     if budget.proven:

@@ -34,7 +34,7 @@ import trio
 from headwater_protocol.errors import (
     HeadwaterError,
     InternalError,
-    InvalidArgument,
+    PositionNotReached,
     TooLarge,
     TooMany,
 )
@@ -304,14 +304,17 @@ class Feeds(Generic[W]):
         """Open a feed of the items after a position.
 
         Raises:
-            InvalidArgument: the position is above the newest.
+            PositionNotReached: the position is above the newest.
             HistoryGone: the position is older than the history window.
             TooMany: the session has too many.
         """
         source = self._source
         if after > source.newest:
             # The feed would miss all items up to this position, and the client would not notice.
-            raise InvalidArgument(f"after: {after}; the newest {source.unit} is {source.newest}")
+            raise PositionNotReached(
+                f"after: {after}; the newest {source.unit} is {source.newest}",
+                details={"newest": source.newest},
+            )
         source.check_readable(after)
         count = sum(channel.owner is self for channel in session.feeds.values())
         if count >= self._per_session_max:
