@@ -190,10 +190,12 @@ class Aggregates(Generic[State]):
         if every is not None and version // every != (version + len(events)) // every:
             # Once in `every` events. Before the append, because a snapshot is made of recorded
             # events only.
-            await self._keep_at(transaction, stream, version)
+            await self._keep_at(transaction, stream, version, len(events))
         transaction.append(stream, events, expect=version)
 
-    async def _keep_at(self, transaction: Transaction, stream: str, version: int) -> None:
+    async def _keep_at(
+        self, transaction: Transaction, stream: str, version: int, coming: int
+    ) -> None:
         try:
             loaded = await self._replay(transaction, stream)
         except StreamTruncated as error:
@@ -201,11 +203,13 @@ class Aggregates(Generic[State]):
             warnings.warn(f"no snapshot is saved: {error}", RuntimeWarning, stacklevel=2)
             return
         if loaded.version == version:
-            self._keep(transaction, stream, version, self._snapshot_due(stream, loaded))
+            # With the events to come, as many would have to be read, and the next look is far.
+            snapshot = self._snapshot_due(stream, loaded, coming)
+            self._keep(transaction, stream, version, snapshot)
 
-    def _snapshot_due(self, stream: str, loaded: _Replayed[State]) -> Any:
+    def _snapshot_due(self, stream: str, loaded: _Replayed[State], coming: int = 0) -> Any:
         every = self.repository.snapshot_every
-        if every is None or loaded.replayed < every or not loaded.recorded:
+        if every is None or loaded.replayed + coming < every or not loaded.recorded:
             return None
         return self.repository.snapshot_of(loaded.state, self._place._codec, stream)  # noqa: SLF001
 

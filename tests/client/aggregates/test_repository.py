@@ -177,6 +177,26 @@ def test_save_checks_the_version_and_saves_snapshots_regularly(
     run_on(face, real_server.url, scenario)
 
 
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_load_of_what_was_saved_reads_about_as_many_events_as_a_snapshot_is_made_of(
+    size: int, real_server: ServerProcess
+) -> None:
+    """The first snapshot came after twice as many, if single events were saved."""
+
+    async def scenario(db: headwater.Database) -> None:
+        accounts = ACCOUNTS.on(db)
+        every = ACCOUNTS.snapshot_every or 0
+        stream = fresh("saved", str(size))
+        version = 0
+        while version < 5 * every:
+            await accounts.save(stream, [deposit(EMPTY, 1) for _ in range(size)], version)
+            version += size
+            newest = max(await snapshots_of(db, stream), default=0)
+            assert version - newest < every + 2 * size
+
+    run_on("trio", real_server.url, scenario)
+
+
 def test_concurrent_decisions_on_one_stream_all_succeed(real_server: ServerProcess) -> None:
     async def scenario(db: headwater.Database) -> None:
         accounts = ACCOUNTS.on(db)

@@ -26,6 +26,7 @@ from headwater_protocol.errors import (
 )
 from headwater_protocol.limits import GROUP_MEMBERS_MAX, GROUPS_MAX
 from headwater_server.engine.consumer_groups import describing
+from headwater_server.engine.consumer_groups.erasing import without_reasons
 from headwater_server.engine.consumer_groups.group import ConsumerGroup
 from headwater_server.engine.consumer_groups.host import Turn
 from headwater_server.engine.consumer_groups.progress import PARKED_MAX
@@ -446,6 +447,13 @@ class Groups:
         for (name, position, _), lease in zip(acks, leases, strict=True):
             writes += self.active[name].progress.done_writes(lease.stream, position)
         return writes, [(name, lease) for (name, _, _), lease in zip(acks, leases, strict=True)]
+
+    def forget_reasons(self, positions: set[int]) -> list[bytes | None]:
+        """The writes that remove what is stored of why these events failed. They are erased."""
+        definitions = list_definitions(self._state, self._state.last_commit)
+        for group in self.active.values():
+            group.progress.forget_reasons(positions)
+        return without_reasons(self._state, definitions, positions)
 
     def settle(self, settled: Any, sequence: int) -> None:
         """The acknowledgements are sequenced, and durable once *sequence* is."""

@@ -34,6 +34,7 @@ from headwater_server.engine.consumer_groups.records import (
     read_streams,
     replay_key,
     stream_key,
+    without_reason,
 )
 from headwater_server.engine.consumer_groups.streams import QUEUE_MAX, StreamProgress, Trial
 from headwater_server.engine.format.events import decode_event
@@ -228,6 +229,18 @@ class GroupProgress:
         """Count a parked event as done, because it can no longer be read."""
         self._put([parked_key(self.definition.number, position), None])
         self.discard(stream, position)
+
+    def forget_reasons(self, positions: set[int]) -> None:
+        """Forget why these events failed, also in what is still to be written."""
+        for stream in self.streams.values():
+            if stream.queue and stream.queue[0] in positions:
+                stream.trial.reason = ""
+            for position, trial in stream.replays:
+                if position in positions:
+                    trial.reason = ""
+        for key, value in self._outbox.items():
+            if value is not None:
+                self._outbox[key] = without_reason(key, value, positions)
 
     def _note_entry(self, stream: StreamProgress) -> None:
         if not stream.entry:

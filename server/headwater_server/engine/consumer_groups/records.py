@@ -26,6 +26,7 @@ and will be tried again ("r"). So the size of a group's state depends on its unf
 not on the finished ones.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -206,6 +207,20 @@ def read_streams(state: State, view: int, number: int) -> list[tuple[str, Stream
     ]
 
 
+def read_entries(
+    state: State, view: int, number: int, streams: Iterable[str]
+) -> Iterator[tuple[bytes, bytes]]:
+    """The stored entries of a group that may have a reason: of these streams, and set aside."""
+    for stream in streams:
+        key = stream_key(number, stream)
+        value = state.get(key, view)
+        if value is not None:
+            yield key, value
+    for kind in (_PARKED, _REPLAY):
+        start = kind + _number(number)
+        yield from state.scan(start, _end(start), view)
+
+
 def read_parked(
     state: State, view: int, number: int, after: int, limit: int
 ) -> list[tuple[int, ParkedEntry]]:
@@ -250,6 +265,21 @@ def keys_after(state: State, view: int, number: int, position: int) -> list[byte
         start = kind + _number(number)
         keys += [key for key, _ in state.scan(start + _number(position + 1), _end(start), view)]
     return keys
+
+
+def without_reason(key: bytes, value: bytes, positions: set[int]) -> bytes:
+    """An entry without its reason if it is of one of these events; else as it is."""
+    kind = key[: len(_DEFINITION)]
+    entry: StreamEntry | ParkedEntry | ReplayEntry
+    if kind == _PARKED and _position_of(key) in positions:
+        entry = ParkedEntry(*msgpack.unpackb(value)[:4])
+    elif kind == _REPLAY and _position_of(key) in positions:
+        entry = ReplayEntry(*_with_pause(value, 5))
+    elif kind == _STREAM and StreamEntry(*_with_pause(value, 6)).tried in positions:
+        entry = StreamEntry(*_with_pause(value, 6))
+    else:
+        return value
+    return encode_entry(entry._replace(reason=""))
 
 
 def problem_of(key: bytes, value: bytes, last_position: int) -> str | None:

@@ -18,6 +18,7 @@ from headwater_protocol.errors import (
     TooLarge,
     WrongVersion,
 )
+from headwater_server.engine.format.keyspaces import ERASURES, erased_position
 from headwater_server.engine.format.planned import Planned
 from headwater_server.engine.format.records import encode_commit
 from headwater_server.engine.retention.rules import is_deleted
@@ -43,6 +44,10 @@ class Acknowledging(Protocol):
         Raises:
             DeliveryLost: the consumer no longer holds one of the deliveries.
         """
+        ...
+
+    def forget_reasons(self, positions: set[int]) -> list[bytes | None]:
+        """The writes that remove the reasons why events failed that are erased."""
         ...
 
     def settle(self, settled: Any, sequence: int) -> None:
@@ -138,6 +143,8 @@ class Planner:
                 self._held_at(opened, failure) for failure in planned.failures
             )
             raise _failure_error(planned.failures, retryable=raced)
+        if buffer.erased and self.acknowledging is not None:
+            self._forget_reasons(planned)
         planned.record = encode_commit(
             planned.commit,
             transaction,
@@ -153,6 +160,19 @@ class Planner:
                 f"a commit record of {len(planned.record)} bytes; allowed are {RECORD_SIZE_MAX}"
             )
         return planned
+
+    def _forget_reasons(self, planned: Planned) -> None:
+        assert self.acknowledging is not None, "the engine is open"
+        keys = planned.writes[::2]
+        positions = {erased_position(key) for key in keys if key and key.startswith(ERASURES)}
+        if not positions:
+            return
+        writes = self.acknowledging.forget_reasons(positions)
+        taken = set(keys)
+        for place in range(0, len(writes), 2):
+            # An acknowledgement of the same transaction has replaced the entry already.
+            if writes[place] not in taken:
+                planned.writes = [*writes[place : place + 2], *planned.writes]
 
     def _acknowledge(self, buffer: WriteBuffer, planned: Planned) -> None:
         assert self.acknowledging is not None, "the engine is open"
