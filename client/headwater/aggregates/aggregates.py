@@ -209,7 +209,9 @@ class Aggregates(Generic[State]):
 
     def _snapshot_due(self, stream: str, loaded: _Replayed[State], coming: int = 0) -> Any:
         every = self.repository.snapshot_every
-        if every is None or loaded.replayed + coming < every or not loaded.recorded:
+        if every is None or not loaded.replayed or loaded.replayed + coming < every:
+            return None
+        if not loaded.recorded:
             return None
         return self.repository.snapshot_of(loaded.state, self._place._codec, stream)  # noqa: SLF001
 
