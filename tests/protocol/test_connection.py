@@ -65,6 +65,28 @@ def test_requests_are_pipelined_and_answered_in_any_order() -> None:
     assert client.in_flight == server.in_flight == {}
 
 
+def test_a_plain_put_is_received_like_every_other_execute() -> None:
+    """Plain puts are parsed without msgpack. With a condition, the same put is an ordinary one."""
+    server = connection_in(State.READY)
+    put = ["put", b"k", b"v"]
+    plain, other = server.receive(
+        frame(7, "execute", bytes(16), [], [], [put])
+        + frame(8, "execute", bytes(16), [["key_absent", b"x"]], [], [put])
+    )
+    assert plain == Request(7, "execute", [bytes(16), [], [], [put]])
+    assert server.in_flight == {7: "execute", 8: "execute"}
+    (again,) = server.receive(frame(7, "execute", bytes(16), [], [], [put]))
+    assert isinstance(again, Violation)
+    assert "request id 7 is in use by execute" in again.error.message
+    assert other.request_id == 8
+
+
+def test_a_plain_put_before_the_hello_is_a_violation() -> None:
+    server = connection_in(State.HELLO)
+    item = receive_one(server, frame(7, "execute", bytes(16), [], [], [["put", b"k", b"v"]]))
+    assert isinstance(item, Violation)
+
+
 def test_a_wrong_argument_costs_one_request_and_not_the_connection() -> None:
     client, server = ready_pair()
     bad, good = server.receive(frame(7, "get", None, "no bin") + frame(8, "get", None, b"k"))

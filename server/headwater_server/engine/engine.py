@@ -321,8 +321,8 @@ class Engine:
         if budget is not None and reads is not None and not failures:
             # The answer waits until what is read here is durable.
             results = reads(ChargedReader(self._state, budget, self.settings))
-        commit = self.sequencer.commit_at_once
-        return commit(transaction, user, buffer, failures, budget), results
+        ticket = self.sequencer.commit_at_once(transaction, user, buffer, failures, budget)
+        return ticket, results
 
     def status(self, transaction: bytes, *, resolve: bool, user: int = 0) -> TransactionStatus:
         """The status of a transaction; with *resolve*, fence it unless it committed.

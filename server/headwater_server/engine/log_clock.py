@@ -81,18 +81,15 @@ class LogClock:
         """The time for the next record, in microseconds; never less than that of an earlier one."""
         if self._held:
             return self._held
-        time = self._next()
+        time = self._wall()
+        if self._time <= time < self._compared + COMPARED_US and not self.offset_us:
+            # The step is too small to need a comparison.
+            self._time = time
+        else:
+            time = self._compare(time)
         if self._holding:
             self._held = time
         return time
-
-    def _next(self) -> int:
-        wall = self._wall()
-        if self._time <= wall < self._compared + COMPARED_US and not self.offset_us:
-            # The step is too small to need a comparison.
-            self._time = wall
-            return wall
-        return self._compare(wall)
 
     def _compare(self, wall: int) -> int:
         """The time according to both clocks."""

@@ -123,6 +123,7 @@ class Service:
         handlers: Mapping[str, Handler],
         clock: Callable[[], int],
         monotonic: Callable[[], float],
+        turn_clock: Callable[[], float],
         group_commit: GroupCommit,
         subscriptions: Feeds[EventFilter],
         key_feeds: Feeds[KeyRange],
@@ -155,8 +156,8 @@ class Service:
             stalled_s_max=settings.stalled_ms_max / 1000,
             monotonic=monotonic,
         )
-        self.session_turn = Turn(settings.session.turn_ms, monotonic)
-        self.connections_turn = Turn(settings.turn_ms, monotonic)
+        self.session_turn = Turn(settings.session.turn_ms, turn_clock)
+        self.connections_turn = Turn(settings.turn_ms, turn_clock)
         self.stopping = False
         # A dict, because the order of a set would differ between runs of a simulation.
         self.sessions: dict[Peer, Entered] = {}

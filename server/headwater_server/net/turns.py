@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 
 class Turn:
-    """The end of the current turn. The clock is the event loop's, so simulated time never ends it.
+    """The end of the current turn.
+
+    The clock is read after every request, so a server reads the system's, which is a tenth of the
+    event loop's. Tests and simulation use the loop's clock: simulated time never ends a turn.
 
     Attributes:
         ends: when the turn is over, in seconds of the clock.

@@ -67,13 +67,13 @@ def evaluate_buffer(
         if not buffer.appends_only:
             # Its other writes are of its own commit, so its answer must be too.
             planned.repeated = ()
-    stale: set[bytes] = set()
+    stale: set[bytes] | None = None
     if buffer.snapshots:
         refuse_erased_snapshots(state, buffer.snapshots, view)
         if retention is not None:
             stale = _stale_snapshots(buffer, retention)
     for key, entry in buffer.entries.items():
-        if key in stale:
+        if stale is not None and key in stale:
             writes += (key, None)
             continue
         writes.append(key)
@@ -84,7 +84,7 @@ def evaluate_buffer(
         _evaluate_ranges(state, buffer, writes, budget or WorkBudget(RANGE_DELETES))
     if buffer.snapshots:
         _check_snapshots(state, buffer, planned)
-        _prune_snapshots(state, buffer, stale, writes, snapshots_kept)
+        _prune_snapshots(state, buffer, stale or set(), writes, snapshots_kept)
     if retention is not None:
         # Keys of retention must come last: applying looks only at the record's last key.
         for key, value in retention.writes(set(writes[::2])):  # type: ignore[arg-type]
