@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from headwater_protocol.messages import BIN_HEADERS, array_header, bin_header, decode
+from headwater_server.engine.state.gaps import EXAMINED_MIN, note_gap, skip_gap
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.range_merge import RUN_KEYS, RangeSink, merge_range
 from headwater_server.engine.state.scan_cache import KEYS_MIN, KeyRun, PackedRun
@@ -139,6 +140,10 @@ def scan_page(
     # One more than needed, to know whether there is more.
     wanted = limit + 1
     examined = 0
+    first = start
+    empty_to = b""
+    if state.gaps and not reverse:
+        start = skip_gap(state, start, view)
     while start < end:
         count_max = min(wanted, RUN_KEYS)
         examined += count_max
@@ -155,6 +160,8 @@ def scan_page(
             # The merge would give the same with more calls, which a test counts.
             filling.add_run(run, run.low, run.high)
             rest = run.rest
+        if not filling.count and not reverse and not filling.more:
+            empty_to = end if rest is None else rest
         if rest is None or filling.more:
             break
         # The page is usually full by now. Ask for several keys: one at a time would be slow in a
@@ -164,6 +171,8 @@ def scan_page(
             end = rest
         else:
             start = rest
+    if empty_to and examined > EXAMINED_MIN:
+        note_gap(state, first, empty_to, view)
     page = filling.page()
     page.examined = examined
     return page

@@ -47,6 +47,8 @@ class State:
         self.files = files
         self.retention = Retention()
         self.frozen: MemTable | None = None
+        # By start: the end, and the commit at which there was no key; see gaps.py.
+        self.gaps: dict[bytes, tuple[bytes, int]] = {}
         self.active = MemTable(files.applied_commit, files.applied_position, files.time)
 
     def apply(self, run: list[Planned]) -> None:
