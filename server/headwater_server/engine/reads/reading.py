@@ -34,6 +34,9 @@ other members of the answer."""
 _BATCH: Final = 512
 """Positions whose events are fetched at a time while a page is filled."""
 
+EXAMINED_SIZE_MAX: Final = 4 * limits.PAGE_SIZE_MAX
+"""About how many bytes of events one page looks through. Few of them may be shown, or match."""
+
 
 class StreamPage(NamedTuple):
     """The stream's version, stored events, and whether the stream goes on after the last."""
@@ -261,7 +264,7 @@ class Reader:
         """As `_read_log`, without hidden events. A page also ends after `examined_max` events."""
         visibility = self._visibility()
         events: list[bytes] = []
-        size = examined = 0
+        size = examined = looked_through = 0
         position = upto + 1 if reverse else after
         step = -1 if reverse else 1
         count = limit
@@ -283,8 +286,10 @@ class Reader:
                     break
             more = self._goes_on(position, after, upto, reverse)
             examined += len(found)
+            looked_through += sum(map(len, found))
             self._charge(events=len(found), entries=0)
-            if not more or len(events) == limit or examined >= self._examined_max:
+            is_spent = examined >= self._examined_max or looked_through > EXAMINED_SIZE_MAX
+            if not more or len(events) == limit or is_spent:
                 return EventsPage(position, events, more)
             # Read larger batches, so that a page is not filled one event at a time.
             count = max(limit - len(events), _BATCH)
@@ -294,7 +299,7 @@ class Reader:
     ) -> EventsPage:
         """Search the indexes in batches until the page is full or the limit of work is reached."""
         events: list[bytes] = []
-        size = examined = 0
+        size = examined = looked_through = 0
         position = upto + 1 if reverse else after
         thinned = self._hides_any() if wanted.stream is None else self._may_hide(wanted.stream)
         shows = self._visibility().shows if thinned else None
@@ -306,7 +311,13 @@ class Reader:
             cost = search.cost
             positions = search.take(min(_BATCH, room))
             self._charge(events=len(positions), entries=search.cost - cost)
-            for candidate, stored in zip(positions, self._state.events(positions), strict=True):
+            # Where all candidates match, no more are read than fit into the page.
+            left = max(0, limits.PAGE_SIZE_MAX - size)
+            found = self._state.each_event(positions, wanted_size=left)
+            for candidate, stored in zip(positions, found, strict=True):
+                looked_through += len(stored)
+                if looked_through > EXAMINED_SIZE_MAX and position not in (after, upto + 1):
+                    return EventsPage(position, events, more=True)
                 shown = shows is None or shows(stored)
                 if shown and (search.exact or wanted.fits(decode_event(stored))):
                     if events and size + len(stored) > limits.PAGE_SIZE_MAX:
@@ -334,14 +345,17 @@ class Reader:
     def _events_within(self, positions: Sequence[int]) -> list[bytes]:
         """The events at positions, until a page is full by bytes; at least one, if there is any."""
         events: list[bytes] = []
-        size = 0
+        size = at = 0
         pending = list(positions)
-        for start in range(0, len(pending), _BATCH):
-            for stored in self._state.events(pending[start : start + _BATCH]):
+        while at < len(pending):
+            left = max(0, limits.PAGE_SIZE_MAX - size)
+            found = self._state.events_within(pending[at : at + _BATCH], left)
+            for stored in found:
                 if events and size + len(stored) > limits.PAGE_SIZE_MAX:
                     return events
                 events.append(stored)
                 size += len(stored)
+            at += len(found)
         return events
 
 

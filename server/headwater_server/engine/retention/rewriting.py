@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event, erase_event
 from headwater_server.engine.format.index_keys import (
@@ -58,7 +59,7 @@ ERASED_SEGMENTS_MAX: Final = 4
 """Segments with erased events that one run rewrites, at about a second of work each."""
 
 _EVENTS: Final = 64
-"""Events that are decoded at a time, because each may be large."""
+"""Events that are decoded at a time, within a bound of bytes, because each may be large."""
 
 _SLICE: Final = 10_000
 """Versions of a stream that are looked up at a time."""
@@ -156,8 +157,11 @@ class Rewrite:
             if written == ERASED_SEGMENTS_MAX:
                 return
             streams: set[str] = set()
-            for start in range(low, high, _EVENTS):
-                stored = self.files.events(waiting[start : min(high, start + _EVENTS)])
+            start = low
+            while start < high:
+                here = waiting[start : min(high, start + _EVENTS)]
+                stored = self.files.events_within(here, PAGE_SIZE_MAX, least=1)
+                start += len(stored)
                 events = [decode_event(each) for each in stored if each]
                 streams.update(event.stream for event in events if event.data is not None)
             for stream in sorted(streams):

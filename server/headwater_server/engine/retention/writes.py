@@ -235,8 +235,9 @@ class RetentionEvaluator:
     def _erase(self, name: str | None, positions: list[int], versions: list[int]) -> None:
         state = self.state
         pending = {position for _, position in state.retention.pending}
-        events = zip(positions, versions, state.events(positions), strict=True)
-        for position, version, stored in events:
+        wanted = sorted(set(zip(positions, versions, strict=True)))
+        events = state.each_event([position for position, _ in wanted])
+        for (position, version), stored in zip(wanted, events, strict=True):
             if not stored:
                 # A removed event has nothing left to erase, but snapshots may contain its data.
                 if name is not None:

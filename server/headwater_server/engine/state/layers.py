@@ -26,6 +26,9 @@ from headwater_server.engine.state.range_merge import RUN_KEYS, first_items
 from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.commits.commit_records import CommitRecord
 
+_EVENTS_AT_ONCE: Final = 512
+"""Events that are read at a time, within a bound of bytes."""
+
 
 class Head(NamedTuple):
     """The end of a stream: the stream's id, its version, and the position of its last event."""
@@ -268,6 +271,47 @@ class State:
         if self.retention.masked:
             return self.retention.mask(positions, found)
         return found
+
+    def events_within(self, positions: Sequence[int], size_max: int) -> list[bytes]:
+        """The first of the events at *positions*, about *size_max* bytes of them; at least one.
+
+        *positions* ascend or descend. Of the files, nothing is read that is not returned.
+        """
+        boundary = self.active.base_position
+        if self.frozen is not None:
+            boundary = self.frozen.base_position
+        if min(positions[0], positions[-1]) > boundary:
+            return self.events(positions)
+        in_files = sum(position <= boundary for position in positions)
+        if positions[0] <= positions[-1]:
+            below, above = positions[:in_files], positions[in_files:]
+            found = self.files.events_within(below, size_max, least=1)
+            if len(found) == in_files and above:
+                found += self._events(above)
+        else:
+            above, below = positions[: len(positions) - in_files], positions[-in_files:]
+            found = self._events(above) if above else []
+            left = max(0, size_max - sum(map(len, found)))
+            found += self.files.events_within(below, left, least=0 if found else 1)
+        if self.retention.masked:
+            return self.retention.mask(positions[: len(found)], found)
+        return found
+
+    def each_event(
+        self, positions: Sequence[int], *, wanted_size: int = limits.PAGE_SIZE_MAX
+    ) -> Iterator[bytes]:
+        """The stored events at *positions*, which ascend or descend, read some at a time.
+
+        *wanted_size* is about how many bytes the caller wants to see at first.
+        """
+        at, size_max = 0, wanted_size
+        while at < len(positions):
+            found = self.events_within(positions[at : at + _EVENTS_AT_ONCE], size_max)
+            yield from found
+            # After the wanted bytes come one event, to see that it does not fit, and then, if the
+            # caller goes on, as many as before.
+            size_max = 0 if at == 0 else limits.PAGE_SIZE_MAX
+            at += len(found)
 
     def _events(self, positions: Sequence[int]) -> list[bytes]:
         boundary = self.active.base_position

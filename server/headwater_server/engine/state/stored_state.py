@@ -404,6 +404,10 @@ class StoredState:
         """The stored events at existing positions, in the given order."""
         return self.event_log.read_many(positions)
 
+    def events_within(self, positions: Sequence[int], size_max: int, *, least: int) -> list[bytes]:
+        """The first of the events at *positions*, up to a size, but *least* of them at least."""
+        return self.event_log.read_within(positions, size_max, least=least)
+
     def events_from(self, first: int, count_max: int, size_max: int) -> list[bytes]:
         """Stored events from position *first* on, at least one, until a count or size is full."""
         count = min(count_max, self.applied.position - first + 1)

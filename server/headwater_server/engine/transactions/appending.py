@@ -292,7 +292,7 @@ class Appender:
         self._check_whole(append, versions)
         present = [version for version in versions if version is not None]
         positions = self._state.stream_positions(stream, head, present[0], present[-1])
-        stored = [decode_event(data) for data in self._state.events(positions)]
+        stored = [decode_event(data) for data in self._state.each_event(positions)]
         for event, old in zip(append.events, stored, strict=True):
             if old.data is None:
                 # Nobody can tell whether the content was the same, and nothing would be appended.

@@ -37,7 +37,7 @@ def versions_after(state: State, first: int, last: int) -> dict[str, int]:
         place = settled.find(0, place)
     if place >= 0:
         rest = [first + place for place, is_settled in enumerate(settled) if not is_settled]
-        for stored in filter(None, state.events(rest)):
+        for stored in filter(None, state.each_event(rest)):
             event = decode_event(stored)
             versions[event.stream] = event.version
     return versions

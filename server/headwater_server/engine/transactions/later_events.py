@@ -59,7 +59,7 @@ def first_event(
     while True:
         positions = search.take(1 if search.exact else _BATCH)
         budget.spend(events=len(positions))
-        for stored in state.events(positions):
+        for stored in state.each_event(positions):
             if visibility is None or visibility.shows(stored):
                 event = decode_event(stored)
                 if search.exact or wanted.fits(event):
@@ -200,7 +200,7 @@ class LaterEvents:
                 return
             self._budget.spend(events=len(found))
             after = found[-1]
-            yield from filter(None, state.events(found))
+            yield from filter(None, state.each_event(found))
 
     def _may_lose(self, stream: str) -> bool:
         return self._state.retention.hiding.may_have(stream)
@@ -225,7 +225,7 @@ class LaterEvents:
             return []
         self._budget.spend(events=last - first + 1)
         positions = state.stream_positions(stream, head, first, last)
-        return [decode_event(stored) for stored in state.events(positions) if stored]
+        return [decode_event(stored) for stored in state.each_event(positions) if stored]
 
 
 def _has_no_index(wanted: EventFilter) -> bool:

@@ -145,8 +145,8 @@ class OwnWrites:
     def _note_erased(self, erasures: Erasures, place: int, write: RetentionWrite) -> None:
         state, stream = self._state, write.stream
         if stream is None:
-            wanted = [each for each in write.arguments[0] if each <= self._position]
-            for stored in filter(None, state.events(wanted)):
+            wanted = sorted({each for each in write.arguments[0] if each <= self._position})
+            for stored in filter(None, state.each_event(wanted)):
                 event = decode_event(stored)
                 if event.data is not None:
                     _add(erasures, place, event.stream, event.version, event.position)

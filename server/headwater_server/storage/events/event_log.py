@@ -351,6 +351,38 @@ class EventLog:
             begun = place
         return [found[position] for position in positions]
 
+    def read_within(self, positions: Sequence[int], size_max: int, *, least: int) -> list[bytes]:
+        """The first of the events at *positions* that have at most *size_max* bytes together.
+
+        At least *least* of them, whatever their size. *positions* ascend or descend. What is not
+        returned is not read: the offsets tell the sizes.
+
+        Raises:
+            DamagedFile: one of them is damaged.
+        """
+        segments = self._segments
+        from_end = positions[0] > positions[-1]
+        found: list[bytes] = []
+        begun = 0
+        for place in range(1, len(positions) + 1):
+            segment = segments[self._place(segments, positions[begun])]
+            if place < len(positions) and segment.first <= positions[place] <= segment.last:
+                if abs(positions[place] - positions[place - 1]) <= _RUN_GAP_MAX:
+                    continue
+            run = positions[begun:place]
+            more = segment.read_many(
+                run[::-1] if from_end else run,
+                size_max,
+                least=max(0, least - len(found)),
+                from_end=from_end,
+            )
+            found += more[::-1] if from_end else more
+            if len(more) < len(run):
+                break
+            size_max = max(0, size_max - sum(map(len, more)))
+            begun = place
+        return found
+
     def _place(self, segments: Sequence[EventSegment], position: int) -> int:
         """The place in *segments* of the one that holds *position*."""
         place = bisect.bisect_right(segments, position, key=lambda each: each.first) - 1

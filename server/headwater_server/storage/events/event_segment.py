@@ -234,14 +234,30 @@ class EventSegment:
         self._settle(first)
         return self.read(first, last, size_max)
 
-    def read_many(self, positions: Sequence[int]) -> list[bytes]:
+    def read_many(
+        self,
+        positions: Sequence[int],
+        size_max: int | None = None,
+        *,
+        least: int = 0,
+        from_end: bool = False,
+    ) -> list[bytes]:
         """Payloads of *positions*, which are sorted and lie within the segment.
+
+        With *size_max*, of as many as have at most that many bytes, but of *least* at least. They
+        are the first ones, or the last ones if *from_end*.
 
         Raises:
             DamagedFile: an entry is damaged.
         """
         first = positions[0]
         offsets = self._offsets(first, positions[-1])
+        if size_max is not None and offsets[-1] - offsets[0] > size_max:
+            sizes = [offsets[each - first + 1] - offsets[each - first] for each in positions]
+            count = max(least, _fitting(sizes[::-1] if from_end else sizes, size_max))
+            if not count:
+                return []
+            positions = positions[-count:] if from_end else positions[:count]
         payloads: list[bytes] = []
         begun = 0
         for place in range(1, len(positions) + 1):
@@ -368,3 +384,13 @@ class EventSegment:
 def _size_of(payload_size: int) -> int:
     """Bytes of an entry with a payload of this size."""
     return ENTRY_HEADER_SIZE + (payload_size + 7 & ~7)
+
+
+def _fitting(sizes: Sequence[int], size_max: int) -> int:
+    """How many of the first sizes add up to at most *size_max*."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if total > size_max:
+            return count
+    return len(sizes)
