@@ -28,10 +28,11 @@ from headwater.errors import InvalidArgument, Undecodable
 class Codec(Protocol):
     """Turns values into bytes and back.
 
-    A codec may also have two methods for events. `to_stored(event)` receives each Event before it
-    is encoded, and returns the event to store instead. `from_stored(event)` receives a
-    RecordedEvent after it was decoded, and returns one whose data and metadata are used instead;
-    all else stays as it was stored. TypedCodec has both.
+    A codec may also have three methods for events. `to_stored(event)` receives each Event before it
+    is encoded, and returns the event to store instead. If there is one, `check_stored(type, data)`
+    receives the type and the encoded data, and raises InvalidArgument if they could not be read
+    again. `from_stored(event)` receives a RecordedEvent after it was decoded, and returns one whose
+    data and metadata are used instead; all else stays as it was stored. TypedCodec has all three.
 
     Events are decoded when their data is asked for, by the thread or task that asks.
     """

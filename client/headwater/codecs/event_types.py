@@ -238,22 +238,24 @@ class TypedCodec:
         self.types = types
         self.encode = inner.encode
         self.decode = inner.decode
+        self.to_stored = types.to_stored
         self.from_stored = types.from_stored
 
-    def to_stored(self, event: Event) -> Event:
-        """Replace an object by plain data, and make sure that it can be read again.
+    def check_stored(self, name: str, data: bytes) -> None:
+        """Make sure that the encoded data of an event can be read again.
 
         Raises:
-            InvalidArgument: the data does not fit the type.
+            InvalidArgument: the class of this type of events does not take it.
         """
-        stored = self.types.to_stored(event)
-        if self.types.has_class(event.type):
-            try:
-                data = self.encode(stored.data)
-            except Exception:
-                return stored  # The caller encodes it too, and says of which event it is.
-            self.types.check_readable(event.type, self.decode(data))
-        return stored
+        if not self.types.has_class(name):
+            return
+        try:
+            plain = self.decode(data)
+        except Exception as error:
+            raise InvalidArgument(
+                f"{name}: the data could not be decoded again: {type(error).__name__}: {error}"
+            ) from error
+        self.types.check_readable(name, plain)
 
 
 def _enum_value(value: Any) -> Any:

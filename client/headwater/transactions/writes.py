@@ -229,6 +229,8 @@ class Writes(RetentionWrites):
         except Exception:
             self._check_event(event, _place_of(number, stream))
             raise
+        if to_stored is not None and (check := getattr(codec, "check_stored", None)) is not None:
+            check(event.type, data)
         size = len(data) + len(metadata)
         empty = not metadata and event.metadata is not None
         if empty or size > limits.VALUE_SIZE_MAX or not _accepts_name(event.type):
