@@ -13,7 +13,7 @@ All that an application needs is in this module.
 """
 
 from headwater.accounts.connections import ConnectionInfo, Connections, WhoAmI
-from headwater.accounts.rights import Rights, UserRights
+from headwater.accounts.rights import AuditRecord, Rights, UserRights
 from headwater.aggregates.aggregates import Aggregate, Aggregates, Decided
 from headwater.aggregates.blocking_aggregates import BlockingAggregates
 from headwater.aggregates.repository import Repository
@@ -114,6 +114,7 @@ from headwater_protocol.numbers import (
 )
 
 __all__ = [
+    "AuditRecord",
     "BlockingConnections",
     "BlockingRights",
     "Grant",

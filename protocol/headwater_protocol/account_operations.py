@@ -95,5 +95,11 @@ ACCOUNT_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
         "[[name, [grant, …]], …]",
         "The roles in name order, with those that every database has.",
     ),
+    (
+        "audit_read",
+        _record(_optional("limit", Integer(1, limits.PAGE_ITEMS_MAX), limits.PAGE_ITEMS_MAX)),
+        "[[time, event, user | nil, address, details], …]",
+        "The newest records of the audit log, in order of time.",
+    ),
 )
 """Name, arguments, answer and description of each operation."""

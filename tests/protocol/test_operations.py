@@ -57,6 +57,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "role_set": (["auditor", [["streams", "read", {"prefix": "a"}]], TX], ["auditor", []]),
     "role_remove": (["auditor", TX], ["auditor"]),
     "role_list": ([], []),
+    "audit_read": ([10], []),
     "user_verifiers": ([], []),
     "hold_clock": ([None], [1_700_000_000_000_000]),
     "group_create": (

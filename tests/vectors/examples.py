@@ -341,6 +341,7 @@ EXAMPLES: Final = [
     Example("connection_close", [17], None),
     Example("newest_position", [None, 0, {"category": "account"}], [42, 9, False]),
     Example("newest_position", [TX], [41, 0, False]),
+    Example("audit_read", [100], [[TIME, "logged in", "ann", "10.0.0.1:4711", {}]]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
+from headwater.records import time_of
 from headwater.transport.channel import Channel
 from headwater_protocol.account_operations import NAME
 from headwater_protocol.grants import GRANTS, ROLES, Grant
@@ -26,6 +28,29 @@ class UserRights:
     restricted: bool
     roles: tuple[str, ...]
     grants: tuple[Grant, ...]
+
+
+AUDIT_LIMIT_DEFAULT: Final = 1000
+"""Records of the audit log that are read: all that the server keeps in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """What somebody did on the server, or tried to do.
+
+    Attributes:
+        time: by the server's clock.
+        event: "logged in", "log-in failed", "permission denied", "erase", …
+        user: who; None before the log-in.
+        address: of the client.
+        details: what else is known, by name.
+    """
+
+    time: datetime
+    event: str
+    user: str | None
+    address: str
+    details: dict[str, Any]
 
 
 class Rights:
@@ -108,6 +133,14 @@ class Rights:
         """
         NAME(name, "remove_role: name")
         await self._channel().administer("role_remove", name)
+
+    async def audit(self, limit: int = AUDIT_LIMIT_DEFAULT) -> list[AuditRecord]:
+        """The newest records of the server's audit log, in order of time.
+
+        The server keeps a thousand in memory, and all of them in the file of `--audit-log`.
+        """
+        rows = await self._channel().read("audit_read", limit)
+        return [AuditRecord(time_of(time), *rest[:4]) for time, *rest in rows]
 
     async def _change(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from headwater.accounts.rights import Rights, Roles, UserRights
+from headwater.accounts.rights import AUDIT_LIMIT_DEFAULT, AuditRecord, Rights, Roles, UserRights
 from headwater.transport.stepping import step
 from headwater_protocol.grants import Grant
 
@@ -82,3 +82,10 @@ class BlockingRights:
             InvalidArgument: there is no such role, a user has it, or every database has it.
         """
         step(self._core.remove_role(name))
+
+    def audit(self, limit: int = AUDIT_LIMIT_DEFAULT) -> list[AuditRecord]:
+        """The newest records of the server's audit log, in order of time.
+
+        The server keeps a thousand in memory, and all of them in the file of `--audit-log`.
+        """
+        return step(self._core.audit(limit))

@@ -250,3 +250,26 @@ def remove_role(connector: Connector, name: str, yes: bool) -> None:
     with connector.connect() as db:
         db.rights.remove_role(name)
     click.echo(f"role {name} removed")
+
+
+@click.command()
+@connection_options
+@json_option
+@click.option("--limit", type=click.IntRange(1, 10_000), default=1000, help="How many, at most.")
+def audit(connector: Connector, as_json: bool, limit: int) -> None:
+    """Show the newest records of the audit log: log-ins, refusals, changes of users, erasures."""
+    with connector.connect() as db:
+        records = db.rights.audit(limit)
+    rows = (
+        {
+            "time": record.time.isoformat(),
+            "event": record.event,
+            "user": record.user or "",
+            "address": record.address,
+            "details": record.details
+            if as_json
+            else " ".join(f"{name}={value}" for name, value in record.details.items()),
+        }
+        for record in records
+    )
+    show(("time", "event", "user", "address", "details"), rows, as_json=as_json)

@@ -142,6 +142,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         metavar="FILE",
     ),
     _option("tls-key", "Private key, PEM, if it is not in the same file.", metavar="FILE"),
+    _option("audit-log", "File to append the audit log to, as JSON lines.", metavar="FILE"),
     _option(
         "backup-dir", "Directory for backups; without it, backups are disabled.", metavar="DIR"
     ),
@@ -237,6 +238,7 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         unix=values["unix"],
         tls_certificate=values["tls_cert"],
         tls_key=values["tls_key"],
+        audit_log=values["audit_log"],
         backup_directory=values["backup_dir"],
         ready_file=values["ready_file"],
         connections_max=values["connections_max"],

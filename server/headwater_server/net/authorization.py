@@ -202,6 +202,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "group_parked": _group_events,
     "group_replay": _group,
     "group_discard": _group,
+    "audit_read": _needs("admin"),
     "stats": _needs("admin"),
     "backup": _needs("backup"),
     "whoami": anyone,
@@ -220,6 +221,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "hold_clock": _needs("admin"),
 }
 """The rule of each operation."""
+
+WRITING: Final[Mapping[str, int]] = {"write": 1, "commit": 1, "execute": 3}
+"""Operations with writes, and which of their arguments these are. The first is the transaction."""
 
 SENT_AGAIN: Final = frozenset({"commit", "execute"})
 """Operations that a client sends again if it lost the answer."""

@@ -244,6 +244,7 @@ class Server:
                 nursery.cancel_scope.cancel()
         finally:
             self.plain_sockets.close()
+            self.service.audit.close()
 
     async def stop(self, *, hurry: trio.Event | None = None) -> None:
         """Shut down in order; *hurry* cuts the waiting for clients short."""

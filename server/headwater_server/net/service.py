@@ -27,11 +27,12 @@ from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.rights import Rights
 from headwater_server.engine.transactions.searching_ahead import SearchesAhead
 from headwater_server.engine.transactions.sequencer import Ticket
-from headwater_server.net.authorization import RULES, SENT_AGAIN, need_channel
+from headwater_server.net.authorization import RULES, SENT_AGAIN, WRITING, need_channel
 from headwater_server.net.failures import Failures
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange
+from headwater_server.net.session.audit import Audit
 from headwater_server.net.session.authentication import Authentication
 from headwater_server.net.session.login_attempts import Bursts, address_of
 from headwater_server.net.session.memory_budget import MemoryBudget, default_size
@@ -113,6 +114,7 @@ class Service:
         sessions: all open sessions, the oldest first, each with its number and when it came.
         strangers: sessions without a finished hello and authentication.
         bursts: which of many equal log lines are written.
+        audit: the audit log.
     """
 
     def __init__(
@@ -146,8 +148,10 @@ class Service:
         self.server_name: Final = _server_name()
         self.local_only = local_only
         self.authentication_needed = engine.accounts.any() or not local_only
+        self.audit = Audit(clock, settings.audit_log)
         self.authentication = Authentication(
             engine,
+            self.audit,
             failed_max=settings.session.authentications_failed_max,
             monotonic=monotonic,
         )
@@ -279,6 +283,8 @@ class Service:
             PermissionDenied: the user lacks a right.
         """
         account = session.account
+        if operation in WRITING:
+            self.audit.record_writes(session, arguments[0], arguments[WRITING[operation]])
         if account is None:
             # A session without a user may call hello and authenticate.
             if session not in self.strangers:
@@ -307,6 +313,13 @@ class Service:
                 why=error.message,
                 left_out=left_out,
             )
+            self.audit.record(
+                "permission denied",
+                session,
+                operation=operation,
+                why=error.message,
+                left_out=left_out,
+            )
 
     def _has_committed(self, transaction: bytes) -> bool:
         return self.engine.status(transaction, resolve=False).state == "committed"
@@ -329,6 +342,7 @@ class Service:
 
         def applied() -> None:
             _log.info(what, name=name, by=str(by))
+            self.audit.record(what, by, name=name)
             self._apply_accounts()
 
         if ticket.error is None:

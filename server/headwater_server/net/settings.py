@@ -96,6 +96,9 @@ class ServerSettings:
     backup_directory: str | None = None
     """The directory for backups; None disables them. Clients name a backup, not a path."""
 
+    audit_log: str | None = None
+    """A file to which the audit log is appended, one JSON object a line. None: no file."""
+
     ready_file: str | None = None
     """A file that is written once the server listens, one address on each line. For scripts."""
 

@@ -1,9 +1,11 @@
 """Rights over a session: each operation with and without what it needs, and changes of rights."""
 
+import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from headwater_protocol.connection import Answer, Failure, Push
 from headwater_protocol.errors import (
+    AuthenticationFailed,
     HeadwaterError,
     InvalidArgument,
     PermissionDenied,
@@ -29,7 +32,8 @@ from headwater_server.net.authorization import (
     RULES,
     WRITE_RULES,
 )
-from tests.net.serving import Client, MemoryServer, serving
+from headwater_server.net.settings import ServerSettings
+from tests.net.serving import Client, MemoryServer, serving, settings
 from tests.net.session.test_authentication import add_user, end_of, login
 
 A = encode_key(("a", 1))
@@ -137,6 +141,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
     "role_set": [(["r", []], ("admin",))],
     "role_remove": [(["r"], ("admin",))],
     "role_list": [([], ("admin",))],
+    "audit_read": [([], ("admin",))],
 }
 """Requests, and the least grants with which each is served. Group g delivers category a."""
 
@@ -177,8 +182,8 @@ class Users:
 
 
 @asynccontextmanager
-async def users() -> AsyncIterator[Users]:
-    async with serving() as server:
+async def users(given: ServerSettings | None = None) -> AsyncIterator[Users]:
+    async with serving(given) as server:
         first = await server.connect()
         await server.append(first, "a-1", b"1")
         await server.append(first, "b-1", b"2")
@@ -510,3 +515,26 @@ async def test_the_first_user_ends_the_connections_without_one() -> None:
         await login(ann, "ann", "secret")
         await server.append(ann, "a-1", b"secret")
         assert await end_of(silent) == "authentication_failed"
+
+
+async def test_log_ins_refusals_changes_of_users_and_erasures_are_audited(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    given = replace(settings(), audit_log=str(path))
+    async with users(given) as known:
+        bob = await known.bob("erase:category:a")
+        await bob.ask("execute", TX, [], [], [["erase", "a-1", [1]]])
+        assert await is_denied(bob, "get", None, A)
+        assert await is_denied(bob, "get", None, A)
+        records = await known.admin.ask("audit_read")
+        with pytest.raises(AuthenticationFailed):
+            await login(await known.server.connect(), "bob", "wrong")
+    events = [(event, user) for _, event, user, *_ in records]
+    assert events == [
+        *(("user set", None), ("logged in", "admin"), ("user set", "admin")),
+        *(("rights granted", "admin"), ("logged in", "bob"), ("erase", "bob")),
+        ("permission denied", "bob"),
+    ]
+    assert records[5][4] == {"what": "a-1, [1]", "transaction": TX.hex()}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["event"], line["user"]) for line in lines] == [*events, ("log-in failed", None)]
+    assert path.stat().st_mode & 0o777 == 0o600

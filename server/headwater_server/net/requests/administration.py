@@ -15,9 +15,15 @@ def stats(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
     return session.connection.answer(request_id, session.service.stats())
 
 
+def audit_read(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """The newest records of the audit log."""
+    return session.connection.answer(request_id, session.service.audit.newest(arguments[0]))
+
+
 def backup(session: Session, request_id: int, arguments: list[Any]) -> None:
     """Make a backup; answered once it is finished, which may take long."""
     session.service.check_running()
+    session.service.audit.record("backup", session, name=arguments[0])
     session.service.backups.ask(session, request_id, arguments[0])
 
 

@@ -52,6 +52,7 @@ def connection_close(session: Session, request_id: int, arguments: list[Any]) ->
         if entered.number == number:
             assert isinstance(each, Session)
             _log.info("connection closed by a user", closed=str(each), by=str(session))
+            session.service.audit.record("connection closed", session, closed=str(each))
             error = ConnectionClosed(f"{session.user or 'a user'} has closed this connection")
             each.end(error, request_id=request_id if each is session else 0)
             return None if each is session else session.connection.answer(request_id, None)

@@ -49,6 +49,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "credit": feeds.grant_credit,
     "unsubscribe": feeds.unsubscribe,
     **GROUP_HANDLERS,
+    "audit_read": administration.audit_read,
     "stats": administration.stats,
     "backup": administration.backup,
     "whoami": connections.whoami,

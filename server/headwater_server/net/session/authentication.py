@@ -27,7 +27,9 @@ from scramp.utils import saslprep
 from headwater_protocol.errors import AuthenticationFailed, InvalidArgument, shown
 from headwater_server.engine.accounts import Account, Verifier
 from headwater_server.engine.engine import Engine
+from headwater_server.net.session.audit import Audit
 from headwater_server.net.session.login_attempts import Bursts, LoginAttempts, address_of
+from headwater_server.net.session.peer import Peer
 
 _log = structlog.get_logger(__name__)
 
@@ -87,19 +89,15 @@ class Exchange:
         return verifier.salt, verifier.stored_key, verifier.server_key, verifier.iterations
 
 
-class Candidate(Protocol):
+class Candidate(Peer, Protocol):
     """The part of a session that authentication needs.
 
     Attributes:
-        peer: the client's address, for logs.
-        account: the user, once authenticated.
         user_number: the user's number; 0 without a user.
         exchange: the conversation, between its first message and its last.
         authentications_failed: how often the client has failed to authenticate.
     """
 
-    peer: str
-    account: Account | None
     user_number: int
     exchange: Exchange | None
     authentications_failed: int
@@ -112,8 +110,16 @@ class Candidate(Protocol):
 class Authentication:
     """Authenticates the clients of sessions."""
 
-    def __init__(self, engine: Engine, *, failed_max: int, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        audit: Audit,
+        *,
+        failed_max: int,
+        monotonic: Callable[[], float],
+    ) -> None:
         self._engine = engine
+        self._audit = audit
         self._failed_max = failed_max
         self._decoy_key = secrets.token_bytes(32)
         self._attempts = LoginAttempts(monotonic)
@@ -144,6 +150,7 @@ class Authentication:
         self._attempts.succeeded(address_of(session.peer), exchange.name)
         session.account = exchange.account
         session.user_number = exchange.account.number
+        self._audit.record("logged in", session)
         return True, reply.encode()
 
     def _failure(self, session: Candidate, exchange: Exchange | None) -> AuthenticationFailed:
@@ -161,6 +168,7 @@ class Authentication:
                 failed=failed,
                 left_out=left_out,
             )
+            self._audit.record("log-in failed", session, name=name, left_out=left_out)
         if failed >= self._failed_max:
             session.end_after_answer()
         return AuthenticationFailed("the name or the password is wrong")
