@@ -91,10 +91,10 @@ TAGS_MAX: Final = 64
 """Tags of one event, and of one criterion. Each tag of an event adds an entry to an index."""
 
 TAG_SIZE_MAX: Final = 256
-"""UTF-8 bytes of a tag."""
+"""UTF-8 bytes of a tag, as of other names. It is part of a key of the index."""
 
 EVENTS_MAX: Final = 100_000
-"""Events in one transaction."""
+"""Events in one transaction. All of them are numbered while no other request is served."""
 
 ERASED_MAX: Final = 10_000
 """Events that one transaction may erase. All other requests wait while these events are looked
@@ -105,22 +105,23 @@ TRANSACTION_SIZE_MAX: Final = 32 * MIB
 While it commits, they are in memory several times."""
 
 CONDITIONS_MAX: Final = 10_000
-"""Conditions in one execute."""
+"""Conditions in one execute. All are checked while no other request is served."""
 
 READS_MAX: Final = 10_000
-"""Reads in one execute."""
+"""Reads in one execute. All are done while no other request is served."""
 
 PAGE_ITEMS_MAX: Final = 10_000
-"""Items in one page of a scan or of events. The client requests page after page."""
+"""Items in one page of a scan or of events. The client requests page after page, and others get
+their turn in between."""
 
 PAGE_SIZE_MAX: Final = 1 * MIB
 """Bytes in a page. An item that is larger than this gets a page of its own."""
 
 TYPES_MAX: Final = 1_000
-"""Event types in one filter."""
+"""Event types in one filter. Each event that it looks at is compared with them."""
 
 CRITERIA_MAX: Final = 100
-"""Criteria in one query."""
+"""Criteria in one query. An event that it looks at may be compared with each."""
 
 QUERY_NAMES_MAX: Final = 1_000
 """Types and tags in one query, over all its criteria. Each costs an index look-up."""
@@ -146,7 +147,8 @@ LEASE_MS_MAX: Final = 24 * 3600 * 1000
 """Milliseconds of the longest lease. A consumer that is silent for a day is considered dead."""
 
 ATTEMPTS_MAX: Final = 1_000
-"""Largest `attempts_max` of a group: deliveries of an event before it is parked."""
+"""Largest `attempts_max` of a group: deliveries of an event before it is parked. Whoever wants more
+wants 0, which is no limit."""
 
 RETRY_MS_MAX: Final = 7 * 24 * 3600 * 1000
 """Longest delay before the next attempt at an event, in milliseconds."""

@@ -74,6 +74,9 @@ def test_stats_are_a_table_or_json(server: ServerProcess) -> None:
     table = call("stats", "--url", server.url)
     assert table.exit_code == 0
     assert next(iter(figures)).replace("_", " ") in table.output
+    # A time is told as one, and not as microseconds since 1970.
+    assert f"{figures['time']:,}"[:5] not in table.output
+    assert " UTC" in table.output
 
 
 def test_a_dump_loads_into_an_empty_database_as_it_was(

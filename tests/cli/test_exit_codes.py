@@ -23,13 +23,25 @@ SERVER_COMMANDS = {"serve", "check", "repair", "restore"}
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Every command and subcommand, with its words."""
-    for point in importlib.metadata.entry_points(group=GROUP):
-        command = point.load()
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
         if isinstance(command, click.Group):
-            for name, sub in command.commands.items():
-                yield f"{point.name} {name}", sub
-        else:
-            yield point.name, command
+            for word, sub in command.commands.items():
+                yield f"{name} {word}", sub
+        elif command is not None:
+            yield name, command
+
+
+def test_a_command_of_another_version_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("headwater.cli.user:no_such_command", "headwater.no_such_module:command"):
+        point = importlib.metadata.EntryPoint("strange", value, GROUP)
+        monkeypatch.setattr("headwater.cli._entry_points", lambda point=point: {"strange": point})
+        helped = CliRunner().invoke(main, ["--help"])
+        assert helped.exit_code == 0
+        ended = CliRunner().invoke(main, ["strange", "--whatever"])
+        assert ended.exit_code == exit_codes.FAILED
+        assert "which is not installed" in ended.stderr
 
 
 @pytest.mark.parametrize(

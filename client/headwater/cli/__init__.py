@@ -36,6 +36,9 @@ class Commands(click.Group):
             command = point.load()
         except ModuleNotFoundError as error:
             return _not_installed(cmd_name, str(error.name))
+        except AttributeError:
+            # The list of commands was written when another version was installed.
+            return _not_installed(cmd_name, point.value)
         assert isinstance(command, click.Command), f"{point.value} is no command"
         return command
 

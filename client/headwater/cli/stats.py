@@ -9,6 +9,7 @@ from rich.table import Table
 
 from headwater.cli.connection_options import Connector, connection_options
 from headwater.cli.tables import json_option, show
+from headwater.records import time_of
 
 _COLUMNS: Final = (
     "id",
@@ -21,6 +22,9 @@ _COLUMNS: Final = (
     "subscriptions",
     "memberships",
 )
+
+TIMES_FROM: Final = 10**15
+"""From this number on, a figure named time is a moment: microseconds since 1970, as of 2001."""
 
 
 @click.command()
@@ -53,7 +57,7 @@ def _figures(title: str, figures: dict[str, Any]) -> Table:
     table.add_column()
     table.add_column(justify="right")
     for name, value in figures.items():
-        table.add_row(_words(name), _shown(value))
+        table.add_row(_words(name), _shown_as(name, value))
     return table
 
 
@@ -62,12 +66,19 @@ def _rows(title: str, rows: list[dict[str, Any]]) -> Table:
     for name, value in rows[0].items():
         table.add_column(_words(name), justify="right" if isinstance(value, int) else "left")
     for row in rows:
-        table.add_row(*(_shown(row.get(name)) for name in rows[0]))
+        table.add_row(*(_shown_as(name, row.get(name)) for name in rows[0]))
     return table
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _shown_as(name: str, value: Any) -> str:
+    """A figure, as what its name says that it is."""
+    if isinstance(value, int) and name.split("_")[-1] == "time" and value > TIMES_FROM:
+        return f"{time_of(value):%Y-%m-%d %H:%M:%S} UTC"
+    return _shown(value)
 
 
 def _shown(value: Any) -> str:
@@ -80,6 +91,8 @@ def _shown(value: Any) -> str:
             return f"{value:,.3f}"
         case bytes():
             return value.hex()
+        case list() if not value:
+            return "none"
         case dict():
             return ", ".join(f"{_words(name)} {_shown(inner)}" for name, inner in value.items())
         case _:
