@@ -276,6 +276,31 @@ def test_an_old_unknown_id_is_forgotten_and_cannot_commit() -> None:
         assert again.engine.reader().get(b"k") == b"x"
 
 
+@pytest.mark.parametrize("age_days", [0, 1, 6, 8, 20, 40, 365, 3650])
+@pytest.mark.parametrize("resolve", [False, True])
+def test_a_status_that_is_final_is_what_a_commit_of_the_id_finds(
+    age_days: int, resolve: bool
+) -> None:
+    # An id older than the database was "forgotten", which is final, and could still commit.
+    day = 24 * 3600 * SECOND_US
+    database = Database()
+    for _ in range(30):
+        database.now += day
+        database.execute(["put", b"k", b"v"])
+    identity = new_transaction_id(database.now - age_days * day, database.random)
+    status = database.engine.status(identity, resolve=resolve)
+    database.sync()
+    try:
+        database.execute(["put", b"k", b"w"], transaction=identity)
+        found = "open"
+    except TransactionForgotten:
+        found = "forgotten"
+    except TransactionAborted:
+        found = "aborted"
+    assert status.state == found
+    assert not resolve or found != "open"
+
+
 def test_an_id_without_a_time_is_reported_as_open_once_it_is_forgotten() -> None:
     database = Database(RETENTION)
     transaction = b"no time in here!"

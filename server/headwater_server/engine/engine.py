@@ -32,7 +32,6 @@ from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.disk_room import DiskRoom
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.transaction_ids import (
-    UUID7_BEGAN_US,
     made_at,
     made_between,
     told_time,
@@ -334,7 +333,7 @@ class Engine:
         if known is not None:
             ticket = self.sequencer.answer_again(transaction, known)
             return TransactionStatus("aborted" if known == ABORTED else "committed", ticket)
-        if made_between(transaction, UUID7_BEGAN_US, self.sequencer.published_time.forget_before):
+        if self._is_forgotten(transaction):
             return TransactionStatus("forgotten", Ticket(0, transaction, []))
         if not resolve:
             return TransactionStatus("open", Ticket(0, transaction, []))
@@ -443,10 +442,7 @@ class Engine:
     def known(self, transaction: bytes) -> int | None:
         """The commit number of a transaction, ABORTED, or None if it may still commit."""
         known = self._state.transaction(transaction)
-        forget_before = self.sequencer.published_time.forget_before
-        # An id older than the database cannot be a forgotten one. Clocks may differ by a day.
-        seen_from = self._created - 24 * HOUR_US
-        if known is None and made_between(transaction, seen_from, forget_before):
+        if known is None and self._is_forgotten(transaction):
             raise TransactionForgotten(
                 f"transaction {transaction.hex()} is older than the retention of "
                 f"{self.settings.transaction_retention_us // 1_000_000} s: whether it was "
@@ -455,6 +451,12 @@ class Engine:
                 f"{told_time(self.sequencer.clock.now())}"
             )
         return known
+
+    def _is_forgotten(self, transaction: bytes) -> bool:
+        """Whether an id that is not known may have been: its transaction can never commit now."""
+        # An id older than the database cannot be a forgotten one. Clocks may differ by a day.
+        seen_from = self._created - 24 * HOUR_US
+        return made_between(transaction, seen_from, self.sequencer.published_time.forget_before)
 
     def _before(self, commit: int) -> Reader:
         """A reader of what the transaction with this commit number has read."""

@@ -12,9 +12,6 @@ from typing import Final
 _MS_US: Final = 1000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-UUID7_BEGAN_US: Final = 1_577_836_800_000_000
-"""The start of 2020, in microseconds: nobody made ids of version 7 before."""
-
 
 def new_transaction_id(now: int, source: random.Random) -> bytes:
     """A UUIDv7 of the time *now*, in microseconds."""
