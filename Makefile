@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled simulate mutants fuzz torture torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-connections journey fixture wheel clean
+.PHONY: help setup demo test quick check format blocking compile test-compiled simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-connections journey fixture wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -87,6 +87,11 @@ fuzz: $(READY)  ## Send MESSAGES malformed frames (1,000,000), damage FILES file
 
 torture: $(READY)  ## Simulate WORLDS worlds (10,000), kill KILLS times (500), fail system calls
 	$(BIN)/python -m tests.torture.run --worlds $${WORLDS:-10000} --kills $${KILLS:-500}
+
+torture-clients: $(READY)  ## Cancel, interrupt, fork, close and cut off clients, ROUNDS rounds (100) each
+	HEADWATER_CLIENT_STRESS=$${ROUNDS:-100} HEADWATER_INTERRUPT=all \
+	  $(BIN)/pytest -s --timeout 7200 tests/test_client_stress.py \
+	  tests/client/transport/test_interrupting.py
 
 torture-kill: $(READY)  ## Kill the server HEADWATER_KILL_ROUNDS times under load (default 200)
 	HEADWATER_KILL_ROUNDS=$${HEADWATER_KILL_ROUNDS:-200} \

@@ -30,7 +30,7 @@ from headwater.errors import (
 from headwater.records import committed_from
 from headwater.transactions.transaction import Transaction
 from headwater.transport.backoff import Backoff
-from headwater.transport.channel import Channel
+from headwater.transport.channel import Channel, note_unknown
 from headwater.transport.turns import NAMES_MAX, Name, Turn
 
 PAUSE_FIRST: Final = 0.002
@@ -131,6 +131,20 @@ async def _settle(
     Raises:
         CommitUnknown: no server answered before *until*, or the server has forgotten the id.
     """
+    try:
+        return await _resolve(channel, transaction, unknown, until)
+    except HeadwaterError:
+        raise
+    except BaseException as error:
+        # A cancellation, or an exception out of a signal handler.
+        note_unknown(error, unknown.transaction)
+        raise
+
+
+async def _resolve(
+    channel: Channel, transaction: Transaction, unknown: CommitUnknown, until: float
+) -> bool:
+    """Ask for the status until a server answers."""
     runtime = channel.runtime
     backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
     while True:

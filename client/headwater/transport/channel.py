@@ -221,47 +221,50 @@ class Channel:
         deadline = self.runtime.now() + self.options.retry_timeout
         sent = unanswered = False
         backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
-        while True:
-            try:
-                connection = self._free()
-                if connection is None:
-                    connection = await self.connection(deadline)
-                sent = True
-                return await connection.ask(name, *arguments)
-            except (ConnectionLost, CommitUnknown, ShuttingDown) as error:
-                if not error.retryable and not isinstance(error, CommitUnknown):
-                    # For example, close() was called. What was sent before may still take effect.
-                    if sent:
-                        raise commit_unknown(transaction, error) from error
-                    raise
-                cause: HeadwaterError = error
-                unanswered = sent
-            except HeadwaterError as refusal:
-                # An unanswered copy may still be on its way. The server could commit it later, for
-                # example when it is writable again. Resolving the status is a fence against that.
-                if not unanswered or isinstance(refusal, TransactionAborted | HistoryGone):
-                    raise
+        try:
+            while True:
                 try:
-                    connection = await self.connection(deadline)
-                    state, _ = await connection.ask("status", transaction, True)
-                except HeadwaterError as error:
-                    cause = error
-                else:
-                    if state == "aborted":
+                    connection = self._free()
+                    if connection is None:
+                        connection = await self.connection(deadline)
+                    sent = True
+                    return await connection.ask(name, *arguments)
+                except (ConnectionLost, CommitUnknown, ShuttingDown) as error:
+                    if not error.retryable and not isinstance(error, CommitUnknown):
+                        # For example, close() was called. What was sent may still take effect.
+                        if sent:
+                            raise commit_unknown(transaction, error) from error
                         raise
-                    # It has committed meanwhile. Sent again, it gets its answer.
-                    cause = refusal
-            except BaseException as error:
-                # A cancellation, or an exception out of a signal handler.
-                if sent:
-                    note_unknown(error, transaction)
-                raise
-            pause = backoff.next()
-            if self.runtime.now() + pause >= deadline:
-                if not sent:
-                    raise cause
-                raise commit_unknown(transaction, cause) from cause
-            await self.runtime.sleep(pause)
+                    cause: HeadwaterError = error
+                    unanswered = sent
+                except HeadwaterError as refusal:
+                    # An unanswered copy may still be on its way. The server could commit it later,
+                    # for example when it is writable again. Resolving the status is a fence.
+                    if not unanswered or isinstance(refusal, TransactionAborted | HistoryGone):
+                        raise
+                    try:
+                        connection = await self.connection(deadline)
+                        state, _ = await connection.ask("status", transaction, True)
+                    except HeadwaterError as error:
+                        cause = error
+                    else:
+                        if state == "aborted":
+                            raise
+                        # It has committed meanwhile. Sent again, it gets its answer.
+                        cause = refusal
+                pause = backoff.next()
+                if self.runtime.now() + pause >= deadline:
+                    if not sent:
+                        raise cause
+                    raise commit_unknown(transaction, cause) from cause
+                await self.runtime.sleep(pause)
+        except HeadwaterError:
+            raise
+        except BaseException as error:
+            # A cancellation, or an exception out of a signal handler, wherever it waits.
+            if sent:
+                note_unknown(error, transaction)
+            raise
 
     def close(self) -> None:
         """Close all connections, end all waits, and never open another connection."""
