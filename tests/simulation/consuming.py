@@ -7,6 +7,9 @@ In one transaction a consumer
 The history includes these transactions. The checker requires that each one that committed increased
 the count by one. An event that is lost, consumed twice or out of order violates this. At the end
 each count must be the version of its stream.
+
+If the group holds streams behind parked events, consumers park some events, and replay them later.
+That must keep the order too.
 """
 
 from collections.abc import Iterator
@@ -58,10 +61,15 @@ async def consume(recorder: Recorder, *, to_the_end: bool = False) -> None:
     dice = recorder.dice
     patience = dice.randint(1, 40)
     credit = dice.choice((1, 3, 16))
+    holds = (await recorder.database.groups.info(GROUP)).parked_stream == "hold"
+    if holds and (to_the_end or dice.random() < 0.5):
+        await _replay(recorder)
     async with recorder.database.join(GROUP, credit=credit, until_caught_up=to_the_end) as group:
         async for delivery in group:
             if dice.random() < 0.1 and not to_the_end:
                 await _give_back(delivery, dice.choice((0, 0.05, None)))
+            elif holds and dice.random() < 0.05 and not to_the_end:
+                await _park(delivery)
             else:
                 await _count(recorder, delivery)
             patience -= 1
@@ -74,6 +82,21 @@ async def _give_back(delivery: headwater.Delivery, delay: float | None) -> None:
         await delivery.nack(delay=delay)
     except (headwater.CommitUnknown, headwater.DeliveryLost, headwater.ReadOnly):
         pass  # The event is delivered again in any case.
+
+
+async def _park(delivery: headwater.Delivery) -> None:
+    try:
+        await delivery.park("later")
+    except (headwater.CommitUnknown, headwater.DeliveryLost, headwater.ReadOnly):
+        pass  # It is parked, or delivered again.
+
+
+async def _replay(recorder: Recorder) -> None:
+    """Replay all parked events. Another client may be replaying or parking some."""
+    try:
+        await recorder.database.groups.replay(GROUP)
+    except (headwater.CommitUnknown, headwater.ReadOnly):
+        pass  # A later call does it.
 
 
 async def _count(recorder: Recorder, delivery: headwater.Delivery) -> None:

@@ -30,6 +30,7 @@ from headwater_server.engine.checkpoint.state_writer import StateWriter
 from headwater_server.engine.consumer_groups import progress
 from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.consumer_groups.progress import GroupProgress
+from headwater_server.engine.consumer_groups.streams import StreamProgress
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.format.index_keys import TAG
 from headwater_server.engine.reads.reading import Reader
@@ -684,6 +685,14 @@ MUTANTS: Final[Sequence[Mutant]] = (
         constant([]),
         CONSUMED,
         "crashes",
+    ),
+    Mutant(
+        "a parked event does not hold its stream",
+        StreamProgress,
+        "is_held",
+        constant(False),
+        CONSUMED,
+        "calm",
     ),
     *FAST_PATHS,
 )
