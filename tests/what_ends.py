@@ -185,6 +185,18 @@ TIMES: Final[dict[str, list[Ends]]] = {
             "`--memory-max`",
         ),
         Ends(
+            "More than 64 KiB of an incomplete request or of unread answers without any progress",
+            _ms(_SERVER, "unmoved_ms_max"),
+            "The connection is closed.",
+            (errors.ConnectionLost,),
+        ),
+        Ends(
+            "The search for the conditions of an `execute`",
+            _ms(_SESSION, "request_ms_max"),
+            "It is refused and has no effect.",
+            (errors.TooLarge,),
+        ),
+        Ends(
             "Open transactions after SIGTERM",
             _ms(_SERVER, "shutdown_ms_max"),
             "They are rolled back, and connections get "

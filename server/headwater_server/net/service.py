@@ -158,6 +158,7 @@ class Service:
         self.memory_budget = MemoryBudget(
             settings.memory_size_max or default_size(),
             stalled_s_max=settings.stalled_ms_max / 1000,
+            unmoved_s_max=settings.unmoved_ms_max / 1000,
             monotonic=monotonic,
         )
         self.session_turn = Turn(settings.session.turn_ms, turn_clock)
@@ -254,7 +255,7 @@ class Service:
     def end_slow_sessions(self) -> None:
         """End sessions that took too long to authenticate, or to read why they were ended.
 
-        While the memory budget is used up, end sessions without progress, too.
+        Also end sessions whose incomplete request or unread answers do not move.
         """
         self.memory_budget.end_stalled()
         bound_ms = self.settings.session.hello_ms_max

@@ -118,6 +118,10 @@ class ServerSettings:
     """While that memory is used up: how long a request may stay incomplete, or an answer unread,
     without any progress, before its connection is closed."""
 
+    unmoved_ms_max: int = 600 * SECOND_MS
+    """How long more than 64 KiB of an incomplete request, or of unread answers, may be held for a
+    connection without any progress, before it is closed."""
+
     descriptors_kept: int = 600
     """File descriptors that are reserved for the files of the database: 256 for the state store,
     128 for each log, and some spare ones. Without them the next checkpoint would end the process.

@@ -68,7 +68,7 @@ class Clock:
 
 def budget_of(size_max: int = SIZE_MAX, clock: Clock | None = None) -> MemoryBudget:
     clock = clock or Clock()
-    return MemoryBudget(size_max, stalled_s_max=30, monotonic=lambda: clock.now)
+    return MemoryBudget(size_max, stalled_s_max=30, unmoved_s_max=600, monotonic=lambda: clock.now)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -143,6 +143,27 @@ def test_stalled_connections_are_closed_only_while_there_is_no_room() -> None:
     assert stalled.error is not None
     assert "30 s" in stalled.error.message
     assert moving.error is None
+
+
+def test_a_connection_that_does_not_move_is_closed_even_while_there_is_room() -> None:
+    clock = Clock()
+    budget = budget_of(clock=clock)
+    small, unmoved, moving = Holder(budget), Holder(budget), Holder(budget)
+    small.hold(FREE_SIZE)
+    unmoved.hold(100 * KIB)
+    moving.hold(100 * KIB)
+    clock.now = 599
+    moving.hold(100 * KIB + 1)
+    budget.end_stalled()
+    assert unmoved.error is None
+    clock.now = 600
+    budget.end_stalled()
+    assert unmoved.error is not None
+    assert unmoved.error.message == (
+        "102400 bytes are held for this connection, and it did not move for 600 s"
+    )
+    assert moving.error is None
+    assert small.error is None, "within the free allowance"
 
 
 def test_the_default_is_a_quarter_of_the_memory_of_the_container(tmp_path: Path) -> None:

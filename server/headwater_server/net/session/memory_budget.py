@@ -11,7 +11,8 @@ connections are never charged. Anything above it is charged to the budget.
 
 The fair share of a connection is the pause mark divided by the number of charged connections.
 While connections are paused, one whose frame or output does not move for `stalled_s_max` is closed,
-so the budget cannot be held forever. A connection within its free allowance is never affected.
+so the budget cannot be held forever. Otherwise it is closed after `unmoved_s_max`. A connection
+within its free allowance is never affected.
 """
 
 import os
@@ -80,8 +81,14 @@ class MemoryBudget:
     """
 
     def __init__(
-        self, size_max: int, *, stalled_s_max: float, monotonic: Callable[[], float]
+        self,
+        size_max: int,
+        *,
+        stalled_s_max: float,
+        unmoved_s_max: float,
+        monotonic: Callable[[], float],
     ) -> None:
+        self._unmoved_s_max = unmoved_s_max
         self.size_max = size_max
         self.used = 0
         self._pause_size = size_max * 3 // 4
@@ -140,22 +147,31 @@ class MemoryBudget:
             holder.resume()
 
     def end_stalled(self) -> None:
-        """While the budget is used up, close connections without progress for too long."""
+        """Close connections without progress for too long; sooner while the budget is used up."""
+        for holder in self._unmoved_for(self._unmoved_s_max):
+            held = f"{self._charged[holder]} bytes are held for this connection, and "
+            self._tell(holder, f"{held}it did not move for {self._unmoved_s_max:g} s")
         if not self._paused and self.used <= self._pause_size:
             return
-        since = self._monotonic() - self._stalled_s_max
-        stalled = [holder for holder, moved_at in self._moved_at.items() if moved_at <= since]
+        stalled = self._unmoved_for(self._stalled_s_max)
         for holder in sorted(stalled, key=self._eviction_order, reverse=True):
             if self.used <= self._resume_size:
                 return
             if holder in self._charged:
                 self._end(holder, f"it did not move for {self._stalled_s_max:g} s")
 
+    def _unmoved_for(self, seconds: float) -> list[Holder]:
+        since = self._monotonic() - seconds
+        return [holder for holder, moved_at in self._moved_at.items() if moved_at <= since]
+
     def _end(self, holder: Holder, why: str) -> None:
         size = self._charged[holder]
-        error = TooMany(
+        self._tell(
+            holder,
             f"{size} bytes are held for this connection, and the memory for all connections "
-            f"({self.size_max} bytes) is used up; {why}"
+            f"({self.size_max} bytes) is used up; {why}",
         )
-        holder.end_over_budget(error)
+
+    def _tell(self, holder: Holder, why: str) -> None:
+        holder.end_over_budget(TooMany(why))
         assert holder not in self._charged, "a connection that was ended holds nothing"

@@ -412,7 +412,7 @@ class Session:
 
     def end_over_budget(self, error: HeadwaterError) -> None:
         """Free the memory, tell the client why if it reads its output, and close."""
-        _log.warning("closed: the memory budget is used up", session=str(self), error=error.message)
+        _log.warning("closed: holds too much, or stalls", session=str(self), error=error.message)
         self.connection.close()
         if self.output_size > FREE_SIZE:
             # No error is sent: the client would have to read all the output before it.
