@@ -62,7 +62,15 @@ Write = Callable[[dict[str, Any]], None]
 )
 @click.option("--commit", type=click.IntRange(min=0), help="Dump this commit.  [default: newest]")
 @click.option("--without-users", is_flag=True, help="Leave out users, verifiers and roles.")
-def dump(connector: Connector, output: str, commit: int | None, *, without_users: bool) -> None:
+@click.option("--without-groups", is_flag=True, help="Leave out consumer groups.")
+def dump(
+    connector: Connector,
+    output: str,
+    commit: int | None,
+    *,
+    without_users: bool,
+    without_groups: bool,
+) -> None:
     """Write keys, events, retention, snapshots, consumer groups and users as JSON lines.
 
     All is of one commit, however long it takes; only groups and users are those of the present. Not
@@ -71,11 +79,20 @@ def dump(connector: Connector, output: str, commit: int | None, *, without_users
 
     Users have verifiers of their passwords in it, against which passwords can be guessed. So only
     its owner can read the file.
+
+    A user without the right admin can dump what it may read, --without-users and, unless it may use
+    all of them, --without-groups.
     """
     with connector.connect(codec=RawCodec()) as db, _writer(output) as write:
         commit = db.ping().commit if commit is None else commit
         with held_commit(connector.connect(), commit):
-            counts = write_dump(db, write, commit, with_users=not without_users)
+            counts = write_dump(
+                db,
+                write,
+                commit,
+                with_users=not without_users,
+                with_groups=not without_groups,
+            )
     click.echo(told(counts), err=True)
 
 
@@ -91,9 +108,11 @@ def told(counts: dict[str, int]) -> str:
 
 
 def write_dump(
-    db: BlockingDatabase, write: Write, commit: int, *, with_users: bool
+    db: BlockingDatabase, write: Write, commit: int, *, with_users: bool, with_groups: bool
 ) -> dict[str, int]:
     """Write the lines of a dump. Returns the number of lines of each kind."""
+    # First of all, so that a missing right is told before hours of work.
+    accounts = list(account_lines(db)) if with_users else []
     past = db.at(commit=commit)
     total = _last_position(past)
     oldest = next(past.read_all(limit=1), None)
@@ -107,7 +126,7 @@ def write_dump(
         header["first_time"] = oldest.time.isoformat()
     write(header)
     counts = {"keys": 0, "events": 0, "snapshots": 0}
-    groups = Groups(db, total)
+    groups = Groups(db, total, wanted=with_groups)
     with progress_bars() as progress:
         bar = progress.add_task("keys", total=None)
         for key, value in stored_keys(past):
@@ -148,7 +167,7 @@ def write_dump(
             counts["snapshots"] += 1
             progress.advance(bar)
         progress.update(bar, total=counts["snapshots"])
-    for account in account_lines(db) if with_users else ():
+    for account in accounts:
         write(account)
         kind = "roles" if "role" in account else "users"
         counts[kind] = counts.get(kind, 0) + 1

@@ -241,6 +241,34 @@ def test_users_keep_their_passwords_and_rights(
     assert "user" not in without.stdout
 
 
+def test_users_with_fewer_rights_dump_what_they_may_read_and_load_what_they_may_write(
+    source: ServerProcess, target: ServerProcess, file: Path
+) -> None:
+    for server in (source, target):
+        with headwater.connect_blocking(server.url) as db:
+            db.add_user("ann", "pencil")
+        with headwater.connect_blocking(server.url, user="ann", password="pencil") as db:
+            db.add_user("bob", "crayon")
+            db.rights.grant("bob", roles=["writer"])
+            if server is source:
+                db.put("k", 1)
+                db.append("s-1", Event("E"))
+    environment = {"HEADWATER_USER": "bob", "HEADWATER_PASSWORD": "crayon"}
+    refused = call(source, "dump", "-o", str(file), env=environment)
+    assert refused.exit_code == 1
+    assert not file.exists()
+    allowed = ("dump", "-o", str(file), "--without-users", "--without-groups")
+    dumped = call(source, *allowed, env=environment)
+    assert dumped.exit_code == 0, dumped.output
+    loaded = call(target, "load", str(file), env=environment)
+    assert loaded.exit_code == 0, loaded.output
+    # Only an admin may hold the clock.
+    assert "1 events have the time of this load" in loaded.stderr
+    with headwater.connect_blocking(target.url, user="bob", password="crayon") as db:
+        assert db.get("k") == 1
+        assert [event.type for event in db.read("s-1")] == ["E"]
+
+
 def test_a_dump_that_outlasts_the_history_window_is_of_one_commit(tmp_path: Path) -> None:
     options = ("--history-window", "0", "--checkpoint-commits", "20")
     with ServerProcess(tmp_path, options) as server, headwater.connect_blocking(server.url) as db:
@@ -262,7 +290,7 @@ def test_a_dump_that_outlasts_the_history_window_is_of_one_commit(tmp_path: Path
 
         raw = headwater.connect_blocking(server.url, codec=RawCodec())
         with raw, held_commit(headwater.connect_blocking(server.url), commit):
-            counts = write_dump(raw, write, commit, with_users=True)
+            counts = write_dump(raw, write, commit, with_users=True, with_groups=True)
         assert counts["keys"] == 3000
         assert lines[-2]["value"] == "x" * 100
         with pytest.raises(headwater.HistoryGone):

@@ -29,9 +29,10 @@ class Groups:
         count: the number of groups.
     """
 
-    def __init__(self, db: BlockingDatabase, newest: int) -> None:
-        """*newest*: the position of the last event in the dump."""
-        lines = [_group_line(db, summary.name, newest) for summary in db.groups.list()]
+    def __init__(self, db: BlockingDatabase, newest: int, *, wanted: bool) -> None:
+        """*newest*: the position of the last event in the dump. Unless *wanted*, there are none."""
+        found = db.groups.list() if wanted else []
+        lines = [_group_line(db, summary.name, newest) for summary in found]
         self.count = len(lines)
         self._lines = sorted(lines, key=lambda line: line["position"], reverse=True)
 

@@ -10,7 +10,7 @@ from datetime import datetime
 import click
 
 from headwater.blocking.database import BlockingDatabase
-from headwater.errors import InvalidArgument
+from headwater.errors import InvalidArgument, PermissionDenied
 from headwater.records import microseconds_of
 from headwater.transport.stepping import step
 
@@ -43,7 +43,7 @@ class HeldTimes:
             return
         try:
             step(self._db._core._channel.read("hold_clock", self._time))  # noqa: SLF001
-        except InvalidArgument as error:
+        except (InvalidArgument, PermissionDenied) as error:
             self.are_kept = False
             self._why = error.message
 
