@@ -45,6 +45,21 @@ def test_a_turn_is_over_after_its_length() -> None:
     assert not turn.over
 
 
+def test_time_in_which_others_had_the_processor_does_not_end_a_turn() -> None:
+    now, used = 5.0, 1.0
+    turn = Turn(2, lambda: now, lambda: used)
+    turn.begin()
+    now, used = 5.1, 1.0005
+    assert not turn.over
+    now, used = 5.1014, 1.0019
+    assert not turn.over, "1.5 ms were left, and the clock is read first"
+    now = 5.1016
+    assert not turn.over
+    used = 1.002
+    now = 5.1017
+    assert turn.over
+
+
 @pytest.mark.parametrize(("request_ms", "served"), [(0.25, 9), (0.5, 5), (1, 3), (50, 2)])
 async def test_a_session_serves_no_further_request_once_its_turn_is_over(
     request_ms: float, served: int

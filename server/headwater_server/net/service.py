@@ -126,6 +126,7 @@ class Service:
         clock: Callable[[], int],
         monotonic: Callable[[], float],
         turn_clock: Callable[[], float],
+        processor_time: Callable[[], float] | None,
         group_commit: GroupCommit,
         subscriptions: Feeds[EventFilter],
         key_feeds: Feeds[KeyRange],
@@ -161,8 +162,8 @@ class Service:
             unmoved_s_max=settings.unmoved_ms_max / 1000,
             monotonic=monotonic,
         )
-        self.session_turn = Turn(settings.session.turn_ms, turn_clock)
-        self.connections_turn = Turn(settings.turn_ms, turn_clock)
+        self.session_turn = Turn(settings.session.turn_ms, turn_clock, processor_time)
+        self.connections_turn = Turn(settings.turn_ms, turn_clock, processor_time)
         self.stopping = False
         # A dict, because the order of a set would differ between runs of a simulation.
         self.sessions: dict[Peer, Entered] = {}
