@@ -66,9 +66,9 @@ class Database(Reads, SingleWrites):
 
     Use it with `async with`. A lost connection is reopened when it is next needed.
 
-    A read outside of a transaction sees the newest commit. If its result comes in pages, all
-    pages are of the commit of the first page. A write outside of a transaction is a transaction
-    of its own. It happens exactly once, even if the connection is lost while it runs.
+    A read outside of a transaction sees the newest commit. If its result comes in pages, all are of
+    the commit of the first page, unless it outlasts the history window (`Pages.moved`). A write
+    outside of one is a transaction itself. It happens exactly once, also if the connection is lost.
 
     Attributes:
         address: of the server.

@@ -25,6 +25,15 @@ class BlockingPages(Iterator[T], Generic[T]):
         return self._pages.commit
 
     @property
+    def moved(self) -> bool:
+        """Whether the read outlasted the history window.
+
+        Then the items of later pages are as of newer commits, and `commit` is that of the first
+        page: changes after it may be in the items, or not.
+        """
+        return self._pages.moved
+
+    @property
     def position(self) -> Position | None:
         """Of events: the position up to which all that match were handed out.
 

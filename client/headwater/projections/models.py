@@ -187,6 +187,9 @@ class ReadModel:
 class ReadModelPages(ModelPages):
     """A scan of the build that is current when the first page is read."""
 
+    # At a newer commit the build may have been replaced, and its keys be gone.
+    may_move = False
+
     def __init__(
         self,
         model: ReadModel,
@@ -213,7 +216,7 @@ class ReadModelPages(ModelPages):
         build = await self._model.current()
         while True:
             self._range = _range_below(("$model", self._model.name, build), *self._bounds)
-            self._commit = None
+            self.commit = None
             page = await super()._page(size)
             # Later pages are of the commit of the first page, at which the build was complete.
             seen, build = build, await self._model.current()

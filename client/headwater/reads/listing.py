@@ -7,7 +7,7 @@ from typing import Any
 
 from headwater.reads.pages import Pages
 from headwater.records import FIRST_VERSION
-from headwater_protocol.numbers import StreamVersion
+from headwater_protocol.numbers import CommitNumber, StreamVersion
 
 Ask = Callable[..., Awaitable[Any]]
 """Requests a page: the name of the operation, and its arguments."""
@@ -46,7 +46,7 @@ class CategoryInfo:
 
 
 class StreamPages(Pages[StreamInfo]):
-    """Streams in the order of their names, all at one commit."""
+    """Streams in the order of their names, at one commit; but see `moved`."""
 
     def __init__(self, ask: Ask, prefix: str, commit: Commit) -> None:
         super().__init__(None)
@@ -56,15 +56,16 @@ class StreamPages(Pages[StreamInfo]):
         self._cursor: str | None = None
 
     async def _page(self, size: int) -> tuple[int, Iterator[StreamInfo], bool]:
-        commit = self.commit if self.commit is not None else await self._at()
-        self.commit, rows, self._cursor = await self._ask(
-            "list_streams", self._prefix, self._cursor, size, commit
-        )
+        async def ask(commit: CommitNumber | None) -> Any:
+            at = await self._at() if commit is None else commit
+            return await self._ask("list_streams", self._prefix, self._cursor, size, at)
+
+        _, rows, self._cursor = await self._ask_as_of(ask)
         return len(rows), map(_stream_info, rows), self._cursor is not None
 
 
 class CategoryPages(Pages[CategoryInfo]):
-    """Categories in the order of their names, all at one commit."""
+    """Categories in the order of their names, at one commit; but see `moved`."""
 
     def __init__(self, ask: Ask, commit: Commit) -> None:
         super().__init__(None)
@@ -73,10 +74,11 @@ class CategoryPages(Pages[CategoryInfo]):
         self._cursor: str | None = None
 
     async def _page(self, size: int) -> tuple[int, Iterator[CategoryInfo], bool]:
-        commit = self.commit if self.commit is not None else await self._at()
-        self.commit, rows, self._cursor = await self._ask(
-            "list_categories", self._cursor, size, commit
-        )
+        async def ask(commit: CommitNumber | None) -> Any:
+            at = await self._at() if commit is None else commit
+            return await self._ask("list_categories", self._cursor, size, at)
+
+        _, rows, self._cursor = await self._ask_as_of(ask)
         return len(rows), (CategoryInfo(*row[:2]) for row in rows), self._cursor is not None
 
 

@@ -7,13 +7,13 @@ was read can conflict. Later pages grow, so a million items take few round trips
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from operator import length_hint
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from headwater.codecs.codec import Codec, decode_with
 from headwater.codecs.events import event_views
 from headwater.codecs.keys_and_values import key_of, value_of
-from headwater.errors import InvalidArgument
+from headwater.errors import HistoryGone, InvalidArgument
 from headwater.records import CommitRecord, RecordedEvent, StoredSnapshot, time_of
 from headwater_protocol.keys import KeyTuple, key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
@@ -38,13 +38,20 @@ class Pages(ABC, AsyncIterator[T], Generic[T]):
         items: the remaining items of the current page.
         commit: the commit as of which the items are. None before the first page, and for items
             that are of no single commit.
+        moved: keys and names were read for longer than the history window, so that their commit
+            is gone. Those of later pages are as of newer commits, and `commit` is that of the
+            first page: changes after it may be in the items, or not.
     """
+
+    may_move: ClassVar[bool] = True
+    """Whether later pages may be as of newer commits; see `moved`."""
 
     def __init__(self, limit: int | None) -> None:
         if limit is not None and (type(limit) is not int or limit < 0):
             raise InvalidArgument(f"limit: expected an int of 0 or more, got {limit!r:.60}")
         self.items: Iterator[T] = iter(())
         self.commit: CommitNumber | None = None
+        self.moved = False
         self._left = limit
         self._more = limit != 0
         self._size = PAGE_ITEMS_FIRST
@@ -81,13 +88,27 @@ class Pages(ABC, AsyncIterator[T], Generic[T]):
             self._more = self._more and self._left > 0
         return True
 
+    async def _ask_as_of(self, ask: Callable[[CommitNumber | None], Awaitable[Any]]) -> Any:
+        """Ask for a page as of the first page's commit, or once that is gone, of the newest one."""
+        try:
+            answer = await ask(None if self.moved else self.commit)
+        except HistoryGone:
+            if self.commit is None or self.moved or not self.may_move:
+                raise
+            # In a read of the past this is refused again: its commit is part of the question.
+            answer = await ask(None)
+            self.moved = True
+        if self.commit is None:
+            self.commit = answer[0]
+        return answer
+
     @abstractmethod
     async def _page(self, size: int) -> tuple[int, Iterator[T], bool]:
         """Request up to *size* items. Returns their number, the items, and whether more follow."""
 
 
 class KeyPages(Pages[tuple[KeyTuple, Any]]):
-    """The keys of a range with their values, all at the commit of the first page."""
+    """The keys of a range with their values, at the commit of the first page; but see `moved`."""
 
     def __init__(
         self,
@@ -107,9 +128,11 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
 
     async def _page(self, size: int) -> tuple[int, Iterator[tuple[KeyTuple, Any]], bool]:
         first, last = self._range
-        self.commit, items, more = await self._fetch(
-            "scan", first, last, size, self._reverse, at_commit=self.commit
-        )
+
+        async def ask(commit: CommitNumber | None) -> Any:
+            return await self._fetch("scan", first, last, size, self._reverse, at_commit=commit)
+
+        _, items, more = await self._ask_as_of(ask)
         if items:
             # Continue after the last key; in reverse, before it.
             self._range = (first, items[-2]) if self._reverse else (key_after(items[-2]), last)

@@ -8,7 +8,9 @@ import pytest
 
 from headwater.blocking.pages import BlockingPages
 from headwater.codecs.codec import MsgpackCodec
-from headwater.errors import Undecodable
+from headwater.errors import HistoryGone, Undecodable
+from headwater.reads import listing
+from headwater.reads.listing import CategoryPages, StreamPages
 from headwater.reads.pages import EventPages, KeyPages, Pages, SnapshotPages
 from headwater.records import RecordedEvent
 from headwater.transport.stepping import step
@@ -185,3 +187,64 @@ def test_other_pages_have_a_commit_and_no_position() -> None:
         with suppress(Undecodable):
             next(items)
         assert (items.commit, items.position) == (7, None)
+
+
+@pytest.mark.parametrize("kind", ["keys", "streams", "categories"])
+def test_a_listing_that_outlasts_the_history_window_goes_on_and_says_so(kind: str) -> None:
+    # It ended with HistoryGone after an hour, with a part of what was asked for.
+    asked: list[int | None] = []
+    newest = 7
+
+    async def answer(after: int, size: int, commit: int | None) -> tuple[int, range]:
+        nonlocal newest
+        asked.append(commit)
+        # Each page takes longer than the window.
+        newest += 10
+        if commit is not None and len(asked) > 2:
+            raise HistoryGone(f"commit {commit} is older than the history window")
+        return newest if commit is None else commit, range(after, min(after + size, 3000))
+
+    async def scan(
+        _: str, first: bytes, last: bytes | None, size: int, reverse: bool, *, at_commit: int | None
+    ) -> list[Any]:
+        after = len([n for n in range(3000) if encode_key((n,)) < first])
+        commit, found = await answer(after, size, at_commit)
+        flat = [part for n in found for part in (encode_key((n,)), MsgpackCodec().encode(n))]
+        return [commit, flat, found.stop < 3000]
+
+    async def names(*arguments: Any) -> list[Any]:
+        *_, cursor, size, at_commit = arguments
+        commit, found = await answer(0 if cursor is None else int(cursor) + 1, size, at_commit)
+        rows = [[f"{n:05d}", 1, 1, None, None, 1] for n in found]
+        return [commit, rows, rows[-1][0] if found.stop < 3000 else None]
+
+    pages: Pages[Any]
+    if kind == "keys":
+        pages = KeyPages(scan, MsgpackCodec(), b"", None, reverse=False, limit=None)
+    elif kind == "streams":
+        pages = StreamPages(names, "", listing.newest)
+    else:
+        pages = CategoryPages(names, listing.newest)
+    blocking: BlockingPages[Any] = BlockingPages(pages)
+    assert len(list(blocking)) == 3000
+    assert pages.moved
+    assert blocking.moved
+    # The commit of the first page: whoever subscribes from there misses nothing.
+    assert pages.commit == 17
+    assert asked == [None, 17, 17, None, None][: len(asked)]
+
+
+def test_a_read_of_the_past_does_not_become_one_of_another_commit() -> None:
+    async def past() -> int:
+        return 5
+
+    async def names(*arguments: Any) -> list[Any]:
+        *_, cursor, _, at_commit = arguments
+        if cursor is not None:
+            raise HistoryGone(f"commit {at_commit} is older than the history window")
+        return [at_commit, [["a", 1, 1, None, None, 1]], "a"]
+
+    pages = BlockingPages(StreamPages(names, "", past))
+    with pytest.raises(HistoryGone):
+        list(pages)
+    assert not pages.moved
