@@ -77,12 +77,16 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
             item: Item = EventBatch(tuple(self._rest))
             self._rest.clear()
         else:
-            # A consumer that asks for the next item has processed the last one.
-            size, self._last_size = self._last_size, 0
-            self._grant(size)
-            item = self._item(await self._take_since())
+            item = await self._next_item()
         self.position = item.position
         return item
+
+    async def _next_item(self) -> Item:
+        """The next item of the server. The position does not move yet."""
+        # A consumer that asks for the next item has processed the last one.
+        size, self._last_size = self._last_size, 0
+        self._grant(size)
+        return self._item(await self._take_since())
 
     async def _take_since(self) -> list[Any]:
         """The next push, without events before `since`: that may be a time to come."""
@@ -101,13 +105,15 @@ class Subscription(Feed[list[Any]], AsyncIterator[Item]):
 
     async def next_event(self) -> RecordedEvent:
         """The next single event. CaughtUp and FellBehind are skipped."""
+        self._check_alone()
         while not self._rest:
-            before = self.position
-            item = await self.__anext__()
+            item = await self._next_item()
             if isinstance(item, EventBatch):
+                # The position must not pass events that were not returned yet, also if this is
+                # interrupted between any two lines.
                 self._rest.extend(item)
-                # The position must not pass events that were not returned yet.
-                self.position = before
+            else:
+                self.position = item.position
         event = self._rest.popleft()
         self.position = event.position
         return event
