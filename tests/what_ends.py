@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from headwater.cli import backup as backup_command
 from headwater.connecting import connect
@@ -333,8 +333,10 @@ def bounds() -> list[tuple[str, Any]]:
     return [
         (f"{type(owner).__name__}.{name}", getattr(owner, name))
         for owner in (_SERVER, _SESSION, _ENGINE)
-        for name in type(owner).__dataclass_fields__
+        for name, field in type(owner).__dataclass_fields__.items()
         if f"{type(owner).__name__}.{name}" not in LEFT_OUT | SETTINGS_SHOWN
+        # A text, as a path, is no bound.
+        and str not in (field.type, *get_args(field.type))
     ]
 
 
@@ -350,8 +352,9 @@ def shown_limits() -> list[tuple[str, int]]:
 def _number(name: str, value: int | None) -> str:
     if value is None:
         return "depends"
-    if "_MS_" in name:
-        return seconds(value / 1000)
+    for unit, a_second in (("ms", 1000), ("us", _SECOND_US)):
+        if re.search(rf"_{unit}(_|$)", name.lower()):
+            return seconds(value / a_second)
     if re.search(r"size|SIZE", name) and value >= limits.KIB and value % limits.KIB == 0:
         big = value % limits.MIB == 0
         return f"{value // limits.MIB} MiB" if big else f"{value // limits.KIB} KiB"
