@@ -21,6 +21,7 @@ from headwater.connecting import connect
 from headwater.database import Database
 from headwater.projections import failures, projections
 from headwater.transactions import writes
+from headwater.transport import turns
 from headwater_protocol import errors, limits
 from headwater_protocol.errors import HeadwaterError
 from headwater_server.engine import settings as engine_settings
@@ -142,12 +143,19 @@ TIMES: Final[dict[str, list[Ends]]] = {
             "`connect(request_timeout=)`",
         ),
         Ends(
-            "Trying again: single writes, `db.run`, `decide`, and subscriptions and consumers that "
-            "reconnect. Projections go on for ever",
+            "Waiting for a server and trying again: connecting, reads, single writes, `db.run`, "
+            "`decide`, subscriptions and consumers. Projections go on for ever",
             seconds(default_of(connect, "retry_timeout")),
             "The call, or the iteration of the subscription or consumer, raises the error.",
             (errors.ConnectionLost, errors.CommitUnknown, errors.Conflict),
             "`connect(retry_timeout=)`, `db.run(deadline=, attempts=)`",
+        ),
+        Ends(
+            "Waiting in line after a conflict, while the first of the line does not move",
+            seconds(turns.TURN_S_MAX),
+            "The first of the line is passed by, and the next one tries.",
+            (),
+            "fixed",
         ),
         Ends(
             "`db.wait_for` a projection",
