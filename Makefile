@@ -34,18 +34,22 @@ $(COMPILED): $(READY) hatch_build.py $(HOT)
 
 compile: $(COMPILED)  ## Recompile the hot modules if their sources have changed
 
-# What the demo needs and no more: neither the tools of `make setup` nor a compiler.
+# What the demo needs and no more: it runs the source, and neither builds a package (for which pip
+# would fetch a compiler of Python) nor needs the tools of `make setup`.
 $(DEMO): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is required; choose one with PYTHON=…" >&2; exit 1; }
-	@echo "Installing the server and its dependencies into $(VENV), not compiled …"
+	@echo "Installing what the server needs into $(VENV) …"
 	@$(PYTHON) -m venv $(VENV)
-	@HEADWATER_PURE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --editable ".[server]"
+	@$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*project["dependencies"], *project["optional-dependencies"]["server"], sep="\n")' \
+	  > $(VENV)/demo.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/demo.txt
 	@touch $@
 
 demo: $(if $(wildcard $(READY)),$(READY),$(DEMO))  ## Load a month of flights, kill the server halfway, show that nothing is lost
-	$(BIN)/headwater demo
+	@PYTHONPATH=protocol:client:server $(BIN)/python -c \
+	  'from headwater.cli.demo import demo; demo(prog_name="headwater demo")'
 
 test: $(READY)  ## Run the whole test suite
 	$(BIN)/pytest -n logical --dist worksteal
