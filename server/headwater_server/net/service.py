@@ -175,6 +175,7 @@ class Service:
         self.bursts = Bursts(monotonic)
         self.searches: dict[Peer, Searching] = {}
         self._departing: dict[Peer, float] = {}
+        self._later: list[tuple[float, Callable[[], None]]] = []
         self.monotonic = monotonic
         self._connections_total = 0
         soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -252,6 +253,18 @@ class Service:
         """The session is ending; it only has to send the reason."""
         self.strangers.remove(session)
         self._departing[session] = self.monotonic()
+
+    def do_later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call this after that time, to the next tick of the maintenance."""
+        self._later.append((self.monotonic() + seconds, call))
+
+    def do_what_is_due(self) -> None:
+        """Make the calls of `do_later` whose time has come."""
+        now = self.monotonic()
+        due = [call for at, call in self._later if at <= now]
+        self._later = [(at, call) for at, call in self._later if at > now]
+        for call in due:
+            call()
 
     def end_slow_sessions(self) -> None:
         """End sessions that took too long to authenticate, or to read why they were ended.

@@ -1,5 +1,6 @@
 """Requests at the start of a connection: hello, authentication, and ping."""
 
+from functools import partial
 from typing import Any
 
 from headwater_protocol.errors import InvalidArgument
@@ -28,13 +29,23 @@ def hello(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     )
 
 
-def authenticate(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """Take one step of the authentication."""
+def authenticate(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
+    """Take one step of the authentication; after failures before it, only after a delay."""
     _mechanism, message = arguments
+    wait = session.service.authentication.wait_s(session)
+    if wait > 0:
+        # Whoever else waits may fail first, so this looks at the delay again.
+        session.service.do_later(wait, partial(_again, session, request_id, arguments))
+        return None
     done, reply = session.service.authentication.step(session, message)
     if done:
         session.service.welcome(session)
     return session.connection.answer(request_id, [done, reply])
+
+
+def _again(session: Session, request_id: int, arguments: list[Any]) -> None:
+    if not session.ended:
+        session.serve(request_id, "authenticate", arguments)
 
 
 def ping(session: Session, request_id: int, _arguments: list[Any]) -> bytes:

@@ -125,12 +125,18 @@ class Authentication:
         self._attempts = LoginAttempts(monotonic)
         self._bursts = Bursts(monotonic)
 
+    def wait_s(self, session: Candidate) -> float:
+        """Seconds that the next message has to wait, because of failures before it; 0: none."""
+        # Only the second message of an exchange has a proof, which can be a guess.
+        if session.exchange is None:
+            return 0.0
+        return self._attempts.wait_s(address_of(session.peer), session.exchange.name)
+
     def step(self, session: Candidate, message: bytes) -> tuple[bool, bytes]:
         """Take one message of the client; return whether that was the last, and the reply.
 
         Raises:
             AuthenticationFailed: name or password is wrong, or the message is malformed.
-            TooMany: too many attempts failed just before.
         """
         exchange, session.exchange = session.exchange, None
         try:
@@ -138,7 +144,6 @@ class Authentication:
             if exchange is None:
                 exchange = Exchange(self)
                 reply = exchange.begin(text)
-                self._attempts.check(address_of(session.peer), exchange.name)
                 session.exchange = exchange
                 return False, reply.encode()
             reply = exchange.finish(text)

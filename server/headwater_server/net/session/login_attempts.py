@@ -1,8 +1,8 @@
 """Failed log-ins: a delay that grows by address and by name, and one log line for a burst.
 
-After three failures, the next attempt has to wait. The delay doubles with each further failure, up
-to a bound. An attempt that comes too early is refused without a look at its proof. So whoever
-guesses gets a few guesses a minute from an address, and learns nothing from the rest.
+After three failures, the proof of the next attempt is looked at only after a delay. The delay
+doubles with each further failure, up to a bound. So whoever guesses gets a few guesses a minute
+from an address, over however many connections.
 
 The bound for a name is lower than the one for an address: somebody else's failures must not lock a
 user out for long. Failures are forgotten after a quiet time, and the number of addresses and names
@@ -12,8 +12,6 @@ that are remembered is bounded.
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-
-from headwater_protocol.errors import TooMany
 
 FREE_FAILURES: Final = 3
 """Failures without a delay: a mistyped password, and a program that tries again."""
@@ -51,20 +49,15 @@ class LoginAttempts:
         # In order of the last failure.
         self._failures: dict[tuple[str, str], _Failures] = {}
 
-    def check(self, address: str, name: str) -> None:
-        """Refuse an attempt that comes too early.
-
-        Raises:
-            TooMany: the message says how long to wait.
-        """
+    def wait_s(self, address: str, name: str) -> float:
+        """Seconds until the next proof may be looked at; 0: now."""
+        longest = 0.0
         for key, bound in self._keys(address, name):
             known = self._failures.get(key)
-            if known is None or known.count < FREE_FAILURES:
-                continue
-            delay: float = min(bound, DELAY_S_MIN * 2 ** min(known.count - FREE_FAILURES, 20))
-            left = known.last + delay - self._monotonic()
-            if left > 0:
-                raise TooMany(f"too many failed log-ins; try again in {left:.1f} s")
+            if known is not None and known.count >= FREE_FAILURES:
+                delay: float = min(bound, DELAY_S_MIN * 2 ** min(known.count - FREE_FAILURES, 20))
+                longest = max(longest, known.last + delay - self._monotonic())
+        return longest
 
     def failed(self, address: str, name: str) -> None:
         """An attempt failed."""

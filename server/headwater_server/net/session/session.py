@@ -135,7 +135,7 @@ class Session:
         if len(items) == 1 and self.wants_input and not later:
             item = items[0]
             if type(item) is Request:
-                self._serve(item.request_id, item.name, item.arguments)
+                self.serve(item.request_id, item.name, item.arguments)
             else:
                 self._take(item)
         elif items:
@@ -172,14 +172,14 @@ class Session:
 
     def _take(self, item: Received) -> None:
         if type(item) is Request:
-            self._serve(item.request_id, item.name, item.arguments)
+            self.serve(item.request_id, item.name, item.arguments)
         elif type(item) is Refused:
             self._refuse(item)
         elif type(item) is Violation:
             _log.info("protocol violation", session=str(self), error=item.error.message)
             self.end(item.error, request_id=item.request_id)
 
-    def _serve(self, request_id: int, name: str, arguments: list[Any]) -> None:
+    def serve(self, request_id: int, name: str, arguments: list[Any]) -> None:
         service = self.service
         try:
             if service.authentication_needed:

@@ -84,6 +84,7 @@ class Maintenance:
         self._engine.tick()
         self._group_commit.wake()
         self._look_at_clock()
+        self._service.do_what_is_due()
         self._service.end_slow_sessions()
         self._on_tick()
         self._wanted.unpark()
