@@ -267,6 +267,12 @@ class View:
             known = 0
         if base is not None and base < max(first - 1, rule.deleted + 1):
             base = None
+        erased = [version for name, version in self.erased if name == stream]
+        if erased:
+            # Its own erasure hides the snapshots that include what it erased.
+            known = 0
+            if base is not None and base >= min(erased):
+                base = None
         if known and (base is None or base < known):
             base = known
         begins = rule.deleted + 1
