@@ -242,6 +242,9 @@ class Channel:
                     # for example when it is writable again. Resolving the status is a fence.
                     if not unanswered or isinstance(refusal, TransactionAborted | HistoryGone):
                         raise
+                    if "commit" in refusal.details:
+                        # It was committed, and the answer cannot be had any more.
+                        raise
                     try:
                         connection = await self.connection(deadline)
                         state, _ = await connection.ask("status", transaction, True)

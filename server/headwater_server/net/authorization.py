@@ -8,6 +8,7 @@ vocabulary, so that no operation, write, condition or read is without a rule.
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from headwater_protocol.errors import PermissionDenied
 from headwater_protocol.operations import OPERATIONS
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.format import keyspaces
@@ -227,6 +228,28 @@ WRITING: Final[Mapping[str, int]] = {"write": 1, "commit": 1, "execute": 3}
 
 SENT_AGAIN: Final = frozenset({"commit", "execute"})
 """Operations that a client sends again if it lost the answer."""
+
+
+def need_only_outcome(operation: str, rights: Rights, engine: Engine, arguments: list[Any]) -> None:
+    """Of a request whose transaction committed before, leave in *arguments* what may be answered.
+
+    Nobody knows whether the first request was the same. So reads need their rights again, and
+    writes are left out: the answer to a repeated append tells which events are stored.
+
+    Raises:
+        PermissionDenied: it reads what the user may not. details["commit"] says that it committed.
+    """
+    if operation == "execute":
+        try:
+            _check(READ_RULES, rights, arguments[2])
+        except PermissionDenied as error:
+            commit = engine.known(arguments[0])
+            raise PermissionDenied(
+                f"it was committed, as commit {commit}, but {error.message}",
+                details={**error.details, "commit": commit},
+            ) from None
+    arguments[WRITING[operation]] = []
+
 
 assert RULES.keys() == OPERATIONS.keys(), "every operation has a rule"
 

@@ -27,7 +27,13 @@ from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.rights import Rights
 from headwater_server.engine.transactions.searching_ahead import SearchesAhead
 from headwater_server.engine.transactions.sequencer import Ticket
-from headwater_server.net.authorization import RULES, SENT_AGAIN, WRITING, need_channel
+from headwater_server.net.authorization import (
+    RULES,
+    SENT_AGAIN,
+    WRITING,
+    need_channel,
+    need_only_outcome,
+)
 from headwater_server.net.failures import Failures
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
@@ -298,25 +304,31 @@ class Service:
             PermissionDenied: the user lacks a right.
         """
         account = session.account
-        if operation in WRITING:
-            self.audit.record_writes(session, arguments[0], arguments[WRITING[operation]])
         if account is None:
             # A session without a user may call hello and authenticate.
             if session not in self.strangers:
                 raise AuthenticationFailed(f"{operation}: {_USERS_CAME}")
             return
-        if account.rights is None:
-            return
+        if account.rights is not None:
+            try:
+                self._check_rights(operation, account.rights, arguments)
+            except PermissionDenied as error:
+                self._note_denial(operation, session, error)
+                raise PermissionDenied(
+                    f"{operation}: {error.message}", details=dict(error.details)
+                ) from None
+        # Only now: a refused request could fill the audit log with writes that never happened.
+        if operation in WRITING:
+            self.audit.record_writes(session, arguments[0], arguments[WRITING[operation]])
+
+    def _check_rights(self, operation: str, rights: Rights, arguments: list[Any]) -> None:
         try:
-            RULES[operation](account.rights, self.engine, arguments)
-        except PermissionDenied as error:
-            if operation in SENT_AGAIN and self._has_committed(arguments[0]):
-                # It is sent again, and the first attempt was allowed: tell that it committed.
-                return
-            self._note_denial(operation, session, error)
-            raise PermissionDenied(
-                f"{operation}: {error.message}", details=dict(error.details)
-            ) from None
+            RULES[operation](rights, self.engine, arguments)
+        except PermissionDenied:
+            if operation not in SENT_AGAIN or not self._has_committed(arguments[0]):
+                raise
+            # It is sent again, and the first attempt was allowed: tell that it committed.
+            need_only_outcome(operation, rights, self.engine, arguments)
 
     def _note_denial(self, operation: str, session: Peer, error: HeadwaterError) -> None:
         left_out = self.bursts.admit(f"denied {session.user} {operation}")

@@ -443,6 +443,46 @@ async def test_a_commit_that_is_sent_again_after_the_right_was_taken_is_answered
         assert await is_denied(bob, "execute", bytes(16), [], [], [["put", A, b"2"]])
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        ["get", A],
+        ["scan", *A_RANGE, 10, False],
+        ["read_stream", "b-1", 0, 10, False],
+        ["read_all", 0, {}, 10, False],
+        ["load", "b-1", "", 0],
+    ],
+    ids=lambda read: read[0],
+)
+async def test_the_id_of_a_commit_opens_no_reads(read: list[Any]) -> None:
+    async with users() as known:
+        bob = await known.bob("write:keys:b")
+        committed, _ = await bob.ask("execute", TX, [], [], [["put", encode_key(("b",)), b""]])
+        with pytest.raises(
+            PermissionDenied, match=f"committed, as commit {committed[0]}"
+        ) as caught:
+            await bob.ask("execute", TX, [], [read])
+        assert caught.value.details["commit"] == committed[0]
+
+
+@pytest.mark.parametrize("operation", ["commit", "execute"])
+async def test_the_id_of_a_commit_does_not_tell_which_events_are_stored(operation: str) -> None:
+    async with users() as known:
+        identity, again = b"i" * 16, b"t" * 16
+        event = [identity, "Happened", b"", b""]
+        secret = ["append", "b-1", -1, [event]]
+        await known.admin.ask("execute", bytes(16), [], [], [secret])
+        bob = await known.bob("append:stream:a-1")
+        own = ["append", "a-1", -1, [event]]
+        await bob.ask("execute", TX, [], [], [own])
+        # Its event was stored before, so the answer to this one has the place of that event.
+        await bob.ask("execute", again, [], [], [own])
+        arguments = [again, [secret]] if operation == "commit" else [again, [], [], [secret]]
+        told = await bob.ask(operation, *arguments)
+        *_, versions = told if operation == "commit" else told[0]
+        assert "b-1" not in versions
+
+
 async def test_a_role_changes_for_all_who_have_it() -> None:
     async with users() as known:
         await known.admin.ask("role_set", "auditor", [["streams", "read", {"category": "a"}]])
@@ -515,6 +555,22 @@ async def test_the_first_user_ends_the_connections_without_one() -> None:
         await login(ann, "ann", "secret")
         await server.append(ann, "a-1", b"secret")
         assert await end_of(silent) == "authentication_failed"
+
+
+async def test_writes_that_are_refused_do_not_fill_the_audit_log() -> None:
+    async with users() as known:
+        bob = await known.bob("write:keys:a")
+        before = await known.admin.ask("audit_read")
+        for name in ("write", "commit", "execute"):
+            writes = [["erase", "a-1", [1]]] * 10
+            arguments = [TX, [], [], writes] if name == "execute" else [TX, writes]
+            for _ in range(3):
+                assert await is_denied(bob, name, *arguments)
+        # A commit that is sent again does nothing either.
+        await bob.ask("execute", TX, [], [], [["put", A, b""]])
+        await bob.ask("execute", TX, [], [], [["erase", "a-1", [1]]])
+        after = (await known.admin.ask("audit_read"))[len(before) :]
+        assert [event for _, event, *_ in after] == ["permission denied"] * 3
 
 
 async def test_log_ins_refusals_changes_of_users_and_erasures_are_audited(tmp_path: Path) -> None:
