@@ -1,5 +1,6 @@
 """The build hook compiles a small module, or warns why it cannot."""
 
+import ast
 import json
 import os
 import subprocess
@@ -43,13 +44,55 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+ROOT = Path(__file__).parent.parent
+
+
+def compiled_modules() -> list[str]:
+    """The modules that are compiled, by their paths in the checkout."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
+    modules: list[str] = hook["modules"]
+    return modules
+
+
 def test_every_module_that_is_to_be_compiled_exists() -> None:
     # If one file in the list was missing, a build used to compile nothing, with a warning.
-    root = Path(__file__).parent.parent
-    project = tomllib.loads((root / "pyproject.toml").read_text())
-    hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
-    assert hook["modules"]
-    assert [module for module in hook["modules"] if not (root / module).is_file()] == []
+    modules = compiled_modules()
+    assert modules
+    assert [module for module in modules if not (ROOT / module).is_file()] == []
+
+
+def test_no_interpreted_class_inherits_from_a_compiled_one() -> None:
+    """Creating an instance of such a class fails, and only where the modules are compiled."""
+    compiled = compiled_modules()
+    concrete = {
+        (path.removesuffix(".py").split("/", 1)[1].replace("/", "."), node.name)
+        for path in compiled
+        for node in ast.parse((ROOT / path).read_text()).body
+        if isinstance(node, ast.ClassDef)
+        and "Protocol" not in {ast.unparse(base).partition("[")[0] for base in node.bases}
+    }
+    assert concrete
+    found = []
+    for path in ROOT.glob("*/headwater*/**/*.py"):
+        name = str(path.relative_to(ROOT))
+        if name in compiled:
+            continue
+        tree = ast.parse(path.read_text())
+        imported = {
+            (node.module, alias.name)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        bases = {
+            ast.unparse(base).partition("[")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef)
+            for base in node.bases
+        }
+        found += [f"{name}: {base}" for module, base in imported & concrete if base in bases]
+    assert found == []
 
 
 @pytest.mark.slow
