@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headwater_protocol.errors import TransactionAborted
+from headwater_protocol.errors import InvalidArgument, TransactionAborted
 from headwater_protocol.identified import IDENTITY
 from headwater_protocol.operations import OPERATIONS
 from headwater_server.net.requests.handlers import HANDLERS
@@ -54,6 +54,23 @@ async def test_a_request_that_is_sent_again_gets_its_first_answer(name: str) -> 
         again = await server.connect()
         await server.append(again, "b", b"")
         assert await again.ask(name, *REQUESTS[name], identity) == ANSWERS.get(name)
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_the_id_of_an_open_transaction_is_refused(name: str) -> None:
+    async with serving() as server:
+        client = await server.connect()
+        claim = await delivered(await server.connect(), server)
+        await client.ask("nack", "g", [claim], None, "broken", True)
+        await client.ask("role_set", "old", [])
+        identity = server.new_id()
+        await client.ask("begin", identity)
+        # Else both would be committed, as two commits with the same id.
+        with pytest.raises(InvalidArgument, match="is open"):
+            await client.ask(name, *REQUESTS[name], identity)
+        await client.ask("commit", identity, [["put", b"\x02a\x00", b""]])
+        commits = await client.ask("read_commits")
+        assert [transaction for _, transaction, *_ in commits].count(identity) == 1
 
 
 async def test_a_delivery_is_given_back_once() -> None:

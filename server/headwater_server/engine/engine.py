@@ -281,6 +281,11 @@ class Engine:
         if found is not None and found.owner is owner:
             self._open.remove(found)
 
+    def check_not_open(self, transaction: bytes) -> None:
+        """Refuse the id of an open transaction for another one: both could commit."""
+        if transaction in self._open.by_id:
+            raise InvalidArgument(f"transaction {transaction.hex()} is open")
+
     def execute(
         self,
         transaction: bytes,

@@ -403,6 +403,8 @@ class Service:
             return
         # A transaction may have read, or written into its buffer, what is not allowed any more.
         self.engine.close_owner(session)
+        if not rights.is_admin:
+            self.engine.sequencer.hold_clock(session, None)
         self.end_forbidden_feeds(session, rights)
 
     def end_forbidden_memberships(self) -> None:

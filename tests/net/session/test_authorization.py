@@ -415,6 +415,17 @@ async def test_a_transaction_that_read_what_is_not_allowed_any_more_is_rolled_ba
             await bob.ask("commit", TX, [["put", encode_key(("b",)), b""]])
 
 
+async def test_an_administrator_who_is_one_no_more_does_not_hold_the_clock() -> None:
+    async with users() as known:
+        bob = await known.bob("admin", "read:keys:a")
+        now = known.server.engine.sequencer.clock.now()
+        await bob.ask("hold_clock", now)
+        with pytest.raises(InvalidArgument, match="another connection holds the clock"):
+            await known.admin.ask("hold_clock", now)
+        await known.revoke("admin")
+        await known.admin.ask("hold_clock", now)
+
+
 async def test_more_rights_leave_open_transactions_as_they_are() -> None:
     async with users() as known:
         bob = await known.bob("write:keys:b")

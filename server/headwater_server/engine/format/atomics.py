@@ -45,9 +45,10 @@ def apply_atomic(atomic: Atomic, stored: bytes | None) -> bytes:
             result = max(current, atomic.number)
     # NaN has no order, so min and max would depend on the order of the operations.
     if result != result or (isinstance(result, int) and not INTEGER_MIN <= result <= INTEGER_MAX):
+        # Without the result: whoever may write a key may not be allowed to read it.
         raise NotANumber(
-            f"{atomic.operation} {atomic.number} gives {result}; "
-            f"allowed are {INTEGER_MIN} to {INTEGER_MAX}"
+            f"{atomic.operation} {atomic.number}: the result is NaN, or outside {INTEGER_MIN} to "
+            f"{INTEGER_MAX}"
         )
     packed: bytes = msgpack.packb(result)
     return packed
@@ -60,8 +61,7 @@ def _number(stored: bytes, atomic: Atomic) -> int | float:
         value = None
     if type(value) not in (int, float) or value != value:
         raise NotANumber(
-            f"{atomic.operation} {atomic.number} on a value that is not a msgpack number: "
-            f"{stored[:40]!r}"
+            f"{atomic.operation} {atomic.number} on a value that is not a msgpack number"
         )
     number: int | float = value
     return number

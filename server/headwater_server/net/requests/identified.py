@@ -28,6 +28,8 @@ def identified(handler: Handler, repeated: Repeated = nil) -> Handler:
         engine = session.service.engine
         known = None if transaction is None else engine.known(transaction)
         if known is None:
+            if transaction is not None:
+                engine.check_not_open(transaction)
             return handler(session, request_id, arguments)
         ticket = engine.sequencer.answer_again(transaction, known)
         payload = None if ticket.error is not None else repeated(engine, known, arguments)
