@@ -57,10 +57,11 @@ def seen(reader: Reader, stream: str) -> tuple[Any, ...]:
 
 def random_writes(dice: random.Random, version: dict[str, int]) -> Iterator[list[Any]]:
     """Random writes, most of which succeed. *version* follows the appends that do."""
+    words = ("append", "append", "expect", "given", "less", "erase", "erase_ids", "save")
     for _ in range(dice.randint(1, 8)):
         stream = dice.choice(STREAMS)
         newest = version[stream]
-        match dice.choice(("append", "append", "expect", "given", "less", "erase", "save")):
+        match dice.choice(words):
             case "append":
                 yield append(stream, "T", expect=dice.choice((ANY, ANY, ANY, newest)))
                 version[stream] += 1
@@ -72,6 +73,8 @@ def random_writes(dice: random.Random, version: dict[str, int]) -> Iterator[list
                 yield ["append", stream, ANY, [event("G", identity)]]
             case "erase" if newest:
                 yield ["erase", stream, [dice.randint(1, newest)]]
+            case "erase_ids" if newest:
+                yield ["erase_ids", stream, [bytes([dice.randint(1, 3)] * 16)]]
             case "save" if newest:
                 yield save(stream, dice.randint(max(1, newest - 2), newest))
             case _:
@@ -341,6 +344,23 @@ def test_an_event_can_be_erased_by_the_transaction_that_appends_it() -> None:
         database = database.crash()
     with pytest.raises(NoSuchEvent):
         database.execute(["erase", "a-1", [4]], append("a-1"))
+
+
+@pytest.mark.parametrize("rest", [[], [append("a-1")], [append("a-1"), ["delete_stream", "a-1"]]])
+def test_a_repeated_append_does_not_shift_the_events_that_a_transaction_erases_by_id(
+    rest: list[Any],
+) -> None:
+    # The events of the repeated append were counted, so the transaction showed the erased data.
+    one, two = bytes([1] * 16), bytes([2] * 16)
+    database = Database()
+    given = ["append", "a-1", ANY, [event("T", one)]]
+    database.execute(given)
+    opened = database.begin()
+    opened.write([given, *rest, ["append", "a-1", ANY, [event("T", two)]]])
+    opened.write([["erase_ids", "a-1", [one]], ["erase_ids", "a-1", [two]]])
+    own = seen(opened, "a-1")
+    database.commit(opened)
+    assert seen(database.engine.reader(), "a-1") == own
 
 
 def test_a_query_of_a_transaction_shows_no_data_that_it_erases() -> None:

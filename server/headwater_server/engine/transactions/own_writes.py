@@ -66,29 +66,31 @@ class OwnWrites:
 
         *rule* gives the rule at the read view. Events that are stored already are left out.
         """
+        found, placed = self._placed(name, rule, time)
+        return found, [event for append in placed for event in append[1].events]
+
+    def _placed(
+        self, name: str, rule: Callable[[str], Rule], time: int
+    ) -> tuple[Rule, list[tuple[int, Append]]]:
+        """The rule of a stream, and the appends that add events to it, with their places."""
         self._count()
         appends, writes = self._appends.get(name, ()), deque(self._writes.get(name, ()))
         found = rule(name)
-        events: list[list[Any]] = []
+        placed: list[tuple[int, Append]] = []
         if not appends and not writes:
-            return found, events
+            return found, placed
         head = self._state.head(name)
-        version = self._state.version_at(name, head, self._position)
+        stored = version = self._state.version_at(name, head, self._position)
         for place, append in appends:
             while writes and writes[0].place <= place:
-                found = changed_rule(
-                    self._state, writes.popleft(), name, found, version + len(events), time
-                )
-            if (
-                append.has_ids
-                and version
-                and self._is_done(append, found, version, version + len(events), time)
-            ):
+                found = changed_rule(self._state, writes.popleft(), name, found, version, time)
+            if append.has_ids and stored and self._is_done(append, found, stored, version, time):
                 continue
-            events += append.events
+            placed.append((place, append))
+            version += len(append.events)
         for write in writes:
-            found = changed_rule(self._state, write, name, found, version + len(events), time)
-        return found, events
+            found = changed_rule(self._state, write, name, found, version, time)
+        return found, placed
 
     def _is_done(self, append: Append, rule: Rule, stored: int, version: int, time: int) -> bool:
         """Whether all events of an append are stored already, by their ids."""
@@ -116,9 +118,9 @@ class OwnWrites:
 
     # Erasures.
 
-    def holds_erased(self, key: bytes, view: int) -> bool:
+    def holds_erased(self, key: bytes, view: int, rule: Callable[[str], Rule], time: int) -> bool:
         """Whether a snapshot holds data that the transaction erases after it was saved."""
-        erasures, snapshot = self.erasures(), keyspaces.parse_snapshot_key(key)
+        erasures, snapshot = self.erasures(rule, time), keyspaces.parse_snapshot_key(key)
         if erasures is None or snapshot.stream not in erasures.lowest:
             return False
         own = [each.place for each in self._buffer.snapshots if each.key == key]
@@ -130,19 +132,41 @@ class OwnWrites:
             for each, lowest in erasures.lowest[snapshot.stream]
         )
 
-    def erasures(self) -> Erasures | None:
-        """The events that the transaction erases, or None."""
+    def erasures(self, rule: Callable[[str], Rule], time: int) -> Erasures | None:
+        """The events that the transaction erases, or None; *rule* as for `stream`."""
         if not self._buffer.erased:
             return None
         self._count()
         if self._erasures is None:
             erasures = self._erasures = Erasures()
+            own: dict[str, dict[bytes, tuple[int, int]]] = {}
             for place, write in enumerate(self._buffer.retention):
+                stream = write.stream
+                if write.word == "erase_ids" and stream is not None and stream not in own:
+                    own[stream] = self._own_ids(stream, rule, time)
                 if write.erased_count:
-                    self._note_erased(erasures, place, write)
+                    self._note_erased(erasures, place, write, own)
         return self._erasures
 
-    def _note_erased(self, erasures: Erasures, place: int, write: RetentionWrite) -> None:
+    def _own_ids(
+        self, stream: str, rule: Callable[[str], Rule], time: int
+    ) -> dict[bytes, tuple[int, int]]:
+        """The place and version of the events that the transaction appends, by their ids."""
+        own: dict[bytes, tuple[int, int]] = {}
+        version = self._state.version_at(stream, self._state.head(stream), self._position)
+        for place, append in self._placed(stream, rule, time)[1]:
+            for event in append.events:
+                version += 1
+                own[event[0]] = place, version
+        return own
+
+    def _note_erased(
+        self,
+        erasures: Erasures,
+        place: int,
+        write: RetentionWrite,
+        own: dict[str, dict[bytes, tuple[int, int]]],
+    ) -> None:
         state, stream = self._state, write.stream
         if stream is None:
             wanted = sorted({each for each in write.arguments[0] if each <= self._position})
@@ -153,7 +177,7 @@ class OwnWrites:
             return
         head = state.head(stream)
         last = state.version_at(stream, head, self._position)
-        for version in self._versions(write, stream, last):
+        for version in self._versions(write, stream, last, own):
             if version > last:
                 _add(erasures, place, stream, version, 0)
                 continue
@@ -163,23 +187,27 @@ class OwnWrites:
             if not stored or decode_event(stored).data is not None:
                 _add(erasures, place, stream, version, position)
 
-    def _versions(self, write: RetentionWrite, stream: str, last: int) -> list[int]:
+    def _versions(
+        self,
+        write: RetentionWrite,
+        stream: str,
+        last: int,
+        own: dict[str, dict[bytes, tuple[int, int]]],
+    ) -> list[int]:
         """The versions of a stream that a write erases; those that do not exist may be missing."""
         if write.word == "erase":
             return list(write.arguments[1])
         head = self._state.head(stream)
-        own: dict[bytes, int] = {}
-        version = last
-        for place, append in self._appends.get(stream, ()):
-            if place < write.place:
-                for event in append.events:
-                    version += 1
-                    own[event[0]] = version
-        found = (
-            own.get(each) or (self._state.event_version(stream, head, each) if last else None)
-            for each in write.arguments[1]
-        )
-        return [each for each in found if each is not None]
+        versions: list[int] = []
+        for event_id in write.arguments[1]:
+            place, version = own[stream].get(event_id, (write.place, 0))
+            found: int | None = version
+            if place >= write.place:
+                # Appended later or not at all, so the write means the stored event.
+                found = self._state.event_version(stream, head, event_id) if last else None
+            if found is not None:
+                versions.append(found)
+        return versions
 
 
 def _add(erasures: Erasures, place: int, stream: str, version: int, position: int) -> None:

@@ -225,7 +225,7 @@ class Transaction(Reader):
         )
 
     def _without_erased(self, events: list[bytes]) -> list[bytes]:
-        erasures = self._own().erasures()
+        erasures = self._own().erasures(super()._rule_of, self.time)
         if erasures is None or not erasures.positions:
             return events
         return [erasures.masked(stored) for stored in events]
@@ -244,7 +244,9 @@ class Transaction(Reader):
         version = min(version + len(self._own_events(stream)), version_max)
         first, last = keyspaces.snapshot_range(stream, name, schema, version)
         for key, state in self._scan_own(first, last, reverse=True, ahead=1):
-            if self.buffer.erased and self._own().holds_erased(key, self.view):
+            if self.buffer.erased and self._own().holds_erased(
+                key, self.view, super()._rule_of, self.time
+            ):
                 continue
             self._register_range(key, last)
             return keyspaces.parse_snapshot_key(key).version, state
@@ -289,7 +291,7 @@ class Transaction(Reader):
         if self._may_hide(stream):
             lowest = self._visibility().first(stream)
             own_stored = [each for each in own_stored if each[0] >= lowest]
-        erasures = self._own().erasures() if self.buffer.erased else None
+        erasures = self._own().erasures(super()._rule_of, self.time) if self.buffer.erased else None
         if erasures is not None and (erased := erasures.versions.get(stream)):
             own_stored = [
                 (number, erase_event(stored) if number in erased else stored)
