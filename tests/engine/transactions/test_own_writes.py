@@ -275,6 +275,47 @@ def test_an_append_with_the_id_of_an_erased_event_is_refused(layer: str) -> None
     assert database.execute(given, transaction=transaction) == first
 
 
+def test_an_append_with_the_id_of_an_event_that_its_transaction_erases_is_refused() -> None:
+    # It used to be acknowledged as a repeated append, and nothing was appended.
+    database = Database()
+    given = ["append", "a-1", ANY, [event("T", bytes([1] * 16))]]
+    database.execute(given)
+    for erase in (["erase", "a-1", [1]], ["erase_positions", [1]]):
+        with pytest.raises(DuplicateEvent, match="which was erased"):
+            database.execute(erase, given)
+    # The append came first, so it repeated an event that still had its data.
+    database.execute(given, ["erase", "a-1", [1]])
+
+
+@pytest.mark.parametrize("appended_before", [True, False])
+def test_a_snapshot_between_two_erasures_of_one_event_is_kept_and_can_be_read(
+    appended_before: bool,
+) -> None:
+    # The commit kept it, and the transaction's own reads did not show it.
+    database = Database()
+    if appended_before:
+        database.execute(append("a-1"))
+    opened = database.begin()
+    opened.write([] if appended_before else [append("a-1")])
+    opened.write([["erase", "a-1", [1]], save("a-1", 1), ["erase", "a-1", [1]]])
+    own = seen(opened, "a-1")
+    assert own[2] == (1, b"state 1")
+    database.commit(opened)
+    assert seen(database.engine.reader(), "a-1") == own
+
+
+def test_a_transaction_does_not_read_a_snapshot_that_its_later_erasure_removes() -> None:
+    # An erasure removes the snapshots from the lowest version on that was erased in the stream.
+    database = Database()
+    database.execute(append("a-1", "T", "T", "T"))
+    opened = database.begin()
+    opened.write([["erase", "a-1", [1]], save("a-1", 2), ["erase", "a-1", [3]]])
+    own = seen(opened, "a-1")
+    assert own[2] is None
+    database.commit(opened)
+    assert seen(database.engine.reader(), "a-1") == own
+
+
 def test_a_snapshot_that_is_saved_before_an_erasure_in_one_transaction_is_not_kept() -> None:
     for save_first in (True, False):
         database = Database()

@@ -154,6 +154,10 @@ class RetentionEvaluator:
             return stream.rule
         return hiding_rule(self.state, name, self.state.last_commit)
 
+    def erases(self, position: int) -> bool:
+        """Whether the transaction has erased the stored event at a position so far."""
+        return position in self._erased
+
     def may_hold_erased(self, stream: str, version: int, place: int) -> bool:
         """Whether a snapshot that was saved before the write *place* holds data erased since."""
         lowest = self._lowest_erased.get(stream, ())

@@ -294,7 +294,9 @@ class Appender:
         positions = self._state.stream_positions(stream, head, present[0], present[-1])
         stored = [decode_event(data) for data in self._state.each_event(positions)]
         for event, old in zip(append.events, stored, strict=True):
-            if old.data is None:
+            if old.data is None or (
+                self._retention is not None and self._retention.erases(old.position)
+            ):
                 # Nobody can tell whether the content was the same, and nothing would be appended.
                 raise DuplicateEvent(
                     f"stream {stream!r}: event id {old.id.hex()} is that of version "

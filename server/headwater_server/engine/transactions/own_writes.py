@@ -26,7 +26,8 @@ class Erasures:
     Attributes:
         positions: of stored events.
         versions: of all events, by stream; those that the transaction appends have no position.
-        lowest: by stream, the place of each erasing write, and the lowest version that it erases.
+        lowest: by stream, the place of each erasing write, and the lowest version that the
+            transaction has erased until then.
     """
 
     positions: set[int] = field(default_factory=set)
@@ -172,20 +173,23 @@ class OwnWrites:
             wanted = sorted({each for each in write.arguments[0] if each <= self._position})
             for stored in filter(None, state.each_event(wanted)):
                 event = decode_event(stored)
-                if event.data is not None:
+                if event.data is not None and event.position not in erasures.positions:
                     _add(erasures, place, event.stream, event.version, event.position)
             return
         head = state.head(stream)
         last = state.version_at(stream, head, self._position)
         for version in self._versions(write, stream, last, own):
+            # An event is erased once: snapshots that are saved after that do not contain its data.
             if version > last:
-                _add(erasures, place, stream, version, 0)
+                if version not in erasures.versions.get(stream, ()):
+                    _add(erasures, place, stream, version, 0)
                 continue
             position = state.stream_positions(stream, head, version, version)[0]
             stored = state.events([position])[0]
+            if stored and (position in erasures.positions or decode_event(stored).data is None):
+                continue
             # A removed event has no data, but snapshots may contain it.
-            if not stored or decode_event(stored).data is not None:
-                _add(erasures, place, stream, version, position)
+            _add(erasures, place, stream, version, position)
 
     def _versions(
         self,
@@ -215,7 +219,9 @@ def _add(erasures: Erasures, place: int, stream: str, version: int, position: in
         erasures.positions.add(position)
     erasures.versions.setdefault(stream, set()).add(version)
     lowest = erasures.lowest.setdefault(stream, [])
+    if lowest:
+        version = min(version, lowest[-1][1])
     if lowest and lowest[-1][0] == place:
-        lowest[-1] = (place, min(lowest[-1][1], version))
+        lowest[-1] = (place, version)
     else:
         lowest.append((place, version))
