@@ -246,6 +246,28 @@ def test_a_condition_does_not_count_events_that_its_transaction_hides(
     assert versions_of(database)["a-1"] == 1
 
 
+@pytest.mark.parametrize("layer", ["active", "files"])
+@pytest.mark.parametrize("other", [[], [["truncate", "b-1", 1]]])
+def test_events_that_earlier_appends_push_out_count_for_no_condition_and_no_id(
+    other: list[Any], layer: str
+) -> None:
+    # They counted unless the transaction also had a retention write, of whatever stream.
+    database = Database()
+    one = bytes([1] * 16)
+    given = ["append", "a-1", ANY, [event("T", one)]]
+    database.execute(given, ["set_retention", "a-1", 2, None])
+    if layer == "files":
+        database.checkpoint()
+    pushing = append("a-1", "U", "U")
+    for wanted in ({"stream": "a-1"}, {"prefix": "a"}, {"category": "a"}, {"types": ["T"]}):
+        taken = [*append("b-1"), wanted, 0]
+        with pytest.raises(ConditionFailed):
+            database.crash().execute(*other, append("a-1", "U"), taken)
+        database.crash().execute(*other, pushing, taken)
+    database.execute(*other, pushing, given)
+    assert [each[0] for each in seen(database.engine.reader(), "a-1")[1]] == [3, 4]
+
+
 def test_an_id_that_the_transaction_hides_can_be_used_again() -> None:
     # The append used to be acknowledged as a repeated one, and the deletion hid the old event.
     database = Database()

@@ -140,13 +140,16 @@ class Visibility:
         return first == 1 or decode_event(stored).version >= first
 
 
-def visibility_at(state: State, view: int, position: int) -> Visibility:
+def visibility_at(
+    state: State, view: int, position: int, own: Callable[[str], int] | None = None
+) -> Visibility:
     """Which events can be read at a commit whose newest event is at *position*."""
     return Visibility(
         state,
         position,
         rule_of=lambda stream: hiding_rule(state, stream, view),
         now=as_of(state, view),
+        own=own,
     )
 
 

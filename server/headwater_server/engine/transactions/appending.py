@@ -19,7 +19,12 @@ from headwater_server.engine.format.events import (
 )
 from headwater_server.engine.format.planned import Planned, StreamRun
 from headwater_server.engine.reads.filters import EventFilter
-from headwater_server.engine.retention.rules import is_deleted, newest_first_version
+from headwater_server.engine.retention.rules import (
+    Visibility,
+    is_deleted,
+    newest_first_version,
+    visibility_at,
+)
 from headwater_server.engine.retention.writes import RetentionEvaluator, RetentionWrite
 from headwater_server.engine.state.layers import Head, State
 from headwater_server.engine.transactions.validation import matching_event, stream_changed
@@ -196,12 +201,19 @@ class Appender:
         self._conditions.add((wanted, after))
         assert self._budget is not None
         self._budget.spend(keys=1)
-        visibility = None
-        if self._retention is not None:
-            visibility = self._retention.visibility(self._own_count)
-        failure = matching_event(self._state, wanted, after, self._budget, visibility)
+        failure = matching_event(self._state, wanted, after, self._budget, self._visibility())
         if failure is not None:
             self.failed_conditions.append(failure)
+
+    def _visibility(self) -> Visibility | None:
+        """Which events can be read after the writes so far; None: as in the newest state."""
+        if self._retention is not None:
+            return self._retention.visibility(self._own_count)
+        state = self._state
+        if not self._versions or not state.retention.hiding:
+            return None
+        # Where a stream keeps its newest events, the appends so far push out older ones.
+        return visibility_at(state, state.last_commit, state.last_position, self._own_count)
 
     def _own_count(self, stream: str) -> int:
         """How many events this transaction has appended to a stream so far."""
@@ -269,10 +281,11 @@ class Appender:
                 differs.
         """
         stream = append.stream
-        if self._retention is None:
+        visibility = self._visibility()
+        if visibility is None:
             lowest = newest_first_version(self._state, stream)
         else:
-            lowest = self._retention.visibility(self._own_count).first(stream)
+            lowest = visibility.first(stream)
         versions: list[int | None] = []
         for event in append.events:
             event_id = event[0]
