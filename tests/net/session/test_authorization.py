@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from scramp import ScramClient
 
 from headwater_protocol.connection import Answer, Failure, Push
 from headwater_protocol.errors import (
@@ -34,7 +35,7 @@ from headwater_server.net.authorization import (
 )
 from headwater_server.net.settings import ServerSettings
 from tests.net.serving import Client, MemoryServer, serving, settings
-from tests.net.session.test_authentication import add_user, end_of, login
+from tests.net.session.test_authentication import MECHANISM, add_user, end_of, login
 
 A = encode_key(("a", 1))
 A_RANGE = prefix_range(("a",))
@@ -413,6 +414,32 @@ async def test_a_transaction_that_read_what_is_not_allowed_any_more_is_rolled_ba
         await known.revoke("read:keys:a")
         with pytest.raises(TransactionGone):
             await bob.ask("commit", TX, [["put", encode_key(("b",)), b""]])
+
+
+@pytest.mark.parametrize("change", ["rights", "removed", "another", "password"])
+async def test_a_log_in_that_began_before_a_change_has_what_is_so_after_it(change: str) -> None:
+    async with users() as known:
+        await known.grant("read:keys:a", "read:keys:b")
+        client = await known.server.connect()
+        scram = ScramClient([MECHANISM], "bob", "secret")
+        first = scram.get_client_first().encode()
+        _, reply = await client.ask("authenticate", MECHANISM, first)
+        scram.set_server_first(reply.decode())
+        if change == "rights":
+            await known.revoke("read:keys:a")
+        elif change == "password":
+            await add_user(known.admin, "bob", "other", create=False)
+        else:
+            await known.admin.ask("user_remove", "bob")
+            if change == "another":
+                await add_user(known.admin, "bob", "secret")
+        final = scram.get_client_final().encode()
+        if change == "rights":
+            await client.ask("authenticate", MECHANISM, final)
+            assert await is_denied(client, "get", None, A)
+        else:
+            with pytest.raises(AuthenticationFailed, match="wrong"):
+                await client.ask("authenticate", MECHANISM, final)
 
 
 async def test_an_administrator_who_is_one_no_more_does_not_hold_the_clock() -> None:

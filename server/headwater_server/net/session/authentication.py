@@ -59,12 +59,13 @@ def check_name(name: str) -> None:
 
 
 class Exchange:
-    """One SCRAM conversation: the account, and the state of the scramp library."""
+    """One SCRAM conversation: the user, and the state of the scramp library."""
 
     def __init__(self, authentication: "Authentication") -> None:
         self._authentication = authentication
         self.name = ""
-        self.account: Account | None = None
+        # The number and the verifier of the user at the first message.
+        self.known: tuple[int, Verifier] | None = None
         self._scram = ScramMechanism(MECHANISM).make_server(self._verifier_of)
 
     def begin(self, message: str) -> str:
@@ -85,7 +86,8 @@ class Exchange:
 
     def _verifier_of(self, name: str) -> tuple[bytes, bytes, bytes, int]:
         self.name = name
-        self.account, verifier = self._authentication.look_up(name)
+        account, verifier = self._authentication.look_up(name)
+        self.known = None if account is None else (account.number, verifier)
         return verifier.salt, verifier.stored_key, verifier.server_key, verifier.iterations
 
 
@@ -147,14 +149,18 @@ class Authentication:
                 session.exchange = exchange
                 return False, reply.encode()
             reply = exchange.finish(text)
+            account = self._engine.accounts.find(exchange.name)
             # No proof can fit a decoy, but we do not rely on that.
-            if exchange.account is None:
+            if account is None or exchange.known is None:
                 raise ScramException("no such user")
+            # The user may have changed since the first message.
+            if (account.number, account.verifier) != exchange.known:
+                raise ScramException("the user is another one, or has another password")
         except (ScramException, ValueError) as error:
             raise self._failure(session, exchange) from error
         self._attempts.succeeded(address_of(session.peer), exchange.name)
-        session.account = exchange.account
-        session.user_number = exchange.account.number
+        session.account = account
+        session.user_number = account.number
         self._audit.record("logged in", session)
         return True, reply.encode()
 
