@@ -30,6 +30,7 @@ from headwater.errors import (
     ConnectionLost,
     HeadwaterError,
     HistoryGone,
+    PermissionDenied,
     ShuttingDown,
     TimedOut,
     TransactionAborted,
@@ -248,6 +249,9 @@ class Channel:
                     try:
                         connection = await self.connection(deadline)
                         state, _ = await connection.ask("status", transaction, True)
+                    except PermissionDenied:
+                        # This user may write nothing, so what is on its way cannot commit.
+                        raise refusal from None
                     except HeadwaterError as error:
                         cause = error
                     else:

@@ -17,6 +17,10 @@ _AFTER_ALL = b"\xff"
 """Greater than every key."""
 
 
+_WRITING = frozenset({"write", "append", "manage", "erase", "group"})
+"""Rights with which a transaction can have writes."""
+
+
 class _Keys:
     """Ranges of keys, merged and in order."""
 
@@ -154,6 +158,11 @@ class Rights:
         """Need the right on all consumer groups."""
         if not (self._every_group or self._admin):
             raise denied("group", "all consumer groups")
+
+    def need_any_write(self) -> None:
+        """Need a right with which a transaction can have writes."""
+        if not (self._admin or any(grant.right in _WRITING for grant in self.grants)):
+            raise denied("write", "aborting a transaction")
 
     def need_everything_readable(self) -> None:
         """Need the right to read all keys and all streams."""

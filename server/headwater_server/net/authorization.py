@@ -155,6 +155,14 @@ def _every_group(rights: Rights, _engine: Engine, _arguments: list[Any]) -> None
     rights.need_every_group()
 
 
+def _status(rights: Rights, engine: Engine, arguments: list[Any]) -> None:
+    transaction, resolve = arguments
+    # The id of a transaction is a secret of whoever began it. Aborting one writes to the log, which
+    # nobody may fill who cannot write.
+    if resolve and engine.status(transaction, resolve=False).state == "open":
+        rights.need_any_write()
+
+
 def _needs(right: str) -> Rule:
     return lambda rights, _engine, _arguments: rights.need(right)
 
@@ -173,8 +181,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "commit": _writes,
     "rollback": anyone,
     "execute": _execute,
-    # The id of a transaction is a secret of whoever began it.
-    "status": anyone,
+    "status": _status,
     "get": _read("get"),
     "scan": _read("scan"),
     "read_stream": _read("read_stream"),

@@ -152,6 +152,28 @@ def test_a_refusal_raises_commit_unknown_if_the_lost_request_cannot_be_fenced(
     run_on(face, server.url, scenario, retry_timeout=0.3)
 
 
+@pytest.mark.parametrize("refused", ["a refusal", "a commit whose reads are refused"])
+def test_a_refusal_is_raised_if_no_fence_can_change_it(
+    face: str, server: FakeServer, refused: str
+) -> None:
+    # A user who may write nothing may not fence. What was committed before cannot be fenced, and
+    # gets the same refusal each time.
+    details: dict[str, Any] = {"right": "read:keys"}
+    if refused != "a refusal":
+        details["commit"] = 8
+    server.on("execute", server.DROP, headwater.PermissionDenied("no", details=details))
+    server.on("status", headwater.PermissionDenied("no", details={"right": "write"}))
+
+    async def scenario(db: headwater.Database) -> None:
+        with pytest.raises(headwater.PermissionDenied) as caught:
+            await db.put("a", 1)
+        assert caught.value.details == details
+
+    run_on(face, server.url, scenario, retry_timeout=5)
+    assert len(server.named("execute")) == 2
+    assert len(server.named("status")) == (refused == "a refusal")
+
+
 def test_a_write_that_is_never_answered_raises_commit_unknown(
     face: str, server: FakeServer
 ) -> None:

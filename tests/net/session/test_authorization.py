@@ -549,6 +549,42 @@ async def test_a_group_that_delivers_other_events_ends_members_that_may_not_read
         assert payload[1][0] == "permission_denied"
 
 
+@pytest.mark.parametrize(
+    ("grants", "may"),
+    [
+        ((), False),
+        (("read:keys", "read:streams", "backup"), False),
+        (("write:keys:z",), True),
+        (("append:stream:z",), True),
+        (("manage:stream:z",), True),
+        (("erase:stream:z",), True),
+        (("group:z",), True),
+        (("admin",), True),
+    ],
+)
+async def test_only_who_may_write_something_adds_to_the_log(
+    grants: tuple[str, ...], may: bool
+) -> None:
+    async with users() as known:
+        bob = await known.bob(*(grants or ("read:keys",)))
+        if not grants:
+            await known.revoke("read:keys")
+        sequencer = known.server.engine.sequencer
+        before = sequencer.commits_and_fences
+        unknown = known.server.new_id()
+        assert await is_denied(bob, "status", unknown, True) != may
+        assert (sequencer.commits_and_fences > before) == may
+        assert not await is_denied(bob, "status", unknown)
+        committed, _ = await known.server.put(known.admin, A, b"")
+        # What has ended adds nothing.
+        [*_, [commit, identity, *_]] = await known.admin.ask("read_commits")
+        assert commit == committed[0]
+        assert (await bob.ask("status", identity, True))[0] == "committed"
+        await bob.ask("begin", TX)
+        await bob.ask("commit", TX)
+        assert sequencer.commits_and_fences == before + may + 1
+
+
 async def test_a_user_without_any_grant_left_may_do_nothing() -> None:
     async with users() as known:
         assert await known.admin.ask("user_rights", "bob") == ["bob", False, [], []]
