@@ -55,6 +55,49 @@ def test_an_address_gets_a_few_guesses_a_minute() -> None:
     assert attempts.wait_s("10.0.0.2", "zoe") == 0
 
 
+def test_log_ins_of_ones_own_do_not_buy_guesses_at_other_names() -> None:
+    clock = Clock()
+    attempts = LoginAttempts(clock)
+    count = 0
+    end = clock.now + 60
+    while clock.now < end:
+        name = f"name {count % 50}"
+        if attempts.wait_s("10.0.0.1", name) <= 0:
+            attempts.failed("10.0.0.1", name)
+            count += 1
+        if attempts.wait_s("10.0.0.1", "bob") <= 0:
+            attempts.failed("10.0.0.1", "bob")
+            attempts.succeeded("10.0.0.1", "bob")
+        clock.now += 0.01
+    assert count <= FREE_FAILURES + 20
+
+
+def test_a_log_in_forgets_the_failures_of_its_name_and_no_others() -> None:
+    clock = Clock()
+    attempts = LoginAttempts(clock)
+    for _ in range(FREE_FAILURES):
+        attempts.failed("10.0.0.1", "ann")
+    attempts.failed("10.0.0.1", "bob")
+    attempts.succeeded("10.0.0.1", "ann")
+    assert attempts.wait_s("10.0.0.1", "ann") == 0
+    for _ in range(FREE_FAILURES - 1):
+        assert attempts.wait_s("10.0.0.1", "zoe") == 0
+        attempts.failed("10.0.0.1", "eve")
+    assert attempts.wait_s("10.0.0.1", "zoe") > 0
+
+
+def test_a_log_in_takes_no_failures_from_the_count_that_were_forgotten() -> None:
+    clock = Clock()
+    attempts = LoginAttempts(clock)
+    for _ in range(100):
+        attempts.failed("10.0.0.1", "bob")
+    clock.now += FORGOTTEN_AFTER_S + 1
+    for number in range(FREE_FAILURES):
+        attempts.failed("10.0.0.1", f"name {number}")
+    attempts.succeeded("10.0.0.1", "bob")
+    assert attempts.wait_s("10.0.0.1", "zoe") > 0
+
+
 def test_guesses_from_many_addresses_delay_a_user_by_a_bounded_time() -> None:
     clock = Clock()
     attempts = LoginAttempts(clock)

@@ -5,8 +5,9 @@ doubles with each further failure, up to a bound. So whoever guesses gets a few 
 from an address, over however many connections.
 
 The bound for a name is lower than the one for an address: somebody else's failures must not lock a
-user out for long. Failures are forgotten after a quiet time, and the number of addresses and names
-that are remembered is bounded.
+user out for long. A log-in forgets the failures of its name, and those of other names count on.
+Failures are also forgotten after a quiet time, and the number of addresses and names that are
+remembered is bounded.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,8 @@ FORGOTTEN_AFTER_S: Final = 60.0
 REMEMBERED_MAX: Final = 10_000
 """Addresses and names whose failures are remembered. The oldest failures are forgotten first."""
 
+_HERE: Final = "a name at an address"
+
 BURST_S: Final = 10.0
 """Seconds in which events of one kind and address are logged once."""
 
@@ -46,8 +49,8 @@ class LoginAttempts:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        # In order of the last failure.
-        self._failures: dict[tuple[str, str], _Failures] = {}
+        # By address, by name, and by both. In order of the last failure.
+        self._failures: dict[tuple[str, ...], _Failures] = {}
 
     def wait_s(self, address: str, name: str) -> float:
         """Seconds until the next proof may be looked at; 0: now."""
@@ -62,7 +65,8 @@ class LoginAttempts:
     def failed(self, address: str, name: str) -> None:
         """An attempt failed."""
         now = self._monotonic()
-        for key, _ in self._keys(address, name):
+        keys = [key for key, _ in self._keys(address, name)]
+        for key in (*keys, (address, name, _HERE)):
             known = self._failures.pop(key, None)
             if known is None or now - known.last > FORGOTTEN_AFTER_S:
                 known = _Failures(0, now)
@@ -73,9 +77,17 @@ class LoginAttempts:
             del self._failures[next(iter(self._failures))]
 
     def succeeded(self, address: str, name: str) -> None:
-        """A log-in succeeded: forget the failures before it."""
-        for key, _ in self._keys(address, name):
-            self._failures.pop(key, None)
+        """A log-in succeeded: forget the failures of its name before it."""
+        of_address, of_name = [key for key, _ in self._keys(address, name)]
+        self._failures.pop(of_name, None)
+        here = self._failures.pop((address, name, _HERE), None)
+        known = self._failures.get(of_address)
+        # The failures of other names stay: else whoever has one password could guess on and on.
+        if known is None or here is None or self._monotonic() - here.last > FORGOTTEN_AFTER_S:
+            return
+        known.count -= here.count
+        if known.count <= 0:
+            del self._failures[of_address]
 
     @staticmethod
     def _keys(address: str, name: str) -> tuple[tuple[tuple[str, str], float], ...]:
