@@ -19,7 +19,7 @@ from headwater_server.net.session.login_attempts import (
     address_of,
 )
 from headwater_server.net.session.strangers import Strangers
-from tests.net.serving import serving, settings
+from tests.net.serving import Client, serving, settings
 from tests.net.session.test_authentication import add_user, login, server_first, verifier
 
 
@@ -96,6 +96,54 @@ def test_a_log_in_takes_no_failures_from_the_count_that_were_forgotten() -> None
         attempts.failed("10.0.0.1", f"name {number}")
     attempts.succeeded("10.0.0.1", "bob")
     assert attempts.wait_s("10.0.0.1", "zoe") > 0
+
+
+def test_guesses_of_others_do_not_delay_who_logged_in_from_the_same_address() -> None:
+    clock = Clock()
+    attempts = LoginAttempts(clock)
+    attempts.succeeded("10.0.0.1", "ann")
+    for number in range(100):
+        attempts.failed("10.0.0.1", f"name {number}")
+        attempts.failed("10.0.0.2", "ann")
+    assert attempts.wait_s("10.0.0.1", "ann") == 0
+    assert attempts.wait_s("10.0.0.1", "bob") == ADDRESS_DELAY_S_MAX
+    assert attempts.wait_s("10.0.0.3", "ann") == NAME_DELAY_S_MAX
+    for _ in range(FREE_FAILURES):
+        attempts.failed("10.0.0.1", "ann")
+    clock.now += FORGOTTEN_AFTER_S + 1
+    attempts.failed("10.0.0.1", "ann")
+    for _ in range(FREE_FAILURES):
+        attempts.failed("10.0.0.1", "bob")
+    assert attempts.wait_s("10.0.0.1", "ann") > 0
+
+
+def test_log_ins_are_remembered_in_bounded_number() -> None:
+    attempts = LoginAttempts(Clock())
+    for number in range(2 * REMEMBERED_MAX):
+        attempts.succeeded("10.0.0.1", f"name {number}")
+    assert len(attempts._succeeded) == REMEMBERED_MAX
+
+
+async def test_a_user_who_was_there_before_comes_in_while_others_guess(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving() as server:
+        await add_user(await server.connect(), "ann", "secret")
+        await login(await server.connect(), "ann", "secret")
+        waiting = [await server.connect() for _ in range(20)]
+        async with trio.open_nursery() as nursery:
+
+            async def guess(client: Client) -> None:
+                with pytest.raises((AuthenticationFailed, AssertionError)):
+                    await login(client, "bob", "wrong")
+
+            for client in waiting:
+                nursery.start_soon(guess, client)
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            await login(await server.connect(), "ann", "secret")
+            assert trio.current_time() == began
+            nursery.cancel_scope.cancel()
 
 
 def test_guesses_from_many_addresses_delay_a_user_by_a_bounded_time() -> None:

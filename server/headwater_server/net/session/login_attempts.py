@@ -5,9 +5,11 @@ doubles with each further failure, up to a bound. So whoever guesses gets a few 
 from an address, over however many connections.
 
 The bound for a name is lower than the one for an address: somebody else's failures must not lock a
-user out for long. A log-in forgets the failures of its name, and those of other names count on.
-Failures are also forgotten after a quiet time, and the number of addresses and names that are
-remembered is bounded.
+user out for long. Those who wait do so one after the other, and a log-in has a time limit. So a
+name that has logged in from an address does not wait there for others, until it has failed itself.
+
+A log-in forgets the failures of its own name. Failures are also forgotten after a quiet time, and
+the number of addresses and names that are remembered is bounded.
 """
 
 from collections.abc import Callable
@@ -51,9 +53,13 @@ class LoginAttempts:
         self._monotonic = monotonic
         # By address, by name, and by both. In order of the last failure.
         self._failures: dict[tuple[str, ...], _Failures] = {}
+        # Addresses with the names that have logged in there, in order of the last time.
+        self._succeeded: dict[tuple[str, str], None] = {}
 
     def wait_s(self, address: str, name: str) -> float:
         """Seconds until the next proof may be looked at; 0: now."""
+        if (address, name) in self._succeeded:
+            return 0.0
         longest = 0.0
         for key, bound in self._keys(address, name):
             known = self._failures.get(key)
@@ -73,11 +79,17 @@ class LoginAttempts:
             known.count += 1
             known.last = now
             self._failures[key] = known
+        if self._failures[address, name, _HERE].count >= FREE_FAILURES:
+            self._succeeded.pop((address, name), None)
         while len(self._failures) > REMEMBERED_MAX:
             del self._failures[next(iter(self._failures))]
 
     def succeeded(self, address: str, name: str) -> None:
         """A log-in succeeded: forget the failures of its name before it."""
+        self._succeeded.pop((address, name), None)
+        self._succeeded[address, name] = None
+        if len(self._succeeded) > REMEMBERED_MAX:
+            del self._succeeded[next(iter(self._succeeded))]
         of_address, of_name = [key for key, _ in self._keys(address, name)]
         self._failures.pop(of_name, None)
         here = self._failures.pop((address, name, _HERE), None)
