@@ -1,10 +1,12 @@
 """Run worlds: `python -m tests.simulation.run --seeds 1000 --first 1`, or one: `--seed 4711`."""
 
 import argparse
+import signal
 import sys
 import time
 from collections import Counter
 from multiprocessing import get_context
+from typing import Final
 
 from tests.simulation.plan import draw
 from tests.simulation.world import Verdict, run_world
@@ -26,9 +28,26 @@ def story(verdict: Verdict) -> str:
     )
 
 
+WORLD_S_MAX: Final = 300
+"""Seconds after which a world counts as one that never ends. Most take less than one."""
+
+
 def run_seed(seed: int) -> Verdict:
-    """The verdict on the world of a seed; with its trace only if it failed."""
-    verdict = run_world(draw(seed))
+    """The verdict on the world of a seed; with its trace only if it failed.
+
+    Raises:
+        TimeoutError: the world did not end. Its time stands still, so only a real clock can tell.
+    """
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"no end after {WORLD_S_MAX} s; replay: {replay_command(seed)}")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(WORLD_S_MAX)
+    try:
+        verdict = run_world(draw(seed))
+    finally:
+        signal.alarm(0)
     if not verdict.problems:
         verdict.log = ""
     return verdict

@@ -53,6 +53,29 @@ def test_the_next_event_waits_until_the_acknowledgement_is_published() -> None:
     assert member.has
 
 
+def test_a_group_whose_first_turn_waits_for_a_sync_names_no_time() -> None:
+    """It named one that was over, so it got turns without end, and did nothing in them."""
+    group = consuming(attempts_max=1)
+    group.append("a-1", b"1")
+    group.append("b-1", b"2", b"3")
+    group.database.execute(["truncate", "b-1", 2])
+    member = group.join()
+    group.nack(*group.turn())
+    group.turn()
+    assert group.parked(), "the group looks now and then whether what is parked was hidden"
+    group.leave(member)
+    group.pass_time(10)
+    group.database.engine.execute(
+        group.database.new_id(), user=0, conditions=[], reads=None, writes=[["put", b"k", b"v"]]
+    )
+    group.groups.join(group.name, "another", 100, lambda: True)
+    assert group.groups.turn(group.name, group.now).deliveries == {}
+    assert group.groups.active[group.name].next_time(group.now) is None
+    group.database.sync()
+    group.groups.turn(group.name, group.now)
+    assert group.groups.active[group.name].next_time(group.now) is not None
+
+
 def test_every_event_is_delivered_once_in_the_order_of_its_stream() -> None:
     group = consuming()
     members = [group.join(credit=3) for _ in range(4)]

@@ -258,6 +258,9 @@ class ConsumerGroup:
 
     def next_time(self, now: int) -> int | None:
         """When the group will next have work to do if no request comes before."""
+        if not self._begun:
+            # Its first turn waits for a sync, and not for a time.
+            return None
         times: list[int] = []
         if self._schedule.next_retry is not None:
             times.append(self._schedule.next_retry)
