@@ -261,11 +261,13 @@ class ServerConnection(_Connection):
                 if (
                     type(message) is not list
                     or len(message) < 2
-                    or type(request_id := message[0]) is not int
-                    or not 0 < request_id <= REQUEST_ID_MAX
+                    # Compiled, a name for an int takes nothing else, not even to look at its type.
+                    or type(number := message[0]) is not int
+                    or not 0 < number <= REQUEST_ID_MAX
                     or type(name := message[1]) is not str
                 ):
                     raise ProtocolError(_REQUEST_FORM)
+                request_id = number
                 if request_id in in_flight:
                     raise ProtocolError(
                         f"request id {request_id} is in use by {in_flight[request_id]}"
