@@ -61,7 +61,8 @@ quick: $(READY)  ## Run the fast tests (under a minute): no crash searches, mode
 test-compiled: $(COMPILED)  ## Run the black-box tests on the compiled modules
 	HEADWATER_PURE=0 HEADWATER_SIMULATION_SEEDS=50 HEADWATER_SIMULATION_FROM=1001 \
 	  $(BIN)/pytest -q -n logical --dist worksteal tests/net tests/isolation tests/protocol \
-	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py tests/simulation
+	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py tests/simulation \
+	  tests/test_bare_client.py tests/test_guarantees.py tests/fuzz
 
 check: $(READY)  ## Check lint, formatting, types, layers and tidiness
 	$(BIN)/ruff check .
