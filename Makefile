@@ -62,7 +62,8 @@ test-compiled: $(COMPILED)  ## Run the black-box tests on the compiled modules
 	HEADWATER_PURE=0 HEADWATER_SIMULATION_SEEDS=50 HEADWATER_SIMULATION_FROM=1001 \
 	  $(BIN)/pytest -q -n logical --dist worksteal tests/net tests/isolation tests/protocol \
 	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py tests/simulation \
-	  tests/test_bare_client.py tests/test_guarantees.py tests/fuzz
+	  tests/test_bare_client.py tests/test_guarantees.py
+	HEADWATER_PURE=0 $(BIN)/pytest -q tests/fuzz/test_messages.py -k survives
 
 check: $(READY)  ## Check lint, formatting, types, layers and tidiness
 	$(BIN)/ruff check .

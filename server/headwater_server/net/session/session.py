@@ -191,7 +191,11 @@ class Session:
             return
         except HeadwaterError as error:
             answer = self.connection.error(request_id, error)
-            if name in IN_TRANSACTION and isinstance(error, failed.ENDS_TRANSACTION):
+            if (
+                isinstance(error, failed.ENDS_TRANSACTION)
+                and name in IN_TRANSACTION
+                and arguments[0]
+            ):
                 service.engine.rollback(arguments[0], self)
         except Exception as error:
             answer, ends = failed.failed_answer(self.connection, request_id, name, arguments, error)
