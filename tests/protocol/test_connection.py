@@ -410,11 +410,10 @@ def test_garbage_gives_only_requests_refusals_and_protocol_errors(
     server = connection_in(state)
     items = server.receive(data)
     for index, item in enumerate(items):
-        # A compiled tuple cannot be matched by its members.
+        # A compiled class cannot be matched by its members.
         if isinstance(item, Request):
-            _, name, arguments = item
-            assert name in OPERATIONS
-            assert len(arguments) == len(OPERATIONS[name].arguments.arguments)
+            assert item.name in OPERATIONS
+            assert len(item.arguments) == len(OPERATIONS[item.name].arguments.arguments)
         elif isinstance(item, Refused):
             assert isinstance(item.error, HeadwaterError)
             assert not isinstance(item.error, ProtocolError)

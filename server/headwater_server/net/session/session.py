@@ -191,11 +191,8 @@ class Session:
             return
         except HeadwaterError as error:
             answer = self.connection.error(request_id, error)
-            if (
-                isinstance(error, failed.ENDS_TRANSACTION)
-                and name in IN_TRANSACTION
-                and arguments[0]
-            ):
+            over = name in IN_TRANSACTION and isinstance(error, failed.ENDS_TRANSACTION)
+            if over and arguments[0] is not None:
                 service.engine.rollback(arguments[0], self)
         except Exception as error:
             answer, ends = failed.failed_answer(self.connection, request_id, name, arguments, error)
@@ -281,7 +278,6 @@ class Session:
                 frame = self._encode(request_id, transaction, answer)
                 if frame is not None:
                     self.send(frame)
-        # Fewer answers wait now, so the session may want input again.
         if not self.wants_input and not self.runnable:
             self._update_readiness()
         if self._end_reason is not None:
