@@ -261,13 +261,12 @@ class ServerConnection(_Connection):
                 if (
                     type(message) is not list
                     or len(message) < 2
-                    # Compiled, a name for an int takes nothing else, not even to look at its type.
                     or type(number := message[0]) is not int
                     or not 0 < number <= REQUEST_ID_MAX
                     or type(name := message[1]) is not str
                 ):
                     raise ProtocolError(_REQUEST_FORM)
-                request_id = number
+                request_id = number  # typed, so it may take an int alone when compiled
                 if request_id in in_flight:
                     raise ProtocolError(
                         f"request id {request_id} is in use by {in_flight[request_id]}"
