@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headwater_protocol import limits
-from headwater_protocol.account_operations import ACCOUNT_OPERATIONS
-from headwater_protocol.connection_operations import CONNECTION_OPERATIONS
 from headwater_protocol.errors import TooLarge
 from headwater_protocol.fast_validators import FastValidator
 from headwater_protocol.fields import (
@@ -36,9 +34,11 @@ from headwater_protocol.fields import (
     Tagged,
     Text,
 )
-from headwater_protocol.group_operations import ACK, group_operations
 from headwater_protocol.numbers import STREAM_EXISTS
-from headwater_protocol.subscription_operations import subscription_operations
+from headwater_protocol.vocabulary.accounts import ACCOUNT_OPERATIONS
+from headwater_protocol.vocabulary.connections import CONNECTION_OPERATIONS
+from headwater_protocol.vocabulary.groups import ACK, group_operations
+from headwater_protocol.vocabulary.subscriptions import subscription_operations
 
 SERIALIZABLE: Final = "serializable"
 SNAPSHOT: Final = "snapshot"

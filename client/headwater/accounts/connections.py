@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from headwater.transport.channel import Channel
-from headwater_protocol.connection_operations import CONNECTION_ID as NUMBER
+from headwater_protocol.vocabulary.connections import CONNECTION_ID as NUMBER
 
 PAGE: Final = 1000
 """Connections in one answer."""

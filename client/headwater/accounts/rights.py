@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from headwater.records import time_of
 from headwater.transport.channel import Channel
-from headwater_protocol.account_operations import NAME
 from headwater_protocol.grants import GRANTS, ROLES, Grant
+from headwater_protocol.vocabulary.accounts import NAME
 
 Roles = dict[str, tuple[Grant, ...]]
 

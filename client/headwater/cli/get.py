@@ -7,7 +7,7 @@ import click
 
 from headwater.blocking.past import BlockingPast
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.cli.dump import stored_keys
+from headwater.cli.dumps.dump import stored_keys
 from headwater.cli.dumps.tagged_json import key_from_json, key_to_json, value_to_json
 from headwater.cli.tables import Row, json_line, json_option, show
 from headwater.codecs.codec import RawCodec

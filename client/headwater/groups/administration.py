@@ -12,9 +12,9 @@ from headwater.reads.pages import Pages
 from headwater.reads.query import Query, event_filter
 from headwater.records import RecordedEvent, time_of
 from headwater.transport.channel import Channel
-from headwater_protocol.group_operations import NAME, POSITION, SETTINGS
 from headwater_protocol.limits import DELIVERIES_MAX
 from headwater_protocol.numbers import Position
+from headwater_protocol.vocabulary.groups import NAME, POSITION, SETTINGS
 
 _MS: float = 1000
 

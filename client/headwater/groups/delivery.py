@@ -15,8 +15,8 @@ from headwater.errors import DeliveryLost, InvalidArgument
 from headwater.identifiers import new_transaction_id
 from headwater.records import RecordedEvent
 from headwater.transport.channel import Channel
-from headwater_protocol.group_operations import REASON, RETRY_MS
 from headwater_protocol.numbers import Position
+from headwater_protocol.vocabulary.groups import REASON, RETRY_MS
 
 _MS: float = 1000
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 import headwater
 from headwater import Event
 from headwater.cli import main
-from headwater.cli.dump import write_dump
+from headwater.cli.dumps.dump import write_dump
 from headwater.cli.dumps.held_commit import held_commit
 from headwater.cli.server_process import ServerProcess
 from headwater.codecs.codec import RawCodec

@@ -1,4 +1,1 @@
-"""What is in a dump: the form of its lines, and how what they describe is written back.
-
-The commands `dump` and `load` are beside this room.
-"""
+"""The commands `dump` and `load`: the form of a dump's lines, and how they are written back."""

@@ -1,6 +1,6 @@
 """The lines of a dump, and what they stand for.
 
-headwater.cli.dump describes them.
+headwater.cli.dumps.dump describes them.
 """
 
 import json

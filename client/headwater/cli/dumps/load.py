@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from headwater.blocking.database import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.cli.dump import FORMAT, progress_bars, told
+from headwater.cli.dumps.dump import FORMAT, progress_bars, told
 from headwater.cli.dumps.groups import restore_group
 from headwater.cli.dumps.held_times import HeldTimes
 from headwater.cli.dumps.lines import (
