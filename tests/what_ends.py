@@ -311,6 +311,7 @@ _OPTIONS: Final = {
     "ServerSettings.memory_size_max": "`--memory-max`",
     "EngineSettings.transactions_max": "`--transactions-max`",
     "EngineSettings.snapshots_kept": "`--snapshots-kept`",
+    "EngineSettings.checkpoint_age_us_max": "`--checkpoint-age`",
 }
 
 

@@ -212,6 +212,11 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         "Commits at which a checkpoint begins; a restart replays up to three times as many.",
     ),
     _seconds(
+        "checkpoint-age",
+        _ENGINE.checkpoint_age_us_max / SECOND_US,
+        "How long a commit may wait for a checkpoint, which frees the room of removed data.",
+    ),
+    _seconds(
         "shutdown-grace",
         _SERVER.shutdown_ms_max / SECOND_MS,
         "How long open transactions may take to end after SIGTERM.",
@@ -252,6 +257,7 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
             snapshots_kept=values["snapshots_kept"],
             memtable_size_max=values["checkpoint_size"] * MIB,
             memtable_commits_max=values["checkpoint_commits"],
+            checkpoint_age_us_max=round(values["checkpoint_age"] * SECOND_US),
             transactions_max=values["transactions_max"],
             transaction_idle_us_max=round(values["transaction_idle"] * SECOND_US),
             transaction_age_us_max=round(values["transaction_age"] * SECOND_US),

@@ -156,6 +156,51 @@ def test_a_clock_that_is_set_back_does_not_delay_the_checkpoint() -> None:
     assert due_after_quiet(database)
 
 
+def test_a_commit_waits_no_longer_than_a_minute_for_its_checkpoint() -> None:
+    """At one commit a second, nothing left the disk until 24,000 commits filled the memtable."""
+    database = Database(SETTINGS)
+    schedule = database.engine.checkpoints
+    waited_s = 0
+    for number in range(130):
+        put(database, bytes([number]))
+        if schedule.due_in_time():
+            assert waited_s >= SETTINGS.checkpoint_age_us_max // 1_000_000
+            database.checkpoint()
+            waited_s = 0
+        database.now += 1_000_000
+        waited_s += 1
+    assert schedule.count == 2
+    assert database.engine.stats()["checkpoint_commit"] == 122
+
+
+def test_a_checkpoint_by_age_gives_room_back_under_a_trickle_of_commits() -> None:
+    settings = replace(SETTINGS, history_window_us=5_000_000)
+    database = Database(settings)
+    for number in range(100):
+        put(database, bytes([number]))
+    database.checkpoint()
+    assert len(list(database.store.scan(Family.HISTORY, b""))) == 99
+    schedule = database.engine.checkpoints
+    for number in range(70):
+        database.execute(["put", b"other", bytes([number])])
+        database.wait(1_000_000)
+        if schedule.due_in_time():
+            database.checkpoint()
+    assert len(list(database.store.scan(Family.HISTORY, b""))) < 10
+
+
+def test_a_clock_that_is_set_back_does_not_delay_a_checkpoint_by_age() -> None:
+    database = Database(SETTINGS)
+    put(database, b"1")
+    assert not database.engine.checkpoints.due_in_time()
+    database.now -= 10**12
+    for _ in range(62):
+        database.now += 1_000_000
+        put(database, b"2")
+        due = database.engine.checkpoints.due_in_time()
+    assert due
+
+
 def test_the_steps_of_a_checkpoint_wait_write_and_trim() -> None:
     database = Database()
     database.execute(["put", b"k", b"v"])

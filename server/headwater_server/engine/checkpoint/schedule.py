@@ -18,7 +18,8 @@ memtables may hold three times the amount that makes a checkpoint due:
 
 A checkpoint is due when the memtable is full. One is also due in quiet times, so that a server
 without writes does not keep a log to replay, keys in two layers, and old versions that have left
-the history window.
+the history window. With a commit every second, times are never quiet and the memtable takes hours
+to fill. So one is also due when the memtable's oldest record is a minute old.
 """
 
 from collections.abc import Callable, Generator
@@ -253,6 +254,8 @@ class CheckpointSchedule:
         # The newest record at the last check, and since when it has been the newest.
         self._newest_seen = (0, 0)
         self._quiet_again_from = 0
+        # The base commit of the memtable that had records at the last check, and since when.
+        self._filled_since: tuple[int, int] | None = None
         self.count = 0
 
     @property
@@ -282,6 +285,28 @@ class CheckpointSchedule:
         Below that it is faster to finish the replay first and run the checkpoint beside readers.
         """
         return self._current is None and self.fill >= FILLS_MAX
+
+    def due_in_time(self) -> bool:
+        """Whether one is due in quiet times, or by the memtable's age. Call this once a second."""
+        # Both note the time, so ask both.
+        in_quiet, by_age = self.due_in_quiet(), self._due_by_age()
+        return in_quiet or by_age
+
+    def _due_by_age(self) -> bool:
+        active = self._state.active
+        if not (active.commits or active.aborted):
+            self._filled_since = None
+            return False
+        now = self._clock()
+        if (
+            self._filled_since is None
+            or self._filled_since[0] != active.base_commit
+            # The clock was set back, which must not delay the checkpoint by as much.
+            or now < self._filled_since[1]
+        ):
+            self._filled_since = active.base_commit, now
+        age_us = now - self._filled_since[1]
+        return self._current is None and age_us >= self._settings.checkpoint_age_us_max
 
     def due_in_quiet(self) -> bool:
         """Whether times are quiet and there is work for a checkpoint. Call this once a second.

@@ -70,8 +70,8 @@ class Checkpointer:
             self._due.unpark()
 
     def tick(self) -> None:
-        """Check whether one is due because the server is idle, about once a second."""
-        if self._engine.checkpoints.due_in_quiet():
+        """Check whether one is due by time, about once a second."""
+        if self._engine.checkpoints.due_in_time():
             self._tidy = True
             self._due.unpark()
 
