@@ -17,7 +17,7 @@ from bench.load import Load, Measured
 from bench.servers import Headwater
 from bench.workloads import KEYS, VALUE, WORKLOADS, Workload, fill, key
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.net.server import open_directory
+from headwater_server.net.process import open_directory
 from headwater_server.net.settings import ServerSettings
 
 SLOW_SYNC_US: Final = 50_000

@@ -30,7 +30,7 @@ os.environ["HEADWATER_PURE"] = "1"
 
 from headwater_server.cli import options
 from headwater_server.cli.main import main
-from headwater_server.net import server
+from headwater_server.net import process
 from headwater_server.net.settings import ServerSettings, SessionSettings
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.files.file_system import File
@@ -169,8 +169,8 @@ def with_short_hello(**given: Any) -> ServerSettings:
 
 def prepare() -> None:
     """Install the faulty file system, state store and settings."""
-    vars(server)["RealFileSystem"] = FaultyFileSystem
-    vars(server)["RocksStore"] = SimpleNamespace(open=open_faulty_store)
+    vars(process)["RealFileSystem"] = FaultyFileSystem
+    vars(process)["RocksStore"] = SimpleNamespace(open=open_faulty_store)
     if "hello_ms" in FAULTS:
         vars(options)["ServerSettings"] = with_short_hello
     if "files" in FAULTS:

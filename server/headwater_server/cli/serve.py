@@ -12,7 +12,7 @@ from headwater_server.cli.failures import one_line
 from headwater_server.cli.options import server_options, settings_from
 from headwater_server.net import logs
 from headwater_server.net.failures import CommitFailed
-from headwater_server.net.server import serve as run_server
+from headwater_server.net.process import serve as run_server
 from headwater_server.net.tasks.checkpointer import CheckpointFailed
 
 

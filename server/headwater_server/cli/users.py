@@ -18,7 +18,7 @@ from headwater_server.engine.accounts import Verifier
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net import logs
-from headwater_server.net.server import open_directory
+from headwater_server.net.process import open_directory
 from headwater_server.net.session.authentication import MECHANISM, check_name
 from headwater_server.net.settings import ServerSettings
 

@@ -1,7 +1,6 @@
-"""The server: an engine and the tasks around it, from start to an orderly shutdown.
+"""The server: the tasks around an engine, from start to an orderly shutdown.
 
-    Server   the tasks around an engine; simulation runs it too, on streams in memory
-    serve    the real server: data directory, sockets, signals
+process.py runs it on a data directory and sockets, and simulation on streams in memory.
 
     committer        makes commit groups durable, publishes and answers them
     checkpointer     writes committed data to the files, and trims the log
@@ -12,31 +11,21 @@
     plain sockets    all connections without TLS
     TLS listener     two tasks for each connection with TLS
 
-On SIGTERM or SIGINT the server takes no new connections and transactions. Open transactions get
-some time to end, and commits are answered. A last checkpoint leaves nothing for the next start to
-replay. A second signal skips the waiting. On SIGHUP it reads the TLS certificate again.
+At the end the server takes no new connections and transactions. Open transactions get some time to
+end, and commits are answered. A last checkpoint leaves nothing for the next start to replay.
 """
 
-import random
-import signal
-import sys
-import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import structlog
 import trio
 
 from headwater_protocol.errors import ShuttingDown
 from headwater_server.engine.engine import Engine
-from headwater_server.engine.pacing import UNPACED, Pacer, Pacing
+from headwater_server.engine.pacing import UNPACED, Pacing
 from headwater_server.engine.reads.filters import EventFilter
-from headwater_server.engine.recovery import open_engine
-from headwater_server.net.clocks import monotonic_clock, wall_clock
-from headwater_server.net.drivers import streams
-from headwater_server.net.drivers.listening import Certificate, Listeners
 from headwater_server.net.drivers.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
-from headwater_server.net.failures import CommitFailed, Failures
+from headwater_server.net.failures import Failures
 from headwater_server.net.push.event_source import EventSource
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
@@ -45,34 +34,22 @@ from headwater_server.net.push.quiet_feeds import QuietFeeds, quiet_seconds
 from headwater_server.net.requests.handlers import HANDLERS
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
-from headwater_server.net.supervision import closing, ready_file, reload, tell
 from headwater_server.net.tasks.backups import Backups
-from headwater_server.net.tasks.checkpointer import Checkpointer, CheckpointFailed
-from headwater_server.net.tasks.garbage_collection import GarbageCollection, replaying
+from headwater_server.net.tasks.checkpointer import Checkpointer
+from headwater_server.net.tasks.garbage_collection import GarbageCollection
 from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.net.tasks.maintenance import Maintenance
 from headwater_server.net.tasks.rewriter import Rewriter
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
-from headwater_server.net.threads.worker_thread import RunBlocking, WorkerThread
+from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.net.turns import Turn
-from headwater_server.storage.files.file_system import FileSystem
-from headwater_server.storage.files.real_files import RealFileSystem
-from headwater_server.storage.store.rocks_store import RocksStore
 from headwater_server.storage.wal.file_write_ahead_log import (
-    FileWriteAheadLog,
-    Timed,
     begin_files,
-    untimed,
 )
-from headwater_server.storage.wal.interface import WalIndex
 
 _log = structlog.get_logger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LOOK_S = 0.01
-_SWITCH_INTERVAL_S = 0.001
-"""How long a checkpoint's thread may keep the interpreter lock from the event loop. With Python's
-default, the event loop could wait 5 ms for it after every sync."""
 
 SHUTDOWN_NOTICE_S_MAX = 1.0
 """Seconds for clients to read their last output at shutdown."""
@@ -287,198 +264,3 @@ class Server:
 async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
-
-
-def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
-    """Open the data directory of a real server, replaying its log.
-
-    *timed* makes the fsyncs of commit groups.
-
-    Raises:
-        DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be opened.
-    """
-
-    def on_progress(count: int) -> None:
-        _log.info("replaying the log", records=count)
-
-    def on_upgrade(old: int, new: int) -> None:
-        _log.warning(
-            "upgrading the data directory; older versions of Headwater will refuse it",
-            path=settings.data,
-            old_format=old,
-            new_format=new,
-        )
-
-    with replaying():
-        return open_engine(
-            RealFileSystem(),
-            settings.data,
-            open_store=RocksStore.open,
-            open_log=partial(_open_log, timed=timed),
-            settings=settings.engine,
-            clock=wall_clock,
-            monotonic=monotonic_clock,
-            source=random.Random(),
-            on_progress=on_progress,
-            on_upgrade=on_upgrade,
-        )
-
-
-def _open_log(
-    file_system: FileSystem,
-    path: str,
-    *,
-    database_id: bytes,
-    random: random.Random,
-    known_durable: WalIndex,
-    timed: Timed,
-) -> FileWriteAheadLog:
-    log = FileWriteAheadLog.open(
-        file_system,
-        path,
-        database_id=database_id,
-        random=random,
-        known_durable=known_durable,
-        timed=timed,
-    )
-    if log.torn is not None:
-        _log.warning("the log ended with a torn write, which was set aside", where=str(log.torn))
-    return log
-
-
-async def serve(
-    settings: ServerSettings,
-    *,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve a data directory until SIGTERM or SIGINT. The task status gets the addresses.
-
-    Raises:
-        CannotListen, DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot start.
-        CommitFailed, CheckpointFailed: the disk failed; the restart decides what is durable.
-    """
-    certificate = None
-    if settings.tls_certificate is not None:
-        certificate = Certificate(settings.tls_certificate, settings.tls_key)
-    # Bind before replaying the log, so that an occupied port is reported immediately.
-    listeners = Listeners(settings)
-    try:
-        adaptive_fsync = AdaptiveFsync(time.perf_counter)
-        engine = await trio.to_thread.run_sync(open_directory, settings, adaptive_fsync.timed)
-        with closing(engine):
-            try:
-                listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
-                garbage_collection = GarbageCollection(time.monotonic)
-                garbage_collection.start()
-                sys.setswitchinterval(_SWITCH_INTERVAL_S)
-                await _serve_engine(
-                    engine,
-                    settings,
-                    listeners,
-                    certificate,
-                    adaptive_fsync,
-                    garbage_collection,
-                    task_status,
-                )
-            except BaseExceptionGroup as group:
-                # A failed disk makes other tasks fail too; raise the failure of the disk.
-                failed, _ = group.split((CommitFailed, CheckpointFailed))
-                raise group if failed is None else _first(failed)
-    finally:
-        listeners.close()
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
-
-
-async def _serve_engine(
-    engine: Engine,
-    settings: ServerSettings,
-    listeners: Listeners,
-    certificate: Certificate | None,
-    adaptive_fsync: AdaptiveFsync,
-    garbage_collection: GarbageCollection,
-    task_status: trio.TaskStatus[list[str]],
-) -> None:
-    workers: list[WorkerThread] = []
-
-    def worker(name: str) -> RunBlocking:
-        workers.append(WorkerThread(name))
-        return workers[-1].run
-
-    server = Server(
-        engine,
-        settings,
-        clock=wall_clock,
-        worker=worker,
-        turn_clock=time.perf_counter,
-        processor_time=time.thread_time,
-        adaptive_fsync=adaptive_fsync,
-        pacing=Pacer(time.perf_counter, time.sleep, lambda: engine.checkpoints.fill),
-        garbage_collection=garbage_collection,
-        local_only=listeners.local_only,
-    )
-    try:
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.run)
-                addresses = listeners.listen(settings.listen_backlog)
-                accepting = trio.CancelScope()
-                if certificate is None:
-                    for listener in listeners.tcp:
-                        server.plain_sockets.listen(listener, "tcp")
-                elif listeners.tcp:
-                    nursery.start_soon(
-                        _serve_tls, server, listeners, certificate, settings, nursery, accepting
-                    )
-                for listener in listeners.unix:
-                    server.plain_sockets.listen(listener, f"unix:{settings.unix}")
-                tell(settings, addresses, engine, tls=certificate is not None)
-                hurry = trio.Event()
-                with ready_file(settings, addresses):
-                    task_status.started(addresses)
-                    async for number in signals:
-                        if number == signal.SIGHUP:
-                            reload(certificate)
-                            continue
-                        if server.service.stopping:
-                            hurry.set()
-                            continue
-                        _log.info("signal", name=signal.Signals(number).name)
-                        accepting.cancel()
-                        nursery.start_soon(_stop, server, hurry, nursery.cancel_scope)
-    finally:
-        for thread in workers:
-            thread.close()
-    _log.info("stopped", commit=engine.published)
-
-
-async def _stop(server: Server, hurry: trio.Event, scope: trio.CancelScope) -> None:
-    await server.stop(hurry=hurry)
-    scope.cancel()
-
-
-async def _serve_tls(
-    server: Server,
-    listeners: Listeners,
-    certificate: Certificate,
-    settings: ServerSettings,
-    nursery: trio.Nursery,
-    accepting: trio.CancelScope,
-) -> None:
-    async def handler(stream: trio.SocketStream) -> None:
-        await streams.serve_tls(
-            stream,
-            service=server.service,
-            context=certificate.context,
-            handshake_ms_max=settings.session.hello_ms_max,
-        )
-
-    sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in listeners.tcp]
-    with accepting:
-        # serve_listeners waits without spinning when descriptors run out.
-        await trio.serve_listeners(handler, sockets, handler_nursery=nursery)

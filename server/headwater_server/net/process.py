@@ -1,0 +1,236 @@
+"""The server as a process: its data directory, its sockets and its signals.
+
+On SIGTERM or SIGINT the server stops in order (server.py). A second signal skips the waiting. On
+SIGHUP it reads the TLS certificate again.
+"""
+
+import random
+import signal
+import sys
+import time
+from functools import partial
+
+import structlog
+import trio
+
+from headwater_server.engine.engine import Engine
+from headwater_server.engine.pacing import Pacer
+from headwater_server.engine.recovery import open_engine
+from headwater_server.net.clocks import monotonic_clock, wall_clock
+from headwater_server.net.drivers import streams
+from headwater_server.net.drivers.listening import Certificate, Listeners
+from headwater_server.net.failures import CommitFailed
+from headwater_server.net.server import Server
+from headwater_server.net.settings import ServerSettings
+from headwater_server.net.supervision import closing, ready_file, reload, tell
+from headwater_server.net.tasks.checkpointer import CheckpointFailed
+from headwater_server.net.tasks.garbage_collection import GarbageCollection, replaying
+from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
+from headwater_server.net.threads.worker_thread import RunBlocking, WorkerThread
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.store.rocks_store import RocksStore
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
+from headwater_server.storage.wal.interface import WalIndex
+
+_log = structlog.get_logger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SWITCH_INTERVAL_S = 0.001
+"""How long a checkpoint's thread may keep the interpreter lock from the event loop. With Python's
+default, the event loop could wait 5 ms for it after every sync."""
+
+
+def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
+    """Open the data directory of a real server, replaying its log.
+
+    *timed* makes the fsyncs of commit groups.
+
+    Raises:
+        DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be opened.
+    """
+
+    def on_progress(count: int) -> None:
+        _log.info("replaying the log", records=count)
+
+    def on_upgrade(old: int, new: int) -> None:
+        _log.warning(
+            "upgrading the data directory; older versions of Headwater will refuse it",
+            path=settings.data,
+            old_format=old,
+            new_format=new,
+        )
+
+    with replaying():
+        return open_engine(
+            RealFileSystem(),
+            settings.data,
+            open_store=RocksStore.open,
+            open_log=partial(_open_log, timed=timed),
+            settings=settings.engine,
+            clock=wall_clock,
+            monotonic=monotonic_clock,
+            source=random.Random(),
+            on_progress=on_progress,
+            on_upgrade=on_upgrade,
+        )
+
+
+def _open_log(
+    file_system: FileSystem,
+    path: str,
+    *,
+    database_id: bytes,
+    random: random.Random,
+    known_durable: WalIndex,
+    timed: Timed,
+) -> FileWriteAheadLog:
+    log = FileWriteAheadLog.open(
+        file_system,
+        path,
+        database_id=database_id,
+        random=random,
+        known_durable=known_durable,
+        timed=timed,
+    )
+    if log.torn is not None:
+        _log.warning("the log ended with a torn write, which was set aside", where=str(log.torn))
+    return log
+
+
+async def serve(
+    settings: ServerSettings,
+    *,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a data directory until SIGTERM or SIGINT. The task status gets the addresses.
+
+    Raises:
+        CannotListen, DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot start.
+        CommitFailed, CheckpointFailed: the disk failed; the restart decides what is durable.
+    """
+    certificate = None
+    if settings.tls_certificate is not None:
+        certificate = Certificate(settings.tls_certificate, settings.tls_key)
+    # Bind before replaying the log, so that an occupied port is reported immediately.
+    listeners = Listeners(settings)
+    try:
+        adaptive_fsync = AdaptiveFsync(time.perf_counter)
+        engine = await trio.to_thread.run_sync(open_directory, settings, adaptive_fsync.timed)
+        with closing(engine):
+            try:
+                listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
+                garbage_collection = GarbageCollection(time.monotonic)
+                garbage_collection.start()
+                sys.setswitchinterval(_SWITCH_INTERVAL_S)
+                await _serve_engine(
+                    engine,
+                    settings,
+                    listeners,
+                    certificate,
+                    adaptive_fsync,
+                    garbage_collection,
+                    task_status,
+                )
+            except BaseExceptionGroup as group:
+                # A failed disk makes other tasks fail too; raise the failure of the disk.
+                failed, _ = group.split((CommitFailed, CheckpointFailed))
+                raise group if failed is None else _first(failed)
+    finally:
+        listeners.close()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+async def _serve_engine(
+    engine: Engine,
+    settings: ServerSettings,
+    listeners: Listeners,
+    certificate: Certificate | None,
+    adaptive_fsync: AdaptiveFsync,
+    garbage_collection: GarbageCollection,
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    workers: list[WorkerThread] = []
+
+    def worker(name: str) -> RunBlocking:
+        workers.append(WorkerThread(name))
+        return workers[-1].run
+
+    server = Server(
+        engine,
+        settings,
+        clock=wall_clock,
+        worker=worker,
+        turn_clock=time.perf_counter,
+        processor_time=time.thread_time,
+        adaptive_fsync=adaptive_fsync,
+        pacing=Pacer(time.perf_counter, time.sleep, lambda: engine.checkpoints.fill),
+        garbage_collection=garbage_collection,
+        local_only=listeners.local_only,
+    )
+    try:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.run)
+                addresses = listeners.listen(settings.listen_backlog)
+                accepting = trio.CancelScope()
+                if certificate is None:
+                    for listener in listeners.tcp:
+                        server.plain_sockets.listen(listener, "tcp")
+                elif listeners.tcp:
+                    nursery.start_soon(
+                        _serve_tls, server, listeners, certificate, settings, nursery, accepting
+                    )
+                for listener in listeners.unix:
+                    server.plain_sockets.listen(listener, f"unix:{settings.unix}")
+                tell(settings, addresses, engine, tls=certificate is not None)
+                hurry = trio.Event()
+                with ready_file(settings, addresses):
+                    task_status.started(addresses)
+                    async for number in signals:
+                        if number == signal.SIGHUP:
+                            reload(certificate)
+                            continue
+                        if server.service.stopping:
+                            hurry.set()
+                            continue
+                        _log.info("signal", name=signal.Signals(number).name)
+                        accepting.cancel()
+                        nursery.start_soon(_stop, server, hurry, nursery.cancel_scope)
+    finally:
+        for thread in workers:
+            thread.close()
+    _log.info("stopped", commit=engine.published)
+
+
+async def _stop(server: Server, hurry: trio.Event, scope: trio.CancelScope) -> None:
+    await server.stop(hurry=hurry)
+    scope.cancel()
+
+
+async def _serve_tls(
+    server: Server,
+    listeners: Listeners,
+    certificate: Certificate,
+    settings: ServerSettings,
+    nursery: trio.Nursery,
+    accepting: trio.CancelScope,
+) -> None:
+    async def handler(stream: trio.SocketStream) -> None:
+        await streams.serve_tls(
+            stream,
+            service=server.service,
+            context=certificate.context,
+            handshake_ms_max=settings.session.hello_ms_max,
+        )
+
+    sockets = [trio.SocketListener(trio.socket.from_stdlib_socket(s)) for s in listeners.tcp]
+    with accepting:
+        # serve_listeners waits without spinning when descriptors run out.
+        await trio.serve_listeners(handler, sockets, handler_nursery=nursery)
