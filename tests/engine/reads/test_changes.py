@@ -5,7 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from headwater_server.engine.reads.changes import CommitChanges
+from headwater_protocol import limits
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.reads.changes import (
+    COMMIT_KEYS_MAX,
+    CommitChanges,
+    PartlyRead,
+)
 from headwater_server.engine.reads.reading import user_range
 from tests.engine.database import SETTINGS, Database
 
@@ -15,15 +21,52 @@ def changes(
 ) -> list[CommitChanges]:
     """All changes after a commit, over as many pages as it takes."""
     found: list[CommitChanges] = []
+    inside: bytes | None = None
+    partly = PartlyRead()
     while True:
         reader = database.engine.reader()
-        page = reader.read_changes(after, *user_range(start, end), count)
+        page = reader.read_changes(after, *user_range(start, end), count, inside, partly)
+        if inside is not None:
+            rest = page.commits.pop(0)
+            assert rest.commit == found[-1].commit
+            found[-1] = CommitChanges(rest.commit, found[-1].changes + rest.changes)
         found += page.commits
+        assert all(len(each.changes) <= COMMIT_KEYS_MAX for each in page.commits)
         if not page.more:
             assert page.commit == reader.view
             return found
-        assert page.commit > after
-        after = page.commit
+        assert page.commit > after or page.inside is not None
+        after, inside = page.commit, page.inside
+
+
+def test_a_large_commit_is_read_in_parts_and_nothing_is_lost_or_repeated() -> None:
+    """It was read as a whole: with the old values of all its keys, up to gigabytes at once."""
+    database = Database()
+    keys = [b"k%05d" % number for number in range(2 * COMMIT_KEYS_MAX + 500)]
+    database.execute(*(["put", key, b"1"] for key in reversed(keys)), ["put", b"z", b"1"])
+    database.execute(["delete_range", b"k", b"l"], ["put", b"a", b"1"])
+    first = [(key, None, b"1") for key in keys]
+    second = [(key, b"1", None) for key in keys]
+    for _ in range(2):
+        assert changes(database, 0) == [
+            (1, [*first, (b"z", None, b"1")]),
+            (2, [(b"a", None, b"1"), *second]),
+        ]
+        assert changes(database, 0, b"k", b"l") == [(1, first), (2, second)]
+        assert changes(database, 0, b"k", b"k01000") == [(1, first[:1000]), (2, second[:1000])]
+        assert changes(database, 1, b"a", b"b") == [(2, [(b"a", None, b"1")])]
+        database.checkpoint()
+
+
+def test_a_page_ends_inside_of_a_commit_with_large_values() -> None:
+    database = Database()
+    for number in range(5):
+        database.execute(["put", b"k%d" % number, bytes(limits.PAGE_SIZE_MAX // 2)])
+    database.execute(["delete_range", b"k", b"l"])
+    page = database.engine.reader().read_changes(5, *user_range(b"k", b"l"), 100)
+    assert (page.commit, page.inside, page.more) == (5, keyspaces.USER + b"k1", True)
+    assert [change.key for change in page.commits[0].changes] == [b"k0", b"k1"]
+    assert [len(each.changes) for each in changes(database, 5)] == [5]
 
 
 def test_a_change_has_the_value_before_and_after() -> None:

@@ -253,10 +253,10 @@ def _fail_for(
     source = feeds._source
     page = source.page
 
-    def broken_page(position: int, wanted: Any, limit: int) -> Any:
+    def broken_page(position: int, wanted: Any, limit: int, inside: bytes | None) -> Any:
         if wanted == feeds_wanted[0]:
             raise error
-        return page(position, wanted, limit)
+        return page(position, wanted, limit, inside)
 
     def broken_live_page(_position: int) -> Any:
         raise error

@@ -101,6 +101,46 @@ async def test_a_commit_too_large_for_a_frame_comes_in_parts() -> None:
         assert [found[0][1], found[1][1]] == [large, b"x" + large[1:]]
 
 
+async def _whole_commit(client: Client, request_id: int, commit: int) -> list[bytes]:
+    """The keys of a commit that comes in parts, with at most one `fell_behind` before it."""
+    keys: list[bytes] = []
+    parts = 0
+    while True:
+        word, pushed = await client.pushed()
+        if word == "fell_behind":
+            assert (parts, pushed) == (0, commit - 1)
+            continue
+        [[number, entries, more]] = pushed
+        assert number == commit
+        parts += 1
+        keys += [entry[0] for entry in entries]
+        if not more:
+            assert parts > 1
+            return keys
+
+
+async def test_a_commit_larger_than_the_output_may_be_passes_live_and_later() -> None:
+    """All of it was put into the output at once, which ended the connection, each time again."""
+    async with serving(settings(output_size_max=4 * MIB)) as server:
+        client, writer = await server.connect(), await server.connect()
+        other = await server.connect()
+        keys = [b"k%02d" % number for number in range(12)]
+        for key in keys:
+            await write(server, writer, put(key, bytes(MIB)))
+        live = await feed(client, b"k", b"l", 12, 1)
+        await feed(other, b"m", b"n", 12, 100)
+        assert await client.pushed() == ["caught_up", 12]
+        assert await other.pushed() == ["caught_up", 12]
+        await write(server, writer, ["delete_range", b"k", b"l"])
+        assert await _whole_commit(client, live, 13) == keys
+        assert await client.pushed() == ["caught_up", 13]
+        # A feed of other keys stays live, and hears nothing of the large commit.
+        await write(server, writer, put(b"m"))
+        assert await other.pushed() == ["changes", [[14, [[b"m", None, b"v"]], False]]]
+        again = await feed(client, b"k", b"l", 12, 100)
+        assert await _whole_commit(client, again, 13) == keys
+
+
 async def test_a_feed_cannot_begin_before_the_history_window() -> None:
     short = replace(settings(), engine=replace(SETTINGS, history_window_us=1_000_000))
     async with serving(short) as server:

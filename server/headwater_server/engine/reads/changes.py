@@ -6,15 +6,22 @@
 The memtables keep the writes of each commit. For the files, CHANGES has the keys of each commit
 after the horizon, and the values before and after are ordinary reads. So changes are known as far
 back as commits can be read.
+
+A commit may have 100,000 keys, and hundreds of megabytes of old values. So a large commit is read
+in parts. A part ends inside of the commit, after a key, and the next part goes on from there.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import groupby
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from headwater_server.engine.format.index_keys import changes_key, parse_changes
 from headwater_server.engine.state.layers import State
 from headwater_server.storage.store.interface import Family
+
+COMMIT_KEYS_MAX: Final = 1_000
+"""Keys of one commit in a page: about 10 ms, for a look-up before and one after."""
 
 
 class Change(NamedTuple):
@@ -33,11 +40,34 @@ class CommitChanges(NamedTuple):
 
 
 class ChangesPage(NamedTuple):
-    """Whole commits in order, the last commit that was examined, and whether more may follow."""
+    """Changes in order of commit.
+
+    Attributes:
+        commits: whole commits, unless *inside* says that the last one goes on.
+        commit: the last commit that was examined to its end.
+        more: more may follow.
+        inside: the last key of a part of a commit, or None.
+    """
 
     commits: list[CommitChanges]
     commit: int
     more: bool
+    inside: bytes | None = None
+
+
+class PartlyRead:
+    """The keys of the large commit that was read last, so that not every part sorts them anew."""
+
+    __slots__ = ("commit", "keys")
+
+    def __init__(self) -> None:
+        self.commit = 0
+        self.keys: list[bytes] = []
+
+    def note(self, commit: int, keys: list[bytes]) -> None:
+        """Keep the sorted keys of a commit; commit 0 and no keys: forget them."""
+        self.commit = commit
+        self.keys = keys
 
 
 def read_changes(
@@ -50,29 +80,83 @@ def read_changes(
     count_max: int,
     size_max: int,
     examined_max: int,
+    inside: bytes | None = None,
+    partly: PartlyRead | None = None,
 ) -> ChangesPage:
     """The changes of stored keys in [first, last) by the commits in (*after*, *upto*].
 
     A page ends after the commit that reaches *count_max* changes, *size_max* bytes or
-    *examined_max* examined keys. Commits are never split, however large.
+    *examined_max* examined keys. A commit that alone has more than COMMIT_KEYS_MAX changes or
+    *size_max* bytes ends the page inside. Pass that page's `commit` and `inside` to go on.
     """
+    if partly is None:
+        partly = PartlyRead()
     found: list[CommitChanges] = []
     count = size = examined = 0
-    for commit, keys in _written(state, after, upto):
+    for commit, keys in _keys_in_order(state, after, upto, partly):
         examined += len(keys) + 1
-        changes = [
-            Change(key[1:], old, new)
-            for key in sorted(key for key in keys if first <= key < last)
-            if (old := state.get(key, commit - 1)) is not (new := state.get(key, commit))
-            or new is not None
-        ]
-        if changes:
+        begin = 0 if inside is None else bisect_right(keys, inside)
+        changes, changes_size, end = _part(state, commit, keys, begin, first, last, size_max)
+        if end < len(keys):
+            partly.note(commit, keys)
             found.append(CommitChanges(commit, changes))
-            count += len(changes)
-            size += sum(len(key) + len(old or b"") + len(new or b"") for key, old, new in changes)
+            return ChangesPage(found, commit - 1, more=True, inside=keys[end - 1])
+        if changes or inside is not None:
+            # The last part says that the commit is over, even if it is empty.
+            found.append(CommitChanges(commit, changes))
+        if inside is not None:
+            partly.note(0, [])
+        inside = None
+        count += len(changes)
+        size += changes_size
         if count >= count_max or size >= size_max or examined >= examined_max:
             return ChangesPage(found, commit, more=commit < upto)
     return ChangesPage(found, upto, more=False)
+
+
+def keys_of_commit(state: State, commit: int, partly: PartlyRead) -> list[bytes]:
+    """The stored keys that a commit has written, in order."""
+    for found, keys in _keys_in_order(state, commit - 1, commit, partly):
+        if found == commit:
+            return keys
+    return []
+
+
+def _part(
+    state: State,
+    commit: int,
+    keys: list[bytes],
+    begin: int,
+    first: bytes,
+    last: bytes,
+    size_max: int,
+) -> tuple[list[Change], int, int]:
+    """The changes in a range from a place in a commit's keys on, their size, and where they end."""
+    changes: list[Change] = []
+    size = 0
+    begin = max(begin, bisect_left(keys, first))
+    range_end = bisect_left(keys, last)
+    for place in range(begin, range_end):
+        if len(changes) >= COMMIT_KEYS_MAX or size >= size_max:
+            return changes, size, place
+        key = keys[place]
+        old, new = state.get(key, commit - 1), state.get(key, commit)
+        if old is not new or new is not None:
+            changes.append(Change(key[1:], old, new))
+            size += len(key) + len(old or b"") + len(new or b"")
+    return changes, size, len(keys)
+
+
+def _keys_in_order(
+    state: State, after: int, upto: int, partly: PartlyRead
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Each commit that wrote keys, in order, with those keys, also in order."""
+    if partly.commit == after + 1:
+        yield partly.commit, partly.keys
+        after += 1
+    for commit, keys in _written(state, after, upto):
+        keys.sort()
+        yield commit, keys
 
 
 def _written(state: State, after: int, upto: int) -> Iterator[tuple[int, list[bytes]]]:

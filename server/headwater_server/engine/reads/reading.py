@@ -13,7 +13,12 @@ from headwater_protocol import limits
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.format.stored_rules import Rule
-from headwater_server.engine.reads.changes import ChangesPage, read_changes
+from headwater_server.engine.reads.changes import (
+    ChangesPage,
+    PartlyRead,
+    keys_of_commit,
+    read_changes,
+)
 from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
 from headwater_server.engine.reads.listing import (
     CategoriesPage,
@@ -155,8 +160,19 @@ class Reader:
             return page.position, False
         return (page.position, True) if page.more else (0, False)
 
-    def read_changes(self, after: int, first: bytes, last: bytes, count_max: int) -> ChangesPage:
-        """The changes of stored keys in [first, last) by the commits after *after*."""
+    def read_changes(
+        self,
+        after: int,
+        first: bytes,
+        last: bytes,
+        count_max: int,
+        inside: bytes | None = None,
+        partly: PartlyRead | None = None,
+    ) -> ChangesPage:
+        """The changes of stored keys in [first, last) by the commits after *after*.
+
+        *inside*: go on inside of a commit, behind this key; see changes.py.
+        """
         return read_changes(
             self._state,
             after,
@@ -166,7 +182,13 @@ class Reader:
             count_max=count_max,
             size_max=limits.PAGE_SIZE_MAX,
             examined_max=self._examined_max,
+            inside=inside,
+            partly=partly,
         )
+
+    def keys_of_commit(self, commit: int, partly: PartlyRead) -> list[bytes]:
+        """The stored keys that a commit has written, in order."""
+        return keys_of_commit(self._state, commit, partly)
 
     def list_streams(self, prefix: str, after: str | None, limit: int) -> StreamsPage:
         """Streams whose names begin with *prefix*, after a name, with their versions."""

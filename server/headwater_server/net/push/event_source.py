@@ -44,15 +44,18 @@ class EventSource:
     def check_readable(self, position: int) -> None:
         """See Source. Events of all positions can be read."""
 
-    def page(self, position: int, wanted: EventFilter, limit: int) -> Page:
-        """See Source."""
+    def page(
+        self, position: int, wanted: EventFilter, limit: int, inside: bytes | None = None
+    ) -> Page:
+        """See Source. A page never ends inside of an event."""
+        assert inside is None, "no page was"
         page = self._engine.events_page(position, wanted, limit)
         return Page(_batch(page.events) if page.events else None, page.position, page.more)
 
     def live_page(self, position: int) -> LivePage[EventFilter]:
         """See Source."""
         page = self._engine.events_page(position, EVERYTHING, PAGE_ITEMS_MAX)
-        batches = [
+        batches: list[tuple[list[EventFeed], Batch | None]] = [
             (list(filtered.members), _batch(events))
             for filtered, events in self._live.batches(page.events)
         ]

@@ -167,11 +167,13 @@ class Page:
         batch: the wanted items, or None.
         position: the last position that was read.
         more: there may be items after it.
+        inside: the page ends inside of the next item, at this place of the source's; or None.
     """
 
     batch: Batch | None
     position: int
     more: bool
+    inside: bytes | None = None
 
 
 class Feed(Channel, Generic[W]):
@@ -183,9 +185,10 @@ class Feed(Channel, Generic[W]):
         credit: items that may be pushed before more is granted; negative if overdrawn.
         told: the position of the last `caught_up`.
         quiet: it got no item since it was looked at last.
+        inside: where it is inside of the item after `position`, of which it has a part; or None.
     """
 
-    __slots__ = ("credit", "live", "position", "queued", "quiet", "told", "wanted")
+    __slots__ = ("credit", "inside", "live", "position", "queued", "quiet", "told", "wanted")
 
     def __init__(
         self,
@@ -198,6 +201,7 @@ class Feed(Channel, Generic[W]):
     ) -> None:
         super().__init__(owner, session, request_id)
         self.position = position
+        self.inside: bytes | None = None
         self.wanted = wanted
         self.credit = credit
         self.live = False
@@ -224,9 +228,9 @@ class LiveFeeds(Protocol[W]):
 
 @dataclass(frozen=True, slots=True)
 class LivePage(Generic[W]):
-    """Items for live feeds: each batch with the feeds that want it."""
+    """Items for live feeds: each batch with the feeds that want it. None: read it in pages."""
 
-    batches: list[tuple[list[Feed[W]], Batch]]
+    batches: list[tuple[list[Feed[W]], Batch | None]]
     position: int
     more: bool
 
@@ -260,8 +264,8 @@ class Source(Protocol[W]):
         """Raise HistoryGone if items after a position were already discarded."""
         ...
 
-    def page(self, position: int, wanted: W, limit: int) -> Page:
-        """The items after a position."""
+    def page(self, position: int, wanted: W, limit: int, inside: bytes | None = None) -> Page:
+        """The items after a position; *inside*: go on inside of the next one."""
         ...
 
     def live_page(self, position: int) -> LivePage[W]:
@@ -382,11 +386,12 @@ class Feeds(Generic[W]):
         if self._quiet.note_publish():
             self._idle.unpark()
 
-    def _deliver(self, feeds: list[Feed[W]], batch: Batch) -> None:
-        needed = 1 if self._source.overdraws else batch.count
-        fits = batch.fits
+    def _deliver(self, feeds: list[Feed[W]], batch: Batch | None) -> None:
+        if batch is not None and not batch.fits:
+            batch = None
+        needed = 1 if batch is None or self._source.overdraws else batch.count
         for feed in feeds:
-            if feed.credit < needed or feed.session.output_blocked or not fits:
+            if batch is None or feed.credit < needed or feed.session.output_blocked:
                 self._fall_behind(feed)
             else:
                 feed.quiet = False
@@ -459,15 +464,15 @@ class Feeds(Generic[W]):
             source.check_readable(feed.position)
             # Read even without credit: if nothing is left, the client must hear caught_up.
             limit = max(1, min(feed.credit, PAGE_ITEMS_MAX))
-            page = source.page(feed.position, feed.wanted, limit)
+            page = source.page(feed.position, feed.wanted, limit, feed.inside)
             if page.batch is not None:
-                if feed.credit <= 0:
+                if feed.credit <= 0 and feed.inside is None:
                     # `grant` enqueues the feed again.
                     return
                 if not page.batch.fits:
                     raise TooLarge(f"a {source.name}: an item is too large for a frame")
                 _send(feed, page.batch)
-            feed.position = page.position
+            feed.position, feed.inside = page.position, page.inside
             if page.more or feed.position < source.newest:
                 self._enqueue(feed)
                 return

@@ -1,8 +1,10 @@
 """Changes of keys as a source of feeds: every change in a range of keys, in commit order.
 
 A position is a commit. Commits are pushed whole: one is sent if the credit is above zero, even if
-that makes it negative. History reaches back as far as the history window: a feed that falls behind
-the window ends with `history_gone`, and the client starts again.
+that makes it negative. A large commit is read and sent in parts, as fast as the client reads them.
+A live feed falls behind for that, so that a commit of hundreds of megabytes passes. History reaches
+back as far as the history window: a feed that falls behind the window ends with `history_gone`, and
+the client starts again.
 
     ["changes", [[commit, [[key, old, new], …], more], …]]      more: the next entry continues it
 
@@ -17,7 +19,7 @@ from headwater_protocol.limits import BODY_SIZE_MAX, KIB, PAGE_ITEMS_MAX
 from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.format import keyspaces
-from headwater_server.engine.reads.changes import Change, CommitChanges
+from headwater_server.engine.reads.changes import Change, CommitChanges, PartlyRead
 from headwater_server.engine.reads.reading import user_range
 from headwater_server.net.push.feeds import Batch, Feed, LivePage, Page
 
@@ -106,6 +108,15 @@ class LiveRanges:
                     found.setdefault(wanted, []).append(part)
         return found
 
+    def with_any(self, keys: list[bytes]) -> list[KeyRange]:
+        """The ranges in which any of the sorted stored keys is."""
+        found: list[KeyRange] = []
+        for first, last in self.by_range:
+            place = bisect_left(keys, first)
+            if place < len(keys) and keys[place] < last:
+                found.append((first, last))
+        return found
+
     def _ranges_of(self, changes: list[Change]) -> dict[KeyRange, None]:
         """Every range that may have one of the keys."""
         ranges: dict[KeyRange, None] = {}
@@ -140,6 +151,7 @@ class KeySource:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._live = LiveRanges()
+        self._partly = PartlyRead()
 
     @property
     def live(self) -> LiveRanges:
@@ -161,25 +173,37 @@ class KeySource:
                 details={"oldest": oldest},
             )
 
-    def page(self, position: int, wanted: KeyRange, limit: int) -> Page:
+    def page(
+        self, position: int, wanted: KeyRange, limit: int, inside: bytes | None = None
+    ) -> Page:
         """See Source."""
-        page = self._engine.reader().read_changes(position, *wanted, limit)
-        return Page(_batch(page.commits) if page.commits else None, page.commit, page.more)
+        page = self._engine.reader().read_changes(position, *wanted, limit, inside, self._partly)
+        batch = None
+        if page.commits:
+            batch = _batch(page.commits, goes_on=page.inside is not None)
+        return Page(batch, page.commit, page.more, page.inside)
 
     def live_page(self, position: int) -> LivePage[KeyRange]:
         """See Source."""
-        page = self._engine.reader().read_changes(
-            position, keyspaces.USER, keyspaces.USER_END, PAGE_ITEMS_MAX
+        reader = self._engine.reader()
+        page = reader.read_changes(
+            position, keyspaces.USER, keyspaces.USER_END, PAGE_ITEMS_MAX, None, self._partly
         )
-        batches = [
-            (list(self._live.by_range[wanted]), _batch(commits))
+        if page.inside is not None:
+            large = page.commits.pop().commit
+            if not page.commits:
+                keys = reader.keys_of_commit(large, self._partly)
+                behind = [list(self._live.by_range[wanted]) for wanted in self._live.with_any(keys)]
+                return LivePage([(feeds, None) for feeds in behind], large, more=True)
+        batches: list[tuple[list[KeyFeed], Batch | None]] = [
+            (list(self._live.by_range[wanted]), _batch(commits, goes_on=False))
             for wanted, commits in self._live.found(page.commits).items()
         ]
         return LivePage(batches, page.commit, page.more)
 
 
-def _batch(commits: list[CommitChanges]) -> Batch:
-    """Whole commits, in as few frames as possible."""
+def _batch(commits: list[CommitChanges], *, goes_on: bool) -> Batch:
+    """Commits, in as few frames as possible; *goes_on*: the last one has further changes."""
     bodies: list[bytes] = []
     parts: list[bytes] = []
     size = count = 0
@@ -196,7 +220,7 @@ def _batch(commits: list[CommitChanges]) -> Batch:
                 parts, size, entries, entries_size = [], 0, [], 0
             entries.append(entry)
             entries_size += len(entry)
-        parts.append(_part(commit, entries, more=False))
+        parts.append(_part(commit, entries, more=goes_on and commit == commits[-1].commit))
         size += entries_size + 32
     bodies.append(_body(parts))
     return Batch(count, tuple(bodies))
