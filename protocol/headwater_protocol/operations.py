@@ -231,6 +231,7 @@ _LOAD = (
     _required("stream", STREAM),
     _optional("name", Text(0, limits.NAME_SIZE_MAX), ""),
     _optional("schema", SCHEMA, 0),
+    _optional("below", Nullable(VERSION), None, "only a snapshot below this version; nil: any"),
 )
 
 

@@ -73,11 +73,13 @@ class PlainState:
         ]
         return (found[::-1] if reverse else found)[:limit]
 
-    def snapshot(self, stream: str, name: str, schema: int) -> tuple[int, bytes] | None:
+    def snapshot(
+        self, stream: str, name: str, schema: int, below: int | None
+    ) -> tuple[int, bytes] | None:
         usable = {
             version: state
             for version, state in self.snapshots.get((stream, name, schema), {}).items()
-            if version <= self.version(stream)
+            if version <= self.version(stream) and (below is None or version < below)
         }
         return max(usable.items(), default=None)
 
@@ -117,8 +119,8 @@ class ModelTransaction:
             case "read_all", after, wanted, limit, reverse:
                 # Its own events get their positions at commit, so a query does not return them.
                 return self.base.matching(after, wanted, limit, reverse)
-            case "load", stream, snapshot_name, schema:
-                snapshot = self.now.snapshot(stream, snapshot_name, schema)
+            case "load", stream, snapshot_name, schema, below:
+                snapshot = self.now.snapshot(stream, snapshot_name, schema, below)
                 after = 0 if snapshot is None else snapshot[0]
                 return (
                     self.now.version(stream),

@@ -76,8 +76,8 @@ def read_from(reader: Reader, name: str, *arguments: Any) -> Any:
         case "read_all", after, wanted, limit, reverse:
             stored = all_events(reader, after, wanted, limit, reverse=reverse)
             return [decode_event(each).position for each in stored]
-        case "load", stream, snapshot_name, schema:
-            loaded = reader.load(stream, snapshot_name, schema)
+        case "load", stream, snapshot_name, schema, below:
+            loaded = reader.load(stream, snapshot_name, schema, below)
             return loaded.version, loaded.snapshot, as_model(loaded.events)
     raise AssertionError(name)
 
@@ -117,7 +117,8 @@ def some_read(source: random.Random, now: PlainState) -> tuple[Any, ...]:
             after = source.choice([0, source.randint(0, len(now.events) + 3)])
             return "read_all", after, some_filter(source), limit, reverse
         case _:
-            return "load", source.choice(STREAMS), "totals", source.randrange(2)
+            below = source.choice([None, None, 0, source.randrange(1, 7)])
+            return "load", source.choice(STREAMS), "totals", source.randrange(2), below
 
 
 def some_write(source: random.Random, now: PlainState) -> list[Any]:

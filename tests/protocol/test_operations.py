@@ -29,7 +29,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "read_stream": ([None, "account-ann", 3, 10, True, 7], [TX, "account-ann"]),
     "read_all": ([None, 3, {"category": "account"}, 10, True, 7], [TX]),
     "newest_position": ([None, 9, {"category": "account"}, 7], [TX]),
-    "load": ([None, "account-ann", "balance", 1, 7], [TX, "account-ann"]),
+    "load": ([None, "account-ann", "balance", 1, 5, 7], [TX, "account-ann"]),
     "commit_at": ([1_700_000_000_000_000], [0]),
     "position_before": ([1_700_000_000_000_000], [0]),
     "read_commits": ([3, 10], []),
@@ -182,7 +182,7 @@ def test_every_kind_of_condition_and_read_is_accepted() -> None:
         ["scan", b"", None, 10, False],
         ["read_stream", "account-ann", 0, 10, False],
         ["read_all", 0, {}, 10, False],
-        ["load", "account-ann", "", 0],
+        ["load", "account-ann", "", 0, None],
     ):
         READ.check(read)
     assert CONDITION.variants.keys() == {"value", "stream", "unchanged", "no_events"}

@@ -342,6 +342,7 @@ EXAMPLES: Final = [
     Example("newest_position", [None, 0, {"category": "account"}], [42, 9, False]),
     Example("newest_position", [TX], [41, 0, False]),
     Example("audit_read", [100], [[TIME, "logged in", "ann", "10.0.0.1:4711", {}]]),
+    Example("load", [None, ANN, "balance", 1, 2], [42, 3, None, [EVENT_OUT], False, 1]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

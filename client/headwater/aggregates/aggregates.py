@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar, TypeVarTuple, overload
 
 from headwater.aggregates.definition import Definition
@@ -10,7 +10,7 @@ from headwater.database import Database
 from headwater.errors import InvalidArgument, StreamTruncated
 from headwater.reads.past import Past
 from headwater.reads.reads import Reads
-from headwater.records import Committed, Event
+from headwater.records import Committed, Event, Loaded
 from headwater.transactions.transaction import Transaction
 from headwater.transactions.writes import several
 from headwater_protocol.numbers import StreamVersion
@@ -227,19 +227,15 @@ class Aggregates(Generic[State]):
 
     async def _replay(self, reads: Reads, stream: str) -> _Replayed[State]:
         repository = self.repository
-        loaded = await reads.load(stream, schema=repository.schema, name=repository.name)
-        if not loaded.is_whole:
-            # The stream may have been truncated between two pages, so load once more.
-            loaded = await reads.load(stream, schema=repository.schema, name=repository.name)
+        loaded = await self._load(reads, stream, None)
         state = repository.initial()
-        if loaded.snapshot is not None:
+        while loaded.snapshot is not None:
             try:
                 state = repository.load_state(loaded.snapshot.state)
+                break
             except Exception:
-                # The code has changed and its schema has not. Use the events instead.
-                pages = reads.read(stream)
-                there = [event async for event in pages if event.version <= loaded.version]
-                loaded = replace(loaded, snapshot=None, events=there)
+                # The code has changed and its schema has not. Use an older snapshot, or the events.
+                loaded = await self._load(reads, stream, loaded.snapshot.version)
         events = repository.needed(stream, loaded)
         return _Replayed(
             repository.replay(state, events),
@@ -248,3 +244,13 @@ class Aggregates(Generic[State]):
             len(events),
             recorded=not events or events[-1].commit > 0,
         )
+
+    async def _load(self, reads: Reads, stream: str, snapshot_below: int | None) -> Loaded:
+        schema, name = self.repository.schema, self.repository.name
+        loaded = await reads.load(stream, schema=schema, name=name, snapshot_below=snapshot_below)
+        if not loaded.is_whole:
+            # The stream may have been truncated between two pages, so load once more.
+            loaded = await reads.load(
+                stream, schema=schema, name=name, snapshot_below=snapshot_below
+            )
+        return loaded

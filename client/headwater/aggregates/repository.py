@@ -12,8 +12,8 @@ A snapshot never changes a result. It is made only of recorded events, as they w
 that are about to be appended have not been through the codec yet. So `decide` saves the state that
 it has loaded, in the transaction that appends, once `snapshot_every` events had to be read for it.
 A state that the codec would not return equal (a tuple in a dict becomes a list) is not saved, with
-a warning. Snapshots of other schemas are never read, and a snapshot that cannot be decoded is
-ignored.
+a warning. Snapshots of other schemas are never read. A snapshot that cannot be decoded is passed
+over: the next older one is used, or all events.
 
 A truncated stream is distinguished from one that was deleted and begins again: a state is never
 built from the remaining events of a truncated stream.

@@ -147,10 +147,17 @@ class BlockingReads:
             )
         )
 
-    def load(self, stream: str, *, schema: int = 0, name: str = "") -> Loaded:
+    def load(
+        self, stream: str, *, schema: int = 0, name: str = "", snapshot_below: int | None = None
+    ) -> Loaded:
         """Read the newest snapshot of a stream, of this name and schema, and the events after it.
 
-        A snapshot that cannot be decoded is ignored, and all events are read. If the stream was
-        truncated, events may be missing: see Loaded.is_whole.
+        A snapshot that cannot be decoded is passed over: the next older one is used, or all events.
+        If the stream was truncated, events may be missing: see Loaded.is_whole.
+
+        Args:
+            snapshot_below: use a snapshot below this version, because the newer ones are wrong.
         """
-        return step(self._core.load(stream, schema=schema, name=name))
+        return step(
+            self._core.load(stream, schema=schema, name=name, snapshot_below=snapshot_below)
+        )

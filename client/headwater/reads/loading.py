@@ -1,7 +1,7 @@
 """Loading: a snapshot of a stream and the events after it, from the answer of the server."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from headwater.codecs.codec import Codec, decode_with
 from headwater.codecs.events import event_views
@@ -10,19 +10,29 @@ from headwater.records import Loaded, Snapshot
 from headwater_protocol.numbers import StreamVersion
 
 
-def loaded_from(codec: Codec, stream: str, answer: Sequence[Any]) -> Loaded:
-    """What the server found. A snapshot that cannot be decoded is left out, and all events too."""
+class Found(NamedTuple):
+    """What the server found, and the version of a snapshot that could not be decoded.
+
+    Such a snapshot is left out, and all events too, since those before it were not sent.
+    """
+
+    loaded: Loaded
+    unreadable: int | None
+
+
+def loaded_from(codec: Codec, stream: str, answer: Sequence[Any]) -> Found:
+    """The answer of the server, decoded."""
     commit, version, stored, rows, more, begins, *_ = answer
-    snapshot = None
+    snapshot = unreadable = None
     if stored is not None:
         try:
             state = decode_with(codec, stored[1], f"snapshot of {stream}")
             snapshot = Snapshot(stored[0], state)
         except Undecodable:
             # The events in the answer are only those after it.
-            rows, more = [], version > 0
+            rows, more, unreadable = [], version > 0, stored[0]
     if version < begins:
         # The stream was deleted: no version can be expected of it.
         version = StreamVersion(0)
     events = [*map(event_views(codec), rows)]
-    return Loaded(version, snapshot, events, begins, commit, more)
+    return Found(Loaded(version, snapshot, events, begins, commit, more), unreadable)

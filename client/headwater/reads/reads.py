@@ -220,17 +220,33 @@ class Reads(ABC):
             return Span(position)
         return await self._locate_time(position, time, reverse)
 
-    async def load(self, stream: str, *, schema: int = 0, name: str = "") -> Loaded:
+    async def load(
+        self, stream: str, *, schema: int = 0, name: str = "", snapshot_below: int | None = None
+    ) -> Loaded:
         """Read the newest snapshot of a stream, of this name and schema, and the events after it.
 
-        A snapshot that cannot be decoded is ignored, and all events are read. If the stream was
-        truncated, events may be missing: see Loaded.is_whole.
+        A snapshot that cannot be decoded is passed over: the next older one is used, or all events.
+        If the stream was truncated, events may be missing: see Loaded.is_whole.
+
+        Args:
+            snapshot_below: use a snapshot below this version, because the newer ones are wrong.
         """
         STREAM(stream, "load: stream")
         SCHEMA(schema, "load: schema")
         if name != "":
             NAME(name, "load: name")
-        loaded = loaded_from(self._codec, stream, await self._fetch("load", stream, name, schema))
+        if snapshot_below is not None:
+            VERSION(snapshot_below, "load: snapshot_below")
+        loaded, unreadable = loaded_from(
+            self._codec,
+            stream,
+            await self._fetch("load", stream, name, schema, snapshot_below),
+        )
+        while unreadable is not None:
+            # It ends, because each version is below the last one; the server keeps a few.
+            loaded, unreadable = loaded_from(
+                self._codec, stream, await self._fetch("load", stream, name, schema, unreadable)
+            )
         if not loaded.more:
             return loaded
         # A large snapshot may leave no room for events in the answer.

@@ -157,7 +157,9 @@ class Batch(Writes):
         )
         return self._read(["read_all", after, wanted, limit, reverse])
 
-    def load(self, stream: str, *, schema: int = 0, name: str = "") -> int:
+    def load(
+        self, stream: str, *, schema: int = 0, name: str = "", snapshot_below: int | None = None
+    ) -> int:
         """Read the newest snapshot of a stream and the events after it, as far as they fit.
 
         The result is a Loaded, whose `more` says whether events are missing. A snapshot that cannot
@@ -165,7 +167,7 @@ class Batch(Writes):
         """
         if name != "":
             NAME(name, "load: name")
-        return self._read(["load", stream, name, schema])
+        return self._read(["load", stream, name, schema, snapshot_below])
 
     def _require(self, condition: list[Any]) -> None:
         CONDITION(condition, "require")
@@ -215,7 +217,7 @@ class Batch(Writes):
             case "read_all", [_, position, rows, more, *_]:
                 return Page(map(view, rows), more=more, position=position)
             case _:
-                return loaded_from(self._codec, read[1], answer)
+                return loaded_from(self._codec, read[1], answer).loaded
 
     def _items(self, flat: list[bytes]) -> Iterator[tuple[KeyTuple, Any]]:
         for key, data in zip(flat[::2], flat[1::2], strict=True):

@@ -306,6 +306,47 @@ def test_a_snapshot_that_cannot_be_decoded_is_ignored(
     run_on(face, real_server.url, scenario)
 
 
+@pytest.mark.parametrize("damaged", [b"\xc1", "no account"])
+def test_an_older_snapshot_that_can_be_read_is_used_instead_of_newer_ones_that_cannot(
+    face: str, damaged: Any, real_server: ServerProcess
+) -> None:
+    # One that could not be read hid the older ones, and the stream, which is truncated, could not
+    # be loaded any more.
+    async def scenario(db: headwater.Database) -> None:
+        accounts = ACCOUNTS.on(db)
+        stream = fresh("hidden", face)
+        await accounts.save(stream, [deposit(EMPTY, 1) for _ in range(8)], 0)
+        sound = {"balance": Decimal(5), "entries": ["Deposited"]}
+        tx = db.transaction()
+        async with tx:
+            for version, state in ((5, sound), (7, damaged), (8, damaged)):
+                tx.save_snapshot(stream, version=version, state=state, schema=1, name="account")
+                if state == b"\xc1":
+                    # Replace the encoded state by bytes that cannot be decoded.
+                    tx._writes[-1][5] = state
+        truncated = await db.truncate(stream, before=6)
+        assert await accounts.load(stream) == (Account(Decimal(8), ("Deposited",)), 8)
+        loaded = await db.load(stream, schema=1, name="account", snapshot_below=7)
+        assert loaded.snapshot is not None
+        assert (loaded.snapshot.version, loaded.is_whole) == (5, True)
+        batch = db.batch()
+        batch.load(stream, schema=1, name="account", snapshot_below=6)
+        (loaded,) = (await db.execute(batch)).results
+        assert loaded.snapshot is not None
+        assert loaded.snapshot.version == 5
+        async with db.transaction() as tx:
+            assert (await ACCOUNTS.on(tx).load(stream)).state.balance == 8
+        past = db.at(commit=truncated.commit)
+        assert (await ACCOUNTS.on(past).load(stream)).state.balance == 8
+        loaded = await db.load(stream, schema=1, name="account", snapshot_below=5)
+        assert (loaded.snapshot, loaded.is_whole) == (None, False)
+        with pytest.raises(headwater.StreamTruncated):
+            await db.truncate(stream, before=7)
+            await accounts.load(stream)
+
+    run_on(face, real_server.url, scenario)
+
+
 def test_a_state_that_would_be_decoded_differently_is_not_saved(
     face: str, real_server: ServerProcess
 ) -> None:

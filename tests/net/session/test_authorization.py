@@ -82,9 +82,9 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
         ([TX, [], [["scan", *A_RANGE, 1, False]]], ("read:keys:a",)),
         ([TX, [], [["read_stream", "a-1", 0, 1, False]]], ("read:category:a",)),
         ([TX, [], [["read_all", 0, {"category": "a"}, 1, False]]], ("read:category:a",)),
-        ([TX, [], [["load", "a-1", "", 0]]], ("read:stream:a-1",)),
+        ([TX, [], [["load", "a-1", "", 0, None]]], ("read:stream:a-1",)),
         (
-            [TX, [["value", A, None]], [["load", "b-1", "", 0]], [["put", A, b""]]],
+            [TX, [["value", A, None]], [["load", "b-1", "", 0, None]], [["put", A, b""]]],
             ("read:keys:a", "read:stream:b-1", "write:keys:a"),
         ),
     ],
@@ -488,7 +488,7 @@ async def test_a_commit_that_is_sent_again_after_the_right_was_taken_is_answered
         ["scan", *A_RANGE, 10, False],
         ["read_stream", "b-1", 0, 10, False],
         ["read_all", 0, {}, 10, False],
-        ["load", "b-1", "", 0],
+        ["load", "b-1", "", 0, None],
     ],
     ids=lambda read: read[0],
 )

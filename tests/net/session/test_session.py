@@ -55,7 +55,7 @@ async def test_reads_in_an_execute_answer_like_single_reads() -> None:
             ["scan", b"", None, 10, False],
             ["read_stream", "account-1", 0, 10, False],
             ["read_all", 0, {"category": "account"}, 10, False],
-            ["load", "account-1", "a", 1],
+            ["load", "account-1", "a", 1, None],
         ]
         _, results = await client.ask("execute", server.new_id(), [], reads, [])
         for (name, *arguments), result in zip(reads, results, strict=True):

@@ -45,9 +45,9 @@ class ChargedReader(Reader):
         self._budget.spend(keys=6, entries=4 * len(page.events))
         return page
 
-    def load(self, stream: str, name: str, schema: int) -> Loaded:
+    def load(self, stream: str, name: str, schema: int, below: int | None = None) -> Loaded:
         self._budget.spend(keys=20)
-        return super().load(stream, name, schema)
+        return super().load(stream, name, schema, below)
 
     def read_all(self, after: int, wanted: EventFilter, limit: int, reverse: bool) -> EventsPage:
         page = super().read_all(after, wanted, limit, reverse)

@@ -120,11 +120,16 @@ class Reader:
             more = first + len(events) - 1 < version and first <= version
         return StreamPage(version, events, more)
 
-    def load(self, stream: str, name: str, schema: int) -> Loaded:
-        """The newest snapshot of this name and schema, and the events after it."""
+    def load(self, stream: str, name: str, schema: int, below: int | None = None) -> Loaded:
+        """The newest snapshot of this name and schema, and the events after it.
+
+        With *below*, the newest below that version: a client could not decode the one there.
+        """
         head = self._state.head(stream)
         version = self._state.version_at(stream, head, self.position)
-        snapshot = self._usable_snapshot(stream, name, schema, version)
+        snapshot = self._usable_snapshot(
+            stream, name, schema, version, NO_LIMIT if below is None else below - 1
+        )
         after = 0 if snapshot is None else snapshot[0]
         page = self.read_stream(stream, after, limits.PAGE_ITEMS_MAX, reverse=False)
         if snapshot is None:
@@ -239,13 +244,13 @@ class Reader:
         return Visibility(self._state, self.position, rule_of=self._rule_of, now=self.time)
 
     def _usable_snapshot(
-        self, stream: str, name: str, schema: int, version: int
+        self, stream: str, name: str, schema: int, version: int, version_max: int
     ) -> tuple[int, bytes] | None:
-        """The newest snapshot up to a version that may be read."""
+        """The newest snapshot up to *version_max* that may be read."""
         if not self._state.retention.in_use and not self._hides_any():
-            return self._newest_snapshot(stream, name, schema, version, NO_LIMIT)
+            return self._newest_snapshot(stream, name, schema, version, version_max)
         lowest, highest = self._visibility().snapshot_versions(stream, self.view)
-        snapshot = self._newest_snapshot(stream, name, schema, version, highest)
+        snapshot = self._newest_snapshot(stream, name, schema, version, min(highest, version_max))
         return None if snapshot is None or snapshot[0] < lowest else snapshot
 
     # Stored pages.

@@ -105,8 +105,8 @@ def _read_all_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
 
 
 def _load_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
-    stream, name, schema = arguments
-    loaded = reader.load(stream, name, schema)
+    stream, name, schema, below = arguments
+    loaded = reader.load(stream, name, schema, below)
     return [
         array_header(6),
         encode(reader.view),
