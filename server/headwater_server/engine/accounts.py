@@ -340,6 +340,10 @@ class Accounts:
         accounts = [self.find(name) for name in self.names()]
         return [(one.name, one.verifier) for one in accounts if one is not None]
 
+    def is_last(self, name: str) -> bool:
+        """Whether no other user is left, also of changes that are not durable yet."""
+        return list_accounts(self._state, self._state.last_commit) == [name]
+
     def any(self) -> bool:
         """Whether there is a user, so that connections must authenticate."""
         return any_account(self._state, self._sequencer.published)

@@ -21,23 +21,21 @@ from headwater_protocol.errors import (
     ShuttingDown,
     TooMany,
 )
-from headwater_server.engine.accounts import Account
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.rights import Rights
 from headwater_server.engine.transactions.searching_ahead import SearchesAhead
-from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.authorization import (
     RULES,
     SENT_AGAIN,
     WRITING,
-    need_channel,
     need_only_outcome,
 )
 from headwater_server.net.failures import Failures
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange
+from headwater_server.net.session.account_changes import USERS_CAME, AccountChanges
 from headwater_server.net.session.audit import Audit
 from headwater_server.net.session.authentication import Authentication
 from headwater_server.net.session.login_attempts import Bursts, address_of
@@ -59,35 +57,19 @@ def _server_name() -> str:
         return "headwater"
 
 
+def _descriptors_max(settings: ServerSettings) -> int | None:
+    """The number from which on a descriptor is reserved for files; None: there is no limit."""
+    soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft_limit == resource.RLIM_INFINITY:
+        return None
+    # The system assigns the lowest free descriptor. So a high number means that most are in use, by
+    # connections or by files.
+    return soft_limit - min(settings.descriptors_kept, soft_limit // 2)
+
+
 Handler = Callable[[Any, int, list[Any]], bytes | None]
 """Serves one operation: takes the session, the request's id and its arguments, and returns the
 answer's frame, or None if the answer comes later."""
-
-
-_USERS_CAME: Final = (
-    "users were added after this connection was opened; connect again as one of them"
-)
-
-
-class _AccountChange:
-    """A change of the users that waits, like an answer, until it is durable."""
-
-    size = 0
-
-    def __init__(self, sequence: int, applied: Callable[[], None]) -> None:
-        self.sequence = sequence
-        self.taken = False
-        self._applied = applied
-
-    @property
-    def owner(self) -> "_AccountChange":
-        return self
-
-    def release(self, _: object) -> None:
-        self._applied()
-
-    def fail(self, _: object) -> None:
-        """Do nothing: the process ends, and after the restart the change is durable or lost."""
 
 
 class Entered(NamedTuple):
@@ -120,6 +102,7 @@ class Service:
         sessions: all open sessions, the oldest first, each with its number and when it came.
         strangers: sessions without a finished hello and authentication.
         bursts: which of many equal log lines are written.
+        account_changes: changes of users and their rights, on their way to the sessions.
         audit: the audit log.
     """
 
@@ -179,18 +162,20 @@ class Service:
             per_address_max=settings.unauthenticated_per_address_max,
         )
         self.bursts = Bursts(monotonic)
+        self.account_changes = AccountChanges(
+            engine,
+            group_commit,
+            self.audit,
+            sessions=self.sessions,
+            strangers=self.strangers,
+            on_change=self._accounts_changed,
+        )
         self.searches: dict[Peer, Searching] = {}
         self._departing: dict[Peer, float] = {}
         self._later: list[tuple[float, Callable[[], None]]] = []
         self.monotonic = monotonic
         self._connections_total = 0
-        soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        kept = min(settings.descriptors_kept, soft_limit // 2)
-        # The system assigns the lowest free descriptor. So a high number means that most are in
-        # use, by connections or by files.
-        self.descriptors_max: int | None = None
-        if soft_limit != resource.RLIM_INFINITY:
-            self.descriptors_max = soft_limit - kept
+        self.descriptors_max = _descriptors_max(settings)
 
     # Sessions.
 
@@ -241,6 +226,7 @@ class Service:
     def welcome(self, session: Peer) -> None:
         """The session has finished hello and authentication."""
         self.strangers.remove(session)
+        self.account_changes.came(session)
 
     def close_session(self, session: Peer) -> None:
         """Release everything that a session holds. Its waiting commits continue, unanswered."""
@@ -307,7 +293,7 @@ class Service:
         if account is None:
             # A session without a user may call hello and authenticate.
             if session not in self.strangers:
-                raise AuthenticationFailed(f"{operation}: {_USERS_CAME}")
+                raise AuthenticationFailed(f"{operation}: {USERS_CAME}")
             return
         if account.rights is not None:
             try:
@@ -358,69 +344,16 @@ class Service:
 
     def check_user_removal(self, name: str) -> None:
         """Refuse to remove the last user of a server that other machines can reach."""
-        if not self.local_only and self.engine.accounts.names() == [name]:
+        if not self.local_only and self.engine.accounts.is_last(name):
             raise InvalidArgument(
                 f"{name!r} is the last user, and this server listens on more than loopback "
                 "addresses: without users, nobody could connect"
             )
 
-    def when_accounts_change(self, by: Peer, ticket: Ticket, what: str, name: str) -> None:
-        """Once a change of the users and their rights is durable, apply it to all sessions."""
-
-        def applied() -> None:
-            _log.info(what, name=name, by=str(by))
-            self.audit.record(what, by, name=name)
-            self._apply_accounts()
-
-        if ticket.error is None:
-            self.group_commit.wait_for(_AccountChange(ticket.sequence, applied))
-
-    def _apply_accounts(self) -> None:
-        accounts = self.engine.accounts
-        self.authentication_needed = accounts.any() or not self.local_only
-        known: dict[str, Account | None] = {}
-        # A session whose own request made the change gets its answer first: that waits for the
-        # same sync, and a session ends only behind the answers that wait.
-        for session in list(self.sessions):
-            old = session.account
-            if old is None:
-                if self.authentication_needed and session not in self.strangers:
-                    session.end(AuthenticationFailed(_USERS_CAME))
-                continue
-            if old.name not in known:
-                known[old.name] = accounts.find(old.name)
-            account = known[old.name]
-            if account is None or account.number != old.number:
-                session.end(AuthenticationFailed(f"the user {old.name!r} was removed"))
-                continue
-            session.account = account
-            if account.rights is not None and account.rights != old.rights:
-                self._narrow(session, account.rights, old.rights)
-
-    def _narrow(self, session: Peer, rights: Rights, before: Rights | None) -> None:
-        """Take from a session what its user may not do any more."""
-        if before is not None and before.grants <= rights.grants:
-            return
-        # A transaction may have read, or written into its buffer, what is not allowed any more.
-        self.engine.close_owner(session)
-        if not rights.is_admin:
-            self.engine.sequencer.hold_clock(session, None)
-        self.end_forbidden_feeds(session, rights)
-
-    def end_forbidden_memberships(self) -> None:
-        """A group delivers other events now: end the members that may not read them."""
-        for session in list(self.sessions):
-            account = session.account
-            if account is not None and account.rights is not None:
-                self.end_forbidden_feeds(session, account.rights)
-
-    def end_forbidden_feeds(self, session: Peer, rights: Rights) -> None:
-        """End the feeds and memberships of a session that its user has no right to."""
-        for channel in list(session.feeds.values()):
-            try:
-                need_channel(rights, self.engine, channel)
-            except PermissionDenied as error:
-                channel.owner.end(channel, error)
+    def _accounts_changed(self) -> bool:
+        self.authentication.forget_users()
+        self.authentication_needed = self.engine.accounts.any() or not self.local_only
+        return self.authentication_needed
 
     # Figures.
 

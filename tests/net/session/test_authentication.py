@@ -4,6 +4,7 @@ import base64
 
 import pytest
 import trio
+import trio.testing
 from scramp import ScramClient, ScramException, ScramMechanism
 
 from headwater_protocol.connection import Failure, Push, Responded
@@ -149,7 +150,8 @@ async def test_a_new_user_counts_only_once_it_is_durable() -> None:
         client = await server.connect()
         server.disk.hold()
         request = await client.send("user_set", "ann", *verifier("secret"))
-        await client.ask("ping")
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await (await server.connect(hello=False)).hello())[3] == []
         server.disk.release()
         await client.result(request)
         assert await end_of(client) == "authentication_failed"
@@ -223,3 +225,26 @@ async def test_the_number_of_attempts_is_a_setting() -> None:
             await login(client, "ann", "wrong")
         with pytest.raises(trio.EndOfChannel):
             await client.receive()
+
+
+async def test_a_log_in_costs_the_same_however_many_users_there_are() -> None:
+    async with serving() as server:
+        first = await server.connect()
+        await add_user(first, "ann", "secret")
+        ann = await server.connect()
+        await login(ann, "ann", "secret")
+        for number in range(20):
+            await add_user(ann, f"user {number}", "secret")
+        await server_first(server, "nobody")
+        scans = 0
+        scan = server.engine._state.scan
+
+        def counted(*arguments: object, **rest: object) -> object:
+            nonlocal scans
+            scans += 1
+            return scan(*arguments, **rest)
+
+        server.engine._state.scan = counted
+        assert (await server_first(server, "nobody"))["i"] == "4096"
+        await login(await server.connect(), "user 7", "secret")
+        assert scans == 0

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -35,7 +37,7 @@ from headwater_server.net.authorization import (
 )
 from headwater_server.net.settings import ServerSettings
 from tests.net.serving import Client, MemoryServer, serving, settings
-from tests.net.session.test_authentication import MECHANISM, add_user, end_of, login
+from tests.net.session.test_authentication import MECHANISM, add_user, end_of, login, verifier
 
 A = encode_key(("a", 1))
 A_RANGE = prefix_range(("a",))
@@ -440,6 +442,81 @@ async def test_a_log_in_that_began_before_a_change_has_what_is_so_after_it(chang
         else:
             with pytest.raises(AuthenticationFailed, match="wrong"):
                 await client.ask("authenticate", MECHANISM, final)
+
+
+@pytest.mark.parametrize("way", ["grant", "role", "log-in"])
+async def test_who_is_losing_the_right_cannot_use_it_before_the_change_is_durable(way: str) -> None:
+    async with users() as known:
+        await known.admin.ask("role_set", "chief", [["admin"]])
+        if way == "role":
+            bob = await known.bob("read:keys:a", roles=("chief",))
+            change: list[Any] = ["role_set", "chief", [["backup"]]]
+        else:
+            bob = await known.bob("read:keys:a", "admin")
+            change = ["user_revoke", "bob", [["admin"]], []]
+        known.server.disk.hold()
+        changed = await known.admin.send(*change)
+        await trio.testing.wait_all_tasks_blocked()
+        if way == "log-in":
+            bob = await known.connect("bob")
+        given = await bob.send("user_grant", "bob", [["backup"], ["admin"]], ["admin"])
+        # Others are served meanwhile.
+        await known.admin.ask("ping")
+        await trio.testing.wait_all_tasks_blocked()
+        known.server.disk.release()
+        await known.admin.result(changed)
+        with pytest.raises(PermissionDenied):
+            await bob.result(given)
+        assert not await is_denied(bob, "get", None, A)
+
+
+async def test_a_right_that_is_being_given_is_there_once_it_is_durable() -> None:
+    async with users() as known:
+        bob = await known.bob("read:keys:b")
+        known.server.disk.hold()
+        given = await known.admin.send("user_grant", "bob", [Grant.parse("read:keys:a").as_wire()])
+        await trio.testing.wait_all_tasks_blocked()
+        read = await bob.send("get", None, A)
+        await trio.testing.wait_all_tasks_blocked()
+        known.server.disk.release()
+        await known.admin.result(given)
+        assert await bob.result(read) is None
+
+
+async def test_nobody_adds_a_user_without_being_one_while_the_first_one_is_added() -> None:
+    async with serving() as server:
+        first, other = await server.connect(), await server.connect()
+        server.disk.hold()
+        added = await first.send("user_set", "ann", *verifier("secret"))
+        await trio.testing.wait_all_tasks_blocked()
+        late = await server.connect()
+        for client in (other, late):
+            await client.send("user_set", "eve", *verifier("secret"))
+        await trio.testing.wait_all_tasks_blocked()
+        server.disk.release()
+        await first.result(added)
+        for client in (other, late):
+            assert await end_of(client) == "authentication_failed"
+        ann = await server.connect()
+        await login(ann, "ann", "secret")
+        assert await ann.ask("user_list") == ["ann"]
+
+
+async def test_two_users_who_remove_each_other_do_not_leave_a_server_without_any() -> None:
+    async with serving(local_only=False) as server:
+        server.server.service.authentication_needed = False
+        await add_user(await server.connect(), "ann", "secret")
+        ann = await server.connect()
+        await login(ann, "ann", "secret")
+        await add_user(ann, "bob", "secret")
+        server.disk.hold()
+        first = await ann.send("user_remove", "bob")
+        second = await ann.send("user_remove", "ann")
+        await trio.testing.wait_all_tasks_blocked()
+        server.disk.release()
+        items = [await ann.receive() for _ in range(2)]
+        outcomes = {item.request_id: type(item) for item in items}
+        assert outcomes == {first: Answer, second: Failure}
 
 
 async def test_an_administrator_who_is_one_no_more_does_not_hold_the_clock() -> None:

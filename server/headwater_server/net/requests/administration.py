@@ -6,6 +6,7 @@ from headwater_protocol.connection import ServerConnection
 from headwater_protocol.grants import BUILT_IN_ROLES, Grant
 from headwater_server.engine.accounts import Verifier, no_such_user
 from headwater_server.engine.transactions.sequencer import Ticket
+from headwater_server.net.session.account_changes import Concerns, nobody_logged_in, role, user
 from headwater_server.net.session.authentication import check_name
 from headwater_server.net.session.session import Session
 
@@ -41,7 +42,8 @@ def user_set(session: Session, request_id: int, arguments: list[Any]) -> bytes |
         user=session.user_number,
         transaction=transaction,
     )
-    return _answer_change(session, request_id, ticket, "user set", name)
+    concerns = user(name) if service.authentication_needed else nobody_logged_in
+    return _answer_change(session, request_id, ticket, "user set", name, concerns)
 
 
 def user_remove(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
@@ -51,7 +53,7 @@ def user_remove(session: Session, request_id: int, arguments: list[Any]) -> byte
     service.check_running()
     service.check_user_removal(name)
     ticket = service.engine.accounts.remove(name, user=session.user_number, transaction=transaction)
-    return _answer_change(session, request_id, ticket, "user removed", name)
+    return _answer_change(session, request_id, ticket, "user removed", name, user(name))
 
 
 def user_list(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
@@ -75,7 +77,7 @@ def set_rights(
         transaction=transaction,
     )
     what = "rights granted" if grant else "rights revoked"
-    return _answer_change(session, request_id, ticket, what, name)
+    return _answer_change(session, request_id, ticket, what, name, user(name))
 
 
 def user_rights(session: Session, request_id: int, arguments: list[Any]) -> bytes:
@@ -104,7 +106,7 @@ def role_set(session: Session, request_id: int, arguments: list[Any]) -> bytes |
         user=session.user_number,
         transaction=transaction,
     )
-    return _answer_change(session, request_id, ticket, "role set", name)
+    return _answer_change(session, request_id, ticket, "role set", name, role(name))
 
 
 def role_remove(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
@@ -114,7 +116,7 @@ def role_remove(session: Session, request_id: int, arguments: list[Any]) -> byte
     ticket = session.service.engine.accounts.set_role(
         name, None, user=session.user_number, transaction=transaction
     )
-    return _answer_change(session, request_id, ticket, "role removed", name)
+    return _answer_change(session, request_id, ticket, "role removed", name, role(name))
 
 
 def role_list(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
@@ -127,14 +129,14 @@ def role_list(session: Session, request_id: int, _arguments: list[Any]) -> bytes
 
 
 def _answer_change(
-    session: Session, request_id: int, ticket: Ticket, what: str, name: str
+    session: Session, request_id: int, ticket: Ticket, what: str, name: str, concerns: Concerns
 ) -> bytes | None:
     def answer(connection: ServerConnection) -> bytes:
         if ticket.error is not None:
             return connection.error(request_id, ticket.error)
         return connection.answer(request_id, None)
 
-    session.service.when_accounts_change(session, ticket, what, name)
+    session.service.account_changes.planned(session, ticket, what, name, concerns)
     return session.answer_durable(request_id, ticket, answer)
 
 

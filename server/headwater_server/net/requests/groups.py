@@ -51,7 +51,7 @@ def update(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
         name, wanted, after, settings, user=session.user_number, transaction=transaction
     )
     if wanted is not None:
-        service.end_forbidden_memberships()
+        service.account_changes.group_delivers_others()
     service.group_deliveries.wake()
     return _answer(session, request_id, ticket)
 

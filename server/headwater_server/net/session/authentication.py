@@ -35,8 +35,8 @@ _log = structlog.get_logger(__name__)
 
 MECHANISM: Final = "SCRAM-SHA-256"
 
-_DECOY: Final = Verifier(salt=bytes(16), iterations=15_000, stored_key=b"", server_key=b"")
-"""The template of decoys while the database has no users."""
+_SHAPE: Final = (16, 15_000)
+"""The size of the salt and the iterations of decoys while the database has no users."""
 
 
 def check_name(name: str) -> None:
@@ -66,6 +66,8 @@ class Exchange:
         self.name = ""
         # The number and the verifier of the user at the first message.
         self.known: tuple[int, Verifier] | None = None
+        # When the second message came, in seconds of the monotonic clock.
+        self.arrived: float | None = None
         self._scram = ScramMechanism(MECHANISM).make_server(self._verifier_of)
 
     def begin(self, message: str) -> str:
@@ -124,15 +126,21 @@ class Authentication:
         self._audit = audit
         self._failed_max = failed_max
         self._decoy_key = secrets.token_bytes(32)
+        # Of all users in order, or None if they have changed since.
+        self._shapes: list[tuple[int, int]] | None = None
+        self._monotonic = monotonic
         self._attempts = LoginAttempts(monotonic)
         self._bursts = Bursts(monotonic)
 
     def wait_s(self, session: Candidate) -> float:
         """Seconds that the next message has to wait, because of failures before it; 0: none."""
         # Only the second message of an exchange has a proof, which can be a guess.
-        if session.exchange is None:
+        exchange = session.exchange
+        if exchange is None:
             return 0.0
-        return self._attempts.wait_s(address_of(session.peer), session.exchange.name)
+        if exchange.arrived is None:
+            exchange.arrived = self._monotonic()
+        return self._attempts.wait_s(address_of(session.peer), exchange.name, exchange.arrived)
 
     def step(self, session: Candidate, message: bytes) -> tuple[bool, bytes]:
         """Take one message of the client; return whether that was the last, and the reply.
@@ -191,16 +199,21 @@ class Authentication:
         decoy = self._decoy(name)
         return account, decoy if account is None else account.verifier
 
+    def forget_users(self) -> None:
+        """The users have changed."""
+        self._shapes = None
+
     def _decoy(self, name: str) -> Verifier:
         # Iterations and the size of the salt are those of one of the users, always the same one for
         # a name. If all users have the same, as those of the client library do, they tell nothing.
         accounts = self._engine.accounts
+        if self._shapes is None:
+            # Kept, so that a log-in costs the same however many users there are.
+            verifiers = [verifier for _, verifier in accounts.verifiers()]
+            self._shapes = [(len(each.salt), each.iterations) for each in verifiers]
         secret = accounts.secret() or self._decoy_key
         digest = hmac.digest(secret, b"decoy " + name.encode(), hashlib.sha512)
-        names = accounts.names()
-        like = _DECOY
-        if names:
-            found = accounts.find(names[int.from_bytes(digest[-8:]) % len(names)])
-            like = like if found is None else found.verifier
-        salt = digest[: len(like.salt)]
-        return Verifier(salt, like.iterations, secrets.token_bytes(32), secrets.token_bytes(32))
+        shapes = self._shapes or [_SHAPE]
+        salt_size, iterations = shapes[int.from_bytes(digest[-8:]) % len(shapes)]
+        salt = digest[:salt_size]
+        return Verifier(salt, iterations, secrets.token_bytes(32), secrets.token_bytes(32))

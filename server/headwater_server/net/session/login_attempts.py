@@ -5,8 +5,10 @@ doubles with each further failure, up to a bound. So whoever guesses gets a few 
 from an address, over however many connections.
 
 The bound for a name is lower than the one for an address: somebody else's failures must not lock a
-user out for long. Those who wait do so one after the other, and a log-in has a time limit. So a
-name that has logged in from an address does not wait there for others, until it has failed itself.
+user out for long. Those who wait do so one after the other, and a log-in has a time limit, so
+guessers at the same address or name could take every turn. Therefore a name that has not failed at
+an address waits there for one delay at most, counted from its own arrival, and one that has logged
+in from there does not wait at all. Both hold until it has failed there itself.
 
 A log-in forgets the failures of its own name. Failures are also forgotten after a quiet time, and
 the number of addresses and names that are remembered is bounded.
@@ -56,26 +58,34 @@ class LoginAttempts:
         # Addresses with the names that have logged in there, in order of the last time.
         self._succeeded: dict[tuple[str, str], None] = {}
 
-    def wait_s(self, address: str, name: str) -> float:
-        """Seconds until the next proof may be looked at; 0: now."""
+    def wait_s(self, address: str, name: str, arrived: float) -> float:
+        """Seconds until a proof that arrived at that time may be looked at; 0: now."""
         if (address, name) in self._succeeded:
             return 0.0
         longest = 0.0
+        now = self._monotonic()
+        failed_here = self._recent((address, name, _HERE)) is not None
         for key, bound in self._keys(address, name):
             known = self._failures.get(key)
             if known is not None and known.count >= FREE_FAILURES:
                 delay: float = min(bound, DELAY_S_MIN * 2 ** min(known.count - FREE_FAILURES, 20))
-                longest = max(longest, known.last + delay - self._monotonic())
+                since = known.last if failed_here else min(known.last, arrived)
+                longest = max(longest, since + delay - now)
         return longest
+
+    def _recent(self, key: tuple[str, ...]) -> _Failures | None:
+        known = self._failures.get(key)
+        if known is None or self._monotonic() - known.last > FORGOTTEN_AFTER_S:
+            return None
+        return known
 
     def failed(self, address: str, name: str) -> None:
         """An attempt failed."""
         now = self._monotonic()
         keys = [key for key, _ in self._keys(address, name)]
         for key in (*keys, (address, name, _HERE)):
-            known = self._failures.pop(key, None)
-            if known is None or now - known.last > FORGOTTEN_AFTER_S:
-                known = _Failures(0, now)
+            known = self._recent(key) or _Failures(0, now)
+            self._failures.pop(key, None)
             known.count += 1
             known.last = now
             self._failures[key] = known

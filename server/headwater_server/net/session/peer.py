@@ -48,6 +48,15 @@ class Peer(Protocol):
         """Nothing more is added to the output."""
         ...
 
+    @property
+    def suspended(self) -> bool:
+        """Nothing is served until a change of the user's rights is durable."""
+        ...
+
+    def suspend(self, *, on: bool) -> None:
+        """Serve nothing (*on*) until the same is called with False."""
+        ...
+
     def send(self, frame: bytes, /) -> None:
         """Add a frame to the output."""
         ...

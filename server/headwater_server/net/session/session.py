@@ -56,6 +56,7 @@ class Session:
         held_for_commit: bytes of the request that is being served, and of its results.
         output_size: bytes not sent yet.
         output_blocked: output_size is too large; nothing is served or pushed until it shrinks.
+        suspended: nothing is served until a change of the user's rights is durable.
         notified: the driver knows of output; it sets this to False before it takes the output.
         wants_input: the driver may read more from the client.
         runnable: requests are left from the last turn, and `run` would serve some of them.
@@ -75,7 +76,7 @@ class Session:
         self.connection = ServerConnection()
         self.feeds: dict[int, Channel] = {}
         self.output_size = 0
-        self.output_blocked = False
+        self.output_blocked = self.suspended = False
         self.wants_input = True
         self.runnable = False
         self.ended = False
@@ -113,6 +114,7 @@ class Session:
         waiting = self._waiting_count
         held = (
             self.ended
+            or self.suspended
             or self.output_blocked
             or (
                 waiting > 0
@@ -133,11 +135,7 @@ class Session:
         self.held_for_commit += len(data)
         items = self.connection.receive(data)
         if len(items) == 1 and self.wants_input and not later:
-            item = items[0]
-            if type(item) is Request:
-                self.serve(item.request_id, item.name, item.arguments)
-            else:
-                self._take(item)
+            self._take(items[0])
         elif items:
             self._backlog.extend(items)
             self._backlog_size += self._partial_size + len(data)
@@ -405,6 +403,14 @@ class Session:
     def resume(self) -> None:
         """The memory budget has room again: read from the client."""
         self._paused = False
+        self._go_on()
+
+    def suspend(self, *, on: bool) -> None:
+        """Serve nothing (*on*) until the same is called with False."""
+        self.suspended = on
+        self._go_on()
+
+    def _go_on(self) -> None:
         self._update_readiness()
         if not self.notified and not self.closed:
             self.notified = True
@@ -428,7 +434,7 @@ class Session:
         if self.ended:
             return
         self.ended = True
-        self._clear_backlog()
+        self._discard(output=False)
         self._update_readiness()
         self._end_reason = (request_id, error)
         self.service.depart(self)
@@ -437,11 +443,10 @@ class Session:
     def _send_end_reason(self) -> None:
         if self._end_reason is None or self._waiting or self.closing:
             return
-        request_id, error = self._end_reason
         self.connection.close()
         if self._charged:
             self._charge_memory(moved=False)
-        self.send(self.connection.error(request_id, error))
+        self.send(self.connection.error(*self._end_reason))
         self.closing = True
 
     def end_after_answer(self) -> None:
@@ -452,9 +457,8 @@ class Session:
 
     def abort(self) -> None:
         """Discard the output, and let the driver close immediately."""
-        self._clear_output()
         self.aborted = self.ended = self.closing = True
-        self._clear_backlog()
+        self._discard(output=True)
         self._update_readiness()
         self._notify()
 
@@ -465,21 +469,17 @@ class Session:
         self.closed = self.closing = self.ended = True
         self._update_readiness()
         self.connection.close()
-        self._clear_backlog()
-        self._clear_output()
+        self._discard(output=True)
         # Break the reference cycle with the driver, so that reference counting frees both.
         self._notify = _nobody
         self.service.close_session(self)
 
-    def _clear_backlog(self) -> None:
+    def _discard(self, *, output: bool) -> None:
         self._backlog.clear()
         self._backlog_size = 0
-        if self._charged:
-            self._charge_memory(moved=False)
-
-    def _clear_output(self) -> None:
-        self._output.clear()
-        self.output_size = 0
+        if output:
+            self._output.clear()
+            self.output_size = 0
         if self._charged:
             self._charge_memory(moved=False)
 
