@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-connections journey fixture wheel clean
+.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-connections journey fixture wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -64,6 +64,20 @@ test-compiled: $(COMPILED)  ## Run the black-box tests on the compiled modules
 	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py tests/simulation \
 	  tests/test_bare_client.py tests/test_guarantees.py
 	HEADWATER_PURE=0 $(BIN)/pytest -q tests/fuzz/test_messages.py -k survives
+
+# Each integration with the library that it is for, and the tests of that library.
+INTEGRATIONS := $(patsubst integrations/%/pyproject.toml,%,$(wildcard integrations/*/pyproject.toml))
+INTEGRATED := $(VENV)/.integrated
+$(INTEGRATED): $(READY) $(wildcard integrations/*/pyproject.toml)
+	HEADWATER_PURE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  $(foreach name,$(INTEGRATIONS),--editable "integrations/$(name)[test]")
+	@touch $@
+
+test-integrations: $(INTEGRATED)  ## Run each integration's tests, and its library's own
+	set -e; for name in $(INTEGRATIONS); do \
+	  $(BIN)/mypy --config-file pyproject.toml integrations/$$name/src integrations/$$name/tests; \
+	  (cd integrations/$$name && ../../$(BIN)/pytest -q -n logical --dist worksteal); \
+	done
 
 check: $(READY)  ## Check lint, formatting, types, layers and tidiness
 	$(BIN)/ruff check .

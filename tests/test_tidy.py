@@ -19,7 +19,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 SOURCES: Final = ("protocol/headwater_protocol", "client/headwater", "server/headwater_server")
-PYTHON: Final = (*SOURCES, "bench", "tests")
+PYTHON: Final = (*SOURCES, "bench", "tests", "integrations")
 
 MODULE_LINES_MAX: Final = 500
 """A reader can keep one subject in mind. The aim is 100 to 450 lines."""
