@@ -17,7 +17,7 @@ from headwater_server.engine.recovery import open_engine
 from headwater_server.engine.restore import restore
 from headwater_server.storage.files.copying import remove_tree
 from headwater_server.storage.files.directory import PARTS
-from headwater_server.storage.wal.file_write_ahead_log import begin_files
+from headwater_server.storage.wal.offline import begin_files
 from headwater_server.testing.memory_files import Call, Crash, MemoryFileSystem
 from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import SETTINGS, Database, all_events, open_test_log

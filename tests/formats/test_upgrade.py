@@ -20,8 +20,8 @@ from headwater_server.engine.settings import EngineSettings
 from headwater_server.storage.errors import DiskFull, NoRoomToStart
 from headwater_server.storage.files.directory import FORMAT
 from headwater_server.storage.store.interface import Family
-from headwater_server.storage.wal.file_write_ahead_log import read_files
 from headwater_server.storage.wal.interface import records
+from headwater_server.storage.wal.offline import read_files
 from headwater_server.testing.memory_files import Call, Crash, MemoryFileSystem
 from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import Database, open_test_log

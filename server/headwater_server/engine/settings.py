@@ -74,3 +74,7 @@ class EngineSettings:
     disk_reserve_size: int = 96 * MIB
     """Free bytes on disk below which the engine becomes read-only, so that a checkpoint can always
     finish."""
+
+    log_kept_size_max: int = 256 * MIB
+    """Bytes of the write-ahead log above which entries are not kept for a reader that is behind. A
+    follower that was away for longer begins again from a copy of the database."""

@@ -43,9 +43,7 @@ from headwater_server.net.tasks.rewriter import Rewriter
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.net.turns import Turn
-from headwater_server.storage.wal.file_write_ahead_log import (
-    begin_files,
-)
+from headwater_server.storage.wal.offline import begin_files
 
 _log = structlog.get_logger(__name__)
 

@@ -42,6 +42,41 @@ class NotClaimed(Exception):
     """The right to write was not claimed, or a later claim has taken it."""
 
 
+class Fenced(NotClaimed):
+    """A later claim took the right to write. Nothing of the group is in the log, or ever will be.
+
+    The writer's other groups may be in the log up to the claim: read it.
+    """
+
+
+class Unavailable(Exception):
+    """No answer of the log: whether the group is durable is unknown. Confirm it again."""
+
+
+class Truncated(Exception):
+    """The entries that a reader needs were trimmed.
+
+    Attributes:
+        first_index: the oldest entry that is left.
+    """
+
+    def __init__(self, wanted: int, first_index: int) -> None:
+        super().__init__(f"entry {wanted} was trimmed; the log begins with entry {first_index}")
+        self.first_index = first_index
+
+
+class Diverged(Exception):
+    """A copy of a log has entries that the other log lacks, or has others in their place.
+
+    Attributes:
+        index: the first entry that does not fit.
+    """
+
+    def __init__(self, index: int, why: str) -> None:
+        super().__init__(f"entry {index} does not continue this log: {why}")
+        self.index = index
+
+
 class LogGoesOn(Exception):
     """A claim named an index below the last: its writer has not read all entries."""
 

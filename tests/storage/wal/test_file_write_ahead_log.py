@@ -22,11 +22,9 @@ from headwater_server.storage.wal.file_write_ahead_log import (
     COPIES_MAX,
     KEPT_SIZE_DEFAULT,
     FileWriteAheadLog,
-    begin_files,
-    check_files,
-    repair_files,
 )
 from headwater_server.storage.wal.interface import WalIndex, records
+from headwater_server.storage.wal.offline import begin_files, check_files, repair_files
 from headwater_server.testing.memory_files import Call, Crash, MemoryFileSystem
 
 DATABASE_ID: Final = b"database-of-test"

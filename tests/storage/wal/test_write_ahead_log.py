@@ -2,16 +2,15 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Final
 
 import pytest
 
 from headwater_protocol.errors import DamagedFile
-from headwater_server.storage.errors import DiskFull, LogFailed, LogGoesOn, NotClaimed
-from headwater_server.storage.files.file_system import FileSystem
-from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.errors import (
+    LogGoesOn,
+    NotClaimed,
+    Truncated,
+)
 from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.wal.interface import (
     LENGTH_SIZE,
@@ -23,49 +22,11 @@ from headwater_server.storage.wal.interface import (
     cut_into_bodies,
     records,
 )
-from headwater_server.testing.memory_files import MemoryFileSystem
-from headwater_server.testing.memory_write_ahead_log import MemoryLog
-
-SEGMENT_SIZE: Final = 8 * 1024
-START: Final = WalIndex(0)
-
-Opener = Callable[[], WriteAheadLog]
-
-
-def opener_of_files(disk: FileSystem, directory: str) -> Opener:
-    return lambda: FileWriteAheadLog.open(
-        disk,
-        directory,
-        database_id=b"database-of-test",
-        random=random.Random(1),
-        segment_size=SEGMENT_SIZE,
-    )
-
-
-@pytest.fixture(params=["files in memory", "real files", "memory"])
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    """Opens the same log at each call."""
-    match request.param:
-        case "files in memory":
-            return opener_of_files(MemoryFileSystem(1), "data/wal")
-        case "real files":
-            return opener_of_files(RealFileSystem(), str(tmp_path / "wal"))
-        case _:
-            log = MemoryLog(1)
-            return lambda: log.open(body_size_max=SEGMENT_SIZE // 2)
-
-
-@pytest.fixture
-def log(opener: Opener) -> Iterator[WriteAheadLog]:
-    """A log with a claim."""
-    log = opener()
-    log.claim(START)
-    yield log
-    log.close()
-
-
-def all_records(log: WriteAheadLog, after: WalIndex = START) -> list[bytes]:
-    return [record for _, record in records(log.read(after))]
+from tests.storage.wal.logs import (
+    START,
+    Opener,
+    all_records,
+)
 
 
 def test_a_new_log_is_empty_and_begins_with_entry_1(opener: Opener) -> None:
@@ -195,7 +156,7 @@ def test_trimming_keeps_newer_entries_and_reduces_the_size(log: WriteAheadLog) -
     assert 1 < log.first_index <= 101
     assert log.size < size
     assert all_records(log, WalIndex(100)) == [b"%d" % number * 50 for number in range(99, 200)]
-    with pytest.raises(DamagedFile, match="entry 1 was trimmed"):
+    with pytest.raises(Truncated, match="entry 1 was trimmed"):
         list(log.read(START))
 
 
@@ -266,54 +227,41 @@ def test_space_is_prepared_in_another_thread_during_submits(log: WriteAheadLog) 
     assert all_records(log, WalIndex(150)) == [b"%d" % number * 200 for number in range(149, 200)]
 
 
-# Faults, for the two logs that can inject them.
+# Groups in flight, and readers that wait.
 
 
-def test_after_a_failed_submit_the_log_accepts_nothing_until_it_is_reopened() -> None:
-    kept: set[int] = set()
-    for seed in range(20):
-        log = MemoryLog(seed)
-        writer = log.open(body_size_max=1000)
-        writer.claim(START)
-        writer.submit([b"sure"])
-        log.faults.fail_at = log.submits + 1
-        with pytest.raises(OSError, match="disk error"):
-            writer.submit([b"x" * 900, b"y" * 900, b"z" * 900])
-        with pytest.raises(LogFailed):
-            writer.submit([b"more"])
-        with pytest.raises(LogFailed):
-            writer.claim(log.last.index)
-        found = all_records(log.open())
-        assert found == [b"sure", b"x" * 900, b"y" * 900, b"z" * 900][: len(found)]
-        kept.add(len(found))
-    assert kept == {1, 2, 3, 4}
+def test_groups_in_flight_become_durable_in_their_order(log: WriteAheadLog) -> None:
+    sent = [log.send([b"%d" % number]) for number in range(5)]
+    assert sent == [2, 3, 4, 5, 6]
+    log.confirm(sent[-1])
+    assert log.last_index == 6
+    assert all_records(log) == [b"0", b"1", b"2", b"3", b"4"]
+    log.confirm(sent[0])
+    assert log.submit([b"5"]) == 7
 
 
-def test_a_later_claim_ends_an_earlier_one() -> None:
-    log = MemoryLog(1)
-    first, second = log.open(), log.open()
-    first.claim(START)
-    first.submit([b"a"])
-    second.claim(WalIndex(2))
-    with pytest.raises(NotClaimed):
-        first.submit([b"b"])
-    with pytest.raises(NotClaimed):
-        first.seal()
-    second.submit([b"c"])
-    assert all_records(first) == [b"a", b"c"]
+def test_a_group_in_flight_does_not_say_that_an_earlier_one_is_durable(opener: Opener) -> None:
+    log = opener()
+    if not isinstance(log, FileWriteAheadLog):
+        pytest.skip("a log in memory is durable at once")
+    log.claim(START)
+    log.send([b"a"])
+    log.confirm(log.send([b"b"]))
+    log.submit([b"c"])
+    assert [entry.durable for entry in log.read(START)] == [0, 1, 1, 3]
+    log.close()
 
 
-def test_a_full_log_in_memory_refuses_until_there_is_room() -> None:
-    log = MemoryLog(1)
-    writer = log.open()
-    writer.claim(START)
-    log.faults.capacity = log.size
-    for refused in (writer.prepare, lambda: writer.submit([b"a"])):
-        with pytest.raises(DiskFull):
-            refused()
-    assert writer.room == 0
-    log.faults.capacity = None
-    assert writer.submit([b"a"]) == 2
+def test_a_reader_waits_until_there_is_an_entry(log: WriteAheadLog) -> None:
+    assert log.wait(START, 0.0)
+    assert not log.wait(log.last_index, 0.0)
+    found: list[bool] = []
+    after = log.last_index
+    thread = threading.Thread(target=lambda: found.append(log.wait(after, 60.0)))
+    thread.start()
+    log.submit([b"a"])
+    thread.join()
+    assert found == [True]
 
 
 # Records and bodies, without a log.

@@ -23,8 +23,8 @@ from headwater_server.storage.commits.commit_records import CommitRecord
 from headwater_server.storage.errors import reason_of
 from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.files.file_system import FileSystem
-from headwater_server.storage.wal.file_write_ahead_log import check_files, read_files
 from headwater_server.storage.wal.interface import WalIndex, records
+from headwater_server.storage.wal.offline import check_files, read_files
 
 LOST_TRANSACTION: Final = bytes(16)
 """The transaction id of a commit record whose own id was lost."""

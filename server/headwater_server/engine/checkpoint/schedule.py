@@ -35,6 +35,7 @@ from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.transactions.sequencer import Sequencer
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
+from headwater_server.storage.wal.readers import LogReaders
 
 FILLS_MAX: Final = 3.0
 """Full memtables that the frozen and the active one may hold together. Above this, writers wait for
@@ -232,6 +233,7 @@ class CheckpointSchedule:
 
     Attributes:
         count: how many were finished.
+        readers: who needs entries of the log that a restart does not.
     """
 
     def __init__(
@@ -257,6 +259,7 @@ class CheckpointSchedule:
         # The base commit of the memtable that had records at the last check, and since when.
         self._filled_since: tuple[int, int] | None = None
         self.count = 0
+        self.readers = LogReaders(settings.log_kept_size_max)
 
     @property
     def running(self) -> bool:
@@ -396,4 +399,5 @@ class CheckpointSchedule:
 
     def trim(self) -> None:
         """Remove the part of the log that finished checkpoints have made redundant; blocks."""
-        self._log.trim(WalIndex(self._trim_below))
+        log = self._log
+        log.trim(self.readers.floor(WalIndex(self._trim_below), log.size))

@@ -30,8 +30,8 @@ from headwater_server.storage.files.copying import FilePart, link_or_copy, size_
 from headwater_server.storage.files.directory import DataDirectory
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.store.interface import Family, StateStore
-from headwater_server.storage.wal.file_write_ahead_log import read_files
 from headwater_server.storage.wal.interface import records
+from headwater_server.storage.wal.offline import read_files
 
 _TEMPORARY = ".tmp"
 

@@ -40,14 +40,9 @@ from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.files.directory import DataDirectory
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.store.interface import Family, StateStore
-from headwater_server.storage.wal.file_write_ahead_log import (
-    FileWriteAheadLog,
-    check_files,
-    cut_files,
-    read_files,
-    repair_files,
-)
+from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog, records
+from headwater_server.storage.wal.offline import check_files, cut_files, read_files, repair_files
 
 ROUNDS_MAX: Final = 4
 """Rounds of check and repair. Damage can hide other damage, but rarely several times."""

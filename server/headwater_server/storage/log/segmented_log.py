@@ -361,6 +361,13 @@ class SegmentedLog:
         self.segments.append(Segment(path, file, first_index, header))
         self.resume(first_index, SEGMENT_HEADER_SIZE)
 
+    def begin_segment(self, attachment: bytes) -> None:
+        """Begin the next segment, durably, although the last one is not full.
+
+        Everything in the last one is durable, and a spare is prepared.
+        """
+        self._open_next(self.next_index, attachment, b"")
+
     # Cutting and removing.
 
     def keep_copy(self, segment: Segment, start: int, end: int) -> str:

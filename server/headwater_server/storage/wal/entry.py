@@ -16,9 +16,19 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Final
 
-from headwater_server.storage.log.log_segment import ENTRY_HEADER_SIZE, LENGTH_CRC, PADDING
+from headwater_protocol.errors import DamagedFile
+from headwater_server.storage.errors import Diverged
+from headwater_server.storage.log.log_segment import (
+    ENTRY_HEADER_SIZE,
+    LENGTH_CRC,
+    PADDING,
+    entry_index,
+    entry_size,
+    unpack_entry,
+)
 from headwater_server.storage.wal.interface import (
     ENTRY_FIELDS_SIZE,
+    ENTRY_SIZE_MAX,
     FIRST_HASH,
     Body,
     Epoch,
@@ -83,6 +93,21 @@ def unpack(entry: bytes) -> WalEntry | None:
     )
 
 
+def checked(packed: bytes) -> WalEntry:
+    """Check and unpack an entry that came from another log.
+
+    Raises:
+        DamagedFile: it is not what was written.
+    """
+    index = entry_index(packed) if len(packed) >= ENTRY_HEADER_SIZE else 0
+    if len(packed) > ENTRY_SIZE_MAX or unpack_entry(packed, 0, index) is None:
+        raise DamagedFile(f"entry {index} of another log fails its checksum")
+    entry = unpack(packed)
+    if entry is None or len(packed) != entry_size(ENTRY_FIELDS_SIZE + len(entry.body)):
+        raise DamagedFile(f"entry {index} of another log is not an entry of a write-ahead log")
+    return entry
+
+
 @dataclass(slots=True)
 class ChainEnd:
     """What the next entry must fit: the fields of the last accepted entry. Never changed.
@@ -119,6 +144,22 @@ class ChainEnd:
                 f"after one that says {self.durable}"
             )
         return None
+
+    def check_continued(self, entry: WalEntry) -> None:
+        """Check that *entry*, which comes from another log, continues this one.
+
+        Raises:
+            Diverged: it is the next one, and its writer did not know this log's last entry.
+            DamagedFile: entries before it are missing, or it does not fit.
+        """
+        chain_error = self.error_of(entry)
+        if chain_error is None:
+            return
+        if entry.index == self.index + 1 and (
+            entry.previous_hash != self.hash or entry.epoch < self.epoch
+        ):
+            raise Diverged(entry.index, chain_error)
+        raise DamagedFile(f"an entry of another log: {chain_error}")
 
     def then(self, entry: WalEntry, packed: bytes) -> "ChainEnd":
         """The end of the chain after one more entry, which fits."""

@@ -20,14 +20,22 @@ A submit is one write and one fdatasync; if it crosses into the next segment, on
 import random as random_module
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import replace
+from typing import Final, NoReturn
 
 from headwater_protocol.limits import MIB
-from headwater_server.storage.errors import DiskFull, LogFailed, LogGoesOn, NotClaimed
+from headwater_server.storage.errors import (
+    DiskFull,
+    Diverged,
+    LogFailed,
+    LogGoesOn,
+    NotClaimed,
+    Truncated,
+)
 from headwater_server.storage.files.file_system import FileSystem, make_durable_directory
-from headwater_server.storage.log.log_segment import SEGMENT_HEADER_SIZE, damaged, end_of_data
+from headwater_server.storage.log.log_segment import SEGMENT_HEADER_SIZE, damaged
 from headwater_server.storage.log.segmented_log import LogLayout, Place, SegmentedLog
+from headwater_server.storage.wal.arrivals import Arrivals
 from headwater_server.storage.wal.check import (
     Damage,
     KeptEntries,
@@ -35,20 +43,25 @@ from headwater_server.storage.wal.check import (
     as_error,
     check_log,
 )
+from headwater_server.storage.wal.cursor import FileCursor
 from headwater_server.storage.wal.entry import (
     ChainEnd,
     attachment,
     attachment_of,
     chain_before,
+    checked,
+    hash_of,
     pack,
     unpack,
 )
 from headwater_server.storage.wal.interface import (
     BODY_SIZE_MAX,
     ENTRY_SIZE_MAX,
+    ENTRY_WRITTEN_SIZE_MAX,
     FIRST_HASH,
     Body,
     Epoch,
+    LogEnd,
     WalEntry,
     WalIndex,
     cut_into_bodies,
@@ -69,10 +82,7 @@ memtables of small commits. Each is freed when the replay reads it."""
 SEGMENT_SIZE_MIN: Final = SEGMENT_HEADER_SIZE + 512
 """Bytes of the smallest allowed segment, for tests that cross segments often."""
 
-_BEGUN_SIZE: Final = SEGMENT_HEADER_SIZE + ENTRY_SIZE_MAX
-"""Bytes of the first segment of a log for a copy: the largest entry fits."""
-
-_OVERHEAD: Final = ENTRY_SIZE_MAX - BODY_SIZE_MAX + 7
+_OVERHEAD: Final = ENTRY_WRITTEN_SIZE_MAX - BODY_SIZE_MAX + 7
 """Bytes of an entry besides its body: its header, its fields, and zeros up to a multiple of 8."""
 
 
@@ -85,7 +95,8 @@ def untimed(call: Callable[[], None]) -> None:
     call()
 
 
-def _layout(database_id: bytes, segment_size: int) -> LogLayout:
+def wal_layout(database_id: bytes, segment_size: int) -> LogLayout:
+    """How the segments of a write-ahead log lie in files."""
     assert segment_size >= SEGMENT_SIZE_MIN
     return LogLayout(
         kind=b"wal",
@@ -116,13 +127,16 @@ class FileWriteAheadLog:
         self._kept = kept.entries
         self._log = log
         self._random = random
+        # The chain's end on the disk, and that of all groups sent, which is ahead of it.
         self._last: ChainEnd = report.last
+        self._end: ChainEnd = report.last
         self._epoch: Epoch | None = None
         self._failure: BaseException | None = None
         self._timed: Timed = untimed
+        self._arrivals = Arrivals()
         # An entry must fit into a new segment and into the one that is still open.
         smallest = min(log.layout.segment_size, log.limit) - SEGMENT_HEADER_SIZE
-        self._entry_size_max = min(ENTRY_SIZE_MAX, smallest & ~7)
+        self._entry_size_max = min(ENTRY_WRITTEN_SIZE_MAX, smallest & ~7)
         self._body_size_max = self._entry_size_max - _OVERHEAD
 
     @classmethod
@@ -154,7 +168,7 @@ class FileWriteAheadLog:
         """
         make_durable_directory(file_system, directory)
         log = SegmentedLog.open(
-            file_system, directory, _layout(database_id, segment_size), lock=lock
+            file_system, directory, wal_layout(database_id, segment_size), lock=lock
         )
         try:
             if not log.segments:
@@ -184,7 +198,7 @@ class FileWriteAheadLog:
         opened._timed = timed
         opened.torn = damage
         # All entries are durable now, even those that were not before.
-        opened._last = report.last.all_durable()
+        opened._last = opened._end = report.last.all_durable()
         return opened
 
     @staticmethod
@@ -222,11 +236,7 @@ class FileWriteAheadLog:
         if after >= last:
             return
         if after + 1 < self.first_index:
-            raise damaged(
-                self._log.directory,
-                0,
-                f"entry {after + 1} was trimmed; the log begins with entry {self.first_index}",
-            )
+            raise Truncated(after + 1, self.first_index)
         kept = self._kept
         # One reader gets each kept entry; later readers read the file.
         while kept and kept[0].index <= after + 1:
@@ -262,9 +272,27 @@ class FileWriteAheadLog:
                 )
         raise damaged(self._log.directory, 0, f"entry {last} is gone since open")
 
+    def wait(self, after: WalIndex, seconds: float) -> bool:
+        return self._arrivals.wait(lambda: self._last.index > after, seconds)
+
+    def cursor(self, after: WalIndex) -> FileCursor:
+        return FileCursor(self._log, after, lambda: self._last.index)
+
+    def end_at(self, index: WalIndex) -> LogEnd:
+        last = self._last
+        if index == last.index:
+            return LogEnd(index, last.epoch, last.hash)
+        if index > last.index:
+            raise damaged(
+                self._log.directory, 0, f"entry {index} is asked for; the last is {last.index}"
+            )
+        (packed,) = self.cursor(index).take(1)
+        following = unpack(packed)
+        assert following is not None, "the cursor checks entries"
+        return LogEnd(index, following.epoch, following.previous_hash)
+
     def claim(self, after: WalIndex) -> Epoch:
-        if self._failure is not None:
-            raise LogFailed("the log failed before") from self._failure
+        self._check_failure()
         if after < self._last.index:
             raise LogGoesOn(f"claim after entry {after}; the log ends with {self._last.index}")
         if after > self._last.index:
@@ -286,10 +314,23 @@ class FileWriteAheadLog:
         self._append(cut_into_bodies(list(records), self._body_size_max), self._epoch)
         return self._last.index
 
+    def send(self, records: Sequence[bytes]) -> WalIndex:
+        assert records
+        if self._epoch is None:
+            raise NotClaimed("send without a claim")
+        self._write(cut_into_bodies(list(records), self._body_size_max), self._epoch)
+        return self._end.index
+
+    def confirm(self, index: WalIndex) -> None:
+        assert index <= self._end.index, "it was sent"
+        if index > self._last.index:
+            self._check_failure()
+            self._sync()
+
     def seal(self) -> None:
         if self._epoch is None:
             raise NotClaimed("seal without a claim")
-        if not self._last.is_empty:
+        if not self._end.is_empty:
             self._append([Body([])], self._epoch)
 
     def roll(self) -> None:
@@ -299,33 +340,95 @@ class FileWriteAheadLog:
         self._log.limit = self._log.end
         self._append([Body([])], self._epoch)
 
+    def begin_segment(self) -> None:
+        self._check_failure()
+        last = self._last
+        assert last is self._end, "everything is durable"
+        if self._log.segments[-1].first_index > last.index:
+            return
+        self._log.prepare()
+        try:
+            self._log.begin_segment(attachment(last.epoch, last.hash))
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    def ingest(self, entries: Sequence[bytes]) -> WalIndex:
+        self._check_failure()
+        assert self._epoch is None, "a copy has no writer of its own"
+        chain = replace(self._end, durable=WalIndex(0))
+        run: list[bytes] = []
+        for packed in entries:
+            entry = checked(packed)
+            if entry.index <= chain.index:
+                if entry.index == chain.index and hash_of(packed) != chain.hash:
+                    raise Diverged(entry.index, "it has another hash")
+                continue
+            chain.check_continued(entry)
+            if run and entry.durable > self._last.index:
+                # The entry says that the run is durable, so a torn write must not part them.
+                self._append_packed(run, chain)
+                run = []
+            run.append(packed)
+            chain = chain.then(entry, packed)
+        if run:
+            self._append_packed(run, chain)
+        return self._last.index
+
     def _append(self, bodies: Sequence[Body], epoch: Epoch) -> None:
         """Write one group and sync it."""
-        if self._failure is not None:
-            raise LogFailed("the log failed before") from self._failure
+        self._write(bodies, epoch)
+        self._sync()
+
+    def _append_packed(self, entries: list[bytes], end: ChainEnd) -> None:
+        self._write_packed(entries)
+        self._end = end
+        self._sync()
+
+    def _write(self, bodies: Sequence[Body], epoch: Epoch) -> None:
+        self._check_failure()
         # Each entry says what was durable before this group: a group cannot confirm itself.
         durable = self._last.index
-        last = self._last
+        end = self._end
         entries: list[bytes] = []
         for body in bodies:
-            packed, last = pack(body, last, epoch, self._random.randbytes(16), durable)
+            packed, end = pack(body, end, epoch, self._random.randbytes(16), durable)
             entries.append(packed)
+        self._write_packed(entries)
+        self._end = end
+
+    def _write_packed(self, entries: list[bytes]) -> None:
         log = self._log
         if len(entries) > 1 or log.end + len(entries[0]) > log.limit:
             log.reserve(entries)
         try:
             log.append(entries)
-            if self._timed is untimed:
-                log.sync()
-            else:
-                self._timed(log.sync)
         except BaseException as error:
-            # Do not use this log again: a second sync could report success for lost pages.
-            self._failure = error
-            if isinstance(error, DiskFull):
-                raise LogFailed("a write into preallocated space found the disk full") from error
-            raise
-        self._last = last
+            self._fail(error)
+
+    def _sync(self) -> None:
+        """Make everything durable that was written."""
+        end = self._end
+        try:
+            if self._timed is untimed:
+                self._log.sync()
+            else:
+                self._timed(self._log.sync)
+        except BaseException as error:
+            self._fail(error)
+        self._last = end
+        self._arrivals.announce()
+
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise LogFailed("the log failed before") from self._failure
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        # Do not use this log again: a second sync could report success for lost pages.
+        self._failure = error
+        if isinstance(error, DiskFull):
+            raise LogFailed("a write into preallocated space found the disk full") from error
+        raise error
 
     def prepare(self) -> None:
         self._log.prepare()
@@ -343,150 +446,3 @@ def _write_again(log: SegmentedLog, report: LogReport) -> None:
     for at in range(report.unconfirmed, report.end, MIB):
         file.write_at(at, file.read_at(at, min(MIB, report.end - at)))
     file.sync()
-
-
-# For `headwater check` and `headwater repair`.
-
-
-def check_files(
-    file_system: FileSystem,
-    directory: str,
-    *,
-    database_id: bytes,
-    known_durable: WalIndex = WalIndex(0),  # noqa: B008
-) -> LogReport | None:
-    """Read every byte of the log and change nothing; None if there is no log.
-
-    `damage.describe()` of the report says what is wrong, and what a repair would discard.
-    """
-    if not file_system.exists(directory):
-        return None
-    layout = _layout(database_id, SEGMENT_SIZE_DEFAULT)
-    log = SegmentedLog.open(file_system, directory, layout, writable=False)
-    try:
-        return check_log(log, known_durable=known_durable) if log.segments else None
-    finally:
-        log.close()
-
-
-def read_files(
-    file_system: FileSystem, directory: str, *, database_id: bytes
-) -> Iterator[WalEntry]:
-    """The entries of a log up to its first damage. Changes nothing."""
-    layout = _layout(database_id, SEGMENT_SIZE_DEFAULT)
-    log = SegmentedLog.open(file_system, directory, layout, writable=False)
-    try:
-        if not log.segments:
-            return
-        last = check_log(log, known_durable=WalIndex(0)).last.index
-        for segment in log.segments:
-            for packed in log.scan(segment):
-                entry = unpack(packed)
-                if entry is None or entry.index > last:
-                    return
-                yield entry
-    finally:
-        log.close()
-
-
-def begin_files(
-    file_system: FileSystem, directory: str, *, database_id: bytes, after: WalIndex
-) -> None:
-    """Make an empty log, durably, whose first entry will be the one after *after*.
-
-    It belongs to a copy of the other files, which hold all data of the entries up to *after*.
-
-    Raises:
-        DiskFull: there is no room.
-    """
-    # Small: most copies are never written to. Later segments have the usual size.
-    log = SegmentedLog(file_system, directory, _layout(database_id, _BEGUN_SIZE))
-    try:
-        log.start(after + 1, attachment(Epoch(0), FIRST_HASH))
-    finally:
-        log.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Repair:
-    """The result of a repair.
-
-    Attributes:
-        last_index: the last entry of the log now.
-        copies: files with the discarded bytes.
-    """
-
-    last_index: WalIndex
-    copies: tuple[str, ...]
-
-
-def repair_files(
-    file_system: FileSystem,
-    directory: str,
-    *,
-    database_id: bytes,
-    segment_size: int = SEGMENT_SIZE_DEFAULT,
-) -> Repair | None:
-    """Cut the log before its first damage, and keep the discarded bytes in files beside it.
-
-    Returns None if the log is sound and was not changed. Entries before the damage stay. All later
-    ones are discarded, even sound ones, because a log must not have gaps.
-    """
-    layout = _layout(database_id, segment_size)
-    log = SegmentedLog.open(file_system, directory, layout)
-    try:
-        report = check_log(log, known_durable=WalIndex(0)) if log.segments else None
-        if report is None or report.damage is None:
-            return None
-        copies: list[str] = []
-        last = report.last
-        if log.segments[0].problem is not None:
-            while log.segments:
-                copies.append(log.set_last_aside())
-            log.start(last.index + 1, attachment(last.epoch, last.hash))
-        else:
-            segment = log.segment_of(report.segment)
-            assert segment is not None
-            end = max(report.end, report.damage.end)
-            if report.damage.path == segment.path and end > report.end:
-                copies.append(log.keep_copy(segment, report.end, end))
-            place = Place(report.segment, report.end)
-            copies += log.cut(place, last.index + 1)
-        return Repair(last.index, tuple(copies))
-    finally:
-        log.close()
-
-
-def cut_files(
-    file_system: FileSystem,
-    directory: str,
-    *,
-    database_id: bytes,
-    before: WalIndex,
-    segment_size: int = SEGMENT_SIZE_DEFAULT,
-) -> Repair:
-    """Cut a sound log before one of its entries, as `repair_files` does at damage."""
-    layout = _layout(database_id, segment_size)
-    log = SegmentedLog.open(file_system, directory, layout)
-    try:
-        copies: list[str] = []
-        last = check_log(log, known_durable=WalIndex(0)).last
-        while log.segments and log.segments[-1].first_index >= before:
-            copies.append(log.set_last_aside())
-        if not log.segments:
-            log.start(last.index + 1, attachment(last.epoch, last.hash))
-            return Repair(last.index, tuple(copies))
-        segment = log.segments[-1]
-        scanner = log.scan(segment)
-        for _ in scanner:
-            if scanner.index == before:
-                break
-        # `scanner.offset` is that of the entry that it yielded last.
-        place = Place(segment.first_index, scanner.offset)
-        behind = end_of_data(segment.file, place.offset)
-        if behind > place.offset:
-            copies.append(log.keep_copy(segment, place.offset, behind))
-        log.cut(place, before)
-        return Repair(WalIndex(before - 1), tuple(copies))
-    finally:
-        log.close()

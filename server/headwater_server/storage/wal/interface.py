@@ -18,6 +18,17 @@ engine does not know where the log is stored: in files, or in memory in tests.
 
 A group is durable as a whole when `submit` returns. After a power loss during `submit`, the log may
 hold any prefix of its entries. A record counts only if its last part is there.
+
+A log may lie elsewhere than in files, and other nodes may read and copy it:
+
+    writer     claim, then send … send, confirm … confirm        several groups may be in flight
+    reader     read, wait, read, wait …; or a cursor, for the packed bytes
+    copy       ingest: the entries of another log, byte for byte, with its epochs and hashes
+
+How these end is part of the interface: `Fenced` (a later claim: nothing of the group is in the log,
+or ever will be), `Unavailable` (the outcome is unknown until `confirm` is called again),
+`Truncated` (the entries were trimmed), `Diverged` (the copy has entries that the other log lacks)
+and DamagedFile.
 """
 
 import struct
@@ -27,7 +38,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, NewType, Protocol
 
-from headwater_protocol.limits import MIB
+from headwater_protocol.limits import KIB, MIB
 from headwater_server.storage.log.log_segment import ENTRY_HEADER_SIZE
 
 WalIndex = NewType("WalIndex", int)
@@ -37,13 +48,17 @@ Epoch = NewType("Epoch", int)
 """1, 2, 3 …, one more at each claim. 0 means before the first."""
 
 ENTRY_SIZE_MAX: Final = 1 * MIB
-"""Bytes of an entry. It bounds the memory of whoever reads the log entry by entry."""
+"""Bytes of an entry that is read. It bounds the memory of whoever reads the log entry by entry."""
+
+ENTRY_WRITTEN_SIZE_MAX: Final = 900 * KIB
+"""Bytes of an entry that is written. Message systems allow 1 MB for a message with its headers, so
+an entry fits into one message. Earlier versions wrote up to ENTRY_SIZE_MAX."""
 
 ENTRY_FIELDS_SIZE: Final = 56
 """Bytes of the fields before the body: epoch, id, previous hash, durable index, flags."""
 
-BODY_SIZE_MAX: Final = ENTRY_SIZE_MAX - ENTRY_HEADER_SIZE - ENTRY_FIELDS_SIZE
-"""Bytes of an entry's body, so that the whole entry stays within ENTRY_SIZE_MAX."""
+BODY_SIZE_MAX: Final = ENTRY_WRITTEN_SIZE_MAX - ENTRY_HEADER_SIZE - ENTRY_FIELDS_SIZE
+"""Bytes of an entry's body, so that the whole entry stays within ENTRY_WRITTEN_SIZE_MAX."""
 
 LENGTH_SIZE: Final = 4
 """Bytes of the length before each record, or part of one, in a body: u32, big-endian."""
@@ -79,8 +94,30 @@ class WalEntry:
     body: bytes
 
 
-class WriteAheadLog(Protocol):
-    """An append-only log with one writer at a time. The module's docstring has the rules."""
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """What the entry after an index must fit: that index, its epoch, and the hash of its entry."""
+
+    index: WalIndex
+    epoch: Epoch
+    hash: bytes
+
+
+class LogCursor(Protocol):
+    """Reads a log onwards, entry by entry as packed bytes. It remembers its place."""
+
+    def take(self, size_max: int) -> list[bytes]:
+        """The next durable entries: at least one if there is any, and about *size_max* bytes.
+
+        Raises:
+            Truncated: they were trimmed.
+            DamagedFile: an entry fails its checks.
+        """
+        ...
+
+
+class LogReader(Protocol):
+    """Reads a log that may have its writer elsewhere."""
 
     @property
     def first_index(self) -> WalIndex:
@@ -97,20 +134,40 @@ class WriteAheadLog(Protocol):
         """Bytes of the entries from first_index to last_index, which a restart has to read."""
         ...
 
-    @property
-    def room(self) -> int:
-        """Bytes of records, plus LENGTH_SIZE for each, for which `submit` has space reserved."""
-        ...
-
     def read(self, after: WalIndex) -> Iterator[WalEntry]:
         """The entries after an index, up to the last one at this moment.
 
-        To follow the log, read again.
+        To follow the log, wait and read again.
 
         Raises:
-            DamagedFile: an entry fails its checks, or was trimmed.
+            Truncated: the entry after *after* was trimmed.
+            DamagedFile: an entry fails its checks, or is missing.
         """
         ...
+
+    def wait(self, after: WalIndex, seconds: float) -> bool:
+        """Block until there are entries after an index; False if none came within that time.
+
+        For a thread of its own: the log may be elsewhere.
+        """
+        ...
+
+    def cursor(self, after: WalIndex) -> LogCursor:
+        """Begin to read packed entries after an index."""
+        ...
+
+    def end_at(self, index: WalIndex) -> LogEnd:
+        """What the entry after *index* must fit.
+
+        Raises:
+            Truncated: that can be told neither from entry *index* nor from the next one.
+            DamagedFile: the log has not got so far, or an entry fails its checks.
+        """
+        ...
+
+
+class LogWriter(Protocol):
+    """Appends groups of records. A writer needs a claim, and loses it to a later one."""
 
     def claim(self, after: WalIndex) -> Epoch:
         """Take the right to write, after reading everything up to *after*.
@@ -125,18 +182,34 @@ class WriteAheadLog(Protocol):
         ...
 
     def submit(self, records: Sequence[bytes]) -> WalIndex:
-        """Append a group of records and wait until it is durable.
+        """Append a group of records and wait until it is durable: `send`, then `confirm`.
 
         Returns:
             the index of the group's last entry.
 
         Raises:
-            NotClaimed: there is no claim, or a later one replaced it.
+            NotClaimed: there is no claim; Fenced: a later one replaced it.
             DiskFull: no space could be reserved before the write. Nothing was written, and the log
                 is unchanged. This does not happen to groups within `room`.
             LogFailed: the log failed earlier; this group was not written.
             Exception: the write or sync failed. Whether the group is durable is unknown until the
                 next start, and the log accepts no more groups.
+        """
+        ...
+
+    def send(self, records: Sequence[bytes]) -> WalIndex:
+        """Append a group and do not wait; return the index of its last entry.
+
+        Groups that are sent become durable in their order. Raises as `submit`.
+        """
+        ...
+
+    def confirm(self, index: WalIndex) -> None:
+        """Wait until everything up to a sent index is durable.
+
+        Raises:
+            Unavailable: the outcome is unknown; call it again.
+            Otherwise as `submit`.
         """
         ...
 
@@ -149,10 +222,44 @@ class WriteAheadLog(Protocol):
         """
         ...
 
+
+class WriteAheadLog(LogReader, LogWriter, Protocol):
+    """An append-only log with one writer at a time. The module's docstring has the rules."""
+
+    def ingest(self, entries: Sequence[bytes]) -> WalIndex:
+        """Append entries of another log, byte for byte, and wait until they are durable.
+
+        Entries that this log has are skipped. What an entry says was durable is durable here
+        before that entry is written, so this log tells a torn tail from corruption as the other.
+
+        Returns:
+            the newest index.
+
+        Raises:
+            Diverged: an entry does not continue this log: its writers went different ways.
+            DamagedFile: an entry fails its checks, or entries before it are missing.
+            DiskFull: there is no room; a prefix may have been written. Try again later.
+            LogFailed, Exception: as `submit`.
+        """
+        ...
+
+    @property
+    def room(self) -> int:
+        """Bytes of records, plus LENGTH_SIZE for each, for which `submit` has space reserved."""
+        ...
+
     def roll(self) -> None:
         """Append an empty entry, so that everything before it can be trimmed.
 
         Raises as `submit` does.
+        """
+        ...
+
+    def begin_segment(self) -> None:
+        """Make everything before the next entry trimmable, without an entry: for a copy.
+
+        Raises:
+            DiskFull: there is no room; try again later.
         """
         ...
 
