@@ -84,6 +84,24 @@ async def test_a_delivery_is_given_back_once() -> None:
         assert (await client.ask("group_info", "g"))["parked"] == 1
 
 
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_request_with_the_id_of_another_commit_is_refused(name: str) -> None:
+    async with serving() as server:
+        client = await server.connect()
+        claim = await delivered(await server.connect(), server)
+        await client.ask("nack", "g", [claim], None, "broken", True)
+        await client.ask("role_set", "old", [])
+        put, other = server.new_id(), server.new_id()
+        await client.ask("execute", put, [], [], [["put", b"\x02a\x00", b""]])
+        await client.ask("role_set", "other", [], other)
+        before = await client.ask("group_info", "g"), await client.ask("role_list")
+        # Else it would be told that it was done.
+        for identity in (put, other):
+            with pytest.raises(InvalidArgument, match="was another one, commit"):
+                await client.ask(name, *REQUESTS[name], identity)
+        assert (await client.ask("group_info", "g"), await client.ask("role_list")) == before
+
+
 async def test_a_request_whose_id_was_fenced_is_not_done() -> None:
     async with serving() as server:
         client = await server.connect()

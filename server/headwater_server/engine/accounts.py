@@ -93,6 +93,16 @@ class Account:
         )
 
 
+def account_key(name: str) -> bytes:
+    """The key of a user."""
+    return _BY_NAME + name.encode()
+
+
+def role_key(name: str) -> bytes:
+    """The key of a role."""
+    return _ROLES + name.encode()
+
+
 def _pack(value: Any) -> bytes:
     packed: bytes = msgpack.packb(value)
     return packed
@@ -100,7 +110,7 @@ def _pack(value: Any) -> bytes:
 
 def find_account(state: State, view: int, name: str) -> Account | None:
     """The account of a user at a commit, or None."""
-    stored = state.get(_BY_NAME + name.encode(), view)
+    stored = state.get(account_key(name), view)
     if stored is None:
         return None
     members = msgpack.unpackb(stored)
@@ -166,7 +176,7 @@ def write_account(
     if known is None:
         raise no_such_user(name)
     buffer = WriteBuffer()
-    buffer.put(_BY_NAME + name.encode(), replace(known, verifier=verifier).packed())
+    buffer.put(account_key(name), replace(known, verifier=verifier).packed())
     buffer.put(_BY_NUMBER + known.number.to_bytes(8, "big"), name.encode())
     if state.get(_SECRET, newest) is None:
         buffer.put(_SECRET, secret())
@@ -183,7 +193,7 @@ def remove_account(state: State, name: str) -> WriteBuffer:
         raise no_such_user(name)
     others = [each for each in list_accounts(state, state.last_commit) if each != name]
     buffer = WriteBuffer()
-    buffer.put(_BY_NAME + name.encode(), None)
+    buffer.put(account_key(name), None)
     if others:
         _check_administered(state, {name: None}, f"the user {name!r} cannot be removed")
     return buffer
@@ -227,7 +237,7 @@ def write_rights(
     changed = replace(known, restricted=True, roles=tuple(sorted(plays)), grants=tuple(sorted(has)))
     _check_administered(state, {name: changed}, f"the rights of {name!r} cannot be changed so")
     buffer = WriteBuffer()
-    buffer.put(_BY_NAME + name.encode(), changed.packed())
+    buffer.put(account_key(name), changed.packed())
     return buffer
 
 
@@ -254,14 +264,14 @@ def write_role(state: State, name: str, grants: Iterable[Grant] | None) -> Write
             raise InvalidArgument(f"there is no role {name!r}")
         if users:
             raise InvalidArgument(f"the user {users[0].name!r} has the role {name!r}")
-        buffer.put(_ROLES + name.encode(), None)
+        buffer.put(role_key(name), None)
         return buffer
     if name not in roles and len(roles) >= ROLES_MAX:
         raise TooMany(f"{len(roles)} roles; a database may have {ROLES_MAX}")
     chosen = tuple(sorted(frozenset(grants)))
     changed = {**roles, name: chosen}
     _check_administered(state, {}, f"the role {name!r} cannot be changed so", changed)
-    buffer.put(_ROLES + name.encode(), _pack([grant.as_wire() for grant in chosen]))
+    buffer.put(role_key(name), _pack([grant.as_wire() for grant in chosen]))
     return buffer
 
 

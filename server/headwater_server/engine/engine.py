@@ -281,6 +281,10 @@ class Engine:
         if found is not None and found.owner is owner:
             self._open.remove(found)
 
+    def wrote_key(self, commit: int, prefix: bytes) -> bool:
+        """Whether an administrative write that wrote such a key can be this commit."""
+        return self._state.wrote_key(commit, prefix)
+
     def check_not_open(self, transaction: bytes) -> None:
         """Refuse the id of an open transaction for another one: both could commit."""
         if transaction in self._open.by_id:

@@ -23,8 +23,9 @@ from headwater_protocol.errors import (
 )
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EventFilter
-from headwater_server.engine.rights import Rights
+from headwater_server.engine.rights import Rights, denied
 from headwater_server.engine.transactions.searching_ahead import SearchesAhead
+from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.authorization import (
     RULES,
     SENT_AGAIN,
@@ -297,7 +298,7 @@ class Service:
             return
         if account.rights is not None:
             try:
-                self._check_rights(operation, account.rights, arguments)
+                self._check_rights(operation, session, account.rights, arguments)
             except PermissionDenied as error:
                 self._note_denial(operation, session, error)
                 raise PermissionDenied(
@@ -307,11 +308,13 @@ class Service:
         if operation in WRITING:
             self.audit.record_writes(session, arguments[0], arguments[WRITING[operation]])
 
-    def _check_rights(self, operation: str, rights: Rights, arguments: list[Any]) -> None:
+    def _check_rights(
+        self, operation: str, session: Peer, rights: Rights, arguments: list[Any]
+    ) -> None:
         try:
             RULES[operation](rights, self.engine, arguments)
         except PermissionDenied:
-            if operation not in SENT_AGAIN or not self._has_committed(arguments[0]):
+            if operation not in SENT_AGAIN or not self._has_committed(session, arguments[0]):
                 raise
             # It is sent again, and the first attempt was allowed: tell that it committed.
             need_only_outcome(operation, rights, self.engine, arguments)
@@ -334,8 +337,36 @@ class Service:
                 left_out=left_out,
             )
 
-    def _has_committed(self, transaction: bytes) -> bool:
-        return self.engine.status(transaction, resolve=False).state == "committed"
+    def _has_committed(self, session: Peer, transaction: bytes) -> bool:
+        return self.engine.status(transaction, resolve=False).ticket.committed_by == (
+            session.user_number
+        )
+
+    def check_answer(self, session: Peer, ticket: Ticket) -> None:
+        """Check that the session's user may have the answer to a commit of before.
+
+        Raises:
+            PermissionDenied: somebody else committed it.
+        """
+        account = session.account
+        if account is None or account.rights is None or account.rights.is_admin:
+            return
+        if ticket.committed_by not in (None, session.user_number):
+            raise denied("admin", f"the answer to transaction {ticket.transaction.hex()} of others")
+
+    def check_status(self, session: Peer, ticket: Ticket) -> None:
+        """Check that the session's user may see the status of a transaction.
+
+        Raises:
+            PermissionDenied: somebody else appended to streams that the user may not read. The
+                status has their names.
+        """
+        account = session.account
+        if account is None or account.rights is None:
+            return
+        if ticket.committed_by not in (None, session.user_number):
+            for stream in ticket.payload[4]:
+                account.rights.need_stream("read", stream)
 
     def check_running(self) -> None:
         """Raise ShuttingDown if the server is shutting down."""

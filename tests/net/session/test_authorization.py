@@ -598,6 +598,47 @@ async def test_the_id_of_a_commit_does_not_tell_which_events_are_stored(operatio
         assert "b-1" not in versions
 
 
+@pytest.mark.parametrize(
+    "again",
+    [
+        ["execute", TX, [], [], [["put", A, b""]]],
+        ["execute", TX, [], [], [["put", encode_key(("b",)), b""]]],
+        ["execute", TX, [], []],
+        ["commit", TX],
+        ["commit", TX, [["put", A, b""]]],
+        ["group_update", "g", None, None, {}, TX],
+        ["status", TX],
+        ["status", TX, True],
+    ],
+)
+async def test_a_commit_of_somebody_else_is_not_answered_again(again: list[Any]) -> None:
+    async with users() as known:
+        append = ["append", "secret-1", -1, [EVENT]]
+        first = await known.admin.ask("execute", TX, [], [], [append])
+        bob = await known.bob("write:keys:a", "read:streams", "group:g")
+        if again[0] == "status":
+            assert (await bob.ask(*again))[0] == "committed"
+            await known.revoke("read:streams")
+        # Neither the streams of the commit are told, nor that there is one.
+        with pytest.raises(PermissionDenied) as refused:
+            await bob.ask(*again)
+        assert "commit" not in refused.value.details
+        assert await known.admin.ask("execute", TX, [], [], [append]) == first
+
+
+async def test_a_delivery_that_is_given_back_again_is_answered_to_who_did_it() -> None:
+    async with users() as known:
+        bob = await known.bob("group:g", "read:category:a")
+        await bob.result(await bob.send("group_join", "g", 1))
+        await known.server.append(known.admin, "a-2", b"")
+        [_, [[token, _, [position, *_]]]] = await bob.pushed()
+        request: list[Any] = ["g", [[position, token]], None, "broken", True, TX]
+        assert await bob.ask("nack", *request) is None
+        assert await bob.ask("nack", *request) is None
+        [*_, [_, identity, _, name, *_]] = await known.admin.ask("read_commits")
+        assert (identity, name) == (TX, "bob")
+
+
 async def test_a_role_changes_for_all_who_have_it() -> None:
     async with users() as known:
         await known.admin.ask("role_set", "auditor", [["streams", "read", {"category": "a"}]])

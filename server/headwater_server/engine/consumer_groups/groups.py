@@ -411,6 +411,7 @@ class Groups:
         delay_ms: int | None,
         reason: str,
         park: bool,
+        user: int = 0,
         transaction: bytes | None = None,
     ) -> Ticket:
         """Return events, to be retried after a pause or parked.
@@ -429,7 +430,7 @@ class Groups:
             delay_us=delay_us,
             reason=reason,
             park=park,
-            write=lambda writes: self._commit(writes, transaction=transaction).sequence,
+            write=lambda writes: self._commit(writes, user=user, transaction=transaction).sequence,
         )
         return Ticket(sequence, new_transaction_id(self.wall_clock(), self._source), [])
 

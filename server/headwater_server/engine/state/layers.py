@@ -13,6 +13,7 @@ matter in which of the two a reader finds them.
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 from headwater_protocol import limits
@@ -28,6 +29,10 @@ from headwater_server.storage.commits.commit_records import CommitRecord
 
 _EVENTS_AT_ONCE: Final = 512
 """Events that are read at a time, within a bound of bytes."""
+
+
+_FIRST_KEYS: Final = 4
+"""Keys of a commit by which an administrative write is recognized. It writes a few of its kind."""
 
 
 class Head(NamedTuple):
@@ -372,6 +377,22 @@ class State:
             return False
         change = next(self.files.changes_after(commit - 1), None)
         return change is None or change[0] != commit
+
+    def wrote_key(self, commit: int, prefix: bytes) -> bool:
+        """Whether one of the first keys that a commit wrote begins so.
+
+        True also if that is not known any more.
+        """
+        for table in self.memtables():
+            if commit > table.base_commit:
+                writes = table.writes_of(commit)[: 2 * _FIRST_KEYS : 2]
+                return any(key is not None and key.startswith(prefix) for key in writes)
+        if commit < self.files.horizon:
+            return True
+        for number, key in islice(self.files.changes_after(commit - 1), _FIRST_KEYS):
+            if number == commit and key.startswith(prefix):
+                return True
+        return False
 
     def position_at(self, commit: int) -> int:
         """The position of the newest event at a commit."""

@@ -51,10 +51,12 @@ class Ticket:
 
     Attributes:
         commit, time: the whole answer to a commit without events; else 0.
+        committed_by: the number of the user whose commit is answered again; None: this is the first
+            answer, or it was no commit.
         error: why the transaction was refused, or None.
     """
 
-    __slots__ = ("_payload", "commit", "error", "sequence", "time", "transaction")
+    __slots__ = ("_payload", "commit", "committed_by", "error", "sequence", "time", "transaction")
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class Ticket:
         self.error = error
         self.commit = commit
         self.time = time
+        self.committed_by: int | None = None
 
     @property
     def payload(self) -> list[Any]:
@@ -205,7 +208,9 @@ class Sequencer:
         if commit == ABORTED:
             return self._failed(transaction, aborted(transaction))
         answer = None if buffer is None else self._answer_of_repeated(transaction, commit, buffer)
-        return Ticket(self.sequence, transaction, answer or self._first_answer(commit))
+        ticket = Ticket(self.sequence, transaction, answer or self._first_answer(commit))
+        ticket.committed_by = self._state.commit_record(commit).user
+        return ticket
 
     def answer_commit_again(
         self, transaction: bytes, commit: int, writes: list[list[Any]]

@@ -7,8 +7,9 @@ from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import InvalidArgument, NoSuchGroup
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_protocol.messages import array_header, encode
-from headwater_server.engine.consumer_groups.records import GroupSettings
+from headwater_server.engine.consumer_groups.records import GroupSettings, definition_key
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.format import keyspaces
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.push.group_deliveries import Membership
@@ -105,6 +106,7 @@ def nack(session: Session, request_id: int, arguments: list[Any]) -> bytes | Non
         delay_ms=delay_ms,
         reason=reason,
         park=park,
+        user=session.user_number,
         transaction=transaction,
     )
     service.group_deliveries.wake()
@@ -172,17 +174,26 @@ def _unparked(engine: Engine, commit: int, arguments: list[Any]) -> list[int]:
     return [engine.groups.parked_before(name, commit)]
 
 
+def _definition(arguments: list[Any]) -> bytes:
+    return definition_key(arguments[0])
+
+
+def _any_of_groups(_arguments: list[Any]) -> bytes:
+    # The other keys have the group's number, which a group that was deleted has no more.
+    return keyspaces.GROUPS
+
+
 GROUP_HANDLERS: Final[Mapping[str, Callable[[Session, int, list[Any]], bytes | None]]] = {
-    "group_create": identified(create, _position_created),
-    "group_update": identified(update),
-    "group_delete": identified(delete),
+    "group_create": identified(create, _definition, _position_created),
+    "group_update": identified(update, _definition),
+    "group_delete": identified(delete, _definition),
     "group_list": list_groups,
     "group_info": info,
     "group_join": join,
     "group_leave": leave,
-    "nack": identified(nack),
+    "nack": identified(nack, _any_of_groups),
     "group_parked": parked,
-    "group_replay": identified(replay, _unparked),
-    "group_discard": identified(discard, _unparked),
+    "group_replay": identified(replay, _any_of_groups, _unparked),
+    "group_discard": identified(discard, _any_of_groups, _unparked),
 }
 """The handler of each operation of consumer groups."""

@@ -7,9 +7,10 @@ request's error. The modules in this folder have the handlers, by subject.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from headwater_protocol.operations import OPERATIONS
+from headwater_server.engine.accounts import account_key, role_key
 from headwater_server.net.requests import (
     administration,
     connections,
@@ -21,6 +22,15 @@ from headwater_server.net.requests import (
 from headwater_server.net.requests.groups import GROUP_HANDLERS
 from headwater_server.net.requests.identified import identified
 from headwater_server.net.service import Handler
+
+
+def _account(arguments: list[Any]) -> bytes:
+    return account_key(arguments[0])
+
+
+def _role(arguments: list[Any]) -> bytes:
+    return role_key(arguments[0])
+
 
 HANDLERS: Final[Mapping[str, Handler]] = {
     "hello": handshake.hello,
@@ -55,14 +65,14 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "whoami": connections.whoami,
     "connection_list": connections.connection_list,
     "connection_close": connections.connection_close,
-    "user_set": identified(administration.user_set),
-    "user_remove": identified(administration.user_remove),
+    "user_set": identified(administration.user_set, _account),
+    "user_remove": identified(administration.user_remove, _account),
     "user_list": administration.user_list,
-    "user_grant": identified(partial(administration.set_rights, True)),
-    "user_revoke": identified(partial(administration.set_rights, False)),
+    "user_grant": identified(partial(administration.set_rights, True), _account),
+    "user_revoke": identified(partial(administration.set_rights, False), _account),
     "user_rights": administration.user_rights,
-    "role_set": identified(administration.role_set),
-    "role_remove": identified(administration.role_remove),
+    "role_set": identified(administration.role_set, _role),
+    "role_remove": identified(administration.role_remove, _role),
     "role_list": administration.role_list,
     "user_verifiers": administration.user_verifiers,
     "hold_clock": administration.hold_clock,

@@ -64,6 +64,8 @@ def commit(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
     """Commit; answered once it is durable."""
     transaction, writes = arguments
     ticket = session.service.engine.commit(transaction, session, writes)
+    if ticket.committed_by is not None:
+        session.service.check_answer(session, ticket)
     known = None
     if ticket.error is None:
         if ticket.commit:
@@ -116,6 +118,8 @@ def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | 
         searches = SearchesAhead(reader, conditions, writes)
         service.searches[session] = Searching(request_id, searches, service.monotonic())
         raise ServeAgain from None
+    if ticket.committed_by is not None:
+        service.check_answer(session, ticket)
     known = None
     if results:
         session.held_for_commit += sum(map(len, results))
@@ -192,6 +196,7 @@ def status(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
     """The status of a transaction; a fence is answered once it is durable."""
     transaction, resolve = arguments
     found = session.service.engine.status(transaction, resolve=resolve, user=session.user_number)
+    session.service.check_status(session, found.ticket)
     payload = [found.state, found.ticket.payload if found.state == "committed" else None]
     return session.answer_durable(
         request_id, found.ticket, lambda connection: connection.answer(request_id, payload)

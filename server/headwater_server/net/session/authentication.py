@@ -97,12 +97,10 @@ class Candidate(Peer, Protocol):
     """The part of a session that authentication needs.
 
     Attributes:
-        user_number: the user's number; 0 without a user.
         exchange: the conversation, between its first message and its last.
         authentications_failed: how often the client has failed to authenticate.
     """
 
-    user_number: int
     exchange: Exchange | None
     authentications_failed: int
 

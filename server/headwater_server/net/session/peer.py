@@ -17,10 +17,12 @@ class Peer(Protocol):
 
     Attributes:
         account: the user with its rights, once authenticated.
+        user_number: the user's number; 0 without a user.
         peer: the client's address, for logs.
     """
 
     account: Account | None
+    user_number: int
     peer: str
 
     @property
