@@ -487,19 +487,20 @@ async def test_nobody_adds_a_user_without_being_one_while_the_first_one_is_added
     async with serving() as server:
         first, other = await server.connect(), await server.connect()
         server.disk.hold()
-        added = await first.send("user_set", "ann", *verifier("secret"))
+        added = [await first.send("user_set", name, *verifier("secret")) for name in ("ann", "bob")]
         await trio.testing.wait_all_tasks_blocked()
         late = await server.connect()
         for client in (other, late):
             await client.send("user_set", "eve", *verifier("secret"))
         await trio.testing.wait_all_tasks_blocked()
         server.disk.release()
-        await first.result(added)
+        for request in added:
+            await first.result(request)
         for client in (other, late):
             assert await end_of(client) == "authentication_failed"
         ann = await server.connect()
         await login(ann, "ann", "secret")
-        assert await ann.ask("user_list") == ["ann"]
+        assert await ann.ask("user_list") == ["ann", "bob"]
 
 
 async def test_two_users_who_remove_each_other_do_not_leave_a_server_without_any() -> None:

@@ -8,7 +8,8 @@ What is sequenced after a change must obey it. Otherwise a user could use a righ
 taken away until the sync is done, and an administrator could give it back to itself. So sessions
 that a change concerns are suspended until it is durable. Others are served as before.
 
-A change that adds rights waits in the same way: it could still be lost in a crash.
+A change that adds rights waits in the same way: it could still be lost in a crash. Only who adds
+the first user goes on until then, and so can add others in the same exchange.
 """
 
 from collections.abc import Callable, Mapping
@@ -58,16 +59,22 @@ class _Change:
     size = 0
 
     def __init__(
-        self, sequence: int, concerns: Concerns, applied: Callable[["_Change"], None]
+        self, sequence: int, by: Peer, concerns: Concerns, applied: Callable[["_Change"], None]
     ) -> None:
         self.sequence = sequence
         self.taken = False
-        self.concerns = concerns
+        self._by = by
+        self._concerns = concerns
         self._applied = applied
 
     @property
     def owner(self) -> "_Change":
         return self
+
+    def suspends(self, session: Peer) -> bool:
+        """Whether a session must wait until the change is durable."""
+        account = session.account
+        return self._concerns(account) and not (account is None and session is self._by)
 
     def release(self, _: object) -> None:
         self._applied(self)
@@ -109,7 +116,7 @@ class AccountChanges:
             self._planned.remove(change)
             self._apply()
 
-        self._planned.append(_Change(ticket.sequence, concerns, applied))
+        self._planned.append(_Change(ticket.sequence, by, concerns, applied))
         for session in self._sessions:
             self.came(session)
         self._group_commit.wait_for(self._planned[-1])
@@ -122,7 +129,7 @@ class AccountChanges:
     def _concerned(self, session: Peer) -> bool:
         if session in self._strangers:
             return False
-        return any(change.concerns(session.account) for change in self._planned)
+        return any(change.suspends(session) for change in self._planned)
 
     def _apply(self) -> None:
         accounts = self._engine.accounts
