@@ -7,12 +7,14 @@ FAULTS is a JSON object:
                 it, or (for a write) when half of it is done
     slow        {"operation", "path", "seconds"}: the time that such calls take
     full_while  a path: while this file exists, the disk is full
+    fail        {"operation", "path", "while"}: such calls fail with EIO while this file exists
     hello_ms    milliseconds for hello and authentication
     files       maximum number of descriptors of the process
 
 Only the FileSystem and the state store of the engine are replaced.
 """
 
+import errno
 import json
 import os
 import resource
@@ -51,7 +53,10 @@ def die() -> None:
 @contextmanager
 def called(operation: str, path: str) -> Iterator[bool]:
     """A context around each call; yields whether to do only half of it."""
-    slow, kill = FAULTS.get("slow"), FAULTS.get("kill")
+    slow, kill, fail = FAULTS.get("slow"), FAULTS.get("kill"), FAULTS.get("fail")
+    if fail and fail["operation"] == operation and fail["path"] in path:
+        if os.path.exists(fail["while"]):
+            raise OSError(errno.EIO, "Input/output error", path)
     if slow and slow["operation"] == operation and slow["path"] in path:
         time.sleep(slow["seconds"])  # this is how slow the disk is
     if not kill or kill["operation"] != operation or kill["path"] not in path:
@@ -155,10 +160,16 @@ class FaultyStore(RocksStore):
         with called("store flush", self._path):
             super().flush()
 
+    def close(self) -> None:
+        super().close()
+        with called("store close", self._path):
+            pass
+
 
 def open_faulty_store(path: str) -> FaultyStore:
     """The state store at *path*."""
-    return FaultyStore(path, RocksSettings(), read_only=False)
+    with called("store open", path):
+        return FaultyStore(path, RocksSettings(), read_only=False)
 
 
 def with_short_hello(**given: Any) -> ServerSettings:

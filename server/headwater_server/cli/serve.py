@@ -1,5 +1,6 @@
 """`headwater serve`: run a server."""
 
+import errno
 import sys
 from typing import Any
 
@@ -36,5 +37,11 @@ def serve(**values: Any) -> None:
         try:
             trio.run(run_server, settings)
         except (CommitFailed, CheckpointFailed) as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(DISK_FAILED)
+        except OSError as error:
+            # At a start, and when the files are closed. Others say that a setting is wrong.
+            if error.errno != errno.EIO:
+                raise
             click.echo(f"Error: {error}", err=True)
             sys.exit(DISK_FAILED)

@@ -134,8 +134,11 @@ async def serve(
                 )
             except BaseExceptionGroup as group:
                 # A failed disk makes other tasks fail too; raise the failure of the disk.
-                failed, _ = group.split((CommitFailed, CheckpointFailed))
-                raise group if failed is None else _first(failed)
+                for kinds in ((CommitFailed, CheckpointFailed), (OSError,)):
+                    failed, _ = group.split(kinds)
+                    if failed is not None:
+                        raise _first(failed)
+                raise
     finally:
         listeners.close()
 
