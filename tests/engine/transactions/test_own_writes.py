@@ -197,6 +197,27 @@ def test_a_deleted_stream_has_no_version_that_an_append_or_a_condition_could_exp
     assert versions_of(database)["a-1"] == 4
 
 
+@pytest.mark.parametrize("meanwhile", [append("a-1"), ["delete_stream", "a-1"]])
+@pytest.mark.parametrize("expect", [1, 2, 3, STREAM_EXISTS])
+@pytest.mark.parametrize("earlier", [[], [append("a-1")]])
+def test_an_expectation_that_the_own_deletion_refutes_is_not_a_lost_race(
+    earlier: list[Any], expect: int, meanwhile: list[Any]
+) -> None:
+    # Its own deletion was forgotten when it was asked whether the expectation had held at the
+    # read view. So the error was retryable, and `db.run` tried until its deadline.
+    writes = [*earlier, ["delete_stream", "a-1"], append("a-1", expect=expect)]
+    database = Database()
+    database.execute(append("a-1"))
+    with pytest.raises(WrongVersion) as caught:
+        database.commit(database.begin(), *writes)
+    assert not caught.value.retryable
+    opened = database.begin()
+    database.execute(meanwhile)
+    with pytest.raises(WrongVersion) as caught:
+        database.commit(opened, *writes)
+    assert not caught.value.retryable
+
+
 @pytest.mark.parametrize(
     ("before", "meanwhile", "expect", "retryable"),
     [

@@ -44,6 +44,7 @@ class Planned:
         repeated: the first and last event of each append whose events were stored already; empty
             if the transaction has other writes than appends.
         failures: the expectations and conditions that do not hold; such a plan is not applied.
+        impossible: one of them holds at no commit, since the transaction itself deletes the stream.
         settled: what to pass to the consumer groups once the commit is sequenced.
     """
 
@@ -56,6 +57,7 @@ class Planned:
         "forget_before",
         "has_retention",
         "horizon",
+        "impossible",
         "kind",
         "record",
         "repeated",
@@ -94,6 +96,7 @@ class Planned:
         self.versions: Mapping[str, int] | None = None
         self.repeated: Sequence[tuple[StoredEvent, StoredEvent]] = ()
         self.failures: Sequence[dict[str, Any]] = ()
+        self.impossible = False
         self.settled: Any = None
         self.record = b""
         self.has_retention = False

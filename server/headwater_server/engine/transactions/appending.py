@@ -79,6 +79,7 @@ class Appender:
 
     Attributes:
         failures: the expectations that do not hold.
+        impossible: one of them holds at no commit, since the transaction itself deletes the stream.
         failed_conditions: the conditions of appends that do not hold.
     """
 
@@ -111,6 +112,7 @@ class Appender:
         self._versions: dict[str, int] = {}
         self._appended: dict[str, int] = {}
         self.failures: list[dict[str, Any]] = []
+        self.impossible = False
         self.failed_conditions: list[dict[str, Any]] = []
 
     def finish(self, planned: Planned) -> None:
@@ -227,6 +229,8 @@ class Appender:
         failure = expectation_failure(self._state, stream, append.expect, version, deleted=deleted)
         if failure is None:
             return False
+        if deleted == version and append.expect != NO_STREAM:
+            self.impossible = True
         describe_winner(self._state, stream, failure)
         # A further append to the stream expects the version after this one.
         self._versions[stream] = version + len(append.events)

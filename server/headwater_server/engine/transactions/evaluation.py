@@ -62,6 +62,7 @@ def evaluate_buffer(
             appender.retain(write)
         if appender.failures or appender.failed_conditions:
             planned.failures = appender.failures + appender.failed_conditions
+            planned.impossible = appender.impossible
             return planned
         appender.finish(planned)
         if not buffer.appends_only:

@@ -139,8 +139,10 @@ class Planner:
         if planned.failures:
             # An expectation that held when the transaction began lost a race, so a retry can
             # succeed. One that was wrong from the start would fail again.
-            raced = opened is not None and all(
-                self._held_at(opened, failure) for failure in planned.failures
+            raced = (
+                opened is not None
+                and not planned.impossible
+                and all(self._held_at(opened, failure) for failure in planned.failures)
             )
             raise _failure_error(planned.failures, retryable=raced)
         if buffer.erased and self.acknowledging is not None:
