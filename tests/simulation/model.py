@@ -94,7 +94,7 @@ class Model:
                         self.erased.setdefault(
                             self._streams[stream][version - 1].position, self.last
                         )
-                    self.snapshots.erase(stream)
+                    self.snapshots.erase(self.last, stream, versions)
                 case Save():
                     self.snapshots.save(self.last, operation)
 

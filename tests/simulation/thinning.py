@@ -40,24 +40,33 @@ def thinned(rule: Rule, version: int, change: Truncate | DeleteStream | Retain) 
 
 
 class Snapshots:
-    """The snapshots that a load must find, unless events of their stream were erased."""
+    """The snapshots that a load must find."""
 
     def __init__(self) -> None:
-        self._saved: dict[tuple[str, int], list[tuple[int, int]]] = {}
-        self._doubtful: set[str] = set()
+        self._changes: dict[str, list[tuple[int, Save | int]]] = {}
+        """By stream: each commit that saved a snapshot, or erased events from a version on."""
 
     def save(self, commit: int, save: Save) -> None:
         """A snapshot was saved."""
-        self._saved.setdefault((save.stream, save.schema), []).append((commit, save.version))
+        self._changes.setdefault(save.stream, []).append((commit, save))
 
-    def erase(self, stream: str) -> None:
-        """Events of a stream were erased: the model does not know which snapshots remain."""
-        self._doubtful.add(stream)
+    def erase(self, commit: int, stream: str, versions: list[int]) -> None:
+        """Events of a stream were erased, and with them the snapshots that may hold their data."""
+        self._changes.setdefault(stream, []).append((commit, min(versions)))
 
     def newest(self, stream: str, schema: int, commit: int, version: int) -> int:
         """The highest version, up to *version*, with a snapshot; 0 if there need not be one."""
-        if stream in self._doubtful:
-            return 0
-        saved = self._saved.get((stream, schema), [])
-        found = [each for at, each in saved if at <= commit and each <= version]
-        return max(found, default=0)
+        found: list[int] = []
+        for at, change in self._changes.get(stream, ()):
+            match change:
+                case int(lowest) if at > commit:
+                    # Reads before an erasure use no snapshot that may hold its data, or that
+                    # of an earlier one.
+                    return 0
+                case int(lowest):
+                    if any(each >= lowest for each in found):
+                        # A save of these may have pushed older ones out.
+                        found.clear()
+                case Save() if at <= commit and change.schema == schema:
+                    found.append(change.version)
+        return max((each for each in found if each <= version), default=0)

@@ -197,6 +197,27 @@ def test_erasing_a_removed_event_removes_its_snapshots() -> None:
     assert database.engine.read_snapshots(None, 10) == ([], None)
 
 
+def test_a_rewrite_keeps_older_snapshots_that_an_erasure_left() -> None:
+    # The history of a snapshot was emptied from the lowest version on that was ever erased, also
+    # versions that an erasure had left because they do not hold its data.
+    database = Database(replace(SMALL, history_window_us=3_600_000_000))
+    write_events(database)
+    database.execute(["erase", "a-1", [2]])
+    made = database.engine.published
+    database.execute(["save_snapshot", "a-1", "", 0, 5, b"of the rest", made])
+    database.execute(["save_snapshot", "a-1", "", 0, 8, STATE, made])
+    database.execute(["erase", "a-1", [7]])
+    erased = database.engine.published
+    database.execute(["save_snapshot", "a-1", "", 0, 5, b"anew", erased])
+    database.rewrite()
+    for _ in range(2):
+        assert database.engine.reader(erased).load("a-1", "", 0).snapshot == (5, b"of the rest")
+        assert database.engine.reader().load("a-1", "", 0).snapshot == (5, b"anew")
+        assert not is_on_disk(database, STATE)
+        check_sound(database)
+        database = database.crash()
+
+
 def test_an_event_that_was_hidden_and_erased_is_removed() -> None:
     database = Database(SMALL)
     write_events(database)

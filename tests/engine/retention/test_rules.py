@@ -401,6 +401,38 @@ def test_snapshots_with_erased_data_are_hidden_in_the_past_too(
     assert now(database).load("a-1", "", 0).snapshot == (9, b"anew")
 
 
+def test_an_erasure_removes_only_snapshots_that_may_hold_what_it_erases(
+    database: Database,
+) -> None:
+    # Every erasure removed all snapshots from the lowest version on that was ever erased, also
+    # those that were made since. So each load of a long stream read its events again.
+    database.execute(["save_snapshot", "a-1", "", 0, 3, b"with event 2"])
+    database.execute(["erase", "a-1", [2]])
+    between = database.engine.published
+    database.execute(["save_snapshot", "a-1", "", 0, 5, b"five", between])
+    database.execute(["save_snapshot", "a-1", "", 0, 8, b"with event 7", between])
+    database.execute(["erase", "a-1", [7]])
+    erased = database.engine.published
+    for _ in range(2):
+        assert now(database).load("a-1", "", 0).snapshot == (5, b"five")
+        kept = database.engine.read_snapshots(None, 10)[0]
+        assert [version for _, _, _, version, _ in kept] == [5]
+        assert database.engine.reader(between - 1).load("a-1", "", 0).snapshot is None
+        database.checkpoint()
+    # The same within a transaction: those that it saved before an erasure, and those after it.
+    opened = database.begin()
+    writes: list[list[Any]] = [
+        ["erase", "a-1", [1]],
+        ["save_snapshot", "a-1", "", 0, 4, b"four", erased],
+        ["save_snapshot", "a-1", "", 0, 6, b"with event 6", erased],
+        ["erase", "a-1", [6]],
+    ]
+    opened.write(writes)
+    assert opened.load("a-1", "", 0).snapshot == (4, b"four")
+    database.commit(opened)
+    assert now(database).load("a-1", "", 0).snapshot == (4, b"four")
+
+
 def test_own_appends_do_not_restore_a_snapshot_with_erased_data() -> None:
     # Only snapshots below the erased event may be used. The bound was computed from a version that
     # included the transaction's own events, so a snapshot above the erased event was found.

@@ -347,14 +347,17 @@ def test_a_snapshot_between_two_erasures_of_one_event_is_kept_and_can_be_read(
     assert seen(database.engine.reader(), "a-1") == own
 
 
-def test_a_transaction_does_not_read_a_snapshot_that_its_later_erasure_removes() -> None:
-    # An erasure removes the snapshots from the lowest version on that was erased in the stream.
+@pytest.mark.parametrize(("later", "stays"), [(1, False), (2, False), (3, True)])
+def test_a_transaction_does_not_read_a_snapshot_that_its_later_erasure_removes(
+    later: int, stays: bool
+) -> None:
+    # An erasure removes the snapshots from the lowest version on that it erases.
     database = Database()
-    database.execute(append("a-1", "T", "T", "T"))
+    database.execute(append("a-1", "T", "T", "T", "T"))
     opened = database.begin()
-    opened.write([["erase", "a-1", [1]], save("a-1", 2), ["erase", "a-1", [3]]])
+    opened.write([["erase", "a-1", [4]], save("a-1", 2), ["erase", "a-1", [later]]])
     own = seen(opened, "a-1")
-    assert own[2] is None
+    assert own[2] == ((2, b"state 2") if stays else None)
     database.commit(opened)
     assert seen(database.engine.reader(), "a-1") == own
 

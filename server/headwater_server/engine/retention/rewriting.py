@@ -36,6 +36,7 @@ from headwater_server.engine.format.index_keys import (
     history_key,
     history_prefix,
     latest_value,
+    parse_history_key,
     parse_latest,
     parse_number,
     removed_key,
@@ -174,7 +175,10 @@ class Rewrite:
             self._remove_masks()
 
     def _empty_snapshots(self, stream: str) -> None:
-        """Empty old versions of snapshots with erased data; no read returns these snapshots."""
+        """Empty old versions of snapshots with erased data; no read returns these snapshots.
+
+        An erasure ends the versions with its data. One that outlived it was made without the data.
+        """
         store = self.files.store
         state = State(self.files.for_another_thread())
         rule = stored_rule(state, stream, self.files.applied_commit)
@@ -188,7 +192,8 @@ class Rewrite:
             start, end = history_prefix(key), history_key(key, NUMBER_END)
             for entry_key, entry in store.scan(Family.HISTORY, start, end):
                 commit, value = parse_latest(entry)
-                if commit < rule.erased_commit and value:
+                _, until = parse_history_key(entry_key)
+                if until <= rule.erased_commit and value:
                     batch.put(Family.HISTORY, entry_key, latest_value(commit, b""))
         if not emptied:
             return

@@ -20,6 +20,7 @@ from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.format.stored_rules import NO_RULE, Rule, encode_rule
 from headwater_server.engine.retention.rules import (
+    NO_LIMIT,
     Visibility,
     first_version,
     hiding_rule,
@@ -111,7 +112,7 @@ class RetentionEvaluator:
     _erased: dict[int, None] = field(default_factory=dict)
     _count: int = 0
     _lowest_erased: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    """By stream, the place of each erasing write, and the lowest version erased until then."""
+    """By stream, the place of each erasing write, and the lowest version that it erases."""
 
     def apply(
         self, write: RetentionWrite, version: int, erased_own: Sequence[tuple[str, int]] = ()
@@ -193,11 +194,11 @@ class RetentionEvaluator:
     def _useless_snapshots(self, name: str, stream: _Stream) -> Iterator[bytes]:
         first, last = keyspaces.snapshots_of(name)
         rule = stream.rule
-        erased_now = rule.erased_commit != stream.before.erased_commit
+        # Snapshots that were made since earlier erasures do not hold what those erased.
+        lowest = min((low for _, low in self._lowest_erased.get(name, ())), default=NO_LIMIT)
         for key, _ in self.state.scan(first, last, self.state.last_commit):
             version = keyspaces.parse_snapshot_key(key).version
-            holds_erased = erased_now and version >= rule.erased_from
-            if stream.is_deleted or version < rule.before - 1 or holds_erased:
+            if stream.is_deleted or version < rule.before - 1 or version >= lowest:
                 yield key
 
     # Erasing.
@@ -256,10 +257,18 @@ class RetentionEvaluator:
             self._note_erased(event.stream, event.version)
 
     def _note_erased(self, name: str, version: int) -> None:
-        stream = self._stream(name)
-        lowest = stream.rule.erased_from
-        lowest = min(lowest, version) if lowest else version
-        self._lowest_erased.setdefault(name, []).append((self._count - 1, lowest))
+        stream, place = self._stream(name), self._count - 1
+        note_lowest(self._lowest_erased.setdefault(name, []), place, version)
+        ever = stream.rule.erased_from
         stream.rule = stream.rule._replace(
-            erased_from=lowest, erased_commit=self.state.last_commit + 1
+            erased_from=min(ever, version) if ever else version,
+            erased_commit=self.state.last_commit + 1,
         )
+
+
+def note_lowest(lowest: list[tuple[int, int]], place: int, version: int) -> None:
+    """Note the version of an event that the write at *place* erases; see _lowest_erased."""
+    if lowest and lowest[-1][0] == place:
+        lowest[-1] = (place, min(version, lowest[-1][1]))
+    else:
+        lowest.append((place, version))

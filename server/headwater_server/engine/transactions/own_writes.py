@@ -13,8 +13,8 @@ from typing import Any
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event, erase_event
 from headwater_server.engine.format.stored_rules import Rule
-from headwater_server.engine.retention.rules import first_version, stored_rule
-from headwater_server.engine.retention.writes import RetentionWrite, changed_rule
+from headwater_server.engine.retention.rules import first_version
+from headwater_server.engine.retention.writes import RetentionWrite, changed_rule, note_lowest
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.transactions.write_buffer import Append, WriteBuffer
 
@@ -26,8 +26,7 @@ class Erasures:
     Attributes:
         positions: of stored events.
         versions: of all events, by stream; those that the transaction appends have no position.
-        lowest: by stream, the place of each erasing write, and the lowest version that the
-            transaction has erased until then.
+        lowest: by stream, the place of each erasing write, and the lowest version that it erases.
     """
 
     positions: set[int] = field(default_factory=set)
@@ -119,17 +118,15 @@ class OwnWrites:
 
     # Erasures.
 
-    def holds_erased(self, key: bytes, view: int, rule: Callable[[str], Rule], time: int) -> bool:
+    def holds_erased(self, key: bytes, rule: Callable[[str], Rule], time: int) -> bool:
         """Whether a snapshot holds data that the transaction erases after it was saved."""
         erasures, snapshot = self.erasures(rule, time), keyspaces.parse_snapshot_key(key)
         if erasures is None or snapshot.stream not in erasures.lowest:
             return False
         own = [each.place for each in self._buffer.snapshots if each.key == key]
         place = own[-1] if own else 0
-        # An erasure removes all snapshots from the lowest version on that was ever erased.
-        ever = stored_rule(self._state, snapshot.stream, view).erased_from
         return any(
-            each >= place and snapshot.version >= min(lowest, ever or lowest)
+            each >= place and snapshot.version >= lowest
             for each, lowest in erasures.lowest[snapshot.stream]
         )
 
@@ -218,10 +215,4 @@ def _add(erasures: Erasures, place: int, stream: str, version: int, position: in
     if position:
         erasures.positions.add(position)
     erasures.versions.setdefault(stream, set()).add(version)
-    lowest = erasures.lowest.setdefault(stream, [])
-    if lowest:
-        version = min(version, lowest[-1][1])
-    if lowest and lowest[-1][0] == place:
-        lowest[-1] = (place, version)
-    else:
-        lowest.append((place, version))
+    note_lowest(erasures.lowest.setdefault(stream, []), place, version)

@@ -244,9 +244,7 @@ class Transaction(Reader):
         version = min(version + len(self._own_events(stream)), version_max)
         first, last = keyspaces.snapshot_range(stream, name, schema, version)
         for key, state in self._scan_own(first, last, reverse=True, ahead=1):
-            if self.buffer.erased and self._own().holds_erased(
-                key, self.view, super()._rule_of, self.time
-            ):
+            if self.buffer.erased and self._own().holds_erased(key, super()._rule_of, self.time):
                 continue
             self._register_range(key, last)
             return keyspaces.parse_snapshot_key(key).version, state
