@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+from headwater.errors import InvalidArgument
 from headwater.transport.channel import Channel
+from headwater_protocol.vocabulary.accounts import NAME
 from headwater_protocol.vocabulary.connections import CONNECTION_ID as NUMBER
 
 PAGE: Final = 1000
@@ -87,6 +89,31 @@ class Connections:
         NUMBER(number, "close: number")
         connection = await self._channel().connection()
         await connection.ask("connection_close", number)
+
+    async def close_user(self, user: str) -> int:
+        """End the connections of a user, except this one; return how many there were.
+
+        A changed password holds for later log-ins, and open connections go on. So change it first,
+        then end them: their clients can connect again with the new password alone.
+
+        Args:
+            user: its name.
+
+        Raises:
+            InvalidArgument: the name is not one of a user.
+        """
+        NAME(user, "close_user: user")
+        own = (await self.whoami()).id
+        count = 0
+        for each in await self.list():
+            if each.user == user and each.id != own:
+                try:
+                    await self.close(each.id)
+                except InvalidArgument:
+                    # It has ended meanwhile.
+                    continue
+                count += 1
+        return count
 
 
 def _connection(number: int, figures: dict[str, Any]) -> ConnectionInfo:

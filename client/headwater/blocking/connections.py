@@ -30,3 +30,17 @@ class BlockingConnections:
             InvalidArgument: there is no such connection.
         """
         step(self._core.close(number))
+
+    def close_user(self, user: str) -> int:
+        """End the connections of a user, except this one; return how many there were.
+
+        A changed password holds for later log-ins, and open connections go on. So change it first,
+        then end them: their clients can connect again with the new password alone.
+
+        Args:
+            user: its name.
+
+        Raises:
+            InvalidArgument: the name is not one of a user.
+        """
+        return step(self._core.close_user(user))

@@ -137,3 +137,13 @@ def close(connector: Connector, number: int) -> None:
     with connector.connect() as db:
         db.connections.close(number)
     click.echo(f"connection {number} closed")
+
+
+@connections.command("close-user")
+@connection_options
+@click.argument("name")
+def close_user(connector: Connector, name: str) -> None:
+    """End all connections of a user, except that of this command."""
+    with connector.connect() as db:
+        count = db.connections.close_user(name)
+    click.echo(f"{count} connections of {name} closed")

@@ -2,13 +2,13 @@
 
 With --data it works on the data directory of a stopped server. For that it uses the entry point
 "users" of the group "headwater.offline", which the server's package offers: a module with
-add(data, name, password), set(data, name, password), remove(data, name), list(data) and
-set_rights(data, name, grants, roles, grant=bool).
+add(data, name, password), set(data, name, password), remove(data, name), list(data),
+set_rights(data, name, grants, roles, grant=bool) and rights(data, name).
 """
 
 import importlib.metadata
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
@@ -83,15 +83,29 @@ def add(connector: Connector, data: str | None, password_stdin: bool, name: str)
 @user.command()
 @_options
 @_password_stdin
+@click.option(
+    "--end-connections",
+    is_flag=True,
+    help="Also end the user's open connections, as after a password was stolen.",
+)
 @click.argument("name")
-def passwd(connector: Connector, data: str | None, password_stdin: bool, name: str) -> None:
-    """Change a user's password."""
+def passwd(
+    connector: Connector,
+    data: str | None,
+    password_stdin: bool,
+    end_connections: bool,
+    name: str,
+) -> None:
+    """Change a user's password. It holds for later log-ins, and open connections go on."""
     password = _new_password(password_stdin)
     if data is not None:
         _offline().set(data, name, password)
     else:
         with connector.connect() as db:
             db.set_password(name, password)
+            if end_connections:
+                ended = db.connections.close_user(name)
+                click.echo(f"{ended} connections of {name} closed")
     click.echo(f"password of {name} changed")
 
 
@@ -163,18 +177,26 @@ def _change(
 
 
 @user.command("show")
-@connection_options
+@_options
 @json_option
 @click.argument("name", required=False)
-def show_(connector: Connector, name: str | None, as_json: bool) -> None:
+def show_(connector: Connector, data: str | None, name: str | None, as_json: bool) -> None:
     """Show the roles and rights of a user; without a NAME, of the user who asks."""
-    with connector.connect() as db:
-        found = db.rights.mine() if name is None else db.rights.of(name)
+    roles: Sequence[str]
+    grants: Sequence[str]
+    if data is not None:
+        if name is None:
+            raise click.UsageError("--data needs a NAME")
+        restricted, roles, grants = _offline().rights(data, name)
+    else:
+        with connector.connect() as db:
+            found = db.rights.mine() if name is None else db.rights.of(name)
+        restricted, roles, grants = found.restricted, found.roles, list(map(str, found.grants))
     rows = [
-        *({"kind": "role", "name": role} for role in found.roles),
-        *({"kind": "grant", "name": str(each)} for each in found.grants),
+        *({"kind": "role", "name": role} for role in roles),
+        *({"kind": "grant", "name": grant} for grant in grants),
     ]
-    if not found.restricted:
+    if not restricted:
         rows = [{"kind": "everything", "name": ""}]
     show(("kind", "name"), rows, as_json=as_json)
 
@@ -224,6 +246,19 @@ def set_role(connector: Connector, name: str, grants: tuple[str, ...]) -> None:
     with connector.connect() as db:
         db.rights.set_role(name, *grants)
     click.echo(f"role {name} set")
+
+
+@role.command("show")
+@connection_options
+@json_option
+@click.argument("name")
+def show_role(connector: Connector, name: str, as_json: bool) -> None:
+    """Show the grants of a role."""
+    with connector.connect() as db:
+        roles = db.rights.roles()
+    if name not in roles:
+        raise click.ClickException(f"there is no role {name!r}")
+    show(("grant",), ({"grant": str(each)} for each in roles[name]), as_json=as_json)
 
 
 @role.command("list")

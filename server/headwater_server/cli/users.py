@@ -14,7 +14,7 @@ from scramp import ScramException, ScramMechanism
 
 from headwater_protocol.grants import Grant
 from headwater_server.cli.failures import one_line
-from headwater_server.engine.accounts import Verifier
+from headwater_server.engine.accounts import Verifier, no_such_user
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net import logs
@@ -55,6 +55,15 @@ def set_rights(
             name, grant=grant, grants=map(Grant.parse, grants), roles=roles
         )
         _settle(engine, ticket)
+
+
+def rights(data: str, name: str) -> tuple[bool, builtins.list[str], builtins.list[str]]:
+    """Whether a user is restricted, and its roles and grants, in order."""
+    with _opened(data) as engine:
+        account = engine.accounts.find(name)
+        if account is None:
+            raise no_such_user(name)
+        return account.restricted, [*account.roles], [*map(str, account.grants)]
 
 
 def list(data: str) -> builtins.list[str]:  # noqa: A001 - as above
