@@ -50,7 +50,9 @@ class Database:
         files: MemoryFileSystem | None = None,
         store: MemoryStore | None = None,
         now: int = START_US,
+        path: str = "data",
     ) -> None:
+        self.path = path
         self.settings = settings
         self.random = random.Random(seed)
         self.files = files or MemoryFileSystem(random.Random(seed))
@@ -83,7 +85,7 @@ class Database:
     def _open(self) -> Engine:
         return open_engine(
             self.files,
-            "data",
+            self.path,
             open_store=lambda path: self.store,
             open_log=open_test_log,
             settings=self.settings,
@@ -178,6 +180,7 @@ class Database:
             files=self.files,
             store=self.store.crash(self.random),
             now=self.now,
+            path=self.path,
         )
 
     def crash(self) -> "Database":
@@ -188,6 +191,7 @@ class Database:
             files=self.files.crash(),
             store=self.store.crash(self.random),
             now=self.now,
+            path=self.path,
         )
 
 

@@ -24,6 +24,7 @@ from headwater_protocol.errors import (
 )
 from headwater_protocol.operations import SERIALIZABLE
 from headwater_server.engine.accounts import Accounts
+from headwater_server.engine.archive.source import ArchiveSource
 from headwater_server.engine.backup import Staged, stage
 from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
 from headwater_server.engine.checkpoint.schedule import Checkpoint, CheckpointSchedule
@@ -101,6 +102,9 @@ class Engine:
         self._files = ExitStack()
         self.room = DiskRoom(file_system, path, log, reserve_size=settings.disk_reserve_size)
         self.checkpoints = CheckpointSchedule(state, sequencer, log, settings, clock)
+        self.archived = ArchiveSource(
+            file_system, log, sequencer, state.files, database_id, created, source
+        )
         self.accounts = Accounts(state, sequencer, clock, source, self.room.check_writable)
         self.groups = Groups(state, sequencer, self.reader, clock, source, self.room.check_writable)
         self._open = OpenTransactions(
@@ -423,7 +427,7 @@ class Engine:
 
         Without that entry, damage to the newest group would look like a torn write.
         """
-        (self._log.roll if self.rewriting.wants_roll else self._log.seal)()
+        self.rewriting.seal_log()
 
     def close(self) -> None:
         """Close the files and release the directory's lock. What is not durable is lost."""

@@ -14,7 +14,7 @@ amount of data. If checkpoints could not keep up before the crash, the replay ma
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Final, Protocol
 
@@ -40,6 +40,9 @@ from headwater_server.storage.files.directory import FORMAT, DataDirectory
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.store.interface import StateStore
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog, records_by_entry
+
+LogRecords = Iterable[tuple[WalIndex, list[bytes]]]
+"""Records of the log, with the index of the entry that completes them."""
 
 PROGRESS_RECORDS = 10_000
 """About how many records come between two calls of the progress callback."""
@@ -85,6 +88,8 @@ def open_engine(
     monotonic: Callable[[], int] | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
     on_upgrade: Callable[[int, int], None] = lambda _old, _new: None,
+    directory: DataDirectory | None = None,
+    records: LogRecords | None = None,
 ) -> Engine:
     """Open or create the database in a directory, and replay its log.
 
@@ -96,6 +101,8 @@ def open_engine(
         on_progress: called with the count of records replayed so far.
         on_upgrade: called with the old and the new format, before a directory of an older format
             is marked with the current one. Older versions refuse it from then on.
+        directory: the directory, if the caller has opened it.
+        records: replayed in place of those of the log, by a restore.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, NoRoomToStart: the message says what to do.
@@ -112,6 +119,8 @@ def open_engine(
             source,
             on_progress,
             on_upgrade,
+            directory,
+            records,
         )
     except DiskFull as error:
         size = settings.disk_reserve_size - file_system.free_bytes(path)
@@ -129,30 +138,18 @@ def _open(
     source: random.Random,
     on_progress: Callable[[int], None],
     on_upgrade: Callable[[int, int], None],
+    directory: DataDirectory | None,
+    records: LogRecords | None,
 ) -> Engine:
     with ExitStack() as opened:
-        directory = DataDirectory.open(file_system, path, source=source, now=clock())
+        if directory is None:
+            directory = DataDirectory.open(file_system, path, source=source, now=clock())
         opened.callback(directory.close)
         unstage(file_system, path)
         store = open_store(directory.state)
         opened.callback(store.close)
         applied = read_applied(store)
-        event_log = EventLog.open(
-            file_system,
-            directory.events,
-            Position(applied.position),
-            database_id=directory.database_id,
-            segment_size=settings.event_segment_size,
-        )
-        opened.callback(event_log.close)
-        commit_log = CommitLog.open(
-            file_system,
-            directory.commits,
-            CommitNumber(applied.commit),
-            first=oldest_needed(store),
-            database_id=directory.database_id,
-        )
-        opened.callback(commit_log.close)
+        event_log, commit_log = _open_logs(opened, file_system, directory, store, settings)
         log = open_log(
             file_system,
             directory.wal,
@@ -178,7 +175,9 @@ def _open(
             clock=clock,
             source=source,
         )
-        _replay(engine, state, sequencer, log, directory.wal, on_progress)
+        if records is None:
+            records = records_by_entry(log.read(WalIndex(log.first_index - 1)))
+        _replay(engine, state, sequencer, records, directory.wal, on_progress)
         if directory.format < FORMAT:
             # After the replay, so that an older version can still open a log that cannot be
             # replayed. Before the claim, so that the log has no record yet that it cannot read.
@@ -190,17 +189,45 @@ def _open(
     return engine
 
 
+def _open_logs(
+    opened: ExitStack,
+    file_system: FileSystem,
+    directory: DataDirectory,
+    store: StateStore,
+    settings: EngineSettings,
+) -> tuple[EventLog, CommitLog]:
+    """Open the event log and the commit log as of the last checkpoint."""
+    applied = read_applied(store)
+    event_log = EventLog.open(
+        file_system,
+        directory.events,
+        Position(applied.position),
+        database_id=directory.database_id,
+        segment_size=settings.event_segment_size,
+    )
+    opened.callback(event_log.close)
+    commit_log = CommitLog.open(
+        file_system,
+        directory.commits,
+        CommitNumber(applied.commit),
+        first=oldest_needed(store),
+        database_id=directory.database_id,
+    )
+    opened.callback(commit_log.close)
+    return event_log, commit_log
+
+
 def _replay(
     engine: Engine,
     state: State,
     sequencer: Sequencer,
-    log: WriteAheadLog,
+    records: LogRecords,
     path: str,
     on_progress: Callable[[int], None],
 ) -> None:
     """Apply the records of the log that the files do not have."""
     count = 0
-    for index, encoded in records_by_entry(log.read(WalIndex(log.first_index - 1))):
+    for index, encoded in records:
         # Make checkpoints only between entries: the checkpoint may trim the log up to this entry,
         # so all of the entry's commits must be in it.
         if engine.checkpoints.overdue:

@@ -65,11 +65,7 @@ def restore(
             opened.callback(lock.close)
             _copy(file_system, backup, target, on_progress)
         except OSError:
-            for name in file_system.list(target) if file_system.exists(target) else ():
-                if name != _NOT_OF_ANYBODY:
-                    remove_tree(file_system, join(target, name))
-            if not was_there:
-                remove_tree(file_system, target)
+            clear_target(file_system, target, was_there=was_there)
             raise
     store = open_store(join(target, "state"))
     try:
@@ -94,10 +90,36 @@ def check_target(file_system: FileSystem, target: str) -> None:
         )
 
 
+def clear_target(file_system: FileSystem, target: str, *, was_there: bool) -> None:
+    """Remove what a failed restore has made of *target*."""
+    for name in file_system.list(target) if file_system.exists(target) else ():
+        if name != _NOT_OF_ANYBODY:
+            remove_tree(file_system, join(target, name))
+    if not was_there:
+        remove_tree(file_system, target)
+
+
 def _copy(file_system: FileSystem, backup: str, target: str, on_progress: Progress) -> None:
+    copy_parts(file_system, backup, target, PARTS, on_progress)
+    file_system.sync_directory(target)
+    form, temporary = join(backup, FORMAT_NAME), join(target, FORMAT_NAME + ".tmp")
+    copy_file(file_system, form, temporary, size_of(file_system, form))
+    file_system.rename(temporary, join(target, FORMAT_NAME))
+    file_system.sync_directory(target)
+    file_system.sync_directory(parent(target))
+
+
+def copy_parts(
+    file_system: FileSystem,
+    backup: str,
+    target: str,
+    names: tuple[str, ...],
+    on_progress: Progress,
+) -> None:
+    """Copy some of the parts of a data directory durably, except their names in *target*."""
     parts: list[tuple[FilePart, str]] = []
     directories: list[str] = []
-    for part in PARTS:
+    for part in names:
         _list(file_system, join(backup, part), join(target, part), parts, directories)
     total = sum(file.size for file, _ in parts)
     done = 0
@@ -109,12 +131,6 @@ def _copy(file_system: FileSystem, backup: str, target: str, on_progress: Progre
         on_progress(done, total)
     for directory in directories:
         file_system.sync_directory(directory)
-    file_system.sync_directory(target)
-    form, temporary = join(backup, FORMAT_NAME), join(target, FORMAT_NAME + ".tmp")
-    copy_file(file_system, form, temporary, size_of(file_system, form))
-    file_system.rename(temporary, join(target, FORMAT_NAME))
-    file_system.sync_directory(target)
-    file_system.sync_directory(parent(target))
 
 
 def _list(

@@ -51,6 +51,7 @@ _ABORT_HEAD: Final = b"\x96\x01\x02\xc4\x10"
 # 96 01 03  cf time 8 | cf horizon 8 | cf forget_before 8 | c0
 _pack_tick: Final = Struct(">4sQBQBQB").pack
 _TICK_HEAD: Final = b"\x96\x01\x03\xcf"
+_COMMIT_HEAD: Final = b"\x9b\x01\x01\xcf"
 _FIXARRAYS: Final = [array_header(count) for count in range(16)]
 _NIL: Final = b"\xc0"
 _NOBODY: Final = bytes(8)
@@ -164,6 +165,33 @@ def decode_record(data: bytes) -> Record:
     """
     (members,) = unpack_records([data])
     return record_of(members)
+
+
+class RecordHead(NamedTuple):
+    """The members of a record that say what and when it is; 0 and empty as in Record."""
+
+    kind: int
+    commit: int
+    transaction: bytes
+    time: int
+
+
+def head_of(data: bytes) -> RecordHead:
+    """The head of a record, without decoding the rest of a commit.
+
+    Raises:
+        FormatTooNew: a newer version of Headwater wrote it.
+    """
+    if data.startswith(_COMMIT_HEAD):
+        # Numbers have a fixed width, so these are at fixed places.
+        return RecordHead(
+            COMMIT,
+            int.from_bytes(data[4:12], "big"),
+            data[14:30],
+            int.from_bytes(data[31:39], "big"),
+        )
+    record = decode_record(data)
+    return RecordHead(record.kind, record.commit, record.transaction, record.time)
 
 
 def unpack_records(encoded: Sequence[bytes]) -> Sequence[tuple[Any, ...]]:

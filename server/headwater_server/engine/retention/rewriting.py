@@ -328,6 +328,7 @@ class Rewriting:
         self._seen: set[int] = set()
         self._rewritten: set[int] = set()
         self._log_index = 0
+        self._rolled_at = 0
         self.removed = 0
         self.given_back = 0
 
@@ -343,7 +344,19 @@ class Rewriting:
             self.erasing
             and self._rewritten >= self._state.retention.masked.keys()
             and not self._log_is_clean
+            and self._rolled_at <= self._log_index
         )
+
+    def seal_log(self) -> None:
+        """Seal the log; or let it begin a new segment, once, if it must remove erased data.
+
+        The trim may come much later, if a reader of the log needs the old segment.
+        """
+        if self.wants_roll:
+            self._log.roll()
+            self._rolled_at = int(self._log.last_index)
+        else:
+            self._log.seal()
 
     @property
     def _log_is_clean(self) -> bool:

@@ -23,7 +23,6 @@ the older version cannot read, it calls `upgrade`, which replaces FORMAT in one 
 import json
 import random
 import uuid
-import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -35,6 +34,7 @@ from headwater_server.storage.files.file_system import (
     join,
     parent,
 )
+from headwater_server.storage.files.sealed_fields import encoded
 
 FORMAT: Final = 4
 """The format that this version writes."""
@@ -157,6 +157,8 @@ class DataDirectory:
     def upgrade(self, file_system: FileSystem) -> None:
         """Set the directory to the current format. A crash leaves the old or the new FORMAT.
 
+        A restore calls this last: FORMAT marks the directory as complete.
+
         Raises:
             DiskFull: FORMAT is unchanged.
         """
@@ -217,7 +219,7 @@ def _write_format(file_system: FileSystem, path: str, identity: uuid.UUID, creat
             "features": sorted(FEATURES),
             "format": FORMAT,
         }
-        file.write_at(0, _encoded(fields))
+        file.write_at(0, encoded(fields))
         file.sync()
     finally:
         file.close()
@@ -262,7 +264,7 @@ def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
             f"{path} has format {found}; this version reads up to {FORMAT}",
             details={"path": path, "found": found, "known": FORMAT},
         )
-    if data != _encoded({key: fields[key] for key in fields if key != "crc32"}):
+    if data != encoded({key: fields[key] for key in fields if key != "crc32"}):
         raise _broken(name, "it fails its checksum")
     if found < OLDEST_FORMAT:
         raise InvalidArgument(
@@ -280,12 +282,6 @@ def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
             raise _broken(join(path, part), "it is missing")
     created = (datetime.fromisoformat(fields["created"]) - _EPOCH) // timedelta(microseconds=1)
     return DataDirectory(path, uuid.UUID(fields["database_id"]).bytes, created, found, lock)
-
-
-def _encoded(fields: dict[str, Any]) -> bytes:
-    """FORMAT's text: a map with sorted names, and the CRC-32 of the same map without it."""
-    crc = zlib.crc32(json.dumps(fields, sort_keys=True).encode())
-    return json.dumps({**fields, "crc32": crc}, sort_keys=True).encode() + b"\n"
 
 
 def _broken(path: str, what: str) -> DamagedFile:
