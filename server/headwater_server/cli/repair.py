@@ -11,6 +11,7 @@ from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.findings import Report
 from headwater_server.engine.repair.actions import Plan
 from headwater_server.engine.repair.repair import perform, plan
+from headwater_server.storage.files.private_files import private_files
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_repair import repair_rocks
 from headwater_server.storage.store.rocks_store import RocksStore
@@ -49,7 +50,7 @@ def repair(directory: str, *, yes: bool, dry_run: bool) -> None:
         sys.exit(_status(planned.report))
     if not yes:
         click.confirm("Do it?", abort=True)
-    with one_line(), progress("repairing") as on_progress:
+    with one_line(), private_files(), progress("repairing") as on_progress:
         outcome = perform(
             RealFileSystem(),
             directory,

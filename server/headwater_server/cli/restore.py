@@ -11,6 +11,7 @@ from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.check import check as check_directory
 from headwater_server.engine.restore import check_target
 from headwater_server.engine.restore import restore as restore_directory
+from headwater_server.storage.files.private_files import private_files
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
 
@@ -29,7 +30,7 @@ def restore(backup: str, *, data: str, no_check: bool) -> None:
     """
     open_store = partial(RocksStore.open, read_only=True)
     files = RealFileSystem()
-    with one_line():
+    with one_line(), private_files():
         # Check the target first: verifying the backup may take long.
         check_target(files, data)
         if not no_check:

@@ -21,6 +21,7 @@ from headwater_server.net import logs
 from headwater_server.net.process import open_directory
 from headwater_server.net.session.authentication import MECHANISM, check_name
 from headwater_server.net.settings import ServerSettings
+from headwater_server.storage.files.private_files import private_files
 
 ITERATIONS: Final = 15_000
 """Iterations of the password hash: about 5 ms for a client at each login, and for an attacker at
@@ -76,7 +77,7 @@ def list(data: str) -> builtins.list[str]:  # noqa: A001 - as above
 def _opened(data: str) -> Iterator[Engine]:
     # Do not log the replay, only problems with it.
     logs.configure("console", "warning")
-    with one_line():
+    with one_line(), private_files():
         engine = open_directory(ServerSettings(data=data))
         try:
             yield engine

@@ -28,6 +28,7 @@ from headwater_server.net.tasks.garbage_collection import GarbageCollection, rep
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.threads.worker_thread import RunBlocking, WorkerThread
 from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.files.private_files import make_private, private_files
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
 from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
@@ -62,7 +63,7 @@ def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
         )
 
     with replaying():
-        return open_engine(
+        engine = open_engine(
             RealFileSystem(),
             settings.data,
             open_store=RocksStore.open,
@@ -74,6 +75,11 @@ def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
             on_progress=on_progress,
             on_upgrade=on_upgrade,
         )
+    # Now that it is ours: the path could have been that of something else.
+    shared = make_private(settings.data)
+    if shared:
+        _log.warning("other users of this machine may read the data", paths=shared)
+    return engine
 
 
 def _open_log(
@@ -114,33 +120,44 @@ async def serve(
         certificate = Certificate(settings.tls_certificate, settings.tls_key)
     # Bind before replaying the log, so that an occupied port is reported immediately.
     listeners = Listeners(settings)
+    # Only now: whether other users may connect to the Unix socket is up to whoever starts us.
     try:
-        adaptive_fsync = AdaptiveFsync(time.perf_counter)
-        engine = await trio.to_thread.run_sync(open_directory, settings, adaptive_fsync.timed)
-        with closing(engine):
-            try:
-                listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
-                garbage_collection = GarbageCollection(time.monotonic)
-                garbage_collection.start()
-                sys.setswitchinterval(_SWITCH_INTERVAL_S)
-                await _serve_engine(
-                    engine,
-                    settings,
-                    listeners,
-                    certificate,
-                    adaptive_fsync,
-                    garbage_collection,
-                    task_status,
-                )
-            except BaseExceptionGroup as group:
-                # A failed disk makes other tasks fail too; raise the failure of the disk.
-                for kinds in ((CommitFailed, CheckpointFailed), (OSError,)):
-                    failed, _ = group.split(kinds)
-                    if failed is not None:
-                        raise _first(failed)
-                raise
+        with private_files():
+            await _serve_directory(settings, listeners, certificate, task_status)
     finally:
         listeners.close()
+
+
+async def _serve_directory(
+    settings: ServerSettings,
+    listeners: Listeners,
+    certificate: Certificate | None,
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    adaptive_fsync = AdaptiveFsync(time.perf_counter)
+    engine = await trio.to_thread.run_sync(open_directory, settings, adaptive_fsync.timed)
+    with closing(engine):
+        try:
+            listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
+            garbage_collection = GarbageCollection(time.monotonic)
+            garbage_collection.start()
+            sys.setswitchinterval(_SWITCH_INTERVAL_S)
+            await _serve_engine(
+                engine,
+                settings,
+                listeners,
+                certificate,
+                adaptive_fsync,
+                garbage_collection,
+                task_status,
+            )
+        except BaseExceptionGroup as group:
+            # A failed disk makes other tasks fail too; raise the failure of the disk.
+            for kinds in ((CommitFailed, CheckpointFailed), (OSError,)):
+                failed, _ = group.split(kinds)
+                if failed is not None:
+                    raise _first(failed)
+            raise
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

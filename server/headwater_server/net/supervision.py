@@ -46,6 +46,8 @@ def ready_file(settings: ServerSettings, addresses: list[str]) -> Iterator[None]
     path = Path(settings.ready_file)
     unfinished = path.with_name(path.name + ".new")
     unfinished.write_text("".join(f"{address}\n" for address in addresses))
+    # It says nothing that is secret, and who watches over the server may be another user.
+    unfinished.chmod(0o644)
     unfinished.rename(path)
     try:
         yield
