@@ -232,6 +232,15 @@ class ReadOnly(HeadwaterError, code="read_only"):
     retryable = True
 
 
+class NotLeader(HeadwaterError, code="not_leader"):
+    """This node follows another one and takes no writes; details["leader"] is its address or None.
+
+    A node that was deposed says so too.
+    """
+
+    retryable = True
+
+
 class TooMany(HeadwaterError, code="too_many"):
     """A limit of the server is reached: connections, transactions, subscriptions, memory."""
 

@@ -12,7 +12,6 @@ between any two calls.
 import random
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from headwater_protocol.errors import (
@@ -20,10 +19,10 @@ from headwater_protocol.errors import (
     HistoryGone,
     InvalidArgument,
     NoSuchCommit,
-    TransactionForgotten,
 )
 from headwater_protocol.operations import SERIALIZABLE
 from headwater_server.engine.accounts import Accounts
+from headwater_server.engine.applier import Applier
 from headwater_server.engine.archive.source import ArchiveSource
 from headwater_server.engine.backup import Staged, stage
 from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
@@ -32,17 +31,14 @@ from headwater_server.engine.commit_listing import read_commits, read_snapshots
 from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.disk_room import DiskRoom
 from headwater_server.engine.format import keyspaces
-from headwater_server.engine.format.transaction_ids import (
-    made_at,
-    made_between,
-    told_time,
-)
+from headwater_server.engine.leadership import Leadership
+from headwater_server.engine.outcomes import Outcomes, TransactionStatus
 from headwater_server.engine.reads.charged_reader import ChargedReader
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.reads.reading import EventsPage, Reader
 from headwater_server.engine.reads.time_index import position_before
 from headwater_server.engine.retention.rewriting import Rewriting
-from headwater_server.engine.settings import HOUR_US, EngineSettings
+from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.memtable import ABORTED
 from headwater_server.engine.statistics import collect_statistics
@@ -54,18 +50,6 @@ from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.engine.work_budget import CONDITIONS, WorkBudget
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.wal.interface import WriteAheadLog
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionStatus:
-    """The status of a transaction: a word, and for a commit the ticket with its answer.
-
-    The answer waits for `ticket.sequence` even if the transaction was aborted, because a fence only
-    holds once it is durable.
-    """
-
-    state: str
-    ticket: Ticket
 
 
 class Engine:
@@ -86,6 +70,8 @@ class Engine:
         state: State,
         log: WriteAheadLog,
         sequencer: Sequencer,
+        applier: Applier,
+        leadership: Leadership,
         settings: EngineSettings,
         clock: Callable[[], int],
         source: random.Random,
@@ -93,11 +79,14 @@ class Engine:
         self.settings = settings
         self.database_id = database_id
         self._path = path
-        self._created = created
+        self.outcomes = Outcomes(state, sequencer, settings, created=created)
+        self.known = self.outcomes.known
         self._file_system = file_system
         self._state = state
         self._log = log
         self.sequencer = sequencer
+        self.applier = applier
+        self.leadership = leadership
         self._clock = clock
         self._files = ExitStack()
         self.room = DiskRoom(file_system, path, log, reserve_size=settings.disk_reserve_size)
@@ -105,8 +94,8 @@ class Engine:
         self.archived = ArchiveSource(
             file_system, log, sequencer, state.files, database_id, created, source
         )
-        self.accounts = Accounts(state, sequencer, clock, source, self.room.check_writable)
-        self.groups = Groups(state, sequencer, self.reader, clock, source, self.room.check_writable)
+        self.accounts = Accounts(state, sequencer, clock, source, self.check_writable)
+        self.groups = Groups(state, sequencer, self.reader, clock, source, self.check_writable)
         self._open = OpenTransactions(
             count_max=settings.transactions_max,
             size_max=settings.transactions_size_max,
@@ -207,6 +196,8 @@ class Engine:
             TooMany, NoSuchCommit, HistoryGone.
         """
         self._open.check_room()
+        if not read_only and at_commit is None:
+            self.leadership.check_leads()
         known = self.known(transaction)
         if known == ABORTED:
             raise aborted(transaction)
@@ -276,7 +267,7 @@ class Engine:
         self._open.remove(opened)
         opened.write(writes)
         if opened.buffer:
-            self.room.check_writable(opened.buffer)
+            self.check_writable(opened.buffer)
         return self.sequencer.commit(opened)
 
     def rollback(self, transaction: bytes, owner: object) -> None:
@@ -324,8 +315,8 @@ class Engine:
         if transaction in self._open.by_id:
             raise InvalidArgument(f"transaction {transaction.hex()} is open")
         buffer.add(writes)
-        if writes and self.room.read_only_reason is not None:
-            self.room.check_writable(buffer)
+        if writes and (self.room.read_only_reason is not None or not self.leadership.leads):
+            self.check_writable(buffer)
         charged = conditions or reads is not None or (proven is not None and buffer.conditional)
         budget = WorkBudget(CONDITIONS, proven=proven) if charged else None
         failures = [] if budget is None else failed_conditions(self._state, conditions, budget)
@@ -346,11 +337,13 @@ class Engine:
         if known is not None:
             ticket = self.sequencer.answer_again(transaction, known)
             return TransactionStatus("aborted" if known == ABORTED else "committed", ticket)
-        if self._is_forgotten(transaction):
+        # Only the leader knows that a transaction has not committed.
+        self.leadership.check_leads()
+        if self.outcomes.is_forgotten(transaction):
             return TransactionStatus("forgotten", Ticket(0, transaction, []))
         if not resolve:
             return TransactionStatus("open", Ticket(0, transaction, []))
-        self.room.check_writable()
+        self.check_writable()
         opened = self._open.find(transaction)
         if opened is not None:
             self._open.remove(opened)
@@ -367,7 +360,7 @@ class Engine:
     def tick(self) -> None:
         """Write the time to the log if something depends on it. Call this once a second."""
         # Do not write to a full disk.
-        self.sequencer.tick(write=self.room.may_tick)
+        self.sequencer.tick(write=self.leadership.leads and self.room.may_tick)
 
     @property
     def clock_offset_us(self) -> int:
@@ -391,6 +384,11 @@ class Engine:
     def prepare_log(self) -> None:
         """Allocate space for the log, and see whether there is any; see `DiskRoom.measure`."""
         self.room.measure()
+
+    def check_writable(self, buffer: WriteBuffer | None = None) -> None:
+        """Raise NotLeader or ReadOnly unless this may be written."""
+        self.leadership.check_leads()
+        self.room.check_writable(buffer)
 
     @property
     def read_only_reason(self) -> str | None:
@@ -425,9 +423,11 @@ class Engine:
     def seal_log(self) -> None:
         """Append an entry that marks the newest group as durable. Blocks; call this when idle.
 
-        Without that entry, damage to the newest group would look like a torn write.
+        Without that entry, damage to the newest group would look like a torn write. A follower gets
+        those of its leader.
         """
-        self.rewriting.seal_log()
+        if self.leadership.leads:
+            self.rewriting.seal_log()
 
     def close(self) -> None:
         """Close the files and release the directory's lock. What is not durable is lost."""
@@ -451,25 +451,6 @@ class Engine:
         )
 
     # Internal.
-
-    def known(self, transaction: bytes) -> int | None:
-        """The commit number of a transaction, ABORTED, or None if it may still commit."""
-        known = self._state.transaction(transaction)
-        if known is None and self._is_forgotten(transaction):
-            raise TransactionForgotten(
-                f"transaction {transaction.hex()} is older than the retention of "
-                f"{self.settings.transaction_retention_us // 1_000_000} s: whether it was "
-                f"committed is forgotten. By the client's clock it was made at "
-                f"{told_time(made_at(transaction))}, and by the server's it is "
-                f"{told_time(self.sequencer.clock.now())}"
-            )
-        return known
-
-    def _is_forgotten(self, transaction: bytes) -> bool:
-        """Whether an id that is not known may have been: its transaction can never commit now."""
-        # An id older than the database cannot be a forgotten one. Clocks may differ by a day.
-        seen_from = self._created - 24 * HOUR_US
-        return made_between(transaction, seen_from, self.sequencer.published_time.forget_before)
 
     def _before(self, commit: int) -> Reader:
         """A reader of what the transaction with this commit number has read."""

@@ -7,23 +7,26 @@
        go on beyond it                                       engine/later_files.py
     5  plan and apply the records after the applied commit, in order, as for new commits
     6  mark a directory of an older format with the current format
-    7  claim the right to write
+    7  claim the right to write, unless the node follows another one
 
 Time and memory depend on the length of the log's tail, which checkpoints keep short, and not on the
 amount of data. If checkpoints could not keep up before the crash, the replay makes them as needed.
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import starmap
 from typing import Final, Protocol
 
 from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import CommitNumber, Position
+from headwater_server.engine.applier import Applier
 from headwater_server.engine.backup import unstage
 from headwater_server.engine.checkpoint.schedule import checkpoint_steps, run_to_end
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.later_files import Newest, refuse_later_logs
+from headwater_server.engine.leadership import Leadership
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.stored_state import (
@@ -31,7 +34,6 @@ from headwater_server.engine.state.stored_state import (
     oldest_needed,
     read_applied,
 )
-from headwater_server.engine.transactions.replaying import plan_entry
 from headwater_server.engine.transactions.sequencer import Sequencer
 from headwater_server.storage.commits.commit_log import CommitLog
 from headwater_server.storage.errors import DiskFull, NoRoomToStart
@@ -39,7 +41,7 @@ from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.files.directory import FORMAT, DataDirectory
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.store.interface import StateStore
-from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog, records_by_entry
+from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 
 LogRecords = Iterable[tuple[WalIndex, list[bytes]]]
 """Records of the log, with the index of the entry that completes them."""
@@ -86,6 +88,7 @@ def open_engine(
     clock: Callable[[], int],
     source: random.Random,
     monotonic: Callable[[], int] | None = None,
+    leads: bool = True,
     on_progress: Callable[[int], None] = lambda _: None,
     on_upgrade: Callable[[int, int], None] = lambda _old, _new: None,
     directory: DataDirectory | None = None,
@@ -98,6 +101,7 @@ def open_engine(
         monotonic: a monotonic clock in microseconds, to check the wall clock. None: the wall clock
             is always accepted.
         source: for ids that only need to be unique.
+        leads: whether to claim the right to write; else the engine follows another node.
         on_progress: called with the count of records replayed so far.
         on_upgrade: called with the old and the new format, before a directory of an older format
             is marked with the current one. Older versions refuse it from then on.
@@ -117,6 +121,7 @@ def open_engine(
             clock,
             clock if monotonic is None else monotonic,
             source,
+            leads,
             on_progress,
             on_upgrade,
             directory,
@@ -136,6 +141,7 @@ def _open(
     clock: Callable[[], int],
     monotonic: Callable[[], int],
     source: random.Random,
+    leads: bool,
     on_progress: Callable[[int], None],
     on_upgrade: Callable[[int, int], None],
     directory: DataDirectory | None,
@@ -171,20 +177,25 @@ def _open(
             state=state,
             log=log,
             sequencer=sequencer,
+            applier=Applier(state, sequencer, log, path=directory.wal),
+            leadership=Leadership(log, sequencer, clock, monotonic),
             settings=settings,
             clock=clock,
             source=source,
         )
+        applier = engine.applier
         if records is None:
-            records = records_by_entry(log.read(WalIndex(log.first_index - 1)))
-        _replay(engine, state, sequencer, records, directory.wal, on_progress)
+            entries = log.read(WalIndex(log.first_index - 1))
+            _replay(engine, map(applier.apply, entries), on_progress)
+        else:
+            _replay(engine, starmap(applier.apply_records, records), on_progress)
         if directory.format < FORMAT:
             # After the replay, so that an older version can still open a log that cannot be
             # replayed. Before the claim, so that the log has no record yet that it cannot read.
             on_upgrade(directory.format, FORMAT)
             directory.upgrade(file_system)
-        log.claim(log.last_index)
-        sequencer.start(clock, monotonic)
+        if leads:
+            engine.leadership.lead()
         engine.keep_open(opened.pop_all())
     return engine
 
@@ -217,27 +228,23 @@ def _open_logs(
     return event_log, commit_log
 
 
-def _replay(
-    engine: Engine,
-    state: State,
-    sequencer: Sequencer,
-    records: LogRecords,
-    path: str,
-    on_progress: Callable[[int], None],
-) -> None:
-    """Apply the records of the log that the files do not have."""
+def _replay(engine: Engine, applied: Iterator[int], on_progress: Callable[[int], None]) -> None:
+    """Apply the records of the log that the files do not have.
+
+    Each step of *applied* applies those of one entry, and tells how many they were.
+    """
     count = 0
-    for index, encoded in records:
+    while True:
         # Make checkpoints only between entries: the checkpoint may trim the log up to this entry,
         # so all of the entry's commits must be in it.
         if engine.checkpoints.overdue:
             run_to_end(checkpoint_steps(engine))
-        state.apply(plan_entry(state, encoded, path=path, index=index))
-        sequencer.replayed(index, len(encoded))
+        records = next(applied, None)
+        if records is None:
+            break
         told = count // PROGRESS_RECORDS
-        count += len(encoded)
+        count += records
         if count // PROGRESS_RECORDS > told:
             on_progress(count)
-    state.retention.publish(state.last_commit)
     if count:
         on_progress(count)

@@ -310,13 +310,15 @@ class MemoryWriteAheadLog:
         self._check_failure()
         self.confirm(self._send([Body([])], epoch))
 
-    def begin_segment(self) -> None:
+    def begin_segment(self, index: WalIndex) -> None:
         self._check_failure()
+        assert index <= self.last_index, "entries are trimmed one by one, up to the newest"
 
-    def ingest(self, entries: Sequence[bytes]) -> WalIndex:
+    def ingest(self, entries: Sequence[bytes]) -> list[WalEntry]:
         self._check_failure()
         assert self._epoch is None, "a copy has no writer of its own"
         chain = replace(self._log.last, durable=WalIndex(0))
+        new: list[WalEntry] = []
         for packed in entries:
             entry = checked(packed)
             if entry.index <= chain.index:
@@ -332,7 +334,8 @@ class MemoryWriteAheadLog:
                 self._failure = error
                 raise
             chain = chain.then(entry, packed)
-        return self._log.last.index
+            new.append(entry)
+        return new
 
     def prepare(self) -> None:
         if not self._log.room():

@@ -44,7 +44,7 @@ def test_a_copy_has_the_same_bytes_and_the_same_ends(log: WriteAheadLog, copies:
     fill(log, 30)
     log.submit([b"x" * 20_000])
     copy, reopen = copies.make()
-    assert copy.ingest(packed_after(log, 0, 5000)) == log.last_index
+    assert copy.ingest(packed_after(log, 0, 5000)) == list(log.read(START))
     assert packed_after(copy, 0, 5000) == packed_after(log, 0, 5000)
     for index in range(1, log.last_index + 1):
         assert copy.end_at(WalIndex(index)) == log.end_at(WalIndex(index))
@@ -70,9 +70,9 @@ def test_entries_that_a_copy_has_are_skipped(log: WriteAheadLog, copies: Copies)
     fill(log, 6)
     copy, _ = copies.make()
     entries = packed_after(log, 0, 5000)
-    assert copy.ingest(entries[:4]) == 4
-    assert copy.ingest(entries[1:6]) == 6
-    assert copy.ingest(entries[3:5]) == 6
+    assert [entry.index for entry in copy.ingest(entries[:4])] == [1, 2, 3, 4]
+    assert [entry.index for entry in copy.ingest(entries[1:6])] == [5, 6]
+    assert copy.ingest(entries[3:5]) == []
     assert packed_after(copy, 0, 5000) == entries[:6]
     copy.close()
 
@@ -93,7 +93,8 @@ def test_a_copy_refuses_a_gap_and_damage(log: WriteAheadLog, copies: Copies) -> 
         with pytest.raises(DamagedFile):
             copy.ingest([short])
     assert copy.last_index == 2
-    assert copy.ingest(entries[2:]) == log.last_index
+    copy.ingest(entries[2:])
+    assert copy.last_index == log.last_index
     copy.close()
 
 
@@ -142,8 +143,8 @@ def test_a_copy_can_let_go_of_all_its_entries(log: WriteAheadLog, copies: Copies
     fill(log, 5)
     copy, reopen = copies.make()
     copy.ingest(packed_after(log, 0, 5000))
-    copy.begin_segment()
-    copy.begin_segment()
+    for _ in range(2):
+        copy.begin_segment(log.last_index)
     copy.trim(WalIndex(log.last_index + 1))
     if isinstance(copy, FileWriteAheadLog):
         assert copy.first_index == log.last_index + 1

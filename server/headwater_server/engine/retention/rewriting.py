@@ -359,6 +359,11 @@ class Rewriting:
             self._log.seal()
 
     @property
+    def roll_at(self) -> int | None:
+        """The index up to which the log has erased data, if it must begin a segment for that."""
+        return self._log_index if self.wants_roll else None
+
+    @property
     def _log_is_clean(self) -> bool:
         return int(self._log.first_index) > self._log_index
 

@@ -406,13 +406,17 @@ class Sequencer:
         if group.time != self.published_time:
             self._publish_time(LogTime(*group.time))
 
-    def replayed(self, log_index: int, count: int) -> None:
-        """Count records that recovery read from one log entry and applied."""
+    def replayed(self, log_index: int, count: int, commits_and_fences: int) -> None:
+        """Publish records that were read from one log entry and applied."""
         self.sequence += count
+        self.commits_and_fences += commits_and_fences
         self._log_ends.append((self.sequence, log_index))
         self.durable_sequence = self.sequence
         self.published = self._state.last_commit
         self.published_position = self._state.last_position
+        retention = self._state.retention
+        if retention.pending:
+            retention.publish(self.published)
         self._publish_time(self._state.time)
 
     def _publish_time(self, time: LogTime) -> None:

@@ -340,11 +340,11 @@ class FileWriteAheadLog:
         self._log.limit = self._log.end
         self._append([Body([])], self._epoch)
 
-    def begin_segment(self) -> None:
+    def begin_segment(self, index: WalIndex) -> None:
         self._check_failure()
         last = self._last
         assert last is self._end, "everything is durable"
-        if self._log.segments[-1].first_index > last.index:
+        if self._log.segments[-1].first_index > min(index, last.index):
             return
         self._log.prepare()
         try:
@@ -353,10 +353,11 @@ class FileWriteAheadLog:
             self._failure = error
             raise
 
-    def ingest(self, entries: Sequence[bytes]) -> WalIndex:
+    def ingest(self, entries: Sequence[bytes]) -> list[WalEntry]:
         self._check_failure()
         assert self._epoch is None, "a copy has no writer of its own"
         chain = replace(self._end, durable=WalIndex(0))
+        new: list[WalEntry] = []
         run: list[bytes] = []
         for packed in entries:
             entry = checked(packed)
@@ -370,10 +371,11 @@ class FileWriteAheadLog:
                 self._append_packed(run, chain)
                 run = []
             run.append(packed)
+            new.append(entry)
             chain = chain.then(entry, packed)
         if run:
             self._append_packed(run, chain)
-        return self._last.index
+        return new
 
     def _append(self, bodies: Sequence[Body], epoch: Epoch) -> None:
         """Write one group and sync it."""

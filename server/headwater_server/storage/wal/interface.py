@@ -226,14 +226,14 @@ class LogWriter(Protocol):
 class WriteAheadLog(LogReader, LogWriter, Protocol):
     """An append-only log with one writer at a time. The module's docstring has the rules."""
 
-    def ingest(self, entries: Sequence[bytes]) -> WalIndex:
+    def ingest(self, entries: Sequence[bytes]) -> list[WalEntry]:
         """Append entries of another log, byte for byte, and wait until they are durable.
 
         Entries that this log has are skipped. What an entry says was durable is durable here
         before that entry is written, so this log tells a torn tail from corruption as the other.
 
         Returns:
-            the newest index.
+            those that are new here, unpacked.
 
         Raises:
             Diverged: an entry does not continue this log: its writers went different ways.
@@ -255,8 +255,10 @@ class WriteAheadLog(LogReader, LogWriter, Protocol):
         """
         ...
 
-    def begin_segment(self) -> None:
-        """Make everything before the next entry trimmable, without an entry: for a copy.
+    def begin_segment(self, index: WalIndex) -> None:
+        """Make entries up to an index trimmable, without an entry: for a copy.
+
+        It does what `roll` does for a writer, and nothing if it was done for this index.
 
         Raises:
             DiskFull: there is no room; try again later.
@@ -347,29 +349,49 @@ def records(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, bytes]]:
             yield index, record
 
 
-def records_by_entry(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, list[bytes]]]:
-    """The records that each of consecutive entries completes, for those that complete any.
+class RecordAssembler:
+    """Puts the records of consecutive entries together.
 
     A record without its last part is dropped: the power failed during its write, so nobody was told
     that it is durable. The rest of a record that began before the first entry is dropped, too.
     """
-    parts: list[bytes] = []
-    epoch = Epoch(0)
-    for entry in entries:
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._epoch = Epoch(0)
+
+    @property
+    def is_between_records(self) -> bool:
+        """Whether no record has begun and is not complete."""
+        return not self._parts
+
+    def add(self, entry: WalEntry) -> list[bytes]:
+        """The records that the next entry completes."""
+        parts = self._parts
         # The writer of an unfinished record died, and a later writer began a new one.
-        if not entry.resumed or entry.epoch != epoch:
+        if not entry.resumed or entry.epoch != self._epoch:
             parts.clear()
-            epoch = entry.epoch
+            self._epoch = entry.epoch
         if entry.resumed and not parts:
-            continue
+            return []
         body = entry.body
         if entry.continued or entry.resumed:
             parts.append(body[LENGTH_SIZE:])
-            if not entry.continued:
-                yield entry.index, [b"".join(parts)]
-                parts.clear()
-        elif body:
-            yield entry.index, _cut(body)
+            if entry.continued:
+                return []
+            whole = b"".join(parts)
+            parts.clear()
+            return [whole]
+        return _cut(body) if body else []
+
+
+def records_by_entry(entries: Iterable[WalEntry]) -> Iterator[tuple[WalIndex, list[bytes]]]:
+    """The records that each of consecutive entries completes, for those that complete any."""
+    assembler = RecordAssembler()
+    for entry in entries:
+        completed = assembler.add(entry)
+        if completed:
+            yield entry.index, completed
 
 
 def _cut(body: bytes) -> list[bytes]:

@@ -1,0 +1,98 @@
+"""The applier: from the entries of the log to what readers see.
+
+    entry --> records --> plan --> apply --> publish
+
+There is one way to apply a commit. The node that leads plans from requests, and applies by the same
+function. Recovery reads the entries from its own log, a follower gets them from its leader. What
+was read from a log is durable, so it is published as it is applied. Whoever drives the applier
+makes checkpoints beside it, and wakes the feeds.
+"""
+
+from collections.abc import Sequence
+
+from headwater_server.engine.format.planned import TICK
+from headwater_server.engine.format.records import decode_record
+from headwater_server.engine.state.layers import State
+from headwater_server.engine.transactions.replaying import plan_entry
+from headwater_server.engine.transactions.sequencer import Sequencer
+from headwater_server.storage.wal.interface import (
+    RecordAssembler,
+    WalEntry,
+    WalIndex,
+    WriteAheadLog,
+)
+
+
+class Applier:
+    """Applies consecutive entries of the log.
+
+    Attributes:
+        index: the newest entry that was applied.
+    """
+
+    def __init__(
+        self, state: State, sequencer: Sequencer, log: WriteAheadLog, *, path: str
+    ) -> None:
+        """*path* is that of the log, for errors."""
+        self.index = WalIndex(log.first_index - 1)
+        self._state = state
+        self._sequencer = sequencer
+        self._log = log
+        self._path = path
+        self._assembler = RecordAssembler()
+        self._in_files = True
+
+    def apply(self, entry: WalEntry) -> int:
+        """Apply and publish the records that an entry completes; return how many there are.
+
+        Raises:
+            DamagedFile: commits between the state's last one and these are missing.
+            FormatTooNew: a newer version of Headwater wrote them.
+        """
+        encoded = self._assembler.add(entry)
+        if encoded:
+            return self.apply_records(entry.index, encoded)
+        if self._assembler.is_between_records:
+            # A claim or a seal: the log may be trimmed beyond it.
+            self._sequencer.replayed(entry.index, 0, 0)
+        self.index = entry.index
+        return 0
+
+    def apply_records(self, index: WalIndex, encoded: list[bytes]) -> int:
+        """The same, with the records that the entry *index* completes."""
+        self._in_files = self._in_files and self._is_in_files(encoded)
+        commits_and_fences = 0
+        if not self._in_files:
+            state = self._state
+            run = plan_entry(state, encoded, path=self._path, index=index)
+            state.apply(run)
+            commits_and_fences = len(run) - sum(planned.kind == TICK for planned in run)
+        self._sequencer.replayed(index, len(encoded), commits_and_fences)
+        self.index = index
+        return len(encoded)
+
+    def ingest(self, entries: Sequence[bytes], *, roll_at: int | None) -> list[WalEntry]:
+        """Append entries of the leader to this node's log, durably; return those that are new.
+
+        Blocks; may run in another thread, one at a time. *roll_at*: erased data must be trimmed
+        from the log up to this index, so a new segment begins after it.
+
+        Raises:
+            Diverged, DamagedFile, DiskFull: see WriteAheadLog.ingest.
+        """
+        new = self._log.ingest(entries)
+        if roll_at is not None:
+            self._log.begin_segment(WalIndex(roll_at))
+        return new
+
+    def _is_in_files(self, encoded: list[bytes]) -> bool:
+        """Whether the files have all of these: the log may be kept for others for long.
+
+        A fence or tick beside the newest commit of the files may have come after their checkpoint.
+        """
+        applied = self._state.files.applied_commit
+        for record in reversed(encoded):
+            commit = decode_record(record).commit
+            if commit:
+                return commit < applied
+        return False

@@ -1,0 +1,76 @@
+"""Leadership: whether this node may write to the log.
+
+    follows ---- lead: claim ----> leads ---- depose ----> deposed
+       ^  applies the entries        applies its own          serves what it has
+       |  of its leader              commits                  until it is restarted
+
+At any time one node leads. A claim is an entry of the log with a new epoch, so of two nodes that
+both believe to lead, the one with the lower epoch is wrong. A follower that is promoted leads
+without a restart. A deposed leader may have commits that no other node has, in its memory and in
+its log, and they cannot be taken out. So it writes no more, and only a restart makes it a follower.
+"""
+
+from collections.abc import Callable
+
+from headwater_protocol.errors import NotLeader
+from headwater_server.engine.transactions.sequencer import Sequencer
+from headwater_server.storage.wal.interface import Epoch, WriteAheadLog
+
+
+class Leadership:
+    """The role of this node.
+
+    Attributes:
+        leads: this node has claimed the log and may write.
+        deposed: it led, and another node leads now.
+        leader: the address of the leader, as a URL without a password; None: unknown, or this node.
+    """
+
+    def __init__(
+        self,
+        log: WriteAheadLog,
+        sequencer: Sequencer,
+        clock: Callable[[], int],
+        monotonic: Callable[[], int],
+    ) -> None:
+        """*clock* and *monotonic* give new commits their times."""
+        self.leads = False
+        self.deposed = False
+        self.leader: str | None = None
+        self._log = log
+        self._sequencer = sequencer
+        self._clock = clock
+        self._monotonic = monotonic
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch of the newest entry of the log."""
+        return self._log.end_at(self._log.last_index).epoch
+
+    def lead(self) -> None:
+        """Claim the log, all of whose entries are applied. Blocks for a sync.
+
+        Raises:
+            LogGoesOn, DiskFull: nothing was changed.
+        """
+        assert not self.deposed, "its commits cannot be taken back"
+        self._log.claim(self._log.last_index)
+        self._sequencer.start(self._clock, self._monotonic)
+        self.leads = True
+        self.leader = None
+
+    def depose(self, leader: str | None) -> None:
+        """Another node has a higher epoch: write no more."""
+        self.leads = False
+        self.deposed = True
+        self.leader = leader
+
+    def check_leads(self) -> None:
+        """Raise NotLeader unless this node may write; its details have the leader's address."""
+        if self.leads:
+            return
+        where = f"the leader is {self.leader}" if self.leader else "the leader is unknown"
+        what = "was deposed" if self.deposed else "follows"
+        raise NotLeader(
+            f"this node {what} and takes no writes; {where}", details={"leader": self.leader}
+        )
