@@ -18,7 +18,7 @@ def declared(*extras: str) -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
     wanted = [*project["dependencies"], *(one for extra in extras for one in optional[extra])]
-    return {re.split(r"[\[>=<~!;]", one)[0].strip() for one in wanted}
+    return {re.split(r"[\[>=<~!;]", one)[0].strip().replace("-", "_") for one in wanted}
 
 
 def imported(folder: Path) -> dict[str, str]:

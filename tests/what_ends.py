@@ -281,7 +281,7 @@ LEFT_OUT: Final = {
     # Where and how, not how much.
     *(f"ServerSettings.{name}" for name in (
         "data", "listen", "unix", "tls_certificate", "tls_key", "backup_directory", "ready_file",
-        "log_format", "log_level", "session", "engine",
+        "log_format", "log_level", "session", "engine", "http", "slow_request_ms",
     )),
     # The pace of the server's own work. A client sees slower answers, and nothing ends.
     *(f"ServerSettings.{name}" for name in (

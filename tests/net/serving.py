@@ -20,6 +20,7 @@ from trio.testing import memory_stream_pair
 from headwater_protocol.connection import Answer, ClientConnection, Failure, Push, Responded
 from headwater_protocol.limits import PROTOCOL_VERSION
 from headwater_server.net.drivers.streams import serve_stream
+from headwater_server.net.monitoring.recorder import Recorder
 from headwater_server.net.server import Server
 from headwater_server.net.settings import ServerSettings, SessionSettings
 from headwater_server.net.threads.worker_thread import RunBlocking
@@ -116,7 +117,13 @@ class Client:
 class MemoryServer:
     """A server whose clients come through `connect`."""
 
-    def __init__(self, settings: ServerSettings, *, local_only: bool = True) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        local_only: bool = True,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.database = Database(settings.engine)
         self.disk = Disk()
         self.checkpoint_disk = Disk()
@@ -127,6 +134,7 @@ class MemoryServer:
             clock=lambda: self.database.now,
             worker=self._worker,
             local_only=local_only,
+            recorder=recorder,
         )
         self.nursery: trio.Nursery
 
@@ -188,11 +196,14 @@ def settings(**session: Any) -> ServerSettings:
 
 @asynccontextmanager
 async def serving(
-    given: ServerSettings | None = None, *, local_only: bool = True
+    given: ServerSettings | None = None,
+    *,
+    local_only: bool = True,
+    recorder: Recorder | None = None,
 ) -> AsyncIterator[MemoryServer]:
     """A running server in memory."""
     random.seed(1)
-    server = MemoryServer(given or settings(), local_only=local_only)
+    server = MemoryServer(given or settings(), local_only=local_only, recorder=recorder)
     async with trio.open_nursery() as nursery:
         server.nursery = nursery
         await nursery.start(server.server.run)

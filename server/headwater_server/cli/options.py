@@ -142,6 +142,19 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         metavar="FILE",
     ),
     _option("tls-key", "Private key, PEM, if it is not in the same file.", metavar="FILE"),
+    _option(
+        "http",
+        "Address of the HTTP pages /metrics, /healthz and /readyz. Everybody who reaches it can "
+        "read them.",
+        type=parse_address,
+        metavar="HOST:PORT",
+    ),
+    _option(
+        "slow-request",
+        "Log requests that take this long or longer, and what they did.",
+        type=click.IntRange(min=0),
+        metavar="MS",
+    ),
     _option("audit-log", "File to append the audit log to, as JSON lines.", metavar="FILE"),
     _option(
         "backup-dir", "Directory for backups; without it, backups are disabled.", metavar="DIR"
@@ -243,6 +256,8 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         unix=values["unix"],
         tls_certificate=values["tls_cert"],
         tls_key=values["tls_key"],
+        http=values["http"],
+        slow_request_ms=values["slow_request"],
         audit_log=values["audit_log"],
         backup_directory=values["backup_dir"],
         ready_file=values["ready_file"],

@@ -25,6 +25,7 @@ class DiskRoom:
     Attributes:
         read_only_reason: why nothing can be written, or None.
         may_clear: whether writes that make room are possible even so.
+        free_size: bytes that were free at the last measurement.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class DiskRoom:
     ) -> None:
         self.read_only_reason: str | None = None
         self.may_clear = False
+        self.free_size = 0
         self._file_system = file_system
         self._path = path
         self._log = log
@@ -46,9 +48,10 @@ class DiskRoom:
             self._log.prepare()
         except DiskFull as error:
             self.may_clear = False
+            self.free_size = 0
             self.read_only_reason = f"the disk is full: {error}"
             return
-        free = self._file_system.free_bytes(self._path)
+        free = self.free_size = self._file_system.free_bytes(self._path)
         self.may_clear = free >= self._reserve_size // 2
         if free < self._reserve_size:
             self.read_only_reason = (

@@ -57,7 +57,7 @@ class Engine:
 
     Attributes:
         sequencer: applies commits, makes groups of them durable and publishes them.
-        open_count, open_size: how many transactions an owner has open, and the bytes they hold.
+        open_transactions: all; open_count, open_size: how many an owner has, and their bytes.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Engine:
         )
         self.accounts = Accounts(state, sequencer, clock, source, self.check_writable)
         self.groups = Groups(state, sequencer, self.reader, clock, source, self.check_writable)
-        self._open = OpenTransactions(
+        self._open = self.open_transactions = OpenTransactions(
             count_max=settings.transactions_max,
             size_max=settings.transactions_size_max,
             idle_us_max=settings.transaction_idle_us_max,

@@ -36,6 +36,8 @@ def collect_statistics(
         "memtable_commits": len(active.commits),
         "memtable_size": active.size,
         "log_size": log_size,
+        "event_log_size": state.files.event_log.size,
+        "commit_log_size": state.files.commit_log.size,
         "store_sizes": state.files.store.sizes(),
         "read_only": read_only_reason,
         "open_transactions": len(opened),

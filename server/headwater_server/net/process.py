@@ -4,10 +4,12 @@ On SIGTERM or SIGINT the server stops in order (server.py). A second signal skip
 SIGHUP it reads the TLS certificate again.
 """
 
+import contextlib
 import random
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
@@ -20,6 +22,7 @@ from headwater_server.net.clocks import monotonic_clock, wall_clock
 from headwater_server.net.drivers import streams
 from headwater_server.net.drivers.listening import Certificate, Listeners
 from headwater_server.net.failures import CommitFailed
+from headwater_server.net.monitoring.monitor import Monitor
 from headwater_server.net.server import Server
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.supervision import closing, ready_file, reload, tell
@@ -42,10 +45,15 @@ _SWITCH_INTERVAL_S = 0.001
 default, the event loop could wait 5 ms for it after every sync."""
 
 
-def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
+def open_directory(
+    settings: ServerSettings,
+    timed: Timed = untimed,
+    on_replayed: Callable[[int], None] = lambda _count: None,
+) -> Engine:
     """Open the data directory of a real server, replaying its log.
 
-    *timed* makes the fsyncs of commit groups.
+    *timed* makes the fsyncs of commit groups. *on_replayed* is told now and then how many records
+    were replayed so far.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be opened.
@@ -53,6 +61,7 @@ def open_directory(settings: ServerSettings, timed: Timed = untimed) -> Engine:
 
     def on_progress(count: int) -> None:
         _log.info("replaying the log", records=count)
+        on_replayed(count)
 
     def on_upgrade(old: int, new: int) -> None:
         _log.warning(
@@ -122,20 +131,38 @@ async def serve(
     listeners = Listeners(settings)
     # Only now: whether other users may connect to the Unix socket is up to whoever starts us.
     try:
-        with private_files():
-            await _serve_directory(settings, listeners, certificate, task_status)
+        with (
+            private_files(),
+            contextlib.closing(Monitor(settings, AdaptiveFsync(time.perf_counter))) as monitor,
+        ):
+            run = partial(_serve_directory, settings, listeners, certificate, monitor, task_status)
+            await (_beside_pages(monitor, run) if monitor.has_pages else run())
     finally:
         listeners.close()
+
+
+async def _beside_pages(monitor: Monitor, run: Callable[[], Awaitable[None]]) -> None:
+    """Serve the pages of monitoring as long as the server runs."""
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(monitor.run)
+            await run()
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The pages handle their failures themselves, so this is what the server raised.
+        raise group.exceptions[0]
 
 
 async def _serve_directory(
     settings: ServerSettings,
     listeners: Listeners,
     certificate: Certificate | None,
+    monitor: Monitor,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
-    adaptive_fsync = AdaptiveFsync(time.perf_counter)
-    engine = await trio.to_thread.run_sync(open_directory, settings, adaptive_fsync.timed)
+    engine = await trio.to_thread.run_sync(
+        open_directory, settings, monitor.timed, monitor.readiness.note_replayed
+    )
     with closing(engine):
         try:
             listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
@@ -147,7 +174,7 @@ async def _serve_directory(
                 settings,
                 listeners,
                 certificate,
-                adaptive_fsync,
+                monitor,
                 garbage_collection,
                 task_status,
             )
@@ -172,7 +199,7 @@ async def _serve_engine(
     settings: ServerSettings,
     listeners: Listeners,
     certificate: Certificate | None,
-    adaptive_fsync: AdaptiveFsync,
+    monitor: Monitor,
     garbage_collection: GarbageCollection,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
@@ -189,11 +216,13 @@ async def _serve_engine(
         worker=worker,
         turn_clock=time.perf_counter,
         processor_time=time.thread_time,
-        adaptive_fsync=adaptive_fsync,
+        adaptive_fsync=monitor.adaptive_fsync,
         pacing=Pacer(time.perf_counter, time.sleep, lambda: engine.checkpoints.fill),
         garbage_collection=garbage_collection,
         local_only=listeners.local_only,
+        recorder=monitor.recorder,
     )
+    monitor.watch(server.service, server.checkpointer)
     try:
         with trio.open_signal_receiver(*_SIGNALS) as signals:
             async with trio.open_nursery() as nursery:

@@ -26,6 +26,7 @@ from headwater_server.engine.pacing import UNPACED, Pacing
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.net.drivers.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
 from headwater_server.net.failures import Failures
+from headwater_server.net.monitoring.recorder import Recorder
 from headwater_server.net.push.event_source import EventSource
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
@@ -75,18 +76,21 @@ class Server:
         garbage_collection: GarbageCollection | None = None,
         local_only: bool = True,
         plain_sockets: Callable[[Service], PlainSockets] = PlainSockets,
+        recorder: Recorder | None = None,
     ) -> None:
+        """*recorder* measures all requests; None: nobody wants to know."""
         self._engine = engine
         self._settings = settings
         self._stopped = trio.Event()
         self._failures = Failures()
         self._garbage_collection = garbage_collection
+        self._recorder = recorder
         self._group_commit = GroupCommit(
             engine.sequencer,
             worker("commit"),
             seal_log=engine.seal_log,
             adaptive_fsync=adaptive_fsync,
-            after_publish=self._after_publish,
+            after_publish=self._after_publish if recorder is None else self._after_measured,
             waiting_size_max=settings.commits_waiting_size_max,
             disk_retry_ms=settings.disk_retry_ms,
         )
@@ -106,16 +110,12 @@ class Server:
             interval_ms=settings.maintenance_ms,
             rest_ms=settings.rewrite_rest_ms,
         )
-        self._backups = Backups(
-            self._checkpointer,
-            worker("backup"),
-            begin_log=begin_files,
-            directory=settings.backup_directory,
-        )
+        self._backups = self._open_backups(worker("backup"), clock)
+        handlers = HANDLERS if recorder is None else recorder.timed(HANDLERS, engine.sequencer)
         self.service = Service(
             engine,
             settings,
-            handlers=HANDLERS,
+            handlers=handlers,
             clock=clock,
             monotonic=trio.current_time,
             turn_clock=turn_clock,
@@ -130,6 +130,15 @@ class Server:
         )
         self.plain_sockets = plain_sockets(self.service)
         self._maintenance = self._open_maintenance(worker("log-space"))
+
+    def _open_backups(self, run_blocking: RunBlocking, clock: Callable[[], int]) -> Backups:
+        return Backups(
+            self._checkpointer,
+            run_blocking,
+            begin_log=begin_files,
+            directory=self._settings.backup_directory,
+            clock=clock,
+        )
 
     def _open_maintenance(self, run_blocking: RunBlocking) -> Maintenance:
         return Maintenance(
@@ -184,6 +193,11 @@ class Server:
             "the connections": self.plain_sockets.run,
         }
 
+    @property
+    def checkpointer(self) -> Checkpointer:
+        """The task that makes checkpoints."""
+        return self._checkpointer
+
     def _on_tick(self) -> None:
         self.plain_sockets.resume_accepting()
         self._checkpointer.tick()
@@ -203,6 +217,11 @@ class Server:
         # Send the group's answers here: a task switch would delay them.
         if self.plain_sockets.to_flush:
             self.plain_sockets.flush(FLUSHES_PER_TURN_MAX)
+
+    def _after_measured(self) -> None:
+        self._after_publish()
+        assert self._recorder is not None, "the server was made with one"
+        self._recorder.published(self._engine.durable_sequence)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` has finished.

@@ -105,6 +105,8 @@ class Service:
         bursts: which of many equal log lines are written.
         account_changes: changes of users and their rights, on their way to the sessions.
         audit: the audit log.
+        connections_total: how many sessions were opened.
+        refused: how many connections were refused, by error code.
     """
 
     def __init__(
@@ -140,11 +142,9 @@ class Service:
         self.local_only = local_only
         self.authentication_needed = engine.accounts.any() or not local_only
         self.audit = Audit(clock, settings.audit_log)
+        failed_max = settings.session.authentications_failed_max
         self.authentication = Authentication(
-            engine,
-            self.audit,
-            failed_max=settings.session.authentications_failed_max,
-            monotonic=monotonic,
+            engine, self.audit, failed_max=failed_max, monotonic=monotonic
         )
         self.memory_budget = MemoryBudget(
             settings.memory_size_max or default_size(),
@@ -175,7 +175,8 @@ class Service:
         self._departing: dict[Peer, float] = {}
         self._later: list[tuple[float, Callable[[], None]]] = []
         self.monotonic = monotonic
-        self._connections_total = 0
+        self.connections_total = 0
+        self.refused: dict[str, int] = {}
         self.descriptors_max = _descriptors_max(settings)
 
     # Sessions.
@@ -207,14 +208,15 @@ class Service:
 
     def note_refusal(self, peer: str, error: HeadwaterError) -> None:
         """Log that a connection was refused; of a burst from one address, the first."""
+        self.refused[error.code] = self.refused.get(error.code, 0) + 1
         left_out = self.bursts.admit(f"refused {address_of(peer)}")
         if left_out is not None:
             _log.warning("connection refused", peer=peer, error=error.message, left_out=left_out)
 
     def enter(self, session: Peer) -> None:
         """Add a new session, which is not authenticated yet."""
-        self._connections_total += 1
-        self.sessions[session] = Entered(self._connections_total, self.monotonic())
+        self.connections_total += 1
+        self.sessions[session] = Entered(self.connections_total, self.monotonic())
         self.strangers.add(session, self.monotonic())
 
     @staticmethod
@@ -395,7 +397,7 @@ class Service:
             "server": self.server_name,
             "time": self.clock(),
             "connections": len(self.sessions),
-            "connections_total": self._connections_total,
+            "connections_total": self.connections_total,
             "connections_memory_size": self.memory_budget.used,
             "subscriptions": self.subscriptions.count,
             "group_members": self.group_deliveries.count,

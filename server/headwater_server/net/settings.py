@@ -99,6 +99,13 @@ class ServerSettings:
     audit_log: str | None = None
     """A file to which the audit log is appended, one JSON object a line. None: no file."""
 
+    http: Address | None = None
+    """Address of the pages of metrics, health and readiness; None: there are none. They are plain
+    HTTP, and everybody who reaches the address can read them."""
+
+    slow_request_ms: int | None = None
+    """Milliseconds from which on a request is logged as slow; None: none is."""
+
     ready_file: str | None = None
     """A file that is written once the server listens, one address on each line. For scripts."""
 

@@ -236,6 +236,11 @@ class Groups:
         """A row of every group; see describing.py."""
         return describing.overview(self._state, self.reader(), self.active)
 
+    def figures(self, count_max: int) -> tuple[int, list[tuple[str, dict[str, int]]]]:
+        """How many groups there are, and the figures of the first of them; see describing.py."""
+        view = self._state.last_commit
+        return describing.all_figures(self._state, view, self.active, count_max)
+
     def info(self, name: str) -> dict[str, Any]:
         """The settings and figures of a group.
 

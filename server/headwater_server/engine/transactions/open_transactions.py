@@ -15,6 +15,8 @@ class OpenTransactions:
 
     Attributes:
         by_id: all of them.
+        expired: how many were ended because they were idle or open for too long.
+        lost: how many were ended with their connection.
     """
 
     def __init__(self, *, count_max: int, size_max: int, idle_us_max: int, age_us_max: int) -> None:
@@ -24,6 +26,8 @@ class OpenTransactions:
         self._idle_us_max = idle_us_max
         self._age_us_max = age_us_max
         self.by_id: dict[bytes, Transaction] = {}
+        self.expired = 0
+        self.lost = 0
         self._by_owner: dict[object, dict[bytes, Transaction]] = {}
 
     def __len__(self) -> int:
@@ -98,6 +102,7 @@ class OpenTransactions:
         owned = list(self._by_owner.get(owner, {}).values())
         for transaction in owned:
             self.remove(transaction)
+        self.lost += len(owned)
         return len(owned)
 
     def count_of(self, owner: object) -> int:
@@ -126,6 +131,7 @@ class OpenTransactions:
         ]
         for transaction in ended:
             self.remove(transaction)
+        self.expired += len(ended)
         return ended
 
     def views(self) -> list[int]:

@@ -60,12 +60,14 @@ class Planner:
 
     Attributes:
         acknowledging: who evaluates acknowledgements; set once, when the engine is opened.
+        work: what the newest transaction was charged for; None: nothing had to be counted.
     """
 
     def __init__(self, state: State, settings: EngineSettings) -> None:
         self._state = state
         self._settings = settings
         self.acknowledging: Acknowledging | None = None
+        self.work: WorkBudget | None = None
 
     def plan(self, transaction: Transaction, now: int) -> Planned:
         """The plan of an open transaction that has writes.
@@ -78,7 +80,7 @@ class Planner:
         budget = None
         conflicts: list[dict[str, Any]] = []
         if transaction.view != self._state.last_commit:
-            budget = WorkBudget(VALIDATION)
+            budget = self.work = WorkBudget(VALIDATION)
             conflicts = find_conflicts(self._state, transaction, budget)
         if conflicts:
             conflicts += self._failed_expectations(

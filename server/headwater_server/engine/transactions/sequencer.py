@@ -113,6 +113,9 @@ class Sequencer:
         published, published_position: the newest commit and event that readers may see.
         published_time: the log's time as of the newest published record.
         forgotten_ids_end: time-based ids below these bytes may be forgotten.
+        refused: how many transactions were refused when they were planned, by error code.
+        conflicts: how many conflicts they had, by kind.
+        fenced: how many transactions were aborted.
     """
 
     def __init__(self, state: State, log: WriteAheadLog, settings: EngineSettings) -> None:
@@ -138,6 +141,9 @@ class Sequencer:
         self.published_position = state.last_position
         self.published_time = state.time
         self.forgotten_ids_end = ids_from(state.time.forget_before)
+        self.refused: dict[str, int] = {}
+        self.conflicts: dict[str, int] = {}
+        self.fenced = 0
 
     def start(self, wall: Callable[[], int], monotonic: Callable[[], int]) -> None:
         """Start the clock. The log is replayed, and records may now be written."""
@@ -154,6 +160,7 @@ class Sequencer:
 
     def commit(self, transaction: Transaction) -> Ticket:
         """Plan and apply an open transaction; if it is refused, the ticket has the error."""
+        self.planner.work = None
         if not transaction.buffer:
             return self._read_only_ticket(transaction.id, transaction.view)
         try:
@@ -174,6 +181,7 @@ class Sequencer:
 
         *budget* has the work of its conditions and reads; None: there was none.
         """
+        self.planner.work = budget
         if buffer.is_empty and not failed_conditions:
             return self._read_only_ticket(transaction, self._state.last_commit)
         now = self.clock.now()
@@ -246,6 +254,7 @@ class Sequencer:
         planned.record = encode_abort(transaction, now, user)
         self._add(planned)
         self.commits_and_fences += 1
+        self.fenced += 1
         return Ticket(self.sequence, transaction, [])
 
     def _apply(self, planned: Planned) -> Ticket:
@@ -282,6 +291,10 @@ class Sequencer:
         return Ticket(sequence, transaction, [view, time, None, None, {}])
 
     def _failed(self, transaction: bytes, error: HeadwaterError) -> Ticket:
+        self.refused[error.code] = self.refused.get(error.code, 0) + 1
+        for conflict in error.details.get("conflicts", ()):
+            kind = conflict["kind"]
+            self.conflicts[kind] = self.conflicts.get(kind, 0) + 1
         return Ticket(self.sequence, transaction, [], error)
 
     def _answer_of(self, first: StoredEvent, last: StoredEvent) -> list[Any]:

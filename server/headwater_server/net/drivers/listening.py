@@ -34,15 +34,13 @@ class Listeners:
         self._unix_path = settings.unix
         try:
             for address in settings.listen:
-                self.tcp += _bind_tcp(address)
+                self.tcp += bind_tcp(address)
             if settings.unix is not None:
                 self.unix.append(_bind_unix(settings.unix))
         except BaseException:
             self.close()
             raise
-        self.local_only = all(
-            ipaddress.ip_address(listener.getsockname()[0]).is_loopback for listener in self.tcp
-        )
+        self.local_only = all(map(is_local, self.tcp))
 
     def check_allowed(self, *, has_users: bool, data: str) -> None:
         """Refuse addresses that other machines can reach while there is no user.
@@ -52,12 +50,7 @@ class Listeners:
         """
         if has_users or self.local_only:
             return
-        exposed = [
-            name
-            for listener in self.tcp
-            if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback
-            for name in [name_of(listener)]
-        ]
+        exposed = [name_of(listener) for listener in self.tcp if not is_local(listener)]
         raise CannotListen(
             f"other machines can reach {', '.join(exposed)}, and this database has no users, so "
             f"anybody could use it. Add a user first: headwater user add NAME --data {data}"
@@ -88,8 +81,17 @@ def name_of(listener: socket.socket) -> str:
     return str(Address(address[0], address[1]))
 
 
-def _bind_tcp(address: Address) -> list[socket.socket]:
-    """A socket for each address that the host name resolves to."""
+def is_local(listener: socket.socket) -> bool:
+    """Whether only this machine can reach a bound TCP socket."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def bind_tcp(address: Address) -> list[socket.socket]:
+    """A socket for each address that the host name resolves to.
+
+    Raises:
+        CannotListen: see the message.
+    """
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -125,9 +127,9 @@ def _bind_tcp(address: Address) -> list[socket.socket]:
 
 def _why(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return "the port is in use, perhaps by another server; --listen HOST:PORT takes another"
+        return "the port is in use, perhaps by another server; take another HOST:PORT"
     if error.errno == errno.EACCES:
-        return "ports below 1024 need more rights; --listen HOST:PORT takes another"
+        return "ports below 1024 need more rights; take another HOST:PORT"
     return error.strerror or str(error)
 
 

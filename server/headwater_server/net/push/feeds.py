@@ -277,7 +277,7 @@ class Feeds(Generic[W]):
     """All feeds of a source.
 
     Attributes:
-        count: number of open feeds.
+        count, live_count: number of open feeds, and of those at the newest position.
     """
 
     def __init__(
@@ -294,7 +294,7 @@ class Feeds(Generic[W]):
         self._failures = failures
         self._per_session_max = per_session_max
         self._live_position = source.newest
-        self._live_count = 0
+        self.live_count = 0
         self._queue: deque[Feed[W]] = deque()
         self._idle = trio.lowlevel.ParkingLot()
         self._quiet = quiet
@@ -366,11 +366,11 @@ class Feeds(Generic[W]):
 
     def published(self) -> None:
         """Push the items of the last publish to the live feeds."""
-        if not self._live_count:
+        if not self.live_count:
             return
         upto = self._source.newest
         more = self._live_position < upto
-        while more and self._live_count:
+        while more and self.live_count:
             try:
                 page = self._source.live_page(self._live_position)
             except (OSError, HeadwaterError) as error:
@@ -406,7 +406,7 @@ class Feeds(Generic[W]):
 
     def _leave_live(self, feed: Feed[W]) -> None:
         feed.live = False
-        self._live_count -= 1
+        self.live_count -= 1
         self._source.live.remove(feed)
 
     # Behind.
@@ -480,7 +480,7 @@ class Feeds(Generic[W]):
 
     def _go_live(self, feed: Feed[W]) -> None:
         newest = self._source.newest
-        if not self._live_count:
+        if not self.live_count:
             # Without live feeds, nobody advanced the live position.
             self._live_position = newest
         assert feed.position == newest == self._live_position, (
@@ -488,7 +488,7 @@ class Feeds(Generic[W]):
         )
         feed.live = feed.quiet = True
         feed.told = newest
-        self._live_count += 1
+        self.live_count += 1
         self._source.live.add(feed)
         feed.push(["caught_up", newest])
 

@@ -123,6 +123,7 @@ class Authentication:
         self._engine = engine
         self._audit = audit
         self._failed_max = failed_max
+        self.failed_total = 0
         self._decoy_key = secrets.token_bytes(32)
         # Of all users in order, or None if they have changed since.
         self._shapes: list[tuple[int, int]] | None = None
@@ -172,6 +173,7 @@ class Authentication:
 
     def _failure(self, session: Candidate, exchange: Exchange | None) -> AuthenticationFailed:
         session.authentications_failed += 1
+        self.failed_total += 1
         failed = session.authentications_failed
         name = "" if exchange is None else exchange.name
         address = address_of(session.peer)

@@ -8,6 +8,7 @@ The server makes backups only in the directory that it was started with, so a cl
 and never a path. Without that setting, it makes none.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +25,15 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class LastBackup:
+    """The last backup that was made: when it was finished, in microseconds, and its figures."""
+
+    time: int
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Request:
     session: Peer
     request_id: int
@@ -31,7 +41,12 @@ class _Request:
 
 
 class Backups:
-    """Makes the backups that clients ask for."""
+    """Makes the backups that clients ask for.
+
+    Attributes:
+        made, failed: how many were made, and how many failed.
+        last: the last one that was made, since the start of the server.
+    """
 
     def __init__(
         self,
@@ -40,7 +55,12 @@ class Backups:
         *,
         begin_log: BeginLog,
         directory: str | None,
+        clock: Callable[[], int],
     ) -> None:
+        self._clock = clock
+        self.made = 0
+        self.failed = 0
+        self.last: LastBackup | None = None
         self._checkpointer = checkpointer
         self._run_blocking = run_blocking
         self._begin_log = begin_log
@@ -70,6 +90,11 @@ class Backups:
         self._request = _Request(session, request_id, name)
         self._asked.unpark()
 
+    @property
+    def running(self) -> bool:
+        """Whether a backup was asked for, and is not finished."""
+        return self._request is not None
+
     def stop(self) -> None:
         """Abort the running backup: the server is shutting down."""
         self._stopping = True
@@ -95,6 +120,7 @@ class Backups:
         try:
             made = await self._make(request.name)
         except HeadwaterError as error:
+            self.failed += 1
             _log.error("no backup was made", name=request.name, reason=error.message)
             if not request.session.closing:
                 request.session.send(connection.error(request.request_id, error))
@@ -116,13 +142,10 @@ class Backups:
                 look=self._raise_if_stopping,
             )
         )
-        _log.info(
-            "backup",
-            name=name,
-            commit=made.commit,
-            size=made.size,
-            seconds=round(trio.current_time() - began, 3),
-        )
+        seconds = round(trio.current_time() - began, 3)
+        self.made += 1
+        self.last = LastBackup(self._clock(), made.size, seconds)
+        _log.info("backup", name=name, commit=made.commit, size=made.size, seconds=seconds)
         return made
 
     def _raise_if_stopping(self) -> None:

@@ -30,6 +30,7 @@ from headwater_server.engine.checkpoint.schedule import (
 )
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.pacing import UNPACED, Pacing
+from headwater_server.net.histograms import durations
 from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
@@ -42,7 +43,11 @@ class CheckpointFailed(Exception):
 
 
 class Checkpointer:
-    """Makes checkpoints when they are due."""
+    """Makes checkpoints when they are due.
+
+    Attributes:
+        durations: of the checkpoints that had something to write, in nanoseconds.
+    """
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class Checkpointer:
         self._one_at_a_time = trio.Lock()
         self._writing = False
         self._tidy = False
+        self.durations = durations()
         group_commit.hold_while(self._is_behind)
 
     def published(self) -> None:
@@ -122,12 +128,14 @@ class Checkpointer:
         finally:
             self._hold_writers(held=False)
         if result is not None:
+            seconds = trio.current_time() - began
+            self.durations.add(round(seconds * 1_000_000_000))
             _log.info(
                 "checkpoint",
                 commit=result.applied.commit,
                 commits=result.commits,
                 events=result.events,
-                seconds=round(trio.current_time() - began, 3),
+                seconds=round(seconds, 3),
             )
 
     async def _take(

@@ -167,6 +167,16 @@ class GroupCommit:
         self.overloaded = self._waiting_size > self._waiting_size_max
 
     @property
+    def held(self) -> bool:
+        """Whether commits wait until a checkpoint is written."""
+        return self._held()
+
+    @property
+    def waiting_size(self) -> int:
+        """Bytes that waiting answers keep in memory."""
+        return self._waiting_size
+
+    @property
     def busy(self) -> bool:
         """Whether the committer has work or waits for the disk."""
         return self._busy or bool(self._gathering)

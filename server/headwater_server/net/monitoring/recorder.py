@@ -1,0 +1,210 @@
+"""The recorder: how long requests take, and which fail.
+
+    request --> TimedHandler --> handler --> answer            its duration is added
+                                   '-------> None: it waits    until the group with its commit is
+                                                               published; then it is added
+
+A server without monitoring has no recorder, and its handlers are not wrapped. So it does nothing
+for what nobody looks at.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from headwater_protocol.errors import HeadwaterError
+from headwater_server.engine.transactions.sequencer import Sequencer
+from headwater_server.engine.work_budget import WorkBudget
+from headwater_server.net.histograms import Histogram, durations
+from headwater_server.net.session.failed_requests import COMMITS, ServeAgain
+
+Handler = Callable[[Any, int, list[Any]], bytes | None]
+
+OnSlow = Callable[[str, Any, list[Any], int, int, WorkBudget | None], None]
+
+RECORDS_BUCKETS: Final = 14
+"""Buckets of the number of records in a group: 1, 2, 4, … 8192."""
+
+NOT_WAITING: Final = frozenset({"backup", "connection_close"})
+"""Operations whose answers come later, but not with the publication of a group."""
+
+STEPPED_MAX: Final = 10_000
+"""Sessions whose request is served in steps and whose beginning is remembered. Beyond that the last
+step counts alone."""
+
+
+class Recorder:
+    """Measures requests and groups.
+
+    Attributes:
+        operations: the durations of each operation, in nanoseconds.
+        failed: how often an operation failed with an error, by operation and code.
+        groups: how many records each group had.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], int],
+        *,
+        slow_ns_min: int | None = None,
+        on_slow: OnSlow | None = None,
+    ) -> None:
+        """*clock* is monotonic, in nanoseconds.
+
+        *on_slow* is called with each request that took *slow_ns_min* or longer: its operation,
+        session and arguments, how long it was served, how long it waited for its sync, and the work
+        that it was charged for.
+        """
+        assert (slow_ns_min is None) == (on_slow is None), "a bound, and what to do above it"
+        self.clock = clock
+        self.operations: dict[str, Histogram] = {}
+        self.failed: dict[tuple[str, str], int] = {}
+        self.groups = Histogram(1, RECORDS_BUCKETS)
+        self.begun_before: dict[Any, tuple[int, int]] = {}
+        self._slow_ns_min = slow_ns_min if slow_ns_min is not None else 1 << 60
+        self._on_slow = on_slow
+        self._waiting: list[
+            tuple[int, int, int, TimedHandler, Any, list[Any], WorkBudget | None]
+        ] = []
+        self._published = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a sync."""
+        return len(self._waiting)
+
+    def timed(self, handlers: Mapping[str, Handler], sequencer: Sequencer) -> dict[str, Handler]:
+        """Handlers that do the same, and are measured."""
+        self._published = sequencer.durable_sequence
+        return {
+            name: TimedHandler(self, name, handler, sequencer) for name, handler in handlers.items()
+        }
+
+    def wait(
+        self,
+        sequence: int,
+        began: int,
+        served: int,
+        handler: "TimedHandler",
+        session: Any,
+        arguments: list[Any],
+        work: WorkBudget | None,
+    ) -> None:
+        """A request is served, and its answer waits until a sequence number is published."""
+        self._waiting.append((sequence, began, served, handler, session, arguments, work))
+
+    def published(self, sequence: int) -> None:
+        """A group is published, up to a sequence number; its answers are sent."""
+        self.groups.add(sequence - self._published)
+        self._published = sequence
+        waiting = self._waiting
+        if not waiting:
+            return
+        now = self.clock()
+        left = []
+        for each in waiting:
+            if each[0] > sequence:
+                left.append(each)
+                continue
+            took = now - each[1]
+            each[3].durations.add(took)
+            if took >= self._slow_ns_min:
+                served = each[2] - each[1]
+                self.tell_slow(each[3].name, each[4], each[5], served, took - served, each[6])
+        self._waiting = left
+
+    def fail(self, name: str, code: str) -> None:
+        """Count a failed request."""
+        self.failed[name, code] = self.failed.get((name, code), 0) + 1
+
+    def note_begun(self, session: Any, request_id: int, began: int) -> None:
+        """Remember when the first step of a request began that is served in several."""
+        before = self.begun_before
+        if session in before and before[session][0] == request_id:
+            return
+        for gone in [each for each in before if each.closed]:
+            del before[gone]
+        if len(before) < STEPPED_MAX:
+            before[session] = (request_id, began)
+
+    def begun(self, session: Any, request_id: int, began: int) -> int:
+        """When a request began that is done now; its last step began at *began*."""
+        before = self.begun_before.pop(session, None)
+        return before[1] if before is not None and before[0] == request_id else began
+
+    def is_slow(self, took_ns: int) -> bool:
+        """Whether a request that took this long is to be told of."""
+        return took_ns >= self._slow_ns_min
+
+    def tell_slow(
+        self,
+        name: str,
+        session: Any,
+        arguments: list[Any],
+        served_ns: int,
+        waited_ns: int,
+        work: WorkBudget | None,
+    ) -> None:
+        """Tell of a slow request."""
+        if self._on_slow is not None:
+            self._on_slow(name, session, arguments, served_ns, waited_ns, work)
+
+
+class TimedHandler:
+    """Calls the handler of an operation, and measures it."""
+
+    def __init__(
+        self, recorder: Recorder, name: str, handler: Handler, sequencer: Sequencer
+    ) -> None:
+        self.name = name
+        self.durations = durations()
+        recorder.operations[name] = self.durations
+        self._recorder = recorder
+        self._handler = handler
+        self._sequencer = sequencer
+        self._waits = name not in NOT_WAITING
+        self._plans = name in COMMITS
+
+    def __call__(self, session: Any, request_id: int, arguments: list[Any]) -> bytes | None:
+        """Serve a request."""
+        recorder = self._recorder
+        began = recorder.clock()
+        try:
+            answer = self._handler(session, request_id, arguments)
+        except Exception as error:
+            self._failed(session, request_id, arguments, began, error)
+            raise
+        if recorder.begun_before:
+            began = recorder.begun(session, request_id, began)
+        now = recorder.clock()
+        if answer is None:
+            if self._waits:
+                sequencer = self._sequencer
+                work = sequencer.planner.work if self._plans else None
+                recorder.wait(sequencer.sequence, began, now, self, session, arguments, work)
+            return None
+        self.durations.add(now - began)
+        if recorder.is_slow(now - began):
+            work = self._sequencer.planner.work if self._plans else None
+            recorder.tell_slow(self.name, session, arguments, now - began, 0, work)
+        return answer
+
+    def _failed(
+        self, session: Any, request_id: int, arguments: list[Any], began: int, error: Exception
+    ) -> None:
+        recorder = self._recorder
+        if isinstance(error, HeadwaterError):
+            recorder.fail(self.name, error.code)
+        elif isinstance(error, ServeAgain):
+            # The request is not done. Its session serves it again, before all others.
+            recorder.note_begun(session, request_id, began)
+            return
+        else:
+            # A disk that cannot be read fails the request; anything else ends the process.
+            recorder.fail(self.name, "internal_error")
+        if recorder.begun_before:
+            began = recorder.begun(session, request_id, began)
+        took = recorder.clock() - began
+        self.durations.add(took)
+        if recorder.is_slow(took):
+            work = self._sequencer.planner.work if self._plans else None
+            recorder.tell_slow(self.name, session, arguments, took, 0, work)
