@@ -1,4 +1,4 @@
-"""`headwater check`: read every byte of a data directory and say what is wrong, and where."""
+"""`headwater check`: read every byte of a database, a backup or an archive; say what is wrong."""
 
 import sys
 import time
@@ -10,8 +10,11 @@ import click
 
 from headwater_protocol.exit_codes import FAILED, WARNED
 from headwater_server.cli.failures import one_line
+from headwater_server.engine.check.archive import ArchiveReport, check_archive
 from headwater_server.engine.check.check import check as check_directory
 from headwater_server.engine.check.findings import Progress, Report
+from headwater_server.engine.format.transaction_ids import told_time
+from headwater_server.storage.archive.directory import is_archive
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
 
@@ -19,14 +22,24 @@ from headwater_server.storage.store.rocks_store import RocksStore
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False))
 def check(directory: str) -> None:
-    """Read every byte of the data directory DIR, and change nothing.
+    """Read every byte of the data directory, backup or archive DIR, and change nothing.
 
-    No server may be running on it. Exit status 0: it is sound. 1: it is damaged, or could not be
-    read. 3: it is sound, but commits are dated in the future.
+    No server may be running on a data directory; one may write to an archive. Exit status 0: it is
+    sound. 1: it is damaged, or could not be read. 3: it is sound, but commits are dated in the
+    future.
     """
+    files = RealFileSystem()
+    if is_archive(files, directory):
+        with one_line(), progress("checking") as on_progress:
+            checked = check_archive(files, directory, on_progress=on_progress)
+        _show_archive(checked)
+        if checked.findings:
+            click.echo("An archive cannot be repaired. Make a backup, and begin a new archive.")
+            sys.exit(FAILED)
+        return
     with one_line(), progress("checking") as on_progress:
         report = check_directory(
-            RealFileSystem(),
+            files,
             directory,
             open_store=partial(RocksStore.open, read_only=True),
             now=wall_clock(),
@@ -67,6 +80,27 @@ def show(report: Report) -> None:
     click.echo(
         f"{report.commits} commits, {report.events} events, {report.keys} keys{logged}: "
         + ("all is well" if report.is_clean else f"{count} damaged")
+    )
+
+
+def _show_archive(report: ArchiveReport) -> None:
+    for finding in report.findings:
+        click.echo(finding)
+    for timeline in report.timelines:
+        span = timeline.span
+        begins = "from the first entry on"
+        if timeline.parent is not None:
+            begins = f"continues timeline {timeline.parent} behind commit {span.before}"
+        elif timeline.first > 1:
+            begins = f"needs a backup of commit {span.before} or a later one"
+        click.echo(
+            f"timeline {timeline.number}: commits {span.before + 1} to {span.last}, "
+            f"{told_time(span.first_time)} to {told_time(span.last_time)}, {begins}"
+        )
+    count = len(report.findings)
+    click.echo(
+        f"{report.pieces} pieces, {report.size:,} bytes: "
+        + (f"{count} damaged" if count else "all is well")
     )
 
 
