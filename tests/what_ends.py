@@ -30,6 +30,7 @@ from headwater_server.engine.consumer_groups import progress, records, schedule
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.net import server, settings
 from headwater_server.net.settings import ServerSettings, SessionSettings
+from headwater_server.net.tasks import archiving
 
 PAGE: Final = Path(__file__).parent.parent / "docs/what-ends.md"
 
@@ -213,6 +214,25 @@ TIMES: Final[dict[str, list[Ends]]] = {
             "`--shutdown-grace`",
         ),
     ],
+    "The archive": [
+        Ends(
+            "The time in which a commit is only on the server's disk",
+            _ms(_SERVER, "archive_interval_ms"),
+            "It is archived.",
+            (),
+            "`--archive-interval`",
+        ),
+        Ends(
+            "A start that waits for an archive which does not answer",
+            seconds(archiving.BEGIN_S_MAX),
+            "The server starts, raises an alarm, and tries again at each interval.",
+        ),
+        Ends(
+            "A stop that waits for the last copy to the archive",
+            seconds(archiving.END_S_MAX),
+            "The server stops, and the next start goes on.",
+        ),
+    ],
     "Consumer groups and projections": [
         Ends(
             "A delivery that is not settled",
@@ -280,8 +300,9 @@ WORK: Final = [
 LEFT_OUT: Final = {
     # Where and how, not how much.
     *(f"ServerSettings.{name}" for name in (
-        "data", "listen", "unix", "tls_certificate", "tls_key", "backup_directory", "ready_file",
-        "log_format", "log_level", "session", "engine", "http", "slow_request_ms",
+        "data", "listen", "unix", "tls_certificate", "tls_key", "backup_directory",
+        "archive_directory", "ready_file", "log_format", "log_level", "session", "engine",
+        "http", "slow_request_ms",
     )),
     # The pace of the server's own work. A client sees slower answers, and nothing ends.
     *(f"ServerSettings.{name}" for name in (
@@ -312,6 +333,7 @@ _OPTIONS: Final = {
     "EngineSettings.transactions_max": "`--transactions-max`",
     "EngineSettings.snapshots_kept": "`--snapshots-kept`",
     "EngineSettings.checkpoint_age_us_max": "`--checkpoint-age`",
+    "EngineSettings.log_kept_size_max": "`--log-kept`",
 }
 
 

@@ -160,6 +160,22 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         "backup-dir", "Directory for backups; without it, backups are disabled.", metavar="DIR"
     ),
     _option(
+        "archive",
+        "Directory to which the log is copied, on another disk; it must exist.",
+        metavar="DIR",
+    ),
+    _seconds(
+        "archive-interval",
+        _SERVER.archive_interval_ms / SECOND_MS,
+        "How long a commit may wait until it is archived.",
+    ),
+    _count(
+        "log-kept",
+        _ENGINE.log_kept_size_max // MIB,
+        "Size of the log above which nothing is kept for an archive or a follower that is away.",
+        "MIB",
+    ),
+    _option(
         "ready-file",
         "File written once the server listens, one address on each line.",
         metavar="FILE",
@@ -260,6 +276,8 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         slow_request_ms=values["slow_request"],
         audit_log=values["audit_log"],
         backup_directory=values["backup_dir"],
+        archive_directory=values["archive"],
+        archive_interval_ms=round(values["archive_interval"] * SECOND_MS),
         ready_file=values["ready_file"],
         connections_max=values["connections_max"],
         memory_size_max=None if values["memory_max"] is None else values["memory_max"] * MIB,
@@ -270,6 +288,7 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
             history_window_us=round(values["history_window"] * SECOND_US),
             transaction_retention_us=round(values["transaction_retention"] * SECOND_US),
             snapshots_kept=values["snapshots_kept"],
+            log_kept_size_max=values["log_kept"] * MIB,
             memtable_size_max=values["checkpoint_size"] * MIB,
             memtable_commits_max=values["checkpoint_commits"],
             checkpoint_age_us_max=round(values["checkpoint_age"] * SECOND_US),

@@ -77,4 +77,5 @@ class EngineSettings:
 
     log_kept_size_max: int = 256 * MIB
     """Bytes of the write-ahead log above which entries are not kept for a reader that is behind. A
-    follower that was away for longer begins again from a copy of the database."""
+    follower that was away for longer begins again from a copy of the database, and an archive has
+    a gap. A restart reads the whole log."""

@@ -23,13 +23,13 @@ from headwater_server.net.drivers import streams
 from headwater_server.net.drivers.listening import Certificate, Listeners
 from headwater_server.net.failures import CommitFailed
 from headwater_server.net.monitoring.monitor import Monitor
-from headwater_server.net.server import Server
+from headwater_server.net.server import ARCHIVE_WORKER, Server
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.supervision import closing, ready_file, reload, tell
 from headwater_server.net.tasks.checkpointer import CheckpointFailed
 from headwater_server.net.tasks.garbage_collection import GarbageCollection, replaying
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
-from headwater_server.net.threads.worker_thread import RunBlocking, WorkerThread
+from headwater_server.net.threads.worker_thread import RunBlocking, WorkerThread, run_abandonable
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.files.private_files import make_private, private_files
 from headwater_server.storage.files.real_files import RealFileSystem
@@ -206,6 +206,8 @@ async def _serve_engine(
     workers: list[WorkerThread] = []
 
     def worker(name: str) -> RunBlocking:
+        if name == ARCHIVE_WORKER:
+            return run_abandonable
         workers.append(WorkerThread(name))
         return workers[-1].run
 
@@ -226,6 +228,8 @@ async def _serve_engine(
     try:
         with trio.open_signal_receiver(*_SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
+                if server.archiving is not None:
+                    await server.archiving.begin()
                 await nursery.start(server.run)
                 addresses = listeners.listen(settings.listen_backlog)
                 accepting = trio.CancelScope()

@@ -5,6 +5,7 @@ process.py runs it on a data directory and sockets, and simulation on streams in
     committer        makes commit groups durable, publishes and answers them
     checkpointer     writes committed data to the files, and trims the log
     backups          makes the backups that clients ask for
+    archiving        copies the log to the archive
     maintenance      leases, log space, slow unauthenticated connections
     feeds            pushes history of events and keys to feeds that are behind
     group deliveries pushes events to members of consumer groups when they are due
@@ -35,6 +36,7 @@ from headwater_server.net.push.quiet_feeds import QuietFeeds, quiet_seconds
 from headwater_server.net.requests.handlers import HANDLERS
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
+from headwater_server.net.tasks.archiving import Archiving
 from headwater_server.net.tasks.backups import Backups
 from headwater_server.net.tasks.checkpointer import Checkpointer
 from headwater_server.net.tasks.garbage_collection import GarbageCollection
@@ -50,6 +52,9 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_S = 0.01
 
+ARCHIVE_WORKER = "archive"
+"""The name of the worker for the archive, whose calls may hang and are then abandoned."""
+
 SHUTDOWN_NOTICE_S_MAX = 1.0
 """Seconds for clients to read their last output at shutdown."""
 
@@ -60,6 +65,7 @@ class Server:
     Attributes:
         service: shared by all sessions; `streams.serve_stream` takes it to serve a stream.
         plain_sockets: takes listening sockets.
+        archiving: copies the log to the archive, if there is one.
     """
 
     def __init__(
@@ -128,6 +134,7 @@ class Server:
             failures=self._failures,
             local_only=local_only,
         )
+        self.archiving = self._open_archiving(worker)
         self.plain_sockets = plain_sockets(self.service)
         self._maintenance = self._open_maintenance(worker("log-space"))
 
@@ -139,6 +146,20 @@ class Server:
             directory=self._settings.backup_directory,
             clock=clock,
         )
+
+    def _open_archiving(self, worker: Callable[[str], RunBlocking]) -> Archiving | None:
+        directory = self._settings.archive_directory
+        if directory is None:
+            return None
+        archiving = Archiving(
+            self._engine,
+            self._group_commit,
+            worker(ARCHIVE_WORKER),
+            directory=directory,
+            interval_ms=self._settings.archive_interval_ms,
+        )
+        self.service.figures["archive"] = archiving.figures
+        return archiving
 
     def _open_maintenance(self, run_blocking: RunBlocking) -> Maintenance:
         return Maintenance(
@@ -181,7 +202,9 @@ class Server:
 
     @property
     def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        archiving = {} if self.archiving is None else {"the archive": self.archiving.run}
         return {
+            **archiving,
             "the group commit": self._group_commit.run,
             "the checkpointer": self._checkpointer.run,
             "the rewriter": self._rewriter.run,
@@ -201,6 +224,8 @@ class Server:
     def _on_tick(self) -> None:
         self.plain_sockets.resume_accepting()
         self._checkpointer.tick()
+        if self.archiving is not None:
+            self.archiving.tick()
         if self._garbage_collection is not None:
             self._garbage_collection.tick(checkpoint_runs=self._engine.checkpoints.running)
 
@@ -265,6 +290,8 @@ class Server:
         # Once sealed, damage to the newest group cannot be mistaken for a torn write.
         self._group_commit.seal()
         await self._group_commit.drain()
+        if self.archiving is not None:
+            await self.archiving.finish()
         self._stopped.set()
 
     async def _send_shutdown_notice(self) -> None:

@@ -107,6 +107,7 @@ class Service:
         audit: the audit log.
         connections_total: how many sessions were opened.
         refused: how many connections were refused, by error code.
+        figures: by name, what tells further figures for `stats`.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Service:
         self.group_deliveries = group_deliveries
         self.backups = backups
         self.failures = failures
+        self.figures: dict[str, Callable[[], Any]] = {}
         failures.on_failure(self._stop_serving)
         self.handlers = handlers
         self.server_name: Final = _server_name()
@@ -403,4 +405,5 @@ class Service:
             "group_members": self.group_deliveries.count,
             "commit_groups": self.group_commit.groups,
             "users": len(self.engine.accounts.names()),
+            **{name: tell() for name, tell in self.figures.items()},
         }

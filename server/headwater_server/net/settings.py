@@ -96,6 +96,13 @@ class ServerSettings:
     backup_directory: str | None = None
     """The directory for backups; None disables them. Clients name a backup, not a path."""
 
+    archive_directory: str | None = None
+    """The directory to which the log is copied; None: it is not."""
+
+    archive_interval_ms: int = 5 * SECOND_MS
+    """How long a commit may wait until it is archived: what the loss of the disk may lose. A copy
+    costs a few syncs of the archive's disk."""
+
     audit_log: str | None = None
     """A file to which the audit log is appended, one JSON object a line. None: no file."""
 

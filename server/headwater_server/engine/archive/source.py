@@ -11,7 +11,7 @@ from headwater_server.engine.archive.spans import NO_ID
 from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.engine.transactions.sequencer import Sequencer
 from headwater_server.storage.files.file_system import FileSystem
-from headwater_server.storage.wal.interface import WriteAheadLog
+from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,11 @@ class ArchiveSource:
     def published(self) -> int:
         """The newest commit that readers see."""
         return self.sequencer.published
+
+    @property
+    def before_first(self) -> WalIndex:
+        """The index before the oldest entry of the log."""
+        return WalIndex(self.log.first_index - 1)
 
     def commit_id(self, commit: int) -> bytes:
         """The transaction of a commit that is in the files; NO_ID if it is not known any more.

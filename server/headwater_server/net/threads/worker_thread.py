@@ -33,6 +33,14 @@ async def run_inline(call: Callable[[], T], /) -> T:
     return call()
 
 
+async def run_abandonable(call: Callable[[], T], /) -> T:
+    """Run *call* in a thread; a cancellation leaves the thread alone with it.
+
+    For a disk that may hang, where nobody needs to know whether the call took place.
+    """
+    return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
+
+
 class WorkerThread:
     """One thread that runs one call after another. Call it from one task at a time."""
 
