@@ -68,6 +68,14 @@ def _descriptors_max(settings: ServerSettings) -> int | None:
     return soft_limit - min(settings.descriptors_kept, soft_limit // 2)
 
 
+def _strangers(settings: ServerSettings) -> Strangers:
+    # A tenth of the connections is for those who have authenticated.
+    return Strangers(
+        count_max=settings.connections_max - settings.connections_max // 10,
+        per_address_max=settings.unauthenticated_per_address_max,
+    )
+
+
 Handler = Callable[[Any, int, list[Any]], bytes | None]
 """Serves one operation: takes the session, the request's id and its arguments, and returns the
 answer's frame, or None if the answer comes later."""
@@ -159,11 +167,7 @@ class Service:
         self.stopping = False
         # A dict, because the order of a set would differ between runs of a simulation.
         self.sessions: dict[Peer, Entered] = {}
-        # A tenth of the connections is for those who have authenticated.
-        self.strangers = Strangers(
-            count_max=settings.connections_max - settings.connections_max // 10,
-            per_address_max=settings.unauthenticated_per_address_max,
-        )
+        self.strangers = _strangers(settings)
         self.bursts = Bursts(monotonic)
         self.account_changes = AccountChanges(
             engine,
