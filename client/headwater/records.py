@@ -40,6 +40,14 @@ def microseconds_of(time: datetime, place: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A key's value, and the time at which the key expires. None: it does not."""
+
+    value: Any
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """An event to be appended to a stream.
 

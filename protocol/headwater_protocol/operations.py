@@ -38,6 +38,7 @@ from headwater_protocol.numbers import STREAM_EXISTS
 from headwater_protocol.vocabulary.accounts import ACCOUNT_OPERATIONS
 from headwater_protocol.vocabulary.connections import CONNECTION_OPERATIONS
 from headwater_protocol.vocabulary.groups import ACK, group_operations
+from headwater_protocol.vocabulary.keys import EXPIRE, KEY, KEY_READS, LIMIT
 from headwater_protocol.vocabulary.subscriptions import subscription_operations
 
 SERIALIZABLE: Final = "serializable"
@@ -45,7 +46,6 @@ SNAPSHOT: Final = "snapshot"
 
 TRANSACTION_ID: Final = Binary(16, 16)
 EVENT_ID: Final = Binary(16, 16)
-KEY: Final = Binary(1, limits.KEY_SIZE_MAX)
 VALUE: Final = Binary(0, limits.VALUE_SIZE_MAX)
 STREAM: Final = Text(1, limits.STREAM_NAME_SIZE_MAX)
 PREFIX: Final = Text(1, limits.STREAM_NAME_SIZE_MAX)
@@ -56,7 +56,6 @@ POSITION: Final = Integer(0, limits.NUMBER_MAX)
 VERSION: Final = Integer(0, limits.NUMBER_MAX)
 TIME: Final = Integer(0, limits.NUMBER_MAX)
 EXPECT: Final = Integer(STREAM_EXISTS, limits.NUMBER_MAX)
-LIMIT: Final = Integer(1, limits.PAGE_ITEMS_MAX)
 SCHEMA: Final = Integer(0, 2**32 - 1)
 TAG: Final = Text(1, limits.TAG_SIZE_MAX)
 TAGS: Final = ListOf(TAG, limits.TAGS_MAX, unique=True)
@@ -147,6 +146,7 @@ WRITE: Final = Tagged(
         "add": _record(_required("key", KEY), _required("number", Number())),
         "min": _record(_required("key", KEY), _required("number", Number())),
         "max": _record(_required("key", KEY), _required("number", Number())),
+        "expire": EXPIRE,
         "append": Record(
             (
                 _required("stream", STREAM),
@@ -208,13 +208,6 @@ CONDITION: Final = Tagged(
     }
 )
 
-_GET = (_required("key", KEY),)
-_SCAN = (
-    _required("start", Binary(0, limits.KEY_SIZE_MAX), "inclusive; empty: from the first key"),
-    _required("end", Nullable(KEY), "exclusive; nil: to the last key"),
-    _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
-    _optional("reverse", Boolean(), False),
-)
 _READ_STREAM = (
     _required("stream", STREAM),
     _optional("after", VERSION, 0, "exclusive; if reverse and not 0, events before it"),
@@ -241,8 +234,7 @@ def _all_required(arguments: Sequence[Argument]) -> Record:
 
 READ: Final = Tagged(
     {
-        "get": _all_required(_GET),
-        "scan": _all_required(_SCAN),
+        **{name: _all_required(arguments) for name, arguments, _, _ in KEY_READS},
         "read_stream": _all_required(_READ_STREAM),
         "read_all": _all_required(_READ_ALL),
         "load": _all_required(_LOAD),
@@ -340,12 +332,9 @@ _TABLE = (
         "The outcome of a transaction. Without `resolve`, an unknown transaction is open.",
     ),
     # Reads: in a transaction, or outside one as of the newest or a past commit.
-    Operation("get", _record(_IN, *_GET, _AT), "value | nil", "The value of a key."),
-    Operation(
-        "scan",
-        _record(_IN, *_SCAN, _AT),
-        "[commit, [key, value, key, value, …], more]",
-        "The keys of a range in order. If `more`, continue after the last key.",
+    *(
+        Operation(name, _record(_IN, *arguments, _AT), answer, what)
+        for name, arguments, answer, what in KEY_READS
     ),
     Operation(
         "read_stream",

@@ -40,12 +40,13 @@ class PlainState:
     """The whole state at one commit."""
 
     keys: dict[bytes, bytes] = field(default_factory=dict)
+    expiries: dict[bytes, int] = field(default_factory=dict)
     events: list[ModelEvent] = field(default_factory=list)
     snapshots: dict[SnapshotKey, dict[int, bytes]] = field(default_factory=dict)
 
     def copy(self) -> "PlainState":
         snapshots = {key: dict(versions) for key, versions in self.snapshots.items()}
-        return PlainState(dict(self.keys), list(self.events), snapshots)
+        return PlainState(dict(self.keys), dict(self.expiries), list(self.events), snapshots)
 
     def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> list[bytes]:
         found = [key for key in sorted(self.keys) if key >= start and (end is None or key < end)]
@@ -111,6 +112,11 @@ class ModelTransaction:
         match name, *arguments:
             case "get", key:
                 return self.now.keys.get(key)
+            case "expiry", key:
+                return self.now.expiries.get(key)
+            case "scan_expiries", start, end, limit, reverse:
+                expiring = PlainState({key: b"%d" % at for key, at in self.now.expiries.items()})
+                return expiring.scan(start, end, limit, reverse)
             case "scan", start, end, limit, reverse:
                 return self.now.scan(start, end, limit, reverse)
             case "read_stream", stream, after, limit, reverse:
@@ -140,9 +146,17 @@ class ModelTransaction:
         match write:
             case ["put", key, value]:
                 keys[key] = value
+                self.now.expiries.pop(key, None)
                 self._touch(key, blind=False)
+            case ["expire", key, None, at]:
+                if key in keys and at is not None:
+                    self.now.expiries[key] = at
+                elif at is None:
+                    self.now.expiries.pop(key, None)
+                self._touch(key, blind=key not in self.puts)
             case ["delete", key]:
                 keys.pop(key, None)
+                self.now.expiries.pop(key, None)
                 self._touch(key, blind=False)
             case ["add" | "min" | "max" as operation, key, number]:
                 stored = keys.get(key)
@@ -156,6 +170,7 @@ class ModelTransaction:
                 covered = [k for k in keys if k >= start and (end is None or k < end)]
                 for key in covered:
                     del keys[key]
+                    self.now.expiries.pop(key, None)
                 for key in list(self.touched):
                     if key >= start and (end is None or key < end):
                         del self.touched[key]
@@ -230,6 +245,11 @@ def _applied(operation: str, stored: int | None, number: int) -> int:
             return max(stored, number)
 
 
+def _expire(state: PlainState, time: int) -> None:
+    for key in [key for key, at in state.expiries.items() if at <= time]:
+        del state.expiries[key], state.keys[key]
+
+
 class Model:
     """A state for each commit. `states[0]` is empty."""
 
@@ -243,17 +263,30 @@ class Model:
         return len(self.states) - 1
 
     def commit(
-        self, identity: bytes, running: ModelTransaction, *, serializable: bool
+        self, identity: bytes, running: ModelTransaction, time: int, *, serializable: bool
     ) -> ModelTransaction:
         """Execute a transaction that has writes as the next commit."""
         again = running.again_on(self.states[-1], check_reads=serializable)
         assert not again.failed, (
             f"committed although the expected versions of appends {again.failed} are wrong"
         )
-        self.states.append(again.pruned().copy())
+        state = again.pruned().copy()
+        _expire(state, time)
+        self.states.append(state)
         self.transactions.append(identity)
         self.written.append((again.keys_written(), again.streams_written()))
         return again
+
+    def expired(self, time: int) -> set[bytes]:
+        """The keys whose time has come."""
+        return {key for key, at in self.states[-1].expiries.items() if at <= time}
+
+    def expire(self, identity: bytes, time: int) -> None:
+        """Delete the keys whose time has come, in a commit of their own."""
+        self.written.append((self.expired(time), set()))
+        self.states.append(self.states[-1].copy())
+        self.transactions.append(identity)
+        _expire(self.states[-1], time)
 
     def forget_after(self, commit: int) -> None:
         """Remove the commits after this one, which a crash lost."""

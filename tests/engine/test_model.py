@@ -25,6 +25,7 @@ from headwater_protocol.errors import (
 from headwater_protocol.numbers import ANY, NO_STREAM, STREAM_EXISTS
 from headwater_protocol.operations import SERIALIZABLE, SNAPSHOT
 from headwater_server.engine.checkpoint.schedule import Checkpoint
+from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import decode_event
 from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
 from headwater_server.engine.reads.reading import Reader
@@ -32,7 +33,7 @@ from headwater_server.engine.settings import SECOND_US
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.testing.memory_files import Crash
-from tests.engine.database import OWNER, SETTINGS, Database, all_events
+from tests.engine.database import OWNER, SETTINGS, START_US, Database, all_events
 from tests.engine.model import Model, ModelEvent, ModelTransaction, PlainState
 
 KEYS = [b"a", b"b", b"b\0", b"c", b"d", b"e"]
@@ -68,6 +69,12 @@ def read_from(reader: Reader, name: str, *arguments: Any) -> Any:
     match name, *arguments:
         case "get", key:
             return reader.get(key)
+        case "expiry", key:
+            return reader.expiry(key)
+        case "scan_expiries", start, end, limit, reverse:
+            items = reader.scan_expiries(start, end, limit, reverse).items
+            items[1::2] = [b"%d" % keyspaces.parse_expiry(stored) for stored in items[1::2]]
+            return items
         case "scan", start, end, limit, reverse:
             return reader.scan(start, end, limit, reverse).items
         case "read_stream", stream, after, limit, reverse:
@@ -106,7 +113,11 @@ def some_filter(source: random.Random) -> EventFilter:
 def some_read(source: random.Random, now: PlainState) -> tuple[Any, ...]:
     limit = source.randint(1, 4)
     reverse = source.random() < 0.5
-    match source.randrange(5):
+    match source.randrange(7):
+        case 5:
+            return "expiry", source.choice(KEYS)
+        case 6:
+            return "scan_expiries", *some_range(source), limit, reverse
         case 0:
             return "get", source.choice(KEYS)
         case 1:
@@ -125,8 +136,17 @@ def some_write(source: random.Random, now: PlainState) -> list[Any]:
     """A valid write, or sometimes one with a wrong expectation."""
     stream = source.choice(STREAMS)
     version = now.version(stream)
-    match source.randrange(8):
-        case 0 | 1:
+    match source.randrange(10):
+        case 8:
+            return [
+                "expire",
+                source.choice(KEYS),
+                None,
+                START_US + source.randint(-1, 9) * SECOND_US,
+            ]
+        case 9 if source.random() < 0.3:
+            return ["expire", source.choice(KEYS), None, None]
+        case 0 | 1 | 9:
             return ["put", source.choice(KEYS), msgpack.packb(source.randint(-3, 3))]
         case 2:
             return ["delete", source.choice(KEYS)]
@@ -220,6 +240,7 @@ class EngineBesideModel(RuleBasedStateMachine):
     def commit(self, place: int) -> None:
         running = self.running.pop(place)
         handle = running.handle
+        self.expire()
         ticket = self.engine.commit(handle.id, OWNER, [])
         if ticket.error is not None:
             assert isinstance(ticket.error, Conflict)
@@ -231,7 +252,20 @@ class EngineBesideModel(RuleBasedStateMachine):
         if handle.isolation == SNAPSHOT and self.model.last_commit > before:
             self.check_first_committer(running)
 
+    def expire(self) -> None:
+        """Let the engine delete what has expired; it does so in any case before it commits."""
+        now = self.engine.sequencer.clock.now()
+        due = self.model.expired(now)
+        assert not self.engine.expiring.step()
+        if due:
+            number = self.engine._state.last_commit
+            assert number == self.model.last_commit + 1
+            record = self.engine._state.commit_record(number)
+            self.model.expire(record.transaction, record.time)
+            self.answers[record.transaction] = [number, record.time, None, None, {}]
+
     def execute(self, source: random.Random) -> None:
+        self.expire()
         newest = self.model.states[-1]
         running = ModelTransaction(newest)
         for _ in range(source.randrange(4)):
@@ -261,8 +295,8 @@ class EngineBesideModel(RuleBasedStateMachine):
             # Its place in the serial order is its view, where its reads were checked.
             assert ticket.payload[0] <= before
             return
-        again = self.model.commit(identity, running, serializable=serializable)
-        number, _, first, last, versions = ticket.payload
+        number, time, first, last, versions = ticket.payload
+        again = self.model.commit(identity, running, time, serializable=serializable)
         assert ticket.error is None
         assert number == self.model.last_commit
         appended = again.now.events[len(again.base.events) :]
@@ -449,6 +483,9 @@ def check_state(reader: Reader, wanted: PlainState) -> None:
     """Check the keys and events that a reader returns."""
     items = reader.scan(b"", None, 1000, False).items
     assert dict(zip(items[::2], items[1::2], strict=True)) == wanted.keys
+    items = reader.scan_expiries(b"", None, 1000, False).items
+    times = map(keyspaces.parse_expiry, items[1::2])
+    assert dict(zip(items[::2], times, strict=True)) == wanted.expiries
     assert as_model(all_events(reader, 0, EVERYTHING)) == wanted.events
 
 

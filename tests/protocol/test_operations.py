@@ -25,7 +25,10 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "status": ([TX, True], [TX]),
     "get": ([None, b"k", 7], [TX, b"k"]),
+    "get_entry": ([None, b"k", 7], [TX, b"k"]),
+    "get_expiry": ([None, b"k", 7], [TX, b"k"]),
     "scan": ([None, b"", None, 10, True, 7], [TX, b"a", b"b"]),
+    "scan_expiries": ([None, b"", None, 10, True, 7], [TX, b"a", b"b"]),
     "read_stream": ([None, "account-ann", 3, 10, True, 7], [TX, "account-ann"]),
     "read_all": ([None, 3, {"category": "account"}, 10, True, 7], [TX]),
     "newest_position": ([None, 9, {"category": "account"}, 7], [TX]),
@@ -128,6 +131,7 @@ def test_every_argument_is_checked_and_an_error_names_it(name: str) -> None:
         ["add", b"k", -1.5],
         ["min", b"k", 0],
         ["max", b"k", 0],
+        ["expire", b"k", 1, None],
         ["append", "account-ann", -2, [[None, "Opened", b"{}", b""], [TX, "Closed", b"", b""]]],
         ["save_snapshot", "account-ann", "", 1, 42, b"state"],
     ],
@@ -179,14 +183,20 @@ def test_every_kind_of_condition_and_read_is_accepted() -> None:
         CONDITION.check(condition)
     for read in (
         ["get", b"k"],
+        ["get_entry", b"k"],
+        ["get_expiry", b"k"],
         ["scan", b"", None, 10, False],
+        ["scan_expiries", b"", None, 10, False],
         ["read_stream", "account-ann", 0, 10, False],
         ["read_all", 0, {}, 10, False],
         ["load", "account-ann", "", 0, None],
     ):
         READ.check(read)
     assert CONDITION.variants.keys() == {"value", "stream", "unchanged", "no_events"}
-    assert READ.variants.keys() == {"get", "scan", "read_stream", "read_all", "load"}
+    assert READ.variants.keys() == {
+        *("get", "get_entry", "get_expiry", "scan", "scan_expiries"),
+        *("read_stream", "read_all", "load"),
+    }
 
 
 def test_a_filter_with_unknown_members_is_refused() -> None:

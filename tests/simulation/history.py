@@ -123,6 +123,13 @@ class Add(NamedTuple):
     number: int
 
 
+class Expire(NamedTuple):
+    """Lets a key expire so many microseconds after the commit; None: never."""
+
+    key: Key
+    after: int | None
+
+
 class Append(NamedTuple):
     """Appends elements to a stream, each with the type of its event."""
 
@@ -180,6 +187,7 @@ Operation: TypeAlias = (
     | Put
     | DeleteRange
     | Add
+    | Expire
     | Append
     | Save
     | Thinning
@@ -188,7 +196,7 @@ Operation: TypeAlias = (
 
 def is_write(operation: Operation) -> bool:
     """Whether the operation is a write."""
-    return isinstance(operation, Put | DeleteRange | Add | Append | Save | Thinning)
+    return isinstance(operation, Put | DeleteRange | Add | Expire | Append | Save | Thinning)
 
 
 @dataclass(slots=True, eq=False)

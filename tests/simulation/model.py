@@ -19,6 +19,7 @@ from tests.simulation.history import (
     DeleteRange,
     DeleteStream,
     Erase,
+    Expire,
     Feed,
     Get,
     Kept,
@@ -60,6 +61,8 @@ class Model:
         self.times: list[int] = []
         """The times of the commits, in microseconds."""
         self.events: list[Seen] = []
+        self._expiries: dict[Key, int] = {}
+        """When keys expire, in microseconds, as of the last commit."""
         self._keys: dict[Key, list[tuple[int, Any]]] = defaultdict(list)
         self._streams: dict[str, list[Seen]] = defaultdict(list)
         self._rules: dict[str, list[tuple[int, Rule]]] = defaultdict(list)
@@ -78,6 +81,12 @@ class Model:
         self.last += 1
         for key, value in view.changed.items():
             self._keys[key].append((self.last, value))
+            if key not in view.counted or value is None:
+                self._expiries.pop(key, None)
+        for key, after in view.expiries.items():
+            self._expiries.pop(key, None)
+            if after is not None and self.value(key, self.last) is not None:
+                self._expiries[key] = time + after
         for stream, kind, element in view.order:
             events = self._streams[stream]
             event = Seen(len(self.events) + 1, stream, len(events) + 1, self.last, kind, element)
@@ -97,6 +106,10 @@ class Model:
                     self.snapshots.erase(self.last, stream, versions)
                 case Save():
                     self.snapshots.save(self.last, operation)
+
+    def expired(self, time: int) -> list[Key]:
+        """The keys that must be deleted before any commit of this time."""
+        return [key for key, until in self._expiries.items() if until <= time]
 
     def _hide(self, stream: str) -> None:
         first = self.first(stream, self.last)
@@ -151,6 +164,9 @@ class View:
         self._commit = commit
         self._ages = Ages(model.times, commit) if aging else None
         self.changed: dict[Key, Any] = {}
+        self.counted: set[Key] = set()
+        """Changed keys of which the last write kept the expiry."""
+        self.expiries: dict[Key, int | None] = {}
         self.order: list[tuple[str, str, str]] = []
         self.rules: dict[str, Rule] = {}
         self.erased: set[tuple[str, int]] = set()
@@ -159,11 +175,16 @@ class View:
         """Apply a write of the transaction."""
         match operation:
             case Put(key, value):
-                self.changed[key] = value
+                self._set(key, value)
+            case Expire(key, after):
+                if self._value(key) is not None:
+                    self.expiries[key] = after
             case DeleteRange(prefix):
                 for key, _ in self._items(prefix):
-                    self.changed[key] = None
+                    self._set(key, None)
             case Add(key, number):
+                if key not in self.changed:
+                    self.counted.add(key)
                 self.changed[key] = (self._value(key) or 0) + number
             case Append(stream, elements):
                 self.order += [(stream, kind, element) for element, kind in elements]
@@ -210,6 +231,11 @@ class View:
                 return read._replace(streams=list(self._listed(prefix)))
             case _:
                 return None
+
+    def _set(self, key: Key, value: Any) -> None:
+        self.changed[key] = value
+        self.counted.discard(key)
+        self.expiries.pop(key, None)
 
     def _value(self, key: Key) -> Any:
         if key in self.changed:

@@ -54,6 +54,7 @@ from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 from tests.simulation.determinism import replaced
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
 from tests.simulation.fast_paths import FAST_PATHS
+from tests.simulation.leases import EXPIRIES
 from tests.simulation.plan import draw
 from tests.simulation.planted import (
     CONSUMED,
@@ -695,6 +696,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     *FAST_PATHS,
+    *EXPIRIES,
 )
 
 

@@ -27,6 +27,7 @@ from tests.simulation.history import (
     DeleteRange,
     DeleteStream,
     Erase,
+    Expire,
     Get,
     History,
     Kept,
@@ -169,9 +170,15 @@ class Recording:
 
     # Writes.
 
-    def put(self, key: Key, value: Any) -> None:
-        self._writes.put(key, value)
+    def put(self, key: Key, value: Any, *, ttl_ms: int | None = None) -> None:
+        self._writes.put(key, value, ttl=None if ttl_ms is None else ttl_ms / 1000)
         self.attempt.operations.append(Put(key, value))
+        if ttl_ms is not None:
+            self.attempt.operations.append(Expire(key, ttl_ms * 1000))
+
+    def expire(self, key: Key, ttl_ms: int | None) -> None:
+        self._writes.touch(key, ttl=None if ttl_ms is None else ttl_ms / 1000)
+        self.attempt.operations.append(Expire(key, None if ttl_ms is None else ttl_ms * 1000))
 
     def delete(self, key: Key) -> None:
         self._writes.delete(key)

@@ -16,6 +16,7 @@ use these claims. This checker does: it replays the clients' writes, commit by c
                           thinning.py
     expiring events       are returned while young enough, the same in all reads of a view; see
                           ages.py
+    keys that expire      are deleted by a commit of the database, before any commit of that time
     the final state       of the database equals the model
 """
 
@@ -33,6 +34,7 @@ from tests.simulation.history import (
     History,
     NoEvents,
     Outcome,
+    Put,
     Retain,
     Scan,
     Seen,
@@ -81,6 +83,13 @@ def check_history(history: History, dump: Dump) -> list[str]:
             # A commit of a consumer group. It must not change any key of a client.
             model.commit([], logged.time)
             continue
+        expired = model.expired(logged.time)
+        if attempt is None and expired and not logged.events:
+            # The database deletes keys that have expired, all of them at once.
+            model.commit([Put(key, None) for key in expired], logged.time)
+            continue
+        if expired:
+            problems.append(f"keys {expired} had expired before commit {logged.commit}; {attempt}")
         if attempt is None:
             return [f"commit {logged.commit} belongs to no attempt: {logged.transaction.hex()}"]
         problems += _told(attempt, logged.commit)

@@ -15,6 +15,7 @@ outcomes      ask for the outcome of a transaction, or abort it
 aging         streams with a maximum age, read repeatedly in one view
 hollow        writes that change nothing, and queries for their outcome
 kept          streams that are truncated, capped, deleted, and whose events are erased
+leases        keys that expire; see leases.py
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -32,6 +33,7 @@ from tests.simulation.history import (
     Operation,
     Put,
 )
+from tests.simulation.leases import leases
 from tests.simulation.model import fold
 from tests.simulation.recorder import Recorder, Recording, event_of
 
@@ -487,5 +489,6 @@ ACTIONS: Final[Mapping[str, Callable[[Recorder], Awaitable[None]]]] = {
     "aging": aging,
     "hollow": hollow,
     "kept": kept,
+    "leases": leases,
 }
 """The workloads by the name that the plan uses."""

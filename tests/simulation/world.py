@@ -22,6 +22,7 @@ from tests.simulation.consuming import GROUP, consume, create_group
 from tests.simulation.determinism import run_deterministically, source
 from tests.simulation.history import Dump, History, Logged, Put
 from tests.simulation.judge import judge
+from tests.simulation.leases import LEASES
 from tests.simulation.machine import Death, Machine
 from tests.simulation.network import Network, NetworkFaults
 from tests.simulation.plan import Plan
@@ -255,11 +256,11 @@ class World:
         await self._machine.restart("power")
         self.dump = await self._read_all()
         if first is not None and self.dump is not None and first != self.dump:
-            # A commit with unknown outcome may still have been in flight to a slow disk.
+            # A commit with unknown outcome may still have been in flight to a slow disk, and keys
+            # may have expired.
             later = self.dump.commits[len(first.commits) :]
-            if first.commits + later != self.dump.commits or len(later) not in range(
-                1, self.history.unknown + 1
-            ):
+            later_max = self.history.unknown + (LEASES if self.plan.mix["leases"] else 0)
+            if first.commits + later != self.dump.commits or not 1 <= len(later) <= later_max:
                 self.surprises.append(
                     f"a power loss changed what is there: {_difference(first, self.dump)}"
                 )

@@ -343,6 +343,16 @@ EXAMPLES: Final = [
     Example("newest_position", [TX], [41, 0, False]),
     Example("audit_read", [100], [[TIME, "logged in", "ann", "10.0.0.1:4711", {}]]),
     Example("load", [None, ANN, "balance", 1, 2], [42, 3, None, [EVENT_OUT], False, 1]),
+    Example("get_entry", [None, BALANCE], [b"\x5a", TIME + 60_000_000, TIME]),
+    Example("get_entry", [TX, BALANCE], None),
+    Example("get_expiry", [None, BALANCE], [TIME + 60_000_000, TIME]),
+    Example("get_expiry", [None, BALANCE, 7], [None, TIME]),
+    Example("scan_expiries", [None, b"", None, 10], [42, [BALANCE, TIME + 60_000_000], False]),
+    Example(
+        "write",
+        [TX, [["put", BALANCE, b"\x5a"], ["expire", BALANCE, 60_000_000, None]]],
+        None,
+    ),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

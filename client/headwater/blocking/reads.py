@@ -7,7 +7,7 @@ from typing import Any
 from headwater.blocking.pages import BlockingPages
 from headwater.reads.query import Query
 from headwater.reads.reads import Reads
-from headwater.records import Loaded, RecordedEvent
+from headwater.records import Entry, Loaded, RecordedEvent
 from headwater.transport.stepping import step
 from headwater_protocol.keys import Key, KeyTuple
 from headwater_protocol.numbers import Position
@@ -23,32 +23,6 @@ class BlockingReads:
 
     def __init__(self, core: Reads) -> None:
         self._core = core
-
-    def get(self, key: Key, default: Any = None) -> Any:
-        """The value of a key, or *default* if it is absent."""
-        return step(self._core.get(key, default))
-
-    def scan(
-        self,
-        prefix: Key | None = None,
-        *,
-        start: Key | None = None,
-        end: Key | None = None,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> BlockingPages[tuple[KeyTuple, Any]]:
-        """Iterate over (key, value) in the order of keys.
-
-        Args:
-            prefix: a tuple that the keys begin with. Without prefix, start and end: all keys.
-            start: the first key, inclusive.
-            end: the last key, exclusive.
-            reverse: start with the last key.
-            limit: the maximum number of items.
-        """
-        return BlockingPages(
-            self._core.scan(prefix, start=start, end=end, reverse=reverse, limit=limit)
-        )
 
     def read(
         self,
@@ -160,4 +134,56 @@ class BlockingReads:
         """
         return step(
             self._core.load(stream, schema=schema, name=name, snapshot_below=snapshot_below)
+        )
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value of a key, or *default* if it is absent."""
+        return step(self._core.get(key, default))
+
+    def get_entry(self, key: Key) -> Entry | None:
+        """The value of a key and the time at which it expires. None: the key is absent."""
+        return step(self._core.get_entry(key))
+
+    def ttl(self, key: Key) -> float | None:
+        """The seconds until a key expires. None: it does not expire, or is absent."""
+        return step(self._core.ttl(key))
+
+    def scan(
+        self,
+        prefix: Key | None = None,
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> BlockingPages[tuple[KeyTuple, Any]]:
+        """Iterate over (key, value) in the order of keys.
+
+        Args:
+            prefix: a tuple that the keys begin with. Without prefix, start and end: all keys.
+            start: the first key, inclusive.
+            end: the last key, exclusive.
+            reverse: start with the last key.
+            limit: the maximum number of items.
+        """
+        return BlockingPages(
+            self._core.scan(prefix, start=start, end=end, reverse=reverse, limit=limit)
+        )
+
+    def expiries(
+        self,
+        prefix: Key | None = None,
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> BlockingPages[tuple[KeyTuple, datetime]]:
+        """Iterate over the keys that expire, each with its time, in the order of keys.
+
+        Args:
+            prefix, start, end, reverse, limit: which keys, as for `scan`.
+        """
+        return BlockingPages(
+            self._core.expiries(prefix, start=start, end=end, reverse=reverse, limit=limit)
         )

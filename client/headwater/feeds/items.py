@@ -82,6 +82,7 @@ class KeyChange:
         key: as a tuple.
         old, new: the value before and after the commit. None if the key was, or is, absent.
         existed, exists: whether the key was present before the commit, and is after it.
+        expired: whether the key was deleted because its time had come.
     """
 
     __slots__ = ("_codec", "_entry")
@@ -109,6 +110,10 @@ class KeyChange:
     @property
     def exists(self) -> bool:
         return self._entry[2] is not None
+
+    @property
+    def expired(self) -> bool:
+        return len(self._entry) > 3
 
     def _value(self, data: bytes | None) -> Any:
         return None if data is None else value_of(self._codec, self._entry[0], data)

@@ -63,13 +63,13 @@ class KeyFeed(Subscription):
 
 
 def _joined(before: list[list[Any]], entries: list[list[Any]]) -> list[list[Any]]:
-    """Entries of three members. An entry that came in two parts is joined."""
-    if all(len(entry) == 3 for entry in entries):
+    """Entries of three members, or four. An entry that came in two parts is joined."""
+    if all(len(entry) > 2 for entry in entries):
         return entries
     joined: list[list[Any]] = []
     for entry in entries:
         last = joined[-1] if joined else before[-1] if before else None
-        if len(entry) == 3:
+        if len(entry) > 2:
             joined.append(entry)
         elif last is not None and len(last) == 2:
             last.append(entry[1])

@@ -110,6 +110,8 @@ class Pages(ABC, AsyncIterator[T], Generic[T]):
 class KeyPages(Pages[tuple[KeyTuple, Any]]):
     """The keys of a range with their values, at the commit of the first page; but see `moved`."""
 
+    operation: ClassVar[str] = "scan"
+
     def __init__(
         self,
         fetch: Fetch,
@@ -130,7 +132,8 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
         first, last = self._range
 
         async def ask(commit: CommitNumber | None) -> Any:
-            return await self._fetch("scan", first, last, size, self._reverse, at_commit=commit)
+            arguments = first, last, size, self._reverse
+            return await self._fetch(self.operation, *arguments, at_commit=commit)
 
         _, items, more = await self._ask_as_of(ask)
         if items:
@@ -143,8 +146,17 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
         # caller that continues would miss the rest of the page.
         return map(self._pair, items[::2], items[1::2])
 
-    def _pair(self, encoded: bytes, data: bytes) -> tuple[KeyTuple, Any]:
-        return key_of(encoded), value_of(self._codec, encoded, data)
+    def _pair(self, encoded: bytes, value: Any) -> tuple[KeyTuple, Any]:
+        return key_of(encoded), value_of(self._codec, encoded, value)
+
+
+class ExpiryPages(KeyPages):
+    """The keys of a range that expire, each with its time."""
+
+    operation = "scan_expiries"
+
+    def _pair(self, encoded: bytes, value: Any) -> tuple[KeyTuple, Any]:
+        return key_of(encoded), time_of(value)
 
 
 class Span(NamedTuple):

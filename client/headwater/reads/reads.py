@@ -1,66 +1,28 @@
 """Reads: the same calls in a transaction, outside of one, and in the past."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-from headwater.codecs.codec import Codec
-from headwater.codecs.keys_and_values import value_of
-from headwater.reads.key_ranges import key_range
+from headwater.reads.key_reads import KeyReads
 from headwater.reads.loading import loaded_from
-from headwater.reads.pages import EventPages, KeyPages, Pages, Span
+from headwater.reads.pages import EventPages, Pages, Span
 from headwater.reads.query import Query, event_filter
 from headwater.records import Loaded, RecordedEvent, microseconds_of
-from headwater_protocol.keys import Key, KeyTuple, encode_key
 from headwater_protocol.numbers import Position
 from headwater_protocol.operations import NAME, POSITION, SCHEMA, STREAM, VERSION
 
 
-class Reads(ABC):
+class Reads(KeyReads):
     """The reads. Subclasses send the requests.
 
     Every read raises InvalidArgument for invalid arguments, and ConnectionLost if the server cannot
     be reached. A value that the codec cannot decode raises Undecodable. An event that it cannot
     decode is handed out like any other, and its data raises Undecodable.
     """
-
-    _codec: Codec
-
-    @abstractmethod
-    def _fetch(
-        self, name: str, *arguments: Any, at_commit: int | None = None
-    ) -> Coroutine[Any, Any, Any]:
-        """Send a read, and return the payload of the answer."""
-
-    async def get(self, key: Key, default: Any = None) -> Any:
-        """The value of a key, or *default* if it is absent."""
-        encoded = encode_key(key)
-        data = await self._fetch("get", encoded)
-        return default if data is None else value_of(self._codec, encoded, data)
-
-    def scan(
-        self,
-        prefix: Key | None = None,
-        *,
-        start: Key | None = None,
-        end: Key | None = None,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> Pages[tuple[KeyTuple, Any]]:
-        """Iterate over (key, value) in the order of keys.
-
-        Args:
-            prefix: a tuple that the keys begin with. Without prefix, start and end: all keys.
-            start: the first key, inclusive.
-            end: the last key, exclusive.
-            reverse: start with the last key.
-            limit: the maximum number of items.
-        """
-        first, last = key_range(prefix, start, end)
-        return KeyPages(self._fetch, self._codec, first, last, reverse=reverse, limit=limit)
 
     @abstractmethod
     def _ask(self, name: str, *arguments: Any) -> Coroutine[Any, Any, Any]:

@@ -25,6 +25,7 @@ from headwater.codecs.events import event_views
 from headwater.codecs.keys_and_values import key_of, value_of
 from headwater.errors import ProtocolError, TooLarge
 from headwater.reads.key_ranges import key_range
+from headwater.reads.key_reads import entry_of, seconds_left
 from headwater.reads.loading import loaded_from
 from headwater.reads.query import Filter, Query, event_filter, filter_of
 from headwater.records import Committed
@@ -102,6 +103,18 @@ class Batch(Writes):
     def get(self, key: Key, default: Any = None) -> int:
         """Read the value of a key. Returns the index of the result."""
         return self._read(["get", encode_key(key)], default)
+
+    def get_entry(self, key: Key) -> int:
+        """Read a key's Entry: its value and when it expires. Returns the index of the result."""
+        return self._read(["get_entry", encode_key(key)])
+
+    def ttl(self, key: Key) -> int:
+        """Read the seconds until a key expires, or None. Returns the index of the result."""
+        return self._read(["get_expiry", encode_key(key)], seconds_left)
+
+    def exists(self, key: Key) -> int:
+        """Read whether a key exists. Returns the index of the result."""
+        return self._read(["get_expiry", encode_key(key)], _is_found)
 
     def scan(
         self,
@@ -210,6 +223,10 @@ class Batch(Writes):
             return value_of(self._codec, read[1], answer)
         view = event_views(self._codec)
         match read[0], answer:
+            case "get_entry", _:
+                return None if answer is None else entry_of(self._codec, read[1], answer)
+            case "get_expiry", _:
+                return default(answer)
             case "scan", [_, flat, more, *_]:
                 return Page(self._items(flat), more=more)
             case "read_stream", [_, _, rows, more, *_]:
@@ -222,3 +239,7 @@ class Batch(Writes):
     def _items(self, flat: list[bytes]) -> Iterator[tuple[KeyTuple, Any]]:
         for key, data in zip(flat[::2], flat[1::2], strict=True):
             yield key_of(key), value_of(self._codec, key, data)
+
+
+def _is_found(answer: Any) -> bool:
+    return answer is not None

@@ -5,7 +5,7 @@ Each one is a batch with a single write: one round trip, one transaction, exactl
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,11 +27,45 @@ class SingleWrites(ABC):
     async def execute(self, batch: Batch) -> Executed:
         """Execute a batch as one transaction, exactly once."""
 
-    async def put(self, key: Key, value: Any) -> Committed:
-        """Set the value of a key."""
+    async def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+    ) -> Committed:
+        """Set the value of a key, and when it expires.
+
+        Args:
+            key: the key.
+            value: any value that the codec can encode.
+            ttl: the time from the commit on after which the key is deleted. A number is in seconds.
+            expires_at: the time at which it is deleted. Without either it does not expire, also if
+                it would have before.
+        """
         batch = self.batch()
-        batch.put(key, value)
+        batch.put(key, value, ttl=ttl, expires_at=expires_at)
         return (await self.execute(batch)).committed
+
+    async def touch(
+        self,
+        key: Key,
+        *,
+        ttl: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+    ) -> bool:
+        """Let a key expire at another time, without a new value. Returns whether it exists.
+
+        Args:
+            key: the key.
+            ttl, expires_at: when it expires, as for `put`. Without either it does not expire.
+        """
+        batch = self.batch()
+        place = batch.exists(key)
+        batch.touch(key, ttl=ttl, expires_at=expires_at)
+        found: bool = (await self.execute(batch)).results[place]
+        return found
 
     async def delete(self, key: Key) -> Committed:
         """Delete a key. It is no error if the key is absent."""

@@ -5,6 +5,7 @@ the buffer holds only complete writes. On the server, later writes win over earl
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from headwater.groups.delivery import Acknowledgeable, Delivery, ack_writes, cla
 from headwater.reads.key_ranges import deleted_range
 from headwater.reads.query import Filter, Query, filter_of
 from headwater.records import Event
+from headwater.transactions.expiry import expiry_members
 from headwater.transactions.retention import RetentionWrites
 from headwater_protocol import limits
 from headwater_protocol.keys import Key, encode_key
@@ -68,8 +70,23 @@ class Writes(RetentionWrites):
         self._counts: dict[str, int] = {}
         self._acknowledged: list[Delivery] = []
 
-    def put(self, key: Key, value: Any) -> None:
-        """Set the value of a key."""
+    def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+    ) -> None:
+        """Set the value of a key, and when it expires.
+
+        Args:
+            key: the key.
+            value: any value that the codec can encode.
+            ttl: the time from the commit on after which the key is deleted. A number is in seconds.
+            expires_at: the time at which it is deleted. Without either it does not expire, also if
+                it would have before.
+        """
         try:
             data = self._codec.encode(value)
         except Exception:
@@ -77,7 +94,31 @@ class Writes(RetentionWrites):
             raise
         _check_size(data, "value of", key)
         encoded = encode_key(key)
-        self._keep(["put", encoded, data], len(encoded) + len(data))
+        size = len(encoded) + len(data)
+        if ttl is None and expires_at is None:
+            self._keep(["put", encoded, data], size)
+            return
+        members = expiry_members("put", ttl, expires_at)
+        self._check_room("put", size + len(encoded), count=2)
+        self._keep(["put", encoded, data], size)
+        self._keep(["expire", encoded, *members], len(encoded))
+
+    def touch(
+        self,
+        key: Key,
+        *,
+        ttl: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+    ) -> None:
+        """Let a key expire at another time, without a new value. Nothing happens if it is absent.
+
+        Args:
+            key: the key.
+            ttl, expires_at: when it expires, as for `put`. Without either it does not expire.
+        """
+        encoded = encode_key(key)
+        members = expiry_members("touch", ttl, expires_at)
+        self._keep(["expire", encoded, *members], len(encoded))
 
     def delete(self, key: Key) -> None:
         """Delete a key. It is no error if the key is absent."""

@@ -30,6 +30,7 @@ from headwater_server.engine.checkpoint.schedule import Checkpoint, CheckpointSc
 from headwater_server.engine.commit_listing import read_commits, read_snapshots
 from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.disk_room import DiskRoom
+from headwater_server.engine.expiring import Expiring
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.leadership import Leadership
 from headwater_server.engine.outcomes import Outcomes, TransactionStatus
@@ -39,7 +40,7 @@ from headwater_server.engine.reads.reading import EventsPage, Reader
 from headwater_server.engine.reads.time_index import position_before
 from headwater_server.engine.retention.rewriting import Rewriting
 from headwater_server.engine.settings import EngineSettings
-from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.layers import NO_EXPIRY, State
 from headwater_server.engine.state.memtable import ABORTED
 from headwater_server.engine.statistics import collect_statistics
 from headwater_server.engine.transactions.conditions import failed_conditions
@@ -90,6 +91,7 @@ class Engine:
         self._clock = clock
         self._files = ExitStack()
         self.room = DiskRoom(file_system, path, log, reserve_size=settings.disk_reserve_size)
+        self.expiring = Expiring(state, sequencer, self._may_expire, source)
         self.checkpoints = CheckpointSchedule(state, sequencer, log, settings, clock)
         self.archived = ArchiveSource(
             file_system, log, sequencer, state.files, database_id, created, source
@@ -265,6 +267,8 @@ class Engine:
                 return self.sequencer.answer_commit_again(transaction, known, writes)
         opened = self._open.owned(transaction, owner, self._clock())
         self._open.remove(opened)
+        if self._state.next_expiry != NO_EXPIRY:
+            self.expiring.step()
         opened.write(writes)
         if opened.buffer:
             self.check_writable(opened.buffer)
@@ -317,6 +321,8 @@ class Engine:
         buffer.add(writes)
         if writes and (self.room.read_only_reason is not None or not self.leadership.leads):
             self.check_writable(buffer)
+        if self._state.next_expiry != NO_EXPIRY:
+            self.expiring.step()
         charged = conditions or reads is not None or (proven is not None and buffer.conditional)
         budget = WorkBudget(CONDITIONS, proven=proven) if charged else None
         failures = [] if budget is None else failed_conditions(self._state, conditions, budget)
@@ -359,8 +365,12 @@ class Engine:
 
     def tick(self) -> None:
         """Write the time to the log if something depends on it. Call this once a second."""
+        self.expiring.step()
         # Do not write to a full disk.
-        self.sequencer.tick(write=self.leadership.leads and self.room.may_tick)
+        self.sequencer.tick(write=self._may_expire())
+
+    def _may_expire(self) -> bool:
+        return self.leadership.leads and self.room.may_tick
 
     @property
     def clock_offset_us(self) -> int:

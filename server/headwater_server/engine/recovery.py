@@ -164,8 +164,7 @@ def _open(
             known_durable=WalIndex(applied.log_index),
         )
         opened.callback(log.close)
-        newest = Newest(applied.commit, applied.position)
-        refuse_later_logs(event_log, commit_log, newest, log)
+        refuse_later_logs(event_log, commit_log, Newest(applied.commit, applied.position), log)
         state = State(StoredState(store, event_log, commit_log))
         state.load_retention()
         sequencer = Sequencer(state, log, settings)
@@ -189,7 +188,7 @@ def _open(
             _replay(engine, map(applier.apply, entries), on_progress)
         else:
             _replay(engine, starmap(applier.apply_records, records), on_progress)
-        if directory.format < FORMAT:
+        if directory.is_older:
             # After the replay, so that an older version can still open a log that cannot be
             # replayed. Before the claim, so that the log has no record yet that it cannot read.
             on_upgrade(directory.format, FORMAT)

@@ -36,7 +36,13 @@ from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.stored_state import oldest_needed, read_applied
 from headwater_server.storage.archive.directory import ArchiveDirectory
 from headwater_server.storage.commits.commit_log import CommitLog
-from headwater_server.storage.files.directory import FORMAT, LOCK_NAME, PARTS, DataDirectory
+from headwater_server.storage.files.directory import (
+    FEATURES,
+    FORMAT,
+    LOCK_NAME,
+    PARTS,
+    DataDirectory,
+)
 from headwater_server.storage.files.file_system import FileSystem, join, parent
 from headwater_server.storage.wal.interface import FIRST_HASH, Epoch, LogEnd, WalIndex
 
@@ -154,7 +160,9 @@ def restore_moment(
             for part in PARTS:
                 file_system.make_directory(join(target, part))
             file_system.sync_directory(target)
-            directory = DataDirectory(target, found.database_id, found.created, FORMAT, lock)
+            directory = DataDirectory(
+                target, found.database_id, found.created, FORMAT, FEATURES, lock
+            )
             restored = _replay(file_system, directory, history, base, goal, opening, on_progress)
             directory.upgrade(file_system)
             file_system.sync_directory(parent(target))

@@ -51,6 +51,7 @@ def _append(rights: Rights, write: list[Any]) -> None:
 WRITE_RULES: Final[Mapping[str, PartRule]] = {
     "put": _key("write"),
     "delete": _key("write"),
+    "expire": _key("write"),
     "delete_range": _keys("write"),
     "add": _key("write"),
     "min": _key("write"),
@@ -78,7 +79,10 @@ CONDITION_RULES: Final[Mapping[str, PartRule]] = {
 
 READ_RULES: Final[Mapping[str, PartRule]] = {
     "get": _key("read"),
+    "get_entry": _key("read"),
+    "get_expiry": _key("read"),
     "scan": _keys("read"),
+    "scan_expiries": _keys("read"),
     "read_stream": _stream("read"),
     "read_all": lambda rights, read: rights.need_filter("read", read[2]),
     "load": _stream("read"),
@@ -183,7 +187,10 @@ RULES: Final[Mapping[str, Rule]] = {
     "execute": _execute,
     "status": _status,
     "get": _read("get"),
+    "get_entry": _read("get_entry"),
+    "get_expiry": _read("get_expiry"),
     "scan": _read("scan"),
+    "scan_expiries": _read("scan_expiries"),
     "read_stream": _read("read_stream"),
     "read_all": _read("read_all"),
     "newest_position": _read("read_all"),

@@ -237,6 +237,7 @@ class Server:
         if self._engine.groups.active:
             self._group_deliveries.published()
         self._checkpointer.published()
+        self._maintenance.look_at_expiry()
         if self._group_commit.written_size >= self._maintenance.look_at_size:
             self._maintenance.published()
         # Send the group's answers here: a task switch would delay them.

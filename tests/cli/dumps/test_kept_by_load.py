@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +295,37 @@ def test_a_dump_that_outlasts_the_history_window_is_of_one_commit(tmp_path: Path
         assert lines[-2]["value"] == "x" * 100
         with pytest.raises(headwater.HistoryGone):
             db.at(commit=commit).get((2, 999))
+
+
+def test_keys_keep_the_times_at_which_they_expire(
+    source: ServerProcess, target: ServerProcess, file: Path
+) -> None:
+    far = datetime(2100, 1, 1, tzinfo=UTC)
+    with headwater.connect_blocking(source.url) as db:
+        for number in range(5):
+            db.put(("session", number), "ann", expires_at=far + timedelta(days=number))
+            db.put(("kept", number), number)
+        expiries = list(db.expiries())
+        everything = list(db.scan())
+    dump(source, file)
+    load(target, file)
+    with headwater.connect_blocking(target.url) as db:
+        assert list(db.expiries()) == expiries
+        assert list(db.scan()) == everything
+
+
+def test_a_key_that_expired_since_the_dump_is_not_there_after_the_load(
+    source: ServerProcess, target: ServerProcess, file: Path
+) -> None:
+    with headwater.connect_blocking(source.url) as db:
+        db.put("lease", "ann", ttl=3600)
+        db.put("kept", 1)
+    dump(source, file)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if "expires_at" in line:
+            line["expires_at"] = "2024-06-10T00:00:00+00:00"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    load(target, file)
+    with headwater.connect_blocking(target.url) as db:
+        assert list(db.scan()) == [(("kept",), 1)]

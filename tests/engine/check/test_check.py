@@ -1,6 +1,7 @@
 """The offline check reports all damage, and reports none in a sound or a crashed database."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -271,3 +272,40 @@ def test_a_change_with_unknown_flags_is_found() -> None:
     key, entry = closed.entries(Family.CHANGES)[-1]
     closed.overwrite(Family.CHANGES, key, entry[:8] + b"\x05" + entry[9:])
     assert Kind.VERSIONS in closed.kinds()
+
+
+def with_expiry() -> tuple[Database, bytes, bytes]:
+    """A database with a key that expires, its expiry key and its due key."""
+    database = some_database()
+    at = database.now + 1
+    database.execute(["put", b"lease", b"v"], ["expire", b"lease", None, at])
+    key = keyspaces.USER + b"lease"
+    return database, keyspaces.expiry_key(key), keyspaces.due_key(at, key)
+
+
+def test_an_expiry_is_sound() -> None:
+    database, _, _ = with_expiry()
+    database.checkpoint()
+    assert Kind.EXPIRY not in Closed(database).kinds()
+
+
+@pytest.mark.parametrize(
+    ("writes", "what"),
+    [
+        (lambda _, due: [due, None], "is not among the keys that are due"),
+        (lambda expiry, _: [expiry, None], "with another expiry"),
+        (lambda expiry, _: [expiry, bytes(8)], "is not among the keys that are due"),
+        (lambda expiry, _: [expiry, b"x"], "its expiry has 1 bytes"),
+        (lambda expiry, _: [expiry + b"gone", bytes(8)], "it is absent and has an expiry"),
+        (lambda *_: [keyspaces.DUE + b"x", b""], "too short"),
+    ],
+)
+def test_a_wrong_expiry_is_found(
+    writes: Callable[[bytes, bytes], list[bytes | None]], what: str
+) -> None:
+    database, expiry, due = with_expiry()
+    database.engine.sequencer.commit_stored(database.new_id(), 0, writes(expiry, due))
+    database.checkpoint()
+    findings = Closed(database).check().findings
+    told = [finding.what for finding in findings if finding.kind is Kind.EXPIRY]
+    assert any(what in each for each in told), told

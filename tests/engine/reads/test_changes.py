@@ -9,6 +9,7 @@ from headwater_protocol import limits
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.reads.changes import (
     COMMIT_KEYS_MAX,
+    Change,
     CommitChanges,
     PartlyRead,
 )
@@ -45,16 +46,16 @@ def test_a_large_commit_is_read_in_parts_and_nothing_is_lost_or_repeated() -> No
     keys = [b"k%05d" % number for number in range(2 * COMMIT_KEYS_MAX + 500)]
     database.execute(*(["put", key, b"1"] for key in reversed(keys)), ["put", b"z", b"1"])
     database.execute(["delete_range", b"k", b"l"], ["put", b"a", b"1"])
-    first = [(key, None, b"1") for key in keys]
-    second = [(key, b"1", None) for key in keys]
+    first = [Change(key, None, b"1") for key in keys]
+    second = [Change(key, b"1", None) for key in keys]
     for _ in range(2):
         assert changes(database, 0) == [
-            (1, [*first, (b"z", None, b"1")]),
-            (2, [(b"a", None, b"1"), *second]),
+            (1, [*first, Change(b"z", None, b"1")]),
+            (2, [Change(b"a", None, b"1"), *second]),
         ]
         assert changes(database, 0, b"k", b"l") == [(1, first), (2, second)]
         assert changes(database, 0, b"k", b"k01000") == [(1, first[:1000]), (2, second[:1000])]
-        assert changes(database, 1, b"a", b"b") == [(2, [(b"a", None, b"1")])]
+        assert changes(database, 1, b"a", b"b") == [(2, [Change(b"a", None, b"1")])]
         database.checkpoint()
 
 
@@ -76,14 +77,14 @@ def test_a_change_has_the_value_before_and_after() -> None:
     database.execute(["put", b"a", b"2"], ["delete", b"never"])
     database.execute(["delete", b"a"], ["add", b"c", 1])
     expected = [
-        (1, [(b"a", None, b"1"), (b"b", None, b"5")]),
-        (3, [(b"a", b"1", b"2")]),
-        (4, [(b"a", b"2", None), (b"c", None, b"\x01")]),
+        (1, [Change(b"a", None, b"1"), Change(b"b", None, b"5")]),
+        (3, [Change(b"a", b"1", b"2")]),
+        (4, [Change(b"a", b"2", None), Change(b"c", None, b"\x01")]),
     ]
     for _ in range(2):
         assert changes(database, 0) == expected
         assert changes(database, 2) == expected[1:]
-        assert changes(database, 0, b"b", b"c") == [(1, [(b"b", None, b"5")])]
+        assert changes(database, 0, b"b", b"c") == [(1, [Change(b"b", None, b"5")])]
         assert changes(database, 0, count=1) == expected
         database.checkpoint()
 
@@ -114,8 +115,10 @@ def test_changes_agree_with_a_model_in_every_layer(seed: int) -> None:
         database.execute(
             *(["put", key, value] if value else ["delete", key] for key, value in chosen.items())
         )
-        told = [(key, values.get(key), value or None) for key, value in sorted(chosen.items())]
-        truth.append((database.engine.published, told))  # type: ignore[arg-type]
+        told = [
+            Change(key, values.get(key), value or None) for key, value in sorted(chosen.items())
+        ]
+        truth.append(CommitChanges(database.engine.published, told))
         for key, value in chosen.items():
             values.pop(key, None)
             if value:

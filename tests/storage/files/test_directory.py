@@ -156,9 +156,9 @@ def rewrite_format(disk: MemoryFileSystem, **changed: Any) -> None:
 def test_a_feature_that_is_not_known_is_refused_by_its_name() -> None:
     disk = MemoryFileSystem(1)
     open_directory(disk).close()
-    rewrite_format(disk, features=["expiry"])
+    rewrite_format(disk, features=["databases", "expiry"])
     before = disk.content("srv/data/FORMAT")
-    with pytest.raises(FormatTooNew, match="uses expiry, which this version does not know"):
+    with pytest.raises(FormatTooNew, match="uses databases, which this version does not know"):
         open_directory(disk)
     assert disk.content("srv/data/FORMAT") == before
     assert not disk.locked

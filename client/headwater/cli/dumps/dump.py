@@ -1,7 +1,8 @@
 """`headwater dump`: writes a database at one commit as JSON lines.
 
-    {"headwater": 2, "commit": 1234, "time": "…", "events": 500, "first_time": "…"}
+    {"headwater": 3, "commit": 1234, "time": "…", "events": 500, "first_time": "…"}
     {"key": ["balance", "ann"], "value": 90}
+    {"key": ["session", "x"], "value": "ann", "expires_at": "…"}
     {"retention": "clicks", "first": 7, "begins": 1, "max_count": 100, "max_age": null, …}
     {"stream": "account-ann", "version": 1, "type": "Opened", "id": "…", "time": "…", "data": …, …}
     {"group": "mailer", "position": 1, "filter": {…}, "settings": {…}, "parked": [[1, "no route"]]}
@@ -35,6 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headwater.blocking.database import BlockingDatabase
 from headwater.blocking.past import BlockingPast
 from headwater.cli.connection_options import Connector, connection_options
+from headwater.cli.dumps.expiries import Expiries
 from headwater.cli.dumps.groups import Groups
 from headwater.cli.dumps.held_commit import held_commit
 from headwater.cli.dumps.tagged_json import key_to_json, value_to_json
@@ -45,8 +47,9 @@ from headwater.transport.stepping import step
 from headwater_protocol.keys import key_after
 from headwater_protocol.limits import PAGE_ITEMS_MAX
 
-FORMAT: Final = 2
-"""Version of the format. Version 1 had neither groups and users nor `first_time`."""
+FORMAT: Final = 3
+"""Version of the format. Version 1 had neither groups and users nor `first_time`, and version 2 no
+`expires_at`."""
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -129,8 +132,12 @@ def write_dump(
     groups = Groups(db, total, wanted=with_groups)
     with progress_bars() as progress:
         bar = progress.add_task("keys", total=None)
+        expiries = Expiries(past)
         for key, value in stored_keys(past):
-            write({"key": key_to_json(key), "value": value_to_json(value)})
+            line: dict[str, Any] = {"key": key_to_json(key), "value": value_to_json(value)}
+            if (expires_at := expiries.of(key)) is not None:
+                line["expires_at"] = expires_at.isoformat()
+            write(line)
             counts["keys"] += 1
             progress.advance(bar)
         progress.update(bar, total=counts["keys"])

@@ -136,6 +136,9 @@ def _put(batch: Batch, line: Line, *, overwrite: bool) -> None:
     if not overwrite:
         batch._require(["value", key, None])  # noqa: SLF001
     batch._keep(["put", key, value], len(key) + len(value))  # noqa: SLF001
+    if "expires_at" in line:
+        at = microseconds_of(datetime.fromisoformat(line["expires_at"]), "expires_at")
+        batch._keep(["expire", key, None, at], len(key))  # noqa: SLF001
 
 
 def save_snapshots(db: BlockingDatabase, lines: list[Line]) -> None:

@@ -5,7 +5,7 @@
     3  commit log           checksums, times, positions; times in the future are a warning
     4  events               checksums, positions, commits; .idx files
     5  index                streams, categories, types, event ids: must agree with the events
-    6  versions             LATEST, HISTORY, CHANGES; snapshots, consumer groups
+    6  versions             LATEST, HISTORY, CHANGES; snapshots, consumer groups, expiries
     7  transaction ids      must agree with the commit log
 
 All damage is reported, unless it prevents reading further. Memory is bounded for any amount of
@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from headwater_protocol.errors import DamagedFile
 from headwater_protocol.numbers import CommitNumber, Position
 from headwater_server.engine.check.clock import FutureTimes
+from headwater_server.engine.check.expiries import ExpiryCheck
 from headwater_server.engine.check.findings import (
     NOTHING,
     Counter,
@@ -92,6 +93,8 @@ def check(
             report.notes.append(
                 f"it has format {directory.format}; the next start upgrades it to {FORMAT}"
             )
+        elif directory.is_older:
+            report.notes.append("the next start upgrades it; older versions then refuse it")
         check_parts(file_system, directory, open_store, report, on_progress, now=now)
     return report
 
@@ -264,5 +267,6 @@ def _check_content(
     with report.told(Kind.STORE, "state/", REPAIR_STORE):
         VersionCheck(state, last_commit, report).check(counter)
         GroupCheck(state, last_commit, report).check(counter)
+        ExpiryCheck(state, last_commit, report).check(counter)
     with report.told(Kind.STORE, "state/", REPAIR_STORE):
         TransactionCheck(state, report).check(counter)

@@ -38,6 +38,7 @@ class Kind(Enum):
     TRANSACTIONS = "transaction ids"
     SNAPSHOT = "snapshot"
     GROUP = "consumer group"
+    EXPIRY = "expiry of a key"
     CLOCK = "times in the future"
     LATER_COMMITS = "commit log beyond the newest commit"
     LATER_EVENTS = "event log beyond the newest commit"

@@ -25,13 +25,13 @@
 Numbers are big-endian, so that they sort. Lists of positions are little-endian instead, so that
 they can be used as arrays without conversion on common machines.
 
-The flags of a version are 1, or 0 for a deleted key. 2 is reserved for a value that expires. A
-version with unknown flags is refused, because a newer version of Headwater wrote it. A HISTORY
-entry is the former LATEST entry that the commit in its key replaced.
+The flags of a version are 1, or 0 for a deleted key. A version with unknown flags is refused,
+because a newer version of Headwater wrote it. A HISTORY entry is the former LATEST entry that the
+commit in its key replaced.
 
 A CHANGES entry holds changes in the order of commits, each as commit(8) flags(1) size(4) key. Its
 key has the last commit, so that a seek finds the entry of a commit. The flags are CHANGE_EXISTS and
-CHANGE_REPLACED; 4 is reserved for a value that expires. One entry has hundreds of changes, because
+CHANGE_REPLACED. One entry has hundreds of changes, because
 an entry costs the store twenty times as much as a few more bytes in one.
 
 Transaction ids that are made of the time (below IDS_END) are grouped: all ids of the same 16 ms,

@@ -4,6 +4,8 @@
     02  snapshots of aggregates     stream 00 name 00 schema(u32) version(u64)  ->  state
     03  accounts                    name  ->  msgpack of the account
     04  consumer groups             see consumer_groups/records.py
+    05  expiries                    key  ->  time(u64): the user's key expires then
+    06  due keys                    time(u64) key  ->  nothing: the same, in order of time
     f0  retention of streams        stream  ->  msgpack of the rule, see rules.py in retention
     f1  erasures                    position(u64)  ->  nothing: the event there is erased
 
@@ -24,6 +26,8 @@ USER: Final = b"\x01"
 SNAPSHOTS: Final = b"\x02"
 ACCOUNTS: Final = b"\x03"
 GROUPS: Final = b"\x04"
+EXPIRIES: Final = b"\x05"
+DUE: Final = b"\x06"
 
 RETENTION: Final = b"\xf0"
 ERASURES: Final = b"\xf1"
@@ -37,9 +41,12 @@ ACCOUNTS_END: Final = b"\x04"
 RETENTION_END: Final = b"\xf1"
 ERASURES_END: Final = b"\xf2"
 GROUPS_END: Final = b"\x05"
+EXPIRIES_END: Final = b"\x06"
+DUE_END: Final = b"\x07"
 
 _SCHEMA_AND_VERSION: Final = struct.Struct(">IQ")
 _POSITION: Final = struct.Struct(">Q")
+_TIME: Final = struct.Struct(">Q")
 
 
 class SnapshotKey(NamedTuple):
@@ -102,3 +109,30 @@ def erased_position(key: bytes) -> int:
     """The position of an erasure's key."""
     position: int = _POSITION.unpack(key[1:])[0]
     return position
+
+
+def expiry_key(key: bytes) -> bytes:
+    """The key of the expiry of a user's stored key."""
+    return EXPIRIES + key[1:]
+
+
+def pack_expiry(time: int) -> bytes:
+    """An expiry as it is stored."""
+    return _TIME.pack(time)
+
+
+def parse_expiry(stored: bytes) -> int:
+    """Decode a stored expiry: microseconds of the log's time."""
+    time: int = _TIME.unpack(stored)[0]
+    return time
+
+
+def due_key(time: int, key: bytes) -> bytes:
+    """The key that says when a user's stored key expires."""
+    return DUE + _TIME.pack(time) + key[1:]
+
+
+def parse_due_key(key: bytes) -> tuple[int, bytes]:
+    """The time of a due key, and the user's stored key that expires then."""
+    time: int = _TIME.unpack_from(key, 1)[0]
+    return time, USER + key[1 + _TIME.size :]

@@ -2,6 +2,7 @@
 
     commit 7    a: 1 -> 2    b: (none) -> 5
     commit 9    a: 2 -> (none)
+    commit 10   b: 5 -> (none), expired
 
 The memtables keep the writes of each commit. For the files, CHANGES has the keys of each commit
 after the horizon, and the values before and after are ordinary reads. So changes are known as far
@@ -25,11 +26,15 @@ COMMIT_KEYS_MAX: Final = 1_000
 
 
 class Change(NamedTuple):
-    """A key, without the byte of its key space, and its values before and after; None: absent."""
+    """A key, without the byte of its key space, and its values before and after; None: absent.
+
+    *expired* says that the commit deleted the key because its time had come.
+    """
 
     key: bytes
     old: bytes | None
     new: bytes | None
+    expired: bool = False
 
 
 class CommitChanges(NamedTuple):
@@ -114,6 +119,12 @@ def read_changes(
     return ChangesPage(found, upto, more=False)
 
 
+def _has_expired(state: State, commit: int, key: bytes) -> bool:
+    """Whether a commit deleted a key because its time had come."""
+    until = state.expiry(key, commit - 1)
+    return until is not None and until <= state.commit_record(commit).time
+
+
 def keys_of_commit(state: State, commit: int, partly: PartlyRead) -> list[bytes]:
     """The stored keys that a commit has written, in order."""
     for found, keys in _keys_in_order(state, commit - 1, commit, partly):
@@ -142,7 +153,8 @@ def _part(
         key = keys[place]
         old, new = state.get(key, commit - 1), state.get(key, commit)
         if old is not new or new is not None:
-            changes.append(Change(key[1:], old, new))
+            expired = new is None and _has_expired(state, commit, key)
+            changes.append(Change(key[1:], old, new, expired))
             size += len(key) + len(old or b"") + len(new or b"")
     return changes, size, len(keys)
 

@@ -35,6 +35,15 @@ class ChargedReader(Reader):
         self._budget.spend(keys=1)
         return super().get(key)
 
+    def expiry(self, key: bytes) -> int | None:
+        self._budget.spend(keys=1)
+        return super().expiry(key)
+
+    def scan_expiries(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
+        page = super().scan_expiries(start, end, limit, reverse)
+        self._budget.spend(keys=4, entries=page.examined)
+        return page
+
     def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
         page = super().scan(start, end, limit, reverse)
         self._budget.spend(keys=4, entries=page.examined)

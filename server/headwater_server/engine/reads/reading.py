@@ -95,6 +95,15 @@ class Reader:
         """The value of a user's key, or None."""
         return self._state.get(keyspaces.USER + key, self.view)
 
+    def expiry(self, key: bytes) -> int | None:
+        """When a user's key expires, in microseconds; None: it does not, or is absent."""
+        return self._state.expiry(keyspaces.USER + key, self.view)
+
+    def scan_expiries(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
+        """The keys of [start, end) that expire, each with its stored expiry."""
+        first, last = expiry_range(start, end)
+        return self._page(first, last, limit, reverse)
+
     def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
         """The keys of [start, end) in order; in reverse the last come first."""
         first, last = user_range(start, end)
@@ -401,4 +410,12 @@ def user_range(start: bytes, end: bytes | None) -> tuple[bytes, bytes]:
     return (
         keyspaces.USER + start,
         keyspaces.USER_END if end is None else keyspaces.USER + end,
+    )
+
+
+def expiry_range(start: bytes, end: bytes | None) -> tuple[bytes, bytes]:
+    """The stored range of the expiries of a range of users' keys."""
+    return (
+        keyspaces.EXPIRIES + start,
+        keyspaces.EXPIRIES_END if end is None else keyspaces.EXPIRIES + end,
     )

@@ -27,6 +27,10 @@ from headwater_server.engine.state.range_merge import RUN_KEYS, first_items
 from headwater_server.engine.state.stored_state import StoredState
 from headwater_server.storage.commits.commit_records import CommitRecord
 
+NO_EXPIRY: Final = 2**62 - 1
+"""Above every time at which a key expires: it does not. The largest number that compiled code
+compares without an object."""
+
 _EVENTS_AT_ONCE: Final = 512
 """Events that are read at a time, within a bound of bytes."""
 
@@ -49,12 +53,20 @@ _new: Final = tuple.__new__
 
 
 class State:
-    """Layered look-ups. A `view` is a commit number; it sees that commit and all before it."""
+    """Layered look-ups. A `view` is a commit number; it sees that commit and all before it.
+
+    Attributes:
+        next_expiry: no key expires before this time of the log; NO_EXPIRY: none does. Stays 0 on a
+            node that does not lead, which does not look.
+        due_from: no key that says so comes before this one.
+    """
 
     def __init__(self, files: StoredState) -> None:
         self.files = files
         self.retention = Retention()
         self.frozen: MemTable | None = None
+        self.next_expiry = 0
+        self.due_from = keyspaces.DUE
         # By start: the end, and the commit at which there was no key; see gaps.py.
         self.gaps: dict[bytes, tuple[bytes, int]] = {}
         self.active = MemTable(files.applied_commit, files.applied_position, files.time)
@@ -120,6 +132,13 @@ class State:
         if version is not None:
             return version[1]
         return self.files.value_at(key, view)
+
+    def expiry(self, key: bytes, view: int) -> int | None:
+        """When a user's stored key expires, as of a commit; None: it does not, or is absent."""
+        if self.next_expiry == NO_EXPIRY and view >= self.active.last_commit:
+            return None
+        stored = self.get(keyspaces.expiry_key(key), view)
+        return None if stored is None else keyspaces.parse_expiry(stored)
 
     def newest_commit(self, key: bytes, after: int) -> int:
         """The newest commit that wrote a key if it is newer than *after*, else 0."""

@@ -14,8 +14,9 @@ from headwater_protocol.errors import InvalidArgument, TooLarge
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.planned import COMMIT, Planned
 from headwater_server.engine.retention.writes import RetentionEvaluator
-from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.layers import NO_EXPIRY, State
 from headwater_server.engine.transactions.appending import Appender
+from headwater_server.engine.transactions.expiries import evaluate_expiries
 from headwater_server.engine.transactions.validation import (
     refuse_erased_snapshots,
 )
@@ -83,6 +84,8 @@ def evaluate_buffer(
         writes.append(entry)  # type: ignore[arg-type]
     if buffer.ranges:
         _evaluate_ranges(state, buffer, writes, budget or WorkBudget(RANGE_DELETES))
+    if buffer.expiries or (writes and state.next_expiry != NO_EXPIRY):
+        evaluate_expiries(state, buffer, writes, now)
     if buffer.snapshots:
         _check_snapshots(state, buffer, planned)
         _prune_snapshots(state, buffer, stale or set(), writes, snapshots_kept)

@@ -22,11 +22,13 @@ from headwater_server.engine.reads.reading import (
     EventsPage,
     Reader,
     StreamPage,
+    expiry_range,
     user_range,
 )
 from headwater_server.engine.reads.scanning import ScanPage, pack_page
 from headwater_server.engine.retention.rules import Visibility
-from headwater_server.engine.state.layers import State
+from headwater_server.engine.state.layers import NO_EXPIRY, State
+from headwater_server.engine.transactions.expiries import Expiry
 from headwater_server.engine.transactions.own_writes import OwnWrites
 from headwater_server.engine.transactions.write_buffer import (
     WriteBuffer,
@@ -155,6 +157,44 @@ class Transaction(Reader):
             return None
         self._register_key(stored_key)
         return self._state.get(stored_key, self.view)
+
+    def expiry(self, key: bytes) -> int | None:
+        stored_key = keyspaces.USER + key
+        if not self.buffer:
+            self._register_key(keyspaces.expiry_key(stored_key))
+            return super().expiry(key)
+        exists = self.get(key) is not None
+        return self._own_expiry(stored_key) if exists else None
+
+    def _own_expiry(self, stored_key: bytes) -> int | None:
+        """When a key that exists expires, with the transaction's own writes."""
+        given = self.buffer.expiries.get(stored_key)
+        if given is not None:
+            until = Expiry(*given).until(self.time)
+            return None if until == NO_EXPIRY else until
+        own = self.buffer.entries.get(stored_key)
+        if own is not None and not isinstance(own, list):
+            return None
+        self._register_key(keyspaces.expiry_key(stored_key))
+        return self._state.expiry(stored_key, self.view)
+
+    def scan_expiries(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
+        first, last = expiry_range(start, end)
+        if not self.buffer:
+            self._register_range(first, last)
+            return super().scan_expiries(start, end, limit, reverse)
+        found = self._scan_expiries(start, end, reverse=reverse)
+        page = pack_page(found, limit, limits.PAGE_SIZE_MAX)
+        self._register_range(first, last)
+        return page
+
+    def _scan_expiries(
+        self, start: bytes, end: bytes | None, *, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for key, _ in self._scan_own(*user_range(start, end), reverse=reverse):
+            until = self._own_expiry(key)
+            if until is not None:
+                yield keyspaces.expiry_key(key), keyspaces.pack_expiry(until)
 
     def scan(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
         first, last = user_range(start, end)

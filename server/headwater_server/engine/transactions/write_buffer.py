@@ -5,6 +5,7 @@ Writes are folded as they arrive, so the buffer holds one entry for each key:
     put, delete        replace whatever was there
     add, min, max      on a buffered put or delete: evaluated immediately; else kept, in order
     delete_range       drops the entries in its range, and hides its stored keys
+    expire             kept beside the entries, until the key is put or deleted again
 
 So an entry is always newer than a range, and look-ups check the entries first. Nothing here reads
 the database; the caller passes in the stored value that an atomic operation needs.
@@ -106,6 +107,9 @@ _USER: Final = keyspaces.USER
 _EMPTY: Final[list[Any]] = []
 """A placeholder for a list that is only created when it gets an item. Never changed."""
 
+_NO_EXPIRIES: Final[dict[bytes, tuple[int | None, int | None]]] = {}
+"""The same for `expiries`."""
+
 _SMALL: Final = 64 * limits.KIB
 _FEW: Final = 1_000
 """Bytes and puts of a buffer without other writes. Below both, no bound needs to be checked."""
@@ -116,6 +120,7 @@ class WriteBuffer:
 
     Attributes:
         conditional: an append has a condition.
+        expiries: when keys expire: so long after the commit, or at a time; None: never.
         is_empty: nothing was written yet.
         puts_only: all writes so far are puts.
     """
@@ -127,6 +132,7 @@ class WriteBuffer:
         "entries",
         "erased",
         "events",
+        "expiries",
         "failure",
         "is_empty",
         "puts_only",
@@ -144,6 +150,7 @@ class WriteBuffer:
         self.snapshots: list[SnapshotWrite] = _EMPTY
         self.acks: list[tuple[str, int, int]] = _EMPTY
         self.retention: list[RetentionWrite] = _EMPTY
+        self.expiries: dict[bytes, tuple[int | None, int | None]] = _NO_EXPIRIES
         self.size = 0
         self.events = 0
         self.erased = 0
@@ -159,12 +166,12 @@ class WriteBuffer:
     def appends_only(self) -> bool:
         """Whether there are appends and no other writes."""
         others = self.entries or self.ranges or self.snapshots or self.acks or self.retention
-        return bool(self.appends) and not others
+        return bool(self.appends) and not others and not self.expiries
 
     @property
     def only_removes(self) -> bool:
         """Whether the writes only delete, truncate or erase, or set a retention."""
-        if self.appends or self.snapshots or self.acks:
+        if self.appends or self.snapshots or self.acks or self.expiries:
             return False
         return all(entry is None for entry in self.entries.values())
 
@@ -193,6 +200,8 @@ class WriteBuffer:
                     self.size += len(key) + len(value)
                     if self.puts_only and self.size <= _SMALL and len(entries) <= _FEW:
                         continue
+                    if self.expiries:
+                        self.expiries.pop(key, None)
                 else:
                     self.puts_only = False
                     self._fold(write)
@@ -206,6 +215,9 @@ class WriteBuffer:
         match write[0]:
             case "delete":
                 self.put(keyspaces.USER + write[1], None)
+                self.expiries.pop(keyspaces.USER + write[1], None)
+            case "expire":
+                self._expire(keyspaces.USER + write[1], write[2], write[3])
             case "add" | "min" | "max":
                 self._add_atomic(keyspaces.USER + write[1], Atomic(write[0], write[2]))
             case "append":
@@ -279,10 +291,18 @@ class WriteBuffer:
             raise InvalidArgument(f"delete_range: start {start!r} is not below end {end!r}")
         for key in [key for key in self.entries if first <= key < last]:
             del self.entries[key]
+        for key in [key for key in self.expiries if first <= key < last]:
+            del self.expiries[key]
         if not self.ranges:
             self.ranges = []
         self.ranges.append((first, last))
         self.size += len(first) + len(last)
+
+    def _expire(self, key: bytes, after: int | None, at: int | None) -> None:
+        if not self.expiries:
+            self.expiries = {}
+        self.expiries[key] = (after, at)
+        self.size += 2 * len(key) + 32
 
     def _append(self, append: Append) -> None:
         if not self.appends:
@@ -331,6 +351,7 @@ class WriteBuffer:
                 f"a transaction of {self.size} bytes; allowed are {limits.TRANSACTION_SIZE_MAX}"
             )
         count = len(self.entries) + len(self.ranges) + len(self.acks) + len(self.retention)
+        count += len(self.expiries)
         if count > limits.WRITES_MAX:
             raise TooLarge(f"a transaction of {count} writes; allowed are {limits.WRITES_MAX}")
         if len(self.ranges) > limits.RANGE_DELETES_MAX:

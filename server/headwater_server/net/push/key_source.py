@@ -8,7 +8,8 @@ the client starts again.
 
     ["changes", [[commit, [[key, old, new], …], more], …]]      more: the next entry continues it
 
-A change that is too large for a frame is sent in two parts, [key, old] and then [key, new].
+A change that is too large for a frame is sent in two parts, [key, old] and then [key, new]. The
+deletion of a key that expired has a fourth member, true.
 """
 
 from bisect import bisect_left
@@ -242,10 +243,10 @@ def _within(commit: CommitChanges, wanted: KeyRange) -> CommitChanges | None:
 
 
 def _encoded(change: Change) -> list[bytes]:
-    key, old, new = change
+    key, old, new, expired = change
     if len(key) + len(old or b"") + len(new or b"") + KIB > PART_SIZE_MAX:
         return [encode([key, old]), encode([key, new])]
-    return [encode([key, old, new])]
+    return [encode([key, old, new, True] if expired else [key, old, new])]
 
 
 def _part(commit: int, entries: list[bytes], *, more: bool) -> bytes:

@@ -12,6 +12,7 @@ from headwater_protocol.answers import (
 )
 from headwater_protocol.errors import InvalidArgument
 from headwater_protocol.messages import array_header, encode
+from headwater_server.engine.format.keyspaces import parse_expiry
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.reads.reading import Reader
 from headwater_server.net.session.session import Session
@@ -119,9 +120,32 @@ def _load_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     ]
 
 
+def _get_entry_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    key = arguments[0]
+    value = reader.get(key)
+    return [encode(None if value is None else [value, reader.expiry(key), reader.time])]
+
+
+def _get_expiry_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    key = arguments[0]
+    exists = reader.get(key) is not None
+    return [encode([reader.expiry(key), reader.time] if exists else None)]
+
+
+def _scan_expiries_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    start, end, limit, reverse = arguments
+    page = reader.scan_expiries(start, end, limit, reverse)
+    items: list[Any] = list(page.items)
+    items[1::2] = [parse_expiry(stored) for stored in page.items[1::2]]
+    return [encode([reader.view, items, page.more])]
+
+
 READS: Final[Mapping[str, Callable[[Reader, list[Any]], list[bytes]]]] = {
     "get": _get_parts,
+    "get_entry": _get_entry_parts,
+    "get_expiry": _get_expiry_parts,
     "scan": _scan_parts,
+    "scan_expiries": _scan_expiries_parts,
     "read_stream": _read_stream_parts,
     "read_all": _read_all_parts,
     "load": _load_parts,

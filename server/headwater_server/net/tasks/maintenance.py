@@ -5,6 +5,7 @@
 - Unauthenticated connections: close those that take too long.
 - The log: prepare space ahead of need. A full disk makes the engine read-only, and free space makes
   it writable again.
+- Expiry: delete the keys that have expired, as soon as their time comes.
 - Idle: seal the end of the log when nothing was written for an interval.
 """
 
@@ -14,8 +15,11 @@ from typing import Final
 import structlog
 import trio
 
+from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.limits import MIB
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.settings import SECOND_US
+from headwater_server.engine.state.layers import NO_EXPIRY
 from headwater_server.net.service import Service
 from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.net.threads.worker_thread import RunBlocking
@@ -24,6 +28,9 @@ _log = structlog.get_logger(__name__)
 
 PREPARE_SIZE: Final = 4 * MIB
 """Bytes written to the log after which space is prepared before the next tick."""
+
+EXPIRY_WAIT_S_MIN: Final = 0.002
+"""The least wait between two looks at the keys that expire, if a clock stands still."""
 
 _WAY_OUT_AHEAD: Final = "set the clock; if it is right now, restart the server"
 _WAY_OUT_BEHIND: Final = (
@@ -56,15 +63,41 @@ class Maintenance:
         self.look_at_size = PREPARE_SIZE
         self._clock_is_off = False
         self._wanted = trio.lowlevel.ParkingLot()
+        self._earlier_expiry = trio.lowlevel.ParkingLot()
+        self._expiry_waited_for = NO_EXPIRY
 
     def published(self) -> None:
         """Prepare log space now: much was written, and it may run out before the next tick."""
         self._wanted.unpark()
 
+    def look_at_expiry(self) -> None:
+        """Call this when commits were published: a key may expire before the others."""
+        if self._engine.expiring.next_time < self._expiry_waited_for:
+            self._earlier_expiry.unpark()
+
+    async def _expire_keys(self) -> None:
+        """Delete keys when their time comes, in steps that let requests in between."""
+        expiring = self._engine.expiring
+        while True:
+            try:
+                more = expiring.step()
+            except HeadwaterError as error:
+                _log.error("keys that have expired cannot be deleted", reason=str(error))
+                await trio.sleep(self._interval_s)
+                continue
+            self._group_commit.wake()
+            if more:
+                await trio.lowlevel.checkpoint()
+                continue
+            self._expiry_waited_for = expiring.next_time
+            with trio.move_on_after(max(expiring.wait_us() / SECOND_US, EXPIRY_WAIT_S_MIN)):
+                await self._earlier_expiry.park()
+
     async def run(self) -> None:
         """Tick until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._prepare_log)
+            nursery.start_soon(self._expire_keys)
             groups = -1
             while True:
                 await trio.sleep(self._interval_s)

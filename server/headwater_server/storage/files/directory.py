@@ -2,7 +2,7 @@
 
     data/
       LOCK       locked by the process that owns the directory; holds its pid
-      FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "features": [], "format": 4}
+      FORMAT     {"crc32": ..., "created": ..., "database_id": ..., "features": [...], "format": 4}
       wal/  commits/  events/  state/
 
 A directory is made in this order, so that a FORMAT means that it is complete:
@@ -43,9 +43,9 @@ OLDEST_FORMAT: Final = 3
 """The oldest format that this version reads; every later version will read it, too. Formats 1 and 2
 existed only before the first release."""
 
-FEATURES: Final[frozenset[str]] = frozenset()
-"""The reserved features of the format that this version knows. A version that uses one first adds
-its name to FORMAT, so that a version that does not know it refuses the directory."""
+FEATURES: Final[frozenset[str]] = frozenset({"expiry"})
+"""The features of the format that this version uses. It first adds their names to FORMAT, so that a
+version that does not know one of them refuses the directory."""
 
 LOCK_NAME: Final = "LOCK"
 FORMAT_NAME: Final = "FORMAT"
@@ -69,12 +69,14 @@ class DataDirectory:
         database_id: 16 random bytes, drawn when it was made.
         created: when it was made, in microseconds since 1970-01-01 UTC.
         format: the format of its files; FORMAT, or an older one until `upgrade`.
+        features: the names of the features that its files may use.
     """
 
     path: str
     database_id: bytes
     created: int
     format: int
+    features: frozenset[str]
     _lock: Lock
 
     @staticmethod
@@ -154,6 +156,11 @@ class DataDirectory:
         """The directory of the state store."""
         return join(self.path, "state")
 
+    @property
+    def is_older(self) -> bool:
+        """Whether an older version could still open it, so that `upgrade` is needed."""
+        return self.format < FORMAT or self.features < FEATURES
+
     def upgrade(self, file_system: FileSystem) -> None:
         """Set the directory to the current format. A crash leaves the old or the new FORMAT.
 
@@ -166,6 +173,7 @@ class DataDirectory:
         _write_format(file_system, self.path, uuid.UUID(bytes=self.database_id), created)
         file_system.sync_directory(self.path)
         self.format = FORMAT
+        self.features = FEATURES
 
     def close(self) -> None:
         """Release the lock. A second call does nothing."""
@@ -281,7 +289,9 @@ def _read(file_system: FileSystem, path: str, lock: Lock) -> DataDirectory:
         if not file_system.exists(join(path, part)):
             raise _broken(join(path, part), "it is missing")
     created = (datetime.fromisoformat(fields["created"]) - _EPOCH) // timedelta(microseconds=1)
-    return DataDirectory(path, uuid.UUID(fields["database_id"]).bytes, created, found, lock)
+    identity = uuid.UUID(fields["database_id"]).bytes
+    features = frozenset(fields.get("features", ()))
+    return DataDirectory(path, identity, created, found, features, lock)
 
 
 def _broken(path: str, what: str) -> DamagedFile:

@@ -1,0 +1,74 @@
+"""The operations on keys: reads, and the expiry of a key. operations.py has all others."""
+
+from typing import Any, Final
+
+from headwater_protocol import limits
+from headwater_protocol.fields import Argument, Binary, Boolean, Field, Integer, Nullable, Record
+
+KEY: Final = Binary(1, limits.KEY_SIZE_MAX)
+LIMIT: Final = Integer(1, limits.PAGE_ITEMS_MAX)
+
+
+def _required(name: str, field: Field, why: str = "") -> Argument:
+    return Argument(name, field, why=why)
+
+
+def _optional(name: str, field: Field, default: Any = None, why: str = "") -> Argument:
+    return Argument(name, field, required=False, default=default, why=why)
+
+
+EXPIRE: Final = Record(
+    (
+        _required("key", KEY),
+        _required(
+            "after", Nullable(Integer(1, limits.NUMBER_MAX)), "microseconds after the commit"
+        ),
+        _required(
+            "at", Nullable(Integer(0, limits.NUMBER_MAX)), "a time; both nil: it does not expire"
+        ),
+    )
+)
+"""A write that sets when a key expires. It changes nothing if the key is absent."""
+
+_KEY = (_required("key", KEY),)
+_RANGE = (
+    _required("start", Binary(0, limits.KEY_SIZE_MAX), "inclusive; empty: from the first key"),
+    _required("end", Nullable(KEY), "exclusive; nil: to the last key"),
+)
+_SCAN = (
+    *_RANGE,
+    _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+    _optional("reverse", Boolean(), False),
+)
+
+Described = tuple[str, tuple[Argument, ...], str, str]
+"""Name, own arguments, answer and description of a read."""
+
+KEY_READS: Final[tuple[Described, ...]] = (
+    ("get", _KEY, "value | nil", "The value of a key."),
+    (
+        "get_entry",
+        _KEY,
+        "[value, expires_at | nil, time] | nil",
+        "The value of a key, when it expires, and the log's time.",
+    ),
+    (
+        "get_expiry",
+        _KEY,
+        "[expires_at | nil, time] | nil",
+        "When a key expires, and the log's time; nil: the key is absent.",
+    ),
+    (
+        "scan",
+        _SCAN,
+        "[commit, [key, value, key, value, …], more]",
+        "The keys of a range in order. If `more`, continue after the last key.",
+    ),
+    (
+        "scan_expiries",
+        _SCAN,
+        "[commit, [key, expires_at, key, expires_at, …], more]",
+        "The keys of a range that expire, in order of key, each with its time.",
+    ),
+)
+"""The reads of keys: in a transaction, in an execute, or on their own."""
