@@ -18,8 +18,11 @@ server removes or replaces a file later, its link remains. So checkpoints can co
 bytes are copied, for hours if necessary.
 
 Files that never change again are also linked into the backup if it is on the same disk; the others
-are copied. Everything is durable before the backup gets its name. An earlier failure leaves a
-directory whose name begins with a dot; the next backup of the same name removes it.
+are copied. On another disk, a file that the last backup has already is linked from there, so that
+only what is new is written (backup_record.py).
+
+Everything is durable before the backup gets its name. An earlier failure leaves a directory whose
+name begins with a dot; the next backup of the same name removes it.
 """
 
 import re
@@ -27,13 +30,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from headwater_protocol.errors import BackupFailed, HeadwaterError, InvalidArgument
+from headwater_protocol.errors import BackupFailed, DamagedFile, HeadwaterError, InvalidArgument
 from headwater_protocol.limits import BACKUP_NAME_SIZE_MAX
+from headwater_server.engine.backup_record import (
+    BackupRecord,
+    FileRecord,
+    newest_to_link_from,
+    write_record,
+)
 from headwater_server.engine.state.stored_state import StoredState, read_applied
 from headwater_server.storage.files.copying import (
     FilePart,
     copy_file,
+    digest_of,
     go_on,
+    link,
     link_or_copy,
     remove_tree,
     size_of,
@@ -81,6 +92,7 @@ class Staged:
         data: the data directory.
         files: each file's part of the data directory, and how much of the file to copy.
         log_index: the files contain the write-ahead log up to this entry.
+        transaction: that of the commit; empty if it is not known any more.
     """
 
     file_system: FileSystem
@@ -89,6 +101,7 @@ class Staged:
     commit: int
     position: int
     log_index: WalIndex
+    transaction: bytes
     files: tuple[tuple[str, FilePart], ...]
 
 
@@ -129,13 +142,14 @@ def stage(file_system: FileSystem, data: str, files: StoredState, database_id: b
             for name in file_system.list(state):
                 path = join(state, name)
                 held.append(("state", FilePart(path, size_of(file_system, path), True)))
+        applied = read_applied(files.store)
+        transaction = _transaction(files, applied.commit)
     except OSError as error:
         _quietly_remove(file_system, directory)
         raise BackupFailed(f"backup: the files could not be linked: {error}") from error
     except HeadwaterError:
         _quietly_remove(file_system, directory)
         raise
-    applied = read_applied(files.store)
     return Staged(
         file_system,
         data,
@@ -143,8 +157,20 @@ def stage(file_system: FileSystem, data: str, files: StoredState, database_id: b
         applied.commit,
         applied.position,
         WalIndex(applied.log_index),
+        transaction,
         tuple(held),
     )
+
+
+def _transaction(files: StoredState, commit: int) -> bytes:
+    """The transaction of a commit; empty if there is none, or if it is forgotten."""
+    if not commit or commit < files.oldest_commit:
+        return b""
+    try:
+        return files.commit_record(commit).transaction
+    except DamagedFile:
+        # `headwater check` of the backup will say so.
+        return b""
 
 
 def _held(file_system: FileSystem, directory: str, part: FilePart) -> FilePart:
@@ -165,12 +191,14 @@ def write_backup(
     name: str,
     *,
     begin_log: BeginLog,
+    now: int = 0,
     look: Callable[[], None] = go_on,
 ) -> Backup:
     """Make the backup *name* in *directory* from staged files, and remove the links; blocks.
 
     Args:
         begin_log: creates the write-ahead log of the backup.
+        now: microseconds since 1970-01-01 UTC, for those who list backups.
         look: called from time to time; it raises a HeadwaterError to abort the backup.
 
     Raises:
@@ -190,7 +218,8 @@ def write_backup(
         _refuse_taken(file_system, path)
         try:
             remove_tree(file_system, unfinished)
-            size = _write_files(staged, unfinished, begin_log, look)
+            base = newest_to_link_from(file_system, directory, staged.database_id)
+            size = _write_files(staged, unfinished, begin_log, look, base, now)
             _refuse_taken(file_system, path)
         except (OSError, HeadwaterError):
             _quietly_remove(file_system, unfinished)
@@ -213,33 +242,85 @@ def _refuse_taken(file_system: FileSystem, path: str) -> None:
         raise BackupFailed(f"backup: there is {path} already; remove it, or take another name")
 
 
-def _write_files(staged: Staged, path: str, begin_log: BeginLog, look: Callable[[], None]) -> int:
+def _write_files(
+    staged: Staged,
+    path: str,
+    begin_log: BeginLog,
+    look: Callable[[], None],
+    base: tuple[str, BackupRecord] | None,
+    now: int,
+) -> int:
     """Write all files of a backup, durably, to *path*; return their size in bytes."""
     file_system = staged.file_system
     file_system.make_directory(path)
     for part in PARTS:
         file_system.make_directory(join(path, part))
+    files: dict[str, FileRecord] = {}
+    copied = 0
     for part, file in staged.files:
         look()
-        new = join(join(path, part), file.path.rpartition("/")[2])
-        if file.is_sealed:
-            link_or_copy(file_system, file, new, look=look)
-        else:
-            copy_file(file_system, file.path, new, file.size, look=look)
+        name = join(part, file.path.rpartition("/")[2])
+        digest, written = _put(file_system, file, join(path, name), name, base, look)
+        files[name] = FileRecord(file.size, digest)
+        copied += written
     begin_log(
         file_system, join(path, "wal"), database_id=staged.database_id, after=staged.log_index
     )
+    for name in file_system.list(join(path, "wal")):
+        files[join("wal", name)] = FileRecord(
+            size_of(file_system, join(join(path, "wal"), name)), None
+        )
     for part in PARTS:
         file_system.sync_directory(join(path, part))
     # FORMAT comes last, as in a new data directory: it marks the directory as complete.
     form = join(staged.data, FORMAT_NAME)
-    copy_file(file_system, form, join(path, FORMAT_NAME), size_of(file_system, form))
-    file_system.sync_directory(path)
-    others = [join(path, FORMAT_NAME)]
-    others += [join(join(path, "wal"), each) for each in file_system.list(join(path, "wal"))]
-    return sum(file.size for _, file in staged.files) + sum(
-        size_of(file_system, each) for each in others
+    form_size = size_of(file_system, form)
+    size = sum(each.size for each in files.values()) + form_size
+    record = BackupRecord(
+        staged.database_id,
+        staged.commit,
+        staged.position,
+        staged.transaction.hex(),
+        now,
+        size,
+        copied,
+        files,
     )
+    write_record(file_system, path, record)
+    copy_file(file_system, form, join(path, FORMAT_NAME), form_size)
+    file_system.sync_directory(path)
+    return size
+
+
+def _put(
+    file_system: FileSystem,
+    file: FilePart,
+    new: str,
+    name: str,
+    base: tuple[str, BackupRecord] | None,
+    look: Callable[[], None],
+) -> tuple[str | None, int]:
+    """Put a file into a backup; return its digest, if it was read, and the bytes written."""
+    if file.is_sealed:
+        if link(file_system, file.path, new):
+            return None, 0
+        before = None if base is None else base[1].files.get(name)
+        if base is not None and before is not None and before.size == file.size:
+            # Names are used again, and files of one name and size may differ: compare the bytes.
+            digest = digest_of(file_system, file.path, file.size, look=look)
+            if digest == before.digest and _link_from(file_system, join(base[0], name), new):
+                return digest, 0
+    digest = copy_file(file_system, file.path, new, file.size, look=look)
+    # A file that grows differs next time.
+    return (digest if file.is_sealed else None), file.size
+
+
+def _link_from(file_system: FileSystem, path: str, new: str) -> bool:
+    """Link a file of another backup; False if that is not possible, or it was removed."""
+    try:
+        return link(file_system, path, new)
+    except FileNotFoundError:
+        return False
 
 
 def _quietly_remove(file_system: FileSystem, path: str) -> None:

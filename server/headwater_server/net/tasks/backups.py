@@ -139,6 +139,7 @@ class Backups:
                 self._directory,
                 name,
                 begin_log=self._begin_log,
+                now=self._clock(),
                 look=self._raise_if_stopping,
             )
         )

@@ -5,6 +5,7 @@ hard links are impossible, for example between two disks, it is copied.
 """
 
 import errno
+import hashlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -50,32 +51,72 @@ def copy_file(
     size: int,
     *,
     look: Callable[[], None] = go_on,
-) -> None:
-    """Copy the first *size* bytes of a file to a new one, and sync that.
+) -> str:
+    """Copy the first *size* bytes of a file to a new one, and sync it.
 
     Args:
-        look: called before each piece; it raises to abort the copy.
+        look: called before each chunk; it raises to abort the copy.
+
+    Returns:
+        the SHA-256 of the bytes, in hexadecimal.
 
     Raises:
-        DiskFull: there is no room; a part may have been written.
-        OSError: the disk failed, or the file is shorter.
+        DiskFull: there is no room.
+        OSError: the file has fewer bytes, or the disk failed.
     """
+    target = file_system.create(new)
+    try:
+        digest = _read(file_system, path, size, look, target.write_at)
+        target.sync()
+    finally:
+        target.close()
+    return digest
+
+
+def digest_of(
+    file_system: FileSystem, path: str, size: int, *, look: Callable[[], None] = go_on
+) -> str:
+    """The SHA-256 of the first *size* bytes of a file, in hexadecimal. Raises as `copy_file`."""
+    return _read(file_system, path, size, look, lambda _at, _data: None)
+
+
+def _read(
+    file_system: FileSystem,
+    path: str,
+    size: int,
+    look: Callable[[], None],
+    take: Callable[[int, bytes], None],
+) -> str:
+    """Read a file in chunks; return the digest of what was read."""
+    digest = hashlib.sha256(usedforsecurity=False)
     source = file_system.open(path, writable=False)
     try:
-        target = file_system.create(new)
-        try:
-            for at in range(0, size, CHUNK_SIZE):
-                look()
-                wanted = min(CHUNK_SIZE, size - at)
-                data = source.read_at(at, wanted)
-                if len(data) < wanted:
-                    raise OSError(errno.EIO, f"the file ends before byte {size}", path)
-                target.write_at(at, data)
-            target.sync()
-        finally:
-            target.close()
+        for at in range(0, size, CHUNK_SIZE):
+            look()
+            wanted = min(CHUNK_SIZE, size - at)
+            data = source.read_at(at, wanted)
+            if len(data) < wanted:
+                raise OSError(errno.EIO, f"the file ends before byte {size}", path)
+            digest.update(data)
+            take(at, data)
     finally:
         source.close()
+    return digest.hexdigest()
+
+
+def link(file_system: FileSystem, path: str, new: str) -> bool:
+    """Give a file one more name; False if that is impossible here.
+
+    Raises:
+        DiskFull, OSError: it failed for another reason.
+    """
+    try:
+        file_system.hard_link(path, new)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    return True
 
 
 def link_or_copy(
@@ -90,11 +131,7 @@ def link_or_copy(
     Raises:
         DiskFull, OSError: as for `copy_file`.
     """
-    try:
-        file_system.hard_link(part.path, new)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
+    if not link(file_system, part.path, new):
         copy_file(file_system, part.path, new, part.size, look=look)
 
 
