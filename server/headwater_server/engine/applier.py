@@ -65,6 +65,7 @@ class Applier:
         if not self._in_files:
             state = self._state
             run = plan_entry(state, encoded, path=self._path, index=index)
+            self._sequencer.interrupt_plan()
             state.apply(run)
             commits_and_fences = len(run) - sum(planned.kind == TICK for planned in run)
         self._sequencer.replayed(index, len(encoded), commits_and_fences)

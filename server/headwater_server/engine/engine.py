@@ -48,7 +48,7 @@ from headwater_server.engine.transactions.open_transactions import OpenTransacti
 from headwater_server.engine.transactions.sequencer import Group, Sequencer, Ticket, aborted
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
-from headwater_server.engine.work_budget import CONDITIONS, WorkBudget
+from headwater_server.engine.work_budget import CONDITIONS, Cutting, InSteps, WorkBudget
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.wal.interface import WriteAheadLog
 
@@ -252,12 +252,20 @@ class Engine:
             raise
         self._open.charge(opened)
 
-    def commit(self, transaction: bytes, owner: object, writes: list[list[Any]]) -> Ticket:
-        """Add writes to an open transaction and commit it; it is closed in any case.
+    def commit(
+        self,
+        transaction: bytes,
+        owner: object,
+        writes: list[list[Any]],
+        *,
+        cutting: Cutting | None = None,
+    ) -> Ticket:
+        """Add writes to an open transaction and commit it; it is closed in any other case.
 
         A transaction that has committed, on any connection, gets its first answer again.
 
         Raises:
+            InSteps: it has the writes and is still open. Commit it without them, in steps.
             TransactionGone, ReadOnly, InvalidArgument, NotANumber, DuplicateEvent, TooLarge.
         """
         found = self._open.find(transaction)
@@ -266,13 +274,20 @@ class Engine:
             if known is not None:
                 return self.sequencer.answer_commit_again(transaction, known, writes)
         opened = self._open.owned(transaction, owner, self._clock())
-        self._open.remove(opened)
-        if self._state.next_expiry != NO_EXPIRY:
-            self.expiring.step()
-        opened.write(writes)
-        if opened.buffer:
-            self.check_writable(opened.buffer)
-        return self.sequencer.commit(opened)
+        self._expire_keys()
+        try:
+            opened.write(writes)
+            if opened.buffer:
+                self.check_writable(opened.buffer)
+            ticket = self.sequencer.commit(opened, cutting)
+        except InSteps:
+            self._open.charge(opened)
+            raise
+        except Exception:
+            self.rollback(transaction, owner)
+            raise
+        self.rollback(transaction, owner)
+        return ticket
 
     def rollback(self, transaction: bytes, owner: object) -> None:
         """Close the owner's transaction if it is open."""
@@ -298,6 +313,7 @@ class Engine:
         reads: Callable[[Reader], list[Any]] | None,
         writes: list[list[Any]],
         proven: Mapping[Any, int] | None = None,
+        cutting: Cutting | None = None,
     ) -> tuple[Ticket, list[Any]]:
         """A whole transaction in one call: if all conditions hold, read, then write and commit.
 
@@ -305,32 +321,38 @@ class Engine:
         repeated call gives the first answer: its reads are done at the commit before its own.
 
         Raises:
-            As begin and commit, and whatever *reads* raises; SearchAhead, see WorkBudget.proven.
+            As begin and commit, and whatever *reads* raises; SearchAhead, InSteps: see WorkBudget.
             HistoryGone: it was committed before, as details["commit"], and cannot read again.
         """
+        buffer = WriteBuffer()
+        in_steps = buffer.add_in_parts(writes, cutting)
         known = self._state.transaction(transaction)
         if known is None and transaction < self.sequencer.forgotten_ids_end:
             known = self.known(transaction)
-        buffer = WriteBuffer()
         if known is not None:
-            buffer.add(writes)
             ticket = self.sequencer.answer_again(transaction, known, buffer)
             return ticket, [] if reads is None or not known else reads(self._before(known))
         if transaction in self._open.by_id:
             raise InvalidArgument(f"transaction {transaction.hex()} is open")
-        buffer.add(writes)
         if writes and (self.room.read_only_reason is not None or not self.leadership.leads):
             self.check_writable(buffer)
-        if self._state.next_expiry != NO_EXPIRY:
-            self.expiring.step()
+        self._expire_keys()
         charged = conditions or reads is not None or (proven is not None and buffer.conditional)
-        budget = WorkBudget(CONDITIONS, proven=proven) if charged else None
-        failures = [] if budget is None else failed_conditions(self._state, conditions, budget)
-        results: list[Any] = []
-        if budget is not None and reads is not None and not failures:
-            # The answer waits until what is read here is durable.
-            results = reads(ChargedReader(self._state, budget, self.settings))
-        ticket = self.sequencer.commit_at_once(transaction, user, buffer, failures, budget)
+        budget = None
+        if charged or (cutting is not None and buffer.may_take_long):
+            budget = WorkBudget(CONDITIONS, proven=proven, cutting=cutting)
+        if in_steps:
+            self.sequencer.begin_plan(cutting)
+        try:
+            failures = [] if budget is None else failed_conditions(self._state, conditions, budget)
+            results: list[Any] = []
+            if budget is not None and reads is not None and not failures:
+                # The answer waits until what is read here is durable.
+                results = reads(ChargedReader(self._state, budget, self.settings))
+            ticket = self.sequencer.commit_at_once(transaction, user, buffer, failures, budget)
+        finally:
+            if in_steps:
+                self.sequencer.end_plan()
         return ticket, results
 
     def status(self, transaction: bytes, *, resolve: bool, user: int = 0) -> TransactionStatus:
@@ -407,11 +429,6 @@ class Engine:
 
     # Checkpoints.
 
-    @property
-    def checkpoint_due(self) -> bool:
-        """Whether the memtable has grown enough for a checkpoint."""
-        return self.checkpoints.due
-
     def begin_checkpoint(self, *, tidy: bool = False) -> Checkpoint | None:
         """Freeze the memtable; None if a checkpoint runs, or if it is empty and not *tidy*."""
         views, before = self._open.views(), self.sequencer.published_time.forget_before
@@ -461,6 +478,10 @@ class Engine:
         )
 
     # Internal.
+
+    def _expire_keys(self) -> None:
+        if self._state.next_expiry != NO_EXPIRY and not self.sequencer.planning:
+            self.expiring.step()
 
     def _before(self, commit: int) -> Reader:
         """A reader of what the transaction with this commit number has read."""

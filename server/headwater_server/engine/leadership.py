@@ -61,6 +61,8 @@ class Leadership:
 
     def depose(self, leader: str | None) -> None:
         """Another node has a higher epoch: write no more."""
+        # A plan in steps was allowed while this node led.
+        self._sequencer.interrupt_plan()
         self.leads = False
         self.deposed = True
         self.leader = leader

@@ -21,6 +21,7 @@ from headwater_protocol.errors import (
     ShuttingDown,
     TooMany,
 )
+from headwater_server.engine.accounts import Account
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.rights import Rights, denied
@@ -40,6 +41,7 @@ from headwater_server.net.session.account_changes import USERS_CAME, AccountChan
 from headwater_server.net.session.audit import Audit
 from headwater_server.net.session.authentication import Authentication
 from headwater_server.net.session.login_attempts import Bursts, address_of
+from headwater_server.net.session.long_requests import LongRequests
 from headwater_server.net.session.memory_budget import MemoryBudget, default_size
 from headwater_server.net.session.peer import Peer
 from headwater_server.net.session.strangers import Strangers
@@ -89,11 +91,12 @@ class Entered(NamedTuple):
 
 
 class Searching(NamedTuple):
-    """A request whose conditions are searched ahead, and when that began."""
+    """A request whose conditions are searched ahead, when that began, and for whom."""
 
     request_id: int
     searches: SearchesAhead
     began: float
+    account: Account | None
 
 
 class Service:
@@ -107,6 +110,7 @@ class Service:
         session_turn: the turn of the session that is being served.
         connections_turn: the turn of all connections that were ready together.
         monotonic: seconds of the event loop's clock.
+        long_requests: requests that are evaluated in steps.
         searches: sessions whose oldest request is being searched ahead.
         sessions: all open sessions, the oldest first, each with its number and when it came.
         strangers: sessions without a finished hello and authentication.
@@ -148,6 +152,13 @@ class Service:
         self.figures: dict[str, Callable[[], Any]] = {}
         failures.on_failure(self._stop_serving)
         self.handlers = handlers
+        self.long_requests = LongRequests(
+            engine,
+            handlers,
+            use=self._use,
+            monotonic=monotonic,
+            request_ms_max=settings.session.request_ms_max,
+        )
         self.server_name: Final = _server_name()
         self.local_only = local_only
         self.authentication_needed = engine.accounts.any() or not local_only
@@ -184,6 +195,9 @@ class Service:
         self.connections_total = 0
         self.refused: dict[str, int] = {}
         self.descriptors_max = _descriptors_max(settings)
+
+    def _use(self, handlers: Mapping[str, Handler]) -> None:
+        self.handlers = handlers
 
     # Sessions.
 
@@ -241,6 +255,7 @@ class Service:
         """Release everything that a session holds. Its waiting commits continue, unanswered."""
         self.sessions.pop(session, None)
         self.searches.pop(session, None)
+        self.long_requests.drop(session)
         self.strangers.remove(session)
         self._departing.pop(session, None)
         for channel in list(session.feeds.values()):
@@ -252,6 +267,8 @@ class Service:
 
     def depart(self, session: Peer) -> None:
         """The session is ending; it only has to send the reason."""
+        self.searches.pop(session, None)
+        self.long_requests.drop(session)
         self.strangers.remove(session)
         self._departing[session] = self.monotonic()
 
@@ -304,6 +321,8 @@ class Service:
             if session not in self.strangers:
                 raise AuthenticationFailed(f"{operation}: {USERS_CAME}")
             return
+        if self._goes_on(operation, session, arguments):
+            return
         if account.rights is not None:
             try:
                 self._check_rights(operation, session, account.rights, arguments)
@@ -315,6 +334,20 @@ class Service:
         # Only now: a refused request could fill the audit log with writes that never happened.
         if operation in WRITING:
             self.audit.record_writes(session, arguments[0], arguments[WRITING[operation]])
+
+    def _goes_on(self, operation: str, session: Peer, arguments: list[Any]) -> bool:
+        """Whether this is a further step of a request that was authorized for the same rights."""
+        searching = self.searches.get(session) if self.searches else None
+        if searching is not None:
+            return searching.account is session.account
+        running = self.long_requests.running.get(session)
+        if running is None or running.account is session.account:
+            return running is not None
+        # What it may do has changed, so it begins again. A commit cannot: it has added its writes.
+        self.long_requests.drop(session)
+        if operation == "commit":
+            self.engine.rollback(arguments[0], session)
+        return False
 
     def _check_rights(
         self, operation: str, session: Peer, rights: Rights, arguments: list[Any]

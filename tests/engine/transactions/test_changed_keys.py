@@ -8,12 +8,12 @@ from headwater_protocol.errors import TooLarge
 from headwater_server.engine import work_budget
 from headwater_server.engine.format.keyspaces import USER, USER_END
 from headwater_server.engine.transactions.changed_keys import FEW, ChangedKeys
-from headwater_server.engine.work_budget import WorkBudget
+from headwater_server.engine.work_budget import Phase, WorkBudget
 from tests.engine.database import Database
 
 
 def budget(work_max: int | None = None) -> WorkBudget:
-    return WorkBudget(("a test", "wait"), work_max=work_max)
+    return WorkBudget(Phase("a test", "wait"), work_max=work_max)
 
 
 def used(spent: WorkBudget) -> int:

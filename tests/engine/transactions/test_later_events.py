@@ -9,7 +9,7 @@ from headwater_server.engine import work_budget
 from headwater_server.engine.format.events import StoredEvent, decode_event
 from headwater_server.engine.reads.filters import EVERYTHING, Criterion, EventFilter
 from headwater_server.engine.transactions.later_events import LaterEvents, first_event
-from headwater_server.engine.work_budget import WorkBudget
+from headwater_server.engine.work_budget import Phase, WorkBudget
 from tests.engine.database import Database, all_events
 
 STREAMS = ["a-1", "a-2", "ab-1", "b-1", "b", "plain"]
@@ -29,7 +29,7 @@ QUERIES = [
 
 
 def budget(work_max: int | None = None) -> WorkBudget:
-    return WorkBudget(("a test", "wait"), work_max=work_max)
+    return WorkBudget(Phase("a test", "wait"), work_max=work_max)
 
 
 TWO_TAGS = EventFilter(query=(Criterion((), ("even", "odd")),))

@@ -10,7 +10,7 @@ from headwater_protocol.errors import ConditionFailed, TooLarge
 from headwater_server.engine import work_budget
 from headwater_server.engine.reads.filters import Criterion, EventFilter
 from headwater_server.engine.reads.reading import Reader
-from headwater_server.engine.work_budget import WorkBudget
+from headwater_server.engine.work_budget import Phase, WorkBudget
 from tests.engine.database import Database
 
 NEVER = EventFilter(query=(Criterion((), ("even", "odd")),))
@@ -23,7 +23,7 @@ def budgets(monkeypatch: pytest.MonkeyPatch) -> list[WorkBudget]:
     made: list[WorkBudget] = []
     begin = WorkBudget.__init__
 
-    def init(budget: WorkBudget, phase: tuple[str, str], **rest: Any) -> None:
+    def init(budget: WorkBudget, phase: Phase, **rest: Any) -> None:
         begin(budget, phase, **rest)
         made.append(budget)
 

@@ -68,6 +68,7 @@ class Checkpoint:
     garbage_entries_max: int
     forget_before: int
     log: WriteAheadLog
+    interrupt_plan: Callable[[], None]
     result: CheckpointResult | None = None
 
     @property
@@ -97,6 +98,7 @@ class Checkpoint:
 
         Called on the reading thread, because this reopens the state store.
         """
+        self.interrupt_plan()
         self.state.files.reopen()
 
     def free(self, yield_gil: YieldGil = unpaced) -> None:
@@ -364,6 +366,7 @@ class CheckpointSchedule:
                 self._trim_below = int(self._log.last_index) + 1
             return None
         fill = self.fill
+        self._sequencer.interrupt_plan()
         self._current = Checkpoint(
             frozen=self._state.freeze(),
             fill=fill,
@@ -375,6 +378,7 @@ class CheckpointSchedule:
             garbage_entries_max=self._settings.garbage_entries_max,
             forget_before=forget_before,
             log=self._log,
+            interrupt_plan=self._sequencer.interrupt_plan,
         )
         return self._current
 
@@ -382,6 +386,7 @@ class CheckpointSchedule:
         """Let readers use the files; `trim` can then remove the part of the log that they have."""
         assert checkpoint is self._current, "one checkpoint at a time"
         assert checkpoint.result is not None, "it has run"
+        self._sequencer.interrupt_plan()
         self._state.files.advance(checkpoint.result.applied, checkpoint.result.time)
         self._state.thaw()
         self._current = None

@@ -172,6 +172,8 @@ class Appender:
 
     def append(self, append: Append) -> None:
         """Place the events of one append, or record why it fails."""
+        if self._budget is not None:
+            self._budget.step(1 + len(append.events) // 4)
         stream = append.stream
         head = self._heads.get(stream)
         if head is None:

@@ -80,6 +80,8 @@ def evaluate_buffer(
             continue
         writes.append(key)
         if type(entry) is list:
+            if budget is not None:
+                budget.step(1 + len(entry) // 4)
             entry = evaluate(entry, state.get(key, newest))
         writes.append(entry)  # type: ignore[arg-type]
     if buffer.ranges:

@@ -29,7 +29,7 @@ from headwater_server.engine.transactions.evaluation import evaluate_buffer
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.validation import conflict_error, find_conflicts
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
-from headwater_server.engine.work_budget import VALIDATION, WorkBudget
+from headwater_server.engine.work_budget import VALIDATION, WRITES, Cutting, WorkBudget
 
 RECORD_SIZE_MAX = 2 * limits.TRANSACTION_SIZE_MAX
 """Bytes of a commit record: the largest transaction, and as much again for its results."""
@@ -69,10 +69,11 @@ class Planner:
         self.acknowledging: Acknowledging | None = None
         self.work: WorkBudget | None = None
 
-    def plan(self, transaction: Transaction, now: int) -> Planned:
+    def plan(self, transaction: Transaction, now: int, cutting: Cutting | None = None) -> Planned:
         """The plan of an open transaction that has writes.
 
         Raises:
+            InSteps: it takes too long for one stretch; see work_budget.py.
             Conflict, WrongVersion, ConditionFailed: other commits stand against it.
             HeadwaterError: the transaction is not possible.
         """
@@ -80,8 +81,10 @@ class Planner:
         budget = None
         conflicts: list[dict[str, Any]] = []
         if transaction.view != self._state.last_commit:
-            budget = self.work = WorkBudget(VALIDATION)
+            budget = self.work = WorkBudget(VALIDATION, cutting=cutting)
             conflicts = find_conflicts(self._state, transaction, budget)
+        elif cutting is not None:
+            budget = WorkBudget(WRITES, cutting=cutting)
         if conflicts:
             conflicts += self._failed_expectations(
                 buffer, transaction.id, transaction.user, now, budget

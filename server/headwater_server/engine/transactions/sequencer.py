@@ -31,7 +31,7 @@ from headwater_server.engine.transactions.commit_answer import versions_after
 from headwater_server.engine.transactions.planning import Planner
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
-from headwater_server.engine.work_budget import WorkBudget
+from headwater_server.engine.work_budget import Cutting, WorkBudget
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 
 TICK_US: Final = SECOND_US
@@ -132,6 +132,7 @@ class Sequencer:
         self._wall: Callable[[], int] = _standing_at_0
         self._monotonic: Callable[[], int] = _standing_at_0
         self._clock_holder: object | None = None
+        self._interrupt: Callable[[], None] | None = None
         self.clock = LogClock(_standing_at_0, _standing_at_0, jump_us_max=0, newest=0)
         self.planner = Planner(state, settings)
         self.sequence = 0
@@ -158,16 +159,49 @@ class Sequencer:
 
     # Commit.
 
-    def commit(self, transaction: Transaction) -> Ticket:
-        """Plan and apply an open transaction; if it is refused, the ticket has the error."""
+    def commit(self, transaction: Transaction, cutting: Cutting | None = None) -> Ticket:
+        """Plan and apply an open transaction; if it is refused, the ticket has the error.
+
+        Raises:
+            InSteps: it takes too long for one stretch; see work_budget.py.
+        """
         self.planner.work = None
         if not transaction.buffer:
             return self._read_only_ticket(transaction.id, transaction.view)
+        now = self._now()
+        self.begin_plan(cutting)
         try:
-            planned = self.planner.plan(transaction, self._now())
+            planned = self.planner.plan(transaction, now, cutting)
         except HeadwaterError as error:
             return self._failed(transaction.id, error)
+        finally:
+            if cutting is not None and cutting.interrupt is not None:
+                self.end_plan()
         return self._apply(planned)
+
+    # Plans in steps. Others are served between the steps, but nothing that the plan depends on may
+    # change. The server lets writers wait; who cannot wait interrupts the plan.
+
+    def begin_plan(self, cutting: Cutting | None) -> None:
+        """A plan begins. If it is made in steps, it is interrupted before anything changes."""
+        if cutting is not None and cutting.interrupt is not None:
+            self.interrupt_plan()
+            self._interrupt = cutting.interrupt
+
+    def end_plan(self) -> None:
+        """The plan in steps is made, or was given up."""
+        self._interrupt = None
+
+    @property
+    def planning(self) -> bool:
+        """Whether a plan is being made in steps, for which writers should wait."""
+        return self._interrupt is not None
+
+    def interrupt_plan(self) -> None:
+        """Something changes that a plan in steps depends on: it has to begin again."""
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            interrupt()
 
     def commit_at_once(
         self,
@@ -187,7 +221,7 @@ class Sequencer:
         now = self.clock.now()
         # Without writes, only failed conditions are reported, which needs no tick. A full disk may
         # have no room for one.
-        if now - self._ticked >= TICK_US and not buffer.is_empty:
+        if now - self._ticked >= TICK_US and not buffer.is_empty and self._interrupt is None:
             self._tick(now)
         try:
             if failed_conditions:
@@ -195,6 +229,8 @@ class Sequencer:
             planned = self.planner.plan_buffer(transaction, user, buffer, now, budget=budget)
         except HeadwaterError as error:
             return self._failed(transaction, error)
+        if budget is not None and budget.in_steps:
+            self.end_plan()
         return self._apply(planned)
 
     def commit_stored(self, transaction: bytes, user: int, writes: list[bytes | None]) -> Ticket:
@@ -278,6 +314,8 @@ class Sequencer:
         return Ticket(self.sequence, planned.transaction, answer)
 
     def _add(self, planned: Planned) -> None:
+        if self._interrupt is not None:
+            self.interrupt_plan()
         # The memtable keeps the plan until the next checkpoint, and needs no bytes of the log.
         record, planned.record = planned.record, b""
         self._state.apply([planned])
@@ -340,6 +378,8 @@ class Sequencer:
                 f"hold_clock: {told_time(time)}; possible are {told_time(least)}, the time of the "
                 f"newest record, to {told_time(most)}, the present"
             )
+        # A plan has a time already, which may be later than this one.
+        self.interrupt_plan()
         self._clock_holder = holder
         self.clock = self._clock_on(lambda: time, _standing_at_0)
 
@@ -357,7 +397,7 @@ class Sequencer:
         is checked less often) if commits have left the history window.
         """
         now = self.clock.now()
-        if not write or now - self._ticked < TICK_US:
+        if not write or now - self._ticked < TICK_US or self._interrupt is not None:
             return
         wanted = self.sequence != self._ticked_at_sequence or self._state.retention.has_ages
         if not wanted and now - self._looked_at >= HORIZON_US:

@@ -79,6 +79,7 @@ def _conflicts(
     for key, entry in transaction.buffer.entries.items():
         if isinstance(entry, list):
             continue
+        budget.step(1)
         winner = state.newest_commit(key, view)
         if winner:
             yield _key_conflict(state, "write-write", key, winner)
@@ -97,6 +98,7 @@ def _changed_reads(
 ) -> Iterator[dict[str, Any]]:
     view = transaction.view
     for key in reads.keys:
+        budget.step(1)
         winner = state.newest_commit(key, view)
         if winner:
             yield _key_conflict(state, "read-write", key, winner)
@@ -105,6 +107,7 @@ def _changed_reads(
         if changed is not None:
             yield _range_conflict(state, "read-write", first, last, changed)
     for stream in reads.streams:
+        budget.step(2)
         winner = stream_changed(state, stream, transaction.position)
         if not winner and state.retention.in_use:
             winner = state.newest_commit(keyspaces.retention_key(stream), view)

@@ -21,6 +21,7 @@ from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.atomics import Atomic, apply_atomic
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.retention.writes import WORDS, RetentionWrite
+from headwater_server.engine.work_budget import WRITES_AT_ONCE_MAX, Cutting, InSteps
 
 Entry = bytes | None | list[Atomic]
 """A key's new content: a value, None (deleted), or atomic operations on the stored value."""
@@ -210,6 +211,31 @@ class WriteBuffer:
         except HeadwaterError as error:
             self.failure = error
             raise
+
+    def add_in_parts(self, writes: list[list[Any]], cutting: Cutting | None) -> bool:
+        """Fold in a request's writes, in steps if there are any; return whether there are.
+
+        Raises:
+            InSteps: there are too many writes for one stretch.
+            TooLarge, NotANumber, InvalidArgument: see `add`.
+        """
+        pause = None if cutting is None else cutting.pause
+        if pause is None:
+            if cutting is not None and len(writes) > WRITES_AT_ONCE_MAX:
+                raise InSteps
+            self.add(writes)
+            return False
+        for begin in range(0, len(writes), WRITES_AT_ONCE_MAX):
+            self.add(writes[begin : begin + WRITES_AT_ONCE_MAX])
+            pause()
+        return True
+
+    @property
+    def may_take_long(self) -> bool:
+        """Whether the plan of these writes may take too long for one stretch."""
+        if self.puts_only:
+            return False
+        return bool(self.ranges) or len(self.entries) + self.events > WRITES_AT_ONCE_MAX
 
     def _fold(self, write: list[Any]) -> None:
         match write[0]:

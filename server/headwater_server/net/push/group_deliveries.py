@@ -45,6 +45,9 @@ _DELIVERIES_PUSH: Final = b"\x02\x92\xaadeliveries"
 
 _SECOND_US: Final = 1_000_000
 
+_PLAN_S: Final = 0.002
+"""Seconds until groups look again whether a long request is done."""
+
 
 class Membership(Channel):
     """A member of a group, on a connection."""
@@ -223,6 +226,10 @@ class GroupDeliveries:
     async def run(self) -> None:
         """Drive the groups until cancelled."""
         while True:
+            if self._engine.sequencer.planning:
+                # A turn may write, and would interrupt the plan.
+                await trio.sleep(_PLAN_S)
+                continue
             self._make_timed_due()
             if not self._due:
                 await self._sleep()

@@ -18,14 +18,18 @@ from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import TooLarge, TooMany
 from headwater_protocol.limits import BODY_SIZE_MAX, KIB
 from headwater_protocol.messages import array_header, encode
+from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.reading import Reader
 from headwater_server.engine.transactions.searching_ahead import SearchesAhead
 from headwater_server.engine.transactions.sequencer import Ticket
-from headwater_server.engine.work_budget import SearchAhead
+from headwater_server.engine.work_budget import Cutting, InSteps, SearchAhead
 from headwater_server.net.requests.reads import READS
 from headwater_server.net.service import Searching
 from headwater_server.net.session.failed_requests import ServeAgain
 from headwater_server.net.session.session import Session
+
+_AT_ONCE: Final = Cutting()
+"""A request is evaluated in one stretch first, and in steps if it takes too long."""
 
 RESULTS_SIZE_MAX: Final = BODY_SIZE_MAX - 64 * KIB
 """Bytes of the results of an execute: with the commit's answer, they must fit into a body."""
@@ -63,9 +67,18 @@ def write(session: Session, request_id: int, arguments: list[Any]) -> bytes:
 def commit(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Commit; answered once it is durable."""
     transaction, writes = arguments
-    ticket = session.service.engine.commit(transaction, session, writes)
+    service = session.service
+    ticket: Ticket | None = None
+    if service.long_requests.running:
+        ticket = service.long_requests.step(session, request_id)
+    if ticket is None:
+        try:
+            ticket = service.engine.commit(transaction, session, writes, cutting=_AT_ONCE)
+        except InSteps:
+            call = partial(_commit_in_steps, service.engine, transaction, session)
+            raise service.long_requests.begin(session, request_id, call) from None
     if ticket.committed_by is not None:
-        session.service.check_answer(session, ticket)
+        service.check_answer(session, ticket)
     known = None
     if ticket.error is None:
         if ticket.commit:
@@ -75,6 +88,13 @@ def commit(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
     return session.answer_durable(
         request_id, ticket, known or partial(_answer_committed, request_id, ticket)
     )
+
+
+def _commit_in_steps(
+    engine: Engine, transaction: bytes, session: Session, cutting: Cutting | None
+) -> Ticket:
+    # The transaction has the writes of the request already.
+    return engine.commit(transaction, session, [], cutting=cutting)
 
 
 def _answer_committed(request_id: int, ticket: Ticket, connection: ServerConnection) -> bytes:
@@ -98,25 +118,38 @@ def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | 
     """A whole transaction; answered once its writes, and what it read, are durable."""
     transaction, conditions, reads, writes = arguments
     service = session.service
-    if service.stopping:
-        service.check_running()
-    if reads and service.group_commit.overloaded:
-        # The results would wait in memory, too. The client may try again.
-        raise TooMany("execute: too many results and commits wait for the disk; try again later")
-    proven = _search_on(session, request_id) if service.searches else {}
     try:
-        ticket, results = service.engine.execute(
-            transaction,
-            user=session.user_number,
-            conditions=conditions,
-            reads=partial(_read_all_of, reads) if reads else None,
-            writes=writes,
-            proven=proven,
-        )
+        done: tuple[Ticket, list[Any]] | None = None
+        if service.long_requests.running:
+            done = service.long_requests.step(session, request_id)
+        if done is None:
+            if service.stopping:
+                service.check_running()
+            if reads and service.group_commit.overloaded:
+                # The results would wait in memory, too. The client may try again.
+                raise TooMany(
+                    "execute: too many results and commits wait for the disk; try again later"
+                )
+            proven = _search_on(session, request_id) if service.searches else {}
+            done = service.engine.execute(
+                transaction,
+                user=session.user_number,
+                conditions=conditions,
+                reads=partial(_read_all_of, reads) if reads else None,
+                writes=writes,
+                proven=proven,
+                cutting=_AT_ONCE,
+            )
+        ticket, results = done
+    except InSteps:
+        call = partial(_execute_in_steps, session, arguments, proven)
+        raise service.long_requests.begin(session, request_id, call) from None
     except SearchAhead:
         reader = partial(service.engine.reader, step=True)
         searches = SearchesAhead(reader, conditions, writes)
-        service.searches[session] = Searching(request_id, searches, service.monotonic())
+        service.searches[session] = Searching(
+            request_id, searches, service.monotonic(), session.account
+        )
         raise ServeAgain from None
     if ticket.committed_by is not None:
         service.check_answer(session, ticket)
@@ -130,6 +163,21 @@ def execute(session: Session, request_id: int, arguments: list[Any]) -> bytes | 
             known = execute_answer(request_id, ticket.payload)
     return session.answer_durable(
         request_id, ticket, known or partial(_answer_executed, request_id, ticket, results)
+    )
+
+
+def _execute_in_steps(
+    session: Session, arguments: list[Any], proven: Mapping[Any, int], cutting: Cutting | None
+) -> tuple[Ticket, list[Any]]:
+    transaction, conditions, reads, writes = arguments
+    return session.service.engine.execute(
+        transaction,
+        user=session.user_number,
+        conditions=conditions,
+        reads=partial(_read_all_of, reads) if reads else None,
+        writes=writes,
+        proven=proven,
+        cutting=cutting,
     )
 
 

@@ -19,11 +19,13 @@ class Peer(Protocol):
         account: the user with its rights, once authenticated.
         user_number: the user's number; 0 without a user.
         peer: the client's address, for logs.
+        waiting_to_write: nothing is served until another's long request is done.
     """
 
     account: Account | None
     user_number: int
     peer: str
+    waiting_to_write: bool
 
     @property
     def connection(self) -> ServerConnection:
@@ -57,6 +59,15 @@ class Peer(Protocol):
 
     def suspend(self, *, on: bool) -> None:
         """Serve nothing (*on*) until the same is called with False."""
+        ...
+
+    @property
+    def runnable(self) -> bool:
+        """Requests are left from the last turn, and can be served."""
+        ...
+
+    def go_on(self) -> None:
+        """What held this session back may be over: serve it."""
         ...
 
     def send(self, frame: bytes, /) -> None:

@@ -57,6 +57,7 @@ class Session:
         output_size: bytes not sent yet.
         output_blocked: output_size is too large; nothing is served or pushed until it shrinks.
         suspended: nothing is served until a change of the user's rights is durable.
+        waiting_to_write: nothing is served until another's long request is done.
         notified: the driver knows of output; it sets this to False before it takes the output.
         wants_input: the driver may read more from the client.
         runnable: requests are left from the last turn, and `run` would serve some of them.
@@ -76,7 +77,7 @@ class Session:
         self.connection = ServerConnection()
         self.feeds: dict[int, Channel] = {}
         self.output_size = 0
-        self.output_blocked = self.suspended = False
+        self.output_blocked = self.suspended = self.waiting_to_write = False
         self.wants_input = True
         self.runnable = False
         self.ended = False
@@ -111,19 +112,10 @@ class Session:
 
     def _update_readiness(self) -> None:
         """Recompute `wants_input` and `runnable`; call it after anything they depend on changed."""
-        waiting = self._waiting_count
-        held = (
-            self.ended
-            or self.suspended
-            or self.output_blocked
-            or (
-                waiting > 0
-                and (
-                    waiting >= self._settings.requests_waiting_max
-                    or self.service.group_commit.overloaded
-                )
-            )
-        )
+        waiting, most = self._waiting_count, self._settings.requests_waiting_max
+        late = waiting > 0 and (waiting >= most or self.service.group_commit.overloaded)
+        stopped = self.ended or self.suspended or self.waiting_to_write
+        held = stopped or self.output_blocked or late
         left = bool(self._backlog)
         self.wants_input = not held and not left and not self._paused
         self.runnable = not held and left
@@ -403,14 +395,15 @@ class Session:
     def resume(self) -> None:
         """The memory budget has room again: read from the client."""
         self._paused = False
-        self._go_on()
+        self.go_on()
 
     def suspend(self, *, on: bool) -> None:
         """Serve nothing (*on*) until the same is called with False."""
         self.suspended = on
-        self._go_on()
+        self.go_on()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """What held this session back may be over: serve it."""
         self._update_readiness()
         if not self.notified and not self.closed:
             self.notified = True
