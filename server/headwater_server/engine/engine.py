@@ -339,7 +339,7 @@ class Engine:
         self._expire_keys()
         charged = conditions or reads is not None or (proven is not None and buffer.conditional)
         budget = None
-        if charged or (cutting is not None and buffer.may_take_long):
+        if charged or in_steps or (cutting is not None and buffer.may_take_long):
             budget = WorkBudget(CONDITIONS, proven=proven, cutting=cutting)
         if in_steps:
             self.sequencer.begin_plan(cutting)

@@ -107,6 +107,16 @@ async def test_readers_are_served_between_the_steps_and_writers_after_them() -> 
         assert await client.ask("get", None, b"k") == b"2"
 
 
+async def test_many_puts_are_folded_in_steps() -> None:
+    async with by_hand() as (server, long, client):
+        puts = [["put", b"%03d" % number, b"v"] for number in range(300)]
+        long.ask("execute", server.new_id(), [], [], puts)
+        assert long.finish() > 4
+        await wait_all_tasks_blocked()
+        assert long.take()[-1][0][0] == 1
+        assert await client.ask("get", None, b"299") == b"v"
+
+
 async def test_the_reads_of_a_long_execute_are_of_one_commit() -> None:
     async with by_hand() as (server, long, client):
         writer = await server.connect()
