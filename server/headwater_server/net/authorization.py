@@ -14,7 +14,8 @@ from headwater_server.engine.engine import Engine
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.rights import Rights
-from headwater_server.net.push.feeds import Channel, Feed
+from headwater_server.net.push.channels import Channel
+from headwater_server.net.push.feeds import Feed
 from headwater_server.net.push.group_deliveries import Membership
 
 Rule = Callable[[Rights, Engine, list[Any]], None]

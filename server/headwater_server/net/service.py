@@ -173,6 +173,12 @@ class Service:
             unmoved_s_max=settings.unmoved_ms_max / 1000,
             monotonic=monotonic,
         )
+        self._groups_size = 0
+        # Transactions and what waits for the disk may take a part of the budget, even a small one.
+        size_max = self.memory_budget.size_max
+        opened = engine.open_transactions
+        opened.size_max = min(opened.size_max, size_max // 4)
+        group_commit.waiting_size_max = min(group_commit.waiting_size_max, size_max // 4)
         self.session_turn = Turn(settings.session.turn_ms, turn_clock, processor_time)
         self.connections_turn = Turn(settings.turn_ms, turn_clock, processor_time)
         self.stopping = False
@@ -289,6 +295,7 @@ class Service:
 
         Also end sessions whose incomplete request or unread answers do not move.
         """
+        self.count_memory()
         self.memory_budget.end_stalled()
         bound_ms = self.settings.session.hello_ms_max
         since = self.monotonic() - bound_ms / 1000
@@ -429,6 +436,29 @@ class Service:
 
     # Figures.
 
+    def held_by_others(self) -> dict[str, int]:
+        """Bytes that are held for clients beside what their connections are charged for."""
+        return {
+            "transactions": self.engine.open_transactions.size,
+            "commits_waiting": self.group_commit.waiting_size,
+            "subscriptions": self.subscriptions.size + self.key_feeds.size,
+            "groups": self._groups_size + self.group_deliveries.size,
+        }
+
+    def count_memory(self) -> None:
+        """Count what is held beside connections. Call this about once a second."""
+        self._groups_size = self.engine.groups.held_size()
+        self.memory_budget.note_others(sum(self.held_by_others().values()))
+
+    def check_memory(self, what: str) -> None:
+        """Refuse to open a subscription or a membership if too much is held beside connections.
+
+        Raises:
+            TooMany: it is half of the memory budget.
+        """
+        self.memory_budget.note_others(sum(self.held_by_others().values()))
+        self.memory_budget.check_others(what)
+
     def stats(self) -> dict[str, Any]:
         """Figures of the server and its engine, by name."""
         return {
@@ -438,6 +468,11 @@ class Service:
             "connections": len(self.sessions),
             "connections_total": self.connections_total,
             "connections_memory_size": self.memory_budget.used,
+            "memory": {
+                "limit": self.memory_budget.size_max,
+                "connections": self.memory_budget.used,
+                **self.held_by_others(),
+            },
             "subscriptions": self.subscriptions.count,
             "group_members": self.group_deliveries.count,
             "commit_groups": self.group_commit.groups,

@@ -10,7 +10,8 @@ from headwater_protocol.limits import PAGE_ITEMS_MAX
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.reads.changes import Change, CommitChanges
 from headwater_server.net.push import group_deliveries
-from headwater_server.net.push.feeds import Feed, Owner, Subscriber
+from headwater_server.net.push.channels import Owner, Subscriber
+from headwater_server.net.push.feeds import Feed
 from headwater_server.net.push.key_source import KeyFeed, KeyRange, LiveRanges
 from tests.net.serving import Client, MemoryServer, serving
 

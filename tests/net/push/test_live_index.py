@@ -7,8 +7,9 @@ import pytest
 
 from headwater_server.engine.format.events import decode_event, encode_event
 from headwater_server.engine.reads.filters import EVERYTHING, Criterion, EventFilter
+from headwater_server.net.push.channels import Owner, Subscriber
 from headwater_server.net.push.event_source import EventFeed
-from headwater_server.net.push.feeds import Feed, Owner, Subscriber
+from headwater_server.net.push.feeds import Feed
 from headwater_server.net.push.live_index import LiveIndex
 
 STREAMS = ["a-1", "a-2", "b-1", "b"]

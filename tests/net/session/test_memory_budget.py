@@ -322,7 +322,7 @@ async def test_results_that_wait_for_a_sync_are_bounded_over_all_connections() -
             answered.append((client, await client.send("execute", *request)))
             await wait_all_tasks_blocked()
         assert server.server._group_commit.overloaded
-        assert server.server._group_commit._waiting_size < 500_000
+        assert server.server._group_commit.waiting_size < 500_000
         for client, request_id in answered[3:]:
             with pytest.raises(TooMany, match="wait for the disk") as refused:
                 await client.result(request_id)

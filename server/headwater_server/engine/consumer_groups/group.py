@@ -230,6 +230,7 @@ class ConsumerGroup:
         self._expire(now)
         self._hidden.look(now)
         self._flush()
+        self.progress.window = self._host.window(self.progress.pending)
         found, turn.more = self.progress.read_ahead(self._host.reader())
         for stream in found:
             self._hidden.release(stream)

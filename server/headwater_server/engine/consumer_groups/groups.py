@@ -29,7 +29,7 @@ from headwater_server.engine.consumer_groups import describing
 from headwater_server.engine.consumer_groups.erasing import without_reasons
 from headwater_server.engine.consumer_groups.group import ConsumerGroup
 from headwater_server.engine.consumer_groups.host import Turn
-from headwater_server.engine.consumer_groups.progress import PARKED_MAX
+from headwater_server.engine.consumer_groups.progress import PARKED_MAX, window_of
 from headwater_server.engine.consumer_groups.records import (
     Definition,
     GroupSettings,
@@ -60,6 +60,9 @@ from headwater_server.engine.transactions.sequencer import Sequencer, Ticket
 _MS_US: Final = 1000
 _TOKEN_BITS: Final = 62
 
+_GROUP_SIZE: Final = 8_000
+"""Bytes of a group with a member in memory, besides its streams."""
+
 Delivery = Sequence[int]
 """The position of an event and the token of its delivery, as they travel."""
 
@@ -84,6 +87,8 @@ class Groups:
     ) -> None:
         self.active: dict[str, ConsumerGroup] = {}
         self.touched: dict[str, None] = {}
+        # Positions that all groups have read ahead, counted anew once a second.
+        self._pending = 0
         self.reader = partial(reader, step=True)
         self.wall_clock = clock
         self._state = state
@@ -103,6 +108,15 @@ class Groups:
     def durable_sequence(self) -> int:
         """The newest sequence number that is published."""
         return self._sequencer.durable_sequence
+
+    def window(self, pending: int) -> int:
+        """Positions that a group may read ahead that has *pending* ones; see WINDOWS_MAX."""
+        return window_of(pending, self._pending)
+
+    def held_size(self) -> int:
+        """About the bytes that the groups with members take in memory. Call this once a second."""
+        self._pending = sum(each.progress.pending for each in self.active.values())
+        return sum(_GROUP_SIZE + each.progress.held_size for each in self.active.values())
 
     def write(self, writes: list[bytes | None]) -> int:
         """Commit key, value, …; return the sequence number at which it is durable."""
@@ -401,11 +415,15 @@ class Groups:
 
     def turn(self, name: str, now: int) -> Turn:
         """Let a group with members do all pending work."""
-        return self.active[name].turn(now)
+        group = self.active[name]
+        before = group.progress.pending
+        turn = group.turn(now)
+        self._pending += group.progress.pending - before
+        return turn
 
     def next_time(self, now: int) -> int | None:
         """When a group will next have work to do if no request comes before."""
-        times = [group.next_time(now) for group in self.active.values()]
+        times = (group.next_time(now) for group in self.active.values())
         return min((time for time in times if time is not None), default=None)
 
     def nack(

@@ -21,6 +21,10 @@ class Host(Protocol):
         """The newest sequence number that is published."""
         ...
 
+    def window(self, pending: int) -> int:
+        """Positions that a group may read ahead that has *pending* ones."""
+        ...
+
     def reader(self) -> Reader:
         """Reads of the newest published commit."""
         ...

@@ -1,6 +1,6 @@
 """The progress of a consumer group: what is done, what was read ahead, and how it is stored.
 
-    done            | read ahead: at most WINDOW_MAX positions | not read
+    done            | read ahead: at most `window` positions   | not read
     ----------------+------------------------------------------+--------->  positions
               low watermark                                         read_to
 
@@ -46,6 +46,17 @@ WINDOW_MAX: Final = 4096
 """Positions that a group reads ahead, about a hundred bytes each. It also bounds how many streams
 are worked on at the same time."""
 
+WINDOWS_MAX: Final = 65_536
+"""Positions that all groups together read ahead. The nearer they are to it, the smaller the windows
+get. A position of a stream of its own takes a kilobyte, so this is 64 MiB."""
+
+WINDOW_MIN: Final = 16
+"""Positions that a group reads ahead, however many groups there are."""
+
+_STREAM_SIZE: Final = 800
+_POSITION_SIZE: Final = 100
+"""Bytes of a stream of a group in memory, and of a position that waits or is parked."""
+
 READ_MAX: Final = 512
 """Events read ahead in one turn. Reading that many takes a few milliseconds."""
 
@@ -58,6 +69,11 @@ are then retried with the longest pause, until parked events are replayed or dis
 
 Write = Callable[[list[bytes | None]], int]
 """Commits key, value, …; returns the sequence number at which this is durable."""
+
+
+def window_of(pending: int, pending_of_all: int) -> int:
+    """Positions that a group may read ahead that has *pending* ones; see WINDOWS_MAX."""
+    return max(WINDOW_MIN, min(WINDOW_MAX, pending + (WINDOWS_MAX - pending_of_all) // 8))
 
 
 def stored_position(state: State, view: int, definition: Definition) -> int:
@@ -80,6 +96,7 @@ class GroupProgress:
         pending: positions in all queues.
         parked_count: parked events.
         settled: events that were done or parked since the last compaction.
+        window: positions that it may read ahead.
     """
 
     def __init__(self, state: State, view: int, definition: Definition) -> None:
@@ -88,6 +105,7 @@ class GroupProgress:
         self.streams: dict[str, StreamProgress] = {}
         self.low_watermark = self.read_to = read_low_watermark(state, view, definition.number)
         self.pending = 0
+        self.window = WINDOW_MAX
         self.parked_count = 0
         self.settled = 0
         self._entries = 0
@@ -116,6 +134,12 @@ class GroupProgress:
             stream.replays.append((position, trial))
             stream.quarantined = stream.quarantined or attempts > 0
 
+    @property
+    def held_size(self) -> int:
+        """About the bytes that it takes in memory."""
+        positions = self.pending + self.parked_count
+        return _STREAM_SIZE * len(self.streams) + _POSITION_SIZE * positions
+
     def stream(self, name: str) -> StreamProgress:
         """The progress of a stream; a stream that is new begins where the group has read to."""
         stream = self.streams.get(name)
@@ -127,7 +151,7 @@ class GroupProgress:
 
     def read_ahead(self, reader: Reader) -> tuple[list[StreamProgress], bool]:
         """Read on in the log; return the streams with new events, and whether there is more."""
-        room = WINDOW_MAX - self.pending
+        room = self.window - self.pending
         if room <= 0 or self.read_to >= reader.position:
             return [], False
         found: dict[StreamProgress, None] = {}
@@ -150,7 +174,7 @@ class GroupProgress:
 
     def refill(self, stream: StreamProgress, reader: Reader) -> None:
         """Read the next page of a stream that is behind; the page may be empty."""
-        limit = QUEUE_MAX if self.pending < WINDOW_MAX else 1
+        limit = QUEUE_MAX if self.pending < self.window else 1
         wanted: EventFilter = replace(self.definition.wanted, stream=stream.name)
         page = reader.read_all(stream.read_to, wanted, limit, False)
         positions = [decode_event(stored).position for stored in page.events]

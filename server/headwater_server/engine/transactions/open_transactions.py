@@ -17,12 +17,13 @@ class OpenTransactions:
         by_id: all of them.
         expired: how many were ended because they were idle or open for too long.
         lost: how many were ended with their connection.
+        size: bytes that they hold; size_max: that they may hold.
     """
 
     def __init__(self, *, count_max: int, size_max: int, idle_us_max: int, age_us_max: int) -> None:
         self._count_max = count_max
-        self._size_max = size_max
-        self._size = 0
+        self.size_max = size_max
+        self.size = 0
         self._idle_us_max = idle_us_max
         self._age_us_max = age_us_max
         self.by_id: dict[bytes, Transaction] = {}
@@ -79,19 +80,19 @@ class OpenTransactions:
         held = transaction.held_size
         if held == transaction.charged_size:
             return
-        self._size += held - transaction.charged_size
+        self.size += held - transaction.charged_size
         transaction.charged_size = held
-        if self._size > self._size_max:
-            size = self._size
+        if self.size > self.size_max:
+            size = self.size
             self.remove(transaction)
             raise TooMany(
-                f"{size} bytes are held by open transactions; allowed are {self._size_max}"
+                f"{size} bytes are held by open transactions; allowed are {self.size_max}"
             )
 
     def remove(self, transaction: Transaction) -> None:
         """End a lease."""
         del self.by_id[transaction.id]
-        self._size -= transaction.charged_size
+        self.size -= transaction.charged_size
         owned = self._by_owner[transaction.owner]
         del owned[transaction.id]
         if not owned:

@@ -41,6 +41,10 @@ class EventSource:
         """See Source."""
         return self._engine.published_position
 
+    def size_of(self, wanted: EventFilter) -> int:
+        """See Source."""
+        return wanted.size
+
     def check_readable(self, position: int) -> None:
         """See Source. Events of all positions can be read."""
 

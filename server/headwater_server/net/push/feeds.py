@@ -24,7 +24,7 @@ credit is above zero, even if that makes it negative. Other sources never send m
 """
 
 from collections import deque
-from collections.abc import Hashable, MutableMapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -39,8 +39,8 @@ from headwater_protocol.errors import (
     TooMany,
 )
 from headwater_protocol.limits import BODY_SIZE_MAX, CREDIT_MAX, PAGE_ITEMS_MAX
-from headwater_protocol.messages import encode
 from headwater_server.net.failures import Failures
+from headwater_server.net.push.channels import CHANNEL_SIZE, Channel, Owner, Subscriber
 from headwater_server.net.push.quiet_feeds import QuietFeeds
 from headwater_server.net.turns import Turn
 
@@ -54,91 +54,6 @@ _HEAD_SIZE_MAX: Final = 6
 """Bytes of an array header and a request id."""
 
 W = TypeVar("W", bound=Hashable)
-
-
-class Pushes(Protocol):
-    """The part of a server connection that makes frames of pushes."""
-
-    def push(self, request_id: int, payload: Any, /) -> bytes:
-        """The frame of a push."""
-        ...
-
-
-class Subscriber(Protocol):
-    """The part of a session that feeds use."""
-
-    @property
-    def output_blocked(self) -> bool:
-        """Too much output is unread; nothing is pushed until the client reads it."""
-        ...
-
-    @property
-    def feeds(self) -> "MutableMapping[int, Channel]":
-        """The open channels, by the id of the request that opened them."""
-        ...
-
-    @property
-    def connection(self) -> Pushes:
-        """Makes frames."""
-        ...
-
-    def send(self, frame: bytes, /) -> None:
-        """Add a frame to the output."""
-        ...
-
-    def send_shared(self, head: bytes, shared: bytes, /) -> None:
-        """Add a frame with the body *head* + *shared* to the output; *shared* is not copied."""
-        ...
-
-
-class Channel:
-    """A feed or membership: a request opened it, and its pushes carry that request's id.
-
-    Attributes:
-        owner: serves this channel.
-        head: the first bytes of each push's body.
-    """
-
-    __slots__ = ("head", "owner", "request_id", "session")
-
-    def __init__(self, owner: "Owner", session: Subscriber, request_id: int) -> None:
-        self.owner = owner
-        self.session = session
-        self.request_id = request_id
-        self.head = b"\x93" + encode(request_id)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether pushes are still allowed."""
-        return self.session.feeds.get(self.request_id) is self
-
-    def push(self, payload: list[Any]) -> None:
-        """Encode a payload and push it."""
-        self.session.send(self.session.connection.push(self.request_id, payload))
-
-
-class Owner(Protocol):
-    """Serves the channels of one kind."""
-
-    def grant(self, channel: Any, credit: int, /) -> None:
-        """Allow that many more items."""
-        ...
-
-    def resume(self, channel: Any, /) -> None:
-        """The client has read its output: push again."""
-        ...
-
-    def close(self, channel: Any, /) -> None:
-        """Push nothing more, because the client asked for that."""
-        ...
-
-    def lost(self, channel: Any, /) -> None:
-        """Push nothing more, because the connection is gone."""
-        ...
-
-    def end(self, channel: Any, error: HeadwaterError, /) -> None:
-        """Tell the client that nothing more will come, and why."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +113,9 @@ class Feed(Channel, Generic[W]):
         position: int,
         wanted: W,
         credit: int,
+        size: int = CHANNEL_SIZE,
     ) -> None:
-        super().__init__(owner, session, request_id)
+        super().__init__(owner, session, request_id, size)
         self.position = position
         self.inside: bytes | None = None
         self.wanted = wanted
@@ -260,6 +176,10 @@ class Source(Protocol[W]):
         """The newest published position."""
         ...
 
+    def size_of(self, wanted: W) -> int:
+        """Bytes of a filter in memory."""
+        ...
+
     def check_readable(self, position: int) -> None:
         """Raise HistoryGone if items after a position were already discarded."""
         ...
@@ -278,6 +198,7 @@ class Feeds(Generic[W]):
 
     Attributes:
         count, live_count: number of open feeds, and of those at the newest position.
+        size: bytes that they take in memory, about.
     """
 
     def __init__(
@@ -299,6 +220,7 @@ class Feeds(Generic[W]):
         self._idle = trio.lowlevel.ParkingLot()
         self._quiet = quiet
         self.count = 0
+        self.size = 0
 
     # What sessions ask for.
 
@@ -325,9 +247,11 @@ class Feeds(Generic[W]):
             raise TooMany(
                 f"{count} {source.plural} on this connection; allowed are {self._per_session_max}"
             )
-        feed = Feed(self, session, request_id, after, wanted, credit)
+        size = CHANNEL_SIZE + source.size_of(wanted)
+        feed = Feed(self, session, request_id, after, wanted, credit, size)
         session.feeds[request_id] = feed
         self.count += 1
+        self.size += size
         self._enqueue(feed)
 
     def grant(self, feed: Feed[W], credit: int, /) -> None:
@@ -350,6 +274,7 @@ class Feeds(Generic[W]):
         """Remove a feed, and push nothing more."""
         del feed.session.feeds[feed.request_id]
         self.count -= 1
+        self.size -= feed.size
         if feed.live:
             self._leave_live(feed)
 

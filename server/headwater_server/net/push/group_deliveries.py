@@ -33,7 +33,7 @@ from headwater_server.engine.consumer_groups.streams import Member
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.net.failures import Failures
-from headwater_server.net.push.feeds import Channel, Subscriber
+from headwater_server.net.push.channels import CHANNEL_SIZE, Channel, Subscriber
 from headwater_server.net.push.live_index import LiveIndex
 from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.net.turns import Turn
@@ -101,6 +101,11 @@ class GroupDeliveries:
         self.turns = 0
 
     # What sessions ask for.
+
+    @property
+    def size(self) -> int:
+        """About the bytes that the memberships take in memory."""
+        return self.count * CHANNEL_SIZE
 
     def now(self) -> int:
         """Microseconds of the clock that measures leases."""

@@ -164,6 +164,10 @@ class KeySource:
         """See Source."""
         return self._engine.published
 
+    def size_of(self, wanted: KeyRange) -> int:
+        """See Source."""
+        return 2 * sum(map(len, wanted))
+
     def check_readable(self, position: int) -> None:
         """See Source."""
         oldest = self._engine.oldest_readable

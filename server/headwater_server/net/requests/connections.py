@@ -36,7 +36,9 @@ def connection_list(session: Session, request_id: int, arguments: list[Any]) -> 
             "user": each.user or None,
             "client": each.client,
             "age_ms": round((service.monotonic() - entered.at) * 1000),
-            "memory": each.held_size + service.engine.open_size(each),
+            "memory": each.held_size
+            + service.engine.open_size(each)
+            + sum(channel.size for channel in each.feeds.values()),
             "transactions": service.engine.open_count(each),
             "subscriptions": len(each.feeds) - memberships,
             "memberships": memberships,

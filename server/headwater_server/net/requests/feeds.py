@@ -13,6 +13,7 @@ def subscribe(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Open a subscription; its first push comes after this answer."""
     after, members, credit = arguments
     session.service.check_running()
+    session.service.check_memory("subscribe")
     session.service.subscriptions.open(
         session, request_id, after, EventFilter.from_wire(members), credit
     )
@@ -23,6 +24,7 @@ def subscribe_keys(session: Session, request_id: int, arguments: list[Any]) -> b
     """Open a feed of a range of keys; its first push comes after this answer."""
     start, end, after, credit = arguments
     session.service.check_running()
+    session.service.check_memory("subscribe_keys")
     wanted = key_range(start, end)
     session.service.key_feeds.open(session, request_id, after, wanted, credit)
     return session.connection.answer(request_id, None)

@@ -9,6 +9,9 @@ connections are never charged. Anything above it is charged to the budget.
                  paused ones are read again     |      the largest is closed
                           above its fair share: not read from; unauthenticated: closed
 
+Transactions, subscriptions and consumer groups are not charged to a connection here. They have
+bounds of their own, and what they hold makes less room for connections, down to half of size_max.
+
 The fair share of a connection is the pause mark divided by the number of charged connections.
 While connections are paused, one whose frame or output does not move for `stalled_s_max` is closed,
 so the budget cannot be held forever. Otherwise it is closed after `unmoved_s_max`. A connection
@@ -78,6 +81,7 @@ class MemoryBudget:
     Attributes:
         size_max: bound on the sum of all charges, in bytes.
         used: the sum of all charges now, in bytes.
+        others: bytes that transactions, subscriptions and groups hold, when they were last counted.
     """
 
     def __init__(
@@ -91,13 +95,33 @@ class MemoryBudget:
         self._unmoved_s_max = unmoved_s_max
         self.size_max = size_max
         self.used = 0
-        self._pause_size = size_max * 3 // 4
-        self._resume_size = size_max // 2
+        self.others = 0
+        self._room = self._pause_size = self._resume_size = 0
+        self.note_others(0)
         self._stalled_s_max = stalled_s_max
         self._monotonic = monotonic
         self._charged: dict[Holder, int] = {}
         self._moved_at: dict[Holder, float] = {}
         self._paused: dict[Holder, None] = {}
+
+    def note_others(self, size: int) -> None:
+        """Transactions, subscriptions and groups hold *size* bytes."""
+        self.others = size
+        self._room = self.size_max - min(size, self.size_max // 2)
+        self._pause_size = self._room * 3 // 4
+        self._resume_size = self._room // 2
+
+    def check_others(self, what: str) -> None:
+        """Refuse to open *what* if transactions, subscriptions and groups hold too much.
+
+        Raises:
+            TooMany: they hold half of the budget.
+        """
+        if self.others > self.size_max // 2:
+            raise TooMany(
+                f"{what}: {self.others} bytes are held for transactions, subscriptions and groups; "
+                f"allowed are {self.size_max // 2}; try again later"
+            )
 
     def hold(self, holder: Holder, size: int, *, moved: bool) -> bool:
         """Record that *holder* holds *size* bytes; return whether it is charged.
@@ -129,7 +153,7 @@ class MemoryBudget:
         elif self._charged[holder] > self._fair_share and holder not in self._paused:
             self._paused[holder] = None
             holder.pause()
-        while self.used > self.size_max:
+        while self.used > self._room:
             # The largest is above the average, so a connection within its share is safe.
             largest = max(self._charged, key=self._eviction_order)
             self._end(largest, f"the fair share is {self._fair_share} bytes")

@@ -9,7 +9,7 @@ from typing import Protocol
 from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import HeadwaterError
 from headwater_server.engine.accounts import Account
-from headwater_server.net.push.feeds import Channel
+from headwater_server.net.push.channels import Channel
 
 
 class Peer(Protocol):

@@ -28,7 +28,7 @@ from headwater_protocol.errors import HeadwaterError
 from headwater_protocol.operations import IN_TRANSACTION
 from headwater_server.engine.accounts import Account
 from headwater_server.engine.transactions.sequencer import Ticket
-from headwater_server.net.push.feeds import Channel
+from headwater_server.net.push.channels import Channel
 from headwater_server.net.service import Service
 from headwater_server.net.session import failed_requests as failed
 from headwater_server.net.session.authentication import Exchange

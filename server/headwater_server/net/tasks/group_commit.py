@@ -101,6 +101,8 @@ class GroupCommit:
     Attributes:
         groups: number of durable groups.
         written_size: bytes of records in all of them.
+        waiting_size: bytes of requests and results that wait for the disk.
+        waiting_size_max: above that, it is overloaded.
         overloaded: too many bytes wait for the disk; connections with waiting commits are not
             read from.
     """
@@ -121,8 +123,8 @@ class GroupCommit:
         self._adaptive_fsync = adaptive_fsync
         self._run_blocking = run_blocking
         self._after_publish = after_publish
-        self._waiting_size_max = waiting_size_max
-        self._waiting_size = 0
+        self.waiting_size_max = waiting_size_max
+        self.waiting_size = 0
         self._disk_retry_s = disk_retry_ms / 1000
         self._gathering: list[Waiter] = []
         self._syncing: list[Waiter] = []
@@ -150,8 +152,8 @@ class GroupCommit:
         if self._failed:
             waiter.owner.fail(waiter)
             return
-        self._waiting_size += waiter.size
-        self.overloaded = self._waiting_size > self._waiting_size_max
+        self.waiting_size += waiter.size
+        self.overloaded = self.waiting_size > self.waiting_size_max
         if waiter.sequence <= self._taken_sequence:
             # A repeated commit; the sync of the first attempt is already running.
             waiter.taken = True
@@ -163,8 +165,8 @@ class GroupCommit:
 
     def grow(self, size: int) -> None:
         """Add *size* to the bytes that waiting answers keep in memory."""
-        self._waiting_size += size
-        self.overloaded = self._waiting_size > self._waiting_size_max
+        self.waiting_size += size
+        self.overloaded = self.waiting_size > self.waiting_size_max
 
     @property
     def held(self) -> bool:
@@ -279,9 +281,9 @@ class GroupCommit:
         waiters, self._syncing = self._syncing, []
         for waiter in waiters:
             assert waiter.sequence <= group.last_sequence, "nothing is answered before its sync"
-            self._waiting_size -= waiter.size
+            self.waiting_size -= waiter.size
             waiter.owner.release(waiter)
-        self.overloaded = self._waiting_size > self._waiting_size_max
+        self.overloaded = self.waiting_size > self.waiting_size_max
         self._after_publish()
         self._published.unpark_all()
 
