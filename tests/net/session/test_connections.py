@@ -6,6 +6,7 @@ import trio.testing
 
 from headwater_protocol.connection import Failure
 from headwater_protocol.errors import ConnectionClosed, InvalidArgument
+from headwater_server.net.push.channels import CHANNEL_SIZE
 from tests.net.serving import serving
 
 
@@ -25,7 +26,7 @@ async def test_a_connection_is_listed_with_what_it_holds() -> None:
         (first, figures), (second, others) = (await other.ask("connection_list"))[0]
         assert (first, second) == ((await one.ask("whoami"))[0], (await other.ask("whoami"))[0])
         assert figures.pop("age_ms") >= 0
-        assert 5_000 <= figures.pop("memory") <= 6_000
+        assert 5_000 + 2 * CHANNEL_SIZE <= figures.pop("memory") <= 6_000 + 2 * CHANNEL_SIZE + 400
         assert figures == {
             "address": "memory",
             "user": None,
@@ -34,7 +35,11 @@ async def test_a_connection_is_listed_with_what_it_holds() -> None:
             "subscriptions": 2,
             "memberships": 0,
         }
-        assert (others["subscriptions"], others["memberships"], others["memory"]) == (0, 1, 0)
+        assert (others["subscriptions"], others["memberships"], others["memory"]) == (
+            0,
+            1,
+            CHANNEL_SIZE,
+        )
 
 
 async def test_connections_are_listed_in_pages_in_the_order_of_their_numbers() -> None:

@@ -111,4 +111,6 @@ async def test_all_groups_together_read_ahead_a_bounded_number_of_positions(
         for number in range(1, 20):
             await client.ask("group_delete", f"g{number}")
         server.server.service.count_memory()
-        assert server.engine.groups.window(0) > 60, "what is left may read further ahead"
+        assert server.engine.groups.window(0) > progress.WINDOW_MIN, (
+            "what is left may read further ahead"
+        )

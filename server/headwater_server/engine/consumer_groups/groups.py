@@ -60,9 +60,6 @@ from headwater_server.engine.transactions.sequencer import Sequencer, Ticket
 _MS_US: Final = 1000
 _TOKEN_BITS: Final = 62
 
-_GROUP_SIZE: Final = 8_000
-"""Bytes of a group with a member in memory, besides its streams."""
-
 Delivery = Sequence[int]
 """The position of an event and the token of its delivery, as they travel."""
 
@@ -116,7 +113,7 @@ class Groups:
     def held_size(self) -> int:
         """About the bytes that the groups with members take in memory. Call this once a second."""
         self._pending = sum(each.progress.pending for each in self.active.values())
-        return sum(_GROUP_SIZE + each.progress.held_size for each in self.active.values())
+        return sum(each.progress.held_size for each in self.active.values())
 
     def write(self, writes: list[bytes | None]) -> int:
         """Commit key, value, …; return the sequence number at which it is durable."""

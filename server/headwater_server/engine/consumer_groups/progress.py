@@ -53,9 +53,10 @@ get. A position of a stream of its own takes a kilobyte, so this is 64 MiB."""
 WINDOW_MIN: Final = 16
 """Positions that a group reads ahead, however many groups there are."""
 
+_GROUP_SIZE: Final = 8_000
 _STREAM_SIZE: Final = 800
 _POSITION_SIZE: Final = 100
-"""Bytes of a stream of a group in memory, and of a position that waits or is parked."""
+"""Bytes of a group in memory, of each of its streams, and of a position that waits or is parked."""
 
 READ_MAX: Final = 512
 """Events read ahead in one turn. Reading that many takes a few milliseconds."""
@@ -138,7 +139,7 @@ class GroupProgress:
     def held_size(self) -> int:
         """About the bytes that it takes in memory."""
         positions = self.pending + self.parked_count
-        return _STREAM_SIZE * len(self.streams) + _POSITION_SIZE * positions
+        return _GROUP_SIZE + _STREAM_SIZE * len(self.streams) + _POSITION_SIZE * positions
 
     def stream(self, name: str) -> StreamProgress:
         """The progress of a stream; a stream that is new begins where the group has read to."""

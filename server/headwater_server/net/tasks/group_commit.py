@@ -174,11 +174,6 @@ class GroupCommit:
         return self._held()
 
     @property
-    def waiting_size(self) -> int:
-        """Bytes that waiting answers keep in memory."""
-        return self._waiting_size
-
-    @property
     def busy(self) -> bool:
         """Whether the committer has work or waits for the disk."""
         return self._busy or bool(self._gathering)
