@@ -45,7 +45,7 @@ from headwater_server.engine.state.memtable import ABORTED
 from headwater_server.engine.statistics import collect_statistics
 from headwater_server.engine.transactions.conditions import failed_conditions
 from headwater_server.engine.transactions.open_transactions import OpenTransactions
-from headwater_server.engine.transactions.sequencer import Group, Sequencer, Ticket, aborted
+from headwater_server.engine.transactions.sequencer import Sequencer, Ticket, aborted
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.engine.work_budget import CONDITIONS, Cutting, InSteps, WorkBudget
@@ -57,6 +57,8 @@ class Engine:
     """A database in a directory. Call `recovery.open_engine` to open one.
 
     Attributes:
+        files: the open files of the directory, closed with the engine.
+        take_group, make_durable, publish: of the sequencer.
         sequencer: applies commits, makes groups of them durable and publishes them.
         open_transactions: all; open_count, open_size: how many an owner has, and their bytes.
     """
@@ -85,11 +87,13 @@ class Engine:
         self._file_system = file_system
         self._state = state
         self._log = log
+        self.take_group, self.publish = sequencer.take_group, sequencer.publish
+        self.make_durable = sequencer.make_durable
         self.sequencer = sequencer
         self.applier = applier
         self.leadership = leadership
         self._clock = clock
-        self._files = ExitStack()
+        self.files = ExitStack()
         self.room = DiskRoom(file_system, path, log, reserve_size=settings.disk_reserve_size)
         self.expiring = Expiring(state, sequencer, self._may_expire, source)
         self.checkpoints = CheckpointSchedule(state, sequencer, log, settings, clock)
@@ -399,19 +403,7 @@ class Engine:
         """How far an implausible wall clock is ahead (negative: behind); 0 if it is plausible."""
         return self.sequencer.clock.offset_us
 
-    # Making durable.
-
-    def take_group(self) -> Group | None:
-        """The records that were applied since the last group, or None."""
-        return self.sequencer.take_group()
-
-    def make_durable(self, group: Group) -> None:
-        """Write a group to the log and sync it; see `Sequencer.make_durable`."""
-        self.sequencer.make_durable(group)
-
-    def publish(self, group: Group) -> None:
-        """Make a durable group visible to new read views."""
-        self.sequencer.publish(group)
+    # The log.
 
     def prepare_log(self) -> None:
         """Allocate space for the log, and see whether there is any; see `DiskRoom.measure`."""
@@ -458,11 +450,7 @@ class Engine:
 
     def close(self) -> None:
         """Close the files and release the directory's lock. What is not durable is lost."""
-        self._files.close()
-
-    def keep_open(self, files: ExitStack) -> None:
-        """Take over the open files of the directory, to close them with the engine."""
-        self._files = files
+        self.files.close()
 
     def stats(self) -> dict[str, Any]:
         """Statistics of the engine, by name."""

@@ -195,7 +195,7 @@ def _open(
             directory.upgrade(file_system)
         if leads:
             engine.leadership.lead()
-        engine.keep_open(opened.pop_all())
+        engine.files = opened.pop_all()
     return engine
 
 
