@@ -167,18 +167,8 @@ class Service:
         self.authentication = Authentication(
             engine, self.audit, failed_max=failed_max, monotonic=monotonic
         )
-        self.memory_budget = MemoryBudget(
-            settings.memory_size_max or default_size(),
-            stalled_s_max=settings.stalled_ms_max / 1000,
-            unmoved_s_max=settings.unmoved_ms_max / 1000,
-            monotonic=monotonic,
-        )
+        self.memory_budget = self._open_memory_budget(monotonic)
         self._groups_size = 0
-        # Transactions and what waits for the disk may take a part of the budget, even a small one.
-        size_max = self.memory_budget.size_max
-        opened = engine.open_transactions
-        opened.size_max = min(opened.size_max, size_max // 4)
-        group_commit.waiting_size_max = min(group_commit.waiting_size_max, size_max // 4)
         self.session_turn = Turn(settings.session.turn_ms, turn_clock, processor_time)
         self.connections_turn = Turn(settings.turn_ms, turn_clock, processor_time)
         self.stopping = False
@@ -201,6 +191,21 @@ class Service:
         self.connections_total = 0
         self.refused: dict[str, int] = {}
         self.descriptors_max = _descriptors_max(settings)
+
+    def _open_memory_budget(self, monotonic: Callable[[], float]) -> MemoryBudget:
+        settings = self.settings
+        size_max = settings.memory_size_max or default_size()
+        # Transactions and what waits for the disk may take a part of the budget, even a small one.
+        opened = self.engine.open_transactions
+        opened.size_max = min(opened.size_max, size_max // 4)
+        commits = self.group_commit
+        commits.waiting_size_max = min(commits.waiting_size_max, size_max // 4)
+        return MemoryBudget(
+            size_max,
+            stalled_s_max=settings.stalled_ms_max / 1000,
+            unmoved_s_max=settings.unmoved_ms_max / 1000,
+            monotonic=monotonic,
+        )
 
     def _use(self, handlers: Mapping[str, Handler]) -> None:
         self.handlers = handlers
