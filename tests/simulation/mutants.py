@@ -89,8 +89,8 @@ def ignoring_pending_commits(right: Any) -> Any:
 
 
 def without_write_conflicts(right: Any) -> Any:
-    def find(state: Any, transaction: Any, **named: Any) -> Any:
-        return [] if transaction.read_set is None else right(state, transaction, **named)
+    def find(state: Any, transaction: Any, *arguments: Any) -> Any:
+        return [] if transaction.read_set is None else right(state, transaction, *arguments)
 
     return find
 
@@ -710,6 +710,7 @@ def hunt(mutant: Mutant, worlds: int = WORLDS_MAX, *, first: int = 1) -> tuple[i
 
 
 def _hunt(mutant: Mutant, seeds: Iterable[int]) -> tuple[int, str] | None:
+    strange = ""
     with ExitStack() as patched:
         wrong = mutant.wrong(getattr(mutant.owner, mutant.attribute))
         patched.enter_context(replaced(mutant.owner, mutant.attribute, wrong))
@@ -717,6 +718,10 @@ def _hunt(mutant: Mutant, seeds: Iterable[int]) -> tuple[int, str] | None:
             for problem in run_world(draw(seed, mutant.kind)).problems:
                 if re.search(mutant.says, problem):
                     return seed, problem
+                strange = strange or problem
+    if strange:
+        # The defect may have lost its place, or the checker may say it in other words now.
+        print(f"{mutant.name}: expected {mutant.says!r}, and found:\n{strange}", flush=True)
     return None
 
 

@@ -13,7 +13,7 @@ LOSS: Final = (
 )
 WRONG_READ: Final = "is not what commit|at no commit|in all accounts"
 FEED: Final = "subscribed after|caught up"
-CONSUMED: Final = "out of its turn|were consumed"
+CONSUMED: Final = "consumed an event out of order|were consumed"
 VISIBLE: Final = (
     "is not what commit|at no commit|not serializable|on condition of|had hidden|at the end"
 )

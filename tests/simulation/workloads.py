@@ -280,6 +280,8 @@ async def long_reads(recorder: Recorder) -> None:
     dice = recorder.dice
     read_only = dice.random() < 0.6
     isolation = _isolation(recorder)
+    # Some stay open while the history window, and with it garbage collection, moves past them.
+    pause_s = dice.choice((0.2, 1.0))
     async with recorder.transaction(
         "long reads", isolation=isolation, read_only=read_only
     ) as transaction:
@@ -287,7 +289,8 @@ async def long_reads(recorder: Recorder) -> None:
             await transaction.scan(("bank",))
             await transaction.get(("list", dice.randrange(LISTS)))
             await transaction.load(f"aggregate-{dice.randrange(AGGREGATES)}", 1)
-            await trio.sleep(dice.expovariate(1 / 0.2))
+            await transaction.query(category="kept")
+            await trio.sleep(dice.expovariate(1 / pause_s))
         if not read_only and dice.random() < 0.5:
             transaction.put(("long", dice.randrange(3)), element(recorder))
 
