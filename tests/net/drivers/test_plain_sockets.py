@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 from headwater_protocol.connection import Answer, ClientConnection, Failure
-from headwater_protocol.errors import TooMany
+from headwater_protocol.errors import ShuttingDown, TooMany
 from headwater_protocol.limits import PROTOCOL_VERSION
 from headwater_server.net.drivers.listening import CannotListen, Listeners
 from headwater_server.net.session.session import Session
@@ -128,6 +129,26 @@ async def test_a_client_that_reads_nothing_is_not_read_from_and_harms_nobody() -
             assert max(session.output_size for session in sessions) < 300_000
         for request_id, _ in requests:
             assert len(await greedy.result(request_id)) == 100_000
+
+
+async def test_the_driver_does_not_spin_while_a_connection_that_ends_waits_for_a_commit() -> None:
+    # The session took no more input, and nobody had told the driver. It was told again and again
+    # that the socket was readable, until the commit was answered.
+    async with listening() as (server, listeners):
+        client = await dial(listeners)
+        server.disk.hold()
+        commit = await client.send("execute", server.new_id(), [], [], [["put", b"k", b"v"]])
+        await wait_all_tasks_blocked()
+        (session,) = server.server.service.sessions
+        session.end(ShuttingDown("the server is shutting down"))
+        await client.send("ping")
+        with trio.fail_after(5):
+            await wait_all_tasks_blocked()
+        server.disk.release()
+        assert (await client.result(commit))[0][0] == 1
+        ended = await client.receive()
+        assert isinstance(ended, Failure)
+        assert isinstance(ended.error, ShuttingDown)
 
 
 async def test_one_connection_too_many_is_refused_with_the_reason() -> None:

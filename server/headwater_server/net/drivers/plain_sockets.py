@@ -187,7 +187,11 @@ class PlainSockets:
             if events & WRITE:
                 connection.output_full = False
                 self._send(connection)
-            if events & READ and session.wants_input and not session.closed:
+            if events & READ and not session.wants_input and not session.closed:
+                # Nothing was sent since it takes no input, as when it ends and a commit still
+                # waits. The socket stays readable, so waiting for that would spin.
+                self._watch(connection)
+            elif events & READ and not session.closed:
                 try:
                     data = connection.socket.recv(size)
                 except (BlockingIOError, InterruptedError):
