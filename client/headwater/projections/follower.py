@@ -376,7 +376,7 @@ class Follower:
 
     async def _look_ahead(self, tx: ProjectionTransaction) -> None:
         progress = await self.progress_in(tx)
-        position, rows = await tx.events(self.projection.wanted, progress.position, 1)
+        position, rows = await tx.search(self.projection.wanted, progress.position)
         if not rows and position > progress.position:
             self._write(tx, replace(progress, position=position))
 

@@ -200,11 +200,11 @@ class Projections:
         self, tx: ProjectionTransaction, head: Head, progress: Progress
     ) -> ProjectionStatus:
         following = None if head.next is None else await tx.progress(tx.name, head.next.number)
-        _, rows = await tx.events(head.build.wanted, progress.position, 1)
+        newest = await tx.newest_position()
+        rows = await tx.events(head.build.wanted, progress.position, newest, 1)
         events, seconds = 0, 0.0
         if rows:
-            newest = [event async for event in tx.read_all(reverse=True, limit=1)]
-            events = newest[0].position - progress.position
+            events = newest - progress.position
             _, now = await self._host().channel.read("ping")
             seconds = max(0.0, (now - rows[0][4]) / 1_000_000)
         return ProjectionStatus(
@@ -264,7 +264,7 @@ class Projections:
         if progress.position >= position:
             return True, progress.position
         # The projection may not handle any of the remaining events.
-        looked, rows = await tx.events(head.build.wanted, progress.position, 1)
+        looked, rows = await tx.search(head.build.wanted, progress.position)
         left = rows[0][0] <= position if rows else looked < position
         return not left, progress.position
 

@@ -237,8 +237,7 @@ async def _switch(
     if new is None:
         raise Superseded
     if old is not None and new.position < old.position:
-        _, rows = await tx.events(build.wanted, new.position, 1)
-        if rows and rows[0][0] <= old.position:
+        if await tx.events(build.wanted, new.position, old.position, 1):
             return None
     if not even_if_parked and new.parked:
         parked = await tx.parked(name, build.number)

@@ -146,13 +146,13 @@ class Release:
         after = parked.position - 1
         rows: list[Row] = []
         positions: list[int] = []
-        while len(rows) < limit and after < progress.position:
-            after, page = await tx.events(wanted, after, limit)
-            page = [row for row in page if row[0] <= progress.position]
-            positions += [row[0] for row in page]
-            rows += [row for row in page if row[0] not in skipped]
+        while len(rows) < limit:
+            page = await tx.events(wanted, after, progress.position, limit)
             if not page:
                 break
+            after = page[-1][0]
+            positions += [row[0] for row in page]
+            rows += [row for row in page if row[0] not in skipped]
         return Held(parked, progress.position, rows[:limit], positions)
 
     async def _handle(self, tx: ProjectionTransaction, rows: Sequence[Row]) -> None:

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from headwater.codecs.codec import Codec, MsgpackCodec, decode_with
 from headwater.errors import HeadwaterError, TransactionGone
-from headwater.projections.failures import EventFailed
+from headwater.projections.failures import EventFailed, Row
 from headwater.projections.models import Model
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import KeyPages
@@ -272,10 +272,28 @@ class ProjectionTransaction(Transaction):
         pages = KeyPages(self._fetch, RECORDS, first, last, reverse=False, limit=None)
         return frozenset([int(str(key[2])) async for key, _ in pages])
 
-    async def events(self, wanted: Mapping[str, Any], after: int, limit: int) -> tuple[int, Any]:
-        """The position up to which events were searched, and the rows that match a filter."""
-        _, position, rows, _ = await self._fetch("read_all", after, dict(wanted), limit, False)
+    async def search(self, wanted: Mapping[str, Any], after: int) -> tuple[int, list[Row]]:
+        """The position up to which the server searched, and the row that it found, if any.
+
+        It looks at a bounded number of events. So it may find none although one follows.
+        """
+        _, position, rows, *_ = await self._fetch("read_all", after, dict(wanted), 1, False)
         return position, rows
+
+    async def events(
+        self, wanted: Mapping[str, Any], after: int, upto: int, limit: int
+    ) -> list[Row]:
+        """The rows after a position and up to another one that match a filter.
+
+        There are at least *limit*, if as many match.
+        """
+        found: list[Row] = []
+        more = True
+        while more and after < upto and len(found) < limit:
+            # Each page ends further on, so this ends.
+            _, after, rows, more = await self._fetch("read_all", after, dict(wanted), limit, False)
+            found += [row for row in rows if row[0] <= upto]
+        return found
 
     async def keys(self, prefix: KeyTuple, limit: int) -> list[bytes]:
         """The first keys under a prefix, encoded."""

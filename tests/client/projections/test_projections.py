@@ -212,7 +212,7 @@ def test_events_that_another_process_has_handled_are_skipped(
         build = await opened(db._host(), projection)
         assert build is not None
         first, second = (Follower(db._host(), projection, build.number) for _ in range(2))
-        _, rows = await first.run(lambda tx: tx.events(projection.wanted, 0, 100))
+        rows = await first.run(lambda tx: tx.events(projection.wanted, 0, 10**9, 100))
         await first.project(rows[:6])
         await second.project(rows[:8])
         await first.project(rows[6:])
@@ -237,7 +237,7 @@ def test_two_processes_that_park_the_same_event_park_it_once(
         build = await opened(db._host(), projection)
         assert build is not None
         followers = [Follower(db._host(), projection, build.number) for _ in range(2)]
-        _, rows = await followers[0].run(lambda tx: tx.events(projection.wanted, 0, 100))
+        rows = await followers[0].run(lambda tx: tx.events(projection.wanted, 0, 10**9, 100))
         async with trio.open_nursery() as nursery:
             for follower in followers:
                 nursery.start_soon(follower.project, rows)
