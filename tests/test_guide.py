@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import io
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,6 +74,22 @@ async def run_block(block: Block, page: Path, module: ModuleType) -> str:
     return printed.getvalue()
 
 
+def run_tests(block: Block, directory: Path) -> str:
+    """Run a block that is a file of tests; return its output if a test fails."""
+    file = directory / "test_page.py"
+    file.write_text(block.code)
+    where = str(directory)
+    plugin = ["-p", "headwater_testing.plugin", "-p", "no:cacheprovider", "--rootdir", where]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugin, file],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
+    )
+    return "" if ran.returncode == 0 else ran.stdout + ran.stderr
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_the_code_of_a_page_prints_what_the_page_shows(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,6 +103,9 @@ def test_the_code_of_a_page_prints_what_the_page_shows(
             async with headwater.connect(module.__dict__["url"]) as db:
                 module.__dict__["db"] = db
                 for block in blocks:
+                    if "pytest" in block.words:
+                        assert not await trio.to_thread.run_sync(run_tests, block, tmp_path)
+                        continue
                     if "blocking" not in block.words:
                         printed = await run_block(block, page, module)
                     else:
@@ -114,4 +134,4 @@ def test_each_page_is_in_the_list_of_the_guide() -> None:
 def test_the_words_after_python_are_known() -> None:
     for name in PAGES:
         for block in blocks_of(GUIDE / name):
-            assert set(block.words) <= {"blocking"}, name
+            assert set(block.words) <= {"blocking", "pytest"}, name
