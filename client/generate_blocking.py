@@ -40,6 +40,7 @@ GENERATED: Final = {
     ],
     "headwater.blocking.delivery": ["headwater.groups.delivery.Delivery"],
     "headwater.blocking.membership": ["headwater.groups.membership.Membership"],
+    "headwater.blocking.administration": ["headwater.accounts.administration.Administration"],
     "headwater.blocking.connections": ["headwater.accounts.connections.Connections"],
     "headwater.blocking.rights": ["headwater.accounts.rights.Rights"],
     "headwater.blocking.groups": ["headwater.groups.administration.Groups"],
@@ -251,6 +252,8 @@ class Generated:
             ):
                 self.variables[name] = ast.unparse(node)
                 self.need(ast.unparse(node.value.func), "typing")
+                for bound in node.value.keywords:
+                    self.need_all(bound.value, module)
                 return
         self.need(name, module.__name__)
 

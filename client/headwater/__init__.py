@@ -12,6 +12,7 @@
 All that an application needs is in this module.
 """
 
+from headwater.accounts.conflicts import RefusedTransaction
 from headwater.accounts.connections import ConnectionInfo, Connections, WhoAmI
 from headwater.accounts.rights import AuditRecord, Rights, UserRights
 from headwater.aggregates.aggregates import Aggregate, Aggregates, Decided
@@ -217,6 +218,7 @@ __all__ = [
     "ReadModel",
     "ReadOnly",
     "RebuildRefused",
+    "RefusedTransaction",
     "RecordedEvent",
     "Repository",
     "RunningProjections",

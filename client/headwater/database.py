@@ -7,8 +7,7 @@ from types import TracebackType
 from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
-from headwater.accounts.connections import Connections
-from headwater.accounts.rights import Rights
+from headwater.accounts.administration import Administration
 from headwater.codecs.codec import Codec
 from headwater.errors import InvalidArgument
 from headwater.feeds.key_feed import KeyFeed
@@ -33,15 +32,12 @@ from headwater.reads.past import Past
 from headwater.reads.query import Query, event_filter
 from headwater.reads.reads import Reads
 from headwater.records import (
-    Backup,
     CommitRecord,
     Committed,
     Committing,
-    Pong,
     StoredSnapshot,
     TransactionStatus,
     committed_from,
-    time_of,
 )
 from headwater.transactions import running
 from headwater.transactions.batch import Batch, Executed
@@ -51,7 +47,6 @@ from headwater.transactions.transaction import Isolation, Transaction
 from headwater.transport.address import Address
 from headwater.transport.channel import Channel
 from headwater.transport.choice import running_runtime
-from headwater.transport.handshake import verifier
 from headwater.transport.runtime import Options, Runtime
 from headwater_protocol.keys import Key
 from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE, SNAPSHOT
@@ -61,7 +56,7 @@ Ts = TypeVarTuple("Ts")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Database(Reads, SingleWrites):
+class Database(Reads, SingleWrites, Administration):
     """A database on a server. Any number of tasks may use it at once, over one connection.
 
     Use it with `async with`. A lost connection is reopened when it is next needed.
@@ -445,56 +440,3 @@ class Database(Reads, SingleWrites):
         """The read model of a projection, as readers see it."""
         NAME(name, "model: name")
         return ReadModel(self, name, self._channel)
-
-    # The server.
-
-    async def ping(self) -> Pong:
-        """Ask for the newest commit and the server's clock."""
-        commit, time = await self._channel.read("ping")
-        return Pong(commit, time_of(time))
-
-    async def stats(self) -> dict[str, Any]:
-        """The statistics of the server, by name."""
-        figures: dict[str, Any] = await self._channel.read("stats")
-        return figures
-
-    async def backup(self, name: str) -> Backup:
-        """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
-        return Backup(*await (await self._channel.connection()).ask("backup", name))
-
-    @property
-    def connections(self) -> Connections:
-        """The open connections to the server: list them, or close one."""
-        return Connections(lambda: self._channel)
-
-    @property
-    def rights(self) -> Rights:
-        """The rights of users, and roles: give them, take them away, and list them."""
-        return Rights(lambda: self._channel)
-
-    async def users(self) -> list[str]:
-        """The names of the users. If there are none, the server asks nobody for a password."""
-        names: list[str] = await self._channel.read("user_list")
-        return names
-
-    async def add_user(self, name: str, password: str) -> None:
-        """Add a user. The client sends a verifier of the password, never the password.
-
-        Once there is a user, the server ends the connections that have not authenticated, this one
-        included.
-        """
-        await self._set_user("add_user", name, password, create=True)
-
-    async def set_password(self, name: str, password: str) -> None:
-        """Change a user's password."""
-        await self._set_user("set_password", name, password, create=False)
-
-    async def remove_user(self, name: str) -> None:
-        """Remove a user. The server ends its connections."""
-        await self._channel.administer("user_remove", name)
-
-    async def _set_user(self, place: str, name: str, password: str, *, create: bool) -> None:
-        NAME(name, f"{place}: name")
-        if not password:
-            raise InvalidArgument(f"{place}: the password is empty")
-        await self._channel.administer("user_set", name, *verifier(password), create)

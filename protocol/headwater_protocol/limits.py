@@ -169,3 +169,6 @@ roles at each log-in and each change."""
 
 NUMBER_MAX: Final = 2**63 - 1
 """Largest commit number, position, version and time (in microseconds) on the wire."""
+
+CONFLICTS_LISTED_MAX: Final = 256
+"""Refused transactions in one answer to `conflicts`, and as many the server remembers."""

@@ -39,6 +39,7 @@ from headwater_protocol.vocabulary.accounts import ACCOUNT_OPERATIONS
 from headwater_protocol.vocabulary.connections import CONNECTION_OPERATIONS
 from headwater_protocol.vocabulary.groups import ACK, group_operations
 from headwater_protocol.vocabulary.keys import EXPIRE, KEY, KEY_READS, LIMIT
+from headwater_protocol.vocabulary.monitoring import MONITORING_OPERATIONS
 from headwater_protocol.vocabulary.subscriptions import subscription_operations
 
 SERIALIZABLE: Final = "serializable"
@@ -431,6 +432,7 @@ _TABLE = (
         "Make a backup with a new name in the server's backup directory.",
     ),
     *(Operation(*operation) for operation in CONNECTION_OPERATIONS),
+    *(Operation(*operation) for operation in MONITORING_OPERATIONS),
     *(Operation(*operation) for operation in ACCOUNT_OPERATIONS),
     Operation(
         "hold_clock",

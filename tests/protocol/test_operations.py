@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "whoami": ([], []),
     "connection_list": ([7, 10], []),
     "connection_close": ([7], [7]),
+    "conflicts": ([TX, 10], []),
     "user_set": (
         ["ann", bytes(16), 4096, bytes(32), bytes(32), False, TX],
         ["ann", bytes(16), 4096, bytes(32), bytes(32)],

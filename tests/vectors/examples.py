@@ -167,6 +167,31 @@ CONNECTION: Final[dict[str, Any]] = {
     "memberships": 0,
 }
 
+REFUSED: Final[dict[str, Any]] = {
+    "transaction": TX,
+    "code": "conflict",
+    "message": "read-write conflict on stream 'account-ann': written by commit 42",
+    "time": TIME,
+    "user": "ann",
+    "connection": "127.0.0.1:50412 ann headwater-python/0.1.0",
+    "isolation": "serializable",
+    "began": 41,
+    "newest": 42,
+    "read": {"keys": [], "ranges": [], "streams": [ANN], "queries": [], "count": 1},
+    "wrote": {
+        "keys": [BALANCE], "ranges": [], "streams": [ANN], "snapshots": [], "events": 1, "count": 2,
+    },
+    "conflicts": [
+        {"kind": "read-write", "stream": ANN, "commit": 42, "transaction": bytes(range(16))}
+    ],
+    "winners": [
+        {
+            "commit": 42, "transaction": bytes(range(16)), "time": TIME, "user": "bob", "events": 1,
+            "streams": [ANN], "keys": [],
+        }
+    ],
+}  # fmt: skip
+
 EXAMPLES: Final = [
     Example("hello", [1, "example 1.0"], [1, "headwater 1.0", [], [], DATABASE]),
     Example("hello", [1, "example 1.0", []], [1, "headwater 1.0", [], ["SCRAM-SHA-256"], DATABASE]),
@@ -353,6 +378,8 @@ EXAMPLES: Final = [
         [TX, [["put", BALANCE, b"\x5a"], ["expire", BALANCE, 60_000_000, None]]],
         None,
     ),
+    Example("conflicts", [TX, 20], [REFUSED]),
+    Example("conflicts", [], []),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

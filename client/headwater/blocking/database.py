@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
-from headwater.blocking.connections import BlockingConnections
+from headwater.blocking.administration import BlockingAdministration
 from headwater.blocking.groups import BlockingGroups
 from headwater.blocking.handlers import in_blocking_transaction, with_blocking_handler
 from headwater.blocking.membership import BlockingMembership
@@ -15,7 +15,6 @@ from headwater.blocking.pages import BlockingPages
 from headwater.blocking.past import BlockingPast
 from headwater.blocking.projections import BlockingProjections
 from headwater.blocking.reads import BlockingReads
-from headwater.blocking.rights import BlockingRights
 from headwater.blocking.running_projections import RunningProjections
 from headwater.blocking.single_writes import BlockingSingleWrites
 from headwater.blocking.subscription import BlockingSubscription
@@ -32,15 +31,7 @@ from headwater.projections.projections import (
 from headwater.reads.key_ranges import KeyRange
 from headwater.reads.listing import CategoryInfo, StreamInfo
 from headwater.reads.query import Query
-from headwater.records import (
-    Backup,
-    CommitRecord,
-    Committed,
-    Committing,
-    Pong,
-    StoredSnapshot,
-    TransactionStatus,
-)
+from headwater.records import CommitRecord, Committed, Committing, StoredSnapshot, TransactionStatus
 from headwater.transactions.batch import Batch, Executed
 from headwater.transactions.range_deletion import DeletedRange
 from headwater.transactions.transaction import Isolation
@@ -56,7 +47,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class BlockingDatabase(BlockingReads, BlockingSingleWrites):
+class BlockingDatabase(BlockingReads, BlockingSingleWrites, BlockingAdministration):
     """A database on a server. Any number of threads may use it at once, over one connection.
 
     Each request has a connection to itself until it is answered, so threads do not wait for each
@@ -379,45 +370,3 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites):
     def model(self, name: str) -> BlockingReadModel:
         """The read model of a projection, as readers see it."""
         return BlockingReadModel(self._core.model(name))
-
-    def ping(self) -> Pong:
-        """Ask for the newest commit and the server's clock."""
-        return step(self._core.ping())
-
-    def stats(self) -> dict[str, Any]:
-        """The statistics of the server, by name."""
-        return step(self._core.stats())
-
-    def backup(self, name: str) -> Backup:
-        """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
-        return step(self._core.backup(name))
-
-    @property
-    def connections(self) -> BlockingConnections:
-        """The open connections to the server: list them, or close one."""
-        return BlockingConnections(self._core.connections)
-
-    @property
-    def rights(self) -> BlockingRights:
-        """The rights of users, and roles: give them, take them away, and list them."""
-        return BlockingRights(self._core.rights)
-
-    def users(self) -> list[str]:
-        """The names of the users. If there are none, the server asks nobody for a password."""
-        return step(self._core.users())
-
-    def add_user(self, name: str, password: str) -> None:
-        """Add a user. The client sends a verifier of the password, never the password.
-
-        Once there is a user, the server ends the connections that have not authenticated, this one
-        included.
-        """
-        step(self._core.add_user(name, password))
-
-    def set_password(self, name: str, password: str) -> None:
-        """Change a user's password."""
-        step(self._core.set_password(name, password))
-
-    def remove_user(self, name: str) -> None:
-        """Remove a user. The server ends its connections."""
-        step(self._core.remove_user(name))

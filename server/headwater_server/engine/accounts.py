@@ -341,6 +341,10 @@ class Accounts:
         """The account of a user, or None."""
         return find_account(self._state, self._sequencer.published, name)
 
+    def name_of(self, number: int) -> str | None:
+        """The name of the user with a number, even if it was removed; None for 0."""
+        return account_name(self._state, self._sequencer.published, number) if number else None
+
     def names(self) -> list[str]:
         """The names of the users, in order."""
         return list_accounts(self._state, self._sequencer.published)

@@ -224,6 +224,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "whoami": anyone,
     "connection_list": _needs("admin"),
     "connection_close": _needs("admin"),
+    # Who is no administrator sees the own ones alone.
+    "conflicts": anyone,
     "user_set": _needs("admin"),
     "user_remove": _needs("admin"),
     "user_list": _needs("admin"),

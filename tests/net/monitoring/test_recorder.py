@@ -116,8 +116,8 @@ async def test_conflicts_are_counted_by_kind_where_commits_are_refused() -> None
         await server.put(client, b"k", b"other")
         with pytest.raises(Conflict):
             await client.ask("commit", transaction, [["put", b"k", b"own"]])
-        assert server.engine.sequencer.refused == {"conflict": 1}
-        assert server.engine.sequencer.conflicts == {"read-write": 1}
+        assert server.engine.sequencer.refusals.codes == {"conflict": 1}
+        assert server.engine.sequencer.refusals.kinds == {"read-write": 1}
 
 
 async def test_a_request_that_is_served_in_steps_takes_from_its_first_step(

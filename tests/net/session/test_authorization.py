@@ -135,6 +135,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
     "whoami": [([], ())],
     "connection_list": [([], ("admin",))],
     "connection_close": [([10_000], ("admin",))],
+    "conflicts": [([], ()), ([TX], ())],
     "user_set": [(["zoe", bytes(16), 4096, bytes(32), bytes(32)], ("admin",))],
     "user_remove": [(["zoe"], ("admin",))],
     "user_list": [([], ("admin",))],

@@ -171,6 +171,22 @@ def _keys_in_order(
         yield commit, keys
 
 
+def keys_written(state: State, commit: int) -> Iterator[bytes]:
+    """The stored keys that a commit of the history window wrote, of all key spaces."""
+    if commit <= state.files.applied_commit:
+        entries = state.files.store.scan(Family.CHANGES, changes_key(commit))
+        for _, entry in entries:
+            for written, _, key in parse_changes(entry):
+                if written > commit:
+                    return
+                if written == commit:
+                    yield key
+        return
+    for table in state.memtables():
+        if table.base_commit < commit <= table.last_commit:
+            yield from (key for key in table.writes_of(commit)[::2] if key is not None)
+
+
 def _written(state: State, after: int, upto: int) -> Iterator[tuple[int, list[bytes]]]:
     """Each commit that wrote keys, in order, with those keys of all key spaces."""
     applied = state.files.applied_commit

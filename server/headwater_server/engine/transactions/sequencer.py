@@ -29,6 +29,7 @@ from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.memtable import ABORTED
 from headwater_server.engine.transactions.commit_answer import versions_after
 from headwater_server.engine.transactions.planning import Planner
+from headwater_server.engine.transactions.refusals import Refusals
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.engine.work_budget import Cutting, WorkBudget
@@ -113,8 +114,7 @@ class Sequencer:
         published, published_position: the newest commit and event that readers may see.
         published_time: the log's time as of the newest published record.
         forgotten_ids_end: time-based ids below these bytes may be forgotten.
-        refused: how many transactions were refused when they were planned, by error code.
-        conflicts: how many conflicts they had, by kind.
+        refusals: counts the transactions that were refused, and remembers those with a conflict.
         fenced: how many transactions were aborted.
     """
 
@@ -142,8 +142,7 @@ class Sequencer:
         self.published_position = state.last_position
         self.published_time = state.time
         self.forgotten_ids_end = ids_from(state.time.forget_before)
-        self.refused: dict[str, int] = {}
-        self.conflicts: dict[str, int] = {}
+        self.refusals = Refusals(state)
         self.fenced = 0
 
     def start(self, wall: Callable[[], int], monotonic: Callable[[], int]) -> None:
@@ -173,6 +172,7 @@ class Sequencer:
         try:
             planned = self.planner.plan(transaction, now, cutting)
         except HeadwaterError as error:
+            self.refusals.note_opened(error, transaction, self.clock.now())
             return self._failed(transaction.id, error)
         finally:
             if cutting is not None and cutting.interrupt is not None:
@@ -228,6 +228,7 @@ class Sequencer:
                 raise self.planner.refuse(transaction, user, buffer, failed_conditions, now, budget)
             planned = self.planner.plan_buffer(transaction, user, buffer, now, budget=budget)
         except HeadwaterError as error:
+            self.refusals.note(error, transaction, user, buffer, now)
             return self._failed(transaction, error)
         if budget is not None and budget.in_steps:
             self.end_plan()
@@ -329,10 +330,7 @@ class Sequencer:
         return Ticket(sequence, transaction, [view, time, None, None, {}])
 
     def _failed(self, transaction: bytes, error: HeadwaterError) -> Ticket:
-        self.refused[error.code] = self.refused.get(error.code, 0) + 1
-        for conflict in error.details.get("conflicts", ()):
-            kind = conflict["kind"]
-            self.conflicts[kind] = self.conflicts.get(kind, 0) + 1
+        self.refusals.count(error)
         return Ticket(self.sequence, transaction, [], error)
 
     def _answer_of(self, first: StoredEvent, last: StoredEvent) -> list[Any]:

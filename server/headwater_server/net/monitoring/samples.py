@@ -78,9 +78,9 @@ def _transactions(service: Service) -> Iterator[Sample]:
     sequencer, opened = engine.sequencer, engine.open_transactions
     yield "commits", (), engine.published
     yield "events", (), engine.published_position
-    for code, count in sequencer.refused.items():
+    for code, count in sequencer.refusals.codes.items():
         yield "commits_refused", (code,), count
-    for kind, count in sequencer.conflicts.items():
+    for kind, count in sequencer.refusals.kinds.items():
         yield "conflicts", (kind,), count
     yield "transactions_aborted", ("fenced",), sequencer.fenced
     yield "transactions_aborted", ("expired",), opened.expired

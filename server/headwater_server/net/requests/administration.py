@@ -5,6 +5,7 @@ from typing import Any
 from headwater_protocol.connection import ServerConnection
 from headwater_protocol.grants import BUILT_IN_ROLES, Grant
 from headwater_server.engine.accounts import Verifier, no_such_user
+from headwater_server.engine.transactions.explaining import explain_all
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net.session.account_changes import Concerns, nobody_logged_in, role, user
 from headwater_server.net.session.authentication import check_name
@@ -19,6 +20,23 @@ def stats(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
 def audit_read(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """The newest records of the audit log."""
     return session.connection.answer(request_id, session.service.audit.newest(arguments[0]))
+
+
+def conflicts(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Transactions that were refused for a conflict. Who is no administrator sees the own ones."""
+    transaction, limit = arguments
+    account = session.account
+    sees_all = account is None or account.rights is None or account.rights.is_admin
+    engine = session.service.engine
+    found = explain_all(
+        engine.sequencer.refusals,
+        engine.published,
+        engine.accounts.name_of,
+        transaction,
+        limit,
+        None if sees_all else session.user_number,
+    )
+    return session.connection.answer(request_id, found)
 
 
 def backup(session: Session, request_id: int, arguments: list[Any]) -> None:

@@ -1,0 +1,100 @@
+"""What a database tells of its server, and lets an administrator do: `db.stats()`, `db.users()`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from headwater.accounts.conflicts import RefusedTransaction, refused_of
+from headwater.accounts.connections import Connections
+from headwater.accounts.rights import Rights
+from headwater.errors import InvalidArgument
+from headwater.identifiers import transaction_bytes
+from headwater.records import Backup, Pong, time_of
+from headwater.transport.channel import Channel
+from headwater.transport.handshake import verifier
+from headwater_protocol.fields import Integer
+from headwater_protocol.limits import CONFLICTS_LISTED_MAX
+from headwater_protocol.vocabulary.accounts import NAME
+
+_LIMIT = Integer(1, CONFLICTS_LISTED_MAX)
+
+
+class Administration(ABC):
+    """The server of a database."""
+
+    @property
+    @abstractmethod
+    def _channel(self) -> Channel:
+        """The connections to the server."""
+
+    async def ping(self) -> Pong:
+        """Ask for the newest commit and the server's clock."""
+        commit, time = await self._channel.read("ping")
+        return Pong(commit, time_of(time))
+
+    async def stats(self) -> dict[str, Any]:
+        """The statistics of the server, by name."""
+        figures: dict[str, Any] = await self._channel.read("stats")
+        return figures
+
+    async def backup(self, name: str) -> Backup:
+        """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
+        return Backup(*await (await self._channel.connection()).ask("backup", name))
+
+    async def conflicts(
+        self, transaction: UUID | bytes | str | None = None, *, limit: int = 20
+    ) -> Sequence[RefusedTransaction]:
+        """The transactions that were refused for a conflict, the newest first.
+
+        The server remembers some hundred, until it ends. An administrator sees those of all users,
+        and what the winners wrote; everybody else sees their own.
+
+        Args:
+            transaction: only this one.
+            limit: at most so many.
+        """
+        _LIMIT(limit, "conflicts: limit")
+        try:
+            wanted = None if transaction is None else transaction_bytes(transaction)
+        except ValueError as error:
+            raise InvalidArgument(f"conflicts: {error}") from error
+        rows = await self._channel.read("conflicts", wanted, limit)
+        return [refused_of(row) for row in rows]
+
+    @property
+    def connections(self) -> Connections:
+        """The open connections to the server: list them, or close one."""
+        return Connections(lambda: self._channel)
+
+    @property
+    def rights(self) -> Rights:
+        """The rights of users, and roles: give them, take them away, and list them."""
+        return Rights(lambda: self._channel)
+
+    async def users(self) -> list[str]:
+        """The names of the users. If there are none, the server asks nobody for a password."""
+        names: list[str] = await self._channel.read("user_list")
+        return names
+
+    async def add_user(self, name: str, password: str) -> None:
+        """Add a user. The client sends a verifier of the password, never the password.
+
+        Once there is a user, the server ends the connections that have not authenticated, this one
+        included.
+        """
+        await self._set_user("add_user", name, password, create=True)
+
+    async def set_password(self, name: str, password: str) -> None:
+        """Change a user's password."""
+        await self._set_user("set_password", name, password, create=False)
+
+    async def remove_user(self, name: str) -> None:
+        """Remove a user. The server ends its connections."""
+        await self._channel.administer("user_remove", name)
+
+    async def _set_user(self, place: str, name: str, password: str, *, create: bool) -> None:
+        NAME(name, f"{place}: name")
+        if not password:
+            raise InvalidArgument(f"{place}: the password is empty")
+        await self._channel.administer("user_set", name, *verifier(password), create)
