@@ -163,10 +163,10 @@ class SimulatedReadiness:
         self._changed = trio.lowlevel.ParkingLot()
 
     def fileno(self) -> int:
-        """The descriptor that is passed to `wait`."""
+        """The descriptor that is passed to `wait_readable`."""
         return -1
 
-    async def wait(self, _descriptor: int) -> None:
+    async def wait_readable(self, _descriptor: int) -> None:
         """Return once one of the sockets is ready."""
         await trio.lowlevel.checkpoint()
         while not self._ready():
@@ -200,6 +200,10 @@ class SimulatedReadiness:
         self._random.shuffle(ready)
         return ready
 
+    def wait(self, _seconds: float) -> bool:
+        """Whether a socket is ready now: time passes only in the event loop."""
+        return bool(self._ready())
+
     def _ready(self) -> list[tuple[Any, int]]:
         found = [
             (owner, watched.readiness() & interest)
@@ -223,4 +227,4 @@ class SimulatedReadiness:
 def driver(source: random.Random) -> Callable[[Service], PlainSockets]:
     """A factory of the real driver over in-memory sockets."""
     readiness = SimulatedReadiness(source)
-    return partial(PlainSockets, readiness=readiness, wait_readable=readiness.wait)
+    return partial(PlainSockets, readiness=readiness, wait_readable=readiness.wait_readable)

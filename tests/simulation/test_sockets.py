@@ -26,7 +26,7 @@ class Ends:
 
     async def connect(self) -> tuple[trio.abc.Stream, SimulatedSocket]:
         client = await self.network.opener("client")()
-        await self.readiness.wait(self.readiness.fileno())
+        await self.readiness.wait_readable(self.readiness.fileno())
         assert self.readiness.ready() == [("listener", READ)]
         server, address = self.listener.accept()
         assert address[0].startswith("client/")
@@ -46,7 +46,7 @@ async def test_a_socket_is_readable_once_bytes_have_arrived(
     assert ends.readiness.ready() == []
     with pytest.raises(BlockingIOError):
         server.recv(10)
-    await ends.readiness.wait(-1)
+    await ends.readiness.wait_readable(-1)
     assert trio.current_time() - began >= 0.5
     assert ends.readiness.ready() == [("server", READ)]
     received = server.recv(3)
@@ -62,7 +62,7 @@ async def test_the_end_of_a_connection_is_read_as_no_bytes(
     ends = Ends()
     client, server = await ends.connect()
     await client.aclose()
-    await ends.readiness.wait(-1)
+    await ends.readiness.wait_readable(-1)
     assert server.recv(10) == b""
 
 
@@ -72,7 +72,7 @@ async def test_a_cut_connection_is_ready_and_fails(
     ends = Ends()
     _, server = await ends.connect()
     ends.network.die()
-    await ends.readiness.wait(-1)
+    await ends.readiness.wait_readable(-1)
     assert ends.readiness.ready() == [("server", READ)]
     with pytest.raises(ConnectionResetError):
         server.recv(10)

@@ -81,3 +81,12 @@ def test_a_closed_socket_can_be_unregistered(readiness: Readiness[str], pair: Pa
     ours.close()
     readiness.unregister(ours)
     assert readiness.ready() == []
+
+
+def test_a_wait_tells_whether_a_socket_became_ready(readiness: Readiness[str], pair: Pair) -> None:
+    ours, theirs = pair
+    readiness.register(ours, READ, "ours")
+    assert not readiness.wait(0.001)
+    theirs.send(b"x")
+    assert readiness.wait(60.0)
+    assert readiness.ready() == [("ours", READ)]

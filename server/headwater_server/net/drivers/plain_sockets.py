@@ -8,6 +8,7 @@ are in one set (readiness.py), and trio waits for its descriptor (epoll on Linux
                               --> while there are commits and more connections are ready: serve them
                               --> one sync for all
                               --> each served connection: send its output
+                              --> if it was only one: linger for its next request (lingering.py)
                               --> back to trio, where the committer starts its sync
 
 So one wake-up serves every ready connection, all their commits go into one group, and each
@@ -29,6 +30,7 @@ import structlog
 import trio
 
 from headwater_protocol.errors import HeadwaterError
+from headwater_server.net.drivers.lingering import Lingering
 from headwater_server.net.drivers.readiness import READ, WRITE, Readiness, open_readiness
 from headwater_server.net.service import Service
 from headwater_server.net.session.session import Session, open_session
@@ -100,6 +102,7 @@ class PlainSockets:
         self._receive_size = service.settings.session.receive_size
         self._readiness: Readiness[_Registered] = readiness or open_readiness()
         self._turn_of_all = service.connections_turn
+        self._lingering = Lingering(self._readiness.wait, service.connections_turn.now)
         self._listeners: list[_Listener] = []
         self._accepting = True
         self._connections: dict[_Connection, None] = {}
@@ -133,6 +136,16 @@ class PlainSockets:
                 # sockets are ready already. But the end of a running sync must not wait for us.
                 if len(ready) < READY_MIN or self._service.group_commit.busy:
                     break
+            if len(ready) == 1 and self._lingering.begin_row():
+                self._linger()
+
+    def _linger(self) -> None:
+        """Serve further requests that come soon, while no other task here has work."""
+        group_commit = self._service.group_commit
+        while not self.to_flush and not self._to_run and not group_commit.busy:
+            if not self._lingering.comes():
+                return
+            self._turn(self._readiness.ready()[:CONNECTIONS_PER_TURN_MAX])
 
     async def _serve_others(self) -> None:
         while True:

@@ -16,6 +16,8 @@ WRITE: Final = selectors.EVENT_WRITE
 _IN: Final = 0x001  # EPOLLIN
 _OUT: Final = 0x004  # EPOLLOUT
 
+_SELECT_DESCRIPTORS: Final = 1024  # FD_SETSIZE
+
 T = TypeVar("T")
 
 
@@ -40,6 +42,10 @@ class Readiness(Protocol[T]):
 
     def ready(self) -> list[tuple[T, int]]:
         """The owners of the ready sockets, each with READ, WRITE or both. Never blocks."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Block until a socket is ready; False if none was within *seconds*."""
         ...
 
     def close(self) -> None:
@@ -75,6 +81,10 @@ class AnySystem(Generic[T]):
         """See Readiness."""
         return [(key.data, events) for key, events in self._selector.select(0)]
 
+    def wait(self, seconds: float) -> bool:
+        """See Readiness."""
+        return bool(self._selector.select(seconds))
+
     def close(self) -> None:
         """See Readiness."""
         self._selector.close()
@@ -85,6 +95,9 @@ class Epoll(Generic[T]):
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        descriptor = self._epoll.fileno()
+        # `select` takes no greater descriptors. This one is among the first of the process.
+        self._watched = [descriptor] if descriptor < _SELECT_DESCRIPTORS else []
         self._owners: dict[int, T] = {}
         self._interests: dict[int, int] = {}
         self._descriptors: dict[socket.socket, int] = {}
@@ -123,6 +136,12 @@ class Epoll(Generic[T]):
             (owners[descriptor], READ if event == _IN else self._told(descriptor, event))
             for descriptor, event in self._epoll.poll(0)
         ]
+
+    def wait(self, seconds: float) -> bool:
+        """See Readiness."""
+        # epoll itself waits for whole milliseconds.
+        watched = self._watched
+        return bool(watched and select.select(watched, (), (), seconds)[0])
 
     def _told(self, descriptor: int, event: int) -> int:
         # After an error or a hang-up, report everything waited for: the next call gets the error.
