@@ -48,6 +48,8 @@ class BlockingConnection(Connection):
         self.deadline: float | None = None
         self._expects_pushes = False
         self._torn = False
+        # Poll objects that no thread uses now.
+        self._polls = [select.poll()]
         # All locks are reentrant, because a signal handler may use the database, too.
         self._using = threading.RLock()
         self._lock = threading.RLock()
@@ -91,6 +93,8 @@ class BlockingConnection(Connection):
                     self._receive_until(reply)
         finally:
             self._leave()
+        if reply.done and reply.error is None:
+            return reply.payload
         return self._outcome(reply)
 
     async def exchange(
@@ -144,7 +148,8 @@ class BlockingConnection(Connection):
     def _check_usable(self) -> None:
         if self._torn:
             self.close(ConnectionLost(f"a message with {self.name} was interrupted"))
-        super()._check_usable()
+        if self.closed:
+            raise self.lost()
 
     def _leave(self) -> None:
         """End the use of the connection."""
@@ -164,15 +169,9 @@ class BlockingConnection(Connection):
         """Receive until *reply* is done, within the timeout of an answer."""
         until = self.deadline or time.monotonic() + self._timeout
         while not reply.done and not self.closed:
-            came = self._receive_some(until)
-            # The clock counts even if something came, or a byte now and then would be enough.
-            if not came or (time.monotonic() >= until and not self._is_done(reply)):
+            # This looks at the clock first, or a byte now and then would be enough.
+            if not self._receive_some(until):
                 self.close(TimedOut(f"no answer from {self.name} within {self._timeout:g} s"))
-
-    @staticmethod
-    def _is_done(reply: Reply) -> bool:
-        """Whether the reply has been filled by what was received."""
-        return reply.done
 
     def _receive_push(self, reply: Reply) -> None:
         """Receive until *reply* is done, which may take any time. If all is silent, send pings."""
@@ -197,8 +196,12 @@ class BlockingConnection(Connection):
 
     def _receive_some(self, until: float) -> bool:
         """Receive what is there. Returns False if nothing came until the time *until*."""
-        # TLS may have received more than it has handed out. Then the socket says nothing of it.
-        waits_for = 0 if self._tls else select.POLLIN
+        waits_for = select.POLLIN
+        if self._tls:
+            # TLS may have received more than it has handed out. Then the socket says nothing of it.
+            waits_for = 0
+            if time.monotonic() >= until:
+                return False
         while True:
             if waits_for and not self._wait_for(waits_for, until):
                 return False
@@ -229,9 +232,15 @@ class BlockingConnection(Connection):
         left = until - time.monotonic()
         if left <= 0:
             return False
-        poll = select.poll()
+        try:
+            poll = self._polls.pop()
+        except IndexError:
+            # This one is in use: a signal handler interrupted the wait.
+            poll = select.poll()
         poll.register(self._socket, event)
-        return bool(poll.poll(min(left, _POLL_S_MAX) * 1000))
+        ready = poll.poll(1000 * (left if left < _POLL_S_MAX else _POLL_S_MAX))
+        self._polls.append(poll)
+        return bool(ready)
 
     # Sending. The lock is held.
 
