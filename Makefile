@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-connections journey fixture wheel clean
+.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-connections bench-unkind journey fixture wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -146,6 +146,9 @@ bench-paired: $(READY)  ## Compare with the checkout at BASE in alternating runs
 
 bench-connections: $(READY)  ## Measure threads on one database, tasks on one key, much written at once
 	$(BIN)/python -m bench.connections
+
+bench-unkind: $(READY)  ## Measure the memory of a server with 10,000 unkind connections
+	$(BIN)/python -m bench.unkind
 
 journey: $(READY)  ## Count the calls, functions and modules of each kind of request
 	HEADWATER_PURE=1 $(BIN)/python -m bench.journey

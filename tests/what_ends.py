@@ -194,7 +194,7 @@ TIMES: Final[dict[str, list[Ends]]] = {
             "`--memory-max`",
         ),
         Ends(
-            "More than 64 KiB of an incomplete request or of unread answers without any progress",
+            "More than 4 KiB of an incomplete request or of unread answers without any progress",
             _ms(_SERVER, "unmoved_ms_max"),
             "The connection is closed.",
             (errors.ConnectionLost,),

@@ -8,6 +8,7 @@ import click
 import trio
 
 from headwater_protocol.exit_codes import DISK_FAILED
+from headwater_server.cli.allocator import return_large_blocks
 from headwater_server.cli.descriptors import raise_limit
 from headwater_server.cli.failures import one_line
 from headwater_server.cli.options import server_options, settings_from
@@ -33,6 +34,7 @@ def serve(**values: Any) -> None:
     settings = settings_from(values)
     logs.configure(settings.log_format, settings.log_level)
     raise_limit()
+    return_large_blocks()
     with one_line():
         try:
             trio.run(run_server, settings)

@@ -21,6 +21,7 @@ from headwater_protocol.errors import (
     ShuttingDown,
     TooMany,
 )
+from headwater_protocol.limits import KIB
 from headwater_server.engine.accounts import Account
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EventFilter
@@ -200,6 +201,8 @@ class Service:
         opened.size_max = min(opened.size_max, size_max // 4)
         commits = self.group_commit
         commits.waiting_size_max = min(commits.waiting_size_max, size_max // 4)
+        groups = self.engine.groups
+        groups.windows_max = min(groups.windows_max, size_max // 8 // KIB)
         return MemoryBudget(
             size_max,
             stalled_s_max=settings.stalled_ms_max / 1000,
@@ -453,7 +456,9 @@ class Service:
     def count_memory(self) -> None:
         """Count what is held beside connections. Call this about once a second."""
         self._groups_size = self.engine.groups.held_size()
-        self.memory_budget.note_others(sum(self.held_by_others().values()))
+        self.memory_budget.note_others(
+            sum(self.held_by_others().values()), connections=len(self.sessions)
+        )
 
     def check_memory(self, what: str) -> None:
         """Refuse to open a subscription or a membership if too much is held beside connections.
@@ -461,7 +466,9 @@ class Service:
         Raises:
             TooMany: it is half of the memory budget.
         """
-        self.memory_budget.note_others(sum(self.held_by_others().values()))
+        self.memory_budget.note_others(
+            sum(self.held_by_others().values()), connections=len(self.sessions)
+        )
         self.memory_budget.check_others(what)
 
     def stats(self) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class ServerSettings:
 
     memory_size_max: int | None = None
     """Bytes of incomplete requests, waiting requests and unread answers, over all connections,
-    not counting 64 KiB for each connection. None: a quarter of the memory of the machine or
+    not counting 4 KiB for each connection. None: a quarter of the memory of the machine or
     container, at most 1 GiB. Without this bound, 10,000 clients could make us hold 160 GB."""
 
     stalled_ms_max: int = 30 * SECOND_MS
@@ -133,7 +133,7 @@ class ServerSettings:
     without any progress, before its connection is closed."""
 
     unmoved_ms_max: int = 600 * SECOND_MS
-    """How long more than 64 KiB of an incomplete request, or of unread answers, may be held for a
+    """How long more than 4 KiB of an incomplete request, or of unread answers, may be held for a
     connection without any progress, before it is closed."""
 
     descriptors_kept: int = 600

@@ -7,9 +7,12 @@ import pytest
 from trio.testing import wait_all_tasks_blocked
 
 from headwater_protocol.errors import TooMany
-from headwater_protocol.limits import MIB
+from headwater_protocol.frames import encode_frame
+from headwater_protocol.limits import KIB, MIB
+from headwater_protocol.messages import encode
 from headwater_server.engine.consumer_groups import progress
 from headwater_server.net.session.memory_budget import MemoryBudget
+from headwater_server.net.session.session import open_session
 from tests.net.serving import Client, MemoryServer, serving, settings
 
 SIZE_MAX = 8 * MIB
@@ -91,12 +94,9 @@ async def fill_groups(server: MemoryServer, client: Client, count: int, events: 
         await client.ask("execute", server.new_id(), [], [], writes)
 
 
-async def test_all_groups_together_read_ahead_a_bounded_number_of_positions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_all_groups_together_read_ahead_a_bounded_number_of_positions() -> None:
     """1000 groups with a member each read 4096 positions ahead, and took gigabytes."""
-    monkeypatch.setattr(progress, "WINDOWS_MAX", 1000)
-    async with serving() as server:
+    async with serving(replace(settings(), memory_size_max=SIZE_MAX)) as server:
         client = await server.connect()
         await fill_groups(server, client, 20, 2000)
         member = await server.connect()
@@ -104,7 +104,7 @@ async def test_all_groups_together_read_ahead_a_bounded_number_of_positions(
             await member.ask("group_join", f"g{number}", 0)
         await wait_all_tasks_blocked()
         read = [group.progress.pending for group in server.engine.groups.active.values()]
-        assert sum(read) <= 1000 + 20 * progress.WINDOW_MIN
+        assert sum(read) <= SIZE_MAX // 8 // KIB + 20 * progress.WINDOW_MIN
         assert min(read) >= progress.WINDOW_MIN
         server.server.service.count_memory()
         assert memory(server)["groups"] > 20 * 1024
@@ -114,3 +114,25 @@ async def test_all_groups_together_read_ahead_a_bounded_number_of_positions(
         assert server.engine.groups.window(0) > progress.WINDOW_MIN, (
             "what is left may read further ahead"
         )
+
+
+async def test_an_answer_that_is_partly_sent_counts_with_all_that_it_keeps() -> None:
+    """The rest was a view of the whole answer, and only the rest was counted."""
+    async with serving(settings()) as server:
+        client = await server.connect()
+        await client.ask("execute", server.new_id(), [], [], [["put", b"k", bytes(MIB)]])
+        session = open_session(server.server.service, "by hand", lambda: None)
+        session.receive(encode_frame(encode([1, "hello", 1])))
+        session.sent(len(session.output()))
+        session.receive(encode_frame(encode([2, "get", None, b"k"])))
+        whole = session.held_size
+        assert whole > MIB
+        sent = 0
+        while session.output_size:
+            size = min(100_000, len(session.output()))
+            session.sent(size)
+            sent += size
+            kept = sum(len(getattr(each, "obj", each)) for each in session._output)
+            assert session.held_size == kept
+            assert whole - sent <= kept <= 2 * (whole - sent)
+        session.close()

@@ -29,7 +29,7 @@ from headwater_server.engine.consumer_groups import describing
 from headwater_server.engine.consumer_groups.erasing import without_reasons
 from headwater_server.engine.consumer_groups.group import ConsumerGroup
 from headwater_server.engine.consumer_groups.host import Turn
-from headwater_server.engine.consumer_groups.progress import PARKED_MAX, window_of
+from headwater_server.engine.consumer_groups.progress import PARKED_MAX, WINDOWS_MAX, window_of
 from headwater_server.engine.consumer_groups.records import (
     Definition,
     GroupSettings,
@@ -71,6 +71,7 @@ class Groups:
         active: those with members, by name.
         touched: names of groups that a request or a commit has changed since their last turn, for
             whoever gives them turns.
+        windows_max: positions that all groups together read ahead.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Groups:
         self.active: dict[str, ConsumerGroup] = {}
         self.touched: dict[str, None] = {}
         # Positions that all groups have read ahead, counted anew once a second.
-        self._pending = 0
+        self._pending, self.windows_max = 0, WINDOWS_MAX
         self.reader = partial(reader, step=True)
         self.wall_clock = clock
         self._state = state
@@ -108,7 +109,7 @@ class Groups:
 
     def window(self, pending: int) -> int:
         """Positions that a group may read ahead that has *pending* ones; see WINDOWS_MAX."""
-        return window_of(pending, self._pending)
+        return window_of(pending, self.windows_max - self._pending)
 
     def held_size(self) -> int:
         """About the bytes that the groups with members take in memory. Call this once a second."""

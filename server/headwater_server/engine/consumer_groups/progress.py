@@ -72,9 +72,9 @@ Write = Callable[[list[bytes | None]], int]
 """Commits key, value, …; returns the sequence number at which this is durable."""
 
 
-def window_of(pending: int, pending_of_all: int) -> int:
-    """Positions that a group may read ahead that has *pending* ones; see WINDOWS_MAX."""
-    return max(WINDOW_MIN, min(WINDOW_MAX, pending + (WINDOWS_MAX - pending_of_all) // 8))
+def window_of(pending: int, left: int) -> int:
+    """Positions that a group may read ahead that has *pending*; *left*: of WINDOWS_MAX."""
+    return max(WINDOW_MIN, min(WINDOW_MAX, pending + left // 8))
 
 
 def stored_position(state: State, view: int, definition: Definition) -> int:

@@ -30,8 +30,8 @@ from headwater_protocol.limits import KIB, MIB
 
 _log = structlog.get_logger(__name__)
 
-FREE_SIZE: Final = 64 * KIB
-"""Bytes that a connection may hold without being charged: one read from a socket."""
+FREE_SIZE: Final = 4 * KIB
+"""Bytes that a connection may hold without being charged: nearly all requests and answers."""
 
 SIZE_DEFAULT_MAX: Final = 1024 * MIB
 """Bytes of the default budget, however much memory the machine has."""
@@ -104,10 +104,11 @@ class MemoryBudget:
         self._moved_at: dict[Holder, float] = {}
         self._paused: dict[Holder, None] = {}
 
-    def note_others(self, size: int) -> None:
-        """Transactions, subscriptions and groups hold *size* bytes."""
+    def note_others(self, size: int, connections: int = 0) -> None:
+        """Transactions, subscriptions and groups hold *size* bytes, beside so many connections."""
         self.others = size
-        self._room = self.size_max - min(size, self.size_max // 2)
+        free = connections * FREE_SIZE
+        self._room = self.size_max - min(size + free, self.size_max // 2)
         self._pause_size = self._room * 3 // 4
         self._resume_size = self._room // 2
 

@@ -76,7 +76,7 @@ class Session:
         self.authentications_failed = 0
         self.connection = ServerConnection()
         self.feeds: dict[int, Channel] = {}
-        self.output_size = 0
+        self.output_size = self._sent_part = 0
         self.output_blocked = self.suspended = self.waiting_to_write = False
         self.wants_input = True
         self.runnable = False
@@ -134,8 +134,7 @@ class Session:
             self._update_readiness()
             if not later:
                 self.run()
-        # After whole requests, the rest is part of one receive, which FREE_SIZE covers.
-        self._partial_size = 0 if items else self.connection.buffered_size
+        self._partial_size = self.connection.buffered_size
         if self._charged or self._backlog or self._partial_size > FREE_SIZE:
             self._charge_memory(moved=True)
 
@@ -345,6 +344,7 @@ class Session:
                 break
         joined = b"".join(chunks[:count])
         chunks[:count] = [joined]
+        self._sent_part = 0
         return joined
 
     def sent(self, size: int) -> None:
@@ -355,9 +355,15 @@ class Session:
         first = self._output[0]
         if size == len(first):
             del self._output[0]
+            self._sent_part = 0
         elif size:
-            # A view: a large answer goes out in many pieces, and copying each would cost much.
-            self._output[0] = memoryview(first)[size:]
+            # A view, as copies cost much. But it keeps the whole answer, so copy when half is sent.
+            view = memoryview(first)[size:]
+            self._sent_part += size
+            if self._sent_part < len(view):
+                self._output[0] = view
+            else:
+                self._output[0], self._sent_part = bytes(view), 0
         self.output_size -= size
         if self._charged:
             self._charge_memory(moved=size > 0)
@@ -371,8 +377,9 @@ class Session:
 
     @property
     def held_size(self) -> int:
-        """Bytes received and not yet served, plus bytes not yet sent."""
-        return self.connection.buffered_size + self._backlog_size + self.output_size
+        """Bytes received and not yet served, plus those of answers that are not yet sent."""
+        received = self.connection.buffered_size + self._backlog_size
+        return received + self.output_size + self._sent_part
 
     @property
     def authenticated(self) -> bool:
@@ -472,7 +479,7 @@ class Session:
         self._backlog_size = 0
         if output:
             self._output.clear()
-            self.output_size = 0
+            self.output_size = self._sent_part = 0
         if self._charged:
             self._charge_memory(moved=False)
 
