@@ -6,7 +6,8 @@ These sources of randomness and time are controlled:
   a set. Two private names of its scheduler control both; trio's Hypothesis plugin sets the same
   two. There is no public way.
 - The client makes transaction ids from the clock and os.urandom, and its backoff from the global
-  random source. Its module of ids gets both from the seed, and the global source is seeded.
+  random source. Its module of ids gets both from the seed, and the global source is seeded. The
+  clock of projections, which says since when a stream is parked, is that of the world.
 - Time is a mock clock, which jumps when all tasks wait.
 - The server's log is captured and is part of the trace.
 
@@ -26,6 +27,7 @@ import trio
 from trio.testing import MockClock
 
 from headwater import identifiers
+from headwater.projections import follower, releasing
 
 START_US: Final = 1_700_000_000_000_000
 """The wall clock at the beginning of a world, in microseconds since 1970."""
@@ -67,11 +69,14 @@ def _scheduler(seed: int) -> Iterator[None]:
 @contextmanager
 def _client_chance(seed: int) -> Iterator[None]:
     noise = source(seed, "transaction ids")
+    clock = SimpleNamespace(time_ns=lambda: wall_clock() * 1000)
     state = random.getstate()
     random.seed(f"{seed} pauses")
     with (
         replaced(identifiers, "os", SimpleNamespace(urandom=noise.randbytes)),
-        replaced(identifiers, "time", SimpleNamespace(time_ns=lambda: wall_clock() * 1000)),
+        replaced(identifiers, "time", clock),
+        replaced(follower, "time", clock),
+        replaced(releasing, "time", clock),
     ):
         try:
             yield

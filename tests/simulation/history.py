@@ -255,6 +255,11 @@ def erased_element(position: int) -> str:
     return f"~{position}"
 
 
+def is_of_a_client(key: Key) -> bool:
+    """Whether a key is not one of a projection: those begin with "$"."""
+    return not str(key[0]).startswith("$")
+
+
 class Seen(NamedTuple):
     """An event as it was delivered or read."""
 
@@ -273,6 +278,7 @@ class Feed:
     Attributes:
         floors: for each event, the newest commit that any client knew when the subscription that
             delivered it was opened.
+        position: what the subscription told as its position, where the next one begins.
     """
 
     client: str
@@ -285,6 +291,7 @@ class Feed:
     events: list[Seen] = field(default_factory=list)
     floors: list[int] = field(default_factory=list)
     caught_up: int = 0
+    position: int = 0
 
     def wants(self, event: Seen) -> bool:
         """Whether an event matches its filter."""
@@ -324,12 +331,18 @@ class StatusAnswer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """The contents of a database, read at the end."""
+    """The contents of a database, read at the end.
+
+    Attributes:
+        keys: without those of the projection.
+        projected: the versions of each stream that the projection has handled.
+    """
 
     commits: list[Logged]
     events: list[Seen]
     keys: list[tuple[Key, Any]]
     streams: dict[str, list[Seen]]
+    projected: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -341,6 +354,11 @@ class History:
         acknowledged: the newest commit that any client knows.
         grouped: whether there is a consumer group, whose state the server commits itself.
         consumed: the category that the group has consumed completely, if it has.
+        projecting: whether there is a projection, whose commits are of no client's attempt.
+        projected: the category that the projection has handled completely, if it has.
+        skipped: the positions of events that the projection was told to skip.
+        raised: the stream and version of each event at which its handler has raised.
+        reports: what the projections have logged.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -350,6 +368,11 @@ class History:
     acknowledged: int = 0
     grouped: bool = False
     consumed: str = ""
+    projecting: bool = False
+    projected: str = ""
+    skipped: set[int] = field(default_factory=set)
+    raised: list[tuple[str, int]] = field(default_factory=list)
+    reports: list[str] = field(default_factory=list)
     ticks: int = 0
 
     @property

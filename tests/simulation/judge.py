@@ -18,6 +18,7 @@ from tests.simulation.history import (
     Read,
     Scan,
 )
+from tests.simulation.projecting import wrongly_projected
 from tests.simulation.replay import check_history
 from tests.simulation.workloads import ACCOUNTS, BALANCE, PAIRS
 
@@ -30,6 +31,7 @@ def judge(history: History, dump: Dump | None) -> list[str]:
     if dump is not None:
         problems += check_history(history, dump)
         problems += not_consumed(history, dump)
+        problems += wrongly_projected(history, dump)
     return problems
 
 

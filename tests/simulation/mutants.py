@@ -1,8 +1,9 @@
 """Planted defects: they show that the simulation detects bugs.
 
-Each mutant is a bug that a database like this could have, as a patch in this module or in
-fast_paths.py. It has a regular expression for the problem that must be reported, and the kind of
-world in which it must be. A mutant that no check detects shows a gap in the simulation:
+Each mutant is a bug that a database like this could have, as a patch in this module, in
+fast_paths.py or in guarantees.py. It has a regular expression for the problem that must be
+reported, and the kind of world in which it must be. A mutant that no check detects shows a gap in
+the simulation:
 
     python -m tests.simulation.mutants            all of them (make mutants)
     python -m tests.simulation.mutants "a name"   one
@@ -54,6 +55,7 @@ from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 from tests.simulation.determinism import replaced
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
 from tests.simulation.fast_paths import FAST_PATHS
+from tests.simulation.guarantees import GUARANTEES
 from tests.simulation.leases import EXPIRIES
 from tests.simulation.plan import draw
 from tests.simulation.planted import (
@@ -696,6 +698,7 @@ MUTANTS: Final[Sequence[Mutant]] = (
         "calm",
     ),
     *FAST_PATHS,
+    *GUARANTEES,
     *EXPIRIES,
 )
 

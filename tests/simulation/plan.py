@@ -84,6 +84,9 @@ class Plan:
         actions: number of actions of each client.
         think_s: average seconds between two actions.
         consumers: members of a consumer group; 0: there is no group.
+        projectors: processes that run a projection; 0: there is none.
+        batched, batch_size, attempts: of the projection.
+        unreadable: the share of events that no client can decode.
         mix: how often each workload is chosen.
         driver: the driver of connections: the real server's loop over plain sockets, or one task
         for
@@ -115,12 +118,22 @@ class Plan:
     actions: int
     think_s: float
     consumers: int
+    projectors: int
+    batched: bool
+    batch_size: int
+    attempts: int
+    unreadable: float
     mix: dict[str, int]
 
     @property
     def is_broken(self) -> bool:
         """The disk may become unreadable: the database may refuse, but not tell lies."""
         return self.kind in ("rot", "reads")
+
+    @property
+    def is_faultless(self) -> bool:
+        """Nothing fails but what the clients do themselves."""
+        return self.kind == "calm" and not self.troubles and not self.network.faulty
 
     @property
     def excuses_errors(self) -> bool:
@@ -160,6 +173,8 @@ _ROCKS_SHARE: Final = 0.05
 def draw(seed: int, kind: Kind | None = None) -> Plan:
     """The plan of a seed. *kind*, if given, replaces the drawn one."""
     dice = source(seed, "plan")
+    projection = source(seed, "projection")
+    projectors = projection.choice((0, 0, 1, 2))
     drawn = dice.choice(KINDS)
     if source(seed, "store reads").random() < _STORE_READS_SHARE:
         drawn = "store reads"
@@ -197,12 +212,17 @@ def draw(seed: int, kind: Kind | None = None) -> Plan:
         actions=dice.randint(15, 30),
         think_s=dice.choice((0.001, 0.01, 0.05)),
         consumers=consumers,
+        projectors=projectors,
+        batched=projection.random() < 0.3,
+        batch_size=projection.choice((1, 3, 500)),
+        attempts=projection.choice((1, 2, 3)),
+        unreadable=source(seed, "unreadable").choice((0.0, 0.1, 0.3)),
         mix=_mix(dice)
         | ({"kept": 15} if thinning else {})
         | {"hollow": shipped.choice((0, 1, 3)), "aging": shipped.choice((0, 1, 4))}
-        # Commits of consumer groups belong to no client either, so the replay could not tell which
-        # of them delete expired keys.
-        | {"leases": 0 if consumers else source(seed, "leases").choice((0, 1, 4))},
+        # Commits of groups and projections belong to no client either, so the replay could not tell
+        # which of them delete expired keys.
+        | {"leases": 0 if consumers or projectors else source(seed, "leases").choice((0, 1, 4))},
     )
 
 

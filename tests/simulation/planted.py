@@ -13,7 +13,8 @@ LOSS: Final = (
 )
 WRONG_READ: Final = "is not what commit|at no commit|in all accounts"
 FEED: Final = "subscribed after|caught up"
-CONSUMED: Final = "consumed an event out of order|were consumed"
+CONSUMED: Final = "consumed an event out of order|were not consumed"
+PROJECTED: Final = "the projection passed over|the projection handled|the projection stands still"
 VISIBLE: Final = (
     "is not what commit|at no commit|not serializable|on condition of|had hidden|at the end"
 )

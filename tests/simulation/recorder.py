@@ -45,6 +45,7 @@ from tests.simulation.history import (
     Scan,
     StatusAnswer,
     Truncate,
+    is_of_a_client,
     tags_of,
 )
 from tests.simulation.model import fold
@@ -108,7 +109,8 @@ class Recording:
     async def scan(
         self, prefix: Key, *, limit: int | None = None, reverse: bool = False
     ) -> list[tuple[Key, Any]]:
-        items = [item async for item in self._reads.scan(prefix, limit=limit, reverse=reverse)]
+        pages = self._reads.scan(prefix, limit=limit, reverse=reverse)
+        items = [(key, value) async for key, value in pages if is_of_a_client(key)]
         self.attempt.operations.append(Scan(prefix, limit, reverse, items))
         return items
 
@@ -142,7 +144,7 @@ class Recording:
 
     async def load(self, stream: str, schema: int) -> tuple[int, Any]:
         loaded = await self._reads.load(stream, schema=schema)
-        elements = [event.data for event in loaded.events]
+        elements = [element_of(event) for event in loaded.events]
         state = fold(schema, elements, loaded.snapshot.state if loaded.snapshot else None)
         self.attempt.operations.append(Load(stream, schema, loaded.version, state))
         return loaded.version, state
@@ -264,6 +266,7 @@ class Recorder:
         database: the object of the client library.
         dice: the client's random source.
         surprises: errors that no client should get if the disk works.
+        unreadable: the share of its events that no client can decode.
     """
 
     def __init__(
@@ -274,12 +277,14 @@ class Recorder:
         dice: random.Random,
         trace: Trace,
         surprises: list[str],
+        unreadable: float = 0.0,
     ) -> None:
         self.history = history
         self.client = client
         self.database = database
         self.dice = dice
         self.surprises = surprises
+        self.unreadable = unreadable
         self._fenced = history.fenced
         self._trace = trace
 

@@ -79,8 +79,8 @@ def check_history(history: History, dump: Dump) -> list[str]:
     model = Model()
     for logged in dump.commits:
         attempt = by_identity.get(logged.transaction) or by_commit.get(logged.commit)
-        if attempt is None and history.grouped and not logged.events:
-            # A commit of a consumer group. It must not change any key of a client.
+        if attempt is None and (history.grouped or history.projecting) and not logged.events:
+            # A commit of a consumer group or a projection. It must not change any key of a client.
             model.commit([], logged.time)
             continue
         expired = model.expired(logged.time)

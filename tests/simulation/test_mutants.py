@@ -11,7 +11,7 @@ from headwater_server.storage import wal
 from tests.simulation.mutants import MUTANTS, hunt
 
 FOLDER: Final = Path(__file__).parent
-PLANTED: Final = {"mutants.py", "planted.py", "fast_paths.py", "test_mutants.py"}
+PLANTED: Final = {"mutants.py", "planted.py", "fast_paths.py", "guarantees.py", "test_mutants.py"}
 
 pytestmark = pytest.mark.source
 

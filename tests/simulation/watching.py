@@ -6,6 +6,7 @@ import trio
 
 import headwater
 from headwater.database import Database
+from tests.simulation import unreadable
 from tests.simulation.history import Feed, History, Seen, erased_element
 
 _WINDOWS = (1, 3, 50, 4096)
@@ -38,12 +39,12 @@ async def watch(
     Raises:
         headwater.HeadwaterError: the connection is lost permanently, or could not be opened.
     """
-    position = feed.events[-1].position if feed.events else feed.after
     patience = dice.choice((5, 50, 1000))
+    one_by_one = goal.position is None and dice.random() < 0.3
     lazy = dice.random() < 0.3
     floor = history.acknowledged
     async with database.subscribe(
-        after=position,
+        after=feed.position,
         category=feed.category,
         stream=feed.stream,
         prefix=feed.prefix,
@@ -52,7 +53,18 @@ async def watch(
         window=dice.choice(_WINDOWS),
     ) as subscription:
         goal.waiting.add(feed.client)
+        if one_by_one:
+            # It may end within a batch. Whoever goes on at its position must get the rest.
+            try:
+                with trio.move_on_after(dice.expovariate(1 / 0.5)):
+                    for _ in range(dice.randint(1, 9)):
+                        feed.events.append(seen(await subscription.next_event()))
+                        feed.floors.append(floor)
+            finally:
+                feed.position = subscription.position
+            return
         async for item in subscription:
+            feed.position = subscription.position
             if isinstance(item, headwater.EventBatch):
                 feed.events += [seen(event) for event in item]
                 feed.floors += [floor] * len(item)
@@ -84,7 +96,7 @@ class Goal:
 
 def element_of(event: headwater.RecordedEvent) -> str:
     """The element of an event, or the placeholder of an erased one."""
-    return erased_element(event.position) if event.erased else str(event.data)
+    return erased_element(event.position) if event.erased else unreadable.element_of(event)
 
 
 def seen(event: headwater.RecordedEvent) -> Seen:

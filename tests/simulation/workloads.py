@@ -36,6 +36,7 @@ from tests.simulation.history import (
 from tests.simulation.leases import leases
 from tests.simulation.model import fold
 from tests.simulation.recorder import Recorder, Recording, event_of
+from tests.simulation.unreadable import MARK
 
 ACCOUNTS: Final = 6
 BALANCE: Final = 100
@@ -64,6 +65,12 @@ def element(recorder: Recorder) -> str:
     """A new element, which was never written before."""
     recorder.history.ticks += 1
     return f"{recorder.client}.{recorder.history.ticks}"
+
+
+def event_element(recorder: Recorder) -> str:
+    """A new element for an event. Some of these events cannot be decoded."""
+    is_marked = recorder.dice.random() < recorder.unreadable
+    return (MARK if is_marked else "") + element(recorder)
 
 
 def _isolation(recorder: Recorder) -> headwater.Isolation:
@@ -116,7 +123,7 @@ async def lists(recorder: Recorder) -> None:
                     if isolation == "snapshot":
                         # Without an expected version, it could follow elements that it did not see.
                         expect = len(await transaction.read(stream))
-                    transaction.append(stream, [(element(recorder), "Listed")], expect=expect)
+                    transaction.append(stream, [(event_element(recorder), "Listed")], expect=expect)
 
 
 async def counters(recorder: Recorder) -> None:
@@ -189,14 +196,14 @@ async def streams(recorder: Recorder) -> None:
                 category=dice.choice((None, "order")), kind=dice.choice((None, "Paid"))
             )
             if len(found) % 2 == 0:
-                transaction.append("note", [(element(recorder), "Paid")])
+                transaction.append("note", [(event_element(recorder), "Paid")])
         return
     isolation = _isolation(recorder)
     async with recorder.transaction("streams", isolation=isolation) as transaction:
         for name in names:
             version = len(await transaction.read(name))
             count = dice.choice((1, 1, 2, 5))
-            new = [(element(recorder), dice.choice(("Paid", "Sent"))) for _ in range(count)]
+            new = [(event_element(recorder), dice.choice(("Paid", "Sent"))) for _ in range(count)]
             transaction.append(name, new, expect=version)
         if dice.random() < 0.3:
             await transaction.read(names[0])
@@ -205,7 +212,7 @@ async def streams(recorder: Recorder) -> None:
 async def rules(recorder: Recorder) -> None:
     dice = recorder.dice
     tags = dice.choice((("red",), ("red", "odd"), ("blue",)))
-    new = (element(recorder) + "#" + "#".join(tags), "Ruled")
+    new = (event_element(recorder) + "#" + "#".join(tags), "Ruled")
     stream = f"rule-{dice.randrange(3)}"
     if dice.random() < 0.3:
         async with recorder.reading("rules") as reading:
@@ -245,7 +252,7 @@ async def aggregates(recorder: Recorder) -> None:
 
     async def change(transaction: Recording) -> None:
         version, state = await transaction.load(stream, schema)
-        new = element(recorder)
+        new = event_element(recorder)
         transaction.append(stream, [(new, "Changed")], expect=version)
         if (version + 1) % SNAPSHOT_EVERY == 0:
             transaction.save(stream, version + 1, schema, fold(schema, [new], state))
@@ -396,7 +403,7 @@ async def kept(recorder: Recorder) -> None:
 
             async def decide(transaction: Recording) -> None:
                 version, elements = await transaction.load_kept(stream, schema)
-                new = [(element(recorder), "Kept") for _ in range(dice.choice((1, 1, 2, 4)))]
+                new = [(event_element(recorder), "Kept") for _ in range(dice.choice((1, 1, 2, 4)))]
                 transaction.append(stream, new, expect=version)
                 if elements and dice.random() < 0.5:
                     transaction.save_kept(stream, version, schema, elements)
@@ -407,7 +414,7 @@ async def kept(recorder: Recorder) -> None:
         case "rule":
             async with recorder.transaction("kept") as transaction:
                 await transaction.query(tags=("green",))
-                new = [(element(recorder) + "#green", "Kept")]
+                new = [(event_element(recorder) + "#green", "Kept")]
                 transaction.append(stream, new, unless=("green",))
         case "less":
             await _take_away(recorder, stream)
@@ -470,7 +477,7 @@ async def _take_away(recorder: Recorder, stream: str) -> None:
                 case _:
                     transaction.retain(stream, dice.choice((None, 1, 3)))
             if dice.random() < 0.3:
-                transaction.append(stream, [(element(recorder), "Kept")])
+                transaction.append(stream, [(event_element(recorder), "Kept")])
         if dice.random() < 0.3:
             await _look(transaction, stream, 0)
             await transaction.query(category="kept")

@@ -18,16 +18,18 @@ import trio
 import headwater
 from headwater.database import Database
 from tests.simulation.ages import age_us
-from tests.simulation.consuming import GROUP, consume, create_group
+from tests.simulation.consuming import GROUP, consume, consume_all, create_group
 from tests.simulation.determinism import run_deterministically, source
-from tests.simulation.history import Dump, History, Logged, Put
+from tests.simulation.history import Dump, History, Logged, Put, is_of_a_client
 from tests.simulation.judge import judge
 from tests.simulation.leases import LEASES
 from tests.simulation.machine import Death, Machine
 from tests.simulation.network import Network, NetworkFaults
 from tests.simulation.plan import Plan
+from tests.simulation.projecting import MODEL, Projector, not_reported, reports_into
 from tests.simulation.recorder import Recorder
 from tests.simulation.trace import Trace
+from tests.simulation.unreadable import Codec
 from tests.simulation.watching import Goal, draw_feed, seen, watch
 from tests.simulation.workloads import ACTIONS, prepare
 
@@ -62,9 +64,12 @@ def run_world(plan: Plan, *, full_trace: bool = False) -> Verdict:
     world = World(plan, Trace(full=full_trace))
     problems: list[str] = []
     try:
-        run_deterministically(plan.seed, world.run, world.keep_log)
+        with reports_into(world.history):
+            run_deterministically(plan.seed, world.run, world.keep_log)
         problems += world.surprises
         problems += judge(world.history, world.dump)
+        if plan.is_faultless:
+            problems += not_reported(world.history)
     except Exception as error:
         problems += _described(error)
     finally:
@@ -94,6 +99,8 @@ class World:
         self.dump: Dump | None = None
         self.surprises: list[str] = []
         self._goal = Goal()
+        category = source(plan.seed, "projected").choice(("order", "list", "kept"))
+        self._projector = Projector(plan, self.history, category)
         self._network = Network(
             source(plan.seed, "network"), plan.network, trace.add, self.surprises.append
         )
@@ -142,9 +149,13 @@ class World:
         if self.plan.consumers:
             self.history.grouped = True
             await self._as_client("group", create_group)
+        self.history.projecting = self.plan.projectors > 0
         async with trio.open_nursery() as consumers:
             for number in range(self.plan.consumers):
-                consumers.start_soon(self._consumer, f"consumer {number}")
+                consumers.start_soon(self._again_and_again, f"consumer {number}", consume)
+            for number in range(self.plan.projectors):
+                run = self._projector.run
+                consumers.start_soon(self._again_and_again, f"projector {number}", run)
             async with trio.open_nursery() as clients:
                 for number in range(self.plan.watchers):
                     watchers.start_soon(self._watch, f"watcher {number}")
@@ -162,6 +173,7 @@ class World:
             request_timeout=dice.choice((0.5, 3.0)),
             retry_timeout=dice.choice((0.5, 5.0)),
             client_name=name,
+            codec=Codec(),
             open_stream=self._network.opener(name),
         )
 
@@ -172,7 +184,15 @@ class World:
             try:
                 async with self._connect(name) as database:
                     await function(
-                        Recorder(self.history, name, database, dice, self.trace, self._errors)
+                        Recorder(
+                            self.history,
+                            name,
+                            database,
+                            dice,
+                            self.trace,
+                            self._errors,
+                            self.plan.unreadable,
+                        )
                     )
                     return
             except headwater.HeadwaterError as error:
@@ -203,10 +223,12 @@ class World:
         while left > 0 and self._machine.refused is None:
             await self._as_client(name, act)
 
-    async def _consumer(self, name: str) -> None:
+    async def _again_and_again(
+        self, name: str, function: Callable[[Recorder], Awaitable[None]]
+    ) -> None:
         while self._machine.refused is None:
             try:
-                await self._as_client(name, consume)
+                await self._as_client(name, function)
             except headwater.HeadwaterError as error:
                 if not self.plan.excuses_errors:
                     self.surprises.append(f"{name}: {error.code}: {error.message}")
@@ -217,7 +239,7 @@ class World:
             return
 
         async def consume_the_rest(recorder: Recorder) -> None:
-            await consume(recorder, to_the_end=True)
+            await consume_all(recorder)
             info = await recorder.database.groups.info(GROUP)
             self.history.consumed = info.filter["category"]
             # The group writes its position when its last member has left, before the final dump.
@@ -228,6 +250,10 @@ class World:
             )
 
         await self._as_client("last consumer", consume_the_rest)
+
+    async def _project_to_the_end(self) -> None:
+        if self.plan.projectors and not self.plan.is_broken:
+            await self._as_client("last projector", self._projector.finish)
 
     async def _watch(self, name: str) -> None:
         dice = source(self.plan.seed, name)
@@ -252,6 +278,7 @@ class World:
         self._machine.calm()
         await self._machine.restart(dice.choice(deaths))
         await self._consume_to_the_end()
+        await self._project_to_the_end()
         first = await self._read_all()
         await self._machine.restart("power")
         self.dump = await self._read_all()
@@ -298,16 +325,18 @@ async def read_dump(database: Database) -> Dump:
         async for line in database.commits()
     ]
     events = [seen(event) async for event in database.read_all() if age_us(event.stream) is None]
-    keys = [item async for item in database.scan(())]
+    everything = [item async for item in database.scan(())]
+    keys = [(key, value) for key, value in everything if is_of_a_client(key)]
+    projected = {str(key[3]): value for key, value in everything if key[:2] == MODEL}
     streams = {
         name: [seen(event) async for event in database.read(name)]
         for name in sorted({event.stream for event in events})
     }
-    return Dump(commits, events, keys, streams)
+    return Dump(commits, events, keys, streams, projected)
 
 
 def _difference(first: Dump, second: Dump) -> str:
-    for name in ("commits", "events", "keys", "streams"):
+    for name in ("commits", "events", "keys", "streams", "projected"):
         before, after = getattr(first, name), getattr(second, name)
         if before != after:
             return f"{name}: {before!r:.300} became {after!r:.300}"
