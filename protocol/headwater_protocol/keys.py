@@ -324,6 +324,17 @@ def _decode_member(data: bytes, at: int, depth: int) -> tuple[Key, int]:
             raise _wrong(data, at - 1, f"no type has the code 0x{code:02x}")
 
 
+def member_end(data: bytes, at: int) -> int:
+    """Where the member of a key ends that begins at an offset.
+
+    Raises:
+        InvalidArgument: there is no member.
+    """
+    if at >= len(data):
+        raise _wrong(data, at, "the key has no further member")
+    return _decode_member(data, at, 0)[1]
+
+
 def decode_key(data: bytes) -> KeyTuple:
     """Decode a key to a tuple. A single value comes back as a tuple of one.
 

@@ -172,3 +172,5 @@ NUMBER_MAX: Final = 2**63 - 1
 
 CONFLICTS_LISTED_MAX: Final = 256
 """Refused transactions in one answer to `conflicts`, and as many the server remembers."""
+GET_MANY_MAX: Final = 10_000
+"""Keys in one request for several values."""

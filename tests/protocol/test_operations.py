@@ -28,6 +28,10 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "get_entry": ([None, b"k", 7], [TX, b"k"]),
     "get_expiry": ([None, b"k", 7], [TX, b"k"]),
     "scan": ([None, b"", None, 10, True, 7], [TX, b"a", b"b"]),
+    "get_many": ([None, [b"k"], 7], [TX, [b"k", b"l"]]),
+    "scan_keys": ([None, b"", None, 10, True, 7], [TX, b"a", b"b"]),
+    "count_keys": ([None, b"", None, 7], [TX, b"a", b"b"]),
+    "scan_prefixes": ([None, b"", None, 0, b"/", 10, 7], [TX, b"a", b"b", 1]),
     "scan_expiries": ([None, b"", None, 10, True, 7], [TX, b"a", b"b"]),
     "read_stream": ([None, "account-ann", 3, 10, True, 7], [TX, "account-ann"]),
     "read_all": ([None, 3, {"category": "account"}, 10, True, 7], [TX]),
@@ -187,6 +191,10 @@ def test_every_kind_of_condition_and_read_is_accepted() -> None:
         ["get_entry", b"k"],
         ["get_expiry", b"k"],
         ["scan", b"", None, 10, False],
+        ["get_many", [b"k"]],
+        ["scan_keys", b"", None, 10, False],
+        ["count_keys", b"", None],
+        ["scan_prefixes", b"", None, 0, None, 10],
         ["scan_expiries", b"", None, 10, False],
         ["read_stream", "account-ann", 0, 10, False],
         ["read_all", 0, {}, 10, False],
@@ -196,6 +204,7 @@ def test_every_kind_of_condition_and_read_is_accepted() -> None:
     assert CONDITION.variants.keys() == {"value", "stream", "unchanged", "no_events"}
     assert READ.variants.keys() == {
         *("get", "get_entry", "get_expiry", "scan", "scan_expiries"),
+        *("get_many", "scan_keys", "count_keys", "scan_prefixes"),
         *("read_stream", "read_all", "load"),
     }
 

@@ -380,6 +380,16 @@ EXAMPLES: Final = [
     ),
     Example("conflicts", [TX, 20], [REFUSED]),
     Example("conflicts", [], []),
+    Example("get_many", [None, [BALANCE, b"\x02"]], [42, [b"\x5a", None]]),
+    Example("scan_keys", [None, b"", None, 1], [42, [BALANCE], BALANCE + b"\0"]),
+    Example("scan_keys", [TX, b"", None, 10, True], [41, [BALANCE], None]),
+    Example("count_keys", [None, b"", None], [42, 17, None]),
+    Example("scan_prefixes", [None, b"\0", None, 0], [42, [encode_key(("balance",))], None]),
+    Example(
+        "scan_prefixes",
+        [None, b"\x02img/", b"\x02img/\xff", 5, b"/", 1],
+        [42, [b"\x02img/2024/"], b"\x02img/20240"],
+    ),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

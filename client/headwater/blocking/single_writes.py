@@ -58,6 +58,47 @@ class BlockingSingleWrites:
         """
         return step(self._core.touch(key, ttl=ttl, expires_at=expires_at))
 
+    def put_if_absent(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+    ) -> bool:
+        """Set the value of a key that is absent. Returns whether it was.
+
+        Args:
+            key, value, ttl, expires_at: as for `put`.
+        """
+        return step(self._core.put_if_absent(key, value, ttl=ttl, expires_at=expires_at))
+
+    def compare_and_set(
+        self,
+        key: Key,
+        expected: Any,
+        value: Any,
+        *,
+        ttl: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+    ) -> bool:
+        """Set the value of a key that holds exactly *expected*. Returns whether it did.
+
+        The encoded values are compared. `put_if_absent` is for a key that is absent.
+
+        Args:
+            key: the key.
+            expected: the value that it must have.
+            value, ttl, expires_at: as for `put`.
+        """
+        return step(
+            self._core.compare_and_set(key, expected, value, ttl=ttl, expires_at=expires_at)
+        )
+
+    def pop(self, key: Key, default: Any = None) -> Any:
+        """Delete a key, and return the value that it had, or *default* if it was absent."""
+        return step(self._core.pop(key, default))
+
     def delete(self, key: Key) -> Committed:
         """Delete a key. It is no error if the key is absent."""
         return step(self._core.delete(key))

@@ -1,16 +1,18 @@
 """Reads of keys: the same calls in a transaction, outside of one, and in the past."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, overload
 
 from headwater.codecs.codec import Codec
 from headwater.codecs.keys_and_values import value_of
+from headwater.reads.key_name_pages import KeyNamePages, PrefixPages
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import ExpiryPages, KeyPages, Pages
 from headwater.records import Entry, time_of
 from headwater_protocol.keys import Key, KeyTuple, encode_key
+from headwater_protocol.limits import GET_MANY_MAX
 
 
 class KeyReads(ABC):
@@ -30,6 +32,22 @@ class KeyReads(ABC):
         data = await self._fetch("get", encoded)
         return default if data is None else value_of(self._codec, encoded, data)
 
+    async def get_many(self, keys: Iterable[Key], default: Any = None) -> list[Any]:
+        """The values of keys, in their order; *default* for those that are absent.
+
+        All are of one commit. Few or small values take one round trip.
+        """
+        left = [encode_key(key) for key in keys]
+        values: list[Any] = []
+        commit: int | None = None
+        while left:
+            part = left[:GET_MANY_MAX]
+            commit, found = await self._fetch("get_many", part, at_commit=commit)
+            for encoded, data in zip(part, found, strict=False):
+                values.append(default if data is None else value_of(self._codec, encoded, data))
+            left = left[len(found) :]
+        return values
+
     async def get_entry(self, key: Key) -> Entry | None:
         """The value of a key and the time at which it expires. None: the key is absent."""
         encoded = encode_key(key)
@@ -40,6 +58,7 @@ class KeyReads(ABC):
         """The seconds until a key expires. None: it does not expire, or is absent."""
         return seconds_left(await self._fetch("get_expiry", encode_key(key)))
 
+    @overload
     def scan(
         self,
         prefix: Key | None = None,
@@ -48,7 +67,40 @@ class KeyReads(ABC):
         end: Key | None = None,
         reverse: bool = False,
         limit: int | None = None,
-    ) -> Pages[tuple[KeyTuple, Any]]:
+        values: Literal[True] = True,
+    ) -> Pages[tuple[KeyTuple, Any]]: ...
+    @overload
+    def scan(
+        self,
+        prefix: Key | None = None,
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        values: Literal[False],
+    ) -> Pages[KeyTuple]: ...
+    @overload
+    def scan(
+        self,
+        prefix: Key | None = None,
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        values: bool,
+    ) -> Pages[Any]: ...
+    def scan(
+        self,
+        prefix: Key | None = None,
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        values: bool = True,
+    ) -> Pages[Any]:
         """Iterate over (key, value) in the order of keys.
 
         Args:
@@ -57,9 +109,41 @@ class KeyReads(ABC):
             end: the last key, exclusive.
             reverse: start with the last key.
             limit: the maximum number of items.
+            values: False: iterate over the keys alone. The values are not sent.
         """
         first, last = key_range(prefix, start, end)
+        if not values:
+            return KeyNamePages(self._fetch, first, last, reverse=reverse, limit=limit)
         return KeyPages(self._fetch, self._codec, first, last, reverse=reverse, limit=limit)
+
+    async def count(
+        self, prefix: Key | None = None, *, start: Key | None = None, end: Key | None = None
+    ) -> int:
+        """The number of keys that begin with *prefix*, or those from *start* to before *end*.
+
+        It is of one commit, however long it takes.
+        """
+        first, last = key_range(prefix, start, end)
+        total, commit, rest = 0, None, first
+        while rest is not None:
+            commit, count, rest = await self._fetch("count_keys", rest, last, at_commit=commit)
+            total += count
+        return total
+
+    def prefixes(
+        self, prefix: Key = (), delimiter: str | None = None, *, limit: int | None = None
+    ) -> Pages[Any]:
+        """Iterate over the distinct beginnings of the keys that begin with *prefix*, one longer.
+
+        Each costs one seek, however many keys begin with it.
+
+        Args:
+            prefix: a tuple. The beginnings are tuples with one more member.
+            delimiter: the last member of *prefix* is then the beginning of a str. The beginnings
+                are strs: what the keys have there, up to and with the next delimiter, or all of it.
+            limit: the maximum number of beginnings.
+        """
+        return PrefixPages(self._fetch, prefix, delimiter, limit=limit)
 
     def expiries(
         self,

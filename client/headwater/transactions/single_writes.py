@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from headwater.errors import ConditionFailed
 from headwater.reads.query import Filter, Query
 from headwater.records import Committed, Event
 from headwater.transactions.batch import Batch, Executed
@@ -66,6 +67,61 @@ class SingleWrites(ABC):
         batch.touch(key, ttl=ttl, expires_at=expires_at)
         found: bool = (await self.execute(batch)).results[place]
         return found
+
+    async def put_if_absent(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        ttl: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+    ) -> bool:
+        """Set the value of a key that is absent. Returns whether it was.
+
+        Args:
+            key, value, ttl, expires_at: as for `put`.
+        """
+        batch = self.batch()
+        batch.require_absent(key)
+        batch.put(key, value, ttl=ttl, expires_at=expires_at)
+        return await self._holds(batch)
+
+    async def compare_and_set(
+        self,
+        key: Key,
+        expected: Any,
+        value: Any,
+        *,
+        ttl: timedelta | float | None = None,
+        expires_at: datetime | None = None,
+    ) -> bool:
+        """Set the value of a key that holds exactly *expected*. Returns whether it did.
+
+        The encoded values are compared. `put_if_absent` is for a key that is absent.
+
+        Args:
+            key: the key.
+            expected: the value that it must have.
+            value, ttl, expires_at: as for `put`.
+        """
+        batch = self.batch()
+        batch.require(key, expected)
+        batch.put(key, value, ttl=ttl, expires_at=expires_at)
+        return await self._holds(batch)
+
+    async def pop(self, key: Key, default: Any = None) -> Any:
+        """Delete a key, and return the value that it had, or *default* if it was absent."""
+        batch = self.batch()
+        place = batch.get(key, default)
+        batch.delete(key)
+        return (await self.execute(batch)).results[place]
+
+    async def _holds(self, batch: Batch) -> bool:
+        try:
+            await self.execute(batch)
+        except ConditionFailed:
+            return False
+        return True
 
     async def delete(self, key: Key) -> Committed:
         """Delete a key. It is no error if the key is absent."""

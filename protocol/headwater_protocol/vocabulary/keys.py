@@ -3,7 +3,16 @@
 from typing import Any, Final
 
 from headwater_protocol import limits
-from headwater_protocol.fields import Argument, Binary, Boolean, Field, Integer, Nullable, Record
+from headwater_protocol.fields import (
+    Argument,
+    Binary,
+    Boolean,
+    Field,
+    Integer,
+    ListOf,
+    Nullable,
+    Record,
+)
 
 KEY: Final = Binary(1, limits.KEY_SIZE_MAX)
 LIMIT: Final = Integer(1, limits.PAGE_ITEMS_MAX)
@@ -63,6 +72,44 @@ KEY_READS: Final[tuple[Described, ...]] = (
         _SCAN,
         "[commit, [key, value, key, value, …], more]",
         "The keys of a range in order. If `more`, continue after the last key.",
+    ),
+    (
+        "get_many",
+        (_required("keys", ListOf(KEY, limits.GET_MANY_MAX, count_min=1)),),
+        "[commit, [value | nil, …]]",
+        "The values of keys, in their order. If there are fewer than keys, ask for the rest.",
+    ),
+    (
+        "scan_keys",
+        _SCAN,
+        "[commit, [key, …], rest | nil]",
+        "The keys of a range without their values. `rest`: where the range goes on.",
+    ),
+    (
+        "count_keys",
+        _RANGE,
+        "[commit, count, rest | nil]",
+        "How many keys a range has, up to `rest`, where it goes on.",
+    ),
+    (
+        "scan_prefixes",
+        (
+            *_RANGE,
+            _required(
+                "size",
+                Integer(0, limits.KEY_SIZE_MAX),
+                "bytes of the prefix that all keys of the range share",
+            ),
+            _optional(
+                "delimiter",
+                Nullable(Binary(1, limits.NAME_SIZE_MAX)),
+                None,
+                "nil: beginnings end with a member of the key",
+            ),
+            _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+        ),
+        "[commit, [beginning, …], rest | nil]",
+        "The distinct beginnings of the keys of a range, behind their shared prefix.",
     ),
     (
         "scan_expiries",

@@ -34,6 +34,14 @@ def _key(right: str) -> PartRule:
     return lambda rights, part: rights.need_key(right, part[1])
 
 
+def _each_key(right: str) -> PartRule:
+    def check(rights: Rights, part: list[Any]) -> None:
+        for key in part[1]:
+            rights.need_key(right, key)
+
+    return check
+
+
 def _keys(right: str) -> PartRule:
     return lambda rights, part: rights.need_keys(right, part[1], part[2])
 
@@ -83,6 +91,10 @@ READ_RULES: Final[Mapping[str, PartRule]] = {
     "get_entry": _key("read"),
     "get_expiry": _key("read"),
     "scan": _keys("read"),
+    "get_many": _each_key("read"),
+    "scan_keys": _keys("read"),
+    "count_keys": _keys("read"),
+    "scan_prefixes": _keys("read"),
     "scan_expiries": _keys("read"),
     "read_stream": _stream("read"),
     "read_all": lambda rights, read: rights.need_filter("read", read[2]),
@@ -191,6 +203,10 @@ RULES: Final[Mapping[str, Rule]] = {
     "get_entry": _read("get_entry"),
     "get_expiry": _read("get_expiry"),
     "scan": _read("scan"),
+    "get_many": _read("get_many"),
+    "scan_keys": _read("scan_keys"),
+    "count_keys": _read("count_keys"),
+    "scan_prefixes": _read("scan_prefixes"),
     "scan_expiries": _read("scan_expiries"),
     "read_stream": _read("read_stream"),
     "read_all": _read("read_all"),

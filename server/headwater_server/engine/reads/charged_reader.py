@@ -5,6 +5,7 @@ in one go, so they also share a bound.
 """
 
 from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.key_names import KeysPage
 from headwater_server.engine.reads.reading import EventsPage, Loaded, Reader, StreamPage
 from headwater_server.engine.reads.scanning import ScanPage
 from headwater_server.engine.settings import EngineSettings
@@ -38,6 +39,23 @@ class ChargedReader(Reader):
     def expiry(self, key: bytes) -> int | None:
         self._budget.spend(keys=1)
         return super().expiry(key)
+
+    def scan_keys(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> KeysPage:
+        page = super().scan_keys(start, end, limit, reverse)
+        self._budget.spend(keys=4, entries=page.examined)
+        return page
+
+    def count_keys(self, start: bytes, end: bytes | None) -> KeysPage:
+        page = super().count_keys(start, end)
+        self._budget.spend(keys=4, entries=page.examined)
+        return page
+
+    def scan_prefixes(
+        self, start: bytes, end: bytes | None, size: int, delimiter: bytes | None, limit: int
+    ) -> KeysPage:
+        page = super().scan_prefixes(start, end, size, delimiter, limit)
+        self._budget.spend(keys=4 + 4 * page.key_count, entries=page.examined)
+        return page
 
     def scan_expiries(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> ScanPage:
         page = super().scan_expiries(start, end, limit, reverse)

@@ -20,6 +20,12 @@ from headwater_server.engine.reads.changes import (
     read_changes,
 )
 from headwater_server.engine.reads.filters import EVERYTHING, EventFilter
+from headwater_server.engine.reads.key_names import (
+    EXAMINED_KEYS_MAX,
+    KeysPage,
+    key_names,
+    key_prefixes,
+)
 from headwater_server.engine.reads.listing import (
     CategoriesPage,
     StreamsPage,
@@ -108,6 +114,38 @@ class Reader:
         """The keys of [start, end) in order; in reverse the last come first."""
         first, last = user_range(start, end)
         return self._page(first, last, limit, reverse)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of the first of some keys, about a page of them; at least one."""
+        found: list[bytes | None] = []
+        size = 0
+        for key in keys:
+            value = self.get(key)
+            found.append(value)
+            size += 0 if value is None else len(value)
+            if size >= limits.PAGE_SIZE_MAX:
+                break
+        return found
+
+    def scan_keys(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> KeysPage:
+        """The keys of [start, end) in order, without values; in reverse the last come first."""
+        first, last = user_range(start, end)
+        return key_names(self._state, first, last, self.view, limit=limit, reverse=reverse)
+
+    def count_keys(self, start: bytes, end: bytes | None) -> KeysPage:
+        """How many keys [start, end) has, up to where the page ends."""
+        first, last = user_range(start, end)
+        most = EXAMINED_KEYS_MAX
+        return key_names(self._state, first, last, self.view, limit=most, named=False)
+
+    def scan_prefixes(
+        self, start: bytes, end: bytes | None, size: int, delimiter: bytes | None, limit: int
+    ) -> KeysPage:
+        """The distinct beginnings of the keys of [start, end), which share *size* bytes."""
+        first, last = user_range(start, end)
+        return key_prefixes(
+            self._state, first, last, self.view, size=size + 1, delimiter=delimiter, limit=limit
+        )
 
     def read_stream(self, stream: str, after: int, limit: int, reverse: bool) -> StreamPage:
         """Events of a stream after a version, or in reverse before it (0: from the end)."""

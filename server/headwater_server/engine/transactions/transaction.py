@@ -18,6 +18,12 @@ from headwater_server.engine.format import keyspaces
 from headwater_server.engine.format.events import encode_event, erase_event
 from headwater_server.engine.format.stored_rules import Rule
 from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.key_names import (
+    EXAMINED_KEYS_MAX,
+    KeysPage,
+    own_key_names,
+    own_prefixes,
+)
 from headwater_server.engine.reads.reading import (
     EventsPage,
     Reader,
@@ -211,6 +217,49 @@ class Transaction(Reader):
                 last = next_key(page.last)
         self._register_range(first, last)
         return page
+
+    def scan_keys(self, start: bytes, end: bytes | None, limit: int, reverse: bool) -> KeysPage:
+        first, last = user_range(start, end)
+        if self.buffer:
+            found = self._scan_own(first, last, reverse=reverse)
+            page = own_key_names(found, limit, reverse=reverse)
+        else:
+            page = super().scan_keys(start, end, limit, reverse)
+        self._register_upto(first, last, page, reverse=reverse)
+        return page
+
+    def count_keys(self, start: bytes, end: bytes | None) -> KeysPage:
+        first, last = user_range(start, end)
+        if self.buffer:
+            found = self._scan_own(first, last, reverse=False)
+            page = own_key_names(found, EXAMINED_KEYS_MAX, named=False)
+        else:
+            page = super().count_keys(start, end)
+        self._register_upto(first, last, page, reverse=False)
+        return page
+
+    def scan_prefixes(
+        self, start: bytes, end: bytes | None, size: int, delimiter: bytes | None, limit: int
+    ) -> KeysPage:
+        first, last = user_range(start, end)
+        if self.buffer:
+            page = own_prefixes(
+                lambda at: self._scan_own(at, last, reverse=False, ahead=1),
+                first,
+                size=size + 1,
+                delimiter=delimiter,
+                limit=limit,
+            )
+        else:
+            page = super().scan_prefixes(start, end, size, delimiter, limit)
+        self._register_upto(first, last, page, reverse=False)
+        return page
+
+    def _register_upto(self, first: bytes, last: bytes, page: KeysPage, *, reverse: bool) -> None:
+        """Register the part of a range that a page has reached."""
+        if page.rest is not None:
+            first, last = (page.rest, last) if reverse else (first, page.rest)
+        self._register_range(first, last)
 
     def read_stream(self, stream: str, after: int, limit: int, reverse: bool) -> StreamPage:
         self._register_stream(stream)

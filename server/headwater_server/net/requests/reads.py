@@ -14,6 +14,7 @@ from headwater_protocol.errors import InvalidArgument
 from headwater_protocol.messages import array_header, encode
 from headwater_server.engine.format.keyspaces import parse_expiry
 from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.engine.reads.key_names import KeysPage
 from headwater_server.engine.reads.reading import Reader
 from headwater_server.net.session.session import Session
 
@@ -132,6 +133,32 @@ def _get_expiry_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     return [encode([reader.expiry(key), reader.time] if exists else None)]
 
 
+def _get_many_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    return [encode([reader.view, reader.get_many(arguments[0])])]
+
+
+def _scan_keys_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    start, end, limit, reverse = arguments
+    return _keys_page(reader, reader.scan_keys(start, end, limit, reverse))
+
+
+def _scan_prefixes_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    start, end, size, delimiter, limit = arguments
+    return _keys_page(reader, reader.scan_prefixes(start, end, size, delimiter, limit))
+
+
+def _keys_page(reader: Reader, page: KeysPage) -> list[bytes]:
+    # Without the byte of the key space.
+    rest = None if page.rest is None else page.rest[1:]
+    return [encode([reader.view, [key[1:] for key in page.keys], rest])]
+
+
+def _count_keys_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    start, end = arguments
+    page = reader.count_keys(start, end)
+    return [encode([reader.view, page.key_count, None if page.rest is None else page.rest[1:]])]
+
+
 def _scan_expiries_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     start, end, limit, reverse = arguments
     page = reader.scan_expiries(start, end, limit, reverse)
@@ -145,6 +172,10 @@ READS: Final[Mapping[str, Callable[[Reader, list[Any]], list[bytes]]]] = {
     "get_entry": _get_entry_parts,
     "get_expiry": _get_expiry_parts,
     "scan": _scan_parts,
+    "get_many": _get_many_parts,
+    "scan_keys": _scan_keys_parts,
+    "count_keys": _count_keys_parts,
+    "scan_prefixes": _scan_prefixes_parts,
     "scan_expiries": _scan_expiries_parts,
     "read_stream": _read_stream_parts,
     "read_all": _read_all_parts,
