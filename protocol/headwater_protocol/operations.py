@@ -38,7 +38,7 @@ from headwater_protocol.numbers import STREAM_EXISTS
 from headwater_protocol.vocabulary.accounts import ACCOUNT_OPERATIONS
 from headwater_protocol.vocabulary.connections import CONNECTION_OPERATIONS
 from headwater_protocol.vocabulary.groups import ACK, group_operations
-from headwater_protocol.vocabulary.keys import EXPIRE, KEY, KEY_READS, LIMIT
+from headwater_protocol.vocabulary.keys import COMPARED, EXPIRE, KEY, KEY_READS, LIMIT
 from headwater_protocol.vocabulary.monitoring import MONITORING_OPERATIONS
 from headwater_protocol.vocabulary.subscriptions import subscription_operations
 
@@ -197,6 +197,7 @@ CONDITION: Final = Tagged(
         "value": _record(
             _required("key", KEY), _required("value", Nullable(VALUE), "nil: the key is absent")
         ),
+        "compare": COMPARED,
         "stream": _record(_required("stream", STREAM), _required("expect", EXPECT)),
         "unchanged": _record(
             _required("start", Binary(0, limits.KEY_SIZE_MAX)),

@@ -181,6 +181,7 @@ def test_the_condition_and_position_of_an_append_are_optional() -> None:
 def test_every_kind_of_condition_and_read_is_accepted() -> None:
     for condition in (
         ["value", b"k", None],
+        ["compare", b"k", "less", 1.5],
         ["stream", "account-ann", 0],
         ["unchanged", b"", None, 7],
         ["no_events", {"query": [{"tags": ["x"]}]}, 7],
@@ -201,7 +202,7 @@ def test_every_kind_of_condition_and_read_is_accepted() -> None:
         ["load", "account-ann", "", 0, None],
     ):
         READ.check(read)
-    assert CONDITION.variants.keys() == {"value", "stream", "unchanged", "no_events"}
+    assert CONDITION.variants.keys() == {"value", "compare", "stream", "unchanged", "no_events"}
     assert READ.variants.keys() == {
         *("get", "get_entry", "get_expiry", "scan", "scan_expiries"),
         *("get_many", "scan_keys", "count_keys", "scan_prefixes"),

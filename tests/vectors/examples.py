@@ -390,6 +390,11 @@ EXAMPLES: Final = [
         [None, b"\x02img/", b"\x02img/\xff", 5, b"/", 1],
         [42, [b"\x02img/2024/"], b"\x02img/20240"],
     ),
+    Example(
+        "execute",
+        [TX, [["compare", BALANCE, "at_least", 50]], [], [["add", BALANCE, -50]]],
+        [[42, TIME, None, None, {}], []],
+    ),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

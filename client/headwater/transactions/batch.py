@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from headwater.codecs.codec import Codec, encode_with
 from headwater.codecs.events import event_views
 from headwater.codecs.keys_and_values import key_of, value_of
-from headwater.errors import ProtocolError, TooLarge
+from headwater.errors import InvalidArgument, ProtocolError, TooLarge
 from headwater.reads.key_ranges import key_range
 from headwater.reads.key_reads import entry_of, seconds_left
 from headwater.reads.loading import loaded_from
@@ -78,6 +78,26 @@ class Batch(Writes):
     def require_absent(self, key: Key) -> None:
         """Require that a key is absent."""
         self._require(["value", encode_key(key), None])
+
+    def require_number(
+        self,
+        key: Key,
+        *,
+        less: float | None = None,
+        at_most: float | None = None,
+        at_least: float | None = None,
+        greater: float | None = None,
+    ) -> None:
+        """Require that a key holds a number which is less than, or at most, … another one.
+
+        Several limits can be given. An absent key fulfils none.
+        """
+        limits = {"less": less, "at_most": at_most, "at_least": at_least, "greater": greater}
+        given = [(name, number) for name, number in limits.items() if number is not None]
+        if not given:
+            raise InvalidArgument("require_number: give a limit, such as at_least=")
+        for name, number in given:
+            self._require(["compare", encode_key(key), name, number])
 
     def require_stream(self, stream: str, expect: int) -> None:
         """Require that a stream is at a version, or NO_STREAM, or STREAM_EXISTS."""

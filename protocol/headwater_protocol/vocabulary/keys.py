@@ -7,10 +7,12 @@ from headwater_protocol.fields import (
     Argument,
     Binary,
     Boolean,
+    Choice,
     Field,
     Integer,
     ListOf,
     Nullable,
+    Number,
     Record,
 )
 
@@ -38,6 +40,17 @@ EXPIRE: Final = Record(
     )
 )
 """A write that sets when a key expires. It changes nothing if the key is absent."""
+
+RELATION: Final = Choice(("less", "at_most", "at_least", "greater"))
+
+COMPARED: Final = Record(
+    (
+        _required("key", KEY),
+        _required("relation", RELATION, "of the stored number to the given one"),
+        _required("number", Number()),
+    )
+)
+"""A condition on the number that a key holds. It fails if there is none."""
 
 _KEY = (_required("key", KEY),)
 _RANGE = (

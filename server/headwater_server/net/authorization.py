@@ -80,6 +80,7 @@ WRITE_RULES: Final[Mapping[str, PartRule]] = {
 
 CONDITION_RULES: Final[Mapping[str, PartRule]] = {
     "value": _key("read"),
+    "compare": _key("read"),
     "stream": _stream("read"),
     "unchanged": _keys("read"),
     "no_events": lambda rights, condition: rights.need_filter("read", condition[1]),

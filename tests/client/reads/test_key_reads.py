@@ -72,6 +72,27 @@ def test_many_values_come_in_their_order(face: str, real_server: ServerProcess) 
 
 
 @pytest.mark.parametrize("face", FACES)
+def test_a_withdrawal_can_depend_on_the_order_of_a_number(
+    face: str, real_server: ServerProcess
+) -> None:
+    name = uuid.uuid4().hex
+
+    async def scenario(db: headwater.Database) -> None:
+        await db.put(name, 80)
+        batch = db.batch()
+        batch.require_number(name, at_least=50, less=1000)
+        batch.add(name, -50)
+        await db.execute(batch)
+        with pytest.raises(headwater.ConditionFailed, match="at least 50"):
+            await db.execute(batch)
+        assert await db.get(name) == 30
+        with pytest.raises(headwater.InvalidArgument, match="give a limit"):
+            db.batch().require_number(name)
+
+    run_on(face, real_server.url, scenario)
+
+
+@pytest.mark.parametrize("face", FACES)
 def test_a_put_can_depend_on_what_is_there(face: str, real_server: ServerProcess) -> None:
     name = uuid.uuid4().hex
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgpack
 import pytest
 
 from headwater_protocol.errors import ConditionFailed, HistoryGone, InvalidArgument
@@ -148,3 +149,33 @@ def test_conditions_see_commits_that_are_sequenced_and_not_durable() -> None:
     # A crash could undo the commit that made the condition fail, so the answer waits until that
     # commit is durable.
     assert ticket.sequence == 1 > database.engine.durable_sequence
+
+
+@pytest.mark.parametrize("stored", [-2, 0, 1.5, 2**63])
+@pytest.mark.parametrize("number", [-2, 0, 1.5, 2, 2**63, float("inf")])
+def test_a_number_must_be_in_the_order_that_a_condition_names(stored: float, number: float) -> None:
+    database = Database()
+    database.execute(["put", b"k", msgpack.packb(stored)])
+    expected = {
+        "less": stored < number,
+        "at_most": stored <= number,
+        "at_least": stored >= number,
+        "greater": stored > number,
+    }
+    found = {
+        relation: holds(database, ["compare", b"k", relation, number]) for relation in expected
+    }
+    assert found == expected
+
+
+def test_what_is_no_number_is_in_no_order() -> None:
+    database = Database()
+    database.execute(
+        ["put", b"text", msgpack.packb("1")],
+        ["put", b"empty", b""],
+        ["put", b"true", msgpack.packb(True)],
+        ["put", b"nan", msgpack.packb(float("nan"))],
+    )
+    for key in (b"absent", b"text", b"empty", b"true", b"nan"):
+        for relation in ("less", "at_most", "at_least", "greater"):
+            assert not holds(database, ["compare", key, relation, 0])

@@ -80,6 +80,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
         ([TX, [["value", A, None]]], ("read:keys:a",)),
         ([TX, [["stream", "a-1", 0]]], ("read:stream:a-1",)),
         ([TX, [["unchanged", *A_RANGE, 0]]], ("read:keys:a",)),
+        ([TX, [["compare", A, "less", 1]]], ("read:keys:a",)),
         ([TX, [["no_events", {"prefix": "a-"}, 0]]], ("read:prefix:a-",)),
         ([TX, [], [["get", A]]], ("read:keys:a",)),
         ([TX, [], [["get_entry", A]]], ("read:keys:a",)),

@@ -54,14 +54,24 @@ def apply_atomic(atomic: Atomic, stored: bytes | None) -> bytes:
     return packed
 
 
-def _number(stored: bytes, atomic: Atomic) -> int | float:
+def stored_number(stored: bytes | None) -> int | float | None:
+    """The number in a stored value; None if it is none, or there is no value."""
+    if stored is None:
+        return None
     try:
         value = msgpack.unpackb(stored)
     except (ValueError, msgpack.UnpackException):
-        value = None
+        return None
     if type(value) not in (int, float) or value != value:
+        return None
+    number: int | float = value
+    return number
+
+
+def _number(stored: bytes, atomic: Atomic) -> int | float:
+    number = stored_number(stored)
+    if number is None:
         raise NotANumber(
             f"{atomic.operation} {atomic.number} on a value that is not a msgpack number"
         )
-    number: int | float = value
     return number

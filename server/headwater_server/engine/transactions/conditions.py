@@ -1,9 +1,12 @@
 """Conditions of an execute request: they must hold in the newest state, or it is refused."""
 
-from typing import Any
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from headwater_protocol.errors import HistoryGone, InvalidArgument
 from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.atomics import stored_number
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.reads.reading import user_range
 from headwater_server.engine.state.layers import State
@@ -11,6 +14,14 @@ from headwater_server.engine.transactions.appending import describe_winner, expe
 from headwater_server.engine.transactions.changed_keys import ChangedKeys
 from headwater_server.engine.transactions.validation import matching_event
 from headwater_server.engine.work_budget import CONDITIONS, WorkBudget
+
+_RELATIONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
+    "less": operator.lt,
+    "at_most": operator.le,
+    "at_least": operator.ge,
+    "greater": operator.gt,
+}
+"""How the stored number must compare with that of a condition."""
 
 
 def failed_conditions(
@@ -38,6 +49,8 @@ def failed_conditions(
         match condition:
             case ["value", key, value]:
                 failure = _check_value(state, key, value)
+            case ["compare", key, relation, number]:
+                failure = _check_number(state, key, relation, number)
             case ["stream", stream, expect]:
                 failure = expectation_failure(state, stream, expect, state.head(stream).version)
                 if failure is not None:
@@ -66,6 +79,15 @@ def _check_value(state: State, key: bytes, value: bytes | None) -> dict[str, Any
     else:
         found = "a value" if value is None else "another value"
     return {"kind": "condition", "key": key, "message": f"key {key!r} has {found}"}
+
+
+def _check_number(state: State, key: bytes, relation: str, number: float) -> dict[str, Any] | None:
+    stored = stored_number(state.get(keyspaces.USER + key, state.last_commit))
+    if stored is not None and _RELATIONS[relation](stored, number):
+        return None
+    # Without the stored number: whoever may test a value need not be allowed to read it.
+    words = f"holds no number that is {relation.replace('_', ' ')} {number}"
+    return {"kind": "condition", "key": key, "message": f"key {key!r} {words}"}
 
 
 def _check_commit(state: State, commit: int) -> None:
