@@ -237,6 +237,7 @@ def _all_required(arguments: Sequence[Argument]) -> Record:
 READ: Final = Tagged(
     {
         **{name: _all_required(arguments) for name, arguments, _, _ in KEY_READS},
+        "stream_version": _record(_required("stream", STREAM)),
         "read_stream": _all_required(_READ_STREAM),
         "read_all": _all_required(_READ_ALL),
         "load": _all_required(_LOAD),
@@ -337,6 +338,12 @@ _TABLE = (
     *(
         Operation(name, _record(_IN, *arguments, _AT), answer, what)
         for name, arguments, answer, what in KEY_READS
+    ),
+    Operation(
+        "stream_version",
+        _record(_IN, _required("stream", STREAM), _AT),
+        "[commit, version]",
+        "The version of a stream that an append may expect; 0: it does not exist.",
     ),
     Operation(
         "read_stream",

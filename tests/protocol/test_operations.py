@@ -33,6 +33,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "count_keys": ([None, b"", None, 7], [TX, b"a", b"b"]),
     "scan_prefixes": ([None, b"", None, 0, b"/", 10, 7], [TX, b"a", b"b", 1]),
     "scan_expiries": ([None, b"", None, 10, True, 7], [TX, b"a", b"b"]),
+    "stream_version": ([None, "account-ann", 7], [TX, "account-ann"]),
     "read_stream": ([None, "account-ann", 3, 10, True, 7], [TX, "account-ann"]),
     "read_all": ([None, 3, {"category": "account"}, 10, True, 7], [TX]),
     "newest_position": ([None, 9, {"category": "account"}, 7], [TX]),
@@ -197,6 +198,7 @@ def test_every_kind_of_condition_and_read_is_accepted() -> None:
         ["count_keys", b"", None],
         ["scan_prefixes", b"", None, 0, None, 10],
         ["scan_expiries", b"", None, 10, False],
+        ["stream_version", "account-ann"],
         ["read_stream", "account-ann", 0, 10, False],
         ["read_all", 0, {}, 10, False],
         ["load", "account-ann", "", 0, None],
@@ -206,7 +208,7 @@ def test_every_kind_of_condition_and_read_is_accepted() -> None:
     assert READ.variants.keys() == {
         *("get", "get_entry", "get_expiry", "scan", "scan_expiries"),
         *("get_many", "scan_keys", "count_keys", "scan_prefixes"),
-        *("read_stream", "read_all", "load"),
+        *("stream_version", "read_stream", "read_all", "load"),
     }
 
 

@@ -395,6 +395,8 @@ EXAMPLES: Final = [
         [TX, [["compare", BALANCE, "at_least", 50]], [], [["add", BALANCE, -50]]],
         [[42, TIME, None, None, {}], []],
     ),
+    Example("stream_version", [None, ANN], [42, 3]),
+    Example("stream_version", [TX, ANN], [41, 0]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

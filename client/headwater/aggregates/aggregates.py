@@ -3,6 +3,8 @@
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, TypeVarTuple, overload
 
 from headwater.aggregates.definition import Definition
@@ -68,13 +70,27 @@ class Aggregates(Generic[State]):
         self.repository = repository
         self._place = place
 
-    async def load(self, stream: str) -> Aggregate[State]:
+    async def load(
+        self, stream: str, *, version: int | None = None, time: datetime | None = None
+    ) -> Aggregate[State]:
         """Load the state and the version of a stream: `state, version = await accounts.load(…)`.
+
+        Events are never lost to the history window, so a past state can be however old.
+
+        Args:
+            stream: its name.
+            version: load the state at this version.
+            time: load the state at this time.
 
         Raises:
             StreamTruncated: events that the state needs are hidden.
+            InvalidArgument: the stream is below that version.
         """
-        loaded = await self._replay(self._place, stream)
+        if time is not None:
+            if version is not None:
+                raise InvalidArgument("load: give either version= or time=")
+            version = await self._version_at(stream, time)
+        loaded = await self._replay(self._place, stream, version)
         return Aggregate(loaded.state, loaded.version)
 
     async def save(
@@ -225,9 +241,18 @@ class Aggregates(Generic[State]):
                 name=self.repository.name,
             )
 
-    async def _replay(self, reads: Reads, stream: str) -> _Replayed[State]:
+    async def _version_at(self, stream: str, time: datetime) -> int:
+        before = self._place.read(stream, until=time, reverse=True, limit=1)
+        async for event in before:
+            return event.version
+        # No event is that old, or those that were are hidden.
+        async for event in self._place.read(stream, limit=1):
+            return event.version - 1
+        return 0
+
+    async def _replay(self, reads: Reads, stream: str, upto: int | None = None) -> _Replayed[State]:
         repository = self.repository
-        loaded = await self._load(reads, stream, None)
+        loaded = await self._load(reads, stream, None, upto)
         state = repository.initial()
         while loaded.snapshot is not None:
             try:
@@ -235,7 +260,7 @@ class Aggregates(Generic[State]):
                 break
             except Exception:
                 # The code has changed and its schema has not. Use an older snapshot, or the events.
-                loaded = await self._load(reads, stream, loaded.snapshot.version)
+                loaded = await self._load(reads, stream, loaded.snapshot.version, upto)
         events = repository.needed(stream, loaded)
         return _Replayed(
             repository.replay(state, events),
@@ -245,12 +270,17 @@ class Aggregates(Generic[State]):
             recorded=not events or events[-1].commit > 0,
         )
 
-    async def _load(self, reads: Reads, stream: str, snapshot_below: int | None) -> Loaded:
-        schema, name = self.repository.schema, self.repository.name
-        loaded = await reads.load(stream, schema=schema, name=name, snapshot_below=snapshot_below)
-        if not loaded.is_whole:
-            # The stream may have been truncated between two pages, so load once more.
-            loaded = await reads.load(
-                stream, schema=schema, name=name, snapshot_below=snapshot_below
-            )
-        return loaded
+    async def _load(
+        self, reads: Reads, stream: str, snapshot_below: int | None, upto: int | None
+    ) -> Loaded:
+        load = partial(
+            reads.load,
+            stream,
+            schema=self.repository.schema,
+            name=self.repository.name,
+            snapshot_below=snapshot_below,
+            upto=upto,
+        )
+        loaded = await load()
+        # The stream may have been truncated between two pages, so load once more.
+        return loaded if loaded.is_whole else await load()

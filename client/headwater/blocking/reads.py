@@ -10,7 +10,7 @@ from headwater.reads.reads import Reads
 from headwater.records import Entry, Loaded, RecordedEvent
 from headwater.transport.stepping import step
 from headwater_protocol.keys import Key, KeyTuple
-from headwater_protocol.numbers import Position
+from headwater_protocol.numbers import Position, StreamVersion
 
 
 class BlockingReads:
@@ -30,6 +30,7 @@ class BlockingReads:
         *,
         after: int = 0,
         since: datetime | None = None,
+        until: datetime | None = None,
         types: Sequence[str] | None = None,
         reverse: bool = False,
         limit: int | None = None,
@@ -42,13 +43,20 @@ class BlockingReads:
             stream: its name.
             after: a version, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
+            until: only events of this time and earlier.
             types: only events of one of these types.
             reverse: start with the last event.
             limit: the maximum number of events.
         """
         return BlockingPages(
             self._core.read(
-                stream, after=after, since=since, types=types, reverse=reverse, limit=limit
+                stream,
+                after=after,
+                since=since,
+                until=until,
+                types=types,
+                reverse=reverse,
+                limit=limit,
             )
         )
 
@@ -57,6 +65,7 @@ class BlockingReads:
         *,
         after: int = 0,
         since: datetime | None = None,
+        until: datetime | None = None,
         stream: str | None = None,
         category: str | None = None,
         prefix: str | None = None,
@@ -74,6 +83,7 @@ class BlockingReads:
         Args:
             after: a position, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
+            until: only events of this time and earlier.
             stream: only events of this stream.
             category: only events of streams of this category, the name up to its first "-".
             prefix: only events of streams whose names begin with it.
@@ -87,6 +97,7 @@ class BlockingReads:
             self._core.read_all(
                 after=after,
                 since=since,
+                until=until,
                 stream=stream,
                 category=category,
                 prefix=prefix,
@@ -121,8 +132,21 @@ class BlockingReads:
             )
         )
 
+    def version(self, stream: str) -> StreamVersion:
+        """The version of a stream; 0 if there is no such stream, or none since it was deleted.
+
+        So it is what an append may expect. No event is sent.
+        """
+        return step(self._core.version(stream))
+
     def load(
-        self, stream: str, *, schema: int = 0, name: str = "", snapshot_below: int | None = None
+        self,
+        stream: str,
+        *,
+        schema: int = 0,
+        name: str = "",
+        snapshot_below: int | None = None,
+        upto: int | None = None,
     ) -> Loaded:
         """Read the newest snapshot of a stream, of this name and schema, and the events after it.
 
@@ -131,9 +155,15 @@ class BlockingReads:
 
         Args:
             snapshot_below: use a snapshot below this version, because the newer ones are wrong.
+            upto: load the stream as it was at this version.
+
+        Raises:
+            InvalidArgument: the stream is below the version *upto*.
         """
         return step(
-            self._core.load(stream, schema=schema, name=name, snapshot_below=snapshot_below)
+            self._core.load(
+                stream, schema=schema, name=name, snapshot_below=snapshot_below, upto=upto
+            )
         )
 
     def get(self, key: Key, default: Any = None) -> Any:
@@ -177,6 +207,17 @@ class BlockingReads:
         limit: int | None = None,
         values: Literal[False],
     ) -> BlockingPages[KeyTuple]: ...
+    @overload
+    def scan(
+        self,
+        prefix: Key | None = None,
+        *,
+        start: Key | None = None,
+        end: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        values: bool,
+    ) -> BlockingPages[Any]: ...
     def scan(
         self,
         prefix: Key | None = None,

@@ -160,10 +160,14 @@ class ExpiryPages(KeyPages):
 
 
 class Span(NamedTuple):
-    """A span of positions: it begins after `after`. A reverse read stops above `floor`."""
+    """A span of positions: it begins after `after`, or in reverse before it.
+
+    Events up to `floor` and those above `ceiling` do not belong to it. None: there is no ceiling.
+    """
 
     after: int
     floor: int = 0
+    ceiling: int | None = None
 
 
 class EventPages(Pages[RecordedEvent]):
@@ -195,6 +199,7 @@ class EventPages(Pages[RecordedEvent]):
         self._stream = stream
         self._after = after
         self._floor = 0
+        self._ceiling: int | None = None
         self._locate = locate
         self._keep = keep
         self._filter = wanted
@@ -221,7 +226,7 @@ class EventPages(Pages[RecordedEvent]):
             self._locate = None
             if span is None:
                 return 0, iter(()), False
-            self._after, self._floor = span
+            self._after, self._floor, self._ceiling = span
         if self._stream is None:
             commit, position, events, more = await self._fetch(
                 "read_all", self._after, self._filter, size, self._reverse
@@ -244,6 +249,10 @@ class EventPages(Pages[RecordedEvent]):
         more = more and not (self._reverse and self._after <= max(1, self._floor))
         if self._floor:
             events = [event for event in events if event[0] > self._floor]
+        if self._ceiling is not None:
+            if not self._reverse and self._after >= self._ceiling:
+                more = False
+            events = [event for event in events if event[0] <= self._ceiling]
         if self._keep is not None:
             events = [event for event in events if self._keep(event)]
         self._rows = events

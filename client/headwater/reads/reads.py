@@ -7,12 +7,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from headwater.errors import InvalidArgument
 from headwater.reads.key_reads import KeyReads
 from headwater.reads.loading import loaded_from
 from headwater.reads.pages import EventPages, Pages, Span
 from headwater.reads.query import Query, event_filter
 from headwater.records import Loaded, RecordedEvent, microseconds_of
-from headwater_protocol.numbers import Position
+from headwater_protocol.numbers import Position, StreamVersion
 from headwater_protocol.operations import NAME, POSITION, SCHEMA, STREAM, VERSION
 
 
@@ -38,6 +39,7 @@ class Reads(KeyReads):
         *,
         after: int = 0,
         since: datetime | None = None,
+        until: datetime | None = None,
         types: Sequence[str] | None = None,
         reverse: bool = False,
         limit: int | None = None,
@@ -50,6 +52,7 @@ class Reads(KeyReads):
             stream: its name.
             after: a version, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
+            until: only events of this time and earlier.
             types: only events of one of these types.
             reverse: start with the last event.
             limit: the maximum number of events.
@@ -57,18 +60,23 @@ class Reads(KeyReads):
         STREAM(stream, "read: stream")
         VERSION(after, "read: after")
         pages = partial(EventPages, self._fetch, self._codec, reverse=reverse, limit=limit)
-        if types is None and since is None:
+        if types is None and since is None and until is None:
             return pages(stream, after, {})
         wanted = event_filter("read", stream=stream, types=types)
         time = None if since is None else _microseconds(since, "read: since")
+        end = None if until is None else _end(until, "read: until")
         if self._has_own(stream):
 
             def keep(row: Sequence[Any]) -> bool:
-                return (types is None or row[6] in types) and (time is None or row[4] >= time)
+                return (
+                    (types is None or row[6] in types)
+                    and (time is None or row[4] >= time)
+                    and (end is None or row[4] < end)
+                )
 
             return pages(stream, after, {}, keep=keep)
         return pages(
-            None, 0, wanted, locate=lambda: self._locate_version(stream, after, time, reverse)
+            None, 0, wanted, locate=lambda: self._locate_version(stream, after, time, end, reverse)
         )
 
     def read_all(
@@ -76,6 +84,7 @@ class Reads(KeyReads):
         *,
         after: int = 0,
         since: datetime | None = None,
+        until: datetime | None = None,
         stream: str | None = None,
         category: str | None = None,
         prefix: str | None = None,
@@ -93,6 +102,7 @@ class Reads(KeyReads):
         Args:
             after: a position, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
+            until: only events of this time and earlier.
             stream: only events of this stream.
             category: only events of streams of this category, the name up to its first "-".
             prefix: only events of streams whose names begin with it.
@@ -113,9 +123,10 @@ class Reads(KeyReads):
             query=query,
         )
         locate = None
-        if since is not None:
-            time = _microseconds(since, "read_all: since")
-            locate = partial(self._locate_time, after, time, reverse)
+        if since is not None or until is not None:
+            time = None if since is None else _microseconds(since, "read_all: since")
+            end = None if until is None else _end(until, "read_all: until")
+            locate = partial(self._locate_time, after, time, end, reverse)
         return EventPages(
             self._fetch,
             self._codec,
@@ -160,12 +171,22 @@ class Reads(KeyReads):
             )
         return Position(position)
 
-    async def _locate_time(self, after: int, time: int, reverse: bool) -> Span:
-        floor = await self._ask("position_before", time)
-        return Span(after, floor) if reverse else Span(max(after, floor))
+    async def _locate_time(
+        self, after: int, time: int | None, end: int | None, reverse: bool
+    ) -> Span | None:
+        """The span of positions with times from *time* on and before *end*."""
+        floor = 0 if time is None else await self._ask("position_before", time)
+        if end is None:
+            return Span(after, floor) if reverse else Span(max(after, floor))
+        ceiling = await self._ask("position_before", end)
+        if not ceiling:
+            return None
+        if reverse:
+            return Span(min(after, ceiling + 1) if after else ceiling + 1, floor, ceiling)
+        return Span(max(after, floor), 0, ceiling)
 
     async def _locate_version(
-        self, stream: str, after: int, time: int | None, reverse: bool
+        self, stream: str, after: int, time: int | None, end: int | None, reverse: bool
     ) -> Span | None:
         """The span of positions after a version of a stream (in reverse: before it)."""
         position = 0
@@ -178,12 +199,26 @@ class Reads(KeyReads):
                     position -= 1
             elif not reverse:
                 return None
-        if time is None:
+        if time is None and end is None:
             return Span(position)
-        return await self._locate_time(position, time, reverse)
+        return await self._locate_time(position, time, end, reverse)
+
+    async def version(self, stream: str) -> StreamVersion:
+        """The version of a stream; 0 if there is no such stream, or none since it was deleted.
+
+        So it is what an append may expect. No event is sent.
+        """
+        STREAM(stream, "version: stream")
+        return StreamVersion((await self._fetch("stream_version", stream))[1])
 
     async def load(
-        self, stream: str, *, schema: int = 0, name: str = "", snapshot_below: int | None = None
+        self,
+        stream: str,
+        *,
+        schema: int = 0,
+        name: str = "",
+        snapshot_below: int | None = None,
+        upto: int | None = None,
     ) -> Loaded:
         """Read the newest snapshot of a stream, of this name and schema, and the events after it.
 
@@ -192,6 +227,10 @@ class Reads(KeyReads):
 
         Args:
             snapshot_below: use a snapshot below this version, because the newer ones are wrong.
+            upto: load the stream as it was at this version.
+
+        Raises:
+            InvalidArgument: the stream is below the version *upto*.
         """
         STREAM(stream, "load: stream")
         SCHEMA(schema, "load: schema")
@@ -199,6 +238,9 @@ class Reads(KeyReads):
             NAME(name, "load: name")
         if snapshot_below is not None:
             VERSION(snapshot_below, "load: snapshot_below")
+        if upto is not None:
+            VERSION(upto, "load: upto")
+            snapshot_below = upto + 1 if snapshot_below is None else min(snapshot_below, upto + 1)
         loaded, unreadable = loaded_from(
             self._codec,
             stream,
@@ -209,6 +251,8 @@ class Reads(KeyReads):
             loaded, unreadable = loaded_from(
                 self._codec, stream, await self._fetch("load", stream, name, schema, unreadable)
             )
+        if upto is not None:
+            loaded = _at_version(stream, loaded, upto)
         if not loaded.more:
             return loaded
         # A large snapshot may leave no room for events in the answer.
@@ -221,6 +265,22 @@ class Reads(KeyReads):
         # If events were hidden since the first page, later ones take their place.
         events += [event async for event in rest if event.version <= version]
         return replace(loaded, events=events, more=False)
+
+
+def _at_version(stream: str, loaded: Loaded, upto: int) -> Loaded:
+    """What was loaded, without what came after a version."""
+    if upto > loaded.version:
+        raise InvalidArgument(
+            f"load: upto: {upto}; stream {stream!r:.80} is at version {loaded.version}"
+        )
+    events = [event for event in loaded.events if event.version <= upto]
+    more = loaded.more and len(events) == len(loaded.events)
+    return replace(loaded, version=StreamVersion(upto), events=events, more=more)
+
+
+def _end(time: datetime, place: str) -> int:
+    """The first microsecond after a time."""
+    return _microseconds(time, place) + 1
 
 
 def _microseconds(time: datetime, place: str) -> int:

@@ -91,6 +91,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
         ([TX, [], [["count_keys", *A_RANGE]]], ("read:keys:a",)),
         ([TX, [], [["scan_prefixes", *A_RANGE, 0, None, 1]]], ("read:keys:a",)),
         ([TX, [], [["scan_expiries", *A_RANGE, 1, False]]], ("read:keys:a",)),
+        ([TX, [], [["stream_version", "a-1"]]], ("read:stream:a-1",)),
         ([TX, [], [["read_stream", "a-1", 0, 1, False]]], ("read:category:a",)),
         ([TX, [], [["read_all", 0, {"category": "a"}, 1, False]]], ("read:category:a",)),
         ([TX, [], [["load", "a-1", "", 0, None]]], ("read:stream:a-1",)),
@@ -115,6 +116,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
         ([None, b"", None, 0], ("read:keys",)),
     ],
     "scan_expiries": [([None, *A_RANGE], ("read:keys:a",)), ([None, b"", None], ("read:keys",))],
+    "stream_version": [([None, "a-1"], ("read:stream:a-1",))],
     "read_stream": [([None, "a-1"], ("read:stream:a-1",))],
     "read_all": [
         ([None], ("read:streams",)),

@@ -72,6 +72,10 @@ class ChargedReader(Reader):
         self._budget.spend(keys=6, entries=4 * len(page.events))
         return page
 
+    def stream_version(self, stream: str) -> int:
+        self._budget.spend(keys=2)
+        return super().stream_version(stream)
+
     def load(self, stream: str, name: str, schema: int, below: int | None = None) -> Loaded:
         self._budget.spend(keys=20)
         return super().load(stream, name, schema, below)

@@ -167,6 +167,11 @@ class Reader:
             more = first + len(events) - 1 < version and first <= version
         return StreamPage(version, events, more)
 
+    def stream_version(self, stream: str) -> int:
+        """The version of a stream; 0 if it does not exist, or not since it was deleted."""
+        version = self.read_stream(stream, limits.NUMBER_MAX, 1, False).version
+        return version if version >= self._begins(stream) else 0
+
     def load(self, stream: str, name: str, schema: int, below: int | None = None) -> Loaded:
         """The newest snapshot of this name and schema, and the events after it.
 

@@ -51,6 +51,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "count_keys": partial(reads.read, "count_keys"),
     "scan_prefixes": partial(reads.read, "scan_prefixes"),
     "scan_expiries": partial(reads.read, "scan_expiries"),
+    "stream_version": partial(reads.read, "stream_version"),
     "read_stream": partial(reads.read, "read_stream"),
     "read_all": partial(reads.read, "read_all"),
     "newest_position": reads.newest_position,

@@ -106,6 +106,10 @@ def _read_all_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     ]
 
 
+def _stream_version_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
+    return [encode([reader.view, reader.stream_version(arguments[0])])]
+
+
 def _load_parts(reader: Reader, arguments: list[Any]) -> list[bytes]:
     stream, name, schema, below = arguments
     loaded = reader.load(stream, name, schema, below)
@@ -179,6 +183,7 @@ READS: Final[Mapping[str, Callable[[Reader, list[Any]], list[bytes]]]] = {
     "scan_expiries": _scan_expiries_parts,
     "read_stream": _read_stream_parts,
     "read_all": _read_all_parts,
+    "stream_version": _stream_version_parts,
     "load": _load_parts,
 }
 """From a reader and a read's own arguments to its encoded answer, in parts."""
