@@ -89,6 +89,7 @@ BODIES: Final = {
             )
         )""",
     ("Database", "projection"): "return with_blocking_handler(name, {call})",
+    ("Database", "lock"): "return BlockingLock(self._core, name, ttl)",
     ("Database", "run_projections"): (
         "return RunningProjections(self._core, self._core.projections, names)"
     ),
@@ -97,12 +98,14 @@ BODIES: Final = {
 """Methods that do more than forward."""
 
 RETURN_TYPES: Final = {
+    ("Database", "lock"): "BlockingLock",
     ("Database", "run_projections"): "RunningProjections",
     ("Delivery", "claimed"): "Delivery",
 }
 """Return types of methods that return something else than the asynchronous method."""
 
 MODULES: Final = {
+    "BlockingLock": "headwater.blocking.lock",
     "BlockingRuntime": "headwater.transport.blocking_runtime",
     "RunningProjections": "headwater.blocking.running_projections",
     "in_blocking_transaction": "headwater.blocking.handlers",

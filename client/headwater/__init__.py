@@ -53,6 +53,7 @@ from headwater.errors import (
     HistoryGone,
     InternalError,
     InvalidArgument,
+    LockLost,
     NoSuchCommit,
     NoSuchEvent,
     NoSuchGroup,
@@ -81,6 +82,7 @@ from headwater.feeds.subscription import Subscription
 from headwater.groups.administration import GroupInfo, Groups, GroupSummary, ParkedEvent
 from headwater.groups.delivery import Delivery
 from headwater.groups.membership import Membership
+from headwater.locks.lock import Lock
 from headwater.projections.models import Model, ReadModel
 from headwater.projections.projections import Projections, ProjectionStatus
 from headwater.projections.state import ParkedStream, ProjectionTransaction
@@ -195,6 +197,8 @@ __all__ = [
     "Model",
     "Membership",
     "MsgpackCodec",
+    "Lock",
+    "LockLost",
     "NoSuchCommit",
     "NoSuchEvent",
     "NoSuchGroup",

@@ -15,6 +15,7 @@ from headwater.feeds.subscription import WINDOW_DEFAULT, Subscription
 from headwater.groups.administration import Groups
 from headwater.groups.membership import GROUP_CREDIT_DEFAULT, Membership
 from headwater.identifiers import new_transaction_id, transaction_bytes
+from headwater.locks.lock import Locking
 from headwater.projections.host import Host
 from headwater.projections.models import ReadModel
 from headwater.projections.projections import (
@@ -56,7 +57,7 @@ Ts = TypeVarTuple("Ts")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Database(Reads, SingleWrites, Administration):
+class Database(Reads, SingleWrites, Locking, Administration):
     """A database on a server. Any number of tasks may use it at once, over one connection.
 
     Use it with `async with`. A lost connection is reopened when it is next needed.
@@ -107,8 +108,7 @@ class Database(Reads, SingleWrites, Administration):
     async def close(self) -> None:
         """Close all connections now. Leaving `async with` does the same.
 
-        It ends every wait of other tasks. A read or a subscription raises ConnectionLost, and a
-        commit that was sent raises CommitUnknown.
+        It ends every wait of other tasks. A commit that was sent raises CommitUnknown.
         """
         if self._opened_channel is not None:
             self._opened_channel.close()

@@ -58,6 +58,10 @@ class StreamTruncated(HeadwaterError, code="stream_truncated"):
     """
 
 
+class LockLost(HeadwaterError, code="lock_lost"):
+    """A lock has expired, or could not be renewed in time. Another process may hold it."""
+
+
 class ProjectionBehind(HeadwaterError, code="projection_behind"):
     """A projection did not reach a position in time."""
 
@@ -91,6 +95,7 @@ __all__ = [
     "HistoryGone",
     "InternalError",
     "InvalidArgument",
+    "LockLost",
     "NoSuchCommit",
     "NoSuchEvent",
     "NoSuchGroup",

@@ -212,6 +212,13 @@ class Channel:
         transaction = new_transaction_id()
         return await self.persist(transaction, name, *arguments, transaction)
 
+    def post(self, name: str, *arguments: Any) -> None:
+        """Send a request without waiting for its answer, if there is an open connection."""
+        connection = self._free()
+        if connection is not None:
+            connection.post([(name, *arguments)])
+            connection.release()
+
     async def persist(self, transaction: bytes, name: str, *arguments: Any) -> Any:
         """Send a write with a transaction id again and again, until it is answered.
 
