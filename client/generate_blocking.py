@@ -89,6 +89,10 @@ BODIES: Final = {
             )
         )""",
     ("Database", "projection"): "return with_blocking_handler(name, {call})",
+    ("Database", "consume"): (
+        "consume_in_threads(self._core, group, handler, concurrency=concurrency, "
+        "until_caught_up=until_caught_up)"
+    ),
     ("Database", "lock"): "return BlockingLock(self._core, name, ttl)",
     ("Database", "run_projections"): (
         "return RunningProjections(self._core, self._core.projections, names)"
@@ -105,6 +109,7 @@ RETURN_TYPES: Final = {
 """Return types of methods that return something else than the asynchronous method."""
 
 MODULES: Final = {
+    "consume_in_threads": "headwater.blocking.consuming",
     "BlockingLock": "headwater.blocking.lock",
     "BlockingRuntime": "headwater.transport.blocking_runtime",
     "RunningProjections": "headwater.blocking.running_projections",

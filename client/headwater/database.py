@@ -9,6 +9,7 @@ from uuid import UUID
 
 from headwater.accounts.administration import Administration
 from headwater.codecs.codec import Codec
+from headwater.consumers.consuming import Consuming
 from headwater.errors import InvalidArgument
 from headwater.feeds.key_feed import KeyFeed
 from headwater.feeds.subscription import WINDOW_DEFAULT, Subscription
@@ -57,7 +58,7 @@ Ts = TypeVarTuple("Ts")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Database(Reads, SingleWrites, Locking, Administration):
+class Database(Reads, SingleWrites, Consuming, Locking, Administration):
     """A database on a server. Any number of tasks may use it at once, over one connection.
 
     Use it with `async with`. A lost connection is reopened when it is next needed.

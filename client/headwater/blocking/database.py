@@ -7,6 +7,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
 from headwater.blocking.administration import BlockingAdministration
+from headwater.blocking.consuming import consume_in_threads
 from headwater.blocking.groups import BlockingGroups
 from headwater.blocking.handlers import in_blocking_transaction, with_blocking_handler
 from headwater.blocking.lock import BlockingLock
@@ -33,7 +34,14 @@ from headwater.projections.projections import (
 from headwater.reads.key_ranges import KeyRange
 from headwater.reads.listing import CategoryInfo, StreamInfo
 from headwater.reads.query import Query
-from headwater.records import CommitRecord, Committed, Committing, StoredSnapshot, TransactionStatus
+from headwater.records import (
+    CommitRecord,
+    Committed,
+    Committing,
+    RecordedEvent,
+    StoredSnapshot,
+    TransactionStatus,
+)
 from headwater.transactions.batch import Batch, Executed
 from headwater.transactions.range_deletion import DeletedRange
 from headwater.transactions.transaction import Isolation
@@ -371,6 +379,35 @@ class BlockingDatabase(BlockingReads, BlockingSingleWrites, BlockingAdministrati
     def model(self, name: str) -> BlockingReadModel:
         """The read model of a projection, as readers see it."""
         return BlockingReadModel(self._core.model(name))
+
+    def consume(
+        self,
+        group: str,
+        handler: Callable[[BlockingTransaction, RecordedEvent], None],
+        *,
+        concurrency: int = 1,
+        until_caught_up: bool = False,
+    ) -> None:
+        """Call handler(tx, event) for each event of a consumer group, until cancelled.
+
+        The event is acknowledged in the handler's transaction, so what the handler writes with it
+        happens exactly once. If the handler raises an exception, the event is delivered again after
+        the pause of the group, and parked after its attempts. Lost connections and restarts of the
+        server only interrupt it. A handler must be done within the lease of the group.
+
+        Args:
+            group: the name of the group; `groups.ensure` creates it.
+            handler: the work; the first argument is the transaction.
+            concurrency: how many events to work on at once. They are of different streams.
+            until_caught_up: return once every event is done, parked, or waits behind a parked one.
+
+        Raises:
+            NoSuchGroup: there is no group of this name, or it was deleted.
+            HeadwaterError: an error that joining again cannot cure.
+        """
+        consume_in_threads(
+            self._core, group, handler, concurrency=concurrency, until_caught_up=until_caught_up
+        )
 
     def lock(self, name: str, *, ttl: timedelta | float = TTL_DEFAULT) -> BlockingLock:
         """Hold a lock while a block runs: `with db.lock("report") as lock`.

@@ -67,6 +67,53 @@ class BlockingGroups:
             )
         )
 
+    def ensure(
+        self,
+        name: str,
+        *,
+        after: int | None = 0,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
+        lease: float | None = None,
+        attempts: int | None = None,
+        retry_delay: float | None = None,
+        parked_stream: str | None = None,
+    ) -> bool:
+        """Create a group, or give one that exists this filter and these settings.
+
+        So each process of a service can call it at its start. If nothing has changed, nothing is
+        written. A group that exists keeps its position.
+
+        Args:
+            name: of the group.
+            after: where a new group begins, as for `create`.
+            stream, category, prefix, types, tags, query: which events. Without any of them, all.
+            lease, attempts, retry_delay, parked_stream: as for `create`. None: keep the value.
+
+        Returns:
+            Whether it was created.
+        """
+        return step(
+            self._core.ensure(
+                name,
+                after=after,
+                stream=stream,
+                category=category,
+                prefix=prefix,
+                types=types,
+                tags=tags,
+                query=query,
+                lease=lease,
+                attempts=attempts,
+                retry_delay=retry_delay,
+                parked_stream=parked_stream,
+            )
+        )
+
     def update(
         self,
         name: str,

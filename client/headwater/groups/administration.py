@@ -7,7 +7,7 @@ from typing import Any
 
 from headwater.codecs.codec import Codec
 from headwater.codecs.events import recorded_event
-from headwater.errors import InvalidArgument
+from headwater.errors import GroupExists, InvalidArgument
 from headwater.reads.pages import Pages
 from headwater.reads.query import Query, event_filter
 from headwater.records import RecordedEvent, time_of
@@ -181,6 +181,60 @@ class Groups:
             POSITION(after, "groups.create: after")
         [position] = await self._ask("group_create", name, wanted, after, settings)
         return Position(position)
+
+    async def ensure(
+        self,
+        name: str,
+        *,
+        after: int | None = 0,
+        stream: str | None = None,
+        category: str | None = None,
+        prefix: str | None = None,
+        types: Sequence[str] | None = None,
+        tags: Sequence[str] | None = None,
+        query: Query | None = None,
+        lease: float | None = None,
+        attempts: int | None = None,
+        retry_delay: float | None = None,
+        parked_stream: str | None = None,
+    ) -> bool:
+        """Create a group, or give one that exists this filter and these settings.
+
+        So each process of a service can call it at its start. If nothing has changed, nothing is
+        written. A group that exists keeps its position.
+
+        Args:
+            name: of the group.
+            after: where a new group begins, as for `create`.
+            stream, category, prefix, types, tags, query: which events. Without any of them, all.
+            lease, attempts, retry_delay, parked_stream: as for `create`. None: keep the value.
+
+        Returns:
+            Whether it was created.
+        """
+        settings = _settings("groups.ensure", lease, attempts, retry_delay, parked_stream)
+        wanted = event_filter(
+            "groups.ensure",
+            stream=stream,
+            category=category,
+            prefix=prefix,
+            types=types,
+            tags=tags,
+            query=query,
+        )
+        if after is not None:
+            POSITION(after, "groups.ensure: after")
+        NAME(name, "groups.ensure: name")
+        try:
+            await self._ask("group_create", name, wanted, after, settings)
+        except GroupExists:
+            there = await self._channel().read("group_info", name)
+            if there["filter"] == wanted and there.items() >= settings.items():
+                return False
+            changed = None if there["filter"] == wanted else wanted
+            await self._ask("group_update", name, changed, None, settings)
+            return False
+        return True
 
     async def update(
         self,
