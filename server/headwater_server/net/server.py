@@ -90,13 +90,12 @@ class Server:
         self._stopped = trio.Event()
         self._failures = Failures()
         self._garbage_collection = garbage_collection
-        self._recorder = recorder
         self._group_commit = GroupCommit(
             engine.sequencer,
             worker("commit"),
             seal_log=engine.seal_log,
             adaptive_fsync=adaptive_fsync,
-            after_publish=self._after_publish if recorder is None else self._after_measured,
+            after_publish=self._measured_publish(recorder),
             waiting_size_max=settings.commits_waiting_size_max,
             disk_retry_ms=settings.disk_retry_ms,
         )
@@ -244,10 +243,10 @@ class Server:
         if self.plain_sockets.to_flush:
             self.plain_sockets.flush(FLUSHES_PER_TURN_MAX)
 
-    def _after_measured(self) -> None:
-        self._after_publish()
-        assert self._recorder is not None, "the server was made with one"
-        self._recorder.published(self._engine.durable_sequence)
+    def _measured_publish(self, recorder: Recorder | None) -> Callable[[], None]:
+        if recorder is None:
+            return self._after_publish
+        return recorder.after(self._after_publish, self._engine.sequencer)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` has finished.

@@ -60,11 +60,10 @@ class Recorder:
         self.failed: dict[tuple[str, str], int] = {}
         self.groups = Histogram(1, RECORDS_BUCKETS)
         self.begun_before: dict[Any, tuple[int, int]] = {}
+        self.tells_slow = slow_ns_min is not None
         self._slow_ns_min = slow_ns_min if slow_ns_min is not None else 1 << 60
         self._on_slow = on_slow
-        self._waiting: list[
-            tuple[int, int, int, TimedHandler, Any, list[Any], WorkBudget | None]
-        ] = []
+        self._waiting: list[Waiting] = []
         self._published = 0
 
     @property
@@ -79,18 +78,13 @@ class Recorder:
             name: TimedHandler(self, name, handler, sequencer) for name, handler in handlers.items()
         }
 
-    def wait(
-        self,
-        sequence: int,
-        began: int,
-        served: int,
-        handler: "TimedHandler",
-        session: Any,
-        arguments: list[Any],
-        work: WorkBudget | None,
-    ) -> None:
+    def after(self, publish: Callable[[], None], sequencer: Sequencer) -> Callable[[], None]:
+        """Do what follows after a publish, and then measure what it has answered."""
+        return MeasuredPublish(self, publish, sequencer)
+
+    def wait(self, waiting: "Waiting") -> None:
         """A request is served, and its answer waits until a sequence number is published."""
-        self._waiting.append((sequence, began, served, handler, session, arguments, work))
+        self._waiting.append(waiting)
 
     def published(self, sequence: int) -> None:
         """A group is published, up to a sequence number; its answers are sent."""
@@ -100,17 +94,22 @@ class Recorder:
         if not waiting:
             return
         now = self.clock()
-        left = []
+        if waiting[-1][0] <= sequence:
+            # They are in the order of their numbers, so all are done.
+            self._waiting = []
+        else:
+            self._waiting = [each for each in waiting if each[0] > sequence]
         for each in waiting:
             if each[0] > sequence:
-                left.append(each)
-                continue
+                break
             took = now - each[1]
-            each[3].durations.add(took)
-            if took >= self._slow_ns_min:
-                served = each[2] - each[1]
-                self.tell_slow(each[3].name, each[4], each[5], served, took - served, each[6])
-        self._waiting = left
+            each[2].durations.add(took)
+            slow = each[3]
+            if slow is not None and took >= self._slow_ns_min:
+                served = slow.ended - each[1]
+                self.tell_slow(
+                    each[2].name, slow.session, slow.arguments, served, took - served, slow.work
+                )
 
     def fail(self, name: str, code: str) -> None:
         """Count a failed request."""
@@ -149,6 +148,39 @@ class Recorder:
             self._on_slow(name, session, arguments, served_ns, waited_ns, work)
 
 
+class Served:
+    """What is told of a request if it turns out to be slow."""
+
+    def __init__(
+        self, ended: int, session: Any, arguments: list[Any], work: WorkBudget | None
+    ) -> None:
+        self.ended = ended
+        self.session = session
+        self.arguments = arguments
+        self.work = work
+
+
+Waiting = tuple[int, int, "TimedHandler", Served | None]
+"""A request that waits for a sync: its sequence number, when it began, its operation, and what is
+told of it if it is slow."""
+
+
+class MeasuredPublish:
+    """Follows every publish."""
+
+    def __init__(
+        self, recorder: Recorder, publish: Callable[[], None], sequencer: Sequencer
+    ) -> None:
+        self._recorder = recorder
+        self._publish = publish
+        self._sequencer = sequencer
+
+    def __call__(self) -> None:
+        """Do what follows, then measure."""
+        self._publish()
+        self._recorder.published(self._sequencer.durable_sequence)
+
+
 class TimedHandler:
     """Calls the handler of an operation, and measures it."""
 
@@ -175,17 +207,20 @@ class TimedHandler:
             raise
         if recorder.begun_before:
             began = recorder.begun(session, request_id, began)
-        now = recorder.clock()
         if answer is None:
             if self._waits:
                 sequencer = self._sequencer
-                work = sequencer.planner.work if self._plans else None
-                recorder.wait(sequencer.sequence, began, now, self, session, arguments, work)
+                served: Served | None = None
+                if recorder.tells_slow:
+                    work = sequencer.planner.work if self._plans else None
+                    served = Served(recorder.clock(), session, arguments, work)
+                recorder.wait((sequencer.sequence, began, self, served))
             return None
-        self.durations.add(now - began)
-        if recorder.is_slow(now - began):
+        took = recorder.clock() - began
+        self.durations.add(took)
+        if recorder.tells_slow and recorder.is_slow(took):
             work = self._sequencer.planner.work if self._plans else None
-            recorder.tell_slow(self.name, session, arguments, now - began, 0, work)
+            recorder.tell_slow(self.name, session, arguments, took, 0, work)
         return answer
 
     def _failed(
