@@ -366,8 +366,11 @@ def bounds() -> list[tuple[str, Any]]:
         for owner in (_SERVER, _SESSION, _ENGINE)
         for name, field in type(owner).__dataclass_fields__.items()
         if f"{type(owner).__name__}.{name}" not in LEFT_OUT | SETTINGS_SHOWN
-        # A text, as a path, is no bound.
-        and str not in (field.type, *get_args(field.type))
+        # A text, as a path, is no bound, and neither is one of a few words.
+        and not any(
+            isinstance(each, type) and issubclass(each, str)
+            for each in (field.type, *get_args(field.type))
+        )
     ]
 
 

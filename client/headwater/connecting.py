@@ -20,6 +20,8 @@ def connect(
     password: str | None = None,
     tls: bool | ssl.SSLContext | None = None,
     ca_file: str | None = None,
+    cert_file: str | None = None,
+    key_file: str | None = None,
     codec: Codec | None = None,
     connect_timeout: float = 10.0,
     request_timeout: float = 30.0,
@@ -36,6 +38,8 @@ def connect(
         user, password: instead of those in the URL.
         tls: True: trust the certificates of the system and those of ca_file. Or an SSLContext.
         ca_file: a file of certificates to trust, in PEM.
+        cert_file, key_file: a certificate of the user, and its key if that is in another file. A
+            server that accepts it may need no password.
         codec: of values, event data and states. The default is MsgpackCodec.
         connect_timeout: seconds to connect and authenticate.
         request_timeout: seconds to wait for an answer.
@@ -52,7 +56,15 @@ def connect(
         ConnectionLost: no server answered. Raised when the block is entered.
         AuthenticationFailed: the server refused the user. Raised when the block is entered.
     """
-    address = parse_address(url, user=user, password=password, tls=tls, ca_file=ca_file)
+    address = parse_address(
+        url,
+        user=user,
+        password=password,
+        tls=tls,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
     return Database(
         address,
         _options(
@@ -74,6 +86,8 @@ def connect_blocking(
     password: str | None = None,
     tls: bool | ssl.SSLContext | None = None,
     ca_file: str | None = None,
+    cert_file: str | None = None,
+    key_file: str | None = None,
     codec: Codec | None = None,
     connect_timeout: float = 10.0,
     request_timeout: float = 30.0,
@@ -85,7 +99,15 @@ def connect_blocking(
 
     Arguments and errors are those of `connect`.
     """
-    address: Address = parse_address(url, user=user, password=password, tls=tls, ca_file=ca_file)
+    address: Address = parse_address(
+        url,
+        user=user,
+        password=password,
+        tls=tls,
+        ca_file=ca_file,
+        cert_file=cert_file,
+        key_file=key_file,
+    )
     return BlockingDatabase(
         address,
         _options(

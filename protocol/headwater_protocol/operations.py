@@ -34,6 +34,7 @@ from headwater_protocol.fields import (
     Tagged,
     Text,
 )
+from headwater_protocol.mechanisms import MECHANISMS
 from headwater_protocol.numbers import STREAM_EXISTS
 from headwater_protocol.vocabulary.accounts import ACCOUNT_OPERATIONS
 from headwater_protocol.vocabulary.connections import CONNECTION_OPERATIONS
@@ -277,11 +278,11 @@ _TABLE = (
     Operation(
         "authenticate",
         _record(
-            _required("mechanism", Choice(("SCRAM-SHA-256",))),
+            _required("mechanism", Choice(MECHANISMS)),
             _required("message", Binary(0, 4096)),
         ),
         "[done, message]",
-        "One step of SASL SCRAM (RFC 5802, RFC 7677): client-first, then client-final.",
+        "One step of SASL: a message of SCRAM (RFC 5802, RFC 7677), or EXTERNAL (RFC 4422).",
     ),
     Operation("ping", _record(), "[commit, time]", "The newest commit and the server's clock."),
     # Transactions.

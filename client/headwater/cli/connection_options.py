@@ -17,7 +17,7 @@ import functools
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -40,6 +40,8 @@ class Connector:
         user: str | None,
         password: str | None,
         ca_file: str | None,
+        cert_file: str | None,
+        key_file: str | None,
         timeout: float,
     ) -> None:
         self.url = url
@@ -47,6 +49,8 @@ class Connector:
             "user": user,
             "password": password,
             "ca_file": ca_file,
+            "cert_file": cert_file,
+            "key_file": key_file,
             "connect_timeout": timeout,
             "request_timeout": timeout,
             "retry_timeout": timeout,
@@ -107,62 +111,78 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
+_OPTIONS: Final = (
+    click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="HEADWATER_CONFIG",
+        show_envvar=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="A TOML file with settings, which have the names of the options.",
+    ),
+    click.option(
+        "--url",
+        default=f"headwater://localhost:{PORT_DEFAULT}",
+        envvar="HEADWATER_URL",
+        show_envvar=True,
+        help="The server: headwater://, headwaters:// or headwater+unix://",
+    ),
+    click.option(
+        "--user",
+        envvar="HEADWATER_USER",
+        show_envvar=True,
+        help="The user, if the URL does not name one.",
+    ),
+    click.option(
+        "--password",
+        envvar="HEADWATER_PASSWORD",
+        show_envvar=True,
+        help="The password. Other users of this machine can see flags; use the variable.",
+    ),
+    click.option(
+        "--ca-file",
+        type=click.Path(exists=True, dir_okay=False),
+        envvar="HEADWATER_CA_FILE",
+        show_envvar=True,
+        help="A PEM file of certificates to trust, in addition to those of the system.",
+    ),
+    click.option(
+        "--cert-file",
+        type=click.Path(exists=True, dir_okay=False),
+        envvar="HEADWATER_CERT_FILE",
+        show_envvar=True,
+        help="A PEM file with a certificate of the user, for servers that accept it.",
+    ),
+    click.option(
+        "--key-file",
+        type=click.Path(exists=True, dir_okay=False),
+        envvar="HEADWATER_KEY_FILE",
+        show_envvar=True,
+        help="The key of that certificate, if it is in another file.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=10.0,
+        envvar="HEADWATER_TIMEOUT",
+        show_envvar=True,
+        help="Seconds to wait for the server.",
+    ),
+)
+
+_NAMES: Final = ("url", "user", "password", "ca_file", "cert_file", "key_file", "timeout")
+
+
 def connection_options(command: F) -> F:
     """Add the options of a connection to *command*, and pass them as `connector`."""
 
     @functools.wraps(command)
     def called(*args: Any, **options: Any) -> Any:
-        names = ("url", "user", "password", "ca_file", "timeout")
-        connector = Connector(*(options.pop(name) for name in names))
+        connector = Connector(*(options.pop(name) for name in _NAMES))
         return command(*args, connector=connector, **options)
 
-    for option in reversed(
-        (
-            click.option(
-                "--config",
-                type=click.Path(dir_okay=False, path_type=Path),
-                envvar="HEADWATER_CONFIG",
-                show_envvar=True,
-                is_eager=True,
-                expose_value=False,
-                callback=_read_config,
-                help="A TOML file with settings, which have the names of the options.",
-            ),
-            click.option(
-                "--url",
-                default=f"headwater://localhost:{PORT_DEFAULT}",
-                envvar="HEADWATER_URL",
-                show_envvar=True,
-                help="The server: headwater://, headwaters:// or headwater+unix://",
-            ),
-            click.option(
-                "--user",
-                envvar="HEADWATER_USER",
-                show_envvar=True,
-                help="The user, if the URL does not name one.",
-            ),
-            click.option(
-                "--password",
-                envvar="HEADWATER_PASSWORD",
-                show_envvar=True,
-                help="The password. Other users of this machine can see flags; use the variable.",
-            ),
-            click.option(
-                "--ca-file",
-                type=click.Path(exists=True, dir_okay=False),
-                envvar="HEADWATER_CA_FILE",
-                show_envvar=True,
-                help="A PEM file of certificates to trust, in addition to those of the system.",
-            ),
-            click.option(
-                "--timeout",
-                type=click.FloatRange(min=0, min_open=True),
-                default=10.0,
-                envvar="HEADWATER_TIMEOUT",
-                show_envvar=True,
-                help="Seconds to wait for the server.",
-            ),
-        )
-    ):
+    for option in reversed(_OPTIONS):
         called = option(called)
     return called  # type: ignore[return-value]

@@ -3,6 +3,7 @@
     headwater://user:password@host:port            plain TCP, port 4323 unless given
     headwater://host?tls=1&ca_file=/etc/ca.pem     the same, under TLS
     headwaters://host                              TLS, shorter
+    headwaters://host?cert_file=/etc/me.pem        with a certificate of one's own; also key_file
     headwater+unix:///run/headwater.sock           a Unix socket
 
 A user or password with characters that have a meaning in URLs must be percent-encoded.
@@ -56,11 +57,13 @@ def parse_address(
     password: str | None = None,
     tls: bool | ssl.SSLContext | None = None,
     ca_file: str | None = None,
+    cert_file: str | None = None,
+    key_file: str | None = None,
 ) -> Address:
     """Parse *url*. The other arguments override what the URL says.
 
     Raises:
-        InvalidArgument: the URL has none of the forms above, or the CA file cannot be read.
+        InvalidArgument: the URL has none of the forms above, or a file cannot be read.
     """
     try:
         parts = urlsplit(url)
@@ -72,14 +75,17 @@ def parse_address(
             "(headwater://host:port)"
         )
     wants_tls = parts.scheme == "headwaters"
+    files = {"ca_file": ca_file, "cert_file": cert_file, "key_file": key_file}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name == "tls" and value.lower() in _YES:
             wants_tls = _YES[value.lower()]
-        elif name == "ca_file":
-            ca_file = ca_file or value
+        elif name in files:
+            files[name] = files[name] or value
         else:
-            raise InvalidArgument(f"url: unknown option {name}={value}; known: tls=1, ca_file=")
-    context = _tls_context(wants_tls if tls is None else tls, ca_file)
+            raise InvalidArgument(
+                f"url: unknown option {name}={value}; known: tls=1, {'=, '.join(files)}="
+            )
+    context = _tls_context(wants_tls if tls is None else tls, **files)
     address = _place(url)
     if address.path and context is not None:
         raise InvalidArgument("url: TLS is not possible on a Unix socket")
@@ -112,14 +118,31 @@ def _place(url: str) -> Address:
     return Address(parts.hostname or "localhost", port)
 
 
-def _tls_context(tls: bool | ssl.SSLContext, ca_file: str | None) -> ssl.SSLContext | None:
+def _tls_context(
+    tls: bool | ssl.SSLContext, ca_file: str | None, cert_file: str | None, key_file: str | None
+) -> ssl.SSLContext | None:
     if isinstance(tls, ssl.SSLContext):
         return tls
     if not tls:
-        if ca_file is not None:
-            raise InvalidArgument("ca_file: it needs TLS; use headwaters:// or tls=True")
+        for name, file in (("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file)):
+            if file is not None:
+                raise InvalidArgument(f"{name}: it needs TLS; use headwaters:// or tls=True")
         return None
+    if key_file is not None and cert_file is None:
+        raise InvalidArgument("key_file: it needs a cert_file")
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise InvalidArgument(f"ca_file: {ca_file}: {error}") from error
+    if cert_file is not None:
+        try:
+            # The key may be in the same file. No terminal is asked for the password of a key.
+            context.load_cert_chain(cert_file, key_file, password=_no_password)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            files = cert_file if key_file is None else f"{cert_file}, {key_file}"
+            raise InvalidArgument(f"cert_file: {files}: {error}") from error
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password; give tls= an SSLContext instead")

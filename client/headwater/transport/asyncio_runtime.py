@@ -38,6 +38,9 @@ class AsyncioConnection(Connection, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport, but do not inherit from it.
         self._transport = cast("asyncio.Transport", transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None:
+            self.server_certificate = tls.getpeercert(binary_form=True)
         self._transport.set_write_buffer_limits(high=QUEUED_SIZE_MAX)
 
     def pause_writing(self) -> None:

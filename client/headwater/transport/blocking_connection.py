@@ -44,6 +44,8 @@ class BlockingConnection(Connection):
         sock.setblocking(False)
         self._socket = sock
         self._tls = isinstance(sock, ssl.SSLSocket)
+        if isinstance(sock, ssl.SSLSocket):
+            self.server_certificate = sock.getpeercert(binary_form=True)
         self._timeout = timeout
         self.deadline: float | None = None
         self._expects_pushes = False

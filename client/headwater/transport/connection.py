@@ -83,10 +83,12 @@ class Connection(ABC):
         name: the server's address, for messages.
         closed: whether it is closed.
         reason: why it is closed, if that is known.
+        server_certificate: that the server has shown in TLS (DER); None without TLS.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.server_certificate: bytes | None = None
         self.closed = False
         self.reason: HeadwaterError | None = None
         self._protocol = ClientConnection()

@@ -1,7 +1,10 @@
 """The handshake: hello, then SCRAM-SHA-256 if the server requires a user (RFC 5802, RFC 7677).
 
 The password is never sent. The server also proves that it knows the verifier of the user, so a
-false server is detected before any request is sent to it.
+false server is detected before any request is sent to it. Over TLS, the proofs of both are bound to
+the server's certificate, so they are worth nothing to somebody in the middle who has another one.
+
+Without a password, the certificate that the client has shown in TLS is used, if the server lets it.
 """
 
 import importlib.metadata
@@ -13,8 +16,13 @@ from headwater.errors import AuthenticationFailed, InvalidArgument, ProtocolErro
 from headwater.transport.address import Address
 from headwater.transport.connection import Connection
 from headwater_protocol.limits import PROTOCOL_VERSION
-
-MECHANISM: Final = "SCRAM-SHA-256"
+from headwater_protocol.mechanisms import (
+    BINDING,
+    EXTERNAL,
+    SCRAM,
+    SCRAM_PLUS,
+    server_end_point,
+)
 
 ITERATIONS_DEFAULT: Final = 15_000
 """Rounds of PBKDF2 for a new password: about 4 ms for each guess, and for each connection."""
@@ -28,7 +36,7 @@ def verifier(
     Raises:
         InvalidArgument: the password has characters that SCRAM does not allow (RFC 4013).
     """
-    mechanism = scramp.ScramMechanism(MECHANISM)
+    mechanism = scramp.ScramMechanism(SCRAM)
     try:
         salt, stored_key, server_key, iterations = mechanism.make_auth_info(
             password, iteration_count=iterations
@@ -62,30 +70,44 @@ async def greet(connection: Connection, address: Address, client_name: str) -> N
         )
     if not mechanisms:
         return
+    if EXTERNAL in mechanisms and (address.password is None or mechanisms == [EXTERNAL]):
+        await _step(connection, EXTERNAL, address.user or "")
+        return
     if address.user is None:
         raise AuthenticationFailed(
             f"{connection.name} requires a user and password: headwater://user:password@host"
         )
-    if MECHANISM not in mechanisms:
+    certificate = connection.server_certificate
+    binding = None if certificate is None else server_end_point(certificate)
+    usable = {SCRAM} if binding is None else {SCRAM, SCRAM_PLUS}
+    chosen = [each for each in mechanisms if each in usable]
+    if not chosen:
         raise AuthenticationFailed(
-            f"{connection.name} offers {', '.join(mechanisms)}; this client supports {MECHANISM}"
+            f"{connection.name} offers {', '.join(mechanisms)}; this client supports "
+            f"{', '.join(sorted(usable))} here"
         )
-    await _authenticate(connection, address.user, address.password or "")
+    await _authenticate(connection, chosen, binding, address.user, address.password or "")
 
 
-async def _authenticate(connection: Connection, user: str, password: str) -> None:
+async def _authenticate(
+    connection: Connection, mechanisms: list[str], binding: bytes | None, user: str, password: str
+) -> None:
+    # If we can bind and the server does not offer it, we say so. A server that did offer it then
+    # knows that somebody has taken it from the list.
+    bound = None if binding is None else (BINDING, binding)
     try:
-        client = scramp.ScramClient([MECHANISM], user, password)
-        answer = await _step(connection, client.get_client_first())
+        client = scramp.ScramClient(mechanisms, user, password, bound)
+        mechanism = client.mechanism_name
+        answer = await _step(connection, mechanism, client.get_client_first())
         client.set_server_first(answer)
-        answer = await _step(connection, client.get_client_final())
+        answer = await _step(connection, mechanism, client.get_client_final())
         client.set_server_final(answer)
     except scramp.ScramException as error:
         raise AuthenticationFailed(f"{connection.name}: {error}") from error
 
 
-async def _step(connection: Connection, message: str) -> str:
-    payload: Any = await connection.ask("authenticate", MECHANISM, message.encode())
+async def _step(connection: Connection, mechanism: str, message: str) -> str:
+    payload: Any = await connection.ask("authenticate", mechanism, message.encode())
     match payload:
         case [bool(), bytes(answer)]:
             return answer.decode(errors="replace")

@@ -370,7 +370,9 @@ async def _connect(address: Address, options: Options) -> TrioConnection:
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
-    return TrioStreamConnection(name, secure)
+    connection = TrioStreamConnection(name, secure)
+    connection.server_certificate = secure.getpeercert(binary_form=True)
+    return connection
 
 
 def _plain_socket(stream: trio.SocketStream) -> socket.socket:

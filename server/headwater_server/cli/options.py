@@ -16,7 +16,7 @@ from headwater_protocol.limits import MIB, PORT_DEFAULT
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.net import logs
 from headwater_server.net.session.memory_budget import SIZE_MIN
-from headwater_server.net.settings import SECOND_MS, Address, ServerSettings
+from headwater_server.net.settings import SECOND_MS, Address, ClientLogin, ServerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,7 +24,7 @@ _SERVER = ServerSettings(data="")
 _ENGINE = EngineSettings()
 _PORT_MAX = 65535
 
-_OF_CLIENTS = frozenset({"url", "user", "password", "ca-file", "timeout"})
+_OF_CLIENTS = frozenset({"url", "user", "password", "ca-file", "cert-file", "key-file", "timeout"})
 """Settings of clients, at the top of the same file."""
 
 
@@ -155,6 +155,17 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         type=click.IntRange(min=0),
         metavar="MS",
     ),
+    _option(
+        "tls-client-ca",
+        "Certificates of the authorities, PEM, whose clients' certificates are accepted.",
+        metavar="FILE",
+    ),
+    _option(
+        "tls-client-login",
+        "What clients have to show on TLS addresses, with --tls-client-ca.",
+        type=click.Choice([each.value for each in ClientLogin]),
+        default=_SERVER.tls_client_login.value,
+    ),
     _option("audit-log", "File to append the audit log to, as JSON lines.", metavar="FILE"),
     _option(
         "backup-dir", "Directory for backups; without it, backups are disabled.", metavar="DIR"
@@ -264,6 +275,8 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
     """Build the settings from the values of the options."""
     if values["tls_key"] is not None and values["tls_cert"] is None:
         raise click.UsageError("--tls-key without --tls-cert")
+    if values["tls_client_ca"] is not None and values["tls_cert"] is None:
+        raise click.UsageError("--tls-client-ca without --tls-cert")
     if not values["listen"] and values["unix"] is None:
         raise click.UsageError("nothing to listen on: give --listen or --unix")
     return ServerSettings(
@@ -274,6 +287,8 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         tls_key=values["tls_key"],
         http=values["http"],
         slow_request_ms=values["slow_request"],
+        tls_client_ca=values["tls_client_ca"],
+        tls_client_login=ClientLogin(values["tls_client_login"]),
         audit_log=values["audit_log"],
         backup_directory=values["backup_dir"],
         archive_directory=values["archive"],

@@ -13,13 +13,14 @@ import click
 from scramp import ScramException, ScramMechanism
 
 from headwater_protocol.grants import Grant
+from headwater_protocol.mechanisms import SCRAM
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.accounts import Verifier, no_such_user
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.transactions.sequencer import Ticket
 from headwater_server.net import logs
 from headwater_server.net.process import open_directory
-from headwater_server.net.session.authentication import MECHANISM, check_name
+from headwater_server.net.session.authentication import check_name
 from headwater_server.net.settings import ServerSettings
 from headwater_server.storage.files.private_files import private_files
 
@@ -97,7 +98,7 @@ def _settle(engine: Engine, ticket: Ticket) -> None:
 
 def _verifier(password: str) -> Verifier:
     try:
-        salt, stored_key, server_key, iterations = ScramMechanism(MECHANISM).make_auth_info(
+        salt, stored_key, server_key, iterations = ScramMechanism(SCRAM).make_auth_info(
             password, iteration_count=ITERATIONS
         )
     except ScramException as error:

@@ -20,7 +20,8 @@ from headwater_server.engine.pacing import Pacer
 from headwater_server.engine.recovery import open_engine
 from headwater_server.net.clocks import monotonic_clock, wall_clock
 from headwater_server.net.drivers import streams
-from headwater_server.net.drivers.listening import Certificate, Listeners
+from headwater_server.net.drivers.listening import Listeners
+from headwater_server.net.drivers.tls import Certificate
 from headwater_server.net.failures import CommitFailed
 from headwater_server.net.monitoring.monitor import Monitor
 from headwater_server.net.server import ARCHIVE_WORKER, Server
@@ -126,7 +127,12 @@ async def serve(
     """
     certificate = None
     if settings.tls_certificate is not None:
-        certificate = Certificate(settings.tls_certificate, settings.tls_key)
+        certificate = Certificate(
+            settings.tls_certificate,
+            settings.tls_key,
+            client_authority=settings.tls_client_ca,
+            login=settings.tls_client_login,
+        )
     # Bind before replaying the log, so that an occupied port is reported immediately.
     listeners = Listeners(settings)
     # Only now: whether other users may connect to the Unix socket is up to whoever starts us.
@@ -242,7 +248,8 @@ async def _serve_engine(
                     )
                 for listener in listeners.unix:
                     server.plain_sockets.listen(listener, f"unix:{settings.unix}")
-                tell(settings, addresses, engine, tls=certificate is not None)
+                tls = certificate is not None
+                tell(settings, addresses, engine, tls=tls, local_only=listeners.local_only)
                 hurry = trio.Event()
                 with ready_file(settings, addresses):
                     task_status.started(addresses)
@@ -279,7 +286,7 @@ async def _serve_tls(
         await streams.serve_tls(
             stream,
             service=server.service,
-            context=certificate.context,
+            certificate=certificate,
             handshake_ms_max=settings.session.hello_ms_max,
         )
 

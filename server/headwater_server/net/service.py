@@ -164,10 +164,6 @@ class Service:
         self.local_only = local_only
         self.authentication_needed = engine.accounts.any() or not local_only
         self.audit = Audit(clock, settings.audit_log)
-        failed_max = settings.session.authentications_failed_max
-        self.authentication = Authentication(
-            engine, self.audit, failed_max=failed_max, monotonic=monotonic
-        )
         self.memory_budget = self._open_memory_budget(monotonic)
         self._groups_size = 0
         self.session_turn = Turn(settings.session.turn_ms, turn_clock, processor_time)
@@ -176,6 +172,10 @@ class Service:
         # A dict, because the order of a set would differ between runs of a simulation.
         self.sessions: dict[Peer, Entered] = {}
         self.strangers = _strangers(settings)
+        failed_max = settings.session.authentications_failed_max
+        self.authentication = Authentication(
+            engine, self.audit, self.strangers, failed_max=failed_max, monotonic=monotonic
+        )
         self.bursts = Bursts(monotonic)
         self.account_changes = AccountChanges(
             engine,

@@ -5,6 +5,7 @@ that both sides of a connection must know are in the protocol's limits.
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from headwater_protocol.limits import KIB, MIB, PORT_DEFAULT
@@ -22,6 +23,14 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class ClientLogin(StrEnum):
+    """What a client has to show, if the server knows an authority for clients' certificates."""
+
+    BOTH = "certificate-and-password"
+    EITHER = "certificate-or-password"
+    CERTIFICATE = "certificate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +101,13 @@ class ServerSettings:
 
     tls_key: str | None = None
     """PEM file with the private key, if it is not in the certificate's file."""
+
+    tls_client_ca: str | None = None
+    """PEM file with the authorities whose certificates of clients are accepted. None: clients are
+    not asked for one."""
+
+    tls_client_login: ClientLogin = ClientLogin.BOTH
+    """What a client has to show on a TLS address, if there is such an authority."""
 
     backup_directory: str | None = None
     """The directory for backups; None disables them. Clients name a backup, not a path."""

@@ -13,13 +13,21 @@ from pathlib import Path
 import structlog
 
 from headwater_server.engine.engine import Engine
-from headwater_server.net.drivers.listening import CannotListen, Certificate
+from headwater_server.net.drivers.listening import CannotListen
+from headwater_server.net.drivers.tls import Certificate
 from headwater_server.net.settings import ServerSettings
 
 _log = structlog.get_logger(__name__)
 
 
-def tell(settings: ServerSettings, addresses: list[str], engine: Engine, *, tls: bool) -> None:
+def tell(
+    settings: ServerSettings,
+    addresses: list[str],
+    engine: Engine,
+    *,
+    tls: bool,
+    local_only: bool,
+) -> None:
     """Log that the server listens, and on what."""
     _log.info(
         "listening",
@@ -32,6 +40,12 @@ def tell(settings: ServerSettings, addresses: list[str], engine: Engine, *, tls:
         open_files_max=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         pid=os.getpid(),
     )
+    if not (tls or local_only):
+        _log.warning(
+            "other machines connect without TLS: everything but passwords can be read and changed "
+            "on the way; --tls-cert prevents this",
+            addresses=addresses,
+        )
     if settings.backup_directory is not None and not Path(settings.backup_directory).is_dir():
         _log.warning("the directory for backups does not exist", path=settings.backup_directory)
 

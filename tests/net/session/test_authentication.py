@@ -1,6 +1,7 @@
 """SCRAM over a session: who is accepted, who is refused, and that user names do not leak."""
 
 import base64
+from dataclasses import replace
 
 import pytest
 import trio
@@ -10,6 +11,9 @@ from scramp import ScramClient, ScramException, ScramMechanism
 from headwater_protocol.connection import Failure, Push, Responded
 from headwater_protocol.errors import AuthenticationFailed, HeadwaterError, InvalidArgument
 from headwater_protocol.limits import HELLO_BODY_SIZE_MAX, PROTOCOL_VERSION
+from headwater_protocol.mechanisms import MECHANISMS
+from headwater_server.net.session.certificates import TlsFacts
+from headwater_server.net.settings import ClientLogin
 from tests.net.serving import Client, MemoryServer, serving, settings
 
 MECHANISM = "SCRAM-SHA-256"
@@ -125,6 +129,60 @@ async def test_a_malformed_message_is_a_failed_attempt(message: bytes) -> None:
         with pytest.raises(AuthenticationFailed):
             await client.ask("authenticate", MECHANISM, message)
         await login(client, "ann", "secret")
+
+
+BOUND = TlsFacts(b"hash", has_certificate=True, user="ann", login=ClientLogin.BOTH)
+
+
+@pytest.mark.parametrize(
+    ("tls", "offered"),
+    [
+        (None, ["SCRAM-SHA-256"]),
+        (TlsFacts(b"hash"), ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]),
+        (TlsFacts(None), ["SCRAM-SHA-256"]),
+        (TlsFacts(b"hash", user="ann"), ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]),
+        (BOUND, ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]),
+        (
+            replace(BOUND, login=ClientLogin.EITHER),
+            ["EXTERNAL", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"],
+        ),
+        (
+            replace(BOUND, login=ClientLogin.EITHER, has_certificate=False, user=None),
+            ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"],
+        ),
+        (replace(BOUND, login=ClientLogin.CERTIFICATE), ["EXTERNAL"]),
+    ],
+)
+async def test_what_is_not_offered_is_refused(tls: TlsFacts | None, offered: list[str]) -> None:
+    async with serving(settings(authentications_failed_max=9)) as server:
+        await add_user(await server.connect(), "ann", "secret")
+        client = await server.connect(hello=False)
+        if tls is not None:
+            await trio.testing.wait_all_tasks_blocked()
+            service = server.server.service
+            (stranger,) = service.strangers.since(trio.current_time() + 1)
+            service.strangers.introduce(stranger, tls)
+        assert (await client.hello())[3] == offered
+        for mechanism in MECHANISMS:
+            if mechanism not in offered:
+                with pytest.raises(AuthenticationFailed, match="not offered on this connection"):
+                    await client.ask("authenticate", mechanism, b"")
+        if "SCRAM-SHA-256-PLUS" in offered:
+            # An exchange ends with the mechanism with which it began.
+            scram = ScramClient(["SCRAM-SHA-256"], "ann", "secret")
+            first = scram.get_client_first().encode()
+            _, reply = await client.ask("authenticate", "SCRAM-SHA-256", first)
+            scram.set_server_first(reply.decode())
+            final = scram.get_client_final().encode()
+            with pytest.raises(AuthenticationFailed):
+                await client.ask("authenticate", "SCRAM-SHA-256-PLUS", final)
+            # And a message that is bound is one of the mechanism that binds.
+            bound = ScramClient(
+                ["SCRAM-SHA-256-PLUS"], "ann", "secret", ("tls-server-end-point", b"hash")
+            )
+            with pytest.raises(AuthenticationFailed):
+                first = bound.get_client_first().encode()
+                await client.ask("authenticate", "SCRAM-SHA-256", first)
 
 
 async def test_an_unauthenticated_client_cannot_send_large_frames() -> None:

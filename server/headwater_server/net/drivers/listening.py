@@ -8,9 +8,7 @@ import errno
 import ipaddress
 import os
 import socket
-import ssl
 import stat
-from collections.abc import Sequence
 
 from headwater_protocol.errors import HeadwaterError
 from headwater_server.net.settings import Address, ServerSettings
@@ -159,47 +157,3 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
             return
     raise CannotListen(f"{path}: another server listens on it")
-
-
-class Certificate:
-    """The certificate of the TLS addresses. It can be renewed while connections are open.
-
-    Attributes:
-        context: for new connections. Open connections keep the one that they began with.
-    """
-
-    def __init__(self, file: str, key: str | None) -> None:
-        """Read the files.
-
-        Raises:
-            CannotListen: they cannot be read, or do not belong together.
-        """
-        self._file = file
-        self._key = key
-        self.context = tls_context(file, key)
-
-    def reload(self) -> None:
-        """Read the files again, for new connections.
-
-        Raises:
-            CannotListen: as above. The certificate that was read before stays in use.
-        """
-        # A new context: the old one would keep its certificate if the new one has another kind of
-        # key, and offer both.
-        self.context = tls_context(self._file, self._key)
-
-
-def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
-    """A TLS context for version 1.2 or newer, with this certificate.
-
-    Raises:
-        CannotListen: the files cannot be read, or do not belong together.
-    """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        files: Sequence[str] = [certificate] if key is None else [certificate, key]
-        reason = error.strerror or str(error)
-        raise CannotListen(f"TLS certificate and key from {', '.join(files)}: {reason}") from error
-    return context

@@ -5,14 +5,15 @@ simulation and tests. The session is the same as on plain sockets; here one task
 and one writes them.
 """
 
-import ssl
 from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
 
 from headwater_protocol.errors import HeadwaterError
+from headwater_server.net.drivers.tls import Certificate
 from headwater_server.net.service import Service
+from headwater_server.net.session.certificates import TlsFacts, user_of
 from headwater_server.net.session.session import open_session
 
 _log = structlog.get_logger(__name__)
@@ -68,14 +69,18 @@ class _StreamConnection:
                 await self._output.park()
 
 
-async def serve_stream(stream: trio.abc.Stream, service: Service, *, peer: str) -> None:
-    """Serve one connection until either end closes it."""
+async def serve_stream(
+    stream: trio.abc.Stream, service: Service, *, peer: str, tls: TlsFacts | None = None
+) -> None:
+    """Serve one connection until either end closes it. *tls*: what its TLS connection proves."""
     try:
         connection = _StreamConnection(stream, service, peer)
     except HeadwaterError as error:
         service.note_refusal(peer, error)
         await _refuse(stream, service.refusal(error))
         return
+    if tls is not None:
+        service.strangers.introduce(connection.session, tls)
     try:
         async with trio.open_nursery() as nursery:
             for carry in (connection.read, connection.write):
@@ -115,7 +120,7 @@ async def serve_tls(
     stream: trio.SocketStream,
     *,
     service: Service,
-    context: ssl.SSLContext,
+    certificate: Certificate,
     handshake_ms_max: int,
 ) -> None:
     """Serve a TCP connection of a TLS listener."""
@@ -134,7 +139,8 @@ async def serve_tls(
         service.note_refusal(peer, error)
         await trio.aclose_forcefully(stream)
         return
-    encrypted = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+    identity = certificate.identity
+    encrypted = trio.SSLStream(stream, identity.context, server_side=True, https_compatible=True)
     service.strangers.begin(peer)
     try:
         with trio.fail_after(handshake_ms_max / 1000):
@@ -146,4 +152,11 @@ async def serve_tls(
     finally:
         # From here on, the session is the stranger.
         service.strangers.end(peer)
-    await serve_stream(encrypted, service, peer=peer)
+    shown = encrypted.getpeercert()
+    facts = TlsFacts(
+        identity.binding,
+        has_certificate=bool(shown),
+        user=user_of(shown) if shown else None,
+        login=certificate.login,
+    )
+    await serve_stream(encrypted, service, peer=peer, tls=facts)

@@ -5,7 +5,6 @@ from typing import Any
 
 from headwater_protocol.errors import InvalidArgument
 from headwater_protocol.limits import PROTOCOL_VERSION
-from headwater_server.net.session.authentication import MECHANISM
 from headwater_server.net.session.session import Session
 
 
@@ -20,7 +19,7 @@ def hello(session: Session, request_id: int, arguments: list[Any]) -> bytes:
             f"{PROTOCOL_VERSION}"
         )
     session.client = client
-    mechanisms = [MECHANISM] if service.authentication_needed else []
+    mechanisms = service.authentication.offered(session) if service.authentication_needed else []
     if not mechanisms:
         service.welcome(session)
     return session.connection.answer(
@@ -31,13 +30,13 @@ def hello(session: Session, request_id: int, arguments: list[Any]) -> bytes:
 
 def authenticate(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
     """Take one step of the authentication; after failures before it, only after a delay."""
-    _mechanism, message = arguments
+    mechanism, message = arguments
     wait = session.service.authentication.wait_s(session)
     if wait > 0:
         # Whoever else waits may fail first, so this looks at the delay again.
         session.service.do_later(wait, partial(_again, session, request_id, arguments))
         return None
-    done, reply = session.service.authentication.step(session, message)
+    done, reply = session.service.authentication.step(session, mechanism, message)
     if done:
         session.service.welcome(session)
     return session.connection.answer(request_id, [done, reply])

@@ -1,5 +1,8 @@
 """Authentication: SCRAM-SHA-256 (RFC 5802, RFC 7677) against the verifiers in the database.
 
+With TLS, SCRAM can be bound to the server's certificate, and a certificate of the client can log in
+itself (EXTERNAL), or be needed beside the password.
+
     client-first   n,,n=ann,r=<nonce>                ->
     server-first                                     <-   r=<nonce+ours>,s=<salt>,i=<iterations>
     client-final   c=biws,r=<nonces>,p=<proof>       ->
@@ -25,15 +28,17 @@ from scramp import ScramException, ScramMechanism
 from scramp.utils import saslprep
 
 from headwater_protocol.errors import AuthenticationFailed, InvalidArgument, shown
+from headwater_protocol.mechanisms import BINDING, EXTERNAL, SCRAM, SCRAM_PLUS
 from headwater_server.engine.accounts import Account, Verifier
 from headwater_server.engine.engine import Engine
 from headwater_server.net.session.audit import Audit
+from headwater_server.net.session.certificates import TlsFacts
 from headwater_server.net.session.login_attempts import Bursts, LoginAttempts, address_of
 from headwater_server.net.session.peer import Peer
+from headwater_server.net.session.strangers import Strangers
+from headwater_server.net.settings import ClientLogin
 
 _log = structlog.get_logger(__name__)
-
-MECHANISM: Final = "SCRAM-SHA-256"
 
 _SHAPE: Final = (16, 15_000)
 """The size of the salt and the iterations of decoys while the database has no users."""
@@ -61,18 +66,26 @@ def check_name(name: str) -> None:
 class Exchange:
     """One SCRAM conversation: the user, and the state of the scramp library."""
 
-    def __init__(self, authentication: "Authentication") -> None:
+    def __init__(
+        self, authentication: "Authentication", mechanism: str, binding: bytes | None
+    ) -> None:
         self._authentication = authentication
+        self.mechanism = mechanism
         self.name = ""
         # The number and the verifier of the user at the first message.
         self.known: tuple[int, Verifier] | None = None
         # When the second message came, in seconds of the monotonic clock.
         self.arrived: float | None = None
-        self._scram = ScramMechanism(MECHANISM).make_server(self._verifier_of)
+        # Also without the mechanism that needs it: then a client that could have used it, and was
+        # not offered it, is refused. Somebody in the middle has taken it from the list.
+        bound = None if binding is None else (BINDING, binding)
+        self._scram = ScramMechanism(mechanism).make_server(self._verifier_of, bound)
 
     def begin(self, message: str) -> str:
         """Take client-first, return server-first."""
         self._scram.set_client_first(message)
+        if self._scram.m.name != self.mechanism:
+            raise ScramException("the message is of another mechanism")
         first: str = self._scram.get_server_first()
         return first
 
@@ -116,12 +129,14 @@ class Authentication:
         self,
         engine: Engine,
         audit: Audit,
+        strangers: Strangers,
         *,
         failed_max: int,
         monotonic: Callable[[], float],
     ) -> None:
         self._engine = engine
         self._audit = audit
+        self._strangers = strangers
         self._failed_max = failed_max
         self.failed_total = 0
         self._decoy_key = secrets.token_bytes(32)
@@ -141,20 +156,40 @@ class Authentication:
             exchange.arrived = self._monotonic()
         return self._attempts.wait_s(address_of(session.peer), exchange.name, exchange.arrived)
 
-    def step(self, session: Candidate, message: bytes) -> tuple[bool, bytes]:
+    def offered(self, session: Candidate) -> list[str]:
+        """The mechanisms that a session may use, the best one first."""
+        tls = self._strangers.tls(session)
+        if tls is None:
+            return [SCRAM]
+        alone = tls.login in (ClientLogin.CERTIFICATE, ClientLogin.EITHER)
+        found = [EXTERNAL] if tls.has_certificate and alone else []
+        if tls.login is not ClientLogin.CERTIFICATE:
+            found += [SCRAM] if tls.binding is None else [SCRAM_PLUS, SCRAM]
+        return found
+
+    def step(self, session: Candidate, mechanism: str, message: bytes) -> tuple[bool, bytes]:
         """Take one message of the client; return whether that was the last, and the reply.
 
         Raises:
-            AuthenticationFailed: name or password is wrong, or the message is malformed.
+            AuthenticationFailed: name, password or certificate is wrong, or the message is
+                malformed, or of a mechanism that is not offered.
         """
         exchange, session.exchange = session.exchange, None
+        tls = self._strangers.tls(session)
+        if mechanism not in self.offered(session):
+            raise self._failure(session, "", f"{mechanism} is not offered on this connection")
+        if mechanism == EXTERNAL:
+            assert tls is not None, "it is offered with a certificate alone"
+            return True, self._by_certificate(session, tls, message)
         try:
             text = message.decode()
             if exchange is None:
-                exchange = Exchange(self)
+                exchange = Exchange(self, mechanism, None if tls is None else tls.binding)
                 reply = exchange.begin(text)
                 session.exchange = exchange
                 return False, reply.encode()
+            if exchange.mechanism != mechanism:
+                raise ScramException("the exchange began with another mechanism")
             reply = exchange.finish(text)
             account = self._engine.accounts.find(exchange.name)
             # No proof can fit a decoy, but we do not rely on that.
@@ -164,18 +199,39 @@ class Authentication:
             if (account.number, account.verifier) != exchange.known:
                 raise ScramException("the user is another one, or has another password")
         except (ScramException, ValueError) as error:
-            raise self._failure(session, exchange) from error
+            name = "" if exchange is None else exchange.name
+            raise self._failure(session, name, "the name or the password is wrong") from error
+        if tls is not None and tls.login is ClientLogin.BOTH and tls.user != exchange.name:
+            why = f"the certificate of this connection is not one of {exchange.name!r}"
+            raise self._failure(session, exchange.name, why)
         self._attempts.succeeded(address_of(session.peer), exchange.name)
-        session.account = account
-        session.user_number = account.number
-        self._audit.record("logged in", session)
+        self._accept(session, account, mechanism)
         return True, reply.encode()
 
-    def _failure(self, session: Candidate, exchange: Exchange | None) -> AuthenticationFailed:
+    def _by_certificate(self, session: Candidate, tls: TlsFacts, message: bytes) -> bytes:
+        """Log in the user of the client's certificate. *message* is its name, or empty."""
+        if tls.user is None:
+            raise self._failure(session, "", "the certificate has no name of a user, or several")
+        if message not in (b"", tls.user.encode()):
+            why = f"the certificate of this connection is one of {tls.user!r}"
+            raise self._failure(session, "", why)
+        account = self._engine.accounts.find(tls.user)
+        if account is None:
+            # A certificate is no guess, so this may be told.
+            why = f"there is no user {tls.user!r}, as the certificate says"
+            raise self._failure(session, "", why)
+        self._accept(session, account, EXTERNAL)
+        return b""
+
+    def _accept(self, session: Candidate, account: Account, mechanism: str) -> None:
+        session.account = account
+        session.user_number = account.number
+        self._audit.record("logged in", session, mechanism=mechanism)
+
+    def _failure(self, session: Candidate, name: str, why: str) -> AuthenticationFailed:
         session.authentications_failed += 1
         self.failed_total += 1
         failed = session.authentications_failed
-        name = "" if exchange is None else exchange.name
         address = address_of(session.peer)
         self._attempts.failed(address, name)
         left_out = self._bursts.admit(address)
@@ -190,7 +246,7 @@ class Authentication:
             self._audit.record("log-in failed", session, name=name, left_out=left_out)
         if failed >= self._failed_max:
             session.end_after_answer()
-        return AuthenticationFailed("the name or the password is wrong")
+        return AuthenticationFailed(why)
 
     def look_up(self, name: str) -> tuple[Account | None, Verifier]:
         """The account of this name with its verifier; None and a decoy if there is none."""

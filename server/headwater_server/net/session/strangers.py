@@ -7,6 +7,7 @@ for those who know a password, and for clients at other addresses.
 from collections import Counter
 
 from headwater_protocol.errors import TooMany
+from headwater_server.net.session.certificates import TlsFacts
 from headwater_server.net.session.login_attempts import address_of
 from headwater_server.net.session.peer import Peer
 
@@ -20,6 +21,7 @@ class Strangers:
         # When each session was opened, in seconds. The oldest first.
         self._since: dict[Peer, float] = {}
         self._by_address: Counter[str] = Counter()
+        self._tls: dict[Peer, TlsFacts] = {}
 
     def __contains__(self, session: Peer) -> bool:
         return session in self._since
@@ -51,8 +53,18 @@ class Strangers:
 
     def remove(self, session: Peer) -> None:
         """A session is known now, or has ended."""
+        self._tls.pop(session, None)
         if self._since.pop(session, None) is not None:
             self.end(session.peer)
+
+    def introduce(self, session: Peer, tls: TlsFacts) -> None:
+        """Note what the TLS connection of a session proves, until it has authenticated."""
+        if session in self:
+            self._tls[session] = tls
+
+    def tls(self, session: Peer) -> TlsFacts | None:
+        """What the TLS connection of a session proves; None: it has no TLS."""
+        return self._tls.get(session)
 
     def begin(self, peer: str) -> None:
         """A TLS handshake has begun."""
