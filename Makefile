@@ -102,6 +102,7 @@ mutants: $(READY)  ## Plant defects one at a time; the simulation must detect ea
 fuzz: $(READY)  ## Send MESSAGES malformed frames (1,000,000), damage FILES files (100,000)
 	$(BIN)/python -m tests.fuzz.messages --count $${MESSAGES:-1000000}
 	$(BIN)/python -m tests.fuzz.live --count 20000
+	$(BIN)/python -m tests.fuzz.intruders --count $${INTRUDERS:-200000}
 	$(BIN)/python -m tests.fuzz.files --count $${FILES:-100000}
 	$(BIN)/python -m tests.fuzz.store_files --count 1000
 

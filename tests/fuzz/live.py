@@ -92,17 +92,21 @@ def attack(url: str, source: random.Random) -> int:
 class Target:
     """A server process under attack, and the valid client."""
 
-    def __init__(self, directory: Path) -> None:
-        self.server = ServerProcess(directory, ["--checkpoint-commits", "500"])
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.server = ServerProcess(directory, ["--checkpoint-commits", "500", *options])
         self.server.start()
         self.process = psutil.Process(self.server.pid)
         self.resident_before = self.process.memory_info().rss
         self.slowest_s = 0.0
 
+    def connect(self) -> headwater.BlockingDatabase:
+        """A connection of the valid client."""
+        return headwater.connect_blocking(self.server.url)
+
     def answers(self, number: int) -> None:
         """Write and read with the valid client."""
         began = time.monotonic()
-        with headwater.connect_blocking(self.server.url) as database:
+        with self.connect() as database:
             database.put(("polite", number), number)
             assert database.get(("polite", number)) == number
         self.slowest_s = max(self.slowest_s, time.monotonic() - began)
@@ -133,9 +137,13 @@ class Target:
             if number % 50 == 0:
                 self.answers(number)
         self.answers(connections)
+        self.survives()
+        return sent
+
+    def survives(self) -> None:
+        """The server still runs, and has not grown by more than it may."""
         assert self.process.is_running()
         assert self.growth < RESIDENT_GROWTH_MAX, f"grown by {self.growth // MIB} MiB"
-        return sent
 
 
 def main() -> int:
