@@ -296,7 +296,7 @@ class TestExecute:
     def test_reads_the_state_before_its_writes(self, client: BareClient, name: str) -> None:
         key = encode_key(name)
         write = ["append", name, 0, [[None, "Opened", b"data", b"metadata"]]]
-        reads = [["get", key], ["read_stream", name, 0, 10, False], ["load", name, "", 0]]
+        reads = [["get", key], ["read_stream", name, 0, 10, False], ["load", name, "", 0, None]]
         committed, results = client.call(
             "execute",
             new_transaction_id(),
