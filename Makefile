@@ -64,6 +64,8 @@ test-compiled: $(COMPILED)  ## Run the black-box tests on the compiled modules
 	  tests/engine/test_model.py tests/engine/test_recovery.py tests/test_kill.py tests/simulation \
 	  tests/test_bare_client.py tests/test_guarantees.py
 	HEADWATER_PURE=0 $(BIN)/pytest -q tests/fuzz/test_messages.py -k survives
+	HEADWATER_PURE=0 $(BIN)/pytest -q -n logical tests/fuzz/test_arguments.py \
+	  tests/fuzz/test_intruders.py
 
 # Each integration with the library that it is for, and the tests of that library.
 INTEGRATIONS := $(patsubst integrations/%/pyproject.toml,%,$(wildcard integrations/*/pyproject.toml))

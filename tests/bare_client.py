@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import socket
+import ssl
 import struct
 import time
 from collections import defaultdict, deque
@@ -28,9 +29,14 @@ class ErrorAnswer(Exception):
 class BareClient:
     """One connection. `call` sends a request and waits; `send` and `answer` do these separately."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=10)
+        self._certificate: bytes | None = None
+        if tls is not None:
+            secure = tls.wrap_socket(self.socket, server_hostname=host)
+            self._certificate = secure.getpeercert(binary_form=True)
+            self.socket = secure
         self._received = self.socket.makefile("rb")
         self._request_id = 0
         self._answers: dict[int, tuple[int, Any]] = {}
@@ -76,22 +82,30 @@ class BareClient:
             self._answers[request_id] = status, payload
 
     def authenticate(self, user: str, password: str) -> None:
-        """Log in with SCRAM-SHA-256. Passwords must be ASCII, which SASLprep does not change."""
+        """Log in with SCRAM-SHA-256. Passwords must be ASCII, which SASLprep does not change.
+
+        With TLS the log-in is bound to the certificate. Its signature must be one with SHA-256.
+        """
+        mechanism, header, bound = "SCRAM-SHA-256", "n,,", b""
+        if self._certificate is not None:
+            mechanism, header = "SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,"
+            bound = hashlib.sha256(self._certificate).digest()
         nonce = base64.b64encode(os.urandom(18)).decode()
         first = f"n={user.replace('=', '=3D').replace(',', '=2C')},r={nonce}"
-        answer = self.call("authenticate", "SCRAM-SHA-256", f"n,,{first}".encode())[1].decode()
+        answer = self.call("authenticate", mechanism, f"{header}{first}".encode())[1].decode()
         fields = dict(field.split("=", 1) for field in answer.split(","))
         assert fields["r"].startswith(nonce), "the server's nonce does not begin with ours"
 
         salt, iterations = base64.b64decode(fields["s"]), int(fields["i"])
         salted = hashlib.pbkdf2_hmac("sha256", password.encode("ascii"), salt, iterations)
         client_key = hmac.digest(salted, b"Client Key", "sha256")
-        final = f"c=biws,r={fields['r']}"
+        binding = base64.b64encode(header.encode() + bound).decode()
+        final = f"c={binding},r={fields['r']}"
         signed = f"{first},{answer},{final}".encode()
         mask = hmac.digest(hashlib.sha256(client_key).digest(), signed, "sha256")
         proof = base64.b64encode(bytes(a ^ b for a, b in zip(client_key, mask, strict=True)))
         message = final.encode() + b",p=" + proof
-        server_final = self.call("authenticate", "SCRAM-SHA-256", message)[1]
+        server_final = self.call("authenticate", mechanism, message)[1]
 
         signature = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), signed, "sha256")
         assert server_final == b"v=" + base64.b64encode(signature), (
