@@ -1,7 +1,6 @@
 """Rights over a session: each operation with and without what it needs, and changes of rights."""
 
 import json
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,9 +10,6 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 from scramp import ScramClient
 
 from headwater_protocol.connection import Answer, Failure, Push
@@ -27,8 +23,6 @@ from headwater_protocol.errors import (
 from headwater_protocol.grants import Grant
 from headwater_protocol.keys import encode_key, prefix_range
 from headwater_protocol.operations import CONDITION, OPERATIONS, READ, WRITE
-from headwater_server.engine.format.events import category_of
-from headwater_server.engine.rights import Rights
 from headwater_server.net.authorization import (
     CONDITION_RULES,
     READ_RULES,
@@ -60,6 +54,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
         ([TX, [["add", A, 1]]], ("write:keys:a",)),
         ([TX, [["min", A, 1]]], ("write:keys:a",)),
         ([TX, [["max", A, 1]]], ("write:keys:a",)),
+        ([TX, [["expire", A, 1_000_000, None]]], ("write:keys:a",)),
         ([TX, [["append", "a-1", -1, [EVENT]]]], ("append:category:a",)),
         (
             [TX, [["append", "a-1", -1, [EVENT], {"stream": "b-1"}]]],
@@ -265,131 +260,6 @@ async def test_an_operation_needs_each_of_its_rights_and_no_other(operation: str
             admin = await known.bob("admin")
             assert not await is_denied(admin, operation, *arguments), (operation, arguments)
             await admin.close()
-
-
-# Random grants and requests, against a model.
-
-WORDS = st.text("ab", min_size=1, max_size=3)
-STREAMS = st.builds(
-    lambda category, rest: category + rest, WORDS, st.sampled_from(["", "-a", "-ab"])
-)
-UNIVERSE = [
-    category + rest
-    for category in ("a", "b", "aa", "ab", "ba", "aab", "abb")
-    for rest in ("", "-", "-a", "-ab", "-b", "a-", "x-a")
-]
-STREAM_GRANTS = st.builds(
-    lambda right, on, name: Grant(right, *((on, name) if on != "streams" else (on,))),
-    st.sampled_from(["read", "append"]),
-    st.sampled_from(["stream", "category", "prefix", "prefix", "streams"]),
-    STREAMS,
-)
-KEY_GRANTS = st.builds(
-    lambda right, prefix: Grant(right, "keys", key=prefix),
-    st.sampled_from(["read", "write"]),
-    st.text("ab", max_size=3).map(str.encode),
-)
-
-
-def may(grants: list[Grant], right: str, stream: str) -> bool:
-    """The model: whether one of the grants gives a right on a stream."""
-    return any(
-        grant.right == right
-        and (
-            grant.on == "streams"
-            or (grant.on == "stream" and grant.name == stream)
-            or (grant.on == "category" and grant.name == category_of(stream))
-            or (grant.on == "prefix" and stream.startswith(grant.name))
-        )
-        for grant in grants
-    )
-
-
-def denies(call: Any, *arguments: Any) -> bool:
-    try:
-        call(*arguments)
-    except PermissionDenied:
-        return True
-    return False
-
-
-@given(grants=st.lists(STREAM_GRANTS, max_size=4), stream=STREAMS)
-def test_a_right_on_a_stream_is_what_the_model_says(grants: list[Grant], stream: str) -> None:
-    for right in ("read", "append"):
-        assert denies(Rights(grants).need_stream, right, stream) != may(grants, right, stream)
-
-
-@given(
-    grants=st.lists(STREAM_GRANTS, max_size=4),
-    wanted=st.dictionaries(st.sampled_from(["stream", "category", "prefix"]), STREAMS),
-)
-def test_a_filter_that_is_allowed_shows_nothing_beyond_the_grants(
-    grants: list[Grant], wanted: dict[str, str]
-) -> None:
-    if denies(Rights(grants).need_filter, "read", wanted):
-        return
-    for stream in UNIVERSE:
-        fits = (
-            wanted.get("stream", stream) == stream
-            and wanted.get("category", category_of(stream)) == category_of(stream)
-            and stream.startswith(wanted.get("prefix", ""))
-        )
-        assert not fits or may(grants, "read", stream), stream
-
-
-@given(grant=STREAM_GRANTS)
-def test_the_filter_of_a_grant_is_allowed(grant: Grant) -> None:
-    wanted = {} if grant.on == "streams" else {grant.on: grant.name}
-    assert not denies(Rights([grant]).need_filter, grant.right, wanted)
-
-
-@given(
-    grants=st.lists(KEY_GRANTS, max_size=4),
-    edges=st.tuples(*[st.text("ab", max_size=4).map(str.encode)] * 2).map(sorted),
-)
-def test_a_range_of_keys_that_is_allowed_has_no_key_beyond_the_grants(
-    grants: list[Grant], edges: list[bytes]
-) -> None:
-    start, end = edges
-    rights = Rights(grants)
-    keys = [bytes(key) for key in (b"a", b"aa", b"aab", b"ab", b"abba", b"b", b"ba", b"bbb", b"c")]
-    prefixes = [grant.key for grant in grants if grant.right == "read"]
-    for key in keys:
-        allowed = any(key.startswith(prefix) for prefix in prefixes)
-        assert denies(rights.need_key, "read", key) != allowed
-        if start <= key < end and not denies(rights.need_keys, "read", start, end):
-            assert allowed
-    for prefix in prefixes:
-        assert not denies(rights.need_keys, "read", prefix, prefix + b"\xff")
-    assert denies(rights.need_keys, "read", b"", None) == (b"" not in prefixes)
-
-
-def random_request(source: random.Random) -> tuple[str, list[Any], str, str]:
-    """A request about one stream: the operation, its arguments, the right, and the stream."""
-    stream = source.choice(UNIVERSE)
-    append = ["append", stream, -1, [EVENT]]
-    requests: list[tuple[str, list[Any], str, str]] = [
-        ("read_stream", [None, stream], "read", stream),
-        ("load", [None, stream], "read", stream),
-        ("read_all", [None, 0, {"stream": stream}], "read", stream),
-        ("execute", [source.randbytes(16), [["stream", stream, -1]]], "read", stream),
-        ("execute", [source.randbytes(16), [], [], [append]], "append", stream),
-    ]
-    return source.choice(requests)
-
-
-@hypothesis_settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32), grants=st.lists(STREAM_GRANTS, max_size=4, unique=True))
-async def test_random_requests_over_a_connection_are_answered_as_the_model_says(
-    seed: int, grants: list[Grant]
-) -> None:
-    source = random.Random(seed)
-    async with users() as known:
-        bob = await known.bob(*map(str, grants))
-        for _ in range(20):
-            operation, arguments, right, stream = random_request(source)
-            denied = await is_denied(bob, operation, *arguments)
-            assert denied != may(grants, right, stream), (operation, stream)
 
 
 # Changes of rights are in force at once.
