@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import scramp
 
-from headwater.errors import AuthenticationFailed, InvalidArgument, ProtocolError
+from headwater.errors import AuthenticationFailed, ConnectionLost, InvalidArgument, ProtocolError
 from headwater.transport.address import Address
 from headwater.transport.connection import Connection
 from headwater_protocol.limits import PROTOCOL_VERSION
@@ -61,8 +61,19 @@ async def greet(connection: Connection, address: Address, client_name: str) -> N
         AuthenticationFailed: the server requires a user and none was given; or the user or the
             password is wrong; or the server does not know the user's verifier.
         ProtocolError: the server speaks another version of the protocol.
+        ConnectionLost: the connection has ended meanwhile.
     """
-    version, _, _, mechanisms, *_ = await connection.ask("hello", PROTOCOL_VERSION, client_name)
+    try:
+        version, _, _, mechanisms, *_ = await connection.ask("hello", PROTOCOL_VERSION, client_name)
+    except ConnectionLost as error:
+        if connection.server_certificate is None or type(error) is not ConnectionLost:
+            raise
+        # In TLS 1.3 a client takes the handshake for done before the server has looked at its
+        # certificate.
+        raise ConnectionLost(
+            f"{error.message}, right after the TLS handshake; a server that needs a certificate of "
+            "the client does so (cert_file, key_file)"
+        ) from error
     if version != PROTOCOL_VERSION:
         raise ProtocolError(
             f"{connection.name} speaks version {version} of the protocol, this client speaks "
