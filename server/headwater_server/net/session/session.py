@@ -127,7 +127,11 @@ class Session:
         self.held_for_commit += len(data)
         items = self.connection.receive(data)
         if len(items) == 1 and self.wants_input and not later:
-            self._take(items[0])
+            item = items[0]
+            if type(item) is Request:
+                self.serve(item.request_id, item.name, item.arguments)
+            else:
+                self._take(item)
         elif items:
             self._backlog.extend(items)
             self._backlog_size += self._partial_size + len(data)
@@ -485,11 +489,7 @@ class Session:
 
 
 def open_session(service: Service, peer: str, notify: Callable[[], None]) -> Session:
-    """Open a session for a new connection.
-
-    Raises:
-        TooMany, ShuttingDown: no more connections are accepted; see `Service.refusal`.
-    """
+    """Open a session for a new connection. It raises what `Service.check_room` does."""
     service.check_room(peer)
     session = Session(service, peer=peer, notify=notify)
     service.enter(session)
