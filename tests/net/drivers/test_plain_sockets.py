@@ -21,6 +21,7 @@ from headwater_server.net.drivers.listening import CannotListen, Listeners
 from headwater_server.net.session.session import Session
 from headwater_server.net.settings import Address, ServerSettings
 from tests.net.serving import Client, MemoryServer, serving, settings
+from tests.net.session.test_authentication import add_user, login
 
 PINGS: list[tuple[str, tuple[Any, ...]]] = [("ping", ())] * 1_000_000
 LOOPBACK = (Address("127.0.0.1", 0),)
@@ -102,6 +103,26 @@ async def test_a_pipeline_longer_than_a_turn_is_answered_completely_and_in_order
         await other.ask("ping")
         answers = [await client.receive() for _ in requests]
         assert [answer.request_id for answer in answers] == [number for number, _ in requests]
+
+
+@pytest.mark.parametrize("count", [1, 100])
+async def test_requests_that_came_while_rights_changed_are_answered_after_it(count: int) -> None:
+    async with listening() as (server, listeners):
+        await add_user(await dial(listeners), "admin", "secret")
+        admin, bob = await dial(listeners), await dial(listeners)
+        await login(admin, "admin", "secret")
+        await add_user(admin, "bob", "secret")
+        await login(bob, "bob", "secret")
+        server.disk.hold()
+        granted = await admin.send("user_grant", "bob", [["keys", "read", b""]])
+        await trio.testing.wait_all_tasks_blocked()
+        requests = [bob.connection.request("get", None, b"k") for _ in range(count)]
+        await bob.stream.send_all(b"".join(frame for _, frame in requests))
+        await admin.ask("ping")
+        server.disk.release()
+        await admin.result(granted)
+        answers = [await bob.receive() for _ in requests]
+        assert [type(answer) for answer in answers] == [Answer] * count
 
 
 async def test_a_large_value_is_received_and_sent_in_many_pieces() -> None:

@@ -240,10 +240,11 @@ class Authentication:
                 "authentication failed",
                 peer=session.peer,
                 name=name,
+                why=why,
                 failed=failed,
                 left_out=left_out,
             )
-            self._audit.record("log-in failed", session, name=name, left_out=left_out)
+            self._audit.record("log-in failed", session, name=name, why=why, left_out=left_out)
         if failed >= self._failed_max:
             session.end_after_answer()
         return AuthenticationFailed(why)
