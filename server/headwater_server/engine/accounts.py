@@ -351,8 +351,12 @@ class Accounts:
 
     def verifiers(self) -> list[tuple[str, Verifier]]:
         """The names of the users with their verifiers, in order."""
-        accounts = [self.find(name) for name in self.names()]
-        return [(one.name, one.verifier) for one in accounts if one is not None]
+        # In one scan, and without the rights: there may be many users, and many roles.
+        found = self._state.scan(_BY_NAME, keyspaces.ACCOUNTS + b"o", self._sequencer.published)
+        return [
+            (key[len(_BY_NAME) :].decode(), Verifier(*msgpack.unpackb(stored)[1:_VERIFIER_MEMBERS]))
+            for key, stored in found
+        ]
 
     def is_last(self, name: str) -> bool:
         """Whether no other user is left, also of changes that are not durable yet."""
