@@ -137,7 +137,7 @@ def test_a_stream_that_has_other_events_is_not_written_over(
     [
         ("", "not JSON"),
         ("[]\n", "not a line of a dump"),
-        ('{"headwater": 9}\n', "not a dump of format 2 or older"),
+        ('{"headwater": 9}\n', "not a dump of format 3 or older"),
         ('{"headwater": 1}\n{"key": ["a"]}\n{"end": {}}\n', "lines 2 to 2: not lines of a dump"),
         ('{"headwater": 1}\n{"end": {"keys": 1}}\n', "its last line says"),
     ],
