@@ -141,6 +141,15 @@ class Intruder:
                 if answer[0] == message[0]:
                     return answer
 
+    def log_in(self, name: str) -> None:
+        """Say hello and log in."""
+        self.ask([1, "hello", PROTOCOL_VERSION, "fuzz"])
+        scram = ScramClient([SCRAM], name, PASSWORD)
+        first = self.ask([2, "authenticate", SCRAM, scram.get_client_first().encode()])
+        scram.set_server_first(first[2][1].decode())
+        last = self.ask([3, "authenticate", SCRAM, scram.get_client_final().encode()])
+        assert last[2][0] is True, last
+
     def received(self) -> list[list[Any]]:
         """Some messages of the server.
 
@@ -200,12 +209,7 @@ def insider(target: Guarded, source: random.Random, outcomes: Counter[str]) -> i
     frames = _frames_of_an_insider(source)
     intruder = Intruder(target.server.url, outcomes)
     with intruder.socket, contextlib.suppress(ConnectionError):
-        intruder.ask([1, "hello", PROTOCOL_VERSION, "fuzz"])
-        scram = ScramClient([SCRAM], f"user {source.randrange(USERS)}", PASSWORD)
-        first = intruder.ask([2, "authenticate", SCRAM, scram.get_client_first().encode()])
-        scram.set_server_first(first[2][1].decode())
-        last = intruder.ask([3, "authenticate", SCRAM, scram.get_client_final().encode()])
-        assert last[2][0] is True, last
+        intruder.log_in(f"user {source.randrange(USERS)}")
         if source.random() < 0.5:
             intruder.send(b"".join(frames))
         else:
