@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-connections bench-unkind journey fixture wheel clean
+.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture wheel clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -146,6 +146,9 @@ bench-aggregates: $(READY)  ## Measure loading an aggregate of 100,000 events wi
 
 bench-paired: $(READY)  ## Compare with the checkout at BASE in alternating runs (ROUNDS=5, ONLY=rows)
 	$(BIN)/python -m bench.paired --base $(BASE) --rounds $${ROUNDS:-5} --compile $(if $(ONLY),--only $(ONLY))
+
+bench-archive: $(READY)  ## Compare with and without an archive (ROUNDS=10, ONLY=rows)
+	$(BIN)/python -m bench.archive --rounds $${ROUNDS:-10} $(if $(ONLY),--only $(ONLY))
 
 bench-connections: $(READY)  ## Measure threads on one database, tasks on one key, much written at once
 	$(BIN)/python -m bench.connections

@@ -36,10 +36,15 @@ class CheckoutFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A checkout and its name in the report."""
+    """A checkout and its name in the report.
+
+    Attributes:
+        options: of its server, besides the defaults.
+    """
 
     name: str
     root: Path
+    options: tuple[str, ...] = ()
 
     @property
     def environment(self) -> Mapping[str, str]:

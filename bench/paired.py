@@ -126,7 +126,7 @@ class Pair:
         """Start both servers, and fill them with the same data."""
         for name, checkout in self._checkouts.items():
             server = servers.Headwater(
-                self._directory / name, environment=dict(checkout.environment)
+                self._directory / name, checkout.options, dict(checkout.environment)
             )
             server.start()
             running.callback(server.stop)

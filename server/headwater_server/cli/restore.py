@@ -118,7 +118,7 @@ def restore(
                 opening=Opening(
                     open_store=RocksStore.open,
                     open_store_to_read=_OPEN_TO_READ,
-                    open_log=_open_log,
+                    open_log=open_log,
                     begin_log=begin_files,
                     settings=EngineSettings(),
                     clock=wall_clock,
@@ -135,7 +135,7 @@ def restore(
     )
 
 
-def _open_log(
+def open_log(
     file_system: FileSystem,
     path: str,
     *,
@@ -143,6 +143,7 @@ def _open_log(
     random: random.Random,
     known_durable: WalIndex,
 ) -> WriteAheadLog:
+    """Open the log of the database that is being restored."""
     return FileWriteAheadLog.open(
         file_system, path, database_id=database_id, random=random, known_durable=known_durable
     )
