@@ -68,6 +68,8 @@ class Archived:
 
     def new_archiver(self) -> Archiver:
         made = self.database.engine.archived
+        # As the server does at its start.
+        self.database.engine.checkpoints.readers.note("archive", made.before_first)
         return Archiver(
             self.files,
             "archive",

@@ -22,10 +22,11 @@ from typing import Final, Protocol
 
 from headwater_protocol.errors import DamagedFile, HeadwaterError
 from headwater_server.engine.archive.history import find_parent
-from headwater_server.engine.archive.spans import NO_ID, first_commit, span_of
+from headwater_server.engine.archive.spans import NO_ID, first_commit, just_before, span_of
 from headwater_server.storage.archive.directory import ArchiveDirectory, ArchiveLost
 from headwater_server.storage.archive.piece import (
     PIECE_SIZE,
+    PieceHeader,
     PieceName,
     Span,
     ends_inside_record,
@@ -327,7 +328,7 @@ class Archiver:
         directory, timeline = place.directory, place.timeline
         packed: list[bytes] = []
         entries: list[WalEntry] = []
-        spans: list[Span] = []
+        first: PieceHeader | None = None
         for part in place.parts:
             path = directory.path_of(timeline, part)
             header, more, unpacked_more = read_piece(
@@ -335,16 +336,10 @@ class Archiver:
             )
             packed += more
             entries += unpacked_more
-            spans.append(header.span)
-        first, last = spans[0], spans[-1]
-        span = Span(
-            first.before,
-            first.before_id,
-            last.last,
-            last.last_id,
-            first.first_time,
-            last.last_time,
-        )
+            first = first or header
+        assert first is not None
+        # Not put together from theirs: a part without records has the time of the one before it.
+        span = span_of(entries, just_before(first.span))
         merged = header_of(packed, entries, span, database_id=self._database_id, timeline=timeline)
         directory.check_owner()
         write_piece(self._file_system, directory.directory_of(timeline), merged, packed, whole=True)

@@ -35,6 +35,18 @@ def span_of(entries: Sequence[WalEntry], before: Span) -> Span:
     )
 
 
+def just_before(span: Span) -> Span:
+    """The span that ends where another begins."""
+    return Span(
+        span.before,
+        span.before_id,
+        span.before,
+        span.before_id,
+        span.first_time,
+        span.first_time,
+    )
+
+
 def first_commit(entries: Sequence[WalEntry]) -> RecordHead | None:
     """The first commit in some entries; None if there is none."""
     for _, completed in records_by_entry(entries):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from headwater_protocol.errors import DamagedFile, FormatTooNew
 from headwater_server.engine.archive.history import Timeline, find_parent
-from headwater_server.engine.archive.spans import span_of
+from headwater_server.engine.archive.spans import just_before, span_of
 from headwater_server.engine.check.findings import FINDINGS_MAX, Progress
 from headwater_server.engine.format.planned import COMMIT
 from headwater_server.engine.format.records import head_of
@@ -182,14 +182,6 @@ def _wrong(
             if head.time < time:
                 return f"the record after commit {commit} goes back in time"
             time = head.time
-    start = Span(
-        header.span.before,
-        header.span.before_id,
-        header.span.before,
-        header.span.before_id,
-        header.span.first_time,
-        header.span.first_time,
-    )
-    if span_of(entries, start) != header.span:
+    if span_of(entries, just_before(header.span)) != header.span:
         return "the commits in it are not those that the header says"
     return None
