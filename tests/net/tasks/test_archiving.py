@@ -8,6 +8,7 @@ from typing import Any
 import trio
 from structlog.testing import capture_logs
 
+from headwater_server.net.monitoring.samples import _archive
 from headwater_server.net.settings import ServerSettings
 from headwater_server.storage.errors import DiskFull
 from headwater_server.testing.memory_files import Call
@@ -101,6 +102,10 @@ async def test_a_full_archive_raises_an_alarm_each_minute_and_is_caught_up_with(
             assert told["commit"] == 0
             assert told["behind_s"] > 180
             assert "no room" in told["failure"]
+            scraped = {name: value for name, _, value in _archive(server.server.service)}
+            assert (scraped["archive_enabled"], scraped["archive_failing"]) == (True, True)
+            assert scraped["archive_behind_seconds"] > 180
+            assert scraped["archive_behind_entries"] >= 60
             alarms = [each for each in logged if each["event"] == "the log is not archived"]
             assert 3 <= len(alarms) <= 5
             assert alarms[-1]["behind_s"] > 100

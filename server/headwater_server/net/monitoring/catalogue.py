@@ -188,6 +188,16 @@ CATALOGUE: Final[dict[str, tuple[Metric, ...]]] = {
         _gauge("backup_last_size_bytes", "Size of that backup."),
         _gauge("backup_last_duration_seconds", "How long that backup took."),
     ),
+    "Archive": (
+        _gauge("archive_enabled", "1 if the server has an archive."),
+        _gauge("archive_failing", "1 while the log cannot be archived; raise an alarm."),
+        _gauge(
+            "archive_behind_seconds",
+            "How long some commits have been on the server's disk alone; 0: none is.",
+        ),
+        _gauge("archive_behind_entries", "Entries of the log that are not archived yet."),
+        _counter("archive_pieces", "Pieces that were written to the archive since the start."),
+    ),
     "Damage": (_counter("damage_met", "Requests that failed because a file is damaged."),),
 }
 """All metrics, by subject."""

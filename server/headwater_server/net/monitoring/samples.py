@@ -51,6 +51,7 @@ def collect(sources: Sources) -> Iterator[Sample]:
     yield from _groups(sources.service)
     yield from _projections(sources.service)
     yield from _backups(sources.service)
+    yield from _archive(sources.service)
 
 
 def _server(sources: Sources) -> Iterator[Sample]:
@@ -166,6 +167,16 @@ def _projections(service: Service) -> Iterator[Sample]:
     for name, position, parked in rows:
         yield "projection_lag_positions", (name,), max(0, newest - position)
         yield "projection_parked_streams", (name,), parked
+
+
+def _archive(service: Service) -> Iterator[Sample]:
+    tell = service.figures.get("archive")
+    told = {} if tell is None else tell()
+    yield "archive_enabled", (), tell is not None
+    yield "archive_failing", (), told.get("failure") is not None
+    yield "archive_behind_seconds", (), told.get("behind_s", 0)
+    yield "archive_behind_entries", (), told.get("entries_behind", 0)
+    yield "archive_pieces", (), told.get("pieces", 0)
 
 
 def _backups(service: Service) -> Iterator[Sample]:
