@@ -102,7 +102,9 @@ async def test_a_full_archive_raises_an_alarm_each_minute_and_is_caught_up_with(
             assert told["commit"] == 0
             assert told["behind_s"] > 180
             assert "no room" in told["failure"]
-            scraped = {name: value for name, _, value in _archive(server.server.service)}
+            scraped: dict[str, Any] = {
+                name: value for name, _, value in _archive(server.server.service)
+            }
             assert (scraped["archive_enabled"], scraped["archive_failing"]) == (True, True)
             assert scraped["archive_behind_seconds"] > 180
             assert scraped["archive_behind_entries"] >= 60
