@@ -40,6 +40,7 @@ GUARANTEES: Final = {
     "Reads of the past.": ("test_keys_and_streams_can_be_read_as_of_an_earlier_commit",),
     "Retention and erasure.": ("test_hidden_and_erased_events_are_gone_for_every_read",),
     "Online backups.": ("test_a_backup_can_be_checked_and_served",),
+    "Restore to any moment.": ("test_any_commit_is_restored_from_the_archive",),
 }
 """The bold words of each guarantee in README, with its tests in this file."""
 
@@ -296,6 +297,27 @@ def test_a_backup_can_be_checked_and_served(tmp_path: Path) -> None:
         headwater.connect_blocking(restored.url) as db,
     ):
         assert db.get("k") == 1
+
+
+def test_any_commit_is_restored_from_the_archive(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    with (
+        ServerProcess(tmp_path, ("--archive", str(archive))) as server,
+        headwater.connect_blocking(server.url) as db,
+    ):
+        commits = [db.put("k", number).commit for number in range(5)]
+    assert "all is well" in call("check", str(archive))
+    for number in (1, 4):
+        (tmp_path / str(number)).mkdir()
+        data = tmp_path / str(number) / "data"
+        moment = ("--to-commit", str(commits[number]))
+        call("restore", "--archive", str(archive), *moment, "--data", str(data))
+        with (
+            ServerProcess(tmp_path / str(number)) as restored,
+            headwater.connect_blocking(restored.url) as db,
+        ):
+            assert db.get("k") == number
 
 
 # What --help says of single commands. tests/cli has the others.
