@@ -195,7 +195,8 @@ class Service:
 
     def _open_memory_budget(self, monotonic: Callable[[], float]) -> MemoryBudget:
         settings = self.settings
-        size_max = settings.memory_size_max or default_size()
+        # The rest is for what is not counted: objects, and blocks that the allocator cannot reuse.
+        size_max = (settings.memory_size_max or default_size()) * 3 // 4
         # Transactions and what waits for the disk may take a part of the budget, even a small one.
         opened = self.engine.open_transactions
         opened.size_max = min(opened.size_max, size_max // 4)

@@ -178,7 +178,7 @@ def test_the_default_is_a_quarter_of_the_memory_of_the_container(tmp_path: Path)
 
 
 def small_budget(**session: Any) -> ServerSettings:
-    return replace(settings(**session), memory_size_max=SIZE_MAX)
+    return replace(settings(**session), memory_size_max=SIZE_MAX * 4 // 3)
 
 
 class Peer:
@@ -334,3 +334,29 @@ async def test_results_that_wait_for_a_sync_are_bounded_over_all_connections() -
             _, [value] = await client.result(request_id)
             assert len(value) == 100_000
         await clients[5].ask("execute", server.new_id(), [], reads, [["put", b"x", b"v"]])
+
+
+def test_closing_many_connections_does_not_look_through_all_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each that had to be closed was searched for among all: seconds, with thousands of them."""
+    budget = MemoryBudget(1000 * KIB * 10, stalled_s_max=30, unmoved_s_max=600, monotonic=_zero)
+    looked = 0
+    order = budget._eviction_order
+
+    def counted(holder: Any) -> tuple[bool, int]:
+        nonlocal looked
+        looked += 1
+        return order(holder)
+
+    monkeypatch.setattr(budget, "_eviction_order", counted)
+    holders = [Holder(budget) for _ in range(3000)]
+    for holder in holders:
+        holder.hold(10 * KIB)
+    closed = sum(holder.error is not None for holder in holders)
+    assert closed == 2000
+    assert looked < 100 * closed
+
+
+def _zero() -> float:
+    return 0.0

@@ -18,6 +18,7 @@ so the budget cannot be held forever. Otherwise it is closed after `unmoved_s_ma
 within its free allowance is never affected.
 """
 
+import heapq
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,9 @@ _log = structlog.get_logger(__name__)
 
 FREE_SIZE: Final = 4 * KIB
 """Bytes that a connection may hold without being charged: nearly all requests and answers."""
+
+CANDIDATES_MAX: Final = 64
+"""The largest connections that are remembered when one has to be closed."""
 
 SIZE_DEFAULT_MAX: Final = 1024 * MIB
 """Bytes of the default budget, however much memory the machine has."""
@@ -103,6 +107,7 @@ class MemoryBudget:
         self._charged: dict[Holder, int] = {}
         self._moved_at: dict[Holder, float] = {}
         self._paused: dict[Holder, None] = {}
+        self._candidates: list[Holder] = []
 
     def note_others(self, size: int, connections: int = 0) -> None:
         """Transactions, subscriptions and groups hold *size* bytes, beside so many connections."""
@@ -155,9 +160,19 @@ class MemoryBudget:
             self._paused[holder] = None
             holder.pause()
         while self.used > self._room:
-            # The largest is above the average, so a connection within its share is safe.
-            largest = max(self._charged, key=self._eviction_order)
-            self._end(largest, f"the fair share is {self._fair_share} bytes")
+            # It is above the average, so a connection within its share is safe.
+            self._end(self._largest(), f"the fair share is {self._fair_share} bytes")
+
+    def _largest(self) -> Holder:
+        """The largest connection, or one of the largest that is still above its fair share."""
+        while self._candidates:
+            holder = self._candidates.pop()
+            if self._charged.get(holder, 0) > self._fair_share:
+                return holder
+        # Thousands may have to be closed in a row, so look through all only now and then.
+        largest = heapq.nlargest(CANDIDATES_MAX, self._charged, key=self._eviction_order)
+        self._candidates = largest[:0:-1]
+        return largest[0]
 
     @property
     def _fair_share(self) -> int:
