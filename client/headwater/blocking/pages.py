@@ -1,7 +1,7 @@
 """Pages without an event loop. Written by hand, because iteration differs from async iteration."""
 
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from headwater.reads.pages import Pages
 from headwater.transport.stepping import step
@@ -42,6 +42,18 @@ class BlockingPages(Iterator[T], Generic[T]):
         later read continues. None before the first page, and for other items.
         """
         return self._pages.position
+
+    def to_arrow(self) -> Any:
+        """Read all remaining items into a pyarrow.Table; needs `headwater[arrow]`.
+
+        Events have the columns position, stream, version, commit, time, id, type, data, metadata,
+        tags, erased and undecodable; keys have key and value. Data, metadata, keys and values are
+        JSON text.
+
+        Raises:
+            InvalidArgument: the items are neither events nor keys, or pyarrow is not installed.
+        """
+        return step(self._pages.to_arrow())
 
     def __iter__(self) -> Iterator[T]:
         # A generator is faster, because `for` then calls no Python function for each item.

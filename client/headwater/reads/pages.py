@@ -27,6 +27,9 @@ PAGE_GROWTH: Final = 4
 
 T = TypeVar("T")
 
+Row = dict[str, Any]
+"""A row of a table: a value for each column."""
+
 Fetch = Callable[..., Awaitable[Any]]
 """Requests a page: the name of the operation, its arguments, and at_commit=."""
 
@@ -88,6 +91,18 @@ class Pages(ABC, AsyncIterator[T], Generic[T]):
             self._more = self._more and self._left > 0
         return True
 
+    async def to_arrow(self) -> Any:
+        """Read all remaining items into a pyarrow.Table; needs `headwater[arrow]`.
+
+        Events have the columns position, stream, version, commit, time, id, type, data, metadata,
+        tags, erased and undecodable; keys have key and value. Data, metadata, keys and values are
+        JSON text.
+
+        Raises:
+            InvalidArgument: the items are neither events nor keys, or pyarrow is not installed.
+        """
+        raise InvalidArgument("to_arrow: only events and keys can be read into a table")
+
     async def _ask_as_of(self, ask: Callable[[CommitNumber | None], Awaitable[Any]]) -> Any:
         """Ask for a page as of the first page's commit, or once that is gone, of the newest one."""
         try:
@@ -140,6 +155,12 @@ class KeyPages(Pages[tuple[KeyTuple, Any]]):
             # Continue after the last key; in reverse, before it.
             self._range = (first, items[-2]) if self._reverse else (key_after(items[-2]), last)
         return len(items) // 2, self._decoded(items), more
+
+    async def to_arrow(self) -> Any:
+        from headwater.tables.arrow import key_schema, table_of
+        from headwater.tables.rows import key_row
+
+        return await table_of(_mapped(key_row, self), key_schema())
 
     def _decoded(self, items: list[bytes]) -> Iterator[tuple[KeyTuple, Any]]:
         # `map` and no generator: a generator would end at a value that cannot be decoded, and a
@@ -220,6 +241,12 @@ class EventPages(Pages[RecordedEvent]):
         next_one: int = self._rows[len(self._rows) - unseen][0]
         return Position(next_one + 1 if self._reverse else next_one - 1)
 
+    async def to_arrow(self) -> Any:
+        from headwater.tables.arrow import event_schema, table_of
+        from headwater.tables.rows import event_row
+
+        return await table_of(_mapped(event_row, self), event_schema())
+
     async def _page(self, size: int) -> tuple[int, Iterator[RecordedEvent], bool]:
         if self._locate is not None:
             span = await self._locate()
@@ -258,6 +285,11 @@ class EventPages(Pages[RecordedEvent]):
         self._rows = events
         self._unseen = iter(events)
         return len(events), map(self._view, self._unseen), more
+
+
+async def _mapped(row: Callable[[T], Row], pages: Pages[T]) -> AsyncIterator[Row]:
+    async for item in pages:
+        yield row(item)
 
 
 class CommitPages(Pages[CommitRecord]):
