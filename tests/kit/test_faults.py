@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import headwater
 from headwater_testing.faults import FAULTS_MAX, RETRY_TIMEOUT_S, FaultPlan
@@ -261,22 +263,31 @@ def test_the_repaired_application_survives(machine: MemoryMachine, bug: str) -> 
     assert failing == []
 
 
-def test_the_same_seed_gives_the_same_faults(machine: MemoryMachine) -> None:
+@given(st.integers(1, 10_000), st.lists(st.sampled_from(["get", "commit", "execute", "ack"])))
+def test_the_same_seed_gives_the_same_faults(seed: int, operations: list[str]) -> None:
+    def schedule(seed: int, operations: list[str]) -> list[str]:
+        plan = FaultPlan(seed)
+        for operation in operations:
+            plan.draw(operation, may_conflict=operation == "commit")
+        return plan.schedule().splitlines()
+
+    first = schedule(seed, operations)
+    assert schedule(seed, operations) == first
+    # Requests of other operations in between change nothing, while the faults are few.
+    others = [each for name in operations for each in (name, "scan", "hello")]
+    if len(schedule(seed, others)) < FAULTS_MAX:
+        mixed = [line for line in schedule(seed, others) if not line.startswith("scan")]
+        assert mixed == first or first == ["no fault happened"]
+
+
+def test_different_seeds_give_different_faults() -> None:
     def schedule(seed: int) -> str:
         plan = FaultPlan(seed)
-        with connected(machine, plan) as db:
-            for number in range(30):
-
-                def touch(tx: headwater.BlockingTransaction, n: int = number) -> None:
-                    tx.put((n,), tx.get((n,), 0))
-
-                with contextlib.suppress(headwater.HeadwaterError):
-                    db.run(touch)
+        for _ in range(30):
+            plan.draw("commit", may_conflict=True)
         return plan.schedule()
 
-    schedules = [schedule(seed) for seed in (3, 4, 3)]
-    assert schedules[0] == schedules[2]
-    assert schedules[0] != schedules[1]
+    assert len({schedule(seed) for seed in range(50)}) > 40
 
 
 def test_every_kind_of_fault_happens(machine: MemoryMachine) -> None:
