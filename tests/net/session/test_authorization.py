@@ -54,7 +54,6 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
         ([TX, [["add", A, 1]]], ("write:keys:a",)),
         ([TX, [["min", A, 1]]], ("write:keys:a",)),
         ([TX, [["max", A, 1]]], ("write:keys:a",)),
-        ([TX, [["expire", A, 1_000_000, None]]], ("write:keys:a",)),
         ([TX, [["append", "a-1", -1, [EVENT]]]], ("append:category:a",)),
         (
             [TX, [["append", "a-1", -1, [EVENT], {"stream": "b-1"}]]],
