@@ -200,10 +200,11 @@ TIMES: Final[dict[str, list[Ends]]] = {
             (errors.ConnectionLost,),
         ),
         Ends(
-            "The search for the conditions of an `execute`",
+            "A request that is evaluated in steps: an `execute` or a commit with much work",
             _ms(_SESSION, "request_ms_max"),
             "It is refused and has no effect.",
             (errors.TooLarge,),
+            "`--request-time`, `headwater user limit`",
         ),
         Ends(
             "Open transactions after SIGTERM",

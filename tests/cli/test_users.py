@@ -47,6 +47,9 @@ def test_rights_are_given_shown_and_taken(server: ServerProcess) -> None:
     assert [row["role"] for row in rows(server, "role", "list")] == [
         *("admin", "clerk", "reader", "writer"),
     ]
+    call(server, "user", "limit", "bob", "--request-time", "2.5")
+    assert rows(server, "user", "show", "bob")[-1] == {"kind": "request time", "name": "2.5 s"}
+    call(server, "user", "limit", "bob")
     call(server, "user", "revoke", "bob", "--role", "clerk")
     assert rows(server, "user", "show", "bob") == [{"kind": "grant", "name": "read:keys:prices"}]
     events = [row["event"] for row in rows(server, "audit", "--limit", "100")]

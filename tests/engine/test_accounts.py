@@ -106,3 +106,21 @@ def test_a_member_that_a_later_version_added_to_a_user_is_ignored() -> None:
     account = database.reopen().engine.accounts.find("ann")
     assert account is not None
     assert account.verifier == ANN
+
+
+def test_a_limit_is_kept_beside_password_and_rights() -> None:
+    database = Database()
+    accounts = database.engine.accounts
+    database.settle(accounts.set("ann", ANN, create=True))
+    database.settle(accounts.set_limit("ann", 5000))
+    database.settle(accounts.set_rights("ann", grant=True, grants=[], roles=["admin"]))
+    database.settle(accounts.set("ann", ANN, create=False))
+    found = database.crash().engine.accounts.find("ann")
+    assert found is not None
+    assert (found.request_ms, found.roles) == (5000, ("admin",))
+    with pytest.raises(InvalidArgument, match="no user"):
+        accounts.set_limit("bob", None)
+    database.settle(accounts.set_limit("ann", None))
+    cleared = accounts.find("ann")
+    assert cleared is not None
+    assert cleared.request_ms is None

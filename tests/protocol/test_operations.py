@@ -63,6 +63,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "user_grant": (["ann", [["keys", "read", b""]], ["reader"], TX], ["ann"]),
     "user_revoke": (["ann", [["group", None]], ["reader"], TX], ["ann"]),
     "user_rights": (["ann"], []),
+    "user_limit": (["ann", 5000, TX], ["ann", None]),
     "role_set": (["auditor", [["streams", "read", {"prefix": "a"}]], TX], ["auditor", []]),
     "role_remove": (["auditor", TX], ["auditor"]),
     "role_list": ([], []),

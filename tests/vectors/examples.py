@@ -353,9 +353,9 @@ EXAMPLES: Final = [
     Example(
         "user_rights",
         ["ann"],
-        ["ann", True, ["auditor"], [["streams", "erase", {}], ["group", None]]],
+        ["ann", True, ["auditor"], [["streams", "erase", {}], ["group", None]], 5000],
     ),
-    Example("user_rights", [], [None, False, [], []]),
+    Example("user_rights", [], [None, False, [], [], None]),
     Example("role_set", ["auditor", [["streams", "read", {"prefix": "order-2026"}]]], None),
     Example("role_remove", ["auditor"], None),
     Example("role_list", [], [["admin", [["admin"]]], ["auditor", []]]),
@@ -397,6 +397,8 @@ EXAMPLES: Final = [
     ),
     Example("stream_version", [None, ANN], [42, 3]),
     Example("stream_version", [TX, ANN], [41, 0]),
+    Example("user_limit", ["ann", 5000], None),
+    Example("user_limit", ["ann", None], None),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -8,7 +8,7 @@ from typing import Any, Final
 from headwater.records import time_of
 from headwater.transport.channel import Channel
 from headwater_protocol.grants import GRANTS, ROLES, Grant
-from headwater_protocol.vocabulary.accounts import NAME
+from headwater_protocol.vocabulary.accounts import NAME, REQUEST_MS
 
 Roles = dict[str, tuple[Grant, ...]]
 
@@ -22,12 +22,14 @@ class UserRights:
         restricted: whether it may do only what was given to it. False: it may do everything.
         roles: names of its roles, in order.
         grants: what was given to the user itself, in order.
+        request_time: seconds that a request of it may take; None: as the server's setting says.
     """
 
     user: str | None
     restricted: bool
     roles: tuple[str, ...]
     grants: tuple[Grant, ...]
+    request_time: float | None = None
 
 
 AUDIT_LIMIT_DEFAULT: Final = 1000
@@ -94,6 +96,25 @@ class Rights:
                 or no user would be left that may do everything.
         """
         await self._change("user_revoke", "revoke", user, grants, roles)
+
+    async def limit(self, user: str, *, request_time: float | None) -> None:
+        """Set how long a request of a user may take; None: as the server's setting says.
+
+        A request that takes longer is refused, and has no effect. Only requests that do much work
+        take so long: a check of conditions, a commit that has read much, a large `execute`.
+
+        Args:
+            user: its name.
+            request_time: in seconds.
+
+        Raises:
+            InvalidArgument: there is no such user.
+        """
+        NAME(user, "limit: user")
+        request_ms = None if request_time is None else round(request_time * 1000)
+        if request_ms is not None:
+            REQUEST_MS(request_ms, "limit: request_time, in milliseconds")
+        await self._channel().administer("user_limit", user, request_ms)
 
     async def of(self, user: str) -> UserRights:
         """The rights of a user.
@@ -164,5 +185,11 @@ def _wire(place: str, grants: tuple[Grant | str, ...]) -> list[Any]:
 
 
 def _rights(row: list[Any]) -> UserRights:
-    user, restricted, roles, grants = row[:4]
-    return UserRights(user, restricted, tuple(roles), tuple(map(Grant.from_wire, grants)))
+    user, restricted, roles, grants, request_ms = row[:5]
+    return UserRights(
+        user,
+        restricted,
+        tuple(roles),
+        tuple(map(Grant.from_wire, grants)),
+        None if request_ms is None else request_ms / 1000,
+    )

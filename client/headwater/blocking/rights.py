@@ -49,6 +49,21 @@ class BlockingRights:
         """
         step(self._core.revoke(user, *grants, roles=roles))
 
+    def limit(self, user: str, *, request_time: float | None) -> None:
+        """Set how long a request of a user may take; None: as the server's setting says.
+
+        A request that takes longer is refused, and has no effect. Only requests that do much work
+        take so long: a check of conditions, a commit that has read much, a large `execute`.
+
+        Args:
+            user: its name.
+            request_time: in seconds.
+
+        Raises:
+            InvalidArgument: there is no such user.
+        """
+        step(self._core.limit(user, request_time=request_time))
+
     def of(self, user: str) -> UserRights:
         """The rights of a user.
 

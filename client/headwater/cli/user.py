@@ -176,6 +176,22 @@ def _change(
             db.rights.revoke(name, *grants, roles=roles)
 
 
+@user.command()
+@connection_options
+@click.argument("name")
+@click.option(
+    "--request-time",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long a request may take; without it, as the server's setting says.",
+)
+def limit(connector: Connector, name: str, request_time: float | None) -> None:
+    """Set how long a request of a user may take. One that takes longer is refused."""
+    with connector.connect() as db:
+        db.rights.limit(name, request_time=request_time)
+    click.echo(f"limit of {name} set")
+
+
 @user.command("show")
 @_options
 @json_option
@@ -184,6 +200,7 @@ def show_(connector: Connector, data: str | None, name: str | None, as_json: boo
     """Show the roles and rights of a user; without a NAME, of the user who asks."""
     roles: Sequence[str]
     grants: Sequence[str]
+    request_time: float | None = None
     if data is not None:
         if name is None:
             raise click.UsageError("--data needs a NAME")
@@ -192,12 +209,15 @@ def show_(connector: Connector, data: str | None, name: str | None, as_json: boo
         with connector.connect() as db:
             found = db.rights.mine() if name is None else db.rights.of(name)
         restricted, roles, grants = found.restricted, found.roles, list(map(str, found.grants))
+        request_time = found.request_time
     rows = [
         *({"kind": "role", "name": role} for role in roles),
         *({"kind": "grant", "name": grant} for grant in grants),
     ]
     if not restricted:
         rows = [{"kind": "everything", "name": ""}]
+    if request_time is not None:
+        rows.append({"kind": "request time", "name": f"{request_time:g} s"})
     show(("kind", "name"), rows, as_json=as_json)
 
 

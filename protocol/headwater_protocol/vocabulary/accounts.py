@@ -31,6 +31,9 @@ def _optional(name: str, field: Field, default: Any = None, why: str = "") -> Ar
     return Argument(name, field, required=False, default=default, why=why)
 
 
+REQUEST_MS: Final = Integer(1, 86_400_000)
+"""Milliseconds that a request of a user may take: up to a day."""
+
 ACCOUNT_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
     (
         "user_set",
@@ -79,8 +82,18 @@ ACCOUNT_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
     (
         "user_rights",
         _record(_optional("name", Nullable(NAME), None, "nil: the user of this connection")),
-        "[name | nil, restricted, [role, …], [grant, …]]",
+        "[name | nil, restricted, [role, …], [grant, …], request_ms | nil]",
         "The roles and grants of a user. A user that is not restricted may do everything.",
+    ),
+    (
+        "user_limit",
+        _record(
+            _required("name", NAME),
+            _required("request_ms", Nullable(REQUEST_MS), "nil: the server's setting"),
+            IDENTITY,
+        ),
+        "nil",
+        "Set how long a request of a user may take.",
     ),
     (
         "role_set",

@@ -16,7 +16,13 @@ from headwater_protocol.limits import MIB, PORT_DEFAULT
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.net import logs
 from headwater_server.net.session.memory_budget import SIZE_MIN
-from headwater_server.net.settings import SECOND_MS, Address, ClientLogin, ServerSettings
+from headwater_server.net.settings import (
+    SECOND_MS,
+    Address,
+    ClientLogin,
+    ServerSettings,
+    SessionSettings,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -227,6 +233,11 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         "How long a transaction may stay open.",
     ),
     _seconds(
+        "request-time",
+        _SERVER.session.request_ms_max / SECOND_MS,
+        "How long a request may take, if its user has no limit of its own.",
+    ),
+    _seconds(
         "history-window",
         _ENGINE.history_window_us / SECOND_US,
         "How far back all commits can be read.",
@@ -299,6 +310,7 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         shutdown_ms_max=round(values["shutdown_grace"] * SECOND_MS),
         log_format=values["log_format"],
         log_level=values["log_level"],
+        session=SessionSettings(request_ms_max=round(values["request_time"] * SECOND_MS)),
         engine=EngineSettings(
             history_window_us=round(values["history_window"] * SECOND_US),
             transaction_retention_us=round(values["transaction_retention"] * SECOND_US),

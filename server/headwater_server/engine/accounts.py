@@ -1,10 +1,11 @@
 """Accounts: the users of a database, kept in the database.
 
-    03 "n" name       ->  [number, salt, iterations, stored_key, server_key, rights]
+    03 "n" name       ->  [number, salt, iterations, stored_key, server_key, rights, request_ms]
     03 "i" number     ->  name, also of removed users: the commit log refers to the number
     03 "r" name       ->  [grant, …] of a role
     03 "s"            ->  a secret of 32 bytes, from which the salts of unknown names are made
 
+    request_ms        nil, or how long a request of the user may take
     rights            nil while the user is not restricted, else [[role, …], [grant, …]]
 
 A password is stored as a SCRAM-SHA-256 verifier (RFC 5802 section 3). The server can check a proof
@@ -65,6 +66,7 @@ class Account:
         roles: names of its roles, in order.
         grants: given to it directly, in order.
         rights: what it may do, by its roles and grants; None: everything.
+        request_ms: milliseconds that a request may take; None: as the server's setting says.
     """
 
     number: int
@@ -74,6 +76,7 @@ class Account:
     roles: tuple[str, ...] = ()
     grants: tuple[Grant, ...] = ()
     rights: Rights | None = None
+    request_ms: int | None = None
 
     def packed(self) -> bytes:
         """The account as it is stored."""
@@ -89,6 +92,7 @@ class Account:
                 verifier.stored_key,
                 verifier.server_key,
                 rights,
+                self.request_ms,
             ]
         )
 
@@ -115,9 +119,10 @@ def find_account(state: State, view: int, name: str) -> Account | None:
         return None
     members = msgpack.unpackb(stored)
     number, *verifier = members[:_VERIFIER_MEMBERS]
-    rights = members[_VERIFIER_MEMBERS] if len(members) > _VERIFIER_MEMBERS else None
+    # Earlier versions had no rights, or no limit.
+    rights, request_ms = [*members[_VERIFIER_MEMBERS:], None, None][:2]
     if rights is None:
-        return Account(number, name, Verifier(*verifier))
+        return Account(number, name, Verifier(*verifier), request_ms=request_ms)
     roles, grants = rights
     account = Account(
         number,
@@ -126,6 +131,7 @@ def find_account(state: State, view: int, name: str) -> Account | None:
         restricted=True,
         roles=tuple(roles),
         grants=tuple(Grant.from_wire(grant) for grant in grants),
+        request_ms=request_ms,
     )
     return replace(account, rights=rights_of(account, stored_roles(state, view)))
 
@@ -423,6 +429,28 @@ class Accounts:
         """
         self._check_writable()
         buffer = write_rights(self._state, name, grant=grant, grants=grants, roles=roles)
+        return self._commit(buffer, user, transaction)
+
+    def set_limit(
+        self,
+        name: str,
+        request_ms: int | None,
+        *,
+        user: int = 0,
+        transaction: bytes | None = None,
+    ) -> Ticket:
+        """Set how long a request of a user may take; None: as the server's setting says.
+
+        Raises:
+            InvalidArgument: there is no such user.
+            ReadOnly: nothing can be written.
+        """
+        self._check_writable()
+        known = find_account(self._state, self._state.last_commit, name)
+        if known is None:
+            raise no_such_user(name)
+        buffer = WriteBuffer()
+        buffer.put(account_key(name), replace(known, request_ms=request_ms).packed())
         return self._commit(buffer, user, transaction)
 
     def set_role(

@@ -252,6 +252,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "user_grant": _needs("admin"),
     "user_revoke": _needs("admin"),
     "user_rights": _user_rights,
+    "user_limit": _needs("admin"),
     "role_set": _needs("admin"),
     "role_remove": _needs("admin"),
     "role_list": _needs("admin"),

@@ -64,8 +64,8 @@ class SessionSettings:
     may cost as much as thousands of others."""
 
     request_ms_max: int = 60 * SECOND_MS
-    """How long the conditions of a request may be searched, in steps between which other clients
-    are served."""
+    """How long a request may take that is evaluated in steps, between which other clients are
+    served. Users may have limits of their own."""
 
     receive_size: int = 64 * KIB
     """Bytes of one read from a socket."""

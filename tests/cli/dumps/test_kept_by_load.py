@@ -223,6 +223,7 @@ def test_users_keep_their_passwords_and_rights(
         db.rights.grant("bob", "append:category:order", roles=["auditor"])
         db.rights.grant("nobody", "backup")
         db.rights.revoke("nobody", "backup")
+        db.rights.limit("bob", request_time=2.5)
         rights = {name: db.rights.of(name) for name in db.users()}
         roles = db.rights.roles()
     dumped = call(source, "dump", "-o", str(file), env=environment)

@@ -160,6 +160,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
     "user_grant": [(["zoe"], ("admin",))],
     "user_revoke": [(["zoe"], ("admin",))],
     "user_rights": [([], ()), (["zoe"], ("admin",))],
+    "user_limit": [(["zoe", 5000], ("admin",))],
     "role_set": [(["r", []], ("admin",))],
     "role_remove": [(["r"], ("admin",))],
     "role_list": [([], ("admin",))],
@@ -183,7 +184,7 @@ class Users:
 
     async def bob(self, *grants: str, roles: tuple[str, ...] = ()) -> Client:
         """A connection of bob, who has just these rights."""
-        _, _, old_roles, old = await self.admin.ask("user_rights", "bob")
+        _, _, old_roles, old, _ = await self.admin.ask("user_rights", "bob")
         if old or old_roles:
             await self.admin.ask("user_revoke", "bob", old, old_roles)
         await self.grant(*grants, roles=roles)
@@ -600,13 +601,13 @@ async def test_only_who_may_write_something_adds_to_the_log(
 
 async def test_a_user_without_any_grant_left_may_do_nothing() -> None:
     async with users() as known:
-        assert await known.admin.ask("user_rights", "bob") == ["bob", False, [], []]
+        assert await known.admin.ask("user_rights", "bob") == ["bob", False, [], [], None]
         bob = await known.bob("read:keys")
         await known.revoke("read:keys")
         assert await is_denied(bob, "get", None, A)
-        assert await bob.ask("user_rights") == ["bob", True, [], []]
+        assert await bob.ask("user_rights") == ["bob", True, [], [], None]
         await add_user(known.admin, "bob", "other", create=False)
-        assert await known.admin.ask("user_rights", "bob") == ["bob", True, [], []]
+        assert await known.admin.ask("user_rights", "bob") == ["bob", True, [], [], None]
 
 
 async def test_the_last_user_that_may_do_everything_stays() -> None:

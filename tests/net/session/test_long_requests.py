@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -230,6 +231,20 @@ async def test_a_request_that_takes_too_long_is_refused_and_writers_go_on() -> N
         long.finish()
         assert isinstance(long.take()[-1], TooLarge)
         await client.ask("execute", server.new_id(), [], [], [["put", b"k", b"v"]])
+        assert await newest_position(client) == 0
+
+
+async def test_a_user_has_a_limit_of_its_own() -> None:
+    async with by_hand() as (server, long, client):
+        service = server.server.service
+        assert service.long_requests.request_ms_max(long.session) == 60_000
+        long.session.account = replace(_account(), request_ms=1)
+        long.ask("execute", server.new_id(), [], [], appends(300))
+        began = service.long_requests.running[long.session].began
+        service.long_requests._monotonic = lambda: began + 0.002
+        long.finish()
+        assert isinstance(long.take()[-1], TooLarge)
+        assert "longer than 1 ms" in long.take()[-1].message
         assert await newest_position(client) == 0
 
 

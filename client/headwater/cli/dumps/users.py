@@ -33,6 +33,8 @@ def account_lines(db: BlockingDatabase) -> Iterator[dict[str, Any]]:
                 "roles": list(rights.roles),
                 "grants": list(map(str, rights.grants)),
             }
+        if rights.request_time is not None:
+            line["request_ms"] = round(rights.request_time * 1000)
         yield line
 
 
@@ -65,6 +67,9 @@ def restore_accounts(db: BlockingDatabase, lines: list[dict[str, Any]]) -> None:
             True,
         )
         for line in users
+    ]
+    requests += [
+        ("user_limit", line["user"], line["request_ms"]) for line in users if "request_ms" in line
     ]
     # After all users were added: somebody must be left who may do everything.
     for line in users:

@@ -27,6 +27,7 @@ from headwater_server.engine.retention.rules import (
     stored_rule,
 )
 from headwater_server.engine.state.layers import State
+from headwater_server.engine.work_budget import WorkBudget
 
 WORDS: Final = frozenset(
     {"truncate", "delete_stream", "set_retention", "erase", "erase_positions", "erase_ids"}
@@ -88,6 +89,10 @@ def changed_rule(
             raise AssertionError(f"a write {word!r} that sets no rule")
 
 
+_STREAM_UNITS: Final = 5
+"""Units of work for an event that is erased, and for the snapshots of a stream."""
+
+
 @dataclass(slots=True)
 class _Stream:
     """The changes of one stream."""
@@ -107,6 +112,7 @@ class RetentionEvaluator:
 
     state: State
     now: int
+    budget: WorkBudget | None = None
     deleted: dict[str, int] = field(default_factory=dict)
     _streams: dict[str, _Stream] = field(default_factory=dict)
     _erased: dict[int, None] = field(default_factory=dict)
@@ -173,6 +179,7 @@ class RetentionEvaluator:
         for name, stream in self._streams.items():
             if stream.rule == stream.before:
                 continue
+            self._step(_STREAM_UNITS)
             for key in self._useless_snapshots(name, stream):
                 if key not in keys:
                     yield key, None
@@ -250,11 +257,16 @@ class RetentionEvaluator:
                 continue
             if position in pending or position in self._erased:
                 continue
+            self._step(_STREAM_UNITS)
             event = decode_event(stored)
             if event.data is None:
                 continue
             self._erased[position] = None
             self._note_erased(event.stream, event.version)
+
+    def _step(self, units: int) -> None:
+        if self.budget is not None:
+            self.budget.step(units)
 
     def _note_erased(self, name: str, version: int) -> None:
         stream, place = self._stream(name), self._count - 1

@@ -127,6 +127,8 @@ class Appender:
     def retain(self, write: RetentionWrite) -> None:
         """Apply a retention write between two appends."""
         assert self._retention is not None
+        if self._budget is not None:
+            self._budget.step(4)
         if write.erased_count and self._events:
             self._erase_own(write)
             return

@@ -51,7 +51,7 @@ def evaluate_buffer(
     newest = active.last_commit
     writes: list[bytes | None] = []
     planned = Planned(COMMIT, transaction, now, user, newest + 1, active.last_position + 1, writes)
-    retention = RetentionEvaluator(state, now) if buffer.retention else None
+    retention = RetentionEvaluator(state, now, budget) if buffer.retention else None
     if buffer.appends or retention is not None:
         appender = Appender(state, transaction, now, retention, budget)
         retaining = deque(buffer.retention)

@@ -235,7 +235,9 @@ class WriteBuffer:
         """Whether the plan of these writes may take too long for one stretch."""
         if self.puts_only:
             return False
-        return bool(self.ranges) or len(self.entries) + self.events > WRITES_AT_ONCE_MAX
+        # A stream that is truncated or deleted costs as much as several events.
+        count = len(self.entries) + self.events + self.erased + 8 * len(self.retention)
+        return bool(self.ranges) or count > WRITES_AT_ONCE_MAX
 
     def _fold(self, write: list[Any]) -> None:
         match write[0]:

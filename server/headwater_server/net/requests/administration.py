@@ -107,11 +107,22 @@ def user_rights(session: Session, request_id: int, arguments: list[Any]) -> byte
         if account is None:
             raise no_such_user(name)
     if account is None:
-        return session.connection.answer(request_id, [None, False, [], []])
+        return session.connection.answer(request_id, [None, False, [], [], None])
     grants = [grant.as_wire() for grant in account.grants]
     return session.connection.answer(
-        request_id, [account.name, account.restricted, list(account.roles), grants]
+        request_id,
+        [account.name, account.restricted, list(account.roles), grants, account.request_ms],
     )
+
+
+def user_limit(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
+    """Set how long a request of a user may take; answered once it is durable and in force."""
+    name, request_ms, transaction = arguments
+    session.service.check_running()
+    ticket = session.service.engine.accounts.set_limit(
+        name, request_ms, user=session.user_number, transaction=transaction
+    )
+    return _answer_change(session, request_id, ticket, "limit set", name, user(name))
 
 
 def role_set(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:

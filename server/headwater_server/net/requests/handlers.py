@@ -80,6 +80,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "user_grant": identified(partial(administration.set_rights, True), _account),
     "user_revoke": identified(partial(administration.set_rights, False), _account),
     "user_rights": administration.user_rights,
+    "user_limit": identified(administration.user_limit, _account),
     "role_set": identified(administration.role_set, _role),
     "role_remove": identified(administration.role_remove, _role),
     "role_list": administration.role_list,

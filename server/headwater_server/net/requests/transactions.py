@@ -193,7 +193,7 @@ def _search_on(session: Session, request_id: int) -> Mapping[Any, int]:
     if searching is None or searching.request_id != request_id:
         return {}
     done = searching.searches.step()
-    request_ms_max = service.settings.session.request_ms_max
+    request_ms_max = service.long_requests.request_ms_max(session)
     if not done and service.monotonic() - searching.began < request_ms_max / 1000:
         raise ServeAgain
     del service.searches[session]

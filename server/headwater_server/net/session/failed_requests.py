@@ -45,6 +45,7 @@ KEPT_IN_MEMORY: Final = frozenset(
         "user_remove",
         "user_grant",
         "user_revoke",
+        "user_limit",
         "role_set",
         "role_remove",
     }

@@ -148,9 +148,10 @@ class LongRequests:
             return None
         if not running.begun and self._must_wait(session):
             raise ServeAgain
-        if self._monotonic() - running.began >= self._request_ms_max / 1000:
+        request_ms_max = self.request_ms_max(session)
+        if self._monotonic() - running.began >= request_ms_max / 1000:
             self.drop(session)
-            raise TooLarge(f"the request took longer than {self._request_ms_max} ms")
+            raise TooLarge(f"the request took longer than {request_ms_max} ms")
         try:
             done = running.step()
         except BaseException:
@@ -163,6 +164,13 @@ class LongRequests:
             raise ServeAgain
         self.drop(session)
         return running.result
+
+    def request_ms_max(self, session: Peer) -> int:
+        """How long a request of this session may take, in milliseconds."""
+        account = session.account
+        if account is None or account.request_ms is None:
+            return self._request_ms_max
+        return account.request_ms
 
     def drop(self, session: Peer) -> None:
         """Forget the session's long request. If it is not done, it has changed nothing."""
