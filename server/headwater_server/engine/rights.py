@@ -7,17 +7,17 @@ where adjacent and overlapping grants are merged first.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from headwater_protocol.errors import PermissionDenied, shown
 from headwater_protocol.grants import STREAM_KINDS, Grant
 from headwater_server.engine.format.events import category_of
 
-_AFTER_ALL = b"\xff"
+_AFTER_ALL: Final = b"\xff"
 """Greater than every key."""
 
 
-_WRITING = frozenset({"write", "append", "manage", "erase", "group"})
+_WRITING: Final = frozenset({"write", "append", "manage", "erase", "group"})
 """Rights with which a transaction can have writes."""
 
 
@@ -44,6 +44,9 @@ class _Keys:
 
     def has_key(self, key: bytes) -> bool:
         """Whether one of the ranges includes *key*."""
+        if len(self._starts) == 1:
+            # The usual case: no search is needed.
+            return self._starts[0] <= key < self._ends[0]
         place = bisect_right(self._starts, key) - 1
         return place >= 0 and key < self._ends[place]
 
@@ -100,7 +103,7 @@ class Rights:
             self._streams[right] = _Streams(
                 grant
                 for grant in self.grants
-                if grant.right == right and grant.on in ("streams", *STREAM_KINDS)
+                if grant.right == right and (grant.on == "streams" or grant.on in STREAM_KINDS)
             )
         self._groups = frozenset(grant.name for grant in self.grants if grant.on == "group")
         self._every_group = "" in self._groups
@@ -118,7 +121,7 @@ class Rights:
 
     def need_key(self, right: str, key: bytes) -> None:
         """Need a right on a key."""
-        if not (self._keys[right].has_key(key) or self._admin):
+        if not (self._admin or self._keys[right].has_key(key)):
             raise denied(f"{right}:keys", f"the key {shown(key)}")
 
     def need_keys(self, right: str, start: bytes, end: bytes | None) -> None:

@@ -39,7 +39,7 @@ from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange
 from headwater_server.net.session.account_changes import USERS_CAME, AccountChanges
-from headwater_server.net.session.audit import Audit
+from headwater_server.net.session.audit import AUDITED_WRITES, Audit
 from headwater_server.net.session.authentication import Authentication
 from headwater_server.net.session.login_attempts import Bursts, address_of
 from headwater_server.net.session.long_requests import LongRequests
@@ -337,11 +337,14 @@ class Service:
             if session not in self.strangers:
                 raise AuthenticationFailed(f"{operation}: {USERS_CAME}")
             return
-        if self._goes_on(operation, session, arguments):
+        if (self.searches or self.long_requests.running) and self._goes_on(
+            operation, session, arguments
+        ):
             return
-        if account.rights is not None:
+        rights = account.rights
+        if rights is not None and not rights.is_admin:
             try:
-                self._check_rights(operation, session, account.rights, arguments)
+                self._check_rights(operation, session, rights, arguments)
             except PermissionDenied as error:
                 self._note_denial(operation, session, error)
                 raise PermissionDenied(
@@ -349,7 +352,10 @@ class Service:
                 ) from None
         # Only now: a refused request could fill the audit log with writes that never happened.
         if operation in WRITING:
-            self.audit.record_writes(session, arguments[0], arguments[WRITING[operation]])
+            writes: list[list[Any]] = arguments[WRITING[operation]]
+            for write in writes:
+                if write[0] in AUDITED_WRITES:
+                    self.audit.record_write(session, arguments[0], write)
 
     def _goes_on(self, operation: str, session: Peer, arguments: list[Any]) -> bool:
         """Whether this is a further step of a request that was authorized for the same rights."""

@@ -68,12 +68,10 @@ class Audit:
                 _log.critical("the audit log cannot be written", error=repr(error))
             self._failing = True
 
-    def record_writes(self, session: Peer, transaction: bytes, writes: list[list[Any]]) -> None:
-        """Record the writes among these that remove or hide stored data."""
-        for write in writes:
-            if write[0] in AUDITED_WRITES:
-                what = ", ".join(map(str, write[1:]))[:_SHOWN_MAX]
-                self.record(write[0], session, what=what, transaction=transaction.hex())
+    def record_write(self, session: Peer, transaction: bytes, write: list[Any]) -> None:
+        """Record a write of AUDITED_WRITES."""
+        what = ", ".join(map(str, write[1:]))[:_SHOWN_MAX]
+        self.record(write[0], session, what=what, transaction=transaction.hex())
 
     def newest(self, limit: int) -> list[list[Any]]:
         """The newest records, in order of time: [time, event, user, address, details]."""
