@@ -180,7 +180,7 @@ def _packed(commits: list[Planned]) -> bytes:
                 planned.time,
                 planned.user,
                 planned.first_position,
-                len(planned.events),
+                planned.event_count,
             )
         )
     return b"".join(parts)

@@ -34,7 +34,8 @@ class Planned:
         writes: flat: key, value or None, …. Keys of retention come last.
         has_retention: whether there are keys of retention.
         first_position: the position of the first event, or of the next event to come.
-        events: stored events, in the order of positions.
+        events: stored events, in the order of positions; none once it is applied.
+        event_count: how many it has, or had.
         event_ids: flat: place, id, …, for the ids that users gave.
         runs: the events by stream and type.
         tags: the tags of events that have any, by the event's place.
@@ -50,6 +51,7 @@ class Planned:
 
     __slots__ = (
         "commit",
+        "event_count",
         "event_ids",
         "events",
         "failures",
@@ -90,6 +92,7 @@ class Planned:
         self.writes = writes
         # Most commits have no events, so these begin as shared empty values.
         self.events: Sequence[bytes] = ()
+        self.event_count = 0
         self.event_ids: Sequence[Any] = ()
         self.runs: Sequence[StreamRun] = ()
         self.tags: Mapping[int, Sequence[str]] | None = None
@@ -102,11 +105,6 @@ class Planned:
         self.has_retention = False
         self.horizon = 0
         self.forget_before = 0
-
-    @property
-    def event_count(self) -> int:
-        """How many events it has."""
-        return len(self.events)
 
     def commit_record(self) -> CommitRecord:
         """The commit's record for the commit log."""

@@ -118,6 +118,7 @@ class Appender:
     def finish(self, planned: Planned) -> None:
         """Put the events into the plan."""
         planned.events = self._events
+        planned.event_count = len(self._events)
         planned.event_ids = self._event_ids
         planned.runs = self._runs
         planned.tags = self._tags

@@ -109,6 +109,7 @@ def _plan_events(
             stream_ids[stream] = stream_id
         runs.append((stream, stream_id, first.version - 1, event_type, len(run)))
     planned.events = record.events
+    planned.event_count = len(record.events)
     planned.event_ids = record.event_ids
     planned.runs = runs
     planned.tags = {place: event.tags for place, event in enumerate(events) if event.tags}

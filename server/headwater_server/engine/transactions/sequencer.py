@@ -303,9 +303,10 @@ class Sequencer:
                 "only the consumer groups plan acknowledgements"
             )
             self.planner.acknowledging.settle(planned.settled, self.sequence)
-        if planned.events:
+        if planned.event_count:
             first, last = planned.first_position, self._state.last_position
             answer = [planned.commit, planned.time, first, last, planned.versions]
+            planned.versions = None
         elif planned.repeated:
             answer = self._answer_of(*planned.repeated[-1])
         else:
