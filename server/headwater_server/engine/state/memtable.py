@@ -199,8 +199,8 @@ class MemTable:
         if planned.tags:
             for place, tags in planned.tags.items():
                 self.add_tags(planned.first_position + place, tags)
-        # The memtable keeps the plan, and of it nothing that it has elsewhere: the garbage collector
-        # visits each object that stays.
+        # The memtable keeps the plan, without what it has elsewhere: the garbage collector visits
+        # each object that stays.
         planned.events = planned.runs = planned.event_ids = ()
         planned.tags = None
 
