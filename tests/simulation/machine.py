@@ -306,10 +306,13 @@ class Machine:
                 self._die("kill")
 
     async def _stop(self) -> None:
-        if self._server is not None:
+        server, life = self._server, self.lives
+        if server is not None:
             try:
-                await self._server.stop()
+                await server.stop()
             except _EXPECTED:
+                if self.lives != life:
+                    return  # It died while it stopped, and another server runs by now.
                 if not self.is_excused:
                     raise
                 self._die("exit")
