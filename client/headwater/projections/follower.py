@@ -388,6 +388,14 @@ class Follower:
         progress = await self.progress_in(tx)
         if progress.position >= row[0]:
             return  # Another process has handled it.
+        await self._note_parkings(tx, progress)
+        if row[1] in self._parked:
+            await self._check_parked(tx, row[1])
+        if row[1] in self._parked:
+            # It had failed before an earlier event of its stream did, and waits behind that one.
+            tx.add(held_key(self.projection.name, self.build, row[1]), 1)
+            self._write(tx, replace(progress, position=row[0], time=row[4]))
+            return
         failed = failed_at(row, error, attempts)
         tx.write_record(
             parked_key(self.projection.name, self.build, failed.stream), failed.record()

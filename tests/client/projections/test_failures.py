@@ -201,3 +201,32 @@ def test_a_transaction_that_ends_before_its_handler_counts_as_a_failure(
         assert await db.model(name).get(f"{name}-2") == 1
 
     run_on("trio", real_server.url, scenario)
+
+
+def test_a_stream_stays_parked_at_its_first_event_that_failed(
+    face: str, name: str, real_server: ServerProcess
+) -> None:
+    # A later event of the stream had failed before, in a transaction that was repeated without it.
+    # When its turn came, it was parked in place of the first one, and the events between the two
+    # were missing in the model for good.
+    failing = [3]
+
+    async def scenario(db: headwater.Database) -> None:
+        @db.projection(name, category=name, attempts=1)
+        async def handler(tx: headwater.ProjectionTransaction, event: Any) -> None:
+            if event.version in failing:
+                failing[:] = [1] if event.version == 3 else failing
+                raise ValueError("broken")
+            tx.model.put((event.version,), event.data)
+
+        done = await db.append(f"{name}-1", [Event("A", number) for number in range(1, 6)])
+        async with db.run_projections():
+            await db.wait_for(name, done)
+        [parked] = await db.projections.parked(name)
+        assert (parked.version, parked.held) == (1, 4)
+        failing.clear()
+        assert await db.projections.retry(name) == []
+        model = [item async for item in db.model(name).scan()]
+        assert model == [((number,), number) for number in range(1, 6)]
+
+    run_on(face, real_server.url, scenario)
