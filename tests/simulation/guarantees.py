@@ -17,15 +17,12 @@ from headwater.projections.follower import Follower
 from headwater.projections.state import ProjectionTransaction
 from headwater.transport.channel import Channel
 from headwater_server.engine.consumer_groups.hidden import HiddenEvents
-from headwater_server.engine.format import keyspaces
-from headwater_server.engine.retention.writes import RetentionEvaluator
 from headwater_server.engine.transactions.sequencer import Sequencer
 from tests.simulation.planted import (
     CONSUMED,
     FEED,
     LOSS,
     PROJECTED,
-    VISIBLE,
     Mutant,
 )
 
@@ -140,20 +137,6 @@ def without_commits_of_nothing(right: Any) -> Any:
     return apply
 
 
-def removing_clean_snapshots(right: Any) -> Any:
-    """An erasure removes all snapshots from the lowest version on that was ever erased."""
-
-    def useless(self: RetentionEvaluator, name: str, stream: Any) -> Any:
-        yield from right(self, name, stream)
-        if stream.rule.erased_commit != stream.before.erased_commit:
-            first, last = keyspaces.snapshots_of(name)
-            for key, _ in self.state.scan(first, last, self.state.last_commit):
-                if keyspaces.parse_snapshot_key(key).version >= stream.rule.erased_from:
-                    yield key
-
-    return useless
-
-
 GUARANTEES: Final[Sequence[Mutant]] = (
     Mutant(
         "a projection passes over an event that failed, and parks nothing",
@@ -225,14 +208,6 @@ GUARANTEES: Final[Sequence[Mutant]] = (
         "_apply",
         without_commits_of_nothing,
         LOSS,
-        "calm",
-    ),
-    Mutant(
-        "an erasure removes snapshots that were made since earlier ones",
-        RetentionEvaluator,
-        "_useless_snapshots",
-        removing_clean_snapshots,
-        VISIBLE,
         "calm",
     ),
 )

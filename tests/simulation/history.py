@@ -354,6 +354,7 @@ class History:
         acknowledged: the newest commit that any client knows.
         grouped: whether there is a consumer group, whose state the server commits itself.
         consumed: the category that the group has consumed completely, if it has.
+        snapshots_kept: how many snapshots the server keeps of a stream and schema.
         projecting: whether there is a projection, whose commits are of no client's attempt.
         projected: the category that the projection has handled completely, if it has.
         skipped: the positions of events that the projection was told to skip.
@@ -368,6 +369,7 @@ class History:
     acknowledged: int = 0
     grouped: bool = False
     consumed: str = ""
+    snapshots_kept: int = 1
     projecting: bool = False
     projected: str = ""
     skipped: set[int] = field(default_factory=set)

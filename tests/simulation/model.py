@@ -56,7 +56,7 @@ def fold(schema: int, elements: Iterable[str], state: Any = None) -> dict[str, A
 class Model:
     """Keys and streams at every commit."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, snapshots_kept: int = 1) -> None:
         self.last = 0
         self.times: list[int] = []
         """The times of the commits, in microseconds."""
@@ -66,14 +66,14 @@ class Model:
         self._keys: dict[Key, list[tuple[int, Any]]] = defaultdict(list)
         self._streams: dict[str, list[Seen]] = defaultdict(list)
         self._rules: dict[str, list[tuple[int, Rule]]] = defaultdict(list)
-        self.snapshots = Snapshots()
+        self.snapshots = Snapshots(snapshots_kept)
         self.hidden: dict[int, int] = {}
         """The commit that hid an event, by position."""
         self.erased: dict[int, int] = {}
         """The commit that erased an event, by position."""
 
-    def commit(self, operations: Iterable[Operation], time: int = 0) -> None:
-        """Apply the next commit."""
+    def commit(self, operations: Iterable[Operation], time: int = 0, begun: int = 0) -> None:
+        """Apply the next commit, of a transaction that has *begun* then."""
         self.times.append(time)
         view = View(self, self.last)
         for operation in operations:
@@ -103,7 +103,7 @@ class Model:
                         self.erased.setdefault(
                             self._streams[stream][version - 1].position, self.last
                         )
-                    self.snapshots.erase(self.last, stream, versions)
+                    self.snapshots.erase(self.last, stream, versions, begun)
                 case Save():
                     self.snapshots.save(self.last, operation)
 
@@ -158,8 +158,14 @@ class Model:
 class View:
     """The model at a commit, with the writes of a transaction."""
 
-    def __init__(self, model: Model, commit: int, *, aging: bool = True) -> None:
-        """Without *aging*, any event that expires at some time may be missing."""
+    def __init__(
+        self, model: Model, commit: int, *, aging: bool = True, ended: int | None = None
+    ) -> None:
+        """Without *aging*, any event that expires at some time may be missing.
+
+        *ended* is when the reader ended, if that is known.
+        """
+        self._ended = ended
         self._model = model
         self._commit = commit
         self._ages = Ages(model.times, commit) if aging else None
@@ -288,7 +294,9 @@ class View:
     def _kept(self, read: Kept, floor: int) -> Kept:
         stream, base = read.stream, read.base
         rule, first, every = self._rule(stream), self._first(stream), self._all_events(stream)
-        known = self._model.snapshots.newest(stream, read.schema, self._commit, len(every))
+        known = self._model.snapshots.newest(
+            stream, read.schema, self._commit, len(every), self._ended
+        )
         if known < max(first - 1, rule.deleted + 1):
             known = 0
         if base is not None and base < max(first - 1, rule.deleted + 1):

@@ -47,7 +47,7 @@ from tests.simulation.model import Model, View
 
 def wrong_read(model: Model, attempt: Attempt, commit: int, *, aging: bool = True) -> str | None:
     """The first read of an attempt that differs from the commit, or None."""
-    view = View(model, commit, aging=aging)
+    view = View(model, commit, aging=aging, ended=attempt.ended)
     for place, operation in enumerate(attempt.operations):
         expected = view.expected(operation, attempt.floors.get(place, attempt.floor))
         if expected is None:
@@ -76,7 +76,7 @@ def check_history(history: History, dump: Dump) -> list[str]:
         for attempt in history.attempts
         if attempt.commit is not None and attempt.identity is None
     }
-    model = Model()
+    model = Model(snapshots_kept=history.snapshots_kept)
     for logged in dump.commits:
         attempt = by_identity.get(logged.transaction) or by_commit.get(logged.commit)
         if attempt is None and (history.grouped or history.projecting) and not logged.events:
@@ -95,7 +95,7 @@ def check_history(history: History, dump: Dump) -> list[str]:
         problems += _told(attempt, logged.commit)
         attempt.commit = logged.commit
         problems += _conditions(model, attempt)
-        model.commit(attempt.operations, logged.time)
+        model.commit(attempt.operations, logged.time, attempt.begun)
         if len(model.all_events(logged.commit)) - len(model.all_events(logged.commit - 1)) != (
             logged.events
         ):

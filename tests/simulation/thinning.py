@@ -40,33 +40,40 @@ def thinned(rule: Rule, version: int, change: Truncate | DeleteStream | Retain) 
 
 
 class Snapshots:
-    """The snapshots that a load must find."""
+    """The snapshots that a load must find; *kept* is how many the server keeps."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int) -> None:
+        self._kept = kept
         self._changes: dict[str, list[tuple[int, Save | int]]] = {}
         """By stream: each commit that saved a snapshot, or erased events from a version on."""
+        self._begun: dict[int, int] = {}
+        """When the transaction of each commit with an erasure has begun."""
 
     def save(self, commit: int, save: Save) -> None:
         """A snapshot was saved."""
         self._changes.setdefault(save.stream, []).append((commit, save))
 
-    def erase(self, commit: int, stream: str, versions: list[int]) -> None:
+    def erase(self, commit: int, stream: str, versions: list[int], begun: int) -> None:
         """Events of a stream were erased, and with them the snapshots that may hold their data."""
+        self._begun[commit] = begun
         self._changes.setdefault(stream, []).append((commit, min(versions)))
 
-    def newest(self, stream: str, schema: int, commit: int, version: int) -> int:
-        """The highest version, up to *version*, with a snapshot; 0 if there need not be one."""
+    def newest(self, stream: str, schema: int, commit: int, version: int, ended: int | None) -> int:
+        """The highest version, up to *version*, with a snapshot; 0 if there need not be one.
+
+        *ended* is when the reader ended. What has begun later cannot have affected it.
+        """
         found: list[int] = []
         for at, change in self._changes.get(stream, ()):
             match change:
                 case int(lowest) if at > commit:
                     # Reads before an erasure use no snapshot that may hold its data, or that
                     # of an earlier one.
-                    return 0
+                    if ended is None or self._begun[at] <= ended:
+                        return 0
                 case int(lowest):
-                    if any(each >= lowest for each in found):
-                        # A save of these may have pushed older ones out.
-                        found.clear()
+                    found = [each for each in found if each < lowest]
                 case Save() if at <= commit and change.schema == schema:
-                    found.append(change.version)
+                    # The save may have pushed out all but the newest.
+                    found = sorted({*found, change.version})[-self._kept :]
         return max((each for each in found if each <= version), default=0)

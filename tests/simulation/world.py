@@ -95,7 +95,7 @@ class World:
     def __init__(self, plan: Plan, trace: Trace) -> None:
         self.plan = plan
         self.trace = trace
-        self.history = History()
+        self.history = History(snapshots_kept=plan.settings.engine.snapshots_kept)
         self.dump: Dump | None = None
         self.surprises: list[str] = []
         self._goal = Goal()
