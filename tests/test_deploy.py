@@ -105,7 +105,8 @@ def test_every_subject_of_the_catalogue_is_on_the_dashboard() -> None:
     left_out |= {"state_cache_bytes", "state_keys", "memtable_commits", "checkpoints", "groups"}
     left_out |= {"checkpoint_running", "connections_opened", "group_members", "group_retrying"}
     left_out |= {"projections", "backups", "backup_running", "backup_last_size_bytes"}
-    left_out |= {"backup_last_duration_seconds"}
+    left_out |= {"backup_last_duration_seconds", "scrub_damage", "scrub_passes"}
+    left_out |= {"scrub_progress_ratio", "scrub_last_timestamp_seconds"}
     missing = {
         metric.name
         for metric in METRICS.values()

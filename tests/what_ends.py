@@ -303,7 +303,7 @@ LEFT_OUT: Final = {
     *(f"ServerSettings.{name}" for name in (
         "data", "listen", "unix", "tls_certificate", "tls_key", "backup_directory",
         "archive_directory", "ready_file", "log_format", "log_level", "session", "engine",
-        "http", "slow_request_ms",
+        "http", "slow_request_ms", "scrub_interval_ms",
     )),
     # The pace of the server's own work. A client sees slower answers, and nothing ends.
     *(f"ServerSettings.{name}" for name in (

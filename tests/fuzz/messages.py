@@ -65,7 +65,7 @@ class Bare:
     """A server without its event loop: a wake-up acts immediately."""
 
     def __init__(self, seed: int) -> None:
-        settings = ServerSettings(data="data")
+        settings = ServerSettings(data="data", scrub_interval_ms=None)
         self.database = Database(settings.engine, seed=seed)
         server = Server(
             self.database.engine,

@@ -188,6 +188,7 @@ def settings(**session: Any) -> ServerSettings:
     """Settings with other bounds for sessions. Turns do not end by time, as machines differ."""
     return ServerSettings(
         data="data",
+        scrub_interval_ms=None,
         turn_ms=NO_END_MS,
         feeds_turn_ms=NO_END_MS,
         session=replace(SessionSettings(turn_ms=NO_END_MS), **session),

@@ -238,6 +238,8 @@ def _clock_jumps(dice: random.Random) -> tuple[tuple[float, float], ...]:
 
 def _settings(dice: random.Random, rewriting: random.Random, *, thinning: bool) -> ServerSettings:
     return ServerSettings(
+        # It begins at a random place, and a run must repeat itself.
+        scrub_interval_ms=None,
         data="data",
         rewrite_rest_ms=rewriting.choice((100, 100, 1000) if thinning else (100, 60_000)),
         maintenance_ms=dice.choice((50, 200, 1000)),

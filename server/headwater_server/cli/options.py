@@ -29,6 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SERVER = ServerSettings(data="")
 _ENGINE = EngineSettings()
 _PORT_MAX = 65535
+_HOUR_MS = 3600 * SECOND_MS
 
 _OF_CLIENTS = frozenset({"url", "user", "password", "ca-file", "cert-file", "key-file", "timeout"})
 """Settings of clients, at the top of the same file."""
@@ -172,6 +173,13 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         type=click.Choice([each.value for each in ClientLogin]),
         default=_SERVER.tls_client_login.value,
     ),
+    _option(
+        "scrub-interval",
+        "Period in which all files are read again, to find damage; 0: never.",
+        type=click.FloatRange(min=0),
+        default=(_SERVER.scrub_interval_ms or 0) / _HOUR_MS,
+        metavar="HOURS",
+    ),
     _option("audit-log", "File to append the audit log to, as JSON lines.", metavar="FILE"),
     _option(
         "backup-dir", "Directory for backups; without it, backups are disabled.", metavar="DIR"
@@ -300,6 +308,7 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         slow_request_ms=values["slow_request"],
         tls_client_ca=values["tls_client_ca"],
         tls_client_login=ClientLogin(values["tls_client_login"]),
+        scrub_interval_ms=round(values["scrub_interval"] * _HOUR_MS) or None,
         audit_log=values["audit_log"],
         backup_directory=values["backup_dir"],
         archive_directory=values["archive"],

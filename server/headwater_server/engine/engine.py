@@ -85,7 +85,7 @@ class Engine:
         self.outcomes = Outcomes(state, sequencer, settings, created=created)
         self.known = self.outcomes.known
         self._file_system = file_system
-        self._state = state
+        self.state = self._state = state
         self._log = log
         self.take_group, self.publish = sequencer.take_group, sequencer.publish
         self.make_durable = sequencer.make_durable

@@ -230,7 +230,7 @@ async def _serve_engine(
         local_only=listeners.local_only,
         recorder=monitor.recorder,
     )
-    monitor.watch(server.service, server.checkpointer)
+    monitor.watch(server.service, server.checkpointer, server.scrubber)
     try:
         with trio.open_signal_receiver(*_SIGNALS) as signals:
             async with trio.open_nursery() as nursery:

@@ -16,7 +16,9 @@ At the end the server takes no new connections and transactions. Open transactio
 end, and commits are answered. A last checkpoint leaves nothing for the next start to replay.
 """
 
+import random
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 
 import structlog
 import trio
@@ -43,6 +45,7 @@ from headwater_server.net.tasks.garbage_collection import GarbageCollection
 from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.net.tasks.maintenance import Maintenance
 from headwater_server.net.tasks.rewriter import Rewriter
+from headwater_server.net.tasks.scrubber import Scrubber
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.net.turns import Turn
@@ -199,11 +202,25 @@ class Server:
             turn=Turn(self._settings.feeds_turn_ms, trio.current_time),
         )
 
+    @cached_property
+    def scrubber(self) -> Scrubber | None:
+        """The task that reads all files again, if there is one."""
+        if self._settings.scrub_interval_ms is None:
+            return None
+        return Scrubber(
+            self._engine.state,
+            interval_ms=self._settings.scrub_interval_ms,
+            clock=self.service.clock,
+            source=random.Random(),
+        )
+
     @property
     def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         archiving = {} if self.archiving is None else {"the archive": self.archiving.run}
+        scrubbing = {} if self.scrubber is None else {"the scrub": self.scrubber.run}
         return {
             **archiving,
+            **scrubbing,
             "the group commit": self._group_commit.run,
             "the checkpointer": self._checkpointer.run,
             "the rewriter": self._rewriter.run,

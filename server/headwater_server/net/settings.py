@@ -129,6 +129,10 @@ class ServerSettings:
     slow_request_ms: int | None = None
     """Milliseconds from which on a request is logged as slow; None: none is."""
 
+    scrub_interval_ms: int | None = 7 * 24 * 3600 * SECOND_MS
+    """Milliseconds in which all files are read again, to find damage; None: they are not. Damage of
+    what nobody reads would otherwise be found when every backup has it."""
+
     ready_file: str | None = None
     """A file that is written once the server listens, one address on each line. For scripts."""
 

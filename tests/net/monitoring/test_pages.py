@@ -1,6 +1,7 @@
 """The pages: every metric of the catalogue, in both formats, and when the server is ready."""
 
 import json
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from headwater_server.net.monitoring.catalogue import CATALOGUE, METRICS, Kind
 from headwater_server.net.monitoring.exposition import SCRAPE_AGE_S_MAX
 from headwater_server.net.monitoring.monitor import Monitor
 from headwater_server.net.settings import Address, ServerSettings
+from headwater_server.net.tasks.scrubber import Scrubber
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from tests import metrics_page
 from tests.net.serving import MemoryServer, serving, settings
@@ -34,7 +36,10 @@ def monitor() -> Iterator[Monitor]:
 
 
 def watch(monitor: Monitor, server: MemoryServer) -> None:
-    monitor.watch(server.server.service, server.server.checkpointer)
+    scrubber = Scrubber(
+        server.engine.state, interval_ms=1000, clock=lambda: 0, source=random.Random(1)
+    )
+    monitor.watch(server.server.service, server.server.checkpointer, scrubber)
 
 
 def scrape(monitor: Monitor, accept: str = "") -> str:

@@ -198,7 +198,16 @@ CATALOGUE: Final[dict[str, tuple[Metric, ...]]] = {
         _gauge("archive_behind_entries", "Entries of the log that are not archived yet."),
         _counter("archive_pieces", "Pieces that were written to the archive since the start."),
     ),
-    "Damage": (_counter("damage_met", "Requests that failed because a file is damaged."),),
+    "Damage": (
+        _counter("damage_met", "Requests that failed because a file is damaged."),
+        _gauge("scrub_damage", "Damaged places that the background scrub has found."),
+        _counter("scrub_passes", "How often the scrub has read everything since the start."),
+        _gauge("scrub_progress_ratio", "Share of the present pass of the scrub that is done."),
+        _gauge(
+            "scrub_last_timestamp_seconds",
+            "When the scrub had last read everything since the start; 0: not yet.",
+        ),
+    ),
 }
 """All metrics, by subject."""
 

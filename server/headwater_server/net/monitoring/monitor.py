@@ -24,6 +24,7 @@ from headwater_server.net.monitoring.slow_requests import SlowRequests
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.tasks.checkpointer import Checkpointer
+from headwater_server.net.tasks.scrubber import Scrubber
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 
 _log = structlog.get_logger(__name__)
@@ -73,7 +74,9 @@ class Monitor:
         for listener in self._sockets:
             listener.close()
 
-    def watch(self, service: Service, checkpointer: Checkpointer) -> None:
+    def watch(
+        self, service: Service, checkpointer: Checkpointer, scrubber: Scrubber | None = None
+    ) -> None:
         """The server runs: tell what it does."""
         self.readiness.service = service
         if self.recorder is not None:
@@ -84,6 +87,7 @@ class Monitor:
                 self.readiness,
                 self.adaptive_fsync,
                 self._fsyncs,
+                scrubber,
             )
 
     @property

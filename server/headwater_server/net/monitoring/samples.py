@@ -16,6 +16,7 @@ from headwater_server.net.monitoring.readiness import Readiness
 from headwater_server.net.monitoring.recorder import Recorder
 from headwater_server.net.service import Service
 from headwater_server.net.tasks.checkpointer import Checkpointer
+from headwater_server.net.tasks.scrubber import Scrubber
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 
 Sample = tuple[str, tuple[str, ...], float | Histogram]
@@ -37,6 +38,7 @@ class Sources:
     readiness: Readiness
     adaptive_fsync: AdaptiveFsync | None = None
     fsyncs: FsyncDurations | None = None
+    scrubber: Scrubber | None = None
 
 
 def collect(sources: Sources) -> Iterator[Sample]:
@@ -52,6 +54,7 @@ def collect(sources: Sources) -> Iterator[Sample]:
     yield from _projections(sources.service)
     yield from _backups(sources.service)
     yield from _archive(sources.service)
+    yield from _scrub(sources.scrubber)
 
 
 def _server(sources: Sources) -> Iterator[Sample]:
@@ -177,6 +180,12 @@ def _archive(service: Service) -> Iterator[Sample]:
     yield "archive_behind_seconds", (), told.get("behind_s", 0)
     yield "archive_behind_entries", (), told.get("entries_behind", 0)
     yield "archive_pieces", (), told.get("pieces", 0)
+def _scrub(scrubber: Scrubber | None) -> Iterator[Sample]:
+    if scrubber is not None:
+        yield "scrub_damage", (), scrubber.damage
+        yield "scrub_passes", (), scrubber.passes
+        yield "scrub_progress_ratio", (), scrubber.progress
+        yield "scrub_last_timestamp_seconds", (), scrubber.ended / _US
 
 
 def _backups(service: Service) -> Iterator[Sample]:
