@@ -1,15 +1,21 @@
 """The files in deploy/ name metrics and labels that exist, and are whole."""
 
+import configparser
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import pytest
 import yaml
 
+from headwater_server.cli.serve import serve
 from headwater_server.net.monitoring.catalogue import METRICS, PREFIX, Kind
+from headwater_server.net.server import SHUTDOWN_NOTICE_S_MAX
+from headwater_server.net.settings import ServerSettings
 
 DEPLOY: Final = Path(__file__).parent.parent / "deploy"
 RULES: Final = DEPLOY / "prometheus/headwater.rules.yml"
@@ -113,3 +119,20 @@ def test_every_subject_of_the_catalogue_is_on_the_dashboard() -> None:
         if not any(name.startswith(metric.full_name) for name in shown)
     }
     assert missing <= left_out
+
+
+def test_the_unit_starts_the_server_with_existing_options_and_lets_it_write_its_data() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(DEPLOY / "systemd/headwater.service")
+    service = unit["Service"]
+    _, command, *arguments = service["ExecStart"].split()
+    assert command == "serve"
+    options = {name for one in serve.params if isinstance(one, click.Option) for name in one.opts}
+    given = dict(itertools.pairwise(arguments))
+    assert {name for name in arguments if name.startswith("--")} <= options
+    assert given["--data"] == f"/var/lib/{service['StateDirectory']}"
+    assert given["--unix"].startswith(f"/run/{service['RuntimeDirectory']}/")
+    assert service["Type"] == "notify"
+    stop_s = ServerSettings(data="").shutdown_ms_max / 1000
+    assert float(service["TimeoutStopSec"]) > stop_s + SHUTDOWN_NOTICE_S_MAX

@@ -126,3 +126,37 @@ def test_slow_requests_are_logged_without_their_data(start: Start) -> None:
     assert told["execute"]["ms"] >= told["execute"]["waited_ms"] > 0
     assert told["execute"]["session"].startswith("127.0.0.1:")
     assert "secret" not in server.log.read_text()
+
+
+def test_systemd_is_told_that_the_server_is_ready_alive_and_stopping(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(str(tmp_path / "notify"))
+        told.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "300000")
+        server = start()
+        states = [told.recv(100) for _ in range(3)]
+        assert states == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+        server.stop()
+        told.setblocking(False)
+        while True:
+            try:
+                states.append(told.recv(100))
+            except BlockingIOError:
+                break
+    assert b"STOPPING=1" in states
+    assert set(states) == {b"READY=1", b"WATCHDOG=1", b"STOPPING=1"}
+
+
+def test_a_server_that_cannot_tell_systemd_serves_all_the_same(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    server = start()
+    with wire(server) as client:
+        assert client.ask("get", None, b"k") is None
+    server.stop()
+    told = [event for event in events(server) if event["event"] == "systemd was not told"]
+    assert [event["state"] for event in told] == ["READY=1", "STOPPING=1"]

@@ -24,6 +24,9 @@ READINGS_KEPT: Final = 60
 GROUPS_SHOWN_MAX: Final = 20
 """Consumer groups and projections that are shown, those with the largest lag."""
 
+PROJECTIONS_READ_MAX: Final = 50
+"""Projections whose lag is read; each takes a request."""
+
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
 Figures = Mapping[str, Any]
@@ -132,7 +135,7 @@ def top(connector: Connector, interval: float, count: int | None) -> None:
             readings.add(time.monotonic(), figures)
             newest = figures["position"]
             lags = [("group", group.name, newest - group.position) for group in db.groups.list()]
-            for name in db.projections.names():
+            for name in db.projections.names()[:PROJECTIONS_READ_MAX]:
                 lag = newest - db.projections.status(name).position
                 lags.append(("projection", name, lag))
             lags.sort(key=lambda row: -row[2])

@@ -18,6 +18,7 @@ import trio
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.pacing import Pacer
 from headwater_server.engine.recovery import open_engine
+from headwater_server.net import systemd
 from headwater_server.net.clocks import monotonic_clock, wall_clock
 from headwater_server.net.drivers import streams
 from headwater_server.net.drivers.listening import Listeners
@@ -253,6 +254,7 @@ async def _serve_engine(
                 hurry = trio.Event()
                 with ready_file(settings, addresses):
                     task_status.started(addresses)
+                    systemd.ready(nursery)
                     async for number in signals:
                         if number == signal.SIGHUP:
                             reload(certificate)
@@ -261,6 +263,7 @@ async def _serve_engine(
                             hurry.set()
                             continue
                         _log.info("signal", name=signal.Signals(number).name)
+                        systemd.notify("STOPPING=1")
                         accepting.cancel()
                         nursery.start_soon(_stop, server, hurry, nursery.cancel_scope)
     finally:

@@ -180,6 +180,8 @@ def _archive(service: Service) -> Iterator[Sample]:
     yield "archive_behind_seconds", (), told.get("behind_s", 0)
     yield "archive_behind_entries", (), told.get("entries_behind", 0)
     yield "archive_pieces", (), told.get("pieces", 0)
+
+
 def _scrub(scrubber: Scrubber | None) -> Iterator[Sample]:
     if scrubber is not None:
         yield "scrub_damage", (), scrubber.damage
