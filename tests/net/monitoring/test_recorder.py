@@ -120,6 +120,7 @@ async def test_conflicts_are_counted_by_kind_where_commits_are_refused() -> None
         assert server.engine.sequencer.refusals.kinds == {"read-write": 1}
 
 
+@pytest.mark.source
 async def test_a_request_that_is_served_in_steps_takes_from_its_first_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
