@@ -8,6 +8,7 @@ from headwater.errors import InvalidArgument
 from headwater.reads.pages import Fetch, Pages
 from headwater_protocol.keys import Key, KeyTuple, encode_key, prefix_range
 from headwater_protocol.numbers import CommitNumber
+from headwater_protocol.operations import NAME as TEXT
 
 
 class KeyNamePages(Pages[KeyTuple]):
@@ -51,7 +52,8 @@ class PrefixPages(Pages[Any]):
             first = first + b"\0" if first else first
             self._delimiter = None
         else:
-            if not delimiter or not members or not isinstance(members[-1], str):
+            TEXT(delimiter, "prefixes: delimiter")
+            if not members or not isinstance(members[-1], str):
                 raise InvalidArgument(
                     f"prefixes: a delimiter {delimiter!r:.40} needs a prefix that ends with a str"
                 )

@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 
 from headwater.codecs.codec import Codec
 from headwater.codecs.keys_and_values import value_of
+from headwater.errors import InvalidArgument
 from headwater.reads.key_name_pages import KeyNamePages, PrefixPages
 from headwater.reads.key_ranges import key_range
 from headwater.reads.pages import ExpiryPages, KeyPages, Pages
@@ -37,6 +38,8 @@ class KeyReads(ABC):
 
         All are of one commit. Few or small values take one round trip.
         """
+        if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+            raise InvalidArgument(f"get_many: keys: expected several keys, got {keys!r:.60}")
         left = [encode_key(key) for key in keys]
         values: list[Any] = []
         commit: int | None = None

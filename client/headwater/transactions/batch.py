@@ -96,8 +96,11 @@ class Batch(Writes):
         given = [(name, number) for name, number in limits.items() if number is not None]
         if not given:
             raise InvalidArgument("require_number: give a limit, such as at_least=")
-        for name, number in given:
-            self._require(["compare", encode_key(key), name, number])
+        conditions = [["compare", encode_key(key), name, number] for name, number in given]
+        for condition in conditions:
+            # All of them, before the first is added.
+            CONDITION(condition, "require_number")
+        self._conditions += conditions
 
     def require_stream(self, stream: str, expect: int) -> None:
         """Require that a stream is at a version, or NO_STREAM, or STREAM_EXISTS."""

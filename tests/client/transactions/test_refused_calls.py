@@ -22,7 +22,8 @@ from tests.client.faces import FACES, run_on
 from tests.client.fake_server import FakeServer, Received
 
 VALID: Final[dict[str, dict[str, Any]]] = {
-    "put": {"key": "a", "value": 1},
+    "put": {"key": "a", "value": 1, "ttl": 10},
+    "touch": {"key": "a", "ttl": 10},
     "delete": {"key": "a"},
     "delete_range": {"prefix": ("a",)},
     "add": {"key": "a", "number": 1},
@@ -36,10 +37,17 @@ VALID: Final[dict[str, dict[str, Any]]] = {
     "set_retention": {"stream": "s"},
     "erase": {"stream": "s", "versions": [1]},
     "get": {"key": "a"},
+    "get_many": {"keys": ["a"]},
+    "get_entry": {"key": "a"},
+    "ttl": {"key": "a"},
     "scan": {"prefix": ("a",)},
+    "expiries": {"prefix": ("a",)},
+    "count": {"prefix": ("a",)},
+    "prefixes": {"prefix": ("a",)},
     "read": {"stream": "s"},
     "read_all": {},
     "newest_position": {},
+    "version": {"stream": "s"},
     "load": {"stream": "s"},
 }
 """The methods of a transaction, with arguments that they accept."""
@@ -47,6 +55,8 @@ VALID: Final[dict[str, dict[str, Any]]] = {
 CONDITIONS: Final[dict[str, dict[str, Any]]] = {
     "require": {"key": "a", "value": 1},
     "require_absent": {"key": "a"},
+    "exists": {"key": "a"},
+    "require_number": {"key": "a", "less": 1},
     "require_stream": {"stream": "s", "expect": 1},
     "require_unchanged": {"prefix": ("a",), "commit": 1},
     "require_no_events": {"query": Query(tags=["x"])},
@@ -98,7 +108,15 @@ JUNK: Final[tuple[Any, ...]] = (
 def server() -> Iterator[FakeServer]:
     with FakeServer() as server:
         server.on("get", b"\x01")
+        server.on("get_many", [7, [b"\x01"]])
+        server.on("get_entry", None)
+        server.on("get_expiry", None)
         server.on("scan", [7, [], False])
+        server.on("scan_keys", [7, [], None])
+        server.on("scan_expiries", [7, [], False])
+        server.on("count_keys", [7, 0, None])
+        server.on("scan_prefixes", [7, [], None])
+        server.on("stream_version", [7, 0])
         server.on("read_stream", [7, 0, [], False])
         server.on("read_all", [7, 0, [], False])
         server.on("newest_position", [7, 0, False])
