@@ -38,6 +38,7 @@ from headwater.database import Database
 from headwater.errors import (
     AuthenticationFailed,
     BackupFailed,
+    CommitNotReached,
     CommitUnknown,
     ConditionFailed,
     Conflict,
@@ -106,7 +107,7 @@ from headwater.records import (
 from headwater.transactions.batch import Batch, Executed, Page
 from headwater.transactions.range_deletion import DeletedRange
 from headwater.transactions.transaction import Isolation, Transaction
-from headwater.transport.address import Address
+from headwater_protocol.address import Address
 from headwater_protocol.grants import Grant, group_grant, keys_grant, streams_grant
 from headwater_protocol.keys import Key
 from headwater_protocol.numbers import (
@@ -156,6 +157,7 @@ __all__ = [
     "Codec",
     "CommitNumber",
     "CommitRecord",
+    "CommitNotReached",
     "CommitUnknown",
     "Committed",
     "ConditionFailed",

@@ -8,9 +8,9 @@ from headwater.blocking.database import BlockingDatabase
 from headwater.codecs.codec import Codec, MsgpackCodec
 from headwater.database import Database
 from headwater.errors import InvalidArgument
-from headwater.transport.address import Address, parse_address
 from headwater.transport.handshake import default_client_name
 from headwater.transport.runtime import Options
+from headwater_protocol.address import Address, parse_address
 
 
 def connect(

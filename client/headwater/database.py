@@ -46,10 +46,10 @@ from headwater.transactions.batch import Batch, Executed
 from headwater.transactions.range_deletion import DeletedRange, delete_part, delete_parts
 from headwater.transactions.single_writes import SingleWrites
 from headwater.transactions.transaction import Isolation, Transaction
-from headwater.transport.address import Address
 from headwater.transport.channel import Channel
 from headwater.transport.choice import running_runtime
 from headwater.transport.runtime import Options, Runtime
+from headwater_protocol.address import Address
 from headwater_protocol.keys import Key
 from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE, SNAPSHOT
 

@@ -3,6 +3,7 @@
 from headwater_protocol.errors import (
     AuthenticationFailed,
     BackupFailed,
+    CommitNotReached,
     CommitUnknown,
     ConditionFailed,
     Conflict,
@@ -80,6 +81,7 @@ class RebuildRefused(HeadwaterError, code="rebuild_refused"):
 __all__ = [
     "AuthenticationFailed",
     "BackupFailed",
+    "CommitNotReached",
     "CommitUnknown",
     "ConditionFailed",
     "Conflict",

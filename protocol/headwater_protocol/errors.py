@@ -241,6 +241,23 @@ class NotLeader(HeadwaterError, code="not_leader"):
     retryable = True
 
 
+class LogTrimmed(HeadwaterError, code="log_trimmed"):
+    """The leader has trimmed entries that this follower needs: it must copy the database again."""
+
+
+class LogDiverged(HeadwaterError, code="log_diverged"):
+    """The log of this node has entries that its leader's lacks.
+
+    details["common"] is the last entry that both have, or None if that is unknown.
+    """
+
+
+class CommitNotReached(HeadwaterError, code="commit_not_reached"):
+    """This node does not have the commit yet; details["newest"] is the newest that it shows."""
+
+    retryable = True
+
+
 class TooMany(HeadwaterError, code="too_many"):
     """A limit of the server is reached: connections, transactions, subscriptions, memory."""
 

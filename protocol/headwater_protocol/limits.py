@@ -160,6 +160,9 @@ BACKUP_NAME_SIZE_MAX: Final = 100
 """Characters of a backup's name. The name of its temporary directory is longer, and must be valid
 on every file system."""
 
+WAIT_MS_MAX: Final = 60_000
+"""Milliseconds that a request may ask to wait for a commit or for an entry of the log."""
+
 GRANTS_MAX: Final = 1_000
 """Grants of one user, or of one role. Every change of them writes all of them again."""
 

@@ -41,6 +41,7 @@ from headwater_protocol.vocabulary.connections import CONNECTION_OPERATIONS
 from headwater_protocol.vocabulary.groups import ACK, group_operations
 from headwater_protocol.vocabulary.keys import COMPARED, EXPIRE, KEY, KEY_READS, LIMIT
 from headwater_protocol.vocabulary.monitoring import MONITORING_OPERATIONS
+from headwater_protocol.vocabulary.replication import REPLICATION_OPERATIONS
 from headwater_protocol.vocabulary.subscriptions import subscription_operations
 
 SERIALIZABLE: Final = "serializable"
@@ -443,6 +444,8 @@ _TABLE = (
     *(Operation(*operation) for operation in CONNECTION_OPERATIONS),
     *(Operation(*operation) for operation in MONITORING_OPERATIONS),
     *(Operation(*operation) for operation in ACCOUNT_OPERATIONS),
+    # Nodes.
+    *(Operation(*operation) for operation in REPLICATION_OPERATIONS),
     Operation(
         "hold_clock",
         _record(_required("time", Nullable(TIME), "nil: let it go on")),

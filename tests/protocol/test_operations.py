@@ -69,6 +69,13 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "role_list": ([], []),
     "audit_read": ([10], []),
     "user_verifiers": ([], []),
+    "node": ([], []),
+    "wait_commit": ([7, 100], [7]),
+    "replicate": (["n", 1, 2, bytes(16), "headwater://a"], ["n", 1, 2, bytes(16)]),
+    "log_read": (["n", 2, 1000, 100], ["n", 2]),
+    "copy_begin": (["n", bytes(16)], ["n"]),
+    "copy_read": ([bytes(16), 0, 0, 1], [bytes(16), 0, 0, 1]),
+    "promote": ([], []),
     "hold_clock": ([None], [1_700_000_000_000_000]),
     "group_create": (
         ["mailer", {"category": "account"}, None, {"lease_ms": 100, "parked_stream": "hold"}, TX],

@@ -399,6 +399,29 @@ EXAMPLES: Final = [
     Example("stream_version", [TX, ANN], [41, 0]),
     Example("user_limit", ["ann", 5000], None),
     Example("user_limit", ["ann", None], None),
+    Example("node", [], ["follower", "headwater://10.0.0.1:4323", 42, 1, 3, 1_500_000]),
+    Example("wait_commit", [43, 1000], 43),
+    Example("replicate", ["889061ed7aaf5e95", 1, 17, bytes(range(16))], [1, 4, 20]),
+    Example("log_read", ["889061ed7aaf5e95", 17], [[b"the packed entry 18"], 18, 42, TIME, TIME]),
+    Example("log_read", ["889061ed7aaf5e95", 18, 65536, 1000], [[], 18, 42, TIME, TIME]),
+    Example(
+        "copy_begin",
+        ["889061ed7aaf5e95"],
+        [
+            TX,
+            b'{"format": 4}\n',
+            bytes(16),
+            40,
+            9,
+            15,
+            1,
+            bytes(range(16)),
+            16,
+            [["events", "00000000000000000001.events", 4096]],
+        ],
+    ),
+    Example("copy_read", [TX, 0, 0, 4096], b"the first bytes"),
+    Example("promote", [], [4_294_967_296, 42]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -45,10 +45,10 @@ from headwater.records import (
 from headwater.transactions.batch import Batch, Executed
 from headwater.transactions.range_deletion import DeletedRange
 from headwater.transactions.transaction import Isolation
-from headwater.transport.address import Address
 from headwater.transport.blocking_runtime import BlockingRuntime
 from headwater.transport.runtime import Options
 from headwater.transport.stepping import step
+from headwater_protocol.address import Address
 from headwater_protocol.keys import Key
 from headwater_protocol.operations import SERIALIZABLE
 

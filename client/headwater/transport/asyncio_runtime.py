@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Final, TypeVar, cast
 
 from headwater.errors import ConnectionLost, InvalidArgument
-from headwater.transport.address import Address
 from headwater.transport.connection import CHECKS_PER_TIMEOUT, QUEUED_SIZE_MAX, Connection, Reply
 from headwater.transport.dialing import STAGGER_S, AddressInfo, in_turn, set_options
 from headwater.transport.runtime import Greeting, Options, not_connected
 from headwater.transport.stopping import Stop, Stopped, closed_by_user
+from headwater_protocol.address import Address
 
 T = TypeVar("T")
 

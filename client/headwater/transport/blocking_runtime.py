@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import TypeVar
 
 from headwater.errors import ConnectionLost
-from headwater.transport.address import Address
 from headwater.transport.blocking_connection import BlockingConnection
 from headwater.transport.connection import Connection
 from headwater.transport.dialing import dial
 from headwater.transport.runtime import Greeting, Options, not_connected
 from headwater.transport.stopping import Stop, Stopped, closed_by_user
+from headwater_protocol.address import Address
 
 T = TypeVar("T")
 

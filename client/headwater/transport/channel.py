@@ -36,13 +36,13 @@ from headwater.errors import (
     TransactionAborted,
 )
 from headwater.identifiers import new_transaction_id
-from headwater.transport.address import Address
 from headwater.transport.backoff import PAUSE_FIRST, PAUSE_MAX, Backoff
 from headwater.transport.connection import Connection
 from headwater.transport.handshake import greet
 from headwater.transport.runtime import Options, Runtime
 from headwater.transport.stopping import closed_by_user
 from headwater.transport.turns import Turns
+from headwater_protocol.address import Address
 
 CONNECTIONS_MAX: Final = 64
 """Connections of one database, for threads that wait at the same time. Threads beyond that share

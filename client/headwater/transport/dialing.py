@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from headwater.transport.address import Address
 from headwater.transport.stopping import Stopped
+from headwater_protocol.address import Address
 
 STAGGER_S: Final = 0.25
 """Seconds after which the next address is tried beside the others, as RFC 8305 recommends."""

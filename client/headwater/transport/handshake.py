@@ -15,6 +15,7 @@ import scramp
 from headwater.errors import AuthenticationFailed, ConnectionLost, InvalidArgument, ProtocolError
 from headwater.transport.address import Address
 from headwater.transport.connection import Connection
+from headwater_protocol.address import Address
 from headwater_protocol.limits import PROTOCOL_VERSION
 from headwater_protocol.mechanisms import (
     BINDING,

@@ -18,10 +18,10 @@ from typing import Any, Protocol, TypeVar
 
 from headwater.codecs.codec import Codec
 from headwater.errors import ConnectionLost
-from headwater.transport.address import Address
 from headwater.transport.connection import Connection
 from headwater.transport.stopping import Stop
 from headwater.transport.turns import Bell
+from headwater_protocol.address import Address
 
 T = TypeVar("T")
 

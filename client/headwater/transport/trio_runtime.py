@@ -18,10 +18,10 @@ from typing import Final, TypeVar
 import trio
 
 from headwater.errors import ConnectionLost, InvalidArgument
-from headwater.transport.address import Address
 from headwater.transport.connection import CHECKS_PER_TIMEOUT, RECEIVE_SIZE_MAX, Connection, Reply
 from headwater.transport.runtime import Greeting, Options, not_connected
 from headwater.transport.stopping import Stop, Stopped, closed_by_user
+from headwater_protocol.address import Address
 
 T = TypeVar("T")
 

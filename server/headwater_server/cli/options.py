@@ -201,6 +201,24 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         "MIB",
     ),
     _option(
+        "follow",
+        "Follow the leader at this URL: copy it, then apply its commits. The user needs the right "
+        "replicate.",
+        metavar="URL",
+    ),
+    _option(
+        "advertise",
+        "URL at which other nodes and clients reach this node.",
+        metavar="URL",
+    ),
+    _option(
+        "sync-followers",
+        "Followers that must have a commit on their disks before it is answered.",
+        type=click.IntRange(min=0),
+        default=_SERVER.synchronous_followers,
+        metavar="NUMBER",
+    ),
+    _option(
         "ready-file",
         "File written once the server listens, one address on each line.",
         metavar="FILE",
@@ -312,6 +330,9 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         audit_log=values["audit_log"],
         backup_directory=values["backup_dir"],
         archive_directory=values["archive"],
+        follow=values["follow"],
+        advertise=values["advertise"],
+        synchronous_followers=values["sync_followers"],
         archive_interval_ms=round(values["archive_interval"] * SECOND_MS),
         ready_file=values["ready_file"],
         connections_max=values["connections_max"],

@@ -56,6 +56,9 @@ from headwater_server.storage.wal.interface import WalIndex
 STAGE: Final = "backup.tmp"
 """The subdirectory of the data directory with links to the files of a backup."""
 
+STAGE_COPY: Final = "copy.tmp"
+"""The same for the copy of a follower."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -114,16 +117,23 @@ def check_name(name: str) -> None:
         )
 
 
-def stage(file_system: FileSystem, data: str, files: StoredState, database_id: bytes) -> Staged:
-    """Link the current files; blocks. Nothing may write to them meanwhile.
+def stage(
+    file_system: FileSystem,
+    data: str,
+    files: StoredState,
+    database_id: bytes,
+    *,
+    name: str = STAGE,
+) -> Staged:
+    """Link the current files into the subdirectory *name*; blocks. Nothing may write to them now.
 
     Raises:
         BackupFailed: the links could not be made; none is left.
         DamagedFile: the state store could not read its own files.
     """
-    directory = join(data, STAGE)
+    directory = join(data, name)
     try:
-        unstage(file_system, data)
+        remove_tree(file_system, directory)
         # Create it separately: only the last of several new directories is private to us.
         file_system.make_directory(directory)
         held = [
@@ -181,8 +191,9 @@ def _held(file_system: FileSystem, directory: str, part: FilePart) -> FilePart:
 
 
 def unstage(file_system: FileSystem, data: str) -> None:
-    """Remove the links of a backup, also those that a crash has left."""
-    remove_tree(file_system, join(data, STAGE))
+    """Remove the links of backups and copies, also those that a crash has left."""
+    for name in (STAGE, STAGE_COPY):
+        remove_tree(file_system, join(data, name))
 
 
 def write_backup(

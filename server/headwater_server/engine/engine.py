@@ -22,9 +22,7 @@ from headwater_protocol.errors import (
 )
 from headwater_protocol.operations import SERIALIZABLE
 from headwater_server.engine.accounts import Accounts
-from headwater_server.engine.applier import Applier
 from headwater_server.engine.archive.source import ArchiveSource
-from headwater_server.engine.backup import Staged, stage
 from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
 from headwater_server.engine.checkpoint.schedule import Checkpoint, CheckpointSchedule
 from headwater_server.engine.commit_listing import read_commits, read_snapshots
@@ -32,14 +30,16 @@ from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.disk_room import DiskRoom
 from headwater_server.engine.expiring import Expiring
 from headwater_server.engine.format import keyspaces
-from headwater_server.engine.leadership import Leadership
 from headwater_server.engine.outcomes import Outcomes, TransactionStatus
 from headwater_server.engine.reads.charged_reader import ChargedReader
 from headwater_server.engine.reads.filters import EventFilter
 from headwater_server.engine.reads.reading import EventsPage, Reader
 from headwater_server.engine.reads.time_index import position_before
+from headwater_server.engine.replication.applier import Applier
+from headwater_server.engine.replication.leadership import Leadership
 from headwater_server.engine.retention.rewriting import Rewriting
 from headwater_server.engine.settings import EngineSettings
+from headwater_server.engine.staging import Staging
 from headwater_server.engine.state.layers import NO_EXPIRY, State
 from headwater_server.engine.state.memtable import ABORTED
 from headwater_server.engine.statistics import collect_statistics
@@ -50,7 +50,7 @@ from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.engine.work_budget import CONDITIONS, Cutting, InSteps, WorkBudget
 from headwater_server.storage.files.file_system import FileSystem
-from headwater_server.storage.wal.interface import WriteAheadLog
+from headwater_server.storage.wal.interface import LogReader, WriteAheadLog
 
 
 class Engine:
@@ -81,14 +81,17 @@ class Engine:
     ) -> None:
         self.settings = settings
         self.database_id = database_id
-        self._path = path
+        self.path = path
         self.outcomes = Outcomes(state, sequencer, settings, created=created)
         self.known = self.outcomes.known
         self._file_system = file_system
         self.state = self._state = state
+        self.file_system = file_system
+        self._state = state
         self._log = log
         self.take_group, self.publish = sequencer.take_group, sequencer.publish
         self.make_durable = sequencer.make_durable
+        self.log_reader: LogReader = log
         self.sequencer = sequencer
         self.applier = applier
         self.leadership = leadership
@@ -100,6 +103,8 @@ class Engine:
         self.archived = ArchiveSource(
             file_system, log, sequencer, state.files, database_id, created, source
         )
+        self.staging = Staging(file_system, path, state.files, database_id, self.checkpoints, log)
+        self.stage_backup = self.staging.backup
         self.accounts = Accounts(state, sequencer, clock, source, self.check_writable)
         self.groups = Groups(state, sequencer, self.reader, clock, source, self.check_writable)
         self._open = self.open_transactions = OpenTransactions(
@@ -434,10 +439,6 @@ class Engine:
     def trim_log(self) -> None:
         """Remove the part of the log that the files have. Blocks; may run in another thread."""
         self.checkpoints.trim()
-
-    def stage_backup(self) -> Staged:
-        """Link the files of the last checkpoint, see backup.py; blocks. No checkpoint may run."""
-        return stage(self._file_system, self._path, self._state.files, self.database_id)
 
     def seal_log(self) -> None:
         """Append an entry that marks the newest group as durable. Blocks; call this when idle.

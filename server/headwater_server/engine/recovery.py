@@ -21,12 +21,12 @@ from typing import Final, Protocol
 
 from headwater_protocol.limits import MIB
 from headwater_protocol.numbers import CommitNumber, Position
-from headwater_server.engine.applier import Applier
 from headwater_server.engine.backup import unstage
 from headwater_server.engine.checkpoint.schedule import checkpoint_steps, run_to_end
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.later_files import Newest, refuse_later_logs
-from headwater_server.engine.leadership import Leadership
+from headwater_server.engine.replication.applier import Applier
+from headwater_server.engine.replication.leadership import Leadership
 from headwater_server.engine.settings import EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.stored_state import (

@@ -257,6 +257,13 @@ RULES: Final[dict[str, Rule]] = {
     "role_remove": _needs("admin"),
     "role_list": _needs("admin"),
     "hold_clock": _needs("admin"),
+    "node": anyone,
+    "wait_commit": anyone,
+    "replicate": _needs("replicate"),
+    "log_read": _needs("replicate"),
+    "copy_begin": _needs("replicate"),
+    "copy_read": _needs("replicate"),
+    "promote": _needs("admin"),
 }
 """The rule of each operation."""
 

@@ -29,6 +29,10 @@ class CommitFailed(Exception):
     """A commit could not be made durable. The process must end; the restart decides."""
 
 
+class Reopen(Exception):
+    """The engine must be closed and opened again: a new copy of the leader is complete."""
+
+
 class Failures:
     """Ends the process after an exception that no request can answer for.
 
@@ -69,7 +73,7 @@ class Failures:
         """
         try:
             await task()
-        except CommitFailed:
+        except (CommitFailed, Reopen):
             raise
         except Exception as error:
             self.end_process(error, what)

@@ -21,10 +21,12 @@ from headwater_server.engine.recovery import open_engine
 from headwater_server.net import systemd
 from headwater_server.net.clocks import monotonic_clock, wall_clock
 from headwater_server.net.drivers import streams
-from headwater_server.net.drivers.listening import Listeners
+from headwater_server.net.drivers.listening import Certificate, Listeners
 from headwater_server.net.drivers.tls import Certificate
-from headwater_server.net.failures import CommitFailed
+from headwater_server.net.failures import CommitFailed, Reopen
 from headwater_server.net.monitoring.monitor import Monitor
+from headwater_server.net.replication.replication import NodeSetup
+from headwater_server.net.replication.starting import start_node
 from headwater_server.net.server import ARCHIVE_WORKER, Server
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.supervision import closing, ready_file, reload, tell
@@ -38,6 +40,7 @@ from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
 from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
 from headwater_server.storage.wal.interface import WalIndex
+from headwater_server.storage.wal.offline import open_copied
 
 _log = structlog.get_logger(__name__)
 
@@ -51,11 +54,13 @@ def open_directory(
     settings: ServerSettings,
     timed: Timed = untimed,
     on_replayed: Callable[[int], None] = lambda _count: None,
+    *,
+    leads: bool = True,
 ) -> Engine:
     """Open the data directory of a real server, replaying its log.
 
     *timed* makes the fsyncs of commit groups. *on_replayed* is told now and then how many records
-    were replayed so far.
+    were replayed so far. *leads*: claim the right to write.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be opened.
@@ -83,6 +88,7 @@ def open_directory(
             clock=wall_clock,
             monotonic=monotonic_clock,
             source=random.Random(),
+            leads=leads,
             on_progress=on_progress,
             on_upgrade=on_upgrade,
         )
@@ -126,6 +132,17 @@ async def serve(
         CannotListen, DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot start.
         CommitFailed, CheckpointFailed: the disk failed; the restart decides what is durable.
     """
+    while True:
+        try:
+            await _serve_once(settings, task_status)
+        except Reopen:
+            _log.warning("the new copy of the leader takes the place of the old data")
+            task_status = trio.TASK_STATUS_IGNORED
+        else:
+            return
+
+
+async def _serve_once(settings: ServerSettings, task_status: trio.TaskStatus[list[str]]) -> None:
     certificate = None
     if settings.tls_certificate is not None:
         certificate = Certificate(
@@ -167,9 +184,13 @@ async def _serve_directory(
     monitor: Monitor,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
+    start = await start_node(RealFileSystem(), settings, open_copied)
+    open_data = partial(open_directory, leads=start.leads)
     engine = await trio.to_thread.run_sync(
-        open_directory, settings, monitor.timed, monitor.readiness.note_replayed
+        open_data, settings, monitor.timed, monitor.readiness.note_replayed
     )
+    if start.deposed:
+        engine.leadership.depose(start.setup.state.leader)
     with closing(engine):
         try:
             listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
@@ -183,11 +204,12 @@ async def _serve_directory(
                 certificate,
                 monitor,
                 garbage_collection,
+                start.setup,
                 task_status,
             )
         except BaseExceptionGroup as group:
             # A failed disk makes other tasks fail too; raise the failure of the disk.
-            for kinds in ((CommitFailed, CheckpointFailed), (OSError,)):
+            for kinds in ((CommitFailed, CheckpointFailed), (OSError,), (Reopen,)):
                 failed, _ = group.split(kinds)
                 if failed is not None:
                     raise _first(failed)
@@ -208,6 +230,7 @@ async def _serve_engine(
     certificate: Certificate | None,
     monitor: Monitor,
     garbage_collection: GarbageCollection,
+    node: NodeSetup,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     workers: list[WorkerThread] = []
@@ -230,6 +253,7 @@ async def _serve_engine(
         garbage_collection=garbage_collection,
         local_only=listeners.local_only,
         recorder=monitor.recorder,
+        node=node,
     )
     monitor.watch(server.service, server.checkpointer, server.scrubber)
     try:

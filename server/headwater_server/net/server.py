@@ -35,6 +35,7 @@ from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange, KeySource
 from headwater_server.net.push.quiet_feeds import QuietFeeds, quiet_seconds
+from headwater_server.net.replication.replication import NodeSetup, Replication, lone_node
 from headwater_server.net.requests.handlers import HANDLERS
 from headwater_server.net.service import Service
 from headwater_server.net.settings import ServerSettings
@@ -86,8 +87,12 @@ class Server:
         local_only: bool = True,
         plain_sockets: Callable[[Service], PlainSockets] = PlainSockets,
         recorder: Recorder | None = None,
+        node: NodeSetup | None = None,
     ) -> None:
-        """*recorder* measures all requests; None: nobody wants to know."""
+        """*recorder* measures all requests; None: nobody wants to know.
+
+        *node* says which leader this node follows; None: it leads.
+        """
         self._engine = engine
         self._settings = settings
         self._stopped = trio.Event()
@@ -111,13 +116,7 @@ class Server:
             disk_retry_ms=settings.disk_retry_ms,
             pacing=pacing,
         )
-        self._rewriter = Rewriter(
-            engine,
-            self._group_commit,
-            self._checkpointer,
-            interval_ms=settings.maintenance_ms,
-            rest_ms=settings.rewrite_rest_ms,
-        )
+        self._rewriter = self._open_rewriter()
         self._backups = self._open_backups(worker("backup"), clock)
         handlers = HANDLERS if recorder is None else recorder.timed(HANDLERS, engine.sequencer)
         self.service = Service(
@@ -137,8 +136,18 @@ class Server:
             local_only=local_only,
         )
         self.archiving = self._open_archiving(worker)
+        self.replication = self._open_replication(node or lone_node(engine), worker, clock)
         self.plain_sockets = plain_sockets(self.service)
         self._maintenance = self._open_maintenance(worker("log-space"))
+
+    def _open_rewriter(self) -> Rewriter:
+        return Rewriter(
+            self._engine,
+            self._group_commit,
+            self._checkpointer,
+            interval_ms=self._settings.maintenance_ms,
+            rest_ms=self._settings.rewrite_rest_ms,
+        )
 
     def _open_backups(self, run_blocking: RunBlocking, clock: Callable[[], int]) -> Backups:
         return Backups(
@@ -162,6 +171,24 @@ class Server:
         )
         self.service.figures["archive"] = archiving.figures
         return archiving
+
+    def _open_replication(
+        self, node: NodeSetup, worker: Callable[[str], RunBlocking], clock: Callable[[], int]
+    ) -> Replication:
+        replication = Replication(
+            self._engine,
+            node,
+            group_commit=self._group_commit,
+            checkpointer=self._checkpointer,
+            worker=worker,
+            turn=Turn(self._settings.feeds_turn_ms, trio.current_time),
+            clock=clock,
+            monotonic=trio.current_time,
+            on_applied=self._after_applied,
+        )
+        self.service.replication = replication
+        self.service.figures["replication"] = replication.figures
+        return replication
 
     def _open_maintenance(self, run_blocking: RunBlocking) -> Maintenance:
         return Maintenance(
@@ -222,6 +249,7 @@ class Server:
             **archiving,
             **scrubbing,
             "the group commit": self._group_commit.run,
+            "the confirmations of followers": self._group_commit.confirm,
             "the checkpointer": self._checkpointer.run,
             "the rewriter": self._rewriter.run,
             "the backups": self._backups.run,
@@ -230,6 +258,7 @@ class Server:
             "the feeds of keys": self._key_feeds.run,
             "the consumer groups": self._group_deliveries.run,
             "the connections": self.plain_sockets.run,
+            **self.replication.tasks,
         }
 
     @property
@@ -240,6 +269,7 @@ class Server:
     def _on_tick(self) -> None:
         self.plain_sockets.resume_accepting()
         self._checkpointer.tick()
+        self.replication.tick()
         if self.archiving is not None:
             self.archiving.tick()
         if self._garbage_collection is not None:
@@ -254,6 +284,8 @@ class Server:
             self._group_deliveries.published()
         self._checkpointer.published()
         self._maintenance.look_at_expiry()
+        if self.replication.commit_waits.waits:
+            self.replication.commit_waits.published()
         if self._group_commit.written_size >= self._maintenance.look_at_size:
             self._maintenance.published()
         # Send the group's answers here: a task switch would delay them.
@@ -264,6 +296,19 @@ class Server:
         if recorder is None:
             return self._after_publish
         return recorder.after(self._after_publish, self._engine.sequencer)
+
+    def _after_applied(self) -> None:
+        """Entries of the leader were applied and published."""
+        applier = self._engine.applier
+        if applier.accounts_changed:
+            applier.accounts_changed = False
+            self.service.account_changes.applied_by_leader()
+        self._after_publish()
+
+    def _after_measured(self) -> None:
+        self._after_publish()
+        assert self._recorder is not None, "the server was made with one"
+        self._recorder.published(self._engine.durable_sequence)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` has finished.
@@ -288,6 +333,7 @@ class Server:
         """Shut down in order; *hurry* cuts the waiting for clients short."""
         self.service.stopping = True
         self._backups.stop()
+        self.replication.stop()
         self.plain_sockets.stop_accepting()
         sessions = self.service.sessions
         _log.info("stopping", connections=len(sessions))

@@ -38,6 +38,7 @@ from headwater_server.net.failures import Failures
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange
+from headwater_server.net.replication.replication import Replication
 from headwater_server.net.session.account_changes import USERS_CAME, AccountChanges
 from headwater_server.net.session.audit import AUDITED_WRITES, Audit
 from headwater_server.net.session.authentication import Authentication
@@ -121,7 +122,11 @@ class Service:
         connections_total: how many sessions were opened.
         refused: how many connections were refused, by error code.
         figures: by name, what tells further figures for `stats`.
+        replication: the other nodes, as leader or follower.
     """
+
+    # Set by the server, which makes it after the service.
+    replication: Replication
 
     def __init__(
         self,
@@ -277,6 +282,7 @@ class Service:
             channel.owner.lost(channel)
         rolled_back = self.engine.close_owner(session)
         self.engine.sequencer.hold_clock(session, None)
+        self.replication.lost(session)
         if rolled_back:
             _log.debug("rolled back with the connection", session=str(session), count=rolled_back)
 

@@ -119,6 +119,15 @@ class ServerSettings:
     """How long a commit may wait until it is archived: what the loss of the disk may lose. A copy
     costs a few syncs of the archive's disk."""
 
+    follow: str | None = None
+    """The URL of the leader that this node follows, with user and password; None: it leads."""
+
+    advertise: str | None = None
+    """The URL at which other nodes and clients reach this node; None: it is not told."""
+
+    synchronous_followers: int = 0
+    """Followers that must have a commit durably before it is published and answered."""
+
     audit_log: str | None = None
     """A file to which the audit log is appended, one JSON object a line. None: no file."""
 

@@ -36,6 +36,7 @@ from headwater_server.storage.wal.entry import (
 from headwater_server.storage.wal.interface import (
     BODY_SIZE_MAX,
     ENTRY_FIELDS_SIZE,
+    FIRST_EPOCH,
     Body,
     Epoch,
     LogEnd,
@@ -244,7 +245,7 @@ class MemoryWriteAheadLog:
         following, _ = next(self._log.read(index, last.index))
         return LogEnd(index, following.epoch, following.previous_hash)
 
-    def claim(self, after: WalIndex) -> Epoch:
+    def claim(self, after: WalIndex, *, at_least: Epoch = FIRST_EPOCH) -> Epoch:
         last = self._log.last
         self._check_failure()
         if after < last.index:
@@ -253,7 +254,7 @@ class MemoryWriteAheadLog:
             raise DamagedFile(
                 f"entry {after} was durable, but the log ends with entry {last.index}"
             )
-        epoch = Epoch(last.epoch + 1)
+        epoch = max(Epoch(last.epoch + 1), at_least)
         self._end = last.all_durable()
         self._unanswered.clear()
         self._epoch = epoch

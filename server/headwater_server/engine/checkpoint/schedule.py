@@ -402,6 +402,11 @@ class CheckpointSchedule:
         if below is not None:
             self._trim_below = below
 
+    @property
+    def files_end(self) -> WalIndex:
+        """The files have all records of the entries up to this index."""
+        return WalIndex(max(self._trim_below, int(self._log.first_index)) - 1)
+
     def trim(self) -> None:
         """Remove the part of the log that finished checkpoints have made redundant; blocks."""
         log = self._log

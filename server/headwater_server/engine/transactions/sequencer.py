@@ -33,7 +33,7 @@ from headwater_server.engine.transactions.refusals import Refusals
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.engine.work_budget import Cutting, WorkBudget
-from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
+from headwater_server.storage.wal.interface import WriteAheadLog
 
 TICK_US: Final = SECOND_US
 """Microseconds between two ticks of the log's clock while there are commits."""
@@ -91,7 +91,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class Group:
-    """Records that become durable together, and what is published then. Immutable."""
+    """Records that become durable together, and what is published then."""
 
     records: list[bytes]
     last_sequence: int
@@ -99,6 +99,8 @@ class Group:
     last_position: int
     time: tuple[int, int, int]
     """The members of a LogTime."""
+    log_index: int = 0
+    """The entry that completes it, once it is durable."""
 
 
 class Sequencer:
@@ -121,7 +123,6 @@ class Sequencer:
     def __init__(self, state: State, log: WriteAheadLog, settings: EngineSettings) -> None:
         self._state = state
         self._log = log
-        self._log_index = WalIndex(0)
         self.started = False
         self._settings = settings
         self._pending: list[bytes] = []
@@ -443,12 +444,12 @@ class Sequencer:
             Exception: the log failed. Do not retry: the process must end, because only a restart
                 can find out what is durable.
         """
-        self._log_index = self._log.submit(group.records)
+        group.log_index = self._log.submit(group.records)
 
     def publish(self, group: Group) -> None:
         """Make a durable group visible to new read views."""
         assert group.last_sequence > self.durable_sequence, "groups are published in order"
-        self._log_ends.append((group.last_sequence, self._log_index))
+        self._log_ends.append((group.last_sequence, group.log_index))
         self.durable_sequence = group.last_sequence
         self.published = commit = group.last_commit
         self.published_position = group.last_position

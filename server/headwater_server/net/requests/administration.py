@@ -182,5 +182,6 @@ def hold_clock(session: Session, request_id: int, arguments: list[Any]) -> bytes
     """Let the log's clock stand at a time, as long as this connection is open."""
     service = session.service
     service.check_running()
+    service.engine.leadership.check_leads()
     service.engine.sequencer.hold_clock(session, arguments[0])
     return session.connection.answer(request_id, None)

@@ -84,6 +84,7 @@ def join(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     name, credit = arguments
     session.service.check_running()
     session.service.check_memory("group_join")
+    session.service.engine.leadership.check_leads()
     session.service.group_deliveries.join(session, request_id, name, credit)
     return session.connection.answer(request_id, None)
 

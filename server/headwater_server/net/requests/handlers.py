@@ -17,6 +17,7 @@ from headwater_server.net.requests import (
     feeds,
     handshake,
     reads,
+    replication,
     transactions,
 )
 from headwater_server.net.requests.groups import GROUP_HANDLERS
@@ -86,6 +87,13 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "role_list": administration.role_list,
     "user_verifiers": administration.user_verifiers,
     "hold_clock": administration.hold_clock,
+    "node": replication.node,
+    "wait_commit": replication.wait_commit,
+    "replicate": replication.replicate,
+    "log_read": replication.log_read,
+    "copy_begin": replication.copy_begin,
+    "copy_read": replication.copy_read,
+    "promote": replication.promote,
 }
 """The handler of each operation of the protocol."""
 

@@ -131,6 +131,10 @@ class AccountChanges:
             return False
         return any(change.suspends(session) for change in self._planned)
 
+    def applied_by_leader(self) -> None:
+        """This node follows: users or rights were changed at its leader."""
+        self._apply()
+
     def _apply(self) -> None:
         accounts = self._engine.accounts
         authentication_needed = self._on_change()

@@ -11,8 +11,8 @@ If the disk is full, the checkpointer waits; the data is safe in the log. Any ot
 process, as a failed sync does. The restart begins with what is known to be on the disk.
 """
 
-from collections.abc import Generator
-from typing import assert_never
+from collections.abc import Callable, Generator
+from typing import TypeVar, assert_never
 
 import structlog
 import trio
@@ -34,6 +34,8 @@ from headwater_server.net.histograms import durations
 from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.storage.errors import DiskFull
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -106,7 +108,11 @@ class Checkpointer:
             await self._checkpoint(wait_for_room=wait_for_room, tidy=tidy)
 
     async def stage_backup(self) -> Staged:
-        """Make a checkpoint of all commits, and keep its files for a backup.
+        """Make a checkpoint of all commits, and keep its files for a backup."""
+        return await self.stage(self._engine.stage_backup)
+
+    async def stage(self, keep: Callable[[], T]) -> T:
+        """Make a checkpoint of all commits, and keep its files by a call that blocks.
 
         Raises:
             BackupFailed, DamagedFile: the files could not be kept.
@@ -118,7 +124,7 @@ class Checkpointer:
             if self._engine.checkpoints.running:
                 # We hold the turn, so the checkpoint was aborted: the server is shutting down.
                 raise ShuttingDown("backup: the server is shutting down")
-            return await self._run_blocking(self._engine.stage_backup)
+            return await self._run_blocking(keep)
 
     async def _checkpoint(self, *, wait_for_room: bool, tidy: bool) -> None:
         began = trio.current_time()

@@ -19,7 +19,9 @@ log and decides. The sync is never retried: after a failed fsync the kernel may 
 pages, and a second fsync would report success.
 """
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -95,6 +97,31 @@ class WaiterOwner(Protocol):
         ...
 
 
+class Ship(Protocol):
+    """The followers of this node (net/replication/shipping.py)."""
+
+    @property
+    def synchronous(self) -> int:
+        """How many followers must have a group before it is published."""
+        ...
+
+    def logged(self) -> None:
+        """New entries are durable in this node's log."""
+        ...
+
+    async def wait_confirmed(self, index: int, /) -> bool:
+        """Wait until enough followers have the log up to an index; False: we stop first."""
+        ...
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A group that is durable here, and on its way to the followers."""
+
+    group: Group
+    waiters: list[Waiter]
+
+
 class GroupCommit:
     """Owns the order of syncs, and the answers that wait for them.
 
@@ -142,6 +169,15 @@ class GroupCommit:
         self.groups = 0
         self.written_size = 0
         self.overloaded = False
+        # None without followers: then a group costs nothing more.
+        self._ship: Ship | None = None
+        self._in_flight: deque[_InFlight] = deque()
+        self._logged_sequence = 0
+        self._confirming = trio.lowlevel.ParkingLot()
+
+    def ship(self, ship: Ship) -> None:
+        """Tell the followers of each group from now on."""
+        self._ship = ship
 
     def wait_for(self, waiter: Waiter) -> None:
         """Hold the answer until its sequence is durable, then release it.
@@ -157,11 +193,18 @@ class GroupCommit:
         if waiter.sequence <= self._taken_sequence:
             # A repeated commit; the sync of the first attempt is already running.
             waiter.taken = True
-            self._syncing.append(waiter)
+            self._waiters_of(waiter.sequence).append(waiter)
         else:
             self._gathering.append(waiter)
             if self._asleep and not self._in_turn:
                 self.wake()
+
+    def _waiters_of(self, sequence: int) -> list[Waiter]:
+        """Those that wait for the group that has this sequence number; its sync has begun."""
+        for flight in self._in_flight:
+            if flight.group.last_sequence >= sequence:
+                return flight.waiters
+        return self._syncing
 
     def grow(self, size: int) -> None:
         """Add *size* to the bytes that waiting answers keep in memory."""
@@ -198,6 +241,7 @@ class GroupCommit:
             or not adaptive.on_event_loop
             or self._busy
             or self._failed
+            or self._ship is not None
             or self._held()
         ):
             self.wake()
@@ -254,8 +298,45 @@ class GroupCommit:
                 group = taken
                 self._begin(group)
             await self._make_durable(group)
-            if not self._failed:
+            if self._failed:
+                return
+            if self._ship is None:
                 self._finish(group)
+                continue
+            self._ship.logged()
+            if self._ship.synchronous:
+                self._hold(group)
+            else:
+                self._finish(group)
+
+    def _hold(self, group: Group) -> None:
+        """Keep a group, which is durable here, until its followers have it too."""
+        waiters, self._syncing = self._syncing, []
+        self._in_flight.append(_InFlight(group, waiters))
+        self._logged_sequence = group.last_sequence
+        self._published.unpark_all()
+        self._confirming.unpark()
+
+    async def confirm(self) -> None:
+        """Publish the groups that followers must have, in order, until cancelled."""
+        while not self._failed:
+            if not self._in_flight:
+                await self._confirming.park()
+                continue
+            flight = self._in_flight[0]
+            assert self._ship is not None, "only groups for followers are held"
+            known = await self._ship.wait_confirmed(flight.group.log_index)
+            if self._failed:
+                return
+            self._in_flight.popleft()
+            waiters = flight.waiters
+            if not known:
+                # It is durable here, and may be lost with this node.
+                for waiter in waiters:
+                    self.waiting_size -= waiter.size
+                    waiter.owner.fail(waiter)
+                waiters = []
+            self._publish(flight.group, waiters)
 
     def _begin(self, group: Group) -> None:
         self._busy = True
@@ -269,11 +350,14 @@ class GroupCommit:
 
     def _finish(self, group: Group) -> None:
         """Publish a durable group, and release its answers."""
+        waiters, self._syncing = self._syncing, []
+        self._publish(group, waiters)
+
+    def _publish(self, group: Group, waiters: list[Waiter]) -> None:
         self._engine.publish(group)
         self.groups += 1
         for record in group.records:
             self.written_size += len(record)
-        waiters, self._syncing = self._syncing, []
         for waiter in waiters:
             assert waiter.sequence <= group.last_sequence, "nothing is answered before its sync"
             self.waiting_size -= waiter.size
@@ -283,18 +367,27 @@ class GroupCommit:
         self._published.unpark_all()
 
     async def wait_durable(self, sequence: int) -> None:
-        """Return once everything up to *sequence* is durable and published; after a failure, never.
+        """Return once everything up to *sequence* is durable here; after a failure, never.
 
-        A checkpoint begins with this wait, so it never writes a memtable that may be wrong.
+        A checkpoint begins with this wait, so it never writes a memtable that may be wrong. It does
+        not wait for followers: they may be copying this node, which needs a checkpoint.
         """
-        while self._failed or self._engine.durable_sequence < sequence:
+        while self._failed or (
+            self._engine.durable_sequence < sequence and self._logged_sequence < sequence
+        ):
             self.wake()
             await self._published.park()
+
+    @property
+    def _is_working(self) -> bool:
+        return bool(self._busy or self._gathering or self._syncing or self._in_flight)
 
     async def drain(self) -> None:
         """Return once nothing waits for a sync or a seal."""
         self.wake()
-        while self._busy or self._gathering or self._syncing or self._seal_wanted:
+        while (
+            self._busy or self._gathering or self._syncing or self._in_flight or self._seal_wanted
+        ):
             await self._published.park()
 
     async def _pause(self) -> None:
@@ -310,6 +403,8 @@ class GroupCommit:
         self._sealed_groups = self.groups
         try:
             await self._run_blocking(self._seal_log)
+            if self._ship is not None:
+                self._ship.logged()
         except DiskFull:
             # Nothing was written, and no client waits for a seal.
             return
@@ -338,6 +433,9 @@ class GroupCommit:
         """Write no more groups, and tell all waiting clients that the outcome is unknown."""
         self._failed = True
         waiters = [*self._syncing, *self._gathering]
+        for flight in self._in_flight:
+            waiters += flight.waiters
+        self._in_flight.clear()
         self._syncing, self._gathering = [], []
         for waiter in waiters:
             waiter.owner.fail(waiter)

@@ -58,6 +58,7 @@ from headwater_server.storage.wal.interface import (
     BODY_SIZE_MAX,
     ENTRY_SIZE_MAX,
     ENTRY_WRITTEN_SIZE_MAX,
+    FIRST_EPOCH,
     FIRST_HASH,
     Body,
     Epoch,
@@ -291,7 +292,7 @@ class FileWriteAheadLog:
         assert following is not None, "the cursor checks entries"
         return LogEnd(index, following.epoch, following.previous_hash)
 
-    def claim(self, after: WalIndex) -> Epoch:
+    def claim(self, after: WalIndex, *, at_least: Epoch = FIRST_EPOCH) -> Epoch:
         self._check_failure()
         if after < self._last.index:
             raise LogGoesOn(f"claim after entry {after}; the log ends with {self._last.index}")
@@ -301,7 +302,7 @@ class FileWriteAheadLog:
                 0,
                 f"entry {after} was durable, but the log ends with entry {self._last.index}",
             )
-        epoch = Epoch(self._last.epoch + 1)
+        epoch = max(Epoch(self._last.epoch + 1), at_least)
         self._append([Body([])], epoch)
         self._epoch = epoch
         self._kept.clear()

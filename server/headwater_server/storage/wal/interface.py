@@ -65,6 +65,9 @@ LENGTH_SIZE: Final = 4
 
 _LENGTH: Final = struct.Struct(">I")
 
+FIRST_EPOCH: Final = Epoch(1)
+"""The epoch of the first claim."""
+
 FIRST_HASH: Final = bytes(16)
 """The previous hash of the very first entry."""
 
@@ -169,10 +172,11 @@ class LogReader(Protocol):
 class LogWriter(Protocol):
     """Appends groups of records. A writer needs a claim, and loses it to a later one."""
 
-    def claim(self, after: WalIndex) -> Epoch:
+    def claim(self, after: WalIndex, *, at_least: Epoch = FIRST_EPOCH) -> Epoch:
         """Take the right to write, after reading everything up to *after*.
 
         The claim is an entry, so last_index grows by one. The previous writer can submit no more.
+        The epoch is one more than the last, or *at_least* if that is greater.
 
         Raises:
             LogGoesOn: there are entries after *after*; read them first.

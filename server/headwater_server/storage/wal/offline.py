@@ -3,6 +3,7 @@
 For `headwater check` and `headwater repair`, and for copies of a database.
 """
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,11 @@ from headwater_server.storage.log.log_segment import SEGMENT_HEADER_SIZE, end_of
 from headwater_server.storage.log.segmented_log import Place, SegmentedLog
 from headwater_server.storage.wal.check import LogReport, check_log
 from headwater_server.storage.wal.entry import attachment, unpack
-from headwater_server.storage.wal.file_write_ahead_log import SEGMENT_SIZE_DEFAULT, wal_layout
+from headwater_server.storage.wal.file_write_ahead_log import (
+    SEGMENT_SIZE_DEFAULT,
+    FileWriteAheadLog,
+    wal_layout,
+)
 from headwater_server.storage.wal.interface import (
     ENTRY_SIZE_MAX,
     FIRST_HASH,
@@ -93,6 +98,22 @@ def begin_files(
             log.start(after + 1, attachment(end.epoch, end.hash))
     finally:
         log.close()
+
+
+def open_copied(
+    file_system: FileSystem, path: str, *, database_id: bytes, end: LogEnd
+) -> FileWriteAheadLog:
+    """Open the log of a copy, or begin one whose entries continue those of another at *end*.
+
+    Raises:
+        DamagedFile, DiskFull: see FileWriteAheadLog.open.
+    """
+    if not any(name.endswith(".wal") for name in file_system.list(path)):
+        begin_files(file_system, path, database_id=database_id, after=end.index, end=end)
+    # The random source draws ids of new entries, of which a copy has none.
+    return FileWriteAheadLog.open(
+        file_system, path, database_id=database_id, random=random.Random(0)
+    )
 
 
 @dataclass(frozen=True, slots=True)

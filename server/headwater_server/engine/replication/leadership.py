@@ -11,10 +11,20 @@ its log, and they cannot be taken out. So it writes no more, and only a restart 
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from headwater_protocol.errors import NotLeader
 from headwater_server.engine.transactions.sequencer import Sequencer
-from headwater_server.storage.wal.interface import Epoch, WriteAheadLog
+from headwater_server.storage.wal.interface import Epoch, LogEnd, WriteAheadLog
+
+TERM_SHIFT: Final = 32
+"""Bits of an epoch that count the starts of one leader. The bits above count promotions, so that an
+old leader that was restarted many times is still behind the node that was promoted."""
+
+
+def term_of(epoch: int) -> int:
+    """How many promotions there were up to an epoch."""
+    return epoch >> TERM_SHIFT
 
 
 class Leadership:
@@ -43,18 +53,24 @@ class Leadership:
         self._monotonic = monotonic
 
     @property
+    def end(self) -> LogEnd:
+        """The end of the log of this node."""
+        return self._log.end_at(self._log.last_index)
+
+    @property
     def epoch(self) -> Epoch:
         """The epoch of the newest entry of the log."""
-        return self._log.end_at(self._log.last_index).epoch
+        return self.end.epoch
 
-    def lead(self) -> None:
+    def lead(self, *, promoted: bool = False) -> None:
         """Claim the log, all of whose entries are applied. Blocks for a sync.
 
         Raises:
             LogGoesOn, DiskFull: nothing was changed.
         """
         assert not self.deposed, "its commits cannot be taken back"
-        self._log.claim(self._log.last_index)
+        least = Epoch((term_of(self.epoch) + 1) << TERM_SHIFT) if promoted else Epoch(0)
+        self._log.claim(self._log.last_index, at_least=least)
         self._sequencer.start(self._clock, self._monotonic)
         self.leads = True
         self.leader = None

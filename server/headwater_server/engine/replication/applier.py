@@ -10,16 +10,19 @@ makes checkpoints beside it, and wakes the feeds.
 
 from collections.abc import Sequence
 
-from headwater_server.engine.format.planned import TICK
+from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.planned import TICK, Planned
 from headwater_server.engine.format.records import decode_record
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.transactions.replaying import plan_entry
 from headwater_server.engine.transactions.sequencer import Sequencer
+from headwater_server.storage.errors import Truncated
 from headwater_server.storage.wal.interface import (
     RecordAssembler,
     WalEntry,
     WalIndex,
     WriteAheadLog,
+    records_by_entry,
 )
 
 
@@ -28,6 +31,8 @@ class Applier:
 
     Attributes:
         index: the newest entry that was applied.
+        watches_accounts: somebody wants to know of changes of users and their rights.
+        accounts_changed: there was one; whoever is told of it sets this to False.
     """
 
     def __init__(
@@ -41,6 +46,8 @@ class Applier:
         self._path = path
         self._assembler = RecordAssembler()
         self._in_files = True
+        self.watches_accounts = False
+        self.accounts_changed = False
 
     def apply(self, entry: WalEntry) -> int:
         """Apply and publish the records that an entry completes; return how many there are.
@@ -67,6 +74,8 @@ class Applier:
             run = plan_entry(state, encoded, path=self._path, index=index)
             self._sequencer.interrupt_plan()
             state.apply(run)
+            if self.watches_accounts and any(map(_changes_accounts, run)):
+                self.accounts_changed = True
             commits_and_fences = len(run) - sum(planned.kind == TICK for planned in run)
         self._sequencer.replayed(index, len(encoded), commits_and_fences)
         self.index = index
@@ -86,6 +95,17 @@ class Applier:
             self._log.begin_segment(WalIndex(roll_at))
         return new
 
+    def commits_after(self, index: WalIndex) -> tuple[int, int] | None:
+        """The first and the last commit in the log after an entry, 0 for none; None: trimmed."""
+        first = last = 0
+        try:
+            for _, encoded in records_by_entry(self._log.read(index)):
+                for commit in (decode_record(record).commit for record in encoded):
+                    first, last = first or commit, commit or last
+        except Truncated:
+            return None
+        return first, last
+
     def _is_in_files(self, encoded: list[bytes]) -> bool:
         """Whether the files have all of these: the log may be kept for others for long.
 
@@ -97,3 +117,8 @@ class Applier:
             if commit:
                 return commit < applied
         return False
+
+
+def _changes_accounts(planned: Planned) -> bool:
+    keys = planned.writes[::2]
+    return any(key is not None and key.startswith(keyspaces.ACCOUNTS) for key in keys)

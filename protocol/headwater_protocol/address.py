@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from headwater.errors import InvalidArgument
+from headwater_protocol.errors import InvalidArgument
 from headwater_protocol.limits import PORT_DEFAULT
 
 _SCHEMES: Final = ("headwater", "headwaters", "headwater+unix")

@@ -9,7 +9,7 @@ import trustme
 
 import headwater
 from headwater.errors import InvalidArgument
-from headwater.transport.address import Address, parse_address
+from headwater_protocol.address import Address, parse_address
 
 
 @pytest.mark.parametrize(

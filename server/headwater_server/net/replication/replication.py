@@ -1,0 +1,314 @@
+"""The replication of a node: its role, its followers or its leader, and changes of both.
+
+    Replication
+      shipping, copies     what it does for followers, while it leads
+      following            what it does while it follows
+      commit_waits         reads that wait for a commit, in every role
+
+A promotion stops following, applies what is here, claims the log with a higher epoch, and tells the
+former leader as soon as that can be reached.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+import trio
+
+from headwater_protocol.errors import HeadwaterError, InvalidArgument, NotLeader
+from headwater_server.engine.engine import Engine
+from headwater_server.net.replication.bootstrap import Bootstrap, OpenCopiedLog
+from headwater_server.net.replication.commit_waits import CommitWaits
+from headwater_server.net.replication.copies import Copies
+from headwater_server.net.replication.following import Following, beyond
+from headwater_server.net.replication.shipping import Shipping
+from headwater_server.net.replication.upstream import Upstream
+from headwater_server.net.session.peer import Peer
+from headwater_server.net.tasks.checkpointer import Checkpointer
+from headwater_server.net.tasks.group_commit import GroupCommit
+from headwater_server.net.threads.worker_thread import RunBlocking
+from headwater_server.net.turns import Turn
+from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.files.node_file import (
+    DEPOSED,
+    FOLLOWING,
+    LEADING,
+    NodeState,
+    write_node,
+)
+from headwater_server.storage.wal.interface import WalIndex
+
+_log = structlog.get_logger(__name__)
+
+TELL_S: Final = 5.0
+"""Seconds between two attempts to tell a former leader that it was deposed."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSetup:
+    """What a node needs to take part in replication.
+
+    Attributes:
+        state: what its file NODE says.
+        upstream: the leader that it follows, or followed; None: it has none.
+        open_log: opens the log of a copy; None without an upstream.
+        advertised: the address at which others reach this node; None: unknown.
+        synchronous: how many followers must have a commit before it is answered.
+    """
+
+    file_system: FileSystem
+    data: str
+    state: NodeState
+    upstream: Upstream | None
+    open_log: OpenCopiedLog | None
+    advertised: str | None = None
+    synchronous: int = 0
+
+
+def lone_node(engine: Engine) -> NodeSetup:
+    """A node that leads, and that nobody promoted."""
+    state = NodeState(LEADING, "lone")
+    return NodeSetup(engine.file_system, engine.path, state, None, None)
+
+
+class Replication:
+    """The part of a server that other nodes talk to."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        setup: NodeSetup,
+        *,
+        group_commit: GroupCommit,
+        checkpointer: Checkpointer,
+        worker: Callable[[str], RunBlocking],
+        turn: Turn,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float],
+        on_applied: Callable[[], None],
+    ) -> None:
+        """*on_applied* is called after entries of the leader were applied and published."""
+        self._engine = engine
+        self._setup = setup
+        self._state = setup.state
+        self._group_commit = group_commit
+        self._on_applied = on_applied
+        self._run_blocking = worker("replication")
+        self.commit_waits = CommitWaits(engine, monotonic)
+        engine.applier.watches_accounts = not engine.leadership.leads
+        self.copies = Copies(engine, checkpointer, worker("copy"), monotonic)
+        self.shipping = Shipping(
+            engine,
+            clock=clock,
+            monotonic=monotonic,
+            synchronous=setup.synchronous,
+            depose=self._depose,
+            begin=group_commit.ship,
+        )
+        if setup.synchronous:
+            group_commit.ship(self.shipping)
+        if self._state.epoch:
+            self.shipping.common = WalIndex(self._state.index)
+        self.following: Following | None = None
+        self._promotions: list[tuple[Peer, int]] = []
+        self._wanted = trio.Event()
+        if not engine.leadership.leads and not engine.leadership.deposed:
+            assert setup.upstream is not None, "a node that does not lead follows"
+            self.following = Following(
+                engine,
+                setup.upstream,
+                self.bootstrap(setup, self._run_blocking),
+                self._run_blocking,
+                node=self._state.node,
+                turn=turn,
+                monotonic=monotonic,
+                on_published=on_applied,
+                on_following=self._note_following,
+            )
+
+    @staticmethod
+    def bootstrap(setup: NodeSetup, run_blocking: RunBlocking) -> Bootstrap:
+        """The copying of the leader into the data directory of this node."""
+        assert setup.upstream is not None
+        assert setup.open_log is not None
+        return Bootstrap(
+            setup.file_system,
+            setup.data,
+            setup.state.node,
+            setup.upstream,
+            setup.open_log,
+            run_blocking,
+        )
+
+    # Tasks.
+
+    @property
+    def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """The tasks that the server runs, by what they are."""
+        tasks: dict[str, Callable[[], Awaitable[None]]]
+        tasks = {"the copies for followers": self.copies.run, "the promotion": self._lead_later}
+        if self.following is not None:
+            tasks["the following"] = self.following.run
+        return tasks
+
+    async def _lead_later(self) -> None:
+        """Wait for a promotion, if this node follows; then tell the former leader."""
+        if self.following is not None:
+            await self._wanted.wait()
+            await self._lead(self.following)
+        if self._engine.leadership.leads and self._state.epoch:
+            await self._tell_former_leader()
+
+    async def _lead(self, following: Following) -> None:
+        await following.stop()
+        fork = self._engine.leadership.end
+        await self._run_blocking(lambda: self._engine.leadership.lead(promoted=True))
+        self._write_state(
+            replace(
+                self._state,
+                state=LEADING,
+                leader=None,
+                index=int(fork.index),
+                hash=fork.hash.hex(),
+                epoch=int(self._engine.leadership.epoch),
+            )
+        )
+        self.following = None
+        self.shipping.common = fork.index
+        _log.warning(
+            "promoted: this node leads",
+            epoch=self._engine.leadership.epoch,
+            commit=self._engine.published,
+        )
+        self._answer_promotions()
+
+    async def _tell_former_leader(self) -> None:
+        """Tell a former leader that comes back that it must not write any more."""
+        upstream, state = self._setup.upstream, self._state
+        if upstream is None:
+            return
+        fork = bytes.fromhex(state.hash)
+        while True:
+            try:
+                async with upstream.connect() as link:
+                    await link.ask(
+                        "replicate",
+                        state.node,
+                        state.epoch,
+                        state.index,
+                        fork,
+                        self._setup.advertised,
+                    )
+            except NotLeader as error:
+                _log.warning("the former leader knows", answer=error.message)
+                if "beyond" in error.details:
+                    return
+            except (HeadwaterError, OSError) as error:
+                _log.debug("the former leader is away", reason=str(error))
+            await trio.sleep(TELL_S)
+
+    # Changes of the role.
+
+    def promote(self, session: Peer, request_id: int) -> bytes | None:
+        """Make this node the leader; the request is answered once it is.
+
+        Raises:
+            InvalidArgument: it was deposed.
+        """
+        leadership = self._engine.leadership
+        if leadership.deposed:
+            raise InvalidArgument(
+                "promote: this node was deposed and may have commits that its leader lacks; "
+                "start it again with --follow"
+            )
+        if self.following is None:
+            return self._promoted(session, request_id)
+        self._promotions.append((session, request_id))
+        self._wanted.set()
+        return None
+
+    def _promoted(self, session: Peer, request_id: int) -> bytes:
+        payload = [self._engine.leadership.epoch, self._engine.published]
+        return session.connection.answer(request_id, payload)
+
+    def _answer_promotions(self) -> None:
+        for session, request_id in self._promotions:
+            if not session.closing:
+                session.send(self._promoted(session, request_id))
+        self._promotions.clear()
+
+    def _depose(self, leader: str | None, epoch: int, index: int, end: bytes) -> str:
+        engine = self._engine
+        engine.leadership.depose(leader)
+        self._write_state(NodeState(DEPOSED, self._state.node, leader, index, end.hex(), epoch))
+        self.shipping.stop()
+        what = beyond(engine, index)
+        _log.critical("deposed: another node leads, and this one writes no more", beyond=what)
+        return what
+
+    def _note_following(self) -> None:
+        if self._state.state != FOLLOWING:
+            assert self._setup.upstream is not None
+            self._write_state(NodeState(FOLLOWING, self._state.node, self._setup.upstream.url))
+
+    def _write_state(self, state: NodeState) -> None:
+        write_node(self._setup.file_system, self._setup.data, state)
+        self._state = state
+
+    # The rest of the server.
+
+    def published(self) -> None:
+        """Commits were published."""
+        if self.commit_waits.waits:
+            self.commit_waits.published()
+
+    def tick(self) -> None:
+        """Called about once a second."""
+        self.commit_waits.tick()
+        self.copies.tick()
+        if self.shipping.followers or self.shipping.synchronous:
+            self.shipping.tick()
+
+    def lost(self, session: Peer) -> None:
+        """A session was closed."""
+        self.commit_waits.lost(session)
+        self.shipping.lost(session)
+
+    def stop(self) -> None:
+        """The server stops."""
+        self.shipping.stop()
+
+    @property
+    def role(self) -> str:
+        """What this node is: leader, follower or deposed."""
+        leadership = self._engine.leadership
+        if leadership.deposed:
+            return "deposed"
+        return "leader" if leadership.leads else "follower"
+
+    def node(self) -> list[Any]:
+        """The answer to `node`."""
+        following = self.following
+        return [
+            self.role,
+            self._engine.leadership.leader,
+            self._engine.published,
+            self._engine.leadership.epoch,
+            0 if following is None else following.lag_commits,
+            0 if following is None else following.lag_us,
+        ]
+
+    def figures(self) -> dict[str, Any]:
+        """Figures for `stats`, by name."""
+        role, leader, _, epoch, lag_commits, lag_us = self.node()
+        following = self.following
+        return {
+            "role": role,
+            "leader": leader,
+            "epoch": epoch,
+            "lag_commits": lag_commits,
+            "lag": None if lag_us is None else lag_us / 1_000_000,
+            "replication_problem": None if following is None else following.problem,
+            "followers": self.shipping.figures(),
+        }
