@@ -14,6 +14,7 @@ All that an application needs is in this module.
 
 from headwater.accounts.conflicts import RefusedTransaction
 from headwater.accounts.connections import ConnectionInfo, Connections, WhoAmI
+from headwater.accounts.nodes import NodeInfo
 from headwater.accounts.rights import AuditRecord, Rights, UserRights
 from headwater.aggregates.aggregates import Aggregate, Aggregates, Decided
 from headwater.aggregates.blocking_aggregates import BlockingAggregates
@@ -204,6 +205,7 @@ __all__ = [
     "NoSuchCommit",
     "NoSuchEvent",
     "NoSuchGroup",
+    "NodeInfo",
     "NotANumber",
     "NotLeader",
     "ParkedEvent",

@@ -7,10 +7,11 @@ from uuid import UUID
 
 from headwater.accounts.conflicts import RefusedTransaction, refused_of
 from headwater.accounts.connections import Connections
+from headwater.accounts.nodes import NodeInfo, node_of
 from headwater.accounts.rights import Rights
 from headwater.errors import InvalidArgument
 from headwater.identifiers import transaction_bytes
-from headwater.records import Backup, Pong, time_of
+from headwater.records import Backup, Committed, Pong, time_of
 from headwater.transport.channel import Channel
 from headwater.transport.handshake import verifier
 from headwater_protocol.fields import Integer
@@ -41,6 +42,41 @@ class Administration(ABC):
     async def backup(self, name: str) -> Backup:
         """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
         return Backup(*await (await self._channel.connection()).ask("backup", name))
+
+    async def node(self) -> NodeInfo:
+        """The role of the node that this database is connected to, and how far it is behind."""
+        return node_of(*await self._channel.read("node"))
+
+    async def wait_commit(
+        self,
+        commit: int | Committed,
+        *,
+        timeout: float = 30.0,  # noqa: ASYNC109
+    ) -> int:
+        """Wait until this node shows a commit to readers; return its newest commit.
+
+        A client that wrote at the leader reads its own writes at a follower after this.
+
+        Args:
+            commit: the number of a commit, or what the commit returned.
+            timeout: in seconds, at most a minute.
+
+        Raises:
+            CommitNotReached: the node does not have it in time.
+        """
+        number = commit if isinstance(commit, int) else commit.commit
+        wait_ms = round(timeout * 1000)
+        newest: int = await self._channel.read("wait_commit", number, wait_ms)
+        return newest
+
+    async def promote(self) -> NodeInfo:
+        """Make this node, a follower, the leader. See docs/guide/followers.md.
+
+        Raises:
+            InvalidArgument: the node was deposed.
+        """
+        await (await self._channel.connection()).ask("promote")
+        return await self.node()
 
     async def conflicts(
         self, transaction: UUID | bytes | str | None = None, *, limit: int = 20

@@ -6,9 +6,10 @@ from uuid import UUID
 
 from headwater.accounts.administration import Administration
 from headwater.accounts.conflicts import RefusedTransaction
+from headwater.accounts.nodes import NodeInfo
 from headwater.blocking.connections import BlockingConnections
 from headwater.blocking.rights import BlockingRights
-from headwater.records import Backup, Pong
+from headwater.records import Backup, Committed, Pong
 from headwater.transport.stepping import step
 
 
@@ -29,6 +30,32 @@ class BlockingAdministration:
     def backup(self, name: str) -> Backup:
         """Let the server make a backup. It continues after a TimedOut: docs/guide/backup.md."""
         return step(self._core.backup(name))
+
+    def node(self) -> NodeInfo:
+        """The role of the node that this database is connected to, and how far it is behind."""
+        return step(self._core.node())
+
+    def wait_commit(self, commit: int | Committed, *, timeout: float = 30.0) -> int:
+        """Wait until this node shows a commit to readers; return its newest commit.
+
+        A client that wrote at the leader reads its own writes at a follower after this.
+
+        Args:
+            commit: the number of a commit, or what the commit returned.
+            timeout: in seconds, at most a minute.
+
+        Raises:
+            CommitNotReached: the node does not have it in time.
+        """
+        return step(self._core.wait_commit(commit, timeout=timeout))
+
+    def promote(self) -> NodeInfo:
+        """Make this node, a follower, the leader. See docs/guide/followers.md.
+
+        Raises:
+            InvalidArgument: the node was deposed.
+        """
+        return step(self._core.promote())
 
     def conflicts(
         self, transaction: UUID | bytes | str | None = None, *, limit: int = 20

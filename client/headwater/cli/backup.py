@@ -127,3 +127,17 @@ def prune(
         return
     ask("Remove them?", yes=yes)
     pruning.perform()
+
+
+@click.command()
+@connection_options
+def promote(connector: Connector) -> None:
+    """Make the follower at the URL the leader.
+
+    First make sure that the old leader is down, or that nobody writes to it: what it answered and
+    this follower never got is lost, unless the old leader ran with --sync-followers. It is deposed
+    when it comes back.
+    """
+    with connector.connect() as db:
+        node = db.promote()
+    click.echo(f"{db.address}: leads from commit {node.commit} on")

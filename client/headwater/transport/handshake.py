@@ -13,7 +13,6 @@ from typing import Any, Final
 import scramp
 
 from headwater.errors import AuthenticationFailed, ConnectionLost, InvalidArgument, ProtocolError
-from headwater.transport.address import Address
 from headwater.transport.connection import Connection
 from headwater_protocol.address import Address
 from headwater_protocol.limits import PROTOCOL_VERSION

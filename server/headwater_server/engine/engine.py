@@ -441,11 +441,7 @@ class Engine:
         self.checkpoints.trim()
 
     def seal_log(self) -> None:
-        """Append an entry that marks the newest group as durable. Blocks; call this when idle.
-
-        Without that entry, damage to the newest group would look like a torn write. A follower gets
-        those of its leader.
-        """
+        """Mark the newest group as durable in the log; see WriteAheadLog.seal. Blocks."""
         if self.leadership.leads:
             self.rewriting.seal_log()
 

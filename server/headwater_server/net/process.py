@@ -21,7 +21,7 @@ from headwater_server.engine.recovery import open_engine
 from headwater_server.net import systemd
 from headwater_server.net.clocks import monotonic_clock, wall_clock
 from headwater_server.net.drivers import streams
-from headwater_server.net.drivers.listening import Certificate, Listeners
+from headwater_server.net.drivers.listening import Listeners
 from headwater_server.net.drivers.tls import Certificate
 from headwater_server.net.failures import CommitFailed, Reopen
 from headwater_server.net.monitoring.monitor import Monitor
@@ -223,6 +223,14 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return first
 
 
+def _worker(workers: list[WorkerThread], name: str) -> RunBlocking:
+    """A thread for a task of the server, noted in *workers*."""
+    if name == ARCHIVE_WORKER:
+        return run_abandonable
+    workers.append(WorkerThread(name))
+    return workers[-1].run
+
+
 async def _serve_engine(
     engine: Engine,
     settings: ServerSettings,
@@ -234,18 +242,11 @@ async def _serve_engine(
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     workers: list[WorkerThread] = []
-
-    def worker(name: str) -> RunBlocking:
-        if name == ARCHIVE_WORKER:
-            return run_abandonable
-        workers.append(WorkerThread(name))
-        return workers[-1].run
-
     server = Server(
         engine,
         settings,
         clock=wall_clock,
-        worker=worker,
+        worker=partial(_worker, workers),
         turn_clock=time.perf_counter,
         processor_time=time.thread_time,
         adaptive_fsync=monitor.adaptive_fsync,
@@ -273,8 +274,8 @@ async def _serve_engine(
                     )
                 for listener in listeners.unix:
                     server.plain_sockets.listen(listener, f"unix:{settings.unix}")
-                tls = certificate is not None
-                tell(settings, addresses, engine, tls=tls, local_only=listeners.local_only)
+                local = listeners.local_only
+                tell(settings, addresses, engine, tls=certificate is not None, local_only=local)
                 hurry = trio.Event()
                 with ready_file(settings, addresses):
                     task_status.started(addresses)

@@ -305,11 +305,6 @@ class Server:
             self.service.account_changes.applied_by_leader()
         self._after_publish()
 
-    def _after_measured(self) -> None:
-        self._after_publish()
-        assert self._recorder is not None, "the server was made with one"
-        self._recorder.published(self._engine.durable_sequence)
-
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until `stop` has finished.
 

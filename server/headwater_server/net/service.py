@@ -7,7 +7,6 @@ in one place, `authorize`.
 
 import resource
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -47,19 +46,12 @@ from headwater_server.net.session.long_requests import LongRequests
 from headwater_server.net.session.memory_budget import MemoryBudget, default_size
 from headwater_server.net.session.peer import Peer
 from headwater_server.net.session.strangers import Strangers
-from headwater_server.net.settings import ServerSettings
+from headwater_server.net.settings import ServerSettings, server_name
 from headwater_server.net.tasks.backups import Backups
 from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.net.turns import Turn
 
 _log = structlog.get_logger(__name__)
-
-
-def _server_name() -> str:
-    try:
-        return f"headwater {version('headwater')}"
-    except PackageNotFoundError:
-        return "headwater"
 
 
 def _descriptors_max(settings: ServerSettings) -> int | None:
@@ -165,7 +157,7 @@ class Service:
             monotonic=monotonic,
             request_ms_max=settings.session.request_ms_max,
         )
-        self.server_name: Final = _server_name()
+        self.server_name: Final = server_name()
         self.local_only = local_only
         self.authentication_needed = engine.accounts.any() or not local_only
         self.audit = Audit(clock, settings.audit_log)

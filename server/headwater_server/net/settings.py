@@ -6,6 +6,7 @@ that both sides of a connection must know are in the protocol's limits.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from headwater_protocol.limits import KIB, MIB, PORT_DEFAULT
@@ -211,3 +212,11 @@ class ServerSettings:
 
     session: SessionSettings = field(default_factory=SessionSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
+
+
+def server_name() -> str:
+    """What the server calls itself to clients: its name and version."""
+    try:
+        return f"headwater {version('headwater')}"
+    except PackageNotFoundError:
+        return "headwater"
