@@ -99,6 +99,7 @@ class ModelTransaction:
         self.now = base.copy()
         self.steps: list[tuple[str, Any, Any]] = []
         self.touched: dict[bytes, None] = {}
+        self.renewed: set[bytes] = set()  # whose time was moved, and nothing else
         self.puts: set[bytes] = set()
         self.ranges: list[tuple[bytes, bytes | None]] = []
         self.saved: list[tuple[SnapshotKey, int]] = []
@@ -153,7 +154,9 @@ class ModelTransaction:
                     self.now.expiries[key] = at
                 elif at is None:
                     self.now.expiries.pop(key, None)
-                self._touch(key, blind=key not in self.puts)
+                if key not in self.touched:
+                    self.renewed.add(key)
+                self.touched[key] = None
             case ["delete", key]:
                 keys.pop(key, None)
                 self.now.expiries.pop(key, None)
@@ -187,6 +190,7 @@ class ModelTransaction:
 
     def _touch(self, key: bytes, *, blind: bool) -> None:
         self.touched[key] = None
+        self.renewed.discard(key)
         if not blind:
             self.puts.add(key)
 
@@ -206,6 +210,9 @@ class ModelTransaction:
 
     def keys_written(self) -> set[bytes]:
         return {key for key in self.base.keys if self._covers(key)} | self.touched.keys()
+
+    def values_written(self) -> set[bytes]:
+        return self.keys_written() - self.renewed
 
     def streams_written(self) -> set[str]:
         return {event.stream for event in self.now.events[len(self.base.events) :]}
@@ -257,6 +264,7 @@ class Model:
         self.states = [PlainState()]
         self.transactions: list[bytes] = [b""]
         self.written: list[tuple[set[bytes], set[str]]] = [(set(), set())]
+        self.values: list[set[bytes]] = [set()]
 
     @property
     def last_commit(self) -> int:
@@ -275,6 +283,7 @@ class Model:
         self.states.append(state)
         self.transactions.append(identity)
         self.written.append((again.keys_written(), again.streams_written()))
+        self.values.append(again.values_written())
         return again
 
     def expired(self, time: int) -> set[bytes]:
@@ -284,6 +293,7 @@ class Model:
     def expire(self, identity: bytes, time: int) -> None:
         """Delete the keys whose time has come, in a commit of their own."""
         self.written.append((self.expired(time), set()))
+        self.values.append(self.expired(time))
         self.states.append(self.states[-1].copy())
         self.transactions.append(identity)
         _expire(self.states[-1], time)
@@ -293,3 +303,4 @@ class Model:
         del self.states[commit + 1 :]
         del self.transactions[commit + 1 :]
         del self.written[commit + 1 :]
+        del self.values[commit + 1 :]

@@ -119,6 +119,18 @@ def test_a_put_and_a_deletion_end_the_expiry(write: list[object]) -> None:
     assert database.engine.get(b"k") == stored
 
 
+@pytest.mark.parametrize("write", [["delete", b"k"], ["delete_range", b"a", b"z"]])
+@pytest.mark.parametrize("at", [None, AT + 1])
+def test_renewing_what_the_transaction_deletes_leaves_no_expiry(
+    write: list[object], at: int | None
+) -> None:
+    database = Database()
+    put_until(database, b"k")
+    database.execute(write, ["expire", b"k", None, at])
+    assert database.engine.get(b"k") is None
+    assert is_tidy(database)
+
+
 def test_atomic_operations_keep_the_expiry() -> None:
     database = Database()
     put_until(database, b"k", value=msgpack.packb(1))

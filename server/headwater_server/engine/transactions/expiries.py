@@ -58,6 +58,8 @@ def evaluate_expiries(
             place = -1
             exists = not buffer.covers(key) and state.get(key, state.last_commit) is not None
         if not exists:
+            # This transaction deletes it, perhaps: then its expiry goes, too.
+            _set(state, key, NO_EXPIRY, writes)
             continue
         until = Expiry(after, at).until(now)
         if until > now:
