@@ -77,7 +77,8 @@ $(INTEGRATED): $(READY) $(wildcard integrations/*/pyproject.toml)
 
 test-integrations: $(INTEGRATED)  ## Run each integration's tests, and its library's own
 	set -e; for name in $(INTEGRATIONS); do \
-	  $(BIN)/mypy --config-file pyproject.toml integrations/$$name/src integrations/$$name/tests; \
+	  MYPYPATH=protocol:client:server:integrations/$$name/src $(BIN)/mypy \
+	    --config-file pyproject.toml integrations/$$name/src integrations/$$name/tests; \
 	  (cd integrations/$$name && ../../$(BIN)/pytest -q -n logical --dist worksteal); \
 	done
 

@@ -52,7 +52,7 @@ def imported(folder: Path) -> dict[str, str]:
         ("server/headwater_server", ("server",)),
         ("server/headwater_server/testing", ("dev",)),
         # The client supports these modules if the application has installed them.
-        ("client/headwater", ("server", "msgspec", "pydantic")),
+        ("client/headwater", ("server", "msgspec", "pydantic", "arrow")),
     ],
 )
 def test_every_module_that_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:

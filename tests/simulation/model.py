@@ -303,9 +303,16 @@ class View:
             base = None
         erased = [version for name, version in self.erased if name == stream]
         if erased:
-            # Its own erasure hides the snapshots that include what it erased.
+            # Its own erasure hides the snapshots that include what it erased. What was erased before
+            # is in no snapshot that there is, so erasing it again may leave them.
             known = 0
-            if base is not None and base >= min(erased):
+            before = [self._model.erased.get(every[each - 1].position) for each in erased]
+            fresh = [
+                version
+                for version, commit in zip(erased, before, strict=True)
+                if commit is None or commit > self._commit
+            ]
+            if base is not None and fresh and base >= min(fresh):
                 base = None
         if known and (base is None or base < known):
             base = known

@@ -78,13 +78,13 @@ WORLDS_MAX: Final = 150
 
 
 def ignoring_pending_commits(right: Any) -> Any:
-    def commit(self: Sequencer, transaction: Transaction) -> Ticket:
-        def find(*arguments: Any, **named: Any) -> list[dict[str, Any]]:
-            found = validation.find_conflicts(*arguments, **named)
+    def commit(self: Sequencer, *arguments: Any) -> Ticket:
+        def find(*given: Any, **named: Any) -> list[dict[str, Any]]:
+            found = validation.find_conflicts(*given, **named)
             return [each for each in found if each["commit"] <= self.published]
 
         with replaced(planning, "find_conflicts", find):
-            ticket: Ticket = right(self, transaction)
+            ticket: Ticket = right(self, *arguments)
             return ticket
 
     return commit
@@ -283,13 +283,13 @@ def at_the_read_position(_: Any) -> Any:
 
 
 def ignoring_concurrent_commits(right: Any) -> Any:
-    def commit(self: Sequencer, transaction: Transaction) -> Ticket:
+    def commit(self: Sequencer, transaction: Transaction, *rest: Any) -> Ticket:
         def standing(state: Any, wanted: Any, after: int, budget: Any, own: Any) -> Any:
             found = validation.matching_event(state, wanted, after, budget, own)
             return None if found is None or found["commit"] > transaction.view else found
 
         with replaced(appending, "matching_event", standing):
-            ticket: Ticket = right(self, transaction)
+            ticket: Ticket = right(self, transaction, *rest)
             return ticket
 
     return commit

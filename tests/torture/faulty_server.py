@@ -174,7 +174,7 @@ def open_faulty_store(path: str) -> FaultyStore:
 
 def with_short_hello(**given: Any) -> ServerSettings:
     """The settings of the command line, with a short time for hello and authentication."""
-    session = replace(SessionSettings(), hello_ms_max=FAULTS["hello_ms"])
+    session = replace(given.pop("session", SessionSettings()), hello_ms_max=FAULTS["hello_ms"])
     return ServerSettings(**given, session=session)
 
 

@@ -570,6 +570,24 @@ def test_entries_that_were_not_kept_are_read_from_the_files() -> None:
     assert [len(entry.body) for entry in entries.entries] == [1000]
 
 
+@pytest.mark.parametrize("size", range(0, 400, 8))
+def test_a_reader_may_trim_the_log_up_to_the_entry_that_it_has(size: int) -> None:
+    """Recovery does, if it makes a checkpoint on the way. Some sizes fill a segment exactly."""
+    disk = MemoryFileSystem()
+    log = open_log(disk)
+    log.claim(START)
+    for _ in range(30):
+        log.submit([bytes(size)])
+    log.close()
+    log = open_log(disk, kept_size_max=0)
+    seen = []
+    for entry in log.read(START):
+        seen.append(entry.index)
+        log.trim(WalIndex(entry.index + 1))
+    assert seen == list(range(seen[0], log.last_index + 1))
+    assert len(segments_of(disk)) == 1
+
+
 def test_concurrent_readers_miss_nothing() -> None:
     disk, _ = sealed_log()
     whole = list(open_log(disk, kept_size_max=0).read(START))

@@ -250,7 +250,9 @@ class FileWriteAheadLog:
         chain: ChainEnd | None = None
         segments = list(self._log.segments)
         first = self._log.segment_of(after + 1) or segments[0]
-        for segment in segments[segments.index(first) :]:
+        for place in range(segments.index(first), len(segments)):
+            segment = segments[place]
+            following = segments[place + 1].first_index if place + 1 < len(segments) else 0
             assert segment.header is not None
             if chain is None:
                 chain = chain_before(segment.first_index, segment.header.attachment)
@@ -267,6 +269,9 @@ class FileWriteAheadLog:
                 if found.index == last:
                     return
                 chain = chain.then(found, packed)
+                if found.index + 1 == following:
+                    # The reader may have trimmed the log up to here, so this file may be closed.
+                    break
             if scanner.problem is not None:
                 raise damaged(
                     segment.path, scanner.offset, f"it changed since open: {scanner.problem}"
