@@ -303,8 +303,8 @@ class View:
             base = None
         erased = [version for name, version in self.erased if name == stream]
         if erased:
-            # Its own erasure hides the snapshots that include what it erased. What was erased before
-            # is in no snapshot that there is, so erasing it again may leave them.
+            # Its own erasure hides the snapshots that include what it erased. What was erased
+            # before is in no snapshot that there is, so erasing it again may leave them.
             known = 0
             before = [self._model.erased.get(every[each - 1].position) for each in erased]
             fresh = [
