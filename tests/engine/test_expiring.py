@@ -119,6 +119,19 @@ def test_a_put_and_a_deletion_end_the_expiry(write: list[object]) -> None:
     assert database.engine.get(b"k") == stored
 
 
+@pytest.mark.parametrize("before", [[], [["put", b"k", b"v"], ["delete", b"k"]]])
+def test_renewing_a_key_that_the_transaction_makes_later_has_no_effect(
+    before: list[list[object]],
+) -> None:
+    database = Database()
+    transaction = database.begin()
+    transaction.write([*before, ["expire", b"k", None, AT], ["add", b"k", 1]])
+    assert transaction.expiry(b"k") is None
+    database.commit(transaction)
+    assert database.engine.reader().expiry(b"k") is None
+    assert is_tidy(database)
+
+
 @pytest.mark.parametrize("write", [["delete", b"k"], ["delete_range", b"a", b"z"]])
 @pytest.mark.parametrize("at", [None, AT + 1])
 def test_renewing_what_the_transaction_deletes_leaves_no_expiry(

@@ -2,6 +2,7 @@
 
 import uuid
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_the_version_is_what_an_append_may_expect(face: str, real_server: Server
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_a_state_can_be_of_any_version_and_time(face: str, real_server: ServerProcess) -> None:
+def test_a_state_can_be_of_any_version_and_time(face: str, tmp_path: Path) -> None:
     stream = f"counter-{uuid.uuid4().hex}"
 
     async def scenario(db: headwater.Database) -> None:
@@ -61,14 +62,15 @@ def test_a_state_can_be_of_any_version_and_time(face: str, real_server: ServerPr
             await totals.load(stream, version=1, time=times[0])
         await db.truncate(stream, before=4)
         async for snapshot in db.snapshots():
-            if snapshot.stream == stream:
-                assert snapshot.version >= 3
+            assert snapshot.version >= 3
         with pytest.raises(headwater.StreamTruncated):
             await totals.load(stream, version=1)
         with pytest.raises(headwater.StreamTruncated):
             await totals.load(stream, time=times[0] - timedelta(days=1))
 
-    run_on(face, real_server.url, scenario)
+    # Others' snapshots, which may be unreadable, are in the shared server.
+    with ServerProcess(tmp_path) as server:
+        run_on(face, server.url, scenario)
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -50,10 +50,13 @@ def evaluate_expiries(
         # Atomic operations change a value and keep its expiry.
         if key not in given and not isinstance(entries.get(key), list):
             _set(state, key, NO_EXPIRY, writes)
-    for key, (after, at) in given.items():
+    for key, (after, at, stored) in given.items():
         if key in entries:
             place = places[key]
             exists = writes[place + 1] is not None
+            if exists and stored and state.get(key, state.last_commit) is None:
+                # The key was absent then, and an atomic operation has made it since.
+                continue
         else:
             place = -1
             exists = not buffer.covers(key) and state.get(key, state.last_commit) is not None

@@ -176,7 +176,13 @@ class Transaction(Reader):
         """When a key that exists expires, with the transaction's own writes."""
         given = self.buffer.expiries.get(stored_key)
         if given is not None:
-            until = Expiry(*given).until(self.time)
+            after, at, stored = given
+            if stored and stored_key in self.buffer.entries:
+                self._register_key(stored_key)
+                if self._state.get(stored_key, self.view) is None:
+                    # An atomic operation has made the key since.
+                    return None
+            until = Expiry(after, at).until(self.time)
             return None if until == NO_EXPIRY else until
         own = self.buffer.entries.get(stored_key)
         if own is not None and not isinstance(own, list):

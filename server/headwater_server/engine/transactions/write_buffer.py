@@ -108,7 +108,7 @@ _USER: Final = keyspaces.USER
 _EMPTY: Final[list[Any]] = []
 """A placeholder for a list that is only created when it gets an item. Never changed."""
 
-_NO_EXPIRIES: Final[dict[bytes, tuple[int | None, int | None]]] = {}
+_NO_EXPIRIES: Final[dict[bytes, tuple[int | None, int | None, bool]]] = {}
 """The same for `expiries`."""
 
 _SMALL: Final = 64 * limits.KIB
@@ -151,7 +151,7 @@ class WriteBuffer:
         self.snapshots: list[SnapshotWrite] = _EMPTY
         self.acks: list[tuple[str, int, int]] = _EMPTY
         self.retention: list[RetentionWrite] = _EMPTY
-        self.expiries: dict[bytes, tuple[int | None, int | None]] = _NO_EXPIRIES
+        self.expiries: dict[bytes, tuple[int | None, int | None, bool]] = _NO_EXPIRIES
         self.size = 0
         self.events = 0
         self.erased = 0
@@ -327,9 +327,14 @@ class WriteBuffer:
         self.size += len(first) + len(last)
 
     def _expire(self, key: bytes, after: int | None, at: int | None) -> None:
+        # It has no effect on a key that is absent at this place of the transaction. Whether a key
+        # that was not written yet is stored is known at the commit.
+        written = key in self.entries
+        if self.entries[key] is None if written else self.covers(key):
+            return
         if not self.expiries:
             self.expiries = {}
-        self.expiries[key] = (after, at)
+        self.expiries[key] = (after, at, not written)
         self.size += 2 * len(key) + 32
 
     def _append(self, append: Append) -> None:
