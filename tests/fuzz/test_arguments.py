@@ -62,6 +62,10 @@ def requests(name: str) -> Iterator[list[Any]]:
     for each in examples.EXAMPLES:
         if each.name == name:
             given: list[Any] = msgpack.unpackb(msgpack.packb(each.arguments))
+            # The answer may come after this time, and the socket does not wait as long.
+            for place, argument in enumerate(wanted[: len(given)]):
+                if argument.name == "wait_ms":
+                    given[place] = 1
             # Also the arguments that the example leaves out.
             rest = [None] * (len(wanted) - len(given))
             yield from variants(given + rest)
@@ -109,7 +113,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             db.add_user("admin", "pencil")
         with headwater.connect_blocking(running.url, user="admin", password="pencil") as db:
             db.append("account-ann", [headwater.Event("Opened", number) for number in range(20)])
-            db.put(("balance", "ann"), 1)
+            # The commits that the examples name are there, so nobody waits for them.
+            for number in range(50):
+                db.put(("balance", "ann"), number)
         yield running
         running.stop()
         said = running.log.read_text()
