@@ -1,6 +1,7 @@
 """Consumers as services, on trio, asyncio and in threads."""
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +93,27 @@ def test_a_group_can_be_ensured_again_and_again(
         assert (await db.groups.info(name)).position >= position
 
     run_on(face, real_server.url, scenario)
+
+
+def test_a_restart_of_the_server_only_interrupts_consuming(tmp_path: Path, name: str) -> None:
+    """The server is killed from inside of a handler, twice."""
+    kills = iter((3, 7))
+    due = next(kills)
+    calls = 0
+    with ServerProcess(tmp_path) as server, headwater.connect_blocking(server.url) as db:
+
+        def handle(tx: headwater.BlockingTransaction, event: headwater.RecordedEvent) -> None:
+            nonlocal calls, due
+            calls += 1
+            tx.add((name,), event.data)
+            if calls >= due:
+                due = next(kills, 1_000)
+                server.kill()
+                server.start()
+
+        db.groups.ensure(name, category=name, retry_delay=0)
+        for number in range(10):
+            db.append(f"{name}-{number}", Event("Counted", 2**number))
+        db.consume(name, handle, until_caught_up=True)
+        assert db.get((name,)) == 2**10 - 1
+        assert calls > 10
