@@ -77,9 +77,10 @@ class Projector:
         self.category = category
         self.raises = True
 
-    def define(self, database: headwater.Database, dice: random.Random) -> None:
-        """Define the projection, as each process does."""
+    def define(self, database: headwater.Database, dice: random.Random) -> list[tuple[str, int]]:
+        """Define the projection, as each process does. Returns the list that failures go into."""
         plan = self._plan
+        raised: list[tuple[str, int]] = []
 
         @database.projection(
             NAME,
@@ -93,10 +94,15 @@ class Projector:
             for event in events:
                 seen = await tx.model.get((event.stream,)) or []
                 tx.model.put((event.stream,), [*seen, event.version])
-                await self._fail(event, dice, alone=len(events) == 1)
+                await self._fail(event, dice, raised if len(events) == 1 else None)
+
+        return raised
 
     async def _fail(
-        self, event: headwater.RecordedEvent, dice: random.Random, *, alone: bool
+        self,
+        event: headwater.RecordedEvent,
+        dice: random.Random,
+        raised: list[tuple[str, int]] | None,
     ) -> None:
         if not self.raises:
             return
@@ -106,20 +112,23 @@ class Projector:
         if chance % 7 == 0:
             # Longer than a transaction may be idle, in some worlds.
             await trio.sleep(0.5)
-        if alone:
+        if raised is not None:
             # A failure of several events counts for none of them: each is tried alone.
-            self._history.raised.append((event.stream, event.version))
+            raised.append((event.stream, event.version))
         raise failure(chance // 100)
 
     async def run(self, recorder: Recorder) -> None:
         """Run the projection for some time; at the end, retry what is parked."""
         database, dice = recorder.database, recorder.dice
-        self.define(database, dice)
-        async with database.run_projections():
-            await trio.sleep(dice.expovariate(1 / dice.choice((0.1, 1.0))))
-            if dice.random() < 0.5 and NAME in await database.projections.names():
-                with suppress(headwater.CommitUnknown):
-                    await database.projections.retry(NAME)
+        raised = self.define(database, dice)
+        try:
+            async with database.run_projections():
+                await trio.sleep(dice.expovariate(1 / dice.choice((0.1, 1.0))))
+                if dice.random() < 0.5 and NAME in await database.projections.names():
+                    with suppress(headwater.CommitUnknown):
+                        await database.projections.retry(NAME)
+        finally:
+            self._count(raised)
 
     async def finish(self, recorder: Recorder) -> None:
         """Bring the projection to the newest event, first with a handler that still raises."""
@@ -127,21 +136,33 @@ class Projector:
         newest = await database.newest_position(category=self.category)
         if not newest:
             return
-        self.define(database, recorder.dice)
-        async with database.run_projections():
-            try:
-                await database.wait_for(NAME, newest, timeout=REACHED_S_MAX)
-            except headwater.ProjectionBehind as error:
-                recorder.surprises.append(f"the projection stands still: {error.message}")
-                return
-            self.raises = False
-            await self._release_all(recorder, newest)
+        raised = self.define(database, recorder.dice)
+        try:
+            async with database.run_projections():
+                try:
+                    await database.wait_for(NAME, newest, timeout=REACHED_S_MAX)
+                except headwater.ProjectionBehind as error:
+                    recorder.surprises.append(f"the projection stands still: {error.message}")
+                    return
+                self.raises = False
+                await self._release_all(recorder, newest)
+        finally:
+            self._count(raised)
         # What the runners sent last comes before this, so it is in the final dump.
         await recorder.write(
             "projected",
             Put(("projected",), True),
             call=lambda: database.put(("projected",), True),
         )
+
+    def _count(self, raised: list[tuple[str, int]]) -> None:
+        """Keep the failures of a process that ends.
+
+        It may have been cancelled between its last failure and the report of it.
+        """
+        if raised and not is_reported(*raised[-1], self._history):
+            raised.pop()
+        self._history.raised += raised
 
     async def _release_all(self, recorder: Recorder, rounds: int) -> None:
         """Skip what cannot be decoded, and retry all else, until nothing is parked."""
@@ -208,12 +229,16 @@ def wrongly_projected(history: History, dump: Dump) -> Iterator[str]:
                 )
 
 
+def is_reported(stream: str, version: int, history: History) -> bool:
+    """Whether a failure of the handler at an event was logged."""
+    return any(f"event {version} of stream {stream}," in report for report in history.reports)
+
+
 def not_reported(history: History) -> Iterator[str]:
     """Failures of the handler that were not logged with their event.
 
     Only for worlds without faults, in which each failure counts.
     """
-    reports = "\n".join(history.reports)
     for stream, version in sorted({*history.raised}):
-        if f"event {version} of stream {stream}," not in reports:
+        if not is_reported(stream, version, history):
             yield f"the handler failed at event {version} of {stream}, and nothing was logged"
