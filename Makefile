@@ -70,9 +70,16 @@ test-compiled: $(COMPILED)  ## Run the black-box tests on the compiled modules
 # Each integration with the library that it is for, and the tests of that library.
 INTEGRATIONS := $(patsubst integrations/%/pyproject.toml,%,$(wildcard integrations/*/pyproject.toml))
 INTEGRATED := $(VENV)/.integrated
-$(INTEGRATED): $(READY) $(wildcard integrations/*/pyproject.toml)
+$(INTEGRATED): $(READY) $(wildcard integrations/*/pyproject.toml integrations/*/sdists.txt)
 	HEADWATER_PURE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  $(foreach name,$(INTEGRATIONS),--editable "integrations/$(name)[test]")
+	@# Source distributions, whose tests are not in the installed packages.
+	rm -rf $(VENV)/sdists; mkdir $(VENV)/sdists
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+	  --dest $(VENV)/sdists $(foreach file,$(wildcard integrations/*/sdists.txt),-r $(file))
+	set -e; for archive in $(VENV)/sdists/*.tar.gz; do \
+	  tar -xzf $$archive -C $(VENV)/sdists; rm $$archive; \
+	done
 	@touch $@
 
 test-integrations: $(INTEGRATED)  ## Run each integration's tests, and its library's own
