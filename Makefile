@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture wheel clean
+.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture wheel wheels pins clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -170,8 +170,27 @@ journey: $(READY)  ## Count the calls, functions and modules of each kind of req
 fixture: $(READY)  ## Write data directories of the current format, for tests of later versions
 	$(BIN)/python -m tests.formats.make
 
-wheel: $(READY)  ## Build the wheel into dist/
+wheel: $(READY)  ## Build the compiled wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# What is published: the client's wheel and the source, which are for every platform, and a compiled
+# wheel for this Python and processor. auditwheel finds the oldest Linux on which that runs.
+wheels: $(READY)  ## Build all wheels and the source archive into dist/, for publishing
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "auditwheel>=6.2"
+	rm -rf build/wheels
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./client
+	$(BIN)/python -m hatchling build -t sdist -d dist
+	HEADWATER_PURE=0 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels .
+	$(BIN)/auditwheel repair --wheel-dir dist build/wheels/*.whl
+
+pins:  ## Write the newest versions of the server's dependencies into deploy/container/pins.txt
+	rm -rf build/pins && $(PYTHON) -m venv build/pins
+	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*project["dependencies"], *project["optional-dependencies"]["server"], sep="\n")' \
+	  > build/pins/wanted.txt
+	build/pins/bin/pip install --quiet --disable-pip-version-check -r build/pins/wanted.txt
+	{ echo "# The versions that the image has. \`make pins\` writes this file."; \
+	  build/pins/bin/pip freeze; } > deploy/container/pins.txt
 
 clean:  ## Remove build results and .venv
 	find protocol client server -name '*.so' -delete

@@ -6,19 +6,25 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Final
 
 import pytest
 import trustme
 from click.testing import CliRunner
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name as canonical
+from packaging.version import Version
 
 from headwater.cli import main
 from headwater.cli.server_process import ServerProcess
 from headwater_server.net.server import SHUTDOWN_NOTICE_S_MAX
 from headwater_server.net.settings import SECOND_MS, ServerSettings
 
-DOCKERFILE: Final = (Path(__file__).parent.parent / "Dockerfile").read_text().replace("\\\n", " ")
+ROOT: Final = Path(__file__).parent.parent
+PINS: Final = ROOT / "deploy/container/pins.txt"
+DOCKERFILE: Final = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 KILLED_AFTER_S: Final = 10.0
 """When `docker stop` and compose kill a container, by default."""
 
@@ -78,3 +84,66 @@ def test_the_server_stops_well_before_a_container_is_killed() -> None:
     waits_s = ServerSettings(data="").shutdown_ms_max / SECOND_MS + SHUTDOWN_NOTICE_S_MAX
     # A stop takes 8 seconds, which leaves 2 seconds for the last checkpoint.
     assert waits_s + 2 <= KILLED_AFTER_S - 2
+
+
+def lines_of(name: str) -> list[str]:
+    return re.findall(rf"^{name} +(.*)$", DOCKERFILE, re.MULTILINE)
+
+
+def test_the_process_is_not_root_and_a_signal_stops_it() -> None:
+    last = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert re.findall(r"^USER (.*)$", last, re.MULTILINE) == ["headwater"]
+    assert lines_of("STOPSIGNAL") == ["SIGTERM"]
+    # In the other form a shell would get the signal, and not the server.
+    assert json.loads(lines_of("ENTRYPOINT")[0]) == ["headwater"]
+    assert json.loads(lines_of("CMD")[-1]) == ["serve"]
+
+
+def test_the_labels_have_the_version_and_the_license_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (words,) = lines_of("LABEL")
+    labels = dict(word.split("=", 1) for word in shlex.split(words))
+    assert labels["org.opencontainers.image.licenses"] == project["license"]
+    assert f"VERSION={project['version']}" in lines_of("ARG")
+
+
+def test_dependencies_are_installed_before_the_sources_are_copied() -> None:
+    # Else every changed line would install them anew.
+    first = DOCKERFILE.index("COPY pyproject.toml")
+    assert first < DOCKERFILE.index("-r server.txt -c pins.txt") < DOCKERFILE.index("COPY . .")
+    for file in re.split(r" +", lines_of("COPY")[0])[:-1]:
+        assert (ROOT / file).is_file()
+        assert f"!{file}" in (ROOT / ".dockerignore").read_text().split()
+
+
+def test_every_dependency_of_the_image_is_pinned_to_an_allowed_version() -> None:
+    pins = {
+        canonical(name): Version(version)
+        for name, version in re.findall(r"^([\w.-]+)==(.*)$", PINS.read_text(), re.MULTILINE)
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins[canonical(requirement.name)])
+
+
+def test_the_server_works_if_it_may_write_its_data_and_its_socket_only(tmp_path: Path) -> None:
+    # What a read-only root allows. The directory of the program and the current one are read-only.
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    run.mkdir()
+    with ServerProcess(data, ["--unix", str(run / "socket")]) as server:
+        opened = {
+            os.readlink(link)
+            for link in Path(f"/proc/{server.pid}/fd").iterdir()
+            if writes(link) and os.path.isabs(os.readlink(link))
+        }
+    allowed = (str(data), "/dev/", "/memfd:")
+    assert [path for path in opened if not path.startswith(allowed)] == []
+
+
+def writes(link: Path) -> bool:
+    """Whether the open file may be written to."""
+    info = (link.parent.parent / "fdinfo" / link.name).read_text()
+    (flags,) = re.findall(r"^flags:\s+0?(\d+)$", info, re.MULTILINE)
+    return int(flags, 8) & (os.O_WRONLY | os.O_RDWR) != 0

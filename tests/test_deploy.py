@@ -3,7 +3,11 @@
 import configparser
 import itertools
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +17,7 @@ import pytest
 import yaml
 
 from headwater_server.cli.serve import serve
-from headwater_server.net.monitoring.catalogue import METRICS, PREFIX, Kind
+from headwater_server.net.monitoring.catalogue import METRICS, PAGES, PREFIX, Kind
 from headwater_server.net.server import SHUTDOWN_NOTICE_S_MAX
 from headwater_server.net.settings import ServerSettings
 
@@ -136,3 +140,144 @@ def test_the_unit_starts_the_server_with_existing_options_and_lets_it_write_its_
     assert service["Type"] == "notify"
     stop_s = ServerSettings(data="").shutdown_ms_max / 1000
     assert float(service["TimeoutStopSec"]) > stop_s + SHUTDOWN_NOTICE_S_MAX
+
+
+def options_of_serve() -> dict[str, str]:
+    """The environment variables of `serve`, each with its option."""
+    return {
+        str(one.envvar): one.opts[0]
+        for one in serve.params
+        if isinstance(one, click.Option) and one.envvar is not None
+    }
+
+
+def environment_of_the_image() -> dict[str, str]:
+    text = (DEPLOY.parent / "Dockerfile").read_text().replace("\\\n", " ")
+    (line,) = re.findall(r"^ENV (.*)$", text, re.MULTILINE)
+    return dict(word.split("=", 1) for word in shlex.split(line))
+
+
+def test_the_compose_file_gives_existing_settings_and_mounts_existing_files() -> None:
+    folder = DEPLOY / "compose"
+    composed = yaml.safe_load((folder / "compose.yaml").read_text())
+    image = environment_of_the_image()
+    for name in ("leader", "follower"):
+        service = composed["services"][name]
+        assert service["environment"].keys() <= options_of_serve().keys()
+        assert service["read_only"]
+        assert any(
+            one.startswith(f"{Path(image['HEADWATER_UNIX']).parent}:uid=")
+            for one in service["tmpfs"]
+        )
+        assert f"{name}:{image['HEADWATER_DATA']}" in service["volumes"]
+        assert (folder / service["build"] / "Dockerfile").is_file()
+        assert float(service["stop_grace_period"].removesuffix("s")) >= 60
+    for service in composed["services"].values():
+        for port in service["ports"]:
+            assert port.startswith("127.0.0.1:"), "open to other machines"
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            if source.startswith("../"):
+                assert (folder / source).exists(), source
+            elif not source.startswith("."):
+                assert source in composed["volumes"]
+
+
+def test_prometheus_scrapes_the_servers_of_the_compose_file() -> None:
+    composed = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
+    config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    assert job["job_name"] == "headwater"
+    ports = {
+        name: service["environment"]["HEADWATER_HTTP"].rpartition(":")[2]
+        for name, service in composed["services"].items()
+        if "HEADWATER_HTTP" in service.get("environment", {})
+    }
+    assert job["static_configs"][0]["targets"] == [f"{name}:{port}" for name, port in ports.items()]
+    assert config["rule_files"] == [RULES.name]
+
+
+def test_grafana_finds_its_source_and_the_dashboard() -> None:
+    folder = DEPLOY / "grafana/provisioning"
+    (source,) = yaml.safe_load((folder / "datasources/headwater.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((folder / "dashboards/headwater.yml").read_text())["providers"]
+    composed = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())["services"]
+    assert source["url"] == f"http://prometheus:{composed['prometheus']['ports'][0].split(':')[2]}"
+    mounted = [volume.split(":")[1] for volume in composed["grafana"]["volumes"]]
+    assert f"{provider['options']['path']}/{DASHBOARD.name}" in mounted
+
+
+def test_the_manifest_for_kubernetes_probes_existing_pages_and_keeps_the_data() -> None:
+    parts = yaml.safe_load_all((DEPLOY / "kubernetes/headwater.yaml").read_text())
+    by_kind = {part["kind"]: part for part in parts}
+    service, stateful = by_kind["Service"], by_kind["StatefulSet"]
+    pod = stateful["spec"]["template"]["spec"]
+    (server,) = pod["containers"]
+    ports = {port["name"]: port["containerPort"] for port in server["ports"]}
+    given = {one["name"]: one["value"] for one in server["env"]}
+    assert given.keys() <= options_of_serve().keys()
+    assert given["HEADWATER_HTTP"].endswith(f":{ports['http']}")
+    for probe, path in (
+        ("liveness", "/healthz"),
+        ("readiness", "/readyz"),
+        ("startup", "/healthz"),
+    ):
+        asked = server[f"{probe}Probe"]["httpGet"]
+        assert (asked["path"], asked["port"]) == (path, "http")
+        assert path in PAGES
+    image = environment_of_the_image()
+    mounts = {one["mountPath"]: one["name"] for one in server["volumeMounts"]}
+    (claim,) = stateful["spec"]["volumeClaimTemplates"]
+    assert mounts[image["HEADWATER_DATA"]] == claim["metadata"]["name"]
+    assert str(Path(image["HEADWATER_UNIX"]).parent) in mounts
+    assert all(
+        any(value.startswith(path) for path in mounts)
+        for name, value in given.items()
+        if "TLS" in name
+    )
+    assert {one["name"] for one in pod["volumes"]} | {claim["metadata"]["name"]} == set(
+        mounts.values()
+    )
+    (user_id,) = re.findall(r"useradd --uid (\d+)", (DEPLOY.parent / "Dockerfile").read_text())
+    assert pod["securityContext"]["runAsUser"] == int(user_id)
+    for container in (*pod["initContainers"], server):
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert service["spec"]["selector"] == stateful["spec"]["selector"]["matchLabels"]
+    assert stateful["spec"]["replicas"] == 1
+
+
+def test_the_first_user_of_the_manifest_is_added_once(tmp_path: Path) -> None:
+    parts = yaml.safe_load_all((DEPLOY / "kubernetes/headwater.yaml").read_text())
+    (stateful,) = (part for part in parts if part["kind"] == "StatefulSet")
+    (adding,) = stateful["spec"]["template"]["spec"]["initContainers"]
+    tool = tmp_path / "headwater"
+    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m headwater "$@"\n')
+    tool.chmod(0o755)
+    script = adding["args"][0].replace("/data", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    told = [
+        subprocess.run(
+            [*adding["command"], script],
+            env={
+                **os.environ,
+                "ADMIN_PASSWORD": "correct horse",
+                "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert told == ["user admin added", ""]
+
+
+def test_the_unit_s_companions_name_its_user() -> None:
+    unit = (DEPLOY / "systemd/headwater.service").read_text()
+    (user,) = re.findall(r"^User=(.*)$", unit, re.MULTILINE)
+    users = (DEPLOY / "systemd/headwater.sysusers.conf").read_text()
+    assert re.findall(r"^u (\S+)", users, re.MULTILINE) == [user]
+    made = (DEPLOY / "systemd/headwater.tmpfiles.conf").read_text()
+    rows = re.findall(rf"^d (\S+) 0700 {user} {user} -$", made, re.MULTILINE)
+    (writable,) = re.findall(r"^# ReadWritePaths=(.*)$", unit, re.MULTILINE)
+    assert rows == writable.split()

@@ -15,6 +15,7 @@ import click
 
 from headwater.errors import HeadwaterError
 from headwater_protocol import exit_codes
+from headwater_protocol.distribution import installed_version
 
 GROUP: Final = "headwater.commands"
 
@@ -100,7 +101,7 @@ def _not_installed(name: str, module: str) -> click.Command:
     + "; ".join(f"{status}: {meaning}" for status, meaning in exit_codes.MEANINGS.items())
     + ".",
 )
-@click.version_option(package_name="headwater", message="headwater %(version)s")
+@click.version_option(installed_version() or "(not installed)", message="headwater %(version)s")
 def main() -> None:
     """Headwater, a database for event-sourced applications."""
 

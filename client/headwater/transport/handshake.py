@@ -7,7 +7,6 @@ the server's certificate, so they are worth nothing to somebody in the middle wh
 Without a password, the certificate that the client has shown in TLS is used, if the server lets it.
 """
 
-import importlib.metadata
 from typing import Any, Final
 
 import scramp
@@ -15,6 +14,7 @@ import scramp
 from headwater.errors import AuthenticationFailed, ConnectionLost, InvalidArgument, ProtocolError
 from headwater.transport.connection import Connection
 from headwater_protocol.address import Address
+from headwater_protocol.distribution import installed_version
 from headwater_protocol.limits import PROTOCOL_VERSION
 from headwater_protocol.mechanisms import (
     BINDING,
@@ -48,10 +48,8 @@ def verifier(
 
 def default_client_name() -> str:
     """The name of this client in the server's log."""
-    try:
-        return f"headwater-python {importlib.metadata.version('headwater')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "headwater-python"
+    version = installed_version()
+    return "headwater-python" if version is None else f"headwater-python {version}"
 
 
 async def greet(connection: Connection, address: Address, client_name: str) -> None:

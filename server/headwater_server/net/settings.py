@@ -6,9 +6,9 @@ that both sides of a connection must know are in the protocol's limits.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from headwater_protocol.distribution import installed_version
 from headwater_protocol.limits import KIB, MIB, PORT_DEFAULT
 from headwater_server.engine.settings import EngineSettings
 
@@ -216,7 +216,5 @@ class ServerSettings:
 
 def server_name() -> str:
     """What the server calls itself to clients: its name and version."""
-    try:
-        return f"headwater {version('headwater')}"
-    except PackageNotFoundError:
-        return "headwater"
+    version = installed_version()
+    return "headwater" if version is None else f"headwater {version}"
