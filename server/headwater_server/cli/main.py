@@ -3,6 +3,7 @@
 import click
 
 from headwater_server.cli.check import check
+from headwater_server.cli.config import config, init
 from headwater_server.cli.repair import repair
 from headwater_server.cli.restore import restore
 from headwater_server.cli.serve import serve
@@ -15,5 +16,7 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(check)
+main.add_command(config)
+main.add_command(init)
 main.add_command(repair)
 main.add_command(restore)
