@@ -27,6 +27,7 @@ from headwater.projections.projections import (
     ProjectionStatus,
     check_handler,
 )
+from headwater.reads.history import History
 from headwater.reads.key_ranges import KeyRange, deleted_range, range_of
 from headwater.reads.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages, newest
 from headwater.reads.pages import CommitPages, Pages, SnapshotPages
@@ -58,7 +59,7 @@ Ts = TypeVarTuple("Ts")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Database(Reads, SingleWrites, Consuming, Locking, Administration):
+class Database(Reads, History, SingleWrites, Consuming, Locking, Administration):
     """A database on a server. Any number of tasks may use it at once, over one connection.
 
     Use it with `async with`. A lost connection is reopened when it is next needed.
@@ -128,6 +129,9 @@ class Database(Reads, SingleWrites, Consuming, Locking, Administration):
 
     def _ask(self, name: str, *arguments: Any) -> Coroutine[Any, Any, Any]:
         return self._channel.read(name, *arguments)
+
+    def _look(self, name: str, *arguments: Any) -> Coroutine[Any, Any, Any]:
+        return self._channel.read(name, *arguments, None)
 
     def _host(self) -> Host:
         return Host(self._channel, self._codec)

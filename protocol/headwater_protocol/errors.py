@@ -193,7 +193,7 @@ class DuplicateEvent(HeadwaterError, code="duplicate_event"):
 
 
 class NoSuchEvent(HeadwaterError, code="no_such_event"):
-    """An event to erase does not exist: no such version, position or id."""
+    """An event does not exist: no such version, position or id."""
 
 
 # Consumer groups.

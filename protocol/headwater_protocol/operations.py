@@ -40,6 +40,7 @@ from headwater_protocol.vocabulary.accounts import ACCOUNT_OPERATIONS
 from headwater_protocol.vocabulary.connections import CONNECTION_OPERATIONS
 from headwater_protocol.vocabulary.groups import ACK, group_operations
 from headwater_protocol.vocabulary.keys import COMPARED, EXPIRE, KEY, KEY_READS, LIMIT
+from headwater_protocol.vocabulary.looking import LOOKING_OPERATIONS
 from headwater_protocol.vocabulary.monitoring import MONITORING_OPERATIONS
 from headwater_protocol.vocabulary.replication import REPLICATION_OPERATIONS
 from headwater_protocol.vocabulary.subscriptions import subscription_operations
@@ -429,6 +430,7 @@ _TABLE = (
         "[commit, [[category, events], …], cursor | nil]",
         "The categories in name order. Continue after the cursor until it is nil.",
     ),
+    *(Operation(*operation) for operation in LOOKING_OPERATIONS),
     # Subscriptions. Their pushes have the request id of the subscribe.
     *(Operation(*operation) for operation in subscription_operations(FILTER)),
     # Consumer groups. Their pushes have the request id of the group_join.

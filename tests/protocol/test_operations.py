@@ -44,6 +44,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "read_snapshots": ([b"cursor", 10, 7], []),
     "list_streams": (["account-", "account-ann", 10, 7], []),
     "list_categories": (["account", 10, 7], []),
+    "find_event": ([TX, 7], [TX]),
     "subscribe": ([3, {"types": ["Withdrawn"]}, 100], []),
     "subscribe_keys": ([b"a", None, 7, 100], [b"", b"z", 0]),
     "credit": ([3, 100], [3, 0]),

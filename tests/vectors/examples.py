@@ -422,6 +422,8 @@ EXAMPLES: Final = [
     ),
     Example("copy_read", [TX, 0, 0, 4096], b"the first bytes"),
     Example("promote", [], [4_294_967_296, 42]),
+    Example("find_event", [EVENT_ID], [42, EVENT_OUT]),
+    Example("find_event", [TX, 41], [41, None]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -10,6 +10,7 @@ from headwater.blocking.administration import BlockingAdministration
 from headwater.blocking.consuming import consume_in_threads
 from headwater.blocking.groups import BlockingGroups
 from headwater.blocking.handlers import in_blocking_transaction, with_blocking_handler
+from headwater.blocking.history import BlockingHistory
 from headwater.blocking.lock import BlockingLock
 from headwater.blocking.membership import BlockingMembership
 from headwater.blocking.models import BlockingReadModel
@@ -57,7 +58,9 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class BlockingDatabase(BlockingReads, BlockingSingleWrites, BlockingAdministration):
+class BlockingDatabase(
+    BlockingReads, BlockingHistory, BlockingSingleWrites, BlockingAdministration
+):
     """A database on a server. Any number of threads may use it at once, over one connection.
 
     Each request has a connection to itself until it is answered, so threads do not wait for each

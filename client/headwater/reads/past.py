@@ -5,6 +5,7 @@ from typing import Any
 
 from headwater.codecs.codec import Codec
 from headwater.errors import InvalidArgument
+from headwater.reads.history import History
 from headwater.reads.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages
 from headwater.reads.pages import Pages, SnapshotPages
 from headwater.reads.reads import Reads
@@ -14,7 +15,7 @@ from headwater_protocol.numbers import CommitNumber
 from headwater_protocol.operations import COMMIT
 
 
-class Past(Reads):
+class Past(Reads, History):
     """The database as it was at one commit. Made by `db.at(commit=)` or `db.at(time=)`.
 
     Its reads raise HistoryGone if the commit is older than the history window, and NoSuchCommit if
@@ -54,6 +55,9 @@ class Past(Reads):
 
     async def _ask(self, name: str, *arguments: Any) -> Any:
         return await self._channel.read(name, *arguments)
+
+    async def _look(self, name: str, *arguments: Any) -> Any:
+        return await self._channel.read(name, *arguments, await self.commit())
 
     async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:  # noqa: ARG002
         commit = self._commit

@@ -30,6 +30,7 @@ from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.disk_room import DiskRoom
 from headwater_server.engine.expiring import Expiring
 from headwater_server.engine.format import keyspaces
+from headwater_server.engine.looking.looking import Looking
 from headwater_server.engine.outcomes import Outcomes, TransactionStatus
 from headwater_server.engine.reads.charged_reader import ChargedReader
 from headwater_server.engine.reads.filters import EventFilter
@@ -58,6 +59,7 @@ class Engine:
 
     Attributes:
         files: the open files of the directory, closed with the engine.
+        looking: what people ask about what happened.
         take_group, make_durable, publish: of the sequencer.
         sequencer: applies commits, makes groups of them durable and publishes them.
         open_transactions: all; open_count, open_size: how many an owner has, and their bytes.
@@ -84,10 +86,9 @@ class Engine:
         self.path = path
         self.outcomes = Outcomes(state, sequencer, settings, created=created)
         self.known = self.outcomes.known
-        self._file_system = file_system
         self.state = self._state = state
-        self.file_system = file_system
-        self._state = state
+        self.file_system = self._file_system = file_system
+        self.looking = Looking(state, self.reader)
         self._log = log
         self.take_group, self.publish = sequencer.take_group, sequencer.publish
         self.make_durable = sequencer.make_durable

@@ -136,6 +136,10 @@ class Rights:
         if not (self._streams[right].has(stream) or self._admin):
             raise denied(f"{right}:stream", f"the stream {shown(stream)}")
 
+    def reads_stream(self, stream: str) -> bool:
+        """Whether a stream may be read."""
+        return self._admin or self._streams["read"].has(stream)
+
     def need_filter(self, right: str, wanted: Mapping[str, Any]) -> None:
         """Need a right on all streams from which a filter takes events."""
         streams = self._streams[right]

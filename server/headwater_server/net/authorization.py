@@ -140,6 +140,17 @@ def _list_streams(rights: Rights, _engine: Engine, arguments: list[Any]) -> None
     rights.need_filter("read", {"prefix": prefix} if prefix else {})
 
 
+def _find_event(rights: Rights, engine: Engine, arguments: list[Any]) -> None:
+    try:
+        rights.need_filter("read", {})
+    except PermissionDenied:
+        # Whoever may read some streams gets an event of these. For any other id it is refused,
+        # whether there is such an event or not.
+        stream = engine.looking.stream_of(*arguments)
+        if stream is None or not rights.reads_stream(stream):
+            raise
+
+
 def _subscribe(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
     rights.need_filter("read", arguments[1])
 
@@ -221,6 +232,7 @@ RULES: Final[dict[str, Rule]] = {
     "read_snapshots": _streams_readable,
     "list_streams": _list_streams,
     "list_categories": _streams_readable,
+    "find_event": _find_event,
     "subscribe": _subscribe,
     "subscribe_keys": _subscribe_keys,
     # A session has its own subscriptions alone.

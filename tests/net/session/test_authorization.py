@@ -128,6 +128,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
     "read_snapshots": [([], ("read:streams",))],
     "list_streams": [([], ("read:streams",)), (["a-"], ("read:prefix:a",))],
     "list_categories": [([], ("read:streams",))],
+    "find_event": [([TX], ("read:streams",))],
     "subscribe": [([0, {"stream": "a-1"}], ("read:stream:a-1",)), ([], ("read:streams",))],
     "subscribe_keys": [([*A_RANGE, 0], ("read:keys:a",))],
     "credit": [([0, 1], ())],
@@ -267,6 +268,22 @@ async def test_an_operation_needs_each_of_its_rights_and_no_other(operation: str
             admin = await known.bob("admin")
             assert not await is_denied(admin, operation, *arguments), (operation, arguments)
             await admin.close()
+
+
+async def test_an_event_is_found_by_who_may_read_its_stream_and_an_unknown_id_tells_nothing() -> (
+    None
+):
+    async with users() as known:
+        _, _, rows, _ = await known.admin.ask("read_all", None)
+        bob = await known.bob("read:category:a")
+        assert [row[1] for row in rows] == ["a-1", "b-1"]
+        assert (await bob.ask("find_event", rows[0][5]))[1] == rows[0]
+        errors = []
+        for unreadable in (rows[1][5], TX):
+            with pytest.raises(PermissionDenied) as caught:
+                await bob.ask("find_event", unreadable)
+            errors.append((caught.value.message, caught.value.details))
+        assert errors[0] == errors[1]
 
 
 # Changes of rights are in force at once.

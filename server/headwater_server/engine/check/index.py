@@ -20,6 +20,16 @@ from headwater_server.engine.check.findings import Counter, Finding, Kind, Repor
 from headwater_server.engine.check.logs import CheckedEvent, EventReader, is_given
 from headwater_server.engine.check.sums import DIFFERING_MAX, Sums
 from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.event_ids import (
+    FIRST_EVENT,
+    META_EVENT_IDS,
+    POSITIONS_MAX,
+    bucket_key,
+    given_key,
+    parse_first_events,
+    parse_given,
+    parse_indexed,
+)
 from headwater_server.engine.format.events import StoredEvent, category_of, decode_event
 from headwater_server.engine.format.index_keys import (
     CATEGORY,
@@ -39,6 +49,7 @@ from headwater_server.engine.format.index_keys import (
 from headwater_server.engine.format.stored_rules import decode_rule
 from headwater_server.engine.state import postings
 from headwater_server.engine.state.stored_state import StoredState
+from headwater_server.storage.commits.commit_records import CommitRecord
 from headwater_server.storage.store.interface import Family
 
 KINDS: Final = {STREAM: "stream", CATEGORY: "category", TYPE: "type", TAG: "tag"}
@@ -57,6 +68,10 @@ class IndexCheck:
         self._report = report
         self._sums = {kind: Sums() for kind in KINDS}
         self._ids = Sums()
+        self._indexed = parse_indexed(self._store.get(Family.INDEX, META_EVENT_IDS))
+        self._last_first_event = (b"", 0)
+        self._bucket_key = b""
+        self._bucket: set[tuple[bytes, int]] = set()
 
     # Events.
 
@@ -73,6 +88,29 @@ class IndexCheck:
             sums[TAG].add_left(tag, (tag, position))
         if checked.is_given:
             self._ids.add_left(event.id, (event.id, position))
+        elif checked.record is not None:
+            self._check_first_event(checked.record)
+
+    def _check_first_event(self, record: CommitRecord) -> None:
+        """Check that the derived ids of a commit's events can be found."""
+        known = record.transaction, record.first_position
+        indexed = self._indexed
+        if known == self._last_first_event or indexed is None:
+            return
+        self._last_first_event = known
+        if not indexed.after < record.first_position <= indexed.upto:
+            return
+        key = bucket_key(record.transaction)
+        if key != self._bucket_key:
+            entry = self._store.get(Family.INDEX, key)
+            self._bucket_key = key
+            self._bucket = set(parse_first_events(key, entry or b""))
+        own = self._store.get(Family.INDEX, FIRST_EVENT + record.transaction)
+        if known not in self._bucket and (own is None or parse_number(own) != known[1]):
+            self._wrong_id(
+                f"the events of commit {record.commit} cannot be found by their ids: transaction "
+                f"{record.transaction.hex()} is not in the index"
+            )
 
     # The index.
 
@@ -275,6 +313,19 @@ class IndexCheck:
                 continue
             if is_given(event, record):
                 self._ids.add_right(event_id, (event_id, position))
+                self._check_given(event)
+
+    def _check_given(self, event: StoredEvent) -> None:
+        indexed = self._indexed
+        if indexed is None or not indexed.after < event.position <= indexed.upto:
+            return
+        positions = parse_given(self._store.get(Family.INDEX, given_key(event.id)))
+        # Of an id that many streams have, only the newest positions are there.
+        if event.position not in positions and len(positions) < POSITIONS_MAX:
+            self._wrong_id(
+                f"the event at position {event.position} cannot be found by its id, "
+                f"{event.id.hex()}"
+            )
 
     def _is_gone(self, position: int) -> bool:
         return position in self._reader.damaged or position in self._reader.removed

@@ -51,6 +51,8 @@ class CheckedEvent(NamedTuple):
     event: StoredEvent
     is_given: bool
     """Whether a user gave it its id; False if unknown because its commit's record is gone."""
+    record: CommitRecord | None = None
+    """Of its commit; None if it is gone."""
 
 
 SET_ASIDE: Final = (
@@ -294,7 +296,7 @@ class EventReader:
             known = current if current and current.first_position <= position else None
             if not quiet:
                 self._check(position, event, known)
-            yield CheckedEvent(event, known is not None and is_given(event, known))
+            yield CheckedEvent(event, known is not None and is_given(event, known), known)
 
     def _check(self, position: int, event: StoredEvent, commit: CommitRecord | None) -> None:
         if event.position != position:

@@ -7,9 +7,10 @@ same batches.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from headwater_server.engine.checkpoint.event_id_writer import EventIdWriter, FirstEvent
 from headwater_server.engine.checkpoint.sorting import chunks
 from headwater_server.engine.checkpoint.store_batches import BATCH_ENTRIES_MAX, StoreBatches
 from headwater_server.engine.checkpoint.transaction_writer import TransactionWriter
@@ -100,6 +101,7 @@ class StateWriter:
         heads = self._version_heads()
         self._write_versions(heads, interrupted=unfinished > 0)
         self.write_index(interrupted=unfinished > 0)
+        EventIdWriter(frozen, self._store, batches, self._yield_gil).write()
         TransactionWriter(frozen, self._store, batches, heads, self._yield_gil).write()
         time = frozen.commits[-1].time if frozen.commits else before.time
         applied = Applied(last, frozen.last_position, time, self._log_index)
@@ -142,6 +144,13 @@ class StateWriter:
         self._write_names(CATEGORY, self._frozen.categories)
         self._write_names(TYPE, self._frozen.types)
         self._write_names(TAG, self._frozen.tags)
+        self._batches.write()
+
+    def write_ids(self, derived: Iterable[FirstEvent]) -> None:
+        """Write the index of event ids, for a repair; *derived*: where transactions begin."""
+        writer = EventIdWriter(self._frozen, self._store, self._batches, self._yield_gil)
+        writer.write_given()
+        writer.write_derived(derived)
         self._batches.write()
 
     def _write_streams(self, *, interrupted: bool) -> None:

@@ -18,8 +18,16 @@ from headwater_server.engine.check.logs import (
     commit_records,
     is_given,
 )
+from headwater_server.engine.checkpoint.event_id_writer import FirstEvent
 from headwater_server.engine.checkpoint.state_writer import StateWriter
 from headwater_server.engine.format import keyspaces
+from headwater_server.engine.format.event_ids import (
+    FIRST_EVENT,
+    GIVEN,
+    META_EVENT_IDS,
+    Indexed,
+    indexed_value,
+)
 from headwater_server.engine.format.events import StoredEvent
 from headwater_server.engine.format.index_keys import (
     ABORTED,
@@ -78,7 +86,8 @@ class StateRepair:
         some of the removed positions, so that its versions stay right.
         """
         batch = WriteBatch()
-        for kind in (STREAM, CATEGORY, TYPE, TAG, EVENT_ID, *POSTINGS.values()):
+        kinds = (STREAM, CATEGORY, TYPE, TAG, EVENT_ID, GIVEN, FIRST_EVENT, *POSTINGS.values())
+        for kind in kinds:
             batch.delete_range(Family.INDEX, kind, _end_of(kind))
         self._store.write(batch)
         self._store.flush()
@@ -90,17 +99,26 @@ class StateRepair:
         count = 0
         base = int(self._state.event_log.first_position) - 1
         while chunk := list(islice(events, _CHUNK_EVENTS)):
-            self._write(self._memtable_of(chunk, base))
+            records = self._records_of(chunk)
+            self._write(
+                self._memtable_of(chunk, base, records),
+                [(each.transaction, each.first_position) for each in records.values()],
+            )
             count += len(chunk)
             base = chunk[-1].position
         self._free.extend(range(base + 1, self._state.applied_position + 1))
-        self._write(self._hidden_streams())
+        self._write(self._hidden_streams(), [])
+        batch = WriteBatch()
+        indexed = Indexed(0, self._state.applied_position)
+        batch.put(Family.INDEX, META_EVENT_IDS, indexed_value(indexed))
+        self._store.write(batch)
         self._store.flush()
         return count
 
-    def _write(self, table: MemTable) -> None:
+    def _write(self, table: MemTable, first_events: list[FirstEvent]) -> None:
         writer = StateWriter(table, self._store, horizon=0, views=(), log_index=0)
         writer.write_index(interrupted=True)
+        writer.write_ids(first_events)
 
     def _hidden_streams(self) -> MemTable:
         """Streams without remaining events, if their rules say how many events they had."""
@@ -119,9 +137,10 @@ class StateRepair:
     def _take(self, count: int) -> list[int]:
         return [self._free.popleft() for _ in range(min(count, len(self._free)))]
 
-    def _memtable_of(self, events: list[StoredEvent], base: int) -> MemTable:
+    def _memtable_of(
+        self, events: list[StoredEvent], base: int, records: dict[int, CommitRecord]
+    ) -> MemTable:
         table = MemTable(0, base)
-        records = self._records_of(events)
         for event in events:
             removed = range(table.last_position + 1, event.position)
             self._free.extend(removed)
@@ -154,7 +173,7 @@ class StateRepair:
             found = log.read_range(CommitNumber(first), last - first + 1)
         except HeadwaterError:
             return {}
-        return {record.commit: record for record in found}
+        return {record.commit: record for record in found if record.event_count}
 
     def rebuild_transactions(self) -> int:
         """Rebuild the index of transaction ids; return how many there are."""
