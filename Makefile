@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture wheel wheels pins clean
+.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture wheel wheels pins clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -88,6 +88,9 @@ test-integrations: $(INTEGRATED)  ## Run each integration's tests, and its libra
 	    --config-file pyproject.toml integrations/$$name/src integrations/$$name/tests; \
 	  (cd integrations/$$name && ../../$(BIN)/pytest -q -n logical --dist worksteal); \
 	done
+
+conformance-jetstream: $(READY)  ## Run the tests of the log on three real NATS servers
+	HEADWATER_NATS_REPLICAS=3 $(BIN)/pytest -q tests/storage/wal tests/storage/jetstream
 
 check: $(READY)  ## Check lint, formatting, types, layers and tidiness
 	$(BIN)/ruff check .

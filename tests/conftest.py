@@ -15,6 +15,7 @@ os.environ.setdefault("HEADWATER_PURE", "1")
 
 from headwater.cli.server_process import ServerProcess
 from headwater_protocol import compiled
+from tests.cluster.nats_servers import NatsServers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,3 +32,15 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProc
     """A server process for all tests that use this fixture. They share its data."""
     with ServerProcess(Path(tmp_path_factory.mktemp("server"))) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def nats_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServers]:
+    """HEADWATER_NATS_REPLICAS servers of NATS, by default 1, for all tests that use this."""
+    replicas = int(os.environ.get("HEADWATER_NATS_REPLICAS", "1"))
+    servers = NatsServers(Path(tmp_path_factory.mktemp("nats")), replicas)
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.stop()

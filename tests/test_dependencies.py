@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TESTING = ROOT / "server/headwater_server/testing"
+MODULES = {"nats_py": "nats"}
+"""The modules of packages with another name."""
 OWN = {"headwater", "headwater_protocol", "headwater_server"}
 
 
@@ -18,7 +20,8 @@ def declared(*extras: str) -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
     wanted = [*project["dependencies"], *(one for extra in extras for one in optional[extra])]
-    return {re.split(r"[\[>=<~!;]", one)[0].strip().replace("-", "_") for one in wanted}
+    names = {re.split(r"[\[>=<~!;]", one)[0].strip().replace("-", "_") for one in wanted}
+    return {MODULES.get(name, name) for name in names}
 
 
 def imported(folder: Path) -> dict[str, str]:
@@ -49,7 +52,7 @@ def imported(folder: Path) -> dict[str, str]:
     ("folder", "extras"),
     [
         ("protocol/headwater_protocol", ()),
-        ("server/headwater_server", ("server",)),
+        ("server/headwater_server", ("server", "cluster")),
         ("server/headwater_server/testing", ("dev",)),
         # The client supports these modules if the application has installed them.
         ("client/headwater", ("server", "msgspec", "pydantic", "arrow")),

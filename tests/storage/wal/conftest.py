@@ -17,13 +17,24 @@ from tests.storage.wal.logs import (
     Copies,
     Opener,
     opener_of_files,
+    opener_of_stream,
 )
 
 
-@pytest.fixture(params=["files in memory", "real files", "memory", "memory with duplicates"])
+@pytest.fixture(
+    params=[
+        "files in memory",
+        "real files",
+        "memory",
+        "memory with duplicates",
+        "jetstream",
+    ]
+)
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     """Opens the same log at each call."""
     match request.param:
+        case "jetstream":
+            return opener_of_stream(request.getfixturevalue("nats_servers"))
         case "files in memory":
             return opener_of_files(MemoryFileSystem(1), "data/wal")
         case "real files":

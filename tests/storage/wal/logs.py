@@ -1,11 +1,16 @@
 """Logs of every implementation for the tests here, and copies of them."""
 
 import random
+import uuid
 from collections.abc import Callable
 from typing import Final
 
+from headwater_server.net.jetstream.connection import NatsConnection
 from headwater_server.storage.files.file_system import FileSystem, make_durable_directory
 from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.jetstream.log import JetStreamLog
+from headwater_server.storage.jetstream.settings import StreamPlan
+from headwater_server.storage.jetstream.stream import Stream
 from headwater_server.storage.wal.entry import ChainEnd
 from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.wal.interface import (
@@ -17,6 +22,7 @@ from headwater_server.storage.wal.interface import (
 from headwater_server.storage.wal.offline import begin_files
 from headwater_server.testing.memory_files import MemoryFileSystem
 from headwater_server.testing.memory_write_ahead_log import MemoryLog
+from tests.cluster.nats_servers import NatsServers
 
 DATABASE_ID: Final = b"database-of-test"
 SEGMENT_SIZE: Final = 8 * 1024
@@ -33,6 +39,19 @@ def opener_of_files(disk: FileSystem, directory: str) -> Opener:
         random=random.Random(1),
         segment_size=SEGMENT_SIZE,
     )
+
+
+def opener_of_stream(servers: NatsServers) -> Callable[[], JetStreamLog]:
+    """Opens the same log, in a new stream of these servers."""
+    name = f"log-{uuid.uuid4().hex}"
+
+    def opener() -> JetStreamLog:
+        service = NatsConnection.open(servers.urls, "a test")
+        stream = Stream(service, name, replicas_min=servers.replicas)
+        state = stream.make(StreamPlan(name, servers.replicas, DATABASE_ID))
+        return JetStreamLog(stream, state, random.Random(), body_size_max=SEGMENT_SIZE // 2)
+
+    return opener
 
 
 class Copies:
