@@ -18,8 +18,15 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final
 
+from headwater_protocol.frames import join_frame
 from headwater_protocol.limits import PAGE_ITEMS_MAX
-from headwater_protocol.messages import BIN_HEADERS, SMALL_NUMBERS, LastPacked, NumberPacker
+from headwater_protocol.messages import (
+    BIN_HEADERS,
+    SMALL_NUMBERS,
+    LastPacked,
+    NumberPacker,
+    encode,
+)
 
 # One for each kind of number, because each only remembers the last one.
 _commits: Final = NumberPacker()
@@ -146,3 +153,21 @@ def scanned_frame(
         2 * key_count,
     )
     return b"".join((head, members, b"\xc3" if more else b"\xc2"))
+
+
+def answer_in(request_id: int, frame: bytes, commit: int, epoch: int) -> bytes:
+    """The answer to a read_at_least, [commit, epoch, answer], from the frame of that answer.
+
+    Raises:
+        TooLarge: the frame is above BODY_SIZE_MAX.
+    """
+    start = _PAYLOAD_AT.get(frame[5], _PAYLOAD_AT_LEAST)
+    head = b"\x93%b\x00\x93%b%b" % (encode(request_id), encode(commit), encode(epoch))
+    return join_frame(head, frame[start:])
+
+
+_PAYLOAD_AT_LEAST: Final = 7
+"""Where the payload of a frame begins: after size, array header, id of one byte and status."""
+
+_PAYLOAD_AT: Final = {0xCC: 8, 0xCD: 9, 0xCE: 11}
+"""The same, by the header of an id of more bytes."""

@@ -42,7 +42,12 @@ from headwater_protocol.vocabulary.groups import ACK, group_operations
 from headwater_protocol.vocabulary.keys import COMPARED, EXPIRE, KEY, KEY_READS, LIMIT
 from headwater_protocol.vocabulary.looking import LOOKING_OPERATIONS
 from headwater_protocol.vocabulary.monitoring import MONITORING_OPERATIONS
-from headwater_protocol.vocabulary.replication import REPLICATION_OPERATIONS
+from headwater_protocol.vocabulary.replication import (
+    NODE_ANSWER,
+    READS,
+    REPLICATION_OPERATIONS,
+    read_at_least,
+)
 from headwater_protocol.vocabulary.subscriptions import subscription_operations
 
 SERIALIZABLE: Final = "serializable"
@@ -274,7 +279,7 @@ _TABLE = (
             _optional("client", Text(0, limits.NAME_SIZE_MAX), "", "name and version, for logs"),
             _optional("features", ListOf(NAME, 64), []),
         ),
-        "[version, server, features, mechanisms, database]",
+        "[version, server, features, mechanisms, database]; with the feature node, also node | nil",
         "Must be the first request. `mechanisms` is empty if no authentication is needed.",
     ),
     Operation(
@@ -286,7 +291,12 @@ _TABLE = (
         "[done, message]",
         "One step of SASL: a message of SCRAM (RFC 5802, RFC 7677), or EXTERNAL (RFC 4422).",
     ),
-    Operation("ping", _record(), "[commit, time]", "The newest commit and the server's clock."),
+    Operation(
+        "ping",
+        _record(),
+        f"[commit, time]; with the feature node, also {NODE_ANSWER}",
+        "The newest commit, the server's clock, and what this node is.",
+    ),
     # Transactions.
     Operation(
         "begin",
@@ -456,7 +466,18 @@ _TABLE = (
     ),
 )
 
-OPERATIONS: Final[dict[str, Operation]] = {operation.name: operation for operation in _TABLE}
+READ_REQUEST: Final = Tagged(
+    {
+        name: _all_required([each for each in found.arguments.arguments if each is not _IN])
+        for name, found in {each.name: each for each in _TABLE}.items()
+        if name in READS
+    }
+)
+"""A read outside of a transaction: its name and its arguments, without the transaction."""
+
+OPERATIONS: Final[dict[str, Operation]] = {
+    operation.name: operation for operation in (*_TABLE, Operation(*read_at_least(READ_REQUEST)))
+}
 
 OK: Final = 0
 """Status of a response whose payload is the answer."""

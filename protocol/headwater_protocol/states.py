@@ -86,7 +86,7 @@ def after_answer(state: State, status: int, payload: Any) -> State:
     if status == ERROR:
         return State.HELLO if state is State.GREETING else State.AUTHENTICATION
     match state, payload:
-        case State.GREETING, [int(), str(), list(), list(mechanisms), bytes()]:
+        case State.GREETING, [int(), str(), list(), list(mechanisms), bytes(), *_]:
             return State.AUTHENTICATION if mechanisms else State.READY
         case State.AUTHENTICATING, [bool(done), bytes()]:
             return State.READY if done else State.AUTHENTICATION

@@ -51,7 +51,9 @@ Outcome = Literal["served", "refused", "violation"]
 FRAMES_A_BATCH: Final = 1000
 """Frames of one seed, which share a database."""
 
-LATER: Final = frozenset({"copy_begin", "copy_read", "log_read", "promote", "wait_commit"})
+LATER: Final = frozenset(
+    {"copy_begin", "copy_read", "log_read", "promote", "wait_commit", "read_at_least"}
+)
 """Operations that a task answers, or that wait for something. No task runs here."""
 
 PEAK_SIZE_MAX: Final = 40 * MIB

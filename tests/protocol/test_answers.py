@@ -1,6 +1,7 @@
 import pytest
 
 from headwater_protocol.answers import (
+    answer_in,
     begun_frame,
     commit_answer,
     committed_frame,
@@ -8,7 +9,7 @@ from headwater_protocol.answers import (
     scanned_frame,
     value_frame,
 )
-from headwater_protocol.frames import FrameSplitter
+from headwater_protocol.frames import FrameSplitter, encode_frame
 from headwater_protocol.limits import NUMBER_MAX, PAGE_ITEMS_MAX, REQUEST_ID_MAX
 from headwater_protocol.messages import decode, encode
 
@@ -87,3 +88,17 @@ def test_the_frame_of_a_scan_equals_the_encoded_answer(
     packed = b"".join(map(encode, items))
     frame = scanned_frame(request_id, NUMBER_MAX, count, packed, more=more)
     assert message(frame) == [request_id, 0, [NUMBER_MAX, items, more]]
+
+
+@pytest.mark.parametrize("request_id", [*IDS, 255, 256, 65535, 65536])
+@pytest.mark.parametrize("payload", [None, b"value", [7, [b"k"], False], {}])
+def test_an_answer_inside_of_another_one_is_the_same(request_id: int, payload: object) -> None:
+    shortest = encode_frame(encode([request_id, 0, payload]))
+    assert message(answer_in(request_id, shortest, 42, 2**32)) == [
+        request_id,
+        0,
+        [42, 2**32, payload],
+    ]
+    small = value_frame(request_id, b"v")
+    assert small is not None
+    assert message(answer_in(request_id, small, 42, 1)) == [request_id, 0, [42, 1, b"v"]]

@@ -193,11 +193,19 @@ REFUSED: Final[dict[str, Any]] = {
 }  # fmt: skip
 
 EXAMPLES: Final = [
-    Example("hello", [1, "example 1.0"], [1, "headwater 1.0", [], [], DATABASE]),
-    Example("hello", [1, "example 1.0", []], [1, "headwater 1.0", [], ["SCRAM-SHA-256"], DATABASE]),
+    Example(
+        "hello",
+        [1, "example 1.0", ["node"]],
+        [1, "headwater 1.0", ["node"], [], DATABASE, ["leader", None, 42, 1, 0, 0]],
+    ),
+    Example(
+        "hello",
+        [1, "example 1.0", []],
+        [1, "headwater 1.0", [], ["SCRAM-SHA-256"], DATABASE],
+    ),
     Example("authenticate", ["SCRAM-SHA-256", SCRAM[0]], [False, SCRAM[1]]),
     Example("authenticate", ["SCRAM-SHA-256", SCRAM[2]], [True, SCRAM[3]]),
-    Example("ping", [], [42, TIME]),
+    Example("ping", [], [42, TIME, ["leader", None, 42, 1, 0, 0]]),
     Example("begin", [TX], [41]),
     Example("begin", [TX, "snapshot", True, 7], [7]),
     Example("write", [TX, [["put", BALANCE, b"\x5a"]]], None),
@@ -424,6 +432,8 @@ EXAMPLES: Final = [
     Example("promote", [], [4_294_967_296, 42]),
     Example("find_event", [EVENT_ID], [42, EVENT_OUT]),
     Example("find_event", [TX, 41], [41, None]),
+    Example("read_at_least", [43, ["get", BALANCE, None]], [43, 1, b"\x5a"]),
+    Example("read_at_least", [43, ["commit_at", TIME], 500], [44, 1, 42]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from headwater_protocol import limits
 from headwater_protocol.fields import Argument, Binary, Field, Integer, Nullable, Record, Text
+from headwater_protocol.vocabulary.keys import KEY_READS
 
 _NODE: Final = Text(1, limits.NAME_SIZE_MAX)
 _NUMBER: Final = Integer(0, limits.NUMBER_MAX)
@@ -12,6 +13,22 @@ _COPY: Final = Binary(16, 16)
 _WAIT_MS: Final = Integer(0, limits.WAIT_MS_MAX)
 _SIZE: Final = Integer(1, limits.MIB)
 
+NODE_ANSWER: Final = "[role, leader | nil, commit, epoch, lag_commits, lag_us | nil]"
+"""What a node says of itself: the answer to `node`, and a part of those to `hello` and `ping`."""
+
+READS: Final = frozenset(
+    {
+        *(name for name, _, _, _ in KEY_READS),
+        *("stream_version", "read_stream", "read_all", "newest_position", "load"),
+        *("commit_at", "position_before", "read_commits", "read_snapshots"),
+        *("list_streams", "list_categories", "find_event"),
+    }
+)
+"""The operations that read as of a commit and change nothing: every node can answer them."""
+
+NODE_FEATURE: Final = "node"
+"""The feature of those who expect the node in the answers to hello and ping. Before it, clients
+refused longer answers. A server that has it has read_at_least, too."""
 
 _COPY_ANSWER: Final = (
     "[copy, format, database_id, commit, position, after, epoch, hash, log_index, "
@@ -31,7 +48,7 @@ REPLICATION_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
     (
         "node",
         Record(()),
-        "[role, leader | nil, commit, epoch, lag_commits, lag_us]",
+        NODE_ANSWER,
         "The role of this node, and how far it is behind its leader.",
     ),
     (
@@ -104,3 +121,19 @@ REPLICATION_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
     ),
 )
 """Name, arguments, answer and description of each operation."""
+
+
+def read_at_least(requests: Field) -> tuple[str, Record, str, str]:
+    """The read that waits for a commit; *requests* are the reads that it can be."""
+    return (
+        "read_at_least",
+        Record(
+            (
+                _required("commit", _NUMBER, "the read sees this commit or a later one"),
+                _required("request", requests, "a read outside a transaction, nothing left out"),
+                _optional("wait_ms", _WAIT_MS, 1000, "how long to wait for the commit"),
+            )
+        ),
+        "[commit, epoch, answer]; answer: that of the read",
+        "Read once this node shows a commit to readers, and tell how far it is.",
+    )

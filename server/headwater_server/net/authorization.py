@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from headwater_protocol.errors import PermissionDenied
-from headwater_protocol.operations import OPERATIONS
+from headwater_protocol.operations import IN_TRANSACTION, OPERATIONS
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.format import keyspaces
 from headwater_server.engine.reads.filters import EventFilter
@@ -202,6 +202,11 @@ def _user_rights(rights: Rights, _engine: Engine, arguments: list[Any]) -> None:
         rights.need("admin")
 
 
+def _read_at_least(rights: Rights, engine: Engine, arguments: list[Any]) -> None:
+    name, *rest = arguments[1]
+    RULES[name](rights, engine, [None, *rest] if name in IN_TRANSACTION else rest)
+
+
 RULES: Final[dict[str, Rule]] = {
     "hello": anyone,
     "authenticate": anyone,
@@ -271,6 +276,7 @@ RULES: Final[dict[str, Rule]] = {
     "hold_clock": _needs("admin"),
     "node": anyone,
     "wait_commit": anyone,
+    "read_at_least": _read_at_least,
     "replicate": _needs("replicate"),
     "log_read": _needs("replicate"),
     "copy_begin": _needs("replicate"),

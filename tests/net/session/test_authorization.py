@@ -153,6 +153,12 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
     "hold_clock": [([1], ("admin",))],
     "node": [([], ())],
     "wait_commit": [([0], ())],
+    "read_at_least": [
+        ([0, ["get", A, None]], ("read:keys:a",)),
+        ([0, ["read_all", 0, {"category": "a"}, 1, False, None]], ("read:category:a",)),
+        ([0, ["list_streams", "", None, 1, None]], ("read:streams",)),
+        ([0, ["commit_at", 0]], ()),
+    ],
     "replicate": [(["n", 0, 0, bytes(16)], ("replicate",))],
     "log_read": [(["n", 0, 1000, 0], ("replicate",))],
     "copy_begin": [(["n"], ("replicate",))],

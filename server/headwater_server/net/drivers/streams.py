@@ -64,6 +64,10 @@ class _StreamConnection:
                 self._input.unpark()
             elif session.closing:
                 return
+            elif session.runnable:
+                # A request has waited for something, and the other task may wait for input.
+                session.run()
+                await trio.lowlevel.checkpoint()
             else:
                 self._input.unpark()
                 await self._output.park()

@@ -287,8 +287,13 @@ class Replication:
             return "deposed"
         return "leader" if leadership.leads else "follower"
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the newest entry of the log."""
+        return self._engine.leadership.epoch
+
     def node(self) -> list[Any]:
-        """The answer to `node`."""
+        """The answer to `node`, and a part of the answers to `hello` and `ping`."""
         following = self.following
         return [
             self.role,

@@ -34,16 +34,7 @@ def _role(arguments: list[Any]) -> bytes:
     return role_key(arguments[0])
 
 
-HANDLERS: Final[Mapping[str, Handler]] = {
-    "hello": handshake.hello,
-    "authenticate": handshake.authenticate,
-    "ping": handshake.ping,
-    "begin": transactions.begin,
-    "write": transactions.write,
-    "commit": transactions.commit,
-    "rollback": transactions.rollback,
-    "execute": transactions.execute,
-    "status": transactions.status,
+_READS: Final[Mapping[str, Handler]] = {
     "get": reads.get,
     "get_entry": partial(reads.read, "get_entry"),
     "get_expiry": partial(reads.read, "get_expiry"),
@@ -65,6 +56,20 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "list_streams": reads.list_streams,
     "list_categories": reads.list_categories,
     "find_event": looking.find_event,
+}
+"""The reads, in a transaction or outside of one."""
+
+HANDLERS: Final[Mapping[str, Handler]] = {
+    "hello": handshake.hello,
+    "authenticate": handshake.authenticate,
+    "ping": handshake.ping,
+    "begin": transactions.begin,
+    "write": transactions.write,
+    "commit": transactions.commit,
+    "rollback": transactions.rollback,
+    "execute": transactions.execute,
+    "status": transactions.status,
+    **_READS,
     "subscribe": feeds.subscribe,
     "subscribe_keys": feeds.subscribe_keys,
     "credit": feeds.grant_credit,
@@ -91,6 +96,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "hold_clock": administration.hold_clock,
     "node": replication.node,
     "wait_commit": replication.wait_commit,
+    "read_at_least": partial(replication.read_at_least, _READS),
     "replicate": replication.replicate,
     "log_read": replication.log_read,
     "copy_begin": replication.copy_begin,

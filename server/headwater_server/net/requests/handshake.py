@@ -5,12 +5,13 @@ from typing import Any
 
 from headwater_protocol.errors import InvalidArgument
 from headwater_protocol.limits import PROTOCOL_VERSION
+from headwater_protocol.vocabulary.replication import NODE_FEATURE
 from headwater_server.net.session.session import Session
 
 
 def hello(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """Agree on a version, and say whether authentication is needed."""
-    version, client, _features = arguments
+    version, client, features = arguments
     service = session.service
     service.check_running()
     if version < PROTOCOL_VERSION:
@@ -19,13 +20,16 @@ def hello(session: Session, request_id: int, arguments: list[Any]) -> bytes:
             f"{PROTOCOL_VERSION}"
         )
     session.client = client
+    session.knows_nodes = NODE_FEATURE in features
     mechanisms = service.authentication.offered(session) if service.authentication_needed else []
     if not mechanisms:
         service.welcome(session)
-    return session.connection.answer(
-        request_id,
-        [PROTOCOL_VERSION, service.server_name, [], mechanisms, service.engine.database_id],
-    )
+    answer = [PROTOCOL_VERSION, service.server_name, [], mechanisms, service.engine.database_id]
+    if session.knows_nodes:
+        answer[2] = [NODE_FEATURE]
+        # Where the leader is, and how far, is for users alone.
+        answer.append(None if mechanisms else service.replication.node())
+    return session.connection.answer(request_id, answer)
 
 
 def authenticate(session: Session, request_id: int, arguments: list[Any]) -> bytes | None:
@@ -48,6 +52,9 @@ def _again(session: Session, request_id: int, arguments: list[Any]) -> None:
 
 
 def ping(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
-    """Answer that the server is alive."""
+    """Answer that the server is alive, and what this node is."""
     service = session.service
-    return session.connection.answer(request_id, [service.engine.published, service.clock()])
+    payload: list[Any] = [service.engine.published, service.clock()]
+    if session.knows_nodes:
+        payload.append(service.replication.node())
+    return session.connection.answer(request_id, payload)

@@ -1,7 +1,12 @@
 """Requests between nodes, and on nodes: following, copies, promotion, waiting for a commit."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from headwater_protocol.answers import answer_in
+from headwater_protocol.errors import TooLarge
+from headwater_protocol.operations import IN_TRANSACTION
+from headwater_server.net.service import Handler
 from headwater_server.net.session.session import Session
 from headwater_server.storage.wal.interface import WalIndex
 
@@ -16,6 +21,28 @@ def wait_commit(session: Session, request_id: int, arguments: list[Any]) -> byte
     commit, wait_ms = arguments
     session.service.check_running()
     return session.service.replication.commit_waits.ask(session, request_id, commit, wait_ms)
+
+
+def read_at_least(
+    reads: Mapping[str, Handler], session: Session, request_id: int, arguments: list[Any]
+) -> bytes | None:
+    """Read once a commit is published here; *reads* are the handlers of the reads."""
+    commit, request, wait_ms = arguments
+    service = session.service
+    published = service.engine.published
+    if published < commit:
+        service.check_running()
+        service.replication.commit_waits.hold(session, request_id, arguments, wait_ms)
+        return None
+    name, *rest = request
+    frame = reads[name](session, request_id, [None, *rest] if name in IN_TRANSACTION else rest)
+    assert frame is not None, f"{name} is answered later"
+    try:
+        return answer_in(request_id, frame, published, service.replication.epoch)
+    except TooLarge:
+        # The read took the request off the open ones, and it still needs an answer.
+        session.connection.in_flight[request_id] = "read_at_least"
+        raise
 
 
 def replicate(session: Session, request_id: int, arguments: list[Any]) -> bytes:

@@ -4,7 +4,7 @@ The service keeps the set of sessions, and a backup answers its session later. N
 how a session handles requests, so they see a peer. Only requests and drivers import session.py.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import HeadwaterError
@@ -68,6 +68,10 @@ class Peer(Protocol):
 
     def go_on(self) -> None:
         """What held this session back may be over: serve it."""
+        ...
+
+    def serve_later(self, request_id: int, name: str, arguments: list[Any]) -> None:
+        """Serve a request that has waited for something, in a turn of the session."""
         ...
 
     def send(self, frame: bytes, /) -> None:

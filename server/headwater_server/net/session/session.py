@@ -49,6 +49,7 @@ class Session:
     Attributes:
         peer: the client's address, for logs.
         client: what the client calls itself in hello.
+        knows_nodes: whether it expects the node in the answers to hello and ping.
         account: the user, once authenticated.
         user_number: the user's number, recorded with commits; 0 without a user.
         connection: the protocol's state of this connection.
@@ -70,34 +71,27 @@ class Session:
         self.service = service
         self.peer = peer
         self.client = ""
+        self.knows_nodes = False
         self.account: Account | None = None
-        self.user_number = 0
+        self.user_number = self.authentications_failed = 0
         self.exchange: Exchange | None = None
-        self.authentications_failed = 0
         self.connection = ServerConnection()
         self.feeds: dict[int, Channel] = {}
         self.output_size = self._sent_part = 0
         self.output_blocked = self.suspended = self.waiting_to_write = False
         self.wants_input = True
         self.runnable = False
-        self.ended = False
-        self.closing = False
-        self.aborted = False
-        self.closed = False
+        self.ended = self.closing = self.aborted = self.closed = False
         self._settings = service.settings.session
         self._output_bounded_size = min(self._settings.output_pause_size, FREE_SIZE)
         self._budget = service.memory_budget
-        self._charged = False
-        self._paused = False
-        self._backlog_size = 0
-        self._partial_size = 0
-        self.notified = False
+        self._charged = self._paused = self.notified = False
+        self._backlog_size = self._partial_size = 0
         self._notify = notify
         self._output: list[bytes | memoryview] = []
         self._backlog: deque[Received] = deque()
         self._waiting: list[WaitingAnswers] = []
-        self._waiting_count = 0
-        self.held_for_commit = 0
+        self._waiting_count = self.held_for_commit = 0
         self._end_reason: tuple[int, HeadwaterError] | None = None
 
     def __str__(self) -> str:
@@ -201,6 +195,12 @@ class Session:
         self.send(answer)
         if self.ended and self._end_reason is None:
             self.closing = True
+
+    def serve_later(self, request_id: int, name: str, arguments: list[Any]) -> None:
+        """Serve a request that has waited for something, in a turn of the session."""
+        if not self.ended:
+            self._backlog.append(Request(request_id, name, arguments))
+            self.go_on()
 
     def _refuse(self, refused: Refused) -> None:
         answer = self.connection.error(refused.request_id, refused.error)
