@@ -248,7 +248,8 @@ class LogTrimmed(HeadwaterError, code="log_trimmed"):
 class LogDiverged(HeadwaterError, code="log_diverged"):
     """The log of this node has entries that its leader's lacks.
 
-    details["common"] is the last entry that both have, or None if that is unknown.
+    details["common"] is the last entry before the leader was promoted, or None, and
+    details["hash"] its hash: both nodes have it, unless they went different ways before.
     """
 
 

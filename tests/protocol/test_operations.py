@@ -73,7 +73,10 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "node": ([], []),
     "wait_commit": ([7, 100], [7]),
     "read_at_least": ([7, ["get", b"k", None], 100], [7, ["commit_at", 0]]),
-    "replicate": (["n", 1, 2, bytes(16), "headwater://a"], ["n", 1, 2, bytes(16)]),
+    "replicate": (
+        ["n", 1, 2, bytes(16), "headwater://a", bytes(16), "leader"],
+        ["n", 1, 2, bytes(16)],
+    ),
     "log_read": (["n", 2, 1000, 100], ["n", 2]),
     "copy_begin": (["n", bytes(16)], ["n"]),
     "copy_read": ([bytes(16), 0, 0, 1], [bytes(16), 0, 0, 1]),

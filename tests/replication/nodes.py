@@ -33,7 +33,7 @@ from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog
 from headwater_server.storage.wal.interface import LogEnd, WalIndex, WriteAheadLog
 from headwater_server.storage.wal.offline import begin_files
-from headwater_server.testing.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_files import Crash, MemoryFileSystem
 from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import START_US
 from tests.net.serving import Client, settings
@@ -58,6 +58,7 @@ class Node:
         self.engine: Engine
         self.reopened = 0
         self.copied = 0
+        self.clock_off_us = 0
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
 
@@ -68,13 +69,18 @@ class Node:
         self._ended = trio.Event()
         try:
             with trio.CancelScope() as self._scope:
-                while True:
+                again = True
+                while again:
+                    again = False
                     try:
                         await self._run_once(follows, task_status)
-                        break
                     except* Reopen:
                         self.reopened += 1
+                        again = True
                         task_status = trio.TASK_STATUS_IGNORED
+                    except* Crash:
+                        # The power failed at a planned call.
+                        pass
         finally:
             self.server = None
             self._ended.set()
@@ -99,14 +105,15 @@ class Node:
             open_store=lambda _: self.store,
             open_log=_open_log,
             settings=given.engine,
-            clock=self.nodes.clock,
+            clock=self.clock,
             source=self.random,
             leads=start.leads,
+            epoch=start.epoch,
         )
         if start.deposed:
             self.engine.leadership.depose(start.setup.state.leader)
         self.server = Server(
-            self.engine, given, clock=self.nodes.clock, worker=self._worker, node=start.setup
+            self.engine, given, clock=self.clock, worker=self._worker, node=start.setup
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -117,6 +124,10 @@ class Node:
             for session in list(server.service.sessions):
                 session.abort()
             self.engine.close()
+
+    def clock(self) -> int:
+        """The wall clock of this machine."""
+        return self.nodes.clock() + self.clock_off_us
 
     def _worker(self, name: str) -> RunBlocking:
         return _inline
@@ -180,6 +191,7 @@ class Nodes:
         cut: pairs of nodes, from and to, between which no stream can be opened.
         streams: open streams between nodes, by the same pairs.
         synchronous: how many followers a leader needs.
+        damages: what happens to bytes that are sent to followers; None: nothing.
         user: with which followers connect, and the password.
     """
 
@@ -190,6 +202,7 @@ class Nodes:
         self.cut: set[tuple[str, str]] = set()
         self.streams: dict[tuple[str, str], list[trio.abc.Stream]] = {}
         self.synchronous = 0
+        self.damages: Callable[[bytes], bytes] | None = None
         self.user: tuple[str | None, str | None] = (None, None)
 
     def clock(self) -> int:
@@ -214,7 +227,7 @@ class Nodes:
                 raise OSError("the network is cut")
             stream = await self.by_name[leader].stream()
             self.streams.setdefault((name, leader), []).append(stream)
-            return stream
+            return _Damaging(stream, self)
 
         user, password = self.user
         return Upstream(Address(leader, 4323, user=user, password=password), dial)
@@ -225,6 +238,28 @@ class Nodes:
             self.cut.add((name, leader))
         for stream in self.streams.pop((name, leader), []):
             await trio.aclose_forcefully(stream)
+
+
+class _Damaging(trio.abc.Stream):
+    """A stream to a leader whose answers may be damaged on their way."""
+
+    def __init__(self, stream: trio.abc.Stream, nodes: Nodes) -> None:
+        self._stream = stream
+        self._nodes = nodes
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._stream.receive_some(max_bytes)
+        damages = self._nodes.damages
+        return data if damages is None else damages(bytes(data))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 @asynccontextmanager

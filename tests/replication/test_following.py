@@ -196,6 +196,32 @@ async def test_a_damaged_entry_stops_a_follower_which_alarms_and_goes_on_serving
         assert_equal(leader.engine, follower.engine)
 
 
+async def test_a_damaged_entry_in_the_middle_of_an_answer_skips_none_of_those_before_it(
+    autojump_clock: MockClock,
+) -> None:
+    damaged = 0
+
+    def damage(data: bytes) -> bytes:
+        nonlocal damaged
+        if b"k9" in data and not damaged:
+            damaged += 1
+            return data.replace(b"k9", b"k\xff")
+        return data
+
+    async with cluster() as nodes:
+        leader = await nodes.start("a")
+        await fill(leader, 1, 5)
+        follower = await nodes.start("b", follows="a")
+        await nodes.disconnect("b", "a", for_good=True)
+        await fill(leader, 6, 15)
+        nodes.damages = damage
+        nodes.cut.clear()
+        await follower.until(lambda: follower.figures()["replication_problem"] is not None)
+        await follower.reaches(30)
+        assert damaged
+        assert_equal(leader.engine, follower.engine)
+
+
 async def test_erased_data_and_retention_reach_the_disk_of_a_follower(
     autojump_clock: MockClock,
 ) -> None:

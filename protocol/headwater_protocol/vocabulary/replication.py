@@ -3,13 +3,23 @@
 from typing import Any, Final
 
 from headwater_protocol import limits
-from headwater_protocol.fields import Argument, Binary, Field, Integer, Nullable, Record, Text
+from headwater_protocol.fields import (
+    Argument,
+    Binary,
+    Choice,
+    Field,
+    Integer,
+    Nullable,
+    Record,
+    Text,
+)
 from headwater_protocol.vocabulary.keys import KEY_READS
 
 _NODE: Final = Text(1, limits.NAME_SIZE_MAX)
 _NUMBER: Final = Integer(0, limits.NUMBER_MAX)
 _HASH: Final = Binary(16, 16)
 _COPY: Final = Binary(16, 16)
+_DATABASE: Final = Binary(16, 16)
 _WAIT_MS: Final = Integer(0, limits.WAIT_MS_MAX)
 _SIZE: Final = Integer(1, limits.MIB)
 
@@ -70,7 +80,11 @@ REPLICATION_OPERATIONS: Final[tuple[tuple[str, Record, str, str], ...]] = (
                 _required("epoch", _NUMBER, "of its log"),
                 _required("index", _NUMBER, "the last entry of its log"),
                 _required("hash", _HASH, "of that entry"),
-                _optional("leader", Nullable(Text(1, 1024)), None, "if it was promoted: its URL"),
+                _optional("leader", Nullable(Text(1, 1024)), None, "if it leads: its URL"),
+                _optional("database", Nullable(_DATABASE), None, "the id of its database"),
+                _optional(
+                    "role", Choice(("follower", "copy", "leader")), "follower", "which it is"
+                ),
             )
         ),
         "[epoch, first_index, last_index]",

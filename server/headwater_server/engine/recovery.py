@@ -41,7 +41,7 @@ from headwater_server.storage.events.event_log import EventLog
 from headwater_server.storage.files.directory import FORMAT, DataDirectory
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.store.interface import StateStore
-from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
+from headwater_server.storage.wal.interface import FIRST_EPOCH, Epoch, WalIndex, WriteAheadLog
 
 LogRecords = Iterable[tuple[WalIndex, list[bytes]]]
 """Records of the log, with the index of the entry that completes them."""
@@ -89,6 +89,7 @@ def open_engine(
     source: random.Random,
     monotonic: Callable[[], int] | None = None,
     leads: bool = True,
+    epoch: Epoch = FIRST_EPOCH,
     on_progress: Callable[[int], None] = lambda _: None,
     on_upgrade: Callable[[int, int], None] = lambda _old, _new: None,
     directory: DataDirectory | None = None,
@@ -102,6 +103,7 @@ def open_engine(
             is always accepted.
         source: for ids that only need to be unique.
         leads: whether to claim the right to write; else the engine follows another node.
+        epoch: the claim has this epoch or a later one.
         on_progress: called with the count of records replayed so far.
         on_upgrade: called with the old and the new format, before a directory of an older format
             is marked with the current one. Older versions refuse it from then on.
@@ -122,6 +124,7 @@ def open_engine(
             clock if monotonic is None else monotonic,
             source,
             leads,
+            epoch,
             on_progress,
             on_upgrade,
             directory,
@@ -142,6 +145,7 @@ def _open(
     monotonic: Callable[[], int],
     source: random.Random,
     leads: bool,
+    epoch: Epoch,
     on_progress: Callable[[int], None],
     on_upgrade: Callable[[int, int], None],
     directory: DataDirectory | None,
@@ -194,7 +198,7 @@ def _open(
             on_upgrade(directory.format, FORMAT)
             directory.upgrade(file_system)
         if leads:
-            engine.leadership.lead()
+            engine.leadership.lead(at_least=epoch)
         engine.files = opened.pop_all()
     return engine
 

@@ -39,7 +39,7 @@ from headwater_server.storage.files.private_files import make_private, private_f
 from headwater_server.storage.files.real_files import RealFileSystem
 from headwater_server.storage.store.rocks_store import RocksStore
 from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
-from headwater_server.storage.wal.interface import WalIndex
+from headwater_server.storage.wal.interface import FIRST_EPOCH, Epoch, WalIndex
 from headwater_server.storage.wal.offline import open_copied
 
 _log = structlog.get_logger(__name__)
@@ -56,11 +56,12 @@ def open_directory(
     on_replayed: Callable[[int], None] = lambda _count: None,
     *,
     leads: bool = True,
+    epoch: Epoch = FIRST_EPOCH,
 ) -> Engine:
     """Open the data directory of a real server, replaying its log.
 
     *timed* makes the fsyncs of commit groups. *on_replayed* is told now and then how many records
-    were replayed so far. *leads*: claim the right to write.
+    were replayed so far. *leads*: claim the right to write, with *epoch* or a later one.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be opened.
@@ -89,6 +90,7 @@ def open_directory(
             monotonic=monotonic_clock,
             source=random.Random(),
             leads=leads,
+            epoch=epoch,
             on_progress=on_progress,
             on_upgrade=on_upgrade,
         )
@@ -185,7 +187,7 @@ async def _serve_directory(
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     start = await start_node(RealFileSystem(), settings, open_copied)
-    open_data = partial(open_directory, leads=start.leads)
+    open_data = partial(open_directory, leads=start.leads, epoch=start.epoch)
     engine = await trio.to_thread.run_sync(
         open_data, settings, monitor.timed, monitor.readiness.note_replayed
     )

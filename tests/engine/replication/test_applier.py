@@ -159,6 +159,34 @@ def test_a_promoted_follower_writes_on_and_its_commits_follow_those_of_its_leade
     assert copy.engine.published == 6
 
 
+def test_an_entry_that_could_not_be_applied_is_applied_when_it_comes_again() -> None:
+    leader = Database()
+    leader.engine.checkpoints.readers.note("copy", WalIndex(0))
+    leader.execute(["put", b"k", b"first"])
+    copy = Copy(leader)
+    copy.catch_up()
+    # One record in several entries.
+    leader.execute(["put", b"k", bytes(2_000_000)])
+    applier = copy.engine.applier
+    entries = applier.ingest(leader.engine._log.cursor(applier.index).take(10**7), roll_at=None)
+    assert len(entries) > 2
+    failing = True
+
+    def interrupt() -> None:
+        if failing:
+            raise HeadwaterError("the disk cannot be read")
+
+    copy.engine.sequencer.interrupt_plan = interrupt  # type: ignore[method-assign]
+    for entry in entries[:-1]:
+        applier.apply(entry)
+    for _ in range(2):
+        with pytest.raises(HeadwaterError):
+            applier.apply(entries[-1])
+    failing = False
+    applier.apply(entries[-1])
+    assert_equal(leader.engine, copy.engine)
+
+
 def test_erased_data_leaves_the_disk_of_a_follower_that_gets_nothing_more() -> None:
     leader = Database()
     secret = b"a secret of thirty-two characters"

@@ -58,7 +58,12 @@ class Applier:
         """
         encoded = self._assembler.add(entry)
         if encoded:
-            return self.apply_records(entry.index, encoded)
+            try:
+                return self.apply_records(entry.index, encoded)
+            except BaseException:
+                # Its last part would be dropped if the entry came again without the others.
+                self._assembler.undo()
+                raise
         if self._assembler.is_between_records:
             # A claim or a seal: the log may be trimmed beyond it.
             self._sequencer.replayed(entry.index, 0, 0)

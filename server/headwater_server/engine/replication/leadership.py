@@ -15,7 +15,7 @@ from typing import Final
 
 from headwater_protocol.errors import NotLeader
 from headwater_server.engine.transactions.sequencer import Sequencer
-from headwater_server.storage.wal.interface import Epoch, LogEnd, WriteAheadLog
+from headwater_server.storage.wal.interface import FIRST_EPOCH, Epoch, LogEnd, WriteAheadLog
 
 TERM_SHIFT: Final = 32
 """Bits of an epoch that count the starts of one leader. The bits above count promotions, so that an
@@ -62,15 +62,21 @@ class Leadership:
         """The epoch of the newest entry of the log."""
         return self.end.epoch
 
-    def lead(self, *, promoted: bool = False) -> None:
+    @property
+    def next_term(self) -> Epoch:
+        """The first epoch after another promotion."""
+        return Epoch((term_of(self.epoch) + 1) << TERM_SHIFT)
+
+    def lead(self, *, at_least: Epoch = FIRST_EPOCH) -> None:
         """Claim the log, all of whose entries are applied. Blocks for a sync.
+
+        A node that was promoted claims *at_least* the epoch that its file NODE says.
 
         Raises:
             LogGoesOn, DiskFull: nothing was changed.
         """
         assert not self.deposed, "its commits cannot be taken back"
-        least = Epoch((term_of(self.epoch) + 1) << TERM_SHIFT) if promoted else Epoch(0)
-        self._log.claim(self._log.last_index, at_least=least)
+        self._log.claim(self._log.last_index, at_least=at_least)
         self._sequencer.start(self._clock, self._monotonic)
         self.leads = True
         self.leader = None

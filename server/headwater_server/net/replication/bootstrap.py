@@ -19,6 +19,7 @@ import trio
 from headwater_protocol.errors import HeadwaterError, InvalidArgument, LogTrimmed, ProtocolError
 from headwater_protocol.limits import KIB
 from headwater_server.engine.replication.seeding import CopyPlan, Seed
+from headwater_server.net.replication.shipping import COPIES
 from headwater_server.net.replication.upstream import Link, Upstream
 from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.storage.files.file_system import FileSystem
@@ -151,7 +152,8 @@ class Bootstrap:
         log = await self.run_blocking(open_log)
         try:
             end = log.end_at(log.last_index)
-            await link.ask("replicate", self.node, end.epoch, end.index, end.hash)
+            greeting = (self.node, end.epoch, end.index, end.hash, None, plan.database_id)
+            await link.ask("replicate", *greeting, COPIES)
             while log.last_index < plan.log_index:
                 answer = await link.ask("log_read", self.node, log.last_index, PART_SIZE)
                 await self.run_blocking(partial(log.ingest, entries_of(answer)[0]))

@@ -13,6 +13,7 @@ old they are.
     this log has other entries     apply nothing more, alarm, and name them
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,7 @@ from headwater_protocol.errors import (
     AuthenticationFailed,
     DamagedFile,
     HeadwaterError,
+    InvalidArgument,
     LogDiverged,
     LogTrimmed,
     NotLeader,
@@ -37,8 +39,8 @@ from headwater_server.net.replication.bootstrap import Bootstrap, entries_of
 from headwater_server.net.replication.upstream import Link, Upstream
 from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.net.turns import Turn
-from headwater_server.storage.errors import DiskFull, Diverged
-from headwater_server.storage.wal.interface import WalEntry, WalIndex
+from headwater_server.storage.errors import DiskFull, Diverged, Truncated
+from headwater_server.storage.wal.interface import Epoch, LogEnd, WalEntry, WalIndex
 
 _log = structlog.get_logger(__name__)
 
@@ -70,12 +72,18 @@ class Following:
         run_blocking: RunBlocking,
         *,
         node: str,
+        joined: bool,
+        fork: LogEnd | None,
         turn: Turn,
         monotonic: Callable[[], float],
         on_published: Callable[[], None],
         on_following: Callable[[], None],
     ) -> None:
-        """*on_published* is called after each batch; *on_following* when the leader agrees."""
+        """*on_published* is called after each batch; *on_following* when the leader agrees.
+
+        *joined*: all that this node has came from a leader. Otherwise it may have commits of its
+        own, after *fork* if that is known.
+        """
         self.problem: str | None = None
         self.leader_commit = engine.published
         self.upstream = upstream
@@ -83,6 +91,8 @@ class Following:
         self._bootstrap = bootstrap
         self._run_blocking = run_blocking
         self._node = node
+        self._joined = joined
+        self._fork = fork
         self._turn = turn
         self._monotonic = monotonic
         self._on_published = on_published
@@ -91,6 +101,7 @@ class Following:
         self._scope: trio.CancelScope | None = None
         self._stopped = False
         self._idle = trio.Event()
+        self._resumed = trio.Event()
         self._heard: float | None = None
         self._leader_time = 0
         engine.leadership.leader = upstream.url
@@ -121,24 +132,36 @@ class Following:
         Raises:
             Reopen: see the class.
         """
-        while not self._stopped:
-            wait_s = RETRY_S
-            with trio.CancelScope() as self._scope:
-                try:
-                    await self._follow()
-                except (DamagedFile, Diverged, LogDiverged, AuthenticationFailed) as error:
-                    self._alarm(error)
-                    wait_s = ALARM_RETRY_S
-                except LogTrimmed as error:
-                    await self._copy_again(error.message)
-                except DiskFull as error:
-                    self._alarm(error)
-                    wait_s = ALARM_RETRY_S
-                except HeadwaterError as error:
-                    self._note_away(error)
-                if not self._stopped:
-                    await trio.sleep(wait_s)
-        self._idle.set()
+        while True:
+            while not self._stopped:
+                with trio.CancelScope() as self._scope:
+                    await trio.sleep(await self._follow_once())
+            self._idle.set()
+            await self._resumed.wait()
+
+    async def _follow_once(self) -> float:
+        """Follow until that ends; return after how many seconds it is tried again."""
+        try:
+            await self._follow()
+        except LogDiverged as error:
+            common = _common_of(error.details)
+            if self._has_no_commits_after(common):
+                # For example an old leader that was restarted once more.
+                await self._copy_again("its log ends with entries that have no commits")
+            self._alarm(f"{error}; {beyond(self._engine, common)}")
+        except LogTrimmed as error:
+            if self._joined or self._has_no_commits_after(self._fork):
+                await self._copy_again(error.message)
+            self._alarm(
+                f"{error.message}; this node may have commits of its own, so it is not replaced by "
+                "a copy: give it an empty directory, or start it without --follow"
+            )
+        except (DamagedFile, Diverged, AuthenticationFailed, DiskFull, InvalidArgument) as error:
+            self._alarm(str(error))
+        except HeadwaterError as error:
+            self._note_away(error)
+            return RETRY_S
+        return ALARM_RETRY_S
 
     async def stop(self) -> None:
         """Take no more entries, and apply those that are here: this node will lead."""
@@ -146,15 +169,37 @@ class Following:
         if self._scope is not None:
             self._scope.cancel()
         await self._idle.wait()
-        await self._apply()
+        await self._apply_logged()
+
+    def resume(self) -> None:
+        """Follow again: this node will not lead."""
+        self._stopped = False
+        self._idle = trio.Event()
+        resumed, self._resumed = self._resumed, trio.Event()
+        resumed.set()
+
+    def _has_no_commits_after(self, common: LogEnd | None) -> bool:
+        """Whether nothing is lost if this node is replaced by a copy of its leader."""
+        reader = self._engine.log_reader
+        if common is None or common.index > reader.last_index:
+            return False
+        try:
+            if reader.end_at(common.index).hash != common.hash:
+                return False
+        except (Truncated, DamagedFile):
+            return False
+        return self._engine.applier.commits_after(common.index) == (0, 0)
 
     async def _follow(self) -> None:
         """Follow over one connection."""
         engine = self._engine
-        await self._apply()
+        await self._apply_logged()
         async with self.upstream.connect() as link:
             end = engine.leadership.end
-            await link.ask("replicate", self._node, end.epoch, end.index, end.hash)
+            identity = engine.database_id
+            greeting = (self._node, end.epoch, end.index, end.hash, None, identity)
+            await link.ask("replicate", *greeting)
+            self._joined = True
             self._on_following()
             request = await self._ask(link)
             while True:
@@ -174,6 +219,12 @@ class Following:
     async def _ask(self, link: Link) -> int:
         after: WalIndex = self._engine.log_reader.last_index
         return await link.send("log_read", self._node, after, BATCH_SIZE)
+
+    async def _apply_logged(self) -> None:
+        """Apply what is in the log of this node; a failure may have come between the two."""
+        engine = self._engine
+        self._unapplied = deque(engine.log_reader.read(engine.applier.index))
+        await self._apply()
 
     async def _apply(self) -> None:
         """Apply the entries that are here, and let others run in between."""
@@ -203,10 +254,7 @@ class Following:
         await self._bootstrap.run()
         raise Reopen
 
-    def _alarm(self, error: Exception) -> None:
-        reason = str(error)
-        if isinstance(error, LogDiverged):
-            reason = f"{reason}; {beyond(self._engine, error.details.get('common'))}"
+    def _alarm(self, reason: str) -> None:
         if reason != self.problem:
             _log.error("this follower applies nothing more", reason=reason)
         self.problem = reason
@@ -214,22 +262,31 @@ class Following:
     def _note_away(self, error: HeadwaterError) -> None:
         if isinstance(error, NotLeader):
             # It follows another node, or was deposed: somebody has to say where to go.
-            self._alarm(error)
+            self._alarm(str(error))
         elif isinstance(error, TooMany):
             _log.warning("the leader is busy", reason=error.message)
         else:
             _log.debug("the leader is away", reason=error.message)
 
 
-def beyond(engine: Engine, common: Any) -> str:
+def _common_of(details: dict[str, Any]) -> LogEnd | None:
+    """The entry that the details of LogDiverged name."""
+    match details:
+        case {"common": int(index), "hash": str(end)}:
+            with contextlib.suppress(ValueError):
+                return LogEnd(WalIndex(index), Epoch(0), bytes.fromhex(end))
+    return None
+
+
+def beyond(engine: Engine, common: LogEnd | None) -> str:
     """What this node has after the last entry that it has in common with another."""
-    if not isinstance(common, int):
+    if common is None:
         return "it is not known how much"
     reader = engine.log_reader
-    if common >= reader.last_index:
+    if common.index >= reader.last_index:
         return "nothing is lost with this node"
-    commits = engine.applier.commits_after(WalIndex(common))
-    entries = f"entries {common + 1} to {reader.last_index} are in the log of this node alone"
+    commits = engine.applier.commits_after(common.index)
+    entries = f"entries {common.index + 1} to {reader.last_index} are in the log of this node alone"
     if commits is None:
         return entries
     first, last = commits

@@ -11,24 +11,34 @@ former leader as soon as that can be reached.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import structlog
 import trio
 
-from headwater_protocol.errors import HeadwaterError, InvalidArgument, NotLeader
+from headwater_protocol.errors import (
+    DamagedFile,
+    HeadwaterError,
+    InvalidArgument,
+    NotLeader,
+    ProtocolError,
+    ReadOnly,
+)
 from headwater_server.engine.engine import Engine
+from headwater_server.engine.replication.leadership import term_of
 from headwater_server.net.replication.bootstrap import Bootstrap, OpenCopiedLog
 from headwater_server.net.replication.commit_waits import CommitWaits
 from headwater_server.net.replication.copies import Copies
 from headwater_server.net.replication.following import Following, beyond
-from headwater_server.net.replication.shipping import Shipping
+from headwater_server.net.replication.shipping import LEADS, Shipping
 from headwater_server.net.replication.upstream import Upstream
 from headwater_server.net.session.peer import Peer
 from headwater_server.net.tasks.checkpointer import Checkpointer
 from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.net.turns import Turn
+from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.files.node_file import (
     DEPOSED,
@@ -37,7 +47,7 @@ from headwater_server.storage.files.node_file import (
     NodeState,
     write_node,
 )
-from headwater_server.storage.wal.interface import WalIndex
+from headwater_server.storage.wal.interface import Epoch, LogEnd, WalIndex
 
 _log = structlog.get_logger(__name__)
 
@@ -72,8 +82,19 @@ def lone_node(engine: Engine) -> NodeSetup:
     return NodeSetup(engine.file_system, engine.path, state, None, None)
 
 
+def _fork_of(state: NodeState) -> LogEnd | None:
+    """The last entry that a promoted or deposed node has in common with the other leader."""
+    if not state.hash:
+        return None
+    return LogEnd(WalIndex(state.index), Epoch(state.epoch), bytes.fromhex(state.hash))
+
+
 class Replication:
-    """The part of a server that other nodes talk to."""
+    """The part of a server that other nodes talk to.
+
+    Attributes:
+        problem: why this node should perhaps not lead, or None.
+    """
 
     def __init__(
         self,
@@ -108,11 +129,12 @@ class Replication:
         )
         if setup.synchronous:
             group_commit.ship(self.shipping)
-        if self._state.epoch:
-            self.shipping.common = WalIndex(self._state.index)
+        if self._state.state == LEADING and self._state.epoch:
+            self.shipping.common = _fork_of(self._state)
         self.following: Following | None = None
         self._promotions: list[tuple[Peer, int]] = []
         self._wanted = trio.Event()
+        self.problem: str | None = None
         if not engine.leadership.leads and not engine.leadership.deposed:
             assert setup.upstream is not None, "a node that does not lead follows"
             self.following = Following(
@@ -121,6 +143,8 @@ class Replication:
                 self.bootstrap(setup, self._run_blocking),
                 self._run_blocking,
                 node=self._state.node,
+                joined=self._state.state == FOLLOWING,
+                fork=_fork_of(self._state),
                 turn=turn,
                 monotonic=monotonic,
                 on_published=on_applied,
@@ -154,59 +178,104 @@ class Replication:
 
     async def _lead_later(self) -> None:
         """Wait for a promotion, if this node follows; then tell the former leader."""
-        if self.following is not None:
+        while self.following is not None:
             await self._wanted.wait()
             await self._lead(self.following)
         if self._engine.leadership.leads and self._state.epoch:
             await self._tell_former_leader()
 
     async def _lead(self, following: Following) -> None:
-        await following.stop()
-        fork = self._engine.leadership.end
-        await self._run_blocking(lambda: self._engine.leadership.lead(promoted=True))
-        self._write_state(
-            replace(
-                self._state,
+        leadership = self._engine.leadership
+        before = self._state
+        try:
+            await following.stop()
+            fork = leadership.end
+            # First NODE, then the claim: a node that was promoted never follows its former leader
+            # again, and nobody is told of an epoch that no log has.
+            state = replace(
+                before,
                 state=LEADING,
                 leader=None,
                 index=int(fork.index),
                 hash=fork.hash.hex(),
-                epoch=int(self._engine.leadership.epoch),
+                epoch=int(leadership.next_term),
             )
-        )
+            await self._run_blocking(partial(self._write_state, state))
+            await self._run_blocking(partial(leadership.lead, at_least=leadership.next_term))
+        except (DiskFull, DamagedFile) as error:
+            _log.error("this node was not promoted", reason=str(error))
+            if self._state is not before:
+                await self._run_blocking(partial(self._write_state, before))
+            self._refuse_promotions(error)
+            following.resume()
+            return
         self.following = None
-        self.shipping.common = fork.index
+        self.shipping.common = fork
         _log.warning(
-            "promoted: this node leads",
-            epoch=self._engine.leadership.epoch,
-            commit=self._engine.published,
+            "promoted: this node leads", epoch=leadership.epoch, commit=self._engine.published
         )
         self._answer_promotions()
 
+    def _refuse_promotions(self, reason: Exception) -> None:
+        self._wanted = trio.Event()
+        error = ReadOnly(f"promote: this node cannot lead now: {reason}")
+        for session, request_id in self._promotions:
+            if not session.closing:
+                session.send(session.connection.error(request_id, error))
+        self._promotions.clear()
+
     async def _tell_former_leader(self) -> None:
-        """Tell a former leader that comes back that it must not write any more."""
-        upstream, state = self._setup.upstream, self._state
+        """Tell a former leader that comes back that it must not write any more.
+
+        It may be restored from a backup at any later time, so this goes on for ever.
+        """
+        upstream = self._setup.upstream
         if upstream is None:
             return
-        fork = bytes.fromhex(state.hash)
-        while True:
+        told = ""
+        while self._engine.leadership.leads:
             try:
-                async with upstream.connect() as link:
-                    await link.ask(
-                        "replicate",
-                        state.node,
-                        state.epoch,
-                        state.index,
-                        fork,
-                        self._setup.advertised,
-                    )
-            except NotLeader as error:
-                _log.warning("the former leader knows", answer=error.message)
-                if "beyond" in error.details:
-                    return
+                told = self._note_told(told, await self._tell(upstream))
             except (HeadwaterError, OSError) as error:
                 _log.debug("the former leader is away", reason=str(error))
             await trio.sleep(TELL_S)
+
+    async def _tell(self, upstream: Upstream) -> str:
+        """Tell the former leader; return what is to be logged."""
+        state = self._state
+        async with upstream.connect() as link:
+            try:
+                answer: Any = await link.ask(
+                    "replicate",
+                    state.node,
+                    state.epoch,
+                    state.index,
+                    bytes.fromhex(state.hash),
+                    self._setup.advertised,
+                    self._engine.database_id,
+                    LEADS,
+                )
+            except (NotLeader, InvalidArgument) as error:
+                self.problem = None
+                return error.message
+        match answer:
+            case [int(epoch), *_] if term_of(epoch) > term_of(state.epoch):
+                # That node was promoted after this one.
+                self._depose(upstream.url, epoch, None)
+                return ""
+            case [int(epoch), *_] if term_of(epoch) == term_of(state.epoch):
+                self.problem = (
+                    f"this node and {upstream.url} were both promoted, and both take writes: stop "
+                    "one of them, and start it again with an empty directory and --follow"
+                )
+                return self.problem
+        raise ProtocolError("the answer to replicate is not of its form")
+
+    def _note_told(self, before: str, told: str) -> str:
+        if told and told != before:
+            log = _log.critical if self.problem is not None else _log.warning
+            log("the former leader was told that this node leads", answer=told)
+        return told
 
     # Changes of the role.
 
@@ -238,12 +307,15 @@ class Replication:
                 session.send(self._promoted(session, request_id))
         self._promotions.clear()
 
-    def _depose(self, leader: str | None, epoch: int, index: int, end: bytes) -> str:
+    def _depose(self, leader: str | None, epoch: int, common: LogEnd | None) -> str:
         engine = self._engine
         engine.leadership.depose(leader)
-        self._write_state(NodeState(DEPOSED, self._state.node, leader, index, end.hex(), epoch))
+        index, end = (0, "") if common is None else (int(common.index), common.hash.hex())
+        self._write_state(NodeState(DEPOSED, self._state.node, leader, index, end, epoch))
+        # Answers that wait for the disk are not given: the new leader may lack these commits.
+        self._group_commit.depose()
         self.shipping.stop()
-        what = beyond(engine, index)
+        what = beyond(engine, common)
         _log.critical("deposed: another node leads, and this one writes no more", beyond=what)
         return what
 
@@ -314,6 +386,6 @@ class Replication:
             "epoch": epoch,
             "lag_commits": lag_commits,
             "lag": None if lag_us is None else lag_us / 1_000_000,
-            "replication_problem": None if following is None else following.problem,
+            "replication_problem": self.problem if following is None else following.problem,
             "followers": self.shipping.figures(),
         }

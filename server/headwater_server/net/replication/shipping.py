@@ -23,15 +23,17 @@ import trio
 from headwater_protocol.errors import (
     DamagedFile,
     HeadwaterError,
+    InvalidArgument,
     LogDiverged,
     LogTrimmed,
     NotLeader,
+    TooMany,
 )
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.replication.leadership import term_of
 from headwater_server.net.session.peer import Peer
 from headwater_server.storage.errors import Truncated
-from headwater_server.storage.wal.interface import LogCursor, WalIndex
+from headwater_server.storage.wal.interface import LogCursor, LogEnd, WalIndex
 
 _log = structlog.get_logger(__name__)
 
@@ -39,12 +41,41 @@ AWAY_S: Final = 10.0
 """Seconds without a request after which a follower counts as away, for logs and figures."""
 
 
+FOLLOWS: Final = "follower"
+COPIES: Final = "copy"
+LEADS: Final = "leader"
+
+FOLLOWERS_MAX: Final = 1000
+"""Followers that a leader remembers. Each that is new has a name of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What another node says of its log.
+
+    Attributes:
+        node: identifies it.
+        epoch, index, end: of the last entry that counts, and its hash.
+        leader: where the new leader is, if it says.
+        database: the id of its database, if it says.
+        role: FOLLOWS, COPIES (a follower whose copy is not complete) or LEADS.
+    """
+
+    node: str
+    epoch: int
+    index: int
+    end: bytes
+    leader: str | None = None
+    database: bytes | None = None
+    role: str = FOLLOWS
+
+
 @dataclass(slots=True)
 class Follower:
     """A follower as its leader knows it.
 
     Attributes:
-        confirmed: it has the entries up to this index, durably.
+        confirmed: it has the entries up to this index, durably; -1 while it copies the database.
         heard: when its last request came, in seconds of the event loop's clock.
         cursor: reads the log for it, after `at`.
     """
@@ -55,6 +86,7 @@ class Follower:
     cursor: LogCursor | None = None
     at: WalIndex = WalIndex(0)  # noqa: RUF009
     is_away: bool = False
+    copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +107,8 @@ class Shipping:
     Attributes:
         followers: by name.
         synchronous: how many followers must have a group before it is published.
+        common: the last entry that this node has in common with the leader before it; None: it was
+            never promoted.
     """
 
     def __init__(
@@ -84,16 +118,17 @@ class Shipping:
         clock: Callable[[], int],
         monotonic: Callable[[], float],
         synchronous: int,
-        depose: Callable[[str | None, int, int, bytes], str],
+        depose: Callable[[str | None, int, LogEnd | None], str],
         begin: Callable[["Shipping"], None],
     ) -> None:
-        """*depose* is called with leader, epoch, index and hash; *begin* with the first follower.
+        """*depose* is called with the leader, its epoch, and the last entry that both have.
 
-        *depose* makes this node write no more, and tells what it has that the new leader lacks.
+        It makes this node write no more, and tells what it has that the new leader lacks. *begin*
+        is called with the first follower.
         """
         self.followers: dict[str, Follower] = {}
         self.synchronous = synchronous
-        self.common: WalIndex | None = None
+        self.common: LogEnd | None = None
         self._engine = engine
         self._clock = clock
         self._monotonic = monotonic
@@ -106,49 +141,103 @@ class Shipping:
 
     # Requests of followers.
 
-    def greet(
-        self, session: Peer, node: str, epoch: int, index: int, end: bytes, leader: str | None
-    ) -> list[Any]:
-        """Compare the log of a follower with this one.
+    def greet(self, session: Peer, greeting: Greeting) -> list[Any]:
+        """Compare the log of another node with this one.
 
         Raises:
             NotLeader: this node does not lead, or does not lead any more.
             LogTrimmed: the follower must begin again from a copy.
             LogDiverged: the follower has entries that this node lacks.
+            InvalidArgument: it has another database.
         """
         engine = self._engine
         leadership = engine.leadership
+        if greeting.database not in (None, engine.database_id):
+            raise InvalidArgument("replicate: the log of this node is that of another database")
         leadership.check_leads()
         own = leadership.end
-        if term_of(epoch) > term_of(own.epoch):
-            beyond = self._depose(leader, epoch, index, end)
+        if term_of(greeting.epoch) > term_of(own.epoch):
+            beyond = self._depose(greeting.leader, greeting.epoch, self._shared_end(greeting))
             raise NotLeader(
-                f"this node, with epoch {own.epoch}, was deposed by one with {epoch}; {beyond}",
-                details={"leader": leader, "beyond": beyond},
+                f"this node, with epoch {own.epoch}, was deposed by one with {greeting.epoch}; "
+                f"{beyond}",
+                details={"leader": greeting.leader, "beyond": beyond},
             )
-        at = WalIndex(index)
+        answer = [own.epoch, engine.log_reader.first_index, own.index]
+        if greeting.role == LEADS:
+            # It compares the epochs. It is no follower, so nothing is kept for it.
+            return answer
+        self._check_shared(greeting, own)
+        self._note_greeting(session, greeting, own.index)
+        return answer
+
+    def _shared_end(self, greeting: Greeting) -> LogEnd | None:
+        """The end of the log of another node, if this node has that entry, too."""
+        index = WalIndex(greeting.index)
+        reader = self._engine.log_reader
         try:
-            matches = at <= own.index and engine.log_reader.end_at(at).hash == end
+            if index <= reader.last_index:
+                end = reader.end_at(index)
+                return end if end.hash == greeting.end else None
+        except (Truncated, DamagedFile):
+            pass
+        return None
+
+    def _check_shared(self, greeting: Greeting, own: LogEnd) -> None:
+        """Raise unless this log goes on where that of a follower ends."""
+        at = WalIndex(greeting.index)
+        # Of an earlier leader, it took more than the node that was promoted.
+        is_beyond = (
+            self.common is not None
+            and at > self.common.index
+            and term_of(greeting.epoch) < term_of(own.epoch)
+        )
+        try:
+            matches = (
+                not is_beyond
+                and at <= own.index
+                and self._engine.log_reader.end_at(at).hash == greeting.end
+            )
         except Truncated as error:
             raise LogTrimmed(
-                f"entry {index + 1} was trimmed; the oldest one here is {error.first_index}",
+                f"entry {at + 1} was trimmed; the oldest one here is {error.first_index}",
                 details={"first": error.first_index},
             ) from None
         if not matches:
             raise LogDiverged(
-                f"entry {index} of this follower is not in the log of its leader, which ends with "
+                f"entry {at} of this follower is not in the log of its leader, which ends with "
                 f"entry {own.index}",
-                details={"common": self.common},
+                details=_details(self.common),
             )
+
+    def _note_greeting(self, session: Peer, greeting: Greeting, last: WalIndex) -> None:
+        node, at = greeting.node, WalIndex(greeting.index)
         known = node in self.followers
+        if not known and len(self.followers) >= FOLLOWERS_MAX:
+            self._forget_one()
         self._note(session, node, at)
+        follower = self.followers[node]
+        # It may have lost its disk since it was here. A copy counts once it is complete.
+        follower.copies = greeting.role == COPIES
+        follower.confirmed = WalIndex(-1) if follower.copies else at
+        self._confirmed.unpark_all()
         _log.info(
             "a follower is here" if not known else "a follower is here again",
             node=node,
             peer=session.peer,
-            behind=own.index - index,
+            behind=last - at,
         )
-        return [own.epoch, engine.log_reader.first_index, own.index]
+
+    def _forget_one(self) -> None:
+        """Forget the follower that has been away for longest; raise TooMany if none is away."""
+        away = [node for node, follower in self.followers.items() if follower.is_away]
+        if not away:
+            raise TooMany(
+                f"replicate: {len(self.followers)} followers are here; allowed are {FOLLOWERS_MAX}"
+            )
+        longest = min(away, key=lambda node: self.followers[node].heard)
+        del self.followers[longest]
+        self._engine.checkpoints.readers.forget(longest)
 
     def read(
         self,
@@ -163,8 +252,16 @@ class Shipping:
 
         Raises:
             NotLeader, LogTrimmed: see `greet`.
+            InvalidArgument: the follower has not greeted this node, or asks beyond its log.
         """
         self._engine.leadership.check_leads()
+        if node not in self.followers:
+            raise InvalidArgument("log_read: ask for replicate first")
+        if after > self._engine.log_reader.last_index:
+            raise InvalidArgument(
+                f"log_read: entry {after} is not in this log, which ends with entry "
+                f"{self._engine.log_reader.last_index}"
+            )
         self._note(session, node, after)
         until = self._monotonic() + wait_ms / 1000
         request = _Waiting(session, request_id, node, after, size_max, until)
@@ -183,7 +280,7 @@ class Shipping:
         if follower.is_away:
             follower.is_away = False
             _log.info("a follower is back", node=node, peer=session.peer)
-        if index > follower.confirmed:
+        if index > follower.confirmed and not follower.copies:
             follower.confirmed = index
             if self.synchronous:
                 self._confirmed.unpark_all()
@@ -302,3 +399,9 @@ class Shipping:
             }
             for node, each in self.followers.items()
         ]
+
+
+def _details(common: LogEnd | None) -> dict[str, Any]:
+    if common is None:
+        return {"common": None}
+    return {"common": int(common.index), "hash": common.hash.hex()}

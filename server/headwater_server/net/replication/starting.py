@@ -37,6 +37,7 @@ from headwater_server.storage.files.node_file import (
     read_node,
     write_node,
 )
+from headwater_server.storage.wal.interface import Epoch
 
 T = TypeVar("T")
 
@@ -58,6 +59,11 @@ class Start:
     setup: NodeSetup
     leads: bool
     deposed: bool = False
+
+    @property
+    def epoch(self) -> Epoch:
+        """The least epoch of its claim: a node may be promoted, and lose the power before that."""
+        return Epoch(self.setup.state.epoch)
 
 
 async def start_node(

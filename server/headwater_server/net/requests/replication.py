@@ -6,6 +6,7 @@ from typing import Any
 from headwater_protocol.answers import answer_in
 from headwater_protocol.errors import TooLarge
 from headwater_protocol.operations import IN_TRANSACTION
+from headwater_server.net.replication.shipping import FOLLOWS, Greeting
 from headwater_server.net.service import Handler
 from headwater_server.net.session.session import Session
 from headwater_server.storage.wal.interface import WalIndex
@@ -46,12 +47,13 @@ def read_at_least(
 
 
 def replicate(session: Session, request_id: int, arguments: list[Any]) -> bytes:
-    """A follower greets its leader."""
-    name, epoch, index, end, leader = arguments
+    """A follower greets its leader, or a new leader its former one."""
+    greeting = Greeting(*arguments)
     replication = session.service.replication
     session.service.check_running()
-    answer = replication.shipping.greet(session, name, epoch, index, end, leader)
-    replication.copies.ended(name, index)
+    answer = replication.shipping.greet(session, greeting)
+    if greeting.role == FOLLOWS:
+        replication.copies.ended(greeting.node, greeting.index)
     return session.connection.answer(request_id, answer)
 
 

@@ -174,10 +174,15 @@ class GroupCommit:
         self._in_flight: deque[_InFlight] = deque()
         self._logged_sequence = 0
         self._confirming = trio.lowlevel.ParkingLot()
+        self._deposed = False
 
     def ship(self, ship: Ship) -> None:
         """Tell the followers of each group from now on."""
         self._ship = ship
+
+    def depose(self) -> None:
+        """Another node leads: commits that were not answered may be lost, so none is any more."""
+        self._deposed = True
 
     def wait_for(self, waiter: Waiter) -> None:
         """Hold the answer until its sequence is durable, then release it.
@@ -269,7 +274,7 @@ class GroupCommit:
 
         Once for each group; with *always* in any case, to make the log begin a new segment.
         """
-        if not self._busy and (always or self.groups != self._sealed_groups):
+        if not self._busy and not self._deposed and (always or self.groups != self._sealed_groups):
             self._seal_wanted = True
             self.wake()
 
@@ -329,14 +334,19 @@ class GroupCommit:
             if self._failed:
                 return
             self._in_flight.popleft()
-            waiters = flight.waiters
-            if not known:
-                # It is durable here, and may be lost with this node.
-                for waiter in waiters:
-                    self.waiting_size -= waiter.size
-                    waiter.owner.fail(waiter)
-                waiters = []
-            self._publish(flight.group, waiters)
+            if known:
+                self._publish(flight.group, flight.waiters)
+            else:
+                # It is durable here, and may be lost with this node: no reader sees it before the
+                # next start.
+                self._refuse(flight.waiters)
+                self._published.unpark_all()
+
+    def _refuse(self, waiters: list[Waiter]) -> None:
+        """Tell clients that the outcome is unknown."""
+        for waiter in waiters:
+            self.waiting_size -= waiter.size
+            waiter.owner.fail(waiter)
 
     def _begin(self, group: Group) -> None:
         self._busy = True
@@ -351,6 +361,9 @@ class GroupCommit:
     def _finish(self, group: Group) -> None:
         """Publish a durable group, and release its answers."""
         waiters, self._syncing = self._syncing, []
+        if self._deposed:
+            self._refuse(waiters)
+            waiters = []
         self._publish(group, waiters)
 
     def _publish(self, group: Group, waiters: list[Waiter]) -> None:

@@ -363,15 +363,21 @@ class RecordAssembler:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._epoch = Epoch(0)
+        self._before: list[bytes] = []
 
     @property
     def is_between_records(self) -> bool:
         """Whether no record has begun and is not complete."""
         return not self._parts
 
+    def undo(self) -> None:
+        """Forget the last entry: it is added again later."""
+        self._parts[:] = self._before
+
     def add(self, entry: WalEntry) -> list[bytes]:
         """The records that the next entry completes."""
         parts = self._parts
+        self._before = parts.copy() if entry.resumed else []
         # The writer of an unfinished record died, and a later writer began a new one.
         if not entry.resumed or entry.epoch != self._epoch:
             parts.clear()
