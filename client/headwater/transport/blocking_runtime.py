@@ -9,6 +9,7 @@ its items on a shared one would block all other requests.
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -33,7 +34,9 @@ class BlockingRuntime:
 
     def __init__(self) -> None:
         self.closing = Stop()
-        self._connections: list[BlockingConnection] = []
+        # Weak, so that a connection that nobody got, since a signal handler raised, does not stay
+        # open.
+        self._connections: list[weakref.ref[BlockingConnection]] = []
         self._listing = threading.RLock()
         # The stops that end what the current thread waits for, besides `closing`.
         self._guarded = threading.local()
@@ -48,8 +51,8 @@ class BlockingRuntime:
             connection.deadline = until
             with self._listing:
                 self._connections = [
-                    *(other for other in self._connections if not other.closed),
-                    connection,
+                    *(weakref.ref(other) for other in self._listed() if not other.closed),
+                    weakref.ref(connection),
                 ]
             with ExitStack() as stack:
                 for stop in self._stops():
@@ -71,9 +74,13 @@ class BlockingRuntime:
         """Close all connections, end all waits, and open nothing any more."""
         self.closing.set()
         with self._listing:
-            connections = list(self._connections)
+            connections = self._listed()
         for connection in connections:
             connection.close(closed_by_user())
+
+    def _listed(self) -> list[BlockingConnection]:
+        listed = [each() for each in self._connections]
+        return [connection for connection in listed if connection is not None]
 
     async def guard(self, work: Callable[[], Awaitable[T]], stop: Stop) -> T:
         """As Runtime.guard."""

@@ -23,10 +23,11 @@ import pytest
 import headwater
 from headwater import Event
 from headwater.cli.server_process import ServerProcess
+from headwater.transport.blocking_runtime import BlockingRuntime
 from tests.client.fake_server import FakeServer
 
 CLIENT: Final = str(Path(headwater.__file__).parent)
-PLACES_MAX: Final = 5000
+PLACES_MAX: Final = 1000
 """More places than any of the calls below has."""
 
 _CHECKS: Final = {
@@ -160,8 +161,13 @@ def test_an_interruption_at_any_place_leaves_a_database_that_works(
             assert works_in_any_thread(db), f"interrupted at place {place}"
             if passed[0] < place:
                 break
-    # What was left to the garbage collector is collected here, and not in another test.
-    gc.collect()
+        # What was left to the garbage collector is collected here, and not in another test.
+        gc.collect()
+        runtime = db._core._channel.runtime
+        assert isinstance(runtime, BlockingRuntime)
+        kept = [each() for each in runtime._connections]
+        # One for requests, and at most another one that a thread opened.
+        assert sum(each is not None and not each.closed for each in kept) <= 2
 
 
 def test_a_write_that_was_interrupted_after_it_was_sent_says_its_id() -> None:
