@@ -103,7 +103,7 @@ TIMES: Final[dict[str, list[Ends]]] = {
             _us("transaction_age_us_max"),
             "It is rolled back.",
             (errors.TransactionGone,),
-            "`--transaction-age`",
+            "`--transaction-age`, at most `--transaction-retention`",
         ),
         Ends(
             "Reads of a past commit, pages of a listing or scan, and feeds of keys that lag, "

@@ -111,6 +111,10 @@ def test_a_server_killed_under_load_is_restored_from_its_archive_to_any_commit_a
     assert (status, tree(archive)) == (0, before), said
     assert "timeline 1: commits 1 to 150" in said
     assert "from the first entry on" in said
+    found = json.loads(run("check", "--json", str(archive))[1])
+    (timeline,) = found["timelines"]
+    assert (timeline["first_commit"], timeline["last_commit"]) == (1, 150)
+    assert (found["sound"], found["damaged"]) == (True, [])
 
 
 def test_kills_at_random_leave_an_archive_with_everything_that_stats_said_was_archived(

@@ -1,5 +1,6 @@
 """`headwater backup` and `headwater restore`, with real servers on real disks."""
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -119,6 +120,15 @@ def test_a_failed_backup_is_reported_in_one_line(
         status, said = run("backup", "monday", "--url", without.url)
         assert status == 1
         assert "--backup-dir" in said
+
+
+def test_a_backup_is_told_to_programs(server: ServerProcess) -> None:
+    status, said = run("backup", "made-by-a-program", "--json", "--url", server.url)
+    assert status == 0, said
+    made = json.loads(said)
+    assert made.keys() == {"name", "commit", "position", "size"}
+    assert made["name"] == "made-by-a-program"
+    assert made["size"] > 0
 
 
 def test_a_damaged_backup_is_restored_only_with_no_check(

@@ -1,5 +1,6 @@
 """`headwater check` and `headwater repair` on a directory that a real server left."""
 
+import json
 import os
 import random
 import time
@@ -48,6 +49,24 @@ def test_a_sound_directory_passes_the_check(left: Path) -> None:
     status, said = run("check", str(left))
     assert status == 0
     assert "and 20 commits more in the write-ahead log: all is well" in said
+    status, said = run("check", "--json", str(left))
+    assert status == 0
+    found = json.loads(said)
+    assert found["sound"]
+    assert (found["commits"], found["logged_commits"], found["damaged"]) == (0, 20, [])
+
+
+def test_what_is_damaged_is_listed_for_programs(left: Path) -> None:
+    segment = flip_a_byte_of_the_log(left)
+    status, said = run("check", "--json", str(left))
+    assert status == 1
+    found = json.loads(said)
+    assert not found["sound"]
+    (damaged,) = found["damaged"]
+    assert damaged["file"] == str(segment)
+    assert damaged["kind"] == "write-ahead log"
+    assert damaged["what"]
+    assert damaged["repair"]
 
 
 def test_damage_is_reported_with_file_and_offset_and_nothing_is_changed(left: Path) -> None:

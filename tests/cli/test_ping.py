@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -12,7 +13,13 @@ def test_ping_works_on_a_server_that_needs_a_user(tmp_path: Path) -> None:
         return result.exit_code, result.output
 
     with ServerProcess(tmp_path) as server:
+        (line,) = run("ping", "--json")[1].splitlines()
+        row = json.loads(line)
+        assert (row["address"], row["commit"]) == (server.address, 0)
+        assert row["ms"] > 0
         assert run("user", "add", "ann", "--password-stdin", entered="secret\n")[0] == 0
+        unknown = {"address": server.address, "commit": None, "ms": None}
+        assert json.loads(run("ping", "--json")[1]) == unknown
         assert run("ping") == (0, f"{server.address}: up, and requires a user\n")
         assert run("ping", "--user", "ann", "--password", "secret")[0] == 0
         assert run("ping", "--user", "ann", "--password", "wrong")[0] == 1

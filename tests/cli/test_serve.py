@@ -171,6 +171,7 @@ def test_an_address_that_other_machines_can_reach_needs_a_user(tmp_path: Path) -
         (["--data", "d", "--history-window", "-1"], "--history-window"),
         (["--data", "d", "--tls-key", "key.pem"], "--tls-cert"),
         (["--data", "d", "--tls-client-ca", "ca.pem"], "--tls-cert"),
+        (["--data", "d", "--tls-client-crl", "crl.pem"], "--tls-client-ca"),
         (["--data", "d", "--tls-client-login", "name"], "certificate-or-password"),
         (["--data", "d", "--config", "missing.toml"], "missing.toml"),
         (["--data", "d", "--nonsense"], "--nonsense"),

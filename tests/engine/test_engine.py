@@ -338,6 +338,20 @@ def test_a_transaction_that_was_idle_or_open_for_too_long_ends() -> None:
             database.engine.commit(ended.id, OWNER, [])
 
 
+def test_a_transaction_ends_before_its_outcome_is_forgotten() -> None:
+    """An older one could do all its work, and its commit would be refused for good."""
+    database = Database(replace(SETTINGS, transaction_retention_us=10 * SECOND_US))
+    opened = database.begin()
+    for _ in range(10):
+        database.now += SECOND_US
+        database.engine.transaction(opened.id, OWNER)
+    assert database.engine.expire() == []
+    database.now += 1
+    assert database.engine.expire() == [opened]
+    with pytest.raises(TransactionGone):
+        database.engine.commit(opened.id, OWNER, [])
+
+
 def test_a_clock_that_is_set_back_ends_no_lease() -> None:
     database = Database()
     database.begin()

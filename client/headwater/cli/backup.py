@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.cli.tables import ask, json_option, show, yes_option
+from headwater.cli.tables import ask, json_line, json_option, show, yes_option
 
 ANSWER_S_MAX: Final = 24 * 3600.0
 """Seconds that a backup may take. A day is enough to copy terabytes. If the server goes away, the
@@ -44,7 +44,8 @@ def backup() -> None:
 @backup.command()
 @connection_options
 @click.argument("name")
-def make(connector: Connector, name: str) -> None:
+@json_option
+def make(connector: Connector, name: str, *, as_json: bool) -> None:
     """Make the backup NAME in the server's directory for backups (--backup-dir).
 
     The server keeps running. The backup contains every commit that was acknowledged before. It is a
@@ -54,6 +55,10 @@ def make(connector: Connector, name: str) -> None:
     """
     with connector.connect(answer_timeout=ANSWER_S_MAX) as db:
         made = db.backup(name)
+    if as_json:
+        row = {"name": name, "commit": made.commit, "position": made.position, "size": made.size}
+        click.echo(json_line(row))
+        return
     click.echo(f"{name}: commit {made.commit}, position {made.position}, {made.size:,} bytes")
 
 

@@ -6,6 +6,7 @@ import click
 
 from headwater.blocking.database import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
+from headwater.cli.tables import json_line, json_option
 from headwater.errors import AuthenticationFailed
 
 
@@ -18,22 +19,26 @@ from headwater.errors import AuthenticationFailed
     type=click.FloatRange(min=0),
     help="Seconds between two requests.",
 )
-def ping(connector: Connector, count: int, interval: float) -> None:
+@json_option
+def ping(connector: Connector, count: int, interval: float, *, as_json: bool) -> None:
     """Ask a server for its newest commit.
 
     If no user is given and the server requires one, the ping counts as a success. So health checks
-    need no user.
+    need no user. Then its commit is null in JSON.
     """
     database = connector.connect()
     try:
-        _ping(database, count, interval)
+        _ping(database, count, interval, as_json=as_json)
     except AuthenticationFailed:
         if database.address.user is not None:
             raise
-        click.echo(f"{database.address}: up, and requires a user")
+        if as_json:
+            click.echo(json_line({"address": str(database.address), "commit": None, "ms": None}))
+        else:
+            click.echo(f"{database.address}: up, and requires a user")
 
 
-def _ping(database: BlockingDatabase, count: int, interval: float) -> None:
+def _ping(database: BlockingDatabase, count: int, interval: float, *, as_json: bool) -> None:
     times = []
     with database as db:
         for number in range(count):
@@ -42,7 +47,11 @@ def _ping(database: BlockingDatabase, count: int, interval: float) -> None:
             began = time.perf_counter()
             pong = db.ping()
             times.append((time.perf_counter() - began) * 1000)
-            click.echo(f"{db.address}: commit {pong.commit}, {times[-1]:.2f} ms")
-    if count > 1:
+            if as_json:
+                row = {"address": str(db.address), "commit": pong.commit, "ms": times[-1]}
+                click.echo(json_line(row))
+            else:
+                click.echo(f"{db.address}: commit {pong.commit}, {times[-1]:.2f} ms")
+    if count > 1 and not as_json:
         mean = sum(times) / count
         click.echo(f"{count} times: {min(times):.2f} to {max(times):.2f} ms, mean {mean:.2f} ms")

@@ -1,10 +1,12 @@
 """`headwater check`: read every byte of a database, a backup or an archive; say what is wrong."""
 
+import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import click
 
@@ -12,7 +14,7 @@ from headwater_protocol.exit_codes import FAILED, WARNED
 from headwater_server.cli.failures import one_line
 from headwater_server.engine.check.archive import ArchiveReport, check_archive
 from headwater_server.engine.check.check import check as check_directory
-from headwater_server.engine.check.findings import Progress, Report
+from headwater_server.engine.check.findings import Finding, Progress, Report
 from headwater_server.engine.format.transaction_ids import told_time
 from headwater_server.storage.archive.directory import is_archive
 from headwater_server.storage.files.real_files import RealFileSystem
@@ -21,7 +23,8 @@ from headwater_server.storage.store.rocks_store import RocksStore
 
 @click.command()
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False))
-def check(directory: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
+def check(directory: str, *, as_json: bool) -> None:
     """Read every byte of the data directory, backup or archive DIR, and change nothing.
 
     No server may be running on a data directory; one may write to an archive. Exit status 0: it is
@@ -32,9 +35,13 @@ def check(directory: str) -> None:
     if is_archive(files, directory):
         with one_line(), progress("checking") as on_progress:
             checked = check_archive(files, directory, on_progress=on_progress)
-        _show_archive(checked)
+        if as_json:
+            click.echo(json.dumps(_archive_figures(checked)))
+        else:
+            _show_archive(checked)
+            if checked.findings:
+                click.echo("An archive cannot be repaired. Make a backup, and begin a new archive.")
         if checked.findings:
-            click.echo("An archive cannot be repaired. Make a backup, and begin a new archive.")
             sys.exit(FAILED)
         return
     with one_line(), progress("checking") as on_progress:
@@ -45,14 +52,16 @@ def check(directory: str) -> None:
             now=wall_clock(),
             on_progress=on_progress,
         )
-    show(report)
+    if as_json:
+        click.echo(json.dumps(_figures(report)))
+    else:
+        show(report)
+        if not report.is_clean or report.warnings:
+            aim = "correct this" if report.is_clean else "repair it"
+            click.echo(f"To {aim}, and to see what a repair discards: headwater repair {directory}")
     if not report.is_clean:
-        click.echo(f"To repair it, and to see what a repair discards: headwater repair {directory}")
         sys.exit(FAILED)
     if report.warnings:
-        click.echo(
-            f"To correct this, and to see what a repair discards: headwater repair {directory}"
-        )
         sys.exit(WARNED)
 
 
@@ -81,6 +90,53 @@ def show(report: Report) -> None:
         f"{report.commits} commits, {report.events} events, {report.keys} keys{logged}: "
         + ("all is well" if report.is_clean else f"{count} damaged")
     )
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    """What a check found, for programs."""
+    return {
+        "sound": report.is_clean,
+        "commits": report.commits,
+        "events": report.events,
+        "keys": report.keys,
+        "logged_commits": report.logged_commits,
+        "logged_events": report.logged_events,
+        "damaged": [_finding(each) for each in report.findings],
+        "damaged_more": report.more,
+        "warnings": [_finding(each) for each in report.warnings],
+        "notes": report.notes,
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind.value,
+        "file": finding.file,
+        "offset": finding.offset,
+        "what": finding.what,
+        "repair": finding.remedy,
+    }
+
+
+def _archive_figures(report: ArchiveReport) -> dict[str, Any]:
+    """What a check of an archive found, for programs. Times are microseconds since 1970."""
+    return {
+        "sound": not report.findings,
+        "pieces": report.pieces,
+        "size": report.size,
+        "timelines": [
+            {
+                "number": each.number,
+                "parent": each.parent,
+                "first_commit": each.span.before + 1,
+                "last_commit": each.span.last,
+                "first_time": each.span.first_time,
+                "last_time": each.span.last_time,
+            }
+            for each in report.timelines
+        ],
+        "damaged": report.findings,
+    }
 
 
 def _show_archive(report: ArchiveReport) -> None:

@@ -168,6 +168,11 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         metavar="FILE",
     ),
     _option(
+        "tls-client-crl",
+        "Lists of revoked certificates, PEM: a current one of each of these authorities.",
+        metavar="FILE",
+    ),
+    _option(
         "tls-client-login",
         "What clients have to show on TLS addresses, with --tls-client-ca.",
         type=click.Choice([each.value for each in ClientLogin]),
@@ -256,7 +261,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _seconds(
         "transaction-age",
         _ENGINE.transaction_age_us_max / SECOND_US,
-        "How long a transaction may stay open.",
+        "How long a transaction may stay open, at most --transaction-retention.",
     ),
     _seconds(
         "request-time",
@@ -314,6 +319,8 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         raise click.UsageError("--tls-key without --tls-cert")
     if values["tls_client_ca"] is not None and values["tls_cert"] is None:
         raise click.UsageError("--tls-client-ca without --tls-cert")
+    if values["tls_client_crl"] is not None and values["tls_client_ca"] is None:
+        raise click.UsageError("--tls-client-crl without --tls-client-ca")
     if not values["listen"] and values["unix"] is None:
         raise click.UsageError("nothing to listen on: give --listen or --unix")
     return ServerSettings(
@@ -325,6 +332,7 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         http=values["http"],
         slow_request_ms=values["slow_request"],
         tls_client_ca=values["tls_client_ca"],
+        tls_client_crl=values["tls_client_crl"],
         tls_client_login=ClientLogin(values["tls_client_login"]),
         scrub_interval_ms=round(values["scrub_interval"] * _HOUR_MS) or None,
         audit_log=values["audit_log"],

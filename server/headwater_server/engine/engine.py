@@ -112,7 +112,8 @@ class Engine:
             count_max=settings.transactions_max,
             size_max=settings.transactions_size_max,
             idle_us_max=settings.transaction_idle_us_max,
-            age_us_max=settings.transaction_age_us_max,
+            # The outcome of an older one is forgotten, so its commit would be refused.
+            age_us_max=min(settings.transaction_age_us_max, settings.transaction_retention_us),
         )
         self.open_count, self.open_size = self._open.count_of, self._open.size_of
         self.rewriting = Rewriting(

@@ -151,6 +151,7 @@ async def _serve_once(settings: ServerSettings, task_status: trio.TaskStatus[lis
             settings.tls_certificate,
             settings.tls_key,
             client_authority=settings.tls_client_ca,
+            revoked=settings.tls_client_crl,
             login=settings.tls_client_login,
         )
     # Bind before replaying the log, so that an occupied port is reported immediately.

@@ -107,6 +107,10 @@ class ServerSettings:
     """PEM file with the authorities whose certificates of clients are accepted. None: clients are
     not asked for one."""
 
+    tls_client_crl: str | None = None
+    """PEM file with the lists of certificates that these authorities have revoked. None: no list is
+    consulted."""
+
     tls_client_login: ClientLogin = ClientLogin.BOTH
     """What a client has to show on a TLS address, if there is such an authority."""
 

@@ -1,16 +1,22 @@
 """TLS between a real server and the client: bound passwords, and certificates of clients."""
 
+import os
+import signal
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgpack
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 import headwater
 from headwater.cli.server_process import ServerFailed, ServerProcess
@@ -33,6 +39,19 @@ class Place:
     def url(self) -> str:
         return f"headwaters://{self.server.address}?ca_file={self.path}/ca.pem"
 
+    def reload(self) -> None:
+        """Let the server read its certificates again, and wait until it has."""
+        told = "the certificate was read again"
+        before = self.server.log.read_text().count(told)
+        os.kill(self.server.pid, signal.SIGHUP)
+        url = f"headwater+unix://{self.path}/unix.sock"
+        with headwater.connect_blocking(url, user="bob", password="crayon") as db:
+            for _ in range(20_000):
+                if self.server.log.read_text().count(told) > before:
+                    return
+                db.ping()
+        raise AssertionError(told)
+
     def certificate(self, *names: str, user: str | None, of: trustme.CA | None = None) -> str:
         """The options of a URL for a new certificate of a client."""
         made = (of or self.authority).issue_cert(*names, common_name=user)
@@ -42,8 +61,8 @@ class Place:
 
 
 @contextmanager
-def serving(path: Path, *options: str) -> Iterator[Place]:
-    authority = trustme.CA()
+def serving(path: Path, *options: str, authority: trustme.CA | None = None) -> Iterator[Place]:
+    authority = authority or trustme.CA()
     authority.cert_pem.write_to_path(str(path / "ca.pem"))
     own = authority.issue_cert("127.0.0.1")
     own.private_key_and_cert_chain_pem.write_to_path(str(path / "server.pem"))
@@ -197,6 +216,57 @@ def test_a_certificate_can_be_instead_of_a_password(tmp_path: Path) -> None:
                 other.remove_user("ann")
             with pytest.raises(headwater.AuthenticationFailed):
                 db.get("k")
+
+
+def write_revoked(file: Path, authority: trustme.CA, *revoked: Path, days: int = 1) -> None:
+    """Write the list of the certificates that an authority has revoked; it is valid for days."""
+    key = serialization.load_pem_private_key(authority.private_key_pem.bytes(), None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    issuer = x509.load_pem_x509_certificate(authority.cert_pem.bytes()).subject
+    now = datetime.now(UTC)
+    made = x509.CertificateRevocationListBuilder(issuer, now - timedelta(3), now + timedelta(days))
+    for path in revoked:
+        serial = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+        entry = x509.RevokedCertificateBuilder(serial, now - timedelta(2))
+        made = made.add_revoked_certificate(entry.build())
+    file.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+def test_a_certificate_that_its_authority_has_revoked_lets_nobody_in(tmp_path: Path) -> None:
+    crl, authority = tmp_path / "crl.pem", trustme.CA()
+    write_revoked(crl, authority)
+    options = (
+        *("--tls-client-ca", str(tmp_path / "ca.pem"), "--tls-client-crl", str(crl)),
+        *("--tls-client-login", "certificate"),
+    )
+    with serving(tmp_path, *options, authority=authority) as place:
+        ann = place.url + place.certificate("a.example", user="ann")
+        bob = place.url + place.certificate("b.example", user="bob")
+        assert logged_in("blocking", ann) == "ann by EXTERNAL"
+        write_revoked(crl, authority, tmp_path / "ann.pem")
+        assert logged_in("blocking", ann) == "ann by EXTERNAL", "nothing was read again yet"
+        place.reload()
+        assert refused(ann).code == "connection_lost"
+        assert logged_in("blocking", bob) == "bob by EXTERNAL"
+        # A list that has expired says nothing of anybody.
+        write_revoked(crl, authority, days=-1)
+        place.reload()
+        assert refused(bob).code == "connection_lost"
+
+
+@pytest.mark.parametrize("content", [None, "no list"])
+def test_a_list_of_revoked_certificates_that_cannot_be_read_is_reported(
+    content: str | None, tmp_path: Path
+) -> None:
+    authority, file, crl = trustme.CA(), tmp_path / "both.pem", tmp_path / "crl.pem"
+    made = authority.issue_cert("127.0.0.1")
+    made.private_key_and_cert_chain_pem.write_to_path(str(file))
+    if content is not None:
+        crl.write_text(content)
+    with pytest.raises(
+        CannotListen, match=r"TLS certificates revoked by .*crl\.pem: (No such|no )"
+    ):
+        Certificate(str(file), None, client_authority=str(file), revoked=str(crl))
 
 
 @pytest.mark.parametrize(

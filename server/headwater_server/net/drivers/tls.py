@@ -1,6 +1,6 @@
-"""TLS of the server: its certificate, and the authority whose clients' certificates it accepts.
+"""TLS of the server: its certificate, and which certificates of clients it accepts.
 
-Both are files, which can be renewed while connections are open.
+All are files, which can be renewed while connections are open.
 """
 
 import ssl
@@ -39,6 +39,7 @@ class Certificate:
         key: str | None,
         *,
         client_authority: str | None = None,
+        revoked: str | None = None,
         login: ClientLogin = ClientLogin.BOTH,
     ) -> None:
         """Read the files.
@@ -49,6 +50,7 @@ class Certificate:
         self._file = file
         self._key = key
         self._client_authority = client_authority
+        self._revoked = revoked
         self.login = None if client_authority is None else login
         self.identity = self._read()
 
@@ -80,9 +82,27 @@ class Certificate:
                 raise CannotListen(
                     f"TLS authority for clients from {self._client_authority}: {_why(error)}"
                 ) from error
+            if self._revoked is not None:
+                self._refuse_revoked(context, self._revoked)
             optional = self.login is ClientLogin.EITHER
             context.verify_mode = ssl.CERT_OPTIONAL if optional else ssl.CERT_REQUIRED
         return Identity(context, server_end_point(own))
+
+    @staticmethod
+    def _refuse_revoked(context: ssl.SSLContext, file: str) -> None:
+        """Refuse the certificates that the lists in a file name.
+
+        OpenSSL also refuses those of an authority that has no list there, or an expired one.
+        """
+        try:
+            if ssl.PEM_HEADER.replace("CERTIFICATE", "X509 CRL") not in Path(file).read_text(
+                encoding="ascii", errors="replace"
+            ):
+                raise CannotListen(f"TLS certificates revoked by {file}: no list in PEM form")
+            context.load_verify_locations(file)
+        except (OSError, ssl.SSLError) as error:
+            raise CannotListen(f"TLS certificates revoked by {file}: {_why(error)}") from error
+        context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 
 def _why(error: OSError) -> str:
