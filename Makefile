@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture wheel wheels pins clean
+.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture site wheel wheels pins clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -172,6 +172,18 @@ journey: $(READY)  ## Count the calls, functions and modules of each kind of req
 
 fixture: $(READY)  ## Write data directories of the current format, for tests of later versions
 	$(BIN)/python -m tests.formats.make
+
+# The site's tools, beside those of `make setup`.
+SITE := $(VENV)/.site
+$(SITE): $(READY)
+	@$(BIN)/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	  > $(VENV)/site.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/site.txt
+	@touch $@
+
+site: $(SITE)  ## Build the documentation site into build/site; warnings and dead links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 wheel: $(READY)  ## Build the compiled wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

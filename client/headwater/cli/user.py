@@ -125,7 +125,7 @@ def grant(
     name: str,
     grants: tuple[str, ...],
 ) -> None:
-    r"""Give rights and roles to a user. From then on, it may do only what was given to it.
+    """Give rights and roles to a user. From then on, it may do only what was given to it.
 
     \b
     A GRANT is, for example:
@@ -134,7 +134,7 @@ def grant(
       manage:category:order     truncate, delete     erase:prefix:order-2026
       group:mailer              a consumer group     group               all of them
       backup                    make backups         admin               everything
-    """
+    """  # noqa: D301 - click wants the character
     _change("grant", connector, data, name, grants, roles)
     click.echo(f"rights of {name} changed")
 
