@@ -11,6 +11,8 @@ import pytest
 from headwater_protocol.errors import BackupFailed, InvalidArgument, ShuttingDown
 from headwater_server.engine.backup import Backup, check_name, write_backup
 from headwater_server.engine.check.check import check
+from headwater_server.engine.check.findings import Report
+from headwater_server.engine.check.recorded import check_recorded
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.reads.filters import EVERYTHING
 from headwater_server.engine.recovery import open_engine
@@ -354,6 +356,48 @@ def test_a_name_that_is_not_part_of_a_path_is_refused(name: str) -> None:
 
 def restored(files: MemoryFileSystem, store: MemoryStore, target: str = "new") -> int:
     return restore(files, "backups/monday", target, open_store=lambda _: store).commit
+
+
+@pytest.mark.parametrize("change", ["flipped", "longer", "missing"])
+def test_a_check_compares_a_backup_with_its_digests(change: str) -> None:
+    database = filled()
+    files = database.files
+
+    def refuse(call: Call) -> None:
+        if call.operation == "hard_link":
+            raise OSError(errno.EXDEV, "two disks", call.path)
+
+    files.faults.before = refuse
+    stage_and_write(database)
+    files.faults.before = None
+    name = next(name for name in files.list("backups/monday/commits"))
+    path = f"backups/monday/commits/{name}"
+    file = files.open(path)
+    # Preallocated or unused bytes of a file are compared, too.
+    if change == "flipped":
+        at = file.size() - 1
+        file.write_at(at, bytes([file.read_at(at, 1)[0] ^ 1]))
+    elif change == "longer":
+        file.write_at(file.size(), b"x")
+    else:
+        files.remove(path)
+    report = Report()
+    check_recorded(files, "backups/monday", report)
+    (finding,) = report.findings
+    assert (finding.file, finding.offset) == (path, None)
+
+
+def test_the_digests_of_a_backup_are_not_compared_after_a_server_ran_on_it() -> None:
+    database = filled()
+    stage_and_write(database)
+    report = Report()
+    check_recorded(database.files, "backups/monday", report)
+    assert not report.findings
+    assert not report.notes
+    database.files.create("backups/monday/LOCK").close()
+    check_recorded(database.files, "backups/monday", report)
+    assert not report.findings
+    assert "a server has run" in report.notes[0]
 
 
 def test_a_restored_directory_is_a_full_copy_that_shares_no_files_with_the_backup() -> None:

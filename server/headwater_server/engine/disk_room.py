@@ -80,6 +80,10 @@ class DiskRoom:
             )
         raise ReadOnly(f"the server is read-only for now: {self.read_only_reason}{hint}")
 
+    def is_scarce(self) -> bool:
+        """Whether the disk is full, or nearly so."""
+        return self.read_only_reason is not None
+
     @property
     def may_tick(self) -> bool:
         """Whether the log's clock may be written: without it, no history ever ends."""

@@ -52,6 +52,7 @@ from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.engine.work_budget import CONDITIONS, Cutting, InSteps, WorkBudget
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.wal.interface import LogReader, WriteAheadLog
+from headwater_server.storage.wal.readers import LogReaders
 
 
 class Engine:
@@ -100,7 +101,11 @@ class Engine:
         self.files = ExitStack()
         self.room = DiskRoom(file_system, path, log, reserve_size=settings.disk_reserve_size)
         self.expiring = Expiring(state, sequencer, self._may_expire, source)
-        self.checkpoints = CheckpointSchedule(state, sequencer, log, settings, clock)
+        readers = LogReaders(settings.log_kept_size_max, file_system, path)
+        readers.load(log.first_index)
+        self.checkpoints = CheckpointSchedule(
+            state, sequencer, log, settings, clock, readers, self.room.is_scarce
+        )
         self.archived = ArchiveSource(
             file_system, log, sequencer, state.files, database_id, created, source
         )

@@ -1,5 +1,6 @@
 """Offline verification of a data directory: reads every byte, changes nothing.
 
+    0  BACKUP, if there is one: the sizes and digests of all files
     1  FORMAT, the state store's own checksums
     2  write-ahead log      chain of hashes; continues where the files end
     3  commit log           checksums, times, positions; times in the future are a warning
@@ -37,6 +38,7 @@ from headwater_server.engine.check.logs import (
     check_write_ahead_log,
     first_logged_commit,
 )
+from headwater_server.engine.check.recorded import check_recorded
 from headwater_server.engine.check.versions import TransactionCheck, VersionCheck
 from headwater_server.engine.format.index_keys import META_UNFINISHED, Applied, parse_number
 from headwater_server.engine.state.stored_state import (
@@ -82,6 +84,7 @@ def check(
         InvalidArgument: it is not a data directory.
     """
     report = Report()
+    check_recorded(file_system, path, report)
     with ExitStack() as opened:
         try:
             directory = DataDirectory.look_at(file_system, path)

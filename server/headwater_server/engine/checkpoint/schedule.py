@@ -245,10 +245,14 @@ class CheckpointSchedule:
         log: WriteAheadLog,
         settings: EngineSettings,
         clock: Callable[[], int],
+        readers: LogReaders,
+        is_scarce: Callable[[], bool],
     ) -> None:
+        """*is_scarce*: whether the disk has no room for a log that is kept for *readers*."""
         self._state = state
         self._sequencer = sequencer
         self._log = log
+        self._is_scarce = is_scarce
         self._settings = settings
         self._clock = clock
         self._current: Checkpoint | None = None
@@ -261,7 +265,7 @@ class CheckpointSchedule:
         # The base commit of the memtable that had records at the last check, and since when.
         self._filled_since: tuple[int, int] | None = None
         self.count = 0
-        self.readers = LogReaders(settings.log_kept_size_max)
+        self.readers = readers
 
     @property
     def running(self) -> bool:
@@ -410,4 +414,14 @@ class CheckpointSchedule:
     def trim(self) -> None:
         """Remove the part of the log that finished checkpoints have made redundant; blocks."""
         log = self._log
-        log.trim(self.readers.floor(WalIndex(self._trim_below), log.size))
+        floor = self.readers.floor(
+            WalIndex(self._trim_below), log.size, is_scarce=self._is_scarce()
+        )
+        self.readers.save()
+        log.trim(floor)
+
+    @property
+    def may_trim(self) -> bool:
+        """Whether the disk has no room, and the log is longer than a restart needs."""
+        kept = int(self._log.first_index) < self._trim_below
+        return self._is_scarce() and kept and self.readers.any()

@@ -340,12 +340,7 @@ class Rewriting:
     @property
     def wants_roll(self) -> bool:
         """Whether the log must begin a new segment, so that it can remove erased data."""
-        return (
-            self.erasing
-            and self._rewritten >= self._state.retention.masked.keys()
-            and not self._log_is_clean
-            and self._rolled_at <= self._log_index
-        )
+        return self.waits_for_log and self._rolled_at <= self._log_index
 
     def seal_log(self) -> None:
         """Seal the log; or let it begin a new segment, once, if it must remove erased data.
@@ -362,6 +357,20 @@ class Rewriting:
     def roll_at(self) -> int | None:
         """The index up to which the log has erased data, if it must begin a segment for that."""
         return self._log_index if self.wants_roll else None
+
+    @property
+    def log_index(self) -> int:
+        """The index up to which the log may have erased data."""
+        return self._log_index
+
+    @property
+    def waits_for_log(self) -> bool:
+        """Whether erased data is in the log and nowhere else, until that can be trimmed."""
+        return (
+            self.erasing
+            and self._rewritten >= self._state.retention.masked.keys()
+            and not self._log_is_clean
+        )
 
     @property
     def _log_is_clean(self) -> bool:

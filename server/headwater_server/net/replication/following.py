@@ -75,6 +75,7 @@ class Following:
         joined: bool,
         fork: LogEnd | None,
         turn: Turn,
+        clock: Callable[[], int],
         monotonic: Callable[[], float],
         on_published: Callable[[], None],
         on_following: Callable[[], None],
@@ -94,6 +95,7 @@ class Following:
         self._joined = joined
         self._fork = fork
         self._turn = turn
+        self._clock = clock
         self._monotonic = monotonic
         self._on_published = on_published
         self._on_following = on_following
@@ -114,10 +116,14 @@ class Following:
         return max(0, self.leader_commit - self._engine.published)
 
     @property
-    def lag_us(self) -> int | None:
-        """About how old what readers see is, in microseconds; None: the leader was never heard."""
+    def lag_us(self) -> int:
+        """About how old what readers see is, in microseconds.
+
+        Before the leader was heard, that is the age of the newest record, by the clock of this
+        machine: it may be newer than that if nothing was written.
+        """
         if self._heard is None:
-            return None
+            return max(0, self._clock() - self._engine.sequencer.published_time.time)
         silent_us = round((self._monotonic() - self._heard) * 1_000_000)
         if not self.lag_commits:
             return silent_us

@@ -146,6 +146,7 @@ class Replication:
                 joined=self._state.state == FOLLOWING,
                 fork=_fork_of(self._state),
                 turn=turn,
+                clock=clock,
                 monotonic=monotonic,
                 on_published=on_applied,
                 on_following=self._note_following,
@@ -385,7 +386,7 @@ class Replication:
             "leader": leader,
             "epoch": epoch,
             "lag_commits": lag_commits,
-            "lag": None if lag_us is None else lag_us / 1_000_000,
+            "lag": lag_us / 1_000_000,
             "replication_problem": self.problem if following is None else following.problem,
             "followers": self.shipping.figures(),
         }

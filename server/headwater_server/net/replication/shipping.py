@@ -217,6 +217,9 @@ class Shipping:
             self._forget_one()
         self._note(session, node, at)
         follower = self.followers[node]
+        if not known:
+            # A restart remembers it. Afterwards this is done before each trim.
+            self._engine.checkpoints.readers.save()
         # It may have lost its disk since it was here. A copy counts once it is complete.
         follower.copies = greeting.role == COPIES
         follower.confirmed = WalIndex(-1) if follower.copies else at
@@ -284,7 +287,7 @@ class Shipping:
             follower.confirmed = index
             if self.synchronous:
                 self._confirmed.unpark_all()
-        self._engine.checkpoints.readers.note(node, index)
+        self._engine.checkpoints.readers.note(node, index, remembered=True)
 
     def _answer(self, request: _Waiting, *, even_empty: bool = False) -> bytes | None:
         engine = self._engine

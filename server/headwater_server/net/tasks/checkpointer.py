@@ -82,6 +82,8 @@ class Checkpointer:
         if self._engine.checkpoints.due_in_time():
             self._tidy = True
             self._due.unpark()
+        elif self._engine.checkpoints.may_trim:
+            self._due.unpark()
 
     async def run(self) -> None:
         """Make checkpoints until cancelled.
@@ -93,6 +95,9 @@ class Checkpointer:
             if self._engine.checkpoints.due or self._tidy:
                 tidy, self._tidy = self._tidy, False
                 await self.checkpoint(tidy=tidy)
+            elif self._engine.checkpoints.may_trim:
+                await self._trim()
+                await self._due.park()
             else:
                 await self._due.park()
 
@@ -106,6 +111,14 @@ class Checkpointer:
         """
         async with self._one_at_a_time:
             await self._checkpoint(wait_for_room=wait_for_room, tidy=tidy)
+
+    async def _trim(self) -> None:
+        """Make room: remove a part of the log that is kept for readers."""
+        async with self._one_at_a_time:
+            try:
+                await self._run_blocking(self._engine.checkpoints.trim)
+            except Exception as error:
+                raise CheckpointFailed(f"the log could not be trimmed: {error}") from error
 
     async def stage_backup(self) -> Staged:
         """Make a checkpoint of all commits, and keep its files for a backup."""

@@ -8,6 +8,8 @@ time. If the disk is full, it tries again later. If an event is damaged, its seg
 The server continues to serve in both cases.
 """
 
+from typing import Final
+
 import structlog
 import trio
 
@@ -16,8 +18,13 @@ from headwater_server.engine.engine import Engine
 from headwater_server.net.tasks.checkpointer import Checkpointer
 from headwater_server.net.tasks.group_commit import GroupCommit
 from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.wal.interface import WalIndex
 
 _log = structlog.get_logger(__name__)
+
+ERASED_KEPT_S: Final = 3600.0
+"""Seconds for which the log keeps erased data for a follower that is away. After that the follower
+has to copy the database again."""
 
 
 class Rewriter:
@@ -38,6 +45,24 @@ class Rewriter:
         self._interval_s = interval_ms / 1000
         self._rest_s = rest_ms / 1000
         self._rest_until = float("-inf")
+        # Since when erased data waits in the log, and up to which entry.
+        self._kept: tuple[float, int] | None = None
+
+    def _bound_what_is_kept(self) -> None:
+        """Let go of followers that are away, if the log has erased data for them for too long."""
+        rewriting = self._engine.rewriting
+        now = trio.current_time()
+        if not rewriting.waits_for_log:
+            self._kept = None
+        elif self._kept is None:
+            self._kept = now, rewriting.log_index
+        elif now - self._kept[0] >= ERASED_KEPT_S:
+            for node in self._engine.checkpoints.readers.let_go_below(WalIndex(self._kept[1])):
+                _log.warning(
+                    "a follower was away for too long after an erasure: it must copy again",
+                    node=node,
+                )
+            self._kept = None
 
     async def run(self) -> None:
         """Check periodically until cancelled."""
@@ -48,6 +73,7 @@ class Rewriter:
 
     async def _step(self) -> None:
         rewriting = self._engine.rewriting
+        self._bound_what_is_kept()
         if rewriting.erasing:
             # Erased data may still be in the log and the memtable; a checkpoint removes both.
             await self._checkpointer.checkpoint()
