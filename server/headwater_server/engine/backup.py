@@ -321,9 +321,7 @@ def _put(
             digest = digest_of(file_system, file.path, file.size, look=look)
             if digest == before.digest and _link_from(file_system, join(base[0], name), new):
                 return digest, 0
-    digest = copy_file(file_system, file.path, new, file.size, look=look)
-    # A file that grows differs next time.
-    return (digest if file.is_sealed else None), file.size
+    return copy_file(file_system, file.path, new, file.size, look=look), file.size
 
 
 def _link_from(file_system: FileSystem, path: str, new: str) -> bool:
