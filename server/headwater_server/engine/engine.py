@@ -52,7 +52,6 @@ from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.engine.work_budget import CONDITIONS, Cutting, InSteps, WorkBudget
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.wal.interface import LogReader, WriteAheadLog
-from headwater_server.storage.wal.readers import LogReaders
 
 
 class Engine:
@@ -83,8 +82,7 @@ class Engine:
         source: random.Random,
     ) -> None:
         self.settings = settings
-        self.database_id = database_id
-        self.path = path
+        self.database_id, self.path = database_id, path
         self.outcomes = Outcomes(state, sequencer, settings, created=created)
         self.known = self.outcomes.known
         self.state = self._state = state
@@ -101,10 +99,8 @@ class Engine:
         self.files = ExitStack()
         self.room = DiskRoom(file_system, path, log, reserve_size=settings.disk_reserve_size)
         self.expiring = Expiring(state, sequencer, self._may_expire, source)
-        readers = LogReaders(settings.log_kept_size_max, file_system, path)
-        readers.load(log.first_index)
         self.checkpoints = CheckpointSchedule(
-            state, sequencer, log, settings, clock, readers, self.room.is_scarce
+            state, sequencer, log, settings, clock, file_system, path, self.room.is_scarce
         )
         self.archived = ArchiveSource(
             file_system, log, sequencer, state.files, database_id, created, source

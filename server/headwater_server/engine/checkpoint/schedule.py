@@ -34,6 +34,7 @@ from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.memtable import MemTable
 from headwater_server.engine.transactions.sequencer import Sequencer
 from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 from headwater_server.storage.wal.readers import LogReaders
 
@@ -245,10 +246,14 @@ class CheckpointSchedule:
         log: WriteAheadLog,
         settings: EngineSettings,
         clock: Callable[[], int],
-        readers: LogReaders,
+        file_system: FileSystem,
+        path: str,
         is_scarce: Callable[[], bool],
     ) -> None:
-        """*is_scarce*: whether the disk has no room for a log that is kept for *readers*."""
+        """*path* is the data directory, which remembers the readers of the log.
+
+        *is_scarce*: whether the disk has no room for a log that is kept for them.
+        """
         self._state = state
         self._sequencer = sequencer
         self._log = log
@@ -265,7 +270,8 @@ class CheckpointSchedule:
         # The base commit of the memtable that had records at the last check, and since when.
         self._filled_since: tuple[int, int] | None = None
         self.count = 0
-        self.readers = readers
+        self.readers = LogReaders(settings.log_kept_size_max, file_system, path)
+        self.readers.load(log.first_index)
 
     @property
     def running(self) -> bool:
