@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture site wheel wheels pins clean
+.PHONY: help setup demo test test-console screenshots quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture site wheel wheels pins clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -57,6 +57,17 @@ test: $(READY)  ## Run the whole test suite
 quick: $(READY)  ## Run the fast tests (under a minute): no crash searches, models, processes
 	$(BIN)/pytest -q -n logical --dist worksteal -m "not slow" tests/protocol tests/storage \
 	  tests/engine tests/net tests/isolation tests/simulation tests/test_tidy.py
+
+# Needs a Chromium. Where this runs as root with apt, it installs Debian's; elsewhere it says so.
+test-console: $(READY)  ## Run the console's tests in a real browser, installing Chromium where it may
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } \
+	  || echo "no chromium, and this user cannot install it: the tests in a browser are skipped" >&2
+	$(BIN)/pytest -q tests/console/test_browser.py
+
+screenshots: $(READY)  ## Take the pictures of the console for the docs; needs Chromium
+	$(BIN)/python -m tests.console.screenshots
 
 test-compiled: $(COMPILED)  ## Run the black-box tests on the compiled modules
 	HEADWATER_PURE=0 HEADWATER_SIMULATION_SEEDS=50 HEADWATER_SIMULATION_FROM=1001 \

@@ -36,10 +36,10 @@ class Commands(click.Group):
         try:
             command = point.load()
         except ModuleNotFoundError as error:
-            return _not_installed(cmd_name, str(error.name))
+            return _not_installed(cmd_name, str(error.name), _extra(point))
         except AttributeError:
             # The list of commands was written when another version was installed.
-            return _not_installed(cmd_name, point.value)
+            return _not_installed(cmd_name, point.value, _extra(point))
         assert isinstance(command, click.Command), f"{point.value} is no command"
         return command
 
@@ -76,13 +76,18 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
 
 
-def _not_installed(name: str, module: str) -> click.Command:
-    @click.command(name, short_help=f'Needs {module}: pip install "headwater[server]".')
+def _extra(point: importlib.metadata.EntryPoint) -> str:
+    """The extra with which a command works."""
+    return "console" if point.module.startswith("headwater.console") else "server"
+
+
+def _not_installed(name: str, module: str, extra: str) -> click.Command:
+    @click.command(name, short_help=f'Needs {module}: pip install "headwater[{extra}]".')
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:  # noqa: ARG001
         raise click.ClickException(
             f"headwater {name} needs {module}, which is not installed: "
-            'pip install "headwater[server]"'
+            f'pip install "headwater[{extra}]"'
         )
 
     command.context_settings = {"ignore_unknown_options": True, "help_option_names": []}

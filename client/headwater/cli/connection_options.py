@@ -75,10 +75,20 @@ class Connector:
         except InvalidArgument as error:
             raise click.UsageError(str(error)) from error
 
-    def connect_async(self, *, codec: Codec | None = None) -> Database:
-        """Make the database for an event loop."""
+    def connect_async(
+        self, *, codec: Codec | None = None, user: str | None = None, password: str | None = None
+    ) -> Database:
+        """Make the database for an event loop.
+
+        Args:
+            codec: of values, event data and states.
+            user, password: instead of those of the options and the URL.
+        """
+        options = dict(self._options)
+        if user is not None:
+            options |= {"user": user, "password": password}
         try:
-            return connect(self.url, codec=codec, **self._options)
+            return connect(self.url, codec=codec, **options)
         except InvalidArgument as error:
             raise click.UsageError(str(error)) from error
 
