@@ -31,7 +31,10 @@ CLIENT: Final = Path(__file__).parent
 
 GENERATED: Final = {
     "headwater.blocking.reads": ["headwater.reads.reads.Reads"],
-    "headwater.blocking.history": ["headwater.reads.history.History"],
+    "headwater.blocking.history": [
+        "headwater.reads.history.History",
+        "headwater.reads.commit_reads.CommitReads",
+    ],
     "headwater.blocking.past": ["headwater.reads.past.Past"],
     "headwater.blocking.single_writes": ["headwater.transactions.single_writes.SingleWrites"],
     "headwater.blocking.transaction": ["headwater.transactions.transaction.Transaction"],

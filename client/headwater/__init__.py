@@ -79,7 +79,7 @@ from headwater.errors import (
     UnknownOperation,
     WrongVersion,
 )
-from headwater.feeds.items import CaughtUp, Changes, EventBatch, FellBehind, KeyChange
+from headwater.feeds.items import CaughtUp, Changes, EventBatch, FellBehind
 from headwater.feeds.subscription import Subscription
 from headwater.groups.administration import GroupInfo, Groups, GroupSummary, ParkedEvent
 from headwater.groups.delivery import Delivery
@@ -88,6 +88,21 @@ from headwater.locks.lock import Lock
 from headwater.projections.models import Model, ReadModel
 from headwater.projections.projections import Projections, ProjectionStatus
 from headwater.projections.state import ParkedStream, ProjectionTransaction
+from headwater.reads.commit_reads import (
+    CommitContents,
+    CommitMark,
+    KnownCommit,
+    KnownSpan,
+    WrittenSnapshot,
+)
+from headwater.reads.history_pages import (
+    Branch,
+    DescribedStream,
+    KeyVersion,
+    SnapshotInfo,
+    StreamEntry,
+)
+from headwater.reads.key_changes import KeyChange
 from headwater.reads.key_ranges import KeyRange
 from headwater.reads.listing import CategoryInfo, StreamInfo
 from headwater.reads.past import Past
@@ -121,6 +136,16 @@ from headwater_protocol.numbers import (
 )
 
 __all__ = [
+    "StreamEntry",
+    "SnapshotInfo",
+    "KeyVersion",
+    "DescribedStream",
+    "Branch",
+    "WrittenSnapshot",
+    "KnownSpan",
+    "KnownCommit",
+    "CommitMark",
+    "CommitContents",
     "AuditRecord",
     "BlockingConnections",
     "BlockingRights",

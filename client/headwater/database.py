@@ -27,18 +27,15 @@ from headwater.projections.projections import (
     ProjectionStatus,
     check_handler,
 )
+from headwater.reads.commit_reads import CommitReads
 from headwater.reads.history import History
 from headwater.reads.key_ranges import KeyRange, deleted_range, range_of
-from headwater.reads.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages, newest
-from headwater.reads.pages import CommitPages, Pages, SnapshotPages
 from headwater.reads.past import Past
 from headwater.reads.query import Query, event_filter
 from headwater.reads.reads import Reads
 from headwater.records import (
-    CommitRecord,
     Committed,
     Committing,
-    StoredSnapshot,
     TransactionStatus,
     committed_from,
 )
@@ -52,14 +49,14 @@ from headwater.transport.choice import running_runtime
 from headwater.transport.runtime import Options, Runtime
 from headwater_protocol.address import Address
 from headwater_protocol.keys import Key
-from headwater_protocol.operations import COMMIT, NAME, POSITION, SERIALIZABLE, SNAPSHOT
+from headwater_protocol.operations import NAME, POSITION, SERIALIZABLE, SNAPSHOT
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Database(Reads, History, SingleWrites, Consuming, Locking, Administration):
+class Database(Reads, History, CommitReads, SingleWrites, Consuming, Locking, Administration):
     """A database on a server. Any number of tasks may use it at once, over one connection.
 
     Use it with `async with`. A lost connection is reopened when it is next needed.
@@ -130,8 +127,8 @@ class Database(Reads, History, SingleWrites, Consuming, Locking, Administration)
     def _ask(self, name: str, *arguments: Any) -> Coroutine[Any, Any, Any]:
         return self._channel.read(name, *arguments)
 
-    def _look(self, name: str, *arguments: Any) -> Coroutine[Any, Any, Any]:
-        return self._channel.read(name, *arguments, None)
+    async def _looked_at(self) -> int | None:
+        return None
 
     def _host(self) -> Host:
         return Host(self._channel, self._codec)
@@ -317,23 +314,6 @@ class Database(Reads, History, SingleWrites, Consuming, Locking, Administration)
         return Membership(
             self._channel, self._codec, group, credit=credit, until_caught_up=until_caught_up
         )
-
-    def commits(self, *, after: int | None = None, limit: int | None = None) -> Pages[CommitRecord]:
-        """Iterate over the commit log. HistoryGone: commits after *after* were trimmed."""
-        COMMIT(after or 0, "commits: after")
-        return CommitPages(self._channel.read, after, limit=limit)
-
-    def snapshots(self) -> Pages[StoredSnapshot]:
-        """Iterate over all stored snapshots, in no particular order."""
-        return SnapshotPages(self._channel.read, self._codec)
-
-    def streams(self, *, prefix: str = "") -> Pages[StreamInfo]:
-        """Iterate over the streams whose names begin with *prefix*, in order of name."""
-        return StreamPages(self._channel.read, prefix, newest)
-
-    def categories(self) -> Pages[CategoryInfo]:
-        """Iterate over the categories, in order of name."""
-        return CategoryPages(self._channel.read, newest)
 
     # Projections.
 

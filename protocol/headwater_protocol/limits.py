@@ -126,6 +126,15 @@ CRITERIA_MAX: Final = 100
 QUERY_NAMES_MAX: Final = 1_000
 """Types and tags in one query, over all its criteria. Each costs an index look-up."""
 
+SLICES_MAX: Final = 256
+"""Slices in one count of commits. Each is found by a binary search."""
+
+BRANCH_COUNT_MAX: Final = 1_000
+"""Keys that are counted in one branch of a tree of keys. All of them are read."""
+
+DESCRIBED_MAX: Final = 250
+"""Streams in one page with their newest events. Each takes several look-ups: 15 ms for all."""
+
 CREDIT_MAX: Final = 1_000_000
 """Credit of a subscription: events that the client has granted and not received yet."""
 

@@ -400,15 +400,6 @@ _TABLE = (
         "The last position before a time, 0 before the first.",
     ),
     Operation(
-        "read_commits",
-        _record(
-            _optional("after", Nullable(COMMIT), None, "nil: from the oldest that is left"),
-            _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
-        ),
-        "[[commit, transaction, time, user | nil, first_position, events], …]; position 0: none",
-        "The commit log: who committed what, and when.",
-    ),
-    Operation(
         "read_snapshots",
         _record(
             _optional("after", Nullable(Binary(0, 2 * limits.KEY_SIZE_MAX)), None, "a cursor"),

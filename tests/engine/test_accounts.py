@@ -58,7 +58,7 @@ def test_the_number_of_a_removed_user_is_not_reused() -> None:
     numbers = [database.engine.accounts.find(name) for name in ("ann", "bob")]
     assert [account.number for account in numbers if account] == [4, 2]
     # The commit log still has the name of the removed user.
-    assert [commit[3] for commit in database.engine.read_commits(0, 10)] == [
+    assert [commit[3] for commit in database.engine.looking.read_commits(0, 10)] == [
         None,
         "ann",
         "bob",

@@ -118,7 +118,9 @@ def check(database: Database, pictures: list[Picture], progress: Progress) -> No
         assert state == ("committed" if place <= recovered else "open"), f"transaction {place}"
     if progress.fenced:
         assert engine.status(FENCED, resolve=False).state == "aborted"
-    assert [record[0] for record in engine.read_commits(0, 100)] == list(range(1, recovered + 1))
+    assert [record[0] for record in engine.looking.read_commits(0, 100)] == list(
+        range(1, recovered + 1)
+    )
 
 
 def check_continues(database: Database) -> None:

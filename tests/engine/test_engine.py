@@ -578,10 +578,10 @@ def test_the_commit_log_is_read_in_pages_over_all_layers() -> None:
         # Every second commit appends two events: 1 and 2, 3 and 4, 5 and 6.
         first, count = (0, 0) if number % 2 else (number - 1, 2)
         wanted.append([number, transaction, START_US + number, None, first, count])
-    assert database.engine.read_commits(0, 100) == wanted
-    assert database.engine.read_commits(2, 3) == wanted[2:5]
-    assert database.engine.read_commits(7, 3) == []
-    assert database.engine.read_commits(99, 3) == []
+    assert database.engine.looking.read_commits(0, 100) == wanted
+    assert database.engine.looking.read_commits(2, 3) == wanted[2:5]
+    assert database.engine.looking.read_commits(7, 3) == []
+    assert database.engine.looking.read_commits(99, 3) == []
 
 
 def test_stored_snapshots_are_listed_in_pages() -> None:
@@ -599,7 +599,7 @@ def test_stored_snapshots_are_listed_in_pages() -> None:
         found: list[list[Any]] = []
         cursor: bytes | None = None
         while True:
-            page, cursor = database.engine.read_snapshots(cursor, limit)
+            page, cursor = database.engine.looking.read_snapshots(cursor, limit)
             found += page
             if cursor is None:
                 break
@@ -613,9 +613,9 @@ def test_a_page_of_snapshots_is_bounded_in_bytes() -> None:
         database.execute(
             append(stream, "One"), ["save_snapshot", stream, "", 0, 1, bytes(PAGE_SIZE_MAX)]
         )
-    page, cursor = database.engine.read_snapshots(None, 100)
+    page, cursor = database.engine.looking.read_snapshots(None, 100)
     assert [snapshot[0] for snapshot in page] == ["a"]
-    page, cursor = database.engine.read_snapshots(cursor, 100)
+    page, cursor = database.engine.looking.read_snapshots(cursor, 100)
     assert [snapshot[0] for snapshot in page] == ["b"]
 
 

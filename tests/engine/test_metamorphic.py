@@ -164,7 +164,7 @@ def test_a_history_reads_the_same_however_it_is_stored(seed: int) -> None:
         for commit in {oldest, max(oldest, COMMITS // 2), COMMITS - 1, COMMITS}:
             if commit >= max(1, oldest):
                 assert answers(engine, commit) == expected[commit - 1], f"at commit {commit}"
-        assert engine.read_commits(0, 100) == plain.read_commits(0, 100)
+        assert engine.looking.read_commits(0, 100) == plain.looking.read_commits(0, 100)
         for place in range(COMMITS):
             identity = b"transaction %04d" % place
             assert status(engine, identity) == status(plain, identity)

@@ -35,8 +35,8 @@ def everything(database: Database) -> tuple[Any, ...]:
         [engine.reader(view).scan(b"", None, 10_000, False).items for view in views],
         [engine.reader(view).read_all(0, EVERYTHING, 10_000, False).events for view in views],
         [engine.reader(view).load("account-a", "", 0) for view in views],
-        engine.read_commits(0, 10_000),
-        engine.read_snapshots(None, 100),
+        engine.looking.read_commits(0, 10_000),
+        engine.looking.read_snapshots(None, 100),
     )
 
 

@@ -108,7 +108,7 @@ def test_an_id_that_the_older_version_forgot_cannot_commit_after_the_upgrade(
     database = opened(files, store)
     last_forgotten = parse_number(store.get(Family.INDEX, META_FORGOTTEN))
     assert last_forgotten > 10
-    oldest = database.engine.read_commits(last_forgotten, 1)[0]
+    oldest = database.engine.looking.read_commits(last_forgotten, 1)[0]
     # This id was made a second before the oldest known commit.
     forgotten = new_transaction_id(oldest[2] - 1_000_000, random.Random(1))
     with pytest.raises(TransactionForgotten):

@@ -443,7 +443,7 @@ class Fuzzer:
                 state = engine.status(identity(place), resolve=False).state
                 wanted = "committed" if place < recovered else "open"
                 assert state == wanted, f"transaction {place + 1} is {state}"
-            commits = [record[:2] for record in engine.read_commits(0, 100)]
+            commits = [record[:2] for record in engine.looking.read_commits(0, 100)]
             assert commits == [[n + 1, identity(n)] for n in range(recovered)], "another history"
         except HeadwaterError:
             refused = True

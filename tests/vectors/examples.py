@@ -434,6 +434,61 @@ EXAMPLES: Final = [
     Example("find_event", [TX, 41], [41, None]),
     Example("read_at_least", [43, ["get", BALANCE, None]], [43, 1, b"\x5a"]),
     Example("read_at_least", [43, ["commit_at", TIME], 500], [44, 1, 42]),
+    Example(
+        "key_history",
+        [BALANCE],
+        [
+            42,
+            [[42, TIME, "ann", None, True], [40, TIME, None, b"\x5a", False]],
+            False,
+            7,
+        ],
+    ),
+    Example("key_history", [BALANCE, 40, 1, 41], [41, [[2, None, None, b"\x07", False]], True, 7]),
+    Example("stream_history", [ANN], [42, 3, [EVENT_OUT], ["ann"], True]),
+    Example("stream_history", [ANN, 3, 100, 42], [42, 3, [], [], False]),
+    Example(
+        "read_commit",
+        [42],
+        [42, TX, TIME, "ann", 9, 1, 2, [[ANN, "balance", 1, 3]], {"snapshots": 1}],
+    ),
+    Example("read_commit", [3], [3, TX, TIME, None, 0, 0, None, None, None]),
+    Example(
+        "commit_changes",
+        [42, b"", None],
+        [[[BALANCE, b"\x64", b"\x5a", False], [b"\x01k\0", b"\x07", None, True]], None],
+    ),
+    Example("commit_changes", [42, b"", None, 1], [[[BALANCE, None, b"\x5a", False]], b"\x02z\0"]),
+    Example("count_commits", [], [[0, TIME - 1, 0], [42, TIME, 9]]),
+    Example("count_commits", ["commits", 20, 42, 2], [[20, TIME, 3], [31, TIME, 6], [42, TIME, 9]]),
+    Example("known_span", [], [[1, TIME], [7, TIME], [42, TIME]]),
+    Example("position_at", [42], 9),
+    Example("list_snapshots", [ANN], [42, [["balance", 1, 2, 40, TIME, 1]], None]),
+    Example("list_snapshots", [ANN, b"account-ann\0", 10, 42], [42, [], None]),
+    Example(
+        "scan_branches",
+        [b"", None, 0],
+        [
+            42,
+            [[encode_key(("balance",)), False, 100, True], [encode_key((7,)), True, 0, False]],
+            None,
+        ],
+    ),
+    Example(
+        "scan_branches",
+        [encode_key(("balance",)) + b"\0", encode_key(("balance",)) + b"\xff", 9, b"/", 10, 1, 42],
+        [42, [[BALANCE, True, 0, False]], BALANCE + b"\0"],
+    ),
+    Example(
+        "describe_streams",
+        [],
+        [42, [[ANN, 3, 1, None, None, 1, [9, TIME, "Withdrawn"]]], None],
+    ),
+    Example("describe_streams", ["cart-", "cart-7", 10, 42], [42, [], None]),
+    Example("read_commits", [43, 1, True], [[42, TX, TIME, None, 9, 1]]),
+    Example("group_info", ["mailer", 41], {"name": "mailer", "position": 8, "members": 0}),
+    Example("group_list", [41], [["mailer", 8, 0, 1]]),
+    Example("group_parked", ["mailer", 0, 10, 41], [[], False]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

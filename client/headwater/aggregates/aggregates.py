@@ -71,7 +71,12 @@ class Aggregates(Generic[State]):
         self._place = place
 
     async def load(
-        self, stream: str, *, version: int | None = None, time: datetime | None = None
+        self,
+        stream: str,
+        *,
+        version: int | None = None,
+        time: datetime | None = None,
+        commit: int | None = None,
     ) -> Aggregate[State]:
         """Load the state and the version of a stream: `state, version = await accounts.load(…)`.
 
@@ -81,15 +86,16 @@ class Aggregates(Generic[State]):
             stream: its name.
             version: load the state at this version.
             time: load the state at this time.
+            commit: load the state at this commit.
 
         Raises:
             StreamTruncated: events that the state needs are hidden.
             InvalidArgument: the stream is below that version.
         """
-        if time is not None:
-            if version is not None:
-                raise InvalidArgument("load: give either version= or time=")
-            version = await self._version_at(stream, time)
+        if sum(each is not None for each in (version, time, commit)) > 1:
+            raise InvalidArgument("load: give one of version=, time= and commit=")
+        if time is not None or commit is not None:
+            version = await self._version_at(stream, time, commit)
         loaded = await self._replay(self._place, stream, version)
         return Aggregate(loaded.state, loaded.version)
 
@@ -241,8 +247,8 @@ class Aggregates(Generic[State]):
                 name=self.repository.name,
             )
 
-    async def _version_at(self, stream: str, time: datetime) -> int:
-        before = self._place.read(stream, until=time, reverse=True, limit=1)
+    async def _version_at(self, stream: str, time: datetime | None, commit: int | None) -> int:
+        before = self._place.read(stream, until=time, until_commit=commit, reverse=True, limit=1)
         async for event in before:
             return event.version
         # No event is that old, or those that were are hidden.

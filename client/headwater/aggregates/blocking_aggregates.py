@@ -29,7 +29,12 @@ class BlockingAggregates(Generic[State]):
         return self._core.repository
 
     def load(
-        self, stream: str, *, version: int | None = None, time: datetime | None = None
+        self,
+        stream: str,
+        *,
+        version: int | None = None,
+        time: datetime | None = None,
+        commit: int | None = None,
     ) -> Aggregate[State]:
         """Load the state and the version of a stream: `state, version = accounts.load(…)`.
 
@@ -39,12 +44,13 @@ class BlockingAggregates(Generic[State]):
             stream: its name.
             version: load the state at this version.
             time: load the state at this time.
+            commit: load the state at this commit.
 
         Raises:
             StreamTruncated: events that the state needs are hidden.
             InvalidArgument: the stream is below that version.
         """
-        return step(self._core.load(stream, version=version, time=time))
+        return step(self._core.load(stream, version=version, time=time, commit=commit))
 
     def save(self, stream: str, events: Event | Iterable[Event], version: int) -> Committed | None:
         """Append events that were decided on the state of a version.

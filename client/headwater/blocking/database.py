@@ -10,11 +10,10 @@ from headwater.blocking.administration import BlockingAdministration
 from headwater.blocking.consuming import consume_in_threads
 from headwater.blocking.groups import BlockingGroups
 from headwater.blocking.handlers import in_blocking_transaction, with_blocking_handler
-from headwater.blocking.history import BlockingHistory
+from headwater.blocking.history import BlockingCommitReads, BlockingHistory
 from headwater.blocking.lock import BlockingLock
 from headwater.blocking.membership import BlockingMembership
 from headwater.blocking.models import BlockingReadModel
-from headwater.blocking.pages import BlockingPages
 from headwater.blocking.past import BlockingPast
 from headwater.blocking.projections import BlockingProjections
 from headwater.blocking.reads import BlockingReads
@@ -33,16 +32,8 @@ from headwater.projections.projections import (
     ProjectionStatus,
 )
 from headwater.reads.key_ranges import KeyRange
-from headwater.reads.listing import CategoryInfo, StreamInfo
 from headwater.reads.query import Query
-from headwater.records import (
-    CommitRecord,
-    Committed,
-    Committing,
-    RecordedEvent,
-    StoredSnapshot,
-    TransactionStatus,
-)
+from headwater.records import Committed, Committing, RecordedEvent, TransactionStatus
 from headwater.transactions.batch import Batch, Executed
 from headwater.transactions.range_deletion import DeletedRange
 from headwater.transactions.transaction import Isolation
@@ -59,7 +50,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class BlockingDatabase(
-    BlockingReads, BlockingHistory, BlockingSingleWrites, BlockingAdministration
+    BlockingReads,
+    BlockingHistory,
+    BlockingCommitReads,
+    BlockingSingleWrites,
+    BlockingAdministration,
 ):
     """A database on a server. Any number of threads may use it at once, over one connection.
 
@@ -266,24 +261,6 @@ class BlockingDatabase(
         return BlockingMembership(
             self._core.join(group, credit=credit, until_caught_up=until_caught_up)
         )
-
-    def commits(
-        self, *, after: int | None = None, limit: int | None = None
-    ) -> BlockingPages[CommitRecord]:
-        """Iterate over the commit log. HistoryGone: commits after *after* were trimmed."""
-        return BlockingPages(self._core.commits(after=after, limit=limit))
-
-    def snapshots(self) -> BlockingPages[StoredSnapshot]:
-        """Iterate over all stored snapshots, in no particular order."""
-        return BlockingPages(self._core.snapshots())
-
-    def streams(self, *, prefix: str = "") -> BlockingPages[StreamInfo]:
-        """Iterate over the streams whose names begin with *prefix*, in order of name."""
-        return BlockingPages(self._core.streams(prefix=prefix))
-
-    def categories(self) -> BlockingPages[CategoryInfo]:
-        """Iterate over the categories, in order of name."""
-        return BlockingPages(self._core.categories())
 
     @property
     def projections(self) -> BlockingProjections:

@@ -170,21 +170,38 @@ class BlockingGroups:
         """
         step(self._core.delete(name))
 
-    def list(self) -> Summaries:
-        """All groups, in order of name."""
-        return step(self._core.list())
+    def list(self, *, commit: int | None = None) -> Summaries:
+        """All groups, in order of name.
 
-    def info(self, name: str) -> GroupInfo:
+        Args:
+            commit: of the history window: as they were then, without members. None: now.
+        """
+        return step(self._core.list(commit=commit))
+
+    def info(self, name: str, *, commit: int | None = None) -> GroupInfo:
         """The settings and the state of a group.
+
+        Args:
+            name: of the group.
+            commit: of the history window: what was stored then. Who was a member, and what was in
+                flight, is not stored, so both are 0. None: now.
 
         Raises:
             NoSuchGroup: there is no group of this name.
         """
-        return step(self._core.info(name))
+        return step(self._core.info(name, commit=commit))
 
-    def parked(self, name: str, *, limit: int | None = None) -> BlockingPages[ParkedEvent]:
-        """Iterate over the parked events of a group, in order of position."""
-        return BlockingPages(self._core.parked(name, limit=limit))
+    def parked(
+        self, name: str, *, limit: int | None = None, commit: int | None = None
+    ) -> BlockingPages[ParkedEvent]:
+        """Iterate over the parked events of a group, in order of position.
+
+        Args:
+            name: of the group.
+            limit: the maximum number of events.
+            commit: of the history window: those that were parked then. None: now.
+        """
+        return BlockingPages(self._core.parked(name, limit=limit, commit=commit))
 
     def replay(self, name: str, positions: Sequence[int] | None = None) -> int:
         """Deliver parked events again, in order, before later ones of their streams.

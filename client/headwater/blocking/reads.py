@@ -31,6 +31,7 @@ class BlockingReads:
         after: int = 0,
         since: datetime | None = None,
         until: datetime | None = None,
+        until_commit: int | None = None,
         types: Sequence[str] | None = None,
         reverse: bool = False,
         limit: int | None = None,
@@ -44,6 +45,8 @@ class BlockingReads:
             after: a version, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
             until: only events of this time and earlier.
+            until_commit: only events of this commit and earlier ones, which may be older than the
+                history window. Events that were hidden since are left out.
             types: only events of one of these types.
             reverse: start with the last event.
             limit: the maximum number of events.
@@ -54,6 +57,7 @@ class BlockingReads:
                 after=after,
                 since=since,
                 until=until,
+                until_commit=until_commit,
                 types=types,
                 reverse=reverse,
                 limit=limit,
@@ -66,6 +70,7 @@ class BlockingReads:
         after: int = 0,
         since: datetime | None = None,
         until: datetime | None = None,
+        until_commit: int | None = None,
         stream: str | None = None,
         category: str | None = None,
         prefix: str | None = None,
@@ -84,6 +89,8 @@ class BlockingReads:
             after: a position, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
             until: only events of this time and earlier.
+            until_commit: only events of this commit and earlier ones, which may be older than the
+                history window. Events that were hidden since are left out.
             stream: only events of this stream.
             category: only events of streams of this category, the name up to its first "-".
             prefix: only events of streams whose names begin with it.
@@ -98,6 +105,7 @@ class BlockingReads:
                 after=after,
                 since=since,
                 until=until,
+                until_commit=until_commit,
                 stream=stream,
                 category=category,
                 prefix=prefix,

@@ -3,8 +3,9 @@
 from typing import Any
 
 from headwater.codecs.codec import Codec
-from headwater.feeds.items import Changes, Item, KeyChange
+from headwater.feeds.items import Changes, Item
 from headwater.feeds.subscription import Subscription
+from headwater.reads.key_changes import KeyChange
 from headwater.transport.channel import Channel
 from headwater.transport.connection import Connection
 from headwater_protocol.numbers import CommitNumber

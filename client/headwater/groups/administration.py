@@ -101,16 +101,22 @@ class ParkedPages(Pages[ParkedEvent]):
     """The parked events of a group."""
 
     def __init__(
-        self, fetch: Callable[..., Awaitable[Any]], codec: Codec, group: str, limit: int | None
+        self,
+        fetch: Callable[..., Awaitable[Any]],
+        codec: Codec,
+        group: str,
+        limit: int | None,
+        commit: int | None,
     ) -> None:
         super().__init__(limit)
+        self._past = () if commit is None else (commit,)
         self._fetch = fetch
         self._codec = codec
         self._group = group
         self._after = 0
 
     async def _page(self, size: int) -> tuple[int, Iterator[ParkedEvent], bool]:
-        rows, more = await self._fetch("group_parked", self._group, self._after, size)
+        rows, more = await self._fetch("group_parked", self._group, self._after, size, *self._past)
         if rows:
             self._after = rows[-1][0]
         return len(rows), map(self._parked, rows), more
@@ -292,19 +298,28 @@ class Groups:
         NAME(name, "groups.delete: name")
         await self._ask("group_delete", name)
 
-    async def list(self) -> Summaries:
-        """All groups, in order of name."""
-        rows = await self._channel().read("group_list")
+    async def list(self, *, commit: int | None = None) -> Summaries:
+        """All groups, in order of name.
+
+        Args:
+            commit: of the history window: as they were then, without members. None: now.
+        """
+        rows = await self._channel().read("group_list", *_past(commit))
         return [GroupSummary(*row[:4]) for row in rows]
 
-    async def info(self, name: str) -> GroupInfo:
+    async def info(self, name: str, *, commit: int | None = None) -> GroupInfo:
         """The settings and the state of a group.
+
+        Args:
+            name: of the group.
+            commit: of the history window: what was stored then. Who was a member, and what was in
+                flight, is not stored, so both are 0. None: now.
 
         Raises:
             NoSuchGroup: there is no group of this name.
         """
         NAME(name, "groups.info: name")
-        figures = await self._channel().read("group_info", name)
+        figures = await self._channel().read("group_info", name, *_past(commit))
         return GroupInfo(
             name=figures["name"],
             filter=figures["filter"],
@@ -321,10 +336,19 @@ class Groups:
             waiting=figures.get("waiting", 0),
         )
 
-    def parked(self, name: str, *, limit: int | None = None) -> Pages[ParkedEvent]:
-        """Iterate over the parked events of a group, in order of position."""
+    def parked(
+        self, name: str, *, limit: int | None = None, commit: int | None = None
+    ) -> Pages[ParkedEvent]:
+        """Iterate over the parked events of a group, in order of position.
+
+        Args:
+            name: of the group.
+            limit: the maximum number of events.
+            commit: of the history window: those that were parked then. None: now.
+        """
         NAME(name, "groups.parked: name")
-        return ParkedPages(self._channel().read, self._codec, name, limit)
+        _past(commit)
+        return ParkedPages(self._channel().read, self._codec, name, limit, commit)
 
     async def replay(self, name: str, positions: Sequence[int] | None = None) -> int:
         """Deliver parked events again, in order, before later ones of their streams.
@@ -373,6 +397,14 @@ class Groups:
 
     async def _ask(self, name: str, *arguments: Any) -> Any:
         return await self._channel().administer(name, *arguments)
+
+
+def _past(commit: int | None) -> tuple[int, ...]:
+    """The argument for a past commit, which older servers do not know."""
+    if commit is None:
+        return ()
+    POSITION(commit, "groups: commit")
+    return (commit,)
 
 
 def _settings(

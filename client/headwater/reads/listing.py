@@ -61,7 +61,7 @@ class StreamPages(Pages[StreamInfo]):
             return await self._ask("list_streams", self._prefix, self._cursor, size, at)
 
         _, rows, self._cursor = await self._ask_as_of(ask)
-        return len(rows), map(_stream_info, rows), self._cursor is not None
+        return len(rows), map(stream_info, rows), self._cursor is not None
 
 
 class CategoryPages(Pages[CategoryInfo]):
@@ -86,7 +86,8 @@ async def newest() -> None:
     """Stands for the newest commit."""
 
 
-def _stream_info(row: list[Any]) -> StreamInfo:
+def stream_info(row: list[Any]) -> StreamInfo:
+    """A row of the listing."""
     stream, version, first, count, microseconds, begins = row[:6]
     age = None if microseconds is None else timedelta(microseconds=microseconds)
     return StreamInfo(stream, version, first, count, age, begins)

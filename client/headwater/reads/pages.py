@@ -295,16 +295,33 @@ async def _mapped(row: Callable[[T], Row], pages: Pages[T]) -> AsyncIterator[Row
 class CommitPages(Pages[CommitRecord]):
     """The commit log."""
 
-    def __init__(self, fetch: Fetch, after: int | None, *, limit: int | None) -> None:
+    def __init__(
+        self,
+        fetch: Fetch,
+        after: int | None,
+        *,
+        limit: int | None,
+        reverse: bool = False,
+        until: int | None = None,
+    ) -> None:
         super().__init__(limit)
         self._fetch = fetch
         self._after = after
+        self._reverse = reverse
+        self._until = until
 
     async def _page(self, size: int) -> tuple[int, Iterator[CommitRecord], bool]:
-        rows = await self._fetch("read_commits", self._after, size)
+        # A server of an earlier version knows no third argument.
+        backwards = (True,) if self._reverse else ()
+        rows = await self._fetch("read_commits", self._after, size, *backwards)
+        more = len(rows) > 0
         if rows:
             self._after = rows[-1][0]
-        return len(rows), map(_commit_record, rows), len(rows) > 0
+        if self._until is not None:
+            wanted = [row for row in rows if row[0] <= self._until]
+            more = more and len(wanted) == len(rows)
+            rows = wanted
+        return len(rows), map(commit_record, rows), more
 
 
 class SnapshotPages(Pages[StoredSnapshot]):
@@ -333,7 +350,8 @@ class SnapshotPages(Pages[StoredSnapshot]):
         return StoredSnapshot(stream, name, schema, version, state)
 
 
-def _commit_record(row: list[Any]) -> CommitRecord:
+def commit_record(row: list[Any]) -> CommitRecord:
+    """An entry of the commit log."""
     commit, transaction, time, user, first_position, events = row
     return CommitRecord(
         commit, UUID(bytes=transaction), time_of(time), user, first_position or None, events

@@ -6,10 +6,8 @@ from typing import Any
 from headwater.codecs.codec import Codec
 from headwater.errors import InvalidArgument
 from headwater.reads.history import History
-from headwater.reads.listing import CategoryInfo, CategoryPages, StreamInfo, StreamPages
-from headwater.reads.pages import Pages, SnapshotPages
 from headwater.reads.reads import Reads
-from headwater.records import StoredSnapshot, microseconds_of
+from headwater.records import microseconds_of
 from headwater.transport.channel import Channel
 from headwater_protocol.numbers import CommitNumber
 from headwater_protocol.operations import COMMIT
@@ -29,7 +27,7 @@ class Past(Reads, History):
             raise InvalidArgument("at: give either commit= or time=")
         if commit is not None:
             COMMIT(commit, "at: commit")
-        self._channel = channel
+        self._opened_channel = channel
         self._codec = codec
         self._commit = None if commit is None else CommitNumber(commit)
         self._time = None if time is None else microseconds_of(time, "at: time")
@@ -41,23 +39,15 @@ class Past(Reads, History):
             self._commit = commit
         return self._commit
 
-    def streams(self, *, prefix: str = "") -> Pages[StreamInfo]:
-        """Iterate over the streams whose names begin with *prefix*, in order of name."""
-        return StreamPages(self._channel.read, prefix, self.commit)
+    @property
+    def _channel(self) -> Channel:
+        return self._opened_channel
 
-    def categories(self) -> Pages[CategoryInfo]:
-        """Iterate over the categories, in order of name."""
-        return CategoryPages(self._channel.read, self.commit)
-
-    def snapshots(self) -> Pages[StoredSnapshot]:
-        """Iterate over all stored snapshots, in no particular order."""
-        return SnapshotPages(self._channel.read, self._codec, self.commit)
+    async def _looked_at(self) -> int | None:
+        return await self.commit()
 
     async def _ask(self, name: str, *arguments: Any) -> Any:
         return await self._channel.read(name, *arguments)
-
-    async def _look(self, name: str, *arguments: Any) -> Any:
-        return await self._channel.read(name, *arguments, await self.commit())
 
     async def _fetch(self, name: str, *arguments: Any, at_commit: int | None = None) -> Any:  # noqa: ARG002
         commit = self._commit

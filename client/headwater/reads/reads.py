@@ -14,7 +14,10 @@ from headwater.reads.pages import EventPages, Pages, Span
 from headwater.reads.query import Query, event_filter
 from headwater.records import Loaded, RecordedEvent, microseconds_of
 from headwater_protocol.numbers import Position, StreamVersion
-from headwater_protocol.operations import NAME, POSITION, SCHEMA, STREAM, VERSION
+from headwater_protocol.operations import COMMIT, NAME, POSITION, SCHEMA, STREAM, VERSION
+
+_Ends = tuple[int | None, int | None]
+"""Where a read ends: before a time, and with a commit; None: it does not."""
 
 
 class Reads(KeyReads):
@@ -40,6 +43,7 @@ class Reads(KeyReads):
         after: int = 0,
         since: datetime | None = None,
         until: datetime | None = None,
+        until_commit: int | None = None,
         types: Sequence[str] | None = None,
         reverse: bool = False,
         limit: int | None = None,
@@ -53,6 +57,8 @@ class Reads(KeyReads):
             after: a version, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
             until: only events of this time and earlier.
+            until_commit: only events of this commit and earlier ones, which may be older than the
+                history window. Events that were hidden since are left out.
             types: only events of one of these types.
             reverse: start with the last event.
             limit: the maximum number of events.
@@ -60,7 +66,9 @@ class Reads(KeyReads):
         STREAM(stream, "read: stream")
         VERSION(after, "read: after")
         pages = partial(EventPages, self._fetch, self._codec, reverse=reverse, limit=limit)
-        if types is None and since is None and until is None:
+        if until_commit is not None:
+            COMMIT(until_commit, "read: until_commit")
+        if types is None and since is None and until is None and until_commit is None:
             return pages(stream, after, {})
         wanted = event_filter("read", stream=stream, types=types)
         time = None if since is None else _microseconds(since, "read: since")
@@ -72,11 +80,15 @@ class Reads(KeyReads):
                     (types is None or row[6] in types)
                     and (time is None or row[4] >= time)
                     and (end is None or row[4] < end)
+                    and (until_commit is None or 0 < row[3] <= until_commit)
                 )
 
             return pages(stream, after, {}, keep=keep)
         return pages(
-            None, 0, wanted, locate=lambda: self._locate_version(stream, after, time, end, reverse)
+            None,
+            0,
+            wanted,
+            locate=lambda: self._locate_version(stream, after, time, (end, until_commit), reverse),
         )
 
     def read_all(
@@ -85,6 +97,7 @@ class Reads(KeyReads):
         after: int = 0,
         since: datetime | None = None,
         until: datetime | None = None,
+        until_commit: int | None = None,
         stream: str | None = None,
         category: str | None = None,
         prefix: str | None = None,
@@ -103,6 +116,8 @@ class Reads(KeyReads):
             after: a position, exclusive. In reverse, events before it are read, and 0 is the end.
             since: only events of this time and later.
             until: only events of this time and earlier.
+            until_commit: only events of this commit and earlier ones, which may be older than the
+                history window. Events that were hidden since are left out.
             stream: only events of this stream.
             category: only events of streams of this category, the name up to its first "-".
             prefix: only events of streams whose names begin with it.
@@ -123,10 +138,12 @@ class Reads(KeyReads):
             query=query,
         )
         locate = None
-        if since is not None or until is not None:
+        if since is not None or until is not None or until_commit is not None:
             time = None if since is None else _microseconds(since, "read_all: since")
             end = None if until is None else _end(until, "read_all: until")
-            locate = partial(self._locate_time, after, time, end, reverse)
+            if until_commit is not None:
+                COMMIT(until_commit, "read_all: until_commit")
+            locate = partial(self._locate_time, after, time, (end, until_commit), reverse)
         return EventPages(
             self._fetch,
             self._codec,
@@ -172,13 +189,17 @@ class Reads(KeyReads):
         return Position(position)
 
     async def _locate_time(
-        self, after: int, time: int | None, end: int | None, reverse: bool
+        self, after: int, time: int | None, ends: _Ends, reverse: bool
     ) -> Span | None:
-        """The span of positions with times from *time* on and before *end*."""
+        """The span of positions with times from *time* on, and before the ends."""
         floor = 0 if time is None else await self._ask("position_before", time)
-        if end is None:
+        end, commit = ends
+        if end is None and commit is None:
             return Span(after, floor) if reverse else Span(max(after, floor))
-        ceiling = await self._ask("position_before", end)
+        ceilings = [] if end is None else [await self._ask("position_before", end)]
+        if commit is not None:
+            ceilings.append(await self._ask("position_at", commit))
+        ceiling = min(ceilings)
         if not ceiling:
             return None
         if reverse:
@@ -186,7 +207,7 @@ class Reads(KeyReads):
         return Span(max(after, floor), 0, ceiling)
 
     async def _locate_version(
-        self, stream: str, after: int, time: int | None, end: int | None, reverse: bool
+        self, stream: str, after: int, time: int | None, ends: _Ends, reverse: bool
     ) -> Span | None:
         """The span of positions after a version of a stream (in reverse: before it)."""
         position = 0
@@ -199,9 +220,9 @@ class Reads(KeyReads):
                     position -= 1
             elif not reverse:
                 return None
-        if time is None and end is None:
+        if time is None and ends == (None, None):
             return Span(position)
-        return await self._locate_time(position, time, end, reverse)
+        return await self._locate_time(position, time, ends, reverse)
 
     async def version(self, stream: str) -> StreamVersion:
         """The version of a stream; 0 if there is no such stream, or none since it was deleted.

@@ -59,6 +59,10 @@ ACK: Final = _record(
 """A write of a transaction that marks events as done."""
 
 
+AT_COMMIT: Final = _optional(
+    "at_commit", Nullable(POSITION), None, "what was stored then; nil: now, with the members"
+)
+
 Described = tuple[str, Record, str, str]
 """Name, arguments, answer and description of an operation."""
 
@@ -97,6 +101,7 @@ _CONSUMING: Final[tuple[Described, ...]] = (
             _required("group", NAME),
             _optional("after", POSITION, 0, "exclusive"),
             _optional("limit", LIMIT, limits.PAGE_ITEMS_MAX),
+            AT_COMMIT,
         ),
         "[[[position, attempts, reason, time, event | nil], …], more]",
         "A page of the parked events of a group, in position order.",
@@ -159,13 +164,13 @@ def group_operations(wanted: Field) -> tuple[Described, ...]:
         ),
         (
             "group_list",
-            _record(),
+            _record(AT_COMMIT),
             "[[name, position, members, waiting], …]",
             "The consumer groups in name order.",
         ),
         (
             "group_info",
-            _record(_required("name", NAME)),
+            _record(_required("name", NAME), AT_COMMIT),
             "a map",
             "The settings and state of a consumer group, by name.",
         ),

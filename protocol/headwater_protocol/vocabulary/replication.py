@@ -14,6 +14,7 @@ from headwater_protocol.fields import (
     Text,
 )
 from headwater_protocol.vocabulary.keys import KEY_READS
+from headwater_protocol.vocabulary.looking import LOOKING_OPERATIONS
 
 _NODE: Final = Text(1, limits.NAME_SIZE_MAX)
 _NUMBER: Final = Integer(0, limits.NUMBER_MAX)
@@ -30,8 +31,9 @@ READS: Final = frozenset(
     {
         *(name for name, _, _, _ in KEY_READS),
         *("stream_version", "read_stream", "read_all", "newest_position", "load"),
-        *("commit_at", "position_before", "read_commits", "read_snapshots"),
-        *("list_streams", "list_categories", "find_event"),
+        *("commit_at", "position_before", "read_snapshots"),
+        *("list_streams", "list_categories"),
+        *(name for name, _, _, _ in LOOKING_OPERATIONS),
     }
 )
 """The operations that read as of a commit and change nothing: every node can answer them."""

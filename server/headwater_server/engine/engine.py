@@ -25,7 +25,6 @@ from headwater_server.engine.accounts import Accounts
 from headwater_server.engine.archive.source import ArchiveSource
 from headwater_server.engine.checkpoint.checkpoint import CheckpointResult
 from headwater_server.engine.checkpoint.schedule import Checkpoint, CheckpointSchedule
-from headwater_server.engine.commit_listing import read_commits, read_snapshots
 from headwater_server.engine.consumer_groups.groups import Groups
 from headwater_server.engine.disk_room import DiskRoom
 from headwater_server.engine.expiring import Expiring
@@ -87,7 +86,7 @@ class Engine:
         self.known = self.outcomes.known
         self.state = self._state = state
         self.file_system = self._file_system = file_system
-        self.looking = Looking(state, self.reader)
+        self.looking = Looking(state, self)
         self._log = log
         self.take_group, self.publish = sequencer.take_group, sequencer.publish
         self.make_durable = sequencer.make_durable
@@ -174,16 +173,6 @@ class Engine:
     def position_before(self, time: int) -> int:
         """The last published position before a time in microseconds, 0 before the first."""
         return position_before(self._state, time, self.published)
-
-    def read_commits(self, after: int | None, limit: int) -> list[list[Any]]:
-        """The records of the commits after one, in the protocol's form; None: of all there are."""
-        return read_commits(self._state, self.published, after, limit)
-
-    def read_snapshots(
-        self, cursor: bytes | None, limit: int, at_commit: int | None = None
-    ) -> tuple[list[list[Any]], bytes | None]:
-        """Stored snapshots of all streams, and the cursor for the next page; None at the end."""
-        return read_snapshots(self._state, self.reader(at_commit).view, cursor, limit)
 
     def events_page(self, after: int, wanted: EventFilter, limit: int) -> EventsPage:
         """Published events after a position, for a step of a subscription."""

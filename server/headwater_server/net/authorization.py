@@ -238,6 +238,17 @@ RULES: Final[dict[str, Rule]] = {
     "list_streams": _list_streams,
     "list_categories": _streams_readable,
     "find_event": _find_event,
+    "key_history": lambda rights, _engine, arguments: rights.need_key("read", arguments[0]),
+    "stream_history": lambda rights, _engine, arguments: rights.need_stream("read", arguments[0]),
+    "read_commit": _everything_readable,
+    "commit_changes": lambda rights, _engine, asked: rights.need_keys("read", asked[1], asked[2]),
+    # As much as `commit_at` and `position_before` tell.
+    "count_commits": anyone,
+    "known_span": anyone,
+    "position_at": anyone,
+    "list_snapshots": lambda rights, _engine, arguments: rights.need_stream("read", arguments[0]),
+    "scan_branches": lambda rights, _engine, asked: rights.need_keys("read", asked[0], asked[1]),
+    "describe_streams": _list_streams,
     "subscribe": _subscribe,
     "subscribe_keys": _subscribe_keys,
     # A session has its own subscriptions alone.

@@ -99,7 +99,7 @@ class Archived:
         engine = self.database.engine
         commit = engine.published
         self.pictures[commit] = picture(engine)
-        self.times[commit] = engine.read_commits(commit - 1, 1)[0][2]
+        self.times[commit] = engine.looking.read_commits(commit - 1, 1)[0][2]
 
     def _commit(self) -> None:
         draw = self.random

@@ -111,7 +111,7 @@ def test_a_repair_changes_only_the_times(*, in_files: bool) -> None:
     database = Database(settings, files=closed.files, store=closed.store, now=now)
     events = events_of(database)
     assert [int(event.data or b"") for event in events[::2]] == [*range(BEFORE), *range(BEFORE)]
-    times = [row[2] for row in database.engine.read_commits(0, 100)]
+    times = [row[2] for row in database.engine.looking.read_commits(0, 100)]
     assert times == sorted(times)
     assert all(time < now for time in times[:BEFORE])
     assert times[BEFORE:] == [now] * BEFORE
@@ -159,7 +159,7 @@ def test_damage_is_repaired_first_and_then_the_times() -> None:
     assert outcome.report.is_clean
     assert outcome.report.warnings == []
     database = Database(SETTINGS, files=closed.files, store=closed.store, now=now)
-    assert [row[2] for row in database.engine.read_commits(BEFORE, 100)] == [now] * BEFORE
+    assert [row[2] for row in database.engine.looking.read_commits(BEFORE, 100)] == [now] * BEFORE
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_a_power_loss_at_any_call_of_the_repair_loses_nothing_and_the_next_one_c
         database = Database(SETTINGS, files=closed.files, store=closed.store, now=now + SECOND_US)
         events = events_of(database)
         assert [int(event.data or b"") for event in events[::2]] == [*range(BEFORE), *range(BEFORE)]
-        times = [row[2] for row in database.engine.read_commits(0, 100)]
+        times = [row[2] for row in database.engine.looking.read_commits(0, 100)]
         assert times == sorted(times)
         assert times[-1] <= now + SECOND_US
         assert all(event.time == times[event.commit - 1] for event in events)

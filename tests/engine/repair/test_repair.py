@@ -57,7 +57,7 @@ def test_an_interrupted_repair_loses_nothing_that_was_sound() -> None:
 
     def damaged() -> tuple[Closed, list[list[Any]]]:
         database = some_database()
-        rows = database.engine.read_commits(0, 1000)
+        rows = database.engine.looking.read_commits(0, 1000)
         closed = Closed(database)
         (path,) = closed.paths("commits", ".commits")
         # The user of commit 7.
@@ -92,14 +92,14 @@ def test_an_interrupted_repair_loses_nothing_that_was_sound() -> None:
         closed.files, closed.store = closed.files.crash(), closed.store.crash()
         assert perform_on(closed).report.is_clean
         database = Database(SETTINGS, files=closed.files, store=closed.store, now=closed.now)
-        found = database.engine.read_commits(0, 1000)
+        found = database.engine.looking.read_commits(0, 1000)
         assert [row for row in found if row[0] != 7] == [row for row in rows if row[0] != 7]
 
 
 def test_a_missing_oldest_file_of_the_commit_log_is_found_and_rebuilt() -> None:
     """A log without that file looks like a trimmed log, so lost commits used to stay unnoticed."""
     database = some_database()
-    before = database.engine.read_commits(0, 100)
+    before = database.engine.looking.read_commits(0, 100)
     closed = Closed(database)
     directory = "data/commits"
     ((first, path),) = segment_files(closed.files, directory)
@@ -124,7 +124,7 @@ def test_a_missing_oldest_file_of_the_commit_log_is_found_and_rebuilt() -> None:
         Database(SETTINGS, files=closed.files.copy(), store=closed.store, now=closed.now)
     assert [finding.kind for finding in closed.check().findings] == [Kind.COMMIT_FILE]
     _, database = repaired(closed)
-    after = database.engine.read_commits(0, 100)
+    after = database.engine.looking.read_commits(0, 100)
     assert after[: len(before)] == before
 
 
@@ -230,13 +230,13 @@ def test_a_missing_file_of_events_is_replaced_event_by_event() -> None:
 
 def test_damaged_commit_records_are_rebuilt() -> None:
     database = some_database()
-    before = database.engine.read_commits(0, 1000)
+    before = database.engine.looking.read_commits(0, 1000)
     closed = Closed(database)
     path = closed.paths("commits")[0]
     for commit in (1, 2, 3, 40, 41, 90, 120):
         closed.flip(path, 64 * commit + 20)
     _, database = repaired(closed)
-    after = database.engine.read_commits(0, 1000)
+    after = database.engine.looking.read_commits(0, 1000)
     # Commit, transaction, time, user, first position, events.
     for old, new in zip(before, after, strict=False):
         assert new[:2] == old[:2]
@@ -247,11 +247,11 @@ def test_damaged_commit_records_are_rebuilt() -> None:
 
 def test_a_missing_commit_log_is_rebuilt() -> None:
     database = some_database()
-    before = database.engine.read_commits(0, 1000)
+    before = database.engine.looking.read_commits(0, 1000)
     closed = Closed(database)
     closed.files.remove(closed.paths("commits")[0])
     _, database = repaired(closed)
-    after = database.engine.read_commits(0, 1000)
+    after = database.engine.looking.read_commits(0, 1000)
     assert [each[1] for each in after[:120]] == [each[1] for each in before[:120]]
 
 
@@ -309,7 +309,7 @@ def test_everything_derived_from_the_logs_is_rebuilt(damage: Callable[[Closed], 
     database = some_database()
     events = all_events(database)
     newest = database.engine.reader(None).scan(b"", None, 1000, reverse=False).items
-    commits = database.engine.read_commits(0, 1000)
+    commits = database.engine.looking.read_commits(0, 1000)
     closed = Closed(database)
     damage(closed)
     outcome, database = repaired(closed)
@@ -317,7 +317,7 @@ def test_everything_derived_from_the_logs_is_rebuilt(damage: Callable[[Closed], 
     assert all_events(database)[: len(events)] == events
     found = database.engine.reader(None).scan(b"", None, 1000, reverse=False).items
     assert found == [b"after", b"repair", *newest]
-    assert database.engine.read_commits(0, 1000)[: len(commits)] == commits
+    assert database.engine.looking.read_commits(0, 1000)[: len(commits)] == commits
 
 
 def test_damage_everywhere_is_repaired() -> None:

@@ -194,7 +194,7 @@ def test_erasing_a_removed_event_removes_its_snapshots() -> None:
     database.execute(["erase", "a-1", [3]])
     for at in (None, before):
         assert database.engine.reader(at).load("a-1", "", 0).snapshot is None
-    assert database.engine.read_snapshots(None, 10) == ([], None)
+    assert database.engine.looking.read_snapshots(None, 10) == ([], None)
 
 
 def test_a_rewrite_keeps_older_snapshots_that_an_erasure_left() -> None:

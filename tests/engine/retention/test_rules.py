@@ -157,7 +157,7 @@ def test_a_deleted_stream_does_not_exist_until_the_next_append(database: Databas
         assert stream_versions(reader) == []
         loaded = reader.load("a-1", "", 0)
         assert (loaded.version, loaded.snapshot, loaded.events) == (9, None, [])
-        assert database.engine.read_snapshots(None, 10) == ([], None)
+        assert database.engine.looking.read_snapshots(None, 10) == ([], None)
         names = [entry.stream for entry in reader.list_streams("", None, 10).streams]
         assert names == ["a-2", "b-1"]
         with pytest.raises(WrongVersion, match="'a-1' was deleted, at version 9"):
@@ -268,7 +268,7 @@ def test_a_snapshot_is_usable_while_the_events_after_it_exist(database: Database
     # A client saves the snapshot after the truncation, without knowing of it.
     database.execute(["save_snapshot", "a-1", "", 0, 4, b"four"])
     assert now(database).load("a-1", "", 0).snapshot is None
-    assert database.engine.read_snapshots(None, 10) == ([], None)
+    assert database.engine.looking.read_snapshots(None, 10) == ([], None)
 
 
 def test_a_reader_can_tell_a_truncated_stream_from_a_deleted_one_that_began_again(
@@ -391,7 +391,7 @@ def test_snapshots_with_erased_data_are_hidden_in_the_past_too(
         for commit in commits:
             reader = database.engine.reader(commit)
             assert reader.load("a-1", "", 0).snapshot == (3, b"three") or commit > commits[1]
-            kept = database.engine.read_snapshots(None, 10, commit)[0]
+            kept = database.engine.looking.read_snapshots(None, 10, commit)[0]
             assert all(version < 5 for _, _, _, version, _ in kept)
             assert b"six" not in str(reader.load("a-1", "", 0)).encode()
             assert b"nine" not in str(reader.load("a-1", "", 0)).encode()
@@ -415,7 +415,7 @@ def test_an_erasure_removes_only_snapshots_that_may_hold_what_it_erases(
     erased = database.engine.published
     for _ in range(2):
         assert now(database).load("a-1", "", 0).snapshot == (5, b"five")
-        kept = database.engine.read_snapshots(None, 10)[0]
+        kept = database.engine.looking.read_snapshots(None, 10)[0]
         assert [version for _, _, _, version, _ in kept] == [5]
         assert database.engine.reader(between - 1).load("a-1", "", 0).snapshot is None
         database.checkpoint()

@@ -60,7 +60,7 @@ def test_both_sides_of_a_conflict_are_explained() -> None:
     assert [(each["kind"], each["key"]) for each in told["conflicts"]] == [("read-write", b"a")]
     (won,) = told["winners"]
     assert (won["commit"], won["keys"], won["streams"]) == (winner, [b"a", b"z"], ["t-1"])
-    assert won["transaction"] == database.engine.read_commits(winner - 1, 1)[0][1]
+    assert won["transaction"] == database.engine.looking.read_commits(winner - 1, 1)[0][1]
     assert b"secret" not in repr(told).encode()
 
 

@@ -316,7 +316,7 @@ async def act(source: random.Random, server: MemoryServer, nursery: trio.Nursery
         check_order(connection)
         check_counter(connection)
     sent = [one for connection in connections for one in connection.answered]
-    log = [entry[1] for entry in server.engine.read_commits(0, 10_000)]
+    log = [entry[1] for entry in server.engine.looking.read_commits(0, 10_000)]
     check_outcomes(sent, requests.executed, log)
     return len(log)
 

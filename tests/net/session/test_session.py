@@ -360,6 +360,6 @@ async def test_puts_that_arrive_together_have_one_time_and_the_next_a_later_one(
         costs.session.receive(b"".join(puts))
         costs.commit()
         assert costs.take()
-    found = [record[2] for record in costs.database.engine.read_commits(0, 10)]
+    found = [record[2] for record in costs.database.engine.looking.read_commits(0, 10)]
     assert found == sorted(found)
     assert [found.count(time) for time in sorted(set(found))] == [3, 3]

@@ -70,11 +70,19 @@ def _without_members(
 
 
 def info(
-    state: State, reader: Reader, definition: Definition, group: ConsumerGroup | None
+    state: State,
+    reader: Reader,
+    definition: Definition,
+    group: ConsumerGroup | None,
+    *,
+    newest: bool = False,
 ) -> dict[str, Any]:
-    """The settings and figures of a group; *group* if it has members."""
+    """The settings and figures of a group; *group* if it has members.
+
+    *newest*: of the newest state, durable or not, instead of that of the reader.
+    """
+    view = state.last_commit if newest else reader.view
     if group is None:
-        view = state.last_commit
         parked = read_parked(state, view, definition.number, 0, PARKED_MAX)
         figures = _without_members(state, view, definition, len(parked))
     else:
@@ -84,6 +92,6 @@ def info(
         "filter": definition.wanted.as_wire(),
         **definition.settings.as_wire(),
         **figures,
-        "waiting": WaitingCount().of(state, state.last_commit, reader, definition),
+        "waiting": WaitingCount().of(state, view, reader, definition),
         "newest": reader.position,
     }

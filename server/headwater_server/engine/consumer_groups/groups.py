@@ -244,31 +244,32 @@ class Groups:
         self.touched[name] = None
         return self._with_payload(ticket, []), [] if group is None else list(group.members)
 
-    def overview(self) -> list[list[Any]]:
-        """A row of every group; see describing.py."""
-        return describing.overview(self._state, self.reader(), self.active)
+    def overview(self, at_commit: int | None = None) -> list[list[Any]]:
+        """A row of every group; see describing.py. At a past commit nobody is a member."""
+        active = self.active if at_commit is None else {}
+        return describing.overview(self._state, self.reader(at_commit), active)
 
     def figures(self, count_max: int) -> tuple[int, list[tuple[str, dict[str, int]]]]:
         """How many groups there are, and the figures of the first of them; see describing.py."""
         view = self._state.last_commit
         return describing.all_figures(self._state, view, self.active, count_max)
 
-    def info(self, name: str) -> dict[str, Any]:
-        """The settings and figures of a group.
-
-        Raises:
-            NoSuchGroup.
-        """
-        definition = self._definition(name)
-        return describing.info(self._state, self.reader(), definition, self.active.get(name))
+    def info(self, name: str, at_commit: int | None = None) -> dict[str, Any]:
+        """The settings and figures of a group; at a past commit, what was stored then."""
+        reader = self.reader(at_commit)
+        definition = self._definition(name, at_commit)
+        group = self.active.get(name) if at_commit is None else None
+        newest = at_commit is None
+        return describing.info(self._state, reader, definition, group, newest=newest)
 
     def filter_of(self, name: str) -> EventFilter | None:
         """Which events a group delivers; None: there is no such group."""
         definition = find_definition(self._state, self._state.last_commit, name)
         return None if definition is None else definition.wanted
 
-    def _definition(self, name: str) -> Definition:
-        definition = find_definition(self._state, self._state.last_commit, name)
+    def _definition(self, name: str, view: int | None = None) -> Definition:
+        view = self._state.last_commit if view is None else view
+        definition = find_definition(self._state, view, name)
         if definition is None:
             raise NoSuchGroup(f"there is no group {name!r}")
         return definition
@@ -290,14 +291,13 @@ class Groups:
 
     # Parked events.
 
-    def parked(self, name: str, after: int, limit: int) -> list[tuple[int, ParkedEntry]]:
-        """Parked events after a position, in order.
-
-        Raises:
-            NoSuchGroup.
-        """
-        definition = self._definition(name)
-        return read_parked(self._state, self._sequencer.published, definition.number, after, limit)
+    def parked(
+        self, name: str, after: int, limit: int, at_commit: int | None = None
+    ) -> list[tuple[int, ParkedEntry]]:
+        """Parked events after a position, in order, now or at a past commit."""
+        definition = self._definition(name, at_commit)
+        view = self.reader(at_commit).view
+        return read_parked(self._state, view, definition.number, after, limit)
 
     def position_created(self, commit: int) -> int:
         """The position after which the group began that a commit has created."""

@@ -119,7 +119,7 @@ def read_changes(
     return ChangesPage(found, upto, more=False)
 
 
-def _has_expired(state: State, commit: int, key: bytes) -> bool:
+def has_expired(state: State, commit: int, key: bytes) -> bool:
     """Whether a commit deleted a key because its time had come."""
     until = state.expiry(key, commit - 1)
     return until is not None and until <= state.commit_record(commit).time
@@ -153,7 +153,7 @@ def _part(
         key = keys[place]
         old, new = state.get(key, commit - 1), state.get(key, commit)
         if old is not new or new is not None:
-            expired = new is None and _has_expired(state, commit, key)
+            expired = new is None and has_expired(state, commit, key)
             changes.append(Change(key[1:], old, new, expired))
             size += len(key) + len(old or b"") + len(new or b"")
     return changes, size, len(keys)

@@ -69,14 +69,15 @@ def delete(session: Session, request_id: int, arguments: list[Any]) -> bytes | N
     return _answer(session, request_id, ticket)
 
 
-def list_groups(session: Session, request_id: int, _arguments: list[Any]) -> bytes:
+def list_groups(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """The groups."""
-    return session.connection.answer(request_id, session.service.engine.groups.overview())
+    found = session.service.engine.groups.overview(*arguments)
+    return session.connection.answer(request_id, found)
 
 
 def info(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """The details of a group."""
-    return session.connection.answer(request_id, session.service.engine.groups.info(arguments[0]))
+    return session.connection.answer(request_id, session.service.engine.groups.info(*arguments))
 
 
 def join(session: Session, request_id: int, arguments: list[Any]) -> bytes:
@@ -117,9 +118,9 @@ def nack(session: Session, request_id: int, arguments: list[Any]) -> bytes | Non
 
 def parked(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of parked events, in stored form."""
-    name, after, limit = arguments
+    name, after, limit, at_commit = arguments
     groups = session.service.engine.groups
-    found = groups.parked(name, after, limit + 1)
+    found = groups.parked(name, after, limit + 1, at_commit)
     parts: list[bytes] = []
     count = size = 0
     for position, entry in found[:limit]:

@@ -56,6 +56,16 @@ _READS: Final[Mapping[str, Handler]] = {
     "list_streams": reads.list_streams,
     "list_categories": reads.list_categories,
     "find_event": looking.find_event,
+    "key_history": looking.key_history,
+    "stream_history": looking.stream_history,
+    "read_commit": looking.read_commit,
+    "commit_changes": looking.commit_changes,
+    "count_commits": looking.count_commits,
+    "known_span": looking.known_span,
+    "position_at": looking.position_at,
+    "list_snapshots": looking.list_snapshots,
+    "scan_branches": looking.scan_branches,
+    "describe_streams": looking.describe_streams,
 }
 """The reads, in a transaction or outside of one."""
 

@@ -202,15 +202,14 @@ def position_before(session: Session, request_id: int, arguments: list[Any]) -> 
 
 def read_commits(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of the commit log."""
-    after, limit = arguments
-    commits = session.service.engine.read_commits(after, limit)
+    commits = session.service.engine.looking.read_commits(*arguments)
     return session.connection.answer(request_id, commits)
 
 
 def read_snapshots(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of all stored snapshots."""
     after, limit, at_commit = arguments
-    snapshots, cursor = session.service.engine.read_snapshots(after, limit, at_commit)
+    snapshots, cursor = session.service.engine.looking.read_snapshots(after, limit, at_commit)
     return session.connection.answer(request_id, [snapshots, cursor])
 
 
