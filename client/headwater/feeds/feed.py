@@ -223,6 +223,9 @@ class Feed(ABC, Generic[Q]):
         Raises:
             Stopped: the feed was closed meanwhile.
         """
+        if self._connection is not None and not self._channel.runtime.shares_connections:
+            # The server has ended the feed, and nobody else uses the connection.
+            self._connection.close()
         await self._channel.runtime.guard(self._open_patiently, self._stop)
 
     async def _open_patiently(self) -> None:
