@@ -1,6 +1,6 @@
-"""What README and --help promise, each sentence as a test from outside.
+"""What docs/guarantees.md and --help promise, each sentence as a test from outside.
 
-The tests of the parts go much deeper. These hold the sentences: a promise of README that has no
+The tests of the parts go much deeper. These hold the sentences: a promise of the page that has no
 test here, and a test here whose promise is gone, are failures.
 """
 
@@ -19,7 +19,8 @@ from headwater import Event
 from headwater.cli import main
 from headwater.cli.server_process import ServerProcess
 
-README: Final = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT: Final = Path(__file__).parent.parent
+PAGE: Final = (ROOT / "docs/guarantees.md").read_text()
 
 GUARANTEES: Final = {
     "One transaction for everything.": (
@@ -42,7 +43,7 @@ GUARANTEES: Final = {
     "Online backups.": ("test_a_backup_can_be_checked_and_served",),
     "Restore to any moment.": ("test_any_commit_is_restored_from_the_archive",),
 }
-"""The bold words of each guarantee in README, with its tests in this file."""
+"""The bold words of each guarantee of the page, with its tests in this file."""
 
 
 @pytest.fixture
@@ -63,8 +64,8 @@ def call(*arguments: str) -> str:
     return result.output
 
 
-def test_every_guarantee_of_the_readme_has_its_tests_here() -> None:
-    listed = README[README.index("## What it guarantees") : README.index("## Its limits")]
+def test_every_guarantee_of_the_page_has_its_tests_here() -> None:
+    listed = PAGE[PAGE.index("## What it guarantees") : PAGE.index("## Its limits")]
     promised = re.findall(r"^- \*\*(.+?)\*\*", listed, re.MULTILINE)
     assert promised == list(GUARANTEES)
     for tests in GUARANTEES.values():
@@ -77,7 +78,7 @@ def test_the_numbers_among_the_limits_are_those_of_the_code() -> None:
     from headwater_server.engine.settings import HOUR_US, EngineSettings
     from headwater_server.engine.work_budget import WORK_MAX
 
-    said = " ".join(README[README.index("## Its limits") :].split())
+    said = " ".join(PAGE[PAGE.index("## Its limits") :].split())
     assert f"A key may have {limits.KEY_SIZE_MAX // limits.KIB} KiB" in said
     assert f"an event's data {limits.VALUE_SIZE_MAX // limits.MIB} MiB" in said
     assert f"a transaction {limits.TRANSACTION_SIZE_MAX // limits.MIB} MiB" in said
