@@ -32,6 +32,7 @@ from headwater.blocking.rights import BlockingRights
 from headwater.blocking.running_projections import RunningProjections
 from headwater.blocking.subscription import BlockingSubscription
 from headwater.blocking.transaction import BlockingTransaction
+from headwater.causation import Cause, cause, current_cause
 from headwater.codecs.codec import Codec, MsgpackCodec, RawCodec
 from headwater.codecs.event_types import EventTypes, TypedCodec
 from headwater.connecting import connect, connect_blocking
@@ -136,6 +137,9 @@ from headwater_protocol.numbers import (
 )
 
 __all__ = [
+    "Cause",
+    "cause",
+    "current_cause",
     "StreamEntry",
     "SnapshotInfo",
     "KeyVersion",

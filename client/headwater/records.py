@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 from uuid import UUID
 
 from headwater.errors import InvalidArgument, Undecodable
+from headwater_protocol.causation import causation_in, correlation_in, without_causation
 from headwater_protocol.numbers import CommitNumber, Position, StreamVersion
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -59,6 +60,9 @@ class Event:
             and needs no index. Give an id to make appends idempotent across transactions.
         tags: labels for queries, "course:c1" for example: up to 64 different ones of 1 to 256
             bytes each.
+        causation: the id of the event that is the cause. None: that of the handler in which the
+            event is appended, if it is one; see `headwater.cause`.
+        correlation: the chain to which the event belongs: 1 to 243 bytes. None: likewise.
     """
 
     type: str
@@ -66,6 +70,8 @@ class Event:
     metadata: Any = None
     id: UUID | None = None
     tags: Sequence[str] = ()
+    causation: UUID | None = None
+    correlation: str | None = None
 
     def __post_init__(self) -> None:
         if type(self.tags) is not tuple:
@@ -108,7 +114,10 @@ class RecordedEvent:
         id: unique in the stream.
         type: the name of its type.
         data, metadata: decoded by the codec.
-        tags: in the order in which they were given.
+        tags: in the order in which they were given, without those of causation and correlation.
+        stored_tags: all tags.
+        causation: the id of the event that caused this one, or None.
+        correlation: the chain to which it belongs, or None.
         erased: whether data and metadata were erased. Then they are None.
     """
 
@@ -191,7 +200,20 @@ class RecordedEvent:
 
     @property
     def tags(self) -> tuple[str, ...]:
+        stored = self._row[9] if len(self._row) > 9 else ()
+        return without_causation(stored) if stored else ()
+
+    @property
+    def stored_tags(self) -> tuple[str, ...]:
         return tuple(self._row[9]) if len(self._row) > 9 else ()
+
+    @property
+    def causation(self) -> UUID | None:
+        return causation_in(self.stored_tags)
+
+    @property
+    def correlation(self) -> str | None:
+        return correlation_in(self.stored_tags)
 
     @property
     def erased(self) -> bool:
@@ -212,7 +234,7 @@ class RecordedEvent:
             self.time,
             self.id,
             self.type,
-            self.tags,
+            self.stored_tags,
             self.erased,
         )
 
@@ -239,11 +261,12 @@ class RecordedEvent:
         return (
             f"RecordedEvent(position={self.position}, stream={self.stream!r}, "
             f"version={self.version}, commit={self.commit}, time={self.time!r}, id={self.id!r}, "
-            f"type={self.type!r}, {parts}, tags={self.tags!r}, erased={self.erased})"
+            f"type={self.type!r}, {parts}, tags={self.stored_tags!r}, erased={self.erased})"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        members = (getattr(self, name) for name in self.__dataclass_fields__)
+        names = ("stored_tags" if name == "tags" else name for name in self.__dataclass_fields__)
+        members = (getattr(self, name) for name in names)
         return RecordedEvent, tuple(members)
 
 

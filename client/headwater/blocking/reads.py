@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal, overload
+from uuid import UUID
 
 from headwater.blocking.pages import BlockingPages
 from headwater.reads.query import Query
@@ -116,6 +117,32 @@ class BlockingReads:
                 limit=limit,
             )
         )
+
+    def caused_by(
+        self, event: UUID | RecordedEvent, *, limit: int | None = None
+    ) -> BlockingPages[RecordedEvent]:
+        """Iterate over the events that an event has caused directly, in the order of positions.
+
+        Args:
+            event: the event, or its id.
+            limit: the maximum number of events.
+        """
+        return BlockingPages(self._core.caused_by(event, limit=limit))
+
+    def correlated(
+        self, chain: str | UUID | RecordedEvent, *, limit: int | None = None
+    ) -> BlockingPages[RecordedEvent]:
+        """Iterate over the events of a chain, in the order of positions.
+
+        The event with which the chain began is not among them, unless it was given the correlation:
+        it has caused them, and `find_event` has it.
+
+        Args:
+            chain: an event of the chain, the id of the event with which it began, or the
+                correlation that was given.
+            limit: the maximum number of events.
+        """
+        return BlockingPages(self._core.correlated(chain, limit=limit))
 
     def newest_position(
         self,

@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from headwater.causation import cause
 from headwater.codecs.codec import Codec
 from headwater.errors import (
     CommitUnknown,
@@ -138,7 +139,8 @@ async def consume_alone(
 
 async def _handle(channel: Channel, codec: Codec, delivery: Delivery, handler: Handler) -> None:
     async def work(transaction: Transaction) -> None:
-        await handler(transaction, delivery.event)
+        with cause(delivery.event):
+            await handler(transaction, delivery.event)
         transaction.ack(delivery)
 
     run = partial(running.run, channel, lambda: Transaction(channel, codec), work, ())

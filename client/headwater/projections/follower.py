@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headwater.causation import cause
 from headwater.codecs.codec import Codec
 from headwater.codecs.events import recorded_event
 from headwater.errors import HeadwaterError
@@ -341,7 +342,10 @@ class Follower:
         """
         tx.handled = True
         try:
-            await self.projection.handler(tx, given)
+            # Of several events, only the handler knows which one is the cause.
+            alone = given if isinstance(given, RecordedEvent) else None
+            with cause(alone):
+                await self.projection.handler(tx, given)
         except BaseException as error:
             if ends_the_task(error):
                 raise

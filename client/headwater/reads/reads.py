@@ -6,13 +6,16 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
+from headwater.causation import checked_correlation
 from headwater.errors import InvalidArgument
 from headwater.reads.key_reads import KeyReads
 from headwater.reads.loading import loaded_from
 from headwater.reads.pages import EventPages, Pages, Span
 from headwater.reads.query import Query, event_filter
 from headwater.records import Loaded, RecordedEvent, microseconds_of
+from headwater_protocol.causation import causation_tag, correlation_tag
 from headwater_protocol.numbers import Position, StreamVersion
 from headwater_protocol.operations import COMMIT, NAME, POSITION, SCHEMA, STREAM, VERSION
 
@@ -154,6 +157,37 @@ class Reads(KeyReads):
             limit=limit,
             locate=locate,
         )
+
+    def caused_by(
+        self, event: UUID | RecordedEvent, *, limit: int | None = None
+    ) -> Pages[RecordedEvent]:
+        """Iterate over the events that an event has caused directly, in the order of positions.
+
+        Args:
+            event: the event, or its id.
+            limit: the maximum number of events.
+        """
+        identity = event.id if isinstance(event, RecordedEvent) else event
+        if not isinstance(identity, UUID):
+            raise InvalidArgument(f"caused_by: expected an event or its UUID, got {event!r:.60}")
+        return self.read_all(tags=[causation_tag(identity)], limit=limit)
+
+    def correlated(
+        self, chain: str | UUID | RecordedEvent, *, limit: int | None = None
+    ) -> Pages[RecordedEvent]:
+        """Iterate over the events of a chain, in the order of positions.
+
+        The event with which the chain began is not among them, unless it was given the correlation:
+        it has caused them, and `find_event` has it.
+
+        Args:
+            chain: an event of the chain, the id of the event with which it began, or the
+                correlation that was given.
+            limit: the maximum number of events.
+        """
+        if isinstance(chain, RecordedEvent):
+            chain = chain.correlation or str(chain.id)
+        return self.read_all(tags=[correlation_tag(checked_correlation(str(chain)))], limit=limit)
 
     async def newest_position(
         self,

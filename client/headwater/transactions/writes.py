@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from headwater.causation import Cause, current_cause, tags_with_cause
 from headwater.codecs.codec import Codec, encode_with
 from headwater.errors import InvalidArgument, TooLarge
 from headwater.groups.delivery import Acknowledgeable, Delivery, ack_writes, claimed
@@ -175,8 +176,9 @@ class Writes(RetentionWrites):
         encoded: list[list[Any]] = []
         size = len(stream)
         to_stored = getattr(self._codec, "to_stored", None)
+        cause = current_cause()
         for event in several(events, "append"):
-            members, event_size = self._encode_event(event, len(encoded), stream, to_stored)
+            members, event_size = self._encode_event(event, len(encoded), stream, to_stored, cause)
             encoded.append(members)
             size += event_size + WRITE_OVERHEAD_SIZE
         if not encoded:
@@ -255,11 +257,17 @@ class Writes(RetentionWrites):
         self._keep(write, len(encoded))
 
     def _encode_event(
-        self, event: Event, number: int, stream: str, to_stored: Callable[[Event], Event] | None
+        self,
+        event: Event,
+        number: int,
+        stream: str,
+        to_stored: Callable[[Event], Event] | None,
+        cause: Cause | None,
     ) -> tuple[list[Any], int]:
         if not isinstance(event, Event):
             place = _place_of(number, stream)
             raise InvalidArgument(f"{place}: expected an Event, got {type(event).__name__}")
+        given = event
         if to_stored is not None:
             event = to_stored(event)
         codec = self._codec
@@ -277,9 +285,12 @@ class Writes(RetentionWrites):
         if empty or size > limits.VALUE_SIZE_MAX or not _accepts_name(event.type):
             self._check_event(event, _place_of(number, stream))
         size += len(event.type)
-        if not event.tags:
-            return [identity, event.type, data, metadata], size
-        tags = list(event.tags)
+        if cause is None and given.causation is None and given.correlation is None:
+            if not event.tags:
+                return [identity, event.type, data, metadata], size
+            tags = list(event.tags)
+        else:
+            tags = tags_with_cause(given, cause)
         TAGS(tags, f"{_place_of(number, stream)}: tags")
         # A character has at most four bytes. The eight bytes for each tag keep a request that
         # consists of short tags below REQUEST_ITEMS_MAX.

@@ -196,8 +196,8 @@ def _event_line(event: RecordedEvent) -> dict[str, Any]:
         line["data"] = value_to_json(event.data)
     if event.metadata is not None:
         line["metadata"] = value_to_json(event.metadata)
-    if event.tags:
-        line["tags"] = event.tags
+    if event.stored_tags:
+        line["tags"] = event.stored_tags
     return line
 
 

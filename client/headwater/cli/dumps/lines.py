@@ -102,7 +102,7 @@ def is_same(stored: RecordedEvent | None, event: Event) -> bool:
     """Whether an event of the dump is stored already. Of an erased one, only the rest is left."""
     if stored is None or stored.id != event.id or stored.type != event.type:
         return False
-    if stored.tags != event.tags:
+    if stored.stored_tags != event.tags:
         return False
     return stored.erased or (stored.data, stored.metadata) == (event.data, event.metadata)
 
