@@ -1,4 +1,4 @@
-# The server, in an image that runs as an unprivileged user.
+# The server and the console, in an image that runs as an unprivileged user.
 #
 #   docker build -t headwater .
 #   docker run -p 127.0.0.1:4323:4323 -v headwater:/data headwater
@@ -25,8 +25,8 @@ COPY pyproject.toml deploy/container/pins.txt ./
 RUN python -m venv /opt/headwater && python -m venv /opt/build \
  && python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 print(*project["build-system"]["requires"], sep="\n", file=open("build.txt", "w")); \
-project = project["project"]; \
-print(*project["dependencies"], *project["optional-dependencies"]["server"], sep="\n", \
+project = project["project"]; extras = project["optional-dependencies"]; \
+print(*project["dependencies"], *extras["server"], *extras["console"], sep="\n", \
 file=open("server.txt", "w"))' \
  && /opt/headwater/bin/pip install --no-cache-dir -r server.txt -c pins.txt \
  && /opt/build/bin/pip install --no-cache-dir -r build.txt

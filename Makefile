@@ -209,10 +209,11 @@ wheels: $(READY)  ## Build all wheels and the source archive into dist/, for pub
 	HEADWATER_PURE=0 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheels .
 	$(BIN)/auditwheel repair --wheel-dir dist build/wheels/*.whl
 
-pins:  ## Write the newest versions of the server's dependencies into deploy/container/pins.txt
+pins:  ## Write the newest versions of the image's dependencies into deploy/container/pins.txt
 	rm -rf build/pins && $(PYTHON) -m venv build/pins
 	$(PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*project["dependencies"], *project["optional-dependencies"]["server"], sep="\n")' \
+	  extras = project["optional-dependencies"]; \
+	  print(*project["dependencies"], *extras["server"], *extras["console"], sep="\n")' \
 	  > build/pins/wanted.txt
 	build/pins/bin/pip install --quiet --disable-pip-version-check -r build/pins/wanted.txt
 	{ echo "# The versions that the image has. \`make pins\` writes this file."; \

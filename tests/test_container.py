@@ -122,7 +122,8 @@ def test_every_dependency_of_the_image_is_pinned_to_an_allowed_version() -> None
         for name, version in re.findall(r"^([\w.-]+)==(.*)$", PINS.read_text(), re.MULTILINE)
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["server"], *extras["console"]]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(pins[canonical(requirement.name)])
 

@@ -16,6 +16,7 @@ import click
 import pytest
 import yaml
 
+from headwater.console.command import console
 from headwater_server.cli.serve import serve
 from headwater_server.net.monitoring.catalogue import METRICS, PAGES, PREFIX, Kind
 from headwater_server.net.server import SHUTDOWN_NOTICE_S_MAX
@@ -172,6 +173,12 @@ def test_the_compose_file_gives_existing_settings_and_mounts_existing_files() ->
         assert f"{name}:{image['HEADWATER_DATA']}" in service["volumes"]
         assert (folder / service["build"] / "Dockerfile").is_file()
         assert float(service["stop_grace_period"].removesuffix("s")) >= 60
+    asked = shlex.split(composed["services"]["console"]["command"])
+    assert asked[0] == "console"
+    options = {name for one in console.params for name in one.opts}
+    assert {word for word in asked if word.startswith("--")} <= options
+    variables = {str(one.envvar) for one in console.params if isinstance(one, click.Option)}
+    assert composed["services"]["console"]["environment"].keys() <= variables
     for service in composed["services"].values():
         for port in service["ports"]:
             assert port.startswith("127.0.0.1:"), "open to other machines"
