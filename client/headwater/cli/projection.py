@@ -4,23 +4,19 @@ Retrying, skipping and rebuilding call the application's handlers. So these comm
 the application defines its projections.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import click
 
 from headwater.blocking.database import BlockingDatabase
 from headwater.cli.connection_options import Connector, connection_options
-from headwater.cli.named import named
+from headwater.cli.handlers.application import Application, handler_options
+from headwater.cli.handlers.checks import diff
 from headwater.cli.tables import Row, ask, json_line, json_option, show, yes_option
-from headwater.database import Database
 from headwater.errors import InvalidArgument
 from headwater.projections.state import ParkedStream
-
-F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
 
 _COLUMNS: Final = (
     "name", "version", "build", "position", "lag_events", "lag_seconds", "parked",
@@ -33,6 +29,9 @@ _PARKED: Final = ("stream", "position", "version", "type", "attempts", "held", "
 @click.group()
 def projection() -> None:
     """Show projections, release their parked streams, rebuild and remove them."""
+
+
+projection.add_command(diff)
 
 
 @projection.command("list")
@@ -86,58 +85,9 @@ def _parked_row(one: ParkedStream) -> Row:
     }
 
 
-def _handler_options(command: F) -> F:
-    for option in (
-        click.option(
-            "--blocking", is_flag=True, help="The handlers are `def`, and not `async def`."
-        ),
-        click.option("--codec", "codec_place", help="module:attribute of the application's codec."),
-        click.option(
-            "--app",
-            "app_place",
-            required=True,
-            metavar="MODULE:FUNCTION",
-            help="A function that takes the database and defines its projections on it.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-class _Application:
-    """A database on which the application has defined its projections."""
-
-    def __init__(
-        self, connector: Connector, app_place: str, codec_place: str | None, blocking: bool
-    ) -> None:
-        self._connector = connector
-        self._define = named(app_place)
-        self._codec = None if codec_place is None else named(codec_place)
-        self._blocking = blocking
-        if not callable(self._define):
-            raise click.BadParameter(f"{app_place} is not a function")
-
-    def call(
-        self,
-        blocking: Callable[[BlockingDatabase], T],
-        waiting: Callable[[Database], Awaitable[T]],
-    ) -> T:
-        """Call one of the two with the connected database."""
-        if not self._blocking:
-            return asyncio.run(self._wait(waiting))
-        with self._connector.connect(codec=self._codec) as db:
-            self._define(db)
-            return blocking(db)
-
-    async def _wait(self, waiting: Callable[[Database], Awaitable[T]]) -> T:
-        async with self._connector.connect_async(codec=self._codec) as db:
-            self._define(db)
-            return await waiting(db)
-
-
 @projection.command()
 @connection_options
-@_handler_options
+@handler_options
 @click.argument("name")
 @click.argument("stream", required=False)
 def retry(
@@ -153,7 +103,7 @@ def retry(
 
     Exit status 1: a stream failed again and stays parked.
     """
-    app = _Application(connector, app_place, codec_place, blocking)
+    app = Application(connector, app_place, codec_place, blocking)
     _tell(
         app.call(
             lambda db: db.projections.retry(name, stream),
@@ -164,7 +114,7 @@ def retry(
 
 @projection.command()
 @connection_options
-@_handler_options
+@handler_options
 @yes_option
 @click.argument("name")
 @click.argument("stream")
@@ -182,7 +132,7 @@ def skip(
 
     Exit status 1: a later event failed, and the stream stays parked.
     """
-    app = _Application(connector, app_place, codec_place, blocking)
+    app = Application(connector, app_place, codec_place, blocking)
     ask(f"Leave out the failed event of {stream} in projection {name}?", yes=yes)
     _tell(
         app.call(
@@ -194,7 +144,7 @@ def skip(
 
 @projection.command()
 @connection_options
-@_handler_options
+@handler_options
 @click.option(
     "--even-if-parked", is_flag=True, help="Switch even if events failed that did not fail before."
 )
@@ -212,7 +162,7 @@ def rebuild(
 
     An interrupted rebuild continues where it stopped when it is run again.
     """
-    app = _Application(connector, app_place, codec_place, blocking)
+    app = Application(connector, app_place, codec_place, blocking)
     app.call(
         lambda db: db.projections.rebuild(name, even_if_parked=even_if_parked),
         lambda db: db.projections.rebuild(name, even_if_parked=even_if_parked),

@@ -1,0 +1,1 @@
+"""Commands that run the handlers of an application: where they are, and comparing what they do."""
