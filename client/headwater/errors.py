@@ -34,6 +34,7 @@ from headwater_protocol.errors import (
     TransactionAborted,
     TransactionForgotten,
     TransactionGone,
+    Unavailable,
     UnknownOperation,
     WrongVersion,
 )
@@ -118,6 +119,7 @@ __all__ = [
     "TransactionForgotten",
     "TransactionGone",
     "Undecodable",
+    "Unavailable",
     "UnknownOperation",
     "WrongVersion",
 ]

@@ -241,6 +241,15 @@ class NotLeader(HeadwaterError, code="not_leader"):
     retryable = True
 
 
+class Unavailable(HeadwaterError, code="unavailable"):
+    """This node leads a cluster, and the log in NATS does not answer, or the lease has run out.
+
+    Nothing was committed by this request. Reads of any age are still served.
+    """
+
+    retryable = True
+
+
 class LogTrimmed(HeadwaterError, code="log_trimmed"):
     """The leader has trimmed entries that this follower needs: it must copy the database again."""
 

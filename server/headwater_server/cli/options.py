@@ -15,6 +15,7 @@ import click
 from headwater_protocol.limits import MIB, PORT_DEFAULT
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.net import logs
+from headwater_server.net.cluster.starting import parse_log_address
 from headwater_server.net.session.memory_budget import SIZE_MIN
 from headwater_server.net.settings import (
     SECOND_MS,
@@ -212,6 +213,30 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
         metavar="URL",
     ),
     _option(
+        "log",
+        "Be a node of a cluster whose log is this stream of NATS JetStream; it is made if it is "
+        "missing.",
+        metavar="nats://HOST,…/STREAM",
+    ),
+    _count(
+        "log-replicas",
+        _SERVER.log_replicas,
+        "NATS servers that must keep the stream; fewer than three lose it with one machine.",
+    ),
+    _option(
+        "log-monitor",
+        "Monitoring address of a NATS server, http://HOST:8222, which is asked at the start if it "
+        "syncs each message; may be repeated (in the variable: separated by spaces).",
+        multiple=True,
+        metavar="URL",
+    ),
+    _option(
+        "peer-user",
+        "User with the right replicate as whom this node copies the other nodes of its cluster.",
+        metavar="NAME",
+    ),
+    _option("peer-password", "That user's password.", metavar="PASSWORD"),
+    _option(
         "advertise",
         "URL at which other nodes and clients reach this node.",
         metavar="URL",
@@ -323,6 +348,10 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         raise click.UsageError("--tls-client-crl without --tls-client-ca")
     if not values["listen"] and values["unix"] is None:
         raise click.UsageError("nothing to listen on: give --listen or --unix")
+    if values["log"] is not None:
+        if values["follow"] is not None or values["sync_followers"]:
+            raise click.UsageError("--log does not go with --follow or --sync-followers")
+        parse_log_address(values["log"])
     return ServerSettings(
         data=values["data"],
         listen=tuple(values["listen"]),
@@ -339,6 +368,11 @@ def settings_from(values: dict[str, Any]) -> ServerSettings:
         backup_directory=values["backup_dir"],
         archive_directory=values["archive"],
         follow=values["follow"],
+        log=values["log"],
+        log_replicas=values["log_replicas"],
+        log_monitor=tuple(values["log_monitor"]),
+        peer_user=values["peer_user"],
+        peer_password=values["peer_password"],
         advertise=values["advertise"],
         synchronous_followers=values["sync_followers"],
         archive_interval_ms=round(values["archive_interval"] * SECOND_MS),

@@ -335,7 +335,7 @@ class Engine:
             return ticket, [] if reads is None or not known else reads(self._before(known))
         if transaction in self._open.by_id:
             raise InvalidArgument(f"transaction {transaction.hex()} is open")
-        if writes and (self.room.read_only_reason is not None or not self.leadership.leads):
+        if writes and (self.room.read_only_reason is not None or not self.leadership.takes_writes):
             self.check_writable(buffer)
         self._expire_keys()
         charged = conditions or reads is not None or (proven is not None and buffer.conditional)
@@ -393,7 +393,7 @@ class Engine:
         self.sequencer.tick(write=self._may_expire())
 
     def _may_expire(self) -> bool:
-        return self.leadership.leads and self.room.may_tick
+        return self.leadership.takes_writes and self.room.may_tick
 
     @property
     def clock_offset_us(self) -> int:

@@ -25,6 +25,10 @@ from typing import Final, NamedTuple
 COMPARED_US: Final = 1_000_000
 """Microseconds of the wall clock between two comparisons of the clocks."""
 
+HELD_US_MIN: Final = 3_600_000_000
+"""The first time, in microseconds after 1970, at which the clock may be held. From there on all
+times have the same encoded size, which a repair relies on."""
+
 
 class LogTime(NamedTuple):
     """What the newest record says about time.

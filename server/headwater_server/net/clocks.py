@@ -15,3 +15,8 @@ def wall_clock() -> int:
 def monotonic_clock() -> int:
     """Microseconds of a clock that is never set, and that counts time asleep."""
     return time.clock_gettime_ns(_MONOTONIC) // 1000
+
+
+def monotonic_seconds() -> float:
+    """The same, in seconds."""
+    return time.clock_gettime(_MONOTONIC)

@@ -30,7 +30,17 @@ class CommitFailed(Exception):
 
 
 class Reopen(Exception):
-    """The engine must be closed and opened again: a new copy of the leader is complete."""
+    """The engine must be closed and opened again; the message says why.
+
+    A new copy of the leader is complete, or this node of a cluster leads no more.
+
+    Attributes:
+        resigned: it gave its lease back, so that another node leads.
+    """
+
+    def __init__(self, why: str, *, resigned: bool = False) -> None:
+        super().__init__(why)
+        self.resigned = resigned
 
 
 class Failures:

@@ -15,18 +15,26 @@ from functools import partial
 import structlog
 import trio
 
+from headwater_protocol.errors import InvalidArgument
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.pacing import Pacer
-from headwater_server.engine.recovery import open_engine
+from headwater_server.engine.recovery import OpenLog, open_engine
 from headwater_server.net import systemd
-from headwater_server.net.clocks import monotonic_clock, wall_clock
+from headwater_server.net.clocks import monotonic_clock, monotonic_seconds, wall_clock
+from headwater_server.net.cluster.cluster import ClusterSetup
+from headwater_server.net.cluster.starting import (
+    Joining,
+    check_synced,
+    connect,
+    parse_log_address,
+)
 from headwater_server.net.drivers import streams
 from headwater_server.net.drivers.listening import Listeners
 from headwater_server.net.drivers.tls import Certificate
 from headwater_server.net.failures import CommitFailed, Reopen
 from headwater_server.net.monitoring.monitor import Monitor
-from headwater_server.net.replication.replication import NodeSetup
-from headwater_server.net.replication.starting import start_node
+from headwater_server.net.replication.replication import NodeSetup, lone_node
+from headwater_server.net.replication.starting import in_thread, start_node
 from headwater_server.net.server import ARCHIVE_WORKER, Server
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.supervision import closing, ready_file, reload, tell
@@ -34,9 +42,13 @@ from headwater_server.net.tasks.checkpointer import CheckpointFailed
 from headwater_server.net.tasks.garbage_collection import GarbageCollection, replaying
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.threads.worker_thread import RunBlocking, WorkerThread, run_abandonable
+from headwater_server.storage.files.directory import DataDirectory
 from headwater_server.storage.files.file_system import FileSystem
+from headwater_server.storage.files.node_file import CLUSTERED, NodeState
 from headwater_server.storage.files.private_files import make_private, private_files
 from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.jetstream.cluster_log import ClusterLog
+from headwater_server.storage.jetstream.stream import Stream
 from headwater_server.storage.store.rocks_store import RocksStore
 from headwater_server.storage.wal.file_write_ahead_log import FileWriteAheadLog, Timed, untimed
 from headwater_server.storage.wal.interface import FIRST_EPOCH, Epoch, WalIndex
@@ -57,11 +69,14 @@ def open_directory(
     *,
     leads: bool = True,
     epoch: Epoch = FIRST_EPOCH,
+    joining: Joining | None = None,
+    database_id: bytes | None = None,
 ) -> Engine:
     """Open the data directory of a real server, replaying its log.
 
     *timed* makes the fsyncs of commit groups. *on_replayed* is told now and then how many records
-    were replayed so far. *leads*: claim the right to write, with *epoch* or a later one.
+    were replayed so far. *leads*: claim the right to write, with *epoch* or a later one. *joining*:
+    this is a node of a cluster; *database_id*: of its database, if the directory is empty.
 
     Raises:
         DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot be opened.
@@ -79,18 +94,28 @@ def open_directory(
             new_format=new,
         )
 
+    file_system = RealFileSystem()
+    source = random.Random()
+    open_log: OpenLog = partial(_open_log, timed=timed)
+    directory = None
+    if joining is not None:
+        open_log = partial(_open_cluster_log, joining=joining)
+        directory = DataDirectory.open(
+            file_system, settings.data, source=source, now=wall_clock(), database_id=database_id
+        )
     with replaying():
         engine = open_engine(
-            RealFileSystem(),
+            file_system,
             settings.data,
             open_store=RocksStore.open,
-            open_log=partial(_open_log, timed=timed),
+            open_log=open_log,
             settings=settings.engine,
             clock=wall_clock,
             monotonic=monotonic_clock,
-            source=random.Random(),
+            source=source,
             leads=leads,
             epoch=epoch,
+            directory=directory,
             on_progress=on_progress,
             on_upgrade=on_upgrade,
         )
@@ -123,6 +148,30 @@ def _open_log(
     return log
 
 
+def _open_cluster_log(
+    file_system: FileSystem,
+    path: str,
+    *,
+    database_id: bytes,
+    random: random.Random,
+    known_durable: WalIndex,
+    joining: Joining,
+) -> ClusterLog:
+    copy = _open_log(
+        file_system,
+        path,
+        database_id=database_id,
+        random=random,
+        known_durable=known_durable,
+        timed=untimed,
+    )
+    try:
+        return joining.open_log(copy, database_id)
+    except BaseException:
+        copy.close()
+        raise
+
+
 async def serve(
     settings: ServerSettings,
     *,
@@ -134,17 +183,21 @@ async def serve(
         CannotListen, DirectoryInUse, FormatTooNew, DamagedFile, OSError: it cannot start.
         CommitFailed, CheckpointFailed: the disk failed; the restart decides what is durable.
     """
+    resigned = False
     while True:
         try:
-            await _serve_once(settings, task_status)
-        except Reopen:
-            _log.warning("the new copy of the leader takes the place of the old data")
+            await _serve_once(settings, task_status, resigned=resigned)
+        except Reopen as error:
+            _log.warning("opening the data directory again", why=str(error))
+            resigned = error.resigned
             task_status = trio.TASK_STATUS_IGNORED
         else:
             return
 
 
-async def _serve_once(settings: ServerSettings, task_status: trio.TaskStatus[list[str]]) -> None:
+async def _serve_once(
+    settings: ServerSettings, task_status: trio.TaskStatus[list[str]], *, resigned: bool
+) -> None:
     certificate = None
     if settings.tls_certificate is not None:
         certificate = Certificate(
@@ -162,7 +215,9 @@ async def _serve_once(settings: ServerSettings, task_status: trio.TaskStatus[lis
             private_files(),
             contextlib.closing(Monitor(settings, AdaptiveFsync(time.perf_counter))) as monitor,
         ):
-            run = partial(_serve_directory, settings, listeners, certificate, monitor, task_status)
+            run = partial(
+                _serve_directory, settings, listeners, certificate, monitor, task_status, resigned
+            )
             await (_beside_pages(monitor, run) if monitor.has_pages else run())
     finally:
         listeners.close()
@@ -186,14 +241,22 @@ async def _serve_directory(
     certificate: Certificate | None,
     monitor: Monitor,
     task_status: trio.TaskStatus[list[str]],
+    resigned: bool,
 ) -> None:
-    start = await start_node(RealFileSystem(), settings, open_copied)
-    open_data = partial(open_directory, leads=start.leads, epoch=start.epoch)
-    engine = await trio.to_thread.run_sync(
-        open_data, settings, monitor.timed, monitor.readiness.note_replayed
+    node, cluster = None, None
+    open_data = partial(
+        open_directory, settings, timed=monitor.timed, on_replayed=monitor.readiness.note_replayed
     )
-    if start.deposed:
-        engine.leadership.depose(start.setup.state.leader)
+    if settings.log is None:
+        start = await start_node(RealFileSystem(), settings, open_copied)
+        open_node = partial(open_data, leads=start.leads, epoch=start.epoch)
+        engine = await trio.to_thread.run_sync(open_node)
+        node = start.setup
+        if start.deposed:
+            engine.leadership.depose(node.state.leader)
+    else:
+        engine, cluster = await _join(settings, open_data, resigned=resigned)
+        node = lone_node(engine, NodeState(CLUSTERED, cluster.name))
     with closing(engine):
         try:
             listeners.check_allowed(has_users=engine.accounts.any(), data=settings.data)
@@ -207,7 +270,8 @@ async def _serve_directory(
                 certificate,
                 monitor,
                 garbage_collection,
-                start.setup,
+                node,
+                cluster,
                 task_status,
             )
         except BaseExceptionGroup as group:
@@ -217,6 +281,38 @@ async def _serve_directory(
                 if failed is not None:
                     raise _first(failed)
             raise
+
+
+async def _join(
+    settings: ServerSettings, open_data: Callable[..., Engine], *, resigned: bool
+) -> tuple[Engine, ClusterSetup]:
+    """Open the data directory of a node of a cluster."""
+    try:
+        # An extra, which others need not install.
+        from headwater_server.net.jetstream.connection import NatsConnection
+    except ImportError as error:
+        raise InvalidArgument(f"--log needs the package headwater[cluster]: {error}") from error
+    assert settings.log is not None
+    address = parse_log_address(settings.log)
+    await in_thread(partial(check_synced, settings.log_monitor))
+    service = await connect(NatsConnection.open, address, "headwater", in_thread)
+    try:
+        joining = Joining(
+            RealFileSystem(),
+            settings,
+            Stream(service, address.stream, replicas_min=settings.log_replicas),
+            open_copied=open_copied,
+            clock=monotonic_seconds,
+            random=random.Random(),
+            resigned=resigned,
+        )
+        database_id = await joining.prepare(in_thread)
+        open_node = partial(open_data, leads=False, joining=joining, database_id=database_id)
+        engine = await trio.to_thread.run_sync(open_node)
+    except BaseException:
+        service.close()
+        raise
+    return engine, joining.joined()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -242,6 +338,7 @@ async def _serve_engine(
     monitor: Monitor,
     garbage_collection: GarbageCollection,
     node: NodeSetup,
+    cluster: ClusterSetup | None,
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     workers: list[WorkerThread] = []
@@ -252,12 +349,14 @@ async def _serve_engine(
         worker=partial(_worker, workers),
         turn_clock=time.perf_counter,
         processor_time=time.thread_time,
-        adaptive_fsync=monitor.adaptive_fsync,
+        # A group of a cluster goes to other machines, so never on the event loop.
+        adaptive_fsync=monitor.adaptive_fsync if cluster is None else None,
         pacing=Pacer(time.perf_counter, time.sleep, lambda: engine.checkpoints.fill),
         garbage_collection=garbage_collection,
         local_only=listeners.local_only,
         recorder=monitor.recorder,
         node=node,
+        cluster=cluster,
     )
     monitor.watch(server.service, server.checkpointer, server.scrubber)
     try:

@@ -17,7 +17,7 @@ end, and commits are answered. A last checkpoint leaves nothing for the next sta
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 
 import structlog
@@ -27,6 +27,7 @@ from headwater_protocol.errors import ShuttingDown
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.pacing import UNPACED, Pacing
 from headwater_server.engine.reads.filters import EventFilter
+from headwater_server.net.cluster.cluster import Cluster, ClusterSetup
 from headwater_server.net.drivers.plain_sockets import FLUSHES_PER_TURN_MAX, PlainSockets
 from headwater_server.net.failures import Failures
 from headwater_server.net.monitoring.recorder import Recorder
@@ -36,8 +37,9 @@ from headwater_server.net.push.group_deliveries import GroupDeliveries
 from headwater_server.net.push.key_source import KeyRange, KeySource
 from headwater_server.net.push.quiet_feeds import QuietFeeds, quiet_seconds
 from headwater_server.net.replication.replication import NodeSetup, Replication, lone_node
-from headwater_server.net.requests.handlers import HANDLERS
-from headwater_server.net.service import Service
+from headwater_server.net.requests.handlers import HANDLERS, LEASED
+from headwater_server.net.requests.leased import leased
+from headwater_server.net.service import Handler, Service
 from headwater_server.net.settings import ServerSettings
 from headwater_server.net.tasks.archiving import Archiving
 from headwater_server.net.tasks.backups import Backups
@@ -88,10 +90,11 @@ class Server:
         plain_sockets: Callable[[Service], PlainSockets] = PlainSockets,
         recorder: Recorder | None = None,
         node: NodeSetup | None = None,
+        cluster: ClusterSetup | None = None,
     ) -> None:
         """*recorder* measures all requests; None: nobody wants to know.
 
-        *node* says which leader this node follows; None: it leads.
+        *node* says which leader this node follows; None: it leads. *cluster*: it is a node of one.
         """
         self._engine = engine
         self._settings = settings
@@ -106,6 +109,7 @@ class Server:
             after_publish=self._measured_publish(recorder),
             waiting_size_max=settings.commits_waiting_size_max,
             disk_retry_ms=settings.disk_retry_ms,
+            note_log=engine.leadership.note_log,
         )
         self._subscriptions, self._key_feeds = self._open_feeds(settings.session.subscriptions_max)
         self._group_deliveries = self._open_group_deliveries(settings.session.memberships_max)
@@ -118,11 +122,10 @@ class Server:
         )
         self._rewriter = self._open_rewriter()
         self._backups = self._open_backups(worker("backup"), clock)
-        handlers = HANDLERS if recorder is None else recorder.timed(HANDLERS, engine.sequencer)
         self.service = Service(
             engine,
             settings,
-            handlers=handlers,
+            handlers=_handlers(engine, recorder, in_cluster=cluster is not None),
             clock=clock,
             monotonic=trio.current_time,
             turn_clock=turn_clock,
@@ -137,6 +140,7 @@ class Server:
         )
         self.archiving = self._open_archiving(worker)
         self.replication = self._open_replication(node or lone_node(engine), worker, clock)
+        self.cluster = self._open_cluster(cluster, worker)
         self.plain_sockets = plain_sockets(self.service)
         self._maintenance = self._open_maintenance(worker("log-space"))
 
@@ -189,6 +193,24 @@ class Server:
         self.service.replication = replication
         self.service.figures["replication"] = replication.figures
         return replication
+
+    def _open_cluster(
+        self, setup: ClusterSetup | None, worker: Callable[[str], RunBlocking]
+    ) -> Cluster | None:
+        if setup is None:
+            return None
+        cluster = Cluster(
+            self._engine,
+            setup,
+            group_commit=self._group_commit,
+            worker=worker,
+            turn=Turn(self._settings.feeds_turn_ms, trio.current_time),
+            on_published=self._after_applied,
+        )
+        self.replication.cluster = cluster
+        self.service.cluster = cluster
+        self.service.figures["cluster"] = cluster.figures
+        return cluster
 
     def _open_maintenance(self, run_blocking: RunBlocking) -> Maintenance:
         return Maintenance(
@@ -259,6 +281,7 @@ class Server:
             "the consumer groups": self._group_deliveries.run,
             "the connections": self.plain_sockets.run,
             **self.replication.tasks,
+            **({} if self.cluster is None else self.cluster.tasks),
         }
 
     @property
@@ -286,6 +309,8 @@ class Server:
         self._maintenance.look_at_expiry()
         if self.replication.commit_waits.waits:
             self.replication.commit_waits.published()
+        if self.cluster is not None:
+            self.cluster.published()
         if self._group_commit.written_size >= self._maintenance.look_at_size:
             self._maintenance.published()
         # Send the group's answers here: a task switch would delay them.
@@ -329,6 +354,8 @@ class Server:
         self.service.stopping = True
         self._backups.stop()
         self.replication.stop()
+        if self.cluster is not None:
+            self.cluster.stop()
         self.plain_sockets.stop_accepting()
         sessions = self.service.sessions
         _log.info("stopping", connections=len(sessions))
@@ -344,12 +371,20 @@ class Server:
                 _log.warning("stopping: transactions are still open", connections=len(sessions))
             await self._send_shutdown_notice()
             nursery.cancel_scope.cancel()
+        if self._group_commit.log_is_silent:
+            # What is not stored is unknown to its clients, and decided after the restart.
+            _log.warning("stopping: the log does not answer")
+            self._group_commit.abandon()
+            self._stopped.set()
+            return
         await self._checkpointer.checkpoint(wait_for_room=False)
         # Once sealed, damage to the newest group cannot be mistaken for a torn write.
         self._group_commit.seal()
         await self._group_commit.drain()
         if self.archiving is not None:
             await self.archiving.finish()
+        if self.cluster is not None:
+            await self.cluster.finish()
         self._stopped.set()
 
     async def _send_shutdown_notice(self) -> None:
@@ -361,6 +396,13 @@ class Server:
         with trio.move_on_after(SHUTDOWN_NOTICE_S_MAX):
             while any(s.output_size for s in self.service.sessions):  # noqa: ASYNC110
                 await trio.sleep(_LOOK_S)
+
+
+def _handlers(
+    engine: Engine, recorder: Recorder | None, *, in_cluster: bool
+) -> Mapping[str, Handler]:
+    handlers = leased(HANDLERS, LEASED) if in_cluster else HANDLERS
+    return handlers if recorder is None else recorder.timed(handlers, engine.sequencer)
 
 
 async def _cancel_on(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -33,6 +33,7 @@ from headwater_server.net.authorization import (
     WRITING,
     need_only_outcome,
 )
+from headwater_server.net.cluster.cluster import Cluster
 from headwater_server.net.failures import Failures
 from headwater_server.net.push.feeds import Feeds
 from headwater_server.net.push.group_deliveries import GroupDeliveries
@@ -114,11 +115,11 @@ class Service:
         connections_total: how many sessions were opened.
         refused: how many connections were refused, by error code.
         figures: by name, what tells further figures for `stats`.
-        replication: the other nodes, as leader or follower.
+        replication, cluster: the other nodes, as leader or follower.
     """
 
-    # Set by the server, which makes it after the service.
-    replication: Replication
+    replication: Replication  # set by the server, which makes it after the service
+    cluster: Cluster | None
 
     def __init__(
         self,
@@ -140,6 +141,7 @@ class Service:
     ) -> None:
         self.engine = engine
         self.settings = settings
+        self.cluster = None
         self.clock = clock
         self.group_commit = group_commit
         self.subscriptions = subscriptions

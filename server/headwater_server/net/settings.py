@@ -130,6 +130,21 @@ class ServerSettings:
     advertise: str | None = None
     """The URL at which other nodes and clients reach this node; None: it is not told."""
 
+    log: str | None = None
+    """Where the log of a cluster is, nats://…/STREAM; None: in the data directory alone."""
+
+    log_replicas: int = 3
+    """How many NATS servers keep the stream, at least. Fewer than three lose it with a machine."""
+
+    log_monitor: tuple[str, ...] = ()
+    """The monitoring addresses of the NATS servers, http://…, which are asked if they sync."""
+
+    peer_user: str | None = None
+    """The user as whom this node copies other nodes of the cluster; None: they have no users."""
+
+    peer_password: str | None = None
+    """That user's password."""
+
     synchronous_followers: int = 0
     """Followers that must have a commit durably before it is published and answered."""
 

@@ -256,7 +256,7 @@ class MemoryService:
             self._heard[subject].append(payload)
 
     def listen(self, subject: str) -> None:
-        self._heard[subject] = []
+        self._heard.setdefault(subject, [])
 
     def heard(self, subject: str, _seconds: float) -> list[bytes]:
         found, self._heard[subject] = self._heard[subject], []

@@ -10,6 +10,7 @@ from headwater_server.storage.wal.interface import (
     WriteAheadLog,
 )
 from headwater_server.testing.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_jetstream import MemoryJetStream
 from headwater_server.testing.memory_write_ahead_log import MemoryLog
 from tests.storage.wal.logs import (
     SEGMENT_SIZE,
@@ -17,6 +18,7 @@ from tests.storage.wal.logs import (
     Copies,
     Opener,
     opener_of_files,
+    opener_of_node,
     opener_of_stream,
 )
 
@@ -28,11 +30,14 @@ from tests.storage.wal.logs import (
         "memory",
         "memory with duplicates",
         "jetstream",
+        "node of a cluster",
     ]
 )
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     """Opens the same log at each call."""
     match request.param:
+        case "node of a cluster":
+            return opener_of_node(MemoryJetStream())
         case "jetstream":
             return opener_of_stream(request.getfixturevalue("nats_servers"))
         case "files in memory":

@@ -1,6 +1,7 @@
 """Logs of every implementation for the tests here, and copies of them."""
 
 import random
+import time
 import uuid
 from collections.abc import Callable
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 from headwater_server.net.jetstream.connection import NatsConnection
 from headwater_server.storage.files.file_system import FileSystem, make_durable_directory
 from headwater_server.storage.files.real_files import RealFileSystem
+from headwater_server.storage.jetstream.cluster_log import ClusterLog
 from headwater_server.storage.jetstream.log import JetStreamLog
 from headwater_server.storage.jetstream.settings import StreamPlan
 from headwater_server.storage.jetstream.stream import Stream
@@ -21,6 +23,7 @@ from headwater_server.storage.wal.interface import (
 )
 from headwater_server.storage.wal.offline import begin_files
 from headwater_server.testing.memory_files import MemoryFileSystem
+from headwater_server.testing.memory_jetstream import MemoryJetStream
 from headwater_server.testing.memory_write_ahead_log import MemoryLog
 from tests.cluster.nats_servers import NatsServers
 
@@ -50,6 +53,19 @@ def opener_of_stream(servers: NatsServers) -> Callable[[], JetStreamLog]:
         stream = Stream(service, name, replicas_min=servers.replicas)
         state = stream.make(StreamPlan(name, servers.replicas, DATABASE_ID))
         return JetStreamLog(stream, state, random.Random(), body_size_max=SEGMENT_SIZE // 2)
+
+    return opener
+
+
+def opener_of_node(server: MemoryJetStream) -> Callable[[], ClusterLog]:
+    """Opens the log of a node: a stream in memory, and a copy in files."""
+    open_copy = opener_of_files(MemoryFileSystem(1), "data/wal")
+
+    def opener() -> ClusterLog:
+        stream = Stream(server.connect(), "log", replicas_min=1)
+        state = stream.make(StreamPlan("log", 1, DATABASE_ID))
+        log = JetStreamLog(stream, state, random.Random(), body_size_max=SEGMENT_SIZE // 2)
+        return ClusterLog(open_copy(), log, time.monotonic)
 
     return opener
 

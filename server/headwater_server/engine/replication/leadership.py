@@ -13,7 +13,7 @@ its log, and they cannot be taken out. So it writes no more, and only a restart 
 from collections.abc import Callable
 from typing import Final
 
-from headwater_protocol.errors import NotLeader
+from headwater_protocol.errors import NotLeader, Unavailable
 from headwater_server.engine.transactions.sequencer import Sequencer
 from headwater_server.storage.wal.interface import FIRST_EPOCH, Epoch, LogEnd, WriteAheadLog
 
@@ -32,6 +32,7 @@ class Leadership:
 
     Attributes:
         leads: this node has claimed the log and may write.
+        takes_writes: it leads, and its log answers.
         deposed: it led, and another node leads now.
         leader: the address of the leader, as a URL without a password; None: unknown, or this node.
     """
@@ -45,12 +46,14 @@ class Leadership:
     ) -> None:
         """*clock* and *monotonic* give new commits their times."""
         self.leads = False
+        self.takes_writes = False
         self.deposed = False
         self.leader: str | None = None
         self._log = log
         self._sequencer = sequencer
         self._clock = clock
         self._monotonic = monotonic
+        self._unavailable: str | None = None
 
     @property
     def end(self) -> LogEnd:
@@ -78,20 +81,35 @@ class Leadership:
         assert not self.deposed, "its commits cannot be taken back"
         self._log.claim(self._log.last_index, at_least=at_least)
         self._sequencer.start(self._clock, self._monotonic)
-        self.leads = True
+        self.leads = self.takes_writes = True
         self.leader = None
 
     def depose(self, leader: str | None) -> None:
         """Another node has a higher epoch: write no more."""
         # A plan in steps was allowed while this node led.
         self._sequencer.interrupt_plan()
-        self.leads = False
+        self.leads = self.takes_writes = False
         self.deposed = True
         self.leader = leader
 
+    def resign(self) -> None:
+        """Write no more: another node may claim the log. All that was written is durable."""
+        self._sequencer.interrupt_plan()
+        self.leads = self.takes_writes = False
+
+    def note_log(self, unavailable: str | None) -> None:
+        """The log does not answer, and why; or it does (None)."""
+        self._unavailable = unavailable
+        self.takes_writes = self.leads and unavailable is None
+
     def check_leads(self) -> None:
-        """Raise NotLeader unless this node may write; its details have the leader's address."""
+        """Raise NotLeader or Unavailable unless this node may write.
+
+        The details of NotLeader have the leader's address.
+        """
         if self.leads:
+            if self._unavailable is not None:
+                raise Unavailable(self._unavailable)
             return
         where = f"the leader is {self.leader}" if self.leader else "the leader is unknown"
         what = "was deposed" if self.deposed else "follows"

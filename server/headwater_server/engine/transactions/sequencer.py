@@ -23,7 +23,7 @@ from headwater_server.engine.format.events import StoredEvent
 from headwater_server.engine.format.planned import ABORT, TICK, Planned
 from headwater_server.engine.format.records import encode_abort, encode_tick
 from headwater_server.engine.format.transaction_ids import ids_from, told_time
-from headwater_server.engine.log_clock import LogClock, LogTime
+from headwater_server.engine.log_clock import HELD_US_MIN, LogClock, LogTime
 from headwater_server.engine.settings import SECOND_US, EngineSettings
 from headwater_server.engine.state.layers import State
 from headwater_server.engine.state.memtable import ABORTED
@@ -33,18 +33,13 @@ from headwater_server.engine.transactions.refusals import Refusals
 from headwater_server.engine.transactions.transaction import Transaction
 from headwater_server.engine.transactions.write_buffer import WriteBuffer
 from headwater_server.engine.work_budget import Cutting, WorkBudget
-from headwater_server.storage.wal.interface import WriteAheadLog
+from headwater_server.storage.wal.interface import WalIndex, WriteAheadLog
 
 TICK_US: Final = SECOND_US
 """Microseconds between two ticks of the log's clock while there are commits."""
 
 HORIZON_US: Final = 10 * SECOND_US
 """Microseconds between two checks, in quiet times, whether commits have left the history window."""
-
-
-HELD_US_MIN: Final = 3600 * SECOND_US
-"""The first time, in microseconds after 1970, at which the clock may be held. From there on all
-times have the same encoded size, which a repair relies on."""
 
 
 class Ticket:
@@ -99,8 +94,8 @@ class Group:
     last_position: int
     time: tuple[int, int, int]
     """The members of a LogTime."""
-    log_index: int = 0
-    """The entry that completes it, once it is durable."""
+    log_index: WalIndex = WalIndex(0)  # noqa: RUF009
+    """The entry that completes it, once it was sent."""
 
 
 class Sequencer:
@@ -441,10 +436,13 @@ class Sequencer:
         """Write a group to the log and sync it. Blocks; may run in another thread.
 
         Raises:
-            Exception: the log failed. Do not retry: the process must end, because only a restart
-                can find out what is durable.
+            DiskFull, Unavailable: call it again later.
+            Fenced: another node has taken the right to write.
+            Exception: the log failed. Do not retry: only a restart can find out what is durable.
         """
-        group.log_index = self._log.submit(group.records)
+        if not group.log_index:
+            group.log_index = self._log.send(group.records)
+        self._log.confirm(group.log_index)
 
     def publish(self, group: Group) -> None:
         """Make a durable group visible to new read views."""
@@ -463,6 +461,9 @@ class Sequencer:
         """Publish records that were read from one log entry and applied."""
         self.sequence += count
         self.commits_and_fences += commits_and_fences
+        # Of entries without records the last one counts: an idle leader writes many.
+        if self._log_ends and self._log_ends[-1][0] == self.sequence:
+            self._log_ends.pop()
         self._log_ends.append((self.sequence, log_index))
         self.durable_sequence = self.sequence
         self.published = self._state.last_commit

@@ -126,6 +126,8 @@ class NatsConnection:
             asyncio.run_coroutine_threadsafe(self._tell(subject, payload), self._loop)
 
     def listen(self, subject: str) -> None:
+        if subject in self._heard:
+            return
         self._heard[subject] = deque(maxlen=HEARD_MAX)
         asyncio.run_coroutine_threadsafe(self._subscribe_all(), self._loop).result()
 

@@ -14,7 +14,6 @@ old they are.
 """
 
 import contextlib
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -35,12 +34,13 @@ from headwater_protocol.errors import (
 from headwater_protocol.limits import KIB
 from headwater_server.engine.engine import Engine
 from headwater_server.net.failures import Reopen
+from headwater_server.net.replication.applying import Applying
 from headwater_server.net.replication.bootstrap import Bootstrap, entries_of
 from headwater_server.net.replication.upstream import Link, Upstream
 from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.net.turns import Turn
 from headwater_server.storage.errors import DiskFull, Diverged, Truncated
-from headwater_server.storage.wal.interface import Epoch, LogEnd, WalEntry, WalIndex
+from headwater_server.storage.wal.interface import Epoch, LogEnd, WalIndex
 
 _log = structlog.get_logger(__name__)
 
@@ -52,8 +52,6 @@ RETRY_S: Final = 0.5
 
 ALARM_RETRY_S: Final = 10.0
 """Seconds before an entry that could not be used is asked for again."""
-
-_LOOK_S: Final = 0.01
 
 
 class Following:
@@ -94,12 +92,10 @@ class Following:
         self._node = node
         self._joined = joined
         self._fork = fork
-        self._turn = turn
         self._clock = clock
         self._monotonic = monotonic
-        self._on_published = on_published
         self._on_following = on_following
-        self._unapplied: deque[WalEntry] = deque()
+        self._applying = Applying(engine, turn, on_published)
         self._scope: trio.CancelScope | None = None
         self._stopped = False
         self._idle = trio.Event()
@@ -175,7 +171,7 @@ class Following:
         if self._scope is not None:
             self._scope.cancel()
         await self._idle.wait()
-        await self._apply_logged()
+        await self._applying.run_logged()
 
     def resume(self) -> None:
         """Follow again: this node will not lead."""
@@ -199,7 +195,7 @@ class Following:
     async def _follow(self) -> None:
         """Follow over one connection."""
         engine = self._engine
-        await self._apply_logged()
+        await self._applying.run_logged()
         async with self.upstream.connect() as link:
             end = engine.leadership.end
             identity = engine.database_id
@@ -215,39 +211,16 @@ class Following:
                 roll_at = engine.rewriting.roll_at
                 if entries or roll_at is not None:
                     take = partial(engine.applier.ingest, entries, roll_at=roll_at)
-                    self._unapplied.extend(await self._run_blocking(take))
+                    self._applying.waiting.extend(await self._run_blocking(take))
                 request = await self._ask(link)
                 if self.problem is not None:
                     _log.info("following again", leader=self.upstream.url)
                     self.problem = None
-                await self._apply()
+                await self._applying.run()
 
     async def _ask(self, link: Link) -> int:
         after: WalIndex = self._engine.log_reader.last_index
         return await link.send("log_read", self._node, after, BATCH_SIZE)
-
-    async def _apply_logged(self) -> None:
-        """Apply what is in the log of this node; a failure may have come between the two."""
-        engine = self._engine
-        self._unapplied = deque(engine.log_reader.read(engine.applier.index))
-        await self._apply()
-
-    async def _apply(self) -> None:
-        """Apply the entries that are here, and let others run in between."""
-        engine = self._engine
-        turn = self._turn
-        turn.begin()
-        while self._unapplied:
-            if turn.over or engine.checkpoints.behind:
-                self._on_published()
-                await trio.lowlevel.checkpoint()
-                # The checkpointer bounds the memtable, as it does for writers.
-                while engine.checkpoints.behind:  # noqa: ASYNC110
-                    await trio.sleep(_LOOK_S)
-                turn.begin()
-            engine.applier.apply(self._unapplied[0])
-            self._unapplied.popleft()
-        self._on_published()
 
     async def _copy_again(self, why: str) -> None:
         """Copy the database again, beside serving what is here.
@@ -258,7 +231,7 @@ class Following:
         _log.warning("this follower begins again from a copy of its leader", why=why)
         self.problem = f"copying the leader again: {why}"
         await self._bootstrap.run()
-        raise Reopen
+        raise Reopen("the new copy of the leader takes the place of the old data")
 
     def _alarm(self, reason: str) -> None:
         if reason != self.problem:

@@ -12,7 +12,7 @@ former leader as soon as that can be reached.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 import trio
@@ -41,6 +41,7 @@ from headwater_server.net.turns import Turn
 from headwater_server.storage.errors import DiskFull
 from headwater_server.storage.files.file_system import FileSystem
 from headwater_server.storage.files.node_file import (
+    CLUSTERED,
     DEPOSED,
     FOLLOWING,
     LEADING,
@@ -76,9 +77,28 @@ class NodeSetup:
     synchronous: int = 0
 
 
-def lone_node(engine: Engine) -> NodeSetup:
-    """A node that leads, and that nobody promoted."""
-    state = NodeState(LEADING, "lone")
+class ClusterRole(Protocol):
+    """The part of a cluster's node that is asked for its role."""
+
+    @property
+    def lag_commits(self) -> int:
+        """How many commits the leader has that are not applied here, as far as is known."""
+        ...
+
+    @property
+    def lag_us(self) -> int | None:
+        """About how old what readers see may be, in microseconds; None: unknown."""
+        ...
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is applied any more; None: all is well."""
+        ...
+
+
+def lone_node(engine: Engine, state: NodeState | None = None) -> NodeSetup:
+    """A node that follows nobody; by default one that leads, and that nobody promoted."""
+    state = state or NodeState(LEADING, "lone")
     return NodeSetup(engine.file_system, engine.path, state, None, None)
 
 
@@ -126,16 +146,19 @@ class Replication:
             synchronous=setup.synchronous,
             depose=self._depose,
             begin=group_commit.ship,
+            any_node=setup.state.state == CLUSTERED,
         )
         if setup.synchronous:
             group_commit.ship(self.shipping)
         if self._state.state == LEADING and self._state.epoch:
             self.shipping.common = _fork_of(self._state)
         self.following: Following | None = None
+        self.cluster: ClusterRole | None = None
         self._promotions: list[tuple[Peer, int]] = []
         self._wanted = trio.Event()
         self.problem: str | None = None
-        if not engine.leadership.leads and not engine.leadership.deposed:
+        leads = engine.leadership.leads or engine.leadership.deposed
+        if not leads and self._state.state != CLUSTERED:
             assert setup.upstream is not None, "a node that does not lead follows"
             self.following = Following(
                 engine,
@@ -179,6 +202,8 @@ class Replication:
 
     async def _lead_later(self) -> None:
         """Wait for a promotion, if this node follows; then tell the former leader."""
+        if self._state.state == CLUSTERED:
+            return
         while self.following is not None:
             await self._wanted.wait()
             await self._lead(self.following)
@@ -284,9 +309,14 @@ class Replication:
         """Make this node the leader; the request is answered once it is.
 
         Raises:
-            InvalidArgument: it was deposed.
+            InvalidArgument: it was deposed, or is a node of a cluster.
         """
         leadership = self._engine.leadership
+        if self._state.state == CLUSTERED:
+            raise InvalidArgument(
+                "promote: the nodes of a cluster decide themselves; cluster_resign makes a leader "
+                "step down"
+            )
         if leadership.deposed:
             raise InvalidArgument(
                 "promote: this node was deposed and may have commits that its leader lacks; "
@@ -367,7 +397,7 @@ class Replication:
 
     def node(self) -> list[Any]:
         """The answer to `node`, and a part of the answers to `hello` and `ping`."""
-        following = self.following
+        following = self.cluster or self.following
         return [
             self.role,
             self._engine.leadership.leader,
@@ -380,7 +410,7 @@ class Replication:
     def figures(self) -> dict[str, Any]:
         """Figures for `stats`, by name."""
         role, leader, _, epoch, lag_commits, lag_us = self.node()
-        following = self.following
+        following = self.cluster or self.following
         return {
             "role": role,
             "leader": leader,

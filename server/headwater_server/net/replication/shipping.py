@@ -120,11 +120,13 @@ class Shipping:
         synchronous: int,
         depose: Callable[[str | None, int, LogEnd | None], str],
         begin: Callable[["Shipping"], None],
+        any_node: bool = False,
     ) -> None:
         """*depose* is called with the leader, its epoch, and the last entry that both have.
 
         It makes this node write no more, and tells what it has that the new leader lacks. *begin*
-        is called with the first follower.
+        is called with the first follower. *any_node*: the log is that of a cluster, and any node
+        may give entries of it.
         """
         self.followers: dict[str, Follower] = {}
         self.synchronous = synchronous
@@ -134,6 +136,7 @@ class Shipping:
         self._monotonic = monotonic
         self._depose = depose
         self._begin = begin
+        self._any_node = any_node
         self._waiting: list[_Waiting] = []
         self._confirmed = trio.lowlevel.ParkingLot()
         self._stopping = False
@@ -257,9 +260,10 @@ class Shipping:
             NotLeader, LogTrimmed: see `greet`.
             InvalidArgument: the follower has not greeted this node, or asks beyond its log.
         """
-        self._engine.leadership.check_leads()
-        if node not in self.followers:
-            raise InvalidArgument("log_read: ask for replicate first")
+        if not self._any_node:
+            self._engine.leadership.check_leads()
+            if node not in self.followers:
+                raise InvalidArgument("log_read: ask for replicate first")
         if after > self._engine.log_reader.last_index:
             raise InvalidArgument(
                 f"log_read: entry {after} is not in this log, which ends with entry "

@@ -9,6 +9,7 @@ following    yes        follows
 leading      any        leads: it was promoted; with --follow it tells its former leader
 deposed      no         serves reads
 deposed      yes        joins, as above
+clustered    any        is refused: net/cluster/starting.py starts it
 """
 
 import secrets
@@ -30,6 +31,7 @@ from headwater_server.net.threads.worker_thread import RunBlocking
 from headwater_server.storage.files.directory import FORMAT_NAME, LOCK_NAME
 from headwater_server.storage.files.file_system import FileSystem, join, make_durable_directory
 from headwater_server.storage.files.node_file import (
+    CLUSTERED,
     DEPOSED,
     FOLLOWING,
     LEADING,
@@ -83,7 +85,7 @@ async def start_node(
         InvalidArgument: the settings and the directory do not go together.
         DirectoryInUse: another process uses the directory.
     """
-    run = run_blocking or _in_thread
+    run = run_blocking or in_thread
     data = settings.data
     if upstream is None and settings.follow is not None:
         upstream = Upstream(parse_address(settings.follow))
@@ -92,6 +94,11 @@ async def start_node(
         raise InvalidArgument(
             f"{data} is the directory of a follower of {state.leader}. Start it with --follow, and "
             "promote it if it is to lead: headwater promote URL"
+        )
+    if state is not None and state.state == CLUSTERED:
+        raise InvalidArgument(
+            f"{data} is the directory of a node of a cluster. Start it with --log: alone it would "
+            "write a log of its own"
         )
     if state is None:
         role = LEADING if upstream is None else JOINING
@@ -151,5 +158,6 @@ async def _fill(setup: NodeSetup, run: RunBlocking) -> NodeSetup:
     )
 
 
-async def _in_thread(call: Callable[[], T], /) -> T:
+async def in_thread(call: Callable[[], T], /) -> T:
+    """Run a call in a thread, and return what it does."""
     return await trio.to_thread.run_sync(call)

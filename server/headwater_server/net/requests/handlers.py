@@ -34,7 +34,7 @@ def _role(arguments: list[Any]) -> bytes:
     return role_key(arguments[0])
 
 
-_READS: Final[Mapping[str, Handler]] = {
+READS: Final[Mapping[str, Handler]] = {
     "get": reads.get,
     "get_entry": partial(reads.read, "get_entry"),
     "get_expiry": partial(reads.read, "get_expiry"),
@@ -79,7 +79,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "rollback": transactions.rollback,
     "execute": transactions.execute,
     "status": transactions.status,
-    **_READS,
+    **READS,
     "subscribe": feeds.subscribe,
     "subscribe_keys": feeds.subscribe_keys,
     "credit": feeds.grant_credit,
@@ -106,7 +106,7 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "hold_clock": administration.hold_clock,
     "node": replication.node,
     "wait_commit": replication.wait_commit,
-    "read_at_least": partial(replication.read_at_least, _READS),
+    "read_at_least": partial(replication.read_at_least, READS),
     "replicate": replication.replicate,
     "log_read": replication.log_read,
     "copy_begin": replication.copy_begin,
@@ -114,5 +114,8 @@ HANDLERS: Final[Mapping[str, Handler]] = {
     "promote": replication.promote,
 }
 """The handler of each operation of the protocol."""
+
+LEASED: Final[Mapping[str, Handler]] = {**READS, "begin": transactions.begin}
+"""Those that the leader of a cluster serves only while no other node can lead."""
 
 assert HANDLERS.keys() == OPERATIONS.keys(), "every operation has a handler"

@@ -54,7 +54,7 @@ KEPT_IN_MEMORY: Final = frozenset(
 
 
 SERVER_ENDS: Final = (
-    "the server could not make the commit durable and is shutting down; "
+    "the server could not make the commit durable, and it may be shutting down; "
     "ask for the transaction's status after it restarts"
 )
 

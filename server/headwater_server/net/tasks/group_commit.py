@@ -17,101 +17,35 @@ A failed sync is fatal, since nobody knows what the disk holds then. Every waiti
 that its outcome is unknown, with its transaction's id, and the process ends. The restart reads the
 log and decides. The sync is never retried: after a failed fsync the kernel may have dropped the
 pages, and a second fsync would report success.
+
+A log on other machines may not answer. Then its group is confirmed again until it does. Clients
+wait for a while, and are then told that the outcome is unknown; the engine takes no more writes
+meanwhile. If another node has claimed the log, the engine has to be opened again as a follower.
 """
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Final
 
 import structlog
 import trio
 
 from headwater_server.engine.transactions.sequencer import Group
-from headwater_server.net.failures import SHUTDOWN_NOTICE_S, CommitFailed
+from headwater_server.net.failures import SHUTDOWN_NOTICE_S, CommitFailed, Reopen
+from headwater_server.net.tasks.commit_roles import CommitEngine, Ship, Waiter
 from headwater_server.net.threads.adaptive_fsync import AdaptiveFsync
 from headwater_server.net.threads.worker_thread import RunBlocking
-from headwater_server.storage.errors import DiskFull
+from headwater_server.storage.errors import DiskFull, Fenced, Unavailable
 
 _log = structlog.get_logger(__name__)
 
+LOG_RETRY_S: Final = 0.1
+"""Seconds before a log that did not answer is asked again."""
 
-class CommitEngine(Protocol):
-    """The part of the engine that this module drives."""
-
-    @property
-    def published(self) -> int:
-        """The newest commit that readers see."""
-        ...
-
-    @property
-    def durable_sequence(self) -> int:
-        """Answers up to this sequence may be sent."""
-        ...
-
-    def take_group(self) -> Group | None:
-        """The commits sequenced since the last group, or None."""
-        ...
-
-    def make_durable(self, group: Group) -> None:
-        """Write and sync the group; blocks."""
-        ...
-
-    def publish(self, group: Group) -> None:
-        """Make the group visible to every reader that starts from now on."""
-        ...
-
-
-class Waiter(Protocol):
-    """An answer that waits for a sync."""
-
-    @property
-    def sequence(self) -> int:
-        """The sequence that must be durable before it may be sent."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it keeps in memory."""
-        ...
-
-    @property
-    def owner(self) -> "WaiterOwner":
-        """The sender of the answer."""
-        ...
-
-    taken: bool
-    """Its sync has begun; set by this module."""
-
-
-class WaiterOwner(Protocol):
-    """Sends answers that wait."""
-
-    def release(self, waiter: Any, /) -> None:
-        """The commit is durable: send the answer."""
-        ...
-
-    def fail(self, waiter: Any, /) -> None:
-        """Tell the client that the outcome is unknown."""
-        ...
-
-
-class Ship(Protocol):
-    """The followers of this node (net/replication/shipping.py)."""
-
-    @property
-    def synchronous(self) -> int:
-        """How many followers must have a group before it is published."""
-        ...
-
-    def logged(self) -> None:
-        """New entries are durable in this node's log."""
-        ...
-
-    async def wait_confirmed(self, index: int, /) -> bool:
-        """Wait until enough followers have the log up to an index; False: we stop first."""
-        ...
+LOG_PATIENCE_S: Final = 5.0
+"""Seconds that clients wait for a log that does not answer."""
 
 
 @dataclass(slots=True)
@@ -144,8 +78,12 @@ class GroupCommit:
         waiting_size_max: int,
         disk_retry_ms: int,
         adaptive_fsync: AdaptiveFsync | None = None,
+        note_log: Callable[[str | None], None] = lambda _reason: None,
     ) -> None:
+        """*note_log* is told why the log takes no more writes, and None once it does again."""
         self._engine = engine
+        self._note_log = note_log
+        self._log_silent_since: float | None = None
         self._seal_log = seal_log
         self._adaptive_fsync = adaptive_fsync
         self._run_blocking = run_blocking
@@ -190,7 +128,7 @@ class GroupCommit:
         It wakes the committer, which runs after the event loop's current wake-up. So all commits
         of this wake-up go into one group.
         """
-        if self._failed:
+        if self._failed or self.log_is_unavailable:
             waiter.owner.fail(waiter)
             return
         self.waiting_size += waiter.size
@@ -210,6 +148,17 @@ class GroupCommit:
             if flight.group.last_sequence >= sequence:
                 return flight.waiters
         return self._syncing
+
+    @property
+    def log_is_silent(self) -> bool:
+        """Whether a group waits for a log that does not answer."""
+        return self._log_silent_since is not None
+
+    @property
+    def log_is_unavailable(self) -> bool:
+        """Whether the log has not answered for so long that clients were told."""
+        since = self._log_silent_since
+        return since is not None and trio.current_time() - since >= LOG_PATIENCE_S
 
     def grow(self, size: int) -> None:
         """Add *size* to the bytes that waiting answers keep in memory."""
@@ -347,6 +296,7 @@ class GroupCommit:
         for waiter in waiters:
             self.waiting_size -= waiter.size
             waiter.owner.fail(waiter)
+        self.overloaded = self.waiting_size > self.waiting_size_max
 
     def _begin(self, group: Group) -> None:
         self._busy = True
@@ -418,8 +368,8 @@ class GroupCommit:
             await self._run_blocking(self._seal_log)
             if self._ship is not None:
                 self._ship.logged()
-        except DiskFull:
-            # Nothing was written, and no client waits for a seal.
+        except (DiskFull, Unavailable):
+            # No client waits for a seal.
             return
         except Exception as error:
             raise await self._fail(error) from error
@@ -428,13 +378,32 @@ class GroupCommit:
         while True:
             try:
                 await self._run_blocking(partial(self._engine.make_durable, group))
+            except Unavailable as error:
+                await self._wait_for_log(error)
+                if self._failed:
+                    return
             except Exception as error:
                 await self._meet(error)
             else:
+                if self._log_silent_since is not None:
+                    self._log_silent_since = None
+                    self._note_log(None)
                 return
 
+    async def _wait_for_log(self, error: Unavailable) -> None:
+        """The log does not answer. If it does not for long, tell the clients."""
+        if self._log_silent_since is None:
+            self._log_silent_since = trio.current_time()
+            _log.warning("the log does not answer; commits wait", reason=str(error))
+        elif self.log_is_unavailable:
+            self._note_log(f"the log of the cluster does not answer: {error}")
+            waiters = [*self._syncing, *self._gathering]
+            self._syncing, self._gathering = [], []
+            self._refuse(waiters)
+        await trio.sleep(LOG_RETRY_S)
+
     async def _meet(self, error: Exception) -> None:
-        """Wait before retrying a full disk; raise CommitFailed for any other error."""
+        """Wait before retrying a full disk; raise CommitFailed or Reopen for any other error."""
         if not isinstance(error, DiskFull):
             raise await self._fail(error) from error
         # Preallocation failed before a byte was written, so the group can be written later. The
@@ -453,9 +422,13 @@ class GroupCommit:
         for waiter in waiters:
             waiter.owner.fail(waiter)
 
-    async def _fail(self, error: Exception) -> CommitFailed:
+    async def _fail(self, error: Exception) -> CommitFailed | Reopen:
+        deposed = isinstance(error, Fenced)
+        what = "the write-ahead log failed; the process ends, and the restart reads what is durable"
+        if deposed:
+            what = "another node has claimed the log, and this one leads no more"
         _log.critical(
-            "the write-ahead log failed; the process ends, and the restart reads what is durable",
+            what,
             error=repr(error),
             unknown_commits=len(self._syncing) + len(self._gathering),
         )
@@ -463,4 +436,6 @@ class GroupCommit:
         # Give the drivers time to send these answers before the process ends.
         with trio.CancelScope(shield=True):
             await trio.sleep(SHUTDOWN_NOTICE_S)
+        if deposed:
+            return Reopen(str(error))
         return CommitFailed(f"the write-ahead log failed: {error}")

@@ -87,6 +87,7 @@ class DataDirectory:
         source: random.Random,
         now: int,
         create: bool = True,
+        database_id: bytes | None = None,
     ) -> "DataDirectory":
         """Lock the directory at *path*; make it if it is missing or empty.
 
@@ -94,6 +95,7 @@ class DataDirectory:
             source: draws the database id.
             now: microseconds since 1970-01-01 UTC.
             create: whether it may be made.
+            database_id: of a directory that is made, if other nodes have the database.
 
         Raises:
             DirectoryInUse: another process owns it; details["pid"] says which.
@@ -111,7 +113,9 @@ class DataDirectory:
         try:
             # Check again: another process may have made it before we got the lock.
             if not file_system.exists(join(path, FORMAT_NAME)):
-                _make(file_system, path, uuid.UUID(int=source.getrandbits(128), version=4), now)
+                drawn = uuid.UUID(int=source.getrandbits(128), version=4)
+                identity = drawn if database_id is None else uuid.UUID(bytes=database_id)
+                _make(file_system, path, identity, now)
             opened = _read(file_system, path, lock)
             # If its maker died before this sync, the name FORMAT may be in the cache only.
             file_system.sync_directory(path)

@@ -4,6 +4,7 @@
     following     it applies the entries of a leader
     leading       it was promoted
     deposed       it led, and another node was promoted
+    clustered     it is one of several nodes with their log in a stream, and any of them may lead
 
 NODE is replaced as a whole, in one rename.
 """
@@ -20,6 +21,7 @@ NODE_NAME: Final = "NODE"
 FOLLOWING: Final = "following"
 LEADING: Final = "leading"
 DEPOSED: Final = "deposed"
+CLUSTERED: Final = "clustered"
 
 _SIZE_MAX: Final = 4096
 """Bytes of NODE that we read: more than any version writes."""
@@ -30,7 +32,7 @@ class NodeState:
     """What NODE says.
 
     Attributes:
-        state: FOLLOWING, LEADING or DEPOSED.
+        state: FOLLOWING, LEADING, DEPOSED or CLUSTERED.
         node: identifies the node among others.
         leader: the address of the leader, a URL without a password; None: unknown, or this node.
         index: of a promoted or deposed node, the last entry that both leaders have; else 0.

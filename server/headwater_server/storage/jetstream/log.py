@@ -334,6 +334,15 @@ class JetStreamLog:
         taken, self._confirmed = self._confirmed, []
         return taken
 
+    def put_back(self, taken: list[bytes]) -> None:
+        """The caller of `take_confirmed` could not use them yet."""
+        self._confirmed[:0] = taken
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether an entry without records ends the log."""
+        return self._end is not None and self._end.is_empty
+
     def _claimed(self) -> Epoch:
         if self._fenced:
             raise Fenced("a later claim has taken its place")
@@ -377,6 +386,24 @@ class JetStreamLog:
     def refresh_last(self) -> WalIndex:
         """The newest entry, as the stream's leader knows it."""
         return WalIndex(self.refresh().last)
+
+    def put_again(self, index: WalIndex, packed: bytes) -> None:
+        """Put an entry back that the stream had and lost.
+
+        Raises:
+            Unavailable: no answer; call it again.
+            Diverged: another entry is in its place.
+        """
+        # Another id: the stream remembers the first one, and would only say that it had it.
+        again = f"again-{self._random.randbytes(16).hex()}"
+        reply = self.stream.append(index, again, packed).wait()
+        if self.stream.outcome(reply, index) is Outcome.STORED:
+            return
+        found = self.stream.at(index)
+        if found is None:
+            raise Unavailable(f"entry {index} was not put back yet")
+        if found != packed:
+            raise Diverged(index, "the stream has another entry in its place")
 
     def prepare(self) -> None:
         """Nothing: the servers of the stream look after their disks."""
