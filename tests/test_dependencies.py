@@ -55,7 +55,10 @@ def imported(folder: Path) -> dict[str, str]:
         ("server/headwater_server", ("server", "cluster")),
         ("server/headwater_server/testing", ("dev",)),
         # The client supports these modules if the application has installed them.
-        ("client/headwater", ("server", "msgspec", "pydantic", "arrow", "console", "postgresql")),
+        (
+            "client/headwater",
+            ("server", "msgspec", "pydantic", "arrow", "console", "encryption", "postgresql"),
+        ),
     ],
 )
 def test_every_module_that_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:

@@ -37,6 +37,9 @@ from headwater.codecs.codec import Codec, MsgpackCodec, RawCodec
 from headwater.codecs.event_types import EventTypes, TypedCodec
 from headwater.connecting import connect, connect_blocking
 from headwater.database import Database
+from headwater.encryption.blocking_encryption import BlockingEncryption
+from headwater.encryption.encryption import Encryption, Sealing
+from headwater.encryption.sealing import Shredded
 from headwater.errors import (
     AuthenticationFailed,
     BackupFailed,
@@ -138,6 +141,10 @@ from headwater_protocol.numbers import (
 )
 
 __all__ = [
+    "BlockingEncryption",
+    "Encryption",
+    "Sealing",
+    "Shredded",
     "Cause",
     "cause",
     "current_cause",
