@@ -82,14 +82,23 @@ def debit(db: Any, stream: str, nth: int) -> None:
 
     def opened(tx: Any) -> None:
         data = {"flight": f"EV{nth}", "amount": amount, "currency": "USD"}
-        metadata = {"actor": "desk", "correlation": flow}
-        tx.append(claim, [headwater.Event("ClaimOpened", data, metadata, id=claim_id)])
+        opened = headwater.Event(
+            "ClaimOpened", data, {"actor": "desk"}, id=claim_id, correlation=flow
+        )
+        tx.append(claim, opened)
         tx.put(("claims", claim), {"state": "open", "amount": amount})
 
     def debited(tx: Any) -> None:
-        metadata = {"actor": "billing", "correlation": flow, "causation": str(claim_id)}
         data = {"amount": amount, "currency": "USD", "claim": claim}
-        tx.append(stream, [headwater.Event("Debited", data, metadata, tags=[f"claim:{claim}"])])
+        debited = headwater.Event(
+            "Debited",
+            data,
+            {"actor": "billing"},
+            tags=[f"claim:{claim}"],
+            causation=claim_id,
+            correlation=flow,
+        )
+        tx.append(stream, debited)
         tx.put(("balance", stream[8:]), tx.get(("balance", stream[8:]), 1_000_000) - amount)
         tx.put(("claims", claim), {"state": "approved", "amount": amount})
 

@@ -134,7 +134,7 @@ def test_the_handle_of_the_time_bar_is_dragged_and_back_undoes_it(tab: Tab) -> N
         tab.page.mouse.move(box["x"] + box["width"] * part, middle)
     tab.page.mouse.up()
     tab.page.locator('#time[data-live="0"]').wait_for()
-    assert "later than this moment" in tab.text()
+    tab.expect("later than this moment")
     assert tab.at() is not None
     tab.page.go_back()
     tab.expect_commit(None)

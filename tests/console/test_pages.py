@@ -80,6 +80,57 @@ def test_keys_are_shown_as_they_were(pages: httpx.Client, airline_console: Runni
     assert f"At commit {commit} it was 999,000" in then
 
 
+def test_a_number_says_what_it_is_made_of_and_which_change_stands_out(pages: httpx.Client) -> None:
+    text = shown(pages.get(f"/keys?key={BALANCE}"))
+    assert "Value at the beginning 999,000" in text
+    assert "Debited billing 11 −250,590" in text
+    assert "stands out The largest change is −240,000 at commit" in text
+    assert "226 times the median" in text
+
+
+def test_the_history_of_a_key_has_the_events_beside_each_change(pages: httpx.Client) -> None:
+    text = shown(pages.get(f"/keys?key={BALANCE}"))
+    assert re.search(r"History Commit .* Debited 748,410 −1,110 .* Debited 999,000 new", text)
+
+
+def test_a_value_of_a_model_is_explained_by_the_events_that_made_it(pages: httpx.Client) -> None:
+    key = quote('["$model","totals",1,"account-0"]')
+    text = shown(pages.get(f"/keys?key={key}"))
+    assert "12 of 43 events changed it" in text
+    assert "The handler gives the same value again" in text
+    assert "95 Debited account-0" not in text
+    assert re.search(r"Debited account-0 11,550 12,660", text)
+
+
+def test_an_event_has_its_cause_and_its_effects_as_a_tree(pages: httpx.Client) -> None:
+    effect = shown(pages.get("/event?stream=account-1&version=8"))
+    assert "ClaimOpened" in effect
+    assert re.search(r"2 events ClaimOpened \S+ claim-1007 by desk Debited \+", effect)
+    cause = shown(pages.get("/event?stream=claim-1007&version=1&at=2"))
+    assert "later than the moment that is shown" in cause
+
+
+def test_groups_are_shown_as_they_were(pages: httpx.Client, airline_console: Running) -> None:
+    with headwater.connect_blocking(airline_console.server.url) as db:
+        debited = next(iter(db.read("account-1"))).commit
+    text = shown(pages.get(f"/consumers?group=mailer&at={debited}"))
+    assert "mailer has no parked events" in text
+    assert re.search(r"mailer lag \d category account working –", text)
+
+
+@pytest.mark.parametrize("axis", ["time", "commits"])
+def test_the_track_has_slices_of_time_or_of_commits(pages: httpx.Client, axis: str) -> None:
+    query: dict[str, str | int] = {"axis": axis, "low": 1, "high": 100, "n": 50}
+    marks = pages.get("/track", params=query).json()["marks"]
+    assert 20 < len(marks) <= 51
+    assert [marks[0][0], marks[-1][0]] == [0, 100]
+    assert marks == sorted(marks)
+    if axis == "time":
+        # Time begins with the first commit, and not in 1970.
+        assert marks[-1][1] - marks[0][1] < 3600_000
+    assert pages.get("/track", params={"low": 5, "high": 5}).json() == {"marks": []}
+
+
 def test_a_commit_is_shown_as_one_transaction(
     pages: httpx.Client, airline_console: Running
 ) -> None:

@@ -7,6 +7,7 @@ PUSHES_A_SECOND. The script closes the connection while its tab is hidden.
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from headwater.console.words import clock, key_text, visible
 from headwater.errors import CommitNotReached, HeadwaterError, NoSuchEvent, PermissionDenied
 from headwater.records import RecordedEvent
 from headwater_protocol.keys import KeyTuple
+from headwater_protocol.limits import SLICES_MAX
 
 PUSHES_A_SECOND: Final = 4
 """Pushes to a page, however many commits there are: more than that nobody reads."""
@@ -37,8 +39,7 @@ FOUND_MAX: Final = 8
 
 async def live(request: Request, session: Session) -> Response:
     """New commits, as server-sent events with the number of the newest one."""
-    text = request.query_params.get("after", "")
-    after = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+    after = _number(request, "after")
 
     async def events() -> AsyncIterator[str]:
         newest = after
@@ -61,6 +62,32 @@ async def live(request: Request, session: Session) -> Response:
     return StreamingResponse(
         events(), media_type="text/event-stream", headers={"cache-control": "no-store"}
     )
+
+
+async def track(request: Request, session: Session) -> Response:
+    """The commits of the track in slices: for each mark the commit, its time and position.
+
+    `axis=time` has slices of the same time, `axis=commits` of the same number of commits. `low` and
+    `high` are the commits at the ends.
+    """
+    low, high = _number(request, "low"), _number(request, "high")
+    slices = max(1, min(SLICES_MAX, _number(request, "n")))
+    if not 0 < low < high:
+        return JSONResponse({"marks": []})
+    ends = await session.db.count_events(after=low, until=high, slices=1)
+    if request.query_params.get("axis") == "time" and ends and ends[0].time < ends[-1].time:
+        # The first commit belongs to the first slice, and the beginning is exclusive.
+        since = ends[0].time - timedelta(microseconds=1)
+        marks = await session.db.count_commits(since=since, until=ends[-1].time, slices=slices)
+    else:
+        marks = await session.db.count_events(after=low - 1, until=high, slices=slices)
+    rows = [[one.commit, round(one.time.timestamp() * 1000), one.position] for one in marks]
+    return JSONResponse({"marks": rows})
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 async def find(request: Request, session: Session) -> Response:
@@ -147,5 +174,6 @@ async def _keys(session: Session, text: str, offer: Offer) -> None:
 ANSWERS: Final[dict[str, Callable[[Request, Session], Awaitable[Any]]]] = {
     "/live": live,
     "/find": find,
+    "/track": track,
 }
 """The answer of each address that only the script asks for."""

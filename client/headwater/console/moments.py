@@ -31,7 +31,7 @@ class Moment:
     Attributes:
         newest: the newest commit.
         now: the time of the server's clock.
-        oldest: the oldest commit of which keys can be read; 0 if the user may not know it.
+        oldest: the oldest commit as of which keys can be read.
         at: the commit that is shown, None if the page is live.
         vs: the commit that it is compared with, or None.
         time: of the commit that is shown; None if its record was trimmed.
@@ -79,11 +79,12 @@ async def moment_of(db: Database, at: str, vs: str) -> Moment:
     pong = await db.ping()
     commit = await commit_of(db, at, pong.commit, pong.time)
     compared = await commit_of(db, vs, pong.commit, pong.time)
+    span = await db.known_span()
     shown = pong.commit if commit is None else commit
-    record = await commit_record(db, shown)
-    oldest = await oldest_readable(db, shown)
-    time = None if record is None else record.time
-    return Moment(pong.commit, pong.time, oldest, commit, compared, time)
+    # The end of one slice of commits is the commit itself, with its time, whoever asks.
+    marks = [] if shown < 1 else await db.count_events(after=shown - 1, until=shown, slices=1)
+    time = marks[-1].time if marks and marks[-1].commit == shown else None
+    return Moment(pong.commit, pong.time, span.readable.commit, commit, compared, time)
 
 
 async def commit_of(db: Database, text: str, newest: int, now: datetime) -> int | None:
@@ -135,19 +136,3 @@ async def commit_record(db: Database, commit: int) -> CommitRecord | None:
     except (HistoryGone, PermissionDenied):
         return None
     return record if record is not None and record.commit == commit else None
-
-
-async def oldest_readable(db: Database, commit: int) -> int:
-    """The oldest commit of which keys can be read, as the server says."""
-    try:
-        return int((await db.stats())["oldest_readable_commit"])
-    except PermissionDenied:
-        pass
-    # Whoever may not read the statistics learns it from the refusal alone.
-    try:
-        await db.at(commit=commit).version("$")
-    except HistoryGone as error:
-        return int(error.details.get("oldest", commit + 1))
-    except PermissionDenied:
-        pass
-    return 0

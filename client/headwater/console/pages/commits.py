@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headwater.console.moments import commit_record
-from headwater.console.pages.reading import ROWS_MAX, EventRow, event_row
+from headwater.console.pages.reading import ROWS_MAX, EventRow, rows_of
 from headwater.console.visits import Hidden, Page, Visit
 from headwater.console.words import decoded
-from headwater.feeds.items import Changes
 from headwater.projections.state import RECORDS
-from headwater.records import CommitRecord
 from headwater_protocol.keys import KeyTuple
 
 CHANGES_MAX: Final = 100
@@ -39,14 +37,10 @@ async def commits(visit: Visit) -> Page:
     top = moment.commit if top is None else min(top - 1, moment.commit)
     if visit.number("before") is None and chosen is not None and top - chosen >= ROWS_MAX:
         top = min(moment.commit, chosen + ROWS_MAX // 2)
-    rows = [
-        one
-        async for one in visit.db.commits(after=max(0, top - ROWS_MAX), limit=min(top, ROWS_MAX))
-        if one.commit <= top
-    ]
+    listed = visit.db.commits(until=top, reverse=True, limit=ROWS_MAX) if top else None
+    rows = [] if listed is None else [one async for one in listed]
     if moment.since is not None:
         rows = [one for one in rows if one.commit > moment.since]
-    rows.reverse()
     card = None
     if chosen is None and rows:
         chosen = rows[0].commit
@@ -61,9 +55,11 @@ async def commits(visit: Visit) -> Page:
         "older": rows[-1].commit if rows and rows[-1].commit > 1 else None,
         "events": [],
         "changes": None,
+        "contents": None,
     }
     if card is not None:
-        values["events"] = await visit.part(events_of(visit, card))
+        values["events"] = await visit.part(_events_of(visit, card.commit))
+        values["contents"] = await visit.part(visit.db.read_commit(card.commit))
         values["changes"] = (
             Hidden("past", "older than the history window")
             if card.commit <= moment.oldest
@@ -72,26 +68,14 @@ async def commits(visit: Visit) -> Page:
     return Page("commits.html", "Commits", "/commits", values)
 
 
-async def events_of(visit: Visit, record: CommitRecord) -> list[EventRow]:
-    """The events of a commit."""
-    if not record.events or record.first_position is None:
-        return []
-    found = visit.db.read_all(after=record.first_position - 1, limit=min(record.events, ROWS_MAX))
-    return [
-        event_row(event, visit.settings.codec)
-        async for event in found
-        if event.commit == record.commit
-    ]
+async def _events_of(visit: Visit, commit: int) -> list[EventRow]:
+    return await rows_of(visit, await visit.db.events_of(commit))
 
 
 async def changes_of(visit: Visit, commit: int) -> list[ChangeRow]:
-    """The keys that a commit changed. It must be in the history window."""
-    async with visit.db.subscribe(keys=(), after=commit - 1, window=1) as feed:
-        async for item in feed:
-            if not isinstance(item, Changes) or item.position != commit:
-                return []
-            return [change_row(visit, change) for change in item.changes[:CHANGES_MAX]]
-    return []
+    """The keys that a commit changed, the first ones. It must be in the history window."""
+    found = visit.db.changes(commit, limit=CHANGES_MAX)
+    return [change_row(visit, change) async for change in found]
 
 
 def change_row(visit: Visit, change: Any) -> ChangeRow:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from headwater.console.pages.reading import ROWS_MAX, EventRow, event_row
 from headwater.console.visits import Hidden, Mark, Page, Visit
-from headwater.errors import InvalidArgument, NoSuchGroup
+from headwater.errors import InvalidArgument, NoSuchGroup, PermissionDenied
 from headwater.groups.administration import GroupInfo
 from headwater.projections.state import RECORDS, ParkedStream, build_key, head_key, head_of
 
@@ -15,11 +15,11 @@ LISTED_MAX: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """A group in the list."""
+    """A group in the list. Its members are not known of the past."""
 
     name: str
     filter: str
-    members: int
+    members: int | None
     lag: int
     in_flight: int
     retrying: int
@@ -33,7 +33,7 @@ class GroupRow:
         """A kind for the colour, and a word."""
         if self.parked:
             return ("bad", "parked")
-        if not self.members:
+        if self.members == 0:
             return ("warn", "no consumer")
         return ("", "working") if self.lag else ("good", "level")
 
@@ -110,17 +110,17 @@ async def consumers(visit: Visit) -> Page:
 
 
 async def _info(visit: Visit, name: str) -> GroupInfo:
-    return await visit.db.groups.info(name)
+    return await visit.db.groups.info(name, commit=visit.moment.at)
 
 
 async def group_rows(visit: Visit) -> list[GroupRow]:
-    """The groups as of now: the server keeps no past of them."""
+    """The groups at the moment; of the past, without members, which are not stored."""
     rights = await visit.session.rights()
     names: list[str]
     allowed = [one.name for one in rights.grants if one.right == "group" and one.name]
     try:
-        names = [one.name for one in await visit.db.groups.list()]
-    except Exception:
+        names = [one.name for one in await visit.db.groups.list(commit=visit.moment.at)]
+    except PermissionDenied:
         # A user may have the right to some groups, and not to list all.
         if not allowed:
             raise
@@ -128,19 +128,19 @@ async def group_rows(visit: Visit) -> list[GroupRow]:
     found = []
     for name in names[:LISTED_MAX]:
         try:
-            found.append(_group_row(await visit.db.groups.info(name)))
+            found.append(_group_row(await _info(visit, name), live=visit.moment.live))
         except NoSuchGroup:
             # It was deleted meanwhile.
             continue
     return found
 
 
-def _group_row(info: GroupInfo) -> GroupRow:
+def _group_row(info: GroupInfo, *, live: bool) -> GroupRow:
     words = (f"{name} {_listed(wanted)}" for name, wanted in info.filter.items())
     return GroupRow(
         info.name,
         "; ".join(words) or "all events",
-        info.members,
+        info.members if live else None,
         info.lag,
         info.in_flight,
         info.retrying,
@@ -158,7 +158,7 @@ def _listed(wanted: Any) -> str:
 async def parked_events(visit: Visit, group: str) -> list[ParkedRow]:
     """The parked events of a group, the first ones."""
     found = []
-    async for one in visit.db.groups.parked(group, limit=ROWS_MAX):
+    async for one in visit.db.groups.parked(group, limit=ROWS_MAX, commit=visit.moment.at):
         row = None if one.event is None else event_row(one.event, visit.settings.codec)
         found.append(ParkedRow(one.position, one.attempts, one.reason, one.time, row))
     return found

@@ -3,6 +3,7 @@
 from typing import Any, Final
 from uuid import UUID
 
+from headwater.console.pages.causes import chain_of
 from headwater.console.pages.commits import changes_of
 from headwater.console.pages.reading import (
     ROWS_MAX,
@@ -10,8 +11,6 @@ from headwater.console.pages.reading import (
     category_of,
     event_at,
     event_of,
-    event_row,
-    position_at,
     rows_of,
 )
 from headwater.console.visits import Elsewhere, Hidden, Page, Visit
@@ -36,12 +35,12 @@ async def events(visit: Visit) -> Page | Elsewhere:
         filters["types"] = [wanted["type"]]
     if "tag" in wanted:
         filters["tags"] = [wanted["tag"]]
-    end = (await position_at(visit) if not visit.moment.live else 0) + 1
     before = visit.number("before")
-    after = before if before is not None else 0 if visit.moment.live else end
     rows: list[EventRow] = []
-    if after != 1:
-        found = visit.db.read_all(reverse=True, after=after, **filters)
+    if before != 1:
+        found = visit.db.read_all(
+            reverse=True, after=before or 0, until_commit=visit.moment.commit, **filters
+        )
         rows = await rows_of(visit, found)
     since = visit.moment.since
     if since is not None:
@@ -80,15 +79,14 @@ async def event(visit: Visit) -> Page | Elsewhere:
         "changes": changes,
         "raw": raw if isinstance(raw, bytes) else b"",
         "pretty_data": pretty(row.data),
+        "chain": await visit.part(chain_of(visit, row)),
         "hex_data": hexadecimal(raw if isinstance(raw, bytes) else b""),
     }
-    return Page(
-        "event.html",
-        visible(recorded.type),
-        "/events",
-        values,
-        marks=[(recorded.commit, "")],
-    )
+    chain = values["chain"]
+    marks = {(recorded.commit, "")}
+    if not isinstance(chain, Hidden):
+        marks |= {(node.row.event.commit, "") for node in chain.nodes}
+    return Page("event.html", visible(recorded.type), "/events", values, marks=sorted(marks))
 
 
 async def _looked_up(visit: Visit) -> RecordedEvent:
@@ -105,21 +103,15 @@ async def _looked_up(visit: Visit) -> RecordedEvent:
 
 
 async def _mates(visit: Visit, row: EventRow) -> list[EventRow]:
-    """The other events of the same commit, near the event."""
-    position = row.event.position
-    nearby = visit.db.read_all(after=max(0, position - ROWS_MAX), limit=2 * ROWS_MAX)
-    found = await visit.part(_collected(nearby))
+    """The other events of the same commit, the first ones."""
+    found = await visit.part(_events_of(visit, row.event.commit))
     if isinstance(found, Hidden):
         return []
-    return [
-        event_row(one, visit.settings.codec)
-        for one in found
-        if one.commit == row.event.commit and one.position != position
-    ][:ROWS_MAX]
+    return [one for one in found if one.event.position != row.event.position]
 
 
-async def _collected(pages: Any) -> list[Any]:
-    return [one async for one in pages]
+async def _events_of(visit: Visit, commit: int) -> list[EventRow]:
+    return await rows_of(visit, await visit.db.events_of(commit))
 
 
 def identity_of(text: str) -> UUID:

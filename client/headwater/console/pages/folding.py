@@ -137,8 +137,7 @@ async def _merged(visit: Visit, stream: str, version: int, base: int) -> Folded:
     states: dict[int, dict[str, Any]] = {}
     begin = max(0, min(version, base) - MERGED_EVENTS_MAX)
     limit = min(max(version, base) - begin, 2 * MERGED_EVENTS_MAX)
-    source = visit.db if visit.moment.gone else visit.past
-    async for event in source.read(stream, after=begin, limit=limit):
+    async for event in visit.db.read(stream, after=begin, limit=limit):
         for wanted in (version, base):
             if event.version > wanted and wanted not in states:
                 states[wanted] = dict(fields)

@@ -9,7 +9,7 @@ from headwater.console.pages.consumers import (
     group_rows,
     projection_rows,
 )
-from headwater.console.pages.reading import position_at, rows_of
+from headwater.console.pages.reading import rows_of
 from headwater.console.visits import Hidden, Page, Visit
 
 LATEST: Final = 10
@@ -34,8 +34,8 @@ async def overview(visit: Visit) -> Page:
     """The page of the overview."""
     moment = visit.moment
     stats: Any = await visit.part(visit.db.stats())
-    position = await visit.part(position_at(visit))
-    latest: Any = await visit.part(_latest(visit, position if isinstance(position, int) else 0))
+    position = await visit.part(visit.db.position_at(moment.commit))
+    latest: Any = await visit.part(_latest(visit))
     categories: Any = (
         Hidden("past", "older than the history window")
         if moment.gone
@@ -59,10 +59,9 @@ async def overview(visit: Visit) -> Page:
     return Page("overview.html", "Overview", "/", values)
 
 
-async def _latest(visit: Visit, position: int) -> Any:
-    if not position:
-        return []
-    return await rows_of(visit, visit.db.read_all(after=position + 1, reverse=True), LATEST)
+async def _latest(visit: Visit) -> Any:
+    events = visit.db.read_all(reverse=True, until_commit=visit.moment.commit, limit=LATEST)
+    return await rows_of(visit, events)
 
 
 async def _categories(visit: Visit) -> Any:
@@ -89,7 +88,7 @@ def _attention(
         if group.parked:
             text = f"{group.parked} parked, {group.waiting} events wait behind them"
             found.append(Attention("bad", "parked", group.name, text, at))
-        elif not group.members and group.lag:
+        elif group.members == 0 and group.lag:
             text = f"nobody has joined; {group.lag} positions behind"
             found.append(Attention("warn", "no consumer", group.name, text, at))
     for one in () if isinstance(projections, Hidden) else projections:

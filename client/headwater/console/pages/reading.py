@@ -1,8 +1,7 @@
-"""Reading for pages: events as rows, and positions and versions at a moment.
+"""Reading for pages: events as rows, and versions at a moment.
 
 Events never change and are kept from the first on. So streams and events can be read at every
-moment, also at one that is older than the history window: they are read at the newest commit, and
-those of later commits are left out.
+moment, also at one that is older than the history window, with `until_commit`.
 """
 
 from collections.abc import AsyncIterator
@@ -10,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from headwater.codecs.codec import Codec
-from headwater.console.moments import commit_record
 from headwater.console.visits import Visit
 from headwater.console.words import Unreadable, decoded
 from headwater.database import Database
@@ -19,9 +17,6 @@ from headwater.records import RecordedEvent
 
 ROWS_MAX: Final = 100
 """Rows of a list. More are on the next page, so each page is small and quick."""
-
-EQUAL_TIMES_MAX: Final = 10_000
-"""Events that are passed over because their commit has the time of the moment, but is later."""
 
 ACTORS: Final = ("actor", "user", "by")
 """Members of metadata that name who caused an event, in this order."""
@@ -58,13 +53,12 @@ def event_row(event: RecordedEvent, codec: Codec) -> EventRow:
 async def rows_of(
     visit: Visit, events: AsyncIterator[RecordedEvent], limit: int = ROWS_MAX
 ) -> list[EventRow]:
-    """The first rows of a reading, without those of commits after the moment."""
+    """The first rows of a reading."""
     found: list[EventRow] = []
     async for event in events:
-        if event.commit <= visit.moment.commit:
-            found.append(event_row(event, visit.settings.codec))
-            if len(found) == limit:
-                break
+        found.append(event_row(event, visit.settings.codec))
+        if len(found) == limit:
+            break
     return found
 
 
@@ -75,38 +69,14 @@ def with_codec(db: Database, codec: Codec) -> Database:
     return other
 
 
-async def position_at(visit: Visit) -> int:
-    """The position of the newest event at the moment."""
-    moment = visit.moment
-    if not moment.gone:
-        return await visit.past.newest_position()
-    record = await commit_record(visit.db, moment.commit)
-    if record is not None and record.events and record.first_position is not None:
-        return record.first_position + record.events - 1
-    if moment.time is None:
-        return 0
-    # Commits may have the same time, so a few events may be of later ones.
-    latest = visit.db.read_all(until=moment.time, reverse=True, limit=EQUAL_TIMES_MAX)
-    async for event in latest:
-        if event.commit <= moment.commit:
-            return event.position
-    return 0
-
-
-async def version_at(visit: Visit, stream: str) -> int:
-    """The version of a stream at the moment."""
-    if not visit.moment.gone:
-        return await visit.past.version(stream)
-    low, high = 0, int(await visit.db.version(stream))
-    # The commits of a stream's events ascend, so this halves: some 20 reads for a million events.
-    while low < high:
-        middle = (low + high + 1) // 2
-        event = await anext(visit.db.read(stream, after=middle - 1, limit=1), None)
-        if event is None or event.commit > visit.moment.commit:
-            high = middle - 1
-        else:
-            low = middle
-    return low
+async def version_at(visit: Visit, stream: str, commit: int | None = None) -> int:
+    """The version of a stream at a commit, however old it is; by default that of the moment."""
+    at = visit.moment.commit if commit is None else commit
+    if at >= max(visit.moment.oldest, 1):
+        return await visit.db.at(commit=at).version(stream)
+    last = visit.db.read(stream, reverse=True, limit=1, until_commit=at)
+    event = await anext(last, None)
+    return 0 if event is None else event.version
 
 
 async def event_at(visit: Visit, position: int) -> EventRow:

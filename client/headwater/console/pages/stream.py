@@ -1,6 +1,5 @@
 """A stream at a moment: its events, the state after the last of them, and what that changed."""
 
-from dataclasses import replace
 from typing import Any, Final
 
 from headwater.console.pages.folding import folded
@@ -27,10 +26,11 @@ async def stream(visit: Visit) -> Page | Elsewhere:
     version = await version_at(visit, name)
     newest = await visit.db.version(name)
     before = visit.number("before") or version + 1
+    until = min(before, version + 1)
     source = visit.db if moment.gone else visit.past
-    rows = await rows_of(visit, source.read(name, reverse=True, after=min(before, version + 1)))
+    rows = await rows_of(visit, source.read(name, reverse=True, after=until))
     later = await _later(visit, name, version)
-    since = None if moment.since is None else await _version_then(visit, name, moment.since)
+    since = None if moment.since is None else await version_at(visit, name, moment.since)
     values: dict[str, Any] = {
         "name": name,
         "category": category_of(name),
@@ -71,10 +71,10 @@ async def _later(visit: Visit, name: str, version: int) -> list[Any]:
     return [event_row(event, visit.settings.codec) async for event in events]
 
 
-async def _version_then(visit: Visit, name: str, commit: int) -> int:
-    return await version_at(replace(visit, moment=replace(visit.moment, at=commit)), name)
-
-
 async def _marks(visit: Visit, name: str) -> list[Mark]:
     events = visit.db.read(name, reverse=True, limit=MARKS_MAX)
-    return [(event.commit, "") async for event in events]
+    marks = {event.commit: "" for event in [each async for each in events]}
+    if visit.moment.live or not visit.moment.gone:
+        async for snapshot in visit.past.snapshots_of(name):
+            marks[snapshot.commit] = "snap"
+    return sorted(marks.items())

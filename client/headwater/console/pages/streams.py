@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from headwater.console.pages.reading import ROWS_MAX
 from headwater.console.visits import Hidden, Page, Visit
-from headwater.reads.listing import StreamInfo
+from headwater.reads.history_pages import DescribedStream
 
 CATEGORIES_MAX: Final = 200
 """Categories in the list; most databases have some dozens."""
@@ -31,11 +31,11 @@ async def streams(visit: Visit) -> Page:
     return Page("streams.html", "Streams", "/streams", values)
 
 
-def _last(found: list[StreamInfo] | Hidden) -> str | None:
+def _last(found: list[DescribedStream] | Hidden) -> str | None:
     """The last stream of the page, if there are more."""
     if isinstance(found, Hidden) or len(found) <= ROWS_MAX:
         return None
-    return found[ROWS_MAX - 1].stream
+    return found[ROWS_MAX - 1].info.stream
 
 
 async def _categories(visit: Visit) -> Any:
@@ -49,15 +49,15 @@ async def _categories(visit: Visit) -> Any:
     return found
 
 
-async def _streams(visit: Visit, category: str, prefix: str) -> list[StreamInfo]:
+async def _streams(visit: Visit, category: str, prefix: str) -> list[DescribedStream]:
     source = visit.db if visit.moment.gone else visit.past
     after = visit.get("after")
     begin = prefix
     if category and not prefix.startswith(f"{category}-"):
         begin = f"{category}-"
-    found: list[StreamInfo] = []
-    async for one in source.streams(prefix=begin):
-        if one.stream > after and one.stream.startswith(prefix):
+    found: list[DescribedStream] = []
+    async for one in source.described_streams(prefix=begin):
+        if one.info.stream > after and one.info.stream.startswith(prefix):
             found.append(one)
             if len(found) > ROWS_MAX:
                 break

@@ -80,7 +80,7 @@
 
   // The track.
   const query = name => new URLSearchParams(location.search).get(name);
-  const axis = () => query("axis") === "time" ? "time" : "commits";
+  const axis = () => query("axis") === "commits" ? "commits" : "time";
   function view() {
     const found = (query("view") || "").match(/^(\d+)\.\.(\d+)$/), end = Math.max(newest, +bar().dataset.newest, 2);
     if (!found) return [1, end];
@@ -145,14 +145,57 @@
     $('[data-act="axis-time"]').setAttribute("aria-pressed", axis() === "time");
     $('[data-act="axis-commits"]').setAttribute("aria-pressed", axis() === "commits");
   }
+  // Slices of the track, from the server: marks of [commit, milliseconds, position].
+  let slices = { key: "", marks: [] }, wantedSlices = "";
+  function slicesOf(low, high) {
+    const n = Math.max(40, Math.min(250, Math.floor(($("#track").clientWidth || 800) / 5)));
+    const key = `axis=${axis()}&low=${low}&high=${high}&n=${n}`;
+    if (slices.key !== key && wantedSlices !== key) {
+      wantedSlices = key;
+      fetch(`/track?${key}`).then(response => response.ok ? response.json() : { marks: [] }).then(found => {
+        if (wantedSlices !== key) return;
+        slices = { key, marks: found.marks };
+        draw();
+      }).catch(() => {});
+    }
+    // Until they come, those of the last moment are nearly right.
+    return slices.key.startsWith(`axis=${axis()}&low=${low}&`) ? slices.marks : [];
+  }
+  function clock(ms) { return new Date(ms).toISOString().slice(11, 19); }
   function scaleOf(low, high) {
-    const end = Math.max(2, newest, +bar().dataset.newest);
+    const end = Math.max(2, newest, +bar().dataset.newest), marks = slicesOf(low, high), n = marks.length - 1, byTime = axis() === "time" && n > 0;
+    const share = commit => (commit - 1) / (end - 1);
+    const bars = (svg, width, top, base, here01) => {
+      if (n < 1) return;
+      const counts = [];
+      for (let i = 0; i < n; i++) counts.push(marks[i + 1][byTime ? 0 : 2] - marks[i][byTime ? 0 : 2]);
+      const most = Math.max(1, ...counts);
+      counts.forEach((count, i) => {
+        if (!count) return;
+        const height = Math.max(1, (base - top) * count / most);
+        make("rect", { class: `hist ${i / n > here01 ? "after" : ""}`, x: (i / n * width).toFixed(1), width: Math.max(1, width / n - 1).toFixed(1), y: (base - height).toFixed(1), height: height.toFixed(1) }, svg);
+      });
+    };
+    if (!byTime) {
+      return {
+        share, bars,
+        x: commit => (commit - low) / (high - low),
+        commit: x => Math.round(low + x * (high - low)),
+        label: x => "commit " + number(low + x * (high - low)),
+      };
+    }
     return {
-      x: commit => (commit - low) / (high - low),
-      commit: x => Math.round(low + x * (high - low)),
-      share: commit => (commit - 1) / (end - 1),
-      label: x => "commit " + number(low + x * (high - low)),
-      bars: () => {},
+      share, bars,
+      x: commit => {
+        if (commit <= marks[0][0]) return 0;
+        for (let i = 0; i < n; i++) if (commit <= marks[i + 1][0]) return (i + (commit - marks[i][0]) / (marks[i + 1][0] - marks[i][0])) / n;
+        return 1;
+      },
+      commit: x => {
+        const i = Math.min(n - 1, Math.floor(x * n));
+        return Math.max(1, Math.round(marks[i][0] + (x * n - i) * (marks[i + 1][0] - marks[i][0])));
+      },
+      label: x => clock(marks[0][1] + x * (marks[n][1] - marks[0][1])),
     };
   }
   function zoom(factor) {
@@ -275,7 +318,7 @@
     document.documentElement.dataset.theme = name;
     try { localStorage.setItem("headwater-theme", name); } catch { /* Some browsers refuse storage. */ }
   }
-  function axisTo(name) { history.replaceState(null, "", here({ axis: name === "commits" ? null : name })); keep("axis", name === "commits" ? null : name); begin(); }
+  function axisTo(name) { history.replaceState(null, "", here({ axis: name === "time" ? null : name })); keep("axis", name === "time" ? null : name); draw(); }
   const acts = {
     play, theme, find: openFind, help: () => $("#help").showModal(), in: () => zoom(.5), out: () => zoom(2),
     "axis-time": () => axisTo("time"), "axis-commits": () => axisTo("commits"),
