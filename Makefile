@@ -11,7 +11,7 @@ RIVALS := $(VENV)/.rivals
 HOT := $(shell sed -n 's|^  "\([cps][a-z]*/.*\.py\)",$$|\1|p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-console screenshots quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate simulate-cluster mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture site wheel wheels pins clean
+.PHONY: help setup demo test test-console screenshots quick check format blocking compile test-compiled test-integrations conformance-jetstream simulate simulate-cluster simulate-nodes torture-nodes mutants fuzz torture torture-clients torture-kill torture-projections torture-groups bench bench-quick bench-restart bench-aggregates bench-paired bench-archive bench-connections bench-unkind journey fixture site wheel wheels pins clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -122,6 +122,12 @@ simulate: $(COMPILED)  ## Simulate SEEDS worlds from seed FROM (default: 1,000 f
 
 simulate-cluster: $(READY)  ## Simulate WORLDS worlds (1,000) of three nodes of a cluster
 	$(BIN)/python -m tests.cluster.worlds --seeds $${WORLDS:-1000} --first $${FROM:-1}
+
+simulate-nodes: $(READY)  ## Simulate SEEDS worlds of three nodes from seed FROM (default: 1,000 from 1)
+	$(BIN)/python -m tests.replication.run --seeds $${SEEDS:-1000} --first $${FROM:-1}
+
+torture-nodes: $(READY)  ## Kill leaders and followers, and promote, ROUNDS times (default: 50)
+	HEADWATER_FOLLOWER_ROUNDS=$${ROUNDS:-50} $(BIN)/pytest -q --timeout 7200 tests/replication/test_kills.py
 
 mutants: $(READY)  ## Plant defects one at a time; the simulation must detect each
 	$(BIN)/python -m tests.simulation.mutants

@@ -37,6 +37,7 @@ from headwater_server.testing.memory_files import Crash, MemoryFileSystem
 from headwater_server.testing.memory_store import MemoryStore
 from tests.engine.database import START_US
 from tests.net.serving import Client, settings
+from tests.replication.faults import FaultyUpstream, LogFaults
 
 T = TypeVar("T")
 
@@ -191,6 +192,7 @@ class Nodes:
         cut: pairs of nodes, from and to, between which no stream can be opened.
         streams: open streams between nodes, by the same pairs.
         synchronous: how many followers a leader needs.
+        faults: those of answers between nodes; None: there are none.
         damages: what happens to bytes that are sent to followers; None: nothing.
         user: with which followers connect, and the password.
     """
@@ -202,6 +204,7 @@ class Nodes:
         self.cut: set[tuple[str, str]] = set()
         self.streams: dict[tuple[str, str], list[trio.abc.Stream]] = {}
         self.synchronous = 0
+        self.faults: LogFaults | None = None
         self.damages: Callable[[bytes], bytes] | None = None
         self.user: tuple[str | None, str | None] = (None, None)
 
@@ -230,7 +233,16 @@ class Nodes:
             return _Damaging(stream, self)
 
         user, password = self.user
-        return Upstream(Address(leader, 4323, user=user, password=password), dial)
+        address = Address(leader, 4323, user=user, password=password)
+        if self.faults is None:
+            return Upstream(address, dial)
+        faulty = FaultyUpstream(address, dial)
+        faulty.faults = self.faults
+        return faulty
+
+    def break_links(self) -> None:
+        """Let answers between nodes have faults, as often as `faults` says."""
+        self.faults = LogFaults(random.Random(f"faults {self.seed}"))
 
     async def disconnect(self, name: str, leader: str, *, for_good: bool = False) -> None:
         """Cut the streams between two nodes, and let no new one be opened if *for_good*."""

@@ -60,6 +60,7 @@ class Following:
     Attributes:
         problem: why nothing is applied any more; None: all is well, or the leader is away.
         leader_commit: the newest commit of the leader, as far as is known.
+        joined: all that this node has came from a leader.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Following:
         self._bootstrap = bootstrap
         self._run_blocking = run_blocking
         self._node = node
-        self._joined = joined
+        self.joined = joined
         self._fork = fork
         self._clock = clock
         self._monotonic = monotonic
@@ -152,7 +153,7 @@ class Following:
                 await self._copy_again("its log ends with entries that have no commits")
             self._alarm(f"{error}; {beyond(self._engine, common)}")
         except LogTrimmed as error:
-            if self._joined or self._has_no_commits_after(self._fork):
+            if self.joined or self._has_no_commits_after(self._fork):
                 await self._copy_again(error.message)
             self._alarm(
                 f"{error.message}; this node may have commits of its own, so it is not replaced by "
@@ -201,7 +202,7 @@ class Following:
             identity = engine.database_id
             greeting = (self._node, end.epoch, end.index, end.hash, None, identity)
             await link.ask("replicate", *greeting)
-            self._joined = True
+            self.joined = True
             self._on_following()
             request = await self._ask(link)
             while True:

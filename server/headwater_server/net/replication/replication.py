@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from headwater_protocol.errors import (
+    CommitNotReached,
     DamagedFile,
     HeadwaterError,
     InvalidArgument,
@@ -157,6 +158,9 @@ class Replication:
         self._promotions: list[tuple[Peer, int]] = []
         self._wanted = trio.Event()
         self.problem: str | None = None
+        if not engine.leadership.leads:
+            # It may have led before. Nobody reads its log now.
+            engine.checkpoints.readers.forget_remembered()
         leads = engine.leadership.leads or engine.leadership.deposed
         if not leads and self._state.state != CLUSTERED:
             assert setup.upstream is not None, "a node that does not lead follows"
@@ -346,6 +350,7 @@ class Replication:
         # Answers that wait for the disk are not given: the new leader may lack these commits.
         self._group_commit.depose()
         self.shipping.stop()
+        engine.checkpoints.readers.forget_remembered()
         what = beyond(engine, common)
         _log.critical("deposed: another node leads, and this one writes no more", beyond=what)
         return what
@@ -394,6 +399,17 @@ class Replication:
     def epoch(self) -> int:
         """The epoch of the newest entry of the log."""
         return self._engine.leadership.epoch
+
+    def check_shared(self) -> None:
+        """Raise CommitNotReached if this node may have commits that its leader lacks.
+
+        Then its commits have the numbers of others, and comparing them tells nothing.
+        """
+        if self._engine.leadership.deposed or (self.following and not self.following.joined):
+            raise CommitNotReached(
+                "this node led, and may have commits that its leader lacks: read at another one",
+                details={"newest": self._engine.published},
+            )
 
     def node(self) -> list[Any]:
         """The answer to `node`, and a part of the answers to `hello` and `ping`."""

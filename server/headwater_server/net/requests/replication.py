@@ -21,6 +21,7 @@ def wait_commit(session: Session, request_id: int, arguments: list[Any]) -> byte
     """Answer once a commit is published here."""
     commit, wait_ms = arguments
     session.service.check_running()
+    session.service.replication.check_shared()
     return session.service.replication.commit_waits.ask(session, request_id, commit, wait_ms)
 
 
@@ -30,6 +31,7 @@ def read_at_least(
     """Read once a commit is published here; *reads* are the handlers of the reads."""
     commit, request, wait_ms = arguments
     service = session.service
+    service.replication.check_shared()
     published = service.engine.published
     if published < commit:
         service.check_running()

@@ -91,6 +91,11 @@ class LogReaders:
         self._needed.pop(name, None)
         self._remembered.discard(name)
 
+    def forget_remembered(self) -> None:
+        """This log has no followers any more: it is that of a follower itself."""
+        for name in list(self._remembered):
+            self.forget(name)
+
     def knows(self, name: str) -> bool:
         """Whether the entries of a reader are kept: it was noted, and not let go."""
         return name in self._needed
