@@ -7,7 +7,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from headwater_protocol.errors import CommitUnknown, InvalidArgument, NotLeader, ReadOnly
+from headwater_protocol.errors import (
+    CommitNotReached,
+    CommitUnknown,
+    InvalidArgument,
+    NotLeader,
+    ReadOnly,
+)
 from headwater_server.engine.replication.leadership import term_of
 from headwater_server.storage.files.node_file import read_node
 from headwater_server.storage.wal.interface import WalIndex
@@ -290,3 +296,46 @@ async def test_keys_expire_at_a_follower_by_the_time_of_its_leader_and_after_a_p
         assert await reader.ask("get", None, b"later") == b"v"
         await trio.sleep(60)
         assert await reader.ask("get", None, b"later") is None
+
+
+async def test_a_node_that_may_have_commits_of_its_own_tells_no_session_that_it_has_a_commit(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster() as nodes:
+        leader = await nodes.start("a")
+        await fill(leader, 1, 5)
+        second = await nodes.start("b", follows="a")
+        await second.reaches(10)
+        await nodes.disconnect("b", "a", for_good=True)
+        await fill(leader, 6, 7)
+        await promote(second)
+        await fill(second, 6, 8)
+        nodes.cut.clear()
+        await leader.until(lambda: leader.figures()["role"] == "deposed")
+        for _ in range(2):
+            client = await leader.client()
+            with pytest.raises(CommitNotReached):
+                await client.ask("read_at_least", 12, ["get", b"k7", None], 0)
+            with pytest.raises(CommitNotReached):
+                await client.ask("wait_commit", 12, 0)
+            # What it has can still be looked at.
+            assert await client.ask("get", None, b"k7") == b"7"
+            await leader.crash()
+            await nodes.start("a", follows="b")
+
+
+async def test_a_node_that_follows_keeps_no_log_for_its_own_former_followers(
+    autojump_clock: MockClock,
+) -> None:
+    async with cluster() as nodes:
+        leader = await nodes.start("a")
+        await fill(leader, 1, 5)
+        second = await nodes.start("b", follows="a")
+        await second.until(lambda: second.engine.leadership.end == leader.engine.leadership.end)
+        assert leader.engine.checkpoints.readers.any()
+        await leader.crash()
+        await promote(second)
+        await nodes.start("a", follows="b")
+        await fill(second, 6, 7)
+        await leader.reaches(14)
+        assert not leader.engine.checkpoints.readers.any()
