@@ -106,6 +106,7 @@ EXAMPLES: dict[str, tuple[list[Any], list[Any]]] = {
     "group_join": (["mailer", 16], ["mailer"]),
     "group_leave": ([7], [7]),
     "nack": (["mailer", [[9, 4711]], 1000, "broken", True, TX], ["mailer", [[9, 4711]]]),
+    "group_extend": (["mailer", [[9, 4711]]], ["mailer", [[9, 4711]]]),
     "group_parked": (["mailer", 9, 10, 7], ["mailer"]),
     "group_replay": (["mailer", [9], TX], ["mailer"]),
     "group_discard": (["mailer", [9], TX], ["mailer"]),

@@ -489,6 +489,7 @@ EXAMPLES: Final = [
     Example("group_info", ["mailer", 41], {"name": "mailer", "position": 8, "members": 0}),
     Example("group_list", [41], [["mailer", 8, 0, 1]]),
     Example("group_parked", ["mailer", 0, 10, 41], [[], False]),
+    Example("group_extend", ["mailer", [[9, 4711], [10, 4712]]], [30000, [4712]]),
 ]
 
 RESPONSES: Final[list[tuple[str, list[Any]]]] = [

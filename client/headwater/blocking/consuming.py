@@ -2,12 +2,15 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from headwater.blocking.handlers import in_blocking_transaction
 from headwater.blocking.transaction import BlockingTransaction
 from headwater.consumers.consuming import Handler, check_consume, consume_alone
 from headwater.database import Database
+from headwater.errors import HeadwaterError, NoSuchGroup
+from headwater.groups.extending import Working
 from headwater.records import RecordedEvent
 from headwater.transport.blocking_runtime import BlockingRuntime
 from headwater.transport.stepping import step
@@ -27,12 +30,14 @@ def consume_in_threads(
     """See `consume`. Returns, or raises, once all threads have ended."""
     check_consume(group, concurrency)
     ended = threading.Event()
+    working = Working(group)
     threads = [
-        _Consumer(db, group, in_blocking_transaction(handler), ended, until_caught_up)
+        _Consumer(db, working, in_blocking_transaction(handler), ended, until_caught_up)
         for _ in range(concurrency)
     ]
-    for thread in threads:
-        thread.start()
+    extender = _Extender(db, working)
+    for each in (*threads, extender):
+        each.start()
     try:
         while any(thread.is_alive() for thread in threads):
             ended.wait(_LOOK_S)
@@ -42,8 +47,9 @@ def consume_in_threads(
     finally:
         for thread in threads:
             thread.stop()
-        for thread in threads:
-            thread.join()
+        extender.stop()
+        for each in (*threads, extender):
+            each.join()
     for thread in threads:
         if thread.error is not None:
             raise thread.error
@@ -55,7 +61,7 @@ class _Consumer(threading.Thread):
     def __init__(
         self,
         db: Database,
-        group: str,
+        working: Working,
         handler: Handler,
         ended: threading.Event,
         until_caught_up: bool,
@@ -64,7 +70,7 @@ class _Consumer(threading.Thread):
         self.error: BaseException | None = None
         self._address = db.address
         self._options = db.options
-        self._group = group
+        self._working = working
         self._handler = handler
         self._ended = ended
         self._until_caught_up = until_caught_up
@@ -85,7 +91,7 @@ class _Consumer(threading.Thread):
             await consume_alone(
                 db._channel,  # noqa: SLF001
                 db._codec,  # noqa: SLF001
-                self._group,
+                self._working,
                 self._handler,
                 until_caught_up=self._until_caught_up,
             )
@@ -93,4 +99,36 @@ class _Consumer(threading.Thread):
     def stop(self) -> None:
         """Make the thread end as soon as possible."""
         self._stopping = True
+        self._runtime.close()
+
+
+class _Extender(threading.Thread):
+    """A thread that extends the leases of what the others work on, until it is stopped.
+
+    A handler blocks the thread and the connection of its consumer, so this one has its own.
+    """
+
+    def __init__(self, db: Database, working: Working) -> None:
+        super().__init__(name="headwater leases", daemon=True)
+        self._address = db.address
+        self._options = db.options
+        self._working = working
+        self._stopped = threading.Event()
+        self._runtime = BlockingRuntime()
+
+    def run(self) -> None:
+        # The consumers tell what is wrong: this one has nothing to say of its own.
+        with suppress(HeadwaterError):
+            step(self._extend())
+
+    async def _extend(self) -> None:
+        async with Database(self._address, self._options, self._runtime) as db:
+            with suppress(NoSuchGroup):
+                while not self._stopped.is_set():
+                    await self._working.extend(db._channel)  # noqa: SLF001
+                    self._stopped.wait(self._working.pause_s)
+
+    def stop(self) -> None:
+        """Make the thread end as soon as possible."""
+        self._stopped.set()
         self._runtime.close()

@@ -373,7 +373,8 @@ class BlockingDatabase(
         The event is acknowledged in the handler's transaction, so what the handler writes with it
         happens exactly once. If the handler raises an exception, the event is delivered again after
         the pause of the group, and parked after its attempts. Lost connections and restarts of the
-        server only interrupt it. A handler must be done within the lease of the group.
+        server only interrupt it. The lease of an event is extended while its handler works, for up
+        to an hour.
 
         Args:
             group: the name of the group; `groups.ensure` creates it.

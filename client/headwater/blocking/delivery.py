@@ -88,6 +88,17 @@ class BlockingDelivery:
         """
         step(self._core.nack(delay=delay, reason=reason))
 
+    def extend(self) -> float:
+        """Begin the lease anew, because the work on the event takes longer.
+
+        Returns:
+            How long it lasts from now on, in seconds.
+
+        Raises:
+            DeliveryLost: this consumer no longer holds the event.
+        """
+        return step(self._core.extend())
+
     def park(self, reason: str = "") -> None:
         """Set the event aside, until it is replayed or discarded.
 

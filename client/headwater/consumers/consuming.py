@@ -27,8 +27,10 @@ from headwater.errors import (
     DeliveryLost,
     HeadwaterError,
     InvalidArgument,
+    NoSuchGroup,
 )
 from headwater.groups.delivery import Delivery
+from headwater.groups.extending import Working
 from headwater.groups.membership import Membership
 from headwater.projections.failures import reason_of
 from headwater.records import RecordedEvent
@@ -75,7 +77,8 @@ class Consuming(ABC):
         The event is acknowledged in the handler's transaction, so what the handler writes with it
         happens exactly once. If the handler raises an exception, the event is delivered again after
         the pause of the group, and parked after its attempts. Lost connections and restarts of the
-        server only interrupt it. A handler must be done within the lease of the group.
+        server only interrupt it. The lease of an event is extended while its handler works, for up
+        to an hour.
 
         Args:
             group: the name of the group; `groups.ensure` creates it.
@@ -91,17 +94,24 @@ class Consuming(ABC):
         channel = self._channel
         left = concurrency
         done = channel.runtime.bell()
+        working = Working(group)
 
         async def work() -> None:
             nonlocal left
             await consume_alone(
-                channel, self._codec, group, handler, until_caught_up=until_caught_up
+                channel, self._codec, working, handler, until_caught_up=until_caught_up
             )
             left -= 1
             if not left:
                 done.ring()
 
-        async with beside([work] * concurrency):
+        async def extend() -> None:
+            with suppress(NoSuchGroup):  # The members tell it.
+                while True:
+                    await working.extend(channel)
+                    await channel.runtime.sleep(working.pause_s)
+
+        async with beside([*([work] * concurrency), extend]):
             while left:
                 await done.wait(_WAIT_S)
 
@@ -116,9 +126,10 @@ def check_consume(group: str, concurrency: int) -> None:
 
 
 async def consume_alone(
-    channel: Channel, codec: Codec, group: str, handler: Handler, *, until_caught_up: bool
+    channel: Channel, codec: Codec, working: Working, handler: Handler, *, until_caught_up: bool
 ) -> None:
-    """Call the handler for one event at a time."""
+    """Call the handler for one event of a group at a time."""
+    group = working.group
     backoff = Backoff(PAUSE_FIRST, PAUSE_MAX)
     while True:
         try:
@@ -127,7 +138,8 @@ async def consume_alone(
             )
             async with membership:
                 async for delivery in membership:
-                    await _handle(channel, codec, delivery, handler)
+                    with working.on(delivery, channel.runtime.now()):
+                        await _handle(channel, codec, delivery, handler)
                     backoff.reset()
             return
         except HeadwaterError as error:

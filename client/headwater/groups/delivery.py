@@ -104,6 +104,22 @@ class Delivery:
         """
         await self._give_back(delay, reason, park=False)
 
+    async def extend(self) -> float:
+        """Begin the lease anew, because the work on the event takes longer.
+
+        Returns:
+            How long it lasts from now on, in seconds.
+
+        Raises:
+            DeliveryLost: this consumer no longer holds the event.
+        """
+        self.check_mine()
+        lease_ms, lost = (await self._channel.read("group_extend", self.group, [self.claim]))[:2]
+        if lost:
+            self.lost = True
+            self.check_mine()
+        return float(lease_ms) / _MS
+
     async def park(self, reason: str = "") -> None:
         """Set the event aside, until it is replayed or discarded.
 

@@ -96,6 +96,15 @@ _CONSUMING: Final[tuple[Described, ...]] = (
         "Return events, to have them delivered again after a delay, or parked.",
     ),
     (
+        "group_extend",
+        _record(
+            _required("group", NAME),
+            _required("deliveries", DELIVERIES, "each as it was delivered"),
+        ),
+        "[lease_ms, [token, …]]",
+        "Begin the leases of deliveries anew, because their consumer still works on them.",
+    ),
+    (
         "group_parked",
         _record(
             _required("group", NAME),

@@ -262,6 +262,7 @@ RULES: Final[dict[str, Rule]] = {
     "group_join": _group_events,
     "group_leave": anyone,
     "nack": _group,
+    "group_extend": _group,
     "group_parked": _group_events,
     "group_replay": _group,
     "group_discard": _group,

@@ -154,6 +154,7 @@ NEEDS: dict[str, list[tuple[list[Any], tuple[str, ...]]]] = {
     "group_join": [(["g"], ("group:g", "read:category:a"))],
     "group_leave": [([0], ())],
     "nack": [(["g", [[1, 1]]], ("group:g",))],
+    "group_extend": [(["g", [[1, 1]]], ("group:g",))],
     "group_parked": [(["g"], ("group:g", "read:category:a"))],
     "group_replay": [(["g"], ("group:g",))],
     "group_discard": [(["g"], ("group:g",))],

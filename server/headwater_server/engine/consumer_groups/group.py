@@ -168,6 +168,13 @@ class ConsumerGroup:
             )
         return lease
 
+    def extend(self, lease: Lease, now: int) -> None:
+        """Begin a lease anew, unless its delivery was not sent yet."""
+        if lease.is_sent:
+            lease.deadline = now + self._settings.lease_ms * _MS_US
+            # To the end: the lease that ends first is in front.
+            self._leases[lease.token] = self._leases.pop(lease.token)
+
     def acknowledged(self, lease: Lease, sequence: int) -> None:
         """An acknowledgement was committed; it is durable once *sequence* is."""
         self._end(lease)

@@ -251,25 +251,26 @@ class Groups:
 
     def figures(self, count_max: int) -> tuple[int, list[tuple[str, dict[str, int]]]]:
         """How many groups there are, and the figures of the first of them; see describing.py."""
-        view = self._state.last_commit
-        return describing.all_figures(self._state, view, self.active, count_max)
+        return describing.all_figures(self._state, self._state.last_commit, self.active, count_max)
 
     def info(self, name: str, at_commit: int | None = None) -> dict[str, Any]:
         """The settings and figures of a group; at a past commit, what was stored then."""
-        reader = self.reader(at_commit)
+        reader, newest = self.reader(at_commit), at_commit is None
         definition = self._definition(name, at_commit)
-        group = self.active.get(name) if at_commit is None else None
-        newest = at_commit is None
+        group = self.active.get(name) if newest else None
         return describing.info(self._state, reader, definition, group, newest=newest)
 
     def filter_of(self, name: str) -> EventFilter | None:
         """Which events a group delivers; None: there is no such group."""
-        definition = find_definition(self._state, self._state.last_commit, name)
+        definition = self.find(name)
         return None if definition is None else definition.wanted
 
+    def find(self, name: str, view: int | None = None) -> Definition | None:
+        """The definition of a group, now or at a commit; None: there is no such group."""
+        return find_definition(self._state, self._state.last_commit if view is None else view, name)
+
     def _definition(self, name: str, view: int | None = None) -> Definition:
-        view = self._state.last_commit if view is None else view
-        definition = find_definition(self._state, view, name)
+        definition = self.find(name, view)
         if definition is None:
             raise NoSuchGroup(f"there is no group {name!r}")
         return definition
@@ -295,9 +296,8 @@ class Groups:
         self, name: str, after: int, limit: int, at_commit: int | None = None
     ) -> list[tuple[int, ParkedEntry]]:
         """Parked events after a position, in order, now or at a past commit."""
-        definition = self._definition(name, at_commit)
-        view = self.reader(at_commit).view
-        return read_parked(self._state, view, definition.number, after, limit)
+        number, view = self._definition(name, at_commit).number, self.reader(at_commit).view
+        return read_parked(self._state, view, number, after, limit)
 
     def position_created(self, commit: int) -> int:
         """The position after which the group began that a commit has created."""

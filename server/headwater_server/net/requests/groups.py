@@ -7,6 +7,7 @@ from headwater_protocol.connection import ServerConnection
 from headwater_protocol.errors import InvalidArgument, NoSuchGroup
 from headwater_protocol.limits import PAGE_SIZE_MAX
 from headwater_protocol.messages import array_header, encode
+from headwater_server.engine.consumer_groups.extending import extend_leases
 from headwater_server.engine.consumer_groups.records import GroupSettings, definition_key
 from headwater_server.engine.engine import Engine
 from headwater_server.engine.format import keyspaces
@@ -116,6 +117,17 @@ def nack(session: Session, request_id: int, arguments: list[Any]) -> bytes | Non
     return _answer(session, request_id, ticket)
 
 
+def extend(session: Session, request_id: int, arguments: list[Any]) -> bytes:
+    """Begin leases anew, and tell which were taken back."""
+    name, deliveries = arguments
+    service = session.service
+    service.engine.leadership.check_leads()
+    lease_ms, lost = extend_leases(
+        service.engine.groups, name, deliveries, service.group_deliveries.now()
+    )
+    return session.connection.answer(request_id, [lease_ms, lost])
+
+
 def parked(session: Session, request_id: int, arguments: list[Any]) -> bytes:
     """A page of parked events, in stored form."""
     name, after, limit, at_commit = arguments
@@ -195,6 +207,7 @@ GROUP_HANDLERS: Final[Mapping[str, Callable[[Session, int, list[Any]], bytes | N
     "group_join": join,
     "group_leave": leave,
     "nack": identified(nack, _any_of_groups),
+    "group_extend": extend,
     "group_parked": parked,
     "group_replay": identified(replay, _any_of_groups, _unparked),
     "group_discard": identified(discard, _any_of_groups, _unparked),
