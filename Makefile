@@ -202,6 +202,10 @@ $(SITE): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/site.txt
 	@touch $@
 
+.PHONY: llms
+llms: $(READY)  ## Write llms.txt, the documentation for language models, from the pages
+	$(BIN)/python docs/llms.py
+
 site: $(SITE)  ## Build the documentation site into build/site; warnings and dead links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 

@@ -57,7 +57,7 @@ def imported(folder: Path) -> dict[str, str]:
         # The client supports these modules if the application has installed them.
         (
             "client/headwater",
-            ("server", "msgspec", "pydantic", "arrow", "console", "encryption", "postgresql"),
+            ("server", "msgspec", "pydantic", "arrow", "console", "encryption", "postgresql", "mcp"),
         ),
     ],
 )

@@ -78,7 +78,10 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 
 def _extra(point: importlib.metadata.EntryPoint) -> str:
     """The extra with which a command works."""
-    return "console" if point.module.startswith("headwater.console") else "server"
+    for room in ("console", "mcp"):
+        if point.module.startswith(f"headwater.{room}"):
+            return room
+    return "server"
 
 
 def _not_installed(name: str, module: str, extra: str) -> click.Command:
