@@ -3,8 +3,8 @@
     python docs/llms.py
 
 llms.txt has a line for each page, in the form of llmstxt.org. llms-full.txt has the pages that an
-application needs, one after the other. Both are made from the pages alone. A test tells if llms.txt is
-not current.
+application needs, one after the other. Both are made from the pages alone. A test tells if llms.txt
+is not current.
 """
 
 import re
@@ -21,9 +21,9 @@ ABOUT: Final = """\
 > serializable transaction, with clients for trio, asyncio and blocking code.
 
 A stream such as `order-17` has what happened to one entity; what stands before the first "-" is its
-category. `async with headwater.connect(url) as db` opens a database; `await db.run(function)` runs a
-function in a transaction, again after conflicts, and commits exactly once. Without an event loop it
-is `headwater.connect_blocking`, with the same names. The code of all pages below runs in the tests.
+category. `async with headwater.connect(url) as db` opens a database; `await db.run(function)` runs
+a function in a transaction, again after conflicts, and commits exactly once. Without an event loop
+it is `headwater.connect_blocking`, with the same names. The code of the guide runs in the tests.
 """
 
 _LISTED: Final = re.compile(r"^- \[([^\]]+)\]\(([\w-]+\.md)\): (.*)$", re.MULTILINE)
