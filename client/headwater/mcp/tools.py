@@ -22,11 +22,14 @@ from headwater.records import RecordedEvent
 from headwater_protocol.keys import KeyTuple, encode_key, key_after
 
 ITEMS_DEFAULT: Final = 20
+"""Items in one answer, if the model does not say: enough to see what there is."""
+
 ITEMS_MAX: Final = 200
-"""Items in one answer."""
+"""Items in one answer: what a model can still read through."""
 
 ANSWER_SIZE_MAX: Final = 60_000
-"""Characters of the items in one answer. A single larger item is shown with its data cut off."""
+"""Characters of the items in one answer: a part of what a model can hold at once. A single larger
+value is cut."""
 
 Json = dict[str, Any]
 
