@@ -57,7 +57,16 @@ def imported(folder: Path) -> dict[str, str]:
         # The client supports these modules if the application has installed them.
         (
             "client/headwater",
-            ("server", "msgspec", "pydantic", "arrow", "console", "encryption", "postgresql", "mcp"),
+            (
+                "server",
+                "msgspec",
+                "pydantic",
+                "arrow",
+                "console",
+                "encryption",
+                "postgresql",
+                "mcp",
+            ),
         ),
     ],
 )
