@@ -103,6 +103,33 @@ test-integrations: $(INTEGRATED)  ## Run each integration's tests, and its libra
 conformance-jetstream: $(READY)  ## Run the tests of the log on three real NATS servers
 	HEADWATER_NATS_REPLICAS=3 $(BIN)/pytest -q tests/storage/wal tests/storage/jetstream
 
+# The agent needs LangGraph and its checkpoints, the other examples nothing more.
+AGENT := $(VENV)/.agent
+$(AGENT): $(READY) integrations/langgraph-checkpoint-headwater/pyproject.toml
+	HEADWATER_PURE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --editable integrations/langgraph-checkpoint-headwater "langgraph>=1.2,<2"
+	@touch $@
+
+.PHONY: example-shop example-agent example-queue example-erasure test-examples
+example-shop: $(READY)  ## Run the example: an order shop on FastAPI
+	$(BIN)/python examples/order_shop/run.py
+
+example-agent: $(AGENT)  ## Run the example: a LangGraph agent that is killed and goes on
+	$(BIN)/python examples/langgraph_agent/run.py
+
+example-queue: $(READY)  ## Run the example: a job queue with several workers
+	$(BIN)/python examples/job_queue/run.py
+
+example-erasure: $(READY)  ## Run the example: erasing the data of a person
+	$(BIN)/python examples/gdpr_erasure/run.py
+
+test-examples: $(AGENT)  ## Run all examples, and compare what they print
+	set -e; for run in examples/*/run.py; do folder=$$(dirname $$run); \
+	  MYPYPATH=protocol:client:server:$$folder:integrations/langgraph-checkpoint-headwater/src \
+	    $(BIN)/mypy --config-file pyproject.toml $$folder/*.py; \
+	done
+	$(BIN)/pytest -q -n logical --confcutdir examples examples
+
 check: $(READY)  ## Check lint, formatting, types, layers and tidiness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
